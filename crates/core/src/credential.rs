@@ -1,0 +1,135 @@
+//! Who signs: a client id and the key that goes with it.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac as _};
+use sha2::Sha512;
+use subtle::ConstantTimeEq;
+
+use crate::secret::SecretKey;
+
+/// The value of `X-GatePay-Certificate-ClientId`: 1 to 64 visible ASCII characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(Box<str>);
+
+/// Why a text cannot be a client id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 64 visible ASCII characters")]
+pub struct ClientIdError;
+
+impl ClientId {
+    /// Accepts what an `X-GatePay-Certificate-ClientId` header may carry.
+    pub fn parse(text: &str) -> Result<Self, ClientIdError> {
+        let visible = text.bytes().all(|b| b.is_ascii_graphic());
+        if visible && (1..=64).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ClientIdError)
+        }
+    }
+
+    /// The id as it stands in the header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for ClientId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// HMAC-SHA512 state keyed once: cloning it halves the cost of a short body against keying anew.
+///
+/// Like the secret it came from it cannot be printed, serialised or cloned by a holder, and is wiped when dropped.
+pub struct SigningKey(Hmac<Sha512>);
+
+impl SigningKey {
+    /// Keys the MAC with the secret's UTF-8 bytes, as issued (protocol.md 1.3).
+    ///
+    /// # Panics
+    /// Never: HMAC takes a key of any length.
+    pub fn new(secret: &SecretKey) -> Self {
+        Self(Hmac::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length"))
+    }
+
+    /// A fresh MAC under this key.
+    pub(crate) fn mac(&self) -> Hmac<Sha512> {
+        self.0.clone()
+    }
+
+    /// Whether both were made from the same secret: two tenants must not share one.
+    pub fn same_secret(&self, other: &Self) -> bool {
+        self.fingerprint().ct_eq(&other.fingerprint()).into()
+    }
+
+    /// A value that is equal for equal secrets and says nothing else, for finding a secret that is used twice.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut mac = self.mac();
+        mac.update(b"gatepay-proxy: is this secret used twice?");
+        let mut out = [0; 32];
+        out.copy_from_slice(&mac.finalize().into_bytes()[..32]);
+        out
+    }
+}
+
+/// What a caller signs with: public id, secret key.
+pub struct Credential {
+    /// Sent with every request.
+    pub client_id: ClientId,
+    /// Never sent.
+    pub key: SigningKey,
+}
+
+impl Credential {
+    /// Puts the two halves together.
+    pub fn new(client_id: ClientId, secret: &SecretKey) -> Self {
+        Self {
+            client_id,
+            key: SigningKey::new(secret),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_not_impl_any;
+    use zeroize::Zeroizing;
+
+    assert_not_impl_any!(SigningKey: fmt::Debug, fmt::Display, serde::Serialize, Clone, PartialEq);
+    assert_not_impl_any!(Credential: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+
+    fn key(text: &str) -> SigningKey {
+        SigningKey::new(&SecretKey::new(Zeroizing::new(text.to_owned())).unwrap())
+    }
+
+    #[test]
+    fn a_client_id_is_one_to_sixty_four_visible_characters() {
+        assert!(ClientId::parse("4186d0c6-6a35-55a9-8dc6-5312769dbff8").is_ok());
+        assert!(ClientId::parse(&"a".repeat(64)).is_ok());
+        for bad in ["", "a b", "a\u{7f}", "é", &"a".repeat(65)] {
+            assert_eq!(ClientId::parse(bad), Err(ClientIdError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_secret_is_noticed_whoever_holds_it() {
+        assert!(key("one").same_secret(&key("one")));
+        assert!(!key("one").same_secret(&key("two")));
+    }
+}

@@ -1,0 +1,29 @@
+//! GatePay's rules as pure functions: signing and verifying, the operation catalogue, bodies and envelopes.
+//!
+//! What this crate deliberately is not: it does no I/O, reads no clock, draws no randomness, awaits nothing and logs
+//! nothing. Time and nonces are arguments. References like "protocol.md 1.3" are to the protocol notes in `docs/`.
+//!
+//! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
+//! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
+//! must have ([`check`], [`order`]) and how an answer is judged ([`envelope`]).
+
+pub mod credential;
+pub mod header;
+pub mod operation;
+pub mod payload;
+pub mod secret;
+pub mod sign;
+pub mod signature;
+pub mod stamp;
+pub mod verify;
+
+mod catalogue;
+
+pub use credential::{ClientId, Credential, SigningKey};
+pub use operation::{Catalogue, Kind, Operation};
+pub use payload::Payload;
+pub use secret::SecretKey;
+pub use sign::sign;
+pub use signature::Signature;
+pub use stamp::{FreshStamp, Stamp, Window};
+pub use verify::verify;

@@ -1,0 +1,454 @@
+//! The catalogue: every API call this program knows, one typed row each.
+//!
+//! Rows drive everything else. What is not a row does not exist: there are no prefix rules (protocol.md 2).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::catalogue;
+
+/// HTTP methods that occur in the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// `GET`, which may carry a signed body here.
+    Get,
+    /// `POST`, which may carry an unsigned query here.
+    Post,
+    /// `PUT`.
+    Put,
+    /// `DELETE`.
+    Delete,
+}
+
+/// The part of the API a row belongs to; a word of `[operations] allow` and `deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "each is the module of the same name in the vendor's documentation"
+)]
+pub enum Module {
+    Payment,
+    Address,
+    FixedAddress,
+    Balance,
+    Convert,
+    Payout,
+    Otc,
+    GiftCard,
+    Subscription,
+    Channel,
+    Mcp,
+    Accounts,
+    CommissionRule,
+    Transfer,
+    Charge,
+}
+
+/// What a call does to the world. A word of `[operations] allow` and `deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Changes nothing, so it may be repeated.
+    Read,
+    /// Changes state, moves no funds.
+    Write,
+    /// Moves funds.
+    Money,
+}
+
+/// Who may call a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Open to tenants (and to operators, under its institution path).
+    Tenant,
+    /// The institution's own back office only: it acts on accounts other than the caller's.
+    Institution,
+}
+
+/// Which header names the account a call acts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// `X-GatePay-On-Behalf-Of`.
+    OnBehalfOf,
+    /// `X-GatePay-MerchantId`, the institution's own merchant id: fee settings.
+    MerchantId,
+    /// Neither: accounts create, query and list.
+    None,
+}
+
+/// The media type a call's body must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Media {
+    /// `application/json`.
+    Json,
+    /// `multipart/form-data`: two OTC bank calls.
+    Multipart,
+}
+
+/// The field or fields that name one business transaction, and make its repetition harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// There is none.
+    None,
+    /// One field.
+    One(&'static str),
+    /// Either of two fields.
+    Either(&'static str, &'static str),
+    /// Both of two fields together.
+    Both(&'static str, &'static str),
+}
+
+/// The read that tells what became of a write or money call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookUp {
+    /// The name of a row.
+    pub operation: &'static str,
+    /// The fields it is asked by; they have the same names in the call that is looked up.
+    pub by: Key,
+}
+
+/// How a merchant call becomes an institution call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translation {
+    /// Path and headers change; the body is sent byte for byte.
+    Verbatim,
+    /// GET with `balance_list` ↔ POST of a JSON array of currencies with `balanceList` (protocol.md 2).
+    Balance,
+}
+
+/// One API call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name in configuration, logs and metrics: lower case with underscores, unique.
+    pub name: Cow<'static, str>,
+    /// The module it belongs to.
+    pub module: Module,
+    /// The merchant method.
+    pub method: Method,
+    /// The merchant path; an institution-scope row has none.
+    pub merchant_path: Option<Cow<'static, str>>,
+    /// The institution method, where it is another than the merchant's.
+    pub institution_method: Method,
+    /// The institution path; a row without one cannot be forwarded.
+    pub institution_path: Option<Cow<'static, str>>,
+    /// Institution paths that other sources print (protocol.md 7), as method and path.
+    pub alternatives: &'static [(Method, &'static str)],
+    /// Which header names the account.
+    pub account: Account,
+    /// Who may call it.
+    pub scope: Scope,
+    /// What it does.
+    pub kind: Kind,
+    /// What makes a repetition harmless.
+    pub key: Key,
+    /// How to find out what became of it.
+    pub look_up: Option<LookUp>,
+    /// Whether a page shows the institution path itself, or it was derived by rule.
+    pub confirmed: bool,
+    /// How the body is carried over.
+    pub translation: Translation,
+    /// What the body must be.
+    pub media: Media,
+    /// The largest body, in bytes, where it differs from `listen.body_limit_bytes`.
+    pub body_limit: Option<u64>,
+}
+
+impl Operation {
+    /// Why a row is off unless `proxy.toml` turns it on, or `None` if it is on.
+    pub fn off_by_default(&self) -> Option<&'static str> {
+        if self.institution_path.is_none() {
+            Some("GatePay publishes no institution path for it")
+        } else if self.kind == Kind::Money && !self.confirmed {
+            Some("it moves funds and no page of GatePay's shows its institution path")
+        } else {
+            None
+        }
+    }
+}
+
+/// Rows by (method, path), both ways. Look-up cost does not grow with their number.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    rows: Vec<Operation>,
+    by_name: HashMap<Box<str>, usize>,
+    by_merchant_path: HashMap<Box<str>, Methods>,
+    by_institution_path: HashMap<Box<str>, Methods>,
+}
+
+/// Which row answers each method on one path.
+type Methods = [Option<u16>; 4];
+
+/// Why rows do not make a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogueError {
+    /// Two rows have one name.
+    #[error("operation {0} is defined twice")]
+    Name(String),
+    /// Two rows answer one method and path.
+    #[error("operations {0} and {1} have the same method and path {2}")]
+    Path(String, String, String),
+    /// A path that no request could match.
+    #[error("operation {0} has a path that is not canonical")]
+    NotCanonical(String),
+}
+
+impl Catalogue {
+    /// The catalogue of GatePay's documentation.
+    ///
+    /// # Panics
+    /// Never: a test builds it.
+    pub fn standard() -> Self {
+        Self::new(catalogue::rows()).expect("the built-in rows make a catalogue")
+    }
+
+    /// Builds the index; a duplicate or ambiguous row is an error.
+    pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
+        let mut by_name = HashMap::new();
+        let mut by_merchant_path = HashMap::new();
+        let mut by_institution_path = HashMap::new();
+        for (index, row) in rows.iter().enumerate() {
+            if by_name.insert(row.name.as_ref().into(), index).is_some() {
+                return Err(CatalogueError::Name(row.name.to_string()));
+            }
+            let mut insert = |map: &mut HashMap<Box<str>, Methods>, method: Method, path: &str| {
+                if !is_canonical(path) {
+                    return Err(CatalogueError::NotCanonical(row.name.to_string()));
+                }
+                let slot = &mut map.entry(path.into()).or_default()[method as usize];
+                let index = u16::try_from(index).expect("there are fewer than 65,536 operations");
+                match slot.replace(index) {
+                    None => Ok(()),
+                    Some(other) => Err(CatalogueError::Path(
+                        rows[usize::from(other)].name.to_string(),
+                        row.name.to_string(),
+                        path.to_owned(),
+                    )),
+                }
+            };
+            if let Some(path) = &row.merchant_path {
+                insert(&mut by_merchant_path, row.method, path)?;
+            }
+            if let Some(path) = &row.institution_path {
+                insert(&mut by_institution_path, row.institution_method, path)?;
+            }
+        }
+        Ok(Self {
+            rows,
+            by_name,
+            by_merchant_path,
+            by_institution_path,
+        })
+    }
+
+    /// All rows, in the documentation's order.
+    pub fn rows(&self) -> &[Operation] {
+        &self.rows
+    }
+
+    /// A row's place in [`rows`](Self::rows): a small number for tables kept beside the catalogue.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The row of that name.
+    pub fn named(&self, name: &str) -> Option<&Operation> {
+        self.position(name).map(|index| &self.rows[index])
+    }
+
+    /// The place of the row a tenant reaches by method and canonical path.
+    pub fn merchant(&self, method: Method, path: &str) -> Option<usize> {
+        self.by_merchant_path.get(path)?[method as usize].map(usize::from)
+    }
+
+    /// The place of the row an operator reaches by institution method and canonical path.
+    pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
+        self.by_institution_path.get(path)?[method as usize].map(usize::from)
+    }
+}
+
+/// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,
+/// or byte outside visible ASCII (protocol.md 2). Query and fragment are not part of a path.
+pub fn is_canonical(path: &str) -> bool {
+    path.starts_with('/')
+        && path.bytes().all(|byte| {
+            byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';')
+        })
+        && path[1..]
+            .split('/')
+            .all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+impl Key {
+    /// The fields it is made of.
+    pub fn fields(self) -> impl Iterator<Item = &'static str> {
+        let (first, second) = match self {
+            Self::None => (None, None),
+            Self::One(field) => (Some(field), None),
+            Self::Either(first, second) | Self::Both(first, second) => (Some(first), Some(second)),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("-"),
+            Self::One(field) => f.write_str(field),
+            Self::Either(first, second) => write!(f, "{first} or {second}"),
+            Self::Both(first, second) => write!(f, "{first} and {second}"),
+        }
+    }
+}
+
+/// An enum whose variants are words of configuration, logs and metrics.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word for it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The value a word stands for.
+            pub fn parse(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words!(Method { Get = "GET", Post = "POST", Put = "PUT", Delete = "DELETE" });
+words!(Kind { Read = "read", Write = "write", Money = "money" });
+words!(Scope { Tenant = "tenant", Institution = "institution" });
+words!(Media { Json = "application/json", Multipart = "multipart/form-data" });
+words!(Module {
+    Payment = "payment",
+    Address = "address",
+    FixedAddress = "fixedaddress",
+    Balance = "balance",
+    Convert = "convert",
+    Payout = "payout",
+    Otc = "otc",
+    GiftCard = "giftcard",
+    Subscription = "subscription",
+    Channel = "channel",
+    Mcp = "mcp",
+    Accounts = "accounts",
+    CommissionRule = "commission_rule",
+    Transfer = "transfer",
+    Charge = "charge",
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_rows_make_a_catalogue() {
+        let catalogue = Catalogue::standard();
+        let row = catalogue
+            .merchant(Method::Post, "/v1/pay/order")
+            .map(|index| &catalogue.rows()[index]);
+        assert_eq!(row.map(|row| row.name.as_ref()), Some("create_order"));
+        assert_eq!(catalogue.merchant(Method::Get, "/v1/pay/order"), None);
+        assert_eq!(catalogue.merchant(Method::Post, "/v1/pay/order/"), None);
+    }
+
+    #[test]
+    fn a_name_means_one_thing_in_allow_and_deny() {
+        for row in Catalogue::standard().rows() {
+            assert!(
+                Module::parse(&row.name).is_none() && Kind::parse(&row.name).is_none(),
+                "{}",
+                row.name
+            );
+            assert!(
+                row.name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{}",
+                row.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_look_up_is_a_read_that_is_asked_by_the_calls_own_key() {
+        let catalogue = Catalogue::standard();
+        for row in catalogue.rows() {
+            let Some(look_up) = row.look_up else { continue };
+            let target = catalogue
+                .named(look_up.operation)
+                .unwrap_or_else(|| panic!("{}: no such look-up", row.name));
+            assert_eq!(
+                (target.kind, target.scope),
+                (Kind::Read, row.scope),
+                "{}",
+                row.name
+            );
+            for field in look_up.by.fields() {
+                assert!(
+                    row.key.fields().any(|own| own == field),
+                    "{}: {field}",
+                    row.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_defined_twice_is_refused() {
+        let mut rows = catalogue::rows();
+        rows.push(rows[0].clone());
+        assert_eq!(
+            Catalogue::new(rows.clone()).unwrap_err(),
+            CatalogueError::Name("create_order".into())
+        );
+        rows.last_mut().unwrap().name = "other".into();
+        assert!(matches!(
+            Catalogue::new(rows.clone()),
+            Err(CatalogueError::Path(..))
+        ));
+        rows.last_mut().unwrap().merchant_path = Some("/v1/./pay".into());
+        assert_eq!(
+            Catalogue::new(rows).unwrap_err(),
+            CatalogueError::NotCanonical("other".into())
+        );
+    }
+
+    #[test]
+    fn only_one_spelling_of_a_path_is_canonical() {
+        assert!(is_canonical("/v1/pay/order"));
+        for odd in [
+            "",
+            "v1",
+            "/",
+            "/v1/",
+            "//v1",
+            "/v1//pay",
+            "/v1/./pay",
+            "/v1/../pay",
+            "/v1/%2e/pay",
+            "/v1%2fpay",
+            "/v1\\pay",
+            "/v1/pay;x",
+            "/v1/pay?x",
+            "/v1/ü",
+            "/v1/\0",
+            "/v1/pay#x",
+            "/v1/pay order",
+        ] {
+            assert!(!is_canonical(odd), "{odd:?}");
+        }
+    }
+}

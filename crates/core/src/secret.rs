@@ -1,0 +1,72 @@
+//! A secret as it was issued: text, never decoded, never trimmed, never shown.
+
+use zeroize::Zeroizing;
+
+/// A Payment API secret (protocol.md 1.3), wiped from memory when dropped.
+///
+/// It has no `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`, so a struct that holds one cannot derive
+/// them either. It exists only between the place that reads it and the [`SigningKey`](crate::SigningKey) made from it.
+pub struct SecretKey(Zeroizing<String>);
+
+/// Why a text cannot be a secret. Names the position of the fault, never what stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// There is nothing in it.
+    #[error("is empty")]
+    Empty,
+    /// White space or a control byte, which no issued secret has: a paste or an editor put it there.
+    #[error("has white space or a control character at byte {0}")]
+    Whitespace(usize),
+}
+
+impl SecretKey {
+    /// Takes a secret exactly as issued: every character counts, a trailing `=` too.
+    pub fn new(text: Zeroizing<String>) -> Result<Self, SecretError> {
+        if text.is_empty() {
+            return Err(SecretError::Empty);
+        }
+        match text
+            .char_indices()
+            .find(|(_, c)| c.is_whitespace() || c.is_control())
+        {
+            Some((at, _)) => Err(SecretError::Whitespace(at)),
+            None => Ok(Self(text)),
+        }
+    }
+
+    /// The UTF-8 bytes that key the MAC.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_not_impl_any;
+    use std::fmt;
+
+    assert_not_impl_any!(SecretKey: fmt::Debug, fmt::Display, serde::Serialize, Clone, PartialEq);
+
+    fn error(text: &str) -> Option<SecretError> {
+        SecretKey::new(Zeroizing::new(text.to_owned())).err()
+    }
+
+    #[test]
+    fn every_character_of_an_issued_secret_is_kept() {
+        let key = SecretKey::new(Zeroizing::new("c2VjcmV0LWtleS0wMDAx=".to_owned())).unwrap();
+        assert_eq!(key.as_bytes(), b"c2VjcmV0LWtleS0wMDAx=");
+    }
+
+    #[test]
+    fn what_an_editor_adds_is_refused_by_position() {
+        assert_eq!(error(""), Some(SecretError::Empty));
+        assert_eq!(error("abc "), Some(SecretError::Whitespace(3)));
+        assert_eq!(error("ab\nc"), Some(SecretError::Whitespace(2)));
+        assert_eq!(
+            error("\u{feff}abc"),
+            None,
+            "a byte order mark is text; it fails to verify, and explain says so"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Timestamp and nonce: what makes one signed request different from the next (protocol.md 1.4, 1.5).
+
+use std::fmt;
+
+/// The longest nonce accepted. GatePay recommends 32; clients in the field send 9 to 32 (protocol.md 1.5).
+pub const LONGEST_NONCE: usize = 128;
+
+/// A timestamp and a nonce as they stand in the headers, checked for form only.
+///
+/// The texts are kept, not the numbers: `0123` and `123` are one time but two signed strings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp<'a> {
+    timestamp: &'a str,
+    nonce: &'a str,
+    millis: u64,
+}
+
+/// Why two header values are not a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StampError {
+    /// The timestamp is not 1 to 20 decimal digits.
+    #[error("timestamp must be milliseconds since 1970 in decimal digits")]
+    TimestampNotDigits,
+    /// The nonce is empty.
+    #[error("nonce is empty")]
+    NonceEmpty,
+    /// The nonce has more than [`LONGEST_NONCE`] characters.
+    #[error("nonce has {0} characters; at most {LONGEST_NONCE} are accepted")]
+    NonceTooLong(usize),
+    /// A byte outside printable ASCII, which could move the border between nonce and body.
+    #[error("nonce has a byte outside printable ASCII")]
+    NonceNotPrintable,
+}
+
+impl<'a> Stamp<'a> {
+    /// Checks the form of both values. A number beyond 64 bits counts as the farthest future, and so as stale.
+    pub fn parse(timestamp: &'a [u8], nonce: &'a [u8]) -> Result<Self, StampError> {
+        let timestamp = Some(timestamp)
+            .filter(|t| (1..=20).contains(&t.len()) && t.iter().all(u8::is_ascii_digit))
+            .and_then(|t| str::from_utf8(t).ok())
+            .ok_or(StampError::TimestampNotDigits)?;
+        if nonce.is_empty() {
+            return Err(StampError::NonceEmpty);
+        }
+        if nonce.len() > LONGEST_NONCE {
+            return Err(StampError::NonceTooLong(nonce.len()));
+        }
+        let nonce = Some(nonce)
+            .filter(|n| n.iter().all(|b| matches!(b, 0x20..=0x7e)))
+            .and_then(|n| str::from_utf8(n).ok())
+            .ok_or(StampError::NonceNotPrintable)?;
+        Ok(Self {
+            timestamp,
+            nonce,
+            millis: timestamp.parse().unwrap_or(u64::MAX),
+        })
+    }
+
+    /// The timestamp's text, as it is signed.
+    pub fn timestamp(&self) -> &'a str {
+        self.timestamp
+    }
+
+    /// The nonce's text, as it is signed.
+    pub fn nonce(&self) -> &'a str {
+        self.nonce
+    }
+
+    /// The timestamp in milliseconds since 1970.
+    pub fn millis(&self) -> u64 {
+        self.millis
+    }
+}
+
+/// A stamp of our own: made at the moment of sending, used for one attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FreshStamp {
+    timestamp: [u8; 20],
+    digits: u8,
+    nonce: [u8; 32],
+    millis: u64,
+}
+
+impl FreshStamp {
+    /// The time, and 32 letters and digits (protocol.md 1.5) that carry 160 of the random bits given.
+    pub fn new(millis: u64, random: [u8; 32]) -> Self {
+        // 32 symbols, so that five bits of a byte choose one without bias.
+        const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+        let mut timestamp = [0; 20];
+        let mut at = timestamp.len();
+        let mut rest = millis;
+        loop {
+            at -= 1;
+            timestamp[at] = b'0' + u8::try_from(rest % 10).expect("a digit fits a byte");
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        timestamp.copy_within(at.., 0);
+        let digits = u8::try_from(timestamp.len() - at).expect("at most 20 digits");
+        Self {
+            timestamp,
+            digits,
+            nonce: random.map(|byte| SYMBOLS[usize::from(byte & 31)]),
+            millis,
+        }
+    }
+
+    /// The same stamp as borrowed text.
+    ///
+    /// # Panics
+    /// Never: both parts are ASCII by construction.
+    pub fn as_stamp(&self) -> Stamp<'_> {
+        let text = |bytes| str::from_utf8(bytes).expect("digits and symbols are ASCII");
+        Stamp {
+            timestamp: text(&self.timestamp[..usize::from(self.digits)]),
+            nonce: text(&self.nonce),
+            millis: self.millis,
+        }
+    }
+}
+
+/// How far from our own clock a stamp may lie, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// How old a stamp may be.
+    pub past_ms: u64,
+    /// How far ahead of our clock it may be.
+    pub future_ms: u64,
+}
+
+/// How far a stamp lay outside the window. Names the direction, since a clock that runs ahead fails as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skew {
+    /// The stamp minus our clock, in milliseconds.
+    pub millis: i128,
+    /// The window it was judged by.
+    pub window: Window,
+}
+
+impl Window {
+    /// What GatePay holds us to: ten seconds either way, the stricter of two documented figures (protocol.md 1.4).
+    pub const GATEPAY: Self = Self {
+        past_ms: 10_000,
+        future_ms: 10_000,
+    };
+
+    /// Whether a stamp is fresh at `now` (milliseconds since 1970). Both ends are inside.
+    pub fn check(self, stamp_millis: u64, now: u64) -> Result<(), Skew> {
+        let fresh = if stamp_millis <= now {
+            now - stamp_millis <= self.past_ms
+        } else {
+            stamp_millis - now <= self.future_ms
+        };
+        if fresh {
+            Ok(())
+        } else {
+            Err(Skew {
+                millis: i128::from(stamp_millis) - i128::from(now),
+                window: self,
+            })
+        }
+    }
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { past_ms, future_ms } = self.window;
+        let distance = self.millis.unsigned_abs();
+        if self.millis < 0 {
+            write!(
+                f,
+                "timestamp is {distance} ms behind this clock; at most {past_ms} ms are accepted"
+            )
+        } else {
+            write!(
+                f,
+                "timestamp is {distance} ms ahead of this clock; at most {future_ms} ms are accepted"
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_stamp_keeps_the_text_that_was_signed() {
+        let stamp = Stamp::parse(b"0001767225600000", b"a1B2c3D4e").unwrap();
+        assert_eq!(
+            (stamp.timestamp(), stamp.millis()),
+            ("0001767225600000", 1_767_225_600_000)
+        );
+    }
+
+    #[test]
+    fn odd_forms_are_refused_by_name() {
+        let long = [b'n'; LONGEST_NONCE + 1];
+        for (timestamp, nonce, want) in [
+            (&b""[..], &b"n"[..], StampError::TimestampNotDigits),
+            (b"+1767225600000", b"n", StampError::TimestampNotDigits),
+            (b"1767225600000 ", b"n", StampError::TimestampNotDigits),
+            (b"1767225600000.0", b"n", StampError::TimestampNotDigits),
+            (
+                b"123456789012345678901",
+                b"n",
+                StampError::TimestampNotDigits,
+            ),
+            (b"1", b"", StampError::NonceEmpty),
+            (b"1", &long, StampError::NonceTooLong(129)),
+            (b"1", b"a\nb", StampError::NonceNotPrintable),
+            (b"1", b"a\tb", StampError::NonceNotPrintable),
+            (b"1", "é".as_bytes(), StampError::NonceNotPrintable),
+        ] {
+            assert_eq!(Stamp::parse(timestamp, nonce), Err(want));
+        }
+        assert_eq!(
+            Stamp::parse(b"99999999999999999999", b"n").map(|s| s.millis()),
+            Ok(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn both_ends_of_the_window_are_inside() {
+        let window = Window {
+            past_ms: 300_000,
+            future_ms: 10_000,
+        };
+        let now = 1_767_225_600_000;
+        assert_eq!(window.check(now - 300_000, now), Ok(()));
+        assert_eq!(window.check(now + 10_000, now), Ok(()));
+        assert_eq!(
+            window.check(now - 300_001, now).unwrap_err().millis,
+            -300_001
+        );
+        assert_eq!(window.check(now + 10_001, now).unwrap_err().millis, 10_001);
+        assert_eq!(
+            window.check(now / 1000, now).unwrap_err().to_string(),
+            "timestamp is 1765458374400 ms behind this clock; at most 300000 ms are accepted"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_fresh_stamp_is_a_stamp_gatepay_accepts(millis: u64, random: [u8; 32]) {
+            let fresh = FreshStamp::new(millis, random);
+            let stamp = fresh.as_stamp();
+            prop_assert_eq!(stamp.timestamp(), millis.to_string());
+            prop_assert_eq!(stamp.nonce().len(), 32);
+            prop_assert!(stamp.nonce().bytes().all(|b| b.is_ascii_alphanumeric()));
+            prop_assert_eq!(Stamp::parse(stamp.timestamp().as_bytes(), stamp.nonce().as_bytes()), Ok(stamp));
+        }
+
+        #[test]
+        fn parsing_never_panics(timestamp: Vec<u8>, nonce: Vec<u8>) {
+            let _ = Stamp::parse(&timestamp, &nonce);
+        }
+    }
+}
