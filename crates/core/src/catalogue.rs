@@ -8,6 +8,7 @@ use Module::{
     Mcp, Otc, Payment, Payout, Subscription, Transfer,
 };
 
+use crate::field::{self, Field};
 use crate::operation::{
     Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Translation,
 };
@@ -18,22 +19,28 @@ const PREFIX: &str = "/payment/open/institution";
 /// Five files of 4 MB in each of a few lists (endpoints.json: material/supplement), and the form around them.
 const MULTIPART_LIMIT: u64 = 64 << 20;
 
+#[expect(clippy::too_many_lines, reason = "a table reads best whole")]
 pub(crate) fn rows() -> Vec<Operation> {
     vec![
         // payment
         tenant("create_order", Payment, Write, Post, "/v1/pay/order")
             .key(Key::One("merchantTradeNo"))
             .look_up("query_order", Key::One("merchantTradeNo"))
+            .fields(field::CREATE_ORDER)
             .derived()
             .row(),
-        tenant("query_order", Payment, Read, Post, "/v1/pay/order/query").row(),
+        tenant("query_order", Payment, Read, Post, "/v1/pay/order/query")
+            .fields(field::ORDER_ID)
+            .row(),
         tenant("close_order", Payment, Write, Post, "/v1/pay/order/close")
             .key(Key::Either("merchantTradeNo", "prepayId"))
             .look_up("query_order", Key::Either("merchantTradeNo", "prepayId"))
+            .fields(field::ORDER_ID)
             .row(),
         tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
             .key(Key::One("refundRequestId"))
             .look_up("refund_details", Key::One("refundRequestId"))
+            .fields(field::REFUND_ORDER)
             .row(),
         tenant(
             "query_refund",
@@ -42,6 +49,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/order/refund/query",
         )
+        .fields(field::REFUND_ID)
         .derived()
         .row(),
         tenant(
@@ -741,6 +749,7 @@ fn tenant(
         key: Key::None,
         look_up: None,
         confirmed: true,
+        fields: &[],
         translation: Translation::Verbatim,
         media: Media::Json,
         body_limit: None,
@@ -802,6 +811,12 @@ impl Row {
 
     fn look_up(mut self, operation: &'static str, by: Key) -> Self {
         self.0.look_up = Some(LookUp { operation, by });
+        self
+    }
+
+    /// What the body must have.
+    fn fields(mut self, fields: &'static [Field]) -> Self {
+        self.0.fields = fields;
         self
     }
 

@@ -55,7 +55,7 @@ impl fmt::Debug for ClientId {
 
 /// HMAC-SHA512 state keyed once: cloning it halves the cost of a short body against keying anew.
 ///
-/// Like the secret it came from it cannot be printed, serialised or cloned by a holder, and is wiped when dropped.
+/// Like the secret it came from it cannot be printed, serialized or cloned by a holder, and is wiped when dropped.
 pub struct SigningKey(Hmac<Sha512>);
 
 impl SigningKey {

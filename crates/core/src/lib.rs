@@ -7,9 +7,13 @@
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
 //! must have ([`check`], [`order`]) and how an answer is judged ([`envelope`]).
 
+pub mod check;
 pub mod credential;
+pub mod envelope;
+pub mod field;
 pub mod header;
 pub mod operation;
+pub mod order;
 pub mod payload;
 pub mod secret;
 pub mod sign;
@@ -18,6 +22,9 @@ pub mod stamp;
 pub mod verify;
 
 mod catalogue;
+mod json;
+mod sent;
+mod words;
 
 pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Catalogue, Kind, Operation};

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::catalogue;
+use crate::field::Field;
+use crate::words::words;
 
 /// HTTP methods that occur in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,6 +147,8 @@ pub struct Operation {
     pub look_up: Option<LookUp>,
     /// Whether a page shows the institution path itself, or it was derived by rule.
     pub confirmed: bool,
+    /// What its body must have, where GatePay's pages say so; empty means that nothing is checked.
+    pub fields: &'static [Field],
     /// How the body is carried over.
     pub translation: Translation,
     /// What the body must be.
@@ -202,6 +206,9 @@ impl Catalogue {
     }
 
     /// Builds the index; a duplicate or ambiguous row is an error.
+    ///
+    /// # Panics
+    /// With more than 65,536 rows.
     pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
         let mut by_name = HashMap::new();
         let mut by_merchant_path = HashMap::new();
@@ -210,7 +217,7 @@ impl Catalogue {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
                 return Err(CatalogueError::Name(row.name.to_string()));
             }
-            let mut insert = |map: &mut HashMap<Box<str>, Methods>, method: Method, path: &str| {
+            let insert = |map: &mut HashMap<Box<str>, Methods>, method: Method, path: &str| {
                 if !is_canonical(path) {
                     return Err(CatalogueError::NotCanonical(row.name.to_string()));
                 }
@@ -299,32 +306,6 @@ impl fmt::Display for Key {
             Self::Both(first, second) => write!(f, "{first} and {second}"),
         }
     }
-}
-
-/// An enum whose variants are words of configuration, logs and metrics.
-macro_rules! words {
-    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        impl $type {
-            /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The word for it.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            /// The value a word stands for.
-            pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == word)
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
 }
 
 words!(Method { Get = "GET", Post = "POST", Put = "PUT", Delete = "DELETE" });

@@ -83,6 +83,9 @@ pub struct FreshStamp {
 
 impl FreshStamp {
     /// The time, and 32 letters and digits (protocol.md 1.5) that carry 160 of the random bits given.
+    ///
+    /// # Panics
+    /// Never: a `u64` has at most 20 digits.
     pub fn new(millis: u64, random: [u8; 32]) -> Self {
         // 32 symbols, so that five bits of a byte choose one without bias.
         const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";

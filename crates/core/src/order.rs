@@ -1,0 +1,459 @@
+//! What five calls send and get: create, query, close, refund and refund query, as GatePay spells it.
+//!
+//! For those who write such bodies or read such answers: what passes through is never parsed and written again.
+//! Amounts stay text. A field nobody documents survives in `extra`; an optional one that is null counts as absent.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Members that are not modeled.
+pub type Extra = serde_json::Map<String, Value>;
+
+/// The body of `POST /v1/pay/order`; it is answered by [`CreatedOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateOrder {
+    /// The merchant's own number; makes a repetition harmless.
+    pub merchant_trade_no: String,
+    /// Where the customer pays from.
+    pub env: Env,
+    /// In upper case.
+    pub currency: String,
+    /// Decimal text.
+    pub order_amount: String,
+    /// What is paid for.
+    pub goods: Goods,
+    /// Milliseconds since 1970; at most, and by default, one hour ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_expire_time: Option<i64>,
+    /// Where the customer goes after paying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_url: Option<String>,
+    /// Where the customer goes instead of paying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel_url: Option<String>,
+    /// A free label of the merchant's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<String>,
+    /// The currency the goods are priced in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fiat_currency: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fiat_amount: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surcharge_amount: Option<String>,
+    /// The currency the customer pays in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pay_currency: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pay_amount: Option<String>,
+    /// The chain the customer pays on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// The address the customer pays to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Not explained by the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_type: Option<String>,
+    /// Ways to pay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pay_types: Option<Vec<String>>,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Where a customer pays from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Env {
+    /// `APP`, `WEB`, `WAP`, `MINIAPP` or `OTHERS`.
+    pub terminal_type: String,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What an order is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Goods {
+    /// As the customer reads it.
+    pub goods_name: String,
+    /// More of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goods_detail: Option<String>,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The data of an answer to [`CreateOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatedOrder {
+    /// GatePay's own id of the order.
+    pub prepay_id: String,
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminal_type: Option<String>,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_time: Option<i64>,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The body of `POST /v1/pay/order/query`, answered by [`Order`], and of `…/close`, answered by [`ClosedOrder`].
+/// One of the two ids is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderId {
+    /// The merchant's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merchant_trade_no: Option<String>,
+    /// GatePay's own id of the order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepay_id: Option<String>,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The data of an answer to a query.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// GatePay's own id of the order.
+    pub prepay_id: String,
+    /// GatePay's id of the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merchant_id: Option<u64>,
+    /// The merchant's own number.
+    pub merchant_trade_no: String,
+    /// Empty until it is paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goods_name: Option<String>,
+    /// In upper case.
+    pub currency: String,
+    /// Decimal text.
+    pub order_amount: String,
+    /// `PENDING`, `PAID`, `EXPIRED` and others.
+    pub status: String,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_time: Option<i64>,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_time: Option<i64>,
+    /// Milliseconds since 1970; 0 until it is paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transact_time: Option<i64>,
+    /// GatePay's name for it.
+    #[serde(rename = "order_name", skip_serializing_if = "Option::is_none")]
+    pub order_name: Option<String>,
+    /// The currency it was paid in.
+    #[serde(rename = "pay_currency", skip_serializing_if = "Option::is_none")]
+    pub pay_currency: Option<String>,
+    /// Decimal text.
+    #[serde(rename = "pay_amount", skip_serializing_if = "Option::is_none")]
+    pub pay_amount: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// How it was paid.
+    #[serde(rename = "channel_type", skip_serializing_if = "Option::is_none")]
+    pub channel_type: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_usdt: Option<String>,
+    /// A URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_logo: Option<String>,
+    /// The merchant's application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_name: Option<String>,
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_fee_amount: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_settle_amount: Option<String>,
+    /// The payments, of a form no page explains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pay_details: Option<Vec<Value>>,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The data of an answer to a close.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClosedOrder {
+    /// `SUCCESS`.
+    pub result: String,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The body of `POST /v1/pay/order/refund`; it is answered by [`Refund`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefundOrder {
+    /// The merchant's own number; makes a repetition harmless.
+    pub refund_request_id: String,
+    /// GatePay's own id of the order.
+    pub prepay_id: String,
+    /// Decimal text.
+    pub refund_amount: String,
+    /// For the customer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refund_reason: Option<String>,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The body of `POST /v1/pay/order/refund/query`; it is answered by [`Refund`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefundId {
+    /// The merchant's own number.
+    pub refund_request_id: String,
+    /// Whatever else was sent.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The data of an answer to a refund: accepted, which is not yet done. And of an answer to its query.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refund {
+    /// The merchant's own number.
+    pub refund_request_id: String,
+    /// GatePay's own id of the order.
+    pub prepay_id: String,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_amount: Option<String>,
+    /// Decimal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refund_amount: Option<String>,
+    /// Only a query answers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refund_status: Option<String>,
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<String>,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// An answer in any of the envelopes GatePay prints (protocol.md 4.1). Whether it is a success is for
+/// [`judge`](crate::envelope::judge) to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer<T> {
+    /// `SUCCESS` or `FAIL`, in either case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Text or a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Value>,
+    /// The code in a word, on failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The code in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_message: Option<String>,
+    /// The same, where there is no `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Subscriptions have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success: Option<bool>,
+    /// What was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data<T>>,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What stands in the `data` of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Data<T> {
+    /// One page wraps it once more.
+    Wrapped(Wrapped<T>),
+    /// The thing itself.
+    Plain(T),
+    /// Something else: `{}` of a failure, or JSON text in a string.
+    Other(Value),
+}
+
+/// Data in a wrapping of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wrapped<T> {
+    /// Text or a number.
+    pub biz_code: Value,
+    /// The thing itself, if there is one.
+    pub biz_data: Option<T>,
+    /// A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub biz_message: Option<String>,
+    /// Whatever else was answered.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl<T: serde::de::DeserializeOwned> Answer<T> {
+    /// The thing that was asked for, out of whatever it is wrapped in.
+    pub fn into_data(self) -> Option<T> {
+        match self.data? {
+            Data::Plain(data) => Some(data),
+            Data::Wrapped(wrapped) => wrapped.biz_data,
+            Data::Other(Value::String(text)) => serde_json::from_str(&text).ok(),
+            Data::Other(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    /// Reads a value and writes it back.
+    fn round_trip<T: Serialize + DeserializeOwned>(value: &Value) -> Value {
+        let model: T = serde_json::from_value(value.clone()).unwrap();
+        serde_json::to_value(&model).unwrap()
+    }
+
+    fn samples() -> Vec<Value> {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/gatepay/samples.json"
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut file: Value = serde_json::from_str(&text).unwrap();
+        serde_json::from_value(file["samples"].take()).unwrap()
+    }
+
+    #[test]
+    fn every_published_sample_survives() {
+        let samples = samples();
+        assert_eq!(samples.len(), 4);
+        for sample in samples {
+            let (request, response) = (&sample["request"], &sample["response"]);
+            let (request_back, response_back, data) = match sample["operation"].as_str() {
+                Some("create order") => both::<CreateOrder, CreatedOrder>(request, response),
+                Some("query order") => both::<OrderId, Order>(request, response),
+                Some("close order") => both::<OrderId, ClosedOrder>(request, response),
+                Some("refund order") => both::<RefundOrder, Refund>(request, response),
+                other => unreachable!("no model of {other:?}"),
+            };
+            assert_eq!(&request_back, request);
+            assert_eq!(&response_back, response);
+            assert_eq!(
+                data, response["data"],
+                "the data is read as the model, not as something else"
+            );
+        }
+    }
+
+    /// Request and response read and written back, and the response's data by itself.
+    fn both<Q, A>(request: &Value, response: &Value) -> (Value, Value, Value)
+    where
+        Q: Serialize + DeserializeOwned,
+        A: Serialize + DeserializeOwned,
+    {
+        let answer: Answer<A> = serde_json::from_value(response.clone()).unwrap();
+        let data = serde_json::to_value(answer.into_data().unwrap()).unwrap();
+        (
+            round_trip::<Q>(request),
+            round_trip::<Answer<A>>(response),
+            data,
+        )
+    }
+
+    #[test]
+    fn data_is_found_in_every_wrapping() {
+        let refund = json!({"refundRequestId": "1", "prepayId": "2", "refundStatus": "PROCESSING"});
+        for data in [
+            refund.clone(),
+            json!({"bizCode": "000000", "bizData": refund, "bizMessage": ""}),
+            json!(refund.to_string()),
+        ] {
+            let value = json!({"status": "success", "code": 0, "data": data, "traceId": "t"});
+            assert_eq!(round_trip::<Answer<Refund>>(&value), value);
+            let answer: Answer<Refund> = serde_json::from_value(value).unwrap();
+            assert_eq!(serde_json::to_value(answer.into_data()).unwrap(), refund);
+        }
+        for data in [json!(null), json!({}), json!([]), json!("")] {
+            let value = json!({"code": null, "message": "x", "success": false, "data": data});
+            let answer: Answer<Refund> = serde_json::from_value(value).unwrap();
+            assert_eq!(answer.into_data(), None);
+        }
+    }
+
+    fn unknown_fields() -> impl Strategy<Value = Extra> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from)
+        ];
+        let value = leaf.prop_recursive(2, 8, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-z]{1,4}", inner), 0..4)
+                    .prop_map(|members| members.into_iter().collect()),
+            ]
+        });
+        prop::collection::vec(("x_.{0,6}", value), 0..4)
+            .prop_map(|members| members.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn unknown_fields_survive(extra in unknown_fields(), which in 0_usize..4) {
+            let sample = &samples()[which];
+            let mut request = sample["request"].clone();
+            let mut response = sample["response"].clone();
+            for object in [&mut request, &mut response["data"]] {
+                object.as_object_mut().unwrap().extend(extra.clone());
+            }
+            response.as_object_mut().unwrap().extend(extra.clone());
+            let (request_back, response_back, data) = match which {
+                0 => both::<CreateOrder, CreatedOrder>(&request, &response),
+                1 => both::<OrderId, Order>(&request, &response),
+                2 => both::<OrderId, ClosedOrder>(&request, &response),
+                _ => both::<RefundOrder, Refund>(&request, &response),
+            };
+            prop_assert_eq!(request_back, request);
+            prop_assert_eq!(&response_back, &response);
+            prop_assert_eq!(&data, &response["data"]);
+
+            let mut query = json!({"refundRequestId": "1"});
+            query.as_object_mut().unwrap().extend(extra);
+            prop_assert_eq!(round_trip::<RefundId>(&query), query);
+        }
+    }
+}
