@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The reverse proxy between an institution's sub-merchants and GatePay.
+//!
+//! What it deliberately is not: it does not know the bytes that are signed (`gatepay-core` does) nor how a file
+//! becomes a tenant (`gatepay-tenancy` does).
+//!
+//! Read [`journey`] first: it lists the steps of a request in order, one module each.
+
+pub mod journey;
+
+pub mod admit;
+pub mod authenticate;
+pub mod forward;
+pub mod ingress;
+pub mod record;
+pub mod relay;
+pub mod route;
+pub mod sign;
+
+pub mod admin;
+pub mod app;
+pub mod clock;
+pub mod drain;
+pub mod headers;
+pub mod lane;
+pub mod limiter;
+pub mod listener;
+pub mod log;
+pub mod metrics;
+pub mod pace;
+pub mod pool;
+pub mod refusal;
+pub mod replay;
+pub mod server;
+pub mod state;
+pub mod tls;

@@ -1,0 +1,133 @@
+//! The one place that reads time and randomness, so that tests can set both.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use gatepay_core::FreshStamp;
+
+/// Wall time for stamps and windows, monotonic time for limits and durations.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { started: Instant },
+    /// Milliseconds since 1970, moved by hand. Both kinds of time follow it.
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self(Source::System { started: Instant::now() })
+    }
+
+    /// A clock that stands still at `unix_ms` until it is moved, for tests.
+    pub fn manual(unix_ms: u64) -> Self {
+        Self(Source::Manual(Arc::new(AtomicU64::new(unix_ms))))
+    }
+
+    /// Milliseconds since 1970, UTC.
+    pub fn unix_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System { .. } => system_unix_ms(),
+            Source::Manual(now) => now.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Time since some fixed point; never goes back while the machine's clock is used.
+    pub fn elapsed(&self) -> Duration {
+        match &self.0 {
+            Source::System { started } => started.elapsed(),
+            Source::Manual(now) => Duration::from_millis(now.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A stamp of our own for one attempt: this moment, and a nonce that was never used.
+    pub fn stamp(&self) -> FreshStamp {
+        FreshStamp::new(self.unix_ms(), random())
+    }
+
+    /// Moves a manual clock; the machine's clock is not ours to move.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(now) = &self.0 {
+            now.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a manual clock to a time that may lie in its past, as a stepped clock does.
+    pub fn set(&self, unix_ms: u64) {
+        if let Source::Manual(now) = &self.0 {
+            now.store(unix_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+impl governor::clock::Clock for Clock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.elapsed()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads time")]
+fn system_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `N` random bytes. The system is asked for them in bulk: one call would cost as much as a signature.
+///
+/// # Panics
+/// If the system has no randomness to give: then nothing can be signed safely.
+pub fn random<const N: usize>() -> [u8; N] {
+    const { assert!(N <= BULK) };
+    RANDOM.with_borrow_mut(|bulk| {
+        if bulk.left < N {
+            getrandom::fill(&mut bulk.bytes).expect("the system gives random bytes");
+            bulk.left = BULK;
+        }
+        bulk.left -= N;
+        let mut out = [0; N];
+        out.copy_from_slice(&bulk.bytes[bulk.left..bulk.left + N]);
+        // What was handed out must not be found here later.
+        bulk.bytes[bulk.left..bulk.left + N].fill(0);
+        out
+    })
+}
+
+const BULK: usize = 4096;
+
+struct Bulk {
+    bytes: [u8; BULK],
+    left: usize,
+}
+
+thread_local! {
+    static RANDOM: RefCell<Bulk> = const { RefCell::new(Bulk { bytes: [0; BULK], left: 0 }) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_nonce_comes_twice() {
+        let clock = Clock::manual(1_767_225_600_000);
+        let nonces: HashSet<String> = (0..10_000).map(|_| clock.stamp().as_stamp().nonce().to_owned()).collect();
+        assert_eq!(nonces.len(), 10_000);
+    }
+
+    #[test]
+    fn a_manual_clock_moves_only_by_hand() {
+        let clock = Clock::manual(1_000);
+        clock.advance(Duration::from_secs(2));
+        assert_eq!((clock.unix_ms(), clock.elapsed()), (3_000, Duration::from_secs(3)));
+        clock.set(500);
+        assert_eq!(clock.unix_ms(), 500);
+    }
+}

@@ -1,0 +1,228 @@
+//! Ingress: the head within limits and with one reading, the body under its cap and deadline.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gatepay_core::operation::{self, Media, Method};
+use http::{HeaderMap, Version, header, request};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use crate::headers;
+use crate::refusal::Refusal;
+
+/// The longest head, as the sum of its names and values. hyper's own limit stands above it, so that its bare 431
+/// is met only by heads no client sends.
+pub const HEAD_LIMIT: usize = 16 * 1024;
+/// The most lines a head may have; GatePay's clients send about a dozen.
+pub const HEAD_LINES: usize = 64;
+/// After so many bytes hashed in one go, others get their turn: a MiB takes about 1.8 ms.
+const YIELD_AFTER: usize = 64 * 1024;
+
+/// What of a head decides where a request goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// One of the methods that occur in the catalogue, or `None` for any other.
+    pub method: Option<Method>,
+    /// A canonical path.
+    pub path: &'a str,
+    /// What stands behind `?`, as it was sent.
+    pub query: Option<&'a str>,
+}
+
+/// Reads a head that has one reading only, or refuses it.
+pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
+    let uri = &parts.uri;
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size + target > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
+        return Err(Refusal::HeadTooLarge);
+    }
+    // HTTP/2 always carries scheme and authority; in HTTP/1.1 they would name a second host beside `Host`.
+    if parts.version < Version::HTTP_2 {
+        if uri.scheme().is_some() || uri.authority().is_some() {
+            return Err(malformed("the target must be a path, not a URL"));
+        }
+        match headers::single(&parts.headers, &header::HOST) {
+            Err(headers::Repeated) => return Err(malformed("Host stands more than once")),
+            Ok(None) if parts.version == Version::HTTP_11 => return Err(malformed("Host is missing")),
+            Ok(_) => {}
+        }
+    }
+    if !operation::is_canonical(uri.path()) {
+        return Err(malformed(
+            "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
+        ));
+    }
+    Ok(Head { method: Method::parse(parts.method.as_str()), path: uri.path(), query: uri.query() })
+}
+
+/// Whether a body is of the kind its operation takes. One that names no type is GatePay's to judge.
+pub fn media_type(headers: &HeaderMap, media: Media) -> Result<(), Refusal> {
+    let named = headers::single(headers, &header::CONTENT_TYPE)
+        .map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
+    let Some(named) = named else { return Ok(()) };
+    let essence = named.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let wanted = media.as_str();
+    if essence.eq_ignore_ascii_case(wanted.as_bytes()) { Ok(()) } else { Err(Refusal::UnsupportedMediaType { wanted }) }
+}
+
+fn malformed(what: &'static str) -> Refusal {
+    Refusal::MalformedRequest(what.into())
+}
+
+/// Reads a whole body and hands each piece to `hash` as it arrives.
+///
+/// A body that is announced as too long is refused before any of it is read.
+pub async fn body<B>(mut body: B, limit: u64, timeout: Duration, mut hash: impl FnMut(&[u8])) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let too_large = Refusal::BodyTooLarge { limit };
+    if body.size_hint().lower() > limit {
+        return Err(too_large);
+    }
+    let deadline = Instant::now() + timeout;
+    let mut whole = Pieces::default();
+    let mut since_yield = 0;
+    // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
+    while !body.is_end_stream() {
+        // The deadline costs no timer while frames are already there.
+        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(malformed("the body ended early or its framing is broken")),
+            Err(_) => return Err(Refusal::RequestTimeout { limit: timeout }),
+        };
+        // Trailers are not signed and not forwarded.
+        let Ok(piece) = frame.into_data() else { continue };
+        if whole.len() as u64 + piece.len() as u64 > limit {
+            return Err(too_large);
+        }
+        for part in piece.chunks(YIELD_AFTER) {
+            hash(part);
+            since_yield += part.len();
+            if since_yield >= YIELD_AFTER {
+                since_yield = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        whole.push(piece);
+    }
+    Ok(whole.into_bytes())
+}
+
+/// A body in the making. Most arrive in one piece, which is kept as it is.
+#[derive(Default)]
+pub struct Pieces {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Pieces {
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    /// Adds a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = piece;
+        } else {
+            if self.rest.is_empty() {
+                self.rest.reserve(self.first.len() + piece.len());
+                self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+            }
+            self.rest.extend_from_slice(&piece);
+        }
+    }
+
+    /// The whole.
+    pub fn into_bytes(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use http_body_util::Full;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    fn parts(uri: &str, lines: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn refused(uri: &str, lines: &[(&str, &str)]) -> Option<&'static str> {
+        head(&parts(uri, lines)).err().map(|refusal| refusal.slug())
+    }
+
+    #[test]
+    fn one_host_and_one_spelling_of_the_path() {
+        let host = ("host", "pay.example");
+        assert_eq!(refused("/v1/pay/order", &[host]), None);
+        assert_eq!(refused("/v1/pay/order", &[]), Some("malformed_request"));
+        assert_eq!(refused("/v1/pay/order", &[host, host]), Some("malformed_request"));
+        assert_eq!(refused("http://other/v1/pay/order", &[host]), Some("malformed_request"));
+        assert_eq!(refused("/v1/pay/%6frder", &[host]), Some("malformed_request"));
+    }
+
+    #[test]
+    fn a_head_beyond_the_limits_is_431() {
+        let long = "x".repeat(HEAD_LIMIT);
+        assert_eq!(refused("/v1/pay/order", &[("host", "a"), ("x", &long)]), Some("head_too_large"));
+        let many = vec![("x", "y"); HEAD_LINES + 1];
+        assert_eq!(refused("/v1/pay/order", &many), Some("head_too_large"));
+    }
+
+    #[tokio::test]
+    async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
+        let read = |bytes: &'static [u8], limit| body(Full::new(Bytes::from_static(bytes)), limit, Duration::from_secs(1), |_| {});
+        assert_eq!(read(b"12345", 5).await.unwrap(), "12345");
+        assert_eq!(read(b"123456", 5).await.unwrap_err().slug(), "body_too_large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_408() {
+        let never = Never;
+        let refusal = body(never, 5, Duration::from_secs(10), |_| {}).await.unwrap_err();
+        assert_eq!(refusal.slug(), "request_timeout");
+    }
+
+    /// A body whose frames never arrive.
+    struct Never;
+
+    impl Body for Never {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_the_whole(pieces: Vec<Vec<u8>>) {
+            let mut whole = Pieces::default();
+            for piece in &pieces {
+                whole.push(Bytes::from(piece.clone()));
+            }
+            prop_assert_eq!(whole.len(), pieces.iter().map(Vec::len).sum::<usize>());
+            prop_assert_eq!(&whole.into_bytes()[..], &pieces.concat()[..]);
+        }
+    }
+}

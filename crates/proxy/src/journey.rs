@@ -1,0 +1,215 @@
+//! A request's journey, top to bottom. This file knows the order and nothing else.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gatepay_core::{Kind, Operation, envelope};
+use gatepay_core::envelope::Verdict;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::app::{App, Generation};
+use crate::drain::{Phase, Running};
+use crate::forward::{self, Answer, AnswerBody, Failure};
+use crate::pace::Busy;
+use crate::pool::Pool;
+use crate::record::Record;
+use crate::refusal::{self, Outcome, Refusal};
+use crate::relay::{self, Reply};
+use crate::sign::Outbound;
+use crate::{admit, authenticate, ingress, route};
+
+/// One of the threads that carry requests, with the connections it keeps to GatePay.
+pub struct Worker {
+    /// What all workers share.
+    pub app: Arc<App>,
+    /// Its own connections.
+    pub pool: Arc<Pool>,
+}
+
+/// What is allowed to go to GatePay.
+struct Admitted {
+    generation: Arc<Generation>,
+    position: usize,
+    outbound: Outbound,
+    permit: admit::Permit,
+}
+
+/// Answers a request, whatever becomes of it.
+pub async fn handle(worker: Arc<Worker>, peer: IpAddr, busy: Busy, request: Request<Incoming>) -> Response<Reply> {
+    let app = &worker.app;
+    let mut record = Record::begin(app, peer, busy);
+    let version = request.version();
+    let mut response = match enter(&worker, peer, request, &mut record).await {
+        Err(Refused { refusal, unread }) => {
+            let mut response = refuse(app, record, refusal);
+            if unread {
+                // What is left of a body nobody read would be taken for the next request.
+                close(version, response.headers_mut());
+            }
+            response
+        }
+        Ok(admitted) if admitted.operation().kind == Kind::Read => leave(worker.clone(), admitted, record).await,
+        Ok(admitted) => {
+            // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
+            let running = Running::begin(app);
+            let task = leave(worker.clone(), admitted, record);
+            let detached = tokio::spawn(async move {
+                let response = task.await;
+                drop(running);
+                response
+            });
+            match detached.await {
+                Ok(response) => response,
+                // Its record was written as it fell. A caller whose connection is aborted takes nothing for an answer.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+    };
+    if app.drain.phase() >= Phase::Leaving {
+        close(version, response.headers_mut());
+    }
+    response
+}
+
+/// A refusal, and whether some of the request's body was left unread.
+struct Refused {
+    refusal: Refusal,
+    unread: bool,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, unread: false }
+    }
+}
+
+/// From the head to the permit: ingress, route, authenticate, admit, sign.
+async fn enter(
+    worker: &Worker,
+    peer: IpAddr,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Admitted, Refused> {
+    let app = &worker.app;
+    let listen = &app.settings.listen;
+    let now_ms = app.clock.unix_ms();
+    let generation = app.generation.load_full();
+    let (parts, incoming) = request.into_parts();
+    let has_body = !hyper::body::Body::is_end_stream(&incoming);
+    let unread = |refusal| Refused { refusal, unread: has_body };
+
+    let head = ingress::head(&parts).map_err(unread)?;
+    let position = route::operation(&generation.catalogue, &head).map_err(unread)?;
+    let operation = &generation.catalogue.rows()[position];
+    record.operation(position, operation);
+
+    let caller = authenticate::identify(&generation.registry, &parts.headers, now_ms).map_err(unread)?;
+    record.claimed(caller.tenant.id.as_str());
+    if has_body {
+        ingress::media_type(&parts.headers, operation.media).map_err(unread)?;
+    }
+    let mut payload = caller.payload();
+    let limit = operation.body_limit.unwrap_or(listen.body_limit);
+    let body = ingress::body(incoming, limit, listen.body_timeout, |piece| payload.body(piece)).await.map_err(unread)?;
+    record.body(body.len());
+    caller.verify(payload, &body)?;
+
+    let client_id = &caller.credential.credential.client_id;
+    let lane = generation.lane(caller.tenant);
+    record.verified(client_id, lane);
+    let print = app.replay.fingerprint(client_id.as_str(), &caller.stamp);
+    app.replay.check(print).map_err(|unusable| {
+        let key = admit::key(operation, head.query, &body);
+        admit::refuse(unusable, now_ms, || advice(&generation, operation, key.as_deref()))
+    })?;
+
+    admit::allowed(caller.tenant, position, operation, peer, &parts.headers)?;
+    let key = admit::body(operation, head.query, &body, app.checks())?;
+    let outbound = Outbound::new(operation, head.query, &parts.headers, body, &caller.tenant.sub_account, &app.upstream_host)
+        .map_err(|error| {
+            record.detail(error.to_string());
+            Refusal::Internal(Outcome::NotExecuted)
+        })?;
+    // The body may have taken its time: the stamp is judged once more, under the memory's lock.
+    let now_ms = app.clock.unix_ms();
+    let permit = admit::enter(lane, &app.quota, &app.replay, operation.kind, print, now_ms, || {
+        advice(&generation, operation, key.as_deref())
+    })?;
+    record.key(key);
+    Ok(Admitted { position, outbound, permit, generation: Arc::clone(&generation) })
+}
+
+impl Admitted {
+    fn operation(&self) -> &Operation {
+        &self.generation.catalogue.rows()[self.position]
+    }
+}
+
+/// From the permit to the answer: forward, relay.
+async fn leave(worker: Arc<Worker>, admitted: Admitted, mut record: Record) -> Response<Reply> {
+    let app = &worker.app;
+    let deadline = app.settings.upstream.deadline;
+    let Some(credential) = app.institution() else {
+        record.detail("no institution credential is valid at this time".to_owned());
+        return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
+    };
+    let attempt = || {
+        record.attempt();
+        admitted.outbound.attempt(credential, &app.clock.stamp())
+    };
+    let sent = forward::send(&worker.pool, deadline, attempt).await;
+    record.upstream_ended();
+    let operation = admitted.operation();
+    let Answer { head, body } = match sent {
+        Ok(answer) => answer,
+        Err(Failure::NotSent(detail)) => {
+            record.detail(detail);
+            return refuse(app, record, Refusal::UpstreamUnreachable);
+        }
+        Err(Failure::Lost { what, detail }) => {
+            record.detail(detail);
+            let advice = advice(&admitted.generation, operation, record.known_key());
+            return refuse(app, record, Refusal::OutcomeUnknown { what, advice });
+        }
+    };
+    let status = head.status.as_u16();
+    match body {
+        AnswerBody::Whole(body) => {
+            let judgement = envelope::judge(operation.kind, status, &body);
+            record.answered(status, &judgement);
+            if judgement.code.is_some_and(|code| envelope::rejects_institution(code.as_str())) {
+                // Relayed as it is, it would send the tenant looking for the fault in its own key.
+                record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
+                return refuse(app, record, Refusal::InstitutionRejected);
+            }
+            relay::whole(head, body, record, Some(admitted.permit))
+        }
+        AnswerBody::Long(long) => {
+            record.answered(status, &envelope::Judgement { verdict: Verdict::Unknown, code: None });
+            relay::long(head, long, deadline, record, admitted.permit)
+        }
+    }
+}
+
+/// What to ask before repeating this call, and by which key.
+fn advice(generation: &Generation, operation: &Operation, key: Option<&str>) -> std::borrow::Cow<'static, str> {
+    let look_up = operation.look_up.and_then(|look_up| generation.catalogue.named(look_up.operation));
+    let look_up = look_up.and_then(|row| Some((row.method, row.merchant_path.as_deref()?)));
+    refusal::advice(operation, look_up, key)
+}
+
+fn refuse(app: &App, mut record: Record, refusal: Refusal) -> Response<Reply> {
+    record.refused(&refusal);
+    let (status, lines, body) = refusal.into_answer(app.refusal_status());
+    record.status(status.as_u16());
+    relay::refusal(status, lines, body, record)
+}
+
+/// Asks an HTTP/1 caller to use another connection next; HTTP/2 has GOAWAY for that.
+fn close(version: Version, lines: &mut HeaderMap) {
+    if version < Version::HTTP_2 {
+        lines.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}

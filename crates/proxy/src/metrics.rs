@@ -1,0 +1,262 @@
+//! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gatepay_core::envelope::Verdict;
+use gatepay_core::{Catalogue, Kind};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::refusal::Refusal;
+
+/// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+
+/// The name under which tenants without series of their own are counted.
+const OTHER: &str = "other";
+
+/// Every metric, and the children that are kept instead of looked up.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    refusals: HashMap<&'static str, IntCounter>,
+    durations: Vec<Histogram>,
+    upstream_durations: Vec<Histogram>,
+    answers: HashMap<&'static str, IntCounter>,
+    other_answers: IntCounter,
+    /// Connections from tenants that are open.
+    pub connections: IntGauge,
+    /// Heads that hyper could not read and answered itself, or closed.
+    pub unreadable_heads: IntCounter,
+    /// Connections refused because there are as many as there may be.
+    pub connections_full: IntCounter,
+    /// Requests between their head and the end of their answer.
+    pub in_flight: IntGauge,
+    /// Connections to GatePay that were opened.
+    pub upstream_connects: IntCounter,
+    /// Connections to GatePay that are open.
+    pub upstream_connections: IntGauge,
+    /// Attempts that were repeated on another connection because nothing of them had been written.
+    pub repeats: IntCounter,
+    /// Stamps remembered.
+    pub replay_entries: IntGauge,
+    /// Access lines that were dropped because the writer could not keep up.
+    pub lines_dropped: IntCounter,
+    /// 1 while `/ready` says so.
+    pub ready: IntGauge,
+}
+
+/// One tenant's children of `requests_total`.
+pub struct TenantMeters {
+    outcomes: [[IntCounter; ENDS.len()]; 3],
+}
+
+/// How a request ended, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// GatePay said yes.
+    Success,
+    /// GatePay said no.
+    Failure,
+    /// GatePay's answer, or its absence, leaves it open.
+    Unknown,
+    /// The proxy said no.
+    Refused,
+    /// The caller left before it was forwarded, or during a read.
+    CallerLeft,
+}
+
+const ENDS: [&str; 5] = ["success", "failure", "unknown", "refused", "caller_left"];
+
+impl End {
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        ENDS[self as usize]
+    }
+}
+
+impl From<Verdict> for End {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Success => Self::Success,
+            Verdict::Failure => Self::Failure,
+            Verdict::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// GatePay's codes that have a series of their own (protocol.md 4.2); every other is counted as `other`.
+const CODES: [&str; 42] = [
+    "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007", "400020", "400201",
+    "400202", "400203", "400204", "400205", "400304", "400603", "400604", "400605", "400607", "400608", "400620",
+    "400621", "400622", "400623", "400624", "500008", "500100", "500101", "500103", "500203", "500204", "500205",
+    "500206", "500207", "500208", "550233", "550238", "550245", "550249", "SUCCESS", "0",
+];
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Panics
+    /// Never: the names are distinct and well formed, as a test shows.
+    pub fn new(catalogue: &Catalogue) -> Self {
+        let registry = Registry::new();
+        let make = Make(&registry);
+        let requests = make.counters(
+            "requests_total",
+            "Requests by tenant, kind of operation and how they ended.",
+            &["tenant", "kind", "outcome"],
+        );
+        let refusals = make.counters("refusals_total", "Requests the proxy refused, by reason.", &["reason"]);
+        let durations = make.histograms(
+            "request_duration_seconds",
+            "From the head of a request to the end of its answer, by operation.",
+        );
+        let upstream = make.histograms(
+            "upstream_duration_seconds",
+            "From sending a request to GatePay to having its answer, by operation.",
+        );
+        let answers = make.counters("gatepay_answers_total", "Answers of GatePay's by envelope code.", &["code"]);
+        let children = |vec: &HistogramVec| -> Vec<Histogram> {
+            catalogue.rows().iter().map(|row| vec.with_label_values(&[row.name.as_ref()])).collect()
+        };
+        let build = make.gauge_vec("build_info", "Always 1; the version is the label.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self {
+            refusals: Refusal::SLUGS.map(|slug| (slug, refusals.with_label_values(&[slug]))).into(),
+            durations: children(&durations),
+            upstream_durations: children(&upstream),
+            answers: CODES.map(|code| (code, answers.with_label_values(&[code]))).into(),
+            other_answers: answers.with_label_values(&[OTHER]),
+            connections: make.gauge("connections", "Open connections from tenants."),
+            unreadable_heads: make.counter(
+                "unreadable_heads_total",
+                "Connections closed because no request could be read from them.",
+            ),
+            connections_full: make.counter(
+                "connections_full_total",
+                "Times accepting paused because listen.max_connections were open.",
+            ),
+            in_flight: make.gauge("in_flight", "Requests between their head and the end of their answer."),
+            upstream_connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
+            upstream_connections: make.gauge("upstream_connections", "Open connections to GatePay."),
+            repeats: make.counter(
+                "upstream_repeats_total",
+                "Attempts repeated on another connection because nothing of them had been written.",
+            ),
+            replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
+            lines_dropped: make.counter("access_lines_dropped_total", "Access lines lost because they came too fast."),
+            ready: make.gauge("ready", "1 while the process answers requests, 0 while it starts or drains."),
+            requests,
+            registry,
+        }
+    }
+
+    /// The children for one tenant's requests.
+    pub fn tenant(&self, id: Option<&str>) -> Arc<TenantMeters> {
+        let id = id.unwrap_or(OTHER);
+        let outcomes = [Kind::Read, Kind::Write, Kind::Money]
+            .map(|kind| ENDS.map(|end| self.requests.with_label_values(&[id, kind.as_str(), end])));
+        Arc::new(TenantMeters { outcomes })
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, slug: &'static str) {
+        if let Some(counter) = self.refusals.get(slug) {
+            counter.inc();
+        }
+    }
+
+    /// Counts an answer of GatePay's by its code.
+    pub fn answered(&self, code: &str) {
+        self.answers.get(code).unwrap_or(&self.other_answers).inc();
+    }
+
+    /// Records how long a request took, and of that how long GatePay did.
+    pub fn took(&self, operation: usize, seconds: f64, upstream_seconds: Option<f64>) {
+        self.durations[operation].observe(seconds);
+        if let Some(seconds) = upstream_seconds {
+            self.upstream_durations[operation].observe(seconds);
+        }
+    }
+
+    /// The text Prometheus scrapes.
+    pub fn render(&self) -> Vec<u8> {
+        use prometheus::Encoder as _;
+        let mut text = Vec::with_capacity(64 * 1024);
+        // Writing to memory does not fail, and the families are well formed by construction.
+        let _ = prometheus::TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+impl TenantMeters {
+    /// Counts a request of this tenant.
+    pub fn ended(&self, kind: Kind, end: End) {
+        self.outcomes[kind as usize][end as usize].inc();
+    }
+}
+
+/// Makes and registers metrics under the program's prefix.
+struct Make<'a>(&'a Registry);
+
+impl Make<'_> {
+    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let metric = made.expect("names and labels are well formed");
+        self.0.register(Box::new(metric.clone())).expect("names are distinct");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::IntGaugeVec {
+        self.register(prometheus::IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str) -> HistogramVec {
+        let opts = HistogramOpts { common_opts: opts(name, help), buckets: SECONDS.to_vec() };
+        self.register(HistogramVec::new(opts, &["operation"]))
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("gatepay_proxy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_happened_yet_is_there_as_zero() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        let _tenant = metrics.tenant(Some("acme"));
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            "gatepay_proxy_requests_total{kind=\"money\",outcome=\"unknown\",tenant=\"acme\"} 0",
+            "gatepay_proxy_refusals_total{reason=\"replayed\"} 0",
+            "gatepay_proxy_request_duration_seconds_count{operation=\"create_order\"} 0",
+            "gatepay_proxy_gatepay_answers_total{code=\"400002\"} 0",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_code_nobody_published_makes_no_series() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        metrics.answered("31337");
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains("gatepay_proxy_gatepay_answers_total{code=\"other\"} 1") && !text.contains("31337"));
+    }
+}

@@ -1,0 +1,220 @@
+//! Record: every request exactly once, however it ends: one access line and its metrics.
+//!
+//! A [`Record`] is made from the head and travels with the request, at last inside the body of the answer. It is
+//! written when it is dropped, which also happens if the caller hangs up or something panics.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_core::envelope::Judgement;
+use gatepay_core::{ClientId, Kind};
+
+use crate::app::App;
+use crate::clock;
+use crate::lane::Lane;
+use crate::log::Line;
+use crate::metrics::End;
+use crate::pace::Busy;
+use crate::refusal::{Blame, Outcome, Refusal};
+
+/// What is known of a request so far.
+pub struct Record {
+    app: Arc<App>,
+    id: [u8; 16],
+    began_unix_ms: u64,
+    began: Duration,
+    peer: IpAddr,
+    tenant: Option<(String, Option<Arc<Lane>>)>,
+    client_id: Option<ClientId>,
+    operation: Option<(usize, String, Kind)>,
+    key: Option<String>,
+    end: End,
+    refusal: Option<&'static str>,
+    detail: Option<String>,
+    status: Option<u16>,
+    code: Option<String>,
+    bytes_in: usize,
+    bytes_out: u64,
+    sent_at: Option<Duration>,
+    upstream: Option<Duration>,
+    attempts: u32,
+    /// Set once the answer's last byte was handed over.
+    relayed: bool,
+    /// Its connection is not idle while this lives.
+    _busy: Busy,
+}
+
+impl Record {
+    /// Begins when the head has arrived.
+    pub fn begin(app: &Arc<App>, peer: IpAddr, busy: Busy) -> Self {
+        app.metrics.in_flight.inc();
+        Self {
+            id: clock::random(),
+            began_unix_ms: app.clock.unix_ms(),
+            began: app.clock.elapsed(),
+            peer,
+            app: Arc::clone(app),
+            tenant: None,
+            client_id: None,
+            operation: None,
+            key: None,
+            end: End::CallerLeft,
+            refusal: None,
+            detail: None,
+            status: None,
+            code: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            sent_at: None,
+            upstream: None,
+            attempts: 0,
+            relayed: false,
+            _busy: busy,
+        }
+    }
+
+    /// The request's id, as it stands in `X-Request-Id`.
+    pub fn id(&self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        hex::encode_to_slice(self.id, &mut digits).expect("16 bytes make 32 digits");
+        digits
+    }
+
+    /// The operation it is for.
+    pub fn operation(&mut self, position: usize, operation: &gatepay_core::Operation) {
+        self.operation = Some((position, operation.name.to_string(), operation.kind));
+    }
+
+    /// Whom it claims to be from.
+    pub fn claimed(&mut self, tenant: &str) {
+        self.tenant = Some((tenant.to_owned(), None));
+    }
+
+    /// It is from whom it claims to be from: from here on it counts as that tenant's.
+    pub fn verified(&mut self, client_id: &ClientId, lane: &Arc<Lane>) {
+        self.client_id = Some(client_id.clone());
+        if let Some((_, slot)) = &mut self.tenant {
+            *slot = Some(Arc::clone(lane));
+        }
+    }
+
+    /// How long its body was.
+    pub fn body(&mut self, bytes: usize) {
+        self.bytes_in = bytes;
+    }
+
+    /// The idempotency key it carries, for the access line.
+    pub fn key(&mut self, key: Option<String>) {
+        self.key = key;
+    }
+
+    /// The idempotency key it carries.
+    pub fn known_key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// An attempt begins.
+    pub fn attempt(&mut self) {
+        self.attempts += 1;
+        self.sent_at.get_or_insert_with(|| self.app.clock.elapsed());
+    }
+
+    /// GatePay's part is over, whole or not.
+    pub fn upstream_ended(&mut self) {
+        self.upstream = self.sent_at.map(|sent| self.app.clock.elapsed().saturating_sub(sent));
+    }
+
+    /// What the log may know beyond what the caller is told.
+    pub fn detail(&mut self, detail: String) {
+        self.detail = Some(detail);
+    }
+
+    /// GatePay answered.
+    pub fn answered(&mut self, status: u16, judgement: &Judgement) {
+        self.status = Some(status);
+        self.end = judgement.verdict.into();
+        self.code = judgement.code.as_ref().map(|code| code.as_str().to_owned());
+        if let Some(code) = &self.code {
+            self.app.metrics.answered(code);
+        }
+    }
+
+    /// The proxy refused.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        let slug = refusal.slug();
+        self.refusal = Some(slug);
+        self.end = match refusal {
+            // The stamp was used before, so this request itself went nowhere.
+            Refusal::Replayed { .. } => End::Refused,
+            _ if refusal.outcome() == Outcome::Unknown => End::Unknown,
+            _ => End::Refused,
+        };
+        self.app.metrics.refused(slug);
+        let detail = self.detail.as_deref();
+        match refusal.blame() {
+            Blame::Caller => tracing::debug!(refusal = slug, detail, "{refusal}"),
+            Blame::Upstream => tracing::warn!(refusal = slug, detail, "{refusal}"),
+            Blame::Us => tracing::error!(refusal = slug, detail, "{refusal}"),
+        }
+    }
+
+    /// The status of the answer.
+    pub fn status(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// Some of the answer's body was handed over.
+    pub fn sent(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+    }
+
+    /// All of the answer was handed over.
+    pub fn relayed(&mut self) {
+        self.relayed = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let metrics = &self.app.metrics;
+        metrics.in_flight.dec();
+        let took = self.app.clock.elapsed().saturating_sub(self.began);
+        if std::thread::panicking() {
+            self.end = End::Unknown;
+            self.detail = Some("panicked".to_owned());
+        }
+        if let Some((position, _, kind)) = &self.operation {
+            metrics.took(*position, took.as_secs_f64(), self.upstream.map(|upstream| upstream.as_secs_f64()));
+            if let Some((_, Some(lane))) = &self.tenant {
+                lane.meters.ended(*kind, self.end);
+            }
+        }
+        let id = self.id();
+        self.app.log.submit(Line {
+            time: self.began_unix_ms,
+            id: String::from_utf8_lossy(&id).into_owned(),
+            tenant: self.tenant.take().map(|(id, _)| id),
+            client_id: self.client_id.take().map(|id| id.to_string()),
+            kind: self.operation.as_ref().map(|(_, _, kind)| kind.as_str()),
+            operation: self.operation.take().map(|(_, name, _)| name),
+            key: self.key.take(),
+            outcome: self.end.as_str(),
+            refusal: self.refusal,
+            detail: self.detail.take(),
+            status: self.status,
+            code: self.code.take(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            ms: milliseconds(took),
+            upstream_ms: self.upstream.map(milliseconds),
+            attempts: self.attempts,
+            peer: self.peer.to_string(),
+            caller_left: !self.relayed,
+        });
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

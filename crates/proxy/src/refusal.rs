@@ -1,0 +1,521 @@
+//! Every way the proxy says no. Only this file knows status codes.
+//!
+//! A refusal answers three questions in three exhaustive matches: [`code`](Refusal::code), `status` and
+//! [`blame`](Refusal::blame). Its slug is the same in the answer, the log and the metric label. Callers get a fixed
+//! sentence and measured facts, never what would have been right; the log gets the detail.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gatepay_core::check::Fault;
+use gatepay_core::envelope::Envelope;
+use gatepay_core::operation::Method;
+use gatepay_core::signature::SignatureError;
+use gatepay_core::stamp::{Skew, StampError};
+use gatepay_tenancy::settings::RefusalStatus;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
+
+use crate::headers;
+
+/// Why the caller gets no answer of GatePay's.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Framing, path or headers that are not one unambiguous request.
+    MalformedRequest(Cow<'static, str>),
+    /// A body GatePay is certain to refuse.
+    InvalidBody(Fault),
+    /// A media type the operation does not take.
+    UnsupportedMediaType {
+        /// What it takes.
+        wanted: &'static str,
+    },
+    /// The signature is not this client's over these bytes.
+    SignatureMismatch(Mismatch),
+    /// The stamp lies outside the window, or below the replay memory's horizon.
+    StaleTimestamp(Stale),
+    /// No such client id, or none that is valid now.
+    UnknownClient(&'static str),
+    /// The nonce is empty, too long or not printable.
+    MalformedNonce(StampError),
+    /// The same stamp was admitted before.
+    Replayed {
+        /// How long ago the first copy was admitted, in milliseconds.
+        admitted_ms_ago: u64,
+        /// What to ask, and by which key, to learn what became of it.
+        advice: Cow<'static, str>,
+    },
+    /// `X-GatePay-On-Behalf-Of` names another account than the tenant's own.
+    OnBehalfOfMismatch,
+    /// The tenant's standing is `suspended`.
+    TenantSuspended,
+    /// The tenant may not call this operation, or it is off.
+    OperationNotAllowed(Cow<'static, str>),
+    /// The tenant's own rate is spent.
+    RateLimited {
+        /// When a request would be admitted if nothing else were.
+        retry: Duration,
+    },
+    /// The tenant's seats are all taken.
+    TooManyInFlight {
+        /// How many it has.
+        seats: u32,
+    },
+    /// The institution's quota is spent.
+    InstitutionQuota {
+        /// When a request would be admitted if nothing else were.
+        retry: Duration,
+    },
+    /// The proxy itself is full.
+    Overloaded(&'static str),
+    /// No connection to GatePay could be had; nothing was sent.
+    UpstreamUnreachable,
+    /// The breaker is open; nothing was sent.
+    UpstreamUnavailable,
+    /// Sent, and no whole answer came.
+    OutcomeUnknown {
+        /// What happened to the connection.
+        what: &'static str,
+        /// What to ask, and by which key, before anything else.
+        advice: Cow<'static, str>,
+    },
+    /// The body did not arrive in time.
+    RequestTimeout {
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// The body is longer than allowed.
+    BodyTooLarge {
+        /// How long it may be, in bytes.
+        limit: u64,
+    },
+    /// A fault of the proxy's own.
+    Internal(Outcome),
+    /// The tenant's credential is not valid from this address.
+    AddressNotAllowed,
+    /// No such method and path.
+    UnknownOperation,
+    /// The head is longer than allowed, or has too many lines.
+    HeadTooLarge,
+    /// GatePay refused our own signature, clock or id.
+    InstitutionRejected,
+    /// A run before this one may have admitted this stamp.
+    Starting {
+        /// When a new stamp will be admitted.
+        retry: Duration,
+    },
+    /// The audit journal cannot be written.
+    JournalUnavailable,
+}
+
+/// What is known about a signature that does not match: enough to find out which side is wrong.
+#[derive(Debug)]
+pub enum Mismatch {
+    /// The header is not 128 hexadecimal digits.
+    Form(SignatureError),
+    /// The MAC over what arrived is another.
+    Bytes {
+        /// How many bytes of body were signed over.
+        body_bytes: usize,
+        /// SHA-256 of the whole signed string.
+        digest: [u8; 32],
+    },
+}
+
+/// Which end of time a stamp fell off.
+#[derive(Debug)]
+pub enum Stale {
+    /// Outside the window.
+    Skew(Skew),
+    /// At or below the horizon of the replay memory.
+    Forgotten,
+}
+
+/// What became of the call, as far as is known. "Not executed" and "unknown" are different facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing reached GatePay, or GatePay refused it before acting: safe to repeat, signed anew.
+    NotExecuted,
+    /// GatePay may have acted on it.
+    Unknown,
+}
+
+/// Whose fault it is; decides the level of the log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Whoever sent the request.
+    Caller,
+    /// GatePay, or the way to it.
+    Upstream,
+    /// This program or its operator.
+    Us,
+}
+
+impl Refusal {
+    /// Slug and envelope code (design, refusal table): GatePay's own code where it has one for the cause.
+    pub fn code(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::MalformedRequest(_) => ("malformed_request", "400001"),
+            Self::InvalidBody(_) => ("invalid_body", "400001"),
+            Self::UnsupportedMediaType { .. } => ("unsupported_media_type", "400007"),
+            Self::SignatureMismatch(_) => ("signature_mismatch", "400002"),
+            Self::StaleTimestamp(_) => ("stale_timestamp", "400003"),
+            Self::UnknownClient(_) => ("unknown_client", "400004"),
+            Self::MalformedNonce(_) => ("malformed_nonce", "400020"),
+            Self::Replayed { .. } => ("replayed", "900001"),
+            Self::OnBehalfOfMismatch => ("on_behalf_of_mismatch", "900002"),
+            Self::TenantSuspended => ("tenant_suspended", "900003"),
+            Self::OperationNotAllowed(_) => ("operation_not_allowed", "900004"),
+            Self::RateLimited { .. } => ("rate_limited", "900005"),
+            Self::TooManyInFlight { .. } => ("too_many_in_flight", "900006"),
+            Self::InstitutionQuota { .. } => ("institution_quota", "900007"),
+            Self::Overloaded(_) => ("overloaded", "900008"),
+            Self::UpstreamUnreachable => ("upstream_unreachable", "900009"),
+            Self::UpstreamUnavailable => ("upstream_unavailable", "900010"),
+            Self::OutcomeUnknown { .. } => ("outcome_unknown", "900011"),
+            Self::RequestTimeout { .. } => ("request_timeout", "900012"),
+            Self::BodyTooLarge { .. } => ("body_too_large", "900013"),
+            Self::Internal(_) => ("internal", "900014"),
+            Self::AddressNotAllowed => ("address_not_allowed", "900015"),
+            Self::UnknownOperation => ("unknown_operation", "900016"),
+            Self::HeadTooLarge => ("head_too_large", "900017"),
+            Self::InstitutionRejected => ("institution_rejected", "900018"),
+            Self::Starting { .. } => ("starting", "900019"),
+            Self::JournalUnavailable => ("journal_unavailable", "900020"),
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::MalformedRequest(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::SignatureMismatch(_)
+            | Self::StaleTimestamp(_)
+            | Self::UnknownClient(_)
+            | Self::MalformedNonce(_)
+            | Self::Replayed { .. } => StatusCode::UNAUTHORIZED,
+            Self::OnBehalfOfMismatch
+            | Self::TenantSuspended
+            | Self::OperationNotAllowed(_)
+            | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::UnknownOperation => StatusCode::NOT_FOUND,
+            Self::RateLimited { .. } | Self::TooManyInFlight { .. } | Self::InstitutionQuota { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::RequestTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UpstreamUnreachable | Self::InstitutionRejected => StatusCode::BAD_GATEWAY,
+            Self::Overloaded(_) | Self::UpstreamUnavailable | Self::Starting { .. } | Self::JournalUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::MalformedRequest(_)
+            | Self::InvalidBody(_)
+            | Self::UnsupportedMediaType { .. }
+            | Self::SignatureMismatch(_)
+            | Self::StaleTimestamp(_)
+            | Self::UnknownClient(_)
+            | Self::MalformedNonce(_)
+            | Self::Replayed { .. }
+            | Self::OnBehalfOfMismatch
+            | Self::TenantSuspended
+            | Self::OperationNotAllowed(_)
+            | Self::RateLimited { .. }
+            | Self::TooManyInFlight { .. }
+            | Self::InstitutionQuota { .. }
+            | Self::RequestTimeout { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::AddressNotAllowed
+            | Self::UnknownOperation
+            | Self::HeadTooLarge => Blame::Caller,
+            Self::UpstreamUnreachable | Self::UpstreamUnavailable | Self::OutcomeUnknown { .. } => Blame::Upstream,
+            Self::Overloaded(_)
+            | Self::Internal(_)
+            | Self::InstitutionRejected
+            | Self::Starting { .. }
+            | Self::JournalUnavailable => Blame::Us,
+        }
+    }
+
+    /// What became of the call. A replayed stamp's first copy may have been acted on.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Replayed { .. } | Self::OutcomeUnknown { .. } => Outcome::Unknown,
+            Self::Internal(outcome) => *outcome,
+            _ => Outcome::NotExecuted,
+        }
+    }
+
+    /// The slug: the same word in the answer, the log and the metric.
+    pub fn slug(&self) -> &'static str {
+        self.code().0
+    }
+
+    /// When to come back, in whole seconds, never 0.
+    fn retry_after(&self) -> Option<u64> {
+        let wait = match self {
+            Self::RateLimited { retry } | Self::InstitutionQuota { retry } | Self::Starting { retry } => *retry,
+            Self::TooManyInFlight { .. }
+            | Self::Overloaded(_)
+            | Self::UpstreamUnavailable
+            | Self::JournalUnavailable => Duration::from_secs(1),
+            _ => return None,
+        };
+        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+
+    /// The answer: status, headers and envelope.
+    ///
+    /// # Panics
+    /// Never: strings always serialize.
+    pub fn into_answer(self, statuses: RefusalStatus) -> (StatusCode, HeaderMap, Bytes) {
+        let (slug, mut code) = self.code();
+        let status = match (statuses, &self) {
+            (RefusalStatus::Http, _) => self.status(),
+            // What GatePay itself says when it does not know: repeat with the same parameters.
+            (RefusalStatus::Gatepay, Self::OutcomeUnknown { .. }) => {
+                code = "400000";
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            (RefusalStatus::Gatepay, _) => StatusCode::OK,
+        };
+        let message = self.to_string();
+        let label = slug.to_uppercase();
+        let body = serde_json::to_vec(&Envelope::failure(code, &label, message)).expect("strings always serialize");
+
+        let mut lines = HeaderMap::with_capacity(5);
+        lines.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        lines.insert(headers::REFUSAL, HeaderValue::from_static(slug));
+        lines.insert(headers::OUTCOME, HeaderValue::from_static(self.outcome().as_str()));
+        if let Some(seconds) = self.retry_after() {
+            lines.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        (status, lines, Bytes::from(body))
+    }
+
+    /// Every slug, for metrics that start at zero.
+    pub const SLUGS: [&'static str; 27] = [
+        "malformed_request",
+        "invalid_body",
+        "unsupported_media_type",
+        "signature_mismatch",
+        "stale_timestamp",
+        "unknown_client",
+        "malformed_nonce",
+        "replayed",
+        "on_behalf_of_mismatch",
+        "tenant_suspended",
+        "operation_not_allowed",
+        "rate_limited",
+        "too_many_in_flight",
+        "institution_quota",
+        "overloaded",
+        "upstream_unreachable",
+        "upstream_unavailable",
+        "outcome_unknown",
+        "request_timeout",
+        "body_too_large",
+        "internal",
+        "address_not_allowed",
+        "unknown_operation",
+        "head_too_large",
+        "institution_rejected",
+        "starting",
+        "journal_unavailable",
+    ];
+}
+
+/// The sentence a caller reads.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MalformedRequest(what) => write!(f, "malformed request: {what}"),
+            Self::InvalidBody(fault) => write!(f, "invalid body: {fault}"),
+            Self::UnsupportedMediaType { wanted } => {
+                write!(f, "unsupported media type: send `Content-Type: {wanted}`")
+            }
+            Self::SignatureMismatch(mismatch) => write!(f, "signature does not match: {mismatch}"),
+            Self::StaleTimestamp(stale) => write!(f, "stale timestamp: {stale}"),
+            Self::UnknownClient(what) => write!(f, "unknown client: {what}"),
+            Self::MalformedNonce(error) => write!(f, "malformed nonce: {error}"),
+            Self::Replayed { admitted_ms_ago, advice } => write!(
+                f,
+                "replayed: this timestamp and nonce were admitted {admitted_ms_ago} ms ago; if the answer was lost, {advice}; \
+                 a new request needs a new nonce and signature"
+            ),
+            Self::OnBehalfOfMismatch => f.write_str(
+                "on-behalf-of mismatch: leave X-GatePay-On-Behalf-Of out, or name your own sub-account",
+            ),
+            Self::TenantSuspended => f.write_str("tenant suspended: ask your institution"),
+            Self::OperationNotAllowed(why) => write!(f, "operation not allowed: {why}"),
+            Self::RateLimited { .. } => {
+                f.write_str("rate limited: your own request rate is spent; the same request may be sent again as it is")
+            }
+            Self::TooManyInFlight { seats } => write!(
+                f,
+                "too many in flight: {seats} of your requests are being answered, as many as you may have at once; the same \
+                 request may be sent again as it is"
+            ),
+            Self::InstitutionQuota { .. } => f.write_str(
+                "institution quota: the institution's request rate is spent; the same request may be sent again as it is",
+            ),
+            Self::Overloaded(what) => write!(f, "overloaded: {what}"),
+            Self::UpstreamUnreachable => f.write_str(
+                "upstream unreachable: no connection to GatePay could be made, nothing was sent; it is safe to repeat, signed anew",
+            ),
+            Self::UpstreamUnavailable => f.write_str(
+                "upstream unavailable: GatePay has been failing, nothing was sent; it is safe to repeat, signed anew",
+            ),
+            Self::OutcomeUnknown { what, advice } => write!(f, "outcome unknown: {what}; {advice}"),
+            Self::RequestTimeout { limit } => {
+                write!(f, "request timeout: the body did not arrive within {} ms", limit.as_millis())
+            }
+            Self::BodyTooLarge { limit } => write!(f, "body too large: at most {limit} bytes are accepted"),
+            Self::Internal(_) => f.write_str("internal error: quote X-Request-Id to your institution"),
+            Self::AddressNotAllowed => {
+                f.write_str("address not allowed: this credential is not valid from where the request came")
+            }
+            Self::UnknownOperation => f.write_str("unknown operation: no such method and path"),
+            Self::HeadTooLarge => f.write_str("head too large"),
+            Self::InstitutionRejected => f.write_str(
+                "institution rejected: GatePay refused the institution's own signature, clock or client id; yours was right; \
+                 tell your institution",
+            ),
+            Self::Starting { .. } => {
+                f.write_str("starting: requests stamped before the last restart cannot be told from repeats; sign anew")
+            }
+            Self::JournalUnavailable => f.write_str("journal unavailable: the audit journal cannot be written"),
+        }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form(error) => write!(f, "{error}"),
+            Self::Bytes { body_bytes, digest } => write!(
+                f,
+                "HMAC-SHA512 over `timestamp LF nonce LF body LF`, with {body_bytes} bytes of body, is another; the SHA-256 of \
+                 the string that arrived is {}",
+                hex::encode(digest)
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skew(skew) => write!(f, "{skew}"),
+            Self::Forgotten => f.write_str("it lies before what the replay memory remembers; sign anew"),
+        }
+    }
+}
+
+impl Outcome {
+    /// The word in `X-Gatepay-Proxy-Outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotExecuted => "not-executed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a caller should ask before it repeats, and by which key: from the row, with the key's value if it has one.
+pub fn advice(operation: &gatepay_core::Operation, look_up: Option<(Method, &str)>, key: Option<&str>) -> Cow<'static, str> {
+    let fields = operation.key;
+    let value = key.map(|key| format!(" {key}")).unwrap_or_default();
+    match look_up {
+        Some((method, path)) => format!(
+            "ask {method} {path} by {fields}{value} before anything else, and repeat it only under the same {fields}"
+        )
+        .into(),
+        None if operation.kind == gatepay_core::Kind::Read => "it is a read: it may be repeated, signed anew".into(),
+        None => "GatePay offers no query for this call: settle it with your institution before you repeat it".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> Vec<Refusal> {
+        let second = Duration::from_secs(1);
+        vec![
+            Refusal::MalformedRequest("x".into()),
+            Refusal::UnsupportedMediaType { wanted: "application/json" },
+            Refusal::SignatureMismatch(Mismatch::Bytes { body_bytes: 1, digest: [0; 32] }),
+            Refusal::StaleTimestamp(Stale::Forgotten),
+            Refusal::UnknownClient("x"),
+            Refusal::MalformedNonce(StampError::NonceEmpty),
+            Refusal::Replayed { admitted_ms_ago: 1, advice: "x".into() },
+            Refusal::OnBehalfOfMismatch,
+            Refusal::TenantSuspended,
+            Refusal::OperationNotAllowed("x".into()),
+            Refusal::RateLimited { retry: second },
+            Refusal::TooManyInFlight { seats: 1 },
+            Refusal::InstitutionQuota { retry: second },
+            Refusal::Overloaded("x"),
+            Refusal::UpstreamUnreachable,
+            Refusal::UpstreamUnavailable,
+            Refusal::OutcomeUnknown { what: "x", advice: "x".into() },
+            Refusal::RequestTimeout { limit: second },
+            Refusal::BodyTooLarge { limit: 1 },
+            Refusal::Internal(Outcome::Unknown),
+            Refusal::AddressNotAllowed,
+            Refusal::UnknownOperation,
+            Refusal::HeadTooLarge,
+            Refusal::InstitutionRejected,
+            Refusal::Starting { retry: second },
+            Refusal::JournalUnavailable,
+        ]
+    }
+
+    #[test]
+    fn every_slug_is_listed_for_the_metrics() {
+        for refusal in one_of_each() {
+            assert!(Refusal::SLUGS.contains(&refusal.slug()), "{}", refusal.slug());
+        }
+        assert_eq!(one_of_each().len() + 1, Refusal::SLUGS.len(), "all but invalid_body are made above");
+    }
+
+    #[test]
+    fn a_429_and_a_503_say_when_to_come_back() {
+        for refusal in one_of_each() {
+            let (slug, status) = (refusal.slug(), refusal.status());
+            let (_, headers, _) = refusal.into_answer(RefusalStatus::Http);
+            let wanted = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(headers.contains_key(header::RETRY_AFTER), wanted, "{slug}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            let refusal = Refusal::RateLimited { retry: Duration::from_millis(wait) };
+            assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
+        }
+    }
+
+    #[test]
+    fn a_client_that_reads_only_the_envelope_gets_gatepays_own_unknown() {
+        let refusal = Refusal::OutcomeUnknown { what: "x", advice: "x".into() };
+        let (status, headers, body) = refusal.into_answer(RefusalStatus::Gatepay);
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(headers[headers::REFUSAL], "outcome_unknown");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["status"], &body["code"]), (&"FAIL".into(), &"400000".into()));
+        assert_eq!(Refusal::UnknownOperation.into_answer(RefusalStatus::Gatepay).0, StatusCode::OK);
+    }
+}

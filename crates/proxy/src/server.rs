@@ -1,0 +1,196 @@
+//! The running program: threads, sockets and their end.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gatepay_core::Catalogue;
+use gatepay_tenancy::Configuration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::time::{interval, sleep, timeout};
+
+use crate::app::{App, StartError};
+use crate::clock::Clock;
+use crate::drain::Phase;
+use crate::journey::Worker;
+use crate::pool::Pool;
+use crate::state::State;
+use crate::{admin, listener};
+
+/// How often memory is returned and idle connections are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Sockets that are bound and threads that serve them.
+pub struct Server {
+    app: Arc<App>,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    workers: Vec<JoinHandle<()>>,
+    control: JoinHandle<Ended>,
+    _state: Option<State>,
+}
+
+/// How the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was in flight ended.
+    Drained,
+    /// The deadline passed first.
+    Late,
+}
+
+impl Server {
+    /// Binds, starts the threads and returns. `access` gets the access lines.
+    ///
+    /// Without `state_dir` it is unknown what a run before this one admitted, so the replay guard applies, unless
+    /// `fresh_credentials` says that none of the credentials existed before this process.
+    pub fn start(
+        configuration: Configuration,
+        clock: Clock,
+        access: Box<dyn Write + Send>,
+        fresh_credentials: bool,
+    ) -> Result<Self, StartError> {
+        let settings = &configuration.settings;
+        let state = settings.state_dir.as_deref().map(State::open).transpose().map_err(StartError::State)?;
+        let guarded = !fresh_credentials && state.as_ref().is_none_or(|state| state.guarded);
+        let (socket, address) = bind(settings.listen.address)?;
+        let (admin_socket, admin_address) = bind(settings.admin.address)?;
+        let threads = settings.listen.threads.map_or_else(cores, NonZeroUsize::get);
+        let room = Arc::new(Semaphore::new(settings.listen.max_connections.get().min(Semaphore::MAX_PERMITS)));
+
+        let app = App::new(configuration, Catalogue::standard(), clock, guarded, access)?;
+        let workers = (0..threads)
+            .map(|number| {
+                let socket = socket.try_clone().map_err(|error| StartError::Listen(address, error))?;
+                let (app, room) = (Arc::clone(&app), Arc::clone(&room));
+                let runtime = runtime()?;
+                thread::Builder::new()
+                    .name(format!("worker-{number}"))
+                    .spawn(move || runtime.block_on(work(app, socket, room)))
+                    .map_err(StartError::Thread)
+            })
+            .collect::<Result<_, _>>()?;
+        let control = {
+            let (app, runtime) = (Arc::clone(&app), runtime()?);
+            thread::Builder::new()
+                .name("control".into())
+                .spawn(move || runtime.block_on(control(app, admin_socket)))
+                .map_err(StartError::Thread)?
+        };
+        app.metrics.ready.set(1);
+        Ok(Self { app, address, admin_address, workers, control, _state: state })
+    }
+
+    /// Where tenants connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where operators and Prometheus connect.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What requests share, for tests that look inside.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Begins to drain; returns at once.
+    pub fn leave(&self) {
+        self.app.drain.enter(Phase::Leaving);
+    }
+
+    /// Waits for the end that [`leave`](Self::leave) begins.
+    ///
+    /// # Panics
+    /// If a thread of the program panicked, with its message.
+    pub fn wait(self) -> Ended {
+        let ended = self.control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if ended == Ended::Drained {
+            for worker in self.workers {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+        }
+        ended
+    }
+}
+
+/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay.
+async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
+    let listener = match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a worker cannot use the listening socket");
+            return;
+        }
+    };
+    let pool = Arc::new(Pool::new(Arc::clone(&app.upstream), Arc::clone(&app.metrics)));
+    let sweeping = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move {
+            let mut tick = interval(HOUSEKEEPING);
+            loop {
+                tick.tick().await;
+                pool.sweep();
+            }
+        }
+    });
+    let worker = Arc::new(Worker { app: Arc::clone(&app), pool });
+    listener::accept(worker, listener, room).await;
+    app.drain.finished().await;
+    sweeping.abort();
+}
+
+/// The admin listener, housekeeping, and the drain.
+async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => drop(tokio::spawn(admin::serve(Arc::clone(&app), listener))),
+        Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
+    }
+    let housekeeping = tokio::spawn({
+        let app = Arc::clone(&app);
+        async move {
+            let mut tick = interval(HOUSEKEEPING);
+            loop {
+                tick.tick().await;
+                app.replay.forget(app.clock.unix_ms());
+            }
+        }
+    });
+    app.drain.reached(Phase::Leaving).await;
+    let drain = app.settings.drain;
+    tracing::info!(grace_ms = drain.grace.as_millis(), running = app.drain.running(), "draining: asking callers to leave");
+    sleep(drain.grace).await;
+    app.drain.enter(Phase::Finishing);
+    tracing::info!(running = app.drain.running(), "draining: no new connections");
+    let ended = match timeout(drain.deadline.saturating_sub(drain.grace), app.drain.finished()).await {
+        Ok(()) => Ended::Drained,
+        Err(_) => {
+            tracing::error!(running = app.drain.running(), "draining: the deadline passed with requests in flight");
+            Ended::Late
+        }
+    };
+    housekeeping.abort();
+    ended
+}
+
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let socket = TcpListener::bind(address)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+        .map_err(|error| StartError::Listen(address, error))?;
+    let bound = socket.local_addr().map_err(|error| StartError::Listen(address, error))?;
+    Ok((socket, bound))
+}
+
+fn runtime() -> Result<Runtime, StartError> {
+    Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

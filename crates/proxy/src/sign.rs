@@ -1,0 +1,82 @@
+//! Sign: the institution's request, made anew for every attempt at the moment of sending.
+
+use bytes::Bytes;
+use gatepay_core::operation::Operation;
+use gatepay_core::{Credential, FreshStamp};
+use gatepay_tenancy::SubAccount;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Uri};
+use http_body_util::Full;
+
+use crate::headers;
+
+/// What is sent to GatePay, apart from what each attempt makes fresh.
+///
+/// It cannot be built without a sub-account: a tenant's call never goes out in the institution's own name.
+pub struct Outbound {
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// What of it cannot be written as HTTP. Nothing is sent then.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsendable {
+    /// The row has no institution path.
+    #[error("the operation has no institution path")]
+    NoPath,
+    /// Path and query do not make a target, or an id does not make a header.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+}
+
+impl Outbound {
+    /// The institution's call for a tenant's: other path, same query, same body byte for byte, allow-listed headers.
+    pub fn new(
+        operation: &Operation,
+        query: Option<&str>,
+        tenant_headers: &HeaderMap,
+        body: Bytes,
+        account: &SubAccount,
+        host: &HeaderValue,
+    ) -> Result<Self, Unsendable> {
+        let path = operation.institution_path.as_deref().ok_or(Unsendable::NoPath)?;
+        let target = match query {
+            Some(query) => Uri::try_from(format!("{path}?{query}")),
+            None => Uri::try_from(path),
+        };
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(header::HOST, host.clone());
+        for name in &headers::TO_GATEPAY {
+            for value in tenant_headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        headers.insert(headers::ON_BEHALF_OF, HeaderValue::from_str(account.as_str()).map_err(http::Error::from)?);
+        let method = Method::from_bytes(operation.institution_method.as_str().as_bytes()).map_err(http::Error::from)?;
+        Ok(Self { method, target: target.map_err(http::Error::from)?, headers, body })
+    }
+
+    /// One attempt, signed with the institution's credential under a stamp that no other attempt has.
+    ///
+    /// # Panics
+    /// Never: ids, digits and symbols are visible ASCII.
+    pub fn attempt(&self, credential: &Credential, stamp: &FreshStamp) -> Request<Full<Bytes>> {
+        let stamp = stamp.as_stamp();
+        let value = |text: &[u8]| HeaderValue::from_bytes(text).expect("visible ASCII makes a header");
+        let mut signature = value(&gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex());
+        signature.set_sensitive(true);
+
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        headers.insert(headers::CLIENT_ID, value(credential.client_id.as_str().as_bytes()));
+        headers.insert(headers::TIMESTAMP, value(stamp.timestamp().as_bytes()));
+        headers.insert(headers::NONCE, value(stamp.nonce().as_bytes()));
+        headers.insert(headers::SIGNATURE, signature);
+        request
+    }
+}
