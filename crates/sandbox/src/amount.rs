@@ -1,0 +1,123 @@
+//! Exact amounts of money: no floats.
+
+use std::fmt;
+
+/// Decimal places kept, as many as the finest currency on any chain has.
+const DECIMALS: usize = 18;
+/// One whole unit.
+const ONE: u128 = 10_u128.pow(18);
+/// Digits before the point, so that every amount fits: 10^20 · 10^18 is below 2^128.
+const WHOLE_DIGITS: usize = 20;
+
+/// An amount from nothing up, in units of 10^-18.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Amount(u128);
+
+impl Amount {
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// Reads digits with at most one point between them: no sign, no exponent, no white space.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (whole, fraction) = match text.split_once('.') {
+            Some((whole, fraction)) => (whole, digits(fraction, DECIMALS)?),
+            None => (text, ""),
+        };
+        let whole: u128 = digits(whole, WHOLE_DIGITS)?.parse().ok()?;
+        let fraction: u128 = format!("{fraction:0<DECIMALS$}").parse().ok()?;
+        Some(Self(whole * ONE + fraction))
+    }
+
+    /// What is left after taking `other` away; `None` if it is more than there is.
+    pub(crate) fn minus(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+}
+
+/// One to `most` digits, and nothing else.
+fn digits(text: &str, most: usize) -> Option<&str> {
+    let fits = (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    fits.then_some(text)
+}
+
+/// In the shortest form: `1.2`, not `1.20`.
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.0 / ONE, self.0 % ONE);
+        if fraction == 0 {
+            return write!(f, "{whole}");
+        }
+        let fraction = format!("{fraction:0>DECIMALS$}");
+        write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_amount_is_digits_with_at_most_one_point_between() {
+        for (text, shortest) in [
+            ("0", "0"),
+            ("0.0", "0"),
+            ("1.20", "1.2"),
+            ("007", "7"),
+            ("0.000000000000000001", "0.000000000000000001"),
+            (
+                "99999999999999999999.999999999999999999",
+                "99999999999999999999.999999999999999999",
+            ),
+        ] {
+            assert_eq!(Amount::parse(text).unwrap().to_string(), shortest);
+        }
+        for odd in [
+            "",
+            ".",
+            "1.",
+            ".1",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "1e3",
+            "1,5",
+            "1.2.3",
+            "NaN",
+            "0x1",
+            "١",
+            "100000000000000000000",
+            "0.0000000000000000001",
+        ] {
+            assert_eq!(Amount::parse(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_can_be_taken_than_there_is() {
+        let amount = |text| Amount::parse(text).unwrap();
+        assert_eq!(amount("0.3").minus(amount("0.1")), Some(amount("0.2")));
+        assert_eq!(amount("0.3").minus(amount("0.30")), Some(Amount::ZERO));
+        assert_eq!(amount("0.3").minus(amount("0.300000000000000001")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_again(units in 0..10_u128.pow(38)) {
+            let amount = Amount(units);
+            prop_assert_eq!(Amount::parse(&amount.to_string()), Some(amount));
+        }
+
+        #[test]
+        fn trailing_zeros_change_nothing(whole in 0..1_000_000_u32, fraction in "[0-9]{1,9}", zeros in "0{0,9}") {
+            let short = Amount::parse(&format!("{whole}.{fraction}"));
+            prop_assert!(short.is_some());
+            prop_assert_eq!(Amount::parse(&format!("{whole}.{fraction}{zeros}")), short);
+        }
+
+        #[test]
+        fn parsing_never_panics(text: String) {
+            let _ = Amount::parse(&text);
+        }
+    }
+}

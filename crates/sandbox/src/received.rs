@@ -1,0 +1,124 @@
+//! What the sandbox was sent, and what it made of it.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::Bytes;
+use gatepay_core::header;
+use serde_json::{Value, json};
+
+/// One request, and what became of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Received {
+    /// When its head had arrived, in milliseconds since 1970 by the sandbox's clock.
+    pub at_ms: u64,
+    /// The method as sent.
+    pub method: String,
+    /// Path and query as sent.
+    pub target: String,
+    /// Names in lower case, values as sent, in the order received; values of a repeated name stand together.
+    pub headers: Vec<(String, Bytes)>,
+    /// The whole body after transfer decoding; empty if it was not read.
+    pub body: Bytes,
+    /// The name of the catalogue row it calls; `None` if there is none.
+    pub operation: Option<String>,
+    /// Whether signature, timestamp, nonce and client id held.
+    pub verified: bool,
+    /// Whether it reached the ledger; the answer says with what result.
+    pub executed: bool,
+    /// The HTTP status answered, also if a fault kept the answer from arriving; `None` if none was composed.
+    pub answer_status: Option<u16>,
+    /// The body answered, likewise.
+    pub answer_body: Bytes,
+}
+
+impl Received {
+    /// The first value of a header, if it is text. The name is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(other, _)| other == name)?;
+        str::from_utf8(value).ok()
+    }
+
+    /// Headers for people to read: a signature is shown only as being there.
+    fn shown_headers(&self) -> Vec<(&str, String)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| {
+                let value = if name == header::SIGNATURE {
+                    "<masked>".to_owned()
+                } else {
+                    String::from_utf8_lossy(value).into_owned()
+                };
+                (name.as_str(), value)
+            })
+            .collect()
+    }
+
+    /// For `GET /-/sandbox/received`.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "atMs": self.at_ms,
+            "method": self.method,
+            "target": self.target,
+            "headers": self.shown_headers(),
+            "body": String::from_utf8_lossy(&self.body),
+            "operation": self.operation,
+            "verified": self.verified,
+            "executed": self.executed,
+            "answerStatus": self.answer_status,
+            "answerBody": String::from_utf8_lossy(&self.answer_body),
+        })
+    }
+}
+
+/// Without signatures: what a failing test prints may end up anywhere.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("at_ms", &self.at_ms)
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("headers", &self.shown_headers())
+            .field("body", &self.body)
+            .field("operation", &self.operation)
+            .field("verified", &self.verified)
+            .field("executed", &self.executed)
+            .field("answer_status", &self.answer_status)
+            .field("answer_body", &self.answer_body)
+            .finish()
+    }
+}
+
+/// The newest requests, up to a number.
+pub(crate) struct Log {
+    newest: VecDeque<Received>,
+    capacity: usize,
+}
+
+impl Log {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            newest: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    pub(crate) fn push(&mut self, received: Received) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.newest.len() == self.capacity {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(received);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.newest.clear();
+    }
+
+    /// Oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Received> {
+        self.newest.iter()
+    }
+}
