@@ -1,1 +1,56 @@
-fn main() {}
+//! The program `gatepay-proxy`: reads the command line, runs one command, and says how it ended by its exit code.
+
+mod command;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use command::Exit;
+
+/// The reverse proxy between an institution's sub-merchants and GatePay.
+///
+/// It verifies each tenant's signed request, refuses repeats, holds the tenant to its rate, signs the request again as
+/// the institution on behalf of the tenant's sub-account, and relays the answer. `gatepay-proxy demo` shows it.
+#[derive(Parser)]
+#[command(name = "gatepay-proxy", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(command::serve::Serve),
+    Check(command::check::Check),
+    Demo(command::demo::Demo),
+    Sandbox(command::sandbox::Sandbox),
+    Call(command::call::Call),
+    Sign(command::sign::Sign),
+    Explain(command::explain::Explain),
+    #[command(subcommand)]
+    Tenant(command::tenant::Tenant),
+    Operations(command::operations::Operations),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // `--help` and `--version` arrive here too; they are no fault. Nothing is left to do if printing fails.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Fine }.into();
+        }
+    };
+    let exit = match arguments.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Sandbox(sandbox) => sandbox.run(),
+        Command::Call(call) => call.run(),
+        Command::Sign(sign) => sign.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Tenant(tenant) => tenant.run(),
+        Command::Operations(operations) => operations.run(),
+    };
+    exit.into()
+}

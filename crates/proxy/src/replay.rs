@@ -73,6 +73,10 @@ struct Entry {
     admitted: i32,
 }
 
+/// What a remembered stamp takes at most: a table's slots are 25 bytes each and at worst 7/16 of them are used, just
+/// after it has grown.
+pub const BYTES_PER_STAMP: usize = 58;
+
 /// Shards, so that cores rarely meet.
 const SHARDS: usize = 64;
 /// How much time one slice spans. Smaller forgets sooner; larger wastes less on half-empty tables.

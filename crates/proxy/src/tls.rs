@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -34,4 +34,22 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| fault(&error))?;
     }
     if roots.is_empty() { Err(fault(&"has no certificate in PEM form")) } else { Ok(roots) }
+}
+
+/// A server's certificate chain and key, both PEM. A key that does not fit the certificate is an error here, not at
+/// the first handshake.
+pub fn server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let fault = |path: &Path, what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| fault(certificate, &error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?;
+    Ok(Arc::new(config))
 }

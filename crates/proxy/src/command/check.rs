@@ -1,0 +1,89 @@
+//! `check`: everything `serve` does before it binds.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gatepay_core::Catalogue;
+use gatepay_proxy::app::replay_capacity;
+use gatepay_proxy::replay::BYTES_PER_STAMP;
+use gatepay_tenancy::{Configuration, Standing};
+
+use super::{Exit, complain, environment, say};
+
+/// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
+///
+/// All problems are printed at once, each with file, line and key. Exits with 0 if it is fine, 64 if not.
+#[derive(Args)]
+pub(crate) struct Check {
+    /// The process's configuration; it names the tenants' folder.
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Exit {
+        let catalogue = Catalogue::standard();
+        match gatepay_tenancy::load(&self.config, &catalogue, &environment) {
+            Ok(configuration) => {
+                report(&self.config.display().to_string(), &configuration, &catalogue);
+                Exit::Fine
+            }
+            Err(problems) => {
+                problems.iter().for_each(complain);
+                complain(format_args!("{} problems", problems.len()));
+                Exit::Usage
+            }
+        }
+    }
+}
+
+fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
+    let Configuration { settings, registry } = configuration;
+    say(format_args!("{name}: fine"));
+    say(format_args!(
+        "tenants on {}, admin on {}, GatePay at {}",
+        settings.listen.address,
+        settings.admin.address,
+        settings.upstream.url.authority()
+    ));
+    let quota = settings.upstream.quota.rate;
+    say(format_args!("institution: {} requests/s, burst {}", quota.per_second, quota.burst));
+    say("");
+    say(format_args!(
+        "{:<24} {:<20} {:<10} {:>8} {:>8} {:>9} {:>10} {:>11}",
+        "tenant", "sub-account", "standing", "req/s", "burst", "in flight", "operations", "credentials"
+    ));
+    for tenant in registry.tenants() {
+        let standing = match tenant.standing {
+            Standing::Active => "active",
+            Standing::ReadOnly => "read_only",
+            Standing::Suspended => "suspended",
+        };
+        let operations = (0..catalogue.rows().len())
+            .filter(|position| {
+                tenant.permissions.allows(*position) && catalogue.rows()[*position].off_by_default().is_none()
+            })
+            .count();
+        say(format_args!(
+            "{:<24} {:<20} {standing:<10} {:>8} {:>8} {:>9} {operations:>10} {:>11}",
+            tenant.id,
+            tenant.sub_account,
+            tenant.limits.all.per_second,
+            tenant.limits.all.burst,
+            tenant.limits.in_flight,
+            tenant.credentials.len()
+        ));
+    }
+    let stamps = replay_capacity(settings, registry);
+    say("");
+    say(format_args!(
+        "replay memory: at most {stamps} stamps, {:.1} MiB",
+        (stamps * BYTES_PER_STAMP) as f64 / f64::from(1 << 20)
+    ));
+    if settings.state_dir.is_none() {
+        say(format_args!(
+            "note: without state_dir every start waits {} ms before it admits requests",
+            settings.window.future_ms
+        ));
+    }
+}

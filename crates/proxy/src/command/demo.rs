@@ -1,0 +1,309 @@
+//! `demo`: sandbox, proxy and two tenants in one process, so that a newcomer sees the point in ten seconds.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use gatepay_core::order::{Answer, CreateOrder, CreatedOrder, Env, Goods, OrderId, RefundOrder};
+use gatepay_core::{Catalogue, ClientId, Credential, FreshStamp, SecretKey, header, sign};
+use gatepay_proxy::clock::{self, Clock};
+use gatepay_proxy::metrics::Metrics;
+use gatepay_proxy::pool::{Pool, Upstream};
+use gatepay_proxy::server::{Ended, Server};
+use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
+use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::{Configuration, DatedCredential, Registry, SubAccount, Tenant, TenantId};
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use serde::Serialize;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::sandbox::wall_clock;
+use super::{Exit, fail, say, wait_for_signal};
+
+/// See it work: a sandbox, the proxy and two tenants in one process; no file and no network needed.
+///
+/// Creates, queries, refunds and closes orders through the proxy and prints each exchange, then serves until Ctrl-C.
+#[derive(Args)]
+pub(crate) struct Demo {
+    /// End after the exchanges instead of serving on.
+    #[arg(long)]
+    once: bool,
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> Exit {
+        let stage = match Stage::set(self.once) {
+            Ok(stage) => stage,
+            Err(error) => return fail(format_args!("cannot start: {error}")),
+        };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(error),
+        };
+        if let Err(error) = runtime.block_on(stage.play()) {
+            return fail(format_args!("the demo went wrong: {error}"));
+        }
+        drop(runtime);
+        if !self.once {
+            stage.invite();
+            if let Err(error) = wait_for_signal() {
+                return fail(error);
+            }
+        }
+        stage.server.leave();
+        match stage.server.wait() {
+            Ended::Drained => Exit::Fine,
+            Ended::Late => Exit::Late,
+        }
+    }
+}
+
+/// Everything the demo consists of.
+struct Stage {
+    sandbox: Sandbox,
+    server: Server,
+    pool: Pool,
+    clock: Clock,
+    acme: Actor,
+    globex: Actor,
+}
+
+/// A tenant as its own shop knows it.
+struct Actor {
+    name: &'static str,
+    sub_account: &'static str,
+    credential: Credential,
+    /// Shown in the line to paste: it was made a moment ago and dies with this process.
+    secret: Zeroizing<String>,
+}
+
+/// What a tenant was answered.
+struct Answered {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// What went wrong, for somebody who meant to see it go right.
+type Mishap = Box<dyn std::error::Error>;
+
+impl Stage {
+    fn set(once: bool) -> Result<Self, Mishap> {
+        let clock = Clock::system();
+        let institution_secret = secret("demo-institution");
+        let institution = || credential("demo-institution", &institution_secret);
+        let (acme, globex) = (Actor::new("acme", "2124538349")?, Actor::new("globex", "2124538350")?);
+
+        let mut config = Config::new(institution()?, wall_clock(clock.clone()));
+        config.sub_accounts = [&acme, &globex].map(|actor| Account::active(actor.sub_account)).into();
+        let sandbox = Sandbox::start(config, (Ipv4Addr::LOCALHOST, 0).into())?;
+
+        let url = UpstreamUrl::parse(&format!("http://{}", sandbox.address()))?;
+        let institution = Institution {
+            account_id: None,
+            merchant_id: None,
+            credentials: vec![DatedCredential::undated(institution()?)],
+        };
+        let mut settings = Settings::new(url, institution);
+        settings.drain.grace = Duration::ZERO;
+        settings.listen.address = if once { any_port() } else { preferred(settings.listen.address) };
+        settings.admin.address = if once { any_port() } else { preferred(settings.admin.address) };
+        let tenants = vec![acme.tenant()?, globex.tenant()?];
+        let registry = Registry::new(tenants, &settings.institution.credentials).map_err(|conflicts| conflicts[0].clone())?;
+        let configuration = Configuration { settings, registry };
+        let server = Server::start(configuration, clock.clone(), Box::new(std::io::sink()), true)?;
+
+        let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
+        let pool = Pool::new(Arc::new(Upstream::new(url, None)?), Arc::new(Metrics::new(&Catalogue::standard())));
+        Ok(Self { sandbox, server, pool, clock, acme, globex })
+    }
+
+    /// The exchanges, each printed; an answer that is not what it should be ends the demo.
+    async fn play(&self) -> Result<(), Mishap> {
+        say(format_args!("proxy    http://{}  (tenants)", self.server.address()));
+        say(format_args!("         http://{}  (/metrics, /ready)", self.server.admin_address()));
+        say(format_args!("GatePay  http://{}  (an emulator, in this process)", self.sandbox.address()));
+
+        let order = |number: &str| CreateOrder {
+            merchant_trade_no: number.to_owned(),
+            env: Env { terminal_type: "APP".to_owned(), ..Env::default() },
+            currency: "USDT".to_owned(),
+            order_amount: "1.21".to_owned(),
+            goods: Goods { goods_name: "demo goods".to_owned(), ..Goods::default() },
+            ..CreateOrder::default()
+        };
+        let by_number = |number: &str| OrderId { merchant_trade_no: Some(number.to_owned()), ..OrderId::default() };
+
+        let created = self.act("acme creates an order", &self.acme, "/v1/pay/order", &order("demo-0001")).await?;
+        expect(&created, 200, None)?;
+        let created: Answer<CreatedOrder> = serde_json::from_slice(&created.body)?;
+        let prepay_id = created.into_data().ok_or("the answer has no data")?.prepay_id;
+        self.sandbox.pay(self.acme.sub_account, &prepay_id).map_err(|failure| failure.message().into_owned())?;
+        say(format_args!("\n   (its customer pays {prepay_id} at GatePay)"));
+
+        let query = "/v1/pay/order/query";
+        expect(&self.act("acme asks for the order", &self.acme, query, &by_number("demo-0001")).await?, 200, None)?;
+        let refund = RefundOrder {
+            refund_request_id: "demo-refund-1".to_owned(),
+            prepay_id,
+            refund_amount: "0.80".to_owned(),
+            ..RefundOrder::default()
+        };
+        expect(&self.act("acme refunds a part of it", &self.acme, "/v1/pay/order/refund", &refund).await?, 200, None)?;
+        expect(&self.act("acme creates another", &self.acme, "/v1/pay/order", &order("demo-0002")).await?, 200, None)?;
+        let close = "/v1/pay/order/close";
+        expect(&self.act("and closes it", &self.acme, close, &by_number("demo-0002")).await?, 200, None)?;
+
+        say("\n-- what must not work --");
+        let answered = self.act("globex asks for acme's order", &self.globex, query, &by_number("demo-0001")).await?;
+        expect(&answered, 200, None)?;
+        if !answered.body.windows(6).any(|code| code == b"400202") {
+            return Err("globex saw an order of acme's".into());
+        }
+        let stolen = [(header::ON_BEHALF_OF, self.acme.sub_account.to_owned())];
+        let request = self.globex.sign(&self.clock, query, &by_number("demo-0001"), &stolen)?;
+        let answered = self.send("globex claims to act for acme", &self.globex, request).await?;
+        expect(&answered, 403, Some("on_behalf_of_mismatch"))?;
+
+        let request = self.acme.sign(&self.clock, query, &by_number("demo-0001"), &[])?;
+        expect(&self.send("acme asks once more", &self.acme, request.clone()).await?, 200, None)?;
+        let answered = self.send("and somebody who overheard it repeats it", &self.acme, request).await?;
+        expect(&answered, 401, Some("replayed"))
+    }
+
+    async fn act(&self, title: &str, actor: &Actor, path: &str, body: &impl Serialize) -> Result<Answered, Mishap> {
+        let request = actor.sign(&self.clock, path, body, &[])?;
+        self.send(title, actor, request).await
+    }
+
+    async fn send(&self, title: &str, actor: &Actor, request: Request<Full<Bytes>>) -> Result<Answered, Mishap> {
+        self.sandbox.clear();
+        say(format_args!("\n{title}"));
+        let body = request.body().clone().collect().await?.to_bytes();
+        say(format_args!("   {:<16} {} {}", format!("{} sent", actor.name), request.method(), request.uri()));
+        let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        describe(text);
+        say(format_args!("   {:<16} {}", "", String::from_utf8_lossy(&body)));
+
+        let mut connection = self.pool.connect(Instant::now() + Duration::from_secs(5)).await?;
+        let (head, rest) = connection.sender().send_request(request).await?.into_parts();
+        let answered = Answered { status: head.status.as_u16(), headers: head.headers, body: rest.collect().await?.to_bytes() };
+
+        match self.sandbox.received().last() {
+            None => say(format_args!("   {:<16} nothing", "GatePay received")),
+            Some(received) => report(received, &body),
+        }
+        let slug = answered.refusal().map(|slug| format!("  [{slug}]")).unwrap_or_default();
+        let answer = String::from_utf8_lossy(&answered.body);
+        say(format_args!("   {:<16} {}{slug} {answer}", format!("{} got", actor.name), answered.status));
+        Ok(answered)
+    }
+
+    /// How to try it by hand.
+    fn invite(&self) {
+        let Actor { credential, secret, .. } = &self.acme;
+        say("\nIt serves on until Ctrl-C. This line signs itself, so it is good as often as it is pasted:\n");
+        say(format_args!(
+            "B='{{\"merchantTradeNo\":\"demo-0001\"}}'; T=$(date +%s)000; N=$(openssl rand -hex 16); \
+             S=$(printf '%s\\n%s\\n%s\\n' \"$T\" \"$N\" \"$B\" | openssl dgst -sha512 -hmac '{}' -r | cut -d' ' -f1); \
+             curl -s http://{}/v1/pay/order/query -H 'Content-Type: application/json' \
+             -H 'X-GatePay-Certificate-ClientId: {}' -H \"X-GatePay-Timestamp: $T\" -H \"X-GatePay-Nonce: $N\" \
+             -H \"X-GatePay-Signature: $S\" --data-binary \"$B\"; echo",
+            secret.as_str(),
+            self.server.address(),
+            credential.client_id
+        ));
+        say(format_args!("\nand this shows what was counted:\n\ncurl -s http://{}/metrics | grep -v '^#'", self.server.admin_address()));
+    }
+}
+
+/// A secret that lives as long as this process, and looks like what it is.
+fn secret(client_id: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("{client_id}-{}", hex::encode(clock::random::<12>())))
+}
+
+fn credential(client_id: &str, secret: &Zeroizing<String>) -> Result<Credential, Mishap> {
+    Ok(Credential::new(ClientId::parse(client_id)?, &SecretKey::new(secret.clone())?))
+}
+
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// The usual address, or any port if something else has it.
+fn preferred(address: SocketAddr) -> SocketAddr {
+    if TcpListener::bind(address).is_ok() { address } else { any_port() }
+}
+
+fn report(received: &Received, sent: &Bytes) {
+    say(format_args!("   {:<16} {} {}", "GatePay received", received.method, received.target));
+    describe(|name| received.header(name).map(ToOwned::to_owned));
+    let body = if received.body == sent { "the same" } else { "OTHER" };
+    say(format_args!("   {:<16} {body} {} bytes of body", "", received.body.len()));
+}
+
+/// The headers that matter, the signature masked.
+fn describe(value: impl Fn(&str) -> Option<String>) {
+    if let (Some(id), Some(signature)) = (value(header::CLIENT_ID), value(header::SIGNATURE)) {
+        let signature: String = signature.chars().take(8).collect();
+        say(format_args!("   {:<16} as {id}, signature {signature}…", ""));
+    }
+    if let Some(account) = value(header::ON_BEHALF_OF) {
+        say(format_args!("   {:<16} X-GatePay-On-Behalf-Of: {account}", ""));
+    }
+}
+
+fn expect(answered: &Answered, status: u16, refusal: Option<&str>) -> Result<(), Mishap> {
+    if answered.status == status && answered.refusal() == refusal {
+        return Ok(());
+    }
+    Err(format!("expected {status} {refusal:?}, got {} {:?}", answered.status, answered.refusal()).into())
+}
+
+impl Answered {
+    fn refusal(&self) -> Option<&str> {
+        self.headers.get(gatepay_proxy::headers::REFUSAL)?.to_str().ok()
+    }
+}
+
+impl Actor {
+    fn new(name: &'static str, sub_account: &'static str) -> Result<Self, Mishap> {
+        let client_id = format!("demo-{name}");
+        let secret = secret(&client_id);
+        Ok(Self { name, sub_account, credential: credential(&client_id, &secret)?, secret })
+    }
+
+    /// The tenant as the proxy knows it: the same credential, made anew, since credentials cannot be copied.
+    fn tenant(&self) -> Result<Tenant, Mishap> {
+        let credential = credential(self.credential.client_id.as_str(), &self.secret)?;
+        let (id, sub_account) = (TenantId::parse(self.name)?, SubAccount::parse(self.sub_account)?);
+        Ok(Tenant::new(id, sub_account, &Catalogue::standard(), vec![DatedCredential::undated(credential)]))
+    }
+
+    fn sign(
+        &self,
+        clock: &Clock,
+        path: &str,
+        body: &impl Serialize,
+        more: &[(&str, String)],
+    ) -> Result<Request<Full<Bytes>>, Mishap> {
+        let body = serde_json::to_vec(body)?;
+        let stamp: FreshStamp = clock.stamp();
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(http::header::HOST, "demo")
+            .header(http::header::CONTENT_TYPE, "application/json");
+        for (name, value) in sign::headers(&self.credential, &stamp.as_stamp(), &body) {
+            request = request.header(name, value);
+        }
+        for (name, value) in more {
+            request = request.header(*name, value);
+        }
+        Ok(request.body(Full::from(body))?)
+    }
+}

@@ -1,0 +1,91 @@
+//! `sandbox`: the GatePay emulator by itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use gatepay_core::{ClientId, Credential};
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::tls;
+use gatepay_sandbox::{Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
+
+use super::{Exit, SecretFrom, complain, fail, say, wait_for_signal};
+
+/// Run the GatePay emulator: it verifies the institution's requests and keeps orders in memory.
+///
+/// It is for trying things out; nothing in it is GatePay's. Point `upstream.url` at it, with the same client id and
+/// secret as `[[institution.credential]]`. `POST /-/sandbox/pay` with {"prepayId":"…"} pays an order.
+#[derive(Args)]
+pub(crate) struct Sandbox {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// The institution's client id.
+    #[arg(long, value_parser = ClientId::parse)]
+    client_id: ClientId,
+    #[command(flatten)]
+    secret: SecretFrom,
+    /// A sub-account that X-GatePay-On-Behalf-Of may name; may be given more than once.
+    #[arg(long, value_name = "ID", required = true)]
+    sub_account: Vec<String>,
+    /// Among whose orders a merchant order number may occur once only; GatePay does not say.
+    #[arg(long, value_enum, default_value = "sub-account")]
+    numbers_unique_per: UniquePer,
+    /// Hold every answer back this long.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay_ms: u64,
+    /// Speak TLS with this certificate chain (PEM); needs --tls-key.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum UniquePer {
+    SubAccount,
+    Institution,
+}
+
+impl Sandbox {
+    pub(crate) fn run(self) -> Exit {
+        let secret = match self.secret.key() {
+            Ok(secret) => secret,
+            Err(error) => {
+                complain(error);
+                return Exit::Usage;
+            }
+        };
+        let mut config = Config::new(Credential::new(self.client_id, &secret), wall_clock(Clock::system()));
+        config.sub_accounts = self.sub_account.into_iter().map(SubAccount::active).collect();
+        config.answer_delay = Duration::from_millis(self.delay_ms);
+        config.numbers_unique_per = match self.numbers_unique_per {
+            UniquePer::SubAccount => NumbersUniquePer::SubAccount,
+            UniquePer::Institution => NumbersUniquePer::Institution,
+        };
+        let scheme = if self.tls_certificate.is_some() { "https" } else { "http" };
+        if let Some((certificate, key)) = self.tls_certificate.zip(self.tls_key) {
+            match tls::server(&certificate, &key) {
+                Ok(server) => config.tls = Some(server),
+                Err(error) => return fail(error),
+            }
+        }
+        let emulator = match Emulator::start(config, self.listen) {
+            Ok(emulator) => emulator,
+            Err(error) => return fail(format_args!("cannot listen on {}: {error}", self.listen)),
+        };
+        say(format_args!("emulating GatePay on {scheme}://{}", emulator.address()));
+        match wait_for_signal() {
+            Ok(_) => Exit::Fine,
+            Err(error) => fail(error),
+        }
+    }
+}
+
+/// Our clock, as the emulator wants one.
+pub(crate) fn wall_clock(clock: Clock) -> gatepay_sandbox::Clock {
+    Arc::new(move || clock.unix_ms())
+}

@@ -1,0 +1,61 @@
+//! `serve`: the proxy itself.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use gatepay_core::Catalogue;
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::server::{Ended, Server};
+
+use super::{Exit, complain, environment, fail, log_to_stderr, wait_for_signal};
+
+/// Serve tenants until SIGTERM or Ctrl-C, then drain.
+///
+/// Access lines go to standard output, everything else to standard error. Exits with 0 when drained, 1 if it could not
+/// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The process's configuration; it names the tenants' folder.
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Exit {
+        let configuration = match gatepay_tenancy::load(&self.config, &Catalogue::standard(), &environment) {
+            Ok(configuration) => configuration,
+            Err(problems) => {
+                problems.iter().for_each(complain);
+                return Exit::Usage;
+            }
+        };
+        log_to_stderr(configuration.settings.log.format);
+        let tenants = configuration.registry.len();
+        if tenants == 0 {
+            tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
+        }
+        let upstream = configuration.settings.upstream.url.authority();
+        let server = match Server::start(configuration, Clock::system(), Box::new(io::stdout()), false) {
+            Ok(server) => server,
+            Err(error) => return fail(format_args!("cannot start: {error}")),
+        };
+        tracing::info!(
+            address = %server.address(), admin = %server.admin_address(), upstream, tenants,
+            version = env!("CARGO_PKG_VERSION"), "serving"
+        );
+        if server.app().is_starting() {
+            let guard = server.app().settings.window.future_ms;
+            tracing::warn!(guard_ms = guard, "starting: stamps of the run before cannot be told from repeats, so requests wait");
+        }
+        match wait_for_signal() {
+            Ok(signal) => tracing::info!(signal, "asked to end"),
+            Err(error) => tracing::error!(%error, "signals cannot be waited for; ending"),
+        }
+        server.leave();
+        match server.wait() {
+            Ended::Drained => Exit::Fine,
+            Ended::Late => Exit::Late,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What nobody may have twice: ids, sub-accounts, client ids and secrets, over all files.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use gatepay_core::ClientId;
+
+use crate::tenant::{SubAccount, TenantId};
+
+/// One thing that has one owner.
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) enum Claim {
+    Id(TenantId),
+    SubAccount(SubAccount),
+    ClientId(ClientId),
+    /// By fingerprint: equal for equal secrets, and says nothing else.
+    Secret([u8; 32]),
+}
+
+/// Who claimed what first; `P` says who or where that is.
+pub(crate) struct Claims<P>(HashMap<Claim, Held<P>>);
+
+struct Held<P> {
+    by: P,
+    shared: bool,
+}
+
+impl<P> Default for Claims<P> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<P> Claims<P> {
+    /// Claims a thing; `Some` is who has it already.
+    pub(crate) fn stake(&mut self, claim: Claim, by: P) -> Option<&P> {
+        self.insert(claim, by, false)
+    }
+
+    /// Claims a sub-account, which may have many owners if all of them say that it is shared.
+    pub(crate) fn stake_account(&mut self, account: SubAccount, by: P, shared: bool) -> Option<&P> {
+        self.insert(Claim::SubAccount(account), by, shared)
+    }
+
+    fn insert(&mut self, claim: Claim, by: P, shared: bool) -> Option<&P> {
+        match self.0.entry(claim) {
+            Entry::Vacant(entry) => {
+                entry.insert(Held { by, shared });
+                None
+            }
+            Entry::Occupied(entry) if shared && entry.get().shared => None,
+            Entry::Occupied(entry) => Some(&entry.into_mut().by),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_to_claim_a_thing_keeps_it() {
+        let id = || Claim::Id(TenantId::parse("acme").unwrap());
+        let mut claims = Claims::default();
+        assert_eq!(claims.stake(id(), "a"), None);
+        assert_eq!(claims.stake(id(), "b"), Some(&"a"));
+        assert_eq!(claims.stake(id(), "c"), Some(&"a"));
+    }
+
+    #[test]
+    fn an_account_is_shared_only_if_everybody_says_so() {
+        let account = || SubAccount::parse("2124538349").unwrap();
+        let mut claims = Claims::default();
+        assert_eq!(claims.stake_account(account(), "a", true), None);
+        assert_eq!(claims.stake_account(account(), "b", true), None);
+        assert_eq!(claims.stake_account(account(), "c", false), Some(&"a"));
+    }
+}

@@ -1,0 +1,100 @@
+//! The `[[credential]]` tables of the institution and of tenants.
+
+use gatepay_core::{ClientId, Credential, SigningKey};
+
+use crate::claims::{Claim, Claims};
+use crate::reader::{Place, Reader};
+use crate::secrets::{self, Sources};
+use crate::tenant::DatedCredential;
+use crate::value;
+
+/// The institution's. One client id may stand in several: GatePay can change the secret and keep the id.
+pub(crate) fn of_institution(
+    reader: &mut Reader<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Vec<DatedCredential> {
+    all(reader, |table| {
+        let client_id = table.required("client_id", value::text(ClientId::parse));
+        if let Some(id) = &client_id {
+            let taken_before = Claim::ClientId(id.clone());
+            claims.stake(taken_before, table.place("client_id"));
+        }
+        let key = key(table, sources, claims);
+        let not_before = table.optional("not_before", value::time);
+        Some(DatedCredential {
+            credential: Credential {
+                client_id: client_id?,
+                key: key?,
+            },
+            not_before,
+            not_after: None,
+        })
+    })
+}
+
+/// A tenant's. A client id is looked up to find the one credential that a request was signed with.
+pub(crate) fn of_tenant(
+    reader: &mut Reader<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Vec<DatedCredential> {
+    all(reader, |table| {
+        let client_id = table.required("client_id", value::text(ClientId::parse));
+        if let Some(id) = &client_id
+            && let Some(place) = claims.stake(Claim::ClientId(id.clone()), table.place("client_id"))
+        {
+            table.problem("client_id", format!("is already used at {place}"));
+        }
+        let key = key(table, sources, claims);
+        let not_before = table.optional("not_before", value::time);
+        let not_after = table.optional("not_after", value::time);
+        if let (Some(begin), Some(end)) = (not_before, not_after)
+            && begin >= end
+        {
+            table.problem("not_after", "must be later than not_before");
+        }
+        Some(DatedCredential {
+            credential: Credential {
+                client_id: client_id?,
+                key: key?,
+            },
+            not_before,
+            not_after,
+        })
+    })
+}
+
+fn all(
+    reader: &mut Reader<'_>,
+    mut read: impl FnMut(&mut Reader<'_>) -> Option<DatedCredential>,
+) -> Vec<DatedCredential> {
+    let Some(tables) = reader.tables("credential") else {
+        return Vec::new();
+    };
+    if tables.is_empty() {
+        reader.problem("credential", "is missing; at least one is needed");
+    }
+    // Exact: there can be a hundred thousand tenants, and a vector that grows keeps room for four.
+    let mut credentials = Vec::with_capacity(tables.len());
+    for mut table in tables {
+        credentials.extend(read(&mut table));
+        table.finish();
+    }
+    credentials
+}
+
+fn key(
+    table: &mut Reader<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Option<SigningKey> {
+    let secret = secrets::required(table, "secret", sources)?;
+    let key = SigningKey::new(&secret);
+    let claim = Claim::Secret(key.fingerprint());
+    if let Some(place) = claims.stake(claim, table.place("secret")) {
+        let text = format!("is the same secret as at {place}; every credential needs its own");
+        table.problem("secret", text);
+    }
+    Some(key)
+}

@@ -1,0 +1,345 @@
+//! A configuration file as a tree of values that know their lines, from TOML or JSON alike.
+//!
+//! Messages of the parsers are taken without the excerpt of the source they like to print: it may hold a secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A value and the line it begins on; JSON knows no lines.
+pub(crate) struct Node {
+    pub(crate) line: Option<u32>,
+    pub(crate) value: Value,
+}
+
+/// What TOML and JSON can say.
+pub(crate) enum Value {
+    Text(String),
+    /// A number beyond 64 bits is the largest or smallest there is, and fails the check of its range.
+    Integer(i64),
+    Float(f64),
+    Flag(bool),
+    /// TOML only; in JSON a time is a text.
+    Time(String),
+    List(Vec<Node>),
+    Table(Table),
+    /// JSON only.
+    Null,
+}
+
+/// Keys in alphabetical order.
+pub(crate) type Table = BTreeMap<String, Entry>;
+
+/// What stands under a key.
+pub(crate) struct Entry {
+    pub(crate) line: Option<u32>,
+    /// JSON lets a key stand twice; which of them is meant nobody knows.
+    pub(crate) repeated: bool,
+    pub(crate) node: Node,
+}
+
+/// A fault of syntax.
+pub(crate) struct Fault {
+    pub(crate) line: Option<u32>,
+    pub(crate) text: String,
+}
+
+impl Fault {
+    fn new(line: Option<u32>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { line, text }
+    }
+}
+
+/// Reads a file: JSON if its name ends in `.json`, else TOML.
+pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
+    let whole = |text: String| vec![Fault::new(None, text)];
+    let bytes = read_regular(path).map_err(|error| whole(error_text(&error).to_owned()))?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let line = Lines::of(&bytes).at(error.valid_up_to());
+        vec![Fault::new(Some(line), "is not UTF-8")]
+    })?;
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        from_json(text).map_err(|fault| vec![fault])
+    } else {
+        from_toml(text)
+    }
+}
+
+/// The tables of a file's tenants, for questions that are no reading.
+pub(crate) fn tenants(root: &Table) -> Vec<&Table> {
+    let Some(Entry { node, .. }) = root.get("tenant") else {
+        return vec![root];
+    };
+    let Value::List(nodes) = &node.value else {
+        return Vec::new();
+    };
+    let tables = nodes.iter().filter_map(|node| match &node.value {
+        Value::Table(table) => Some(table),
+        _ => None,
+    });
+    tables.collect()
+}
+
+/// The text under a key, likewise.
+pub(crate) fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
+    match &table.get(key)?.node.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Devices and pipes have no end; a folder has no text.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() {
+        fs::read(path)
+    } else {
+        Err(io::ErrorKind::IsADirectory.into())
+    }
+}
+
+/// What an I/O error means to an operator, without the path the message would otherwise repeat.
+pub(crate) fn error_text(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file",
+        io::ErrorKind::PermissionDenied => "this process may not read it",
+        io::ErrorKind::IsADirectory => "is not a regular file",
+        io::ErrorKind::NotADirectory => "there is no such folder",
+        _ => "cannot be read",
+    }
+}
+
+/// Reads TOML; every fault of syntax at once.
+pub(crate) fn from_toml(text: &str) -> Result<Table, Vec<Fault>> {
+    let lines = Lines::of(text.as_bytes());
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        Ok(table(root.into_inner(), &lines))
+    } else {
+        let fault = |error: &toml::de::Error| {
+            let line = error.span().map(|span| lines.at(span.start));
+            Fault::new(line, error.message())
+        };
+        Err(errors.iter().map(fault).collect())
+    }
+}
+
+fn table(entries: DeTable<'_>, lines: &Lines) -> Table {
+    let entry = |(key, value): (Spanned<_>, Spanned<_>)| {
+        let line = Some(lines.at(key.span().start));
+        let entry = Entry {
+            line,
+            repeated: false,
+            node: node(value, lines),
+        };
+        (std::borrow::Cow::into_owned(key.into_inner()), entry)
+    };
+    entries.into_iter().map(entry).collect()
+}
+
+fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
+    let line = Some(lines.at(value.span().start));
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::Integer(number) => {
+            let farthest = if number.as_str().starts_with('-') {
+                i64::MIN
+            } else {
+                i64::MAX
+            };
+            let parsed = i64::from_str_radix(number.as_str(), number.radix());
+            Value::Integer(parsed.unwrap_or(farthest))
+        }
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => Value::Flag(flag),
+        DeValue::Datetime(time) => Value::Time(time.to_string()),
+        DeValue::Array(items) => {
+            Value::List(items.into_iter().map(|item| node(item, lines)).collect())
+        }
+        DeValue::Table(entries) => Value::Table(table(entries, lines)),
+    };
+    Node { line, value }
+}
+
+/// Reads JSON, whose parser stops at the first fault of syntax.
+pub(crate) fn from_json(text: &str) -> Result<Table, Fault> {
+    let root: Node = serde_json::from_str(text).map_err(|error| {
+        let whole = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let line = u32::try_from(error.line()).ok();
+        Fault::new(line, whole.strip_suffix(&place).unwrap_or("is not JSON"))
+    })?;
+    match root.value {
+        Value::Table(table) => Ok(table),
+        _ => Err(Fault::new(None, "must be a JSON object")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = deserializer.deserialize_any(Json)?;
+        Ok(Self { line: None, value })
+    }
+}
+
+/// Takes whatever JSON says, so that no message of serde's about types, which quotes the value, ever arises.
+struct Json;
+
+impl<'de> Visitor<'de> for Json {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Flag(flag))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Integer(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Value::Float(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut table = Table::new();
+        while let Some((key, node)) = entries.next_entry::<String, Node>()? {
+            let repeated = table.contains_key(&key);
+            let entry = Entry {
+                line: None,
+                repeated,
+                node,
+            };
+            table.insert(key, entry);
+        }
+        Ok(Value::Table(table))
+    }
+}
+
+/// Where each line begins, so that looking up a line does not read the file again.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &[u8]) -> Self {
+        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        Self(
+            std::iter::once(0)
+                .chain(ends.map(|(at, _)| at + 1))
+                .collect(),
+        )
+    }
+
+    /// The line, counted from one, on which the byte at an offset stands.
+    fn at(&self, offset: usize) -> u32 {
+        let line = self.0.partition_point(|begin| *begin <= offset);
+        u32::try_from(line).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toml(text: &str) -> Table {
+        from_toml(text).ok().unwrap()
+    }
+
+    fn inner<'a>(table: &'a Table, key: &str) -> &'a Table {
+        match &table[key].node.value {
+            Value::Table(table) => table,
+            Value::List(list) => match &list[0].value {
+                Value::Table(table) => table,
+                _ => panic!("not a table"),
+            },
+            _ => panic!("not a table"),
+        }
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let root = toml("a = 1\n\n[b]\nc = 'x'\nd = { e = true }\n[[f]]\n# note\ng = [\n1,\n2]\n");
+        assert_eq!(root["a"].line, Some(1));
+        assert_eq!(root["b"].node.line, Some(3));
+        assert_eq!(inner(&root, "b")["c"].line, Some(4));
+        assert_eq!(inner(inner(&root, "b"), "d")["e"].line, Some(5));
+        let Value::List(tables) = &root["f"].node.value else {
+            panic!("not a list")
+        };
+        assert_eq!(tables[0].line, Some(6));
+        let Value::List(numbers) = &inner(&root, "f")["g"].node.value else {
+            panic!("not a list")
+        };
+        assert_eq!(numbers[1].line, Some(10));
+    }
+
+    #[test]
+    fn all_faults_of_syntax_are_found_and_none_quotes_the_source() {
+        let faults = from_toml("a = 1\nsecret = hunter2hunter2\nb = 2\nb = 3\n[c\n")
+            .err()
+            .unwrap();
+        let mut lines: Vec<_> = faults.iter().map(|fault| fault.line).collect();
+        lines.sort();
+        assert_eq!(lines, [Some(2), Some(4), Some(5)]);
+        assert!(faults.iter().all(|fault| !fault.text.contains("hunter2")));
+    }
+
+    #[test]
+    fn a_fault_in_json_has_a_line_and_no_excerpt() {
+        let fault = from_json("{\n \"secret\": hunter2\n}").err().unwrap();
+        assert_eq!(
+            (fault.line, fault.text.as_str()),
+            (Some(2), "expected value")
+        );
+        assert_eq!(from_json("[]").err().unwrap().text, "must be a JSON object");
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_in_json_is_marked() {
+        let root = from_json(r#"{"a": 1, "b": 2, "a": 3}"#).ok().unwrap();
+        assert!(root["a"].repeated && !root["b"].repeated);
+    }
+
+    #[test]
+    fn a_number_too_large_stays_too_large() {
+        for text in ["99999999999999999999", "0xffffffffffffffffff"] {
+            let root = toml(&format!("n = {text}"));
+            assert!(matches!(root["n"].node.value, Value::Integer(i64::MAX)));
+        }
+        let root = toml("n = -99999999999999999999");
+        assert!(matches!(root["n"].node.value, Value::Integer(i64::MIN)));
+        let root = from_json(r#"{"n": 18446744073709551615}"#).ok().unwrap();
+        assert!(matches!(root["n"].node.value, Value::Integer(i64::MAX)));
+    }
+}

@@ -1,0 +1,199 @@
+//! Reads everything, and reports every problem at once.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use gatepay_core::Catalogue;
+
+use crate::claims::{Claim, Claims};
+use crate::document;
+use crate::document::Table;
+use crate::problem::{Problem, Problems};
+use crate::reader::{File, Place, Reader};
+use crate::registry::Registry;
+use crate::secrets::{Environment, Sources};
+use crate::settings::Settings;
+use crate::tenant::Tenant;
+use crate::{proxy_file, tenant_file};
+
+/// All that the files say.
+pub struct Configuration {
+    /// The process.
+    pub settings: Settings,
+    /// The tenants.
+    pub registry: Registry,
+}
+
+/// Reads `proxy.toml` and the tenants it names. `env` looks up an environment variable.
+///
+/// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
+pub fn load(
+    proxy_toml: &Path,
+    catalogue: &Catalogue,
+    env: &Environment<'_>,
+) -> Result<Configuration, Vec<Problem>> {
+    let reading = Reading::new(proxy_toml, catalogue, env);
+    let mut claims = Claims::default();
+    let configuration = reading.proxy(proxy_toml, &mut claims);
+    finish(reading.problems, configuration)
+}
+
+/// Reads the tenants only, as a reload does: settings stay as they are until the process starts anew.
+pub fn tenants(
+    proxy_toml: &Path,
+    settings: &Settings,
+    catalogue: &Catalogue,
+    env: &Environment<'_>,
+) -> Result<Registry, Vec<Problem>> {
+    let reading = Reading::new(proxy_toml, catalogue, env);
+    let file = reading.file(proxy_toml);
+    let mut claims = Claims::default();
+    for (index, dated) in settings.institution.credentials.iter().enumerate() {
+        let place = || Place::of_key(&file, format!("institution.credential[{index}]"));
+        let credential = &dated.credential;
+        claims.stake(Claim::ClientId(credential.client_id.clone()), place());
+        claims.stake(Claim::Secret(credential.key.fingerprint()), place());
+    }
+    let registry = match tenant_files(&settings.tenants) {
+        Ok(files) => Some(reading.tenants(&files, settings, &mut claims)),
+        Err(error) => {
+            let text = listing_fault(&error);
+            reading.problems.add(&file.name, None, "tenants", text);
+            None
+        }
+    };
+    finish(reading.problems, registry)
+}
+
+fn finish<T>(problems: Problems, whole: Option<T>) -> Result<T, Vec<Problem>> {
+    match whole {
+        Some(whole) if problems.is_empty() => Ok(whole),
+        _ => Err(problems.sorted()),
+    }
+}
+
+/// The tenant files of a folder, sorted by name; or the one file.
+///
+/// Names that begin with `.` are left out (editors' swap files, the `..data` of Kubernetes), as are those that end in
+/// `~` and all but `.toml` and `.json`.
+pub(crate) fn tenant_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if fs::metadata(path)?.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let extension = Path::new(&name).extension();
+        if !hidden && extension.is_some_and(|it| it == "toml" || it == "json") {
+            files.push(path.join(name));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The tables of a file's tenants: its top, or each of its `[[tenant]]`.
+fn tenant_tables(mut top: Reader<'_>) -> Vec<Reader<'_>> {
+    if !top.has("tenant") {
+        return vec![top];
+    }
+    let tables = top.tables("tenant").unwrap_or_default();
+    top.finish();
+    tables
+}
+
+fn listing_fault(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such folder or file; create it, or name another",
+        io::ErrorKind::PermissionDenied => "this process may not list it",
+        _ => "cannot be listed",
+    }
+}
+
+/// What stays the same over all files of one reading.
+struct Reading<'a> {
+    /// The folder of `proxy.toml`, which names in problems are relative to.
+    folder: &'a Path,
+    catalogue: &'a Catalogue,
+    env: &'a Environment<'a>,
+    problems: Problems,
+}
+
+impl<'a> Reading<'a> {
+    fn new(proxy_toml: &'a Path, catalogue: &'a Catalogue, env: &'a Environment<'a>) -> Self {
+        Self {
+            folder: folder_of(proxy_toml),
+            catalogue,
+            env,
+            problems: Problems::default(),
+        }
+    }
+
+    fn proxy(&self, path: &Path, claims: &mut Claims<Place>) -> Option<Configuration> {
+        let root = self.document(path)?;
+        let mut reader = Reader::new(self.file(path), &root);
+        let settings = proxy_file::read(&mut reader, self.sources(path), claims);
+        let files = tenant_files(&settings.tenants).unwrap_or_else(|error| {
+            reader.problem("tenants", listing_fault(&error));
+            Vec::new()
+        });
+        reader.finish();
+        let registry = self.tenants(&files, &settings, claims);
+        Some(Configuration { settings, registry })
+    }
+
+    /// Tenants with a problem are left out; the registry is then not used.
+    fn tenants(
+        &self,
+        files: &[PathBuf],
+        settings: &Settings,
+        claims: &mut Claims<Place>,
+    ) -> Registry {
+        let mut tenants: Vec<Tenant> = Vec::with_capacity(files.len());
+        for path in files {
+            let Some(root) = self.document(path) else {
+                continue;
+            };
+            let sources = self.sources(path);
+            let tables = tenant_tables(Reader::new(self.file(path), &root));
+            tenants.extend(tables.into_iter().filter_map(|table| {
+                tenant_file::read(table, self.catalogue, settings.window, sources, claims)
+            }));
+        }
+        Registry::index(tenants)
+    }
+
+    fn document(&self, path: &Path) -> Option<Table> {
+        document::read(path)
+            .inspect_err(|faults| {
+                for fault in faults {
+                    let name = self.file(path).name;
+                    self.problems.add(&name, fault.line, "", &*fault.text);
+                }
+            })
+            .ok()
+    }
+
+    fn file(&self, path: &Path) -> File<'_> {
+        let name = path.strip_prefix(self.folder).unwrap_or(path);
+        File {
+            name: Rc::from(name),
+            problems: &self.problems,
+        }
+    }
+
+    fn sources<'s>(&'s self, path: &'s Path) -> Sources<'s> {
+        Sources {
+            folder: folder_of(path),
+            env: self.env,
+        }
+    }
+}
+
+/// The folder a file is in; empty, which joins like the current one, if its path is a bare name.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}

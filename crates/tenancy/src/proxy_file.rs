@@ -1,0 +1,274 @@
+//! `proxy.toml`, as written.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use gatepay_core::check::Strictness;
+use gatepay_core::{SigningKey, Window};
+
+use crate::claims::Claims;
+use crate::document::Value;
+use crate::reader::{Fault, Place, Reader};
+use crate::secrets::{self, Sources};
+use crate::settings::{
+    Admin, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution, Listen,
+    ListenTls, Log, LogFormat, Metrics, Quota, RefusalStatus, Settings, Upstream,
+};
+use crate::tenant::{Rate, SubAccount};
+use crate::url::UpstreamUrl;
+use crate::{credentials, not_yet, value};
+
+/// GatePay's base URL (protocol.md 1.1).
+const GATEPAY: &str = "https://openplatform.gateapi.io";
+/// A body is held in memory, once for each connection.
+const LARGEST_BODY: u64 = 64 * 1024 * 1024;
+/// An hour: replay memory holds every nonce for as long.
+const LONGEST_PAST_MS: u64 = 3_600_000;
+/// What the payment pages allow; a start without a replay hand-over waits for as long.
+const LONGEST_FUTURE_MS: u64 = 300_000;
+
+/// Reads the whole file. After a problem a default stands in, so the result is good only if there was none.
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Settings {
+    not_yet::refuse(not_yet::PROXY, reader);
+    let path = || value::path(sources.folder);
+    let institution = institution(reader.section("institution"), sources, claims);
+    let upstream = upstream(reader.section("upstream"), sources);
+    let default = Settings::new(upstream.url.clone(), institution);
+    let settings = Settings {
+        tenants: reader.or("tenants", sources.folder.join(default.tenants), path()),
+        operators: reader.optional("operators", path()),
+        state_dir: reader.optional("state_dir", path()),
+        poll: reader.or("poll_ms", default.poll, value::millis),
+        refusal_status: reader.or(
+            "refusal_status",
+            default.refusal_status,
+            value::word(STATUSES),
+        ),
+        checks: reader.or("checks", default.checks, value::word(CHECKS)),
+        fixed_address_callback: reader.or(
+            "fixed_address_callback",
+            default.fixed_address_callback,
+            value::word(CALLBACKS),
+        ),
+        clock: reader.or("clock", default.clock, value::word(CLOCKS)),
+        listen: listen(reader.section("listen"), sources),
+        admin: admin(reader.section("admin"), sources),
+        upstream,
+        institution: default.institution,
+        window: window(reader.section("timestamp")),
+        drain: drain(reader.section("drain")),
+        audit: reader.table("audit").and_then(|mut audit| {
+            let dir = audit.required("dir", path());
+            audit.finish();
+            dir
+        }),
+        metrics: metrics(reader.section("metrics")),
+        log: log(reader.section("log")),
+    };
+    if collide(settings.listen.address, settings.admin.address) {
+        reader.problem("admin.address", "must differ from listen.address");
+    }
+    settings
+}
+
+const STATUSES: &[(&str, RefusalStatus)] = &[
+    ("http", RefusalStatus::Http),
+    ("gatepay", RefusalStatus::Gatepay),
+];
+
+const CHECKS: &[(&str, Strictness)] = &[
+    (Strictness::Certain.as_str(), Strictness::Certain),
+    (Strictness::Strict.as_str(), Strictness::Strict),
+    (Strictness::Off.as_str(), Strictness::Off),
+];
+
+const CALLBACKS: &[(&str, FixedAddressCallback)] = &[
+    ("refuse", FixedAddressCallback::Refuse),
+    ("forward", FixedAddressCallback::Forward),
+];
+
+const CLOCKS: &[(&str, ClockSource)] = &[
+    ("local", ClockSource::Local),
+    ("follow", ClockSource::Follow),
+];
+
+const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("human", LogFormat::Human)];
+
+fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
+    let default = Listen::default();
+    let listen = Listen {
+        address: reader.or("address", default.address, address),
+        threads: reader.optional("threads", value::count),
+        tls: reader.table("tls").and_then(|tls| listen_tls(tls, sources)),
+        trusted_proxies: reader
+            .list("trusted_proxies", value::network)
+            .unwrap_or_default(),
+        proxy_protocol: reader.or("proxy_protocol", default.proxy_protocol, value::flag),
+        head_timeout: reader.or("head_timeout_ms", default.head_timeout, value::millis),
+        body_timeout: reader.or("body_timeout_ms", default.body_timeout, value::millis),
+        idle_timeout: reader.or("idle_timeout_ms", default.idle_timeout, value::millis),
+        body_limit: reader.or("body_limit_bytes", default.body_limit, |value| {
+            value::number(value, 1..=LARGEST_BODY)
+        }),
+        max_connections: reader.or("max_connections", default.max_connections, value::count),
+    };
+    reader.finish();
+    listen
+}
+
+fn listen_tls(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<ListenTls> {
+    let path = || value::path(sources.folder);
+    let certificate = reader.required("certificate", path());
+    let key = reader.required("key", path());
+    let client_ca = reader.optional("client_ca", path());
+    reader.finish();
+    Some(ListenTls {
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+    })
+}
+
+fn admin(mut reader: Reader<'_>, sources: Sources<'_>) -> Admin {
+    let default = Admin::default();
+    let address = reader.or("address", default.address, address);
+    let token = secrets::optional(&mut reader, "token", sources);
+    reader.finish();
+    Admin {
+        address,
+        token: token.as_ref().map(SigningKey::new),
+    }
+}
+
+fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
+    let gatepay = UpstreamUrl::parse(GATEPAY).expect("the documented URL is one");
+    let url = value::text(UpstreamUrl::parse);
+    let default = Upstream::new(reader.or("url", gatepay, &url));
+    let upstream = Upstream {
+        url: default.url,
+        ca: reader.optional("ca", value::path(sources.folder)),
+        proxy: reader.optional("proxy", &url),
+        plaintext: reader.or("plaintext", default.plaintext, value::flag),
+        deadline: reader.or("deadline_ms", default.deadline, value::millis),
+        resolve: reader.or("resolve_ms", default.resolve, value::millis),
+        quota: quota(reader.section("quota")),
+    };
+    if !upstream.url.tls && !upstream.url.is_loopback() && !upstream.plaintext {
+        let text =
+            "is not encrypted and leaves this machine; if that is meant, say plaintext = true";
+        reader.problem("url", text);
+    }
+    reader.finish();
+    upstream
+}
+
+fn quota(mut reader: Reader<'_>) -> Quota {
+    let default = Quota::default();
+    let per_second = reader.or(
+        "requests_per_second",
+        default.rate.per_second,
+        value::requests,
+    );
+    // As in the default: one second's worth.
+    let burst = reader.or("burst", per_second, value::requests);
+    let reserve = reader.optional("reserve", fraction);
+    let floor: Option<NonZeroU32> = reader.optional("floor", value::requests);
+    reader.finish();
+    Quota {
+        rate: Rate { per_second, burst },
+        reserve,
+        floor,
+    }
+}
+
+fn institution(
+    mut reader: Reader<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Institution {
+    // Both go into headers, like a sub-account.
+    let mut header = |key| {
+        let value = reader.optional(key, value::text(SubAccount::parse));
+        value.map(|value| value.as_str().to_owned())
+    };
+    let account_id = header("account_id");
+    let merchant_id = header("merchant_id");
+    let credentials = credentials::of_institution(&mut reader, sources, claims);
+    reader.finish();
+    Institution {
+        account_id,
+        merchant_id,
+        credentials,
+    }
+}
+
+fn window(mut reader: Reader<'_>) -> Window {
+    let window = Window {
+        past_ms: reader.or("past_ms", DEFAULT_WINDOW.past_ms, |value| {
+            value::number(value, 1..=LONGEST_PAST_MS)
+        }),
+        future_ms: reader.or("future_ms", DEFAULT_WINDOW.future_ms, |value| {
+            value::number(value, 0..=LONGEST_FUTURE_MS)
+        }),
+    };
+    reader.finish();
+    window
+}
+
+fn drain(mut reader: Reader<'_>) -> Drain {
+    let default = Drain::default();
+    let drain = Drain {
+        grace: reader.or("grace_ms", default.grace, value::millis),
+        deadline: reader.or("deadline_ms", default.deadline, value::millis),
+    };
+    if drain.deadline < drain.grace {
+        reader.problem(
+            "deadline_ms",
+            "must be at least grace_ms, which it includes",
+        );
+    }
+    reader.finish();
+    drain
+}
+
+fn metrics(mut reader: Reader<'_>) -> Metrics {
+    let default = Metrics::default();
+    let max_tenants = reader.or("max_tenants", default.max_tenants, |value| {
+        let number = value::number(value, 0..=u32::MAX.into())?;
+        Ok(usize::try_from(number).expect("the bounds are within the type's"))
+    });
+    reader.finish();
+    Metrics { max_tenants }
+}
+
+fn log(mut reader: Reader<'_>) -> Log {
+    let format = reader.or("format", Log::default().format, value::word(FORMATS));
+    reader.finish();
+    Log { format }
+}
+
+fn address(value: &Value) -> Result<SocketAddr, Fault> {
+    let parse = |text: &str| {
+        let address = text.parse::<SocketAddr>();
+        address.map_err(|_| "must be an address and a port, like \"127.0.0.1:8080\"")
+    };
+    value::text(parse)(value)
+}
+
+fn fraction(value: &Value) -> Result<f64, Fault> {
+    match value {
+        Value::Float(part) if (0.0..1.0).contains(part) => Ok(*part),
+        Value::Integer(0) => Ok(0.0),
+        _ => Err("must be a part of the whole, like 0.1".into()),
+    }
+}
+
+/// Whether two listeners cannot both have their address. Port 0 lets the system choose another each time.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let every = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (every || one.ip() == other.ip())
+}

@@ -1,0 +1,282 @@
+//! Takes a table of a file apart, key by key: each value typed, each fault a problem with its place, no key unread.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+use crate::document::{Entry, Node, Table, Value};
+use crate::problem::{Problems, closest};
+
+/// The file that is read, and where its problems go.
+#[derive(Clone)]
+pub(crate) struct File<'a> {
+    /// The name that problems show.
+    pub(crate) name: Rc<Path>,
+    pub(crate) problems: &'a Problems,
+}
+
+/// Reads one table. It remembers which keys it was asked for; [`finish`](Self::finish) reports all others.
+#[must_use]
+pub(crate) struct Reader<'a> {
+    file: File<'a>,
+    /// The path of the table itself, empty at the top.
+    path: String,
+    line: Option<u32>,
+    table: &'a Table,
+    known: Vec<&'static str>,
+}
+
+/// Where something stands, for problems elsewhere that refer to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    file: Rc<Path>,
+    line: Option<u32>,
+    /// Only where there is no line.
+    key: String,
+}
+
+/// Why a value will not do. Never repeats the value.
+pub(crate) type Fault = Cow<'static, str>;
+
+static EMPTY: Table = Table::new();
+
+impl<'a> Reader<'a> {
+    /// Reads a file from its top.
+    pub(crate) fn new(file: File<'a>, table: &'a Table) -> Self {
+        Self {
+            file,
+            path: String::new(),
+            line: None,
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    /// A value that may be absent.
+    pub(crate) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let node = self.node(key)?;
+        match parse(&node.value) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.problem(key, fault);
+                None
+            }
+        }
+    }
+
+    /// A value, or its default if absent. After a problem the default stands in, so that reading can go on.
+    pub(crate) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> T {
+        self.optional(key, parse).unwrap_or(default)
+    }
+
+    /// A value that must be there.
+    pub(crate) fn required<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.problem(key, "is missing");
+        }
+        self.optional(key, parse)
+    }
+
+    /// A table that may be absent.
+    pub(crate) fn table(&mut self, key: &'static str) -> Option<Reader<'a>> {
+        let node = self.node(key)?;
+        let inner = self.inner(node, self.path_to(key));
+        if inner.is_none() {
+            self.problem(key, "must be a table");
+        }
+        inner
+    }
+
+    /// A table whose absence means that all its keys are absent.
+    pub(crate) fn section(&mut self, key: &'static str) -> Reader<'a> {
+        self.table(key).unwrap_or_else(|| Reader {
+            file: self.file.clone(),
+            path: self.path_to(key),
+            line: None,
+            table: &EMPTY,
+            known: Vec::new(),
+        })
+    }
+
+    /// A list of tables; absence is an empty list, a list of something else is a problem and `None`.
+    pub(crate) fn tables(&mut self, key: &'static str) -> Option<Vec<Reader<'a>>> {
+        let Some(node) = self.node(key) else {
+            return Some(Vec::new());
+        };
+        let path = self.path_to(key);
+        let tables = match &node.value {
+            Value::List(nodes) => nodes
+                .iter()
+                .enumerate()
+                .map(|(index, node)| self.inner(node, format!("{path}[{index}]")))
+                .collect(),
+            _ => None,
+        };
+        if tables.is_none() {
+            self.problem(key, "must be a list of tables");
+        }
+        tables
+    }
+
+    /// A list of values that may be absent. Each that will not do is a problem of its own, and there is no list then.
+    pub(crate) fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&Value) -> Result<T, Fault>,
+    ) -> Option<Vec<T>> {
+        let node = self.node(key)?;
+        let Value::List(nodes) = &node.value else {
+            self.problem(key, "must be a list");
+            return None;
+        };
+        let mut values = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate() {
+            match parse(&node.value) {
+                Ok(value) => values.push(value),
+                Err(fault) => self.add(node.line, &format!("{key}[{index}]"), fault),
+            }
+        }
+        (values.len() == nodes.len()).then_some(values)
+    }
+
+    /// Whether a key stands here, whatever its value.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// What stands under a dotted path, for questions that are no reading.
+    pub(crate) fn peek(&self, path: &str) -> Option<&'a Value> {
+        self.entry(path).map(|entry| &entry.node.value)
+    }
+
+    fn entry(&self, path: &str) -> Option<&'a Entry> {
+        let mut table = self.table;
+        let mut keys = path.split('.').peekable();
+        while let Some(key) = keys.next() {
+            let entry = table.get(key)?;
+            if keys.peek().is_none() {
+                return Some(entry);
+            }
+            let Value::Table(inner) = &entry.node.value else {
+                return None;
+            };
+            table = inner;
+        }
+        None
+    }
+
+    /// The line of a key, or of the table if it has no such key.
+    fn line_of(&self, path: &str) -> Option<u32> {
+        self.entry(path).map_or(self.line, |entry| entry.line)
+    }
+
+    /// Where a key stands.
+    pub(crate) fn place(&self, key: &str) -> Place {
+        let line = self.line_of(key);
+        Place {
+            file: Rc::clone(&self.file.name),
+            line,
+            key: line.map_or_else(|| self.path_to(key), |_| String::new()),
+        }
+    }
+
+    /// Reports what is wrong with a key, or with one further down a dotted path.
+    pub(crate) fn problem(&self, path: &str, text: impl Into<String>) {
+        self.add(self.line_of(path), path, text);
+    }
+
+    /// Reports every key that nobody asked for, and every one that stands twice.
+    pub(crate) fn finish(self) {
+        for (key, entry) in self.table {
+            if !self.known.contains(&key.as_str()) {
+                let text = match closest(key, self.known.iter().copied()) {
+                    Some(known) => format!("is not a key here; did you mean `{known}`?"),
+                    None => "is not a key here".to_owned(),
+                };
+                self.add(entry.line, printable(key), text);
+            } else if entry.repeated {
+                self.add(entry.line, key, "stands here twice");
+            }
+        }
+    }
+
+    fn add(&self, line: Option<u32>, key: &str, text: impl Into<String>) {
+        let File { name, problems } = &self.file;
+        problems.add(name, line, self.path_to(key), text);
+    }
+
+    fn node(&mut self, key: &'static str) -> Option<&'a Node> {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        self.table.get(key).map(|entry| &entry.node)
+    }
+
+    fn inner(&self, node: &'a Node, path: String) -> Option<Reader<'a>> {
+        let Value::Table(table) = &node.value else {
+            return None;
+        };
+        Some(Reader {
+            file: self.file.clone(),
+            path,
+            line: node.line,
+            table,
+            known: Vec::new(),
+        })
+    }
+
+    fn path_to(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+}
+
+/// The name of an unknown key if it looks like one of ours, else `?`: a secret that slipped into a key's place has
+/// digits or capitals, or is longer than any key.
+fn printable(key: &str) -> &str {
+    const LONGEST: usize = 24;
+    let ours = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if ours && (1..=LONGEST).contains(&key.len()) {
+        key
+    } else {
+        "?"
+    }
+}
+
+impl Place {
+    /// A key of a file that was read some time ago, its line forgotten.
+    pub(crate) fn of_key(file: &File<'_>, key: String) -> Self {
+        Self {
+            file: Rc::clone(&file.name),
+            line: None,
+            key,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        match self.line {
+            Some(line) => write!(f, ":{line}"),
+            None => write!(f, ": {}", self.key),
+        }
+    }
+}

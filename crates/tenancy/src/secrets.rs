@@ -1,0 +1,122 @@
+//! Alone reads keys: from a file or a variable that the configuration names, never from the configuration itself.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use gatepay_core::SecretKey;
+use zeroize::Zeroizing;
+
+use crate::document::{Value, error_text};
+use crate::reader::{Fault, Reader};
+use crate::value;
+
+/// Looks up an environment variable; an argument, so that tests need not set the process's own.
+pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Where the secrets that one file names are looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    /// The folder of that file: its paths are relative to it.
+    pub(crate) folder: &'a Path,
+    pub(crate) env: &'a Environment<'a>,
+}
+
+/// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
+const LARGEST: usize = 4096;
+const INLINE: &str = "must not stand here; name a file or a variable instead: \
+    { file = \"…\" } or { env = \"…\" }";
+/// Read, write and execute for everybody.
+const OTHERS: u32 = 0o007;
+
+/// Reads the secret that `key` names as `{ file = "…" }` or `{ env = "…" }`.
+pub(crate) fn required(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    sources: Sources<'_>,
+) -> Option<SecretKey> {
+    if !reader.has(key) {
+        reader.problem(
+            key,
+            "is missing; name a file or a variable: { file = \"…\" } or { env = \"…\" }",
+        );
+    }
+    optional(reader, key, sources)
+}
+
+/// Like [`required`], for a secret that may be absent.
+pub(crate) fn optional(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    sources: Sources<'_>,
+) -> Option<SecretKey> {
+    if let Some(Value::Text(_)) = reader.peek(key) {
+        return reader.optional(key, |_| Err(Fault::from(INLINE)));
+    }
+    let mut source = reader.table(key)?;
+    let file = source.has("file");
+    let env = source.has("env");
+    let from_file = source.optional("file", |value| {
+        let path = value::path(sources.folder)(value)?;
+        read_file(&path)
+    });
+    let from_env = source.optional("env", |value| {
+        let variable = value::text(|name| {
+            let text = (sources.env)(name).map(Zeroizing::new);
+            text.ok_or("names a variable that is not set")
+        });
+        parse(variable(value)?)
+    });
+    source.finish();
+    if file == env {
+        reader.problem(
+            key,
+            "must name one of a file and a variable: { file = \"…\" } or { env = \"…\" }",
+        );
+        return None;
+    }
+    from_file.or(from_env)
+}
+
+/// Reads a secret file, less one final line end.
+fn read_file(path: &Path) -> Result<SecretKey, Fault> {
+    let io_fault = |error: io::Error| Fault::Borrowed(error_text(&error));
+    // Before opening, since opening a pipe waits for its writer; and again after, since names can change hands.
+    regular(&fs::metadata(path).map_err(io_fault)?)?;
+    let file = File::open(path).map_err(io_fault)?;
+    let metadata = file.metadata().map_err(io_fault)?;
+    regular(&metadata)?;
+    if metadata.permissions().mode() & OTHERS != 0 {
+        return Err(
+            "names a file that everybody on this machine may open; take that away with chmod o="
+                .into(),
+        );
+    }
+    // One allocation: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
+    let most = u64::try_from(LARGEST + 1).expect("a small constant");
+    file.take(most).read_to_end(&mut bytes).map_err(io_fault)?;
+    if bytes.len() > LARGEST {
+        return Err(format!(
+            "names a file of more than {LARGEST} bytes; it should hold the secret alone"
+        )
+        .into());
+    }
+    let text = str::from_utf8(&bytes).map_err(|_| "names a file that is not UTF-8")?;
+    let ends = ["\r\n", "\n"];
+    let line = ends.iter().find_map(|end| text.strip_suffix(end));
+    parse(Zeroizing::new(line.unwrap_or(text).to_owned()))
+}
+
+fn regular(metadata: &Metadata) -> Result<(), Fault> {
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err("names something that is not a regular file".into())
+    }
+}
+
+fn parse(text: Zeroizing<String>) -> Result<SecretKey, Fault> {
+    SecretKey::new(text).map_err(|error| format!("names a secret that {error}").into())
+}

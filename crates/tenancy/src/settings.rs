@@ -1,0 +1,376 @@
+//! `proxy.toml` as used: the process, in types that cannot be wrong, with every default and its reason.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gatepay_core::check::Strictness;
+use gatepay_core::{Credential, SigningKey, Window};
+use ipnet::IpNet;
+
+use crate::tenant::{DatedCredential, Rate};
+pub use crate::url::UpstreamUrl;
+
+/// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
+pub struct Settings {
+    /// The folder of tenant files, or the one file.
+    pub tenants: PathBuf,
+    /// The folder of operator files.
+    pub operators: Option<PathBuf>,
+    /// Where replay memory is handed over, and the lock lies.
+    pub state_dir: Option<PathBuf>,
+    /// How often files are looked at for changes.
+    pub poll: Duration,
+    /// Which statuses refusals have.
+    pub refusal_status: RefusalStatus,
+    /// How strictly bodies are checked.
+    pub checks: Strictness,
+    /// What happens to a callback URL on a fixed address.
+    pub fixed_address_callback: FixedAddressCallback,
+    /// Which clock stamps what we send.
+    pub clock: ClockSource,
+    /// The tenants' side.
+    pub listen: Listen,
+    /// The operators' side.
+    pub admin: Admin,
+    /// GatePay's side.
+    pub upstream: Upstream,
+    /// Who we are to GatePay.
+    pub institution: Institution,
+    /// How far tenants' stamps may lie from our clock.
+    pub window: Window,
+    /// How the process ends.
+    pub drain: Drain,
+    /// The folder of the audit journal.
+    pub audit: Option<PathBuf>,
+    /// What is measured.
+    pub metrics: Metrics,
+    /// How the log looks.
+    pub log: Log,
+}
+
+/// Which HTTP statuses refusals have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalStatus {
+    /// Those of HTTP.
+    Http,
+    /// GatePay's: 200, for clients that read only the envelope.
+    Gatepay,
+}
+
+/// What happens to a `callbackUrl` in a fixed-address call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FixedAddressCallback {
+    /// The call is refused.
+    Refuse,
+    /// It is passed on as it is.
+    Forward,
+}
+
+/// Which clock stamps what we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockSource {
+    /// The machine's.
+    Local,
+    /// The machine's, corrected by GatePay's `Date`.
+    Follow,
+}
+
+/// The tenants' side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where tenants connect.
+    pub address: SocketAddr,
+    /// Worker threads; `None` means one per core.
+    pub threads: Option<NonZeroUsize>,
+    /// TLS, or plain HTTP.
+    pub tls: Option<ListenTls>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// How long a head may take.
+    pub head_timeout: Duration,
+    /// How long a body may take.
+    pub body_timeout: Duration,
+    /// How long a connection may idle.
+    pub idle_timeout: Duration,
+    /// The largest body, in bytes.
+    pub body_limit: u64,
+    /// Connections at the same time.
+    pub max_connections: NonZeroUsize,
+}
+
+/// The listener's TLS files, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who signs tenants' certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The operators' side.
+pub struct Admin {
+    /// Where operators and Prometheus connect.
+    pub address: SocketAddr,
+    /// What they present on an address other than loopback; compare with [`SigningKey::same_secret`].
+    pub token: Option<SigningKey>,
+}
+
+/// GatePay's side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Where GatePay is.
+    pub url: UpstreamUrl,
+    /// Certificates to trust instead of the system's, PEM.
+    pub ca: Option<PathBuf>,
+    /// An egress proxy on the way.
+    pub proxy: Option<UpstreamUrl>,
+    /// Whether plain HTTP to another machine is meant.
+    pub plaintext: bool,
+    /// How long one call may take, all attempts together.
+    pub deadline: Duration,
+    /// How often the name is resolved anew.
+    pub resolve: Duration,
+    /// What GatePay allows the institution as a whole.
+    pub quota: Quota,
+}
+
+/// What GatePay allows the institution as a whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quota {
+    /// Over all tenants.
+    pub rate: Rate,
+    /// The part kept for write and money calls, 0 to 1.
+    pub reserve: Option<f64>,
+    /// Where an adaptive limit stops falling, in requests per second.
+    pub floor: Option<NonZeroU32>,
+}
+
+/// Who we are to GatePay.
+pub struct Institution {
+    /// Its own account, for operators' calls.
+    pub account_id: Option<String>,
+    /// Its merchant id, for fee settings.
+    pub merchant_id: Option<String>,
+    /// What it signs with; at least one.
+    pub credentials: Vec<DatedCredential>,
+}
+
+impl Institution {
+    /// What to sign with: of the credentials that have begun, the one that began last, so that a new key takes over by
+    /// itself. `None` while none has begun.
+    pub fn credential_at(&self, now_ms: u64) -> Option<&Credential> {
+        let begun = self
+            .credentials
+            .iter()
+            .filter(|dated| dated.valid_at(now_ms));
+        let latest = begun.max_by_key(|dated| dated.not_before);
+        latest.map(|dated| &dated.credential)
+    }
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// How long it still answers, asking callers to go elsewhere.
+    pub grace: Duration,
+    /// How long in all until it ends, finished or not.
+    pub deadline: Duration,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// How many tenants have series of their own.
+    pub max_tenants: usize,
+}
+
+/// How the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object.
+    Json,
+    /// For a terminal.
+    Human,
+}
+
+impl Settings {
+    /// Everything at its default, for a process that is told no more than this.
+    pub fn new(url: UpstreamUrl, institution: Institution) -> Self {
+        Self {
+            tenants: "tenants.d".into(),
+            operators: None,
+            state_dir: None,
+            // A change is at work before whoever made it looks up; a look costs one listing of a folder.
+            poll: Duration::from_secs(2),
+            refusal_status: RefusalStatus::Http,
+            checks: Strictness::Certain,
+            // GatePay would call that URL past the proxy, signed with the institution's secret.
+            fixed_address_callback: FixedAddressCallback::Refuse,
+            clock: ClockSource::Local,
+            listen: Listen::default(),
+            admin: Admin::default(),
+            upstream: Upstream::new(url),
+            institution,
+            window: DEFAULT_WINDOW,
+            drain: Drain::default(),
+            audit: None,
+            metrics: Metrics::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// The payment pages promise merchants five minutes back. They allow as much ahead, but the future is cut to ten
+/// seconds: it is also how long a start without a replay hand-over has to wait.
+pub const DEFAULT_WINDOW: Window = Window {
+    past_ms: 300_000,
+    future_ms: 10_000,
+};
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            // Loopback, until somebody says otherwise.
+            address: (Ipv4Addr::LOCALHOST, 8080).into(),
+            threads: None,
+            tls: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            // A head is one packet or a few; whoever takes longer holds a connection for nothing.
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            // Above the 90 s of common clients, or their reused connections die under a payment.
+            idle_timeout: Duration::from_mins(2),
+            // Far above the largest JSON body of the documentation.
+            body_limit: 1_048_576,
+            // At some 20 KiB each, 200 MB.
+            max_connections: NonZeroUsize::new(10_000).expect("not zero"),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            // Loopback, never the tenants' address.
+            address: (Ipv4Addr::LOCALHOST, 9090).into(),
+            token: None,
+        }
+    }
+}
+
+impl Upstream {
+    /// GatePay at this address, everything else at its default.
+    pub fn new(url: UpstreamUrl) -> Self {
+        Self {
+            url,
+            ca: None,
+            proxy: None,
+            plaintext: false,
+            // Below the 30 s after which common clients give up, so that they hear what became of the call.
+            deadline: Duration::from_secs(15),
+            // A name that moves is followed within seconds, as its own time to live would have it.
+            resolve: Duration::from_secs(5),
+            quota: Quota::default(),
+        }
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        // GatePay publishes no limit (protocol.md 4.3). This is one to be told otherwise about, not to be found out by.
+        let most = NonZeroU32::new(500).expect("not zero");
+        Self {
+            rate: Rate {
+                per_second: most,
+                burst: most,
+            },
+            reserve: None,
+            floor: None,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            // Longer than a load balancer takes to notice.
+            grace: Duration::from_secs(5),
+            // Beyond the upstream deadline, and below the 30 s after which Kubernetes kills.
+            deadline: Duration::from_secs(25),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // Each has some dozens of series; Prometheus carries tens of thousands with ease.
+        Self { max_tenants: 1_000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        // A log is read by programs first.
+        Self {
+            format: LogFormat::Json,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::{ClientId, SecretKey};
+    use static_assertions::assert_not_impl_any;
+    use std::fmt;
+
+    assert_not_impl_any!(Settings: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+
+    fn institution(begins: &[Option<u64>]) -> Institution {
+        let credential = |(index, not_before): (usize, &Option<u64>)| {
+            let name = format!("key-{index}");
+            let secret = SecretKey::new(zeroize::Zeroizing::new(name.clone())).unwrap();
+            DatedCredential {
+                credential: Credential::new(ClientId::parse(&name).unwrap(), &secret),
+                not_before: *not_before,
+                not_after: None,
+            }
+        };
+        Institution {
+            account_id: None,
+            merchant_id: None,
+            credentials: begins.iter().enumerate().map(credential).collect(),
+        }
+    }
+
+    fn at(institution: &Institution, now_ms: u64) -> Option<&str> {
+        let credential = institution.credential_at(now_ms)?;
+        Some(credential.client_id.as_str())
+    }
+
+    #[test]
+    fn a_new_key_takes_over_when_it_begins() {
+        let institution = institution(&[Some(100), None, Some(200)]);
+        let keys = [0, 99, 100, 199, 200].map(|now| at(&institution, now).unwrap());
+        assert_eq!(keys, ["key-1", "key-1", "key-0", "key-0", "key-2"]);
+    }
+
+    #[test]
+    fn before_every_key_there_is_none() {
+        assert_eq!(at(&institution(&[Some(100)]), 99), None);
+    }
+}

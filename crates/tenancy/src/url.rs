@@ -1,0 +1,211 @@
+//! Where GatePay is: scheme, host and port, and nothing else.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Scheme, host and port; never a path, a query or a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// `https` or `http`.
+    pub tls: bool,
+    /// A name in lower case or an address, an IPv6 one without brackets.
+    pub host: String,
+    /// The port, given or by scheme.
+    pub port: u16,
+}
+
+impl UpstreamUrl {
+    /// The value of `Host`: with brackets where needed, without the scheme's own port.
+    pub fn authority(&self) -> String {
+        let Self { tls, host, port } = self;
+        let default = if *tls { 443 } else { 80 };
+        match (host.contains(':'), *port == default) {
+            (false, true) => host.clone(),
+            (false, false) => format!("{host}:{port}"),
+            (true, true) => format!("[{host}]"),
+            (true, false) => format!("[{host}]:{port}"),
+        }
+    }
+
+    /// Reads `https://host` or `http://host:port`. The error never repeats the text: it may hold a password.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let (tls, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            _ => return Err(UrlError::Scheme),
+        };
+        if rest.contains('@') {
+            return Err(UrlError::User);
+        }
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#']) {
+            return Err(UrlError::Path);
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
+                host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
+                let port = match rest {
+                    "" => None,
+                    _ => Some(rest.strip_prefix(':').ok_or(UrlError::Port)?),
+                };
+                (host, port)
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        if !host.contains(':') && !is_name(host) {
+            return Err(UrlError::Host);
+        }
+        let port = match port {
+            None if tls => 443,
+            None => 80,
+            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or(UrlError::Port)?,
+            Some(_) => return Err(UrlError::Port),
+        };
+        Ok(Self {
+            tls,
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+
+    /// Whether it is on this machine: an address of loopback, or `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// Why a text is not the URL of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Neither `https://` nor `http://`.
+    #[error("must begin with https:// or http://")]
+    Scheme,
+    /// A user or password.
+    #[error("must have no user or password")]
+    User,
+    /// More than scheme, host and port.
+    #[error("must end after the host and port; paths come from the catalogue")]
+    Path,
+    /// No name and no address.
+    #[error("has no valid host")]
+    Host,
+    /// Not 1 to 65535.
+    #[error("has no valid port")]
+    Port,
+}
+
+/// A DNS name or an IPv4 address.
+fn is_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_scheme_host_and_port() {
+        for (text, tls, host, port, authority) in [
+            (
+                "https://openplatform.gateapi.io",
+                true,
+                "openplatform.gateapi.io",
+                443,
+                "openplatform.gateapi.io",
+            ),
+            (
+                "HTTPS://Example.org:8443/",
+                true,
+                "example.org",
+                8443,
+                "example.org:8443",
+            ),
+            (
+                "http://127.0.0.1:8081",
+                false,
+                "127.0.0.1",
+                8081,
+                "127.0.0.1:8081",
+            ),
+            (
+                "http://example.org:443",
+                false,
+                "example.org",
+                443,
+                "example.org:443",
+            ),
+            ("http://[::1]:8081", false, "::1", 8081, "[::1]:8081"),
+            (
+                "https://[2001:db8::1]",
+                true,
+                "2001:db8::1",
+                443,
+                "[2001:db8::1]",
+            ),
+        ] {
+            let url = UpstreamUrl::parse(text).unwrap();
+            assert_eq!(
+                (url.tls, url.host.as_str(), url.port),
+                (tls, host, port),
+                "{text}"
+            );
+            assert_eq!(url.authority(), authority);
+        }
+    }
+
+    #[test]
+    fn anything_more_or_less_is_refused_by_name() {
+        for (text, error) in [
+            ("openplatform.gateapi.io", UrlError::Scheme),
+            ("ftp://example.org", UrlError::Scheme),
+            ("https://user:password@example.org", UrlError::User),
+            ("https://example.org/v1", UrlError::Path),
+            ("https://example.org//", UrlError::Path),
+            ("https://example.org?a", UrlError::Path),
+            ("https://example.org#a", UrlError::Path),
+            ("https://", UrlError::Host),
+            ("https://exa mple.org", UrlError::Host),
+            ("https://a..b", UrlError::Host),
+            ("https://[::1", UrlError::Host),
+            ("https://[localhost]", UrlError::Host),
+            ("https://[::1]8080", UrlError::Port),
+            ("https://example.org:", UrlError::Port),
+            ("https://example.org:+80", UrlError::Port),
+            ("https://example.org:0", UrlError::Port),
+            ("https://example.org:65536", UrlError::Port),
+        ] {
+            assert_eq!(UpstreamUrl::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_this_machine_only() {
+        for (text, loopback) in [
+            ("http://127.8.9.1", true),
+            ("http://[::1]:80", true),
+            ("http://localhost:1", true),
+            ("http://localhost.example.org", false),
+            ("http://128.0.0.1", false),
+        ] {
+            assert_eq!(
+                UpstreamUrl::parse(text).unwrap().is_loopback(),
+                loopback,
+                "{text}"
+            );
+        }
+    }
+}

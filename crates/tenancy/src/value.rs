@@ -1,0 +1,201 @@
+//! What a single value may be: parsers from a [`Value`] to a type that cannot be wrong.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::document::Value;
+use crate::reader::Fault;
+
+/// The most requests per second, and at once, that can be asked for: far above what one process carries.
+const MOST_REQUESTS: u32 = 1_000_000;
+/// The longest time that can be asked for, a day: a longer one is a slip of the unit.
+const LONGEST_MS: u64 = 86_400_000;
+
+/// A text that `parse` accepts. Its error must not repeat the text.
+pub(crate) fn text<T, E: fmt::Display>(
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> impl Fn(&Value) -> Result<T, Fault> {
+    move |value| match value {
+        Value::Text(text) => parse(text).map_err(|error| error.to_string().into()),
+        _ => Err("must be a text in quotes".into()),
+    }
+}
+
+/// One of a few words.
+pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T, Fault> {
+    move |value| {
+        let meant = match value {
+            Value::Text(text) => words.iter().find(|(word, _)| word == text),
+            _ => None,
+        };
+        meant.map(|(_, value)| *value).ok_or_else(|| {
+            let list: Vec<_> = words
+                .iter()
+                .map(|(word, _)| format!("\"{word}\""))
+                .collect();
+            format!("must be {}", list.join(" or ")).into()
+        })
+    }
+}
+
+/// `true` or `false`.
+pub(crate) fn flag(value: &Value) -> Result<bool, Fault> {
+    match value {
+        Value::Flag(flag) => Ok(*flag),
+        _ => Err("must be true or false".into()),
+    }
+}
+
+/// A whole number within bounds.
+pub(crate) fn number(value: &Value, bounds: RangeInclusive<u64>) -> Result<u64, Fault> {
+    let Value::Integer(number) = value else {
+        return Err("must be a whole number".into());
+    };
+    match u64::try_from(*number) {
+        Ok(number) if number > *bounds.end() => {
+            Err(format!("must be at most {}", bounds.end()).into())
+        }
+        Ok(number) if number >= *bounds.start() => Ok(number),
+        _ => Err(format!("must be at least {}", bounds.start()).into()),
+    }
+}
+
+/// Requests, per second or at once.
+pub(crate) fn requests(value: &Value) -> Result<NonZeroU32, Fault> {
+    let number = number(value, 1..=MOST_REQUESTS.into())?;
+    let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
+    Ok(number.expect("the bounds are those of the type"))
+}
+
+/// A number of things held in memory.
+pub(crate) fn count(value: &Value) -> Result<NonZeroUsize, Fault> {
+    let number = number(value, 1..=u32::MAX.into())?;
+    let number = usize::try_from(number).ok().and_then(NonZeroUsize::new);
+    Ok(number.expect("the bounds are within the type's"))
+}
+
+/// A duration in milliseconds, at least one: none of ours can be switched off by a zero.
+pub(crate) fn millis(value: &Value) -> Result<Duration, Fault> {
+    number(value, 1..=LONGEST_MS).map(Duration::from_millis)
+}
+
+/// A path, relative to the folder of the file that names it.
+pub(crate) fn path(folder: &Path) -> impl Fn(&Value) -> Result<PathBuf, Fault> {
+    text(move |text| match text {
+        "" => Err("must not be empty"),
+        _ => Ok(folder.join(text)),
+    })
+}
+
+/// A network, or one address.
+pub(crate) fn network(value: &Value) -> Result<IpNet, Fault> {
+    let parse = |text: &str| {
+        let network = text.parse::<IpNet>();
+        let network = network.or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            // 203.0.113.7/24 may mean one machine or a whole network.
+            Ok(network) if network != network.trunc() => {
+                Err("has bits set beyond the length of its prefix")
+            }
+            Ok(network) => Ok(network),
+            Err(_) => Err("must be a network or an address, like \"203.0.113.0/24\""),
+        }
+    };
+    text(parse)(value)
+}
+
+/// A point in time in milliseconds since 1970, from RFC 3339 with an offset: a TOML time or a text.
+pub(crate) fn time(value: &Value) -> Result<u64, Fault> {
+    let parsed = match value {
+        Value::Time(text) | Value::Text(text) => text.parse::<Timestamp>().ok(),
+        _ => None,
+    };
+    parsed
+        .and_then(|time| u64::try_from(time.as_millisecond()).ok())
+        .ok_or_else(|| "must be a time with an offset, like \"2026-01-31T00:00:00Z\"".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "so that calls read like a table"
+    )]
+    fn is<T: PartialEq + fmt::Debug>(found: Result<T, Fault>, expected: Result<T, &'static str>) {
+        assert_eq!(found, expected.map_err(Fault::from));
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    #[test]
+    fn a_number_outside_its_bounds_is_told_the_bound() {
+        is(number(&Value::Integer(1), 1..=5), Ok(1));
+        is(number(&Value::Integer(5), 1..=5), Ok(5));
+        is(number(&Value::Integer(0), 1..=5), Err("must be at least 1"));
+        is(
+            number(&Value::Integer(-7), 1..=5),
+            Err("must be at least 1"),
+        );
+        is(number(&Value::Integer(6), 1..=5), Err("must be at most 5"));
+        is(
+            number(&Value::Integer(i64::MAX), 1..=5),
+            Err("must be at most 5"),
+        );
+        is(
+            number(&Value::Float(2.0), 1..=5),
+            Err("must be a whole number"),
+        );
+        is(number(&text("2"), 1..=5), Err("must be a whole number"));
+    }
+
+    #[test]
+    fn a_time_needs_an_offset() {
+        is(time(&text("1970-01-01T00:00:01Z")), Ok(1_000));
+        is(time(&text("1970-01-01T01:00:01+01:00")), Ok(1_000));
+        is(
+            time(&Value::Time("1970-01-01T00:00:01Z".to_owned())),
+            Ok(1_000),
+        );
+        for bad in [
+            "1970-01-01T00:00:01",
+            "1970-01-01",
+            "1960-01-01T00:00:00Z",
+            "soon",
+        ] {
+            assert!(time(&text(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_written_without_stray_bits() {
+        let parse = |entry: &str| network(&text(entry)).map(|network| network.to_string());
+        is(parse("203.0.113.0/24"), Ok("203.0.113.0/24".to_owned()));
+        is(parse("203.0.113.7"), Ok("203.0.113.7/32".to_owned()));
+        is(parse("2001:db8::/32"), Ok("2001:db8::/32".to_owned()));
+        assert!(parse("203.0.113.7/24").is_err());
+        assert!(parse("example.org").is_err());
+        assert!(network(&Value::Integer(1)).is_err());
+    }
+
+    #[test]
+    fn a_wrong_word_is_told_the_right_ones() {
+        let parse = word(&[("local", 1), ("follow", 2)]);
+        is(parse(&text("follow")), Ok(2));
+        is(
+            parse(&text("hunter2")),
+            Err("must be \"local\" or \"follow\""),
+        );
+    }
+}

@@ -1,0 +1,20 @@
+//! Whole folders of configuration, as an operator has them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot be set up has failed"
+)]
+
+/// The files of `config/` are good, and say what they claim to say.
+mod examples;
+/// Every mistake is reported, with its place, together with all others.
+mod problems;
+/// Tenants are found, whichever way their files are laid out.
+mod registry;
+/// No byte of a value ever gets into a problem.
+mod secrecy;
+/// Where secrets may stand, and where not.
+mod secrets;
+
+mod support;

@@ -1,0 +1,329 @@
+use crate::support::{folder, tenant};
+
+#[test]
+fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
+    let folder = folder()
+        .proxy("poll_ms = 0\nrefusal_status = 'sometimes'\n[listen]\nadress = '127.0.0.1:80'")
+        .tenant("acme", "[limits]\nrequests_per_second = 0")
+        .tenant(
+            "globex",
+            "standing = 'retired'\n[operations]\nallow = ['balanse']",
+        )
+        .file(
+            "tenants.d/initech.json",
+            r#"{"id": "initech", "credential": [{"secret": {}}]}"#,
+        )
+        .file("tenants.d/umbrella.toml", "id = 'umbrella\n");
+    assert_eq!(
+        folder.problems(),
+        [
+            "proxy.toml:1: poll_ms: must be at least 1",
+            "proxy.toml:2: refusal_status: must be \"http\" or \"gatepay\"",
+            "proxy.toml:4: listen.adress: is not a key here; did you mean `address`?",
+            "tenants.d/acme.toml:5: limits.requests_per_second: must be at least 1",
+            "tenants.d/globex.toml:4: standing: must be \"active\" or \"read_only\" or \"suspended\"",
+            "tenants.d/globex.toml:6: operations.allow[0]: is no module, kind or operation; did you mean `balance`?",
+            "tenants.d/initech.json: credential[0].client_id: is missing",
+            "tenants.d/initech.json: credential[0].secret: must name one of a file and a variable: { file = \"…\" } or { env = \"…\" }",
+            "tenants.d/initech.json: sub_account: is missing",
+            "tenants.d/umbrella.toml:1: invalid literal string, expected `'`",
+        ]
+    );
+}
+
+#[test]
+fn each_value_of_the_proxy_is_judged() {
+    for (text, problem) in [
+        (
+            "tenants = 'elsewhere'",
+            "1: tenants: there is no such folder or file; create it, or name another",
+        ),
+        ("poll_ms = '2s'", "1: poll_ms: must be a whole number"),
+        (
+            "poll_ms = 100_000_000",
+            "1: poll_ms: must be at most 86400000",
+        ),
+        (
+            "checks = 'most'",
+            "1: checks: must be \"certain\" or \"strict\" or \"off\"",
+        ),
+        ("listen = 8080", "1: listen: must be a table"),
+        (
+            "listen.address = 'localhost'",
+            "1: listen.address: must be an address and a port, like \"127.0.0.1:8080\"",
+        ),
+        (
+            "listen.threads = 0",
+            "1: listen.threads: must be at least 1",
+        ),
+        (
+            "listen.tls = { certificate = 'cert.pem' }",
+            "1: listen.tls.key: is missing",
+        ),
+        (
+            "listen.body_limit_bytes = 67_108_865",
+            "1: listen.body_limit_bytes: must be at most 67108864",
+        ),
+        (
+            "listen.idle_timeout_ms = 0",
+            "1: listen.idle_timeout_ms: must be at least 1",
+        ),
+        (
+            "listen.max_connections = 0",
+            "1: listen.max_connections: must be at least 1",
+        ),
+        (
+            "admin.address = '127.0.0.1:8080'",
+            "1: admin.address: must differ from listen.address",
+        ),
+        (
+            "admin.address = '0.0.0.0:8080'",
+            "1: admin.address: must differ from listen.address",
+        ),
+        (
+            "upstream.url = 'https://example.org/v1'",
+            "1: upstream.url: must end after the host and port; paths come from the catalogue",
+        ),
+        (
+            "upstream.url = 'http://example.org'",
+            "1: upstream.url: is not encrypted and leaves this machine; if that is meant, say plaintext = true",
+        ),
+        (
+            "upstream.quota.requests_per_second = 0",
+            "1: upstream.quota.requests_per_second: must be at least 1",
+        ),
+        (
+            "timestamp.past_ms = 3_600_001",
+            "1: timestamp.past_ms: must be at most 3600000",
+        ),
+        (
+            "timestamp.future_ms = 300_001",
+            "1: timestamp.future_ms: must be at most 300000",
+        ),
+        (
+            "drain = { grace_ms = 10, deadline_ms = 9 }",
+            "1: drain.deadline_ms: must be at least grace_ms, which it includes",
+        ),
+        (
+            "log.format = 'xml'",
+            "1: log.format: must be \"json\" or \"human\"",
+        ),
+    ] {
+        let folder = folder().proxy(text);
+        assert_eq!(
+            folder.problems(),
+            [format!("proxy.toml:{problem}")],
+            "{text}"
+        );
+    }
+    for text in [
+        "upstream.url = 'http://127.0.0.1:81'",
+        "upstream = { url = 'http://example.org', plaintext = true }",
+        "listen.address = '127.0.0.1:0'\nadmin.address = '127.0.0.1:0'",
+    ] {
+        folder().proxy(text).loads();
+    }
+}
+
+#[test]
+fn each_value_of_a_tenant_is_judged() {
+    for (text, problem) in [
+        ("weight = 0", "4: weight: must be at least 1"),
+        (
+            "addresses = []",
+            "4: addresses: allows no address; leave it out to allow all",
+        ),
+        (
+            "addresses = ['10.0.0.1/8']",
+            "4: addresses[0]: has bits set beyond the length of its prefix",
+        ),
+        (
+            "limits.in_flight = 0",
+            "4: limits.in_flight: must be at least 1",
+        ),
+        (
+            "limits.money = { burst = 1 }",
+            "4: limits.money.requests_per_second: is missing",
+        ),
+        (
+            "limits.monye = { burst = 1 }",
+            "4: limits.monye: is not a key here; did you mean `money`?",
+        ),
+        (
+            "timestamp.past_ms = 300_001",
+            "4: timestamp.past_ms: may be at most the proxy's own, 300000",
+        ),
+        (
+            "timestamp.future_ms = 10_001",
+            "4: timestamp.future_ms: may be at most the proxy's own, 10000",
+        ),
+        (
+            "shared_sub_account = 'yes'",
+            "4: shared_sub_account: must be true or false",
+        ),
+        (
+            "operations.allow = 'payment'",
+            "4: operations.allow: must be a list",
+        ),
+        (
+            "operations = { allow = ['read'], deny = ['read'] }",
+            "4: operations: leaves no operation; to stop a tenant, say standing = \"suspended\"",
+        ),
+    ] {
+        let folder = folder().tenant("acme", text);
+        assert_eq!(
+            folder.problems(),
+            [format!("tenants.d/acme.toml:{problem}")],
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_tenant_or_institution_without_a_credential_is_a_problem() {
+    let folder = folder()
+        .file("proxy.toml", "")
+        .file("tenants.d/acme.toml", "id = 'acme'\nsub_account = '1'\n");
+    assert_eq!(
+        folder.problems(),
+        [
+            "proxy.toml: institution.credential: is missing; at least one is needed",
+            "tenants.d/acme.toml: credential: is missing; at least one is needed",
+        ]
+    );
+}
+
+#[test]
+fn a_credential_that_ends_before_it_begins_is_a_problem() {
+    let dates = "not_before = 2026-02-01T00:00:00Z, not_after = '2026-01-01T00:00:00Z'";
+    let text = tenant("acme", "").replace("client_id", &format!("{dates}, client_id"));
+    let folder = folder()
+        .tenant("acme", "")
+        .file("tenants.d/acme.toml", text);
+    assert_eq!(
+        folder.problems(),
+        ["tenants.d/acme.toml:3: credential[0].not_after: must be later than not_before"]
+    );
+}
+
+#[test]
+fn what_nobody_may_have_twice_is_found_across_files() {
+    let same = "id = 'acme'
+sub_account = 'account-acme'
+[[credential]]
+client_id = 'client-acme'
+secret = { file = '../secrets/acme.key' }
+[[credential]]
+client_id = 'institution'
+secret = { file = '../secrets/institution.key' }
+";
+    let folder = folder()
+        .tenant("acme", "")
+        .file("tenants.d/globex.toml", same);
+    assert_eq!(
+        folder.problems(),
+        [
+            "tenants.d/globex.toml:1: id: is already used at tenants.d/acme.toml:1",
+            "tenants.d/globex.toml:2: sub_account: is already used at tenants.d/acme.toml:2; if that is meant, both must say shared_sub_account = true",
+            "tenants.d/globex.toml:4: credential[0].client_id: is already used at tenants.d/acme.toml:3",
+            "tenants.d/globex.toml:5: credential[0].secret: is the same secret as at tenants.d/acme.toml:3; every credential needs its own",
+            "tenants.d/globex.toml:7: credential[1].client_id: is already used at proxy.toml:2",
+            "tenants.d/globex.toml:8: credential[1].secret: is the same secret as at proxy.toml:3; every credential needs its own",
+        ]
+    );
+}
+
+#[test]
+fn a_problem_elsewhere_in_a_file_does_not_hide_what_is_used_twice() {
+    let folder = folder()
+        .tenant("acme", "weight = 0")
+        .tenant("globex", "")
+        .file(
+            "tenants.d/globex.toml",
+            tenant("globex", "").replace("account-globex", "account-acme"),
+        );
+    assert_eq!(folder.problems().len(), 2, "{:?}", folder.problems());
+}
+
+#[test]
+fn two_tenants_share_a_sub_account_only_if_both_say_so() {
+    let shared = |id: &str| {
+        let more = "shared_sub_account = true";
+        tenant(id, more).replace(&format!("account-{id}"), "account")
+    };
+    let alone = shared("globex").replace("true", "false");
+    let folder = folder()
+        .tenant("acme", "")
+        .tenant("globex", "")
+        .file("tenants.d/acme.toml", shared("acme"))
+        .file("tenants.d/globex.toml", shared("globex"));
+    folder.loads();
+    assert_eq!(
+        folder.file("tenants.d/globex.toml", alone).problems().len(),
+        1
+    );
+}
+
+#[test]
+fn what_this_version_does_not_act_on_is_refused_not_ignored() {
+    for (key, text) in [
+        ("operators", "operators = 'operators.d'"),
+        ("clock", "clock = 'follow'"),
+        (
+            "listen.trusted_proxies",
+            "listen.trusted_proxies = ['10.0.0.0/8']",
+        ),
+        ("listen.proxy_protocol", "listen.proxy_protocol = true"),
+        (
+            "listen.tls.client_ca",
+            "listen.tls = { certificate = 'c', key = 'k', client_ca = 'a' }",
+        ),
+        ("admin.token", "admin.token = { env = 'TOKEN' }"),
+        ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
+        ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
+        ("upstream.quota.floor", "upstream.quota.floor = 50"),
+        ("audit", "audit.dir = 'audit'"),
+    ] {
+        let folder = folder().proxy(text).variable("TOKEN", "made-up");
+        let problem = format!("proxy.toml:1: {key}: is not supported by this version yet");
+        assert_eq!(folder.problems(), [problem]);
+    }
+    assert_eq!(
+        folder().tenant("acme", "replay = 'nonce'").problems(),
+        ["tenants.d/acme.toml:4: replay: is not supported by this version yet"]
+    );
+    folder()
+        .proxy("clock = 'local'\nlisten.proxy_protocol = false")
+        .loads();
+}
+
+#[test]
+fn a_key_that_stands_twice_in_json_is_a_problem() {
+    let text = r#"{"id": "acme", "id": "acme", "sub_account": "1",
+        "credential": [{"client_id": "c", "client_id": "d", "secret": {"env": "KEY"}}]}"#;
+    let folder = folder()
+        .file("tenants.d/acme.json", text)
+        .variable("KEY", "made-up");
+    assert_eq!(
+        folder.problems(),
+        [
+            "tenants.d/acme.json: credential[0].client_id: stands here twice",
+            "tenants.d/acme.json: id: stands here twice",
+        ]
+    );
+}
+
+#[test]
+fn nesting_without_end_is_a_problem_and_no_crash() {
+    for (name, piece) in [
+        ("acme.toml", "a."),
+        ("acme.toml", "a = ["),
+        ("acme.toml", "a = {"),
+        ("acme.toml", "["),
+        ("acme.json", "["),
+        ("acme.json", "{\"a\":"),
+    ] {
+        let folder = folder().file(&format!("tenants.d/{name}"), piece.repeat(100_000));
+        assert!(!folder.problems().is_empty(), "{piece}");
+    }
+}

@@ -1,0 +1,242 @@
+use std::os::unix::fs::symlink;
+
+use gatepay_core::Catalogue;
+use gatepay_tenancy::{DatedCredential, Registry, Tenant, load};
+
+use crate::support::{folder, lines, tenant};
+
+fn ids(registry: &Registry) -> Vec<&str> {
+    registry.tenants().iter().map(|it| it.id.as_str()).collect()
+}
+
+#[test]
+fn a_tenant_is_found_by_each_of_its_client_ids() {
+    let second = "[[credential]]\nclient_id = 'second'\nsecret = { env = 'SECOND' }\n";
+    let first = second.replace("second", "first").replace("SECOND", "FIRST");
+    let folder = folder()
+        .tenant("zeta", "")
+        .file(
+            "tenants.d/acme.toml",
+            format!("id = 'acme'\nsub_account = '1'\n{first}{second}"),
+        )
+        .variable("FIRST", "made-up-1")
+        .variable("SECOND", "made-up-2");
+    let registry = folder.loads().registry;
+    assert_eq!((ids(&registry), registry.len()), (vec!["acme", "zeta"], 2));
+    for (client_id, tenant) in [
+        ("first", "acme"),
+        ("second", "acme"),
+        ("client-zeta", "zeta"),
+    ] {
+        let (found, dated) = registry.find(client_id).unwrap();
+        assert_eq!(found.id.as_str(), tenant);
+        assert_eq!(dated.credential.client_id.as_str(), client_id);
+    }
+    assert!(registry.find("institution").is_none());
+    assert!(registry.find("").is_none());
+}
+
+#[test]
+fn toml_and_json_say_the_same() {
+    let toml = "id = 'acme'
+sub_account = '2124538349'
+standing = 'read_only'
+weight = 3
+addresses = ['203.0.113.0/24', '2001:db8::1']
+limits = { requests_per_second = 7, in_flight = 2, money = { requests_per_second = 1, burst = 1 } }
+operations = { allow = ['payment', 'balance'], deny = ['write'] }
+timestamp = { past_ms = 1_000 }
+[[credential]]
+client_id = 'client'
+secret = { env = 'KEY' }
+not_before = 2026-01-01T00:00:00Z
+";
+    let json = r#"{
+  "id": "acme", "sub_account": "2124538349", "standing": "read_only", "weight": 3,
+  "addresses": ["203.0.113.0/24", "2001:db8::1"],
+  "limits": {"requests_per_second": 7, "in_flight": 2, "money": {"requests_per_second": 1, "burst": 1}},
+  "operations": {"allow": ["payment", "balance"], "deny": ["write"]},
+  "timestamp": {"past_ms": 1000},
+  "credential": [{"client_id": "client", "secret": {"env": "KEY"}, "not_before": "2026-01-01T01:00:00+01:00"}]
+}"#;
+    let [from_toml, from_json] = [("acme.toml", toml), ("acme.json", json)].map(|(name, text)| {
+        let folder = folder().file(&format!("tenants.d/{name}"), text);
+        folder.variable("KEY", "made-up").loads().registry
+    });
+    let said = |tenant: &Tenant| {
+        let Tenant {
+            id,
+            sub_account,
+            shared_sub_account,
+            standing,
+            weight,
+            addresses,
+            replay,
+            limits,
+            permissions,
+            window,
+            credentials,
+        } = tenant;
+        let dates: Vec<_> = credentials
+            .iter()
+            .map(|it| (it.credential.client_id.clone(), it.not_before, it.not_after))
+            .collect();
+        format!(
+            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {dates:?}"
+        )
+    };
+    let [toml, json] = [&from_toml, &from_json].map(|registry| &registry.tenants()[0]);
+    assert_eq!(said(toml), said(json));
+    let [toml, json] = [toml, json].map(|tenant| &tenant.credentials[0].credential.key);
+    assert!(toml.same_secret(json));
+}
+
+#[test]
+fn one_file_may_hold_many_tenants() {
+    let toml: String = ["zeta", "acme"]
+        .map(|id| format!("[[tenant]]\n{}", tenant(id, "").replace("../", "")))
+        .concat();
+    let folder = folder()
+        .tenant("acme", "")
+        .tenant("zeta", "")
+        .proxy("tenants = 'all.toml'")
+        .file("all.toml", &toml);
+    assert_eq!(ids(&folder.loads().registry), ["acme", "zeta"]);
+
+    let wrong = toml.replace("account-acme", "");
+    assert_eq!(
+        folder.file("all.toml", wrong).problems(),
+        [
+            "all.toml:8: tenant[1].sub_account: must be 1 to 64 visible ASCII characters, as GatePay gave it"
+        ]
+    );
+}
+
+#[test]
+fn a_json_file_may_hold_many_tenants() {
+    let tenant = |id: &str| {
+        format!(
+            r#"{{"id": "{id}", "sub_account": "{id}", "credential": [{{"client_id": "{id}", "secret": {{"env": "{id}"}}}}]}}"#
+        )
+    };
+    let folder = folder()
+        .variable("acme", "made-up-1")
+        .variable("zeta", "made-up-2")
+        .file(
+            "tenants.d/all.json",
+            format!(r#"{{"tenant": [{}, {}]}}"#, tenant("zeta"), tenant("acme")),
+        );
+    assert_eq!(ids(&folder.loads().registry), ["acme", "zeta"]);
+    let folder = folder.file("tenants.d/more.json", tenant("acme"));
+    assert_eq!(
+        folder.problems()[0],
+        "tenants.d/more.json: credential[0].client_id: is already used at tenants.d/all.json: tenant[1].credential[0].client_id"
+    );
+}
+
+#[test]
+fn no_tenant_at_all_is_allowed() {
+    assert!(folder().loads().registry.is_empty());
+}
+
+#[test]
+fn leftovers_of_editors_are_not_tenants() {
+    let folder = folder()
+        .tenant("acme", "")
+        .file("tenants.d/.acme.toml", "broken")
+        .file("tenants.d/acme.toml~", "broken")
+        .file("tenants.d/README.md", "not one");
+    assert_eq!(ids(&folder.loads().registry), ["acme"]);
+}
+
+#[test]
+fn the_links_of_a_kubernetes_volume_are_followed() {
+    let folder = folder()
+        .file("tenants.d/..2026_01_01/acme.toml", tenant("acme", ""))
+        .secret("acme", "made-up");
+    symlink("..2026_01_01", folder.path("tenants.d/..data")).unwrap();
+    symlink("..data/acme.toml", folder.path("tenants.d/acme.toml")).unwrap();
+    assert_eq!(ids(&folder.loads().registry), ["acme"]);
+}
+
+#[test]
+fn a_reload_reads_the_tenants_by_the_same_rules() {
+    let folder = folder().tenant("acme", "");
+    let settings = folder.loads().settings;
+    let folder = folder.tenant("zeta", "");
+    let again = |folder: &crate::support::Folder| {
+        let proxy_toml = folder.path("proxy.toml");
+        load::tenants(
+            &proxy_toml,
+            &settings,
+            &Catalogue::standard(),
+            &folder.env(),
+        )
+    };
+    assert_eq!(ids(&again(&folder).ok().unwrap()), ["acme", "zeta"]);
+
+    let folder = folder.secret("zeta", "made-up-institution-secret");
+    assert_eq!(
+        lines(&again(&folder).err().unwrap()),
+        [
+            "tenants.d/zeta.toml:3: credential[0].secret: is the same secret as at proxy.toml: institution.credential[0]; every credential needs its own"
+        ]
+    );
+}
+
+#[test]
+fn tenants_made_in_this_process_obey_the_same_rules() {
+    let made = |ids: &[&str]| -> Vec<Tenant> {
+        let folder = ids
+            .iter()
+            .fold(folder(), |folder, id| folder.tenant(id, ""));
+        let registry = folder.loads().registry;
+        let one = |tenant: &Tenant| {
+            let secret = zeroize::Zeroizing::new(format!("made-up-{}", tenant.id));
+            let secret = gatepay_core::SecretKey::new(secret).unwrap();
+            let id = gatepay_core::ClientId::parse(tenant.id.as_str()).unwrap();
+            Tenant {
+                id: tenant.id.clone(),
+                sub_account: tenant.sub_account.clone(),
+                addresses: Vec::new(),
+                permissions: tenant.permissions.clone(),
+                credentials: vec![DatedCredential::undated(gatepay_core::Credential::new(
+                    id, &secret,
+                ))],
+                ..*tenant
+            }
+        };
+        registry
+            .tenants()
+            .iter()
+            .map(|tenant| one(tenant))
+            .collect()
+    };
+    let institution = folder().loads().settings.institution.credentials;
+    let registry = Registry::new(made(&["acme", "zeta"]), &institution).unwrap_or_default();
+    assert_eq!(ids(&registry), ["acme", "zeta"]);
+    assert!(registry.find("zeta").is_some());
+
+    let mut twice = made(&["acme"]);
+    twice.extend(made(&["acme"]));
+    let conflicts = Registry::new(twice, &institution).err().unwrap();
+    let conflicts: Vec<_> = conflicts.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        conflicts,
+        ["id", "sub-account", "client id", "secret"]
+            .map(|what| format!("tenant acme and tenant acme have the same {what}"))
+    );
+}
+
+#[test]
+#[ignore = "writes 200,000 files; run it with --release"]
+fn a_hundred_thousand_tenants_load_in_seconds() {
+    let folder = (0..100_000).fold(folder(), |folder, n| folder.tenant(&format!("t{n}"), ""));
+    let begin = std::time::Instant::now();
+    let registry = folder.loads().registry;
+    let elapsed = begin.elapsed();
+    println!("{} tenants in {elapsed:?}", registry.len());
+    assert!(elapsed.as_secs() < 5, "{elapsed:?}");
+    let each = size_of::<Tenant>() + size_of::<DatedCredential>();
+    assert!(each <= 1_500, "{each} bytes each");
+}

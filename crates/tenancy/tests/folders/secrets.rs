@@ -1,0 +1,153 @@
+use std::os::unix::fs::symlink;
+
+use crate::support::{Folder, folder, tenant};
+
+/// The one problem of a folder whose tenant has this secret.
+fn problem(folder: &Folder) -> String {
+    let problems = folder.problems();
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}")
+    };
+    problem
+        .strip_prefix("tenants.d/acme.toml:3: credential[0].secret")
+        .unwrap_or(problem)
+        .to_owned()
+}
+
+fn acme() -> Folder {
+    folder().tenant("acme", "")
+}
+
+fn secret_table(table: &str) -> Folder {
+    let text = tenant("acme", "").replace("{ file = '../secrets/acme.key' }", table);
+    acme().file("tenants.d/acme.toml", text)
+}
+
+#[test]
+fn one_final_line_end_is_not_part_of_a_secret() {
+    let same = |one: &str, other: &str| {
+        let [one, other] =
+            [one, other].map(|secret| acme().secret("acme", secret).loads().registry);
+        let [one, other] = [&one, &other].map(|it| &it.tenants()[0].credentials[0].credential.key);
+        one.same_secret(other)
+    };
+    assert!(same("made-up=", "made-up=\n"));
+    assert!(same("made-up=", "made-up=\r\n"));
+    assert!(!same("made-up=", "made-up"));
+}
+
+#[test]
+fn a_secret_file_holds_a_secret_and_nothing_else() {
+    for (content, text) in [
+        (&b""[..], ".file: names a secret that is empty"),
+        (b"\n", ".file: names a secret that is empty"),
+        (
+            b"made-up\n\n",
+            ".file: names a secret that has white space or a control character at byte 7",
+        ),
+        (
+            b"made-up\r",
+            ".file: names a secret that has white space or a control character at byte 7",
+        ),
+        (
+            b" made-up",
+            ".file: names a secret that has white space or a control character at byte 0",
+        ),
+        (
+            b"made\0up",
+            ".file: names a secret that has white space or a control character at byte 4",
+        ),
+        (b"\xff", ".file: names a file that is not UTF-8"),
+        (
+            &[b'a'; 4097],
+            ".file: names a file of more than 4096 bytes; it should hold the secret alone",
+        ),
+    ] {
+        assert_eq!(
+            problem(&acme().secret_with_mode("acme", content, 0o600)),
+            text
+        );
+    }
+    acme().secret_with_mode("acme", [b'a'; 4096], 0o600).loads();
+}
+
+#[test]
+fn a_secret_file_is_not_for_everybody() {
+    for mode in [0o604, 0o602, 0o601, 0o644, 0o777] {
+        let folder = acme().secret_with_mode("acme", "made-up", mode);
+        assert_eq!(
+            problem(&folder),
+            ".file: names a file that everybody on this machine may open; take that away with chmod o=",
+            "{mode:o}"
+        );
+    }
+    for mode in [0o400, 0o440, 0o600, 0o640, 0o660] {
+        acme().secret_with_mode("acme", "made-up", mode).loads();
+    }
+}
+
+#[test]
+fn a_secret_file_is_a_file() {
+    for (path, text) in [
+        (
+            "../secrets",
+            ".file: names something that is not a regular file",
+        ),
+        (
+            "/dev/null",
+            ".file: names something that is not a regular file",
+        ),
+        ("../nowhere", ".file: there is no such file"),
+        ("", ".file: must not be empty"),
+    ] {
+        assert_eq!(
+            problem(&secret_table(&format!("{{ file = '{path}' }}"))),
+            text
+        );
+    }
+}
+
+#[test]
+fn the_mode_is_that_of_the_file_not_of_a_link_to_it() {
+    let folder = acme().secret_with_mode("real", "made-up", 0o440);
+    std::fs::remove_file(folder.path("secrets/acme.key")).unwrap();
+    symlink("real.key", folder.path("secrets/acme.key")).unwrap();
+    folder.loads();
+}
+
+#[test]
+fn a_secret_may_come_from_a_variable() {
+    let folder = secret_table("{ env = 'ACME' }");
+    assert_eq!(problem(&folder), ".env: names a variable that is not set");
+    let folder = folder.variable("ACME", "made up");
+    assert_eq!(
+        problem(&folder),
+        ".env: names a secret that has white space or a control character at byte 4"
+    );
+    folder.variable("ACME", "made-up").loads();
+}
+
+#[test]
+fn a_secret_stands_nowhere_else() {
+    let named = "{ file = \"…\" } or { env = \"…\" }";
+    for (table, text) in [
+        (
+            "'made-up'",
+            format!(": must not stand here; name a file or a variable instead: {named}"),
+        ),
+        (
+            "{}",
+            format!(": must name one of a file and a variable: {named}"),
+        ),
+        (
+            "{ file = '../secrets/acme.key', env = 'ACME' }",
+            format!(": must name one of a file and a variable: {named}"),
+        ),
+        ("42", ": must be a table".to_owned()),
+    ] {
+        assert_eq!(
+            problem(&secret_table(table).variable("ACME", "made-up")),
+            text
+        );
+    }
+}
