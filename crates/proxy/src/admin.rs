@@ -26,7 +26,10 @@ const CONNECTIONS: usize = 64;
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = Arc::clone(&room)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let tcp = match listener.accept().await {
             Ok((tcp, _)) => tcp,
             Err(error) => {
@@ -54,30 +57,47 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
 
 fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered here\n",
+        );
     }
     match request.uri().path() {
         "/metrics" => {
-            app.metrics.replay_entries.set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));
+            app.metrics
+                .replay_entries
+                .set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));
             let mut response = Response::new(Full::new(Bytes::from(app.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }
         "/live" => text(StatusCode::OK, "live\n"),
-        "/ready" if app.drain.phase() != Phase::Serving => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        "/ready" if app.is_starting() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "starting: waiting for stamps of the run before to go stale\n")
+        "/ready" if app.drain.phase() != Phase::Serving => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
+        "/ready" if app.is_starting() => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting: waiting for stamps of the run before to go stale\n",
+        ),
         "/ready" => text(StatusCode::OK, "ready\n"),
-        "/version" => text(StatusCode::OK, concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /live, /ready and /version\n"),
+        "/version" => text(
+            StatusCode::OK,
+            concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n"),
+        ),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /live, /ready and /version\n",
+        ),
     }
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

@@ -21,7 +21,13 @@ pub struct Permit {
 }
 
 /// Whether the tenant may make this call at all, wherever and whenever.
-pub fn allowed(tenant: &Tenant, position: usize, operation: &Operation, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn allowed(
+    tenant: &Tenant,
+    position: usize,
+    operation: &Operation,
+    peer: IpAddr,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     if tenant.standing == Standing::Suspended {
         return Err(Refusal::TenantSuspended);
     }
@@ -29,13 +35,19 @@ pub fn allowed(tenant: &Tenant, position: usize, operation: &Operation, peer: Ip
         return Err(Refusal::AddressNotAllowed);
     }
     if let Some(why) = operation.off_by_default() {
-        return Err(Refusal::OperationNotAllowed(format!("{} is off, because {why}", operation.name).into()));
+        return Err(Refusal::OperationNotAllowed(
+            format!("{} is off, because {why}", operation.name).into(),
+        ));
     }
     if !tenant.permissions.allows(position) {
-        return Err(Refusal::OperationNotAllowed(format!("you may not call {}", operation.name).into()));
+        return Err(Refusal::OperationNotAllowed(
+            format!("you may not call {}", operation.name).into(),
+        ));
     }
     if tenant.standing == Standing::ReadOnly && operation.kind != Kind::Read {
-        return Err(Refusal::OperationNotAllowed("you may only read at present".into()));
+        return Err(Refusal::OperationNotAllowed(
+            "you may only read at present".into(),
+        ));
     }
     match headers::single(headers, &headers::ON_BEHALF_OF) {
         Ok(None) => Ok(()),
@@ -51,12 +63,16 @@ pub fn body(
     body: &[u8],
     strictness: Strictness,
 ) -> Result<Option<String>, Refusal> {
-    check::inspect(operation, query, body, strictness).map(|inspected| inspected.key).map_err(Refusal::InvalidBody)
+    check::inspect(operation, query, body, strictness)
+        .map(|inspected| inspected.key)
+        .map_err(Refusal::InvalidBody)
 }
 
 /// The idempotency key a body carries, whatever else is wrong with it.
 pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<String> {
-    check::inspect(operation, query, body, Strictness::Off).ok().and_then(|inspected| inspected.key)
+    check::inspect(operation, query, body, Strictness::Off)
+        .ok()
+        .and_then(|inspected| inspected.key)
 }
 
 /// Takes tokens and a seat, then records the stamp: last, so that the nonce of a refused request is not spent.
@@ -69,23 +85,40 @@ pub fn enter(
     now_ms: u64,
     advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
-    let own = lane.take(kind).map_err(|retry| Refusal::RateLimited { retry })?;
-    let shared = quota.take().map_err(|retry| Refusal::InstitutionQuota { retry })?;
-    let seat = lane.seats.take().ok_or(Refusal::TooManyInFlight { seats: lane.seats.taken() })?;
-    replay.record(print, now_ms).map_err(|unusable| refuse(unusable, now_ms, advice))?;
+    let own = lane
+        .take(kind)
+        .map_err(|retry| Refusal::RateLimited { retry })?;
+    let shared = quota
+        .take()
+        .map_err(|retry| Refusal::InstitutionQuota { retry })?;
+    let seat = lane.seats.take().ok_or(Refusal::TooManyInFlight {
+        seats: lane.seats.taken(),
+    })?;
+    replay
+        .record(print, now_ms)
+        .map_err(|unusable| refuse(unusable, now_ms, advice))?;
     own.spend();
     shared.spend();
     Ok(Permit { _seat: seat })
 }
 
 /// What a stamp that cannot be used is answered with; `advice` says how to learn what became of its first copy.
-pub fn refuse(unusable: Unusable, now_ms: u64, advice: impl FnOnce() -> Cow<'static, str>) -> Refusal {
+pub fn refuse(
+    unusable: Unusable,
+    now_ms: u64,
+    advice: impl FnOnce() -> Cow<'static, str>,
+) -> Refusal {
     match unusable {
-        Unusable::Seen { admitted_ms } => {
-            Refusal::Replayed { admitted_ms_ago: now_ms.saturating_sub(admitted_ms), advice: advice() }
-        }
-        Unusable::Guarded { wait_ms } => Refusal::Starting { retry: Duration::from_millis(wait_ms) },
+        Unusable::Seen { admitted_ms } => Refusal::Replayed {
+            admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
+            advice: advice(),
+        },
+        Unusable::Guarded { wait_ms } => Refusal::Starting {
+            retry: Duration::from_millis(wait_ms),
+        },
         Unusable::Forgotten => Refusal::StaleTimestamp(Stale::Forgotten),
-        Unusable::Full => Refusal::Overloaded("the replay memory is full; the same request may be sent again as it is"),
+        Unusable::Full => Refusal::Overloaded(
+            "the replay memory is full; the same request may be sent again as it is",
+        ),
     }
 }

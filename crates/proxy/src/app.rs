@@ -82,19 +82,31 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let Configuration { settings, registry } = configuration;
         let upstream_tls = match settings.upstream.url.tls {
-            true => Some(tls::client(settings.upstream.ca.as_deref()).map_err(StartError::Upstream)?),
+            true => {
+                Some(tls::client(settings.upstream.ca.as_deref()).map_err(StartError::Upstream)?)
+            }
             false => None,
         };
         let upstream = Upstream::new(settings.upstream.url.clone(), upstream_tls)
             .map_err(|error| StartError::Upstream(error.to_string()))?;
-        let upstream_host =
-            HeaderValue::try_from(upstream.authority()).map_err(|error| StartError::Upstream(error.to_string()))?;
+        let upstream_host = HeaderValue::try_from(upstream.authority())
+            .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));
-        let log = AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
+        let log =
+            AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
         let generation = Generation::new(catalogue, registry, &settings, &metrics, &clock);
-        let guarded_until = if guarded { clock.unix_ms() + settings.window.future_ms } else { 0 };
+        let guarded_until = if guarded {
+            clock.unix_ms() + settings.window.future_ms
+        } else {
+            0
+        };
         Ok(Arc::new(Self {
-            replay: Replay::new(settings.window, replay_capacity(&settings, &generation.registry), clock::random(), guarded_until),
+            replay: Replay::new(
+                settings.window,
+                replay_capacity(&settings, &generation.registry),
+                clock::random(),
+                guarded_until,
+            ),
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::new(metrics.ready.clone()),
@@ -119,7 +131,9 @@ impl App {
 
     /// What to sign with now.
     pub fn institution(&self) -> Option<&Credential> {
-        self.settings.institution.credential_at(self.clock.unix_ms())
+        self.settings
+            .institution
+            .credential_at(self.clock.unix_ms())
     }
 
     /// Whether the replay memory still waits for stamps of a run before this one to go stale.
@@ -129,14 +143,27 @@ impl App {
 }
 
 impl Generation {
-    fn new(catalogue: Catalogue, registry: Registry, settings: &Settings, metrics: &Metrics, clock: &Clock) -> Self {
+    fn new(
+        catalogue: Catalogue,
+        registry: Registry,
+        settings: &Settings,
+        metrics: &Metrics,
+        clock: &Clock,
+    ) -> Self {
         // Which tenants have series of their own follows from configuration, never from traffic.
         let lane = |(index, tenant): (usize, &Arc<Tenant>)| {
             let label = (index < settings.metrics.max_tenants).then(|| tenant.id.as_str());
-            (tenant.id.clone(), Arc::new(Lane::new(&tenant.limits, metrics.tenant(label), clock)))
+            (
+                tenant.id.clone(),
+                Arc::new(Lane::new(&tenant.limits, metrics.tenant(label), clock)),
+            )
         };
         let lanes = registry.tenants().iter().enumerate().map(lane).collect();
-        Self { catalogue, registry, lanes }
+        Self {
+            catalogue,
+            registry,
+            lanes,
+        }
     }
 
     /// A tenant's lane.
@@ -158,10 +185,14 @@ pub fn replay_capacity(settings: &Settings, registry: &Registry) -> usize {
     let tenants = registry
         .tenants()
         .iter()
-        .map(|tenant| most(tenant.limits.all.per_second.get(), tenant.limits.all.burst.get()))
+        .map(|tenant| {
+            most(
+                tenant.limits.all.per_second.get(),
+                tenant.limits.all.burst.get(),
+            )
+        })
         .fold(0_u64, u64::saturating_add);
     let quota = settings.upstream.quota.rate;
     let institution = most(quota.per_second.get(), quota.burst.get());
     usize::try_from(tenants.min(institution)).unwrap_or(usize::MAX)
 }
-

@@ -23,10 +23,18 @@ pub struct Caller<'a> {
 }
 
 /// Reads the four headers and finds whom they name. Costs no hashing, so an unknown client is cheap to refuse.
-pub fn identify<'a>(registry: &'a Registry, headers: &'a HeaderMap, now_ms: u64) -> Result<Caller<'a>, Refusal> {
+pub fn identify<'a>(
+    registry: &'a Registry,
+    headers: &'a HeaderMap,
+    now_ms: u64,
+) -> Result<Caller<'a>, Refusal> {
     let client_id = match headers::single(headers, &headers::CLIENT_ID) {
         Err(headers::Repeated) => return Err(repeated(&headers::CLIENT_ID)),
-        Ok(None) => return Err(Refusal::UnknownClient("X-GatePay-Certificate-ClientId is missing")),
+        Ok(None) => {
+            return Err(Refusal::UnknownClient(
+                "X-GatePay-Certificate-ClientId is missing",
+            ));
+        }
         Ok(Some(value)) => value,
     };
     let timestamp = required(headers, &headers::TIMESTAMP)?;
@@ -39,15 +47,26 @@ pub fn identify<'a>(registry: &'a Registry, headers: &'a HeaderMap, now_ms: u64)
         .and_then(|id| registry.find(id))
         .ok_or(Refusal::UnknownClient("no tenant has this client id"))?;
     if !credential.valid_at(now_ms) {
-        return Err(Refusal::UnknownClient("this client id is not valid yet, or no longer"));
+        return Err(Refusal::UnknownClient(
+            "this client id is not valid yet, or no longer",
+        ));
     }
     let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
         StampError::TimestampNotDigits => Refusal::MalformedRequest(error.to_string().into()),
         _ => Refusal::MalformedNonce(error),
     })?;
-    let signature = Signature::parse(signature).map_err(|error| Refusal::SignatureMismatch(Mismatch::Form(error)))?;
-    tenant.window.check(stamp.millis(), now_ms).map_err(|skew| Refusal::StaleTimestamp(Stale::Skew(skew)))?;
-    Ok(Caller { tenant, credential, stamp, signature })
+    let signature = Signature::parse(signature)
+        .map_err(|error| Refusal::SignatureMismatch(Mismatch::Form(error)))?;
+    tenant
+        .window
+        .check(stamp.millis(), now_ms)
+        .map_err(|skew| Refusal::StaleTimestamp(Stale::Skew(skew)))?;
+    Ok(Caller {
+        tenant,
+        credential,
+        stamp,
+        signature,
+    })
 }
 
 impl Caller<'_> {
@@ -62,14 +81,19 @@ impl Caller<'_> {
             return Ok(());
         }
         let digest = payload::digest(&self.stamp, body);
-        Err(Refusal::SignatureMismatch(Mismatch::Bytes { body_bytes: body.len(), digest }))
+        Err(Refusal::SignatureMismatch(Mismatch::Bytes {
+            body_bytes: body.len(),
+            digest,
+        }))
     }
 }
 
 fn required<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a [u8], Refusal> {
     match headers::single(headers, name) {
         Ok(Some(value)) => Ok(value.as_bytes()),
-        Ok(None) => Err(Refusal::MalformedRequest(format!("{name} is missing").into())),
+        Ok(None) => Err(Refusal::MalformedRequest(
+            format!("{name} is missing").into(),
+        )),
         Err(headers::Repeated) => Err(repeated(name)),
     }
 }

@@ -13,7 +13,9 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { started: Instant },
+    System {
+        started: Instant,
+    },
     /// Milliseconds since 1970, moved by hand. Both kinds of time follow it.
     Manual(Arc<AtomicU64>),
 }
@@ -21,7 +23,9 @@ enum Source {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self(Source::System { started: Instant::now() })
+        Self(Source::System {
+            started: Instant::now(),
+        })
     }
 
     /// A clock that stands still at `unix_ms` until it is moved, for tests.
@@ -53,7 +57,10 @@ impl Clock {
     /// Moves a manual clock; the machine's clock is not ours to move.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
-            now.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            now.fetch_add(
+                u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -73,9 +80,14 @@ impl governor::clock::Clock for Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that reads time"
+)]
 fn system_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -118,7 +130,9 @@ mod tests {
     #[test]
     fn no_nonce_comes_twice() {
         let clock = Clock::manual(1_767_225_600_000);
-        let nonces: HashSet<String> = (0..10_000).map(|_| clock.stamp().as_stamp().nonce().to_owned()).collect();
+        let nonces: HashSet<String> = (0..10_000)
+            .map(|_| clock.stamp().as_stamp().nonce().to_owned())
+            .collect();
         assert_eq!(nonces.len(), 10_000);
     }
 
@@ -126,7 +140,10 @@ mod tests {
     fn a_manual_clock_moves_only_by_hand() {
         let clock = Clock::manual(1_000);
         clock.advance(Duration::from_secs(2));
-        assert_eq!((clock.unix_ms(), clock.elapsed()), (3_000, Duration::from_secs(3)));
+        assert_eq!(
+            (clock.unix_ms(), clock.elapsed()),
+            (3_000, Duration::from_secs(3))
+        );
         clock.set(500);
         assert_eq!(clock.unix_ms(), 500);
     }

@@ -33,7 +33,12 @@ pub struct Running(std::sync::Arc<crate::app::App>);
 impl Drain {
     /// Serving.
     pub fn new(ready: IntGauge) -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving), running: AtomicUsize::new(0), idle: Notify::new(), ready }
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+            running: AtomicUsize::new(0),
+            idle: Notify::new(),
+            ready,
+        }
     }
 
     /// The phase now.

@@ -86,7 +86,8 @@ pub async fn send(
         match exchange(pool, connection, attempt(), deadline).await {
             Ok(answer) => return Ok(answer),
             // A kept connection that had died is no verdict on GatePay; a fresh one that dies is.
-            Err(Failure::NotSent(_)) if !fresh && tried < ATTEMPTS && Instant::now() < deadline => {}
+            Err(Failure::NotSent(_)) if !fresh && tried < ATTEMPTS && Instant::now() < deadline => {
+            }
             Err(failure) => return Err(failure),
         }
     }
@@ -106,12 +107,28 @@ async fn exchange(
     let before = connection.written();
     let failed = |connection: &Connection, what: &'static str, detail: String| {
         // After the cut nothing more can be written, so the count is final.
-        if connection.cut() == before { Failure::NotSent(detail) } else { Failure::Lost { what, detail } }
+        if connection.cut() == before {
+            Failure::NotSent(detail)
+        } else {
+            Failure::Lost { what, detail }
+        }
     };
     let response = match timeout_at(deadline, connection.sender().send_request(request)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(failed(&connection, "the connection to GatePay broke before its answer", text(&error))),
-        Err(_) => return Err(failed(&connection, "GatePay did not answer in time", "deadline passed".to_owned())),
+        Ok(Err(error)) => {
+            return Err(failed(
+                &connection,
+                "the connection to GatePay broke before its answer",
+                text(&error),
+            ));
+        }
+        Err(_) => {
+            return Err(failed(
+                &connection,
+                "GatePay did not answer in time",
+                "deadline passed".to_owned(),
+            ));
+        }
     };
     let (head, mut rest) = response.into_parts();
     let mut whole = Pieces::default();
@@ -124,20 +141,37 @@ async fn exchange(
                 }
             }
             Ok(Some(Err(error))) => {
-                return Err(Failure::Lost { what: "GatePay's answer was cut short", detail: text(&error) });
+                return Err(Failure::Lost {
+                    what: "GatePay's answer was cut short",
+                    detail: text(&error),
+                });
             }
             Err(_) => {
                 let what = "GatePay's answer did not end in time";
-                return Err(Failure::Lost { what, detail: "deadline passed".to_owned() });
+                return Err(Failure::Lost {
+                    what,
+                    detail: "deadline passed".to_owned(),
+                });
             }
         }
         if whole.len() > WHOLE {
-            let long = Long { begun: Some(whole.into_bytes()), rest, connection: Some(connection), pool: Arc::clone(pool) };
-            return Ok(Answer { head, body: AnswerBody::Long(long) });
+            let long = Long {
+                begun: Some(whole.into_bytes()),
+                rest,
+                connection: Some(connection),
+                pool: Arc::clone(pool),
+            };
+            return Ok(Answer {
+                head,
+                body: AnswerBody::Long(long),
+            });
         }
     }
     pool.give_back(connection);
-    Ok(Answer { head, body: AnswerBody::Whole(whole.into_bytes()) })
+    Ok(Answer {
+        head,
+        body: AnswerBody::Whole(whole.into_bytes()),
+    })
 }
 
 /// An error with its cause: hyper's own text leaves out which of many I/O errors it was.

@@ -21,8 +21,12 @@ pub const REFUSAL: HeaderName = HeaderName::from_static("x-gatepay-proxy-refusal
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome");
 
 /// What of a tenant's head is sent on (design: nothing else is). Its own `X-GatePay-*` values are rebuilt.
-pub const TO_GATEPAY: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
+pub const TO_GATEPAY: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::ACCEPT_LANGUAGE,
+    header::USER_AGENT,
+];
 
 /// What of an answer stays here: what belongs to one hop, to GatePay's own site, or marks an answer as ours.
 const NOT_TO_CALLER: [HeaderName; 17] = [
@@ -51,10 +55,17 @@ const NOT_TO_CALLER: [HeaderName; 17] = [
 pub struct Repeated;
 
 /// The value of a header that may stand once.
-pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Repeated> {
+pub fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, Repeated> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
-    if values.next().is_some() { Err(Repeated) } else { Ok(first) }
+    if values.next().is_some() {
+        Err(Repeated)
+    } else {
+        Ok(first)
+    }
 }
 
 /// Removes from GatePay's answer what must not reach a caller, with everything its `Connection` headers name.
@@ -83,7 +94,12 @@ mod tests {
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (
+                    name.parse::<HeaderName>().unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
             .collect()
     }
 

@@ -34,8 +34,14 @@ pub struct Head<'a> {
 /// Reads a head that has one reading only, or refuses it.
 pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
     let uri = &parts.uri;
-    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let size: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if size + target > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
     }
@@ -46,7 +52,9 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
         }
         match headers::single(&parts.headers, &header::HOST) {
             Err(headers::Repeated) => return Err(malformed("Host stands more than once")),
-            Ok(None) if parts.version == Version::HTTP_11 => return Err(malformed("Host is missing")),
+            Ok(None) if parts.version == Version::HTTP_11 => {
+                return Err(malformed("Host is missing"));
+            }
             Ok(_) => {}
         }
     }
@@ -55,7 +63,11 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
         ));
     }
-    Ok(Head { method: Method::parse(parts.method.as_str()), path: uri.path(), query: uri.query() })
+    Ok(Head {
+        method: Method::parse(parts.method.as_str()),
+        path: uri.path(),
+        query: uri.query(),
+    })
 }
 
 /// Whether a body is of the kind its operation takes. One that names no type is GatePay's to judge.
@@ -63,9 +75,18 @@ pub fn media_type(headers: &HeaderMap, media: Media) -> Result<(), Refusal> {
     let named = headers::single(headers, &header::CONTENT_TYPE)
         .map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
-    let essence = named.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let essence = named
+        .as_bytes()
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
     let wanted = media.as_str();
-    if essence.eq_ignore_ascii_case(wanted.as_bytes()) { Ok(()) } else { Err(Refusal::UnsupportedMediaType { wanted }) }
+    if essence.eq_ignore_ascii_case(wanted.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Refusal::UnsupportedMediaType { wanted })
+    }
 }
 
 fn malformed(what: &'static str) -> Refusal {
@@ -75,7 +96,12 @@ fn malformed(what: &'static str) -> Refusal {
 /// Reads a whole body and hands each piece to `hash` as it arrives.
 ///
 /// A body that is announced as too long is refused before any of it is read.
-pub async fn body<B>(mut body: B, limit: u64, timeout: Duration, mut hash: impl FnMut(&[u8])) -> Result<Bytes, Refusal>
+pub async fn body<B>(
+    mut body: B,
+    limit: u64,
+    timeout: Duration,
+    mut hash: impl FnMut(&[u8]),
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -92,11 +118,15 @@ where
         let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return Err(malformed("the body ended early or its framing is broken")),
+            Ok(Some(Err(_))) => {
+                return Err(malformed("the body ended early or its framing is broken"));
+            }
             Err(_) => return Err(Refusal::RequestTimeout { limit: timeout }),
         };
         // Trailers are not signed and not forwarded.
-        let Ok(piece) = frame.into_data() else { continue };
+        let Ok(piece) = frame.into_data() else {
+            continue;
+        };
         if whole.len() as u64 + piece.len() as u64 > limit {
             return Err(too_large);
         }
@@ -133,7 +163,8 @@ impl Pieces {
         } else {
             if self.rest.is_empty() {
                 self.rest.reserve(self.first.len() + piece.len());
-                self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+                self.rest
+                    .extend_from_slice(&std::mem::take(&mut self.first));
             }
             self.rest.extend_from_slice(&piece);
         }
@@ -141,7 +172,11 @@ impl Pieces {
 
     /// The whole.
     pub fn into_bytes(self) -> Bytes {
-        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
     }
 }
 
@@ -172,30 +207,54 @@ mod tests {
         let host = ("host", "pay.example");
         assert_eq!(refused("/v1/pay/order", &[host]), None);
         assert_eq!(refused("/v1/pay/order", &[]), Some("malformed_request"));
-        assert_eq!(refused("/v1/pay/order", &[host, host]), Some("malformed_request"));
-        assert_eq!(refused("http://other/v1/pay/order", &[host]), Some("malformed_request"));
-        assert_eq!(refused("/v1/pay/%6frder", &[host]), Some("malformed_request"));
+        assert_eq!(
+            refused("/v1/pay/order", &[host, host]),
+            Some("malformed_request")
+        );
+        assert_eq!(
+            refused("http://other/v1/pay/order", &[host]),
+            Some("malformed_request")
+        );
+        assert_eq!(
+            refused("/v1/pay/%6frder", &[host]),
+            Some("malformed_request")
+        );
     }
 
     #[test]
     fn a_head_beyond_the_limits_is_431() {
         let long = "x".repeat(HEAD_LIMIT);
-        assert_eq!(refused("/v1/pay/order", &[("host", "a"), ("x", &long)]), Some("head_too_large"));
+        assert_eq!(
+            refused("/v1/pay/order", &[("host", "a"), ("x", &long)]),
+            Some("head_too_large")
+        );
         let many = vec![("x", "y"); HEAD_LINES + 1];
         assert_eq!(refused("/v1/pay/order", &many), Some("head_too_large"));
     }
 
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
-        let read = |bytes: &'static [u8], limit| body(Full::new(Bytes::from_static(bytes)), limit, Duration::from_secs(1), |_| {});
+        let read = |bytes: &'static [u8], limit| {
+            body(
+                Full::new(Bytes::from_static(bytes)),
+                limit,
+                Duration::from_secs(1),
+                |_| {},
+            )
+        };
         assert_eq!(read(b"12345", 5).await.unwrap(), "12345");
-        assert_eq!(read(b"123456", 5).await.unwrap_err().slug(), "body_too_large");
+        assert_eq!(
+            read(b"123456", 5).await.unwrap_err().slug(),
+            "body_too_large"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
         let never = Never;
-        let refusal = body(never, 5, Duration::from_secs(10), |_| {}).await.unwrap_err();
+        let refusal = body(never, 5, Duration::from_secs(10), |_| {})
+            .await
+            .unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");
     }
 

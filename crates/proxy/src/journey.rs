@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gatepay_core::{Kind, Operation, envelope};
 use gatepay_core::envelope::Verdict;
+use gatepay_core::{Kind, Operation, envelope};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -37,7 +37,12 @@ struct Admitted {
 }
 
 /// Answers a request, whatever becomes of it.
-pub async fn handle(worker: Arc<Worker>, peer: IpAddr, busy: Busy, request: Request<Incoming>) -> Response<Reply> {
+pub async fn handle(
+    worker: Arc<Worker>,
+    peer: IpAddr,
+    busy: Busy,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     let app = &worker.app;
     let mut record = Record::begin(app, peer, busy);
     let version = request.version();
@@ -50,7 +55,9 @@ pub async fn handle(worker: Arc<Worker>, peer: IpAddr, busy: Busy, request: Requ
             }
             response
         }
-        Ok(admitted) if admitted.operation().kind == Kind::Read => leave(worker.clone(), admitted, record).await,
+        Ok(admitted) if admitted.operation().kind == Kind::Read => {
+            leave(worker.clone(), admitted, record).await
+        }
         Ok(admitted) => {
             // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
             let running = Running::begin(app);
@@ -81,7 +88,10 @@ struct Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, unread: false }
+        Self {
+            refusal,
+            unread: false,
+        }
     }
 }
 
@@ -98,21 +108,29 @@ async fn enter(
     let generation = app.generation.load_full();
     let (parts, incoming) = request.into_parts();
     let has_body = !hyper::body::Body::is_end_stream(&incoming);
-    let unread = |refusal| Refused { refusal, unread: has_body };
+    let unread = |refusal| Refused {
+        refusal,
+        unread: has_body,
+    };
 
     let head = ingress::head(&parts).map_err(unread)?;
     let position = route::operation(&generation.catalogue, &head).map_err(unread)?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, operation);
 
-    let caller = authenticate::identify(&generation.registry, &parts.headers, now_ms).map_err(unread)?;
+    let caller =
+        authenticate::identify(&generation.registry, &parts.headers, now_ms).map_err(unread)?;
     record.claimed(caller.tenant.id.as_str());
     if has_body {
         ingress::media_type(&parts.headers, operation.media).map_err(unread)?;
     }
     let mut payload = caller.payload();
     let limit = operation.body_limit.unwrap_or(listen.body_limit);
-    let body = ingress::body(incoming, limit, listen.body_timeout, |piece| payload.body(piece)).await.map_err(unread)?;
+    let body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
+        payload.body(piece)
+    })
+    .await
+    .map_err(unread)?;
     record.body(body.len());
     caller.verify(payload, &body)?;
 
@@ -122,23 +140,43 @@ async fn enter(
     let print = app.replay.fingerprint(client_id.as_str(), &caller.stamp);
     app.replay.check(print).map_err(|unusable| {
         let key = admit::key(operation, head.query, &body);
-        admit::refuse(unusable, now_ms, || advice(&generation, operation, key.as_deref()))
+        admit::refuse(unusable, now_ms, || {
+            advice(&generation, operation, key.as_deref())
+        })
     })?;
 
     admit::allowed(caller.tenant, position, operation, peer, &parts.headers)?;
     let key = admit::body(operation, head.query, &body, app.checks())?;
-    let outbound = Outbound::new(operation, head.query, &parts.headers, body, &caller.tenant.sub_account, &app.upstream_host)
-        .map_err(|error| {
-            record.detail(error.to_string());
-            Refusal::Internal(Outcome::NotExecuted)
-        })?;
+    let outbound = Outbound::new(
+        operation,
+        head.query,
+        &parts.headers,
+        body,
+        &caller.tenant.sub_account,
+        &app.upstream_host,
+    )
+    .map_err(|error| {
+        record.detail(error.to_string());
+        Refusal::Internal(Outcome::NotExecuted)
+    })?;
     // The body may have taken its time: the stamp is judged once more, under the memory's lock.
     let now_ms = app.clock.unix_ms();
-    let permit = admit::enter(lane, &app.quota, &app.replay, operation.kind, print, now_ms, || {
-        advice(&generation, operation, key.as_deref())
-    })?;
+    let permit = admit::enter(
+        lane,
+        &app.quota,
+        &app.replay,
+        operation.kind,
+        print,
+        now_ms,
+        || advice(&generation, operation, key.as_deref()),
+    )?;
     record.key(key);
-    Ok(Admitted { position, outbound, permit, generation: Arc::clone(&generation) })
+    Ok(Admitted {
+        position,
+        outbound,
+        permit,
+        generation: Arc::clone(&generation),
+    })
 }
 
 impl Admitted {
@@ -179,7 +217,10 @@ async fn leave(worker: Arc<Worker>, admitted: Admitted, mut record: Record) -> R
         AnswerBody::Whole(body) => {
             let judgement = envelope::judge(operation.kind, status, &body);
             record.answered(status, &judgement);
-            if judgement.code.is_some_and(|code| envelope::rejects_institution(code.as_str())) {
+            if judgement
+                .code
+                .is_some_and(|code| envelope::rejects_institution(code.as_str()))
+            {
                 // Relayed as it is, it would send the tenant looking for the fault in its own key.
                 record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
                 return refuse(app, record, Refusal::InstitutionRejected);
@@ -187,15 +228,27 @@ async fn leave(worker: Arc<Worker>, admitted: Admitted, mut record: Record) -> R
             relay::whole(head, body, record, Some(admitted.permit))
         }
         AnswerBody::Long(long) => {
-            record.answered(status, &envelope::Judgement { verdict: Verdict::Unknown, code: None });
+            record.answered(
+                status,
+                &envelope::Judgement {
+                    verdict: Verdict::Unknown,
+                    code: None,
+                },
+            );
             relay::long(head, long, deadline, record, admitted.permit)
         }
     }
 }
 
 /// What to ask before repeating this call, and by which key.
-fn advice(generation: &Generation, operation: &Operation, key: Option<&str>) -> std::borrow::Cow<'static, str> {
-    let look_up = operation.look_up.and_then(|look_up| generation.catalogue.named(look_up.operation));
+fn advice(
+    generation: &Generation,
+    operation: &Operation,
+    key: Option<&str>,
+) -> std::borrow::Cow<'static, str> {
+    let look_up = operation
+        .look_up
+        .and_then(|look_up| generation.catalogue.named(look_up.operation));
     let look_up = look_up.and_then(|row| Some((row.method, row.merchant_path.as_deref()?)));
     refusal::advice(operation, look_up, key)
 }

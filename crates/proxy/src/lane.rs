@@ -26,7 +26,8 @@ impl Lane {
         let limiter = |rate: Rate| Limiter::new(rate, clock);
         Self {
             all: limiter(limits.all),
-            by_kind: [Kind::Read, Kind::Write, Kind::Money].map(|kind| limits.of_kind(kind).map(limiter)),
+            by_kind: [Kind::Read, Kind::Write, Kind::Money]
+                .map(|kind| limits.of_kind(kind).map(limiter)),
             seats: Seats::new(limits.in_flight),
             meters,
         }
@@ -34,7 +35,10 @@ impl Lane {
 
     /// Takes one token of every limit that applies, or none and says when all of them will have one.
     pub fn take(&self, kind: Kind) -> Result<Tokens<'_>, Duration> {
-        let of_kind = self.by_kind[kind as usize].as_ref().map(Limiter::take).transpose();
+        let of_kind = self.by_kind[kind as usize]
+            .as_ref()
+            .map(Limiter::take)
+            .transpose();
         match (self.all.take(), of_kind) {
             (Ok(all), Ok(of_kind)) => Ok(Tokens { all, of_kind }),
             (Err(wait), Ok(_)) | (Ok(_), Err(wait)) => Err(wait),

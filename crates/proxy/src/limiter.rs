@@ -34,7 +34,12 @@ impl StateStore for ArrivalTime {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (outcome, next) = decide((seen != 0).then(|| seen.into()))?;
-            match self.0.compare_exchange_weak(seen, next.into(), Ordering::AcqRel, Ordering::Acquire) {
+            match self.0.compare_exchange_weak(
+                seen,
+                next.into(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Ok(outcome),
                 Err(newer) => seen = newer,
             }
@@ -51,9 +56,14 @@ impl Limiter {
         // A burst that is not named would be a whole second's worth.
         let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
         let arrival = Arc::new(AtomicU64::new(0));
-        let per_token = u64::try_from(quota.replenish_interval().as_nanos()).expect("a second fits 64 bits");
+        let per_token =
+            u64::try_from(quota.replenish_interval().as_nanos()).expect("a second fits 64 bits");
         let gcra = RateLimiter::new(quota, ArrivalTime(Arc::clone(&arrival)), clock.clone());
-        Self { gcra, arrival, per_token }
+        Self {
+            gcra,
+            arrival,
+            per_token,
+        }
     }
 
     /// Takes a token, or says how long until there is one.
@@ -69,7 +79,9 @@ impl Limiter {
     fn give_back(&self) {
         let _ = self
             .arrival
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |arrival| Some(arrival.saturating_sub(self.per_token)));
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |arrival| {
+                Some(arrival.saturating_sub(self.per_token))
+            });
     }
 }
 
@@ -102,13 +114,18 @@ pub struct Seat(Arc<Seats>);
 impl Seats {
     /// All free.
     pub fn new(all: NonZeroU32) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicU32::new(0), all })
+        Arc::new(Self {
+            taken: AtomicU32::new(0),
+            all,
+        })
     }
 
     /// Takes a seat if one is free.
     pub fn take(self: &Arc<Self>) -> Option<Seat> {
         self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < self.all.get()).then_some(taken + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
+                (taken < self.all.get()).then_some(taken + 1)
+            })
             .ok()
             .map(|_| Seat(Arc::clone(self)))
     }
@@ -131,7 +148,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
-        Rate { per_second: NonZeroU32::new(per_second).unwrap(), burst: NonZeroU32::new(burst).unwrap() }
+        Rate {
+            per_second: NonZeroU32::new(per_second).unwrap(),
+            burst: NonZeroU32::new(burst).unwrap(),
+        }
     }
 
     #[test]

@@ -41,7 +41,10 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
             app.metrics.connections_full.inc();
         }
         let next = async {
-            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&room)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
             (permit, listener.accept().await)
         };
         let (permit, accepted) = tokio::select! {
@@ -72,10 +75,15 @@ async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     let pace = Pace::new(listen.head_timeout, listen.idle_timeout);
     // An answer is written at once; waiting for more to send would only delay it.
     if tcp.set_nodelay(true).is_ok()
-        && let Ok(Ok((http2, stream))) = timeout(listen.head_timeout, Inbound::begin(tcp, Arc::clone(&pace))).await
+        && let Ok(Ok((http2, stream))) =
+            timeout(listen.head_timeout, Inbound::begin(tcp, Arc::clone(&pace))).await
     {
         let peer = peer.ip().to_canonical();
-        let ended = if http2 { serve_http2(&worker, stream, peer, &pace).await } else { serve_http1(&worker, stream, peer, &pace).await };
+        let ended = if http2 {
+            serve_http2(&worker, stream, peer, &pace).await
+        } else {
+            serve_http1(&worker, stream, peer, &pace).await
+        };
         if ended.is_err_and(|error| error.is_parse()) {
             app.metrics.unreadable_heads.inc();
         }
@@ -83,7 +91,12 @@ async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     app.metrics.connections.dec();
 }
 
-async fn serve_http1(worker: &Arc<Worker>, stream: Inbound, peer: IpAddr, pace: &Arc<Pace>) -> hyper::Result<()> {
+async fn serve_http1(
+    worker: &Arc<Worker>,
+    stream: Inbound,
+    peer: IpAddr,
+    pace: &Arc<Pace>,
+) -> hyper::Result<()> {
     let service = service_fn(|request| {
         let (worker, busy) = (Arc::clone(worker), pace.request());
         async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, request).await) }
@@ -113,7 +126,12 @@ async fn serve_http1(worker: &Arc<Worker>, stream: Inbound, peer: IpAddr, pace: 
     }
 }
 
-async fn serve_http2(worker: &Arc<Worker>, stream: Inbound, peer: IpAddr, pace: &Arc<Pace>) -> hyper::Result<()> {
+async fn serve_http2(
+    worker: &Arc<Worker>,
+    stream: Inbound,
+    peer: IpAddr,
+    pace: &Arc<Pace>,
+) -> hyper::Result<()> {
     pace.begun();
     let service = service_fn(|request| {
         let (worker, busy) = (Arc::clone(worker), pace.request());
@@ -169,12 +187,24 @@ impl Inbound {
                 read => length += read,
             }
         }
-        Ok((seen == *PREFACE, Self { tcp, seen, left: 0..length, pace }))
+        Ok((
+            seen == *PREFACE,
+            Self {
+                tcp,
+                seen,
+                left: 0..length,
+                pace,
+            },
+        ))
     }
 }
 
 impl AsyncRead for Inbound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.left.is_empty() {
             let take = self.left.len().min(buf.remaining());
             let from = self.left.start;
@@ -192,7 +222,11 @@ impl AsyncRead for Inbound {
 }
 
 impl AsyncWrite for Inbound {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = std::task::ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
         self.pace.wrote();
         Poll::Ready(Ok(written))

@@ -76,19 +76,28 @@ impl AccessLog {
         let queue = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = mpsc::channel::<()>();
         let shared = Arc::clone(&queue);
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            let mut text = Vec::new();
-            loop {
-                // The sender is never used: its end is the signal to write the rest and stop.
-                let last = !matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
-                let lines = mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner));
-                write(&lines, &mut text, &mut out);
-                if last {
-                    return;
+        let writer = std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || {
+                let mut text = Vec::new();
+                loop {
+                    // The sender is never used: its end is the signal to write the rest and stop.
+                    let last =
+                        !matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
+                    let lines =
+                        mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner));
+                    write(&lines, &mut text, &mut out);
+                    if last {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok(Self { queue, dropped, stop: Some(stop), writer: Mutex::new(Some(writer)) })
+            })?;
+        Ok(Self {
+            queue,
+            dropped,
+            stop: Some(stop),
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// Queues a line, or counts it as dropped.
@@ -105,7 +114,12 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(writer) = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             // It panics only if writing does; then there is nowhere left to say so.
             let _ = writer.join();
         }
@@ -127,6 +141,7 @@ fn write(lines: &[Line], text: &mut Vec<u8>, out: &mut Box<dyn Write + Send>) {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn rfc3339<S: serde::Serializer>(unix_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    let time = jiff::Timestamp::from_millisecond(i64::try_from(*unix_ms).unwrap_or(i64::MAX)).unwrap_or_default();
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(*unix_ms).unwrap_or(i64::MAX))
+        .unwrap_or_default();
     serializer.collect_str(&format_args!("{time:.3}"))
 }

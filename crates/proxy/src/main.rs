@@ -38,7 +38,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // `--help` and `--version` arrive here too; they are no fault. Nothing is left to do if printing fails.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Fine }.into();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Fine
+            }
+            .into();
         }
     };
     let exit = match arguments.command {

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use gatepay_core::envelope::Verdict;
 use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 use crate::refusal::Refusal;
 
 /// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
-const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0,
+];
 
 /// The name under which tenants without series of their own are counted.
 const OTHER: &str = "other";
@@ -88,10 +92,11 @@ impl From<Verdict> for End {
 
 /// GatePay's codes that have a series of their own (protocol.md 4.2); every other is counted as `other`.
 const CODES: [&str; 42] = [
-    "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007", "400020", "400201",
-    "400202", "400203", "400204", "400205", "400304", "400603", "400604", "400605", "400607", "400608", "400620",
-    "400621", "400622", "400623", "400624", "500008", "500100", "500101", "500103", "500203", "500204", "500205",
-    "500206", "500207", "500208", "550233", "550238", "550245", "550249", "SUCCESS", "0",
+    "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007",
+    "400020", "400201", "400202", "400203", "400204", "400205", "400304", "400603", "400604",
+    "400605", "400607", "400608", "400620", "400621", "400622", "400623", "400624", "500008",
+    "500100", "500101", "500103", "500203", "500204", "500205", "500206", "500207", "500208",
+    "550233", "550238", "550245", "550249", "SUCCESS", "0",
 ];
 
 impl Metrics {
@@ -107,7 +112,11 @@ impl Metrics {
             "Requests by tenant, kind of operation and how they ended.",
             &["tenant", "kind", "outcome"],
         );
-        let refusals = make.counters("refusals_total", "Requests the proxy refused, by reason.", &["reason"]);
+        let refusals = make.counters(
+            "refusals_total",
+            "Requests the proxy refused, by reason.",
+            &["reason"],
+        );
         let durations = make.histograms(
             "request_duration_seconds",
             "From the head of a request to the end of its answer, by operation.",
@@ -116,17 +125,33 @@ impl Metrics {
             "upstream_duration_seconds",
             "From sending a request to GatePay to having its answer, by operation.",
         );
-        let answers = make.counters("gatepay_answers_total", "Answers of GatePay's by envelope code.", &["code"]);
+        let answers = make.counters(
+            "gatepay_answers_total",
+            "Answers of GatePay's by envelope code.",
+            &["code"],
+        );
         let children = |vec: &HistogramVec| -> Vec<Histogram> {
-            catalogue.rows().iter().map(|row| vec.with_label_values(&[row.name.as_ref()])).collect()
+            catalogue
+                .rows()
+                .iter()
+                .map(|row| vec.with_label_values(&[row.name.as_ref()]))
+                .collect()
         };
-        let build = make.gauge_vec("build_info", "Always 1; the version is the label.", &["version"]);
+        let build = make.gauge_vec(
+            "build_info",
+            "Always 1; the version is the label.",
+            &["version"],
+        );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
-            refusals: Refusal::SLUGS.map(|slug| (slug, refusals.with_label_values(&[slug]))).into(),
+            refusals: Refusal::SLUGS
+                .map(|slug| (slug, refusals.with_label_values(&[slug])))
+                .into(),
             durations: children(&durations),
             upstream_durations: children(&upstream),
-            answers: CODES.map(|code| (code, answers.with_label_values(&[code]))).into(),
+            answers: CODES
+                .map(|code| (code, answers.with_label_values(&[code])))
+                .into(),
             other_answers: answers.with_label_values(&[OTHER]),
             connections: make.gauge("connections", "Open connections from tenants."),
             unreadable_heads: make.counter(
@@ -137,16 +162,27 @@ impl Metrics {
                 "connections_full_total",
                 "Times accepting paused because listen.max_connections were open.",
             ),
-            in_flight: make.gauge("in_flight", "Requests between their head and the end of their answer."),
-            upstream_connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
-            upstream_connections: make.gauge("upstream_connections", "Open connections to GatePay."),
+            in_flight: make.gauge(
+                "in_flight",
+                "Requests between their head and the end of their answer.",
+            ),
+            upstream_connects: make
+                .counter("upstream_connects_total", "Connections opened to GatePay."),
+            upstream_connections: make
+                .gauge("upstream_connections", "Open connections to GatePay."),
             repeats: make.counter(
                 "upstream_repeats_total",
                 "Attempts repeated on another connection because nothing of them had been written.",
             ),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
-            lines_dropped: make.counter("access_lines_dropped_total", "Access lines lost because they came too fast."),
-            ready: make.gauge("ready", "1 while the process answers requests, 0 while it starts or drains."),
+            lines_dropped: make.counter(
+                "access_lines_dropped_total",
+                "Access lines lost because they came too fast.",
+            ),
+            ready: make.gauge(
+                "ready",
+                "1 while the process answers requests, 0 while it starts or drains.",
+            ),
             requests,
             registry,
         }
@@ -203,7 +239,9 @@ struct Make<'a>(&'a Registry);
 impl Make<'_> {
     fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("names and labels are well formed");
-        self.0.register(Box::new(metric.clone())).expect("names are distinct");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("names are distinct");
         metric
     }
 
@@ -224,7 +262,10 @@ impl Make<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str) -> HistogramVec {
-        let opts = HistogramOpts { common_opts: opts(name, help), buckets: SECONDS.to_vec() };
+        let opts = HistogramOpts {
+            common_opts: opts(name, help),
+            buckets: SECONDS.to_vec(),
+        };
         self.register(HistogramVec::new(opts, &["operation"]))
     }
 }
@@ -257,6 +298,9 @@ mod tests {
         let metrics = Metrics::new(&Catalogue::standard());
         metrics.answered("31337");
         let text = String::from_utf8(metrics.render()).unwrap();
-        assert!(text.contains("gatepay_proxy_gatepay_answers_total{code=\"other\"} 1") && !text.contains("31337"));
+        assert!(
+            text.contains("gatepay_proxy_gatepay_answers_total{code=\"other\"} 1")
+                && !text.contains("31337")
+        );
     }
 }

@@ -81,10 +81,16 @@ impl Pace {
     pub fn judge(&self) -> Verdict {
         let idle_until = self.at(self.moved.load(Ordering::Relaxed)) + self.idle;
         let until = match self.head_since.load(Ordering::Relaxed) {
-            since if since > 0 && self.busy.load(Ordering::Relaxed) == 0 => idle_until.min(self.at(since - 1) + self.head),
+            since if since > 0 && self.busy.load(Ordering::Relaxed) == 0 => {
+                idle_until.min(self.at(since - 1) + self.head)
+            }
             _ => idle_until,
         };
-        if until <= Instant::now() { Verdict::Late } else { Verdict::Fine(until.min(Instant::now() + self.head)) }
+        if until <= Instant::now() {
+            Verdict::Late
+        } else {
+            Verdict::Fine(until.min(Instant::now() + self.head))
+        }
     }
 
     fn now(&self) -> u64 {

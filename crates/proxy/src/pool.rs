@@ -60,9 +60,15 @@ const MAX_HEAD: usize = 64 * 1024;
 
 impl Upstream {
     /// GatePay at `url`, with `tls` if the URL says so.
-    pub fn new(url: UpstreamUrl, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
+    pub fn new(
+        url: UpstreamUrl,
+        tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
         let tls = match tls {
-            Some(config) => Some((TlsConnector::from(config), ServerName::try_from(url.host.clone())?)),
+            Some(config) => Some((
+                TlsConnector::from(config),
+                ServerName::try_from(url.host.clone())?,
+            )),
             None => None,
         };
         Ok(Self { url, tls })
@@ -103,7 +109,11 @@ struct Wire {
 impl Pool {
     /// Without connections.
     pub fn new(upstream: Arc<Upstream>, metrics: Arc<Metrics>) -> Self {
-        Self { upstream, metrics, idle: Mutex::default() }
+        Self {
+            upstream,
+            metrics,
+            idle: Mutex::default(),
+        }
     }
 
     /// An idle connection that is still alive, the last used first, or none.
@@ -138,15 +148,26 @@ impl Pool {
 
     async fn dial(&self) -> Result<Connection, ConnectError> {
         let url = &self.upstream.url;
-        let tcp = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(ConnectError::Connect)?;
+        let tcp = TcpStream::connect((url.host.as_str(), url.port))
+            .await
+            .map_err(ConnectError::Connect)?;
         tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
-        let wire = Arc::new(Wire::new(&tcp, self.metrics.upstream_connections.clone()).map_err(ConnectError::Connect)?);
+        let wire = Arc::new(
+            Wire::new(&tcp, self.metrics.upstream_connections.clone())
+                .map_err(ConnectError::Connect)?,
+        );
         self.metrics.upstream_connects.inc();
-        let tcp = Metered { tcp, wire: Arc::clone(&wire) };
+        let tcp = Metered {
+            tcp,
+            wire: Arc::clone(&wire),
+        };
         match &self.upstream.tls {
             None => handshake(tcp, wire).await,
             Some((tls, name)) => {
-                let stream = tls.connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
+                let stream = tls
+                    .connect(name.clone(), tcp)
+                    .await
+                    .map_err(ConnectError::Tls)?;
                 handshake(stream, wire).await
             }
         }
@@ -183,7 +204,12 @@ where
         let _ = driver.await;
     });
     let now = Instant::now();
-    Ok(Connection { sender, wire, born: now, idle_since: now })
+    Ok(Connection {
+        sender,
+        wire,
+        born: now,
+        idle_since: now,
+    })
 }
 
 impl Connection {
@@ -204,7 +230,8 @@ impl Connection {
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        now.duration_since(self.idle_since) < IDLE_TIMEOUT && now.duration_since(self.born) < MAX_AGE
+        now.duration_since(self.idle_since) < IDLE_TIMEOUT
+            && now.duration_since(self.born) < MAX_AGE
     }
 }
 
@@ -213,7 +240,12 @@ impl Wire {
         use std::os::fd::AsFd as _;
         let socket = socket2::Socket::from(tcp.as_fd().try_clone_to_owned()?);
         open.inc();
-        Ok(Self { written: AtomicU64::new(0), cut: AtomicBool::new(false), socket, open })
+        Ok(Self {
+            written: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            socket,
+            open,
+        })
     }
 
     /// Whether the peer has neither closed nor said anything unasked. Costs a system call and no round trip.
@@ -245,19 +277,29 @@ impl Metered {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let written = std::task::ready!(write(Pin::new(&mut self.tcp), cx))?;
-        self.wire.written.fetch_add(written as u64, Ordering::AcqRel);
+        self.wire
+            .written
+            .fetch_add(written as u64, Ordering::AcqRel);
         Poll::Ready(Ok(written))
     }
 }
 
 impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_counted(cx, |tcp, cx| tcp.poll_write(cx, buf))
     }
 

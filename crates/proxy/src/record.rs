@@ -122,7 +122,9 @@ impl Record {
 
     /// GatePay's part is over, whole or not.
     pub fn upstream_ended(&mut self) {
-        self.upstream = self.sent_at.map(|sent| self.app.clock.elapsed().saturating_sub(sent));
+        self.upstream = self
+            .sent_at
+            .map(|sent| self.app.clock.elapsed().saturating_sub(sent));
     }
 
     /// What the log may know beyond what the caller is told.
@@ -185,7 +187,11 @@ impl Drop for Record {
             self.detail = Some("panicked".to_owned());
         }
         if let Some((position, _, kind)) = &self.operation {
-            metrics.took(*position, took.as_secs_f64(), self.upstream.map(|upstream| upstream.as_secs_f64()));
+            metrics.took(
+                *position,
+                took.as_secs_f64(),
+                self.upstream.map(|upstream| upstream.as_secs_f64()),
+            );
             if let Some((_, Some(lane))) = &self.tenant {
                 lane.meters.ended(*kind, self.end);
             }

@@ -201,17 +201,18 @@ impl Refusal {
             | Self::OperationNotAllowed(_)
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownOperation => StatusCode::NOT_FOUND,
-            Self::RateLimited { .. } | Self::TooManyInFlight { .. } | Self::InstitutionQuota { .. } => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::RateLimited { .. }
+            | Self::TooManyInFlight { .. }
+            | Self::InstitutionQuota { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UpstreamUnreachable | Self::InstitutionRejected => StatusCode::BAD_GATEWAY,
-            Self::Overloaded(_) | Self::UpstreamUnavailable | Self::Starting { .. } | Self::JournalUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded(_)
+            | Self::UpstreamUnavailable
+            | Self::Starting { .. }
+            | Self::JournalUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -238,7 +239,9 @@ impl Refusal {
             | Self::AddressNotAllowed
             | Self::UnknownOperation
             | Self::HeadTooLarge => Blame::Caller,
-            Self::UpstreamUnreachable | Self::UpstreamUnavailable | Self::OutcomeUnknown { .. } => Blame::Upstream,
+            Self::UpstreamUnreachable | Self::UpstreamUnavailable | Self::OutcomeUnknown { .. } => {
+                Blame::Upstream
+            }
             Self::Overloaded(_)
             | Self::Internal(_)
             | Self::InstitutionRejected
@@ -264,7 +267,9 @@ impl Refusal {
     /// When to come back, in whole seconds, never 0.
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
-            Self::RateLimited { retry } | Self::InstitutionQuota { retry } | Self::Starting { retry } => *retry,
+            Self::RateLimited { retry }
+            | Self::InstitutionQuota { retry }
+            | Self::Starting { retry } => *retry,
             Self::TooManyInFlight { .. }
             | Self::Overloaded(_)
             | Self::UpstreamUnavailable
@@ -291,12 +296,19 @@ impl Refusal {
         };
         let message = self.to_string();
         let label = slug.to_uppercase();
-        let body = serde_json::to_vec(&Envelope::failure(code, &label, message)).expect("strings always serialize");
+        let body = serde_json::to_vec(&Envelope::failure(code, &label, message))
+            .expect("strings always serialize");
 
         let mut lines = HeaderMap::with_capacity(5);
-        lines.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        lines.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         lines.insert(headers::REFUSAL, HeaderValue::from_static(slug));
-        lines.insert(headers::OUTCOME, HeaderValue::from_static(self.outcome().as_str()));
+        lines.insert(
+            headers::OUTCOME,
+            HeaderValue::from_static(self.outcome().as_str()),
+        );
         if let Some(seconds) = self.retry_after() {
             lines.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -417,7 +429,9 @@ impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skew(skew) => write!(f, "{skew}"),
-            Self::Forgotten => f.write_str("it lies before what the replay memory remembers; sign anew"),
+            Self::Forgotten => {
+                f.write_str("it lies before what the replay memory remembers; sign anew")
+            }
         }
     }
 }
@@ -433,7 +447,11 @@ impl Outcome {
 }
 
 /// What a caller should ask before it repeats, and by which key: from the row, with the key's value if it has one.
-pub fn advice(operation: &gatepay_core::Operation, look_up: Option<(Method, &str)>, key: Option<&str>) -> Cow<'static, str> {
+pub fn advice(
+    operation: &gatepay_core::Operation,
+    look_up: Option<(Method, &str)>,
+    key: Option<&str>,
+) -> Cow<'static, str> {
     let fields = operation.key;
     let value = key.map(|key| format!(" {key}")).unwrap_or_default();
     match look_up {
@@ -454,12 +472,20 @@ mod tests {
         let second = Duration::from_secs(1);
         vec![
             Refusal::MalformedRequest("x".into()),
-            Refusal::UnsupportedMediaType { wanted: "application/json" },
-            Refusal::SignatureMismatch(Mismatch::Bytes { body_bytes: 1, digest: [0; 32] }),
+            Refusal::UnsupportedMediaType {
+                wanted: "application/json",
+            },
+            Refusal::SignatureMismatch(Mismatch::Bytes {
+                body_bytes: 1,
+                digest: [0; 32],
+            }),
             Refusal::StaleTimestamp(Stale::Forgotten),
             Refusal::UnknownClient("x"),
             Refusal::MalformedNonce(StampError::NonceEmpty),
-            Refusal::Replayed { admitted_ms_ago: 1, advice: "x".into() },
+            Refusal::Replayed {
+                admitted_ms_ago: 1,
+                advice: "x".into(),
+            },
             Refusal::OnBehalfOfMismatch,
             Refusal::TenantSuspended,
             Refusal::OperationNotAllowed("x".into()),
@@ -469,7 +495,10 @@ mod tests {
             Refusal::Overloaded("x"),
             Refusal::UpstreamUnreachable,
             Refusal::UpstreamUnavailable,
-            Refusal::OutcomeUnknown { what: "x", advice: "x".into() },
+            Refusal::OutcomeUnknown {
+                what: "x",
+                advice: "x".into(),
+            },
             Refusal::RequestTimeout { limit: second },
             Refusal::BodyTooLarge { limit: 1 },
             Refusal::Internal(Outcome::Unknown),
@@ -485,9 +514,17 @@ mod tests {
     #[test]
     fn every_slug_is_listed_for_the_metrics() {
         for refusal in one_of_each() {
-            assert!(Refusal::SLUGS.contains(&refusal.slug()), "{}", refusal.slug());
+            assert!(
+                Refusal::SLUGS.contains(&refusal.slug()),
+                "{}",
+                refusal.slug()
+            );
         }
-        assert_eq!(one_of_each().len() + 1, Refusal::SLUGS.len(), "all but invalid_body are made above");
+        assert_eq!(
+            one_of_each().len() + 1,
+            Refusal::SLUGS.len(),
+            "all but invalid_body are made above"
+        );
     }
 
     #[test]
@@ -495,7 +532,10 @@ mod tests {
         for refusal in one_of_each() {
             let (slug, status) = (refusal.slug(), refusal.status());
             let (_, headers, _) = refusal.into_answer(RefusalStatus::Http);
-            let wanted = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+            let wanted = matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            );
             assert_eq!(headers.contains_key(header::RETRY_AFTER), wanted, "{slug}");
         }
     }
@@ -503,19 +543,32 @@ mod tests {
     #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
         for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
-            let refusal = Refusal::RateLimited { retry: Duration::from_millis(wait) };
+            let refusal = Refusal::RateLimited {
+                retry: Duration::from_millis(wait),
+            };
             assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
         }
     }
 
     #[test]
     fn a_client_that_reads_only_the_envelope_gets_gatepays_own_unknown() {
-        let refusal = Refusal::OutcomeUnknown { what: "x", advice: "x".into() };
+        let refusal = Refusal::OutcomeUnknown {
+            what: "x",
+            advice: "x".into(),
+        };
         let (status, headers, body) = refusal.into_answer(RefusalStatus::Gatepay);
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(headers[headers::REFUSAL], "outcome_unknown");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((&body["status"], &body["code"]), (&"FAIL".into(), &"400000".into()));
-        assert_eq!(Refusal::UnknownOperation.into_answer(RefusalStatus::Gatepay).0, StatusCode::OK);
+        assert_eq!(
+            (&body["status"], &body["code"]),
+            (&"FAIL".into(), &"400000".into())
+        );
+        assert_eq!(
+            Refusal::UnknownOperation
+                .into_answer(RefusalStatus::Gatepay)
+                .0,
+            StatusCode::OK
+        );
     }
 }

@@ -24,7 +24,11 @@ pub struct Reply {
 
 enum Source {
     Whole(Option<Bytes>),
-    Long { long: Box<Long>, stalled: Pin<Box<Sleep>>, stall: Duration },
+    Long {
+        long: Box<Long>,
+        stalled: Pin<Box<Sleep>>,
+        stall: Duration,
+    },
 }
 
 /// A long answer of GatePay's stopped before its end. The caller's connection is aborted, so that what it has cannot
@@ -34,27 +38,57 @@ enum Source {
 pub struct Cut;
 
 /// An answer that is all there.
-pub fn whole(mut head: response::Parts, body: Bytes, record: Record, permit: Option<Permit>) -> Response<Reply> {
+pub fn whole(
+    mut head: response::Parts,
+    body: Bytes,
+    record: Record,
+    permit: Option<Permit>,
+) -> Response<Reply> {
     headers::keep_for_caller(&mut head.headers);
     finish(head, Source::Whole(Some(body)), record, permit)
 }
 
 /// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
-pub fn long(mut head: response::Parts, long: Long, stall: Duration, record: Record, permit: Permit) -> Response<Reply> {
+pub fn long(
+    mut head: response::Parts,
+    long: Long,
+    stall: Duration,
+    record: Record,
+    permit: Permit,
+) -> Response<Reply> {
     headers::keep_for_caller(&mut head.headers);
     let stalled = Box::pin(tokio::time::sleep(stall));
-    finish(head, Source::Long { long: Box::new(long), stalled, stall }, record, Some(permit))
+    finish(
+        head,
+        Source::Long {
+            long: Box::new(long),
+            stalled,
+            stall,
+        },
+        record,
+        Some(permit),
+    )
 }
 
 /// An answer of the proxy's own.
-pub fn refusal(status: StatusCode, lines: HeaderMap, body: Bytes, record: Record) -> Response<Reply> {
+pub fn refusal(
+    status: StatusCode,
+    lines: HeaderMap,
+    body: Bytes,
+    record: Record,
+) -> Response<Reply> {
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
     head.headers = lines;
     finish(head, Source::Whole(Some(body)), record, None)
 }
 
-fn finish(mut head: response::Parts, source: Source, mut record: Record, permit: Option<Permit>) -> Response<Reply> {
+fn finish(
+    mut head: response::Parts,
+    source: Source,
+    mut record: Record,
+    permit: Option<Permit>,
+) -> Response<Reply> {
     // What one connection carried is not a fact about the next.
     head.extensions.clear();
     head.version = http::Version::default();
@@ -63,23 +97,41 @@ fn finish(mut head: response::Parts, source: Source, mut record: Record, permit:
     if matches!(&source, Source::Whole(Some(body)) if body.is_empty()) {
         record.relayed();
     }
-    Response::from_parts(head, Reply { source, record, _permit: permit })
+    Response::from_parts(
+        head,
+        Reply {
+            source,
+            record,
+            _permit: permit,
+        },
+    )
 }
 
 impl Body for Reply {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Self { source, record, .. } = &mut *self;
         let piece = match source {
             Source::Whole(body) => body.take().filter(|body| !body.is_empty()),
-            Source::Long { long, stalled, stall } => match long.begun.take() {
+            Source::Long {
+                long,
+                stalled,
+                stall,
+            } => match long.begun.take() {
                 Some(begun) => Some(begun),
                 None => loop {
                     match Pin::new(&mut long.rest).poll_frame(cx) {
-                        Poll::Pending if stalled.as_mut().poll(cx).is_pending() => return Poll::Pending,
-                        Poll::Pending | Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Cut))),
+                        Poll::Pending if stalled.as_mut().poll(cx).is_pending() => {
+                            return Poll::Pending;
+                        }
+                        Poll::Pending | Poll::Ready(Some(Err(_))) => {
+                            return Poll::Ready(Some(Err(Cut)));
+                        }
                         Poll::Ready(None) => {
                             long.ended();
                             break None;
@@ -116,7 +168,9 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Source::Whole(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
             Source::Long { long, .. } => {
                 let begun = long.begun.as_ref().map_or(0, |begun| begun.len() as u64);
                 let rest = long.rest.size_hint();

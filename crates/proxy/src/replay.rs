@@ -90,7 +90,11 @@ impl Replay {
     pub fn new(window: Window, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
         // One slice more at each end, since a window rarely begins where a slice does.
         let slots = (window.past_ms + window.future_ms) / SLICE_MS + 3;
-        let shard = || Mutex::new(Shard { slots: (0..slots).map(|_| Slot::default()).collect() });
+        let shard = || {
+            Mutex::new(Shard {
+                slots: (0..slots).map(|_| Slot::default()).collect(),
+            })
+        };
         Self {
             key,
             shards: (0..SHARDS).map(|_| shard()).collect(),
@@ -110,14 +114,20 @@ impl Replay {
             hash.write(part.as_bytes());
         }
         let hash = hash.finish128();
-        Fingerprint { high: hash.h1, low: hash.h2, stamp_ms: stamp.millis() }
+        Fingerprint {
+            high: hash.h1,
+            low: hash.h2,
+            stamp_ms: stamp.millis(),
+        }
     }
 
     /// Whether a stamp could be recorded now. Another request may still be first.
     pub fn check(&self, print: Fingerprint) -> Result<(), Unusable> {
         let shard = self.shard(print);
         self.above_horizon(print)?;
-        shard.admitted(print).map_or(Ok(()), |admitted_ms| Err(Unusable::Seen { admitted_ms }))
+        shard
+            .admitted(print)
+            .map_or(Ok(()), |admitted_ms| Err(Unusable::Seen { admitted_ms }))
     }
 
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
@@ -142,9 +152,18 @@ impl Replay {
             self.forget_slot(slot);
             slot.slice = slice;
         }
-        let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX) - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
+        let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
+            - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
         let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
-        slot.seen.insert_unique(print.high, Entry { high: print.high, low: print.low, admitted }, |entry| entry.high);
+        slot.seen.insert_unique(
+            print.high,
+            Entry {
+                high: print.high,
+                low: print.low,
+                admitted,
+            },
+            |entry| entry.high,
+        );
         Ok(())
     }
 
@@ -179,15 +198,24 @@ impl Replay {
     }
 
     fn shard(&self, print: Fingerprint) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[usize::try_from(print.low % SHARDS as u64).expect("a shard's number is small")])
+        lock(
+            &self.shards
+                [usize::try_from(print.low % SHARDS as u64).expect("a shard's number is small")],
+        )
     }
 
     fn above_horizon(&self, print: Fingerprint) -> Result<(), Unusable> {
         if print.stamp_ms <= self.guarded_until {
-            return Err(Unusable::Guarded { wait_ms: self.guarded_until - print.stamp_ms + 1 });
+            return Err(Unusable::Guarded {
+                wait_ms: self.guarded_until - print.stamp_ms + 1,
+            });
         }
         let horizon = self.horizon.load(Ordering::Acquire);
-        if print.stamp_ms <= horizon { Err(Unusable::Forgotten) } else { Ok(()) }
+        if print.stamp_ms <= horizon {
+            Err(Unusable::Forgotten)
+        } else {
+            Ok(())
+        }
     }
 
     fn raise_horizon(&self, to: u64) {
@@ -218,16 +246,20 @@ impl Fingerprint {
 
 impl Shard {
     fn slot(&mut self, slice: u64) -> &mut Slot {
-        let index = usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
+        let index =
+            usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
         &mut self.slots[index]
     }
 
     fn admitted(&self, print: Fingerprint) -> Option<u64> {
         let slice = print.slice();
-        let index = usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
+        let index =
+            usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
         let slot = &self.slots[index];
         let same = |entry: &Entry| entry.high == print.high && entry.low == print.low;
-        let entry = (slot.slice == slice).then(|| slot.seen.find(print.high, same)).flatten()?;
+        let entry = (slot.slice == slice)
+            .then(|| slot.seen.find(print.high, same))
+            .flatten()?;
         Some((slice * SLICE_MS).saturating_add_signed(i64::from(entry.admitted)))
     }
 }
@@ -239,7 +271,10 @@ mod tests {
     use std::collections::HashSet;
 
     const NOW: u64 = 1_767_225_600_000;
-    const WINDOW: Window = Window { past_ms: 300_000, future_ms: 10_000 };
+    const WINDOW: Window = Window {
+        past_ms: 300_000,
+        future_ms: 10_000,
+    };
 
     fn memory() -> Replay {
         Replay::new(WINDOW, 1_000_000, [7; 16], 0)
@@ -247,7 +282,10 @@ mod tests {
 
     fn print(memory: &Replay, millis: u64, nonce: &str) -> Fingerprint {
         let millis = millis.to_string();
-        memory.fingerprint("client", &Stamp::parse(millis.as_bytes(), nonce.as_bytes()).unwrap())
+        memory.fingerprint(
+            "client",
+            &Stamp::parse(millis.as_bytes(), nonce.as_bytes()).unwrap(),
+        )
     }
 
     #[test]
@@ -256,8 +294,14 @@ mod tests {
         let stamp = print(&memory, NOW - 5_000, "n");
         assert_eq!(memory.check(stamp), Ok(()));
         assert_eq!(memory.record(stamp, NOW), Ok(()));
-        assert_eq!(memory.record(stamp, NOW + 9), Err(Unusable::Seen { admitted_ms: NOW }));
-        assert_eq!(memory.check(stamp), Err(Unusable::Seen { admitted_ms: NOW }));
+        assert_eq!(
+            memory.record(stamp, NOW + 9),
+            Err(Unusable::Seen { admitted_ms: NOW })
+        );
+        assert_eq!(
+            memory.check(stamp),
+            Err(Unusable::Seen { admitted_ms: NOW })
+        );
     }
 
     #[test]
@@ -283,7 +327,10 @@ mod tests {
         let stamp = print(&memory, NOW, "n");
         memory.record(stamp, NOW).unwrap();
         memory.forget(NOW + WINDOW.past_ms);
-        assert_eq!(memory.check(stamp), Err(Unusable::Seen { admitted_ms: NOW }));
+        assert_eq!(
+            memory.check(stamp),
+            Err(Unusable::Seen { admitted_ms: NOW })
+        );
     }
 
     #[test]
@@ -292,17 +339,29 @@ mod tests {
         for nonce in ["a", "b"] {
             memory.record(print(&memory, NOW, nonce), NOW).unwrap();
         }
-        assert_eq!(memory.record(print(&memory, NOW, "c"), NOW), Err(Unusable::Full));
-        assert!(matches!(memory.record(print(&memory, NOW, "a"), NOW), Err(Unusable::Seen { .. })));
+        assert_eq!(
+            memory.record(print(&memory, NOW, "c"), NOW),
+            Err(Unusable::Full)
+        );
+        assert!(matches!(
+            memory.record(print(&memory, NOW, "a"), NOW),
+            Err(Unusable::Seen { .. })
+        ));
         memory.forget(NOW + WINDOW.past_ms + 20_000);
-        assert_eq!(memory.record(print(&memory, NOW + 400_000, "c"), NOW + 400_000), Ok(()));
+        assert_eq!(
+            memory.record(print(&memory, NOW + 400_000, "c"), NOW + 400_000),
+            Ok(())
+        );
     }
 
     #[test]
     fn after_a_crash_old_stamps_wait_for_the_guard() {
         let memory = Replay::new(WINDOW, 10, [7; 16], NOW + WINDOW.future_ms);
         let early = print(&memory, NOW + WINDOW.future_ms - 2_000, "n");
-        assert_eq!(memory.record(early, NOW), Err(Unusable::Guarded { wait_ms: 2_001 }));
+        assert_eq!(
+            memory.record(early, NOW),
+            Err(Unusable::Guarded { wait_ms: 2_001 })
+        );
         let after = print(&memory, NOW + WINDOW.future_ms + 1, "n");
         assert_eq!(memory.record(after, NOW + WINDOW.future_ms + 1), Ok(()));
     }
@@ -347,12 +406,23 @@ mod tests {
             let run = || {
                 barrier.wait();
                 (0..stamps)
-                    .filter(|n| memory.record(print(&memory, NOW + n % 10_000, &n.to_string()), NOW).is_ok())
+                    .filter(|n| {
+                        memory
+                            .record(print(&memory, NOW + n % 10_000, &n.to_string()), NOW)
+                            .is_ok()
+                    })
                     .count() as u64
             };
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap())
+                .collect()
         });
-        assert_eq!(admitted.iter().sum::<u64>(), stamps, "double accepts or losses: {admitted:?}");
+        assert_eq!(
+            admitted.iter().sum::<u64>(),
+            stamps,
+            "double accepts or losses: {admitted:?}"
+        );
     }
 }

@@ -9,7 +9,9 @@ use crate::refusal::Refusal;
 ///
 /// Institution paths do not exist for tenants: they get exactly the answer of any unknown path.
 pub fn operation(catalogue: &Catalogue, head: &Head<'_>) -> Result<usize, Refusal> {
-    head.method.and_then(|method| catalogue.merchant(method, head.path)).ok_or(Refusal::UnknownOperation)
+    head.method
+        .and_then(|method| catalogue.merchant(method, head.path))
+        .ok_or(Refusal::UnknownOperation)
 }
 
 #[cfg(test)]
@@ -22,12 +24,24 @@ mod tests {
         let catalogue = Catalogue::standard();
         for row in catalogue.rows() {
             // Batch transfer keeps its path: there the two sides are one.
-            let Some(path) = row.institution_path.as_deref().filter(|path| row.merchant_path.as_deref() != Some(path)) else {
+            let Some(path) = row
+                .institution_path
+                .as_deref()
+                .filter(|path| row.merchant_path.as_deref() != Some(path))
+            else {
                 continue;
             };
             for method in Method::ALL {
-                let head = Head { method: Some(*method), path, query: None };
-                assert_eq!(operation(&catalogue, &head).unwrap_err().slug(), "unknown_operation", "{method} {path}");
+                let head = Head {
+                    method: Some(*method),
+                    path,
+                    query: None,
+                };
+                assert_eq!(
+                    operation(&catalogue, &head).unwrap_err().slug(),
+                    "unknown_operation",
+                    "{method} {path}"
+                );
             }
         }
     }

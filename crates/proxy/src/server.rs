@@ -55,17 +55,33 @@ impl Server {
         fresh_credentials: bool,
     ) -> Result<Self, StartError> {
         let settings = &configuration.settings;
-        let state = settings.state_dir.as_deref().map(State::open).transpose().map_err(StartError::State)?;
+        let state = settings
+            .state_dir
+            .as_deref()
+            .map(State::open)
+            .transpose()
+            .map_err(StartError::State)?;
         let guarded = !fresh_credentials && state.as_ref().is_none_or(|state| state.guarded);
         let (socket, address) = bind(settings.listen.address)?;
         let (admin_socket, admin_address) = bind(settings.admin.address)?;
-        let threads = settings.listen.threads.map_or_else(cores, NonZeroUsize::get);
-        let room = Arc::new(Semaphore::new(settings.listen.max_connections.get().min(Semaphore::MAX_PERMITS)));
+        let threads = settings
+            .listen
+            .threads
+            .map_or_else(cores, NonZeroUsize::get);
+        let room = Arc::new(Semaphore::new(
+            settings
+                .listen
+                .max_connections
+                .get()
+                .min(Semaphore::MAX_PERMITS),
+        ));
 
         let app = App::new(configuration, Catalogue::standard(), clock, guarded, access)?;
         let workers = (0..threads)
             .map(|number| {
-                let socket = socket.try_clone().map_err(|error| StartError::Listen(address, error))?;
+                let socket = socket
+                    .try_clone()
+                    .map_err(|error| StartError::Listen(address, error))?;
                 let (app, room) = (Arc::clone(&app), Arc::clone(&room));
                 let runtime = runtime()?;
                 thread::Builder::new()
@@ -82,7 +98,14 @@ impl Server {
                 .map_err(StartError::Thread)?
         };
         app.metrics.ready.set(1);
-        Ok(Self { app, address, admin_address, workers, control, _state: state })
+        Ok(Self {
+            app,
+            address,
+            admin_address,
+            workers,
+            control,
+            _state: state,
+        })
     }
 
     /// Where tenants connect.
@@ -110,10 +133,15 @@ impl Server {
     /// # Panics
     /// If a thread of the program panicked, with its message.
     pub fn wait(self) -> Ended {
-        let ended = self.control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let ended = self
+            .control
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if ended == Ended::Drained {
             for worker in self.workers {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
         }
         ended
@@ -129,7 +157,10 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
             return;
         }
     };
-    let pool = Arc::new(Pool::new(Arc::clone(&app.upstream), Arc::clone(&app.metrics)));
+    let pool = Arc::new(Pool::new(
+        Arc::clone(&app.upstream),
+        Arc::clone(&app.metrics),
+    ));
     let sweeping = tokio::spawn({
         let pool = Arc::clone(&pool);
         async move {
@@ -140,7 +171,10 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
             }
         }
     });
-    let worker = Arc::new(Worker { app: Arc::clone(&app), pool });
+    let worker = Arc::new(Worker {
+        app: Arc::clone(&app),
+        pool,
+    });
     listener::accept(worker, listener, room).await;
     app.drain.finished().await;
     sweeping.abort();
@@ -164,14 +198,29 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
     });
     app.drain.reached(Phase::Leaving).await;
     let drain = app.settings.drain;
-    tracing::info!(grace_ms = drain.grace.as_millis(), running = app.drain.running(), "draining: asking callers to leave");
+    tracing::info!(
+        grace_ms = drain.grace.as_millis(),
+        running = app.drain.running(),
+        "draining: asking callers to leave"
+    );
     sleep(drain.grace).await;
     app.drain.enter(Phase::Finishing);
-    tracing::info!(running = app.drain.running(), "draining: no new connections");
-    let ended = match timeout(drain.deadline.saturating_sub(drain.grace), app.drain.finished()).await {
+    tracing::info!(
+        running = app.drain.running(),
+        "draining: no new connections"
+    );
+    let ended = match timeout(
+        drain.deadline.saturating_sub(drain.grace),
+        app.drain.finished(),
+    )
+    .await
+    {
         Ok(()) => Ended::Drained,
         Err(_) => {
-            tracing::error!(running = app.drain.running(), "draining: the deadline passed with requests in flight");
+            tracing::error!(
+                running = app.drain.running(),
+                "draining: the deadline passed with requests in flight"
+            );
             Ended::Late
         }
     };
@@ -183,12 +232,17 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let socket = TcpListener::bind(address)
         .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
         .map_err(|error| StartError::Listen(address, error))?;
-    let bound = socket.local_addr().map_err(|error| StartError::Listen(address, error))?;
+    let bound = socket
+        .local_addr()
+        .map_err(|error| StartError::Listen(address, error))?;
     Ok((socket, bound))
 }
 
 fn runtime() -> Result<Runtime, StartError> {
-    Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)
 }
 
 fn cores() -> usize {

@@ -41,7 +41,10 @@ impl Outbound {
         account: &SubAccount,
         host: &HeaderValue,
     ) -> Result<Self, Unsendable> {
-        let path = operation.institution_path.as_deref().ok_or(Unsendable::NoPath)?;
+        let path = operation
+            .institution_path
+            .as_deref()
+            .ok_or(Unsendable::NoPath)?;
         let target = match query {
             Some(query) => Uri::try_from(format!("{path}?{query}")),
             None => Uri::try_from(path),
@@ -53,9 +56,18 @@ impl Outbound {
                 headers.append(name, value.clone());
             }
         }
-        headers.insert(headers::ON_BEHALF_OF, HeaderValue::from_str(account.as_str()).map_err(http::Error::from)?);
-        let method = Method::from_bytes(operation.institution_method.as_str().as_bytes()).map_err(http::Error::from)?;
-        Ok(Self { method, target: target.map_err(http::Error::from)?, headers, body })
+        headers.insert(
+            headers::ON_BEHALF_OF,
+            HeaderValue::from_str(account.as_str()).map_err(http::Error::from)?,
+        );
+        let method = Method::from_bytes(operation.institution_method.as_str().as_bytes())
+            .map_err(http::Error::from)?;
+        Ok(Self {
+            method,
+            target: target.map_err(http::Error::from)?,
+            headers,
+            body,
+        })
     }
 
     /// One attempt, signed with the institution's credential under a stamp that no other attempt has.
@@ -64,8 +76,10 @@ impl Outbound {
     /// Never: ids, digits and symbols are visible ASCII.
     pub fn attempt(&self, credential: &Credential, stamp: &FreshStamp) -> Request<Full<Bytes>> {
         let stamp = stamp.as_stamp();
-        let value = |text: &[u8]| HeaderValue::from_bytes(text).expect("visible ASCII makes a header");
-        let mut signature = value(&gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex());
+        let value =
+            |text: &[u8]| HeaderValue::from_bytes(text).expect("visible ASCII makes a header");
+        let mut signature =
+            value(&gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex());
         signature.set_sensitive(true);
 
         let mut request = Request::new(Full::new(self.body.clone()));
@@ -73,7 +87,10 @@ impl Outbound {
         *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
-        headers.insert(headers::CLIENT_ID, value(credential.client_id.as_str().as_bytes()));
+        headers.insert(
+            headers::CLIENT_ID,
+            value(credential.client_id.as_str().as_bytes()),
+        );
         headers.insert(headers::TIMESTAMP, value(stamp.timestamp().as_bytes()));
         headers.insert(headers::NONCE, value(stamp.nonce().as_bytes()));
         headers.insert(headers::SIGNATURE, signature);

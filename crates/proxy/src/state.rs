@@ -19,16 +19,29 @@ impl State {
     /// Takes the lock. A folder that was never used needs no guard: nothing can have been admitted before.
     pub fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
                 io::ErrorKind::WouldBlock,
-                format!("{} is in use: one process at a time may own the replay memory", folder.display()),
+                format!(
+                    "{} is in use: one process at a time may own the replay memory",
+                    folder.display()
+                ),
             ),
             TryLockError::Error(error) => error,
         })?;
         let used = folder.join(USED);
-        let guarded = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&used) {
+        let guarded = match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&used)
+        {
             Ok(marker) => {
                 marker.sync_all()?;
                 File::open(folder)?.sync_all()?;
@@ -37,7 +50,10 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
             Err(error) => return Err(error),
         };
-        Ok(Self { _lock: lock, guarded })
+        Ok(Self {
+            _lock: lock,
+            guarded,
+        })
     }
 }
 
@@ -56,6 +72,9 @@ mod tests {
     fn two_processes_do_not_share_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let _first = State::open(folder.path()).unwrap();
-        assert_eq!(State::open(folder.path()).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            State::open(folder.path()).err().unwrap().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 }

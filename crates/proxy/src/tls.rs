@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
 /// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone.
@@ -16,7 +16,9 @@ pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match ca {
-        None => builder.with_platform_verifier().map_err(|error| error.to_string())?,
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| error.to_string())?,
         Some(path) => builder.with_root_certificates(roots(path)?),
     };
     let mut config = builder.with_no_client_auth();
@@ -33,7 +35,11 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
     for certificate in certificates {
         roots.add(certificate).map_err(|error| fault(&error))?;
     }
-    if roots.is_empty() { Err(fault(&"has no certificate in PEM form")) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(fault(&"has no certificate in PEM form"))
+    } else {
+        Ok(roots)
+    }
 }
 
 /// A server's certificate chain and key, both PEM. A key that does not fit the certificate is an error here, not at

@@ -1,9 +1,11 @@
 //! Placeholder.
-use clap::Args;
 use super::Exit;
+use clap::Args;
 /// Call.
 #[derive(Args)]
 pub(crate) struct Call {}
 impl Call {
-    pub(crate) fn run(self) -> Exit { Exit::Failed }
+    pub(crate) fn run(self) -> Exit {
+        Exit::Failed
+    }
 }

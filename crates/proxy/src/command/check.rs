@@ -25,7 +25,11 @@ impl Check {
         let catalogue = Catalogue::standard();
         match gatepay_tenancy::load(&self.config, &catalogue, &environment) {
             Ok(configuration) => {
-                report(&self.config.display().to_string(), &configuration, &catalogue);
+                report(
+                    &self.config.display().to_string(),
+                    &configuration,
+                    &catalogue,
+                );
                 Exit::Fine
             }
             Err(problems) => {
@@ -47,11 +51,21 @@ fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
         settings.upstream.url.authority()
     ));
     let quota = settings.upstream.quota.rate;
-    say(format_args!("institution: {} requests/s, burst {}", quota.per_second, quota.burst));
+    say(format_args!(
+        "institution: {} requests/s, burst {}",
+        quota.per_second, quota.burst
+    ));
     say("");
     say(format_args!(
         "{:<24} {:<20} {:<10} {:>8} {:>8} {:>9} {:>10} {:>11}",
-        "tenant", "sub-account", "standing", "req/s", "burst", "in flight", "operations", "credentials"
+        "tenant",
+        "sub-account",
+        "standing",
+        "req/s",
+        "burst",
+        "in flight",
+        "operations",
+        "credentials"
     ));
     for tenant in registry.tenants() {
         let standing = match tenant.standing {
@@ -61,7 +75,8 @@ fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
         };
         let operations = (0..catalogue.rows().len())
             .filter(|position| {
-                tenant.permissions.allows(*position) && catalogue.rows()[*position].off_by_default().is_none()
+                tenant.permissions.allows(*position)
+                    && catalogue.rows()[*position].off_by_default().is_none()
             })
             .count();
         say(format_args!(

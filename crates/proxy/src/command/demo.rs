@@ -40,7 +40,10 @@ impl Demo {
             Ok(stage) => stage,
             Err(error) => return fail(format_args!("cannot start: {error}")),
         };
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => return fail(error),
         };
@@ -96,10 +99,15 @@ impl Stage {
         let clock = Clock::system();
         let institution_secret = secret("demo-institution");
         let institution = || credential("demo-institution", &institution_secret);
-        let (acme, globex) = (Actor::new("acme", "2124538349")?, Actor::new("globex", "2124538350")?);
+        let (acme, globex) = (
+            Actor::new("acme", "2124538349")?,
+            Actor::new("globex", "2124538350")?,
+        );
 
         let mut config = Config::new(institution()?, wall_clock(clock.clone()));
-        config.sub_accounts = [&acme, &globex].map(|actor| Account::active(actor.sub_account)).into();
+        config.sub_accounts = [&acme, &globex]
+            .map(|actor| Account::active(actor.sub_account))
+            .into();
         let sandbox = Sandbox::start(config, (Ipv4Addr::LOCALHOST, 0).into())?;
 
         let url = UpstreamUrl::parse(&format!("http://{}", sandbox.address()))?;
@@ -110,103 +118,271 @@ impl Stage {
         };
         let mut settings = Settings::new(url, institution);
         settings.drain.grace = Duration::ZERO;
-        settings.listen.address = if once { any_port() } else { preferred(settings.listen.address) };
-        settings.admin.address = if once { any_port() } else { preferred(settings.admin.address) };
+        settings.listen.address = if once {
+            any_port()
+        } else {
+            preferred(settings.listen.address)
+        };
+        settings.admin.address = if once {
+            any_port()
+        } else {
+            preferred(settings.admin.address)
+        };
         let tenants = vec![acme.tenant()?, globex.tenant()?];
-        let registry = Registry::new(tenants, &settings.institution.credentials).map_err(|conflicts| conflicts[0].clone())?;
+        let registry = Registry::new(tenants, &settings.institution.credentials)
+            .map_err(|conflicts| conflicts[0].clone())?;
         let configuration = Configuration { settings, registry };
-        let server = Server::start(configuration, clock.clone(), Box::new(std::io::sink()), true)?;
+        let server = Server::start(
+            configuration,
+            clock.clone(),
+            Box::new(std::io::sink()),
+            true,
+        )?;
 
         let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
-        let pool = Pool::new(Arc::new(Upstream::new(url, None)?), Arc::new(Metrics::new(&Catalogue::standard())));
-        Ok(Self { sandbox, server, pool, clock, acme, globex })
+        let pool = Pool::new(
+            Arc::new(Upstream::new(url, None)?),
+            Arc::new(Metrics::new(&Catalogue::standard())),
+        );
+        Ok(Self {
+            sandbox,
+            server,
+            pool,
+            clock,
+            acme,
+            globex,
+        })
     }
 
     /// The exchanges, each printed; an answer that is not what it should be ends the demo.
     async fn play(&self) -> Result<(), Mishap> {
-        say(format_args!("proxy    http://{}  (tenants)", self.server.address()));
-        say(format_args!("         http://{}  (/metrics, /ready)", self.server.admin_address()));
-        say(format_args!("GatePay  http://{}  (an emulator, in this process)", self.sandbox.address()));
+        say(format_args!(
+            "proxy    http://{}  (tenants)",
+            self.server.address()
+        ));
+        say(format_args!(
+            "         http://{}  (/metrics, /ready)",
+            self.server.admin_address()
+        ));
+        say(format_args!(
+            "GatePay  http://{}  (an emulator, in this process)",
+            self.sandbox.address()
+        ));
 
         let order = |number: &str| CreateOrder {
             merchant_trade_no: number.to_owned(),
-            env: Env { terminal_type: "APP".to_owned(), ..Env::default() },
+            env: Env {
+                terminal_type: "APP".to_owned(),
+                ..Env::default()
+            },
             currency: "USDT".to_owned(),
             order_amount: "1.21".to_owned(),
-            goods: Goods { goods_name: "demo goods".to_owned(), ..Goods::default() },
+            goods: Goods {
+                goods_name: "demo goods".to_owned(),
+                ..Goods::default()
+            },
             ..CreateOrder::default()
         };
-        let by_number = |number: &str| OrderId { merchant_trade_no: Some(number.to_owned()), ..OrderId::default() };
+        let by_number = |number: &str| OrderId {
+            merchant_trade_no: Some(number.to_owned()),
+            ..OrderId::default()
+        };
 
-        let created = self.act("acme creates an order", &self.acme, "/v1/pay/order", &order("demo-0001")).await?;
+        let created = self
+            .act(
+                "acme creates an order",
+                &self.acme,
+                "/v1/pay/order",
+                &order("demo-0001"),
+            )
+            .await?;
         expect(&created, 200, None)?;
         let created: Answer<CreatedOrder> = serde_json::from_slice(&created.body)?;
-        let prepay_id = created.into_data().ok_or("the answer has no data")?.prepay_id;
-        self.sandbox.pay(self.acme.sub_account, &prepay_id).map_err(|failure| failure.message().into_owned())?;
-        say(format_args!("\n   (its customer pays {prepay_id} at GatePay)"));
+        let prepay_id = created
+            .into_data()
+            .ok_or("the answer has no data")?
+            .prepay_id;
+        self.sandbox
+            .pay(self.acme.sub_account, &prepay_id)
+            .map_err(|failure| failure.message().into_owned())?;
+        say(format_args!(
+            "\n   (its customer pays {prepay_id} at GatePay)"
+        ));
 
         let query = "/v1/pay/order/query";
-        expect(&self.act("acme asks for the order", &self.acme, query, &by_number("demo-0001")).await?, 200, None)?;
+        expect(
+            &self
+                .act(
+                    "acme asks for the order",
+                    &self.acme,
+                    query,
+                    &by_number("demo-0001"),
+                )
+                .await?,
+            200,
+            None,
+        )?;
         let refund = RefundOrder {
             refund_request_id: "demo-refund-1".to_owned(),
             prepay_id,
             refund_amount: "0.80".to_owned(),
             ..RefundOrder::default()
         };
-        expect(&self.act("acme refunds a part of it", &self.acme, "/v1/pay/order/refund", &refund).await?, 200, None)?;
-        expect(&self.act("acme creates another", &self.acme, "/v1/pay/order", &order("demo-0002")).await?, 200, None)?;
+        expect(
+            &self
+                .act(
+                    "acme refunds a part of it",
+                    &self.acme,
+                    "/v1/pay/order/refund",
+                    &refund,
+                )
+                .await?,
+            200,
+            None,
+        )?;
+        expect(
+            &self
+                .act(
+                    "acme creates another",
+                    &self.acme,
+                    "/v1/pay/order",
+                    &order("demo-0002"),
+                )
+                .await?,
+            200,
+            None,
+        )?;
         let close = "/v1/pay/order/close";
-        expect(&self.act("and closes it", &self.acme, close, &by_number("demo-0002")).await?, 200, None)?;
+        expect(
+            &self
+                .act("and closes it", &self.acme, close, &by_number("demo-0002"))
+                .await?,
+            200,
+            None,
+        )?;
 
         say("\n-- what must not work --");
-        let answered = self.act("globex asks for acme's order", &self.globex, query, &by_number("demo-0001")).await?;
+        let answered = self
+            .act(
+                "globex asks for acme's order",
+                &self.globex,
+                query,
+                &by_number("demo-0001"),
+            )
+            .await?;
         expect(&answered, 200, None)?;
         if !answered.body.windows(6).any(|code| code == b"400202") {
             return Err("globex saw an order of acme's".into());
         }
         let stolen = [(header::ON_BEHALF_OF, self.acme.sub_account.to_owned())];
-        let request = self.globex.sign(&self.clock, query, &by_number("demo-0001"), &stolen)?;
-        let answered = self.send("globex claims to act for acme", &self.globex, request).await?;
+        let request = self
+            .globex
+            .sign(&self.clock, query, &by_number("demo-0001"), &stolen)?;
+        let answered = self
+            .send("globex claims to act for acme", &self.globex, request)
+            .await?;
         expect(&answered, 403, Some("on_behalf_of_mismatch"))?;
 
-        let request = self.acme.sign(&self.clock, query, &by_number("demo-0001"), &[])?;
-        expect(&self.send("acme asks once more", &self.acme, request.clone()).await?, 200, None)?;
-        let answered = self.send("and somebody who overheard it repeats it", &self.acme, request).await?;
+        let request = self
+            .acme
+            .sign(&self.clock, query, &by_number("demo-0001"), &[])?;
+        expect(
+            &self
+                .send("acme asks once more", &self.acme, request.clone())
+                .await?,
+            200,
+            None,
+        )?;
+        let answered = self
+            .send(
+                "and somebody who overheard it repeats it",
+                &self.acme,
+                request,
+            )
+            .await?;
         expect(&answered, 401, Some("replayed"))
     }
 
-    async fn act(&self, title: &str, actor: &Actor, path: &str, body: &impl Serialize) -> Result<Answered, Mishap> {
+    async fn act(
+        &self,
+        title: &str,
+        actor: &Actor,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answered, Mishap> {
         let request = actor.sign(&self.clock, path, body, &[])?;
         self.send(title, actor, request).await
     }
 
-    async fn send(&self, title: &str, actor: &Actor, request: Request<Full<Bytes>>) -> Result<Answered, Mishap> {
+    async fn send(
+        &self,
+        title: &str,
+        actor: &Actor,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answered, Mishap> {
         self.sandbox.clear();
         say(format_args!("\n{title}"));
         let body = request.body().clone().collect().await?.to_bytes();
-        say(format_args!("   {:<16} {} {}", format!("{} sent", actor.name), request.method(), request.uri()));
-        let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        say(format_args!(
+            "   {:<16} {} {}",
+            format!("{} sent", actor.name),
+            request.method(),
+            request.uri()
+        ));
+        let text = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(ToOwned::to_owned)
+        };
         describe(text);
-        say(format_args!("   {:<16} {}", "", String::from_utf8_lossy(&body)));
+        say(format_args!(
+            "   {:<16} {}",
+            "",
+            String::from_utf8_lossy(&body)
+        ));
 
-        let mut connection = self.pool.connect(Instant::now() + Duration::from_secs(5)).await?;
-        let (head, rest) = connection.sender().send_request(request).await?.into_parts();
-        let answered = Answered { status: head.status.as_u16(), headers: head.headers, body: rest.collect().await?.to_bytes() };
+        let mut connection = self
+            .pool
+            .connect(Instant::now() + Duration::from_secs(5))
+            .await?;
+        let (head, rest) = connection
+            .sender()
+            .send_request(request)
+            .await?
+            .into_parts();
+        let answered = Answered {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: rest.collect().await?.to_bytes(),
+        };
 
         match self.sandbox.received().last() {
             None => say(format_args!("   {:<16} nothing", "GatePay received")),
             Some(received) => report(received, &body),
         }
-        let slug = answered.refusal().map(|slug| format!("  [{slug}]")).unwrap_or_default();
+        let slug = answered
+            .refusal()
+            .map(|slug| format!("  [{slug}]"))
+            .unwrap_or_default();
         let answer = String::from_utf8_lossy(&answered.body);
-        say(format_args!("   {:<16} {}{slug} {answer}", format!("{} got", actor.name), answered.status));
+        say(format_args!(
+            "   {:<16} {}{slug} {answer}",
+            format!("{} got", actor.name),
+            answered.status
+        ));
         Ok(answered)
     }
 
     /// How to try it by hand.
     fn invite(&self) {
-        let Actor { credential, secret, .. } = &self.acme;
-        say("\nIt serves on until Ctrl-C. This line signs itself, so it is good as often as it is pasted:\n");
+        let Actor {
+            credential, secret, ..
+        } = &self.acme;
+        say(
+            "\nIt serves on until Ctrl-C. This line signs itself, so it is good as often as it is pasted:\n",
+        );
         say(format_args!(
             "B='{{\"merchantTradeNo\":\"demo-0001\"}}'; T=$(date +%s)000; N=$(openssl rand -hex 16); \
              S=$(printf '%s\\n%s\\n%s\\n' \"$T\" \"$N\" \"$B\" | openssl dgst -sha512 -hmac '{}' -r | cut -d' ' -f1); \
@@ -217,17 +393,26 @@ impl Stage {
             self.server.address(),
             credential.client_id
         ));
-        say(format_args!("\nand this shows what was counted:\n\ncurl -s http://{}/metrics | grep -v '^#'", self.server.admin_address()));
+        say(format_args!(
+            "\nand this shows what was counted:\n\ncurl -s http://{}/metrics | grep -v '^#'",
+            self.server.admin_address()
+        ));
     }
 }
 
 /// A secret that lives as long as this process, and looks like what it is.
 fn secret(client_id: &str) -> Zeroizing<String> {
-    Zeroizing::new(format!("{client_id}-{}", hex::encode(clock::random::<12>())))
+    Zeroizing::new(format!(
+        "{client_id}-{}",
+        hex::encode(clock::random::<12>())
+    ))
 }
 
 fn credential(client_id: &str, secret: &Zeroizing<String>) -> Result<Credential, Mishap> {
-    Ok(Credential::new(ClientId::parse(client_id)?, &SecretKey::new(secret.clone())?))
+    Ok(Credential::new(
+        ClientId::parse(client_id)?,
+        &SecretKey::new(secret.clone())?,
+    ))
 }
 
 fn any_port() -> SocketAddr {
@@ -236,24 +421,45 @@ fn any_port() -> SocketAddr {
 
 /// The usual address, or any port if something else has it.
 fn preferred(address: SocketAddr) -> SocketAddr {
-    if TcpListener::bind(address).is_ok() { address } else { any_port() }
+    if TcpListener::bind(address).is_ok() {
+        address
+    } else {
+        any_port()
+    }
 }
 
 fn report(received: &Received, sent: &Bytes) {
-    say(format_args!("   {:<16} {} {}", "GatePay received", received.method, received.target));
+    say(format_args!(
+        "   {:<16} {} {}",
+        "GatePay received", received.method, received.target
+    ));
     describe(|name| received.header(name).map(ToOwned::to_owned));
-    let body = if received.body == sent { "the same" } else { "OTHER" };
-    say(format_args!("   {:<16} {body} {} bytes of body", "", received.body.len()));
+    let body = if received.body == sent {
+        "the same"
+    } else {
+        "OTHER"
+    };
+    say(format_args!(
+        "   {:<16} {body} {} bytes of body",
+        "",
+        received.body.len()
+    ));
 }
 
 /// The headers that matter, the signature masked.
 fn describe(value: impl Fn(&str) -> Option<String>) {
     if let (Some(id), Some(signature)) = (value(header::CLIENT_ID), value(header::SIGNATURE)) {
         let signature: String = signature.chars().take(8).collect();
-        say(format_args!("   {:<16} as {id}, signature {signature}…", ""));
+        say(format_args!(
+            "   {:<16} as {id}, signature {signature}…",
+            ""
+        ));
     }
     if let Some(account) = value(header::ON_BEHALF_OF) {
-        say(format_args!("   {:<16} X-GatePay-On-Behalf-Of: {account}", ""));
+        say(format_args!(
+            "   {:<16} X-GatePay-On-Behalf-Of: {account}",
+            ""
+        ));
     }
 }
 
@@ -261,12 +467,20 @@ fn expect(answered: &Answered, status: u16, refusal: Option<&str>) -> Result<(),
     if answered.status == status && answered.refusal() == refusal {
         return Ok(());
     }
-    Err(format!("expected {status} {refusal:?}, got {} {:?}", answered.status, answered.refusal()).into())
+    Err(format!(
+        "expected {status} {refusal:?}, got {} {:?}",
+        answered.status,
+        answered.refusal()
+    )
+    .into())
 }
 
 impl Answered {
     fn refusal(&self) -> Option<&str> {
-        self.headers.get(gatepay_proxy::headers::REFUSAL)?.to_str().ok()
+        self.headers
+            .get(gatepay_proxy::headers::REFUSAL)?
+            .to_str()
+            .ok()
     }
 }
 
@@ -274,14 +488,27 @@ impl Actor {
     fn new(name: &'static str, sub_account: &'static str) -> Result<Self, Mishap> {
         let client_id = format!("demo-{name}");
         let secret = secret(&client_id);
-        Ok(Self { name, sub_account, credential: credential(&client_id, &secret)?, secret })
+        Ok(Self {
+            name,
+            sub_account,
+            credential: credential(&client_id, &secret)?,
+            secret,
+        })
     }
 
     /// The tenant as the proxy knows it: the same credential, made anew, since credentials cannot be copied.
     fn tenant(&self) -> Result<Tenant, Mishap> {
         let credential = credential(self.credential.client_id.as_str(), &self.secret)?;
-        let (id, sub_account) = (TenantId::parse(self.name)?, SubAccount::parse(self.sub_account)?);
-        Ok(Tenant::new(id, sub_account, &Catalogue::standard(), vec![DatedCredential::undated(credential)]))
+        let (id, sub_account) = (
+            TenantId::parse(self.name)?,
+            SubAccount::parse(self.sub_account)?,
+        );
+        Ok(Tenant::new(
+            id,
+            sub_account,
+            &Catalogue::standard(),
+            vec![DatedCredential::undated(credential)],
+        ))
     }
 
     fn sign(

@@ -1,9 +1,11 @@
 //! Placeholder.
-use clap::Args;
 use super::Exit;
+use clap::Args;
 /// Explain.
 #[derive(Args)]
 pub(crate) struct Explain {}
 impl Explain {
-    pub(crate) fn run(self) -> Exit { Exit::Failed }
+    pub(crate) fn run(self) -> Exit {
+        Exit::Failed
+    }
 }

@@ -81,14 +81,17 @@ impl SecretFrom {
     pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
         match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => {
-                let text = fs::read_to_string(path).map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
+                let text = fs::read_to_string(path)
+                    .map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
                 let text = Zeroizing::new(text);
-                let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+                let line = text.strip_suffix('\n').map_or(text.as_str(), |line| {
+                    line.strip_suffix('\r').unwrap_or(line)
+                });
                 Ok(Zeroizing::new(line.to_owned()))
             }
-            (None, Some(name)) => {
-                env::var(name).map(Zeroizing::new).map_err(|_| format!("environment variable {name} is not set"))
-            }
+            (None, Some(name)) => env::var(name)
+                .map(Zeroizing::new)
+                .map_err(|_| format!("environment variable {name} is not set")),
             (None, None) => Err("name the secret with --secret-file or --secret-env".to_owned()),
         }
     }
@@ -101,8 +104,14 @@ impl SecretFrom {
 
 /// Sends the program's own log to standard error. Access lines go elsewhere.
 pub(crate) fn log_to_stderr(format: LogFormat) {
-    let level = env::var("GATEPAY_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::INFO);
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    let level = env::var("GATEPAY_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing::Level::INFO);
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_target(false);
     // Fails only if a log was set before, which then goes on.
     let _ = match format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
@@ -112,14 +121,17 @@ pub(crate) fn log_to_stderr(format: LogFormat) {
 
 /// Waits for SIGTERM or Ctrl-C.
 pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        Ok(tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            Ok(tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            })
         })
-    })
 }
 
 /// A program's environment, for configuration that names variables.

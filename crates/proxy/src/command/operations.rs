@@ -24,27 +24,39 @@ impl Operations {
         let rows: Vec<_> = catalogue
             .rows()
             .iter()
-            .filter(|row| !self.tenant || (row.scope == Scope::Tenant && row.off_by_default().is_none()))
+            .filter(|row| {
+                !self.tenant || (row.scope == Scope::Tenant && row.off_by_default().is_none())
+            })
             .collect();
         if self.json {
-            say(serde_json::Value::Array(rows.iter().map(|row| object(row)).collect()));
+            say(serde_json::Value::Array(
+                rows.iter().map(|row| object(row)).collect(),
+            ));
             return Exit::Fine;
         }
         say("name | kind | module | tenant calls | goes to | key | default");
         say("--- | --- | --- | --- | --- | --- | ---");
         for row in rows {
-            let merchant = row.merchant_path.as_deref().map_or_else(|| "-".to_owned(), |path| format!("{} {path}", row.method));
+            let merchant = row
+                .merchant_path
+                .as_deref()
+                .map_or_else(|| "-".to_owned(), |path| format!("{} {path}", row.method));
             let institution = institution(row);
             let default = state(row);
             let (name, kind, module, key) = (&row.name, row.kind, row.module, row.key);
-            say(format_args!("{name} | {kind} | {module} | {merchant} | {institution} | {key} | {default}"));
+            say(format_args!(
+                "{name} | {kind} | {module} | {merchant} | {institution} | {key} | {default}"
+            ));
         }
         Exit::Fine
     }
 }
 
 fn institution(row: &Operation) -> String {
-    row.institution_path.as_deref().map_or_else(|| "-".to_owned(), |path| format!("{} {path}", row.institution_method))
+    row.institution_path.as_deref().map_or_else(
+        || "-".to_owned(),
+        |path| format!("{} {path}", row.institution_method),
+    )
 }
 
 fn state(row: &Operation) -> &'static str {

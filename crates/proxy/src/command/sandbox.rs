@@ -59,14 +59,25 @@ impl Sandbox {
                 return Exit::Usage;
             }
         };
-        let mut config = Config::new(Credential::new(self.client_id, &secret), wall_clock(Clock::system()));
-        config.sub_accounts = self.sub_account.into_iter().map(SubAccount::active).collect();
+        let mut config = Config::new(
+            Credential::new(self.client_id, &secret),
+            wall_clock(Clock::system()),
+        );
+        config.sub_accounts = self
+            .sub_account
+            .into_iter()
+            .map(SubAccount::active)
+            .collect();
         config.answer_delay = Duration::from_millis(self.delay_ms);
         config.numbers_unique_per = match self.numbers_unique_per {
             UniquePer::SubAccount => NumbersUniquePer::SubAccount,
             UniquePer::Institution => NumbersUniquePer::Institution,
         };
-        let scheme = if self.tls_certificate.is_some() { "https" } else { "http" };
+        let scheme = if self.tls_certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         if let Some((certificate, key)) = self.tls_certificate.zip(self.tls_key) {
             match tls::server(&certificate, &key) {
                 Ok(server) => config.tls = Some(server),
@@ -77,7 +88,10 @@ impl Sandbox {
             Ok(emulator) => emulator,
             Err(error) => return fail(format_args!("cannot listen on {}: {error}", self.listen)),
         };
-        say(format_args!("emulating GatePay on {scheme}://{}", emulator.address()));
+        say(format_args!(
+            "emulating GatePay on {scheme}://{}",
+            emulator.address()
+        ));
         match wait_for_signal() {
             Ok(_) => Exit::Fine,
             Err(error) => fail(error),

@@ -23,20 +23,26 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> Exit {
-        let configuration = match gatepay_tenancy::load(&self.config, &Catalogue::standard(), &environment) {
-            Ok(configuration) => configuration,
-            Err(problems) => {
-                problems.iter().for_each(complain);
-                return Exit::Usage;
-            }
-        };
+        let configuration =
+            match gatepay_tenancy::load(&self.config, &Catalogue::standard(), &environment) {
+                Ok(configuration) => configuration,
+                Err(problems) => {
+                    problems.iter().for_each(complain);
+                    return Exit::Usage;
+                }
+            };
         log_to_stderr(configuration.settings.log.format);
         let tenants = configuration.registry.len();
         if tenants == 0 {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
         }
         let upstream = configuration.settings.upstream.url.authority();
-        let server = match Server::start(configuration, Clock::system(), Box::new(io::stdout()), false) {
+        let server = match Server::start(
+            configuration,
+            Clock::system(),
+            Box::new(io::stdout()),
+            false,
+        ) {
             Ok(server) => server,
             Err(error) => return fail(format_args!("cannot start: {error}")),
         };
@@ -46,7 +52,10 @@ impl Serve {
         );
         if server.app().is_starting() {
             let guard = server.app().settings.window.future_ms;
-            tracing::warn!(guard_ms = guard, "starting: stamps of the run before cannot be told from repeats, so requests wait");
+            tracing::warn!(
+                guard_ms = guard,
+                "starting: stamps of the run before cannot be told from repeats, so requests wait"
+            );
         }
         match wait_for_signal() {
             Ok(signal) => tracing::info!(signal, "asked to end"),

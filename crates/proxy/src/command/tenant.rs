@@ -56,10 +56,17 @@ impl Add {
             tenants: &self.tenants,
             secrets: self.secrets.as_deref(),
         };
-        let random = Random { client_id: clock::random(), secret: Zeroizing::new(clock::random()) };
+        let random = Random {
+            client_id: clock::random(),
+            secret: Zeroizing::new(clock::random()),
+        };
         let added = match onboard::add(&tenant, &random) {
             Ok(added) => added,
-            Err(error @ (AddError::Id { .. } | AddError::SubAccount { .. } | AddError::NotAFolder(_))) => {
+            Err(
+                error @ (AddError::Id { .. }
+                | AddError::SubAccount { .. }
+                | AddError::NotAFolder(_)),
+            ) => {
                 complain(error);
                 return Exit::Usage;
             }
@@ -79,7 +86,10 @@ impl Add {
         say(format_args!("wrote {}", added.tenant_file.display()));
         say(format_args!("wrote {}", added.secret_file.display()));
         say("");
-        say(format_args!("tell {} its credential, by a way that keeps it secret; it is not shown again:", self.id));
+        say(format_args!(
+            "tell {} its credential, by a way that keeps it secret; it is not shown again:",
+            self.id
+        ));
         say(format_args!("  client id  {}", added.client_id));
         say(format_args!("  secret     {}", added.secret.as_str()));
         Exit::Fine
