@@ -10,7 +10,7 @@ use Module::{
 
 use crate::field::{self, Field};
 use crate::operation::{
-    Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Translation,
+    Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch, Translation,
 };
 
 /// Most merchant paths become institution paths by this prefix; a row that does not says so.
@@ -752,6 +752,7 @@ fn tenant(
         fields: &[],
         translation: Translation::Verbatim,
         media: Media::Json,
+        switch: Switch::Default,
         body_limit: None,
     })
 }

@@ -10,7 +10,9 @@
 pub mod check;
 pub mod credential;
 pub mod envelope;
+pub mod explain;
 pub mod field;
+pub mod guard;
 pub mod header;
 pub mod operation;
 pub mod order;
@@ -19,6 +21,7 @@ pub mod secret;
 pub mod sign;
 pub mod signature;
 pub mod stamp;
+pub mod translate;
 pub mod verify;
 
 mod catalogue;

@@ -153,21 +153,47 @@ pub struct Operation {
     pub translation: Translation,
     /// What the body must be.
     pub media: Media,
+    /// Whether it was turned on or off.
+    pub switch: Switch,
     /// The largest body, in bytes, where it differs from `listen.body_limit_bytes`.
     pub body_limit: Option<u64>,
 }
 
 impl Operation {
-    /// Why a row is off unless `proxy.toml` turns it on, or `None` if it is on.
-    pub fn off_by_default(&self) -> Option<&'static str> {
-        if self.institution_path.is_none() {
-            Some("GatePay publishes no institution path for it")
-        } else if self.kind == Kind::Money && !self.confirmed {
-            Some("it moves funds and no page of GatePay's shows its institution path")
-        } else {
-            None
+    /// Why the row is off, or `None` if it is on.
+    ///
+    /// Off by default is what cannot be forwarded, and what moves funds under a path no page of GatePay's shows.
+    pub fn off(&self) -> Option<&'static str> {
+        match self.switch {
+            _ if self.institution_path.is_none() => {
+                Some("GatePay publishes no institution path for it")
+            }
+            Switch::Off => Some("proxy.toml disables it"),
+            Switch::On => None,
+            Switch::Default if self.kind == Kind::Money && !self.confirmed => Some(
+                "it moves funds and no page of GatePay's shows its institution path; `enabled = true` in its [[operation]] turns it on",
+            ),
+            Switch::Default => None,
         }
     }
+
+    /// Whether the body is carried over as it is. A translated row whose institution method was configured to be the
+    /// merchant's own needs no translation.
+    pub fn is_verbatim(&self) -> bool {
+        self.translation == Translation::Verbatim || self.institution_method == self.method
+    }
+}
+
+/// Whether `proxy.toml` says that a row is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Switch {
+    /// It does not say.
+    #[default]
+    Default,
+    /// `enabled = true`.
+    On,
+    /// `enabled = false`.
+    Off,
 }
 
 /// Rows by (method, path), both ways. Look-up cost does not grow with their number.
@@ -191,6 +217,9 @@ pub enum CatalogueError {
     /// Two rows answer one method and path.
     #[error("operations {0} and {1} have the same method and path {2}")]
     Path(String, String, String),
+    /// A tenant's row whose institution path belongs to the institution alone.
+    #[error("operation {0} would open an institution path to tenants")]
+    Reserved(String),
     /// A path that no request could match.
     #[error("operation {0} has a path that is not canonical")]
     NotCanonical(String),
@@ -232,6 +261,11 @@ impl Catalogue {
                     )),
                 }
             };
+            if row.scope == Scope::Tenant
+                && row.institution_path.as_deref().is_some_and(is_reserved)
+            {
+                return Err(CatalogueError::Reserved(row.name.to_string()));
+            }
             if let Some(path) = &row.merchant_path {
                 insert(&mut by_merchant_path, row.method, path)?;
             }
@@ -271,6 +305,21 @@ impl Catalogue {
     pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
         self.by_institution_path.get(path)?[method as usize].map(usize::from)
     }
+}
+
+/// Paths that act on accounts other than the caller's: sub-accounts, fee settings, transfer and charge (protocol.md 2).
+/// Whatever a configuration says, no tenant's row leads there.
+const RESERVED: [&str; 4] = [
+    "/merchant/open/institution/v1/accounts",
+    "/rate/",
+    "/transfer/open/institution/v1/pay/transfer",
+    "/transfer/open/institution/v1/pay/charge",
+];
+
+/// Whether a path belongs to the institution alone, in any case of letters: nobody knows how GatePay compares.
+pub fn is_reserved(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    RESERVED.iter().any(|reserved| path.starts_with(reserved))
 }
 
 /// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,

@@ -112,6 +112,15 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Its text, or the texts of a list.
+    pub(crate) fn texts(&self) -> Vec<Cow<'a, str>> {
+        match (self.text(), self) {
+            (Some(text), _) => vec![text],
+            (None, Self::Body(raw)) => serde_json::from_str(raw.as_str()).unwrap_or_default(),
+            (None, Self::Query(_)) => Vec::new(),
+        }
+    }
+
     /// Whether it is a list, and every item a text.
     pub(crate) fn is_list_of_texts(&self) -> bool {
         match self {

@@ -109,7 +109,7 @@ fn allowed(text: &str, catalogue: &Catalogue) -> Result<Word, Fault> {
     let rows = rows
         .filter(|(position, row)| word.means(*position, row))
         .map(|(_, row)| row);
-    let refusal = |row: &Operation| match (row.scope, row.off_by_default()) {
+    let refusal = |row: &Operation| match (row.scope, row.off()) {
         (Scope::Institution, _) => {
             Some("is the institution's own and cannot be allowed for a tenant".into())
         }
@@ -128,7 +128,7 @@ fn allowed(text: &str, catalogue: &Catalogue) -> Result<Word, Fault> {
 }
 
 fn is_open(row: &Operation) -> bool {
-    row.scope == Scope::Tenant && row.off_by_default().is_none()
+    row.scope == Scope::Tenant && row.off().is_none()
 }
 
 #[cfg(test)]

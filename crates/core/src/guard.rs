@@ -1,0 +1,400 @@
+//! What a tenant must not steer: bodies that name another account, that two parsers could read in two ways, or that
+//! make GatePay call the tenant directly.
+//!
+//! The signature proves who sent a body, not that it is about the sender. These rules hold however lenient the other
+//! checks are.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::operation::{Kind, Media, Operation};
+use crate::sent::Sent;
+
+/// Fields that name an account (schemas.md), in a query or a body.
+const ACCOUNT_FIELDS: [&str; 5] = [
+    "merchant_id",
+    "client_id",
+    "accountId",
+    "account_id",
+    "sub_merchant_id",
+];
+/// Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
+const CALLBACK: &str = "callbackUrl";
+
+/// What a tenant may call itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Own<'a> {
+    /// Its sub-account.
+    pub account: &'a str,
+    /// The client id it signed with.
+    pub client_id: &'a str,
+}
+
+/// What a request tries to steer. Names the field, never what stood in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// A field names an account other than the tenant's own.
+    Account(&'static str),
+    /// `callbackUrl` is set.
+    Callback,
+    /// The body of a money call is not exactly one JSON text.
+    NotOneText {
+        /// Counted from 1.
+        line: usize,
+        /// Bytes of that line up to the fault.
+        column: usize,
+    },
+    /// The body of a money call has an object with two members of one name: two parsers could read two requests.
+    Repeated {
+        /// Counted from 1.
+        line: usize,
+        /// Bytes of that line up to the second one.
+        column: usize,
+    },
+}
+
+impl fmt::Display for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(field) => write!(f, "{field} names an account that is not yours"),
+            Self::Callback => f.write_str(
+                "callbackUrl would be called by GatePay directly, with a signature you cannot verify; leave it out or ask \
+                 your institution",
+            ),
+            Self::NotOneText { line, column } => {
+                write!(f, "body is not one JSON text (line {line}, column {column})")
+            }
+            Self::Repeated { line, column } => {
+                write!(f, "body names one member twice (line {line}, column {column})")
+            }
+        }
+    }
+}
+
+/// Refuses what the tenant must not steer in a call to `operation`.
+///
+/// A money call is read whole, at every depth; of others only the top of the body, where GatePay's calls have their
+/// parameters.
+pub fn guard(
+    operation: &Operation,
+    query: Option<&str>,
+    body: &[u8],
+    own: Own<'_>,
+    callbacks: bool,
+) -> Result<(), Steering> {
+    let names = || ACCOUNT_FIELDS.into_iter().chain([CALLBACK]);
+    let mut sent = Sent::default();
+    sent.read_query(query.unwrap_or_default(), names);
+    // What is no JSON at all is judged by the checks; nobody reads an account out of it.
+    if operation.media == Media::Json && sent.read_body(body, names).is_ok() {
+        for field in ACCOUNT_FIELDS {
+            let values = sent.values(field).map(|value| value.text_or_number());
+            own.admits_all(field, values)?;
+        }
+        if !callbacks && sent.has(CALLBACK) {
+            return Err(Steering::Callback);
+        }
+    }
+    match operation.kind {
+        Kind::Money => one_reading(body, own),
+        Kind::Read | Kind::Write => Ok(()),
+    }
+}
+
+impl Own<'_> {
+    fn admits_all(
+        self,
+        field: &'static str,
+        mut values: impl Iterator<Item = Option<impl AsRef<str>>>,
+    ) -> Result<(), Steering> {
+        let fine =
+            values.all(|value| value.is_some_and(|value| self.admits(field, value.as_ref())));
+        if fine {
+            Ok(())
+        } else {
+            Err(Steering::Account(field))
+        }
+    }
+
+    /// Published clients send absent values as `0` and `"0"` too (schemas.md).
+    fn admits(self, field: &str, value: &str) -> bool {
+        matches!(value, "" | "0")
+            || value == self.account
+            || (field == "client_id" && value == self.client_id)
+    }
+}
+
+/// Reads a body at every depth: one text, no name twice in an object, no account but the tenant's own.
+fn one_reading(body: &[u8], own: Own<'_>) -> Result<(), Steering> {
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let found = Cell::new(None);
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = Walk {
+        own,
+        found: &found,
+        field: None,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|()| deserializer.end());
+    read.map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        match found.get() {
+            Some(Found::Account(field)) => Steering::Account(field),
+            Some(Found::Repeated) => Steering::Repeated { line, column },
+            None => Steering::NotOneText { line, column },
+        }
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Found {
+    Account(&'static str),
+    Repeated,
+}
+
+/// Walks a value; `field` is the account field it is the value of, if it is.
+#[derive(Clone, Copy)]
+struct Walk<'w> {
+    own: Own<'w>,
+    found: &'w Cell<Option<Found>>,
+    field: Option<&'static str>,
+}
+
+impl Walk<'_> {
+    fn scalar<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        match self.field {
+            Some(field) if !self.own.admits(field, value) => self.stop(Found::Account(field)),
+            _ => Ok(()),
+        }
+    }
+
+    fn compound<E: serde::de::Error>(self) -> Result<(), E> {
+        self.field
+            .map_or(Ok(()), |field| self.stop(Found::Account(field)))
+    }
+
+    fn stop<E: serde::de::Error>(self, found: Found) -> Result<(), E> {
+        self.found.set(Some(found));
+        Err(E::custom("refused"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.scalar(if value { "true" } else { "false" })
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.scalar(&value.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.scalar(&value.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.scalar(&value.to_string())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.compound()?;
+        while items
+            .next_element_seed(Walk {
+                field: None,
+                ..self
+            })?
+            .is_some()
+        {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        self.compound()?;
+        let mut seen = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            let field = ACCOUNT_FIELDS.into_iter().find(|field| *field == name);
+            if !seen.insert(name) {
+                self.found.set(Some(Found::Repeated));
+                return Err(A::Error::custom("refused"));
+            }
+            members.next_value_seed(Walk { field, ..self })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Catalogue;
+    use proptest::prelude::*;
+
+    const OWN: Own<'_> = Own {
+        account: "2124538349",
+        client_id: "client-acme",
+    };
+
+    fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), Steering> {
+        let catalogue = Catalogue::standard();
+        guard(
+            catalogue.named(operation).unwrap(),
+            query,
+            body.as_bytes(),
+            OWN,
+            false,
+        )
+    }
+
+    #[test]
+    fn an_account_field_may_only_name_the_tenant_itself() {
+        for field in ACCOUNT_FIELDS {
+            for operation in ["create_batch_transfer", "create_order", "query_payout"] {
+                for own in [
+                    r#""2124538349""#,
+                    "2124538349",
+                    "null",
+                    r#""""#,
+                    "0",
+                    r#""0""#,
+                ] {
+                    assert_eq!(
+                        judge(operation, None, &format!(r#"{{"{field}":{own}}}"#)),
+                        Ok(()),
+                        "{field} {own}"
+                    );
+                }
+                for other in [
+                    r#""2124538350""#,
+                    "2124538350",
+                    "-1",
+                    "true",
+                    r#"["2124538349"]"#,
+                    r#"{"a":1}"#,
+                ] {
+                    let body = format!(r#"{{"{field}":{other}}}"#);
+                    assert_eq!(
+                        judge(operation, None, &body),
+                        Err(Steering::Account(field)),
+                        "{operation} {body}"
+                    );
+                }
+                let query = format!("a=1&{field}=2124538350");
+                assert_eq!(
+                    judge(operation, Some(&query), ""),
+                    Err(Steering::Account(field)),
+                    "{query}"
+                );
+            }
+        }
+        assert_eq!(
+            judge(
+                "create_batch_transfer",
+                None,
+                r#"{"client_id":"client-acme"}"#
+            ),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_money_call_is_read_at_every_depth_and_under_every_spelling() {
+        let deep = r#"{"list":[{"x":{"account\u0049d":"2124538350"}}]}"#;
+        assert_eq!(
+            judge("create_payout", None, deep),
+            Err(Steering::Account("accountId"))
+        );
+        assert_eq!(
+            judge("create_order", None, deep),
+            Ok(()),
+            "a label of the merchant's own"
+        );
+    }
+
+    #[test]
+    fn a_money_call_has_one_reading() {
+        for (body, refused) in [
+            (
+                r#"{"a":1,"a":1}"#,
+                Steering::Repeated {
+                    line: 1,
+                    column: 10,
+                },
+            ),
+            (
+                r#"{"x":[{"a":1,"\u0061":2}]}"#,
+                Steering::Repeated {
+                    line: 1,
+                    column: 21,
+                },
+            ),
+            (
+                r#"{"a":1} {"a":2}"#,
+                Steering::NotOneText { line: 1, column: 9 },
+            ),
+            ("{\"a\":1}\nx", Steering::NotOneText { line: 2, column: 1 }),
+            ("a=1", Steering::NotOneText { line: 1, column: 1 }),
+        ] {
+            assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
+            assert_eq!(judge("query_order", None, body), Ok(()), "a read: {body}");
+        }
+        assert_eq!(judge("refund_order", None, " {\"a\":1}\r\n"), Ok(()));
+        assert_eq!(judge("refund_order", None, ""), Ok(()));
+    }
+
+    #[test]
+    fn a_callback_is_gatepay_calling_past_the_proxy() {
+        let body = r#"{"channelId":"1","callbackUrl":"https://shop.example/hook"}"#;
+        assert_eq!(
+            judge("save_fixed_address", None, body),
+            Err(Steering::Callback)
+        );
+        assert_eq!(
+            judge("save_fixed_address", Some("callbackUrl=x"), "{}"),
+            Err(Steering::Callback)
+        );
+        assert_eq!(
+            judge("save_fixed_address", None, r#"{"callbackUrl":""}"#),
+            Ok(())
+        );
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named("save_fixed_address").unwrap();
+        assert_eq!(guard(row, None, body.as_bytes(), OWN, true), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body: Vec<u8>, query in "[ -~]{0,40}") {
+            let catalogue = Catalogue::standard();
+            for operation in ["refund_order", "query_order"] {
+                let _unread = guard(catalogue.named(operation).unwrap(), Some(&query), &body, OWN, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rows that are not a prefix: how a merchant call becomes an institution call with another body, and its answer the
+//! merchant's again (protocol.md 2).
+
+use std::borrow::Cow;
+
+use crate::json;
+use crate::sent::Sent;
+
+/// Where a merchant may name currencies; the page documents none of them.
+const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
+
+/// The institution's balance query for a merchant's: a JSON array of currencies, those the caller names, or `default`.
+pub fn balance_request<S: AsRef<str>>(query: Option<&str>, body: &[u8], default: &[S]) -> Vec<u8> {
+    let names = || CURRENCY_FIELDS.into_iter();
+    let mut sent = Sent::default();
+    sent.read_query(query.unwrap_or_default(), names);
+    // A body that is no JSON names no currency.
+    let _no_json = sent.read_body(body, names);
+    let mut currencies: Vec<String> = Vec::new();
+    for value in CURRENCY_FIELDS.iter().flat_map(|field| sent.values(field)) {
+        let named = value.texts().into_iter().flat_map(|text| {
+            let words: Vec<_> = text.split(',').map(|word| word.trim().to_owned()).collect();
+            words
+        });
+        for currency in named.filter(|currency| !currency.is_empty()) {
+            if !currencies.contains(&currency) {
+                currencies.push(currency);
+            }
+        }
+    }
+    let list: Vec<&str> = if currencies.is_empty() {
+        default.iter().map(AsRef::as_ref).collect()
+    } else {
+        currencies.iter().map(String::as_str).collect()
+    };
+    serde_json::to_vec(&list).expect("strings always serialize")
+}
+
+/// The merchant's answer for an institution's: the member `balanceList` of `data` is called `balance_list`, everything
+/// else stands as it was. An answer of another shape, a refusal say, is left alone.
+pub fn balance_answer(body: &[u8]) -> Cow<'_, [u8]> {
+    renamed(body).map_or(Cow::Borrowed(body), Cow::Owned)
+}
+
+fn renamed(body: &[u8]) -> Option<Vec<u8>> {
+    let text = str::from_utf8(body).ok()?;
+    let mut data = None;
+    json::read(
+        text,
+        |name| (name == b"data").then_some(()),
+        |(), raw| data = Some(raw.as_str()),
+    )
+    .ok()?;
+    let data = data.filter(|data| data.starts_with('{'))?;
+    // Where the name stands: before its value, which is found by its place in the text.
+    let mut list = None;
+    json::read(
+        data,
+        |name| (name == b"balanceList").then_some(()),
+        |(), raw| list = Some(raw.as_str()),
+    )
+    .ok()?;
+    let before = offset(text, list?)?;
+    let name = text[..before].rfind("\"balanceList\"")?;
+    let between = &text[name + "\"balanceList\"".len()..before];
+    if between.trim() != ":" {
+        return None;
+    }
+    Some(
+        [
+            &text[..name],
+            "\"balance_list\"",
+            &text[name + "\"balanceList\"".len()..],
+        ]
+        .concat()
+        .into_bytes(),
+    )
+}
+
+/// Where a part of a text begins.
+fn offset(text: &str, part: &str) -> Option<usize> {
+    (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: [&str; 2] = ["USDT", "BTC"];
+
+    fn request(query: Option<&str>, body: &str) -> String {
+        String::from_utf8(balance_request(query, body.as_bytes(), &DEFAULT)).unwrap()
+    }
+
+    #[test]
+    fn currencies_are_the_callers_or_the_default() {
+        assert_eq!(request(None, ""), r#"["USDT","BTC"]"#);
+        assert_eq!(request(Some("currency=GT"), ""), r#"["GT"]"#);
+        assert_eq!(
+            request(Some("currency=GT,%20ETH&currency=GT"), ""),
+            r#"["GT","ETH"]"#
+        );
+        assert_eq!(
+            request(None, r#"{"currencies":["GT","ETH"],"currency":null}"#),
+            r#"["GT","ETH"]"#
+        );
+        assert_eq!(request(None, "not JSON"), r#"["USDT","BTC"]"#);
+    }
+
+    #[test]
+    fn only_the_name_of_the_list_changes() {
+        for (body, want) in [
+            (
+                r#"{"status":"SUCCESS", "code":"000000","data": {"x":"\"balanceList\"","balanceList" : [{"currency":"USDT","available":"1.0"}]}}"#,
+                r#"{"status":"SUCCESS", "code":"000000","data": {"x":"\"balanceList\"","balance_list" : [{"currency":"USDT","available":"1.0"}]}}"#,
+            ),
+            (
+                r#"{"data":{"balanceList":null}}"#,
+                r#"{"data":{"balance_list":null}}"#,
+            ),
+            (
+                r#"{"status":"FAIL","code":"400001","data":null}"#,
+                r#"{"status":"FAIL","code":"400001","data":null}"#,
+            ),
+            (r#"{"balanceList":[]}"#, r#"{"balanceList":[]}"#),
+            ("<html>", "<html>"),
+        ] {
+            assert_eq!(balance_answer(body.as_bytes()), want.as_bytes(), "{body}");
+        }
+    }
+}
