@@ -24,8 +24,8 @@ pub(crate) fn rows() -> Vec<Operation> {
     vec![
         // payment
         tenant("create_order", Payment, Write, Post, "/v1/pay/order")
-            .key(Key::One("merchantTradeNo"))
-            .look_up("query_order", Key::One("merchantTradeNo"))
+            .key(one("merchantTradeNo"))
+            .look_up("query_order", one("merchantTradeNo"))
             .fields(field::CREATE_ORDER)
             .derived()
             .row(),
@@ -33,13 +33,13 @@ pub(crate) fn rows() -> Vec<Operation> {
             .fields(field::ORDER_ID)
             .row(),
         tenant("close_order", Payment, Write, Post, "/v1/pay/order/close")
-            .key(Key::Either("merchantTradeNo", "prepayId"))
-            .look_up("query_order", Key::Either("merchantTradeNo", "prepayId"))
+            .key(either("merchantTradeNo", "prepayId"))
+            .look_up("query_order", either("merchantTradeNo", "prepayId"))
             .fields(field::ORDER_ID)
             .row(),
         tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
-            .key(Key::One("refundRequestId"))
-            .look_up("refund_details", Key::One("refundRequestId"))
+            .key(one("refundRequestId"))
+            .look_up("refund_details", one("refundRequestId"))
             .fields(field::REFUND_ORDER)
             .row(),
         tenant(
@@ -59,8 +59,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/transactions/native",
         )
-        .key(Key::One("merchantTradeNo"))
-        .look_up("query_order", Key::One("merchantTradeNo"))
+        .key(one("merchantTradeNo"))
+        .look_up("query_order", one("merchantTradeNo"))
         .row(),
         tenant(
             "create_checkout_order",
@@ -69,8 +69,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/checkout/order",
         )
-        .key(Key::One("merchantTradeNo"))
-        .look_up("query_order", Key::One("merchantTradeNo"))
+        .key(one("merchantTradeNo"))
+        .look_up("query_order", one("merchantTradeNo"))
         .row(),
         tenant(
             "refund_checkout_order",
@@ -79,8 +79,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/checkout/refund",
         )
-        .key(Key::One("refundRequestId"))
-        .look_up("refund_details", Key::One("refundRequestId"))
+        .key(one("refundRequestId"))
+        .look_up("refund_details", one("refundRequestId"))
         .derived()
         .row(),
         tenant(
@@ -90,8 +90,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v2/standard/order/refund",
         )
-        .key(Key::One("refundRequestId"))
-        .look_up("refund_details", Key::One("refundRequestId"))
+        .key(one("refundRequestId"))
+        .look_up("refund_details", one("refundRequestId"))
         .row(),
         tenant("query_order_v2", Payment, Read, Get, "/v2/pay/order/query").row(),
         tenant(
@@ -114,8 +114,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             .derived()
             .row(),
         tenant("refund_order_v3", Payment, Money, Post, "/v3/order/refund")
-            .key(Key::One("refundRequestId"))
-            .look_up("refund_details_v3", Key::One("refundRequestId"))
+            .key(one("refundRequestId"))
+            .look_up("refund_details_v3", one("refundRequestId"))
             .derived()
             .row(),
         tenant(
@@ -169,8 +169,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/address/create",
         )
-        .key(Key::One("merchantTradeNo"))
-        .look_up("query_address_order", Key::One("merchantTradeNo"))
+        .key(one("merchantTradeNo"))
+        .look_up("query_address_order", one("merchantTradeNo"))
         .row(),
         tenant(
             "query_address_order",
@@ -187,8 +187,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/address/refund",
         )
-        .key(Key::One("refundRequestId"))
-        .look_up("refund_details", Key::One("refundRequestId"))
+        .key(one("refundRequestId"))
+        .look_up("refund_details", one("refundRequestId"))
         .derived()
         .row(),
         tenant(
@@ -198,8 +198,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/address/refundconvert",
         )
-        .key(Key::One("refundRequestId"))
-        .look_up("refund_details", Key::One("refundRequestId"))
+        .key(one("refundRequestId"))
+        .look_up("refund_details", one("refundRequestId"))
         .row(),
         tenant(
             "address_transactions",
@@ -218,8 +218,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/fixedaddress/save",
         )
         .or_at(&[(Post, "/merchant/open/institution/v1/pay/fixedaddress/save")])
-        .key(Key::Both("channelId", "chain"))
-        .look_up("fixed_address_detail", Key::Both("channelId", "chain"))
+        .key(both("channelId", "chain"))
+        .look_up("fixed_address_detail", both("channelId", "chain"))
         .row(),
         tenant(
             "fixed_address_detail",
@@ -266,7 +266,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .row(),
         tenant("create_conversion", Convert, Money, Post, "/v1/pay/convert")
             .or_at(&[(Post, "/transfer/open/institution/v1/pay/convert")])
-            .key(Key::One("clientReqId"))
+            .key(one("clientReqId"))
             .row(),
         tenant(
             "query_conversion",
@@ -280,8 +280,8 @@ pub(crate) fn rows() -> Vec<Operation> {
         tenant("create_payout", Payout, Money, Post, "/v1/pay/withdraw")
             .at("/withdraw/open/institution/v1/pay/create/payouts")
             .or_at(&[(Post, "/payment/open/institution/v1/pay/withdraw")])
-            .key(Key::One("batch_id"))
-            .look_up("query_payout", Key::One("batch_id"))
+            .key(one("batch_id"))
+            .look_up("query_payout", one("batch_id"))
             .row(),
         tenant("query_payout", Payout, Read, Post, "/v1/pay/withdraw/query")
             .at("/withdraw/open/institution/v1/pay/payouts/detail")
@@ -328,8 +328,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/batch/transfer",
         )
         .at("/v1/pay/batch/transfer")
-        .key(Key::One("merchant_batch_no"))
-        .look_up("query_batch_transfer", Key::One("merchant_batch_no"))
+        .key(one("merchant_batch_no"))
+        .look_up("query_batch_transfer", one("merchant_batch_no"))
         .row(),
         tenant(
             "query_batch_transfer",
@@ -359,8 +359,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/withdraw/open/otc/api/order/create",
         )
         .at("/withdraw/open/institution/otc/api/order/create")
-        .key(Key::One("clientOrderId"))
-        .look_up("otc_order_detail", Key::One("clientOrderId"))
+        .key(one("clientOrderId"))
+        .look_up("otc_order_detail", one("clientOrderId"))
         .row(),
         tenant(
             "list_otc_orders",
@@ -454,7 +454,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/pay-subscription/open/v1/plan/save",
         )
         .at("/pay-subscription/open/institution/v1/plan/save")
-        .key(Key::One("merchantPlanNo"))
+        .key(one("merchantPlanNo"))
         .derived()
         .row(),
         tenant(
@@ -484,7 +484,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/pay-subscription/open/v1/order/create",
         )
         .at("/pay-subscription/open/institution/v1/order/create")
-        .key(Key::One("merchantSubscriptionOrderNo"))
+        .key(one("merchantSubscriptionOrderNo"))
         .row(),
         tenant(
             "list_subscriptions",
@@ -513,10 +513,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/pay-subscription/open/v1/order/complete",
         )
         .at("/pay-subscription/open/institution/v1/order/complete")
-        .key(Key::Either(
-            "subscriptionOrderNo",
-            "merchantSubscriptionOrderNo",
-        ))
+        .key(either("subscriptionOrderNo", "merchantSubscriptionOrderNo"))
         .row(),
         tenant(
             "deduct_subscription",
@@ -526,7 +523,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/pay-subscription/open/v1/order/deduct",
         )
         .at("/pay-subscription/open/institution/v1/order/deduct")
-        .key(Key::One("merchantDeductNo"))
+        .key(one("merchantDeductNo"))
         .row(),
         tenant(
             "deduction_detail",
@@ -618,8 +615,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/merchant/open/institution/v1/accounts/create",
         )
         .account(Account::None)
-        .key(Key::One("request_id"))
-        .look_up("list_accounts", Key::One("request_id"))
+        .key(one("request_id"))
+        .look_up("list_accounts", one("request_id"))
         .row(),
         institution(
             "update_account",
@@ -692,8 +689,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/transfer/open/institution/v1/pay/transfer",
         )
-        .key(Key::One("merchantBatchNo"))
-        .look_up("transfer_detail", Key::One("merchantBatchNo"))
+        .key(one("merchantBatchNo"))
+        .look_up("transfer_detail", one("merchantBatchNo"))
         .row(),
         institution(
             "transfer_detail",
@@ -711,8 +708,8 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/transfer/open/institution/v1/pay/charge",
         )
-        .key(Key::One("merchantBatchNo"))
-        .look_up("charge_detail", Key::One("merchantBatchNo"))
+        .key(one("merchantBatchNo"))
+        .look_up("charge_detail", one("merchantBatchNo"))
         .row(),
         institution(
             "charge_detail",
@@ -723,6 +720,18 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .row(),
     ]
+}
+
+fn one(field: &'static str) -> Key {
+    Key::One(field.into())
+}
+
+fn either(first: &'static str, second: &'static str) -> Key {
+    Key::Either(first.into(), second.into())
+}
+
+fn both(first: &'static str, second: &'static str) -> Key {
+    Key::Both(first.into(), second.into())
 }
 
 /// A row under construction: what most rows share is the default.

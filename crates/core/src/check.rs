@@ -75,10 +75,10 @@ pub fn inspect(
         Strictness::Certain | Strictness::Strict => operation.fields,
     };
     let key = match operation.kind {
-        Kind::Read => Key::None,
-        Kind::Write | Kind::Money => operation.key,
+        Kind::Read => &Key::None,
+        Kind::Write | Kind::Money => &operation.key,
     };
-    if rules.is_empty() && key == Key::None {
+    if rules.is_empty() && *key == Key::None {
         return Ok(Inspected::default());
     }
     let names = || rules.iter().map(|field| field.name).chain(key.fields());
@@ -134,8 +134,8 @@ fn check_form(field: &Field, sent: &Sent<'_>) -> Result<(), Fault> {
 }
 
 /// What names the transaction, if it is whole and fit for a log.
-fn key_of(key: Key, sent: &Sent<'_>) -> Option<String> {
-    let text = |field| sent.values(field).last()?.text_or_number();
+fn key_of(key: &Key, sent: &Sent<'_>) -> Option<String> {
+    let text = |field: &str| sent.values(field).last()?.text_or_number();
     let key = match key {
         Key::None => None,
         Key::One(field) => text(field),

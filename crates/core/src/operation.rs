@@ -3,7 +3,7 @@
 //! Rows drive everything else. What is not a row does not exist: there are no prefix rules (protocol.md 2).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::catalogue;
@@ -88,20 +88,20 @@ pub enum Media {
 }
 
 /// The field or fields that name one business transaction, and make its repetition harmless.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// There is none.
     None,
     /// One field.
-    One(&'static str),
+    One(Cow<'static, str>),
     /// Either of two fields.
-    Either(&'static str, &'static str),
+    Either(Cow<'static, str>, Cow<'static, str>),
     /// Both of two fields together.
-    Both(&'static str, &'static str),
+    Both(Cow<'static, str>, Cow<'static, str>),
 }
 
 /// The read that tells what became of a write or money call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookUp {
     /// The name of a row.
     pub operation: &'static str,
@@ -145,7 +145,7 @@ pub struct Operation {
     pub key: Key,
     /// How to find out what became of it.
     pub look_up: Option<LookUp>,
-    /// Whether a page shows the institution path itself, or it was derived by rule.
+    /// Whether a page shows the institution path itself, or `proxy.toml` does; else it was derived by rule.
     pub confirmed: bool,
     /// What its body must have, where GatePay's pages say so; empty means that nothing is checked.
     pub fields: &'static [Field],
@@ -217,8 +217,8 @@ pub enum CatalogueError {
     /// Two rows answer one method and path.
     #[error("operations {0} and {1} have the same method and path {2}")]
     Path(String, String, String),
-    /// A tenant's row whose institution path belongs to the institution alone.
-    #[error("operation {0} would open an institution path to tenants")]
+    /// A tenant's row with a path that belongs to the institution alone.
+    #[error("operation {0} would open a path of the institution's own to tenants")]
     Reserved(String),
     /// A path that no request could match.
     #[error("operation {0} has a path that is not canonical")]
@@ -234,7 +234,8 @@ impl Catalogue {
         Self::new(catalogue::rows()).expect("the built-in rows make a catalogue")
     }
 
-    /// Builds the index; a duplicate or ambiguous row is an error.
+    /// Builds the index; a duplicate or ambiguous row is an error, and so is one that would let a tenant reach what is
+    /// the institution's own: no configuration gets past here.
     ///
     /// # Panics
     /// With more than 65,536 rows.
@@ -242,6 +243,12 @@ impl Catalogue {
         let mut by_name = HashMap::new();
         let mut by_merchant_path = HashMap::new();
         let mut by_institution_path = HashMap::new();
+        let own: HashSet<String> = rows
+            .iter()
+            .filter(|row| row.scope == Scope::Institution)
+            .filter_map(|row| row.institution_path.as_deref())
+            .map(str::to_ascii_lowercase)
+            .collect();
         for (index, row) in rows.iter().enumerate() {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
                 return Err(CatalogueError::Name(row.name.to_string()));
@@ -261,8 +268,9 @@ impl Catalogue {
                     )),
                 }
             };
+            let mut paths = row.merchant_path.iter().chain(&row.institution_path);
             if row.scope == Scope::Tenant
-                && row.institution_path.as_deref().is_some_and(is_reserved)
+                && paths.any(|path| is_reserved(path) || own.contains(&path.to_ascii_lowercase()))
             {
                 return Err(CatalogueError::Reserved(row.name.to_string()));
             }
@@ -336,13 +344,13 @@ pub fn is_canonical(path: &str) -> bool {
 
 impl Key {
     /// The fields it is made of.
-    pub fn fields(self) -> impl Iterator<Item = &'static str> {
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
             Self::None => (None, None),
             Self::One(field) => (Some(field), None),
             Self::Either(first, second) | Self::Both(first, second) => (Some(first), Some(second)),
         };
-        first.into_iter().chain(second)
+        first.into_iter().chain(second).map(Cow::as_ref)
     }
 }
 
@@ -416,7 +424,9 @@ mod tests {
     fn a_look_up_is_a_read_that_is_asked_by_the_calls_own_key() {
         let catalogue = Catalogue::standard();
         for row in catalogue.rows() {
-            let Some(look_up) = row.look_up else { continue };
+            let Some(look_up) = &row.look_up else {
+                continue;
+            };
             let target = catalogue
                 .named(look_up.operation)
                 .unwrap_or_else(|| panic!("{}: no such look-up", row.name));
@@ -454,6 +464,31 @@ mod tests {
             Catalogue::new(rows).unwrap_err(),
             CatalogueError::NotCanonical("other".into())
         );
+    }
+
+    #[test]
+    fn no_tenants_row_has_a_path_of_the_institutions_own() {
+        let with = |change: fn(&mut Operation)| {
+            let mut rows = catalogue::rows();
+            change(&mut rows[0]);
+            Catalogue::new(rows).unwrap_err()
+        };
+        let refused = CatalogueError::Reserved("create_order".into());
+        for change in [
+            (|row| row.institution_path = Some("/rate/other".into())) as fn(&mut Operation),
+            |row| row.institution_path = Some("/RATE/other".into()),
+            |row| row.merchant_path = Some("/rate/other".into()),
+        ] {
+            assert_eq!(with(change), refused);
+        }
+
+        // Neither has one where a path of the institution's own was moved to.
+        let mut rows = catalogue::rows();
+        let moved = "/institution/v2/accounts";
+        let accounts = rows.iter_mut().find(|row| row.name == "create_account");
+        accounts.unwrap().institution_path = Some(moved.into());
+        rows[0].institution_path = Some(moved.to_uppercase().into());
+        assert_eq!(Catalogue::new(rows).unwrap_err(), refused);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::json::{self, Raw, Shape};
 
 /// What was sent, every occurrence, the query before the body. Null and empty text were not sent (schemas.md).
 #[derive(Default)]
-pub(crate) struct Sent<'a>(Vec<(&'static str, Value<'a>)>);
+pub(crate) struct Sent<'a>(Vec<(&'a str, Value<'a>)>);
 
 /// One value: text in a query, JSON in a body.
 pub(crate) enum Value<'a> {
@@ -18,7 +18,7 @@ impl<'a> Sent<'a> {
     /// Adds the parameters of these names.
     pub(crate) fn read_query<N>(&mut self, query: &'a str, names: impl Fn() -> N)
     where
-        N: Iterator<Item = &'static str>,
+        N: Iterator<Item = &'a str>,
     {
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -40,7 +40,7 @@ impl<'a> Sent<'a> {
         names: impl Fn() -> N,
     ) -> Result<(), (usize, usize)>
     where
-        N: Iterator<Item = &'static str>,
+        N: Iterator<Item = &'a str>,
     {
         if body.trim_ascii().is_empty() {
             return Ok(());
@@ -65,7 +65,7 @@ impl<'a> Sent<'a> {
         names: impl Fn() -> N,
     ) -> Result<Shape, serde_json::Error>
     where
-        N: Iterator<Item = &'static str>,
+        N: Iterator<Item = &'a str>,
     {
         let wanted = |name: &[u8]| names().find(|wanted| wanted.as_bytes() == name);
         json::read(text, wanted, |name, value| {
@@ -132,7 +132,7 @@ impl<'a> Value<'a> {
     /// Its members of these names, if it is an object.
     pub(crate) fn members<N>(&self, names: impl Fn() -> N) -> Option<Sent<'a>>
     where
-        N: Iterator<Item = &'static str>,
+        N: Iterator<Item = &'a str>,
     {
         let Self::Body(raw) = self else { return None };
         let mut members = Sent::default();

@@ -95,11 +95,11 @@ fn keys_and_look_ups_are_the_documented_ones() {
         let name = &operation.name;
         let documented = row.idempotency_field.as_deref().map_or(Key::None, key);
         assert_eq!(operation.key, documented, "{name}: key");
-        let look_up = operation.look_up.map(|look_up| {
+        let look_up = operation.look_up.as_ref().map(|look_up| {
             let target = catalogue.named(look_up.operation).expect("a row");
             let path = target.merchant_path.as_ref();
             let path = path.or(target.institution_path.as_ref()).expect("a path");
-            (format!("{} {path}", target.method), look_up.by)
+            (format!("{} {path}", target.method), look_up.by.clone())
         });
         look_ups += usize::from(look_up.is_some());
         let documented = row.look_up.map(|row| (row.operation, key(&row.by)));
@@ -153,18 +153,19 @@ fn find<'a>(catalogue: &'a Catalogue, row: &Row) -> &'a Operation {
 /// The documentation names keys in prose; this is all the prose there is.
 fn key(prose: &str) -> Key {
     match prose {
-        "merchantTradeNo or prepayId" => Key::Either("merchantTradeNo", "prepayId"),
-        "subscription order number" => {
-            Key::Either("subscriptionOrderNo", "merchantSubscriptionOrderNo")
-        }
+        "merchantTradeNo or prepayId" => Key::Either("merchantTradeNo".into(), "prepayId".into()),
+        "subscription order number" => Key::Either(
+            "subscriptionOrderNo".into(),
+            "merchantSubscriptionOrderNo".into(),
+        ),
         "channelId + chain"
         | "channelId + chain (natural key: a second save updates the first)" => {
-            Key::Both("channelId", "chain")
+            Key::Both("channelId".into(), "chain".into())
         }
-        "batch_id (and merchant_withdraw_id per sub-order)" => Key::One("batch_id"),
+        "batch_id (and merchant_withdraw_id per sub-order)" => Key::One("batch_id".into()),
         field => {
             assert!(!field.contains(' '), "a key in new words: {field}");
-            Key::One(field.to_owned().leak())
+            Key::One(field.to_owned().into())
         }
     }
 }

@@ -26,6 +26,7 @@ mod claims;
 mod credentials;
 mod document;
 mod not_yet;
+mod operations;
 mod proxy_file;
 mod reader;
 mod tenant_file;

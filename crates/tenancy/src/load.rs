@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
 use crate::settings::Settings;
 use crate::tenant::Tenant;
-use crate::{proxy_file, tenant_file};
+use crate::{operations, proxy_file, tenant_file};
 
 /// All that the files say.
 pub struct Configuration {
@@ -24,17 +24,15 @@ pub struct Configuration {
     pub settings: Settings,
     /// The tenants.
     pub registry: Registry,
+    /// What may be called: GatePay's documentation, as `proxy.toml` changes it.
+    pub catalogue: Catalogue,
 }
 
 /// Reads `proxy.toml` and the tenants it names. `env` looks up an environment variable.
 ///
 /// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
-pub fn load(
-    proxy_toml: &Path,
-    catalogue: &Catalogue,
-    env: &Environment<'_>,
-) -> Result<Configuration, Vec<Problem>> {
-    let reading = Reading::new(proxy_toml, catalogue, env);
+pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, Vec<Problem>> {
+    let reading = Reading::new(proxy_toml, env);
     let mut claims = Claims::default();
     let configuration = reading.proxy(proxy_toml, &mut claims);
     finish(reading.problems, configuration)
@@ -47,7 +45,7 @@ pub fn tenants(
     catalogue: &Catalogue,
     env: &Environment<'_>,
 ) -> Result<Registry, Vec<Problem>> {
-    let reading = Reading::new(proxy_toml, catalogue, env);
+    let reading = Reading::new(proxy_toml, env);
     let file = reading.file(proxy_toml);
     let mut claims = Claims::default();
     for (index, dated) in settings.institution.credentials.iter().enumerate() {
@@ -57,7 +55,7 @@ pub fn tenants(
         claims.stake(Claim::Secret(credential.key.fingerprint()), place());
     }
     let registry = match tenant_files(&settings.tenants) {
-        Ok(files) => Some(reading.tenants(&files, settings, &mut claims)),
+        Ok(files) => Some(reading.tenants(&files, settings, catalogue, &mut claims)),
         Err(error) => {
             let text = listing_fault(&error);
             reading.problems.add(&file.name, None, "tenants", text);
@@ -117,16 +115,14 @@ fn listing_fault(error: &io::Error) -> &'static str {
 struct Reading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
-    catalogue: &'a Catalogue,
     env: &'a Environment<'a>,
     problems: Problems,
 }
 
 impl<'a> Reading<'a> {
-    fn new(proxy_toml: &'a Path, catalogue: &'a Catalogue, env: &'a Environment<'a>) -> Self {
+    fn new(proxy_toml: &'a Path, env: &'a Environment<'a>) -> Self {
         Self {
             folder: folder_of(proxy_toml),
-            catalogue,
             env,
             problems: Problems::default(),
         }
@@ -136,13 +132,18 @@ impl<'a> Reading<'a> {
         let root = self.document(path)?;
         let mut reader = Reader::new(self.file(path), &root);
         let settings = proxy_file::read(&mut reader, self.sources(path), claims);
+        let catalogue = operations::read(&mut reader);
         let files = tenant_files(&settings.tenants).unwrap_or_else(|error| {
             reader.problem("tenants", listing_fault(&error));
             Vec::new()
         });
         reader.finish();
-        let registry = self.tenants(&files, &settings, claims);
-        Some(Configuration { settings, registry })
+        let registry = self.tenants(&files, &settings, &catalogue, claims);
+        Some(Configuration {
+            settings,
+            registry,
+            catalogue,
+        })
     }
 
     /// Tenants with a problem are left out; the registry is then not used.
@@ -150,6 +151,7 @@ impl<'a> Reading<'a> {
         &self,
         files: &[PathBuf],
         settings: &Settings,
+        catalogue: &Catalogue,
         claims: &mut Claims<Place>,
     ) -> Registry {
         let mut tenants: Vec<Tenant> = Vec::with_capacity(files.len());
@@ -160,7 +162,7 @@ impl<'a> Reading<'a> {
             let sources = self.sources(path);
             let tables = tenant_tables(Reader::new(self.file(path), &root));
             tenants.extend(tables.into_iter().filter_map(|table| {
-                tenant_file::read(table, self.catalogue, settings.window, sources, claims)
+                tenant_file::read(table, catalogue, settings.window, sources, claims)
             }));
         }
         Registry::index(tenants)

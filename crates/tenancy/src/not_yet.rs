@@ -11,35 +11,48 @@ enum Which {
     Any,
     True,
     Word(&'static str),
+    /// Every number but this one, which is the default.
+    NumberOtherThan(i64),
 }
 
 /// In `proxy.toml`.
 pub(crate) const PROXY: &[NotYet] = &[
     NotYet("operators", Which::Any),
+    NotYet("poll_ms", Which::NumberOtherThan(2_000)),
     NotYet("clock", Which::Word("follow")),
     NotYet("listen.trusted_proxies", Which::Any),
     NotYet("listen.proxy_protocol", Which::True),
-    NotYet("listen.tls.client_ca", Which::Any),
     NotYet("admin.token", Which::Any),
     NotYet("upstream.proxy", Which::Any),
+    NotYet("upstream.resolve_ms", Which::NumberOtherThan(5_000)),
     NotYet("upstream.quota.reserve", Which::Any),
     NotYet("upstream.quota.floor", Which::Any),
     NotYet("audit", Which::Any),
 ];
 
 /// In a tenant's table.
-pub(crate) const TENANT: &[NotYet] = &[NotYet("replay", Which::Word("nonce"))];
+pub(crate) const TENANT: &[NotYet] = &[
+    NotYet("weight", Which::NumberOtherThan(1)),
+    NotYet("replay", Which::Word("nonce")),
+];
 
 /// Reports what of the list stands in a table.
 pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {
     for NotYet(path, which) in list {
-        let refused = reader.peek(path).is_some_and(|value| match (which, value) {
-            (Which::Any, _) | (Which::True, Value::Flag(true)) => true,
-            (Which::Word(word), Value::Text(text)) => word == text,
-            _ => false,
-        });
-        if refused {
-            reader.problem(path, "is not supported by this version yet");
+        let Some(value) = reader.peek(path) else {
+            continue;
+        };
+        let text = "is not supported by this version yet";
+        match (which, value) {
+            (Which::Any, _) | (Which::True, Value::Flag(true)) => reader.problem(path, text),
+            (Which::Word(word), Value::Text(said)) if word == said => reader.problem(path, text),
+            // A number that can never be right is a problem of its own already.
+            (Which::NumberOtherThan(default), Value::Integer(number))
+                if *number > 0 && number != default =>
+            {
+                reader.problem(path, format!("{text}; leave it at {default}"));
+            }
+            _ => {}
         }
     }
 }

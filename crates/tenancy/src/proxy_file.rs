@@ -20,8 +20,6 @@ use crate::{credentials, not_yet, value};
 
 /// GatePay's base URL (protocol.md 1.1).
 const GATEPAY: &str = "https://openplatform.gateapi.io";
-/// A body is held in memory, once for each connection.
-const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// An hour: replay memory holds every nonce for as long.
 const LONGEST_PAST_MS: u64 = 3_600_000;
 /// What the payment pages allow; a start without a replay hand-over waits for as long.
@@ -54,6 +52,7 @@ pub(crate) fn read(
             default.fixed_address_callback,
             value::word(CALLBACKS),
         ),
+        balance_currencies: balance(reader.section("balance"), default.balance_currencies),
         clock: reader.or("clock", default.clock, value::word(CLOCKS)),
         listen: listen(reader.section("listen"), sources),
         admin: admin(reader.section("admin"), sources),
@@ -111,9 +110,7 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         head_timeout: reader.or("head_timeout_ms", default.head_timeout, value::millis),
         body_timeout: reader.or("body_timeout_ms", default.body_timeout, value::millis),
         idle_timeout: reader.or("idle_timeout_ms", default.idle_timeout, value::millis),
-        body_limit: reader.or("body_limit_bytes", default.body_limit, |value| {
-            value::number(value, 1..=LARGEST_BODY)
-        }),
+        body_limit: reader.or("body_limit_bytes", default.body_limit, value::body_bytes),
         max_connections: reader.or("max_connections", default.max_connections, value::count),
     };
     reader.finish();
@@ -235,6 +232,15 @@ fn drain(mut reader: Reader<'_>) -> Drain {
     drain
 }
 
+fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
+    let currencies = reader.list("currencies", value::text(currency));
+    if currencies.as_ref().is_some_and(Vec::is_empty) {
+        reader.problem("currencies", "names no currency; leave it out for the default");
+    }
+    reader.finish();
+    currencies.unwrap_or(default)
+}
+
 fn metrics(mut reader: Reader<'_>) -> Metrics {
     let default = Metrics::default();
     let max_tenants = reader.or("max_tenants", default.max_tenants, |value| {
@@ -257,6 +263,17 @@ fn address(value: &Value) -> Result<SocketAddr, Fault> {
         address.map_err(|_| "must be an address and a port, like \"127.0.0.1:8080\"")
     };
     value::text(parse)(value)
+}
+
+fn currency(text: &str) -> Result<String, &'static str> {
+    let plain = text
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    if plain && (1..=16).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a currency: 1 to 16 of A-Z and 0-9, like \"USDT\"")
+    }
 }
 
 fn fraction(value: &Value) -> Result<f64, Fault> {

@@ -28,6 +28,8 @@ pub struct Settings {
     pub checks: Strictness,
     /// What happens to a callback URL on a fixed address.
     pub fixed_address_callback: FixedAddressCallback,
+    /// Which currencies a balance query asks for when the tenant names none; at least one.
+    pub balance_currencies: Vec<String>,
     /// Which clock stamps what we send.
     pub clock: ClockSource,
     /// The tenants' side.
@@ -134,7 +136,7 @@ pub struct Upstream {
     pub plaintext: bool,
     /// How long one call may take, all attempts together.
     pub deadline: Duration,
-    /// How often the name is resolved anew.
+    /// How long it is looked up what became of a write or money call whose outcome is unknown.
     pub resolve: Duration,
     /// What GatePay allows the institution as a whole.
     pub quota: Quota,
@@ -219,6 +221,11 @@ impl Settings {
             checks: Strictness::Certain,
             // GatePay would call that URL past the proxy, signed with the institution's secret.
             fixed_address_callback: FixedAddressCallback::Refuse,
+            // Nobody says what GatePay answers to an empty list (protocol.md 2). These are what its samples are paid in:
+            // two dollars, the two largest coins, and Gate's own.
+            balance_currencies: ["USDT", "USDC", "BTC", "ETH", "GT"]
+                .map(String::from)
+                .into(),
             clock: ClockSource::Local,
             listen: Listen::default(),
             admin: Admin::default(),
@@ -282,7 +289,7 @@ impl Upstream {
             plaintext: false,
             // Below the 30 s after which common clients give up, so that they hear what became of the call.
             deadline: Duration::from_secs(15),
-            // A name that moves is followed within seconds, as its own time to live would have it.
+            // On top of the deadline: a caller that waits 30 s still hears the outcome.
             resolve: Duration::from_secs(5),
             quota: Quota::default(),
         }

@@ -15,6 +15,8 @@ use crate::reader::Fault;
 
 /// The most requests per second, and at once, that can be asked for: far above what one process carries.
 const MOST_REQUESTS: u32 = 1_000_000;
+/// A body is held in memory, once for each connection.
+const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// The longest time that can be asked for, a day: a longer one is a slip of the unit.
 const LONGEST_MS: u64 = 86_400_000;
 
@@ -43,6 +45,15 @@ pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T,
             format!("must be {}", list.join(" or ")).into()
         })
     }
+}
+
+/// One of all the values of a type, by its word.
+pub(crate) fn one_of<T: Copy>(
+    all: &[T],
+    as_str: impl Fn(T) -> &'static str,
+) -> impl Fn(&Value) -> Result<T, Fault> {
+    let words: Vec<_> = all.iter().map(|value| (as_str(*value), *value)).collect();
+    move |value| word(&words)(value)
 }
 
 /// `true` or `false`.
@@ -79,6 +90,11 @@ pub(crate) fn count(value: &Value) -> Result<NonZeroUsize, Fault> {
     let number = number(value, 1..=u32::MAX.into())?;
     let number = usize::try_from(number).ok().and_then(NonZeroUsize::new);
     Ok(number.expect("the bounds are within the type's"))
+}
+
+/// The size of a body.
+pub(crate) fn body_bytes(value: &Value) -> Result<u64, Fault> {
+    number(value, 1..=LARGEST_BODY)
 }
 
 /// A duration in milliseconds, at least one: none of ours can be switched off by a zero.
