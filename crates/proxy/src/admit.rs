@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use gatepay_core::check::{self, Strictness};
+use gatepay_core::guard::{Own, Steering, guard};
 use gatepay_core::{Kind, Operation};
 use gatepay_tenancy::{Standing, Tenant};
 use http::HeaderMap;
@@ -34,7 +35,7 @@ pub fn allowed(
     if !tenant.allows_address(peer) {
         return Err(Refusal::AddressNotAllowed);
     }
-    if let Some(why) = operation.off_by_default() {
+    if let Some(why) = operation.off() {
         return Err(Refusal::OperationNotAllowed(
             format!("{} is off, because {why}", operation.name).into(),
         ));
@@ -52,20 +53,40 @@ pub fn allowed(
     match headers::single(headers, &headers::ON_BEHALF_OF) {
         Ok(None) => Ok(()),
         Ok(Some(account)) if account.as_bytes() == tenant.sub_account.as_str().as_bytes() => Ok(()),
-        Ok(Some(_)) | Err(headers::Repeated) => Err(Refusal::OnBehalfOfMismatch),
+        Ok(Some(_)) | Err(headers::Repeated) => {
+            let what = "leave X-GatePay-On-Behalf-Of out, or name your own sub-account";
+            Err(Refusal::OnBehalfOfMismatch(what.to_owned()))
+        }
     }
 }
 
-/// Whether the body is one GatePay might accept; gives the idempotency key it carries.
+/// Whether the body acts for the tenant alone, in one reading, and is one GatePay might accept; gives the idempotency
+/// key it carries.
 pub fn body(
     operation: &Operation,
     query: Option<&str>,
     body: &[u8],
-    strictness: Strictness,
+    own: Own<'_>,
+    rules: &Rules,
 ) -> Result<Option<String>, Refusal> {
-    check::inspect(operation, query, body, strictness)
+    guard(operation, query, body, own, rules.callbacks).map_err(|steering| match steering {
+        Steering::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
+        Steering::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
+        Steering::NotOneText { .. } | Steering::Repeated { .. } => {
+            Refusal::InvalidBody(steering.to_string())
+        }
+    })?;
+    check::inspect(operation, query, body, rules.strictness)
         .map(|inspected| inspected.key)
-        .map_err(Refusal::InvalidBody)
+        .map_err(|fault| Refusal::InvalidBody(fault.to_string()))
+}
+
+/// How bodies are judged, for all tenants alike.
+pub struct Rules {
+    /// How much of what GatePay would refuse is refused here.
+    pub strictness: Strictness,
+    /// Whether a body may make GatePay call the tenant directly.
+    pub callbacks: bool,
 }
 
 /// The idempotency key a body carries, whatever else is wrong with it.
@@ -117,6 +138,9 @@ pub fn refuse(
             retry: Duration::from_millis(wait_ms),
         },
         Unusable::Forgotten => Refusal::StaleTimestamp(Stale::Forgotten),
+        Unusable::HandedOver => Refusal::Overloaded(
+            "this process is ending; the same request may be sent again as it is",
+        ),
         Unusable::Full => Refusal::Overloaded(
             "the replay memory is full; the same request may be sent again as it is",
         ),

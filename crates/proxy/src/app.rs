@@ -5,20 +5,23 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use gatepay_core::check::Strictness;
 use gatepay_core::{Catalogue, Credential};
-use gatepay_tenancy::settings::{RefusalStatus, Settings};
+use gatepay_tenancy::settings::{FixedAddressCallback, RefusalStatus, Settings};
 use gatepay_tenancy::{Configuration, Registry, Tenant, TenantId};
 use http::HeaderValue;
+use tokio_rustls::TlsAcceptor;
 
+use crate::admit::Rules;
 use crate::clock::{self, Clock};
 use crate::drain::Drain;
 use crate::lane::Lane;
 use crate::limiter::Limiter;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
+use crate::penalty::Penalties;
 use crate::pool::Upstream;
 use crate::replay::Replay;
+use crate::state::Inheritance;
 use crate::tls;
 
 /// What outlives every request and every reload.
@@ -29,8 +32,12 @@ pub struct App {
     pub settings: Settings,
     /// The registry in force, loaded once per request and kept to its end.
     pub generation: ArcSwap<Generation>,
+    /// How bodies are judged.
+    pub rules: Rules,
     /// What makes a request single-use.
     pub replay: Replay,
+    /// Addresses that keep failing authentication.
+    pub penalties: Penalties,
     /// What the institution as a whole may send.
     pub quota: Limiter,
     /// Counters and histograms.
@@ -41,6 +48,8 @@ pub struct App {
     pub upstream: Arc<Upstream>,
     /// Its name in `Host`.
     pub upstream_host: HeaderValue,
+    /// What tenants' connections are secured with; without it they are plain text.
+    pub tls: Option<TlsAcceptor>,
     /// How far along the end is.
     pub drain: Drain,
 }
@@ -60,6 +69,9 @@ pub enum StartError {
     /// The upstream's host or certificates.
     #[error("upstream: {0}")]
     Upstream(String),
+    /// The listener's certificate or key.
+    #[error("listen.tls: {0}")]
+    Tls(String),
     /// The state folder.
     #[error("state_dir: {0}")]
     State(std::io::Error),
@@ -72,21 +84,25 @@ pub enum StartError {
 }
 
 impl App {
-    /// Puts the parts together. `guarded` says that a run before this one may have admitted stamps nobody handed over.
+    /// Puts the parts together. `inheritance` is what a run before this one left of its replay memory.
     pub fn new(
         configuration: Configuration,
-        catalogue: Catalogue,
         clock: Clock,
-        guarded: bool,
+        inheritance: Inheritance,
         access: Box<dyn Write + Send>,
     ) -> Result<Arc<Self>, StartError> {
-        let Configuration { settings, registry } = configuration;
-        let upstream_tls = match settings.upstream.url.tls {
-            true => {
-                Some(tls::client(settings.upstream.ca.as_deref()).map_err(StartError::Upstream)?)
-            }
-            false => None,
-        };
+        let Configuration {
+            settings,
+            registry,
+            catalogue,
+        } = configuration;
+        let to = &settings.upstream;
+        let upstream_tls = to
+            .url
+            .tls
+            .then(|| tls::client(to.ca.as_deref()))
+            .transpose()
+            .map_err(StartError::Upstream)?;
         let upstream = Upstream::new(settings.upstream.url.clone(), upstream_tls)
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let upstream_host = HeaderValue::try_from(upstream.authority())
@@ -95,21 +111,29 @@ impl App {
         let log =
             AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
         let generation = Generation::new(catalogue, registry, &settings, &metrics, &clock);
-        let guarded_until = if guarded {
-            clock.unix_ms() + settings.window.future_ms
-        } else {
-            0
-        };
+        let replay = inherit(
+            inheritance,
+            &settings,
+            replay_capacity(&settings, &generation.registry),
+            &clock,
+        );
         Ok(Arc::new(Self {
-            replay: Replay::new(
-                settings.window,
-                replay_capacity(&settings, &generation.registry),
-                clock::random(),
-                guarded_until,
-            ),
+            replay,
+            rules: Rules {
+                strictness: settings.checks,
+                callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
+            },
+            penalties: Penalties::default(),
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::new(metrics.ready.clone()),
+            tls: settings
+                .listen
+                .tls
+                .as_ref()
+                .map(tls::listener)
+                .transpose()
+                .map_err(StartError::Tls)?,
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,
@@ -122,11 +146,6 @@ impl App {
     /// Which statuses refusals have.
     pub fn refusal_status(&self) -> RefusalStatus {
         self.settings.refusal_status
-    }
-
-    /// How strictly bodies are checked.
-    pub fn checks(&self) -> Strictness {
-        self.settings.checks
     }
 
     /// What to sign with now.
@@ -173,6 +192,23 @@ impl Generation {
     pub fn lane(&self, tenant: &Tenant) -> &Arc<Lane> {
         &self.lanes[tenant.id.as_str()]
     }
+}
+
+/// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know.
+fn inherit(
+    inheritance: Inheritance,
+    settings: &Settings,
+    capacity: usize,
+    clock: &Clock,
+) -> Replay {
+    let empty =
+        |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
+    match inheritance {
+        Inheritance::FirstStart => Some(empty(0)),
+        Inheritance::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
+        Inheritance::Lost => None,
+    }
+    .unwrap_or_else(|| empty(clock.unix_ms() + settings.window.future_ms))
 }
 
 /// How many stamps can be live at once: what all tenants may have admitted, or the institution may send, whichever

@@ -156,9 +156,14 @@ impl Pieces {
         self.first.len() + self.rest.len()
     }
 
+    /// Whether there is nothing yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds a piece.
     pub fn push(&mut self, piece: Bytes) {
-        if self.first.is_empty() && self.rest.is_empty() {
+        if self.is_empty() {
             self.first = piece;
         } else {
             if self.rest.is_empty() {

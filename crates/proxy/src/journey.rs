@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gatepay_core::envelope::Verdict;
-use gatepay_core::{Kind, Operation, envelope};
+use gatepay_core::guard::Own;
+use gatepay_core::{Kind, Operation, envelope, translate};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use crate::pool::Pool;
 use crate::record::Record;
 use crate::refusal::{self, Outcome, Refusal};
 use crate::relay::{self, Reply};
-use crate::sign::Outbound;
+use crate::sign::{Inbound, Outbound};
 use crate::{admit, authenticate, ingress, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -48,6 +49,9 @@ pub async fn handle(
     let version = request.version();
     let mut response = match enter(&worker, peer, request, &mut record).await {
         Err(Refused { refusal, unread }) => {
+            if refusal.is_failed_authentication() {
+                app.penalties.failed(peer);
+            }
             let mut response = refuse(app, record, refusal);
             if unread {
                 // What is left of a body nobody read would be taken for the next request.
@@ -56,14 +60,14 @@ pub async fn handle(
             response
         }
         Ok(admitted) if admitted.operation().kind == Kind::Read => {
-            leave(worker.clone(), admitted, record).await
+            leave(&worker, admitted, record).await
         }
         Ok(admitted) => {
             // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
             let running = Running::begin(app);
-            let task = leave(worker.clone(), admitted, record);
+            let worker = Arc::clone(&worker);
             let detached = tokio::spawn(async move {
-                let response = task.await;
+                let response = leave(&worker, admitted, record).await;
                 drop(running);
                 response
             });
@@ -124,15 +128,17 @@ async fn enter(
     if has_body {
         ingress::media_type(&parts.headers, operation.media).map_err(unread)?;
     }
+    let turn = app.penalties.turn(peer).await;
     let mut payload = caller.payload();
     let limit = operation.body_limit.unwrap_or(listen.body_limit);
     let body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
-        payload.body(piece)
+        payload.body(piece);
     })
     .await
     .map_err(unread)?;
     record.body(body.len());
     caller.verify(payload, &body)?;
+    drop(turn);
 
     let client_id = &caller.credential.credential.client_id;
     let lane = generation.lane(caller.tenant);
@@ -146,14 +152,22 @@ async fn enter(
     })?;
 
     admit::allowed(caller.tenant, position, operation, peer, &parts.headers)?;
-    let key = admit::body(operation, head.query, &body, app.checks())?;
+    let own = Own {
+        account: caller.tenant.sub_account.as_str(),
+        client_id: client_id.as_str(),
+    };
+    let key = admit::body(operation, head.query, &body, own, &app.rules)?;
+    let inbound = Inbound {
+        query: head.query,
+        headers: &parts.headers,
+        body,
+    };
     let outbound = Outbound::new(
         operation,
-        head.query,
-        &parts.headers,
-        body,
+        inbound,
         &caller.tenant.sub_account,
         &app.upstream_host,
+        &app.settings.balance_currencies,
     )
     .map_err(|error| {
         record.detail(error.to_string());
@@ -186,7 +200,7 @@ impl Admitted {
 }
 
 /// From the permit to the answer: forward, relay.
-async fn leave(worker: Arc<Worker>, admitted: Admitted, mut record: Record) -> Response<Reply> {
+async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Response<Reply> {
     let app = &worker.app;
     let deadline = app.settings.upstream.deadline;
     let Some(credential) = app.institution() else {
@@ -225,6 +239,11 @@ async fn leave(worker: Arc<Worker>, admitted: Admitted, mut record: Record) -> R
                 record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
                 return refuse(app, record, Refusal::InstitutionRejected);
             }
+            let body = if operation.is_verbatim() {
+                body
+            } else {
+                translate::balance_answer(&body).into_owned().into()
+            };
             relay::whole(head, body, record, Some(admitted.permit))
         }
         AnswerBody::Long(long) => {
@@ -248,6 +267,7 @@ fn advice(
 ) -> std::borrow::Cow<'static, str> {
     let look_up = operation
         .look_up
+        .as_ref()
         .and_then(|look_up| generation.catalogue.named(look_up.operation));
     let look_up = look_up.and_then(|row| Some((row.method, row.merchant_path.as_deref()?)));
     refusal::advice(operation, look_up, key)

@@ -18,15 +18,18 @@ pub mod sign;
 
 pub mod admin;
 pub mod app;
+pub mod client;
 pub mod clock;
 pub mod drain;
 pub mod headers;
+pub mod inbound;
 pub mod lane;
 pub mod limiter;
 pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod pace;
+pub mod penalty;
 pub mod pool;
 pub mod refusal;
 pub mod replay;

@@ -1,28 +1,25 @@
-//! Listener: connections from tenants, HTTP/1.1 and HTTP/2 by prior knowledge, within limits.
+//! Listener: connections from tenants, HTTP/1.1 and HTTP/2, within limits.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::drain::{Phase, Running};
+use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::pace::{Pace, Verdict};
 
-/// What an HTTP/2 client says first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// hyper's own limit on a head, above ours so that ours answers.
 const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
 /// How many requests one HTTP/2 connection may have open.
@@ -70,25 +67,46 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
 async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     let app = Arc::clone(&worker.app);
     let _running = Running::begin(&app);
-    app.metrics.connections.inc();
+    let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
     let pace = Pace::new(listen.head_timeout, listen.idle_timeout);
-    // An answer is written at once; waiting for more to send would only delay it.
-    if tcp.set_nodelay(true).is_ok()
-        && let Ok(Ok((http2, stream))) =
-            timeout(listen.head_timeout, Inbound::begin(tcp, Arc::clone(&pace))).await
-    {
-        let peer = peer.ip().to_canonical();
-        let ended = if http2 {
-            serve_http2(&worker, stream, peer, &pace).await
-        } else {
-            serve_http1(&worker, stream, peer, &pace).await
-        };
-        if ended.is_err_and(|error| error.is_parse()) {
-            app.metrics.unreadable_heads.inc();
+    let begun = timeout(
+        listen.head_timeout,
+        Inbound::begin(tcp, app.tls.as_ref(), Arc::clone(&pace)),
+    );
+    let (http2, stream) = match begun.await {
+        Ok(Ok(begun)) => begun,
+        // Port scans and health checks connect and say nothing; that is no event.
+        Ok(Err(error)) => {
+            return tracing::debug!(%error, %peer, "a connection ended before its first request");
         }
+        Err(_) => return,
+    };
+    let peer = peer.ip().to_canonical();
+    let ended = if http2 {
+        serve_http2(&worker, stream, peer, &pace).await
+    } else {
+        serve_http1(&worker, stream, peer, &pace).await
+    };
+    if ended.is_err_and(|error| error.is_parse()) {
+        app.metrics.unreadable_heads.inc();
     }
-    app.metrics.connections.dec();
+}
+
+/// One in a gauge while it lives, however it ends.
+struct Open<'a>(&'a IntGauge);
+
+impl<'a> Open<'a> {
+    fn count(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn serve_http1(
@@ -164,93 +182,5 @@ async fn serve_http2(
                 connection.as_mut().graceful_shutdown();
             }
         }
-    }
-}
-
-/// A connection whose first bytes have been looked at.
-struct Inbound {
-    tcp: TcpStream,
-    seen: [u8; PREFACE.len()],
-    /// Which of `seen` are still to be read.
-    left: std::ops::Range<usize>,
-    pace: Arc<Pace>,
-}
-
-impl Inbound {
-    /// Reads until it is clear whether HTTP/2 is spoken.
-    async fn begin(mut tcp: TcpStream, pace: Arc<Pace>) -> io::Result<(bool, Self)> {
-        let mut seen = [0; PREFACE.len()];
-        let mut length = 0;
-        while length < seen.len() && seen[..length] == PREFACE[..length] {
-            match tcp.read(&mut seen[length..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => length += read,
-            }
-        }
-        Ok((
-            seen == *PREFACE,
-            Self {
-                tcp,
-                seen,
-                left: 0..length,
-                pace,
-            },
-        ))
-    }
-}
-
-impl AsyncRead for Inbound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.left.is_empty() {
-            let take = self.left.len().min(buf.remaining());
-            let from = self.left.start;
-            buf.put_slice(&self.seen[from..from + take]);
-            self.left.start += take;
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.pace.read();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Inbound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = std::task::ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
-        self.pace.wrote();
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = std::task::ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs))?;
-        self.pace.wrote();
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }

@@ -52,7 +52,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How old a connection may get, so that a changed DNS answer is noticed.
-const MAX_AGE: Duration = Duration::from_secs(600);
+const MAX_AGE: Duration = Duration::from_mins(10);
 /// How many idle connections one worker keeps.
 const MAX_IDLE: usize = 256;
 /// The largest head GatePay's answers may have.

@@ -4,14 +4,15 @@
 //! stale; this memory is what stops the second use. It is exact: a stamp is refused if and only if it was recorded,
 //! or lies at or below the horizon. Forgetting moves the horizon first, so nothing forgotten can come back.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::hash::Hasher as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_core::Stamp;
 use gatepay_core::stamp::Window;
 use hashbrown::HashTable;
+use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
-use std::hash::Hasher as _;
 
 /// Who admitted what when, across all paths of all tenants.
 pub struct Replay {
@@ -23,7 +24,10 @@ pub struct Replay {
     /// How far back a stamp may lie and still be fresh: what is older may be forgotten.
     past_ms: u64,
     entries: AtomicUsize,
+    /// About how many may be live; racing threads may overstep it by one each.
     capacity: usize,
+    /// Handed over: nothing more is admitted here.
+    closed: AtomicBool,
 }
 
 /// A keyed 128-bit hash of (client id, timestamp, nonce): it takes 16 bytes whatever the nonce's length, and nobody
@@ -50,6 +54,8 @@ pub enum Unusable {
     },
     /// It is too old to be remembered.
     Forgotten,
+    /// The memory was handed over to the next process.
+    HandedOver,
     /// The memory holds as many entries as it was sized for. It refuses rather than forgets.
     Full,
 }
@@ -79,6 +85,10 @@ pub const BYTES_PER_STAMP: usize = 58;
 
 /// Shards, so that cores rarely meet.
 const SHARDS: usize = 64;
+/// Begins what is handed over, and says in which form.
+const MAGIC: &[u8] = b"gatepay-proxy replay memory 1\n";
+/// What one entry takes when handed over.
+const ENTRY_BYTES: usize = 28;
 /// How much time one slice spans. Smaller forgets sooner; larger wastes less on half-empty tables.
 const SLICE_MS: u64 = 10_000;
 
@@ -103,6 +113,7 @@ impl Replay {
             past_ms: window.past_ms,
             entries: AtomicUsize::new(0),
             capacity,
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -133,38 +144,110 @@ impl Replay {
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
     pub fn record(&self, print: Fingerprint, now_ms: u64) -> Result<(), Unusable> {
         let mut shard = self.shard(print);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Unusable::HandedOver);
+        }
         // Judged under the lock: whoever forgets moves the horizon first and takes the lock after.
         self.above_horizon(print)?;
         if let Some(admitted_ms) = shard.admitted(print) {
             return Err(Unusable::Seen { admitted_ms });
         }
-        if self.entries.fetch_add(1, Ordering::Relaxed) >= self.capacity {
-            self.entries.fetch_sub(1, Ordering::Relaxed);
+        if self.entries() >= self.capacity {
             return Err(Unusable::Full);
         }
         let slice = print.slice();
+        let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
+            - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
+        let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
+        let entry = Entry {
+            high: print.high,
+            low: print.low,
+            admitted,
+        };
+        if self.insert(&mut shard, slice, entry) {
+            Ok(())
+        } else {
+            Err(Unusable::Forgotten)
+        }
+    }
+
+    /// Admits nothing more, and gives everything the next owner of the memory has to know.
+    ///
+    /// Whoever calls [`record`](Self::record) afterwards is refused: a stamp is in what was handed over, or unused.
+    pub fn hand_over(&self) -> Vec<u8> {
+        self.closed.store(true, Ordering::Release);
+        let mut out = Vec::with_capacity(64 + self.entries() * ENTRY_BYTES);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.key);
+        let mut entries = Vec::new();
+        for shard in &self.shards {
+            // A record that was under way when the memory closed is complete once its shard can be locked.
+            for slot in &lock(shard).slots {
+                entries.extend(slot.seen.iter().map(|entry| (slot.slice, *entry)));
+            }
+        }
+        // The oldest first, so that the next memory forgets in order if its window is narrower.
+        entries.sort_unstable_by_key(|(slice, _)| *slice);
+        out.extend_from_slice(&self.horizon.load(Ordering::Acquire).to_le_bytes());
+        out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+        for (slice, entry) in entries {
+            out.extend_from_slice(&slice.to_le_bytes());
+            out.extend_from_slice(&entry.high.to_le_bytes());
+            out.extend_from_slice(&entry.low.to_le_bytes());
+            out.extend_from_slice(&entry.admitted.to_le_bytes());
+        }
+        let digest = Sha256::digest(&out);
+        out.extend_from_slice(&digest);
+        out
+    }
+
+    /// The memory a run before this one handed over, or `None` if the bytes are not whole.
+    pub fn take_over(bytes: &[u8], window: Window, capacity: usize) -> Option<Self> {
+        let (content, digest) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
+        if Sha256::digest(content).as_slice() != digest {
+            return None;
+        }
+        let mut rest = content.strip_prefix(MAGIC)?;
+        let memory = Self::new(window, capacity, *take(&mut rest)?, 0);
+        memory.raise_horizon(u64::from_le_bytes(*take(&mut rest)?));
+        let count = u64::from_le_bytes(*take(&mut rest)?);
+        for _ in 0..count {
+            let slice = u64::from_le_bytes(*take(&mut rest)?);
+            let high = u64::from_le_bytes(*take(&mut rest)?);
+            let low = u64::from_le_bytes(*take(&mut rest)?);
+            let admitted = i32::from_le_bytes(*take(&mut rest)?);
+            let print = Fingerprint {
+                high,
+                low,
+                stamp_ms: slice.saturating_mul(SLICE_MS),
+            };
+            let entry = Entry {
+                high,
+                low,
+                admitted,
+            };
+            // What no longer fits the window is covered by the horizon, as if it had been forgotten here.
+            if !memory.insert(&mut memory.shard(print), slice, entry) {
+                memory.raise_horizon(end_of(slice));
+            }
+        }
+        rest.is_empty().then_some(memory)
+    }
+
+    /// Puts an entry into its slice, forgetting the older one whose place it takes; false if a newer one has it.
+    fn insert(&self, shard: &mut Shard, slice: u64, entry: Entry) -> bool {
         let slot = shard.slot(slice);
         if slot.slice > slice {
-            self.entries.fetch_sub(1, Ordering::Relaxed);
-            return Err(Unusable::Forgotten);
+            return false;
         }
         if slot.slice < slice {
             self.forget_slot(slot);
             slot.slice = slice;
         }
-        let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
-            - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
-        let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
-        slot.seen.insert_unique(
-            print.high,
-            Entry {
-                high: print.high,
-                low: print.low,
-                admitted,
-            },
-            |entry| entry.high,
-        );
-        Ok(())
+        slot.seen
+            .insert_unique(entry.high, entry, |entry| entry.high);
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     /// Forgets what is too old to be fresh at `now_ms`, and returns its memory. Called every second or so.
@@ -227,10 +310,21 @@ impl Replay {
         if slot.seen.is_empty() {
             return;
         }
-        self.raise_horizon((slot.slice + 1) * SLICE_MS - 1);
+        self.raise_horizon(end_of(slot.slice));
         self.entries.fetch_sub(slot.seen.len(), Ordering::Relaxed);
         slot.seen = HashTable::new();
     }
+}
+
+/// The last millisecond of a slice.
+fn end_of(slice: u64) -> u64 {
+    slice.saturating_add(1).saturating_mul(SLICE_MS) - 1
+}
+
+fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(first)
 }
 
 /// A panic while the lock was held left no half-made entry: every step under it is complete or absent.
@@ -364,6 +458,65 @@ mod tests {
         );
         let after = print(&memory, NOW + WINDOW.future_ms + 1, "n");
         assert_eq!(memory.record(after, NOW + WINDOW.future_ms + 1), Ok(()));
+    }
+
+    #[test]
+    fn what_was_admitted_before_a_hand_over_is_refused_after_it() {
+        let before = memory();
+        let used = print(&before, NOW, "used");
+        before.record(used, NOW).unwrap();
+        before
+            .record(print(&before, NOW - 290_000, "old"), NOW - 290_000)
+            .unwrap();
+        let bytes = before.hand_over();
+        assert_eq!(
+            before.record(print(&before, NOW, "late"), NOW),
+            Err(Unusable::HandedOver)
+        );
+
+        let after = Replay::take_over(&bytes, WINDOW, 1_000_000).unwrap();
+        assert_eq!(after.entries(), 2);
+        // The key came along, so the same stamp has the same fingerprint.
+        assert_eq!(
+            after.record(print(&after, NOW, "used"), NOW + 5),
+            Err(Unusable::Seen { admitted_ms: NOW })
+        );
+        assert_eq!(after.record(print(&after, NOW, "late"), NOW), Ok(()));
+    }
+
+    #[test]
+    fn a_narrower_window_forgets_in_order() {
+        let before = memory();
+        for age in [0, 50_000, 100_000, 290_000] {
+            before.record(print(&before, NOW - age, "n"), NOW).unwrap();
+        }
+        let narrow = Window {
+            past_ms: 20_000,
+            future_ms: 0,
+        };
+        let after = Replay::take_over(&before.hand_over(), narrow, 1_000_000).unwrap();
+        for age in [0, 50_000, 100_000, 290_000] {
+            assert!(
+                after.record(print(&after, NOW - age, "n"), NOW).is_err(),
+                "{age}"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_whole_hand_nothing_over() {
+        let before = memory();
+        before.record(print(&before, NOW, "n"), NOW).unwrap();
+        let bytes = before.hand_over();
+        for cut in 0..bytes.len() {
+            assert!(
+                Replay::take_over(&bytes[..cut], WINDOW, 10).is_none(),
+                "cut at {cut}"
+            );
+        }
+        let mut flipped = bytes.clone();
+        flipped[40] ^= 1;
+        assert!(Replay::take_over(&flipped, WINDOW, 10).is_none());
     }
 
     proptest! {

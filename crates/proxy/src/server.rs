@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_core::Catalogue;
 use gatepay_tenancy::Configuration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -18,7 +17,7 @@ use crate::clock::Clock;
 use crate::drain::Phase;
 use crate::journey::Worker;
 use crate::pool::Pool;
-use crate::state::State;
+use crate::state::{Inheritance, State};
 use crate::{admin, listener};
 
 /// How often memory is returned and idle connections are looked at.
@@ -31,7 +30,7 @@ pub struct Server {
     admin_address: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<Ended>,
-    _state: Option<State>,
+    state: Option<State>,
 }
 
 /// How the program ended.
@@ -55,13 +54,17 @@ impl Server {
         fresh_credentials: bool,
     ) -> Result<Self, StartError> {
         let settings = &configuration.settings;
-        let state = settings
+        let opened = settings
             .state_dir
             .as_deref()
             .map(State::open)
             .transpose()
             .map_err(StartError::State)?;
-        let guarded = !fresh_credentials && state.as_ref().is_none_or(|state| state.guarded);
+        let (state, inheritance) = match opened {
+            Some((state, inheritance)) => (Some(state), inheritance),
+            None if fresh_credentials => (None, Inheritance::FirstStart),
+            None => (None, Inheritance::Lost),
+        };
         let (socket, address) = bind(settings.listen.address)?;
         let (admin_socket, admin_address) = bind(settings.admin.address)?;
         let threads = settings
@@ -76,7 +79,7 @@ impl Server {
                 .min(Semaphore::MAX_PERMITS),
         ));
 
-        let app = App::new(configuration, Catalogue::standard(), clock, guarded, access)?;
+        let app = App::new(configuration, clock, inheritance, access)?;
         let workers = (0..threads)
             .map(|number| {
                 let socket = socket
@@ -104,7 +107,7 @@ impl Server {
             admin_address,
             workers,
             control,
-            _state: state,
+            state,
         })
     }
 
@@ -143,6 +146,13 @@ impl Server {
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
+        }
+        // What is still running cannot admit anything any more.
+        let memory = self.app.replay.hand_over();
+        if let Some(state) = self.state
+            && let Err(error) = state.hand_over(&memory)
+        {
+            tracing::error!(%error, "the replay memory was not handed over: the next start will wait");
         }
         ended
     }
@@ -209,20 +219,15 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
         running = app.drain.running(),
         "draining: no new connections"
     );
-    let ended = match timeout(
-        drain.deadline.saturating_sub(drain.grace),
-        app.drain.finished(),
-    )
-    .await
-    {
-        Ok(()) => Ended::Drained,
-        Err(_) => {
-            tracing::error!(
-                running = app.drain.running(),
-                "draining: the deadline passed with requests in flight"
-            );
-            Ended::Late
-        }
+    let left = drain.deadline.saturating_sub(drain.grace);
+    let ended = if timeout(left, app.drain.finished()).await.is_ok() {
+        Ended::Drained
+    } else {
+        tracing::error!(
+            running = app.drain.running(),
+            "draining: the deadline passed with requests in flight"
+        );
+        Ended::Late
     };
     housekeeping.abort();
     ended

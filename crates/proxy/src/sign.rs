@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gatepay_core::operation::Operation;
-use gatepay_core::{Credential, FreshStamp};
+use gatepay_core::{Credential, FreshStamp, translate};
 use gatepay_tenancy::SubAccount;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri};
@@ -20,6 +20,16 @@ pub struct Outbound {
     body: Bytes,
 }
 
+/// What of a tenant's request goes into the institution's.
+pub struct Inbound<'a> {
+    /// What stands behind `?`.
+    pub query: Option<&'a str>,
+    /// Its head, of which only allow-listed lines are taken.
+    pub headers: &'a HeaderMap,
+    /// The body that was verified.
+    pub body: Bytes,
+}
+
 /// What of it cannot be written as HTTP. Nothing is sent then.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsendable {
@@ -33,26 +43,24 @@ pub enum Unsendable {
 
 impl Outbound {
     /// The institution's call for a tenant's: other path, same query, same body byte for byte, allow-listed headers.
+    ///
+    /// A translated row has a body of its own instead, and no query; `currencies` is what it asks for when the tenant
+    /// names none.
     pub fn new(
         operation: &Operation,
-        query: Option<&str>,
-        tenant_headers: &HeaderMap,
-        body: Bytes,
+        tenant: Inbound<'_>,
         account: &SubAccount,
         host: &HeaderValue,
+        currencies: &[String],
     ) -> Result<Self, Unsendable> {
         let path = operation
             .institution_path
             .as_deref()
             .ok_or(Unsendable::NoPath)?;
-        let target = match query {
-            Some(query) => Uri::try_from(format!("{path}?{query}")),
-            None => Uri::try_from(path),
-        };
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(header::HOST, host.clone());
         for name in &headers::TO_GATEPAY {
-            for value in tenant_headers.get_all(name) {
+            for value in tenant.headers.get_all(name) {
                 headers.append(name, value.clone());
             }
         }
@@ -60,11 +68,28 @@ impl Outbound {
             headers::ON_BEHALF_OF,
             HeaderValue::from_str(account.as_str()).map_err(http::Error::from)?,
         );
+        let (query, body) = if operation.is_verbatim() {
+            (tenant.query, tenant.body)
+        } else {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+            (
+                None,
+                translate::balance_request(tenant.query, &tenant.body, currencies).into(),
+            )
+        };
+        let target = match query {
+            Some(query) => Uri::try_from(format!("{path}?{query}")),
+            None => Uri::try_from(path),
+        };
+        let target = target.map_err(http::Error::from)?;
         let method = Method::from_bytes(operation.institution_method.as_str().as_bytes())
             .map_err(http::Error::from)?;
         Ok(Self {
             method,
-            target: target.map_err(http::Error::from)?,
+            target,
             headers,
             body,
         })

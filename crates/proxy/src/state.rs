@@ -1,29 +1,39 @@
 //! The state folder: who owns the replay memory, and whether a run before this one may have admitted stamps.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The lock on the folder, held until dropped.
 pub struct State {
     _lock: File,
-    /// Whether stamps of an earlier run have to go stale before requests are admitted.
-    pub guarded: bool,
+    folder: PathBuf,
+}
+
+/// What a run before this one left.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inheritance {
+    /// There was none: nothing can have been admitted before.
+    FirstStart,
+    /// Its replay memory, handed over when it ended in order.
+    HandedOver(Vec<u8>),
+    /// Nothing, though there was one: what it admitted is unknown.
+    Lost,
 }
 
 /// Marks a folder that was in use, so that a first start is told apart from one whose hand-over was lost.
 const USED: &str = "used";
+/// What is handed over.
+const MEMORY: &str = "replay";
 
 impl State {
-    /// Takes the lock. A folder that was never used needs no guard: nothing can have been admitted before.
-    pub fn open(folder: &Path) -> io::Result<Self> {
+    /// Takes the lock, and what a run before this one left: it is removed as it is read, so that it is used once.
+    pub fn open(folder: &Path) -> io::Result<(Self, Inheritance)> {
         fs::create_dir_all(folder)?;
-        let lock = OpenOptions::new()
+        let lock = private()
             .create(true)
-            .write(true)
             .truncate(false)
-            .mode(0o600)
             .open(folder.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
@@ -35,26 +45,53 @@ impl State {
             ),
             TryLockError::Error(error) => error,
         })?;
-        let used = folder.join(USED);
-        let guarded = match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&used)
-        {
+        let state = Self {
+            _lock: lock,
+            folder: folder.to_owned(),
+        };
+        let inheritance = match private().create_new(true).open(folder.join(USED)) {
             Ok(marker) => {
                 marker.sync_all()?;
-                File::open(folder)?.sync_all()?;
-                false
+                Inheritance::FirstStart
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let memory = folder.join(MEMORY);
+                match fs::read(&memory) {
+                    Ok(bytes) => {
+                        fs::remove_file(&memory)?;
+                        Inheritance::HandedOver(bytes)
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Inheritance::Lost,
+                    Err(error) => return Err(error),
+                }
+            }
             Err(error) => return Err(error),
         };
-        Ok(Self {
-            _lock: lock,
-            guarded,
-        })
+        // Before anything is admitted it is certain that the folder is marked and the memory is gone.
+        state.sync_folder()?;
+        Ok((state, inheritance))
     }
+
+    /// Leaves the memory for the next run: whole or not at all.
+    pub fn hand_over(&self, memory: &[u8]) -> io::Result<()> {
+        let unfinished = self.folder.join("replay.unfinished");
+        let mut file = private().create(true).truncate(true).open(&unfinished)?;
+        file.write_all(memory)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, self.folder.join(MEMORY))?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// For writing, readable by the owner alone: the memory's key would let others aim for collisions.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
 }
 
 #[cfg(test)]
@@ -62,10 +99,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_folder_that_was_never_used_needs_no_guard() {
+    fn a_first_start_is_told_apart_from_a_lost_hand_over() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!State::open(folder.path()).unwrap().guarded);
-        assert!(State::open(folder.path()).unwrap().guarded);
+        assert_eq!(
+            State::open(folder.path()).unwrap().1,
+            Inheritance::FirstStart
+        );
+        assert_eq!(State::open(folder.path()).unwrap().1, Inheritance::Lost);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_used_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(folder.path()).unwrap();
+        state.hand_over(b"memory").unwrap();
+        drop(state);
+        assert_eq!(
+            State::open(folder.path()).unwrap().1,
+            Inheritance::HandedOver(b"memory".to_vec())
+        );
+        assert_eq!(
+            State::open(folder.path()).unwrap().1,
+            Inheritance::Lost,
+            "it may have admitted more since"
+        );
     }
 
     #[test]

@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use gatepay_tenancy::settings::ListenTls;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio_rustls::TlsAcceptor;
 
 /// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone.
 pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     // TLS 1.2 or later (protocol.md 1.1).
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match ca {
@@ -27,35 +30,62 @@ pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let fault = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|error| fault(&error))?;
+        .map_err(|error| fault(path, &error))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|error| fault(&error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| fault(path, &error))?;
     }
     if roots.is_empty() {
-        Err(fault(&"has no certificate in PEM form"))
+        Err(fault(path, &"has no certificate in PEM form"))
     } else {
         Ok(roots)
     }
 }
 
-/// A server's certificate chain and key, both PEM. A key that does not fit the certificate is an error here, not at
-/// the first handshake.
-pub fn server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let fault = |path: &Path, what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+/// A server's certificate chain and key, both PEM; with `client_ca`, callers have to present a certificate signed by
+/// one of its. A key that does not fit the certificate is an error here, not at the first handshake.
+pub fn server(
+    certificate: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+) -> Result<ServerConfig, String> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .map_err(|error| fault(certificate, &error))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_no_client_auth()
+        .map_err(|error| error.to_string())?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider())
+                    .build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| fault(path, &error))?)
+        }
+    };
+    builder
         .with_single_cert(chain, private)
-        .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?;
-    Ok(Arc::new(config))
+        .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))
+}
+
+/// The tenants' listener: HTTP/2 and HTTP/1.1 by ALPN, sessions resumed by tickets.
+pub fn listener(files: &ListenTls) -> Result<TlsAcceptor, String> {
+    let mut config = server(&files.certificate, &files.key, files.client_ca.as_deref())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn fault(path: &Path, what: &dyn std::fmt::Display) -> String {
+    format!("{}: {what}", path.display())
 }

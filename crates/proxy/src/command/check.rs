@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_core::Catalogue;
 use gatepay_proxy::app::replay_capacity;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
 use gatepay_tenancy::{Configuration, Standing};
@@ -22,14 +21,9 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(self) -> Exit {
-        let catalogue = Catalogue::standard();
-        match gatepay_tenancy::load(&self.config, &catalogue, &environment) {
+        match gatepay_tenancy::load(&self.config, &environment) {
             Ok(configuration) => {
-                report(
-                    &self.config.display().to_string(),
-                    &configuration,
-                    &catalogue,
-                );
+                report(&self.config.display().to_string(), &configuration);
                 Exit::Fine
             }
             Err(problems) => {
@@ -41,8 +35,12 @@ impl Check {
     }
 }
 
-fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
-    let Configuration { settings, registry } = configuration;
+fn report(name: &str, configuration: &Configuration) {
+    let Configuration {
+        settings,
+        registry,
+        catalogue,
+    } = configuration;
     say(format_args!("{name}: fine"));
     say(format_args!(
         "tenants on {}, admin on {}, GatePay at {}",
@@ -75,8 +73,7 @@ fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
         };
         let operations = (0..catalogue.rows().len())
             .filter(|position| {
-                tenant.permissions.allows(*position)
-                    && catalogue.rows()[*position].off_by_default().is_none()
+                tenant.permissions.allows(*position) && catalogue.rows()[*position].off().is_none()
             })
             .count();
         say(format_args!(
@@ -93,7 +90,7 @@ fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
     say("");
     say(format_args!(
         "replay memory: at most {stamps} stamps, {:.1} MiB",
-        (stamps * BYTES_PER_STAMP) as f64 / f64::from(1 << 20)
+        mebibytes(stamps.saturating_mul(BYTES_PER_STAMP))
     ));
     if settings.state_dir.is_none() {
         say(format_args!(
@@ -101,4 +98,9 @@ fn report(name: &str, configuration: &Configuration, catalogue: &Catalogue) {
             settings.window.future_ms
         ));
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "printed with one decimal")]
+fn mebibytes(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -131,7 +131,11 @@ impl Stage {
         let tenants = vec![acme.tenant()?, globex.tenant()?];
         let registry = Registry::new(tenants, &settings.institution.credentials)
             .map_err(|conflicts| conflicts[0].clone())?;
-        let configuration = Configuration { settings, registry };
+        let configuration = Configuration {
+            settings,
+            registry,
+            catalogue: Catalogue::standard(),
+        };
         let server = Server::start(
             configuration,
             clock.clone(),

@@ -24,9 +24,7 @@ impl Operations {
         let rows: Vec<_> = catalogue
             .rows()
             .iter()
-            .filter(|row| {
-                !self.tenant || (row.scope == Scope::Tenant && row.off_by_default().is_none())
-            })
+            .filter(|row| !self.tenant || (row.scope == Scope::Tenant && row.off().is_none()))
             .collect();
         if self.json {
             say(serde_json::Value::Array(
@@ -43,7 +41,7 @@ impl Operations {
                 .map_or_else(|| "-".to_owned(), |path| format!("{} {path}", row.method));
             let institution = institution(row);
             let default = state(row);
-            let (name, kind, module, key) = (&row.name, row.kind, row.module, row.key);
+            let (name, kind, module, key) = (&row.name, row.kind, row.module, &row.key);
             say(format_args!(
                 "{name} | {kind} | {module} | {merchant} | {institution} | {key} | {default}"
             ));
@@ -60,7 +58,7 @@ fn institution(row: &Operation) -> String {
 }
 
 fn state(row: &Operation) -> &'static str {
-    match (row.scope, row.off_by_default()) {
+    match (row.scope, row.off()) {
         (Scope::Institution, _) => "operators",
         (Scope::Tenant, None) => "on",
         (Scope::Tenant, Some(_)) => "off",
@@ -78,7 +76,7 @@ fn object(row: &Operation) -> serde_json::Value {
         "institution_method": row.institution_method.as_str(),
         "institution_path": row.institution_path,
         "key": row.key.fields().collect::<Vec<_>>(),
-        "look_up": row.look_up.map(|look_up| look_up.operation),
+        "look_up": row.look_up.as_ref().map(|look_up| &*look_up.operation),
         "confirmed": row.confirmed,
         "default": state(row),
         "repeatable": row.kind == Kind::Read,

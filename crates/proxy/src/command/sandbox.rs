@@ -79,8 +79,8 @@ impl Sandbox {
             "http"
         };
         if let Some((certificate, key)) = self.tls_certificate.zip(self.tls_key) {
-            match tls::server(&certificate, &key) {
-                Ok(server) => config.tls = Some(server),
+            match tls::server(&certificate, &key, None) {
+                Ok(server) => config.tls = Some(Arc::new(server)),
                 Err(error) => return fail(error),
             }
         }

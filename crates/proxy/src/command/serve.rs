@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_core::Catalogue;
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 
@@ -23,14 +22,13 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> Exit {
-        let configuration =
-            match gatepay_tenancy::load(&self.config, &Catalogue::standard(), &environment) {
-                Ok(configuration) => configuration,
-                Err(problems) => {
-                    problems.iter().for_each(complain);
-                    return Exit::Usage;
-                }
-            };
+        let configuration = match gatepay_tenancy::load(&self.config, &environment) {
+            Ok(configuration) => configuration,
+            Err(problems) => {
+                problems.iter().for_each(complain);
+                return Exit::Usage;
+            }
+        };
         log_to_stderr(configuration.settings.log.format);
         let tenants = configuration.registry.len();
         if tenants == 0 {

@@ -1,0 +1,61 @@
+#!/bin/bash
+# kind: resign   title: gatepay-proxy
+# Target of a side-by-side lab: writes a configuration for the tenants it is given and runs `serve` with it.
+# GATEPAY_PROXY names the binary; without it the release build of this checkout is taken.
+. "${LAB:?}/env.sh"
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+binary=${GATEPAY_PROXY:-$here/../../target/release/gatepay-proxy}
+
+folder=$RUNDIR/gatepay-proxy
+rm -rf "$folder"
+python3 - "$folder" <<'PYTHON'
+import json, os, sys
+folder = sys.argv[1]
+env = os.environ
+os.makedirs(f"{folder}/secrets", mode=0o700)
+lab = json.load(open(env["TENANTS"]))
+
+def secret(name, text):
+    with open(os.open(f"{folder}/secrets/{name}", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+        file.write(text)
+
+secret("institution", env["INSTITUTION_SECRET"])
+rate = int(env["RATE_LIMIT"])
+with open(f"{folder}/tenants.toml", "w") as file:
+    for number, tenant in enumerate(lab["tenants"]):
+        secret(f"t{number}", tenant["secret"])
+        file.write(f"""[[tenant]]
+id = "t{number}"
+sub_account = "{tenant["sub_account"]}"
+[[tenant.credential]]
+client_id = "{tenant["client_id"]}"
+secret = {{ file = "secrets/t{number}" }}
+[tenant.limits]
+requests_per_second = {rate}
+burst = {rate}
+in_flight = 1000
+""")
+
+upstream = env["UPSTREAM"]
+ca = f'ca = "{env["UPSTREAM_CA"]}"' if upstream.startswith("https:") else ""
+# The quota is out of the way: what is measured is the work per request.
+with open(f"{folder}/proxy.toml", "w") as file:
+    file.write(f"""tenants = "tenants.toml"
+state_dir = "state"
+[listen]
+address = "127.0.0.1:{env["PORT"]}"
+[admin]
+address = "127.0.0.1:{env.get("ADMIN_PORT", "9209")}"
+[upstream]
+url = "{upstream}"
+{ca}
+[upstream.quota]
+requests_per_second = 1000000
+burst = 1000000
+[institution]
+[[institution.credential]]
+client_id = "{env["INSTITUTION_ID"]}"
+secret = {{ file = "secrets/institution" }}
+""")
+PYTHON
+exec "$binary" serve --config "$folder/proxy.toml" > "$folder/access.log"

@@ -1,0 +1,136 @@
+//! Penalty: addresses that keep failing authentication take turns, so that guessing cannot crowd out those who sign.
+//!
+//! Nobody is refused for their address: a right signature only waits for its turn. The list is bounded and forgets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many failures are an accident: a shop that mistyped its secret tries a few times.
+const PATIENCE: u32 = 20;
+/// How many requests of such an address are verified at once.
+const AT_ONCE: usize = 4;
+/// How long an address is remembered after its last failure.
+const MEMORY: Duration = Duration::from_mins(1);
+/// How many addresses are remembered; beyond that the least used are forgotten, which only spares them.
+const ADDRESSES: u64 = 65_536;
+
+/// Who has been failing.
+pub struct Penalties(Cache<IpAddr, Arc<Record>>);
+
+struct Record {
+    failures: AtomicU32,
+    turns: Arc<Semaphore>,
+}
+
+/// A turn to be verified, until dropped.
+pub struct Turn(Option<OwnedSemaphorePermit>);
+
+impl Turn {
+    /// Whether it had to be waited for in a queue of its address.
+    pub fn is_limited(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Default for Penalties {
+    fn default() -> Self {
+        Self(
+            Cache::builder()
+                .max_capacity(ADDRESSES)
+                .time_to_idle(MEMORY)
+                .build(),
+        )
+    }
+}
+
+impl Penalties {
+    /// A request from this address was not from who it claimed to be from.
+    pub fn failed(&self, address: IpAddr) {
+        let fresh = || {
+            Arc::new(Record {
+                failures: AtomicU32::new(0),
+                turns: Arc::new(Semaphore::new(AT_ONCE)),
+            })
+        };
+        // `get_with` is atomic: of racing first failures one makes the record and all count in it.
+        self.0
+            .get_with(network(address), fresh)
+            .failures
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for a turn to be verified; at once for everybody who has not been failing.
+    pub async fn turn(&self, address: IpAddr) -> Turn {
+        match self.0.get(&network(address)) {
+            Some(record) if record.failures.load(Ordering::Relaxed) >= PATIENCE => {
+                Turn(Arc::clone(&record.turns).acquire_owned().await.ok())
+            }
+            _ => Turn(None),
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has a /64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let mut segments = address.segments();
+            segments[4..].fill(0);
+            IpAddr::V6(segments.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_failing_takes_turns_and_others_do_not_notice() {
+        let penalties = Penalties::default();
+        let (guesser, shop) = (address("192.0.2.1"), address("192.0.2.2"));
+        for _ in 0..PATIENCE {
+            assert!(!penalties.turn(guesser).await.is_limited());
+            penalties.failed(guesser);
+        }
+        let mut turns = Vec::new();
+        for _ in 0..AT_ONCE {
+            turns.push(penalties.turn(guesser).await);
+        }
+        assert!(turns.iter().all(Turn::is_limited));
+        let mut next = Box::pin(penalties.turn(guesser));
+        let soon = Duration::from_millis(1);
+        assert!(
+            tokio::time::timeout(soon, &mut next).await.is_err(),
+            "a fifth at once waits"
+        );
+        assert!(!penalties.turn(shop).await.is_limited());
+        turns.pop();
+        assert!(next.await.is_limited(), "it is not refused, it only waited");
+    }
+
+    #[tokio::test]
+    async fn a_neighborhood_of_ipv6_addresses_is_one() {
+        let penalties = Penalties::default();
+        for host in 0..PATIENCE {
+            penalties.failed(address(&format!("2001:db8::{host:x}")));
+        }
+        assert!(penalties.turn(address("2001:db8::ffff")).await.is_limited());
+        assert!(
+            !penalties
+                .turn(address("2001:db8:0:1::1"))
+                .await
+                .is_limited()
+        );
+    }
+}
