@@ -30,6 +30,7 @@ pub mod log;
 pub mod metrics;
 pub mod pace;
 pub mod penalty;
+pub mod pinned;
 pub mod pool;
 pub mod refusal;
 pub mod replay;

@@ -51,8 +51,9 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
         match accepted {
             Ok((tcp, peer)) => {
                 let worker = Arc::clone(&worker);
+                let running = Running::begin(&app);
                 tokio::spawn(async move {
-                    let _permit = permit;
+                    let _until_it_ends = (permit, running);
                     serve(worker, tcp, peer).await;
                 });
             }
@@ -66,7 +67,6 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
 
 async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     let app = Arc::clone(&worker.app);
-    let _running = Running::begin(&app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
     let pace = Pace::new(listen.head_timeout, listen.idle_timeout);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gatepay_tenancy::settings::ListenTls;
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -12,7 +13,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_rustls::TlsAcceptor;
 
-/// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone.
+use crate::pinned::Pinned;
+
+/// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone
+/// ([`Pinned`]).
 pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     // TLS 1.2 or later (protocol.md 1.1).
     let builder = ClientConfig::builder_with_provider(provider())
@@ -22,27 +26,46 @@ pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
         None => builder
             .with_platform_verifier()
             .map_err(|error| error.to_string())?,
-        Some(path) => builder.with_root_certificates(roots(path)?),
+        Some(path) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned(path)?)),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| fault(path, &error))?;
+fn pinned(path: &Path) -> Result<Pinned, String> {
+    let certificates = certificates(path)?;
+    let authorities =
+        WebPkiServerVerifier::builder_with_provider(roots(path, &certificates)?, provider());
+    Ok(Pinned::new(
+        authorities.build().map_err(|error| fault(path, &error))?,
+        certificates,
+    ))
+}
+
+fn roots(
+    path: &Path,
+    certificates: &[CertificateDer<'static>],
+) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| fault(path, &error))?;
     }
-    if roots.is_empty() {
+    Ok(Arc::new(roots))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| fault(path, &error))?;
+    if certificates.is_empty() {
         Err(fault(path, &"has no certificate in PEM form"))
     } else {
-        Ok(roots)
+        Ok(certificates)
     }
 }
 
@@ -53,9 +76,7 @@ pub fn server(
     key: &Path,
     client_ca: Option<&Path>,
 ) -> Result<ServerConfig, String> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| fault(certificate, &error))?;
+    let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -63,9 +84,11 @@ pub fn server(
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider())
-                    .build();
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                roots(path, &certificates(path)?)?,
+                provider(),
+            )
+            .build();
             builder.with_client_cert_verifier(verifier.map_err(|error| fault(path, &error))?)
         }
     };
