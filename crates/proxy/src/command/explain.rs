@@ -1,11 +1,203 @@
-//! Placeholder.
-use super::Exit;
+//! `explain`: why a request was refused, from the request alone.
+
+mod check;
+mod input;
+
+use std::path::PathBuf;
+
 use clap::Args;
-/// Explain.
+use gatepay_core::explain::{self, Finding, Line, Request};
+use gatepay_core::{SecretKey, Window};
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::headers;
+
+use super::sign::BodyFrom;
+use super::{Exit, SecretFrom, complain, say};
+use check::Check;
+use input::Input;
+
+/// Find out offline why a signed request was refused.
+///
+/// Makes the proxy's checks in the proxy's order. If the signature does not match, it makes the usual mistakes until
+/// one of them gives your signature, and names it: another hash, a missing line feed, a body written anew, a secret
+/// altered, and so on. Neither the secret nor the right signature is printed.
+///
+/// Give the request as it went over the wire, or its parts. Exits with 0 if everything is right, 1 if something is
+/// wrong, 64 if the input cannot be used.
 #[derive(Args)]
-pub(crate) struct Explain {}
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    secret: SecretFrom,
+    /// A file that holds the whole request: first line, headers, an empty line, body; `-` for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["timestamp", "nonce", "signature", "method", "BodyFrom"])]
+    request: Option<PathBuf>,
+    /// The value of X-GatePay-Timestamp.
+    #[arg(long, value_name = "MS", required_unless_present = "request")]
+    timestamp: Option<String>,
+    /// The value of X-GatePay-Nonce.
+    #[arg(long, value_name = "TEXT", required_unless_present = "request")]
+    nonce: Option<String>,
+    /// The value of X-GatePay-Signature.
+    #[arg(long, value_name = "DIGITS", required_unless_present = "request")]
+    signature: Option<String>,
+    #[command(flatten)]
+    body: BodyFrom,
+    /// The method. It is not signed, and neither is the path; they help to see whether you signed them.
+    #[arg(value_name = "METHOD", requires = "path")]
+    method: Option<String>,
+    /// The path, with its query.
+    #[arg(value_name = "PATH")]
+    path: Option<String>,
+    /// When the request arrived, in milliseconds since 1970 [default: now]
+    #[arg(long, value_name = "MS")]
+    now: Option<u64>,
+    /// How old a timestamp may be.
+    #[arg(long, value_name = "MS", default_value_t = 300_000)]
+    past_ms: u64,
+    /// How far ahead a timestamp may be.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    future_ms: u64,
+    /// The SHA-256 that the refusal printed: it tells whether the bytes changed on the way.
+    #[arg(long, value_name = "DIGITS", value_parser = digest)]
+    received_digest: Option<[u8; 32]>,
+}
+
+const EXAMPLE: &str = "\
+Examples:
+  gatepay-proxy explain --secret-file acme.secret --request refused.http
+  gatepay-proxy explain --secret-file acme.secret --timestamp 1767225600000 --nonce k64 \\
+    --signature 0ff73e... --data-file order.json --received-digest 5bd13c...";
+
+fn digest(text: &str) -> Result<[u8; 32], String> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest)
+        .map_err(|_| "must be 64 hexadecimal digits".to_owned())?;
+    Ok(digest)
+}
+
 impl Explain {
     pub(crate) fn run(self) -> Exit {
+        let usable = self
+            .secret
+            .key()
+            .and_then(|secret| Ok((secret, self.input()?)));
+        let (secret, input) = match usable {
+            Ok(usable) => usable,
+            Err(error) => {
+                complain(error);
+                return Exit::Usage;
+            }
+        };
+        let window = Window {
+            past_ms: self.past_ms,
+            future_ms: self.future_ms,
+        };
+        let now = self.now.unwrap_or_else(|| Clock::system().unix_ms());
+        let checks = check::all(&input, &secret, window, now, self.received_digest.as_ref());
+        for Check { name, outcome } in &checks {
+            match outcome {
+                Ok(seen) => say(format_args!("{name:<15} ok     {seen}")),
+                Err(wrong) => say(format_args!("{name:<15} wrong  {wrong}")),
+            }
+        }
+        self.conclude(&secret, &input, &checks)
+    }
+
+    fn input(&self) -> Result<Input, String> {
+        if let Some(path) = &self.request {
+            let raw = super::sign::read(path)?;
+            return input::parse(&raw).map_err(|error| format!("{}: {error}", path.display()));
+        }
+        let given = |value: &Option<String>| value.clone().unwrap_or_default();
+        let values = [
+            (headers::TIMESTAMP, given(&self.timestamp)),
+            (headers::NONCE, given(&self.nonce)),
+            (headers::SIGNATURE, given(&self.signature)),
+        ];
+        let line = self.method.clone().zip(self.path.clone());
+        input::of_parts(values, line, self.body.read()?)
+    }
+
+    fn conclude(&self, secret: &SecretKey, input: &Input, checks: &[Check]) -> Exit {
+        let first = checks.iter().find_map(|check| check.outcome.as_ref().err());
+        say("");
+        let Some(first) = first else {
+            say("everything is right: this request is signed as it must be");
+            return Exit::Fine;
+        };
+        if let Some(slug) = first.slug() {
+            say(format_args!(
+                "the proxy refuses it with {slug}, the first thing that is wrong"
+            ));
+        }
+        let timestamp = input.header(&headers::TIMESTAMP);
+        if let Some(unit) = timestamp.and_then(|timestamp| explain::unit(&timestamp)) {
+            say(format_args!(
+                "the timestamp seems to be in {unit}; it must be in milliseconds, which have 13 digits"
+            ));
+        } else if check::is_wrong(checks, check::FRESHNESS) && self.now.is_none() {
+            say(
+                "a request must be sent right after it is signed; to judge an old one, say with --now when it arrived",
+            );
+        }
+        if check::is_right(checks, check::SIGNATURE) && check::is_wrong(checks, check::ARRIVED) {
+            say(
+                "it is signed right for these bytes, and the proxy saw others: your HTTP library, or something on the way, changed them",
+            );
+        }
+        if check::is_wrong(checks, check::FORM) || check::is_wrong(checks, check::SIGNATURE) {
+            explain_signature(secret, input, checks);
+        }
         Exit::Failed
     }
 }
+
+/// The mistakes that give the signature, each with what to do instead.
+fn explain_signature(secret: &SecretKey, input: &Input, checks: &[Check]) {
+    let text = |name| input.header(name).unwrap_or_default();
+    let (timestamp, nonce, signature) = (
+        text(&headers::TIMESTAMP),
+        text(&headers::NONCE),
+        text(&headers::SIGNATURE),
+    );
+    let line = input
+        .line
+        .as_ref()
+        .map(|(method, target)| Line { method, target });
+    let request = Request {
+        timestamp: &timestamp,
+        nonce: &nonce,
+        signature: &signature,
+        body: &input.body,
+        line,
+    };
+    let findings = explain::hypotheses(secret, &request);
+    if findings.is_empty() {
+        say(
+            "no usual mistake gives this signature: it was made with another secret, or over another body or stamp",
+        );
+        if check::is_right(checks, check::ARRIVED) {
+            say("the proxy received exactly these bytes, so look at the secret first");
+        } else if check::is_wrong(checks, check::SIGNATURE) {
+            say(
+                "compare the SHA-256 above with that of the string you sign: if they are equal, look at the secret",
+            );
+        }
+        return;
+    }
+    for (at, Finding { causes }) in findings.iter().take(MOST_SHOWN).enumerate() {
+        say(if at == 0 {
+            "what gives this signature:"
+        } else {
+            "or, which is the same here:"
+        });
+        for cause in causes {
+            say(format_args!("  {cause}"));
+            say(format_args!("    instead: {}", cause.part.advice()));
+        }
+    }
+}
+
+/// More explanations than these explain nothing.
+const MOST_SHOWN: usize = 3;

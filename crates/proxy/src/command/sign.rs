@@ -1,11 +1,183 @@
-//! Placeholder.
-use super::Exit;
+//! `sign`: a signature, and what went into it.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
 use clap::Args;
-/// Sign.
+use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};
+use gatepay_proxy::clock::Clock;
+
+use super::{Exit, SecretFrom, complain, say};
+
+/// Sign a request offline, and show what is signed.
+///
+/// The signed string is `timestamp LF nonce LF body LF`; method, path, query and other headers are not part of it.
 #[derive(Args)]
-pub(crate) struct Sign {}
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Sign {
+    #[command(flatten)]
+    secret: SecretFrom,
+    /// The client id that goes with the secret; without it, its header line is left out.
+    #[arg(long, value_name = "ID", value_parser = ClientId::parse)]
+    client_id: Option<ClientId>,
+    /// Milliseconds since 1970 [default: now]
+    #[arg(long, value_name = "MS")]
+    timestamp: Option<String>,
+    /// A text that is used once [default: 32 random letters and digits]
+    #[arg(long, value_name = "TEXT")]
+    nonce: Option<String>,
+    #[command(flatten)]
+    body: BodyFrom,
+    /// Only the header lines, ready for `curl -H @-`.
+    #[arg(long)]
+    headers: bool,
+}
+
+const EXAMPLE: &str = "\
+Example, with the header lines on their way to curl:
+  gatepay-proxy sign --client-id acme --secret-file acme.secret --data-file order.json --headers |
+    curl -H @- -H 'Content-Type: application/json' --data-binary @order.json \\
+      http://127.0.0.1:8080/v1/pay/order";
+
+/// Where a body is: the bytes are taken as they stand, and no body is an empty one.
+#[derive(Args, Clone)]
+#[group(multiple = false)]
+pub(crate) struct BodyFrom {
+    /// The body itself.
+    #[arg(long, value_name = "TEXT")]
+    data: Option<String>,
+    /// A file that holds the body, every byte of it, or `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    data_file: Option<PathBuf>,
+}
+
+impl BodyFrom {
+    /// All of it.
+    pub(crate) fn read(&self) -> Result<Vec<u8>, String> {
+        match (&self.data, &self.data_file) {
+            (Some(text), _) => Ok(text.clone().into_bytes()),
+            (None, Some(path)) => read(path),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Every byte of a file, or of standard input if it is called `-`.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        let all = io::stdin().lock().read_to_end(&mut bytes);
+        return all
+            .map(|_| bytes)
+            .map_err(|error| format!("standard input: {error}"));
+    }
+    fs::read(path).map_err(|error| format!("{}: {}", path.display(), error.kind()))
+}
+
 impl Sign {
     pub(crate) fn run(self) -> Exit {
-        Exit::Failed
+        match self.print() {
+            Ok(()) => Exit::Fine,
+            Err(error) => {
+                complain(error);
+                Exit::Usage
+            }
+        }
+    }
+
+    fn print(&self) -> Result<(), String> {
+        let key = SigningKey::new(&self.secret.key()?);
+        let body = self.body.read()?;
+        let fresh = Clock::system().stamp();
+        let timestamp = self
+            .timestamp
+            .as_deref()
+            .unwrap_or(fresh.as_stamp().timestamp());
+        let nonce = self.nonce.as_deref().unwrap_or(fresh.as_stamp().nonce());
+        let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes())
+            .map_err(|error| error.to_string())?;
+        let signature = sign(&key, &stamp, &body).to_string();
+
+        if !self.headers {
+            show(&stamp, &body, &signature);
+        }
+        let client_id = self.client_id.as_ref().map(ClientId::as_str);
+        for (name, value) in [
+            (header::CLIENT_ID, client_id),
+            (header::TIMESTAMP, Some(timestamp)),
+            (header::NONCE, Some(nonce)),
+            (header::SIGNATURE, Some(&signature)),
+        ] {
+            if let Some(value) = value {
+                say(format_args!("{name}: {value}"));
+            }
+        }
+        if let Some(unit) = explain::unit(timestamp) {
+            complain(format_args!(
+                "note: the timestamp seems to be in {unit}; milliseconds have 13 digits"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn show(stamp: &Stamp<'_>, body: &[u8], signature: &str) {
+    let length = stamp.timestamp().len() + stamp.nonce().len() + body.len() + 3;
+    say(format_args!("timestamp      {}", stamp.timestamp()));
+    say(format_args!("nonce          {}", stamp.nonce()));
+    say(format_args!("body           {} bytes", body.len()));
+    say(format_args!(
+        "signed string  timestamp LF nonce LF body LF, {length} bytes; LF is the one byte 0x0A"
+    ));
+    say(format_args!(
+        "  its SHA-256  {}",
+        hex::encode(payload::digest(stamp, body))
+    ));
+    say(
+        "signature      HMAC-SHA512 of it, keyed with the secret as text, in 128 hexadecimal digits",
+    );
+    say(format_args!("               {signature}"));
+    say("");
+    say("Method, path, query and other headers are not signed. The headers to send:");
+    say("");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        body: BodyFrom,
+    }
+
+    fn body(arguments: &[&str]) -> Result<Vec<u8>, String> {
+        let line = Line::try_parse_from([&["sign"], arguments].concat());
+        line.map_err(|error| error.to_string())?.body.read()
+    }
+
+    #[test]
+    fn a_body_is_taken_as_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("order.json");
+        fs::write(&path, b"{ \"a\": 1 }\r\n\xff").unwrap();
+        assert_eq!(
+            body(&["--data-file", path.to_str().unwrap()]).unwrap(),
+            b"{ \"a\": 1 }\r\n\xff"
+        );
+        assert_eq!(body(&["--data", " {}\n"]).unwrap(), b" {}\n");
+        assert_eq!(body(&[]).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_body_comes_from_one_place() {
+        assert!(body(&["--data", "{}", "--data-file", "order.json"]).is_err());
+        assert_eq!(
+            body(&["--data-file", "no/such/file"]).unwrap_err(),
+            "no/such/file: entity not found"
+        );
     }
 }

@@ -1,0 +1,121 @@
+//! What a header's text may have been made from.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use subtle::ConstantTimeEq as _;
+
+use super::mac::Hash;
+use super::{Cause, Part};
+use crate::signature::SIGNATURE_DIGITS;
+
+/// One reading of a claimed signature.
+pub(super) struct Claimed {
+    pub(super) hash: Hash,
+    /// What is wrong about it if this reading is the right one.
+    pub(super) causes: Vec<Cause>,
+    /// The first digits of the result, in lower case.
+    digits: String,
+}
+
+/// Fewer digits than these could be met by chance.
+const FEWEST_DIGITS: usize = 16;
+/// More zeros than these are not lost by chance.
+const MOST_ZEROS: usize = 16;
+
+/// Every reading of the text, the right one first.
+pub(super) fn readings(text: &str) -> Vec<Claimed> {
+    let mut readings = Vec::new();
+    if (FEWEST_DIGITS..=SIGNATURE_DIGITS).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_hexdigit())
+    {
+        hexadecimal(&text.to_ascii_lowercase(), &mut readings);
+    }
+    if let Some(bytes) = unbase64(text) {
+        let mut read = |digits: String, how| readings.extend(whole(digits, vec![written(how)]));
+        if let Ok(digits) = str::from_utf8(&bytes).map(str::to_ascii_lowercase)
+            && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            read(digits, "the hexadecimal digits once more in base64");
+        }
+        read(hex::encode(&bytes), "in base64");
+    }
+    readings
+}
+
+fn hexadecimal(digits: &str, readings: &mut Vec<Claimed>) {
+    readings.extend(whole(digits.to_owned(), Vec::new()));
+    let missing = SIGNATURE_DIGITS - digits.len();
+    if missing == 0 {
+        return;
+    }
+    let cut = written(format!(
+        "only the first {} of {SIGNATURE_DIGITS} digits",
+        digits.len()
+    ));
+    readings.push(Claimed {
+        hash: Hash::Sha512,
+        causes: vec![cut],
+        digits: digits.to_owned(),
+    });
+    if missing <= MOST_ZEROS {
+        let zeros = written("without its leading zeros, as a number");
+        readings.extend(whole("0".repeat(missing) + digits, vec![zeros]));
+    }
+}
+
+/// The reading of a result that is all there: its length tells the hash function.
+fn whole(digits: String, mut causes: Vec<Cause>) -> Option<Claimed> {
+    let hash = match digits.len() {
+        SIGNATURE_DIGITS => Hash::Sha512,
+        64 => {
+            causes.insert(
+                0,
+                Cause {
+                    part: Part::Mac,
+                    what: "SHA-256 instead of SHA-512".into(),
+                },
+            );
+            Hash::Sha256
+        }
+        _ => return None,
+    };
+    Some(Claimed {
+        hash,
+        causes,
+        digits,
+    })
+}
+
+fn written(how: impl Into<Cow<'static, str>>) -> Cause {
+    Cause {
+        part: Part::Writing,
+        what: how.into(),
+    }
+}
+
+impl Claimed {
+    /// Whether this is what was computed, in constant time.
+    pub(super) fn is(&self, computed: &[u8]) -> bool {
+        let computed = hex::encode(computed);
+        let first = &computed.as_bytes()[..self.digits.len().min(computed.len())];
+        first.ct_eq(self.digits.as_bytes()).into()
+    }
+}
+
+/// Base64 of either alphabet, padded or not.
+pub(super) fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let lenient = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true);
+    let alphabet = if text.contains(['-', '_']) {
+        alphabet::URL_SAFE
+    } else {
+        alphabet::STANDARD
+    };
+    GeneralPurpose::new(&alphabet, lenient)
+        .decode(text.trim_end_matches('='))
+        .ok()
+}

@@ -1,0 +1,189 @@
+//! Mistakes in what is signed, and in which order.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha512};
+
+use super::{Change, Hypothesis, Request};
+
+/// The pieces of a signed string and what stands between them.
+///
+/// [`Payload`](crate::Payload) alone decides what is right; a test holds [`Layout::RIGHT`] to it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    pieces: &'static [Piece],
+    between: Between,
+    /// The same once more after the last piece.
+    ends: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Timestamp,
+    Nonce,
+    Body,
+    Method,
+    Path,
+    Target,
+    Query,
+    BodyHash,
+}
+
+/// What stands between two pieces: its bytes, and how it is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Between(&'static str, &'static str);
+
+use Piece::{Body, BodyHash, Method, Nonce, Path, Query, Target, Timestamp};
+
+const LF: Between = Between("\n", " LF ");
+const NOTHING: Between = Between("", " ");
+const SEPARATORS: [Between; 11] = [
+    LF,
+    NOTHING,
+    Between("\\n", r" \n "),
+    Between("\r\n", " CR LF "),
+    Between("&", " & "),
+    Between(".", " . "),
+    Between(",", " , "),
+    Between(":", " : "),
+    Between("|", " | "),
+    Between(" ", " space "),
+    Between("-", " - "),
+];
+/// Timestamp, nonce and body in another order, or not all of them.
+const ORDERS: [&[Piece]; 9] = [
+    &[Nonce, Timestamp, Body],
+    &[Timestamp, Body, Nonce],
+    &[Body, Timestamp, Nonce],
+    &[Nonce, Body, Timestamp],
+    &[Body, Nonce, Timestamp],
+    &[Timestamp, Body],
+    &[Nonce, Body],
+    &[Timestamp, Nonce],
+    &[Body],
+];
+/// With what other APIs sign.
+const MORE: [&[Piece]; 9] = [
+    &[Timestamp, Nonce, Path, Body],
+    &[Timestamp, Nonce, Target, Body],
+    &[Timestamp, Nonce, Query, Body],
+    &[Timestamp, Nonce, Method, Path, Body],
+    &[Timestamp, Nonce, Method, Target, Body],
+    &[Timestamp, Nonce, Method, Path, Query, Body],
+    &[Method, Path, Timestamp, Nonce, Body],
+    &[Method, Target, Timestamp, Nonce, Body],
+    &[Method, Path, Query, Timestamp, Nonce, Body],
+];
+/// What the exchange's API v4 signs, a sister of this one.
+const API_V4: &[Piece] = &[Method, Path, Query, BodyHash, Timestamp];
+
+impl Layout {
+    pub(super) const RIGHT: Self = Self {
+        pieces: &[Timestamp, Nonce, Body],
+        between: LF,
+        ends: true,
+    };
+
+    /// The string for this timestamp and body. What the request does not have is empty.
+    pub(super) fn string(&self, request: &Request<'_>, timestamp: &str, body: &[u8]) -> Vec<u8> {
+        let (method, target) = request
+            .line
+            .map_or(("", ""), |line| (line.method, line.target));
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut string = Vec::with_capacity(body.len() + 256);
+        for (at, piece) in self.pieces.iter().enumerate() {
+            if at > 0 {
+                string.extend_from_slice(self.between.0.as_bytes());
+            }
+            match piece {
+                Timestamp => string.extend_from_slice(timestamp.as_bytes()),
+                Nonce => string.extend_from_slice(request.nonce.as_bytes()),
+                Body => string.extend_from_slice(body),
+                Method => string.extend_from_slice(method.as_bytes()),
+                Path => string.extend_from_slice(path.as_bytes()),
+                Target => string.extend_from_slice(target.as_bytes()),
+                Query => string.extend_from_slice(query.as_bytes()),
+                BodyHash => string.extend_from_slice(hex::encode(Sha512::digest(body)).as_bytes()),
+            }
+        }
+        if self.ends {
+            string.extend_from_slice(self.between.0.as_bytes());
+        }
+        string
+    }
+}
+
+/// What was signed instead of the right string, as far as it differs from it and from each other.
+pub(super) fn hypotheses(request: &Request<'_>) -> Vec<Hypothesis> {
+    let right = Layout::RIGHT;
+    let of = |pieces, between, ends| Layout {
+        pieces,
+        between,
+        ends,
+    };
+    let joined = SEPARATORS
+        .iter()
+        .flat_map(|between| [false, true].map(|ends| of(right.pieces, *between, ends)));
+    let ordered = ORDERS.iter().flat_map(|pieces| {
+        [
+            of(pieces, LF, true),
+            of(pieces, LF, false),
+            of(pieces, NOTHING, false),
+        ]
+    });
+    let more = MORE.iter().flat_map(|pieces| {
+        [
+            of(pieces, LF, true),
+            of(pieces, LF, false),
+            of(pieces, NOTHING, false),
+        ]
+    });
+    let more = more
+        .chain([of(API_V4, LF, false)])
+        .filter(|_| request.line.is_some());
+
+    let mut seen = vec![right.string(request, request.timestamp, request.body)];
+    let mut hypotheses = Vec::new();
+    for layout in joined.chain(ordered).chain(more) {
+        let string = layout.string(request, request.timestamp, request.body);
+        if !seen.contains(&string) {
+            seen.push(string);
+            hypotheses.push(Hypothesis::new(layout.to_string(), Change::Layout(layout)));
+        }
+    }
+    hypotheses
+}
+
+/// As the protocol writes it: `timestamp LF nonce LF body LF`.
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.pieces.iter().map(|piece| piece.name()).collect();
+        let end = if self.ends {
+            self.between.1.trim_end()
+        } else {
+            ""
+        };
+        write!(f, "`{}{end}`", names.join(self.between.1))?;
+        match self.between {
+            NOTHING => f.write_str(" with nothing between"),
+            Between(r"\n", _) => f.write_str(r", where \n is a backslash and an n"),
+            _ if self.pieces == API_V4 => f.write_str(", as the exchange's API v4 has it"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Piece {
+    fn name(self) -> &'static str {
+        match self {
+            Timestamp => "timestamp",
+            Nonce => "nonce",
+            Body => "body",
+            Method => "method",
+            Path => "path",
+            Target => "path?query",
+            Query => "query",
+            BodyHash => "SHA-512(body)",
+        }
+    }
+}
