@@ -64,6 +64,8 @@ fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
     match request.uri().path() {
         "/metrics" => {
+            let ready = app.drain.phase() == Phase::Serving && !app.is_starting();
+            app.metrics.ready.set(i64::from(ready));
             app.metrics
                 .replay_entries
                 .set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));

@@ -29,10 +29,10 @@ pub fn allowed(
     peer: IpAddr,
     headers: &HeaderMap,
 ) -> Result<(), Refusal> {
-    if tenant.standing == Standing::Suspended {
+    if tenant.party.standing == Standing::Suspended {
         return Err(Refusal::TenantSuspended);
     }
-    if !tenant.allows_address(peer) {
+    if !tenant.party.allows_address(peer) {
         return Err(Refusal::AddressNotAllowed);
     }
     if let Some(why) = operation.off() {
@@ -40,12 +40,12 @@ pub fn allowed(
             format!("{} is off, because {why}", operation.name).into(),
         ));
     }
-    if !tenant.permissions.allows(position) {
+    if !tenant.party.permissions.allows(position) {
         return Err(Refusal::OperationNotAllowed(
             format!("you may not call {}", operation.name).into(),
         ));
     }
-    if tenant.standing == Standing::ReadOnly && operation.kind != Kind::Read {
+    if tenant.party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
         return Err(Refusal::OperationNotAllowed(
             "you may only read at present".into(),
         ));

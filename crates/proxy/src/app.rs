@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{FixedAddressCallback, RefusalStatus, Settings};
-use gatepay_tenancy::{Configuration, Registry, Tenant, TenantId};
+use gatepay_tenancy::{Configuration, Registry, Tenant, PartyId};
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
 
@@ -60,7 +60,7 @@ pub struct Generation {
     pub catalogue: Catalogue,
     /// Who may call.
     pub registry: Registry,
-    lanes: HashMap<TenantId, Arc<Lane>>,
+    lanes: HashMap<PartyId, Arc<Lane>>,
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -126,7 +126,7 @@ impl App {
             penalties: Penalties::default(),
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
-            drain: Drain::new(metrics.ready.clone()),
+            drain: Drain::default(),
             tls: settings
                 .listen
                 .tls
@@ -171,10 +171,10 @@ impl Generation {
     ) -> Self {
         // Which tenants have series of their own follows from configuration, never from traffic.
         let lane = |(index, tenant): (usize, &Arc<Tenant>)| {
-            let label = (index < settings.metrics.max_tenants).then(|| tenant.id.as_str());
+            let label = (index < settings.metrics.max_tenants).then(|| tenant.party.id.as_str());
             (
-                tenant.id.clone(),
-                Arc::new(Lane::new(&tenant.limits, metrics.tenant(label), clock)),
+                tenant.party.id.clone(),
+                Arc::new(Lane::new(&tenant.party.limits, metrics.tenant(label), clock)),
             )
         };
         let lanes = registry.tenants().iter().enumerate().map(lane).collect();
@@ -190,7 +190,7 @@ impl Generation {
     /// # Panics
     /// Never for a tenant of this generation: each has a lane.
     pub fn lane(&self, tenant: &Tenant) -> &Arc<Lane> {
-        &self.lanes[tenant.id.as_str()]
+        &self.lanes[tenant.party.id.as_str()]
     }
 }
 
@@ -223,8 +223,8 @@ pub fn replay_capacity(settings: &Settings, registry: &Registry) -> usize {
         .iter()
         .map(|tenant| {
             most(
-                tenant.limits.all.per_second.get(),
-                tenant.limits.all.burst.get(),
+                tenant.party.limits.all.per_second.get(),
+                tenant.party.limits.all.burst.get(),
             )
         })
         .fold(0_u64, u64::saturating_add);

@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use prometheus::IntGauge;
 use tokio::sync::{Notify, watch};
 
 /// How far along the end is.
@@ -17,6 +16,8 @@ pub enum Phase {
     Leaving,
     /// Finishing what is in flight, admitting nothing.
     Finishing,
+    /// Leaving, finished or not.
+    Over,
 }
 
 /// The phase, and what still runs.
@@ -24,23 +25,22 @@ pub struct Drain {
     phase: watch::Sender<Phase>,
     running: AtomicUsize,
     idle: Notify,
-    ready: IntGauge,
 }
 
 /// Something that must end before the process does: a connection, or a call that outlived its caller.
 pub struct Running(std::sync::Arc<crate::app::App>);
 
-impl Drain {
-    /// Serving.
-    pub fn new(ready: IntGauge) -> Self {
+impl Default for Drain {
+    fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Serving),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
-            ready,
         }
     }
+}
 
+impl Drain {
     /// The phase now.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
@@ -48,7 +48,6 @@ impl Drain {
 
     /// Goes on to a later phase.
     pub fn enter(&self, phase: Phase) {
-        self.ready.set(i64::from(phase == Phase::Serving));
         self.phase.send_if_modified(|now| {
             let later = phase > *now;
             *now = phase.max(*now);

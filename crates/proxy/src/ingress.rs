@@ -7,7 +7,7 @@ use gatepay_core::operation::{self, Media, Method};
 use http::{HeaderMap, Version, header, request};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::headers;
 use crate::refusal::Refusal;
@@ -58,7 +58,8 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
             Ok(_) => {}
         }
     }
-    if !operation::is_canonical(uri.path()) {
+    // The root is a path like any other that nobody knows.
+    if uri.path() != "/" && !operation::is_canonical(uri.path()) {
         return Err(malformed(
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
         ));
@@ -97,7 +98,7 @@ fn malformed(what: &'static str) -> Refusal {
 ///
 /// A body that is announced as too long is refused before any of it is read.
 pub async fn body<B>(
-    mut body: B,
+    body: &mut B,
     limit: u64,
     timeout: Duration,
     mut hash: impl FnMut(&[u8]),
@@ -115,7 +116,7 @@ where
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
         // The deadline costs no timer while frames are already there.
-        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+        let frame = match timeout_at(deadline, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_))) => {
@@ -142,6 +143,31 @@ where
     }
     Ok(whole.into_bytes())
 }
+
+/// Reads the rest of a body that was refused and throws it away, if it is short and comes soon.
+///
+/// An HTTP/2 client that is still sending would see its stream reset, and many never read the answer then.
+pub async fn discard<B>(body: &mut B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let deadline = Instant::now() + DISCARD_TIME;
+    let mut left = DISCARD;
+    while !body.is_end_stream() {
+        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
+            return;
+        };
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// How much of a refused body is read.
+const DISCARD: usize = 64 * 1024;
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// A body in the making. Most arrive in one piece, which is kept as it is.
 #[derive(Default)]
@@ -239,25 +265,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
-        let read = |bytes: &'static [u8], limit| {
+        let read = async |bytes: &'static [u8]| {
             body(
-                Full::new(Bytes::from_static(bytes)),
-                limit,
+                &mut Full::new(Bytes::from_static(bytes)),
+                5,
                 Duration::from_secs(1),
                 |_| {},
             )
+            .await
         };
-        assert_eq!(read(b"12345", 5).await.unwrap(), "12345");
-        assert_eq!(
-            read(b"123456", 5).await.unwrap_err().slug(),
-            "body_too_large"
-        );
+        assert_eq!(read(b"12345").await.unwrap(), "12345");
+        assert_eq!(read(b"123456").await.unwrap_err().slug(), "body_too_large");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
-        let never = Never;
-        let refusal = body(never, 5, Duration::from_secs(10), |_| {})
+        let refusal = body(&mut Never, 5, Duration::from_secs(10), |_| {})
             .await
             .unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gatepay_core::envelope::Verdict;
 use gatepay_core::guard::Own;
 use gatepay_core::{Kind, Operation, envelope, translate};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::{Request, Response, Version, request};
+use hyper::body::{Body as _, Incoming};
 
 use crate::app::{App, Generation};
 use crate::drain::{Phase, Running};
@@ -46,16 +47,21 @@ pub async fn handle(
 ) -> Response<Reply> {
     let app = &worker.app;
     let mut record = Record::begin(app, peer, busy);
-    let version = request.version();
-    let mut response = match enter(&worker, peer, request, &mut record).await {
-        Err(Refused { refusal, unread }) => {
+    let (parts, incoming) = request.into_parts();
+    let mut unread = (!incoming.is_end_stream()).then_some(incoming);
+    let mut response = match enter(&worker, peer, &parts, &mut unread, &mut record).await {
+        Err(refusal) => {
             if refusal.is_failed_authentication() {
                 app.penalties.failed(peer);
             }
             let mut response = refuse(app, record, refusal);
-            if unread {
+            match unread {
                 // What is left of a body nobody read would be taken for the next request.
-                close(version, response.headers_mut());
+                Some(_) if parts.version < Version::HTTP_2 => {
+                    close(parts.version, response.headers_mut())
+                }
+                Some(mut rest) => ingress::discard(&mut rest).await,
+                None => {}
             }
             response
         }
@@ -79,63 +85,44 @@ pub async fn handle(
         }
     };
     if app.drain.phase() >= Phase::Leaving {
-        close(version, response.headers_mut());
+        close(parts.version, response.headers_mut());
     }
     response
 }
 
-/// A refusal, and whether some of the request's body was left unread.
-struct Refused {
-    refusal: Refusal,
-    unread: bool,
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            refusal,
-            unread: false,
-        }
-    }
-}
-
-/// From the head to the permit: ingress, route, authenticate, admit, sign.
+/// From the head to the permit: ingress, route, authenticate, admit, sign. Takes the body out of `unread` once it has
+/// read all of it.
 async fn enter(
     worker: &Worker,
     peer: IpAddr,
-    request: Request<Incoming>,
+    parts: &request::Parts,
+    unread: &mut Option<Incoming>,
     record: &mut Record,
-) -> Result<Admitted, Refused> {
+) -> Result<Admitted, Refusal> {
     let app = &worker.app;
     let listen = &app.settings.listen;
     let now_ms = app.clock.unix_ms();
     let generation = app.generation.load_full();
-    let (parts, incoming) = request.into_parts();
-    let has_body = !hyper::body::Body::is_end_stream(&incoming);
-    let unread = |refusal| Refused {
-        refusal,
-        unread: has_body,
-    };
 
-    let head = ingress::head(&parts).map_err(unread)?;
-    let position = route::operation(&generation.catalogue, &head).map_err(unread)?;
+    let head = ingress::head(parts)?;
+    let position = route::operation(&generation.catalogue, &head)?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, operation);
 
-    let caller =
-        authenticate::identify(&generation.registry, &parts.headers, now_ms).map_err(unread)?;
-    record.claimed(caller.tenant.id.as_str());
-    if has_body {
-        ingress::media_type(&parts.headers, operation.media).map_err(unread)?;
-    }
+    let caller = authenticate::identify(&generation.registry, &parts.headers, now_ms)?;
+    record.claimed(caller.tenant.party.id.as_str());
     let turn = app.penalties.turn(peer).await;
     let mut payload = caller.payload();
-    let limit = operation.body_limit.unwrap_or(listen.body_limit);
-    let body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
-        payload.body(piece);
-    })
-    .await
-    .map_err(unread)?;
+    let mut body = Bytes::new();
+    if let Some(incoming) = unread {
+        ingress::media_type(&parts.headers, operation.media)?;
+        let limit = operation.body_limit.unwrap_or(listen.body_limit);
+        body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
+            payload.body(piece)
+        })
+        .await?;
+        *unread = None;
+    }
     record.body(body.len());
     caller.verify(payload, &body)?;
     drop(turn);
@@ -145,9 +132,9 @@ async fn enter(
     record.verified(client_id, lane);
     let print = app.replay.fingerprint(client_id.as_str(), &caller.stamp);
     app.replay.check(print).map_err(|unusable| {
-        let key = admit::key(operation, head.query, &body);
+        record.key(admit::key(operation, head.query, &body));
         admit::refuse(unusable, now_ms, || {
-            advice(&generation, operation, key.as_deref())
+            advice(&generation, operation, record.known_key())
         })
     })?;
 

@@ -182,6 +182,11 @@ impl Pool {
         }
     }
 
+    /// Counts an attempt that is made again because nothing of the one before was written.
+    pub fn repeated(&self) {
+        self.metrics.repeats.inc();
+    }
+
     /// Closes what has been idle or open for too long. Called every few seconds.
     pub fn sweep(&self) {
         let now = Instant::now();

@@ -153,11 +153,16 @@ impl Record {
             _ => End::Refused,
         };
         self.app.metrics.refused(slug);
-        let detail = self.detail.as_deref();
-        match refusal.blame() {
-            Blame::Caller => tracing::debug!(refusal = slug, detail, "{refusal}"),
-            Blame::Upstream => tracing::warn!(refusal = slug, detail, "{refusal}"),
-            Blame::Us => tracing::error!(refusal = slug, detail, "{refusal}"),
+        let (detail, digits) = (self.detail.as_deref(), self.id());
+        let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
+        let tenant = self.tenant.as_ref().map(|(id, _)| id.as_str());
+        match (refusal.blame(), refusal) {
+            // The start itself said so, once; whoever calls meanwhile is no news.
+            (Blame::Caller, _) | (_, Refusal::Starting { .. }) => {
+                tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}");
+            }
+            (Blame::Upstream, _) => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
+            (Blame::Us, _) => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
         }
     }
 
@@ -187,6 +192,10 @@ impl Drop for Record {
             self.detail = Some("panicked".to_owned());
         }
         if let Some((position, _, kind)) = &self.operation {
+            if self.end == End::CallerLeft && self.attempts > 0 && *kind != Kind::Read {
+                // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
+                self.end = End::Unknown;
+            }
             metrics.took(
                 *position,
                 took.as_secs_f64(),

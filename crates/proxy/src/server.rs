@@ -54,17 +54,12 @@ impl Server {
         fresh_credentials: bool,
     ) -> Result<Self, StartError> {
         let settings = &configuration.settings;
-        let opened = settings
+        let state = settings
             .state_dir
             .as_deref()
             .map(State::open)
             .transpose()
             .map_err(StartError::State)?;
-        let (state, inheritance) = match opened {
-            Some((state, inheritance)) => (Some(state), inheritance),
-            None if fresh_credentials => (None, Inheritance::FirstStart),
-            None => (None, Inheritance::Lost),
-        };
         let (socket, address) = bind(settings.listen.address)?;
         let (admin_socket, admin_address) = bind(settings.admin.address)?;
         let threads = settings
@@ -79,6 +74,12 @@ impl Server {
                 .min(Semaphore::MAX_PERMITS),
         ));
 
+        // Last, so that a start that fails before leaves the memory to the next.
+        let inheritance = match &state {
+            Some(state) => state.inherit().map_err(StartError::State)?,
+            None if fresh_credentials => Inheritance::FirstStart,
+            None => Inheritance::Lost,
+        };
         let app = App::new(configuration, clock, inheritance, access)?;
         let workers = (0..threads)
             .map(|number| {
@@ -100,7 +101,6 @@ impl Server {
                 .spawn(move || runtime.block_on(control(app, admin_socket)))
                 .map_err(StartError::Thread)?
         };
-        app.metrics.ready.set(1);
         Ok(Self {
             app,
             address,
@@ -140,14 +140,13 @@ impl Server {
             .control
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if ended == Ended::Drained {
-            for worker in self.workers {
-                worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            }
+        // Late or not, the workers end: what they drop is recorded as it falls.
+        self.app.drain.enter(Phase::Over);
+        for worker in self.workers {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        // What is still running cannot admit anything any more.
         let memory = self.app.replay.hand_over();
         if let Some(state) = self.state
             && let Err(error) = state.hand_over(&memory)
@@ -186,7 +185,10 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
         pool,
     });
     listener::accept(worker, listener, room).await;
-    app.drain.finished().await;
+    tokio::select! {
+        () = app.drain.finished() => {}
+        () = app.drain.reached(Phase::Over) => {}
+    }
     sweeping.abort();
 }
 
@@ -209,7 +211,7 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
     app.drain.reached(Phase::Leaving).await;
     let drain = app.settings.drain;
     tracing::info!(
-        grace_ms = drain.grace.as_millis(),
+        grace = ?drain.grace,
         running = app.drain.running(),
         "draining: asking callers to leave"
     );

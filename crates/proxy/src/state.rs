@@ -28,8 +28,8 @@ const USED: &str = "used";
 const MEMORY: &str = "replay";
 
 impl State {
-    /// Takes the lock, and what a run before this one left: it is removed as it is read, so that it is used once.
-    pub fn open(folder: &Path) -> io::Result<(Self, Inheritance)> {
+    /// Takes the lock. Nothing is changed yet: a start that goes no further leaves the memory where it is.
+    pub fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = private()
             .create(true)
@@ -45,31 +45,37 @@ impl State {
             ),
             TryLockError::Error(error) => error,
         })?;
-        let state = Self {
+        Ok(Self {
             _lock: lock,
             folder: folder.to_owned(),
-        };
-        let inheritance = match private().create_new(true).open(folder.join(USED)) {
+        })
+    }
+
+    /// Takes what a run before this one left. It is removed as it is read, so that it is used once.
+    pub fn inherit(&self) -> io::Result<Inheritance> {
+        let inheritance = match private().create_new(true).open(self.folder.join(USED)) {
             Ok(marker) => {
                 marker.sync_all()?;
                 Inheritance::FirstStart
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let memory = folder.join(MEMORY);
-                match fs::read(&memory) {
-                    Ok(bytes) => {
-                        fs::remove_file(&memory)?;
-                        Inheritance::HandedOver(bytes)
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Inheritance::Lost,
-                    Err(error) => return Err(error),
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.take_memory()?,
             Err(error) => return Err(error),
         };
         // Before anything is admitted it is certain that the folder is marked and the memory is gone.
-        state.sync_folder()?;
-        Ok((state, inheritance))
+        self.sync_folder()?;
+        Ok(inheritance)
+    }
+
+    fn take_memory(&self) -> io::Result<Inheritance> {
+        let memory = self.folder.join(MEMORY);
+        match fs::read(&memory) {
+            Ok(bytes) => {
+                fs::remove_file(&memory)?;
+                Ok(Inheritance::HandedOver(bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Inheritance::Lost),
+            Err(error) => Err(error),
+        }
     }
 
     /// Leaves the memory for the next run: whole or not at all.
@@ -98,28 +104,33 @@ fn private() -> OpenOptions {
 mod tests {
     use super::*;
 
+    fn inherit(folder: &Path) -> Inheritance {
+        State::open(folder).unwrap().inherit().unwrap()
+    }
+
     #[test]
     fn a_first_start_is_told_apart_from_a_lost_hand_over() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            State::open(folder.path()).unwrap().1,
-            Inheritance::FirstStart
-        );
-        assert_eq!(State::open(folder.path()).unwrap().1, Inheritance::Lost);
+        assert_eq!(inherit(folder.path()), Inheritance::FirstStart);
+        assert_eq!(inherit(folder.path()), Inheritance::Lost);
     }
 
     #[test]
     fn what_is_handed_over_is_used_once() {
         let folder = tempfile::tempdir().unwrap();
-        let (state, _) = State::open(folder.path()).unwrap();
-        state.hand_over(b"memory").unwrap();
-        drop(state);
+        State::open(folder.path()).unwrap().inherit().unwrap();
+        State::open(folder.path())
+            .unwrap()
+            .hand_over(b"memory")
+            .unwrap();
+        drop(State::open(folder.path()).unwrap());
         assert_eq!(
-            State::open(folder.path()).unwrap().1,
-            Inheritance::HandedOver(b"memory".to_vec())
+            inherit(folder.path()),
+            Inheritance::HandedOver(b"memory".to_vec()),
+            "a start that failed took nothing"
         );
         assert_eq!(
-            State::open(folder.path()).unwrap().1,
+            inherit(folder.path()),
             Inheritance::Lost,
             "it may have admitted more since"
         );

@@ -17,8 +17,8 @@ use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 
-use super::sign::BodyFrom;
-use super::{Exit, SecretFrom, complain, fail};
+use super::from::{BodyFrom, SecretFrom};
+use super::{Exit, complain, fail};
 
 /// Send a signed request as a tenant.
 ///

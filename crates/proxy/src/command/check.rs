@@ -28,7 +28,10 @@ impl Check {
             }
             Err(problems) => {
                 problems.iter().for_each(complain);
-                complain(format_args!("{} problems", problems.len()));
+                complain(match problems.len() {
+                    1 => "1 problem".to_owned(),
+                    many => format!("{many} problems"),
+                });
                 Exit::Usage
             }
         }
@@ -66,24 +69,24 @@ fn report(name: &str, configuration: &Configuration) {
         "credentials"
     ));
     for tenant in registry.tenants() {
-        let standing = match tenant.standing {
+        let standing = match tenant.party.standing {
             Standing::Active => "active",
             Standing::ReadOnly => "read_only",
             Standing::Suspended => "suspended",
         };
         let operations = (0..catalogue.rows().len())
             .filter(|position| {
-                tenant.permissions.allows(*position) && catalogue.rows()[*position].off().is_none()
+                tenant.party.permissions.allows(*position) && catalogue.rows()[*position].off().is_none()
             })
             .count();
         say(format_args!(
             "{:<24} {:<20} {standing:<10} {:>8} {:>8} {:>9} {operations:>10} {:>11}",
-            tenant.id,
+            tenant.party.id,
             tenant.sub_account,
-            tenant.limits.all.per_second,
-            tenant.limits.all.burst,
-            tenant.limits.in_flight,
-            tenant.credentials.len()
+            tenant.party.limits.all.per_second,
+            tenant.party.limits.all.burst,
+            tenant.party.limits.in_flight,
+            tenant.party.credentials.len()
         ));
     }
     let stamps = replay_capacity(settings, registry);

@@ -11,8 +11,8 @@ use gatepay_core::{SecretKey, Window};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::headers;
 
-use super::sign::BodyFrom;
-use super::{Exit, SecretFrom, complain, say};
+use super::from::{self, BodyFrom, SecretFrom};
+use super::{Exit, complain, say};
 use check::Check;
 use input::Input;
 
@@ -106,7 +106,7 @@ impl Explain {
 
     fn input(&self) -> Result<Input, String> {
         if let Some(path) = &self.request {
-            let raw = super::sign::read(path)?;
+            let raw = from::read(path)?;
             return input::parse(&raw).map_err(|error| format!("{}: {error}", path.display()));
         }
         let given = |value: &Option<String>| value.clone().unwrap_or_default();

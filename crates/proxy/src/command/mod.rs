@@ -4,6 +4,7 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod explain;
+mod from;
 pub(crate) mod operations;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
@@ -12,16 +13,11 @@ pub(crate) mod tenant;
 
 use std::env;
 use std::fmt;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::Args;
-use gatepay_core::SecretKey;
 use gatepay_tenancy::settings::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
-use zeroize::Zeroizing;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,44 +60,6 @@ pub(crate) fn fail(line: impl fmt::Display) -> Exit {
     Exit::Failed
 }
 
-/// Where a secret is. Never on the command line, which every process of the machine may read.
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct SecretFrom {
-    /// A file that holds the secret; one final line feed is not part of it.
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
-    /// An environment variable that holds the secret.
-    #[arg(long, value_name = "NAME")]
-    secret_env: Option<String>,
-}
-
-impl SecretFrom {
-    /// The text, as it stands there, but for one final LF or CR LF of a file.
-    pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
-        match (&self.secret_file, &self.secret_env) {
-            (Some(path), _) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
-                let text = Zeroizing::new(text);
-                let line = text.strip_suffix('\n').map_or(text.as_str(), |line| {
-                    line.strip_suffix('\r').unwrap_or(line)
-                });
-                Ok(Zeroizing::new(line.to_owned()))
-            }
-            (None, Some(name)) => env::var(name)
-                .map(Zeroizing::new)
-                .map_err(|_| format!("environment variable {name} is not set")),
-            (None, None) => Err("name the secret with --secret-file or --secret-env".to_owned()),
-        }
-    }
-
-    /// The secret.
-    pub(crate) fn key(&self) -> Result<SecretKey, String> {
-        SecretKey::new(self.text()?).map_err(|error| format!("the secret {error}"))
-    }
-}
-
 /// Sends the program's own log to standard error. Access lines go elsewhere.
 pub(crate) fn log_to_stderr(format: LogFormat) {
     let level = env::var("GATEPAY_LOG")
@@ -111,7 +69,8 @@ pub(crate) fn log_to_stderr(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_target(false);
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
     // Fails only if a log was set before, which then goes on.
     let _ = match format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),

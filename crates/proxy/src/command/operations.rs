@@ -76,7 +76,7 @@ fn object(row: &Operation) -> serde_json::Value {
         "institution_method": row.institution_method.as_str(),
         "institution_path": row.institution_path,
         "key": row.key.fields().collect::<Vec<_>>(),
-        "look_up": row.look_up.as_ref().map(|look_up| &*look_up.operation),
+        "look_up": row.look_up.as_ref().map(|look_up| look_up.operation),
         "confirmed": row.confirmed,
         "default": state(row),
         "repeatable": row.kind == Kind::Read,

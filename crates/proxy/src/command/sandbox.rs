@@ -11,7 +11,8 @@ use gatepay_proxy::clock::Clock;
 use gatepay_proxy::tls;
 use gatepay_sandbox::{Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
 
-use super::{Exit, SecretFrom, complain, fail, say, wait_for_signal};
+use super::from::SecretFrom;
+use super::{Exit, complain, fail, say, wait_for_signal};
 
 /// Run the GatePay emulator: it verifies the institution's requests and keeps orders in memory.
 ///

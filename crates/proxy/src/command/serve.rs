@@ -30,7 +30,7 @@ impl Serve {
             }
         };
         log_to_stderr(configuration.settings.log.format);
-        let tenants = configuration.registry.len();
+        let tenants = configuration.registry.tenants().len();
         if tenants == 0 {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
         }

@@ -1,14 +1,11 @@
 //! `sign`: a signature, and what went into it.
 
-use std::fs;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};
 use gatepay_proxy::clock::Clock;
 
-use super::{Exit, SecretFrom, complain, say};
+use super::from::{BodyFrom, SecretFrom};
+use super::{Exit, complain, say};
 
 /// Sign a request offline, and show what is signed.
 ///
@@ -39,41 +36,6 @@ Example, with the header lines on their way to curl:
   gatepay-proxy sign --client-id acme --secret-file acme.secret --data-file order.json --headers |
     curl -H @- -H 'Content-Type: application/json' --data-binary @order.json \\
       http://127.0.0.1:8080/v1/pay/order";
-
-/// Where a body is: the bytes are taken as they stand, and no body is an empty one.
-#[derive(Args, Clone)]
-#[group(multiple = false)]
-pub(crate) struct BodyFrom {
-    /// The body itself.
-    #[arg(long, value_name = "TEXT")]
-    data: Option<String>,
-    /// A file that holds the body, every byte of it, or `-` for standard input.
-    #[arg(long, value_name = "FILE")]
-    data_file: Option<PathBuf>,
-}
-
-impl BodyFrom {
-    /// All of it.
-    pub(crate) fn read(&self) -> Result<Vec<u8>, String> {
-        match (&self.data, &self.data_file) {
-            (Some(text), _) => Ok(text.clone().into_bytes()),
-            (None, Some(path)) => read(path),
-            (None, None) => Ok(Vec::new()),
-        }
-    }
-}
-
-/// Every byte of a file, or of standard input if it is called `-`.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        let all = io::stdin().lock().read_to_end(&mut bytes);
-        return all
-            .map(|_| bytes)
-            .map_err(|error| format!("standard input: {error}"));
-    }
-    fs::read(path).map_err(|error| format!("{}: {}", path.display(), error.kind()))
-}
 
 impl Sign {
     pub(crate) fn run(self) -> Exit {
@@ -141,43 +103,4 @@ fn show(stamp: &Stamp<'_>, body: &[u8], signature: &str) {
     say("");
     say("Method, path, query and other headers are not signed. The headers to send:");
     say("");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        body: BodyFrom,
-    }
-
-    fn body(arguments: &[&str]) -> Result<Vec<u8>, String> {
-        let line = Line::try_parse_from([&["sign"], arguments].concat());
-        line.map_err(|error| error.to_string())?.body.read()
-    }
-
-    #[test]
-    fn a_body_is_taken_as_it_stands() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("order.json");
-        fs::write(&path, b"{ \"a\": 1 }\r\n\xff").unwrap();
-        assert_eq!(
-            body(&["--data-file", path.to_str().unwrap()]).unwrap(),
-            b"{ \"a\": 1 }\r\n\xff"
-        );
-        assert_eq!(body(&["--data", " {}\n"]).unwrap(), b" {}\n");
-        assert_eq!(body(&[]).unwrap(), b"");
-    }
-
-    #[test]
-    fn a_body_comes_from_one_place() {
-        assert!(body(&["--data", "{}", "--data-file", "order.json"]).is_err());
-        assert_eq!(
-            body(&["--data-file", "no/such/file"]).unwrap_err(),
-            "no/such/file: entity not found"
-        );
-    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use gatepay_proxy::clock;
 use gatepay_tenancy::onboard::{self, AddError, NewTenant, Random};
-use gatepay_tenancy::{SubAccount, TenantId};
+use gatepay_tenancy::{PartyId, SubAccount};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -24,8 +24,8 @@ pub(crate) enum Tenant {
 #[derive(Args)]
 pub(crate) struct Add {
     /// Its name in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
-    #[arg(value_parser = TenantId::parse)]
-    id: TenantId,
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
     /// The sub-account GatePay gave it; requests are made on its behalf.
     #[arg(long, value_parser = SubAccount::parse)]
     sub_account: SubAccount,

@@ -217,7 +217,7 @@ mod tests {
     use bytes::Bytes;
     use gatepay_core::{Catalogue, Credential};
     use gatepay_proxy::authenticate;
-    use gatepay_tenancy::{DatedCredential, Registry, SubAccount, Tenant, TenantId};
+    use gatepay_tenancy::{DatedCredential, Registry, SubAccount, Tenant, PartyId};
     use http::HeaderMap;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -234,12 +234,12 @@ mod tests {
     fn registry() -> Registry {
         let credential = Credential::new(ClientId::parse("acme").unwrap(), &secret());
         let tenant = Tenant::new(
-            TenantId::parse("acme").unwrap(),
+            PartyId::parse("acme").unwrap(),
             SubAccount::parse("2124538349").unwrap(),
             &Catalogue::standard(),
             vec![DatedCredential::undated(credential)],
         );
-        Registry::new(vec![tenant], &[])
+        Registry::new(vec![tenant], Vec::new(), &[])
             .map_err(|conflicts| conflicts.len())
             .unwrap()
     }
