@@ -6,6 +6,8 @@ use std::fmt;
 const DECIMALS: usize = 18;
 /// One whole unit.
 const ONE: u128 = 10_u128.pow(18);
+/// What a conversion is rounded to: 10^-8, as exchanges do.
+const GRAIN: u128 = ONE / 10_u128.pow(8);
 /// Digits before the point, so that every amount fits: 10^20 · 10^18 is below 2^128.
 const WHOLE_DIGITS: usize = 20;
 
@@ -27,9 +29,44 @@ impl Amount {
         Some(Self(whole * ONE + fraction))
     }
 
+    /// Reads an amount above nothing.
+    pub(crate) fn positive(text: &str) -> Option<Self> {
+        Self::parse(text).filter(|amount| *amount > Self::ZERO)
+    }
+
+    /// Both together; `None` if that is more than can be counted.
+    pub(crate) fn plus(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
     /// What is left after taking `other` away; `None` if it is more than there is.
     pub(crate) fn minus(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
+    }
+
+    /// So many of it; `None` if that is more than can be counted.
+    pub(crate) fn times(self, count: u32) -> Option<Self> {
+        self.0.checked_mul(count.into()).map(Self)
+    }
+
+    /// `by / per` of it, in whole [`GRAIN`]s, rounded down; `None` if there is no counting it.
+    pub(crate) fn scaled_down(self, by: u32, per: u32) -> Option<Self> {
+        let grains = self.0.checked_mul(by.into())? / (GRAIN * u128::from(per));
+        Some(Self(grains * GRAIN))
+    }
+
+    /// The same, rounded up.
+    pub(crate) fn scaled_up(self, by: u32, per: u32) -> Option<Self> {
+        let grains = self
+            .0
+            .checked_mul(by.into())?
+            .div_ceil(GRAIN * u128::from(per));
+        grains.checked_mul(GRAIN).map(Self)
+    }
+
+    /// Whether six decimal places are enough for it: the most that GatePay takes (schemas.md, general rules).
+    pub(crate) fn fits_six_decimals(self) -> bool {
+        self.0.is_multiple_of(ONE / 10_u128.pow(6))
     }
 }
 
@@ -99,6 +136,24 @@ mod tests {
         assert_eq!(amount("0.3").minus(amount("0.1")), Some(amount("0.2")));
         assert_eq!(amount("0.3").minus(amount("0.30")), Some(Amount::ZERO));
         assert_eq!(amount("0.3").minus(amount("0.300000000000000001")), None);
+    }
+
+    #[test]
+    fn a_part_of_an_amount_is_rounded_to_eight_places() {
+        let amount = |text| Amount::parse(text).unwrap();
+        assert_eq!(amount("1").scaled_down(1, 3), Some(amount("0.33333333")));
+        assert_eq!(amount("1").scaled_up(1, 3), Some(amount("0.33333334")));
+        assert_eq!(amount("2").scaled_down(3, 4), Some(amount("1.5")));
+        assert_eq!(amount("2").scaled_up(3, 4), Some(amount("1.5")));
+        assert_eq!(Amount(u128::MAX).scaled_down(2, 2), None);
+        assert_eq!(Amount(u128::MAX).scaled_up(1, 1), None);
+    }
+
+    #[test]
+    fn six_decimals_are_counted_without_trailing_zeros() {
+        let amount = |text| Amount::parse(text).unwrap();
+        assert!(amount("1.123456000").fits_six_decimals() && amount("0").fits_six_decimals());
+        assert!(!amount("1.0000001").fits_six_decimals());
     }
 
     proptest! {

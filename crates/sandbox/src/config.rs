@@ -14,7 +14,15 @@ pub struct Config {
     pub institution: Vec<Credential>,
     /// The accounts that `X-GatePay-On-Behalf-Of` may name.
     pub sub_accounts: Vec<SubAccount>,
-    /// Among whose orders and refunds a number may occur once only.
+    /// The institution's own account: it receives what it charges, and pays rewards that nobody else pays.
+    pub institution_account: String,
+    /// What `X-GatePay-MerchantId` must be on fee settings; without it any value will do.
+    pub merchant_id: Option<String>,
+    /// What accounts have at the start.
+    pub opening_balances: Vec<OpeningBalance>,
+    /// How long an account that is created stays INIT, by the clock. With zero it is ACTIVE when looked at next.
+    pub account_delay: Duration,
+    /// Among whose orders, refunds and other business a number may occur once only.
     pub numbers_unique_per: NumbersUniquePer,
     /// What time it is.
     pub clock: Clock,
@@ -32,6 +40,10 @@ impl Config {
         Self {
             institution: vec![credential],
             sub_accounts: Vec::new(),
+            institution_account: "1000000000".to_owned(),
+            merchant_id: None,
+            opening_balances: Vec::new(),
+            account_delay: Duration::ZERO,
             numbers_unique_per: NumbersUniquePer::SubAccount,
             clock,
             tls: None,
@@ -78,7 +90,33 @@ pub enum AccountStatus {
     Active,
 }
 
-/// Among whose orders and refunds a number may occur once only. GatePay does not say, so a client should be tested
+/// What an account has at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpeningBalance {
+    /// The institution's account or a sub-account.
+    pub account: String,
+    /// In upper case.
+    pub currency: String,
+    /// Decimal text, above zero.
+    pub amount: String,
+}
+
+impl OpeningBalance {
+    /// So much of a currency for an account.
+    pub fn new(
+        account: impl Into<String>,
+        currency: impl Into<String>,
+        amount: impl Into<String>,
+    ) -> Self {
+        Self {
+            account: account.into(),
+            currency: currency.into(),
+            amount: amount.into(),
+        }
+    }
+}
+
+/// Among whose orders, refunds and other business a number may occur once only. GatePay does not say, so a client should be tested
 /// against both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumbersUniquePer {

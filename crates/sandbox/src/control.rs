@@ -3,10 +3,12 @@
 
 use hyper::Method;
 use hyper::http::request::Parts;
+use serde_json::Value;
 
-use crate::answer::Answer;
-use crate::body::Body;
+use crate::Failure;
+use crate::answer::{Answer, Form};
 use crate::exchange::World;
+use crate::parameters::Parameters;
 use crate::received::Received;
 
 /// No path of GatePay's starts like this.
@@ -20,7 +22,22 @@ pub(crate) fn is_own(path: &str) -> bool {
 pub(crate) fn answer(world: &World, head: &Parts, body: &[u8]) -> Answer {
     match (&head.method, &head.uri.path()[PREFIX.len()..]) {
         (&Method::POST, "pay") => {
-            Answer::standard(Body::parse(body).and_then(|body| world.pay(body.text("prepayId")?)))
+            let paid = Parameters::parse(body).and_then(|asked| world.pay(asked.text("prepayId")?));
+            done(paid)
+        }
+        (&Method::POST, "fund") => {
+            let funded = Parameters::parse(body).and_then(|asked| {
+                let (account, currency) = (asked.text("account")?, asked.text("currency")?);
+                world.fund(account, currency, asked.amount("amount")?)
+            });
+            done(funded)
+        }
+        (&Method::POST, "deposit") => {
+            let deposited = Parameters::parse(body).and_then(|asked| {
+                let (address, currency) = (asked.text("address")?, asked.text("currency")?);
+                world.deposit(address, currency, asked.amount("amount")?)
+            });
+            done(deposited)
         }
         (&Method::GET, "received") => {
             let state = world.state();
@@ -28,4 +45,8 @@ pub(crate) fn answer(world: &World, head: &Parts, body: &[u8]) -> Answer {
         }
         _ => Answer::plain(404, ""),
     }
+}
+
+fn done(result: Result<(), Failure>) -> Answer {
+    Answer::new(Form::Standard, result.map(Value::from))
 }

@@ -7,18 +7,20 @@ use bytes::Bytes;
 use gatepay_core::operation::Method;
 use gatepay_core::{Catalogue, Operation};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request};
 
+use crate::amount::Amount;
 use crate::answer::Answer;
 use crate::disruption::{Disruption, on_the_wire};
 use crate::fault::{Fault, Faults};
 use crate::gate::Gate;
-use crate::ledger::{Ledger, emulated};
-use crate::orders::Call;
+use crate::ledger::{Call, Emulated, Ledger, emulated};
+use crate::parameters::{Parameters, Sent};
 use crate::received::Log;
-use crate::{Clock, Failure, Received, control};
+use crate::{Clock, Failure, Received, balances, control, fixed_addresses, orders};
 
 /// More than the largest body GatePay takes: the files of a bank account (catalogue, multipart rows).
 const LONGEST_BODY: usize = 72 << 20;
@@ -37,6 +39,17 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) faults: Faults,
     pub(crate) log: Log,
+    /// How many examples were prepared.
+    pub(crate) examples: u64,
+}
+
+/// The operation that a request calls.
+#[derive(Clone, Copy)]
+struct Reached<'a> {
+    operation: &'a Operation,
+    /// As it was called: another than the catalogue's on some alternative paths.
+    method: Method,
+    emulated: Emulated,
 }
 
 impl World {
@@ -62,8 +75,9 @@ impl World {
     pub(crate) fn pay(&self, prepay_id: &str) -> Result<(), Failure> {
         let now = self.now();
         let mut state = self.state();
-        let orders = &mut state.ledger.orders;
-        let account = orders
+        let ledger = &mut state.ledger;
+        let account = ledger
+            .orders
             .owner(prepay_id)
             .ok_or(Failure::UnknownOrder)?
             .to_owned();
@@ -71,13 +85,57 @@ impl World {
             account: &account,
             now,
         };
-        orders.pay(call, prepay_id)
+        orders::pay(ledger, call, prepay_id)
     }
 
-    fn operation(&self, head: &Parts) -> Option<&Operation> {
+    /// Gives an account money from outside.
+    pub(crate) fn fund(
+        &self,
+        account: &str,
+        currency: &str,
+        amount: Amount,
+    ) -> Result<(), Failure> {
+        let now = self.now();
+        let call = Call { account, now };
+        balances::fund(&mut self.state().ledger, call, currency, amount)
+    }
+
+    /// Sends money to a static address, as somebody on its chain would.
+    pub(crate) fn deposit(
+        &self,
+        address: &str,
+        currency: &str,
+        amount: Amount,
+    ) -> Result<(), Failure> {
+        let now = self.now();
+        let ledger = &mut self.state().ledger;
+        fixed_addresses::deposit(ledger, now, address, currency, amount)
+    }
+
+    /// The rows there are.
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    fn reach(&self, head: &Parts) -> Option<Reached<'_>> {
         let method = Method::parse(head.method.as_str())?;
-        let position = self.catalogue.institution(method, head.uri.path())?;
-        Some(&self.catalogue.rows()[position])
+        let operation = self.operation(method, head.uri.path())?;
+        Some(Reached {
+            operation,
+            method,
+            emulated: emulated(&operation.name, method)?,
+        })
+    }
+
+    /// By the path of the catalogue, or by one that other sources print (protocol.md 7).
+    fn operation(&self, method: Method, path: &str) -> Option<&Operation> {
+        let rows = self.catalogue.rows();
+        match self.catalogue.institution(method, path) {
+            Some(position) => Some(&rows[position]),
+            None => rows
+                .iter()
+                .find(|row| row.alternatives.contains(&(method, path))),
+        }
     }
 }
 
@@ -93,9 +151,9 @@ pub(crate) async fn exchange(
         return Ok(control::answer(world, &head, &body));
     }
 
-    let operation = world.operation(&head);
+    let reached = world.reach(&head);
     let fault = world.state().faults.strike(head.uri.path());
-    let mut received = received(at_ms, &head, operation);
+    let mut received = received(at_ms, &head, reached);
     if fault == Some(Fault::ResetBeforeReading) {
         world.state().log.push(received);
         return Err(Disruption::Reset(Bytes::new()));
@@ -108,13 +166,13 @@ pub(crate) async fn exchange(
         }
     }
 
-    let answer = judge(world, operation, &head.headers, fault.as_ref(), received)?;
+    let answer = judge(world, reached, &head, fault.as_ref(), received)?;
     pause(world.answer_delay).await;
     deliver(answer, fault).await
 }
 
 /// What was received, as far as the head tells.
-fn received(at_ms: u64, head: &Parts, operation: Option<&Operation>) -> Received {
+fn received(at_ms: u64, head: &Parts, reached: Option<Reached<'_>>) -> Received {
     let target = head.uri.path_and_query();
     Received {
         at_ms,
@@ -129,7 +187,7 @@ fn received(at_ms: u64, head: &Parts, operation: Option<&Operation>) -> Received
             })
             .collect(),
         body: Bytes::new(),
-        operation: operation.map(|operation| operation.name.to_string()),
+        operation: reached.map(|reached| reached.operation.name.to_string()),
         verified: false,
         executed: false,
         answer_status: None,
@@ -152,19 +210,25 @@ async fn read(body: Incoming) -> Result<Bytes, Disruption> {
 /// Verifies, executes and records, all in one go, so that requests take effect in the order recorded.
 fn judge(
     world: &World,
-    operation: Option<&Operation>,
-    headers: &HeaderMap,
+    reached: Option<Reached<'_>>,
+    head: &Parts,
     fault: Option<&Fault>,
     mut received: Received,
 ) -> Result<Answer, Disruption> {
     let now = world.now();
     let mut state = world.state();
-    let verified = match operation {
+    let verified = match reached {
         None => Err(Answer::plain(404, "")),
-        Some(operation) => state
+        Some(reached) => state
             .gate
-            .verify(operation, headers, &received.body, now)
-            .map(|()| operation)
+            .verify(
+                reached.operation,
+                reached.method,
+                &head.headers,
+                &received.body,
+                now,
+            )
+            .map(|()| reached)
             .map_err(Answer::failure),
     };
     received.verified = verified.is_ok();
@@ -185,7 +249,7 @@ fn judge(
             | Fault::Endless { .. }
             | Fault::Garbage(_),
         ) => verified
-            .and_then(|operation| state.execute(operation, headers, now, &mut received))
+            .and_then(|reached| state.execute(reached, head, now, &mut received))
             .unwrap_or_else(|refusal| refusal),
     };
     received.answer_status = Some(answer.status);
@@ -198,19 +262,32 @@ impl State {
     /// Carries out what is verified, or gives the answer that says why not.
     fn execute(
         &mut self,
-        operation: &Operation,
-        headers: &HeaderMap,
+        reached: Reached<'_>,
+        head: &Parts,
         now: u64,
         received: &mut Received,
     ) -> Result<Answer, Answer> {
-        let execute = emulated(&operation.name).ok_or_else(|| {
-            let name = &operation.name;
-            Answer::plain(501, format!("not emulated yet: {name}\n"))
-        })?;
-        let account = self.gate.account(headers).map_err(Answer::failure)?;
+        let accounts = &self.ledger.accounts;
+        let account = accounts
+            .acting(reached.operation, &head.headers, now)
+            .map_err(Answer::failure)?
+            .to_owned();
         received.executed = true;
-        let call = Call { account, now };
-        Ok(execute(&mut self.ledger, call, &received.body))
+        let content_type = head.headers.get(CONTENT_TYPE);
+        let sent = Sent {
+            method: reached.method,
+            query: head.uri.query(),
+            content_type: content_type
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default(),
+            body: &received.body,
+        };
+        let asked = Parameters::read(reached.operation, sent);
+        let call = Call {
+            account: &account,
+            now,
+        };
+        Ok(self.ledger.perform(reached.emulated, call, asked))
     }
 }
 

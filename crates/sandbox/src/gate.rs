@@ -8,23 +8,21 @@ use gatepay_core::{Credential, Operation, Signature, Stamp, Window, header, veri
 use hyper::HeaderMap;
 use hyper::header::CONTENT_TYPE;
 
-use crate::{AccountStatus, Failure, SubAccount};
+use crate::Failure;
 
 /// The nonce GatePay documents has at most so many characters (protocol.md 1.5).
 const LONGEST_NONCE: usize = 32;
 
-/// The credentials, the accounts, and the nonces seen.
+/// The credentials, and the nonces seen.
 pub(crate) struct Gate {
     institution: Vec<Credential>,
-    sub_accounts: Vec<SubAccount>,
     nonces: Nonces,
 }
 
 impl Gate {
-    pub(crate) fn new(institution: Vec<Credential>, sub_accounts: Vec<SubAccount>) -> Self {
+    pub(crate) fn new(institution: Vec<Credential>) -> Self {
         Self {
             institution,
-            sub_accounts,
             nonces: Nonces::default(),
         }
     }
@@ -33,11 +31,12 @@ impl Gate {
     pub(crate) fn verify(
         &mut self,
         operation: &Operation,
+        method: Method,
         headers: &HeaderMap,
         body: &[u8],
         now: u64,
     ) -> Result<(), Failure> {
-        check_media_type(operation, headers, body)?;
+        check_media_type(operation, method, headers, body)?;
         let client_id = single(headers, header::CLIENT_ID)?;
         let timestamp = single(headers, header::TIMESTAMP)?;
         let nonce = single(headers, header::NONCE)?;
@@ -67,28 +66,16 @@ impl Gate {
         self.nonces
             .spend(credential.client_id.as_str(), &stamp, now)
     }
-
-    /// The active sub-account in whose name the call is made. Without the header it is nobody's.
-    pub(crate) fn account<'h>(&self, headers: &'h HeaderMap) -> Result<&'h str, Failure> {
-        single(headers, header::ON_BEHALF_OF)
-            .ok()
-            .and_then(|id| str::from_utf8(id).ok())
-            .filter(|id| {
-                self.sub_accounts
-                    .iter()
-                    .any(|account| account.id == *id && account.status == AccountStatus::Active)
-            })
-            .ok_or(Failure::UnknownSubAccount)
-    }
 }
 
-/// A GET without a body has nothing to be of a type.
+/// A GET or DELETE without a body has nothing to be of a type.
 fn check_media_type(
     operation: &Operation,
+    method: Method,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<(), Failure> {
-    if operation.institution_method == Method::Get && body.is_empty() {
+    if matches!(method, Method::Get | Method::Delete) && body.is_empty() {
         return Ok(());
     }
     let media_type = headers
@@ -107,7 +94,7 @@ fn check_media_type(
 }
 
 /// The value of a header that must be there once.
-fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h [u8], Failure> {
+pub(crate) fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h [u8], Failure> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => Ok(value.as_bytes()),
@@ -160,8 +147,7 @@ mod tests {
     }
 
     fn gate() -> Gate {
-        let sub_accounts = vec![SubAccount::active("1"), SubAccount::init("2")];
-        Gate::new(vec![credential("secret")], sub_accounts)
+        Gate::new(vec![credential("secret")])
     }
 
     /// A request that passes.
@@ -192,7 +178,8 @@ mod tests {
 
     fn check_at(gate: &mut Gate, headers: &HeaderMap, now: u64) -> Result<(), Failure> {
         let catalogue = Catalogue::standard();
-        gate.verify(catalogue.named("query_order").unwrap(), headers, BODY, now)
+        let operation = catalogue.named("query_order").unwrap();
+        gate.verify(operation, Method::Post, headers, BODY, now)
     }
 
     fn refusal(headers: &HeaderMap) -> Failure {
@@ -314,18 +301,5 @@ mod tests {
             nonces.spend("institution", &stamp, NOW + 100 * n).unwrap();
         }
         assert!(nonces.fresh_until.len() <= 1024);
-    }
-
-    #[test]
-    fn only_an_active_sub_account_can_be_acted_for() {
-        let gate = gate();
-        assert_eq!(gate.account(&with(header::ON_BEHALF_OF, "1")), Ok("1"));
-        for headers in [
-            with(header::ON_BEHALF_OF, "2"),
-            with(header::ON_BEHALF_OF, "3"),
-            signed(NOW, "nonce1"),
-        ] {
-            assert_eq!(gate.account(&headers).unwrap_err().code(), "400203");
-        }
     }
 }

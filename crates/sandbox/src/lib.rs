@@ -1,21 +1,27 @@
 //! A GatePay emulator for the demo, the tests and tenants' conformance runs.
 //!
-//! It speaks the institution API over HTTP/1.1: it verifies requests as GatePay does, keeps orders and refunds in
-//! memory, remembers what it received, and misbehaves on demand. Where GatePay's documentation is silent it has to
-//! choose; [`Failure`] and the operations say where. References like "protocol.md 4.2" are to the protocol notes in
-//! `docs/`.
+//! It speaks the institution API over HTTP/1.1: it verifies requests as GatePay does, answers every operation of the
+//! catalogue that has an institution path, keeps accounts, balances and business in memory, remembers what it
+//! received, and misbehaves on demand. Money adds up: it is moved between accounts and the world outside, and never
+//! made. Where GatePay's documentation is silent it has to choose; [`Failure`] and the operations say where.
+//! References like "protocol.md 4.2" are to the protocol notes in `docs/`.
 //!
 //! What this crate deliberately is not: it is no part of production, it keeps nothing beyond its own life, it reads
-//! no clock (time is passed in), and it sends no notifications.
+//! no clock (time is passed in), it takes no fees, and it sends no notifications.
 //!
 //! Read in this order: how it is started ([`Config`], [`Sandbox`]), what becomes of a request (`exchange`), who is let
-//! in (`gate`), what is done (`ledger`, `orders`), what is answered (`answer`, [`Failure`]), how it misbehaves
-//! ([`Fault`], `disruption`) and what it remembers ([`Received`]).
+//! in (`gate`), what is asked for (`parameters`), what is done (`ledger`, whose table names one file for each part of
+//! the API), what is answered (`answer`, [`Failure`]), how it misbehaves ([`Fault`], `disruption`) and what it
+//! remembers ([`Received`]). [`examples`] has a request for every operation.
 //!
 //! Paths that start with `/-/sandbox/` are the emulator's own and unsigned; no path of GatePay's starts with `/-/`:
 //!
 //! - `POST /-/sandbox/pay` with `{"prepayId":"…"}` pays an order as its customer would.
+//! - `POST /-/sandbox/fund` with `{"account":"…","currency":"…","amount":"…"}` gives an account money.
+//! - `POST /-/sandbox/deposit` with `{"address":"…","currency":"…","amount":"…"}` pays to a static address.
 //! - `GET /-/sandbox/received` lists the requests received, oldest first, with their signatures masked.
+
+pub mod examples;
 
 mod config;
 mod server;
@@ -23,11 +29,35 @@ mod server;
 mod control;
 mod exchange;
 mod gate;
+mod multipart;
+mod parameters;
+
+mod ledger;
 
 mod amount;
-mod body;
-mod ledger;
+mod balances;
+mod market;
+mod numbers;
+mod page;
+
+mod accounts;
+mod banks;
+mod channels;
+mod conversions;
+mod currencies;
+mod fees;
+mod fixed_addresses;
+mod gift_cards;
 mod orders;
+mod otc;
+mod payouts;
+mod plans;
+mod products;
+mod refunds;
+mod rewards;
+mod subscriptions;
+mod transfers;
+mod wallet;
 
 mod answer;
 mod failure;
@@ -36,7 +66,12 @@ mod disruption;
 mod fault;
 mod received;
 
-pub use config::{AccountStatus, Clock, Config, NumbersUniquePer, SubAccount};
+#[cfg(test)]
+mod conservation;
+#[cfg(test)]
+mod desk;
+
+pub use config::{AccountStatus, Clock, Config, NumbersUniquePer, OpeningBalance, SubAccount};
 pub use failure::Failure;
 pub use fault::{Fault, Injection};
 pub use received::Received;

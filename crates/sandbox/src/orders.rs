@@ -1,15 +1,19 @@
-//! Orders and their refunds: create, pay, query, close, refund.
+//! Orders: create in four ways, pay, query, close. Their refunds are in `refunds`.
 //!
-//! A pure ledger: it opens no sockets and reads no clock. Where GatePay's pages contradict each other (lengths of
-//! numbers, decimals of amounts; protocol.md 7) it holds the caller only to what all of them say.
+//! Where GatePay's pages contradict each other (lengths of numbers, decimals of amounts; protocol.md 7) the caller is
+//! held only to what all of them say.
 
 use std::collections::HashMap;
 
 use gatepay_core::order;
+use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::body::Body;
-use crate::{Failure, NumbersUniquePer};
+use crate::balances::{Holder, Movement, Reason};
+use crate::ledger::{Call, Ledger, Outcome, data, signed};
+use crate::numbers::Number;
+use crate::parameters::Parameters;
+use crate::{Failure, NumbersUniquePer, market};
 
 /// How long an order may stay unpaid, at most and by default (samples.json).
 const LONGEST_LIFE_MS: u64 = 3_600_000;
@@ -17,47 +21,50 @@ const LONGEST_LIFE_MS: u64 = 3_600_000;
 /// The first `prepayId` is the number after it; they have as many digits as those GatePay prints.
 const BEFORE_FIRST_PREPAY_ID: u64 = 50_000_000_000_000_000;
 
-/// Who calls, and when.
-#[derive(Clone, Copy)]
-pub(crate) struct Call<'a> {
-    /// The sub-account in whose name the call is made.
-    pub(crate) account: &'a str,
-    /// The time, in milliseconds since 1970.
-    pub(crate) now: u64,
-}
-
-/// All orders and refunds of the institution.
+/// All orders of the institution.
 pub(crate) struct Orders {
     numbers_unique_per: NumbersUniquePer,
     by_prepay_id: HashMap<String, Order>,
     /// By merchantTradeNo.
     prepay_ids: HashMap<Number, String>,
-    /// By refundRequestId.
-    refunds: HashMap<Number, Refund>,
 }
 
-/// A number that a merchant chose, and among whose it has to be unique.
-#[derive(PartialEq, Eq, Hash)]
-struct Number {
-    account: Option<String>,
-    number: String,
-}
-
-struct Order {
-    prepay_id: String,
+pub(crate) struct Order {
+    pub(crate) prepay_id: String,
     account: String,
-    number: String,
+    pub(crate) number: String,
     goods_name: String,
-    currency: String,
-    amount: Amount,
-    /// The amount as the merchant wrote it, for answers.
-    amount_text: String,
-    channel_id: String,
+    pub(crate) price: Price,
+    /// What the customer pays in: another currency makes it a converted order.
+    pub(crate) pay_currency: String,
+    pay_amount: Amount,
+    /// Where the customer pays, for orders that are paid on a chain.
+    on_chain: Option<OnChain>,
+    terminal_type: String,
+    pub(crate) channel_id: String,
+    return_url: String,
     created_ms: u64,
     expires_ms: u64,
     progress: Progress,
-    /// What is not refunded yet.
-    refundable: Amount,
+    /// What is not refunded yet, in the currency of the price.
+    pub(crate) refundable: Amount,
+}
+
+/// What an order costs.
+pub(crate) struct Price {
+    pub(crate) currency: String,
+    pub(crate) amount: Amount,
+    /// The amount as the merchant wrote it, for answers.
+    pub(crate) text: String,
+    /// What it was worked out from, if the merchant priced it so: currency and amount.
+    fiat: Option<(String, String)>,
+}
+
+/// An address of an order's own.
+struct OnChain {
+    chain: String,
+    full_curr_type: String,
+    address: String,
 }
 
 /// What was done to an order; its status follows from this and the time.
@@ -70,20 +77,132 @@ enum Progress {
 
 /// PENDING, PAID and EXPIRED were seen in GatePay's answers; CLOSED is the sandbox's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
+pub(crate) enum Status {
     Pending,
     Paid,
     Expired,
     Closed,
 }
 
-struct Refund {
-    account: String,
-    prepay_id: String,
-    amount: Amount,
-    /// The amount as the merchant wrote it, for answers.
-    amount_text: String,
-    reason: String,
+/// `POST /v1/pay/order`.
+pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let price = Price::in_currency(asked)?;
+    let order = ledger.orders.place(call, asked, price, None)?;
+    Ok(data(order.describe_new()))
+}
+
+/// `POST /v1/pay/transactions/native`: to be paid by scanning.
+pub(crate) fn create_native(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let price = Price::in_currency(asked)?;
+    let order = ledger.orders.place(call, asked, price, None)?;
+    let mut answer = data(order.describe_new());
+    answer["qrContent"] = json!(order.location());
+    answer["location"] = json!(order.location());
+    Ok(answer)
+}
+
+/// `POST /v1/pay/checkout/order`: to be paid on GatePay's page.
+pub(crate) fn create_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = ledger.orders.place_on_chain(call, asked)?;
+    let (fiat_currency, fiat_amount) = order.price.fiat.clone().unwrap_or_default();
+    Ok(json!({
+        "prepayId": order.prepay_id,
+        "orderAmount": order.price.text,
+        "surchargeAmount": asked.echo("surchargeAmount"),
+        "currency": order.price.currency,
+        "fiatCurrency": fiat_currency,
+        "fiatAmount": fiat_amount,
+        "terminalType": order.terminal_type,
+        "expireTime": order.expires_ms,
+        "qrContent": order.location(),
+        "location": order.location(),
+        "payCurrency": order.pay_currency,
+        "payAmount": order.pay_amount.to_string(),
+        "chain": order.describe_chain(),
+        "channelId": order.channel_id,
+        "goodsName": order.goods_name,
+        "inUsdt": order.in_usdt(),
+    }))
+}
+
+/// `POST /v1/pay/address/create`: to be paid to an address.
+pub(crate) fn create_at_address(
+    ledger: &mut Ledger,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    asked.integer("orderExpireTime")?;
+    let order = ledger.orders.place_on_chain(call, asked)?;
+    let mut answer = data(order.describe_new());
+    answer["chain"] = order.describe_chain();
+    Ok(answer)
+}
+
+/// `POST /v1/pay/order/query`.
+pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = ledger.orders.named(call.account, asked)?;
+    Ok(data(order.describe(call.now)))
+}
+
+/// `GET /v2/pay/order/query`; `/v3/…` is on no page and answers the same.
+pub(crate) fn query_v2(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = ledger.orders.named(call.account, asked)?;
+    Ok(order.describe_v2(call.now))
+}
+
+/// `GET /v1/pay/address/query`.
+pub(crate) fn query_at_address(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    query_v2(ledger, call, asked).map_err(of_address_payment)
+}
+
+/// `GET /v1/pay/address/transactiondetail`. No page shows the answer.
+pub(crate) fn transactions(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = ledger.orders.own(call.account, asked.text("prepayId")?);
+    let order = order.map_err(of_address_payment)?;
+    let mut answer = order.describe_chain();
+    answer["prepayId"] = json!(order.prepay_id);
+    answer["transaction_info"] = order.describe_transactions();
+    Ok(answer)
+}
+
+/// `POST /v1/pay/order/close`.
+pub(crate) fn close(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = ledger.orders.named(call.account, asked)?;
+    match order.status(call.now) {
+        Status::Pending => order.progress = Progress::Closed,
+        Status::Paid | Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
+    }
+    Ok(json!({"result": "SUCCESS"}))
+}
+
+/// What the customer does, in no call of the API.
+pub(crate) fn pay(ledger: &mut Ledger, call: Call<'_>, prepay_id: &str) -> Result<(), Failure> {
+    let order = ledger.orders.own(call.account, prepay_id)?;
+    match order.status(call.now) {
+        Status::Pending => {}
+        Status::Paid => return Err(Failure::DuplicatePayment),
+        Status::Expired => return Err(Failure::OrderTimedOut),
+        Status::Closed => return Err(Failure::OrderStatus),
+    }
+    let reason = order.reason("PAYMENT", &order.number);
+    let merchant = Holder::account(call.account);
+    let payment = order.movements(
+        Holder::Outside,
+        merchant,
+        order.price.amount,
+        order.pay_amount,
+    );
+    ledger.balances.post(call.now, reason, &payment)?;
+    order.progress = Progress::Paid { at_ms: call.now };
+    Ok(())
+}
+
+/// An order that a call of address payments does not find has a code of its own.
+pub(crate) fn of_address_payment(failure: Failure) -> Failure {
+    match failure {
+        Failure::UnknownOrder => Failure::UnknownAddressOrder,
+        other => other,
+    }
 }
 
 impl Orders {
@@ -92,90 +211,7 @@ impl Orders {
             numbers_unique_per,
             by_prepay_id: HashMap::new(),
             prepay_ids: HashMap::new(),
-            refunds: HashMap::new(),
         }
-    }
-
-    /// `POST /v1/pay/order`.
-    pub(crate) fn create(
-        &mut self,
-        call: Call<'_>,
-        body: &Body,
-    ) -> Result<order::CreatedOrder, Failure> {
-        let number = body.id("merchantTradeNo")?;
-        let terminal_type = body.object("env")?.text("terminalType")?.to_owned();
-        let goods_name = body.object("goods")?.text("goodsName")?.to_owned();
-        let currency = body.text("currency")?;
-        let amount_text = body.text("orderAmount")?;
-        let amount = positive(amount_text).ok_or(Failure::Malformed("orderAmount"))?;
-        let latest = call.now.saturating_add(LONGEST_LIFE_MS);
-        let expires_ms = body.optional_time("orderExpireTime")?.unwrap_or(latest);
-        if expires_ms <= call.now || expires_ms > latest {
-            return Err(Failure::Malformed("orderExpireTime"));
-        }
-        let channel_id = body.optional_id("channelId")?.unwrap_or_default();
-
-        let key = self.number(call.account, number);
-        if self.prepay_ids.contains_key(&key) {
-            return Err(Failure::OrderExists);
-        }
-        let order = Order {
-            prepay_id: (BEFORE_FIRST_PREPAY_ID + 1 + self.by_prepay_id.len() as u64).to_string(),
-            account: call.account.to_owned(),
-            number: number.to_owned(),
-            goods_name,
-            currency: currency.to_owned(),
-            amount,
-            amount_text: amount_text.to_owned(),
-            channel_id: channel_id.to_owned(),
-            created_ms: call.now,
-            expires_ms,
-            progress: Progress::Created,
-            refundable: amount,
-        };
-        let answer = order::CreatedOrder {
-            prepay_id: order.prepay_id.clone(),
-            terminal_type: Some(terminal_type),
-            expire_time: Some(signed(expires_ms)),
-            ..Default::default()
-        };
-        self.prepay_ids.insert(key, order.prepay_id.clone());
-        self.by_prepay_id.insert(order.prepay_id.clone(), order);
-        Ok(answer)
-    }
-
-    /// `POST /v1/pay/order/query`.
-    pub(crate) fn query(&mut self, call: Call<'_>, body: &Body) -> Result<order::Order, Failure> {
-        Ok(self.named(call.account, body)?.describe(call.now))
-    }
-
-    /// `POST /v1/pay/order/close`.
-    pub(crate) fn close(
-        &mut self,
-        call: Call<'_>,
-        body: &Body,
-    ) -> Result<order::ClosedOrder, Failure> {
-        let order = self.named(call.account, body)?;
-        match order.status(call.now) {
-            Status::Pending => order.progress = Progress::Closed,
-            Status::Paid | Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
-        }
-        Ok(order::ClosedOrder {
-            result: "SUCCESS".to_owned(),
-            ..Default::default()
-        })
-    }
-
-    /// What the customer does, in no call of the API.
-    pub(crate) fn pay(&mut self, call: Call<'_>, prepay_id: &str) -> Result<(), Failure> {
-        let order = self.own(call.account, prepay_id)?;
-        match order.status(call.now) {
-            Status::Pending => order.progress = Progress::Paid { at_ms: call.now },
-            Status::Paid => return Err(Failure::DuplicatePayment),
-            Status::Expired => return Err(Failure::OrderTimedOut),
-            Status::Closed => return Err(Failure::OrderStatus),
-        }
-        Ok(())
     }
 
     /// The sub-account that an order belongs to.
@@ -185,74 +221,24 @@ impl Orders {
             .map(|order| order.account.as_str())
     }
 
-    /// `POST /v1/pay/order/refund`. The same refund asked for again is answered again and done once.
-    pub(crate) fn refund(&mut self, call: Call<'_>, body: &Body) -> Result<order::Refund, Failure> {
-        let id = body.id("refundRequestId")?;
-        let amount_text = body.text("refundAmount")?;
-        let refund = Refund {
-            account: call.account.to_owned(),
-            prepay_id: body.text("prepayId")?.to_owned(),
-            amount: Amount::parse(amount_text).ok_or(Failure::Malformed("refundAmount"))?,
-            amount_text: amount_text.to_owned(),
-            reason: body
-                .optional_text("refundReason")?
-                .unwrap_or_default()
-                .to_owned(),
-        };
-
-        let key = self.number(call.account, id);
-        if let Some(earlier) = self.refunds.get(&key) {
-            if !earlier.is_same(&refund) {
-                return Err(Failure::Malformed("refundRequestId"));
-            }
-            return Ok(earlier.describe(id, &self.by_prepay_id[&earlier.prepay_id]));
-        }
-        let order = self.own(call.account, &refund.prepay_id)?;
-        match order.status(call.now) {
-            Status::Paid => {}
-            Status::Pending => return Err(Failure::OrderNotFinal),
-            Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
-        }
-        if refund.amount == Amount::ZERO {
-            return Err(Failure::RefundAmount);
-        }
-        order.refundable = order
-            .refundable
-            .minus(refund.amount)
-            .ok_or(Failure::RefundAmount)?;
-        let answer = refund.describe(id, order);
-        self.refunds.insert(key, refund);
-        Ok(answer)
+    /// The caller's own order. Another's is as unknown as none.
+    pub(crate) fn own(&mut self, account: &str, prepay_id: &str) -> Result<&mut Order, Failure> {
+        self.by_prepay_id
+            .get_mut(prepay_id)
+            .filter(|order| order.account == account)
+            .ok_or(Failure::UnknownOrder)
     }
 
-    /// `POST /v1/pay/order/refund/query`. Refunds are done as soon as they are accepted; the status is the word that
-    /// notifications use for it, since no page prints this answer.
-    pub(crate) fn query_refund(
-        &mut self,
-        call: Call<'_>,
-        body: &Body,
-    ) -> Result<order::Refund, Failure> {
-        let id = body.id("refundRequestId")?;
-        let refund = self
-            .refunds
-            .get(&self.number(call.account, id))
-            .filter(|refund| refund.account == call.account)
-            .ok_or(Failure::UnknownRefund)?;
-        let mut answer = refund.describe(id, &self.by_prepay_id[&refund.prepay_id]);
-        answer.refund_status = Some("REFUND_SUCCESS".to_owned());
-        Ok(answer)
-    }
-
-    /// The caller's own order that a body names by prepayId, merchantTradeNo, or both.
-    fn named(&mut self, account: &str, body: &Body) -> Result<&mut Order, Failure> {
-        let prepay_id = body.optional_text("prepayId")?;
-        let number = body.optional_id("merchantTradeNo")?;
+    /// The caller's own order that is named by prepayId, merchantTradeNo, or both.
+    fn named(&mut self, account: &str, asked: &Parameters) -> Result<&mut Order, Failure> {
+        let prepay_id = asked.optional_text("prepayId")?;
+        let number = asked.optional_id("merchantTradeNo")?;
         let prepay_id = match (prepay_id, number) {
             (None, None) => return Err(Failure::Malformed("prepayId or merchantTradeNo")),
             (Some(prepay_id), _) => prepay_id.to_owned(),
             (None, Some(number)) => self
                 .prepay_ids
-                .get(&self.number(account, number))
+                .get(&self.numbers_unique_per.number(account, number))
                 .ok_or(Failure::UnknownOrder)?
                 .clone(),
         };
@@ -263,32 +249,168 @@ impl Orders {
         Ok(order)
     }
 
-    /// The caller's own order. Another's is as unknown as none.
-    fn own(&mut self, account: &str, prepay_id: &str) -> Result<&mut Order, Failure> {
-        self.by_prepay_id
-            .get_mut(prepay_id)
-            .filter(|order| order.account == account)
-            .ok_or(Failure::UnknownOrder)
+    /// An order that is paid on a chain, at an address of its own.
+    fn place_on_chain(&mut self, call: Call<'_>, asked: &Parameters) -> Result<&Order, Failure> {
+        asked.integer("merchantUserId")?;
+        let chain = asked.text("chain")?;
+        let full_curr_type = asked.text("fullCurrType")?;
+        let pay_currency = full_curr_type
+            .strip_suffix(chain)
+            .and_then(|currency| currency.strip_suffix('_'))
+            .ok_or(Failure::Malformed("fullCurrType"))?;
+        let price = match asked.optional_text("currency")? {
+            Some(_) => Price::in_currency(asked)?,
+            None => Price::in_fiat(asked, pay_currency)?,
+        };
+        let on_chain = OnChain {
+            chain: chain.to_owned(),
+            full_curr_type: full_curr_type.to_owned(),
+            address: market::address(self.by_prepay_id.len() + 1),
+        };
+        let paid_in = Some((pay_currency, on_chain));
+        self.place(call, asked, price, paid_in)
     }
 
-    fn number(&self, account: &str, number: &str) -> Number {
-        Number {
-            account: match self.numbers_unique_per {
-                NumbersUniquePer::SubAccount => Some(account.to_owned()),
-                NumbersUniquePer::Institution => None,
-            },
-            number: number.to_owned(),
+    fn place(
+        &mut self,
+        call: Call<'_>,
+        asked: &Parameters,
+        price: Price,
+        paid_in: Option<(&str, OnChain)>,
+    ) -> Result<&Order, Failure> {
+        let number = asked.id("merchantTradeNo")?;
+        let terminal_type = asked.object("env")?.text("terminalType")?.to_owned();
+        let goods_name = asked.object("goods")?.text("goodsName")?.to_owned();
+        let latest = call.now.saturating_add(LONGEST_LIFE_MS);
+        let expires_ms = asked.optional_time("orderExpireTime")?.unwrap_or(latest);
+        if expires_ms <= call.now || expires_ms > latest {
+            return Err(Failure::Malformed("orderExpireTime"));
         }
+        let channel_id = asked.optional_id("channelId")?.unwrap_or_default();
+        let return_url = asked.optional_text("returnUrl")?.unwrap_or_default();
+        let (pay_currency, on_chain) = match paid_in {
+            Some((currency, on_chain)) => (currency.to_owned(), Some(on_chain)),
+            None => (price.currency.clone(), None),
+        };
+        let pay_amount = market::costs(&price.currency, price.amount, &pay_currency)?;
+
+        let key = self.numbers_unique_per.number(call.account, number);
+        if self.prepay_ids.contains_key(&key) {
+            return Err(Failure::OrderExists);
+        }
+        let order = Order {
+            prepay_id: (BEFORE_FIRST_PREPAY_ID + 1 + self.by_prepay_id.len() as u64).to_string(),
+            account: call.account.to_owned(),
+            number: number.to_owned(),
+            goods_name,
+            refundable: price.amount,
+            price,
+            pay_currency,
+            pay_amount,
+            on_chain,
+            terminal_type,
+            channel_id: channel_id.to_owned(),
+            return_url: return_url.to_owned(),
+            created_ms: call.now,
+            expires_ms,
+            progress: Progress::Created,
+        };
+        self.prepay_ids.insert(key, order.prepay_id.clone());
+        Ok(self
+            .by_prepay_id
+            .entry(order.prepay_id.clone())
+            .or_insert(order))
+    }
+}
+
+impl Price {
+    fn in_currency(asked: &Parameters) -> Result<Self, Failure> {
+        Ok(Self {
+            currency: asked.text("currency")?.to_owned(),
+            amount: asked.amount("orderAmount")?,
+            text: asked.text("orderAmount")?.to_owned(),
+            fiat: None,
+        })
+    }
+
+    /// The price in the currency paid in, worked out from one in fiat.
+    fn in_fiat(asked: &Parameters, currency: &str) -> Result<Self, Failure> {
+        let fiat_currency = asked.text("fiatCurrency")?;
+        let amount = market::costs(fiat_currency, asked.amount("fiatAmount")?, currency)?;
+        let fiat_amount = asked.text("fiatAmount")?;
+        Ok(Self {
+            currency: currency.to_owned(),
+            amount,
+            text: amount.to_string(),
+            fiat: Some((fiat_currency.to_owned(), fiat_amount.to_owned())),
+        })
     }
 }
 
 impl Order {
-    fn status(&self, now: u64) -> Status {
+    pub(crate) fn status(&self, now: u64) -> Status {
         match self.progress {
             Progress::Created if now >= self.expires_ms => Status::Expired,
             Progress::Created => Status::Pending,
             Progress::Paid { .. } => Status::Paid,
             Progress::Closed => Status::Closed,
+        }
+    }
+
+    pub(crate) fn is_converted(&self) -> bool {
+        self.pay_currency != self.price.currency
+    }
+
+    /// What stands in bills for money moved for this order.
+    pub(crate) fn reason<'s>(&'s self, kind: &'static str, number: &'s str) -> Reason<'s> {
+        let id = &self.prepay_id;
+        Reason { kind, id, number }
+    }
+
+    /// Money between the customer and the merchant, by way of the market if the order was converted.
+    pub(crate) fn movements(
+        &self,
+        from: Holder,
+        to: Holder,
+        amount: Amount,
+        pay_amount: Amount,
+    ) -> Vec<Movement<'_>> {
+        let movement = |from, to, currency, amount| Movement {
+            from,
+            to,
+            currency,
+            amount,
+        };
+        let (currency, pay_currency) = (&self.price.currency, &self.pay_currency);
+        if !self.is_converted() {
+            return vec![movement(from, to, currency, amount)];
+        }
+        let [first, second] = match from {
+            Holder::Account(_) => [(currency, amount), (pay_currency, pay_amount)],
+            Holder::Outside | Holder::Market => [(pay_currency, pay_amount), (currency, amount)],
+        };
+        vec![
+            movement(from, Holder::Market, first.0, first.1),
+            movement(Holder::Market, to, second.0, second.1),
+        ]
+    }
+
+    fn location(&self) -> String {
+        format!("https://sandbox.invalid/pay/{}", self.prepay_id)
+    }
+
+    /// What it is worth; empty if there is no price.
+    fn in_usdt(&self) -> String {
+        market::buys(&self.price.currency, self.price.amount, "USDT")
+            .map_or_else(|_| String::new(), |amount| amount.to_string())
+    }
+
+    fn describe_new(&self) -> order::CreatedOrder {
+        order::CreatedOrder {
+            prepay_id: self.prepay_id.clone(),
+            terminal_type: Some(self.terminal_type.clone()),
+            expire_time: Some(signed(self.expires_ms)),
+            ..Default::default()
         }
     }
 
@@ -301,8 +423,8 @@ impl Order {
             merchant_trade_no: self.number.clone(),
             transaction_id: Some(String::new()),
             goods_name: Some(self.goods_name.clone()),
-            currency: self.currency.clone(),
-            order_amount: self.amount_text.clone(),
+            currency: self.price.currency.clone(),
+            order_amount: self.price.text.clone(),
             status: self.status(now).as_str().to_owned(),
             create_time: Some(signed(self.created_ms)),
             expire_time: Some(signed(self.expires_ms)),
@@ -324,11 +446,45 @@ impl Order {
         if let Progress::Paid { at_ms } = self.progress {
             answer.transaction_id = Some(format!("T{}", self.prepay_id));
             answer.transact_time = Some(signed(at_ms));
-            answer.pay_currency = Some(self.currency.clone());
-            answer.pay_amount = Some(self.amount.to_string());
-            answer.total_settle_amount = Some(self.amount.to_string());
+            answer.pay_currency = Some(self.pay_currency.clone());
+            answer.pay_amount = Some(self.pay_amount.to_string());
+            answer.total_settle_amount = Some(self.price.amount.to_string());
         }
         answer
+    }
+
+    /// The same and more.
+    fn describe_v2(&self, now: u64) -> Value {
+        let chain = self.describe_chain();
+        let mut answer = data(self.describe(now));
+        answer["merchantId"] = json!(self.account);
+        answer["location"] = json!(self.location());
+        answer["merchantName"] = json!("");
+        answer["returnUrl"] = json!(self.return_url);
+        answer["address"] = chain["address"].clone();
+        answer["chain"] = chain["chain_type"].clone();
+        answer["fullCurrType"] = chain["fullCurrType"].clone();
+        answer["transaction_info"] = self.describe_transactions();
+        answer["whiteBrandInfo"] = Value::Null;
+        answer
+    }
+
+    fn describe_chain(&self) -> Value {
+        let of =
+            |part: fn(&OnChain) -> &String| self.on_chain.as_ref().map_or("", |chain| part(chain));
+        json!({
+            "chain_type": of(|chain| &chain.chain),
+            "address": of(|chain| &chain.address),
+            "fullCurrType": of(|chain| &chain.full_curr_type),
+        })
+    }
+
+    fn describe_transactions(&self) -> Value {
+        let done = match self.progress {
+            Progress::Paid { .. } => self.pay_amount,
+            Progress::Created | Progress::Closed => Amount::ZERO,
+        };
+        json!({"done_amount": done.to_string(), "confirming_list": []})
     }
 }
 
@@ -343,144 +499,53 @@ impl Status {
     }
 }
 
-impl Refund {
-    /// Whether `other` asks for the same; amounts are compared by value.
-    fn is_same(&self, other: &Self) -> bool {
-        (&self.account, &self.prepay_id, self.amount, &self.reason)
-            == (
-                &other.account,
-                &other.prepay_id,
-                other.amount,
-                &other.reason,
-            )
-    }
-
-    fn describe(&self, id: &str, order: &Order) -> order::Refund {
-        order::Refund {
-            refund_request_id: id.to_owned(),
-            prepay_id: self.prepay_id.clone(),
-            order_amount: Some(order.amount_text.clone()),
-            refund_amount: Some(self.amount_text.clone()),
-            channel_id: Some(order.channel_id.clone()),
-            ..Default::default()
-        }
-    }
-}
-
-fn positive(text: &str) -> Option<Amount> {
-    Amount::parse(text).filter(|amount| *amount > Amount::ZERO)
-}
-
-/// A time in the type that answers have it in.
-fn signed(time: u64) -> i64 {
-    i64::try_from(time).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use crate::desk::{ACME, Desk, NOW, OTHER, address_order, order};
 
-    const NOW: u64 = 1_767_225_600_000;
-    const ACME: Call<'_> = Call {
-        account: "2124538349",
-        now: NOW,
-    };
-    const OTHER: Call<'_> = Call {
-        account: "2124538350",
-        now: NOW,
-    };
-
-    fn body(value: &Value) -> Body {
-        Body::parse(value.to_string().as_bytes()).unwrap()
+    fn by_number(number: &str) -> Value {
+        json!({ "merchantTradeNo": number })
     }
 
-    fn create_body(number: &str, amount: &str) -> Value {
-        json!({
-            "merchantTradeNo": number,
-            "env": {"terminalType": "APP"},
-            "currency": "GT",
-            "orderAmount": amount,
-            "goods": {"goodsName": "NF2T"},
-        })
-    }
-
-    fn by_number(number: &str) -> Body {
-        body(&json!({ "merchantTradeNo": number }))
-    }
-
-    fn refund_body(id: &str, prepay_id: &str, amount: &str) -> Body {
-        body(&json!({"refundRequestId": id, "prepayId": prepay_id, "refundAmount": amount}))
-    }
-
-    fn orders() -> Orders {
-        Orders::new(NumbersUniquePer::SubAccount)
-    }
-
-    fn create(orders: &mut Orders, call: Call<'_>, number: &str, amount: &str) -> String {
-        let created = orders.create(call, &body(&create_body(number, amount)));
-        created.unwrap().prepay_id
-    }
-
-    fn paid(orders: &mut Orders, number: &str, amount: &str) -> String {
-        let prepay_id = create(orders, ACME, number, amount);
-        orders.pay(ACME, &prepay_id).unwrap();
-        prepay_id
-    }
-
-    fn status(orders: &mut Orders, call: Call<'_>, number: &str) -> String {
-        orders.query(call, &by_number(number)).unwrap().status
+    fn status(desk: &mut Desk, account: &str, number: &str) -> Value {
+        let found = desk.ask(account, "query_order", &by_number(number));
+        found.unwrap()["status"].take()
     }
 
     #[test]
-    fn an_order_is_created_paid_queried_and_refunded() {
-        let mut orders = orders();
-        let created = orders
-            .create(ACME, &body(&create_body("22212345678555", "1.210")))
-            .unwrap();
-        assert_eq!(created.prepay_id, "50000000000000001");
-        assert_eq!(created.terminal_type.as_deref(), Some("APP"));
-        assert_eq!(created.expire_time, Some(1_767_229_200_000));
-        assert_eq!(status(&mut orders, ACME, "22212345678555"), "PENDING");
-
-        let later = Call {
-            now: NOW + 5,
-            ..ACME
-        };
-        assert_eq!(orders.pay(later, &created.prepay_id), Ok(()));
-        let order = orders.query(ACME, &by_number("22212345678555")).unwrap();
-        assert_eq!(order.status, "PAID");
-        assert_eq!(order.transact_time, Some(1_767_225_600_005));
+    fn an_order_is_created_paid_and_queried() {
+        let mut desk = Desk::new();
+        let created = desk.get("create_order", &order("22212345678555", "1.210"));
         assert_eq!(
-            order.order_amount, "1.210",
+            created,
+            json!({
+                "prepayId": "50000000000000001",
+                "terminalType": "APP",
+                "expireTime": 1_767_229_200_000_u64,
+            })
+        );
+        assert_eq!(status(&mut desk, ACME, "22212345678555"), "PENDING");
+
+        desk.now += 5;
+        assert_eq!(desk.pay(ACME, "50000000000000001"), Ok(()));
+        let order = desk.get("query_order", &by_number("22212345678555"));
+        assert_eq!(order["status"], "PAID");
+        assert_eq!(order["transactTime"], NOW + 5);
+        assert_eq!(
+            order["orderAmount"], "1.210",
             "the merchant's own spelling is kept"
         );
-        assert_eq!(order.merchant_id, Some(2_124_538_349));
-
-        let refund = orders
-            .refund(ACME, &refund_body("156123911", &created.prepay_id, "0.8"))
-            .unwrap();
-        assert_eq!(refund.order_amount.as_deref(), Some("1.210"));
-        assert_eq!(refund.refund_amount.as_deref(), Some("0.8"));
-        assert_eq!(refund.refund_status, None);
-        let asked = body(&json!({"refundRequestId": "156123911"}));
-        assert_eq!(
-            orders.query_refund(ACME, &asked).unwrap().refund_status,
-            Some("REFUND_SUCCESS".into())
-        );
+        assert_eq!(order["merchantId"], 2_124_538_349_u64);
+        assert_eq!(desk.balance(ACME, "GT"), "1.21");
     }
 
     #[test]
     fn an_answer_to_a_query_has_the_fields_of_the_published_sample() {
-        let mut orders = orders();
-        paid(&mut orders, "order-1", "1");
-        let order = orders.query(ACME, &by_number("order-1")).unwrap();
-        let Value::Object(answer) = serde_json::to_value(order).unwrap() else {
-            panic!("an order is an object");
-        };
-        let mut names: Vec<_> = answer.keys().map(String::as_str).collect();
-        names.sort_unstable();
+        let mut desk = Desk::new();
+        desk.paid("order-1", "1");
+        let answer = desk.get("query_order", &by_number("order-1"));
+        let names: Vec<_> = answer.as_object().unwrap().keys().collect();
         assert_eq!(
             names,
             [
@@ -512,145 +577,190 @@ mod tests {
     }
 
     #[test]
+    fn every_query_finds_the_orders_of_every_kind() {
+        let mut desk = Desk::new();
+        let kinds = [
+            ("create_order", order("1", "1")),
+            ("create_native_order", order("2", "1")),
+            ("create_checkout_order", address_order("3", "1", "GT")),
+            ("create_address_order", address_order("4", "1", "USDT")),
+        ];
+        for (create, order) in kinds {
+            let prepay_id = desk.get(create, &order)["prepayId"].take();
+            for query in [
+                "query_order",
+                "query_order_v2",
+                "query_order_v3",
+                "query_address_order",
+            ] {
+                let found = desk.get(
+                    query,
+                    &by_number(order["merchantTradeNo"].as_str().unwrap()),
+                );
+                let found = found.get("bizData").unwrap_or(&found);
+                assert_eq!(found["prepayId"], prepay_id, "{create} {query}");
+            }
+        }
+        let unknown = by_number("5");
+        assert_eq!(desk.refusal("query_order_v2", &unknown), "400202");
+        assert_eq!(desk.refusal("query_address_order", &unknown), "500203");
+    }
+
+    #[test]
+    fn an_order_paid_in_another_currency_is_converted_at_the_fixed_price() {
+        let mut desk = Desk::new();
+        let checkout = desk.get("create_checkout_order", &address_order("1", "2.5", "USDT"));
+        assert_eq!(checkout["payCurrency"], "USDT");
+        assert_eq!(checkout["payAmount"], "25");
+        assert_eq!(checkout["chain"]["chain_type"], "MATIC");
+        desk.pay(ACME, checkout["prepayId"].as_str().unwrap())
+            .unwrap();
+        assert_eq!(desk.balance(ACME, "GT"), "2.5");
+        assert_eq!(desk.balance(ACME, "USDT"), "0");
+        let order = desk.get("query_order_v3", &by_number("1"));
+        assert_eq!(order["pay_amount"], "25");
+        assert_eq!(order["transaction_info"]["done_amount"], "25");
+        assert_eq!(order["address"], checkout["chain"]["address"]);
+
+        let mut in_fiat = address_order("2", "1", "GT");
+        in_fiat["currency"] = Value::Null;
+        in_fiat["fiatCurrency"] = json!("EUR");
+        in_fiat["fiatAmount"] = json!("80.00");
+        let checkout = desk.get("create_checkout_order", &in_fiat);
+        assert_eq!(
+            (&checkout["currency"], &checkout["orderAmount"]),
+            (&json!("GT"), &json!("10"))
+        );
+        assert_eq!(checkout["fiatAmount"], "80.00");
+    }
+
+    #[test]
+    fn an_order_on_a_chain_names_it_and_its_currency() {
+        let mut desk = Desk::new();
+        for (field, value, code) in [
+            ("chain", json!(""), "400001"),
+            ("fullCurrType", json!("MATIC"), "400001"),
+            ("fullCurrType", json!("USDT_ETH"), "400001"),
+            ("fullCurrType", json!("XYZ_MATIC"), "400205"),
+            ("merchantUserId", json!("somebody"), "400001"),
+            ("orderExpireTime", json!(null), "400001"),
+        ] {
+            let mut order = address_order("1", "1", "USDT");
+            order[field] = value;
+            assert_eq!(
+                desk.refusal("create_address_order", &order),
+                code,
+                "{field}"
+            );
+        }
+    }
+
+    #[test]
     fn a_number_is_taken_even_after_its_order_is_over() {
-        let mut orders = orders();
-        create(&mut orders, ACME, "order-1", "1");
-        orders.close(ACME, &by_number("order-1")).unwrap();
-        let again = orders.create(ACME, &body(&create_body("order-1", "1")));
-        assert_eq!(again, Err(Failure::OrderExists));
+        let mut desk = Desk::new();
+        desk.order(ACME, "order-1", "1");
+        desk.get("close_order", &by_number("order-1"));
+        assert_eq!(
+            desk.refusal("create_order", &order("order-1", "1")),
+            "400201"
+        );
+        assert_eq!(
+            desk.refusal("create_native_order", &order("order-1", "1")),
+            "400201"
+        );
     }
 
     #[test]
     fn two_sub_accounts_may_use_one_number_for_two_orders() {
-        let mut orders = orders();
-        let first = create(&mut orders, ACME, "order-1", "1");
-        let second = create(&mut orders, OTHER, "order-1", "2");
+        let mut desk = Desk::new();
+        let first = desk.order(ACME, "order-1", "1");
+        let second = desk.order(OTHER, "order-1", "2");
         assert_ne!(first, second);
-        orders.close(OTHER, &by_number("order-1")).unwrap();
-        assert_eq!(status(&mut orders, ACME, "order-1"), "PENDING");
-        assert_eq!(status(&mut orders, OTHER, "order-1"), "CLOSED");
+        desk.ask(OTHER, "close_order", &by_number("order-1"))
+            .unwrap();
+        assert_eq!(status(&mut desk, ACME, "order-1"), "PENDING");
+        assert_eq!(status(&mut desk, OTHER, "order-1"), "CLOSED");
     }
 
     #[test]
     fn numbers_may_be_unique_in_the_whole_institution() {
-        let mut orders = Orders::new(NumbersUniquePer::Institution);
-        let prepay_id = create(&mut orders, ACME, "order-1", "1");
-        let taken = orders.create(OTHER, &body(&create_body("order-1", "1")));
-        assert_eq!(taken, Err(Failure::OrderExists));
-        assert_eq!(
-            orders.query(OTHER, &by_number("order-1")),
-            Err(Failure::UnknownOrder)
-        );
-
-        orders.pay(ACME, &prepay_id).unwrap();
-        let refund = refund_body("refund-1", &prepay_id, "1");
-        orders.refund(ACME, &refund).unwrap();
-        assert_eq!(
-            orders.refund(OTHER, &refund),
-            Err(Failure::Malformed("refundRequestId"))
-        );
-        let asked = body(&json!({"refundRequestId": "refund-1"}));
-        assert_eq!(
-            orders.query_refund(OTHER, &asked),
-            Err(Failure::UnknownRefund)
-        );
+        let mut desk = Desk::with(NumbersUniquePer::Institution);
+        desk.order(ACME, "order-1", "1");
+        let taken = desk.ask(OTHER, "create_order", &order("order-1", "1"));
+        assert_eq!(taken, Err("400201".to_owned()));
+        let strange = desk.ask(OTHER, "query_order", &by_number("order-1"));
+        assert_eq!(strange, Err("400202".to_owned()));
     }
 
     #[test]
     fn another_sub_accounts_order_is_as_unknown_as_none() {
-        let mut orders = orders();
-        let prepay_id = paid(&mut orders, "order-1", "1");
-        orders
-            .refund(ACME, &refund_body("refund-1", &prepay_id, "1"))
-            .unwrap();
-        for stranger in [by_number("order-1"), body(&json!({"prepayId": prepay_id}))] {
-            assert_eq!(orders.query(OTHER, &stranger), Err(Failure::UnknownOrder));
-            assert_eq!(orders.close(OTHER, &stranger), Err(Failure::UnknownOrder));
+        let mut desk = Desk::new();
+        let prepay_id = desk.paid("order-1", "1");
+        for strange in [by_number("order-1"), json!({"prepayId": prepay_id})] {
+            for operation in ["query_order", "close_order"] {
+                let refused = desk.ask(OTHER, operation, &strange);
+                assert_eq!(refused, Err("400202".to_owned()));
+            }
         }
-        assert_eq!(
-            orders.refund(OTHER, &refund_body("refund-1", &prepay_id, "1")),
-            Err(Failure::UnknownOrder)
-        );
-        assert_eq!(orders.pay(OTHER, &prepay_id), Err(Failure::UnknownOrder));
-        let asked = body(&json!({"refundRequestId": "refund-1"}));
-        assert_eq!(
-            orders.query_refund(OTHER, &asked),
-            Err(Failure::UnknownRefund)
-        );
+        assert_eq!(desk.pay(OTHER, &prepay_id), Err(Failure::UnknownOrder));
     }
 
     #[test]
     fn both_ids_have_to_name_one_order() {
-        let mut orders = orders();
-        let prepay_id = create(&mut orders, ACME, "order-1", "1");
-        create(&mut orders, ACME, "order-2", "1");
-        let named = |number| body(&json!({"prepayId": prepay_id, "merchantTradeNo": number}));
-        assert!(orders.query(ACME, &named("order-1")).is_ok());
-        assert_eq!(
-            orders.query(ACME, &named("order-2")),
-            Err(Failure::UnknownOrder)
-        );
-        assert!(orders.query(ACME, &named("")).is_ok(), "empty is absent");
-        assert_eq!(
-            orders.query(
-                ACME,
-                &body(&json!({"merchantTradeNo": "", "prepayId": null}))
-            ),
-            Err(Failure::Malformed("prepayId or merchantTradeNo"))
-        );
+        let mut desk = Desk::new();
+        let prepay_id = desk.order(ACME, "order-1", "1");
+        desk.order(ACME, "order-2", "1");
+        let named = |number| json!({"prepayId": prepay_id, "merchantTradeNo": number});
+        desk.get("query_order", &named("order-1"));
+        desk.get("query_order", &named(""));
+        assert_eq!(desk.refusal("query_order", &named("order-2")), "400202");
+        let neither = json!({"merchantTradeNo": "", "prepayId": null});
+        assert_eq!(desk.refusal("query_order", &neither), "400001");
     }
 
     #[test]
     fn only_an_unpaid_order_can_be_closed_or_paid() {
-        let mut orders = orders();
-        let closed = create(&mut orders, ACME, "closed", "1");
-        assert_eq!(
-            orders.close(ACME, &by_number("closed")).unwrap().result,
-            "SUCCESS"
-        );
-        paid(&mut orders, "paid", "1");
-        let expired = create(&mut orders, ACME, "expired", "1");
-        let later = Call {
-            now: NOW + 3_600_000,
-            ..ACME
-        };
+        let mut desk = Desk::new();
+        let closed = desk.order(ACME, "closed", "1");
+        let answer = desk.get("close_order", &by_number("closed"));
+        assert_eq!(answer, json!({"result": "SUCCESS"}));
+        let paid = desk.paid("paid", "1");
+        let expired = desk.order(ACME, "expired", "1");
+        desk.now += 3_600_000;
         for number in ["closed", "paid", "expired"] {
-            assert_eq!(
-                orders.close(later, &by_number(number)),
-                Err(Failure::OrderStatus),
-                "{number}"
-            );
+            assert_eq!(desk.refusal("close_order", &by_number(number)), "400204");
         }
-        assert_eq!(orders.pay(later, &closed), Err(Failure::OrderStatus));
-        assert_eq!(orders.pay(later, &expired), Err(Failure::OrderTimedOut));
-        assert_eq!(
-            orders.pay(later, "50000000000000002"),
-            Err(Failure::DuplicatePayment)
-        );
-        assert_eq!(orders.pay(later, "17"), Err(Failure::UnknownOrder));
+        assert_eq!(desk.pay(ACME, &closed), Err(Failure::OrderStatus));
+        assert_eq!(desk.pay(ACME, &expired), Err(Failure::OrderTimedOut));
+        assert_eq!(desk.pay(ACME, &paid), Err(Failure::DuplicatePayment));
+        assert_eq!(desk.pay(ACME, "17"), Err(Failure::UnknownOrder));
+        assert_eq!(desk.balance(ACME, "GT"), "1");
     }
 
     #[test]
     fn an_unpaid_order_expires_at_its_time_and_a_paid_one_never() {
-        let mut orders = orders();
-        let mut request = create_body("order-1", "1");
+        let mut desk = Desk::new();
+        let mut request = order("order-1", "1");
         request["orderExpireTime"] = json!(NOW + 1000);
-        orders.create(ACME, &body(&request)).unwrap();
-        paid(&mut orders, "paid", "1");
-        let at = |now| Call { now, ..ACME };
-        assert_eq!(status(&mut orders, at(NOW + 999), "order-1"), "PENDING");
-        assert_eq!(status(&mut orders, at(NOW + 1000), "order-1"), "EXPIRED");
-        assert_eq!(status(&mut orders, at(u64::MAX), "paid"), "PAID");
+        desk.get("create_order", &request);
+        desk.paid("paid", "1");
+        for (now, expected) in [(NOW + 999, "PENDING"), (NOW + 1000, "EXPIRED")] {
+            desk.now = now;
+            assert_eq!(status(&mut desk, ACME, "order-1"), expected);
+        }
+        desk.now = u64::MAX;
+        assert_eq!(status(&mut desk, ACME, "paid"), "PAID");
     }
 
     #[test]
-    fn a_field_that_is_missing_or_malformed_is_named() {
-        let mut orders = orders();
+    fn a_field_that_is_missing_or_malformed_is_refused() {
+        let mut desk = Desk::new();
         for (field, value) in [
             ("merchantTradeNo", json!(null)),
             ("merchantTradeNo", json!("n".repeat(33))),
             ("merchantTradeNo", json!(17)),
             ("env", json!(null)),
+            ("env", json!({})),
             ("goods", json!("NFT")),
             ("currency", json!("")),
             ("orderAmount", json!(1.21)),
@@ -661,115 +771,10 @@ mod tests {
             ("orderExpireTime", json!(NOW + 3_600_001)),
             ("channelId", json!("c".repeat(33))),
         ] {
-            let mut request = create_body("order-1", "1");
+            let mut request = order("order-1", "1");
             request[field] = value;
-            assert_eq!(
-                orders.create(ACME, &body(&request)),
-                Err(Failure::Malformed(field))
-            );
+            assert_eq!(desk.refusal("create_order", &request), "400001", "{field}");
         }
-        let mut request = create_body("order-1", "1");
-        request["env"] = json!({});
-        assert_eq!(
-            orders.create(ACME, &body(&request)),
-            Err(Failure::Malformed("terminalType"))
-        );
-        assert_eq!(
-            orders.refund(ACME, &refund_body("r", "1", "one")),
-            Err(Failure::Malformed("refundAmount"))
-        );
-        assert_eq!(
-            orders.query(ACME, &by_number("order-1")),
-            Err(Failure::UnknownOrder)
-        );
-    }
-
-    #[test]
-    fn only_a_paid_order_can_be_refunded() {
-        let mut orders = orders();
-        let pending = create(&mut orders, ACME, "pending", "1");
-        let closed = create(&mut orders, ACME, "closed", "1");
-        orders.close(ACME, &by_number("closed")).unwrap();
-        let mut refund = |id: &str| orders.refund(ACME, &refund_body("r", id, "1"));
-        assert_eq!(refund(&pending), Err(Failure::OrderNotFinal));
-        assert_eq!(refund(&closed), Err(Failure::OrderStatus));
-        assert_eq!(refund("17"), Err(Failure::UnknownOrder));
-        let asked = body(&json!({"refundRequestId": "r"}));
-        assert_eq!(
-            orders.query_refund(ACME, &asked),
-            Err(Failure::UnknownRefund)
-        );
-    }
-
-    #[test]
-    fn refunds_together_are_at_most_the_orders_amount() {
-        let mut orders = orders();
-        let prepay_id = paid(&mut orders, "order-1", "1");
-        let mut refund = |id: &str, amount: &str| {
-            orders
-                .refund(ACME, &refund_body(id, &prepay_id, amount))
-                .map(|_| ())
-        };
-        assert_eq!(refund("r1", "0.9"), Ok(()));
-        assert_eq!(refund("r2", "0.2"), Err(Failure::RefundAmount));
-        assert_eq!(refund("r2", "0"), Err(Failure::RefundAmount));
-        assert_eq!(
-            refund("r2", "0.10"),
-            Ok(()),
-            "what was refused used no number"
-        );
-        assert_eq!(refund("r3", "0.000001"), Err(Failure::RefundAmount));
-    }
-
-    #[test]
-    fn the_same_refund_asked_for_again_is_answered_again_and_done_once() {
-        let mut orders = orders();
-        let prepay_id = paid(&mut orders, "order-1", "1");
-        let first = orders.refund(ACME, &refund_body("r1", &prepay_id, "0.6"));
-        assert!(first.is_ok());
-        for same in ["0.6", "0.60"] {
-            assert_eq!(
-                orders.refund(ACME, &refund_body("r1", &prepay_id, same)),
-                first
-            );
-        }
-        assert_eq!(
-            orders.refund(ACME, &refund_body("r1", &prepay_id, "0.4")),
-            Err(Failure::Malformed("refundRequestId"))
-        );
-        assert!(
-            orders
-                .refund(ACME, &refund_body("r2", &prepay_id, "0.4"))
-                .is_ok()
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn refunds_never_exceed_the_orders_amount(
-            cents in 1..500_u32,
-            asked in prop::collection::vec((0..12_u8, 0..200_u32), 0..40),
-        ) {
-            let text = |cents: u32| format!("{}.{:02}", cents / 100, cents % 100);
-            let mut orders = orders();
-            let prepay_id = paid(&mut orders, "order-1", &text(cents));
-            let mut done: HashMap<u8, u32> = HashMap::new();
-            for (id, part) in asked {
-                let request = refund_body(&format!("r{id}"), &prepay_id, &text(part));
-                let answer = orders.refund(ACME, &request).map(|_| ());
-                let left = cents - done.values().sum::<u32>();
-                let expected = match done.get(&id) {
-                    Some(earlier) if *earlier == part => Ok(()),
-                    Some(_) => Err(Failure::Malformed("refundRequestId")),
-                    None if part == 0 || part > left => Err(Failure::RefundAmount),
-                    None => Ok(()),
-                };
-                prop_assert_eq!(answer, expected);
-                if answer.is_ok() {
-                    done.insert(id, part);
-                }
-                prop_assert!(done.values().sum::<u32>() <= cents);
-            }
-        }
+        assert_eq!(desk.refusal("query_order", &by_number("order-1")), "400202");
     }
 }

@@ -23,15 +23,16 @@ use tokio::runtime;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
+use crate::accounts::Accounts;
+use crate::amount::Amount;
 use crate::answer::Answer;
 use crate::disruption::{Disruption, Stream};
 use crate::exchange::{State, World, exchange};
 use crate::fault::Faults;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
-use crate::orders::Call;
+use crate::ledger::{Call, Ledger};
 use crate::received::Log;
-use crate::{Config, Failure, Injection, Received};
+use crate::{Config, Failure, Injection, OpeningBalance, Received, orders};
 
 /// How many connections wait to be accepted: a load test opens them all at once.
 const BACKLOG: i32 = 1024;
@@ -57,19 +58,46 @@ impl Sandbox {
         let Config {
             institution,
             sub_accounts,
+            institution_account,
+            merchant_id,
+            opening_balances,
+            account_delay,
             numbers_unique_per,
             clock,
             tls,
             record,
             answer_delay,
         } = config;
+        let accounts = Accounts::new(
+            institution_account,
+            merchant_id,
+            account_delay,
+            sub_accounts,
+        );
         let state = State {
-            gate: Gate::new(institution, sub_accounts),
-            ledger: Ledger::new(numbers_unique_per),
+            gate: Gate::new(institution),
+            ledger: Ledger::new(accounts, numbers_unique_per),
             faults: Faults::default(),
             log: Log::new(record),
+            examples: 0,
         };
         let world = Arc::new(World::new(clock, answer_delay, state));
+        for opening in opening_balances {
+            let OpeningBalance {
+                account,
+                currency,
+                amount,
+            } = opening;
+            let opened =
+                amount_of(&amount).and_then(|amount| world.fund(&account, &currency, amount));
+            opened.map_err(|failure| {
+                let text = format!(
+                    "opening balance of account {account}: {}",
+                    failure.message()
+                );
+                io::Error::new(io::ErrorKind::InvalidInput, text)
+            })?;
+        }
         let tls = tls.map(|config| {
             let mut config = Arc::unwrap_or_clone(config);
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -115,7 +143,32 @@ impl Sandbox {
             account: sub_account,
             now: self.0.world.now(),
         };
-        self.0.world.state().ledger.orders.pay(call, prepay_id)
+        orders::pay(&mut self.0.world.state().ledger, call, prepay_id)
+    }
+
+    /// Gives an account money from outside: a sub-account, or the institution's own.
+    pub fn fund(&self, account: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+        self.0.world.fund(account, currency, amount_of(amount)?)
+    }
+
+    /// Sends money to a static address, as somebody on its chain would.
+    pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+        self.0.world.deposit(address, currency, amount_of(amount)?)
+    }
+
+    /// What an account has of a currency, as decimal text in its shortest form.
+    pub fn balance(&self, account: &str, currency: &str) -> String {
+        let state = self.0.world.state();
+        state
+            .ledger
+            .balances
+            .available(account, currency)
+            .to_string()
+    }
+
+    /// What [`examples`](crate::examples) prepare things in.
+    pub(crate) fn world(&self) -> &World {
+        &self.0.world
     }
 
     /// Adds a fault behind those that wait already.
@@ -170,6 +223,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// An amount above zero.
+fn amount_of(text: &str) -> Result<Amount, Failure> {
+    Amount::positive(text).ok_or(Failure::Malformed("amount"))
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

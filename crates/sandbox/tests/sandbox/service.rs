@@ -86,18 +86,6 @@ fn a_business_failure_is_http_200_and_an_unknown_path_a_bare_404() {
 }
 
 #[test]
-fn an_operation_that_is_not_emulated_says_so() {
-    let sandbox = start(config());
-    let path = "/payment/open/institution/v1/balance";
-    let (status, _, answer) = call(&sandbox, &post(path, ACME, r#"["USDT"]"#));
-    assert_eq!(
-        (status, answer.as_str()),
-        (501, "not emulated yet: query_balance\n")
-    );
-    assert!(!sandbox.received()[0].executed);
-}
-
-#[test]
 fn an_account_that_is_unknown_or_not_active_is_refused() {
     let mut config = config();
     config.sub_accounts.push(SubAccount {

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use gatepay_core::sign::headers;
 use gatepay_core::{ClientId, Credential, SecretKey, Stamp, header};
+use gatepay_sandbox::examples::Example;
 use gatepay_sandbox::{Config, Sandbox, SubAccount};
 use serde_json::{Value, json};
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
 pub(crate) const ACME: &str = "2124538349";
+pub(crate) const MERCHANT_ID: &str = "10002";
 pub(crate) const OTHER: &str = "2124538350";
 pub(crate) const QUERY: &str = "/payment/open/institution/v1/pay/order/query";
 pub(crate) const CREATE: &str = "/payment/open/institution/v1/pay/order";
@@ -32,21 +34,46 @@ pub(crate) fn start(config: Config) -> Sandbox {
     Sandbox::start(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
 }
 
-/// A signed POST as it stands on the wire.
+/// A signed POST of JSON, as it stands on the wire.
 pub(crate) fn post(path: &str, account: &str, body: &str) -> Vec<u8> {
+    let on_behalf_of = [
+        ("Content-Type", "application/json"),
+        (header::ON_BEHALF_OF, account),
+    ];
+    signed("POST", path, &on_behalf_of, body)
+}
+
+/// An example as it stands on the wire, with every header that names an account.
+pub(crate) fn example(path: &str, account: &str, example: &Example) -> Vec<u8> {
+    let target = match &example.query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let accounts = [
+        (header::ON_BEHALF_OF, account),
+        (header::MERCHANT_ID, MERCHANT_ID),
+    ];
+    let media_type = example.content_type.map(|media| ("Content-Type", media));
+    let headers: Vec<_> = accounts.into_iter().chain(media_type).collect();
+    let body = str::from_utf8(&example.body).unwrap();
+    signed(example.method.as_str(), &target, &headers, body)
+}
+
+/// A signed request as it stands on the wire.
+pub(crate) fn signed(method: &str, target: &str, unsigned: &[(&str, &str)], body: &str) -> Vec<u8> {
     static NONCE: AtomicU64 = AtomicU64::new(1);
     let nonce = format!("nonce{}", NONCE.fetch_add(1, Ordering::Relaxed));
     let timestamp = NOW.to_string();
     let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
-    let on_behalf_of = (header::ON_BEHALF_OF, account.to_owned());
-    let headers: String = headers(&credential(), &stamp, body.as_bytes())
-        .into_iter()
-        .chain([on_behalf_of])
-        .flat_map(|(name, value)| [name.to_owned(), ": ".to_owned(), value, "\r\n".to_owned()])
+    let signed = headers(&credential(), &stamp, body.as_bytes());
+    let signed = signed.iter().map(|(name, value)| (*name, value.as_str()));
+    let headers: String = signed
+        .chain(unsigned.iter().copied())
+        .flat_map(|(name, value)| [name, ": ", value, "\r\n"])
         .collect();
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: sandbox\r\nContent-Type: application/json\r\n\
+        "{method} {target} HTTP/1.1\r\nHost: sandbox\r\n\
          Content-Length: {length}\r\n{headers}\r\n{body}"
     )
     .into_bytes()

@@ -1,0 +1,61 @@
+//! Products that plans are priced by. No page shows their fields: what is sent is kept as it is.
+
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::ledger::{Call, Ledger, Outcome};
+use crate::page::Page;
+use crate::parameters::Parameters;
+
+/// All products, oldest first.
+#[derive(Default)]
+pub(crate) struct Products(Vec<Product>);
+
+struct Product {
+    account: String,
+    /// As answers have it.
+    description: Value,
+}
+
+/// `POST …/product/create`.
+pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    asked.text("productName")?;
+    let Products(products) = &mut ledger.products;
+    let number = products.len() + 1;
+    let mut description = Value::Object(asked.members().clone());
+    description["productNo"] = json!(format!("PD{number:09}"));
+    description["priceNo"] = json!(format!("PR{number:09}"));
+    description["createTime"] = json!(call.now);
+    products.push(Product {
+        account: call.account.to_owned(),
+        description: description.clone(),
+    });
+    Ok(description)
+}
+
+/// `GET …/product/pageQuery`, newest first.
+pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let page = Page::asked(asked, "page", "pageSize")?;
+    let mut products: Vec<_> = ledger.products.of(call.account).collect();
+    products.reverse();
+    Ok(json!({"total": products.len(), "list": page.of(&products)}))
+}
+
+/// `GET …/product/queryOne`.
+pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let number = asked.text("productNo")?;
+    let mut products = ledger.products.of(call.account);
+    products
+        .find(|product| product["productNo"] == number)
+        .cloned()
+        .ok_or(Failure::NotFound("productNo"))
+}
+
+impl Products {
+    fn of(&self, account: &str) -> impl Iterator<Item = &Value> {
+        self.0
+            .iter()
+            .filter(move |product| product.account == account)
+            .map(|product| &product.description)
+    }
+}
