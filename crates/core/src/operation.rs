@@ -169,11 +169,10 @@ impl Operation {
                 Some("GatePay publishes no institution path for it")
             }
             Switch::Off => Some("proxy.toml disables it"),
-            Switch::On => None,
             Switch::Default if self.kind == Kind::Money && !self.confirmed => Some(
                 "it moves funds and no page of GatePay's shows its institution path; `enabled = true` in its [[operation]] turns it on",
             ),
-            Switch::Default => None,
+            Switch::On | Switch::Default => None,
         }
     }
 

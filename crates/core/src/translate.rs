@@ -11,11 +11,11 @@ const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
 
 /// The institution's balance query for a merchant's: a JSON array of currencies, those the caller names, or `default`.
 pub fn balance_request<S: AsRef<str>>(query: Option<&str>, body: &[u8], default: &[S]) -> Vec<u8> {
-    let names = || CURRENCY_FIELDS.into_iter();
+    let fields = || CURRENCY_FIELDS.into_iter();
     let mut sent = Sent::default();
-    sent.read_query(query.unwrap_or_default(), names);
+    sent.read_query(query.unwrap_or_default(), fields);
     // A body that is no JSON names no currency.
-    let _no_json = sent.read_body(body, names);
+    let _no_json = sent.read_body(body, fields);
     let mut currencies: Vec<String> = Vec::new();
     for value in CURRENCY_FIELDS.iter().flat_map(|field| sent.values(field)) {
         let named = value.texts().into_iter().flat_map(|text| {

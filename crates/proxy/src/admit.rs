@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::guard::{Own, Steering, guard};
+use gatepay_core::operation::Account;
 use gatepay_core::{Kind, Operation};
-use gatepay_tenancy::{Standing, Tenant};
+use gatepay_tenancy::settings::Institution;
+use gatepay_tenancy::{Party, Registry, Standing, Who};
 use http::HeaderMap;
 
 use crate::headers;
@@ -21,55 +23,109 @@ pub struct Permit {
     _seat: Seat,
 }
 
-/// Whether the tenant may make this call at all, wherever and whenever.
+/// Whether somebody may make this call at all, wherever and whenever.
 pub fn allowed(
-    tenant: &Tenant,
+    party: &Party,
     position: usize,
     operation: &Operation,
     peer: IpAddr,
-    headers: &HeaderMap,
 ) -> Result<(), Refusal> {
-    if tenant.party.standing == Standing::Suspended {
+    let refuse = |why: Cow<'static, str>| Err(Refusal::OperationNotAllowed(why));
+    if party.standing == Standing::Suspended {
         return Err(Refusal::TenantSuspended);
     }
-    if !tenant.party.allows_address(peer) {
+    if !party.allows_address(peer) {
         return Err(Refusal::AddressNotAllowed);
     }
     if let Some(why) = operation.off() {
-        return Err(Refusal::OperationNotAllowed(
-            format!("{} is off, because {why}", operation.name).into(),
-        ));
+        return refuse(format!("{} is off: {why}", operation.name).into());
     }
-    if !tenant.party.permissions.allows(position) {
-        return Err(Refusal::OperationNotAllowed(
-            format!("you may not call {}", operation.name).into(),
-        ));
+    if !party.permissions.allows(position) {
+        return refuse(format!("you may not call {}", operation.name).into());
     }
-    if tenant.party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
-        return Err(Refusal::OperationNotAllowed(
-            "you may only read at present".into(),
-        ));
+    if party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
+        return refuse("you may only read at present".into());
     }
-    match headers::single(headers, &headers::ON_BEHALF_OF) {
-        Ok(None) => Ok(()),
-        Ok(Some(account)) if account.as_bytes() == tenant.sub_account.as_str().as_bytes() => Ok(()),
-        Ok(Some(_)) | Err(headers::Repeated) => {
-            let what = "leave X-GatePay-On-Behalf-Of out, or name your own sub-account";
-            Err(Refusal::OnBehalfOfMismatch(what.to_owned()))
+    Ok(())
+}
+
+/// Whom a call is made for, as GatePay is told. None of it is signed, so none of it is a tenant's to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acting<'a> {
+    /// `X-GatePay-On-Behalf-Of` this account.
+    OnBehalfOf(&'a str),
+    /// `X-GatePay-MerchantId`: fee settings.
+    Merchant(&'a str),
+    /// Neither: sub-accounts are created, queried and listed for nobody.
+    Nobody,
+}
+
+/// Whom a call is made for: a tenant's always for its own sub-account, an operator's for an account that is known here.
+pub fn acting<'a>(
+    who: Who<'a>,
+    operation: &Operation,
+    headers: &'a HeaderMap,
+    registry: &Registry,
+    institution: &'a Institution,
+) -> Result<Acting<'a>, Refusal> {
+    let mismatch = |what: &str| Err(Refusal::OnBehalfOfMismatch(what.to_owned()));
+    let Ok(named) = headers::single(headers, &headers::ON_BEHALF_OF) else {
+        return mismatch("X-GatePay-On-Behalf-Of stands more than once");
+    };
+    match (who, operation.account) {
+        (Who::Tenant(tenant), _) => {
+            let own = tenant.sub_account.as_str();
+            match named {
+                Some(named) if named.as_bytes() != own.as_bytes() => {
+                    mismatch("leave X-GatePay-On-Behalf-Of out, or name your own sub-account")
+                }
+                _ => Ok(Acting::OnBehalfOf(own)),
+            }
         }
+        (Who::Operator(_), Account::OnBehalfOf) => {
+            let known = |account: &&str| {
+                registry.knows_account(account)
+                    || institution.account_id.as_deref() == Some(account)
+            };
+            let account = named.and_then(|named| named.to_str().ok()).filter(known);
+            account.map_or_else(
+                || mismatch("X-GatePay-On-Behalf-Of must name a tenant's sub-account or institution.account_id"),
+                |account| Ok(Acting::OnBehalfOf(account)),
+            )
+        }
+        (Who::Operator(_), _) if named.is_some() => {
+            mismatch("this call is made for no account: leave X-GatePay-On-Behalf-Of out")
+        }
+        (Who::Operator(_), Account::MerchantId) => institution
+            .merchant_id
+            .as_deref()
+            .map(Acting::Merchant)
+            .ok_or_else(|| {
+                Refusal::OperationNotAllowed(
+                    "fee settings need institution.merchant_id in proxy.toml".into(),
+                )
+            }),
+        (Who::Operator(_), Account::None) => Ok(Acting::Nobody),
     }
 }
 
-/// Whether the body acts for the tenant alone, in one reading, and is one GatePay might accept; gives the idempotency
+/// Whether the body acts for its `own`er alone (an operator's for whom it likes), in one reading, and is one GatePay might accept; gives the idempotency
 /// key it carries.
 pub fn body(
     operation: &Operation,
     query: Option<&str>,
     body: &[u8],
-    own: Own<'_>,
+    own: Option<Own<'_>>,
     rules: &Rules,
 ) -> Result<Option<String>, Refusal> {
-    guard(operation, query, body, own, rules.callbacks).map_err(|steering| match steering {
+    guard(
+        operation,
+        query,
+        body,
+        own,
+        own.is_none() || rules.callbacks,
+    )
+    .map_err(|steering| match steering {
         Steering::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
         Steering::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
         Steering::NotOneText { .. } | Steering::Repeated { .. } => {

@@ -1,13 +1,12 @@
 //! Everything requests share: made once at start, with one pointer to the current generation.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{FixedAddressCallback, RefusalStatus, Settings};
-use gatepay_tenancy::{Configuration, Registry, Tenant, PartyId};
+use gatepay_tenancy::{Configuration, Registry, Who};
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
 
@@ -60,7 +59,8 @@ pub struct Generation {
     pub catalogue: Catalogue,
     /// Who may call.
     pub registry: Registry,
-    lanes: HashMap<PartyId, Arc<Lane>>,
+    /// By position in the registry.
+    lanes: Vec<Arc<Lane>>,
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -170,14 +170,12 @@ impl Generation {
         clock: &Clock,
     ) -> Self {
         // Which tenants have series of their own follows from configuration, never from traffic.
-        let lane = |(index, tenant): (usize, &Arc<Tenant>)| {
-            let label = (index < settings.metrics.max_tenants).then(|| tenant.party.id.as_str());
-            (
-                tenant.party.id.clone(),
-                Arc::new(Lane::new(&tenant.party.limits, metrics.tenant(label), clock)),
-            )
+        let lane = |(position, who): (usize, Who<'_>)| {
+            let party = who.party();
+            let label = (position < settings.metrics.max_tenants).then(|| party.id.as_str());
+            Arc::new(Lane::new(&party.limits, metrics.tenant(label), clock))
         };
-        let lanes = registry.tenants().iter().enumerate().map(lane).collect();
+        let lanes = registry.parties().enumerate().map(lane).collect();
         Self {
             catalogue,
             registry,
@@ -185,12 +183,9 @@ impl Generation {
         }
     }
 
-    /// A tenant's lane.
-    ///
-    /// # Panics
-    /// Never for a tenant of this generation: each has a lane.
-    pub fn lane(&self, tenant: &Tenant) -> &Arc<Lane> {
-        &self.lanes[tenant.party.id.as_str()]
+    /// The lane of whoever has this position in the registry.
+    pub fn lane(&self, position: usize) -> &Arc<Lane> {
+        &self.lanes[position]
     }
 }
 
@@ -218,17 +213,12 @@ pub fn replay_capacity(settings: &Settings, registry: &Registry) -> usize {
     // A stamp is remembered from its admission until it is stale, and one slice of time more.
     let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;
     let most = |per_second: u32, burst: u32| u64::from(per_second) * seconds + u64::from(burst);
-    let tenants = registry
-        .tenants()
-        .iter()
-        .map(|tenant| {
-            most(
-                tenant.party.limits.all.per_second.get(),
-                tenant.party.limits.all.burst.get(),
-            )
-        })
+    let parties = registry
+        .parties()
+        .map(|who| who.party().limits.all)
+        .map(|rate| most(rate.per_second.get(), rate.burst.get()))
         .fold(0_u64, u64::saturating_add);
     let quota = settings.upstream.quota.rate;
     let institution = most(quota.per_second.get(), quota.burst.get());
-    usize::try_from(tenants.min(institution)).unwrap_or(usize::MAX)
+    usize::try_from(parties.min(institution)).unwrap_or(usize::MAX)
 }

@@ -1,52 +1,59 @@
 //! Authenticate: whose request is this, and is every signed byte theirs?
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use gatepay_core::stamp::StampError;
-use gatepay_core::{Payload, Signature, Stamp, payload};
-use gatepay_tenancy::{DatedCredential, Registry, Tenant};
+use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
+use gatepay_tenancy::{Found, Registry, Who};
 use http::{HeaderMap, HeaderName};
 
 use crate::headers;
 use crate::refusal::{Mismatch, Refusal, Stale};
 
-/// Somebody who claims to be a tenant; nothing is proved yet but that the claim is well formed and fresh.
+/// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
 pub struct Caller<'a> {
     /// Whom the client id belongs to.
-    pub tenant: &'a Arc<Tenant>,
-    /// The credential it names.
-    pub credential: &'a DatedCredential,
+    pub who: Who<'a>,
+    /// Their place beside the registry.
+    pub position: usize,
+    /// The client id.
+    pub client_id: &'a ClientId,
     /// The stamp it claims to have signed.
     pub stamp: Stamp<'a>,
+    key: &'a SigningKey,
     signature: Signature,
 }
 
-/// Reads the four headers and finds whom they name. Costs no hashing, so an unknown client is cheap to refuse.
+/// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
+pub fn claimed<'a>(registry: &'a Registry, headers: &HeaderMap) -> Option<Found<'a>> {
+    let client_id = headers::single(headers, &headers::CLIENT_ID).ok()??;
+    registry.find(client_id.to_str().ok()?)
+}
+
+/// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
-    registry: &'a Registry,
+    found: Option<Found<'a>>,
     headers: &'a HeaderMap,
     now_ms: u64,
 ) -> Result<Caller<'a>, Refusal> {
-    let client_id = match headers::single(headers, &headers::CLIENT_ID) {
+    match headers::single(headers, &headers::CLIENT_ID) {
         Err(headers::Repeated) => return Err(repeated(&headers::CLIENT_ID)),
         Ok(None) => {
             return Err(Refusal::UnknownClient(
                 "X-GatePay-Certificate-ClientId is missing",
             ));
         }
-        Ok(Some(value)) => value,
-    };
+        Ok(Some(_)) => {}
+    }
     let timestamp = required(headers, &headers::TIMESTAMP)?;
     let nonce = required(headers, &headers::NONCE)?;
     let signature = required(headers, &headers::SIGNATURE)?;
 
-    let (tenant, credential) = client_id
-        .to_str()
-        .ok()
-        .and_then(|id| registry.find(id))
-        .ok_or(Refusal::UnknownClient("no tenant has this client id"))?;
-    if !credential.valid_at(now_ms) {
+    let Found {
+        who,
+        credential: dated,
+        position,
+    } = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
+    if !dated.valid_at(now_ms) {
         return Err(Refusal::UnknownClient(
             "this client id is not valid yet, or no longer",
         ));
@@ -57,14 +64,17 @@ pub fn identify<'a>(
     })?;
     let signature = Signature::parse(signature)
         .map_err(|error| Refusal::SignatureMismatch(Mismatch::Form(error)))?;
-    tenant
-        .window
+    let window = who.party().window;
+    window
         .check(stamp.millis(), now_ms)
         .map_err(|skew| Refusal::StaleTimestamp(Stale::Skew(skew)))?;
+    let Credential { client_id, key } = &dated.credential;
     Ok(Caller {
-        tenant,
-        credential,
+        who,
+        position,
+        client_id,
         stamp,
+        key,
         signature,
     })
 }
@@ -72,7 +82,7 @@ pub fn identify<'a>(
 impl Caller<'_> {
     /// A MAC that has taken the stamp and waits for the body.
     pub fn payload(&self) -> Payload {
-        Payload::begin(&self.credential.credential.key, &self.stamp)
+        Payload::begin(self.key, &self.stamp)
     }
 
     /// Proves the claim: the MAC over what arrived is the signature that was sent.

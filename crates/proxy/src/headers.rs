@@ -13,6 +13,9 @@ pub const SIGNATURE: HeaderName = HeaderName::from_static(gatepay_core::header::
 /// `X-GatePay-On-Behalf-Of`.
 pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static(gatepay_core::header::ON_BEHALF_OF);
 
+/// `X-GatePay-MerchantId`.
+pub const MERCHANT_ID: HeaderName = HeaderName::from_static(gatepay_core::header::MERCHANT_ID);
+
 /// The id of this request in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The slug of a refusal: marks answers that are ours, not GatePay's.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gatepay_core::envelope::Verdict;
 use gatepay_core::guard::Own;
 use gatepay_core::{Kind, Operation, envelope, translate};
+use gatepay_tenancy::Who;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
@@ -35,6 +36,8 @@ struct Admitted {
     generation: Arc<Generation>,
     position: usize,
     outbound: Outbound,
+    /// Whether the answer has to be translated back.
+    translated: bool,
     permit: admit::Permit,
 }
 
@@ -105,12 +108,14 @@ async fn enter(
     let generation = app.generation.load_full();
 
     let head = ingress::head(parts)?;
-    let position = route::operation(&generation.catalogue, &head)?;
+    let found = authenticate::claimed(&generation.registry, &parts.headers);
+    let position = route::operation(&generation.catalogue, &head, found.map(|found| found.who))?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, operation);
 
-    let caller = authenticate::identify(&generation.registry, &parts.headers, now_ms)?;
-    record.claimed(caller.tenant.party.id.as_str());
+    let caller = authenticate::identify(found, &parts.headers, now_ms)?;
+    let party = caller.who.party();
+    record.claimed(party.id.as_str());
     let turn = app.penalties.turn(peer).await;
     let mut payload = caller.payload();
     let mut body = Bytes::new();
@@ -127,10 +132,11 @@ async fn enter(
     caller.verify(payload, &body)?;
     drop(turn);
 
-    let client_id = &caller.credential.credential.client_id;
-    let lane = generation.lane(caller.tenant);
-    record.verified(client_id, lane);
-    let print = app.replay.fingerprint(client_id.as_str(), &caller.stamp);
+    let lane = generation.lane(caller.position);
+    record.verified(caller.client_id, lane);
+    let print = app
+        .replay
+        .fingerprint(caller.client_id.as_str(), &caller.stamp);
     app.replay.check(print).map_err(|unusable| {
         record.key(admit::key(operation, head.query, &body));
         admit::refuse(unusable, now_ms, || {
@@ -138,25 +144,41 @@ async fn enter(
         })
     })?;
 
-    admit::allowed(caller.tenant, position, operation, peer, &parts.headers)?;
-    let own = Own {
-        account: caller.tenant.sub_account.as_str(),
-        client_id: client_id.as_str(),
+    admit::allowed(party, position, operation, peer)?;
+    let acting = admit::acting(
+        caller.who,
+        operation,
+        &parts.headers,
+        &generation.registry,
+        &app.settings.institution,
+    )?;
+    let own = match caller.who {
+        Who::Tenant(tenant) => Some(Own {
+            account: tenant.sub_account.as_str(),
+            client_id: caller.client_id.as_str(),
+        }),
+        Who::Operator(_) => None,
     };
     let key = admit::body(operation, head.query, &body, own, &app.rules)?;
+    // Operators speak the institution's form already.
+    let translated = own.is_some() && !operation.is_verbatim();
     let inbound = Inbound {
         query: head.query,
         headers: &parts.headers,
         body,
     };
-    let outbound = Outbound::new(
-        operation,
-        inbound,
-        &caller.tenant.sub_account,
-        &app.upstream_host,
-        &app.settings.balance_currencies,
-    )
-    .map_err(|error| {
+    let outbound = if translated {
+        Outbound::balance(
+            operation,
+            &inbound,
+            acting,
+            &app.upstream_host,
+            &app.settings.balance_currencies,
+        )
+    } else {
+        Outbound::verbatim(operation, inbound, acting, &app.upstream_host)
+    };
+    let outbound = outbound.map_err(|error| {
         record.detail(error.to_string());
         Refusal::Internal(Outcome::NotExecuted)
     })?;
@@ -175,6 +197,7 @@ async fn enter(
     Ok(Admitted {
         position,
         outbound,
+        translated,
         permit,
         generation: Arc::clone(&generation),
     })
@@ -226,10 +249,10 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
                 record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
                 return refuse(app, record, Refusal::InstitutionRejected);
             }
-            let body = if operation.is_verbatim() {
-                body
-            } else {
+            let body = if admitted.translated {
                 translate::balance_answer(&body).into_owned().into()
+            } else {
+                body
             };
             relay::whole(head, body, record, Some(admitted.permit))
         }

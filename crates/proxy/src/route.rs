@@ -1,17 +1,26 @@
 //! Route: exact (method, path) in the catalogue, or nothing.
 
 use gatepay_core::Catalogue;
+use gatepay_tenancy::Who;
 
 use crate::ingress::Head;
 use crate::refusal::Refusal;
 
-/// The place in the catalogue of the operation a tenant's request is for.
+/// The place in the catalogue of the operation a request is for, by whom its client id belongs to.
 ///
-/// Institution paths do not exist for tenants: they get exactly the answer of any unknown path.
-pub fn operation(catalogue: &Catalogue, head: &Head<'_>) -> Result<usize, Refusal> {
-    head.method
-        .and_then(|method| catalogue.merchant(method, head.path))
-        .ok_or(Refusal::UnknownOperation)
+/// Tenants call merchant paths, operators institution paths; the other side's do not exist for them: they get exactly
+/// the answer of any unknown path.
+pub fn operation(
+    catalogue: &Catalogue,
+    head: &Head<'_>,
+    who: Option<Who<'_>>,
+) -> Result<usize, Refusal> {
+    let method = head.method.ok_or(Refusal::UnknownOperation)?;
+    match who {
+        Some(Who::Operator(_)) => catalogue.institution(method, head.path),
+        Some(Who::Tenant(_)) | None => catalogue.merchant(method, head.path),
+    }
+    .ok_or(Refusal::UnknownOperation)
 }
 
 #[cfg(test)]
@@ -38,7 +47,7 @@ mod tests {
                     query: None,
                 };
                 assert_eq!(
-                    operation(&catalogue, &head).unwrap_err().slug(),
+                    operation(&catalogue, &head, None).unwrap_err().slug(),
                     "unknown_operation",
                     "{method} {path}"
                 );

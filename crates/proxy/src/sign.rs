@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use gatepay_core::operation::Operation;
 use gatepay_core::{Credential, FreshStamp, translate};
-use gatepay_tenancy::SubAccount;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 
+use crate::admit::Acting;
 use crate::headers;
 
 /// What is sent to GatePay, apart from what each attempt makes fresh.
 ///
-/// It cannot be built without a sub-account: a tenant's call never goes out in the institution's own name.
+/// It cannot be built without saying whom it is made for: a tenant's call never goes out in the institution's own name.
 pub struct Outbound {
     method: Method,
     target: Uri,
@@ -20,7 +20,7 @@ pub struct Outbound {
     body: Bytes,
 }
 
-/// What of a tenant's request goes into the institution's.
+/// What of a caller's request goes into the institution's.
 pub struct Inbound<'a> {
     /// What stands behind `?`.
     pub query: Option<&'a str>,
@@ -42,44 +42,46 @@ pub enum Unsendable {
 }
 
 impl Outbound {
-    /// The institution's call for a tenant's: other path, same query, same body byte for byte, allow-listed headers.
-    ///
-    /// A translated row has a body of its own instead, and no query; `currencies` is what it asks for when the tenant
-    /// names none.
-    pub fn new(
+    /// The institution's call as the caller made it: other path, same query, same body byte for byte, allow-listed
+    /// headers.
+    pub fn verbatim(
         operation: &Operation,
-        tenant: Inbound<'_>,
-        account: &SubAccount,
+        inbound: Inbound<'_>,
+        acting: Acting<'_>,
+        host: &HeaderValue,
+    ) -> Result<Self, Unsendable> {
+        let headers = headers_to_gatepay(inbound.headers, acting, host)?;
+        Self::build(operation, inbound.query, headers, inbound.body)
+    }
+
+    /// The institution's balance query for a merchant's: another method, and a body that asks for the currencies the
+    /// tenant names, or for `currencies`.
+    pub fn balance(
+        operation: &Operation,
+        inbound: &Inbound<'_>,
+        acting: Acting<'_>,
         host: &HeaderValue,
         currencies: &[String],
+    ) -> Result<Self, Unsendable> {
+        let mut headers = headers_to_gatepay(inbound.headers, acting, host)?;
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let body = translate::balance_request(inbound.query, &inbound.body, currencies);
+        Self::build(operation, None, headers, body.into())
+    }
+
+    fn build(
+        operation: &Operation,
+        query: Option<&str>,
+        headers: HeaderMap,
+        body: Bytes,
     ) -> Result<Self, Unsendable> {
         let path = operation
             .institution_path
             .as_deref()
             .ok_or(Unsendable::NoPath)?;
-        let mut headers = HeaderMap::with_capacity(12);
-        headers.insert(header::HOST, host.clone());
-        for name in &headers::TO_GATEPAY {
-            for value in tenant.headers.get_all(name) {
-                headers.append(name, value.clone());
-            }
-        }
-        headers.insert(
-            headers::ON_BEHALF_OF,
-            HeaderValue::from_str(account.as_str()).map_err(http::Error::from)?,
-        );
-        let (query, body) = if operation.is_verbatim() {
-            (tenant.query, tenant.body)
-        } else {
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            );
-            (
-                None,
-                translate::balance_request(tenant.query, &tenant.body, currencies).into(),
-            )
-        };
         let target = match query {
             Some(query) => Uri::try_from(format!("{path}?{query}")),
             None => Uri::try_from(path),
@@ -121,4 +123,29 @@ impl Outbound {
         headers.insert(headers::SIGNATURE, signature);
         request
     }
+}
+
+/// The allow-listed lines of a caller's head, and whom the call is made for.
+fn headers_to_gatepay(
+    inbound: &HeaderMap,
+    acting: Acting<'_>,
+    host: &HeaderValue,
+) -> Result<HeaderMap, Unsendable> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(header::HOST, host.clone());
+    for name in &headers::TO_GATEPAY {
+        for value in inbound.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    let (name, account) = match acting {
+        Acting::OnBehalfOf(account) => (headers::ON_BEHALF_OF, account),
+        Acting::Merchant(merchant) => (headers::MERCHANT_ID, merchant),
+        Acting::Nobody => return Ok(headers),
+    };
+    headers.insert(
+        name,
+        HeaderValue::from_str(account).map_err(http::Error::from)?,
+    );
+    Ok(headers)
 }

@@ -5,12 +5,13 @@ use std::collections::hash_map::Entry;
 
 use gatepay_core::ClientId;
 
-use crate::tenant::{SubAccount, TenantId};
+use crate::party::PartyId;
+use crate::tenant::SubAccount;
 
 /// One thing that has one owner.
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) enum Claim {
-    Id(TenantId),
+    Id(PartyId),
     SubAccount(SubAccount),
     ClientId(ClientId),
     /// By fingerprint: equal for equal secrets, and says nothing else.
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_first_to_claim_a_thing_keeps_it() {
-        let id = || Claim::Id(TenantId::parse("acme").unwrap());
+        let id = || Claim::Id(PartyId::parse("acme").unwrap());
         let mut claims = Claims::default();
         assert_eq!(claims.stake(id(), "a"), None);
         assert_eq!(claims.stake(id(), "b"), Some(&"a"));

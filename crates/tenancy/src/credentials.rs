@@ -1,11 +1,11 @@
-//! The `[[credential]]` tables of the institution and of tenants.
+//! The `[[credential]]` tables of the institution, of tenants and of operators.
 
 use gatepay_core::{ClientId, Credential, SigningKey};
 
 use crate::claims::{Claim, Claims};
+use crate::party::DatedCredential;
 use crate::reader::{Place, Reader};
 use crate::secrets::{self, Sources};
-use crate::tenant::DatedCredential;
 use crate::value;
 
 /// The institution's. One client id may stand in several: GatePay can change the secret and keep the id.
@@ -33,8 +33,8 @@ pub(crate) fn of_institution(
     })
 }
 
-/// A tenant's. A client id is looked up to find the one credential that a request was signed with.
-pub(crate) fn of_tenant(
+/// A party's. A client id is looked up to find the one credential that a request was signed with.
+pub(crate) fn of_party(
     reader: &mut Reader<'_>,
     sources: Sources<'_>,
     claims: &mut Claims<Place>,

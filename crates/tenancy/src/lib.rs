@@ -1,19 +1,22 @@
-//! Configuration files become settings and an immutable registry of tenants, or a list of every problem in them.
+//! Configuration files become settings, a catalogue and an immutable registry of tenants and operators, or a list of
+//! every problem in them.
 //!
-//! [`load()`] reads `proxy.toml` and the tenant files it names, all of them, and answers with a [`Configuration`] whose
-//! types cannot be wrong, or with every [`Problem`] at once: file, line, key, and never a byte of a value, since a
-//! value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant.
+//! [`load()`] reads `proxy.toml` and the files of tenants and operators it names, all of them, and answers with a
+//! [`Configuration`] whose types cannot be wrong, or with every [`Problem`] at once: file, line, key, and never a byte
+//! of a value, since a value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant.
 //!
 //! What this crate deliberately is not: it knows no HTTP, opens no socket, watches nothing, logs nothing, and reads
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
-//! Read in this order: what comes out ([`tenant`], [`permissions`], [`settings`], [`url`], [`registry`]), how it is
-//! asked for ([`mod@load`], [`onboard`]), how a file is taken apart (`document`, `reader`, `value`), what each file may
-//! say (`proxy_file`, `tenant_file`, `credentials`, `not_yet`), what nobody may have twice (`claims`), and the one
-//! place that reads keys ([`secrets`]).
+//! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
+//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`]), how a file is taken apart (`document`, `reader`,
+//! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
+//! `credentials`, `not_yet`), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
 pub mod load;
 pub mod onboard;
+pub mod operator;
+pub mod party;
 pub mod permissions;
 pub mod problem;
 pub mod registry;
@@ -27,17 +30,20 @@ mod credentials;
 mod document;
 mod not_yet;
 mod operations;
+mod operator_file;
+mod party_file;
+mod paths;
 mod proxy_file;
 mod reader;
 mod tenant_file;
 mod value;
 
 pub use load::{Configuration, load};
+pub use operator::Operator;
+pub use party::{DatedCredential, Limits, Party, PartyId, Rate, ReplayRule, Standing};
 pub use permissions::Permissions;
 pub use problem::Problem;
-pub use registry::Registry;
+pub use registry::{Found, Registry, Who};
 pub use settings::Settings;
-pub use tenant::{
-    DatedCredential, Limits, Rate, ReplayRule, Standing, SubAccount, Tenant, TenantId,
-};
+pub use tenant::{SubAccount, Tenant};
 pub use url::UpstreamUrl;

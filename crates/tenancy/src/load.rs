@@ -10,25 +10,25 @@ use gatepay_core::Catalogue;
 use crate::claims::{Claim, Claims};
 use crate::document;
 use crate::document::Table;
+use crate::party_file::Terms;
 use crate::problem::{Problem, Problems};
 use crate::reader::{File, Place, Reader};
 use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
 use crate::settings::Settings;
-use crate::tenant::Tenant;
-use crate::{operations, proxy_file, tenant_file};
+use crate::{operations, operator_file, proxy_file, tenant_file};
 
 /// All that the files say.
 pub struct Configuration {
     /// The process.
     pub settings: Settings,
-    /// The tenants.
+    /// The tenants, and the institution's own operators.
     pub registry: Registry,
     /// What may be called: GatePay's documentation, as `proxy.toml` changes it.
     pub catalogue: Catalogue,
 }
 
-/// Reads `proxy.toml` and the tenants it names. `env` looks up an environment variable.
+/// Reads `proxy.toml`, and the tenants and operators it names. `env` looks up an environment variable.
 ///
 /// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
 pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, Vec<Problem>> {
@@ -38,8 +38,9 @@ pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, V
     finish(reading.problems, configuration)
 }
 
-/// Reads the tenants only, as a reload does: settings stay as they are until the process starts anew.
-pub fn tenants(
+/// Reads tenants and operators only, as a reload does: settings and catalogue stay as they are until the process starts
+/// anew.
+pub fn registry(
     proxy_toml: &Path,
     settings: &Settings,
     catalogue: &Catalogue,
@@ -54,15 +55,11 @@ pub fn tenants(
         claims.stake(Claim::ClientId(credential.client_id.clone()), place());
         claims.stake(Claim::Secret(credential.key.fingerprint()), place());
     }
-    let registry = match tenant_files(&settings.tenants) {
-        Ok(files) => Some(reading.tenants(&files, settings, catalogue, &mut claims)),
-        Err(error) => {
-            let text = listing_fault(&error);
-            reading.problems.add(&file.name, None, "tenants", text);
-            None
-        }
-    };
-    finish(reading.problems, registry)
+    let files = Files::list(settings, |key, fault| {
+        reading.problems.add(&file.name, None, key, fault);
+    });
+    let registry = reading.registry(&files, settings, catalogue, &mut claims);
+    finish(reading.problems, Some(registry))
 }
 
 fn finish<T>(problems: Problems, whole: Option<T>) -> Result<T, Vec<Problem>> {
@@ -72,11 +69,34 @@ fn finish<T>(problems: Problems, whole: Option<T>) -> Result<T, Vec<Problem>> {
     }
 }
 
-/// The tenant files of a folder, sorted by name; or the one file.
+/// The files of tenants and operators.
+struct Files {
+    tenants: Vec<PathBuf>,
+    operators: Vec<PathBuf>,
+}
+
+impl Files {
+    /// What cannot be listed is reported by its key.
+    fn list(settings: &Settings, report: impl Fn(&'static str, &'static str)) -> Self {
+        let list = |key, path: &Path| {
+            party_files(path).unwrap_or_else(|error| {
+                report(key, listing_fault(&error));
+                Vec::new()
+            })
+        };
+        let operators = settings.operators.as_deref();
+        Self {
+            tenants: list("tenants", &settings.tenants),
+            operators: operators.map_or_else(Vec::new, |path| list("operators", path)),
+        }
+    }
+}
+
+/// The tenant or operator files of a folder, sorted by name; or the one file.
 ///
 /// Names that begin with `.` are left out (editors' swap files, the `..data` of Kubernetes), as are those that end in
 /// `~` and all but `.toml` and `.json`.
-pub(crate) fn tenant_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn party_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if fs::metadata(path)?.is_file() {
         return Ok(vec![path.to_owned()]);
     }
@@ -93,12 +113,12 @@ pub(crate) fn tenant_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The tables of a file's tenants: its top, or each of its `[[tenant]]`.
-fn tenant_tables(mut top: Reader<'_>) -> Vec<Reader<'_>> {
-    if !top.has("tenant") {
+/// The tables of a file's tenants or operators: its top, or each of its `[[tenant]]` or `[[operator]]`.
+fn party_tables<'a>(mut top: Reader<'a>, word: &'static str) -> Vec<Reader<'a>> {
+    if !top.has(word) {
         return vec![top];
     }
-    let tables = top.tables("tenant").unwrap_or_default();
+    let tables = top.tables(word).unwrap_or_default();
     top.finish();
     tables
 }
@@ -133,12 +153,9 @@ impl<'a> Reading<'a> {
         let mut reader = Reader::new(self.file(path), &root);
         let settings = proxy_file::read(&mut reader, self.sources(path), claims);
         let catalogue = operations::read(&mut reader);
-        let files = tenant_files(&settings.tenants).unwrap_or_else(|error| {
-            reader.problem("tenants", listing_fault(&error));
-            Vec::new()
-        });
+        let files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         reader.finish();
-        let registry = self.tenants(&files, &settings, &catalogue, claims);
+        let registry = self.registry(&files, &settings, &catalogue, claims);
         Some(Configuration {
             settings,
             registry,
@@ -146,26 +163,44 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Tenants with a problem are left out; the registry is then not used.
-    fn tenants(
+    /// Whoever has a problem is left out; the registry is then not used.
+    fn registry(
         &self,
-        files: &[PathBuf],
+        files: &Files,
         settings: &Settings,
         catalogue: &Catalogue,
         claims: &mut Claims<Place>,
     ) -> Registry {
-        let mut tenants: Vec<Tenant> = Vec::with_capacity(files.len());
+        let terms = Terms {
+            catalogue,
+            window: settings.window,
+        };
+        let tenants = self.parties(&files.tenants, "tenant", |table, sources| {
+            tenant_file::read(table, terms, sources, claims)
+        });
+        let operators = self.parties(&files.operators, "operator", |table, sources| {
+            operator_file::read(table, terms, sources, claims)
+        });
+        Registry::index(tenants, operators)
+    }
+
+    /// Reads all tables of all files.
+    fn parties<T>(
+        &self,
+        files: &[PathBuf],
+        word: &'static str,
+        mut read: impl FnMut(Reader<'_>, Sources<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let mut parties = Vec::with_capacity(files.len());
         for path in files {
             let Some(root) = self.document(path) else {
                 continue;
             };
+            let tables = party_tables(Reader::new(self.file(path), &root), word);
             let sources = self.sources(path);
-            let tables = tenant_tables(Reader::new(self.file(path), &root));
-            tenants.extend(tables.into_iter().filter_map(|table| {
-                tenant_file::read(table, catalogue, settings.window, sources, claims)
-            }));
+            parties.extend(tables.into_iter().filter_map(|table| read(table, sources)));
         }
-        Registry::index(tenants)
+        parties
     }
 
     fn document(&self, path: &Path) -> Option<Table> {

@@ -17,7 +17,6 @@ enum Which {
 
 /// In `proxy.toml`.
 pub(crate) const PROXY: &[NotYet] = &[
-    NotYet("operators", Which::Any),
     NotYet("poll_ms", Which::NumberOtherThan(2_000)),
     NotYet("clock", Which::Word("follow")),
     NotYet("listen.trusted_proxies", Which::Any),
@@ -31,10 +30,10 @@ pub(crate) const PROXY: &[NotYet] = &[
 ];
 
 /// In a tenant's table.
-pub(crate) const TENANT: &[NotYet] = &[
-    NotYet("weight", Which::NumberOtherThan(1)),
-    NotYet("replay", Which::Word("nonce")),
-];
+pub(crate) const TENANT: &[NotYet] = &[NotYet("weight", Which::NumberOtherThan(1))];
+
+/// In a tenant's table or an operator's.
+pub(crate) const PARTY: &[NotYet] = &[NotYet("replay", Which::Word("nonce"))];
 
 /// Reports what of the list stands in a table.
 pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {

@@ -12,14 +12,15 @@ use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
 use crate::document;
-use crate::load::tenant_files;
-use crate::tenant::{SubAccount, TenantId};
+use crate::load::party_files;
+use crate::party::PartyId;
+use crate::tenant::SubAccount;
 
 /// Who is to be added, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct NewTenant<'a> {
     /// Its name, and that of its files.
-    pub id: &'a TenantId,
+    pub id: &'a PartyId,
     /// The account it acts for.
     pub sub_account: &'a SubAccount,
     /// The folder of tenant files.
@@ -55,7 +56,7 @@ pub enum AddError {
     #[error("tenant {id} exists already, in {}", file.display())]
     Id {
         /// The name.
-        id: TenantId,
+        id: PartyId,
         /// The file.
         file: PathBuf,
     },
@@ -134,7 +135,7 @@ fn refuse_known(tenant: &NewTenant<'_>) -> Result<(), AddError> {
     if tenant.tenants.is_file() {
         return Err(AddError::NotAFolder(tenant.tenants.to_owned()));
     }
-    for file in tenant_files(tenant.tenants).map_err(at(tenant.tenants))? {
+    for file in party_files(tenant.tenants).map_err(at(tenant.tenants))? {
         let Ok(root) = document::read(&file) else {
             continue;
         };
@@ -280,7 +281,7 @@ mod tests {
 
         fn add(&self, id: &str, sub_account: &str) -> Result<Added, AddError> {
             let tenant = NewTenant {
-                id: &TenantId::parse(id).unwrap(),
+                id: &PartyId::parse(id).unwrap(),
                 sub_account: &SubAccount::parse(sub_account).unwrap(),
                 tenants: &self.tenants(),
                 secrets: None,

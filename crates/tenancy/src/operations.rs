@@ -2,18 +2,20 @@
 //! side, or added.
 //!
 //! What a row is (who may call it, what it does, how tenants call it) is not for configuration to change. Whatever is
-//! written, no tenant's row leads where only the institution may go: that is said here, with its place, and
-//! [`Catalogue::new`] does not build such a table either.
+//! written, no tenant's row leads where only the institution may go: `paths` says so, with the place, and
+//! [`Catalogue::new`] does not build such a catalogue either.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::iter::zip;
 
 use gatepay_core::operation::{
-    Account, Key, Media, Method, Module, Scope, Switch, Translation, is_canonical, is_reserved,
+    Account, Key, Media, Method, Module, Scope, Switch, Translation, is_canonical,
 };
 use gatepay_core::{Catalogue, Kind, Operation};
 
 use crate::document::Value;
+use crate::paths::Whole;
 use crate::problem::closest;
 use crate::reader::{Fault, Place, Reader};
 use crate::value;
@@ -30,33 +32,13 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
         return standard;
     }
     let mut rows = standard.rows().to_vec();
-    let mut named: HashMap<Name, Place> = HashMap::new();
-    // Which row each table changed or added.
-    let changed: Vec<Option<usize>> = tables
+    let mut named = HashMap::new();
+    let changed: Vec<_> = tables
         .iter_mut()
-        .map(|table| {
-            let written = Written::read(table);
-            let name = written.name.clone()?;
-            if let Some(place) = named.get(&name) {
-                let text = format!("already has a table at {place}");
-                table.problem("name", text);
-                return None;
-            }
-            named.insert(name.clone(), table.place("name"));
-            match standard.position(&name.0) {
-                Some(position) => {
-                    correct(table, written, &mut rows[position]);
-                    Some(position)
-                }
-                None => {
-                    rows.push(add(table, name, written, &standard)?);
-                    Some(rows.len() - 1)
-                }
-            }
-        })
+        .map(|table| change(table, &mut rows, &mut named, &standard))
         .collect();
-    // Only now, so that two rows may swap their paths.
-    let placed = std::iter::zip(&changed, &tables);
+    // Rows are judged only now, so that two of them may swap their paths.
+    let placed = zip(&changed, &tables);
     let whole = Whole {
         rows: &rows,
         built_in: standard.rows(),
@@ -64,27 +46,42 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
             .filter_map(|(position, table)| Some(((*position)?, table.place("name"))))
             .collect(),
     };
-    let mut clear = true;
-    for (position, table) in std::iter::zip(changed, tables) {
-        for (key, fault) in position.into_iter().flat_map(|position| {
-            [
-                ("institution_path", whole.institution_fault(position)),
-                ("merchant_path", whole.merchant_fault(position)),
-            ]
-        }) {
-            if let Some(fault) = fault {
-                table.problem(key, fault);
-                clear = false;
-            }
+    let mut reported = false;
+    for (position, table) in zip(changed, tables) {
+        for (key, fault) in position.map_or_else(Vec::new, |position| whole.faults(position)) {
+            table.problem(key, fault);
+            reported = true;
         }
         table.finish();
     }
     Catalogue::new(rows).unwrap_or_else(|error| {
-        if clear {
+        if !reported {
             proxy.problem("operation", error.to_string());
         }
         standard
     })
+}
+
+/// Does what one table says, and gives the place of the row it is about.
+fn change(
+    table: &mut Reader<'_>,
+    rows: &mut Vec<Operation>,
+    named: &mut HashMap<Name, Place>,
+    standard: &Catalogue,
+) -> Option<usize> {
+    let written = Written::read(table);
+    let name = written.name.clone()?;
+    if let Some(place) = named.get(&name) {
+        table.problem("name", format!("already has a table at {place}"));
+        return None;
+    }
+    named.insert(name.clone(), table.place("name"));
+    if let Some(position) = standard.position(&name.0) {
+        correct(table, written, &mut rows[position]);
+        return Some(position);
+    }
+    rows.push(add(table, name, written, standard)?);
+    Some(rows.len() - 1)
 }
 
 /// A table as written, each key of it read.
@@ -251,103 +248,6 @@ fn account(scope: Scope, module: Module) -> Account {
         (Scope::Institution, Module::Accounts) => Account::None,
         _ => Account::OnBehalfOf,
     }
-}
-
-/// All rows as the tables leave them, to be judged together.
-struct Whole<'a> {
-    rows: &'a [Operation],
-    built_in: &'a [Operation],
-    /// Where the rows stand that tables changed or added.
-    places: HashMap<usize, Place>,
-}
-
-const OWN: &str = "is the institution's own and is never open to tenants";
-
-impl Whole<'_> {
-    /// Why a row cannot have its institution path.
-    fn institution_fault(&self, position: usize) -> Option<String> {
-        let row = &self.rows[position];
-        let path = row.institution_path.as_deref()?;
-        if row.scope == Scope::Tenant && self.is_own(path) {
-            return Some(OWN.to_owned());
-        }
-        let is_tenants = |other: &Operation| other.scope == Scope::Tenant && leads_to(other, path);
-        if row.scope == Scope::Institution
-            && let Some(other) = self.rows.iter().position(is_tenants)
-        {
-            let other = self.name(other);
-            return Some(format!(
-                "leads where tenants may go with {other}; the institution's own needs a path of its own"
-            ));
-        }
-        let method = row.institution_method;
-        let twin = self.other_than(position, |other| {
-            other.institution_method == method && other.institution_path.as_deref() == Some(path)
-        });
-        if let Some(other) = twin {
-            return Some(format!("leads where {other} does, by the same method"));
-        }
-        let is_known = self
-            .built_in
-            .get(position)
-            .is_some_and(|row| published(row, path));
-        if row.scope == Scope::Tenant && !is_known && !path.split('/').any(|it| it == "institution")
-        {
-            // On-Behalf-Of may mean nothing there.
-            return Some(
-                "has no segment `institution`: GatePay might make the call for the institution itself"
-                    .to_owned(),
-            );
-        }
-        None
-    }
-
-    /// Why a row cannot have its merchant path.
-    fn merchant_fault(&self, position: usize) -> Option<String> {
-        let row = &self.rows[position];
-        let path = row.merchant_path.as_deref()?;
-        if self.is_own(path) {
-            return Some(OWN.to_owned());
-        }
-        let twin = self.other_than(position, |other| {
-            other.method == row.method && other.merchant_path.as_deref() == Some(path)
-        });
-        twin.map(|other| format!("is that of {other} already, by the same method"))
-    }
-
-    /// Whether a path is the institution's own, in any case of letters.
-    fn is_own(&self, path: &str) -> bool {
-        let mut own = self
-            .rows
-            .iter()
-            .filter(|row| row.scope == Scope::Institution);
-        is_reserved(path) || own.any(|row| leads_to(row, path))
-    }
-
-    fn other_than(&self, position: usize, is: impl Fn(&Operation) -> bool) -> Option<String> {
-        let mut rows = self.rows.iter().enumerate();
-        let other = rows.find(|(other, row)| *other != position && is(row));
-        other.map(|(other, _)| self.name(other))
-    }
-
-    /// A name of ours, or where one of the operator's making stands.
-    fn name(&self, position: usize) -> String {
-        match (self.built_in.get(position), self.places.get(&position)) {
-            (None, Some(place)) => format!("the operation at {place}"),
-            _ => self.rows[position].name.to_string(),
-        }
-    }
-}
-
-fn leads_to(row: &Operation, path: &str) -> bool {
-    let own = row.institution_path.as_deref();
-    own.is_some_and(|own| own.eq_ignore_ascii_case(path))
-}
-
-/// Whether GatePay's pages print this institution path for a row.
-fn published(row: &Operation, path: &str) -> bool {
-    let mut alternatives = row.alternatives.iter();
-    row.institution_path.as_deref() == Some(path) || alternatives.any(|(_, other)| *other == path)
 }
 
 /// The name of an operation: 1 to 48 of `a-z`, `0-9` and `_`, beginning with a letter, and no word of another meaning.

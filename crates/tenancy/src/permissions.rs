@@ -1,4 +1,4 @@
-//! Which operations a tenant may call: the words of `[operations]`, resolved against the catalogue.
+//! Which operations somebody may call: the words of `[operations]`, resolved against the catalogue.
 
 use gatepay_core::operation::{Module, Scope};
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -7,16 +7,20 @@ use crate::problem::closest;
 use crate::reader::{Fault, Reader};
 use crate::value;
 
-/// A set of positions in [`Catalogue::rows`]. Rows of the institution's own, and rows that are off, are never in it.
+/// A set of positions in [`Catalogue::rows`]. Rows that are off are never in it, and in a tenant's never the
+/// institution's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Permissions(Box<[u64]>);
 
 impl Permissions {
     /// Every operation that is open to tenants and on.
-    pub fn all(catalogue: &Catalogue) -> Self {
-        let mut all = Self::none(catalogue);
-        all.add(catalogue, |_, row| is_open(row));
-        all
+    pub fn of_tenants(catalogue: &Catalogue) -> Self {
+        Self::all(catalogue, Audience::Tenants)
+    }
+
+    /// Every operation that is on: each has an institution path, which is what operators call.
+    pub fn of_operators(catalogue: &Catalogue) -> Self {
+        Self::all(catalogue, Audience::Operators)
     }
 
     /// Whether the operation at this position may be called.
@@ -28,6 +32,12 @@ impl Permissions {
     /// Whether nothing may be called.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
+    }
+
+    fn all(catalogue: &Catalogue, audience: Audience) -> Self {
+        let mut all = Self::none(catalogue);
+        all.add(catalogue, |_, row| audience.may(row));
+        all
     }
 
     fn none(catalogue: &Catalogue) -> Self {
@@ -43,12 +53,32 @@ impl Permissions {
     }
 }
 
+/// Whom operations are open to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    Tenants,
+    Operators,
+}
+
+impl Audience {
+    fn may(self, row: &Operation) -> bool {
+        row.off().is_none() && (self == Self::Operators || row.scope == Scope::Tenant)
+    }
+}
+
 /// Reads the table `operations`, or the lack of one.
-pub(crate) fn read(tenant: &mut Reader<'_>, catalogue: &Catalogue) -> Permissions {
-    let Some(mut table) = tenant.table("operations") else {
-        return Permissions::all(catalogue);
+pub(crate) fn read(
+    party: &mut Reader<'_>,
+    catalogue: &Catalogue,
+    audience: Audience,
+) -> Permissions {
+    let Some(mut table) = party.table("operations") else {
+        return Permissions::all(catalogue, audience);
     };
-    let allow = table.list("allow", value::text(|word| allowed(word, catalogue)));
+    let allow = table.list(
+        "allow",
+        value::text(|word| allowed(word, catalogue, audience)),
+    );
     let deny = table.list("deny", value::text(|word| Word::parse(word, catalogue)));
     table.finish();
 
@@ -56,11 +86,11 @@ pub(crate) fn read(tenant: &mut Reader<'_>, catalogue: &Catalogue) -> Permission
     let mut permissions = Permissions::none(catalogue);
     permissions.add(catalogue, |position, row| {
         let any = |words: &[Word]| words.iter().any(|word| word.means(position, row));
-        is_open(row) && allow.as_deref().is_none_or(any) && !any(&deny)
+        audience.may(row) && allow.as_deref().is_none_or(any) && !any(&deny)
     });
     if permissions.is_empty() {
-        let text = "leaves no operation; to stop a tenant, say standing = \"suspended\"";
-        tenant.problem("operations", text);
+        let text = "leaves no operation; to stop every call, say standing = \"suspended\"";
+        party.problem("operations", text);
     }
     permissions
 }
@@ -103,18 +133,18 @@ impl Word {
 }
 
 /// A word of `allow` must allow something: else whoever wrote it believes in a permission that is not there.
-fn allowed(text: &str, catalogue: &Catalogue) -> Result<Word, Fault> {
+fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word, Fault> {
     let word = Word::parse(text, catalogue)?;
     let rows = catalogue.rows().iter().enumerate();
     let rows = rows
         .filter(|(position, row)| word.means(*position, row))
         .map(|(_, row)| row);
-    let refusal = |row: &Operation| match (row.scope, row.off()) {
-        (Scope::Institution, _) => {
+    let refusal = |row: &Operation| match (audience, row.scope, row.off()) {
+        (Audience::Tenants, Scope::Institution, _) => {
             Some("is the institution's own and cannot be allowed for a tenant".into())
         }
-        (Scope::Tenant, Some(reason)) => Some(format!("is off: {reason}").into()),
-        (Scope::Tenant, None) => None,
+        (_, _, Some(reason)) => Some(format!("is off: {reason}").into()),
+        (_, _, None) => None,
     };
     // One row that is open is enough; otherwise the first says why.
     let refusals: Option<Vec<Fault>> = rows.map(refusal).collect();
@@ -125,10 +155,6 @@ fn allowed(text: &str, catalogue: &Catalogue) -> Result<Word, Fault> {
             .next()
             .unwrap_or("names no operation".into())),
     }
-}
-
-fn is_open(row: &Operation) -> bool {
-    row.scope == Scope::Tenant && row.off().is_none()
 }
 
 #[cfg(test)]
@@ -142,7 +168,7 @@ mod tests {
     use crate::problem::{Problem, Problems};
     use crate::reader::File;
 
-    fn resolve(text: &str) -> Result<Permissions, Vec<String>> {
+    fn resolve(text: &str, audience: Audience) -> Result<Permissions, Vec<String>> {
         let problems = Problems::default();
         let root = document::from_toml(text).ok().unwrap();
         let name = Path::new("acme.toml").into();
@@ -150,7 +176,11 @@ mod tests {
             name,
             problems: &problems,
         };
-        let permissions = read(&mut Reader::new(file, &root), &Catalogue::standard());
+        let permissions = read(
+            &mut Reader::new(file, &root),
+            &Catalogue::standard(),
+            audience,
+        );
         let problems = problems.sorted();
         if problems.is_empty() {
             Ok(permissions)
@@ -159,9 +189,17 @@ mod tests {
         }
     }
 
+    fn tenants(text: &str) -> Result<Permissions, Vec<String>> {
+        resolve(text, Audience::Tenants)
+    }
+
     /// The names a tenant may call.
     fn names(text: &str) -> Vec<String> {
-        let permissions = resolve(text).unwrap();
+        names_for(text, Audience::Tenants)
+    }
+
+    fn names_for(text: &str, audience: Audience) -> Vec<String> {
+        let permissions = resolve(text, audience).unwrap();
         let catalogue = Catalogue::standard();
         let rows = catalogue.rows().iter().enumerate();
         let allowed = rows.filter(|(position, _)| permissions.allows(*position));
@@ -171,7 +209,11 @@ mod tests {
     #[test]
     fn without_a_table_everything_open_is_allowed() {
         let catalogue = Catalogue::standard();
-        let open = catalogue.rows().iter().filter(|row| is_open(row)).count();
+        let open = catalogue
+            .rows()
+            .iter()
+            .filter(|row| Audience::Tenants.may(row))
+            .count();
         assert!(open > 20);
         assert_eq!(names("").len(), open);
         assert_eq!(names("[operations]").len(), open);
@@ -194,7 +236,7 @@ mod tests {
     #[test]
     fn a_slip_in_a_word_is_a_problem_with_a_suggestion() {
         assert_eq!(
-            resolve("[operations]\nallow = [\n'payment',\n'balanse']\ndeny = ['hunter2hunter2']"),
+            tenants("[operations]\nallow = [\n'payment',\n'balanse']\ndeny = ['hunter2hunter2']"),
             Err(vec![
                 "acme.toml:4: operations.allow[1]: is no module, kind or operation; did you mean `balance`?".to_owned(),
                 "acme.toml:5: operations.deny[0]: is no module, kind or operation; `gatepay-proxy operations` lists them".to_owned(),
@@ -205,19 +247,44 @@ mod tests {
     #[test]
     fn what_is_not_open_cannot_be_allowed() {
         for word in ["accounts", "charge", "create_transfer", "commission_rule"] {
-            let problems = resolve(&format!("operations.allow = ['{word}']")).unwrap_err();
+            let problems = tenants(&format!("operations.allow = ['{word}']")).unwrap_err();
             assert!(
                 problems[0].contains("the institution's own"),
                 "{word}: {problems:?}"
             );
         }
-        let problems = resolve("operations.allow = ['mcp']").unwrap_err();
+        let problems = tenants("operations.allow = ['mcp']").unwrap_err();
         assert!(problems[0].contains("is off: "), "{problems:?}");
     }
 
     #[test]
     fn the_institutions_own_may_be_denied_for_good_measure() {
         assert_eq!(names("operations.deny = ['charge', 'accounts']"), names(""));
+    }
+
+    #[test]
+    fn an_operator_may_call_everything_that_is_on() {
+        let operators = |text| names_for(text, Audience::Operators);
+        let all = operators("");
+        let on = |row: &&Operation| row.off().is_none();
+        assert_eq!(
+            all.len(),
+            Catalogue::standard().rows().iter().filter(on).count()
+        );
+        assert!(all.contains(&"create_charge".to_owned()) && !all.contains(&"mcp_call".to_owned()));
+        assert_eq!(
+            operators(
+                "operations = { allow = ['accounts', 'charge'], deny = ['money', 'update_account'] }"
+            ),
+            [
+                "create_account",
+                "query_account",
+                "list_accounts",
+                "charge_detail"
+            ]
+        );
+        let problems = resolve("operations.allow = ['mcp']", Audience::Operators).unwrap_err();
+        assert!(problems[0].contains("is off: "), "{problems:?}");
     }
 
     proptest! {
@@ -238,7 +305,7 @@ mod tests {
             let problems = Problems::default();
             let file = File { name: Path::new("acme.toml").into(), problems: &problems };
             // Whatever was reported: not even what stands in after a problem may be too much.
-            let permissions = read(&mut Reader::new(file, &root), &catalogue);
+            let permissions = read(&mut Reader::new(file, &root), &catalogue, Audience::Tenants);
             for (position, row) in catalogue.rows().iter().enumerate() {
                 prop_assert!(row.scope == Scope::Tenant || !permissions.allows(position), "{}", row.name);
             }

@@ -8,13 +8,14 @@ use gatepay_core::{SigningKey, Window};
 
 use crate::claims::Claims;
 use crate::document::Value;
+use crate::party::Rate;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
     Admin, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution, Listen,
     ListenTls, Log, LogFormat, Metrics, Quota, RefusalStatus, Settings, Upstream,
 };
-use crate::tenant::{Rate, SubAccount};
+use crate::tenant::SubAccount;
 use crate::url::UpstreamUrl;
 use crate::{credentials, not_yet, value};
 
@@ -235,7 +236,10 @@ fn drain(mut reader: Reader<'_>) -> Drain {
 fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
     let currencies = reader.list("currencies", value::text(currency));
     if currencies.as_ref().is_some_and(Vec::is_empty) {
-        reader.problem("currencies", "names no currency; leave it out for the default");
+        reader.problem(
+            "currencies",
+            "names no currency; leave it out for the default",
+        );
     }
     reader.finish();
     currencies.unwrap_or(default)

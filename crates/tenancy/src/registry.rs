@@ -1,25 +1,66 @@
-//! All tenants, found by client id.
+//! All tenants and operators, found by client id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gatepay_core::ClientId;
 
 use crate::claims::{Claim, Claims};
-use crate::tenant::{DatedCredential, Tenant};
+use crate::operator::Operator;
+use crate::party::{DatedCredential, Party};
+use crate::tenant::{SubAccount, Tenant};
 
-/// All tenants: immutable, built whole or not at all.
+/// All tenants and operators: immutable, built whole or not at all.
 #[derive(Default)]
 pub struct Registry {
     tenants: Vec<Arc<Tenant>>,
+    operators: Vec<Arc<Operator>>,
     by_client_id: HashMap<ClientId, At>,
+    accounts: HashSet<SubAccount>,
 }
 
-/// Where a credential is: places in `tenants` and in the tenant's `credentials`.
+/// Where a credential is: the party's position, and the place in its `credentials`.
 #[derive(Clone, Copy)]
 struct At {
-    tenant: u32,
+    position: u32,
     credential: u32,
+}
+
+/// Whom a client id belongs to. Dates and standing are not judged.
+#[derive(Clone, Copy)]
+pub struct Found<'a> {
+    /// Whose it is.
+    pub who: Who<'a>,
+    /// The credential it names.
+    pub credential: &'a DatedCredential,
+    /// Their place in [`Registry::parties`]: a small number for tables kept beside the registry.
+    pub position: usize,
+}
+
+/// A tenant or an operator.
+#[derive(Clone, Copy)]
+pub enum Who<'a> {
+    /// One of the institution's customers.
+    Tenant(&'a Arc<Tenant>),
+    /// The institution's own back office.
+    Operator(&'a Arc<Operator>),
+}
+
+impl<'a> Who<'a> {
+    /// What both have.
+    pub fn party(self) -> &'a Party {
+        match self {
+            Self::Tenant(tenant) => &tenant.party,
+            Self::Operator(operator) => &operator.party,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tenant(_) => "tenant",
+            Self::Operator(_) => "operator",
+        }
+    }
 }
 
 /// Two things that must differ do not.
@@ -35,11 +76,13 @@ pub struct Conflict {
 }
 
 impl Registry {
-    /// Indexes tenants that were made in this process, by the same rules as [`load()`](crate::load()) has for files.
+    /// Indexes parties that were made in this process, by the same rules as [`load()`](crate::load()) has for files.
     pub fn new(
         tenants: Vec<Tenant>,
+        operators: Vec<Operator>,
         institution: &[DatedCredential],
     ) -> Result<Self, Vec<Conflict>> {
+        let registry = Self::index(tenants, operators);
         let mut claims = Claims::default();
         for dated in institution {
             let credential = &dated.credential;
@@ -48,8 +91,9 @@ impl Registry {
             claims.stake(Claim::Secret(credential.key.fingerprint()), owner());
         }
         let mut conflicts = Vec::new();
-        for tenant in &tenants {
-            let owner = format!("tenant {}", tenant.id);
+        for who in registry.parties() {
+            let party = who.party();
+            let owner = format!("{} {}", who.word(), party.id);
             let mut conflict = |what, first: Option<&String>| {
                 conflicts.extend(first.map(|first| Conflict {
                     what,
@@ -57,14 +101,15 @@ impl Registry {
                     second: owner.clone(),
                 }));
             };
-            conflict(
-                "id",
-                claims.stake(Claim::Id(tenant.id.clone()), owner.clone()),
-            );
-            let account = tenant.sub_account.clone();
-            let other = claims.stake_account(account, owner.clone(), tenant.shared_sub_account);
-            conflict("sub-account", other);
-            for dated in &tenant.credentials {
+            let id = Claim::Id(party.id.clone());
+            conflict("id", claims.stake(id, owner.clone()));
+            if let Who::Tenant(tenant) = who {
+                let account = tenant.sub_account.clone();
+                let shared = tenant.shared_sub_account;
+                let other = claims.stake_account(account, owner.clone(), shared);
+                conflict("sub-account", other);
+            }
+            for dated in &party.credentials {
                 let credential = &dated.credential;
                 let id = Claim::ClientId(credential.client_id.clone());
                 conflict("client id", claims.stake(id, owner.clone()));
@@ -73,38 +118,54 @@ impl Registry {
             }
         }
         if conflicts.is_empty() {
-            Ok(Self::index(tenants))
+            Ok(registry)
         } else {
             Err(conflicts)
         }
     }
 
-    /// Sorts and indexes tenants whose claims do not conflict.
-    pub(crate) fn index(mut tenants: Vec<Tenant>) -> Self {
-        tenants.sort_by(|one, other| one.id.cmp(&other.id));
+    /// Sorts and indexes parties; what they claim is the caller's to judge.
+    pub(crate) fn index(mut tenants: Vec<Tenant>, mut operators: Vec<Operator>) -> Self {
+        tenants.sort_by(|one, other| one.party.id.cmp(&other.party.id));
+        operators.sort_by(|one, other| one.party.id.cmp(&other.party.id));
+        let mut registry = Self {
+            accounts: tenants
+                .iter()
+                .map(|tenant| tenant.sub_account.clone())
+                .collect(),
+            tenants: tenants.into_iter().map(Arc::new).collect(),
+            operators: operators.into_iter().map(Arc::new).collect(),
+            by_client_id: HashMap::new(),
+        };
+        let credentials = registry.parties().map(|who| who.party().credentials.len());
+        let mut by_client_id = HashMap::with_capacity(credentials.sum());
         let place = |index| u32::try_from(index).expect("there are fewer than four billion");
-        let credentials = tenants.iter().map(|tenant| tenant.credentials.len()).sum();
-        let mut by_client_id = HashMap::with_capacity(credentials);
-        for (index, tenant) in tenants.iter().enumerate() {
-            for (credential, dated) in tenant.credentials.iter().enumerate() {
+        for (position, who) in registry.parties().enumerate() {
+            for (credential, dated) in who.party().credentials.iter().enumerate() {
                 let at = At {
-                    tenant: place(index),
+                    position: place(position),
                     credential: place(credential),
                 };
                 by_client_id.insert(dated.credential.client_id.clone(), at);
             }
         }
-        Self {
-            tenants: tenants.into_iter().map(Arc::new).collect(),
-            by_client_id,
-        }
+        registry.by_client_id = by_client_id;
+        registry
     }
 
-    /// The tenant and the credential a client id belongs to, by one hash look-up. Dates and standing are not judged.
-    pub fn find(&self, client_id: &str) -> Option<(&Arc<Tenant>, &DatedCredential)> {
+    /// Whom a client id belongs to, by one hash look-up.
+    pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
         let at = self.by_client_id.get(client_id)?;
-        let tenant = &self.tenants[at.tenant as usize];
-        Some((tenant, &tenant.credentials[at.credential as usize]))
+        let position = at.position as usize;
+        let who = match self.tenants.get(position) {
+            Some(tenant) => Who::Tenant(tenant),
+            None => Who::Operator(&self.operators[position - self.tenants.len()]),
+        };
+        Some(Found {
+            who,
+            credential: &who.party().credentials[at.credential as usize],
+            position,
+        })
     }
 
     /// All tenants, sorted by id.
@@ -112,13 +173,19 @@ impl Registry {
         &self.tenants
     }
 
-    /// How many tenants there are.
-    pub fn len(&self) -> usize {
-        self.tenants.len()
+    /// All operators, sorted by id.
+    pub fn operators(&self) -> &[Arc<Operator>] {
+        &self.operators
     }
 
-    /// Whether there are none: allowed, and worth a warning.
-    pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty()
+    /// Everybody: the tenants, then the operators. The place of each is its [`Found::position`].
+    pub fn parties(&self) -> impl Iterator<Item = Who<'_>> {
+        let tenants = self.tenants.iter().map(Who::Tenant);
+        tenants.chain(self.operators.iter().map(Who::Operator))
+    }
+
+    /// Whether some tenant acts for this sub-account.
+    pub fn knows_account(&self, account: &str) -> bool {
+        self.accounts.contains(account)
     }
 }

@@ -9,14 +9,14 @@ use gatepay_core::check::Strictness;
 use gatepay_core::{Credential, SigningKey, Window};
 use ipnet::IpNet;
 
-use crate::tenant::{DatedCredential, Rate};
+use crate::party::{DatedCredential, Rate};
 pub use crate::url::UpstreamUrl;
 
 /// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
 pub struct Settings {
     /// The folder of tenant files, or the one file.
     pub tenants: PathBuf,
-    /// The folder of operator files.
+    /// The folder of operator files, or the one file; without it there are no operators.
     pub operators: Option<PathBuf>,
     /// Where replay memory is handed over, and the lock lies.
     pub state_dir: Option<PathBuf>,

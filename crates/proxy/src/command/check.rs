@@ -76,7 +76,8 @@ fn report(name: &str, configuration: &Configuration) {
         };
         let operations = (0..catalogue.rows().len())
             .filter(|position| {
-                tenant.party.permissions.allows(*position) && catalogue.rows()[*position].off().is_none()
+                tenant.party.permissions.allows(*position)
+                    && catalogue.rows()[*position].off().is_none()
             })
             .count();
         say(format_args!(

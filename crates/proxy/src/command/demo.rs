@@ -16,7 +16,7 @@ use gatepay_proxy::pool::{Pool, Upstream};
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
-use gatepay_tenancy::{Configuration, DatedCredential, Registry, SubAccount, Tenant, PartyId};
+use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;

@@ -14,11 +14,16 @@ fn example(name: &str) -> String {
 
 /// The examples, each file changed by `edit`, and made-up secrets beside them.
 fn copy(edit: impl Fn(&str, String) -> String) -> Folder {
-    let names = ["proxy.toml", "tenants.d/acme.toml", "tenants.d/globex.json"];
+    let names = [
+        "proxy.toml",
+        "tenants.d/acme.toml",
+        "tenants.d/globex.json",
+        "operators.d/backoffice.toml",
+    ];
     let folder = names.iter().fold(folder(), |folder, name| {
         folder.file(name, edit(name, example(name)))
     });
-    ["institution", "acme", "globex", "globex-2027"]
+    ["institution", "acme", "globex", "globex-2027", "backoffice"]
         .iter()
         .fold(folder, |folder, name| {
             folder.secret(name, &format!("made-up-{name}"))
@@ -53,6 +58,7 @@ fn the_examples_are_good_and_show_the_defaults() {
     assert_eq!(settings.window, plain.window);
     assert_eq!(settings.poll, plain.poll);
     assert_eq!(settings.checks, plain.checks);
+    assert_eq!(settings.balance_currencies, plain.balance_currencies);
     assert_eq!(settings.refusal_status, RefusalStatus::Http);
     assert_eq!(settings.log.format, LogFormat::Json);
     assert_eq!(settings.upstream.deadline, Duration::from_secs(15));
@@ -65,16 +71,19 @@ fn the_examples_are_good_and_show_the_defaults() {
         .registry
         .tenants()
         .iter()
-        .map(|it| it.id.as_str())
+        .map(|it| it.party.id.as_str())
         .collect();
     assert_eq!(ids, ["acme", "globex"]);
     let plain = folder().tenant("acme", "").loads().registry;
-    let (acme, _) = configuration
+    let acme = configuration
         .registry
         .find("5f0c6a1e-3c0d-4d38-9b55-0d3c1f6f2a10")
-        .unwrap();
-    assert_eq!(acme.limits, plain.tenants()[0].limits);
-    assert_eq!(acme.permissions, plain.tenants()[0].permissions);
+        .unwrap()
+        .who
+        .party();
+    let plain = &plain.tenants()[0].party;
+    assert_eq!(acme.limits, plain.limits);
+    assert_eq!(acme.permissions, plain.permissions);
     assert_eq!(acme.standing, Standing::Active);
 }
 
@@ -91,6 +100,7 @@ fn every_optional_key_of_a_tenant_is_one() {
     let configuration = folder.loads();
     let tenant = &configuration.registry.tenants()[0];
     assert!(tenant.shared_sub_account);
+    let tenant = &tenant.party;
     assert_eq!(tenant.addresses.len(), 2);
     assert_eq!(tenant.limits.money.unwrap().burst.get(), 10);
     assert_eq!(tenant.limits.of_kind(Kind::Read).unwrap().burst.get(), 80);
@@ -103,6 +113,43 @@ fn every_optional_key_of_a_tenant_is_one() {
     assert!(tenant.permissions.allows(position("query_order")));
     assert!(!tenant.permissions.allows(position("create_payout")));
     assert!(tenant.credentials[0].not_before < tenant.credentials[0].not_after);
+}
+
+#[test]
+fn every_optional_key_of_an_operator_is_one() {
+    let folder = copy(|name, text| match name {
+        "operators.d/backoffice.toml" => uncommented(&text),
+        "proxy.toml" => text.replace("# operators = ", "operators = "),
+        _ => text,
+    });
+    let configuration = folder.loads();
+    let [operator] = configuration.registry.operators() else {
+        panic!("there is one")
+    };
+    let party = &operator.party;
+    assert_eq!(party.id.as_str(), "backoffice");
+    assert_eq!(party.limits.money.unwrap().burst.get(), 5);
+    assert_eq!(party.addresses.len(), 1);
+    let may = |name| {
+        let position = configuration.catalogue.position(name).unwrap();
+        party.permissions.allows(position)
+    };
+    assert!(may("create_account") && may("query_order") && may("upgrade_fee_rule"));
+    assert!(!may("update_account") && !may("create_charge") && !may("create_order"));
+}
+
+#[test]
+fn the_operations_of_the_example_are_good() {
+    let text = example("proxy.toml");
+    let begin = text.find("# [[operation]]").unwrap();
+    let end = text.find("[balance]").unwrap();
+    let catalogue = folder()
+        .proxy(&uncommented(&text[begin..end]))
+        .loads()
+        .catalogue;
+    assert!(catalogue.named("create_gift_card").unwrap().off().is_some());
+    assert!(catalogue.named("query_balance").unwrap().is_verbatim());
+    assert_eq!(catalogue.named("create_voucher").unwrap().off(), None);
 }
 
 #[test]
@@ -131,7 +178,6 @@ fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
     assert_eq!(
         keys,
         [
-            "operators",
             "listen.trusted_proxies",
             "admin.token",
             "upstream.proxy",

@@ -8,6 +8,10 @@
 
 /// The files of `config/` are good, and say what they claim to say.
 mod examples;
+/// Rows of the catalogue are switched, corrected and added, and never opened.
+mod operations;
+/// The institution's own operators, beside the tenants.
+mod operators;
 /// Every mistake is reported, with its place, together with all others.
 mod problems;
 /// Tenants are found, whichever way their files are laid out.

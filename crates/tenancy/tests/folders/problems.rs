@@ -40,8 +40,8 @@ fn each_value_of_the_proxy_is_judged() {
         ),
         ("poll_ms = '2s'", "1: poll_ms: must be a whole number"),
         (
-            "poll_ms = 100_000_000",
-            "1: poll_ms: must be at most 86400000",
+            "upstream.deadline_ms = 100_000_000",
+            "1: upstream.deadline_ms: must be at most 86400000",
         ),
         (
             "checks = 'most'",
@@ -103,6 +103,14 @@ fn each_value_of_the_proxy_is_judged() {
         (
             "drain = { grace_ms = 10, deadline_ms = 9 }",
             "1: drain.deadline_ms: must be at least grace_ms, which it includes",
+        ),
+        (
+            "balance.currencies = []",
+            "1: balance.currencies: names no currency; leave it out for the default",
+        ),
+        (
+            "balance.currencies = ['USDT', 'usd']",
+            "1: balance.currencies[1]: must be a currency: 1 to 16 of A-Z and 0-9, like \"USDT\"",
         ),
         (
             "log.format = 'xml'",
@@ -167,7 +175,7 @@ fn each_value_of_a_tenant_is_judged() {
         ),
         (
             "operations = { allow = ['read'], deny = ['read'] }",
-            "4: operations: leaves no operation; to stop a tenant, say standing = \"suspended\"",
+            "4: operations: leaves no operation; to stop every call, say standing = \"suspended\"",
         ),
     ] {
         let folder = folder().tenant("acme", text);
@@ -267,17 +275,12 @@ fn two_tenants_share_a_sub_account_only_if_both_say_so() {
 #[test]
 fn what_this_version_does_not_act_on_is_refused_not_ignored() {
     for (key, text) in [
-        ("operators", "operators = 'operators.d'"),
         ("clock", "clock = 'follow'"),
         (
             "listen.trusted_proxies",
             "listen.trusted_proxies = ['10.0.0.0/8']",
         ),
         ("listen.proxy_protocol", "listen.proxy_protocol = true"),
-        (
-            "listen.tls.client_ca",
-            "listen.tls = { certificate = 'c', key = 'k', client_ca = 'a' }",
-        ),
         ("admin.token", "admin.token = { env = 'TOKEN' }"),
         ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
         ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
@@ -288,12 +291,28 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         let problem = format!("proxy.toml:1: {key}: is not supported by this version yet");
         assert_eq!(folder.problems(), [problem]);
     }
+    for (key, number, default) in [
+        ("poll_ms", "1_000", "2000"),
+        ("upstream.resolve_ms", "5_001", "5000"),
+    ] {
+        let folder = folder().proxy(&format!("{key} = {number}"));
+        let problem = format!(
+            "proxy.toml:1: {key}: is not supported by this version yet; leave it at {default}"
+        );
+        assert_eq!(folder.problems(), [problem]);
+    }
     assert_eq!(
-        folder().tenant("acme", "replay = 'nonce'").problems(),
-        ["tenants.d/acme.toml:4: replay: is not supported by this version yet"]
+        folder()
+            .tenant("acme", "replay = 'nonce'\nweight = 2")
+            .problems(),
+        [
+            "tenants.d/acme.toml:4: replay: is not supported by this version yet",
+            "tenants.d/acme.toml:5: weight: is not supported by this version yet; leave it at 1",
+        ]
     );
     folder()
-        .proxy("clock = 'local'\nlisten.proxy_protocol = false")
+        .proxy("clock = 'local'\npoll_ms = 2_000\nlisten.proxy_protocol = false\nupstream.resolve_ms = 5000")
+        .tenant("acme", "replay = 'pair'\nweight = 1")
         .loads();
 }
 

@@ -1,6 +1,5 @@
 use std::fs;
 
-use gatepay_core::Catalogue;
 use gatepay_tenancy::load;
 use proptest::prelude::*;
 
@@ -86,8 +85,31 @@ fn nor_is_one_in_the_proxys_file() {
         format!("listen.address = '{CANARY}'"),
         format!("tenants = '{CANARY}'"),
         format!("institution.account_id = '{CANARY} {CANARY}'"),
+        format!("balance.currencies = ['{CANARY}']"),
+        format!("[[operation]]\nname = '{CANARY}'"),
+        format!("[[operation]]\nname = 'create_order'\nenabled = '{CANARY}'"),
+        format!("[[operation]]\nname = 'create_order'\n{CANARY} = 1"),
+        format!("[[operation]]\nname = 'create_order'\ninstitution_path = '{CANARY}'"),
+        format!("[[operation]]\nname = 'create_order'\ninstitution_path = '/{CANARY}'"),
+        format!("[[operation]]\nname = 'create_order'\ninstitution_path = '/rate/{CANARY}'"),
+        format!("[[operation]]\nname = 'added'\nmodule = '{CANARY}'\nkind = '{CANARY}'"),
+        format!("[[operation]]\nname = 'added'\nkey = ['{CANARY}', '{CANARY}-']"),
     ] {
         keeps_it_secret(&folder().proxy(&text));
+    }
+}
+
+#[test]
+fn nor_is_one_in_an_operators_file() {
+    for text in [
+        format!("id = '{CANARY}'"),
+        format!("secret = '{CANARY}'"),
+        format!("{CANARY} = 1"),
+        format!("operations.deny = ['{CANARY}']"),
+        format!("[[credential]]\nclient_id = '{CANARY} '\nsecret = '{CANARY}'"),
+    ] {
+        let folder = folder().proxy("operators = 'operators.d'");
+        keeps_it_secret(&folder.file("operators.d/desk.toml", text));
     }
 }
 
@@ -161,9 +183,7 @@ fn judge(bytes: &[u8]) -> Result<(), TestCaseError> {
     for name in ["proxy.toml", "tenants.d/a.toml", "tenants.d/a.json"] {
         let before = fs::read(folder.path(name)).ok();
         fs::write(folder.path(name), bytes).unwrap();
-        let loaded = load(&folder.path("proxy.toml"), &Catalogue::standard(), &|_| {
-            None
-        });
+        let loaded = load(&folder.path("proxy.toml"), &|_| None);
         let shown = format!("{:?}", loaded.err());
         prop_assert!(!shown.contains(CANARY), "{}", shown);
         match before {

@@ -28,7 +28,8 @@ fn one_final_line_end_is_not_part_of_a_secret() {
     let same = |one: &str, other: &str| {
         let [one, other] =
             [one, other].map(|secret| acme().secret("acme", secret).loads().registry);
-        let [one, other] = [&one, &other].map(|it| &it.tenants()[0].credentials[0].credential.key);
+        let [one, other] =
+            [&one, &other].map(|it| &it.tenants()[0].party.credentials[0].credential.key);
         one.same_secret(other)
     };
     assert!(same("made-up=", "made-up=\n"));

@@ -217,7 +217,7 @@ mod tests {
     use bytes::Bytes;
     use gatepay_core::{Catalogue, Credential};
     use gatepay_proxy::authenticate;
-    use gatepay_tenancy::{DatedCredential, Registry, SubAccount, Tenant, PartyId};
+    use gatepay_tenancy::{DatedCredential, PartyId, Registry, SubAccount, Tenant};
     use http::HeaderMap;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -278,7 +278,12 @@ mod tests {
     fn refusal(input: &Input) -> Option<String> {
         let registry = registry();
         let body = Bytes::copy_from_slice(&input.body);
-        let authentic = authenticate::identify(&registry, &input.headers, NOW).and_then(|caller| {
+        let authentic = authenticate::identify(
+            authenticate::claimed(&registry, &input.headers),
+            &input.headers,
+            NOW,
+        )
+        .and_then(|caller| {
             let mut payload = caller.payload();
             payload.body(&body);
             caller.verify(payload, &body)

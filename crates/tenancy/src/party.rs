@@ -1,0 +1,245 @@
+//! Who may sign: what tenants and operators have in common.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use gatepay_core::{Credential, Kind, Window};
+use ipnet::IpNet;
+
+use crate::party_file;
+use crate::permissions::Permissions;
+use crate::settings::DEFAULT_WINDOW;
+
+/// Somebody who signs requests: a tenant's or an operator's side of the bargain.
+pub struct Party {
+    /// Its name in logs, metrics and files.
+    pub id: PartyId,
+    /// What it may do at all.
+    pub standing: Standing,
+    /// Where its calls may come from; empty means anywhere.
+    pub addresses: Vec<IpNet>,
+    /// What counts as a repetition.
+    pub replay: ReplayRule,
+    /// How much it may call.
+    pub limits: Limits,
+    /// What it may call.
+    pub permissions: Permissions,
+    /// How far its stamps may lie from our clock; never wider than the proxy's.
+    pub window: Window,
+    /// Who signs for it; at least one.
+    pub credentials: Vec<DatedCredential>,
+}
+
+impl Party {
+    /// Everything else at its default, for a party made in a process instead of a file.
+    pub fn new(id: PartyId, permissions: Permissions, credentials: Vec<DatedCredential>) -> Self {
+        Self {
+            id,
+            standing: Standing::Active,
+            addresses: Vec::new(),
+            replay: ReplayRule::Pair,
+            limits: Limits::default(),
+            permissions,
+            window: DEFAULT_WINDOW,
+            credentials,
+        }
+    }
+
+    /// Whether a call may come from this address.
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.addresses.is_empty() || self.addresses.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// The name of a tenant or an operator: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or digit.
+///
+/// It becomes a file name and a metric label, so it must be safe as both.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartyId(Box<str>);
+
+/// Why a text cannot be such a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 64 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit")]
+pub struct PartyIdError;
+
+impl PartyId {
+    /// Accepts what is safe as a file name and a metric label.
+    pub fn parse(text: &str) -> Result<Self, PartyIdError> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let allowed = text
+            .bytes()
+            .all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'));
+        if allowed && text.len() <= 64 && text.bytes().next().is_some_and(plain) {
+            Ok(Self(text.into()))
+        } else {
+            Err(PartyIdError)
+        }
+    }
+
+    /// The name as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for PartyId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PartyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for PartyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What somebody may do at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything its permissions allow.
+    Active,
+    /// Of that, reads only.
+    ReadOnly,
+    /// Nothing.
+    Suspended,
+}
+
+/// What counts as a repetition of a signed request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayRule {
+    /// The same timestamp and nonce (protocol.md 1.5: some clients keep a nonce for hours).
+    Pair,
+    /// The same nonce, whatever the timestamp.
+    Nonce,
+}
+
+/// How often: a steady rate, and how much may come at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests per second over time.
+    pub per_second: NonZeroU32,
+    /// Requests at once after a quiet time.
+    pub burst: NonZeroU32,
+}
+
+/// How much somebody may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Over all calls.
+    pub all: Rate,
+    /// Requests at the same time.
+    pub in_flight: NonZeroU32,
+    /// Over reads, besides `all`.
+    pub read: Option<Rate>,
+    /// Over writes, besides `all`.
+    pub write: Option<Rate>,
+    /// Over money calls, besides `all`.
+    pub money: Option<Rate>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let per_second = party_file::REQUESTS_PER_SECOND;
+        Self {
+            all: Rate {
+                per_second,
+                burst: per_second.saturating_mul(party_file::BURST),
+            },
+            in_flight: party_file::IN_FLIGHT,
+            read: None,
+            write: None,
+            money: None,
+        }
+    }
+}
+
+impl Limits {
+    /// The further limit on calls of one kind.
+    pub fn of_kind(&self, kind: Kind) -> Option<Rate> {
+        match kind {
+            Kind::Read => self.read,
+            Kind::Write => self.write,
+            Kind::Money => self.money,
+        }
+    }
+}
+
+/// A credential and the time it is good for, in milliseconds since 1970.
+pub struct DatedCredential {
+    /// Client id and key.
+    pub credential: Credential,
+    /// Good from here on.
+    pub not_before: Option<u64>,
+    /// Good before this.
+    pub not_after: Option<u64>,
+}
+
+impl DatedCredential {
+    /// A credential that is always good.
+    pub fn undated(credential: Credential) -> Self {
+        Self {
+            credential,
+            not_before: None,
+            not_after: None,
+        }
+    }
+
+    /// Whether it is good at a time: from `not_before` on, and before `not_after`.
+    pub fn valid_at(&self, now_ms: u64) -> bool {
+        self.not_before.is_none_or(|begin| begin <= now_ms)
+            && self.not_after.is_none_or(|end| now_ms < end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_not_impl_any;
+
+    assert_not_impl_any!(Party: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(DatedCredential: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+
+    #[test]
+    fn a_name_is_safe_as_a_file_name_and_a_label() {
+        for good in ["acme", "7-eleven", "a.b_c-d", &"a".repeat(64)] {
+            assert_eq!(PartyId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "-x",
+            "_x",
+            "Acme",
+            "a/b",
+            "a b",
+            "a\n",
+            "ä",
+            &"a".repeat(65),
+        ] {
+            assert_eq!(PartyId::parse(bad), Err(PartyIdError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_good_from_its_first_moment_to_before_its_last() {
+        use gatepay_core::{ClientId, SecretKey};
+        let secret = SecretKey::new(zeroize::Zeroizing::new("k".to_owned())).unwrap();
+        let credential = Credential::new(ClientId::parse("c").unwrap(), &secret);
+        let mut dated = DatedCredential::undated(credential);
+        assert!(dated.valid_at(0) && dated.valid_at(u64::MAX));
+        dated.not_before = Some(10);
+        dated.not_after = Some(20);
+        let good: Vec<_> = [9, 10, 19, 20].map(|now| dated.valid_at(now)).into();
+        assert_eq!(good, [false, true, true, false]);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a tenant's table and an operator's have in common, as written.
+
+use std::num::NonZeroU32;
+
+use gatepay_core::{Catalogue, Window};
+
+use crate::claims::{Claim, Claims};
+use crate::document::Value;
+use crate::party::{Limits, Party, PartyId, Rate, ReplayRule, Standing};
+use crate::permissions::Audience;
+use crate::reader::{Fault, Place, Reader};
+use crate::secrets::Sources;
+use crate::{credentials, not_yet, permissions, value};
+
+/// A busy shop's peak; ten such tenants fill the institution's default quota.
+pub(crate) const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// The burst as a multiple of the rate: two seconds' worth, since shops poll in step. 100 by default.
+pub(crate) const BURST: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
+/// At GatePay's usual answer times far more than the rate needs; one slow minute still cannot take all connections.
+pub(crate) const IN_FLIGHT: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// What holds for all parties.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) catalogue: &'a Catalogue,
+    /// The proxy's own window, which no party's may exceed.
+    pub(crate) window: Window,
+}
+
+/// Reads the keys that all parties have. `None` if there is no good name; that was reported.
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    audience: Audience,
+    terms: Terms<'_>,
+    sources: Sources<'_>,
+    claims: &mut Claims<Place>,
+) -> Option<Party> {
+    not_yet::refuse(not_yet::PARTY, reader);
+    let id = reader.required("id", value::text(PartyId::parse));
+    if let Some(id) = &id
+        && let Some(place) = claims.stake(Claim::Id(id.clone()), reader.place("id"))
+    {
+        reader.problem("id", format!("is already used at {place}"));
+    }
+    let standing = reader.or("standing", Standing::Active, value::word(STANDINGS));
+    let replay = reader.or("replay", ReplayRule::Pair, value::word(REPLAY_RULES));
+    let addresses = reader.list("addresses", value::network);
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        reader.problem("addresses", "allows no address; leave it out to allow all");
+    }
+    let limits = limits(reader.section("limits"));
+    let permissions = permissions::read(reader, terms.catalogue, audience);
+    let window = window(reader.section("timestamp"), terms.window);
+    let credentials = credentials::of_party(reader, sources, claims);
+    Some(Party {
+        id: id?,
+        standing,
+        addresses: addresses.unwrap_or_default(),
+        replay,
+        limits,
+        permissions,
+        window,
+        credentials,
+    })
+}
+
+const STANDINGS: &[(&str, Standing)] = &[
+    ("active", Standing::Active),
+    ("read_only", Standing::ReadOnly),
+    ("suspended", Standing::Suspended),
+];
+
+const REPLAY_RULES: &[(&str, ReplayRule)] =
+    &[("pair", ReplayRule::Pair), ("nonce", ReplayRule::Nonce)];
+
+fn limits(mut reader: Reader<'_>) -> Limits {
+    let per_second = reader.or("requests_per_second", REQUESTS_PER_SECOND, value::requests);
+    let burst = burst(&mut reader, per_second);
+    let in_flight = reader.or("in_flight", IN_FLIGHT, value::requests);
+    let [read, write, money] = ["read", "write", "money"].map(|kind| rate(&mut reader, kind));
+    reader.finish();
+    Limits {
+        all: Rate { per_second, burst },
+        in_flight,
+        read,
+        write,
+        money,
+    }
+}
+
+/// A further limit on one kind of calls.
+fn rate(limits: &mut Reader<'_>, kind: &'static str) -> Option<Rate> {
+    let mut reader = limits.table(kind)?;
+    let per_second = reader.required("requests_per_second", value::requests);
+    let burst = burst(&mut reader, per_second.unwrap_or(REQUESTS_PER_SECOND));
+    reader.finish();
+    per_second.map(|per_second| Rate { per_second, burst })
+}
+
+fn burst(reader: &mut Reader<'_>, per_second: NonZeroU32) -> NonZeroU32 {
+    reader.or("burst", per_second.saturating_mul(BURST), value::requests)
+}
+
+/// A party's window may be narrower than the proxy's: replay memory is laid out for the widest.
+fn window(mut reader: Reader<'_>, proxy: Window) -> Window {
+    let window = Window {
+        past_ms: reader.or("past_ms", proxy.past_ms, narrower(1, proxy.past_ms)),
+        future_ms: reader.or("future_ms", proxy.future_ms, narrower(0, proxy.future_ms)),
+    };
+    reader.finish();
+    window
+}
+
+fn narrower(least: u64, proxy: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
+    move |value| match value::number(value, least..=u64::MAX)? {
+        wider if wider > proxy => Err(format!("may be at most the proxy's own, {proxy}").into()),
+        narrower => Ok(narrower),
+    }
+}

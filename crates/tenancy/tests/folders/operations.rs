@@ -1,0 +1,547 @@
+use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope, is_reserved};
+use gatepay_core::{Catalogue, Kind, Operation};
+use proptest::prelude::*;
+
+use crate::support::folder;
+
+/// An operation GatePay's documentation does not have.
+const VOUCHER: &str = "[[operation]]
+name = 'create_voucher'
+module = 'giftcard'
+kind = 'money'
+method = 'POST'
+merchant_path = '/v1/pay/voucher'
+institution_path = '/payment/open/institution/v1/pay/voucher'
+";
+
+#[track_caller]
+fn catalogue(text: &str) -> Catalogue {
+    folder().proxy(text).loads().catalogue
+}
+
+/// What is wrong with tables that stand at the top of `proxy.toml`.
+fn problems(text: &str) -> Vec<String> {
+    let problems = folder().proxy(text).problems();
+    let text = |problem: &String| problem.trim_start_matches("proxy.toml:").to_owned();
+    problems.iter().map(text).collect()
+}
+
+fn row<'a>(catalogue: &'a Catalogue, name: &str) -> &'a Operation {
+    catalogue.named(name).unwrap()
+}
+
+#[test]
+fn without_a_table_the_catalogue_is_the_documentations() {
+    assert_eq!(catalogue("").rows(), Catalogue::standard().rows());
+}
+
+#[test]
+fn an_operation_is_turned_off_and_on() {
+    let text = "[[operation]]
+name = 'create_order'
+enabled = false
+[[operation]]
+name = 'refund_order_v3'
+enabled = true
+";
+    let catalogue = catalogue(text);
+    assert!(row(&catalogue, "create_order").off().is_some());
+    assert!(row(&catalogue, "refund_order_v3").off().is_none());
+    let standard = Catalogue::standard();
+    assert!(row(&standard, "refund_order_v3").off().is_some());
+}
+
+#[test]
+fn tenants_may_call_what_is_on_and_nothing_else() {
+    let text = format!("{VOUCHER}[[operation]]\nname = 'create_order'\nenabled = false\n");
+    let configuration = folder()
+        .proxy(&text)
+        .tenant("acme", "")
+        .tenant(
+            "globex",
+            "operations.allow = ['create_voucher', 'query_order']",
+        )
+        .loads();
+    let may = |tenant: usize, name| {
+        let position = configuration.catalogue.position(name).unwrap();
+        let tenants = configuration.registry.tenants();
+        tenants[tenant].party.permissions.allows(position)
+    };
+    assert!(may(0, "create_voucher") && may(0, "query_order") && !may(0, "create_order"));
+    assert!(may(1, "create_voucher") && may(1, "query_order") && !may(1, "close_order"));
+
+    let folder = folder()
+        .proxy(&text)
+        .tenant("acme", "operations.allow = ['create_order']");
+    assert_eq!(
+        folder.problems(),
+        ["tenants.d/acme.toml:4: operations.allow[0]: is off: proxy.toml disables it"]
+    );
+}
+
+#[test]
+fn where_an_operation_leads_can_be_corrected() {
+    let text = "[[operation]]
+name = 'query_balance'
+institution_method = 'GET'
+institution_path = '/payment/open/institution/v1/pay/balance/query'
+[[operation]]
+name = 'create_conversion'
+institution_path = '/transfer/open/institution/v1/pay/convert'
+body_limit_bytes = 4_096
+[[operation]]
+name = 'create_account'
+institution_path = '/merchant/open/institution/v2/accounts'
+";
+    let catalogue = catalogue(text);
+    let balance = row(&catalogue, "query_balance");
+    assert!(balance.is_verbatim());
+    let position = catalogue.position("query_balance");
+    let path = "/payment/open/institution/v1/pay/balance/query";
+    assert_eq!(catalogue.institution(Method::Get, path), position);
+    let path = "/payment/open/institution/v1/balance";
+    assert_eq!(catalogue.institution(Method::Post, path), None);
+    assert_eq!(row(&catalogue, "create_conversion").body_limit, Some(4_096));
+    assert_eq!(row(&catalogue, "create_account").scope, Scope::Institution);
+}
+
+#[test]
+fn a_published_alternative_brings_its_method_along() {
+    let catalogue = catalogue(
+        "[[operation]]\nname = 'query_balance'\ninstitution_path = '/payment/open/institution/v1/pay/balance/query'",
+    );
+    let balance = row(&catalogue, "query_balance");
+    assert_eq!(balance.institution_method, Method::Get);
+}
+
+#[test]
+fn every_published_alternative_can_be_chosen() {
+    let standard = Catalogue::standard();
+    let mut chosen = 0;
+    for operation in standard.rows() {
+        for (method, path) in operation.alternatives {
+            let catalogue = catalogue(&format!(
+                "[[operation]]\nname = '{}'\ninstitution_path = '{path}'",
+                operation.name
+            ));
+            let position = catalogue.institution(*method, path);
+            assert_eq!(position, standard.position(&operation.name));
+            chosen += 1;
+        }
+    }
+    assert_eq!(chosen, 6);
+}
+
+#[test]
+fn two_operations_may_swap_their_paths() {
+    let prefix = "/payment/open/institution/v1/pay/order";
+    let catalogue = catalogue(&format!(
+        "[[operation]]\nname = 'query_order'\ninstitution_path = '{prefix}/close'
+[[operation]]\nname = 'close_order'\ninstitution_path = '{prefix}/query'"
+    ));
+    let position = catalogue.institution(Method::Post, &format!("{prefix}/close"));
+    assert_eq!(position, catalogue.position("query_order"));
+}
+
+#[test]
+fn an_operation_without_a_path_of_its_own_goes_out_on_behalf_of_the_tenant_too() {
+    let catalogue = catalogue(
+        "[[operation]]\nname = 'mcp_call'\nenabled = true\ninstitution_path = '/payment/open/institution/api/mcp'",
+    );
+    let mcp = row(&catalogue, "mcp_call");
+    assert_eq!((mcp.off(), mcp.account), (None, Account::OnBehalfOf));
+}
+
+#[test]
+fn an_added_operation_is_all_that_its_table_says() {
+    let text = format!(
+        "{VOUCHER}institution_method = 'PUT'
+key = ['voucherNo', 'client_part']
+media_type = 'multipart/form-data'
+body_limit_bytes = 1_024
+[[operation]]
+name = 'list_ledger'
+scope = 'institution'
+module = 'commission_rule'
+kind = 'read'
+method = 'GET'
+institution_path = '/rate/ledger'
+key = 'ledger_no'
+"
+    );
+    let catalogue = catalogue(&text);
+    let voucher = row(&catalogue, "create_voucher");
+    assert_eq!(voucher.scope, Scope::Tenant);
+    assert_eq!(
+        (voucher.module, voucher.kind, voucher.method),
+        (Module::GiftCard, Kind::Money, Method::Post)
+    );
+    assert_eq!(voucher.institution_method, Method::Put);
+    assert_eq!(voucher.account, Account::OnBehalfOf);
+    assert_eq!(
+        voucher.key,
+        Key::Both("voucherNo".into(), "client_part".into())
+    );
+    assert_eq!(
+        (voucher.media, voucher.body_limit),
+        (Media::Multipart, Some(1_024))
+    );
+    assert_eq!(voucher.off(), None);
+    let position = catalogue.position("create_voucher");
+    assert_eq!(position, Some(Catalogue::standard().rows().len()));
+    assert_eq!(
+        catalogue.merchant(Method::Post, "/v1/pay/voucher"),
+        position
+    );
+
+    let ledger = row(&catalogue, "list_ledger");
+    assert_eq!(
+        (ledger.scope, ledger.account),
+        (Scope::Institution, Account::MerchantId)
+    );
+    assert_eq!(ledger.merchant_path, None);
+    assert_eq!(ledger.key, Key::One("ledger_no".into()));
+}
+
+#[test]
+fn what_an_operation_is_cannot_be_changed() {
+    let cannot = "cannot be changed; a built-in operation can be enabled or disabled, and have its institution_path, \
+                  institution_method and body_limit_bytes corrected";
+    for (key, value) in [
+        ("module", "'payout'"),
+        ("kind", "'read'"),
+        ("scope", "'institution'"),
+        ("method", "'GET'"),
+        ("merchant_path", "'/v1/pay/other'"),
+        ("key", "'batch_id'"),
+        ("media_type", "'application/json'"),
+    ] {
+        assert_eq!(
+            problems(&format!(
+                "[[operation]]\nname = 'create_payout'\n{key} = {value}"
+            )),
+            [format!("3: operation[0].{key}: {cannot}")]
+        );
+    }
+    assert_eq!(
+        problems("[[operation]]\nname = 'create_charge'\nscope = 'tenant'"),
+        [
+            "3: operation[0].scope: cannot be changed: this operation is the institution's own and is never open to tenants"
+        ]
+    );
+    assert_eq!(
+        problems("[[operation]]\nname = 'mcp_call'\nenabled = true"),
+        [
+            "3: operation[0].enabled: needs an institution_path beside it: GatePay publishes none for this operation"
+        ]
+    );
+}
+
+#[test]
+fn no_tenants_operation_leads_to_what_is_the_institutions_own() {
+    let own = "is the institution's own and is never open to tenants";
+    for path in [
+        "/merchant/open/institution/v1/accounts/create",
+        "/merchant/open/institution/v1/accounts",
+        "/Merchant/Open/Institution/V1/Accounts/close",
+        "/rate/commission_rule",
+        "/transfer/open/institution/v1/pay/transfer/batch",
+        "/transfer/open/institution/v1/pay/charges/detail",
+    ] {
+        assert_eq!(
+            problems(&format!(
+                "[[operation]]\nname = 'query_order'\ninstitution_path = '{path}'"
+            )),
+            [format!("3: operation[0].institution_path: {own}")],
+            "{path}"
+        );
+        let added = VOUCHER.replace("/payment/open/institution/v1/pay/voucher", path);
+        assert_eq!(
+            problems(&added),
+            [format!("7: operation[0].institution_path: {own}")],
+            "{path}"
+        );
+        let added = VOUCHER.replace("/v1/pay/voucher'\ninst", &format!("{path}'\ninst"));
+        assert_eq!(
+            problems(&added),
+            [format!("6: operation[0].merchant_path: {own}")],
+            "{path}"
+        );
+    }
+    let added = VOUCHER.replace("giftcard", "charge");
+    assert_eq!(
+        problems(&added),
+        [
+            "3: operation[0].module: is the institution's own module and is never open to tenants; say scope = \"institution\""
+        ]
+    );
+}
+
+#[test]
+fn nor_to_what_became_the_institutions_own() {
+    let ledger = "[[operation]]
+name = 'list_ledger'
+scope = 'institution'
+module = 'accounts'
+kind = 'read'
+method = 'GET'
+institution_path = '/payment/open/institution/v1/pay/Voucher'
+";
+    assert_eq!(
+        problems(&format!("{VOUCHER}{ledger}")),
+        [
+            "7: operation[0].institution_path: is the institution's own and is never open to tenants",
+            "14: operation[1].institution_path: leads where tenants may go with the operation at proxy.toml:2; the institution's own needs a path of its own",
+        ]
+    );
+    let moved = "[[operation]]
+name = 'create_charge'
+institution_path = '/payment/open/institution/v1/pay/order'";
+    assert_eq!(
+        problems(moved),
+        [
+            "3: operation[0].institution_path: leads where tenants may go with create_order; the institution's own needs a path of its own"
+        ]
+    );
+}
+
+#[test]
+fn a_tenants_call_never_goes_where_the_institution_calls_for_itself() {
+    assert_eq!(
+        problems("[[operation]]\nname = 'create_payout'\ninstitution_path = '/v1/pay/withdraw'"),
+        [
+            "3: operation[0].institution_path: has no segment `institution`: GatePay might make the call for the institution itself"
+        ]
+    );
+    // Where GatePay's own pages print such a path, they are believed.
+    catalogue(
+        "[[operation]]\nname = 'create_batch_transfer'\ninstitution_path = '/v1/pay/batch/transfer'",
+    );
+}
+
+#[test]
+fn a_path_has_one_spelling() {
+    for path in [
+        "",
+        "payment",
+        "/",
+        "/payment/",
+        "//payment",
+        "/payment//x",
+        "/payment/../rate",
+        "/payment/./x",
+        "/payment/%2e",
+        "/payment?x=1",
+        "/payment#x",
+        "/payment x",
+        "/payment\\\\x",
+        "/payment;x",
+        "/päyment",
+        "/{payment}",
+    ] {
+        for key in ["institution_path", "merchant_path"] {
+            let text = format!("[[operation]]\nname = 'create_voucher'\n{key} = \"{path}\"");
+            let problem = format!("3: operation[0].{key}: is not canonical: ");
+            assert!(
+                problems(&text).iter().any(|it| it.starts_with(&problem)),
+                "{path} {:?}",
+                problems(&text)
+            );
+        }
+    }
+}
+
+#[test]
+fn every_mistake_in_a_table_is_reported_with_its_place() {
+    let text = "[[operation]]
+name = 'creat_order'
+enabled = 'no'
+[[operation]]
+name = 'create_voucher'
+module = 'gift_card'
+kind = 'gift'
+method = 'PATCH'
+scope = 'all'
+key = ['a', 'b', 'c']
+media_type = 'text/plain'
+body_limit_bytes = 0
+institution_paht = '/x'
+[[operation]]
+enabled = true
+[[operation]]
+name = 'Create'
+[[operation]]
+name = 'money'
+[[operation]]
+name = 'query_order'
+[[operation]]
+name = 'query_order'
+[[operation]]
+name = 'list_ledger'
+scope = 'institution'
+merchant_path = '/v1/ledger'
+";
+    assert_eq!(
+        problems(text),
+        [
+            "2: operation[0].name: is no operation; did you mean `create_order`?",
+            "3: operation[0].enabled: must be true or false",
+            "4: operation[1].institution_path: is missing",
+            "4: operation[1].merchant_path: is missing",
+            "6: operation[1].module: is no module; did you mean `giftcard`?",
+            "7: operation[1].kind: must be \"read\" or \"write\" or \"money\"",
+            "8: operation[1].method: must be \"GET\" or \"POST\" or \"PUT\" or \"DELETE\"",
+            "9: operation[1].scope: must be \"tenant\" or \"institution\"",
+            "10: operation[1].key: must be the name of a field, or a list of two that belong together",
+            "11: operation[1].media_type: must be \"application/json\" or \"multipart/form-data\"",
+            "12: operation[1].body_limit_bytes: must be at least 1",
+            "13: operation[1].institution_paht: is not a key here; did you mean `institution_path`?",
+            "14: operation[2].name: is missing",
+            "17: operation[3].name: must be 1 to 48 of a-z, 0-9 and `_`, beginning with a letter",
+            "19: operation[4].name: is the name of a module or kind",
+            "23: operation[6].name: already has a table at proxy.toml:21",
+            "24: operation[7].institution_path: is missing",
+            "24: operation[7].kind: is missing",
+            "24: operation[7].method: is missing",
+            "24: operation[7].module: is missing",
+            "27: operation[7].merchant_path: must not stand here: tenants do not call what is the institution's own",
+        ]
+    );
+    assert_eq!(
+        problems("operation = 'none'"),
+        ["1: operation: must be a list of tables"]
+    );
+    assert_eq!(
+        problems("[[operation]]\nname = 'create_something_else'"),
+        [
+            "2: operation[0].name: is no operation; to add it, say module, kind, method, merchant_path and institution_path too"
+        ]
+    );
+    let many = "[[operation]]\nname = 'query_order'\n".repeat(1_001);
+    assert_eq!(
+        problems(&many),
+        ["1: operation: may stand at most 1000 times"]
+    );
+}
+
+#[test]
+fn one_method_and_path_has_one_operation() {
+    let taken = VOUCHER.replace("/v1/pay/voucher", "/v1/pay/order");
+    assert_eq!(
+        problems(&taken),
+        [
+            "6: operation[0].merchant_path: is that of create_order already, by the same method",
+            "7: operation[0].institution_path: leads where create_order does, by the same method",
+        ]
+    );
+    let again = VOUCHER.replace("create_voucher", "make_voucher");
+    assert_eq!(
+        problems(&format!("{VOUCHER}{again}")),
+        [
+            "6: operation[0].merchant_path: is that of the operation at proxy.toml:9 already, by the same method",
+            "7: operation[0].institution_path: leads where the operation at proxy.toml:9 does, by the same method",
+            "13: operation[1].merchant_path: is that of the operation at proxy.toml:2 already, by the same method",
+            "14: operation[1].institution_path: leads where the operation at proxy.toml:2 does, by the same method",
+        ]
+    );
+    // Another method is another operation.
+    catalogue(&taken.replace("POST", "PUT"));
+}
+
+/// A path: as often a new one as one that some row has, or that is near to the institution's own.
+fn path() -> impl Strategy<Value = String> {
+    let standard = Catalogue::standard();
+    let rows = standard.rows().iter();
+    let known: Vec<_> = rows
+        .flat_map(|row| row.institution_path.iter().chain(&row.merchant_path))
+        .map(ToString::to_string)
+        .collect();
+    let near = OWN.iter().flat_map(|own| {
+        [
+            format!("{own}/other"),
+            format!("{own}s"),
+            own.to_uppercase(),
+        ]
+    });
+    let new = (0..1_000).prop_map(|n| format!("/payment/open/institution/v9/{n}"));
+    prop_oneof![
+        2 => prop::sample::select(known),
+        1 => prop::sample::select(near.collect::<Vec<_>>()),
+        3 => new,
+    ]
+}
+
+/// A table that corrects.
+fn corrected() -> impl Strategy<Value = String> {
+    let standard = Catalogue::standard();
+    let names: Vec<_> = standard
+        .rows()
+        .iter()
+        .map(|row| row.name.to_string())
+        .collect();
+    (prop::sample::select(names), path(), any::<bool>()).prop_map(|(name, path, enabled)| {
+        format!(
+            "[[operation]]\nname = '{name}'\nenabled = {enabled}\ninstitution_path = '{path}'\n"
+        )
+    })
+}
+
+/// A table that adds.
+fn added() -> impl Strategy<Value = String> {
+    let name = (0..1_000).prop_map(|n| format!("added_{n}"));
+    let scope = prop::sample::select(vec!["", "scope = 'tenant'", "scope = 'institution'"]);
+    let module = prop_oneof![
+        2 => Just(Module::Payment),
+        1 => prop::sample::select(Module::ALL),
+    ];
+    let method = prop::sample::select(Method::ALL);
+    let kind = prop::sample::select(Kind::ALL);
+    (name, scope, module, method, kind, path(), path()).prop_map(
+        |(name, scope, module, method, kind, merchant, institution)| {
+            let merchant = match scope {
+                "scope = 'institution'" => String::new(),
+                _ => format!("merchant_path = '{merchant}'\n"),
+            };
+            format!(
+                "[[operation]]\nname = '{name}'\n{scope}\nmodule = '{module}'\nmethod = '{method}'\nkind = '{kind}'\n{merchant}institution_path = '{institution}'\n"
+            )
+        },
+    )
+}
+
+/// Accounts, fee settings, transfer and charge (protocol.md 2).
+const OWN: [&str; 4] = [
+    "/merchant/open/institution/v1/accounts",
+    "/rate/commission_rule",
+    "/transfer/open/institution/v1/pay/transfer",
+    "/transfer/open/institution/v1/pay/charge",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_configuration_lets_a_tenant_reach_accounts_fee_settings_transfer_or_charge(
+        tables in prop::collection::vec(prop_oneof![corrected(), added()], 1..4),
+    ) {
+        let folder = folder().proxy(&tables.concat()).tenant("acme", "");
+        let Ok(configuration) = folder.load() else { return Ok(()) };
+        let rows = configuration.catalogue.rows();
+        let acme = &configuration.registry.tenants()[0];
+        for (position, row) in rows.iter().enumerate() {
+            if row.scope == Scope::Institution {
+                prop_assert!(!acme.party.permissions.allows(position), "{}", row.name);
+                prop_assert_eq!(&row.merchant_path, &None);
+                continue;
+            }
+            let path = row.institution_path.as_deref().unwrap_or_default().to_lowercase();
+            prop_assert!(!is_reserved(&path), "{}: {path}", row.name);
+            prop_assert!(!OWN.iter().any(|own| path.starts_with(own)), "{}: {path}", row.name);
+            let same = |other: &Operation| other.institution_path.as_deref().is_some_and(|it| it.to_lowercase() == path);
+            prop_assert!(!rows.iter().any(|it| it.scope == Scope::Institution && same(it)), "{}: {path}", row.name);
+        }
+        for row in Catalogue::standard().rows().iter().filter(|row| row.scope == Scope::Institution) {
+            prop_assert_eq!(configuration.catalogue.named(&row.name).unwrap().scope, Scope::Institution);
+        }
+    }
+}
