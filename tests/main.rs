@@ -1,8 +1,48 @@
 //! What the program does, seen through its real listener. One binary, so that it links once.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot be set up has failed"
+)]
+
 mod support;
 
 // A request that is fine arrives at GatePay as it was sent, signed by the institution.
 mod forwarding;
-// A request that is not from who it says, not fresh, or not new is refused, each for its own reason.
+// Of a tenant's head only what is harmless goes on; whose call it is, and when, is ours to say.
+mod headers;
+// GatePay's answer comes back as it was, or visibly broken.
+mod relay;
+// A request that has two readings, is too large or too slow goes nowhere.
+mod ingress;
+// Connections of either version of HTTP live as long as they are used.
+mod connections;
+// A request that is not from who it says, or not fresh, is refused, each for its own reason.
 mod authentication;
+// A signed request is acted on once.
+mod replay;
+// A tenant calls what it may call, from where it may, and nothing of the institution's own.
+mod permissions;
+// Bodies GatePay would refuse anyway are refused by field.
+mod checks;
+// Nobody sends more than their share, and nobody pays for what was refused.
+mod limits;
+// When GatePay cannot be heard, what is said about the money is true.
+mod outcomes;
+// One tenant never meets another's orders.
+mod tenants;
+// Every request is written down once, however it ends.
+mod records;
+// Operators see counts and readiness, also after a crash.
+mod operating;
+// It ends without losing a request, and without waiting for callers that have none.
+mod drain;
+// What is secret stays secret, and what a caller said is not repeated.
+mod secrecy;
+// The real binary starts from files, answers real clients, and ends on a signal.
+mod process;
+// The other commands do what they say.
+mod commands;
+// What the design says is never so, is not so in the sources.
+mod architecture;

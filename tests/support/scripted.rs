@@ -2,17 +2,25 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-/// A scripted upstream. It stops answering when it is dropped.
+/// A scripted upstream.
 pub(crate) struct Scripted {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<Vec<u8>>>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    then: Then,
+    received: Mutex<Vec<Vec<u8>>>,
+    connections: Mutex<usize>,
+    closed: Mutex<usize>,
+    open: Mutex<bool>,
+    opened: Condvar,
 }
 
 /// What is done once a request has arrived.
-#[derive(Clone)]
 pub(crate) enum Then {
     /// These bytes are sent; the connection stays open.
     Answer(Vec<u8>),
@@ -23,17 +31,7 @@ pub(crate) enum Then {
 impl Scripted {
     /// Answers every request in the same way.
     pub(crate) fn always(then: Then) -> Self {
-        let listener = TcpListener::bind(super::any_port()).expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
-        let received = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&received);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (then, kept) = (then.clone(), Arc::clone(&kept));
-                thread::spawn(move || serve(stream, &then, &kept));
-            }
-        });
-        Self { address, received }
+        Self::start(then, true)
     }
 
     /// Answers 200 with this body.
@@ -41,16 +39,57 @@ impl Scripted {
         Self::always(Then::Answer(answer("200 OK", "", body.as_bytes())))
     }
 
+    /// Holds every answer back until [`release`](Self::release).
+    pub(crate) fn held() -> Self {
+        let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
+        Self::start(Then::Answer(answer("200 OK", "", body)), false)
+    }
+
+    fn start(then: Then, open: bool) -> Self {
+        let listener = TcpListener::bind(super::any_port()).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared {
+            then,
+            received: Mutex::default(),
+            connections: Mutex::new(0),
+            closed: Mutex::new(0),
+            open: Mutex::new(open),
+            opened: Condvar::new(),
+        });
+        let kept = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&kept);
+                *shared.connections.lock().expect("nobody panicked") += 1;
+                thread::spawn(move || shared.serve(stream));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Lets the answers go.
+    pub(crate) fn release(&self) {
+        *self.shared.open.lock().expect("nobody panicked") = true;
+        self.shared.opened.notify_all();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Every request it was sent, head and body as they came.
-    pub(crate) fn received(&self) -> Vec<Vec<u8>> {
-        self.received
-            .lock()
-            .expect("no server thread panicked")
-            .clone()
+    /// How many requests it was sent.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.received.lock().expect("nobody panicked").len()
+    }
+
+    /// How many connections it has closed.
+    pub(crate) fn closed(&self) -> usize {
+        *self.shared.closed.lock().expect("nobody panicked")
+    }
+
+    /// How many connections were made to it.
+    pub(crate) fn connections(&self) -> usize {
+        *self.shared.connections.lock().expect("nobody panicked")
     }
 }
 
@@ -63,26 +102,42 @@ pub(crate) fn answer(status: &str, lines: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn serve(mut stream: TcpStream, then: &Then, kept: &Mutex<Vec<Vec<u8>>>) {
-    let mut buffer = Vec::new();
-    loop {
-        while let Some(length) = whole(&buffer) {
-            kept.lock()
-                .expect("no server thread panicked")
-                .push(buffer.drain(..length).collect());
-            let (bytes, close) = match then {
-                Then::Answer(bytes) => (bytes, false),
-                Then::AnswerAndClose(bytes) => (bytes, true),
-            };
-            if stream.write_all(bytes).is_err() || close {
-                let _ = stream.shutdown(Shutdown::Both);
-                return;
+/// An answer in chunks of these many bytes, without the last chunk that says it is whole.
+pub(crate) fn chunks(body: &[u8], bytes: usize) -> Vec<u8> {
+    let mut wire = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for chunk in body.chunks(bytes) {
+        wire.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        wire.extend_from_slice(chunk);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) {
+        let mut buffer = Vec::new();
+        loop {
+            while let Some(length) = whole(&buffer) {
+                let request = buffer.drain(..length).collect();
+                self.received.lock().expect("nobody panicked").push(request);
+                let open = self.open.lock().expect("nobody panicked");
+                drop(self.opened.wait_while(open, |open| !*open));
+                let (bytes, close) = match &self.then {
+                    Then::Answer(bytes) => (bytes, false),
+                    Then::AnswerAndClose(bytes) => (bytes, true),
+                };
+                if stream.write_all(bytes).is_err() || close {
+                    // Whoever hung up first needs no goodbye.
+                    let _ = stream.shutdown(Shutdown::Both);
+                    *self.closed.lock().expect("nobody panicked") += 1;
+                    return;
+                }
             }
-        }
-        let mut piece = [0; 16 * 1024];
-        match stream.read(&mut piece) {
-            Ok(0) | Err(_) => return,
-            Ok(read) => buffer.extend_from_slice(&piece[..read]),
+            let mut piece = [0; 16 * 1024];
+            match stream.read(&mut piece) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => buffer.extend_from_slice(&piece[..read]),
+            }
         }
     }
 }

@@ -65,7 +65,7 @@ impl fmt::Display for Steering {
                  your institution",
             ),
             Self::NotOneText { line, column } => {
-                write!(f, "body is not one JSON text (line {line}, column {column})")
+                write!(f, "body is not JSON (line {line}, column {column})")
             }
             Self::Repeated { line, column } => {
                 write!(f, "body names one member twice (line {line}, column {column})")
@@ -92,9 +92,13 @@ pub fn guard(
         let names = || ACCOUNT_FIELDS.into_iter().chain([CALLBACK]);
         let mut sent = Sent::default();
         sent.read_query(query.unwrap_or_default(), names);
-        // A lenient parser may read an account out of what is no JSON, trailing garbage say.
-        sent.read_body(body, names)
-            .map_err(|(line, column)| Steering::NotOneText { line, column })?;
+        let read = sent.read_body(body, names);
+        if let Err((line, column)) = read
+            && operation.kind != Kind::Read
+        {
+            // A lenient parser may find an account before what it does not mind, trailing garbage say.
+            return Err(Steering::NotOneText { line, column });
+        }
         for field in ACCOUNT_FIELDS {
             let values = sent.values(field).map(Value::text_or_number);
             own.admits_all(field, values)?;
@@ -371,11 +375,12 @@ mod tests {
             ("a=1", Steering::NotOneText { line: 1, column: 1 }),
         ] {
             assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
-            let read = match refused {
+            let write = match refused {
                 Steering::Repeated { .. } => Ok(()),
                 refused => Err(refused),
             };
-            assert_eq!(judge("query_order", None, body), read, "a read: {body}");
+            assert_eq!(judge("close_order", None, body), write, "a write: {body}");
+            assert_eq!(judge("query_order", None, body), Ok(()), "a read: {body}");
         }
         assert_eq!(judge("refund_order", None, " {\"a\":1}\r\n"), Ok(()));
         assert_eq!(judge("refund_order", None, ""), Ok(()));

@@ -162,14 +162,10 @@ pub fn enter(
     now_ms: u64,
     advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
-    let own = lane
-        .take(kind)
-        .map_err(|retry| Refusal::RateLimited { retry })?;
-    let shared = quota
-        .take()
-        .map_err(|retry| Refusal::InstitutionQuota { retry })?;
+    let own = lane.take(kind).map_err(Refusal::RateLimited)?;
+    let shared = quota.take().map_err(Refusal::InstitutionQuota)?;
     let seat = lane.seats.take().ok_or(Refusal::TooManyInFlight {
-        seats: lane.seats.taken(),
+        seats: lane.seats.all(),
     })?;
     replay
         .record(print, now_ms)

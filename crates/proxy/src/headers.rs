@@ -20,6 +20,10 @@ pub const MERCHANT_ID: HeaderName = HeaderName::from_static(gatepay_core::header
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The slug of a refusal: marks answers that are ours, not GatePay's.
 pub const REFUSAL: HeaderName = HeaderName::from_static("x-gatepay-proxy-refusal");
+/// The limit that was met.
+pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What is left of it.
+pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// What became of the call: `not-executed`, `unknown` or `found`.
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome");
 

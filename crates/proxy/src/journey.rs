@@ -51,6 +51,10 @@ pub async fn handle(
     let app = &worker.app;
     let mut record = Record::begin(app, peer, busy);
     let (parts, incoming) = request.into_parts();
+    if parts.method == http::Method::HEAD {
+        // The head is all there is to hand over.
+        record.relayed();
+    }
     let mut unread = (!incoming.is_end_stream()).then_some(incoming);
     let mut response = match enter(&worker, peer, &parts, &mut unread, &mut record).await {
         Err(refusal) => {

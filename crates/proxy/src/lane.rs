@@ -1,13 +1,12 @@
 //! A tenant's lane: its limiters, its seats and its counters. It outlives every reload.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, Rate};
 
 use crate::clock::Clock;
-use crate::limiter::{Limiter, Seats, Token};
+use crate::limiter::{Limiter, Seats, Spent, Token};
 use crate::metrics::TenantMeters;
 
 /// One tenant's room.
@@ -34,15 +33,15 @@ impl Lane {
     }
 
     /// Takes one token of every limit that applies, or none and says when all of them will have one.
-    pub fn take(&self, kind: Kind) -> Result<Tokens<'_>, Duration> {
+    pub fn take(&self, kind: Kind) -> Result<Tokens<'_>, Spent> {
         let of_kind = self.by_kind[kind as usize]
             .as_ref()
             .map(Limiter::take)
             .transpose();
         match (self.all.take(), of_kind) {
             (Ok(all), Ok(of_kind)) => Ok(Tokens { all, of_kind }),
-            (Err(wait), Ok(_)) | (Ok(_), Err(wait)) => Err(wait),
-            (Err(one), Err(other)) => Err(one.max(other)),
+            (Err(spent), Ok(_)) | (Ok(_), Err(spent)) => Err(spent),
+            (Err(one), Err(other)) => Err(if one.wait < other.wait { other } else { one }),
         }
     }
 }

@@ -19,6 +19,16 @@ pub struct Limiter {
     gcra: RateLimiter<NotKeyed, ArrivalTime, Clock, NoOpMiddleware<Duration>>,
     arrival: Arc<AtomicU64>,
     per_token: u64,
+    rate: Rate,
+}
+
+/// A limit that is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// When there will be a token, if nobody else takes it.
+    pub wait: Duration,
+    /// The limit.
+    pub rate: Rate,
 }
 
 /// The theoretical arrival time, in nanoseconds since the limiter was made; 0 before the first request.
@@ -63,14 +73,21 @@ impl Limiter {
             gcra,
             arrival,
             per_token,
+            rate,
         }
     }
 
     /// Takes a token, or says how long until there is one.
-    pub fn take(&self) -> Result<Token<'_>, Duration> {
+    pub fn take(&self) -> Result<Token<'_>, Spent> {
         match self.gcra.check() {
             Ok(()) => Ok(Token(Some(self))),
-            Err(not_until) => Err(not_until.wait_time_from(self.gcra.clock().now())),
+            Err(not_until) => {
+                let wait = not_until.wait_time_from(self.gcra.clock().now());
+                Err(Spent {
+                    wait,
+                    rate: self.rate,
+                })
+            }
         }
     }
 
@@ -130,6 +147,11 @@ impl Seats {
             .map(|_| Seat(Arc::clone(self)))
     }
 
+    /// How many there are.
+    pub fn all(&self) -> u32 {
+        self.all.get()
+    }
+
     /// How many are taken now.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)
@@ -161,7 +183,10 @@ mod tests {
         for _ in 0..3 {
             limiter.take().ok().unwrap().spend();
         }
-        assert_eq!(limiter.take().err(), Some(Duration::from_millis(500)));
+        assert_eq!(
+            limiter.take().err().map(|spent| spent.wait),
+            Some(Duration::from_millis(500))
+        );
         clock.advance(Duration::from_millis(500));
         limiter.take().ok().unwrap().spend();
         assert!(limiter.take().is_err());

@@ -26,6 +26,8 @@ const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
 const STREAMS: u32 = 100;
 /// How many streams a peer may open and reset before the connection is closed.
 const RESETS: usize = 20;
+/// How often a connection that is ending is looked at.
+const ENDING: Duration = Duration::from_millis(50);
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -168,13 +170,21 @@ async fn serve_http2(
     let mut connection = pin!(connection);
     let mut leaving = pin!(worker.app.drain.reached(Phase::Leaving));
     let mut alarm = pin!(sleep(worker.app.settings.listen.idle_timeout));
-    let mut told = false;
+    let mut finishing = pin!(worker.app.drain.reached(Phase::Finishing));
+    let (mut told, mut ending) = (false, false);
     loop {
         tokio::select! {
             ended = &mut connection => return ended,
+            () = &mut finishing, if !ending => {
+                ending = true;
+                alarm.set(sleep(ENDING));
+            }
+            // A peer that has gone silent never acknowledges the GOAWAY; once it has all its answers it is left.
             () = &mut alarm => match pace.judge() {
-                Verdict::Fine(until) => alarm.set(sleep_until(until)),
                 Verdict::Late => return Ok(()),
+                _ if ending && pace.is_settled() => return Ok(()),
+                _ if ending => alarm.set(sleep(ENDING)),
+                Verdict::Fine(until) => alarm.set(sleep_until(until)),
             },
             // GOAWAY: streams that are open end, new ones go elsewhere.
             () = &mut leaving, if !told => {

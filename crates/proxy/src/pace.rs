@@ -4,7 +4,7 @@
 //! wait, and one alarm per connection looks once in a while.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ pub struct Pace {
     head_since: AtomicU64,
     /// When the last answer ended or the last byte moved, in milliseconds since `made`.
     moved: AtomicU64,
+    /// An answer was cut short, so that the connection must not end as if it were whole.
+    aborted: AtomicBool,
     /// How long a head may take.
     head: Duration,
     /// How long nothing may happen.
@@ -46,6 +48,7 @@ impl Pace {
             busy: AtomicU32::new(0),
             head_since: AtomicU64::new(1),
             moved: AtomicU64::new(0),
+            aborted: AtomicBool::new(false),
             head,
             idle,
         })
@@ -77,6 +80,19 @@ impl Pace {
         Busy(Arc::clone(self))
     }
 
+    /// Whether an answer was cut short.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is in flight, and nothing has moved for a moment: what was answered is out.
+    pub fn is_settled(&self) -> bool {
+        let quiet = self
+            .now()
+            .saturating_sub(self.moved.load(Ordering::Relaxed));
+        self.busy.load(Ordering::Relaxed) == 0 && quiet >= SETTLED_MS
+    }
+
     /// Whether something is late.
     pub fn judge(&self) -> Verdict {
         let idle_until = self.at(self.moved.load(Ordering::Relaxed)) + self.idle;
@@ -101,6 +117,16 @@ impl Pace {
         self.made + Duration::from_millis(millis)
     }
 }
+
+impl Busy {
+    /// The answer was cut short.
+    pub fn abort(&self) {
+        self.0.aborted.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long nothing moves before a connection counts as settled.
+const SETTLED_MS: u64 = 200;
 
 impl Drop for Busy {
     fn drop(&mut self) {

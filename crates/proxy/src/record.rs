@@ -42,7 +42,7 @@ pub struct Record {
     /// Set once the answer's last byte was handed over.
     relayed: bool,
     /// Its connection is not idle while this lives.
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl Record {
@@ -70,7 +70,7 @@ impl Record {
             upstream: None,
             attempts: 0,
             relayed: false,
-            _busy: busy,
+            busy,
         }
     }
 
@@ -174,6 +174,11 @@ impl Record {
     /// Some of the answer's body was handed over.
     pub fn sent(&mut self, bytes: u64) {
         self.bytes_out += bytes;
+    }
+
+    /// The answer was cut short: the caller's connection must not end as if it were whole.
+    pub fn cut(&self) {
+        self.busy.abort();
     }
 
     /// All of the answer was handed over.

@@ -18,6 +18,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
 use crate::headers;
+use crate::limiter::Spent;
 
 /// Why the caller gets no answer of GatePay's.
 #[derive(Debug)]
@@ -53,20 +54,14 @@ pub enum Refusal {
     /// The tenant may not call this operation, or it is off.
     OperationNotAllowed(Cow<'static, str>),
     /// The tenant's own rate is spent.
-    RateLimited {
-        /// When a request would be admitted if nothing else were.
-        retry: Duration,
-    },
+    RateLimited(Spent),
     /// The tenant's seats are all taken.
     TooManyInFlight {
         /// How many it has.
         seats: u32,
     },
     /// The institution's quota is spent.
-    InstitutionQuota {
-        /// When a request would be admitted if nothing else were.
-        retry: Duration,
-    },
+    InstitutionQuota(Spent),
     /// The proxy itself is full.
     Overloaded(&'static str),
     /// No connection to GatePay could be had; nothing was sent.
@@ -167,9 +162,9 @@ impl Refusal {
             Self::OnBehalfOfMismatch(_) => ("on_behalf_of_mismatch", "900002"),
             Self::TenantSuspended => ("tenant_suspended", "900003"),
             Self::OperationNotAllowed(_) => ("operation_not_allowed", "900004"),
-            Self::RateLimited { .. } => ("rate_limited", "900005"),
+            Self::RateLimited(_) => ("rate_limited", "900005"),
             Self::TooManyInFlight { .. } => ("too_many_in_flight", "900006"),
-            Self::InstitutionQuota { .. } => ("institution_quota", "900007"),
+            Self::InstitutionQuota(_) => ("institution_quota", "900007"),
             Self::Overloaded(_) => ("overloaded", "900008"),
             Self::UpstreamUnreachable => ("upstream_unreachable", "900009"),
             Self::UpstreamUnavailable => ("upstream_unavailable", "900010"),
@@ -200,9 +195,9 @@ impl Refusal {
             | Self::OperationNotAllowed(_)
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownOperation => StatusCode::NOT_FOUND,
-            Self::RateLimited { .. }
-            | Self::TooManyInFlight { .. }
-            | Self::InstitutionQuota { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::TooManyInFlight { .. } | Self::InstitutionQuota(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::RequestTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -230,9 +225,9 @@ impl Refusal {
             | Self::OnBehalfOfMismatch(_)
             | Self::TenantSuspended
             | Self::OperationNotAllowed(_)
-            | Self::RateLimited { .. }
+            | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
-            | Self::InstitutionQuota { .. }
+            | Self::InstitutionQuota(_)
             | Self::RequestTimeout { .. }
             | Self::BodyTooLarge { .. }
             | Self::AddressNotAllowed
@@ -271,9 +266,8 @@ impl Refusal {
     /// When to come back, in whole seconds, never 0.
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
-            Self::RateLimited { retry }
-            | Self::InstitutionQuota { retry }
-            | Self::Starting { retry } => *retry,
+            Self::RateLimited(spent) | Self::InstitutionQuota(spent) => spent.wait,
+            Self::Starting { retry } => *retry,
             Self::TooManyInFlight { .. }
             | Self::Overloaded(_)
             | Self::UpstreamUnavailable
@@ -281,6 +275,34 @@ impl Refusal {
             _ => return None,
         };
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+
+    /// `RateLimit-Policy` and `RateLimit` (the IETF's structured fields) of the limit that was met.
+    fn policy(&self, retry_after: u64) -> Option<(HeaderValue, HeaderValue)> {
+        let (policy, left) = match self {
+            Self::RateLimited(Spent { rate, .. }) | Self::InstitutionQuota(Spent { rate, .. }) => {
+                let name = if matches!(self, Self::RateLimited(_)) {
+                    "tenant"
+                } else {
+                    "institution"
+                };
+                // A burst, and the time in which as much comes back.
+                let window = rate.burst.get().div_ceil(rate.per_second.get());
+                (
+                    format!("\"{name}\";q={};w={window}", rate.burst),
+                    format!("\"{name}\";r=0;t={retry_after}"),
+                )
+            }
+            Self::TooManyInFlight { seats } => (
+                format!("\"in-flight\";q={seats};qu=\"concurrent-requests\""),
+                "\"in-flight\";r=0".to_owned(),
+            ),
+            _ => return None,
+        };
+        Some((
+            HeaderValue::try_from(policy).ok()?,
+            HeaderValue::try_from(left).ok()?,
+        ))
     }
 
     /// The answer: status, headers and envelope.
@@ -315,6 +337,10 @@ impl Refusal {
         );
         if let Some(seconds) = self.retry_after() {
             lines.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            if let Some((policy, left)) = self.policy(seconds) {
+                lines.insert(headers::RATELIMIT_POLICY, policy);
+                lines.insert(headers::RATELIMIT, left);
+            }
         }
         (status, lines, Bytes::from(body))
     }
@@ -372,7 +398,7 @@ impl fmt::Display for Refusal {
             Self::OnBehalfOfMismatch(what) => write!(f, "on-behalf-of mismatch: {what}"),
             Self::TenantSuspended => f.write_str("tenant suspended: ask your institution"),
             Self::OperationNotAllowed(why) => write!(f, "operation not allowed: {why}"),
-            Self::RateLimited { .. } => {
+            Self::RateLimited(_) => {
                 f.write_str("rate limited: your own request rate is spent; the same request may be sent again as it is")
             }
             Self::TooManyInFlight { seats } => write!(
@@ -380,7 +406,7 @@ impl fmt::Display for Refusal {
                 "too many in flight: {seats} of your requests are being answered, as many as you may have at once; the same \
                  request may be sent again as it is"
             ),
-            Self::InstitutionQuota { .. } => f.write_str(
+            Self::InstitutionQuota(_) => f.write_str(
                 "institution quota: the institution's request rate is spent; the same request may be sent again as it is",
             ),
             Self::Overloaded(what) => write!(f, "overloaded: {what}"),
@@ -469,6 +495,16 @@ pub fn advice(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepay_tenancy::Rate;
+    use std::num::NonZeroU32;
+
+    const SPENT: Spent = Spent {
+        wait: Duration::from_secs(1),
+        rate: Rate {
+            per_second: NonZeroU32::new(50).unwrap(),
+            burst: NonZeroU32::new(120).unwrap(),
+        },
+    };
 
     fn one_of_each() -> Vec<Refusal> {
         let second = Duration::from_secs(1);
@@ -492,9 +528,9 @@ mod tests {
             Refusal::OnBehalfOfMismatch("x".into()),
             Refusal::TenantSuspended,
             Refusal::OperationNotAllowed("x".into()),
-            Refusal::RateLimited { retry: second },
+            Refusal::RateLimited(SPENT),
             Refusal::TooManyInFlight { seats: 1 },
-            Refusal::InstitutionQuota { retry: second },
+            Refusal::InstitutionQuota(SPENT),
             Refusal::Overloaded("x"),
             Refusal::UpstreamUnreachable,
             Refusal::UpstreamUnavailable,
@@ -540,11 +576,20 @@ mod tests {
     }
 
     #[test]
+    fn a_429_names_the_limit_that_was_met() {
+        let refusal = Refusal::RateLimited(SPENT);
+        let (_, headers, _) = refusal.into_answer(RefusalStatus::Http);
+        assert_eq!(headers[headers::RATELIMIT_POLICY], "\"tenant\";q=120;w=3");
+        assert_eq!(headers[headers::RATELIMIT], "\"tenant\";r=0;t=1");
+    }
+
+    #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
         for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
-            let refusal = Refusal::RateLimited {
-                retry: Duration::from_millis(wait),
-            };
+            let refusal = Refusal::RateLimited(Spent {
+                wait: Duration::from_millis(wait),
+                ..SPENT
+            });
             assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
         }
     }

@@ -130,8 +130,10 @@ impl Body for Reply {
                             return Poll::Pending;
                         }
                         Poll::Pending | Poll::Ready(Some(Err(_))) => {
+                            record.cut();
                             return Poll::Ready(Some(Err(Cut)));
                         }
+
                         Poll::Ready(None) => {
                             long.ended();
                             break None;

@@ -1,0 +1,250 @@
+//! What ARCHITECTURE.md says is never so, read from the sources.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The steps of a request, in order; a step may know those before it and none after.
+const STEPS: [&str; 7] = [
+    "ingress",
+    "route",
+    "authenticate",
+    "admit",
+    "sign",
+    "forward",
+    "relay",
+];
+
+const CRATES: [&str; 4] = ["core", "tenancy", "proxy", "sandbox"];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+/// Every source file of a crate, without its tests, by its name.
+fn sources(name: &str) -> Vec<(String, String)> {
+    let mut folders = vec![folder(name).join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let (code, _) = text
+                    .split_once("#[cfg(test)]\nmod tests")
+                    .unwrap_or((&text, ""));
+                sources.push((
+                    path.file_stem().unwrap().to_str().unwrap().to_owned(),
+                    without_comments(code),
+                ));
+            }
+        }
+    }
+    assert!(!sources.is_empty(), "{name}");
+    sources
+}
+
+fn without_comments(code: &str) -> String {
+    let lines = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The packages a crate names under `[dependencies]`.
+fn dependencies(name: &str) -> BTreeSet<String> {
+    let manifest = fs::read_to_string(folder(name).join("Cargo.toml")).unwrap();
+    let (_, rest) = manifest.split_once("[dependencies]\n").unwrap();
+    let lines = rest.lines().take_while(|line| !line.starts_with('['));
+    let names = lines.filter_map(|line| line.split(['.', ' ', '=', '#']).next());
+    names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The modules of its own crate that a source names, in `use` lines or anywhere else.
+fn known(code: &str) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let list = match rest.strip_prefix('{') {
+            Some(list) => list.split_once('}').map_or(list, |(list, _)| list),
+            None => rest,
+        };
+        let most = if rest.starts_with('{') { usize::MAX } else { 1 };
+        for item in list.split(',').take(most) {
+            let name = item
+                .trim()
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .next();
+            known.extend(name.map(str::to_owned));
+        }
+    }
+    known
+}
+
+#[test]
+fn arrows_between_crates_point_one_way() {
+    for (name, may) in [
+        ("core", &[][..]),
+        ("tenancy", &["gatepay-core"]),
+        ("sandbox", &["gatepay-core"]),
+        (
+            "proxy",
+            &["gatepay-core", "gatepay-tenancy", "gatepay-sandbox"],
+        ),
+    ] {
+        let all = dependencies(name);
+        let ours: BTreeSet<&str> = all
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.starts_with("gatepay-"))
+            .collect();
+        assert_eq!(ours, may.iter().copied().collect(), "{name}");
+    }
+}
+
+#[test]
+fn core_and_tenancy_name_no_package_that_does_what_they_never_do() {
+    let transport = [
+        "hyper",
+        "hyper-util",
+        "http",
+        "http-body",
+        "http-body-util",
+        "tokio",
+        "tokio-rustls",
+        "rustls",
+    ];
+    let effects = [
+        "getrandom",
+        "rand",
+        "tracing",
+        "log",
+        "jiff",
+        "governor",
+        "arc-swap",
+    ];
+    let core: BTreeSet<_> = transport
+        .iter()
+        .chain(&effects)
+        .map(ToString::to_string)
+        .collect();
+    let tenancy: BTreeSet<_> = transport.iter().map(ToString::to_string).collect();
+    assert!(dependencies("core").is_disjoint(&core));
+    assert!(dependencies("tenancy").is_disjoint(&tenancy));
+    assert!(
+        dependencies("proxy").is_superset(&["hyper", "tokio"].map(str::to_owned).into()),
+        "they are read right"
+    );
+}
+
+#[test]
+fn core_waits_for_nothing_asks_nobody_and_says_nothing() {
+    for (file, code) in sources("core") {
+        for never in [
+            "async ",
+            ".await",
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::env",
+            "std::time",
+            "std::thread",
+            "println!",
+            "print!",
+            "tracing::",
+        ] {
+            assert!(!code.contains(never), "core/{file}: {never}");
+        }
+    }
+}
+
+#[test]
+fn a_step_knows_neither_the_application_nor_the_steps_after_it() {
+    let sources = sources("proxy");
+    for (at, step) in STEPS.iter().enumerate() {
+        let (_, code) = sources
+            .iter()
+            .find(|(file, _)| file == step)
+            .expect("each step has its file");
+        let known = known(code);
+        for never in STEPS[at + 1..].iter().chain(&[
+            "app", "journey", "server", "listener", "drain", "log", "metrics",
+        ]) {
+            assert!(!known.contains(*never), "{step} knows {never}");
+        }
+    }
+    let (_, journey) = sources
+        .iter()
+        .find(|(file, _)| file == "journey")
+        .expect("the order has its file");
+    assert!(
+        STEPS.iter().all(|step| known(journey).contains(*step)),
+        "the imports are read right"
+    );
+}
+
+#[test]
+fn only_those_that_share_it_know_the_application() {
+    let sharers = [
+        "app", "journey", "record", "listener", "admin", "server", "drain",
+    ];
+    let allowed: BTreeSet<&str> = sharers
+        .into_iter()
+        .chain(["serve", "demo", "check"])
+        .collect();
+    for (file, code) in sources("proxy") {
+        let knows = known(&code).contains("app") || code.contains("gatepay_proxy::app");
+        assert!(
+            !knows || allowed.contains(&*file),
+            "{file} knows the application"
+        );
+    }
+}
+
+#[test]
+fn only_a_refusal_and_the_admin_page_choose_a_status() {
+    for (file, code) in sources("proxy") {
+        let chooses = code.contains("StatusCode::") && !["refusal", "admin"].contains(&&*file);
+        assert!(!chooses, "{file} chooses a status");
+    }
+}
+
+#[test]
+fn only_the_clock_reads_time_of_day_and_draws_randomness() {
+    for name in CRATES {
+        for (file, code) in sources(name) {
+            for only in [
+                "SystemTime::now",
+                "getrandom::",
+                "Timestamp::now",
+                "Zoned::now",
+            ] {
+                assert!(
+                    !code.contains(only) || (name, &*file) == ("proxy", "clock"),
+                    "{name}/{file}: {only}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    let manifest = fs::read_to_string(folder("../Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"forbid\""));
+    for name in CRATES {
+        let manifest = fs::read_to_string(folder(name).join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{name}");
+        for (file, code) in sources(name) {
+            assert!(
+                !code.contains("unsafe {") && !code.contains("unsafe fn"),
+                "{name}/{file}"
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The commands that are not `serve`: what they print, and their exit codes.
+
+use crate::support::program::{Folder, printed, run};
+use crate::support::*;
+use gatepay_core::Catalogue;
+use serde_json::Value;
+
+#[test]
+fn five_mistakes_are_told_at_once_and_nothing_is_served() {
+    let folder = Folder::before(UNUSED);
+    folder.file(
+        "proxy.toml",
+        "poll_ms = 0\nlisten = { adress = '127.0.0.1:0' }\n",
+    );
+    folder.tenant(&acme(), "limits = { requests_per_second = 0 }");
+    folder.tenant(
+        &globex(),
+        "standing = 'retired'\noperations = { allow = ['balanse'] }",
+    );
+    for command in ["check", "serve"] {
+        let (said, code) = printed(&folder.run(command));
+        assert_eq!(code, Some(64), "{command}: {said}");
+        for problem in [
+            "proxy.toml:1: poll_ms: ",
+            "proxy.toml:2: listen.adress: is not a key here; did you mean `address`?",
+            "acme.toml:4: limits.requests_per_second: must be at least 1",
+            "globex.toml:4: standing: must be ",
+            "globex.toml:5: operations.allow[0]: is no module, kind or operation; did you mean `balance`?",
+        ] {
+            assert!(said.contains(problem), "{command}: {problem}\n{said}");
+        }
+    }
+    assert!(!folder.path("state").exists(), "it did not even begin");
+}
+
+#[test]
+fn the_demo_shows_itself_and_ends() {
+    let (said, code) = printed(&run(&["demo", "--once"]));
+    assert_eq!(code, Some(0), "{said}");
+    for word in ["creates", "refund", "replayed"] {
+        assert!(said.contains(word), "{word}\n{said}");
+    }
+}
+
+#[test]
+fn the_catalogue_can_be_read_by_programs() {
+    let output = run(&["operations", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> = rows
+        .iter()
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
+    let catalogue = Catalogue::standard();
+    let expected: Vec<&str> = catalogue.rows().iter().map(|row| &*row.name).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_tenant_is_onboarded_by_one_command() {
+    let folder = Folder::before(UNUSED);
+    let tenants = folder.name("tenants.d");
+    let add = |id| {
+        run(&[
+            "tenant",
+            "add",
+            id,
+            "--sub-account",
+            "77",
+            "--tenants",
+            &tenants,
+            "--json",
+        ])
+    };
+    let added = add("initech");
+    assert_eq!(added.status.code(), Some(0));
+    let added: Value = serde_json::from_slice(&added.stdout).unwrap();
+    let (said, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("initech") && said.contains("77"), "{said}");
+    assert!(
+        !said.contains(added["secret"].as_str().unwrap()),
+        "the secret was told once"
+    );
+    assert_eq!(add("initech").status.code(), Some(64), "not twice");
+    assert_eq!(
+        add("Ini/tech").status.code(),
+        Some(64),
+        "not under any name"
+    );
+}
+
+#[test]
+fn the_command_line_explains_itself() {
+    for (arguments, code, says) in [
+        (&["--help"][..], 0, "serve"),
+        (&["--version"], 0, env!("CARGO_PKG_VERSION")),
+        (&["serve", "--help"], 0, "--config"),
+        (&[], 64, "Usage"),
+        (&["srve"], 64, "serve"),
+        (&["serve", "--confg", "x"], 64, "--config"),
+        (&["check", "--config", "/no/such/file"], 64, "no such file"),
+    ] {
+        let (said, ended) = printed(&run(arguments));
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+}

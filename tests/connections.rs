@@ -1,0 +1,132 @@
+use crate::support::*;
+use std::time::Duration;
+
+/// A query that is fine, as text for a raw socket.
+fn request(proxy: &Proxy) -> String {
+    let bytes = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
+    String::from_utf8(bytes).expect("this one is text")
+}
+
+#[tokio::test]
+async fn a_connection_without_a_head_is_closed() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.listen.head_timeout = Duration::from_secs(1))
+        .start();
+    let head = "POST /v1/pay/order HTTP/1.1\r\nhost: x\r\n";
+    let mut callers = Vec::new();
+    for said in ["", "P", "PRI * HTTP/2", head] {
+        let mut caller = proxy.raw().await;
+        caller.write(said).await;
+        callers.push((said, caller));
+    }
+    for (said, mut caller) in callers {
+        assert_eq!(caller.rest().await.unwrap(), b"", "{said}");
+    }
+    proxy.counts("connections 0").await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_happens_is_closed() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.listen.head_timeout = Duration::from_secs(1);
+            settings.listen.idle_timeout = Duration::from_secs(1);
+        })
+        .start();
+    let mut caller = proxy.raw().await;
+    caller.write(request(&proxy)).await;
+    assert_eq!(caller.answer().await.status, 200);
+    assert_eq!(caller.rest().await.unwrap(), b"");
+
+    let mut caller = proxy.raw().await;
+    caller
+        .write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await;
+    assert!(!caller.rest().await.unwrap().is_empty(), "its settings");
+}
+
+#[tokio::test]
+async fn older_and_odder_clients_of_http_1_are_answered() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let upgrade = "host: pay.example\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
+    for (name, from, to) in [
+        ("HTTP/1.0", "HTTP/1.1", "HTTP/1.0"),
+        ("an offer of h2c", "host: pay.example\r\n", upgrade),
+        (
+            "a type in capitals",
+            "application/json",
+            "APPLICATION/JSON ; charset=UTF-8",
+        ),
+        (
+            "no type",
+            "content-type: application/json\r\n",
+            "accept: */*\r\n",
+        ),
+        ("empty lines first", "POST ", "\r\n\r\nPOST "),
+    ] {
+        let mut caller = proxy.raw().await;
+        caller.write(request(&proxy).replacen(from, to, 1)).await;
+        let answer = caller.answer().await;
+        assert_eq!(answer.refused(), (200, "not refused"), "{name}");
+        assert_eq!(answer.header("upgrade"), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_another_also_pipelined() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let mut caller = proxy.raw().await;
+    caller.write(request(&proxy) + &request(&proxy)).await;
+    let refused = acme()
+        .post(QUERY, BY_NUMBER)
+        .secret("fake-other")
+        .bytes(&proxy.clock);
+    caller.write(refused).await;
+    caller.write(request(&proxy)).await;
+    for status in [200, 200, 401, 200] {
+        assert_eq!(caller.answer().await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn http_2_by_prior_knowledge_carries_many_calls_at_once() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let connection = Http2::open(proxy.address()).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let call = acme().post(CREATE, order(&format!("A-{number:04}")));
+        let (mut connection, request) = (connection.clone(), call.request(&proxy.clock));
+        calls.spawn(async move { connection.send(request).await });
+    }
+    for answer in calls.join_all().await {
+        assert_eq!((answer.status, answer.code()), (200, "SUCCESS".to_owned()));
+        assert_eq!(answer.request_id().len(), 32);
+    }
+    let mut connection = connection;
+    let stale = acme().get(DETAILS).timestamp(&(T0 - 300_001));
+    let answer = connection.send(stale.request(&proxy.clock)).await;
+    assert_eq!(answer.refused(), (401, "stale_timestamp"));
+    assert_eq!(gatepay.executed(), 20);
+    assert_eq!(proxy.stop().await.len(), 21);
+}
+
+#[tokio::test]
+async fn who_waits_for_leave_to_send_its_body_gets_it() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let call = acme().post(QUERY, BY_NUMBER);
+    let mut caller = proxy.raw().await;
+    let framing = format!(
+        "content-length: {}\r\nexpect: 100-continue",
+        BY_NUMBER.len()
+    );
+    caller.write(call.head(&proxy.clock, &framing)).await;
+    assert_eq!(caller.answer().await.status, 100);
+    caller.write(BY_NUMBER).await;
+    assert_eq!(caller.answer().await.status, 200);
+}

@@ -1,0 +1,84 @@
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use std::time::Duration;
+
+#[tokio::test]
+async fn while_it_leaves_it_answers_and_asks_callers_to_go_elsewhere() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.drain.grace = PATIENCE)
+        .start();
+    let mut kept = proxy.connect().await;
+    let answer = kept
+        .send(acme().post(QUERY, BY_NUMBER).request(&proxy.clock))
+        .await;
+    assert_eq!(answer.header("connection"), None);
+
+    proxy.leave();
+    let draining = proxy.admin("/ready").await;
+    assert_eq!(
+        (draining.status, &*draining.body),
+        (503, b"draining\n".as_slice())
+    );
+    assert_eq!(proxy.admin("/live").await.status, 200);
+    proxy.counts("ready 0").await;
+    let answer = kept
+        .send(acme().post(QUERY, BY_NUMBER).request(&proxy.clock))
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
+    let answer = proxy.send(acme().post(QUERY, BY_NUMBER)).await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_under_way_is_waited_for() {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let address = proxy.address();
+    let request = acme().post(CREATE, order("A-0001")).request(&proxy.clock);
+    let mut caller = proxy.connect().await;
+    let answer = tokio::spawn(async move { caller.send(request).await.status });
+    until("GatePay has it", || upstream.count() == 1).await;
+    let stopped = tokio::spawn(proxy.stop());
+    until("nobody else is let in", || {
+        std::net::TcpStream::connect(address).is_err()
+    })
+    .await;
+    assert!(!stopped.is_finished());
+    upstream.release();
+    assert_eq!(answer.await.unwrap(), 200);
+    assert_eq!(stopped.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn callers_that_only_keep_a_connection_do_not_hold_up_the_end() {
+    assert_not_held_up_by("").await;
+    assert_not_held_up_by("POST /v1/pay/order HTTP/1.1\r\nhost: x\r\n").await;
+}
+
+#[tokio::test]
+async fn nor_do_they_if_they_speak_http_2_and_have_gone_silent() {
+    // Preface and settings; what the proxy says after them is never answered, as by a machine that was switched off.
+    assert_not_held_up_by("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+}
+
+async fn assert_not_held_up_by(said: &str) {
+    let proxy = Proxy::at(UNUSED, &Clock::manual(T0))
+        .with(|settings| {
+            settings.listen.head_timeout = Duration::from_secs(1);
+            settings.drain.deadline = Duration::from_secs(5);
+        })
+        .start();
+    let mut idle = proxy.raw().await;
+    idle.write(said).await;
+    proxy.counts("connections 1").await;
+    // `stop` sees to it that the end was in order, not at the deadline.
+    assert!(proxy.stop().await.is_empty());
+}

@@ -1,0 +1,175 @@
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use std::time::Duration;
+
+fn query(shop: &Shop) -> Call {
+    shop.post(QUERY, BY_NUMBER)
+}
+
+#[tokio::test]
+async fn a_burst_is_admitted_and_then_the_rate() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).tenant(acme().rate(2, 3)).start();
+    for _ in 0..3 {
+        assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    }
+    for _ in 0..5 {
+        let answer = proxy.send(query(&acme())).await;
+        assert_eq!(answer.refused(), (429, "rate_limited"));
+        assert_eq!(answer.outcome(), Some("not-executed"));
+        proxy.clock.advance(Duration::from_millis(499));
+        assert_eq!(
+            proxy.send(query(&acme())).await.refused(),
+            (429, "rate_limited")
+        );
+        proxy.clock.advance(Duration::from_millis(1));
+        assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    }
+    assert_eq!(gatepay.count(), 8);
+}
+
+#[tokio::test]
+async fn a_request_that_came_too_early_is_good_as_it_is_when_it_was_told_to_come_back() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).tenant(acme().rate(1, 1)).start();
+    let early = query(&acme()).nonce("early").timestamp(&T0);
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    let answer = proxy.send(early.clone()).await;
+    assert_eq!(answer.refused(), (429, "rate_limited"));
+    proxy
+        .clock
+        .advance(Duration::from_secs(answer.retry_after()));
+    assert_eq!(proxy.send(early).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_429_states_the_policy_it_enforces() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).tenant(acme().rate(2, 1)).start();
+    proxy.send(query(&acme())).await;
+    let answer = proxy.send(query(&acme())).await;
+    assert_eq!(answer.status, 429);
+    assert!(
+        answer.headers.contains_key("ratelimit-policy"),
+        "{:?}",
+        answer.headers
+    );
+    assert!(
+        answer.headers.contains_key("ratelimit"),
+        "{:?}",
+        answer.headers
+    );
+}
+
+#[tokio::test]
+async fn money_has_a_limit_of_its_own_within_the_tenants() {
+    let gatepay = GatePay::start();
+    let shop = acme().with(|tenant| tenant.limits.money = Some(rate(1, 1)));
+    let proxy = Proxy::before(&gatepay).tenant(shop.rate(1, 3)).start();
+    let refund = || acme().post(REFUND, A_REFUND);
+    assert_eq!(proxy.send(refund()).await.status, 200);
+    // Refused by the narrower limit, it takes nothing from the wider.
+    for _ in 0..5 {
+        assert_eq!(proxy.send(refund()).await.refused(), (429, "rate_limited"));
+    }
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    assert_eq!(
+        proxy.send(query(&acme())).await.refused(),
+        (429, "rate_limited")
+    );
+}
+
+#[tokio::test]
+async fn one_tenants_haste_is_no_other_tenants_wait() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .tenant(acme().rate(1, 1))
+        .tenant(globex().rate(1, 1))
+        .start();
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    assert_eq!(
+        proxy.send(query(&acme())).await.refused(),
+        (429, "rate_limited")
+    );
+    assert_eq!(proxy.send(query(&globex())).await.status, 200);
+}
+
+#[tokio::test]
+async fn together_they_stay_within_the_institutions_quota() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .tenant(acme().rate(1, 2))
+        .tenant(globex())
+        .with(|settings| settings.upstream.quota.rate = rate(1, 2))
+        .start();
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    assert_eq!(proxy.send(query(&globex())).await.status, 200);
+    let early = query(&acme()).nonce("early").timestamp(&T0);
+    let answer = proxy.send(early.clone()).await;
+    assert_eq!(answer.refused(), (429, "institution_quota"));
+    proxy
+        .clock
+        .advance(Duration::from_secs(answer.retry_after()));
+    assert_eq!(proxy.send(early).await.status, 200);
+    assert_eq!(gatepay.count(), 3);
+}
+
+#[tokio::test]
+async fn a_seat_is_taken_until_the_answer_is_over() {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(acme().seats(2))
+        .tenant(globex())
+        .start();
+    let mut seated = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let (mut caller, request) = (proxy.connect().await, query(&acme()).request(&proxy.clock));
+        seated.spawn(async move { caller.send(request).await.status });
+    }
+    until("both are at GatePay", || upstream.count() == 2).await;
+    let early = query(&acme()).nonce("early").timestamp(&T0);
+    let answer = proxy.send(early.clone()).await;
+    assert_eq!(answer.refused(), (429, "too_many_in_flight"));
+    assert!(answer.retry_after() > 0);
+    assert_eq!(upstream.count(), 2);
+
+    // The other tenant has seats of its own.
+    let (mut caller, request) = (
+        proxy.connect().await,
+        query(&globex()).request(&proxy.clock),
+    );
+    seated.spawn(async move { caller.send(request).await.status });
+    until("globex is at GatePay too", || upstream.count() == 3).await;
+
+    upstream.release();
+    assert_eq!(seated.join_all().await, [200, 200, 200]);
+    proxy.counts("in_flight 0").await;
+    assert_eq!(proxy.send(early).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_finds_no_seat_gets_both_tokens_back() {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(acme().rate(1, 2).seats(1))
+        .with(|settings| settings.upstream.quota.rate = rate(1, 2))
+        .start();
+    let (mut caller, request) = (proxy.connect().await, query(&acme()).request(&proxy.clock));
+    let first = tokio::spawn(async move { caller.send(request).await.status });
+    until("the first is at GatePay", || upstream.count() == 1).await;
+    for _ in 0..5 {
+        assert_eq!(
+            proxy.send(query(&acme())).await.refused(),
+            (429, "too_many_in_flight")
+        );
+    }
+    upstream.release();
+    assert_eq!(first.await.unwrap(), 200);
+    proxy.counts("in_flight 0").await;
+    assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    assert_eq!(
+        proxy.send(query(&acme())).await.refused(),
+        (429, "rate_limited")
+    );
+}

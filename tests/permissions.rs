@@ -1,0 +1,152 @@
+use crate::support::program::Folder;
+use crate::support::*;
+use gatepay_core::Catalogue;
+use gatepay_tenancy::Standing;
+use std::collections::BTreeSet;
+
+/// An answer without what differs from request to request.
+fn shape(answer: &Answer) -> (u16, Vec<(String, String)>, bytes::Bytes) {
+    let headers = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| *name != "x-request-id" && *name != "date");
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    (answer.status, headers.collect(), answer.body.clone())
+}
+
+#[tokio::test]
+async fn an_institution_path_is_as_unknown_as_any_other() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let nothing = shape(&proxy.send(acme().post("/no/such/path", BY_NUMBER)).await);
+    assert_eq!(nothing.0, 404);
+    let mut asked = 0;
+    let catalogue = Catalogue::standard();
+    let open: BTreeSet<_> = catalogue
+        .rows()
+        .iter()
+        .filter_map(|row| row.merchant_path.as_deref())
+        .collect();
+    for row in catalogue.rows() {
+        let Some(path) = row
+            .institution_path
+            .as_deref()
+            .filter(|path| !open.contains(path))
+        else {
+            continue;
+        };
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            let call = acme().post(path, BY_NUMBER).method(method.parse().unwrap());
+            assert_eq!(shape(&proxy.send(call).await), nothing, "{method} {path}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 100, "{asked}");
+    assert_eq!(gatepay.count(), 0);
+}
+
+#[tokio::test]
+async fn who_is_not_allowed_is_told_why() {
+    let gatepay = GatePay::start();
+    let suspended = acme().with(|tenant| tenant.standing = Standing::Suspended);
+    let read_only = acme().with(|tenant| tenant.standing = Standing::ReadOnly);
+    let elsewhere =
+        acme().with(|tenant| tenant.addresses = vec!["203.0.113.0/24".parse().unwrap()]);
+    let here = acme().with(|tenant| tenant.addresses = vec!["127.0.0.1/32".parse().unwrap()]);
+    let no_money = acme().with(|tenant| tenant.permissions = denying("money").clone());
+    for (name, shop, call, status, slug) in [
+        (
+            "suspended",
+            &suspended,
+            acme().post(QUERY, BY_NUMBER),
+            403,
+            "tenant_suspended",
+        ),
+        (
+            "read only: a write",
+            &read_only,
+            acme().post(CREATE, order("A-0001")),
+            403,
+            "operation_not_allowed",
+        ),
+        (
+            "read only: money",
+            &read_only,
+            acme().post(REFUND, A_REFUND),
+            403,
+            "operation_not_allowed",
+        ),
+        (
+            "read only: a read",
+            &read_only,
+            acme().post(QUERY, BY_NUMBER),
+            200,
+            "not refused",
+        ),
+        (
+            "from elsewhere",
+            &elsewhere,
+            acme().post(QUERY, BY_NUMBER),
+            403,
+            "address_not_allowed",
+        ),
+        (
+            "from here",
+            &here,
+            acme().post(QUERY, BY_NUMBER),
+            200,
+            "not refused",
+        ),
+        (
+            "money denied: money",
+            &no_money,
+            acme().post(REFUND, A_REFUND),
+            403,
+            "operation_not_allowed",
+        ),
+        (
+            "money denied: a write",
+            &no_money,
+            acme().post(CREATE, order("A-0001")),
+            200,
+            "not refused",
+        ),
+    ] {
+        let before = gatepay.count();
+        let proxy = Proxy::before(&gatepay).tenant(shop.clone()).start();
+        let answer = proxy.send(call).await;
+        assert_eq!(answer.refused(), (status, slug), "{name}");
+        assert_eq!(
+            gatepay.count() - before,
+            usize::from(status == 200),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_has_spent_no_nonce() {
+    let gatepay = GatePay::start();
+    let shop = acme().with(|tenant| tenant.permissions = denying("money"));
+    let proxy = Proxy::before(&gatepay).tenant(shop).start();
+    let refund = acme().post(REFUND, A_REFUND).nonce("same").timestamp(&T0);
+    let query = acme().post(QUERY, BY_NUMBER).nonce("same").timestamp(&T0);
+    let broken = acme().post(QUERY, "{}").nonce("same").timestamp(&T0);
+    assert_eq!(
+        proxy.send(refund).await.refused(),
+        (403, "operation_not_allowed")
+    );
+    assert_eq!(proxy.send(broken).await.refused(), (400, "invalid_body"));
+    assert_eq!(proxy.send(query.clone()).await.status, 200);
+    assert_eq!(proxy.send(query).await.refused(), (401, "replayed"));
+}
+
+/// What a tenant may do whose file denies this.
+fn denying(word: &str) -> gatepay_tenancy::permissions::Permissions {
+    let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[]);
+    folder.tenant(&acme(), &format!("operations = {{ deny = ['{word}'] }}"));
+    let loaded = gatepay_tenancy::load(&folder.path("proxy.toml"), &|_| None);
+    let loaded = loaded.unwrap_or_else(|problems| panic!("{problems:?}"));
+    loaded.registry.tenants()[0].party.permissions.clone()
+}

@@ -1,0 +1,163 @@
+//! The real binary, its files, its signals and its exit codes.
+
+use crate::support::program::{Folder, Program, printed};
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use serde_json::Value;
+use std::process::Command;
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn files_become_a_proxy_that_answers_signed_requests() {
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    let (said, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("acme") && said.contains("globex"), "{said}");
+
+    let program = Program::serve(&folder).await;
+    let request = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let answer = Connection::open(program.address).await.send(request).await;
+    assert_eq!((answer.status, answer.code()), (200, "SUCCESS".to_owned()));
+    assert!(gatepay.last().executed);
+    let ready = http::Request::get("/ready")
+        .header("host", "admin")
+        .body(http_body_util::Full::default());
+    let ready = Connection::open(program.admin)
+        .await
+        .send(ready.unwrap())
+        .await;
+    assert_eq!(ready.status, 200);
+
+    program.terminate();
+    let (code, out, err) = program.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    let lines: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines.len(),
+        1,
+        "access lines, and nothing else, go to standard output"
+    );
+    assert_eq!(lines[0]["id"], answer.request_id());
+}
+
+#[tokio::test]
+async fn all_that_is_in_flight_when_it_is_told_to_end_is_answered() {
+    let upstream = Scripted::held();
+    let folder = Folder::before(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let mut callers = JoinSet::new();
+    for number in 0..200 {
+        let call = acme().post(CREATE, order(&format!("A-{number:04}")));
+        let address = program.address;
+        callers.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            connection.send(call.request(&Clock::system())).await
+        });
+    }
+    until("all of them are at GatePay", || upstream.count() == 200).await;
+    program.terminate();
+    until("it has begun to drain", || {
+        program.stderr().contains("no new connections")
+    })
+    .await;
+    upstream.release();
+    for answer in callers.join_all().await {
+        assert_eq!(answer.refused(), (200, "not refused"));
+    }
+    let (code, out, err) = program.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.lines().count(), 200);
+}
+
+#[tokio::test]
+async fn of_two_processes_with_one_state_folder_the_second_does_not_start() {
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    let first = Program::serve(&folder).await;
+    let (said, code) = printed(&folder.run("serve"));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("state_dir") && said.contains("in use"),
+        "{said}"
+    );
+    let request = acme().post(QUERY, BY_NUMBER).request(&Clock::system());
+    let answer = Connection::open(first.address).await.send(request).await;
+    assert_eq!(answer.status, 200, "the first goes on");
+}
+
+#[tokio::test]
+async fn what_one_process_admitted_the_next_does_not() {
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    let clock = Clock::system();
+    let request = acme().post(CREATE, order("A-0001")).request(&clock);
+    let first = Program::serve(&folder).await;
+    let answer = Connection::open(first.address)
+        .await
+        .send(request.clone())
+        .await;
+    assert_eq!(answer.status, 200);
+    first.terminate();
+    assert_eq!(first.end().await.0, Some(0));
+    let second = Program::serve(&folder).await;
+    let answer = Connection::open(second.address).await.send(request).await;
+    assert_eq!(
+        answer.refused(),
+        (401, "replayed"),
+        "the memory was handed over"
+    );
+    assert_eq!(gatepay.count(), 1);
+}
+
+/// Signs as the README tells an integrator to, and sends with whatever arguments curl is given.
+const BY_HAND: &str = r#"
+body='{"merchantTradeNo":"A-0001"}' timestamp="$(date +%s)000" nonce="byhand$$"
+signature=$(printf '%s\n%s\n%s\n' "$timestamp" "$nonce" "$body" | openssl dgst -sha512 -hmac "$SECRET" | sed 's/.* //')
+curl -sS -w '\n%{http_code} %{http_version}' "$@" \
+  -H "X-GatePay-Certificate-ClientId: $CLIENT" -H "X-GatePay-Timestamp: $timestamp" \
+  -H "X-GatePay-Nonce: $nonce" -H "X-GatePay-Signature: $signature" \
+  -H 'Content-Type: application/json' -d "$body"
+"#;
+
+#[tokio::test]
+async fn a_request_signed_by_hand_is_answered_over_either_version_of_http() {
+    let curl = |argument: &str| {
+        let output = Command::new("curl").arg(argument).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (Ok(version), Ok(_)) = (
+        curl("--version"),
+        Command::new("openssl").arg("version").output(),
+    ) else {
+        println!("skipped: curl or openssl is not here");
+        return;
+    };
+    let gatepay = GatePay::now();
+    let program = Program::serve(&Folder::before(&gatepay.url())).await;
+    let url = format!("http://{}{QUERY}", program.address);
+    for (option, answered) in [
+        ("--http1.1", "200 1.1"),
+        ("--http2-prior-knowledge", "200 2"),
+    ] {
+        if option.contains('2') && !version.contains("HTTP2") {
+            println!("skipped: this curl does not speak HTTP/2");
+            continue;
+        }
+        let output = Command::new("sh")
+            .args(["-c", BY_HAND, "sh", option, &url])
+            .env("SECRET", acme().secret)
+            .env("CLIENT", acme().client_id)
+            .output()
+            .unwrap();
+        let (said, _) = printed(&output);
+        assert!(said.ends_with(answered), "{option}: {said}");
+        assert!(gatepay.last().verified);
+    }
+}

@@ -1,0 +1,204 @@
+use crate::support::scripted::{Scripted, Then, chunks};
+use crate::support::*;
+use gatepay_sandbox::Fault;
+use http::Method;
+use serde_json::{Value, json};
+
+/// Some of a line's fields.
+fn fields(line: &Value, names: &[&str]) -> Value {
+    names.iter().map(|name| line[name].clone()).collect()
+}
+
+const WHAT: [&str; 6] = [
+    "tenant",
+    "operation",
+    "outcome",
+    "refusal",
+    "key",
+    "caller_left",
+];
+
+#[tokio::test]
+async fn every_request_leaves_one_line_under_the_id_its_answer_has() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let create = || acme().post(CREATE, order("A-0001"));
+    let cases = [
+        (
+            create(),
+            json!(["acme", "create_order", "success", null, "A-0001", false]),
+        ),
+        (
+            create(),
+            json!(["acme", "create_order", "failure", null, "A-0001", false]),
+        ),
+        (
+            globex().post(QUERY, BY_NUMBER),
+            json!(["globex", "query_order", "failure", null, null, false]),
+        ),
+        (
+            acme().post(REFUND, A_REFUND),
+            json!(["acme", "refund_order", "failure", null, "R-0001", false]),
+        ),
+        (
+            create().secret("fake-other"),
+            json!([
+                "acme",
+                "create_order",
+                "refused",
+                "signature_mismatch",
+                null,
+                false
+            ]),
+        ),
+        (
+            create().without("x-gatepay-nonce"),
+            json!([
+                null,
+                "create_order",
+                "refused",
+                "malformed_request",
+                null,
+                false
+            ]),
+        ),
+        (
+            acme().post("/none", "{}"),
+            json!([null, null, "refused", "unknown_operation", null, false]),
+        ),
+        (
+            acme().post(QUERY, "{}"),
+            json!([
+                "acme",
+                "query_order",
+                "refused",
+                "invalid_body",
+                null,
+                false
+            ]),
+        ),
+    ];
+    let mut ids = Vec::new();
+    for (call, _) in &cases {
+        ids.push(proxy.send(call.clone()).await.request_id());
+    }
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    ids.push(
+        proxy
+            .send(acme().post(CREATE, order("A-0002")))
+            .await
+            .request_id(),
+    );
+
+    let lines = proxy.stop().await;
+    let line = |id: &String| {
+        let mut with_id = lines.iter().filter(|line| line["id"] == **id);
+        let line = with_id.next().expect("a line for every answer");
+        assert!(with_id.next().is_none(), "one line for every answer");
+        line
+    };
+    for (id, (_, expected)) in ids.iter().zip(&cases) {
+        assert_eq!(fields(line(id), &WHAT), *expected);
+    }
+    let unknown = json!([
+        "acme",
+        "create_order",
+        "unknown",
+        "outcome_unknown",
+        "A-0002",
+        false
+    ]);
+    assert_eq!(fields(line(&ids[8]), &WHAT), unknown);
+    assert_eq!(lines.len(), ids.len());
+}
+
+#[tokio::test]
+async fn who_asks_for_a_head_only_and_gets_it_has_not_left() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let answer = proxy.send(acme().get("/none").method(Method::HEAD)).await;
+    assert_eq!((answer.status, answer.body.len()), (404, 0));
+    let lines = proxy.stop().await;
+    let expected = json!([null, null, "refused", "unknown_operation", null, false]);
+    assert_eq!(fields(&lines[0], &WHAT), expected);
+}
+
+#[tokio::test]
+async fn a_line_tells_what_an_operator_asks_first() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let body = order("A-0001");
+    let answer = proxy.send(acme().post(CREATE, body.clone())).await;
+    let lines = proxy.stop().await;
+    let expected = json!({
+        "time": "2026-01-01T00:00:00.000Z", "id": answer.request_id(), "tenant": "acme", "client_id": "client-acme",
+        "operation": "create_order", "kind": "write", "key": "A-0001", "outcome": "success", "refusal": null,
+        "detail": null, "status": 200, "code": "SUCCESS", "bytes_in": body.len(), "bytes_out": answer.body.len(),
+        "ms": 0.0, "upstream_ms": 0.0, "attempts": 1, "peer": "127.0.0.1", "caller_left": false,
+    });
+    assert_eq!(lines, [expected]);
+}
+
+/// Sends this, waits until GatePay has it, hangs up, and lets GatePay answer when the proxy has seen that.
+async fn leave_during(call: Call) -> (Vec<Value>, usize) {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let mut caller = proxy.raw().await;
+    caller.write(call.bytes(&proxy.clock)).await;
+    until("GatePay has it", || upstream.count() == 1).await;
+    drop(caller);
+    proxy.counts("connections 0").await;
+    upstream.release();
+    proxy.counts("in_flight 0").await;
+    (proxy.stop().await, upstream.count())
+}
+
+#[tokio::test]
+async fn a_write_ends_though_its_caller_left() {
+    let (lines, sent) = leave_during(acme().post(CREATE, order("A-0001"))).await;
+    assert_eq!((lines.len(), sent), (1, 1));
+    let expected = json!(["acme", "create_order", "success", null, "A-0001", true]);
+    assert_eq!(fields(&lines[0], &WHAT), expected);
+    assert_eq!(
+        fields(&lines[0], &["status", "code"]),
+        json!([200, "000000"])
+    );
+}
+
+#[tokio::test]
+async fn a_read_ends_with_its_caller() {
+    let (lines, sent) = leave_during(acme().post(QUERY, BY_NUMBER)).await;
+    assert_eq!((lines.len(), sent), (1, 1));
+    let expected = json!(["acme", "query_order", "caller_left", null, null, true]);
+    assert_eq!(fields(&lines[0], &WHAT), expected);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_within_its_own_body_is_recorded_and_nothing_is_sent() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let all = acme().post(CREATE, order("A-0001")).bytes(&proxy.clock);
+    let mut caller = proxy.raw().await;
+    caller.write(&all[..all.len() - 1]).await;
+    proxy.counts("in_flight 1").await;
+    drop(caller);
+    proxy.counts("in_flight 0").await;
+    let lines = proxy.stop().await;
+    assert_eq!(lines.len(), 1);
+    let expected = json!(["acme", "create_order", "refused", "malformed_request", null]);
+    assert_eq!(fields(&lines[0], &WHAT[..5]), expected);
+    assert_eq!(gatepay.count(), 0);
+}
+
+#[tokio::test]
+async fn a_long_answer_that_was_cut_is_one_line_and_not_a_success() {
+    let cut = chunks(&vec![b'x'; 100 << 10], 9_999);
+    let upstream = Scripted::always(Then::AnswerAndClose(cut));
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let request = acme().post(CREATE, order("A-0001")).request(&proxy.clock);
+    assert!(proxy.connect().await.try_send(request).await.is_err());
+    let lines = proxy.stop().await;
+    assert_eq!(lines.len(), 1);
+    let expected = json!(["acme", "create_order", "unknown", null, "A-0001", true]);
+    assert_eq!(fields(&lines[0], &WHAT), expected);
+}

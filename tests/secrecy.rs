@@ -1,0 +1,173 @@
+//! A canary stands wherever a secret or a caller's own words may stand, and must come out nowhere.
+
+use crate::support::program::{Folder, Program, printed};
+use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use gatepay_sandbox::Fault;
+
+/// In every secret and in every value a log has no business with.
+const CANARY: &str = "canary7f3a";
+const TENANT_SECRET: &str = "canary7f3a-of-the-tenant";
+const INSTITUTION_CANARY: &str = "canary7f3a-of-the-institution";
+
+fn shop() -> Shop {
+    Shop::new("acme", "client-acme", TENANT_SECRET, acme().sub_account)
+}
+
+/// Calls that are answered and calls that are refused, each with something in it that nobody may repeat.
+fn calls() -> Vec<Call> {
+    let query = || {
+        shop().post(
+            QUERY,
+            format!(r#"{{"merchantTradeNo":"A-0001","x":"{CANARY}"}}"#),
+        )
+    };
+    let wrong = "ca".repeat(64);
+    vec![
+        shop().post(CREATE, order("A-0001").replace("NF2T", CANARY)),
+        query(),
+        shop().get(&format!("{DETAILS}?x={CANARY}")),
+        shop().post(REFUND, A_REFUND),
+        query().signature(&wrong),
+        query().signature(&format!("{CANARY}{}", "0".repeat(118))),
+        query().signature(CANARY),
+        query().timestamp(&CANARY),
+        query().nonce(&CANARY.repeat(20)),
+        query().instead("x-gatepay-certificate-clientid", CANARY),
+        query().header("x-gatepay-on-behalf-of", CANARY),
+        query().instead("content-type", CANARY),
+        query()
+            .header("authorization", CANARY)
+            .header("cookie", CANARY),
+        shop().post(
+            CREATE,
+            format!(r#"{{"merchantTradeNo":"A-0002","{CANARY}":"{CANARY}"}}"#),
+        ),
+        shop().post(QUERY, format!("{{{CANARY}")),
+        shop().post(&format!("/{CANARY}"), "{}"),
+        shop().post(&format!("/{CANARY}/.."), "{}"),
+        shop().post(CREATE, order(&format!("{CANARY} {}", "x".repeat(200)))),
+    ]
+}
+
+#[tokio::test]
+async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
+    let gatepay = GatePay::with(|config| {
+        config.institution = vec![credential(INSTITUTION_ID, INSTITUTION_CANARY)];
+    });
+    let proxy = Proxy::before(&gatepay)
+        .tenant(shop())
+        .with(|settings| {
+            let credentials = &mut settings.institution.credentials;
+            credentials[0].credential = credential(INSTITUTION_ID, INSTITUTION_CANARY);
+        })
+        .start();
+    let mut answered = 0;
+    for call in calls() {
+        let request = call.request(&proxy.clock);
+        let signature = request.headers()["x-gatepay-signature"].clone();
+        let answer = proxy.connect().await.send(request).await;
+        let text = answer.text();
+        assert!(!text.contains(TENANT_SECRET) && !text.contains(INSTITUTION_CANARY));
+        assert!(!text.contains(signature.to_str().unwrap()), "{text}");
+        // GatePay may repeat what it was told; the proxy may not.
+        match answer.refusal() {
+            Some(_) => assert!(!text.contains(CANARY), "{text}"),
+            None => answered += 1,
+        }
+    }
+    // What became of it is unknown, and what was sent is still nobody's business.
+    gatepay.inject(Fault::Garbage(CANARY.into()).once());
+    let lost = proxy.send(shop().post(CREATE, order("A-0003"))).await;
+    assert!(!lost.text().contains(CANARY));
+    assert!(answered >= 4, "some of them reached GatePay: {answered}");
+
+    assert!(!proxy.metrics().await.contains(CANARY));
+    proxy.counts("in_flight 0").await;
+    let lines = proxy.stop().await;
+    assert_eq!(lines.len(), calls().len() + 1);
+    for line in lines {
+        assert!(!line.to_string().contains(CANARY), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn not_even_the_most_talkative_log_says_a_secret() {
+    let gatepay = GatePay::now_for(INSTITUTION_CANARY);
+    let folder = Folder::with(&gatepay.url(), INSTITUTION_CANARY, &[shop()]);
+    let program = Program::serve_logging(&folder, "trace").await;
+    let mut signatures = Vec::new();
+    for call in calls() {
+        let request = call.request(&Clock::system());
+        signatures.extend(request.headers().get("x-gatepay-signature").cloned());
+        Connection::open(program.address).await.send(request).await;
+    }
+    let request = shop().get(DETAILS).request(&Clock::system());
+    Http2::open(program.address).await.send(request).await;
+    program.terminate();
+    let (code, out, err) = program.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.lines().count(), calls().len() + 1);
+    assert!(err.contains("serving"));
+    for text in [out, err] {
+        assert!(!text.contains(CANARY), "{}", around(&text, CANARY));
+        let sent = gatepay.received();
+        let sent = sent
+            .iter()
+            .filter_map(|received| received.header("x-gatepay-signature"));
+        let tenants = signatures.iter().filter_map(|value| value.to_str().ok());
+        for signature in sent
+            .chain(tenants)
+            .filter(|signature| signature.len() == 128)
+        {
+            assert!(!text.contains(signature), "{}", around(&text, signature));
+        }
+    }
+}
+
+#[test]
+fn a_complaint_about_a_file_names_the_place_and_not_the_words() {
+    let spoiled = [
+        (
+            "proxy.toml",
+            format!("institution = {{ secret = '{CANARY}' }}\n"),
+        ),
+        (
+            "proxy.toml",
+            format!("[[institution.credential]]\nclient_id = 'x'\nsecret = '{CANARY}'\n"),
+        ),
+        ("proxy.toml", format!("checks = {CANARY}\n")),
+        ("tenants.d/acme.toml", format!("secret = '{CANARY}'\n")),
+        (
+            "tenants.d/acme.toml",
+            format!("id = 'acme\nsecret = '{CANARY}'\n"),
+        ),
+        (
+            "tenants.d/acme.json",
+            format!("{{\"secret\": \"{CANARY}\",,}}"),
+        ),
+        ("secrets/acme.key", format!("{CANARY} {CANARY}")),
+        ("secrets/acme.key", format!("{CANARY}\n\n")),
+    ];
+    for (file, text) in spoiled {
+        let folder = Folder::before(UNUSED);
+        folder.file(file, &text);
+        for command in ["check", "serve"] {
+            let (said, code) = printed(&folder.run(command));
+            assert_eq!(code, Some(64), "{file}: {said}");
+            assert!(!said.contains(CANARY), "{file}: {said}");
+            let name = file.rsplit('/').next().unwrap_or(file);
+            assert!(
+                said.contains(name) || said.contains("secret"),
+                "{file}: {said}"
+            );
+        }
+    }
+}
+
+/// Where in a text something stands that should not.
+fn around<'a>(text: &'a str, what: &str) -> &'a str {
+    text.lines()
+        .find(|line| line.contains(what))
+        .unwrap_or_default()
+}

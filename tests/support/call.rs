@@ -1,0 +1,160 @@
+//! A request in the making.
+
+use bytes::Bytes;
+use gatepay_core::{Stamp, header, sign};
+use gatepay_proxy::clock::Clock;
+use http::{Method, Request};
+use http_body_util::Full;
+
+use super::{Shop, credential};
+
+#[derive(Clone)]
+pub(crate) struct Call {
+    shop: Shop,
+    method: Method,
+    path: String,
+    body: Bytes,
+    /// What was signed, where it is not what is sent.
+    signed_body: Option<Bytes>,
+    timestamp: Option<String>,
+    nonce: Option<String>,
+    secret: Option<&'static str>,
+    more: Vec<(String, String)>,
+    less: Vec<String>,
+}
+
+impl Call {
+    pub(crate) fn new(shop: &Shop, method: Method, path: &str, body: Bytes) -> Self {
+        Self {
+            shop: shop.clone(),
+            method,
+            path: path.to_owned(),
+            body,
+            signed_body: None,
+            timestamp: None,
+            nonce: None,
+            secret: None,
+            more: Vec::new(),
+            less: Vec::new(),
+        }
+    }
+
+    pub(crate) fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
+    pub(crate) fn timestamp(mut self, text: &impl ToString) -> Self {
+        self.timestamp = Some(text.to_string());
+        self
+    }
+
+    pub(crate) fn nonce(mut self, text: &str) -> Self {
+        self.nonce = Some(text.to_owned());
+        self
+    }
+
+    /// Signs other bytes than are sent.
+    pub(crate) fn signing(mut self, body: impl Into<Bytes>) -> Self {
+        self.signed_body = Some(body.into());
+        self
+    }
+
+    /// Signs with another secret than the shop's.
+    pub(crate) fn secret(mut self, secret: &'static str) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Sends this instead of a signature.
+    pub(crate) fn signature(self, text: &str) -> Self {
+        self.instead(header::SIGNATURE, text)
+    }
+
+    /// Adds a header line.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.more.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaves a header out.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.less.push(name.to_ascii_lowercase());
+        self
+    }
+
+    /// Sends another value than it would.
+    pub(crate) fn instead(self, name: &str, value: &str) -> Self {
+        self.without(name).header(name, value)
+    }
+
+    /// The header lines, signed at the clock's time.
+    pub(crate) fn lines(&self, clock: &Clock) -> Vec<(String, String)> {
+        let fresh = clock.stamp();
+        let fresh = fresh.as_stamp();
+        let or = |own: &Option<String>, fresh: &str| own.clone().unwrap_or(fresh.to_owned());
+        let timestamp = or(&self.timestamp, fresh.timestamp());
+        let nonce = or(&self.nonce, fresh.nonce());
+        let credential = credential(self.shop.client_id, self.secret.unwrap_or(self.shop.secret));
+        let body = self.signed_body.as_ref().unwrap_or(&self.body);
+        let signature = match Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()) {
+            Ok(stamp) => sign(&credential.key, &stamp, body).to_string(),
+            // A stamp no client could sign is refused before its signature is looked at.
+            Err(_) => "0".repeat(128),
+        };
+        let mut lines: Vec<(String, String)> = vec![
+            ("host".into(), "pay.example".into()),
+            (header::CLIENT_ID.into(), self.shop.client_id.into()),
+            (header::TIMESTAMP.into(), timestamp),
+            (header::NONCE.into(), nonce),
+            (header::SIGNATURE.into(), signature),
+        ];
+        if !self.body.is_empty() {
+            lines.push(("content-type".into(), "application/json".into()));
+        }
+        lines.retain(|(name, _)| !self.less.contains(name));
+        lines.extend(self.more.iter().cloned());
+        lines
+    }
+
+    /// As a request for a client library.
+    pub(crate) fn request(&self, clock: &Clock) -> Request<Full<Bytes>> {
+        let mut request = Request::builder()
+            .method(self.method.clone())
+            .uri(&self.path);
+        for (name, value) in self.lines(clock) {
+            request = request.header(name, value);
+        }
+        request
+            .body(Full::new(self.body.clone()))
+            .expect("a well-formed request")
+    }
+
+    /// As bytes for a raw socket, with a Content-Length.
+    pub(crate) fn bytes(&self, clock: &Clock) -> Vec<u8> {
+        let length = format!("content-length: {}", self.body.len());
+        [self.head(clock, &length).as_slice(), &self.body].concat()
+    }
+
+    /// As bytes for a raw socket, with a body in chunks of these many bytes.
+    pub(crate) fn chunked(&self, clock: &Clock, bytes: usize) -> Vec<u8> {
+        let mut wire = self.head(clock, "transfer-encoding: chunked");
+        for chunk in self.body.chunks(bytes) {
+            wire.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            wire.extend_from_slice(chunk);
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"0\r\n\r\n");
+        wire
+    }
+
+    /// Its head alone, as bytes for a raw socket, with this line last.
+    pub(crate) fn head(&self, clock: &Clock, framing: &str) -> Vec<u8> {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        for (name, value) in self.lines(clock) {
+            text.extend([&name, ": ", &value, "\r\n"]);
+        }
+        text.extend([framing, "\r\n\r\n"]);
+        text.into_bytes()
+    }
+}

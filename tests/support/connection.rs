@@ -1,0 +1,78 @@
+//! A client's connection, of either version of HTTP.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::Answer;
+
+pub(crate) struct Connection(http1::SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(dial(address).await))
+            .await
+            .expect("an HTTP/1.1 connection");
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Answer> {
+        self.0.ready().await?;
+        collect(self.0.send_request(request).await?).await
+    }
+}
+
+/// A connection that speaks HTTP/2 from its first byte. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Http2(http2::SendRequest<Full<Bytes>>);
+
+impl Http2 {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let io = TokioIo::new(dial(address).await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io)
+            .await
+            .expect("an HTTP/2 connection");
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    /// Sends a request as HTTP/2 writes it: with its host in the target.
+    pub(crate) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Answer {
+        let host = request.headers_mut().remove("host").expect("it has a host");
+        let host = host.to_str().expect("a host is text");
+        *request.uri_mut() =
+            Uri::try_from(format!("http://{host}{}", request.uri())).expect("a good target");
+        self.0.ready().await.expect("the connection is open");
+        let response = self.0.send_request(request).await.expect("an answer");
+        collect(response).await.expect("a whole answer")
+    }
+}
+
+async fn dial(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address)
+        .await
+        .expect("the listener accepts")
+}
+
+async fn collect(response: http::Response<hyper::body::Incoming>) -> hyper::Result<Answer> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body,
+    })
+}

@@ -1,0 +1,85 @@
+//! The emulator, with an account for each shop.
+
+use std::sync::Arc;
+
+use gatepay_core::Credential;
+use gatepay_proxy::clock::Clock;
+use gatepay_sandbox::{Config, Injection, Received, Sandbox, SubAccount};
+
+use super::{T0, acme, any_port, credential, globex};
+
+pub(crate) const INSTITUTION_ID: &str = "institution-fake";
+pub(crate) const INSTITUTION_SECRET: &str = "fake-institution-secret-9999";
+
+/// The institution's credential, as GatePay and the proxy know it.
+pub(crate) fn institution() -> Credential {
+    credential(INSTITUTION_ID, INSTITUTION_SECRET)
+}
+
+pub(crate) struct GatePay {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) clock: Clock,
+}
+
+impl GatePay {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// Starts with whatever else the test needs.
+    pub(crate) fn with(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::at(Clock::manual(T0), adjust)
+    }
+
+    /// Starts with the machine's clock, for a program that has no other.
+    pub(crate) fn now() -> Self {
+        Self::now_for(INSTITUTION_SECRET)
+    }
+
+    /// The same, for an institution with this secret.
+    pub(crate) fn now_for(secret: &str) -> Self {
+        let institution = credential(INSTITUTION_ID, secret);
+        Self::at(Clock::system(), |config| {
+            config.institution = vec![institution];
+        })
+    }
+
+    fn at(clock: Clock, adjust: impl FnOnce(&mut Config)) -> Self {
+        let told = clock.clone();
+        let mut config = Config::new(institution(), Arc::new(move || told.unix_ms()));
+        config.sub_accounts = [acme(), globex()]
+            .map(|shop| SubAccount::active(shop.sub_account))
+            .into();
+        adjust(&mut config);
+        let sandbox = Sandbox::start(config, any_port()).expect("a port is free");
+        Self { sandbox, clock }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.sandbox.address())
+    }
+
+    /// Misbehaves.
+    pub(crate) fn inject(&self, injection: Injection) {
+        self.sandbox.inject(injection);
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.sandbox.received()
+    }
+
+    /// What it got last.
+    pub(crate) fn last(&self) -> Received {
+        self.received().pop().expect("GatePay got something")
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.received().len()
+    }
+
+    /// How many of the requests were carried out.
+    pub(crate) fn executed(&self) -> usize {
+        let received = self.received();
+        received.iter().filter(|request| request.executed).count()
+    }
+}

@@ -1,0 +1,215 @@
+//! A proxy: how it is set up, and how it is reached through its real listener.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gatepay_core::Catalogue;
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::server::{Ended, Server};
+use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::{Configuration, DatedCredential, Registry};
+use http::Request;
+use http_body_util::Full;
+use serde_json::Value;
+
+use super::log::Log;
+use super::scripted::Scripted;
+use super::{
+    Answer, Call, Connection, GatePay, PATIENCE, Raw, Shop, T0, acme, any_port, globex,
+    institution, rate,
+};
+
+/// A proxy in the making.
+pub(crate) struct Plan {
+    clock: Clock,
+    url: String,
+    shops: Vec<Shop>,
+    adjust: Vec<Adjust>,
+    fresh: bool,
+}
+
+impl Plan {
+    /// Serves this shop, and no other that is not named.
+    pub(crate) fn tenant(mut self, shop: Shop) -> Self {
+        self.shops.push(shop);
+        self
+    }
+
+    pub(crate) fn with(mut self, adjust: impl FnOnce(&mut Settings) + 'static) -> Self {
+        self.adjust.push(Box::new(adjust));
+        self
+    }
+
+    /// Starts as after a crash: what the run before admitted is unknown.
+    pub(crate) fn after_a_crash(mut self) -> Self {
+        self.fresh = false;
+        self
+    }
+
+    pub(crate) fn start(mut self) -> Proxy {
+        if self.shops.is_empty() {
+            self.shops = vec![acme(), globex()];
+        }
+        let institution = Institution {
+            account_id: None,
+            merchant_id: None,
+            credentials: vec![DatedCredential::undated(institution())],
+        };
+        let mut settings = Settings::new(
+            UpstreamUrl::parse(&self.url).expect("a good URL"),
+            institution,
+        );
+        settings.listen.address = any_port();
+        settings.listen.threads = Some(2.try_into().expect("not zero"));
+        settings.admin.address = any_port();
+        settings.drain.grace = Duration::ZERO;
+        settings.upstream.quota.rate = rate(1_000_000, 1_000_000);
+        for adjust in self.adjust {
+            adjust(&mut settings);
+        }
+        let tenants = self.shops.iter().map(Shop::tenant).collect();
+        let registry = Registry::new(tenants, Vec::new(), &settings.institution.credentials)
+            .expect("tenants that differ");
+        let log = Log::default();
+        let server = Server::start(
+            Configuration {
+                settings,
+                registry,
+                catalogue: Catalogue::standard(),
+            },
+            self.clock.clone(),
+            Box::new(log.clone()),
+            self.fresh,
+        )
+        .expect("the proxy starts");
+        Proxy {
+            server: Some(server),
+            clock: self.clock,
+            log,
+        }
+    }
+}
+
+/// A change to the settings that every proxy of these tests has.
+type Adjust = Box<dyn FnOnce(&mut Settings)>;
+
+/// A running proxy.
+pub(crate) struct Proxy {
+    server: Option<Server>,
+    pub(crate) clock: Clock,
+    log: Log,
+}
+
+impl Proxy {
+    /// Before the emulator, with its clock, and with acme and globex as tenants unless others are named.
+    pub(crate) fn before(gatepay: &GatePay) -> Plan {
+        Self::at(&gatepay.url(), &gatepay.clock)
+    }
+
+    /// Before an upstream that does as it is told.
+    pub(crate) fn before_scripted(upstream: &Scripted) -> Plan {
+        Self::at(&upstream.url(), &Clock::manual(T0))
+    }
+
+    /// Before any upstream.
+    pub(crate) fn at(url: &str, clock: &Clock) -> Plan {
+        Plan {
+            clock: clock.clone(),
+            url: url.to_owned(),
+            shops: Vec::new(),
+            adjust: Vec::new(),
+            fresh: true,
+        }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("it runs until it is stopped")
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server().address()
+    }
+
+    /// Signs a call at this moment and sends it on a connection of its own.
+    pub(crate) async fn send(&self, call: Call) -> Answer {
+        self.connect().await.send(call.request(&self.clock)).await
+    }
+
+    /// A connection for more than one request.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(self.address()).await
+    }
+
+    /// A bare socket, for what no client library would send.
+    pub(crate) async fn raw(&self) -> Raw {
+        Raw::open(self.address()).await
+    }
+
+    /// What an operator sees at a path of the admin listener.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        let request = Request::builder()
+            .uri(path)
+            .header("host", "admin")
+            .body(Full::default())
+            .expect("well formed");
+        Connection::open(self.server().admin_address())
+            .await
+            .send(request)
+            .await
+    }
+
+    /// All metrics, as Prometheus scrapes them.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.admin("/metrics").await;
+        String::from_utf8(answer.body.into()).expect("metrics are text")
+    }
+
+    /// Waits until a line stands in the metrics: a request is counted when its answer is over, not when it arrives.
+    pub(crate) async fn counts(&self, line: &str) {
+        let (series, _) = line.split_once(['{', ' ']).expect("a series and its value");
+        let begun = Instant::now();
+        loop {
+            let metrics = self.metrics().await;
+            let named = |other: &&str| other.starts_with(series);
+            let lines = metrics
+                .lines()
+                .filter_map(|line| line.strip_prefix("gatepay_proxy_"));
+            let found: Vec<&str> = lines
+                .filter(named)
+                .filter(|line| !line.contains("_bucket"))
+                .collect();
+            if found.contains(&line) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "not {line}, but:\n{}",
+                found.join("\n")
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks it to end, and goes on.
+    pub(crate) fn leave(&self) {
+        self.server().leave();
+    }
+
+    /// Ends it in order, and gives the access lines it wrote.
+    pub(crate) async fn stop(mut self) -> Vec<Value> {
+        let server = self.server.take().expect("it is stopped once");
+        server.leave();
+        // Clients go on meanwhile: a connection ends when both sides see it.
+        let ended = tokio::task::spawn_blocking(move || server.wait());
+        assert_eq!(ended.await.expect("no thread panicked"), Ended::Drained);
+        self.log.lines()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.leave();
+        }
+    }
+}

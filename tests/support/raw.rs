@@ -1,0 +1,88 @@
+//! A bare socket, for what no client library would send.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Answer, PATIENCE};
+
+pub(crate) struct Raw {
+    tcp: TcpStream,
+    seen: Vec<u8>,
+}
+
+impl Raw {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let tcp = TcpStream::connect(address)
+            .await
+            .expect("the listener accepts");
+        Self {
+            tcp,
+            seen: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.tcp
+            .write_all(bytes.as_ref())
+            .await
+            .expect("the proxy reads");
+    }
+
+    /// The next answer. It must have a Content-Length.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let end = loop {
+            match self.seen.windows(4).position(|four| four == b"\r\n\r\n") {
+                Some(at) => break at,
+                None => self.more().await,
+            }
+        };
+        let head = String::from_utf8(self.seen.drain(..end + 4).collect()).expect("text");
+        let (first, lines) = head.split_once("\r\n").expect("a status line");
+        let headers: HeaderMap = lines
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| {
+                let name: HeaderName = name.parse().expect("a header name");
+                (name, HeaderValue::from_str(value).expect("a header value"))
+            })
+            .collect();
+        let status = first
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let length = headers.get("content-length").map_or(0, |length| {
+            let length = length.to_str().expect("digits");
+            length.parse().expect("a number")
+        });
+        while self.seen.len() < length {
+            self.more().await;
+        }
+        Answer {
+            status: status.expect("a status"),
+            headers,
+            body: self.seen.drain(..length).collect::<Vec<u8>>().into(),
+        }
+    }
+
+    /// Everything up to the end of the connection, or how the connection broke.
+    pub(crate) async fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = std::mem::take(&mut self.seen);
+        timeout(PATIENCE, self.tcp.read_to_end(&mut rest))
+            .await
+            .expect("the proxy closes the connection")?;
+        Ok(rest)
+    }
+
+    async fn more(&mut self) {
+        let read = timeout(PATIENCE, self.tcp.read_buf(&mut self.seen))
+            .await
+            .expect("the proxy answers")
+            .expect("the connection lasts");
+        assert_ne!(read, 0, "closed after {} bytes", self.seen.len());
+    }
+}

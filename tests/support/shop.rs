@@ -1,0 +1,118 @@
+//! A sub-merchant: its shop's credential, and how the proxy knows it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
+use gatepay_tenancy::{DatedCredential, Party, PartyId, Rate, SubAccount, Tenant};
+use http::Method;
+use zeroize::Zeroizing;
+
+use super::Call;
+
+#[derive(Clone)]
+pub(crate) struct Shop {
+    pub(crate) id: &'static str,
+    pub(crate) client_id: &'static str,
+    pub(crate) secret: &'static str,
+    pub(crate) sub_account: &'static str,
+    adjust: Vec<Adjust>,
+}
+
+/// A change to how the proxy is configured for a shop.
+type Adjust = Arc<dyn Fn(&mut Party) + Send + Sync>;
+
+pub(crate) fn acme() -> Shop {
+    Shop::new("acme", "client-acme", "fake-acme-secret-0001", "2124538349")
+}
+
+pub(crate) fn globex() -> Shop {
+    Shop::new(
+        "globex",
+        "client-globex",
+        "fake-globex-secret-0002",
+        "2124538350",
+    )
+}
+
+impl Shop {
+    pub(crate) fn new(
+        id: &'static str,
+        client_id: &'static str,
+        secret: &'static str,
+        sub_account: &'static str,
+    ) -> Self {
+        Self {
+            id,
+            client_id,
+            secret,
+            sub_account,
+            adjust: Vec::new(),
+        }
+    }
+
+    /// Changes how the proxy is configured for it.
+    pub(crate) fn with(mut self, adjust: impl Fn(&mut Party) + Send + Sync + 'static) -> Self {
+        self.adjust.push(Arc::new(adjust));
+        self
+    }
+
+    pub(crate) fn rate(self, per_second: u32, burst: u32) -> Self {
+        self.with(move |tenant| tenant.limits.all = rate(per_second, burst))
+    }
+
+    pub(crate) fn seats(self, seats: u32) -> Self {
+        self.with(move |tenant| {
+            tenant.limits.in_flight = NonZeroU32::new(seats).expect("at least one");
+        })
+    }
+
+    pub(crate) fn credential(&self) -> Credential {
+        credential(self.client_id, self.secret)
+    }
+
+    pub(crate) fn tenant(&self) -> Tenant {
+        let id = PartyId::parse(self.id).expect("a good id");
+        let account = SubAccount::parse(self.sub_account).expect("a good account");
+        let credentials = vec![DatedCredential::undated(self.credential())];
+        let mut tenant = Tenant::new(id, account, &Catalogue::standard(), credentials);
+        tenant.party.limits.all = rate(10_000, 10_000);
+        tenant.party.limits.in_flight = NonZeroU32::new(1_000).expect("not zero");
+        self.adjust
+            .iter()
+            .for_each(|adjust| adjust(&mut tenant.party));
+        tenant
+    }
+
+    /// A request of this shop's, to be signed when it is sent.
+    pub(crate) fn post(&self, path: &str, body: impl Into<Bytes>) -> Call {
+        Call::new(self, Method::POST, path, body.into())
+    }
+
+    /// A request without a body.
+    pub(crate) fn get(&self, path: &str) -> Call {
+        self.get_with(path, Bytes::new())
+    }
+
+    /// A GET with a body, which is signed like any other.
+    pub(crate) fn get_with(&self, path: &str, body: impl Into<Bytes>) -> Call {
+        Call::new(self, Method::GET, path, body.into())
+    }
+}
+
+pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate {
+        per_second: NonZeroU32::new(per_second).expect("at least one"),
+        burst: NonZeroU32::new(burst).expect("at least one"),
+    }
+}
+
+/// A credential whose secret everybody may see.
+pub(crate) fn credential(client_id: &str, secret: &str) -> Credential {
+    let secret = SecretKey::new(Zeroizing::new(secret.to_owned())).expect("a good secret");
+    Credential::new(
+        ClientId::parse(client_id).expect("a good client id"),
+        &secret,
+    )
+}
