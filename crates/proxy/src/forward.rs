@@ -87,7 +87,7 @@ pub async fn send(
             Ok(answer) => return Ok(answer),
             // A kept connection that had died is no verdict on GatePay; a fresh one that dies is.
             Err(Failure::NotSent(_)) if !fresh && tried < ATTEMPTS && Instant::now() < deadline => {
-                pool.repeated()
+                pool.repeated();
             }
             Err(failure) => return Err(failure),
         }

@@ -65,7 +65,7 @@ pub async fn handle(
             match unread {
                 // What is left of a body nobody read would be taken for the next request.
                 Some(_) if parts.version < Version::HTTP_2 => {
-                    close(parts.version, response.headers_mut())
+                    close(parts.version, response.headers_mut());
                 }
                 Some(mut rest) => ingress::discard(&mut rest).await,
                 None => {}
@@ -127,7 +127,7 @@ async fn enter(
         ingress::media_type(&parts.headers, operation.media)?;
         let limit = operation.body_limit.unwrap_or(listen.body_limit);
         body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
-            payload.body(piece)
+            payload.body(piece);
         })
         .await?;
         *unread = None;

@@ -76,7 +76,12 @@ async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
         listen.head_timeout,
         Inbound::begin(tcp, app.tls.as_ref(), Arc::clone(&pace)),
     );
-    let (http2, stream) = match begun.await {
+    let begun = tokio::select! {
+        begun = begun => begun,
+        // Nobody is kept waiting who has not asked for anything.
+        () = app.drain.reached(Phase::Finishing) => return,
+    };
+    let (http2, stream) = match begun {
         Ok(Ok(begun)) => begun,
         // Port scans and health checks connect and say nothing; that is no event.
         Ok(Err(error)) => {

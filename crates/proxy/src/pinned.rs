@@ -98,6 +98,7 @@ mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
     use rustls::RootCertStore;
+    use std::time::Duration;
 
     fn certificate(adjust: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(vec!["gatepay.example".to_owned()]).unwrap();
@@ -123,7 +124,7 @@ mod tests {
         let book = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .unwrap();
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_767_225_600));
+        let now = UnixTime::since_unix_epoch(Duration::from_hours(490_896));
         let name = ServerName::try_from(name).unwrap();
         Pinned::new(book, vec![trusted.clone()])
             .verify_server_cert(presented, &[], &name, &[], now)

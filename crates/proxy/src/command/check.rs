@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use gatepay_proxy::app::replay_capacity;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
-use gatepay_tenancy::{Configuration, Standing};
+use gatepay_tenancy::{Configuration, Standing, Who};
 
 use super::{Exit, complain, environment, say};
 
@@ -68,26 +68,28 @@ fn report(name: &str, configuration: &Configuration) {
         "operations",
         "credentials"
     ));
-    for tenant in registry.tenants() {
-        let standing = match tenant.party.standing {
+    for who in registry.parties() {
+        let party = who.party();
+        let standing = match party.standing {
             Standing::Active => "active",
             Standing::ReadOnly => "read_only",
             Standing::Suspended => "suspended",
         };
-        let operations = (0..catalogue.rows().len())
-            .filter(|position| {
-                tenant.party.permissions.allows(*position)
-                    && catalogue.rows()[*position].off().is_none()
-            })
-            .count();
+        let account = match who {
+            Who::Tenant(tenant) => tenant.sub_account.as_str(),
+            Who::Operator(_) => "(operator)",
+        };
+        let rows = catalogue.rows().iter().enumerate();
+        let operations = rows
+            .filter(|(position, row)| party.permissions.allows(*position) && row.off().is_none());
         say(format_args!(
-            "{:<24} {:<20} {standing:<10} {:>8} {:>8} {:>9} {operations:>10} {:>11}",
-            tenant.party.id,
-            tenant.sub_account,
-            tenant.party.limits.all.per_second,
-            tenant.party.limits.all.burst,
-            tenant.party.limits.in_flight,
-            tenant.party.credentials.len()
+            "{:<24} {account:<20} {standing:<10} {:>8} {:>8} {:>9} {:>10} {:>11}",
+            party.id,
+            party.limits.all.per_second,
+            party.limits.all.burst,
+            party.limits.in_flight,
+            operations.count(),
+            party.credentials.len()
         ));
     }
     let stamps = replay_capacity(settings, registry);
