@@ -77,6 +77,35 @@ async fn all_that_is_in_flight_when_it_is_told_to_end_is_answered() {
 }
 
 #[tokio::test]
+async fn asked_twice_it_ends_at_once_and_says_of_each_call_that_its_outcome_is_open() {
+    let upstream = Scripted::held();
+    let folder = Folder::before(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let call = acme().post(CREATE, order("A-0001"));
+    let mut connection = Connection::open(program.address).await;
+    let caller =
+        tokio::spawn(async move { connection.try_send(call.request(&Clock::system())).await });
+    until("it is at GatePay", || upstream.count() == 1).await;
+    program.terminate();
+    until("it has begun to drain", || {
+        program.stderr().contains("draining")
+    })
+    .await;
+    program.terminate();
+    let (code, out, err) = program.end().await;
+    assert_eq!(code, Some(2), "{err}");
+    let line: Value = serde_json::from_str(out.trim()).expect("one access line");
+    assert_eq!(
+        (&line["outcome"], &line["key"]),
+        (&"unknown".into(), &"A-0001".into())
+    );
+    assert!(
+        caller.await.expect("it did not panic").is_err(),
+        "nothing that could be taken for an answer"
+    );
+}
+
+#[tokio::test]
 async fn of_two_processes_with_one_state_folder_the_second_does_not_start() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());

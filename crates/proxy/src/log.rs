@@ -22,8 +22,8 @@ const EVERY: Duration = Duration::from_millis(25);
 pub struct AccessLog {
     queue: Arc<Mutex<Vec<Line>>>,
     dropped: IntCounter,
-    stop: Option<mpsc::Sender<()>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer, and what it ends by when it is dropped.
+    writer: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
 }
 
 /// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
@@ -95,9 +95,22 @@ impl AccessLog {
         Ok(Self {
             queue,
             dropped,
-            stop: Some(stop),
-            writer: Mutex::new(Some(writer)),
+            writer: Mutex::new(Some((stop, writer))),
         })
+    }
+
+    /// Writes what is queued and ends the writer. Lines that come later are lost, so this is for the very end.
+    pub fn finish(&self) {
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((stop, writer)) = writer {
+            drop(stop);
+            // It panics only if writing does; then there is nowhere left to say so.
+            let _ = writer.join();
+        }
     }
 
     /// Queues a line, or counts it as dropped.
@@ -113,16 +126,7 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(writer) = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
-            // It panics only if writing does; then there is nowhere left to say so.
-            let _ = writer.join();
-        }
+        self.finish();
     }
 }
 

@@ -131,6 +131,12 @@ impl Server {
         self.app.drain.enter(Phase::Leaving);
     }
 
+    /// What ends the drain at once, whatever is in flight.
+    pub fn hurry(&self) -> impl FnOnce() + Send + 'static {
+        let app = Arc::clone(&self.app);
+        move || app.drain.enter(Phase::Over)
+    }
+
     /// Waits for the end that [`leave`](Self::leave) begins.
     ///
     /// # Panics
@@ -147,6 +153,8 @@ impl Server {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
+        // Whoever else still holds on to the app, the lines are out now.
+        self.app.log.finish();
         let memory = self.app.replay.hand_over();
         if let Some(state) = self.state
             && let Err(error) = state.hand_over(&memory)
@@ -209,30 +217,31 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
         }
     });
     app.drain.reached(Phase::Leaving).await;
-    let drain = app.settings.drain;
-    tracing::info!(
-        grace = ?drain.grace,
-        running = app.drain.running(),
-        "draining: asking callers to leave"
-    );
-    sleep(drain.grace).await;
-    app.drain.enter(Phase::Finishing);
-    tracing::info!(
-        running = app.drain.running(),
-        "draining: no new connections"
-    );
-    let left = drain.deadline.saturating_sub(drain.grace);
-    let ended = if timeout(left, app.drain.finished()).await.is_ok() {
-        Ended::Drained
-    } else {
-        tracing::error!(
-            running = app.drain.running(),
-            "draining: the deadline passed with requests in flight"
-        );
-        Ended::Late
+    let ended = tokio::select! {
+        ended = drain(&app) => ended,
+        () = app.drain.reached(Phase::Over) => Ended::Late,
     };
     housekeeping.abort();
     ended
+}
+
+/// From asking callers to leave to having nothing in flight, or to the deadline.
+async fn drain(app: &App) -> Ended {
+    let times = app.settings.drain;
+    let running = || app.drain.running();
+    tracing::info!(grace = ?times.grace, running = running(), "draining: asking callers to leave");
+    sleep(times.grace).await;
+    app.drain.enter(Phase::Finishing);
+    tracing::info!(running = running(), "draining: no new connections");
+    let left = times.deadline.saturating_sub(times.grace);
+    if timeout(left, app.drain.finished()).await.is_ok() {
+        return Ended::Drained;
+    }
+    tracing::error!(
+        running = running(),
+        "draining: the deadline passed with requests in flight"
+    );
+    Ended::Late
 }
 
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

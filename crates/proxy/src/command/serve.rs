@@ -9,7 +9,7 @@ use gatepay_proxy::server::{Ended, Server};
 
 use super::{Exit, complain, environment, fail, log_to_stderr, wait_for_signal};
 
-/// Serve tenants until SIGTERM or Ctrl-C, then drain.
+/// Serve tenants until SIGTERM or Ctrl-C, then drain; a second signal ends the drain at once.
 ///
 /// Access lines go to standard output, everything else to standard error. Exits with 0 when drained, 1 if it could not
 /// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
@@ -60,6 +60,13 @@ impl Serve {
             Err(error) => tracing::error!(%error, "signals cannot be waited for; ending"),
         }
         server.leave();
+        let hurry = server.hurry();
+        std::thread::spawn(move || {
+            if wait_for_signal().is_ok() {
+                tracing::warn!("asked again: ending at once");
+                hurry();
+            }
+        });
         match server.wait() {
             Ended::Drained => Exit::Fine,
             Ended::Late => Exit::Late,
