@@ -94,7 +94,7 @@ pub fn guard(
         sent.read_query(query.unwrap_or_default(), names);
         let read = sent.read_body(body, names);
         if let Err((line, column)) = read
-            && operation.kind != Kind::Read
+            && (operation.kind != Kind::Read || names().any(|name| contains(body, name)))
         {
             // A lenient parser may find an account before what it does not mind, trailing garbage say.
             return Err(Steering::NotOneText { line, column });
@@ -111,6 +111,11 @@ pub fn guard(
         Kind::Money => one_reading(body, own),
         Kind::Read | Kind::Write => Ok(()),
     }
+}
+
+fn contains(body: &[u8], name: &str) -> bool {
+    body.windows(name.len())
+        .any(|window| window == name.as_bytes())
 }
 
 impl Own<'_> {
@@ -382,6 +387,10 @@ mod tests {
             assert_eq!(judge("close_order", None, body), write, "a write: {body}");
             assert_eq!(judge("query_order", None, body), Ok(()), "a read: {body}");
         }
+        assert!(
+            judge("query_payout", None, r#"{"merchant_id":"7"} x"#).is_err(),
+            "a read that names an account"
+        );
         assert_eq!(judge("refund_order", None, " {\"a\":1}\r\n"), Ok(()));
         assert_eq!(judge("refund_order", None, ""), Ok(()));
         let catalogue = Catalogue::standard();

@@ -267,6 +267,9 @@ impl Catalogue {
                     )),
                 }
             };
+            if row.scope == Scope::Institution && row.merchant_path.is_some() {
+                return Err(CatalogueError::Reserved(row.name.to_string()));
+            }
             let mut paths = row.merchant_path.iter().chain(&row.institution_path);
             if row.scope == Scope::Tenant
                 && paths.any(|path| is_reserved(path) || own.contains(&path.to_ascii_lowercase()))

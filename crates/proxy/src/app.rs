@@ -84,11 +84,12 @@ pub enum StartError {
 }
 
 impl App {
-    /// Puts the parts together. `inheritance` is what a run before this one left of its replay memory.
+    /// Puts the parts together. `inherit` takes what a run before this one left of
+    /// its replay memory; it is asked last, so that a start that fails before leaves the memory to the next.
     pub fn new(
         configuration: Configuration,
         clock: Clock,
-        inheritance: Inheritance,
+        inherit: impl FnOnce() -> std::io::Result<Inheritance>,
         access: Box<dyn Write + Send>,
     ) -> Result<Arc<Self>, StartError> {
         let Configuration {
@@ -111,7 +112,15 @@ impl App {
         let log =
             AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
         let generation = Generation::new(catalogue, registry, &settings, &metrics, &clock);
-        let replay = inherit(
+        let tls = settings
+            .listen
+            .tls
+            .as_ref()
+            .map(tls::listener)
+            .transpose()
+            .map_err(StartError::Tls)?;
+        let inheritance = inherit().map_err(StartError::State)?;
+        let replay = memory(
             inheritance,
             &settings,
             replay_capacity(&settings, &generation.registry),
@@ -127,13 +136,7 @@ impl App {
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
-            tls: settings
-                .listen
-                .tls
-                .as_ref()
-                .map(tls::listener)
-                .transpose()
-                .map_err(StartError::Tls)?,
+            tls,
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,
@@ -159,6 +162,21 @@ impl App {
     pub fn is_starting(&self) -> bool {
         self.clock.unix_ms() <= self.replay.guarded_until()
     }
+}
+
+/// What is wrong with the certificates and keys that settings name: what starting would fail by.
+pub fn certificate_faults(settings: &Settings) -> Vec<StartError> {
+    let upstream = settings
+        .upstream
+        .url
+        .tls
+        .then(|| tls::client(settings.upstream.ca.as_deref()));
+    let listener = settings.listen.tls.as_ref().map(tls::listener);
+    let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
+    upstream
+        .into_iter()
+        .chain(listener.and_then(Result::err).map(StartError::Tls))
+        .collect()
 }
 
 impl Generation {
@@ -190,12 +208,7 @@ impl Generation {
 }
 
 /// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know.
-fn inherit(
-    inheritance: Inheritance,
-    settings: &Settings,
-    capacity: usize,
-    clock: &Clock,
-) -> Replay {
+fn memory(inheritance: Inheritance, settings: &Settings, capacity: usize, clock: &Clock) -> Replay {
     let empty =
         |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
     match inheritance {

@@ -1,5 +1,6 @@
 //! A request's journey, top to bottom. This file knows the order and nothing else.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ struct Admitted {
     generation: Arc<Generation>,
     position: usize,
     outbound: Outbound,
+    /// Whether it speaks the institution's form, and is told of institution paths.
+    operator: bool,
     /// Whether the answer has to be translated back.
     translated: bool,
     permit: admit::Permit,
@@ -119,22 +122,31 @@ async fn enter(
 
     let caller = authenticate::identify(found, &parts.headers, now_ms)?;
     let party = caller.who.party();
+    let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(party.id.as_str());
-    let turn = app.penalties.turn(peer).await;
+    let failing = app.penalties.is_failing(peer);
     let mut payload = caller.payload();
     let mut body = Bytes::new();
     if let Some(incoming) = unread {
         ingress::media_type(&parts.headers, operation.media)?;
         let limit = operation.body_limit.unwrap_or(listen.body_limit);
-        body = ingress::body(incoming, limit, listen.body_timeout, |piece| {
-            payload.body(piece);
-        })
-        .await?;
+        let hash = |piece: &[u8]| {
+            if !failing {
+                payload.body(piece);
+            }
+        };
+        body = ingress::body(incoming, limit, listen.body_timeout, hash).await?;
         *unread = None;
     }
     record.body(body.len());
-    caller.verify(payload, &body)?;
-    drop(turn);
+    if failing {
+        // Taken only now, so that a slow body holds up nobody else of that address.
+        let _turn = app.penalties.turn(peer).await;
+        payload.body(&body);
+        caller.verify(payload, &body)?;
+    } else {
+        caller.verify(payload, &body)?;
+    }
 
     let lane = generation.lane(caller.position);
     record.verified(caller.client_id, lane);
@@ -144,7 +156,7 @@ async fn enter(
     app.replay.check(print).map_err(|unusable| {
         record.key(admit::key(operation, head.query, &body));
         admit::refuse(unusable, now_ms, || {
-            advice(&generation, operation, record.known_key())
+            advice(&generation, operation, record.known_key(), operator)
         })
     })?;
 
@@ -165,7 +177,7 @@ async fn enter(
     };
     let key = admit::body(operation, head.query, &body, own, &app.rules)?;
     // Operators speak the institution's form already.
-    let translated = own.is_some() && !operation.is_verbatim();
+    let translated = !operator && !operation.is_verbatim();
     let inbound = Inbound {
         query: head.query,
         headers: &parts.headers,
@@ -195,15 +207,16 @@ async fn enter(
         operation.kind,
         print,
         now_ms,
-        || advice(&generation, operation, key.as_deref()),
+        || advice(&generation, operation, key.as_deref(), operator),
     )?;
     record.key(key);
     Ok(Admitted {
         position,
         outbound,
+        operator,
         translated,
         permit,
-        generation: Arc::clone(&generation),
+        generation,
     })
 }
 
@@ -236,7 +249,12 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
         }
         Err(Failure::Lost { what, detail }) => {
             record.detail(detail);
-            let advice = advice(&admitted.generation, operation, record.known_key());
+            let advice = advice(
+                &admitted.generation,
+                operation,
+                record.known_key(),
+                admitted.operator,
+            );
             return refuse(app, record, Refusal::OutcomeUnknown { what, advice });
         }
     };
@@ -278,12 +296,16 @@ fn advice(
     generation: &Generation,
     operation: &Operation,
     key: Option<&str>,
-) -> std::borrow::Cow<'static, str> {
+    operator: bool,
+) -> Cow<'static, str> {
     let look_up = operation
         .look_up
         .as_ref()
         .and_then(|look_up| generation.catalogue.named(look_up.operation));
-    let look_up = look_up.and_then(|row| Some((row.method, row.merchant_path.as_deref()?)));
+    let look_up = look_up.and_then(|row| match &row.merchant_path {
+        Some(path) if !operator => Some((row.method, path.as_ref())),
+        _ => Some((row.institution_method, row.institution_path.as_deref()?)),
+    });
     refusal::advice(operation, look_up, key)
 }
 

@@ -42,7 +42,7 @@ impl Default for Penalties {
         Self(
             Cache::builder()
                 .max_capacity(ADDRESSES)
-                .time_to_idle(MEMORY)
+                .time_to_live(MEMORY)
                 .build(),
         )
     }
@@ -57,20 +57,35 @@ impl Penalties {
                 turns: Arc::new(Semaphore::new(AT_ONCE)),
             })
         };
+        let address = network(address);
         // `get_with` is atomic: of racing first failures one makes the record and all count in it.
-        self.0
-            .get_with(network(address), fresh)
-            .failures
-            .fetch_add(1, Ordering::Relaxed);
+        let record = self.0.get_with(address, fresh);
+        record.failures.fetch_add(1, Ordering::Relaxed);
+        // It is remembered from its last failure on, however often it is looked at.
+        self.0.insert(address, record);
+        // So that the count of entries is no longer zero when the next request looks.
+        self.0.run_pending_tasks();
+    }
+
+    /// Whether requests from this address have to take turns.
+    pub fn is_failing(&self, address: IpAddr) -> bool {
+        self.record(address).is_some()
+    }
+
+    fn record(&self, address: IpAddr) -> Option<Arc<Record>> {
+        if self.0.entry_count() == 0 {
+            // As a rule nobody is failing, and then nobody is looked up.
+            return None;
+        }
+        let record = self.0.get(&network(address))?;
+        (record.failures.load(Ordering::Relaxed) >= PATIENCE).then_some(record)
     }
 
     /// Waits for a turn to be verified; at once for everybody who has not been failing.
     pub async fn turn(&self, address: IpAddr) -> Turn {
-        match self.0.get(&network(address)) {
-            Some(record) if record.failures.load(Ordering::Relaxed) >= PATIENCE => {
-                Turn(Arc::clone(&record.turns).acquire_owned().await.ok())
-            }
-            _ => Turn(None),
+        match self.record(address) {
+            Some(record) => Turn(Arc::clone(&record.turns).acquire_owned().await.ok()),
+            None => Turn(None),
         }
     }
 }

@@ -12,6 +12,7 @@ use gatepay_core::{ClientId, Kind};
 
 use crate::app::App;
 use crate::clock;
+use crate::drain::Phase;
 use crate::lane::Lane;
 use crate::log::Line;
 use crate::metrics::End;
@@ -230,7 +231,7 @@ impl Drop for Record {
             upstream_ms: self.upstream.map(milliseconds),
             attempts: self.attempts,
             peer: self.peer.to_string(),
-            caller_left: !self.relayed,
+            caller_left: !self.relayed && self.app.drain.phase() < Phase::Over,
         });
     }
 }

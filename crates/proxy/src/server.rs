@@ -74,13 +74,12 @@ impl Server {
                 .min(Semaphore::MAX_PERMITS),
         ));
 
-        // Last, so that a start that fails before leaves the memory to the next.
-        let inheritance = match &state {
-            Some(state) => state.inherit().map_err(StartError::State)?,
-            None if fresh_credentials => Inheritance::FirstStart,
-            None => Inheritance::Lost,
+        let inherit = || match &state {
+            Some(state) => state.inherit(),
+            None if fresh_credentials => Ok(Inheritance::FirstStart),
+            None => Ok(Inheritance::Lost),
         };
-        let app = App::new(configuration, clock, inheritance, access)?;
+        let app = App::new(configuration, clock, inherit, access)?;
         let workers = (0..threads)
             .map(|number| {
                 let socket = socket
@@ -218,8 +217,10 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
     });
     app.drain.reached(Phase::Leaving).await;
     let ended = tokio::select! {
-        ended = drain(&app) => ended,
+        // What is cut because of it counts as cut, even if nothing is left running then.
+        biased;
         () = app.drain.reached(Phase::Over) => Ended::Late,
+        ended = drain(&app) => ended,
     };
     housekeeping.abort();
     ended

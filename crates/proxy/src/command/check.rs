@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_proxy::app::replay_capacity;
+use gatepay_proxy::app::{certificate_faults, replay_capacity};
 use gatepay_proxy::replay::BYTES_PER_STAMP;
 use gatepay_tenancy::{Configuration, Standing, Who};
 
@@ -23,6 +23,11 @@ impl Check {
     pub(crate) fn run(self) -> Exit {
         match gatepay_tenancy::load(&self.config, &environment) {
             Ok(configuration) => {
+                let faults = certificate_faults(&configuration.settings);
+                if !faults.is_empty() {
+                    faults.iter().for_each(complain);
+                    return Exit::Usage;
+                }
                 report(&self.config.display().to_string(), &configuration);
                 Exit::Fine
             }

@@ -31,6 +31,12 @@ pub(crate) struct Sandbox {
     /// A sub-account that X-GatePay-On-Behalf-Of may name; may be given more than once.
     #[arg(long, value_name = "ID", required = true)]
     sub_account: Vec<String>,
+    /// The institution's own account, for transfers and charges.
+    #[arg(long, value_name = "ID", default_value = "1000000000")]
+    institution_account: String,
+    /// The institution's merchant id, which fee settings must then carry.
+    #[arg(long, value_name = "ID")]
+    merchant_id: Option<String>,
     /// Among whose orders a merchant order number may occur once only; GatePay does not say.
     #[arg(long, value_enum, default_value = "sub-account")]
     numbers_unique_per: UniquePer,
@@ -69,6 +75,8 @@ impl Sandbox {
             .into_iter()
             .map(SubAccount::active)
             .collect();
+        config.institution_account = self.institution_account;
+        config.merchant_id = self.merchant_id;
         config.answer_delay = Duration::from_millis(self.delay_ms);
         config.numbers_unique_per = match self.numbers_unique_per {
             UniquePer::SubAccount => NumbersUniquePer::SubAccount,
