@@ -4,6 +4,7 @@ use crate::support::program::{Folder, printed, run};
 use crate::support::*;
 use gatepay_core::Catalogue;
 use serde_json::Value;
+use std::fs;
 
 #[test]
 fn five_mistakes_are_told_at_once_and_nothing_is_served() {
@@ -54,6 +55,24 @@ fn the_catalogue_can_be_read_by_programs() {
     let catalogue = Catalogue::standard();
     let expected: Vec<&str> = catalogue.rows().iter().map(|row| &*row.name).collect();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn the_readme_prints_the_table_that_the_command_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let (_, table) = readme
+        .split_once("<!-- operations:begin -->")
+        .expect("the README has the table");
+    let (table, _) = table
+        .split_once("<!-- operations:end -->")
+        .expect("the table ends");
+    let printed = String::from_utf8(run(&["operations"]).stdout).unwrap();
+    assert_eq!(
+        table.trim(),
+        printed.trim(),
+        "copy it from `gatepay-proxy operations`"
+    );
 }
 
 #[test]

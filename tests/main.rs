@@ -24,6 +24,20 @@ mod authentication;
 mod replay;
 // A tenant calls what it may call, from where it may, and nothing of the institution's own.
 mod permissions;
+// Every operation of GatePay's goes exactly where the catalogue says, and nothing else goes anywhere.
+mod catalogue;
+// Whatever clients of GatePay's send, goes through as it was sent.
+mod clients;
+// No path but a row's own leads anywhere, whatever is sent.
+mod default_deny;
+// Whatever is configured, tenants do not reach what is the institution's own.
+mod reserved;
+// What a tenant signs is about that tenant alone, and has one reading.
+mod steering;
+// The institution's own back office works without the institution's secret.
+mod operators;
+// It is held to rules like a tenant's, and is seen like one; neither side sees the other's paths.
+mod operator_rules;
 // Bodies GatePay would refuse anyway are refused by field.
 mod checks;
 // Nobody sends more than their share, and nobody pays for what was refused.

@@ -5,7 +5,7 @@ use gatepay_tenancy::Standing;
 use std::collections::BTreeSet;
 
 /// An answer without what differs from request to request.
-fn shape(answer: &Answer) -> (u16, Vec<(String, String)>, bytes::Bytes) {
+pub(crate) fn shape(answer: &Answer) -> (u16, Vec<(String, String)>, bytes::Bytes) {
     let headers = answer
         .headers
         .iter()

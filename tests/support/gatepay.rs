@@ -9,6 +9,8 @@ use gatepay_sandbox::{Config, Injection, Received, Sandbox, SubAccount};
 use super::{T0, acme, any_port, credential, globex};
 
 pub(crate) const INSTITUTION_ID: &str = "institution-fake";
+/// The account the emulator holds the institution's own money in.
+pub(crate) const INSTITUTION_ACCOUNT: &str = "1000000000";
 pub(crate) const INSTITUTION_SECRET: &str = "fake-institution-secret-9999";
 
 /// The institution's credential, as GatePay and the proxy know it.
@@ -47,6 +49,7 @@ impl GatePay {
     fn at(clock: Clock, adjust: impl FnOnce(&mut Config)) -> Self {
         let told = clock.clone();
         let mut config = Config::new(institution(), Arc::new(move || told.unix_ms()));
+        config.institution_account = INSTITUTION_ACCOUNT.into();
         config.sub_accounts = [acme(), globex()]
             .map(|shop| SubAccount::active(shop.sub_account))
             .into();

@@ -10,10 +10,12 @@
 
 mod answer;
 mod call;
+mod catalogue;
 mod connection;
 mod gatepay;
 mod log;
 pub(crate) mod program;
+mod property;
 mod proxy;
 mod raw;
 pub(crate) mod scripted;
@@ -26,11 +28,15 @@ use socket2::{Domain, Socket, Type};
 
 pub(crate) use answer::Answer;
 pub(crate) use call::Call;
+pub(crate) use catalogue::{changed, configured, everything_on};
 pub(crate) use connection::{Connection, Http2};
-pub(crate) use gatepay::{GatePay, INSTITUTION_ID, INSTITUTION_SECRET, institution};
+pub(crate) use gatepay::{
+    GatePay, INSTITUTION_ACCOUNT, INSTITUTION_ID, INSTITUTION_SECRET, institution,
+};
+pub(crate) use property::holds;
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
-pub(crate) use shop::{Shop, acme, credential, globex, rate};
+pub(crate) use shop::{Shop, acme, credential, globex, office, rate, target};
 
 /// When these tests take place: the first moment of 2026.
 pub(crate) const T0: u64 = 1_767_225_600_000;

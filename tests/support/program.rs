@@ -84,6 +84,23 @@ secret = {{ file = 'secrets/institution.key' }}
         self.secret(shop.id, shop.secret);
     }
 
+    /// Writes the back office's two files, with these lines at the end of the first, and says where they are.
+    pub(crate) fn operator(&self, office: &Shop, more: &str) {
+        let (id, client_id) = (office.id, office.client_id);
+        self.file(
+            &format!("operators.d/{id}.toml"),
+            &format!(
+                "id = '{id}'
+credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.key' }} }}]
+{more}
+"
+            ),
+        );
+        self.secret(id, office.secret);
+        let proxy = fs::read_to_string(self.path("proxy.toml")).expect("it was written");
+        self.file("proxy.toml", &format!("operators = 'operators.d'\n{proxy}"));
+    }
+
     pub(crate) fn file(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     clock: Clock,
     url: String,
     shops: Vec<Shop>,
+    operators: Vec<Shop>,
+    catalogue: Catalogue,
     adjust: Vec<Adjust>,
     fresh: bool,
 }
@@ -32,6 +34,18 @@ impl Plan {
     /// Serves this shop, and no other that is not named.
     pub(crate) fn tenant(mut self, shop: Shop) -> Self {
         self.shops.push(shop);
+        self
+    }
+
+    /// Serves this back office too.
+    pub(crate) fn operator(mut self, office: Shop) -> Self {
+        self.operators.push(office);
+        self
+    }
+
+    /// Knows these operations instead of GatePay's documentation.
+    pub(crate) fn catalogue(mut self, catalogue: Catalogue) -> Self {
+        self.catalogue = catalogue;
         self
     }
 
@@ -67,15 +81,21 @@ impl Plan {
         for adjust in self.adjust {
             adjust(&mut settings);
         }
-        let tenants = self.shops.iter().map(Shop::tenant).collect();
-        let registry = Registry::new(tenants, Vec::new(), &settings.institution.credentials)
-            .expect("tenants that differ");
+        let catalogue = self.catalogue;
+        let tenants = self.shops.iter().map(|shop| shop.tenant(&catalogue));
+        let operators = self.operators.iter().map(|shop| shop.operator(&catalogue));
+        let registry = Registry::new(
+            tenants.collect(),
+            operators.collect(),
+            &settings.institution.credentials,
+        )
+        .expect("parties that differ");
         let log = Log::default();
         let server = Server::start(
             Configuration {
                 settings,
                 registry,
-                catalogue: Catalogue::standard(),
+                catalogue,
             },
             self.clock.clone(),
             Box::new(log.clone()),
@@ -117,6 +137,8 @@ impl Proxy {
             clock: clock.clone(),
             url: url.to_owned(),
             shops: Vec::new(),
+            operators: Vec::new(),
+            catalogue: Catalogue::standard(),
             adjust: Vec::new(),
             fresh: true,
         }

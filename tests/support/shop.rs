@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
-use gatepay_tenancy::{DatedCredential, Party, PartyId, Rate, SubAccount, Tenant};
+use gatepay_sandbox::examples::Example;
+use gatepay_tenancy::{DatedCredential, Operator, Party, PartyId, Rate, SubAccount, Tenant};
 use http::Method;
 use zeroize::Zeroizing;
 
@@ -72,17 +73,48 @@ impl Shop {
         credential(self.client_id, self.secret)
     }
 
-    pub(crate) fn tenant(&self) -> Tenant {
-        let id = PartyId::parse(self.id).expect("a good id");
+    /// As a customer of the institution's.
+    pub(crate) fn tenant(&self, catalogue: &Catalogue) -> Tenant {
         let account = SubAccount::parse(self.sub_account).expect("a good account");
-        let credentials = vec![DatedCredential::undated(self.credential())];
-        let mut tenant = Tenant::new(id, account, &Catalogue::standard(), credentials);
-        tenant.party.limits.all = rate(10_000, 10_000);
-        tenant.party.limits.in_flight = NonZeroU32::new(1_000).expect("not zero");
-        self.adjust
-            .iter()
-            .for_each(|adjust| adjust(&mut tenant.party));
+        let mut tenant = Tenant::new(self.party_id(), account, catalogue, self.credentials());
+        self.set_up(&mut tenant.party);
         tenant
+    }
+
+    /// As the institution's own back office: it has no sub-account.
+    pub(crate) fn operator(&self, catalogue: &Catalogue) -> Operator {
+        let mut operator = Operator::new(self.party_id(), catalogue, self.credentials());
+        self.set_up(&mut operator.party);
+        operator
+    }
+
+    fn party_id(&self) -> PartyId {
+        PartyId::parse(self.id).expect("a good id")
+    }
+
+    fn credentials(&self) -> Vec<DatedCredential> {
+        vec![DatedCredential::undated(self.credential())]
+    }
+
+    fn set_up(&self, party: &mut Party) {
+        party.limits.all = rate(10_000, 10_000);
+        party.limits.in_flight = NonZeroU32::new(1_000).expect("not zero");
+        self.adjust.iter().for_each(|adjust| adjust(party));
+    }
+
+    /// What the sandbox knows to be a good request, at this path.
+    pub(crate) fn calls(&self, path: &str, example: &Example) -> Call {
+        let method = example.method.as_str().parse().expect("a method");
+        let call = Call::new(
+            self,
+            method,
+            &target(path, example.query.as_deref()),
+            example.body.clone(),
+        );
+        match example.content_type {
+            Some(content_type) => call.instead("content-type", content_type),
+            None => call,
+        }
     }
 
     /// A request of this shop's, to be signed when it is sent.
@@ -99,6 +131,16 @@ impl Shop {
     pub(crate) fn get_with(&self, path: &str, body: impl Into<Bytes>) -> Call {
         Call::new(self, Method::GET, path, body.into())
     }
+}
+
+/// The institution's own back office.
+pub(crate) fn office() -> Shop {
+    Shop::new("office", "client-office", "fake-office-secret-0003", "")
+}
+
+/// What stands between method and version.
+pub(crate) fn target(path: &str, query: Option<&str>) -> String {
+    query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {

@@ -10,19 +10,49 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use crate::json::{self, Raw};
 use crate::operation::{Kind, Media, Operation};
-use crate::sent::{Sent, Value};
+use crate::sent::decode;
 
-/// Fields that name an account (schemas.md), in a query or a body.
-const ACCOUNT_FIELDS: [&str; 5] = [
-    "merchant_id",
-    "client_id",
-    "accountId",
-    "account_id",
-    "sub_merchant_id",
+/// Names that matter, as [`plain`] leaves them. Readers differ in what they take for the same name, so every spelling
+/// of a name counts as that name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are one.
+const NAMES: [(&str, Name); 5] = [
+    ("merchantid", Name::Account("merchant_id")),
+    ("clientid", Name::Account(CLIENT_ID)),
+    ("accountid", Name::Account("accountId")),
+    ("submerchantid", Name::Account("sub_merchant_id")),
+    // Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
+    ("callbackurl", Name::Callback),
 ];
-/// Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
-const CALLBACK: &str = "callbackUrl";
+const CLIENT_ID: &str = "client_id";
+
+/// A name that a tenant must not use freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    /// It names an account (schemas.md); refusals call it so.
+    Account(&'static str),
+    /// It makes GatePay call somebody.
+    Callback,
+}
+
+impl Name {
+    fn of(name: &[u8]) -> Option<Self> {
+        let plain = plain(name);
+        NAMES
+            .iter()
+            .find(|(other, _)| *other == plain)
+            .map(|(_, name)| *name)
+    }
+}
+
+/// A name without what tells spellings apart: case, separators, and an index.
+fn plain(name: &[u8]) -> String {
+    let name = name.split(|byte| *byte == b'[').next().unwrap_or_default();
+    let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric());
+    letters
+        .map(|byte| char::from(byte.to_ascii_lowercase()))
+        .collect()
+}
 
 /// What a tenant may call itself.
 #[derive(Debug, Clone, Copy)]
@@ -77,8 +107,8 @@ impl fmt::Display for Steering {
 /// Refuses what the tenant must not steer in a call to `operation`; `own` is `None` for the institution's own back
 /// office, which may name any account.
 ///
-/// A money call is read whole, at every depth; of others only the top of the body, where GatePay's calls have their
-/// parameters.
+/// A money call is read whole, at every depth; of others the query and the top of the body, where GatePay's calls have
+/// their parameters.
 pub fn guard(
     operation: &Operation,
     query: Option<&str>,
@@ -86,25 +116,12 @@ pub fn guard(
     own: Option<Own<'_>>,
     callbacks: bool,
 ) -> Result<(), Steering> {
-    if let Some(own) = own
-        && operation.media == Media::Json
-    {
-        let names = || ACCOUNT_FIELDS.into_iter().chain([CALLBACK]);
-        let mut sent = Sent::default();
-        sent.read_query(query.unwrap_or_default(), names);
-        let read = sent.read_body(body, names);
-        if let Err((line, column)) = read
-            && (operation.kind != Kind::Read || names().any(|name| contains(body, name)))
-        {
-            // A lenient parser may find an account before what it does not mind, trailing garbage say.
-            return Err(Steering::NotOneText { line, column });
-        }
-        for field in ACCOUNT_FIELDS {
-            let values = sent.values(field).map(Value::text_or_number);
-            own.admits_all(field, values)?;
-        }
-        if !callbacks && sent.has(CALLBACK) {
-            return Err(Steering::Callback);
+    if let Some(own) = own {
+        let rules = Rules { own, callbacks };
+        rules.query(query.unwrap_or_default())?;
+        match operation.media {
+            Media::Json => rules.json(body)?,
+            Media::Multipart => rules.multipart(body)?,
         }
     }
     match operation.kind {
@@ -113,31 +130,103 @@ pub fn guard(
     }
 }
 
-fn contains(body: &[u8], name: &str) -> bool {
-    body.windows(name.len())
-        .any(|window| window == name.as_bytes())
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    own: Own<'a>,
+    callbacks: bool,
+}
+
+impl Rules<'_> {
+    /// Both separators that are in use count.
+    fn query(self, query: &str) -> Result<(), Steering> {
+        for pair in query.split(['&', ';']) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if let Some(name) = Name::of(decode(name).as_bytes()) {
+                self.admit(name, Some(&decode(value)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The top of a JSON text. What is none is refused whatever the call: a lenient reader may find an account before
+    /// what it does not mind, trailing garbage say.
+    fn json(self, body: &[u8]) -> Result<(), Steering> {
+        if body.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let not_text = |error: std::str::Utf8Error| Steering::NotOneText {
+            line: 1,
+            column: error.valid_up_to() + 1,
+        };
+        let text = str::from_utf8(body).map_err(not_text)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut steering = Ok(());
+        let found = |name, value: Raw<'_>| {
+            if steering.is_ok() {
+                let absent = matches!(value.as_str(), "null" | "\"\"");
+                steering = if absent {
+                    Ok(())
+                } else {
+                    self.admit(name, value.text_or_number().as_deref())
+                };
+            }
+        };
+        json::read(text, Name::of, found).map_err(|error| Steering::NotOneText {
+            line: error.line(),
+            column: error.column(),
+        })?;
+        steering
+    }
+
+    /// The names of a form's parts, wherever in the body something looks like one.
+    fn multipart(self, body: &[u8]) -> Result<(), Steering> {
+        let mut rest = body;
+        while let Some(at) = rest
+            .windows(4)
+            .position(|window| window.eq_ignore_ascii_case(b"name"))
+        {
+            let (before, after) = rest.split_at(at);
+            rest = &after[4..];
+            // `filename` names no part.
+            if before.last().is_some_and(u8::is_ascii_alphanumeric) {
+                continue;
+            }
+            let value = rest
+                .split(|byte| matches!(byte, b'\r' | b'\n' | b';'))
+                .next()
+                .unwrap_or_default();
+            let value = value
+                .rsplit(|byte| matches!(byte, b'=' | b'\''))
+                .next()
+                .unwrap_or_default();
+            match Name::of(value) {
+                Some(Name::Account(field)) => return Err(Steering::Account(field)),
+                Some(Name::Callback) if !self.callbacks => return Err(Steering::Callback),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One value of a name; `None` is neither text nor number.
+    fn admit(self, name: Name, value: Option<&str>) -> Result<(), Steering> {
+        match name {
+            Name::Callback if self.callbacks || value == Some("") => Ok(()),
+            Name::Callback => Err(Steering::Callback),
+            Name::Account(field) if value.is_some_and(|value| self.own.admits(field, value)) => {
+                Ok(())
+            }
+            Name::Account(field) => Err(Steering::Account(field)),
+        }
+    }
 }
 
 impl Own<'_> {
-    fn admits_all(
-        self,
-        field: &'static str,
-        mut values: impl Iterator<Item = Option<impl AsRef<str>>>,
-    ) -> Result<(), Steering> {
-        let fine =
-            values.all(|value| value.is_some_and(|value| self.admits(field, value.as_ref())));
-        if fine {
-            Ok(())
-        } else {
-            Err(Steering::Account(field))
-        }
-    }
-
     /// Published clients send absent values as `0` and `"0"` too (schemas.md).
     fn admits(self, field: &str, value: &str) -> bool {
         matches!(value, "" | "0")
             || value == self.account
-            || (field == "client_id" && value == self.client_id)
+            || (field == CLIENT_ID && value == self.client_id)
     }
 }
 
@@ -257,7 +346,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
         self.compound()?;
         let mut seen = HashSet::new();
         while let Some(name) = members.next_key::<String>()? {
-            let field = ACCOUNT_FIELDS.into_iter().find(|field| *field == name);
+            let field = match Name::of(name.as_bytes()) {
+                Some(Name::Account(field)) => Some(field),
+                Some(Name::Callback) | None => None,
+            };
             if !seen.insert(name) {
                 self.found.set(Some(Found::Repeated));
                 return Err(A::Error::custom("refused"));
@@ -279,6 +371,19 @@ mod tests {
         client_id: "client-acme",
     };
 
+    /// As clients and others spell them, and as refusals call them.
+    const FIELDS: [(&str, &str); 9] = [
+        ("merchant_id", "merchant_id"),
+        ("merchantId", "merchant_id"),
+        ("MERCHANT-ID", "merchant_id"),
+        ("client_id", "client_id"),
+        ("clientId", "client_id"),
+        ("accountId", "accountId"),
+        ("account_id", "accountId"),
+        ("AccountId", "accountId"),
+        ("sub_merchant_id", "sub_merchant_id"),
+    ];
+
     fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), Steering> {
         let catalogue = Catalogue::standard();
         guard(
@@ -292,7 +397,7 @@ mod tests {
 
     #[test]
     fn an_account_field_may_only_name_the_tenant_itself() {
-        for field in ACCOUNT_FIELDS {
+        for (sent, field) in FIELDS {
             for operation in ["create_batch_transfer", "create_order", "query_payout"] {
                 for own in [
                     r#""2124538349""#,
@@ -303,7 +408,7 @@ mod tests {
                     r#""0""#,
                 ] {
                     assert_eq!(
-                        judge(operation, None, &format!(r#"{{"{field}":{own}}}"#)),
+                        judge(operation, None, &format!(r#"{{"{sent}":{own}}}"#)),
                         Ok(()),
                         "{field} {own}"
                     );
@@ -316,14 +421,14 @@ mod tests {
                     r#"["2124538349"]"#,
                     r#"{"a":1}"#,
                 ] {
-                    let body = format!(r#"{{"{field}":{other}}}"#);
+                    let body = format!(r#"{{"{sent}":{other}}}"#);
                     assert_eq!(
                         judge(operation, None, &body),
                         Err(Steering::Account(field)),
                         "{operation} {body}"
                     );
                 }
-                let query = format!("a=1&{field}=2124538350");
+                let query = format!("a=1&{sent}[]=2124538350");
                 assert_eq!(
                     judge(operation, Some(&query), ""),
                     Err(Steering::Account(field)),
@@ -380,17 +485,12 @@ mod tests {
             ("a=1", Steering::NotOneText { line: 1, column: 1 }),
         ] {
             assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
-            let write = match refused {
+            let other = match refused {
                 Steering::Repeated { .. } => Ok(()),
                 refused => Err(refused),
             };
-            assert_eq!(judge("close_order", None, body), write, "a write: {body}");
-            assert_eq!(judge("query_order", None, body), Ok(()), "a read: {body}");
+            assert_eq!(judge("query_order", None, body), other, "no money: {body}");
         }
-        assert!(
-            judge("query_payout", None, r#"{"merchant_id":"7"} x"#).is_err(),
-            "a read that names an account"
-        );
         assert_eq!(judge("refund_order", None, " {\"a\":1}\r\n"), Ok(()));
         assert_eq!(judge("refund_order", None, ""), Ok(()));
         let catalogue = Catalogue::standard();
@@ -429,6 +529,60 @@ mod tests {
         let catalogue = Catalogue::standard();
         let row = catalogue.named("save_fixed_address").unwrap();
         assert_eq!(guard(row, None, body.as_bytes(), Some(OWN), true), Ok(()));
+    }
+
+    #[test]
+    fn a_form_may_name_no_account_in_any_part() {
+        let form = |disposition: &str| {
+            format!("--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n7\r\n--b--\r\n")
+        };
+        for name in [
+            "name=\"merchant_id\"",
+            "Name=accountId",
+            "name*=utf-8''client_id",
+            "filename=a; name=\"AccountId\"",
+        ] {
+            assert!(
+                judge("create_otc_bank", None, &form(name)).is_err(),
+                "{name}"
+            );
+        }
+        for name in [
+            "name=\"bankAccountName\"",
+            "name=file; filename=\"merchant_id\"",
+        ] {
+            assert_eq!(
+                judge("create_otc_bank", None, &form(name)),
+                Ok(()),
+                "{name}"
+            );
+        }
+        assert!(
+            judge("create_otc_bank", Some("accountId=9"), "").is_err(),
+            "nor in the query"
+        );
+        assert!(
+            judge("create_order", Some("a=1;account%49d=9"), "").is_err(),
+            "whatever separates it"
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_before_somebody_reads_it_otherwise() {
+        let utf_16: Vec<u8> =
+            r#"{"accountId":"9"}"#.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let catalogue = Catalogue::standard();
+        for operation in ["query_order_v2", "query_payout", "close_order"] {
+            let row = catalogue.named(operation).unwrap();
+            assert!(
+                guard(row, None, &utf_16, Some(OWN), false).is_err(),
+                "{operation}"
+            );
+            assert!(
+                judge(operation, None, r#"{"a":"9"} x"#).is_err(),
+                "{operation}"
+            );
+        }
     }
 
     proptest! {

@@ -165,9 +165,9 @@ impl Operation {
     /// Off by default is what cannot be forwarded, and what moves funds under a path no page of GatePay's shows.
     pub fn off(&self) -> Option<&'static str> {
         match self.switch {
-            _ if self.institution_path.is_none() => {
-                Some("GatePay publishes no institution path for it")
-            }
+            _ if self.institution_path.is_none() => Some(
+                "GatePay publishes no institution path for it; `institution_path` in its [[operation]] turns it on",
+            ),
             Switch::Off => Some("proxy.toml disables it"),
             Switch::Default if self.kind == Kind::Money && !self.confirmed => Some(
                 "it moves funds and no page of GatePay's shows its institution path; `enabled = true` in its [[operation]] turns it on",

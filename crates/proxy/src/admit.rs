@@ -189,7 +189,10 @@ pub fn refuse(
         Unusable::Guarded { wait_ms } => Refusal::Starting {
             retry: Duration::from_millis(wait_ms),
         },
-        Unusable::Forgotten => Refusal::StaleTimestamp(Stale::Forgotten),
+        Unusable::Forgotten { horizon_ms } if horizon_ms > now_ms => Refusal::Starting {
+            retry: Duration::from_millis(horizon_ms - now_ms + 1),
+        },
+        Unusable::Forgotten { .. } => Refusal::StaleTimestamp(Stale::Forgotten),
         Unusable::HandedOver => Refusal::Overloaded(
             "this process is ending; the same request may be sent again as it is",
         ),

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::admit::Rules;
 use crate::clock::{self, Clock};
 use crate::drain::Drain;
+use crate::ingress::Room;
 use crate::lane::Lane;
 use crate::limiter::Limiter;
 use crate::log::AccessLog;
@@ -35,6 +36,8 @@ pub struct App {
     pub rules: Rules,
     /// What makes a request single-use.
     pub replay: Replay,
+    /// Room for the bodies of all requests.
+    pub bodies: Room,
     /// Addresses that keep failing authentication.
     pub penalties: Penalties,
     /// What the institution as a whole may send.
@@ -132,6 +135,7 @@ impl App {
                 strictness: settings.checks,
                 callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
             },
+            bodies: Room::default(),
             penalties: Penalties::default(),
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
@@ -158,9 +162,10 @@ impl App {
             .credential_at(self.clock.unix_ms())
     }
 
-    /// Whether the replay memory still waits for stamps of a run before this one to go stale.
+    /// Whether stamps of this moment are refused: they cannot be told from those of a run before this one, or the clock
+    /// was ahead and made the memory forget them.
     pub fn is_starting(&self) -> bool {
-        self.clock.unix_ms() <= self.replay.guarded_until()
+        self.clock.unix_ms() <= self.replay.horizon()
     }
 }
 

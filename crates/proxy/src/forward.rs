@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, response};
+use http::{Request, StatusCode, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
@@ -132,6 +132,13 @@ async fn exchange(
         }
     };
     let (head, mut rest) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked for it, and what follows is no answer.
+        return Err(Failure::Lost {
+            what: "GatePay's answer was none",
+            detail: "101 Switching Protocols".to_owned(),
+        });
+    }
     let mut whole = Pieces::default();
     while !rest.is_end_stream() {
         match timeout_at(deadline, rest.frame()).await {

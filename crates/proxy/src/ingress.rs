@@ -1,5 +1,6 @@
 //! Ingress: the head within limits and with one reading, the body under its cap and deadline.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -7,6 +8,7 @@ use gatepay_core::operation::{self, Media, Method};
 use http::{HeaderMap, Version, header, request};
 use http_body::Body;
 use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::headers;
@@ -83,6 +85,10 @@ pub fn media_type(headers: &HeaderMap, media: Media) -> Result<(), Refusal> {
         .unwrap_or_default()
         .trim_ascii();
     let wanted = media.as_str();
+    if media == Media::Json && names_other_charset(named.as_bytes()) {
+        // GatePay would read other characters than were checked here.
+        return Err(Refusal::UnsupportedMediaType { wanted });
+    }
     if essence.eq_ignore_ascii_case(wanted.as_bytes()) {
         Ok(())
     } else {
@@ -90,18 +96,34 @@ pub fn media_type(headers: &HeaderMap, media: Media) -> Result<(), Refusal> {
     }
 }
 
+fn names_other_charset(value: &[u8]) -> bool {
+    let parameters = value
+        .split(|byte| *byte == b';')
+        .skip(1)
+        .map(<[u8]>::trim_ascii);
+    parameters
+        .filter(|parameter| parameter.to_ascii_lowercase().starts_with(b"charset"))
+        .any(|parameter| {
+            let lower = parameter.to_ascii_lowercase();
+            !matches!(
+                lower.as_slice(),
+                b"charset=utf-8" | b"charset=utf8" | b"charset=\"utf-8\"" | b"charset=\"utf8\""
+            )
+        })
+}
+
 fn malformed(what: &'static str) -> Refusal {
     Refusal::MalformedRequest(what.into())
 }
 
-/// Reads a whole body and hands each piece to `hash` as it arrives.
+/// Reads a whole body and hands each piece to `taken` as it arrives, which may refuse it.
 ///
 /// A body that is announced as too long is refused before any of it is read.
 pub async fn body<B>(
     body: &mut B,
     limit: u64,
     timeout: Duration,
-    mut hash: impl FnMut(&[u8]),
+    mut taken: impl FnMut(&[u8]) -> Result<(), Refusal>,
 ) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -132,7 +154,7 @@ where
             return Err(too_large);
         }
         for part in piece.chunks(YIELD_AFTER) {
-            hash(part);
+            taken(part)?;
             since_yield += part.len();
             if since_yield >= YIELD_AFTER {
                 since_yield = 0;
@@ -144,9 +166,66 @@ where
     Ok(whole.into_bytes())
 }
 
+/// Room for all bodies together, so that many large ones cannot take the machine's memory.
+pub struct Room(Arc<Semaphore>);
+
+/// Room that one body holds, until dropped.
+pub struct Held {
+    room: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+/// How many bytes of bodies may be held at once: hundreds of the largest JSON bodies, or four bank uploads.
+pub const BODIES: usize = 256 << 20;
+/// Room is given out in pieces of this many bytes.
+const PIECE: usize = 1024;
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES / PIECE)))
+    }
+}
+
+impl Room {
+    /// Room for a body that is about to be read.
+    pub fn hold(&self) -> Held {
+        Held {
+            room: Arc::clone(&self.0),
+            held: None,
+            bytes: 0,
+        }
+    }
+}
+
+impl Held {
+    /// Takes room for so many bytes more.
+    pub fn more(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.bytes += bytes;
+        let have = self
+            .held
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = self.bytes.div_ceil(PIECE).saturating_sub(have);
+        if missing == 0 {
+            return Ok(());
+        }
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.room).try_acquire_many_owned(missing);
+        let more = more.map_err(|_| {
+            Refusal::Overloaded("too many large bodies are being read; come back in a moment")
+        })?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+}
+
 /// Reads the rest of a body that was refused and throws it away, if it is short and comes soon.
 ///
-/// An HTTP/2 client that is still sending would see its stream reset, and many never read the answer then.
+/// A client that is still sending would see its stream or connection reset, and many never read the answer then.
 pub async fn discard<B>(body: &mut B)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -270,7 +349,7 @@ mod tests {
                 &mut Full::new(Bytes::from_static(bytes)),
                 5,
                 Duration::from_secs(1),
-                |_| {},
+                |_| Ok(()),
             )
             .await
         };
@@ -278,9 +357,21 @@ mod tests {
         assert_eq!(read(b"123456").await.unwrap_err().slug(), "body_too_large");
     }
 
+    #[test]
+    fn there_is_room_for_so_many_bytes_and_it_comes_back() {
+        let room = Room::default();
+        let (mut most, mut little) = (room.hold(), room.hold());
+        most.more(BODIES - PIECE).unwrap();
+        little.more(1).unwrap();
+        little.more(PIECE - 1).unwrap();
+        assert_eq!(little.more(1).unwrap_err().slug(), "overloaded");
+        drop(most);
+        little.more(BODIES / 2).unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
-        let refusal = body(&mut Never, 5, Duration::from_secs(10), |_| {})
+        let refusal = body(&mut Never, 5, Duration::from_secs(10), |_| Ok(()))
             .await
             .unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");

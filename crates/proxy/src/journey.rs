@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::app::{App, Generation};
 use crate::drain::{Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure};
+use crate::ingress::Held;
 use crate::pace::Busy;
 use crate::pool::Pool;
 use crate::record::Record;
@@ -42,6 +43,8 @@ struct Admitted {
     /// Whether the answer has to be translated back.
     translated: bool,
     permit: admit::Permit,
+    /// Room for its body.
+    _held: Held,
 }
 
 /// Answers a request, whatever becomes of it.
@@ -65,13 +68,11 @@ pub async fn handle(
                 app.penalties.failed(peer);
             }
             let mut response = refuse(app, record, refusal);
-            match unread {
+            if let Some(mut rest) = unread {
+                // Many clients read no answer before they have sent everything.
+                ingress::discard(&mut rest).await;
                 // What is left of a body nobody read would be taken for the next request.
-                Some(_) if parts.version < Version::HTTP_2 => {
-                    close(parts.version, response.headers_mut());
-                }
-                Some(mut rest) => ingress::discard(&mut rest).await,
-                None => {}
+                close(parts.version, response.headers_mut());
             }
             response
         }
@@ -110,7 +111,6 @@ async fn enter(
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
     let app = &worker.app;
-    let listen = &app.settings.listen;
     let now_ms = app.clock.unix_ms();
     let generation = app.generation.load_full();
 
@@ -124,29 +124,8 @@ async fn enter(
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(party.id.as_str());
-    let failing = app.penalties.is_failing(peer);
-    let mut payload = caller.payload();
-    let mut body = Bytes::new();
-    if let Some(incoming) = unread {
-        ingress::media_type(&parts.headers, operation.media)?;
-        let limit = operation.body_limit.unwrap_or(listen.body_limit);
-        let hash = |piece: &[u8]| {
-            if !failing {
-                payload.body(piece);
-            }
-        };
-        body = ingress::body(incoming, limit, listen.body_timeout, hash).await?;
-        *unread = None;
-    }
+    let (body, held) = receive(app, peer, parts, unread, operation, &caller).await?;
     record.body(body.len());
-    if failing {
-        // Taken only now, so that a slow body holds up nobody else of that address.
-        let _turn = app.penalties.turn(peer).await;
-        payload.body(&body);
-        caller.verify(payload, &body)?;
-    } else {
-        caller.verify(payload, &body)?;
-    }
 
     let lane = generation.lane(caller.position);
     record.verified(caller.client_id, lane);
@@ -216,8 +195,46 @@ async fn enter(
         operator,
         translated,
         permit,
+        _held: held,
         generation,
     })
+}
+
+/// The body, verified as the caller's: nothing is done with one that is not.
+async fn receive(
+    app: &App,
+    peer: IpAddr,
+    parts: &request::Parts,
+    unread: &mut Option<Incoming>,
+    operation: &Operation,
+    caller: &authenticate::Caller<'_>,
+) -> Result<(Bytes, Held), Refusal> {
+    let listen = &app.settings.listen;
+    let failing = app.penalties.is_failing(peer);
+    let mut payload = caller.payload();
+    let mut held = app.bodies.hold();
+    let mut body = Bytes::new();
+    if let Some(incoming) = unread {
+        ingress::media_type(&parts.headers, operation.media)?;
+        let limit = operation.body_limit.unwrap_or(listen.body_limit);
+        let piece = |piece: &[u8]| {
+            if !failing {
+                payload.body(piece);
+            }
+            held.more(piece.len())
+        };
+        body = ingress::body(incoming, limit, listen.body_timeout, piece).await?;
+        *unread = None;
+    }
+    if failing {
+        // Taken only now, so that a slow body holds up nobody else of that address.
+        let _turn = app.penalties.turn(peer).await;
+        payload.body(&body);
+        caller.verify(payload, &body)?;
+    } else {
+        caller.verify(payload, &body)?;
+    }
+    Ok((body, held))
 }
 
 impl Admitted {
@@ -263,13 +280,25 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
         AnswerBody::Whole(body) => {
             let judgement = envelope::judge(operation.kind, status, &body);
             record.answered(status, &judgement);
-            if judgement
+            let rejected = judgement
                 .code
-                .is_some_and(|code| envelope::rejects_institution(code.as_str()))
-            {
+                .is_some_and(|code| envelope::rejects_institution(code.as_str()));
+            if rejected && judgement.verdict != Verdict::Success {
                 // Relayed as it is, it would send the tenant looking for the fault in its own key.
                 record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
-                return refuse(app, record, Refusal::InstitutionRejected);
+                let refusal = match judgement.verdict {
+                    Verdict::Failure => Refusal::InstitutionRejected,
+                    _ => Refusal::OutcomeUnknown {
+                        what: "GatePay's answer contradicts itself",
+                        advice: advice(
+                            &admitted.generation,
+                            operation,
+                            record.known_key(),
+                            admitted.operator,
+                        ),
+                    },
+                };
+                return refuse(app, record, refusal);
             }
             let body = if admitted.translated {
                 translate::balance_answer(&body).into_owned().into()

@@ -8,13 +8,15 @@ use std::mem;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use serde::Serialize;
 
 /// How many lines may wait. At 700 bytes each this bounds the queue at about 45 MiB.
 const QUEUE: usize = 65_536;
+/// How long the end waits for the writer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the writer looks.
 const EVERY: Duration = Duration::from_millis(25);
 
@@ -108,8 +110,11 @@ impl AccessLog {
             .take();
         if let Some((stop, writer)) = writer {
             drop(stop);
-            // It panics only if writing does; then there is nowhere left to say so.
-            let _ = writer.join();
+            // A reader that has stalled is waited for no longer than this; what it did not take is lost.
+            let deadline = Instant::now() + PATIENCE;
+            while !writer.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 

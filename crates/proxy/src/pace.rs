@@ -95,11 +95,16 @@ impl Pace {
 
     /// Whether something is late.
     pub fn judge(&self) -> Verdict {
-        let idle_until = self.at(self.moved.load(Ordering::Relaxed)) + self.idle;
+        let busy = self.busy.load(Ordering::Relaxed) > 0;
+        // Whoever waits for GatePay is not idle; whoever takes no byte of an answer for so long is gone.
+        let idle = if busy {
+            self.idle.max(STALLED)
+        } else {
+            self.idle
+        };
+        let idle_until = self.at(self.moved.load(Ordering::Relaxed)) + idle;
         let until = match self.head_since.load(Ordering::Relaxed) {
-            since if since > 0 && self.busy.load(Ordering::Relaxed) == 0 => {
-                idle_until.min(self.at(since - 1) + self.head)
-            }
+            since if since > 0 && !busy => idle_until.min(self.at(since - 1) + self.head),
             _ => idle_until,
         };
         if until <= Instant::now() {
@@ -125,6 +130,8 @@ impl Busy {
     }
 }
 
+/// How long nothing may move while an answer is due. Above every deadline of a call.
+const STALLED: Duration = Duration::from_mins(5);
 /// How long nothing moves before a connection counts as settled.
 const SETTLED_MS: u64 = 200;
 

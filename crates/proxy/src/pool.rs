@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::metrics::Metrics;
@@ -49,6 +49,8 @@ pub enum ConnectError {
 
 /// How long connecting may take, TLS included. GatePay answers in less or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one address may take to answer.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How old a connection may get, so that a changed DNS answer is noticed.
@@ -140,7 +142,7 @@ impl Pool {
     /// A new connection, tried on every address the name has.
     pub async fn connect(&self, deadline: Instant) -> Result<Connection, ConnectError> {
         let limit = CONNECT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        match tokio::time::timeout(limit, self.dial()).await {
+        match timeout(limit, self.dial()).await {
             Ok(dialed) => dialed,
             Err(_) => Err(ConnectError::Timeout(limit)),
         }
@@ -148,7 +150,7 @@ impl Pool {
 
     async fn dial(&self) -> Result<Connection, ConnectError> {
         let url = &self.upstream.url;
-        let tcp = TcpStream::connect((url.host.as_str(), url.port))
+        let tcp = connect_any(&url.host, url.port)
             .await
             .map_err(ConnectError::Connect)?;
         tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
@@ -193,6 +195,19 @@ impl Pool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| connection.is_fresh(now) && !connection.sender.is_closed());
     }
+}
+
+/// Tries every address of a name in turn, none for so long that it hides the others.
+async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 async fn handshake<S>(stream: S, wire: Arc<Wire>) -> Result<Connection, ConnectError>

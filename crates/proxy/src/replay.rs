@@ -52,8 +52,11 @@ pub enum Unusable {
         /// How far the stamp lies below the guard, in milliseconds.
         wait_ms: u64,
     },
-    /// It is too old to be remembered.
-    Forgotten,
+    /// It is too old to be remembered: at or below the horizon.
+    Forgotten {
+        /// The horizon, in milliseconds since 1970. A clock that was ahead may have put it into the future.
+        horizon_ms: u64,
+    },
     /// The memory was handed over to the next process.
     HandedOver,
     /// The memory holds as many entries as it was sized for. It refuses rather than forgets.
@@ -167,7 +170,9 @@ impl Replay {
         if self.insert(&mut shard, slice, entry) {
             Ok(())
         } else {
-            Err(Unusable::Forgotten)
+            Err(Unusable::Forgotten {
+                horizon_ms: self.horizon(),
+            })
         }
     }
 
@@ -208,9 +213,13 @@ impl Replay {
             return None;
         }
         let mut rest = content.strip_prefix(MAGIC)?;
-        let memory = Self::new(window, capacity, *take(&mut rest)?, 0);
-        memory.raise_horizon(u64::from_le_bytes(*take(&mut rest)?));
+        let key = *take(&mut rest)?;
+        let horizon = u64::from_le_bytes(*take(&mut rest)?);
         let count = u64::from_le_bytes(*take(&mut rest)?);
+        // What was admitted under a larger quota does not take the place of what this one allows.
+        let inherited = usize::try_from(count).ok()?.min(rest.len() / ENTRY_BYTES);
+        let memory = Self::new(window, capacity.saturating_add(inherited), key, 0);
+        memory.raise_horizon(horizon);
         for _ in 0..count {
             let slice = u64::from_le_bytes(*take(&mut rest)?);
             let high = u64::from_le_bytes(*take(&mut rest)?);
@@ -270,6 +279,11 @@ impl Replay {
         self.entries.load(Ordering::Relaxed)
     }
 
+    /// Stamps up to here, in milliseconds since 1970, are refused: some of them were forgotten.
+    pub fn horizon(&self) -> u64 {
+        self.horizon.load(Ordering::Acquire)
+    }
+
     /// How many stamps can be remembered.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -295,7 +309,9 @@ impl Replay {
         }
         let horizon = self.horizon.load(Ordering::Acquire);
         if print.stamp_ms <= horizon {
-            Err(Unusable::Forgotten)
+            Err(Unusable::Forgotten {
+                horizon_ms: horizon,
+            })
         } else {
             Ok(())
         }
@@ -412,7 +428,10 @@ mod tests {
         memory.record(stamp, NOW).unwrap();
         memory.forget(NOW + WINDOW.past_ms + 60_000);
         assert_eq!(memory.entries(), 0);
-        assert_eq!(memory.record(stamp, NOW), Err(Unusable::Forgotten));
+        assert!(matches!(
+            memory.record(stamp, NOW),
+            Err(Unusable::Forgotten { .. })
+        ));
     }
 
     #[test]

@@ -89,7 +89,11 @@ impl Server {
                 let runtime = runtime()?;
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || runtime.block_on(work(app, socket, room)))
+                    .spawn(move || {
+                        runtime.block_on(work(app, socket, room));
+                        // A name that is still being looked up is not waited for.
+                        runtime.shutdown_background();
+                    })
                     .map_err(StartError::Thread)
             })
             .collect::<Result<_, _>>()?;
@@ -97,7 +101,11 @@ impl Server {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             thread::Builder::new()
                 .name("control".into())
-                .spawn(move || runtime.block_on(control(app, admin_socket)))
+                .spawn(move || {
+                    let ended = runtime.block_on(control(app, admin_socket));
+                    runtime.shutdown_background();
+                    ended
+                })
                 .map_err(StartError::Thread)?
         };
         Ok(Self {
@@ -152,14 +160,14 @@ impl Server {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        // Whoever else still holds on to the app, the lines are out now.
-        self.app.log.finish();
         let memory = self.app.replay.hand_over();
         if let Some(state) = self.state
             && let Err(error) = state.hand_over(&memory)
         {
             tracing::error!(%error, "the replay memory was not handed over: the next start will wait");
         }
+        // Last and not for long: a reader that has stalled must not cost the memory.
+        self.app.log.finish();
         ended
     }
 }
@@ -211,7 +219,17 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
             let mut tick = interval(HOUSEKEEPING);
             loop {
                 tick.tick().await;
-                app.replay.forget(app.clock.unix_ms());
+                let now = app.clock.unix_ms();
+                app.replay.forget(now);
+                if let Some(ahead) = app.replay.horizon().checked_sub(now)
+                    && now > app.replay.guarded_until()
+                {
+                    let wait = Duration::from_millis(ahead);
+                    tracing::error!(
+                        ?wait,
+                        "the clock was ahead: what it made the memory forget cannot be admitted until then"
+                    );
+                }
             }
         }
     });

@@ -1,5 +1,6 @@
 //! TLS configurations, with the provider named explicitly.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -77,6 +78,13 @@ pub fn server(
     client_ca: Option<&Path>,
 ) -> Result<ServerConfig, String> {
     let chain = certificates(certificate)?;
+    let mode = std::fs::metadata(key)
+        .map_err(|error| fault(key, &error.kind()))?
+        .permissions()
+        .mode();
+    if mode & 0o007 != 0 {
+        return Err(fault(key, &"may be read by everybody; chmod o-rwx it"));
+    }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

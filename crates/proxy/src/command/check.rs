@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gatepay_proxy::app::{certificate_faults, replay_capacity};
+use gatepay_proxy::ingress::BODIES;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
 use gatepay_tenancy::{Configuration, Standing, Who};
 
@@ -102,6 +103,10 @@ fn report(name: &str, configuration: &Configuration) {
     say(format_args!(
         "replay memory: at most {stamps} stamps, {:.1} MiB",
         mebibytes(stamps.saturating_mul(BYTES_PER_STAMP))
+    ));
+    say(format_args!(
+        "request bodies: at most {:.0} MiB in all",
+        mebibytes(BODIES)
     ));
     if settings.state_dir.is_none() {
         say(format_args!(

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use gatepay_tenancy::settings::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +61,19 @@ pub(crate) fn fail(line: impl fmt::Display) -> Exit {
     Exit::Failed
 }
 
-/// Sends the program's own log to standard error. Access lines go elsewhere.
-pub(crate) fn log_to_stderr(format: LogFormat) {
+/// Sends the program's own log to standard error, until what it gives is dropped. Access lines go elsewhere.
+///
+/// Whoever reads it and stalls must not stop requests: lines that are not taken in time are lost.
+#[must_use = "the log ends with it"]
+pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     let level = env::var("GATEPAY_LOG")
         .ok()
         .and_then(|level| level.parse().ok())
         .unwrap_or(tracing::Level::INFO);
+    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal());
     // Fails only if a log was set before, which then goes on.
@@ -76,6 +81,7 @@ pub(crate) fn log_to_stderr(format: LogFormat) {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
         LogFormat::Human => log.try_init(),
     };
+    guard
 }
 
 /// Waits for SIGTERM or Ctrl-C.

@@ -29,7 +29,7 @@ impl Serve {
                 return Exit::Usage;
             }
         };
-        log_to_stderr(configuration.settings.log.format);
+        let _log = log_to_stderr(configuration.settings.log.format);
         let tenants = configuration.registry.tenants().len();
         if tenants == 0 {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");

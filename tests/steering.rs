@@ -1,0 +1,214 @@
+use crate::support::*;
+use gatepay_core::check::Strictness;
+use gatepay_core::header;
+use gatepay_sandbox::examples;
+use gatepay_tenancy::settings::FixedAddressCallback;
+use serde_json::{Value, json};
+
+/// What names an account in GatePay's calls.
+const FIELDS: [&str; 5] = [
+    "merchant_id",
+    "client_id",
+    "accountId",
+    "account_id",
+    "sub_merchant_id",
+];
+const BATCH: &str = "/v1/pay/batch/transfer";
+const FIXED: &str = "/v1/pay/fixedaddress/save";
+
+#[tokio::test]
+async fn a_body_names_nobodys_account_but_the_callers() {
+    let gatepay = GatePay::start();
+    for checks in [Strictness::Off, Strictness::Certain, Strictness::Strict] {
+        let proxy = Proxy::before(&gatepay)
+            .with(move |settings| settings.checks = checks)
+            .start();
+        for field in FIELDS {
+            for operation in ["create_order", "query_order", "create_batch_transfer"] {
+                for (value, passes) in [
+                    (json!(acme().sub_account), true),
+                    (json!(2_124_538_349_u64), true),
+                    (Value::Null, true),
+                    (json!(""), true),
+                    (json!(0), true),
+                    (json!("0"), true),
+                    (json!(globex().sub_account), false),
+                    (json!(2_124_538_350_u64), false),
+                    (json!([acme().sub_account]), false),
+                    (json!({"x": acme().sub_account}), false),
+                    (json!("anybody"), false),
+                ] {
+                    let before = gatepay.count();
+                    let answer = proxy.send(with(&gatepay, operation, field, &value)).await;
+                    let what = format!("{operation} {field} {value}: {}", answer.text());
+                    if passes {
+                        assert_eq!(answer.refusal(), None, "{what}");
+                        let account = gatepay
+                            .last()
+                            .header(header::ON_BEHALF_OF)
+                            .map(str::to_owned);
+                        assert_eq!(account.as_deref(), Some(acme().sub_account), "{what}");
+                    } else {
+                        assert_eq!(answer.refused(), (403, "on_behalf_of_mismatch"), "{what}");
+                        assert!(answer.message().contains(field), "{what}");
+                        assert!(!answer.text().contains(globex().sub_account), "{what}");
+                    }
+                    assert_eq!(gatepay.count() - before, usize::from(passes), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A good call of acme's, with one more member in its body.
+fn with(gatepay: &GatePay, operation: &str, field: &str, value: &Value) -> Call {
+    let example = examples::prepare(&gatepay.sandbox, acme().sub_account, operation).unwrap();
+    let mut body: Value = serde_json::from_slice(&example.body).unwrap();
+    body[field] = value.clone();
+    let path = match operation {
+        "create_order" => CREATE,
+        "query_order" => QUERY,
+        _ => BATCH,
+    };
+    acme().post(path, body.to_string())
+}
+
+#[tokio::test]
+async fn a_query_names_nobodys_account_but_the_callers() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    for field in FIELDS {
+        for (value, passes) in [
+            (acme().sub_account, true),
+            ("", true),
+            ("0", true),
+            (globex().sub_account, false),
+            ("2124538349&a=1&%FIELD%=2124538350", false),
+            // The same account in another spelling.
+            ("%32124538350", false),
+        ] {
+            let before = gatepay.count();
+            let value = value.replace("%FIELD%", field);
+            for call in [
+                acme().get(&format!("{DETAILS}?refundRequestId=1&{field}={value}")),
+                acme().post(&format!("{QUERY}?{field}={value}"), BY_NUMBER),
+            ] {
+                let answer = proxy.send(call).await;
+                let expected = if passes {
+                    "not refused"
+                } else {
+                    "on_behalf_of_mismatch"
+                };
+                assert_eq!(answer.refused().1, expected, "{field}={value}");
+            }
+            assert_eq!(
+                gatepay.count() - before,
+                2 * usize::from(passes),
+                "{field}={value}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_client_id_a_tenant_signs_with_is_its_own_name_too() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    for (client_id, refused) in [
+        (acme().client_id, "not refused"),
+        (globex().client_id, "on_behalf_of_mismatch"),
+        (INSTITUTION_ID, "on_behalf_of_mismatch"),
+    ] {
+        let answer = proxy
+            .send(with(
+                &gatepay,
+                "create_batch_transfer",
+                "client_id",
+                &json!(client_id),
+            ))
+            .await;
+        assert_eq!(answer.refused().1, refused, "{client_id}");
+    }
+    assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn a_money_call_has_one_reading_however_lenient_the_checks() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.checks = Strictness::Off)
+        .start();
+    for body in [
+        r#"{"refundRequestId":"R-0001","refundAmount":"1","refundAmount":"2"}"#,
+        r#"{"refundRequestId":"R-0001","refundAmount":"1","refund\u0041mount":"2"}"#,
+        r#"{"refundRequestId":"R-0001","more":[{"a":1,"a":2}]}"#,
+        r#"{"refundRequestId":"R-0001"} {"refundRequestId":"R-0002"}"#,
+        r#"{"refundRequestId":"R-0001"}]"#,
+        r#"{"refundRequestId":"R-0001",}"#,
+        r#"{"refundRequestId":"R-0001"}//"#,
+        "refundRequestId=R-0001",
+        "{\"refundRequestId\":\"R-0001\"}\0",
+        "\u{feff}{\"refundRequestId\":\"R-0001\"}",
+        "{\"refundRequestId\":\"R-0001\"",
+    ] {
+        let answer = proxy.send(acme().post(REFUND, body)).await;
+        assert_eq!(answer.refused(), (400, "invalid_body"), "{body}");
+    }
+    assert_eq!(gatepay.count(), 0);
+    let one = " {\"refundRequestId\":\"R-0001\"}\r\n";
+    assert_eq!(proxy.send(acme().post(REFUND, one)).await.refusal(), None);
+    assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn gatepay_is_not_made_to_call_a_tenant_directly_unless_the_institution_says_so() {
+    let gatepay = GatePay::start();
+    let example = || {
+        let own = acme().sub_account;
+        let example = examples::prepare(&gatepay.sandbox, own, "save_fixed_address").unwrap();
+        assert!(String::from_utf8_lossy(&example.body).contains("callbackUrl"));
+        acme().calls(FIXED, &example)
+    };
+    let proxy = Proxy::before(&gatepay).start();
+    let answer = proxy.send(example()).await;
+    assert_eq!(answer.refused(), (403, "operation_not_allowed"));
+    for word in ["callbackUrl", "GatePay directly", "leave it out"] {
+        assert!(answer.message().contains(word), "{}", answer.message());
+    }
+    let in_the_query = format!("{FIXED}?callbackUrl=https%3A%2F%2Fshop.example");
+    let answer = proxy.send(acme().post(&in_the_query, "{}")).await;
+    assert_eq!(answer.refusal(), Some("operation_not_allowed"));
+    assert_eq!(gatepay.count(), 0);
+
+    let forwards = Proxy::before(&gatepay)
+        .with(|settings| settings.fixed_address_callback = FixedAddressCallback::Forward)
+        .start();
+    let answer = forwards.send(example()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(String::from_utf8_lossy(&gatepay.last().body).contains("callbackUrl"));
+}
+
+#[tokio::test]
+async fn the_institution_never_pays_a_tenants_rewards() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    // Without On-Behalf-Of GatePay would take the institution's own money.
+    gatepay
+        .sandbox
+        .fund(INSTITUTION_ACCOUNT, "USDT", "100")
+        .unwrap();
+    let has = |account| gatepay.sandbox.balance(account, "USDT");
+    let before = has(INSTITUTION_ACCOUNT);
+    for shop in [acme(), globex()] {
+        let own = shop.sub_account;
+        let example = examples::prepare(&gatepay.sandbox, own, "create_batch_transfer").unwrap();
+        let funded = has(own);
+        let answer = proxy.send(shop.calls(BATCH, &example)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let received = gatepay.last();
+        assert_eq!(received.target, BATCH);
+        assert_eq!(received.header(header::ON_BEHALF_OF), Some(own));
+        assert_ne!(has(own), funded, "the tenant paid");
+    }
+    assert_eq!(has(INSTITUTION_ACCOUNT), before);
+}

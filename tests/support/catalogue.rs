@@ -1,0 +1,41 @@
+//! The catalogue, as a `proxy.toml` changes it.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use gatepay_core::Catalogue;
+use gatepay_core::operation::Scope;
+use gatepay_tenancy::{Configuration, Problem};
+
+use super::program::Folder;
+use super::{INSTITUTION_SECRET, UNUSED, acme};
+
+/// What the files say, with these `[[operation]]` tables, and with this at the end of acme's file.
+pub(crate) fn configured(tables: &str, acmes: &str) -> Result<Configuration, Vec<Problem>> {
+    let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[]);
+    folder.tenant(&acme(), acmes);
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).expect("it was just written");
+    folder.file("proxy.toml", &(proxy + tables));
+    gatepay_tenancy::load(&folder.path("proxy.toml"), &|_| None)
+}
+
+/// GatePay's documentation, as these `[[operation]]` tables change it.
+pub(crate) fn changed(tables: &str) -> Catalogue {
+    configured(tables, "")
+        .unwrap_or_else(|problems| panic!("{problems:?}\n{tables}"))
+        .catalogue
+}
+
+/// Every operation that can be turned on is on: all but `mcp_call`, which leads nowhere.
+pub(crate) fn everything_on() -> Catalogue {
+    let standard = Catalogue::standard();
+    let mut tables = String::new();
+    for row in standard.rows() {
+        if row.scope == Scope::Tenant && row.off().is_some() && row.institution_path.is_some() {
+            let name = &row.name;
+            writeln!(tables, "[[operation]]\nname = '{name}'\nenabled = true")
+                .expect("text takes text");
+        }
+    }
+    changed(&tables)
+}
