@@ -19,7 +19,7 @@ use crate::sent::decode;
 const NAMES: [(&str, Name); 5] = [
     ("merchantid", Name::Account("merchant_id")),
     ("clientid", Name::Account(CLIENT_ID)),
-    ("accountid", Name::Account("accountId")),
+    ("accountid", Name::Account("accountId (account_id)")),
     ("submerchantid", Name::Account("sub_merchant_id")),
     // Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
     ("callbackurl", Name::Callback),
@@ -378,9 +378,9 @@ mod tests {
         ("MERCHANT-ID", "merchant_id"),
         ("client_id", "client_id"),
         ("clientId", "client_id"),
-        ("accountId", "accountId"),
-        ("account_id", "accountId"),
-        ("AccountId", "accountId"),
+        ("accountId", "accountId (account_id)"),
+        ("account_id", "accountId (account_id)"),
+        ("AccountId", "accountId (account_id)"),
         ("sub_merchant_id", "sub_merchant_id"),
     ];
 
@@ -451,7 +451,7 @@ mod tests {
         let deep = r#"{"list":[{"x":{"account\u0049d":"2124538350"}}]}"#;
         assert_eq!(
             judge("create_payout", None, deep),
-            Err(Steering::Account("accountId"))
+            Err(Steering::Account("accountId (account_id)"))
         );
         assert_eq!(
             judge("create_order", None, deep),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, response};
+use http::{Request, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
@@ -132,7 +132,7 @@ async fn exchange(
         }
     };
     let (head, mut rest) = response.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status.as_u16() == 101 {
         // Nobody asked for it, and what follows is no answer.
         return Err(Failure::Lost {
             what: "GatePay's answer was none",

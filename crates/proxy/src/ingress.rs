@@ -172,7 +172,7 @@ pub struct Room(Arc<Semaphore>);
 /// Room that one body holds, until dropped.
 pub struct Held {
     room: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
+    taken: Option<OwnedSemaphorePermit>,
     bytes: usize,
 }
 
@@ -192,7 +192,7 @@ impl Room {
     pub fn hold(&self) -> Held {
         Held {
             room: Arc::clone(&self.0),
-            held: None,
+            taken: None,
             bytes: 0,
         }
     }
@@ -203,7 +203,7 @@ impl Held {
     pub fn more(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.bytes += bytes;
         let have = self
-            .held
+            .taken
             .as_ref()
             .map_or(0, OwnedSemaphorePermit::num_permits);
         let missing = self.bytes.div_ceil(PIECE).saturating_sub(have);
@@ -215,9 +215,9 @@ impl Held {
         let more = more.map_err(|_| {
             Refusal::Overloaded("too many large bodies are being read; come back in a moment")
         })?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Held {
 
 /// Reads the rest of a body that was refused and throws it away, if it is short and comes soon.
 ///
-/// A client that is still sending would see its stream or connection reset, and many never read the answer then.
+/// An HTTP/2 client that is still sending would see its stream reset, and many never read the answer then.
 pub async fn discard<B>(body: &mut B)
 where
     B: Body<Data = Bytes> + Unpin,

@@ -68,11 +68,13 @@ pub async fn handle(
                 app.penalties.failed(peer);
             }
             let mut response = refuse(app, record, refusal);
-            if let Some(mut rest) = unread {
-                // Many clients read no answer before they have sent everything.
-                ingress::discard(&mut rest).await;
+            match unread {
                 // What is left of a body nobody read would be taken for the next request.
-                close(parts.version, response.headers_mut());
+                Some(_) if parts.version < Version::HTTP_2 => {
+                    close(parts.version, response.headers_mut());
+                }
+                Some(mut rest) => ingress::discard(&mut rest).await,
+                None => {}
             }
             response
         }
