@@ -167,7 +167,7 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn unhex(high: u8, low: u8) -> Option<u8> {
+pub(crate) fn unhex(high: u8, low: u8) -> Option<u8> {
     let mut byte = [0];
     hex::decode_to_slice([high, low], &mut byte).ok()?;
     Some(byte[0])
