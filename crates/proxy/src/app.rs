@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
-use gatepay_tenancy::settings::{FixedAddressCallback, RefusalStatus, Settings};
+use gatepay_tenancy::settings::{FixedAddressCallback, Settings};
 use gatepay_tenancy::{Configuration, Registry, Who};
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
@@ -148,11 +148,6 @@ impl App {
             clock,
             settings,
         }))
-    }
-
-    /// Which statuses refusals have.
-    pub fn refusal_status(&self) -> RefusalStatus {
-        self.settings.refusal_status
     }
 
     /// What to sign with now.

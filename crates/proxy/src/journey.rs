@@ -342,7 +342,7 @@ fn advice(
 
 fn refuse(app: &App, mut record: Record, refusal: Refusal) -> Response<Reply> {
     record.refused(&refusal);
-    let (status, lines, body) = refusal.into_answer(app.refusal_status());
+    let (status, lines, body) = refusal.into_answer(app.settings.refusal_status);
     record.status(status.as_u16());
     relay::refusal(status, lines, body, record)
 }

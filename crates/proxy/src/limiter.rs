@@ -151,11 +151,6 @@ impl Seats {
     pub fn all(&self) -> u32 {
         self.all.get()
     }
-
-    /// How many are taken now.
-    pub fn taken(&self) -> u32 {
-        self.taken.load(Ordering::Relaxed)
-    }
 }
 
 impl Drop for Seat {

@@ -284,11 +284,6 @@ impl Replay {
         self.horizon.load(Ordering::Acquire)
     }
 
-    /// How many stamps can be remembered.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Until when (milliseconds since 1970) stamps are refused because of a run before this one.
     pub fn guarded_until(&self) -> u64 {
         self.guarded_until
