@@ -16,6 +16,8 @@ mod headers;
 mod relay;
 // A request that has two readings, is too large or too slow goes nowhere.
 mod ingress;
+// Where a caller is, trusted proxies say, and nobody else.
+mod origins;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.

@@ -6,6 +6,7 @@ use crate::support::*;
 use gatepay_proxy::clock::Clock;
 use serde_json::Value;
 use std::process::Command;
+use std::time::Instant;
 use tokio::task::JoinSet;
 
 #[tokio::test]
@@ -189,4 +190,60 @@ async fn a_request_signed_by_hand_is_answered_over_either_version_of_http() {
         assert!(said.ends_with(answered), "{option}: {said}");
         assert!(gatepay.last().verified);
     }
+}
+
+#[tokio::test]
+async fn without_file_descriptors_it_waits_for_some_and_does_not_spin() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    let id = program.id();
+    let process = Pid::from_raw(i32::try_from(id).expect("a process id"));
+    // The admin side keeps its connection, so that it can still be asked.
+    let mut admin = Connection::open(program.admin).await;
+    assert_eq!(figure(&mut admin, ACCEPT_ERRORS).await, 0);
+    let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+    let exhausted = Rlimit {
+        current: Some(open as u64),
+        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+    };
+    let before = prlimit(process, Resource::Nofile, exhausted).unwrap();
+    let begun = Instant::now();
+    let mut callers = Vec::new();
+    for _ in 0..20 {
+        callers.push(Raw::open(program.address).await);
+    }
+    let mut errors = 0;
+    while errors < 5 {
+        errors = figure(&mut admin, ACCEPT_ERRORS).await;
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let most = 2 * (begun.elapsed().as_millis() / 50 + 1);
+    assert!(
+        u128::from(errors) <= most,
+        "{errors} errors, at most {most}"
+    );
+
+    prlimit(process, Resource::Nofile, before).unwrap();
+    drop(callers);
+    let request = acme().post(QUERY, BY_NUMBER).request(&Clock::system());
+    let answer = Connection::open(program.address).await.send(request).await;
+    assert_eq!(answer.refused(), (200, "not refused"));
+    program.terminate();
+    let (code, _, err) = program.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("connections are not accepted"), "{err}");
+}
+
+const ACCEPT_ERRORS: &str = "gatepay_proxy_accept_errors_total";
+
+/// A figure from the metrics, asked for on a connection that is open already.
+async fn figure(admin: &mut Connection, name: &str) -> u64 {
+    let request = http::Request::get("/metrics").header("host", "admin");
+    let answer = admin.send(request.body(http_body_util::Full::default()).unwrap());
+    let text = answer.await.text();
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
+use gatepay_proxy::app::App;
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
@@ -165,6 +166,17 @@ impl Proxy {
     /// A bare socket, for what no client library would send.
     pub(crate) async fn raw(&self) -> Raw {
         Raw::open(self.address()).await
+    }
+
+    /// The same, from another of this machine's loopback addresses.
+    pub(crate) async fn raw_from(&self, address: &str) -> Raw {
+        let raw = Raw::open_from(address, self.address()).await;
+        raw.expect("the listener accepts")
+    }
+
+    /// What the program shares, for what no caller can see.
+    pub(crate) fn app(&self) -> &App {
+        self.server().app()
     }
 
     /// What an operator sees at a path of the admin listener.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{Answer, PATIENCE};
@@ -24,6 +24,18 @@ impl Raw {
             tcp,
             seen: Vec::new(),
         }
+    }
+
+    /// From another of this machine's loopback addresses. It may be reset before it is noticed to be open.
+    pub(crate) async fn open_from(from: &str, address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let from = from.parse().expect("an address");
+        let bound = socket.bind(SocketAddr::new(from, 0));
+        bound.expect("all of 127.0.0.0/8 is this machine's");
+        Ok(Self {
+            tcp: socket.connect(address).await?,
+            seen: Vec::new(),
+        })
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {

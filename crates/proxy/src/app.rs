@@ -12,12 +12,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admit::Rules;
 use crate::clock::{self, Clock};
+use crate::crowd::Crowd;
 use crate::drain::Drain;
 use crate::ingress::Room;
 use crate::lane::Lane;
 use crate::limiter::Limiter;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
+use crate::origin::Trusted;
 use crate::penalty::Penalties;
 use crate::pool::Upstream;
 use crate::replay::Replay;
@@ -38,6 +40,10 @@ pub struct App {
     pub replay: Replay,
     /// Room for the bodies of all requests.
     pub bodies: Room,
+    /// Whose word about callers' addresses is believed.
+    pub trusted: Trusted,
+    /// How many connections each address has.
+    pub crowd: Arc<Crowd>,
     /// Addresses that keep failing authentication.
     pub penalties: Penalties,
     /// What the institution as a whole may send.
@@ -136,6 +142,8 @@ impl App {
                 callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
             },
             bodies: Room::default(),
+            trusted: Trusted::new(&settings.listen.trusted_proxies),
+            crowd: Crowd::new(settings.listen.max_connections_per_address),
             penalties: Penalties::default(),
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),

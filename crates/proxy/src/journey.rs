@@ -1,7 +1,6 @@
 //! A request's journey, top to bottom. This file knows the order and nothing else.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use crate::app::{App, Generation};
 use crate::drain::{Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure};
 use crate::ingress::Held;
+use crate::origin::Origin;
 use crate::pace::Busy;
 use crate::pool::Pool;
 use crate::record::Record;
@@ -50,22 +50,25 @@ struct Admitted {
 /// Answers a request, whatever becomes of it.
 pub async fn handle(
     worker: Arc<Worker>,
-    peer: IpAddr,
+    connection: Origin,
     busy: Busy,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let app = &worker.app;
-    let mut record = Record::begin(app, peer, busy);
     let (parts, incoming) = request.into_parts();
+    let origin = app.trusted.caller(connection, &parts.headers);
+    let mut record = Record::begin(app, origin.address, busy);
     if parts.method == http::Method::HEAD {
         // The head is all there is to hand over.
         record.relayed();
     }
     let mut unread = (!incoming.is_end_stream()).then_some(incoming);
-    let mut response = match enter(&worker, peer, &parts, &mut unread, &mut record).await {
+    let mut response = match enter(&worker, origin, &parts, &mut unread, &mut record).await {
         Err(refusal) => {
-            if refusal.is_failed_authentication() {
-                app.penalties.failed(peer);
+            if refusal.is_failed_authentication()
+                && let Some(address) = origin.accountable()
+            {
+                app.penalties.failed(address);
             }
             let mut response = refuse(app, record, refusal);
             match unread {
@@ -107,7 +110,7 @@ pub async fn handle(
 /// read all of it.
 async fn enter(
     worker: &Worker,
-    peer: IpAddr,
+    origin: Origin,
     parts: &request::Parts,
     unread: &mut Option<Incoming>,
     record: &mut Record,
@@ -126,7 +129,7 @@ async fn enter(
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(party.id.as_str());
-    let (body, held) = receive(app, peer, parts, unread, operation, &caller).await?;
+    let (body, held) = receive(app, origin, parts, unread, operation, &caller).await?;
     record.body(body.len());
 
     let lane = generation.lane(caller.position);
@@ -141,7 +144,7 @@ async fn enter(
         })
     })?;
 
-    admit::allowed(party, position, operation, peer)?;
+    admit::allowed(party, position, operation, origin.address)?;
     let acting = admit::acting(
         caller.who,
         operation,
@@ -205,14 +208,16 @@ async fn enter(
 /// The body, verified as the caller's: nothing is done with one that is not.
 async fn receive(
     app: &App,
-    peer: IpAddr,
+    origin: Origin,
     parts: &request::Parts,
     unread: &mut Option<Incoming>,
     operation: &Operation,
     caller: &authenticate::Caller<'_>,
 ) -> Result<(Bytes, Held), Refusal> {
     let listen = &app.settings.listen;
-    let failing = app.penalties.is_failing(peer);
+    let failing = origin
+        .accountable()
+        .filter(|address| app.penalties.is_failing(*address));
     let mut payload = caller.payload();
     let mut held = app.bodies.hold();
     let mut body = Bytes::new();
@@ -220,7 +225,7 @@ async fn receive(
         ingress::media_type(&parts.headers, operation.media)?;
         let limit = operation.body_limit.unwrap_or(listen.body_limit);
         let piece = |piece: &[u8]| {
-            if !failing {
+            if failing.is_none() {
                 payload.body(piece);
             }
             held.more(piece.len())
@@ -228,9 +233,9 @@ async fn receive(
         body = ingress::body(incoming, limit, listen.body_timeout, piece).await?;
         *unread = None;
     }
-    if failing {
+    if let Some(address) = failing {
         // Taken only now, so that a slow body holds up nobody else of that address.
-        let _turn = app.penalties.turn(peer).await;
+        let _turn = app.penalties.turn(address).await;
         payload.body(&body);
         caller.verify(payload, &body)?;
     } else {

@@ -1,7 +1,7 @@
 //! Listener: connections from tenants, HTTP/1.1 and HTTP/2, within limits.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::app::App;
+use crate::crowd::Place;
 use crate::drain::{Phase, Running};
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
+use crate::origin::Origin;
 use crate::pace::{Pace, Verdict};
+use crate::proxy_header;
 
 /// hyper's own limit on a head, above ours so that ours answers.
 const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
@@ -30,11 +34,14 @@ const RESETS: usize = 20;
 const ENDING: Duration = Duration::from_millis(50);
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is said again that it did.
+const ACCEPT_NEWS: Duration = Duration::from_secs(10);
 
 /// Accepts until the drain finishes admitting. `room` is shared by all workers.
 pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaphore>) {
     let app = Arc::clone(&worker.app);
     let mut finishing = pin!(app.drain.reached(Phase::Finishing));
+    let mut said = None;
     loop {
         if room.available_permits() == 0 {
             app.metrics.connections_full.inc();
@@ -52,48 +59,110 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
         };
         match accepted {
             Ok((tcp, peer)) => {
+                let origin = app.trusted.origin(peer.ip());
+                let Ok(place) = place(&app, origin) else {
+                    reset(&tcp);
+                    continue;
+                };
                 let worker = Arc::clone(&worker);
                 let running = Running::begin(&app);
                 tokio::spawn(async move {
-                    let _until_it_ends = (permit, running);
-                    serve(worker, tcp, peer).await;
+                    let _until_it_ends = (permit, place, running);
+                    serve(worker, tcp, origin).await;
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                app.metrics.accept_errors.inc();
+                if said.is_none_or(|said: Instant| said.elapsed() >= ACCEPT_NEWS) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "connections are not accepted");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn serve(worker: Arc<Worker>, tcp: TcpStream, peer: SocketAddr) {
+/// The connection's place among those of its address; a trusted proxy needs none, for behind it are many.
+fn place(app: &App, origin: Origin) -> Result<Option<Place>, Crowded> {
+    let Some(address) = origin.accountable() else {
+        return Ok(None);
+    };
+    if let Some(place) = app.crowd.enter(address) {
+        return Ok(Some(place));
+    }
+    app.metrics.connections_refused.inc();
+    tracing::debug!(%address, "a connection was refused: its address has as many as it may");
+    Err(Crowded)
+}
+
+/// Its address has as many connections as it may.
+struct Crowded;
+
+/// Lets go of a connection without waiting for its peer.
+fn reset(tcp: &TcpStream) {
+    // If it cannot be reset it was reset already.
+    let _reset = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+/// Where a trusted proxy says that the connection comes from, with its place there.
+async fn announced(
+    app: &App,
+    tcp: &mut TcpStream,
+    proxy: Origin,
+) -> Result<(Origin, Option<Place>), ()> {
+    let header = timeout(app.settings.listen.head_timeout, proxy_header::read(tcp)).await;
+    let source = match header {
+        Ok(Ok(source)) => source,
+        // Whoever only looks whether the port is open says nothing.
+        Ok(Err(error)) if error.kind() != ErrorKind::InvalidData => return Err(()),
+        Ok(Err(_)) | Err(_) => {
+            app.metrics.proxy_headers_refused.inc();
+            let proxy = proxy.address;
+            tracing::warn!(%proxy, "a trusted proxy's connection did not begin with a PROXY header");
+            return Err(());
+        }
+    };
+    let origin = source.map_or(proxy, |source| app.trusted.origin(source));
+    let place = place(app, origin).map_err(|Crowded| reset(tcp))?;
+    Ok((origin, place))
+}
+
+async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin) {
     let app = Arc::clone(&worker.app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
     let pace = Pace::new(listen.head_timeout, listen.idle_timeout);
-    let begun = timeout(
-        listen.head_timeout,
-        Inbound::begin(tcp, app.tls.as_ref(), Arc::clone(&pace)),
-    );
+    let begin = async {
+        let (origin, place) = if listen.proxy_protocol && peer.is_trusted() {
+            announced(&app, &mut tcp, peer).await?
+        } else {
+            (peer, None)
+        };
+        let begun = Inbound::begin(tcp, app.tls.as_ref(), Arc::clone(&pace));
+        match timeout(listen.head_timeout, begun).await {
+            Ok(Ok((http2, stream))) => Ok((origin, place, http2, stream)),
+            // Port scans and health checks connect and say nothing; that is no event.
+            Ok(Err(error)) => {
+                let address = origin.address;
+                tracing::debug!(%error, %address, "a connection ended before its first request");
+                Err(())
+            }
+            Err(_) => Err(()),
+        }
+    };
     let begun = tokio::select! {
-        begun = begun => begun,
+        begun = begin => begun,
         // Nobody is kept waiting who has not asked for anything.
         () = app.drain.reached(Phase::Finishing) => return,
     };
-    let (http2, stream) = match begun {
-        Ok(Ok(begun)) => begun,
-        // Port scans and health checks connect and say nothing; that is no event.
-        Ok(Err(error)) => {
-            return tracing::debug!(%error, %peer, "a connection ended before its first request");
-        }
-        Err(_) => return,
+    let Ok((origin, _place, http2, stream)) = begun else {
+        return;
     };
-    let peer = peer.ip().to_canonical();
     let ended = if http2 {
-        serve_http2(&worker, stream, peer, &pace).await
+        serve_http2(&worker, stream, origin, &pace).await
     } else {
-        serve_http1(&worker, stream, peer, &pace).await
+        serve_http1(&worker, stream, origin, &pace).await
     };
     if ended.is_err_and(|error| error.is_parse()) {
         app.metrics.unreadable_heads.inc();
@@ -119,12 +188,12 @@ impl Drop for Open<'_> {
 async fn serve_http1(
     worker: &Arc<Worker>,
     stream: Inbound,
-    peer: IpAddr,
+    origin: Origin,
     pace: &Arc<Pace>,
 ) -> hyper::Result<()> {
     let service = service_fn(|request| {
         let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, request).await) }
+        async move { Ok::<_, Infallible>(journey::handle(worker, origin, busy, request).await) }
     });
     let connection = http1::Builder::new()
         // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
@@ -154,13 +223,13 @@ async fn serve_http1(
 async fn serve_http2(
     worker: &Arc<Worker>,
     stream: Inbound,
-    peer: IpAddr,
+    origin: Origin,
     pace: &Arc<Pace>,
 ) -> hyper::Result<()> {
     pace.begun();
     let service = service_fn(|request| {
         let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, request).await) }
+        async move { Ok::<_, Infallible>(journey::handle(worker, origin, busy, request).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -35,6 +35,12 @@ pub struct Metrics {
     pub unreadable_heads: IntCounter,
     /// Connections refused because there are as many as there may be.
     pub connections_full: IntCounter,
+    /// Connections the system did not hand over, mostly for want of a file descriptor.
+    pub accept_errors: IntCounter,
+    /// Connections refused because their address has as many as it may.
+    pub connections_refused: IntCounter,
+    /// Connections of trusted proxies that did not begin with a PROXY header.
+    pub proxy_headers_refused: IntCounter,
     /// Requests between their head and the end of their answer.
     pub in_flight: IntGauge,
     /// Connections to GatePay that were opened.
@@ -161,6 +167,18 @@ impl Metrics {
             connections_full: make.counter(
                 "connections_full_total",
                 "Times accepting paused because listen.max_connections were open.",
+            ),
+            accept_errors: make.counter(
+                "accept_errors_total",
+                "Times the system handed over no connection, mostly for want of a file descriptor.",
+            ),
+            connections_refused: make.counter(
+                "connections_refused_total",
+                "Connections closed at once because listen.max_connections_per_address of their address were open.",
+            ),
+            proxy_headers_refused: make.counter(
+                "proxy_headers_refused_total",
+                "Connections of trusted proxies closed because their PROXY header was malformed, late or missing.",
             ),
             in_flight: make.gauge(
                 "in_flight",

@@ -10,6 +10,8 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::origin::network;
+
 /// How many failures are an accident: a shop that mistyped its secret tries a few times.
 const PATIENCE: u32 = 20;
 /// How many requests of such an address are verified at once.
@@ -86,18 +88,6 @@ impl Penalties {
         match self.record(address) {
             Some(record) => Turn(Arc::clone(&record.turns).acquire_owned().await.ok()),
             None => Turn(None),
-        }
-    }
-}
-
-/// Whoever has one IPv6 address has a /64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let mut segments = address.segments();
-            segments[4..].fill(0);
-            IpAddr::V6(segments.into())
         }
     }
 }

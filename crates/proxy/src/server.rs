@@ -18,7 +18,7 @@ use crate::drain::Phase;
 use crate::journey::Worker;
 use crate::pool::Pool;
 use crate::state::{Inheritance, State};
-use crate::{admin, listener};
+use crate::{admin, descriptors, listener};
 
 /// How often memory is returned and idle connections are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -66,13 +66,17 @@ impl Server {
             .listen
             .threads
             .map_or_else(cores, NonZeroUsize::get);
-        let room = Arc::new(Semaphore::new(
-            settings
-                .listen
-                .max_connections
-                .get()
-                .min(Semaphore::MAX_PERMITS),
-        ));
+        let wanted = settings.listen.max_connections.get();
+        let fit = descriptors::room_for_connections();
+        if fit < wanted {
+            tracing::warn!(
+                wanted,
+                fit,
+                "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
+            );
+        }
+        let room = wanted.min(fit).min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(room));
 
         let inherit = || match &state {
             Some(state) => state.inherit(),

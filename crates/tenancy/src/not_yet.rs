@@ -9,7 +9,6 @@ pub(crate) struct NotYet(&'static str, Which);
 
 enum Which {
     Any,
-    True,
     Word(&'static str),
     /// Every number but this one, which is the default.
     NumberOtherThan(i64),
@@ -19,8 +18,6 @@ enum Which {
 pub(crate) const PROXY: &[NotYet] = &[
     NotYet("poll_ms", Which::NumberOtherThan(2_000)),
     NotYet("clock", Which::Word("follow")),
-    NotYet("listen.trusted_proxies", Which::Any),
-    NotYet("listen.proxy_protocol", Which::True),
     NotYet("admin.token", Which::Any),
     NotYet("upstream.proxy", Which::Any),
     NotYet("upstream.resolve_ms", Which::NumberOtherThan(5_000)),
@@ -43,7 +40,7 @@ pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {
         };
         let text = "is not supported by this version yet";
         match (which, value) {
-            (Which::Any, _) | (Which::True, Value::Flag(true)) => reader.problem(path, text),
+            (Which::Any, _) => reader.problem(path, text),
             (Which::Word(word), Value::Text(said)) if word == said => reader.problem(path, text),
             // A number that can never be right is a problem of its own already.
             (Which::NumberOtherThan(default), Value::Integer(number))

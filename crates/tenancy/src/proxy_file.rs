@@ -100,6 +100,7 @@ const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("human", Log
 
 fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
     let default = Listen::default();
+    let max_connections = reader.or("max_connections", default.max_connections, value::count);
     let listen = Listen {
         address: reader.or("address", default.address, address),
         threads: reader.optional("threads", value::count),
@@ -112,8 +113,17 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         body_timeout: reader.or("body_timeout_ms", default.body_timeout, value::millis),
         idle_timeout: reader.or("idle_timeout_ms", default.idle_timeout, value::millis),
         body_limit: reader.or("body_limit_bytes", default.body_limit, value::body_bytes),
-        max_connections: reader.or("max_connections", default.max_connections, value::count),
+        max_connections,
+        max_connections_per_address: reader.or(
+            "max_connections_per_address",
+            Listen::share(max_connections),
+            value::count,
+        ),
     };
+    if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
+        let text = "believes nobody without trusted_proxies: name who sends the header";
+        reader.problem("proxy_protocol", text);
+    }
     reader.finish();
     listen
 }

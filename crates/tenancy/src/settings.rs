@@ -88,9 +88,9 @@ pub struct Listen {
     pub threads: Option<NonZeroUsize>,
     /// TLS, or plain HTTP.
     pub tls: Option<ListenTls>,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Whose `X-Forwarded-For` is believed, and whose PROXY header.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether connections begin with a PROXY header.
+    /// Whether connections of trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
     /// How long a head may take.
     pub head_timeout: Duration,
@@ -102,6 +102,8 @@ pub struct Listen {
     pub body_limit: u64,
     /// Connections at the same time.
     pub max_connections: NonZeroUsize,
+    /// Of those, from one address.
+    pub max_connections_per_address: NonZeroUsize,
 }
 
 /// The listener's TLS files, PEM.
@@ -247,8 +249,20 @@ pub const DEFAULT_WINDOW: Window = Window {
     future_ms: 10_000,
 };
 
+impl Listen {
+    /// How many of so many connections one address may have if nothing else is said: a tenth, so that one caller is no
+    /// danger to the others, but as many as a busy shop's pool.
+    pub fn share(max_connections: NonZeroUsize) -> NonZeroUsize {
+        let pool = NonZeroUsize::new(100).expect("not zero");
+        let tenth = NonZeroUsize::new(max_connections.get() / 10);
+        tenth.map_or(pool, |tenth| tenth.max(pool))
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
+        // At some 20 KiB each, 200 MB.
+        let max_connections = NonZeroUsize::new(10_000).expect("not zero");
         Self {
             // Loopback, until somebody says otherwise.
             address: (Ipv4Addr::LOCALHOST, 8080).into(),
@@ -263,8 +277,8 @@ impl Default for Listen {
             idle_timeout: Duration::from_mins(2),
             // Far above the largest JSON body of the documentation.
             body_limit: 1_048_576,
-            // At some 20 KiB each, 200 MB.
-            max_connections: NonZeroUsize::new(10_000).expect("not zero"),
+            max_connections,
+            max_connections_per_address: Self::share(max_connections),
         }
     }
 }

@@ -178,7 +178,6 @@ fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
     assert_eq!(
         keys,
         [
-            "listen.trusted_proxies",
             "admin.token",
             "upstream.proxy",
             "upstream.quota.reserve",

@@ -276,11 +276,6 @@ fn two_tenants_share_a_sub_account_only_if_both_say_so() {
 fn what_this_version_does_not_act_on_is_refused_not_ignored() {
     for (key, text) in [
         ("clock", "clock = 'follow'"),
-        (
-            "listen.trusted_proxies",
-            "listen.trusted_proxies = ['10.0.0.0/8']",
-        ),
-        ("listen.proxy_protocol", "listen.proxy_protocol = true"),
         ("admin.token", "admin.token = { env = 'TOKEN' }"),
         ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
         ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
@@ -311,9 +306,36 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         ]
     );
     folder()
-        .proxy("clock = 'local'\npoll_ms = 2_000\nlisten.proxy_protocol = false\nupstream.resolve_ms = 5000")
+        .proxy("clock = 'local'\npoll_ms = 2_000\nupstream.resolve_ms = 5000")
         .tenant("acme", "replay = 'pair'\nweight = 1")
         .loads();
+}
+
+#[test]
+fn a_proxy_header_is_believed_of_somebody_named_or_of_nobody() {
+    let text = "listen.proxy_protocol = true";
+    assert_eq!(
+        folder().proxy(text).problems(),
+        [
+            "proxy.toml:1: listen.proxy_protocol: believes nobody without trusted_proxies: name who sends the header"
+        ]
+    );
+    let named = format!("{text}\nlisten.trusted_proxies = ['10.0.0.0/8', '2001:db8::7']");
+    folder().proxy(&named).loads();
+}
+
+#[test]
+fn one_address_has_a_tenth_of_the_connections_unless_it_is_said() {
+    for (text, share) in [
+        ("", 1_000),
+        ("listen.max_connections = 50_000", 5_000),
+        ("listen.max_connections = 20", 100),
+        ("listen.max_connections_per_address = 7", 7),
+    ] {
+        let loaded = folder().proxy(text).loads();
+        let most = loaded.settings.listen.max_connections_per_address;
+        assert_eq!(most.get(), share, "{text}");
+    }
 }
 
 #[test]

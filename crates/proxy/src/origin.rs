@@ -1,0 +1,194 @@
+//! Origin: where a caller is, by what trusted proxies say about it and nobody else.
+//!
+//! A connection comes from its peer, or from where a trusted peer's PROXY header says. A request comes from where its
+//! connection does; if that is a trusted proxy, from the last address in `X-Forwarded-For` that is not one.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// An address, and whether it is a trusted proxy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The address, IPv4 as such.
+    pub address: IpAddr,
+    trusted: bool,
+}
+
+/// The networks of `listen.trusted_proxies`.
+pub struct Trusted(Vec<IpNet>);
+
+impl Origin {
+    /// Whether what it says about others is believed.
+    pub fn is_trusted(self) -> bool {
+        self.trusted
+    }
+
+    /// The address, if it can be held against a caller: behind a trusted proxy are many.
+    pub fn accountable(self) -> Option<IpAddr> {
+        (!self.trusted).then_some(self.address)
+    }
+}
+
+impl Trusted {
+    /// Trusts these networks.
+    pub fn new(networks: &[IpNet]) -> Self {
+        Self(networks.to_vec())
+    }
+
+    /// Where this address is.
+    pub fn origin(&self, address: IpAddr) -> Origin {
+        let address = address.to_canonical();
+        Origin {
+            address,
+            trusted: self.0.iter().any(|network| network.contains(&address)),
+        }
+    }
+
+    /// Where a request comes from that arrived on a connection from there.
+    ///
+    /// Several lines are one list. It was written from left to right, each proxy adding whom it heard from, so only its
+    /// end can be believed: up to the first address that is not a trusted proxy's, or that cannot be read.
+    pub fn caller(&self, connection: Origin, headers: &HeaderMap) -> Origin {
+        let mut origin = connection;
+        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+        for line in lines {
+            let Ok(line) = line.to_str() else {
+                return origin;
+            };
+            for hop in line
+                .rsplit(',')
+                .map(str::trim)
+                .filter(|hop| !hop.is_empty())
+            {
+                if !origin.trusted {
+                    return origin;
+                }
+                let Some(address) = hop_address(hop) else {
+                    return origin;
+                };
+                origin = self.origin(address);
+            }
+        }
+        origin
+    }
+}
+
+/// An address as proxies write it: bare, in brackets, or with a port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse().ok().map(|hop: SocketAddr| hop.ip());
+    hop.parse().ok().or_else(bracketed).or_else(with_port)
+}
+
+/// What counts as one neighborhood: whoever has one IPv6 address has a /64 of them.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let mut segments = address.segments();
+            segments[4..].fill(0);
+            IpAddr::V6(segments.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn trusted() -> Trusted {
+        Trusted::new(&["10.0.0.0/8", "2001:db8:1::/48"].map(|network| network.parse().unwrap()))
+    }
+
+    fn caller(peer: &str, lines: &[&[u8]]) -> (String, bool) {
+        let trusted = trusted();
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
+        }
+        let origin = trusted.caller(trusted.origin(peer.parse().unwrap()), &headers);
+        (origin.address.to_string(), origin.is_trusted())
+    }
+
+    #[test]
+    fn the_last_address_that_no_trusted_proxy_has_is_the_callers() {
+        for (peer, lines, address) in [
+            ("10.0.0.1", &[&b"192.0.2.1"[..]][..], "192.0.2.1"),
+            ("10.0.0.1", &[b"203.0.113.9, 192.0.2.1"], "192.0.2.1"),
+            (
+                "10.0.0.1",
+                &[b"203.0.113.9,192.0.2.1 ,\t10.9.9.9"],
+                "192.0.2.1",
+            ),
+            (
+                "10.0.0.1",
+                &[b"203.0.113.9", b"192.0.2.1", b"10.2.0.1"],
+                "192.0.2.1",
+            ),
+            ("10.0.0.1", &[b"192.0.2.1:50123"], "192.0.2.1"),
+            ("10.0.0.1", &[b"[2001:db8::7]:443"], "2001:db8::7"),
+            ("10.0.0.1", &[b"[2001:db8::7]"], "2001:db8::7"),
+            ("10.0.0.1", &[b"2001:db8::7, 2001:db8:1::2"], "2001:db8::7"),
+            ("::ffff:10.0.0.1", &[b"::ffff:192.0.2.1"], "192.0.2.1"),
+            ("10.0.0.1", &[b", ,192.0.2.1,,", b""], "192.0.2.1"),
+        ] {
+            assert_eq!(
+                caller(peer, lines),
+                (address.to_owned(), false),
+                "{lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_an_untrusted_peer_says_changes_nothing() {
+        for line in ["192.0.2.1", "10.0.0.1", "junk", ""] {
+            let seen = caller("198.51.100.7", &[line.as_bytes()]);
+            assert_eq!(seen, ("198.51.100.7".to_owned(), false), "{line}");
+        }
+    }
+
+    #[test]
+    fn junk_ends_the_list_at_the_proxy_that_passed_it_on() {
+        for line in [
+            &b"192.0.2.1, unknown"[..],
+            b"192.0.2.1, 192.0.2.1.1",
+            b"192.0.2.1, \xff",
+            b"192.0.2.1, for=192.0.2.1",
+            b"192.0.2.1 10.0.0.1",
+        ] {
+            assert_eq!(caller("10.0.0.1", &[line]), ("10.0.0.1".to_owned(), true));
+        }
+        let behind_two = caller("10.0.0.1", &[b"192.0.2.1, -, 10.0.0.2"]);
+        assert_eq!(behind_two, ("10.0.0.2".to_owned(), true));
+    }
+
+    #[test]
+    fn a_trusted_proxy_that_names_nobody_speaks_for_itself() {
+        assert_eq!(caller("10.0.0.1", &[]), ("10.0.0.1".to_owned(), true));
+        assert_eq!(
+            caller("10.0.0.1", &[b"10.0.0.2"]),
+            ("10.0.0.2".to_owned(), true)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_callers_write_the_address_the_trusted_proxy_adds_wins(
+            written in proptest::collection::vec("[ -~]{0,40}", 0..4),
+        ) {
+            let lines: Vec<&[u8]> = written
+                .iter()
+                .map(String::as_bytes)
+                .chain([&b"192.0.2.1"[..]])
+                .collect();
+            prop_assert_eq!(caller("10.0.0.1", &lines), ("192.0.2.1".to_owned(), false));
+        }
+    }
+}
