@@ -163,15 +163,20 @@ pub fn enter(
     advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
     let own = lane.take(kind).map_err(Refusal::RateLimited)?;
-    let shared = quota.take().map_err(Refusal::InstitutionQuota)?;
-    let seat = lane.seats.take().ok_or(Refusal::TooManyInFlight {
-        seats: lane.seats.all(),
+    quota.take().map_err(Refusal::InstitutionQuota)?;
+    let refused = |refusal| {
+        quota.give_back(Duration::ZERO);
+        refusal
+    };
+    let seat = lane.seats.take().ok_or_else(|| {
+        refused(Refusal::TooManyInFlight {
+            seats: lane.seats.all(),
+        })
     })?;
     replay
         .record(print, now_ms)
-        .map_err(|unusable| refuse(unusable, now_ms, advice))?;
+        .map_err(|unusable| refused(refuse(unusable, now_ms, advice)))?;
     own.spend();
-    shared.spend();
     Ok(Permit { _seat: seat })
 }
 

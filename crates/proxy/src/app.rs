@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{FixedAddressCallback, Settings};
-use gatepay_tenancy::{Configuration, Registry, Who};
+use gatepay_tenancy::{Configuration, Registry};
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
 
@@ -15,7 +15,7 @@ use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
 use crate::drain::Drain;
 use crate::ingress::Room;
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
 use crate::limiter::Limiter;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
@@ -46,6 +46,8 @@ pub struct App {
     pub crowd: Arc<Crowd>,
     /// Addresses that keep failing authentication.
     pub penalties: Penalties,
+    /// Everybody's limits and counters, across generations.
+    pub lanes: Lanes,
     /// What the institution as a whole may send.
     pub quota: Limiter,
     /// Counters and histograms.
@@ -120,7 +122,8 @@ impl App {
         let metrics = Arc::new(Metrics::new(&catalogue));
         let log =
             AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
-        let generation = Generation::new(catalogue, registry, &settings, &metrics, &clock);
+        let lanes = Lanes::default();
+        let generation = Generation::new(catalogue, registry, &settings, &lanes, &metrics, &clock);
         let tls = settings
             .listen
             .tls
@@ -145,6 +148,7 @@ impl App {
             trusted: Trusted::new(&settings.listen.trusted_proxies),
             crowd: Crowd::new(settings.listen.max_connections_per_address),
             penalties: Penalties::default(),
+            lanes,
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
@@ -192,16 +196,11 @@ impl Generation {
         catalogue: Catalogue,
         registry: Registry,
         settings: &Settings,
+        lanes: &Lanes,
         metrics: &Metrics,
         clock: &Clock,
     ) -> Self {
-        // Which tenants have series of their own follows from configuration, never from traffic.
-        let lane = |(position, who): (usize, Who<'_>)| {
-            let party = who.party();
-            let label = (position < settings.metrics.max_tenants).then(|| party.id.as_str());
-            Arc::new(Lane::new(&party.limits, metrics.tenant(label), clock))
-        };
-        let lanes = registry.parties().enumerate().map(lane).collect();
+        let lanes = lanes.arrange(&registry, settings.metrics.max_tenants, metrics, clock);
         Self {
             catalogue,
             registry,
