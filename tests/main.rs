@@ -46,6 +46,8 @@ mod checks;
 mod limits;
 // When GatePay cannot be heard, what is said about the money is true.
 mod outcomes;
+// Nor is it untrue when a connection breaks, wherever it does.
+mod faults;
 // One tenant never meets another's orders.
 mod tenants;
 // Every request is written down once, however it ends.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use gatepay_core::Credential;
 use gatepay_proxy::clock::Clock;
 use gatepay_sandbox::{Config, Injection, Received, Sandbox, SubAccount};
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{T0, acme, any_port, credential, globex};
 
@@ -12,6 +15,16 @@ pub(crate) const INSTITUTION_ID: &str = "institution-fake";
 /// The account the emulator holds the institution's own money in.
 pub(crate) const INSTITUTION_ACCOUNT: &str = "1000000000";
 pub(crate) const INSTITUTION_SECRET: &str = "fake-institution-secret-9999";
+
+/// What a GatePay that is [`secured`](GatePay::secured) shows: made for `localhost` and nothing else.
+pub(crate) const CERTIFICATE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../sandbox/tests/sandbox/tls/certificate.pem"
+);
+const KEY: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../sandbox/tests/sandbox/tls/key.pem"
+);
 
 /// The institution's credential, as GatePay and the proxy know it.
 pub(crate) fn institution() -> Credential {
@@ -43,6 +56,14 @@ impl GatePay {
         let institution = credential(INSTITUTION_ID, secret);
         Self::at(Clock::system(), |config| {
             config.institution = vec![institution];
+        })
+    }
+
+    /// Over TLS, as `localhost`; [`CERTIFICATE`] is what to trust.
+    pub(crate) fn secured(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::with(|config| {
+            adjust(config);
+            config.tls = Some(Arc::new(tls()));
         })
     }
 
@@ -85,4 +106,15 @@ impl GatePay {
         let received = self.received();
         received.iter().filter(|request| request.executed).count()
     }
+}
+
+fn tls() -> ServerConfig {
+    let certificate = CertificateDer::from_pem_file(CERTIFICATE).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(KEY).expect("its key");
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider's own versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together")
 }

@@ -18,6 +18,7 @@ pub(crate) mod program;
 mod property;
 mod proxy;
 mod raw;
+mod relay;
 pub(crate) mod scripted;
 mod shop;
 
@@ -31,11 +32,12 @@ pub(crate) use call::Call;
 pub(crate) use catalogue::{changed, configured, everything_on};
 pub(crate) use connection::{Connection, Http2};
 pub(crate) use gatepay::{
-    GatePay, INSTITUTION_ACCOUNT, INSTITUTION_ID, INSTITUTION_SECRET, institution,
+    CERTIFICATE, GatePay, INSTITUTION_ACCOUNT, INSTITUTION_ID, INSTITUTION_SECRET, institution,
 };
 pub(crate) use property::holds;
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Plan, Proxy};
 pub(crate) use raw::Raw;
+pub(crate) use relay::{Break, EVERY_HOW, Relay, Way};
 pub(crate) use shop::{Shop, acme, credential, globex, office, rate, target};
 
 /// When these tests take place: the first moment of 2026.
