@@ -5,19 +5,23 @@
 //! [`Configuration`] whose types cannot be wrong, or with every [`Problem`] at once: file, line, key, and never a byte
 //! of a value, since a value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant.
 //!
+//! [`Plan`] says what one configuration changes compared with another.
+//!
 //! What this crate deliberately is not: it knows no HTTP, opens no socket, watches nothing, logs nothing, and reads
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
 //! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
-//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`]), how a file is taken apart (`document`, `reader`,
+//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
 //! `credentials`, `not_yet`), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
+pub mod facts;
 pub mod load;
 pub mod onboard;
 pub mod operator;
 pub mod party;
 pub mod permissions;
+pub mod plan;
 pub mod problem;
 pub mod registry;
 pub mod secrets;
@@ -42,6 +46,7 @@ pub use load::{Configuration, load};
 pub use operator::Operator;
 pub use party::{DatedCredential, Limits, Party, PartyId, Rate, ReplayRule, Standing};
 pub use permissions::Permissions;
+pub use plan::{Outline, Plan, Side};
 pub use problem::Problem;
 pub use registry::{Found, Registry, Who};
 pub use settings::Settings;

@@ -16,7 +16,7 @@ use crate::reader::{File, Place, Reader};
 use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
 use crate::settings::Settings;
-use crate::{operations, operator_file, proxy_file, tenant_file};
+use crate::{facts, operations, operator_file, proxy_file, tenant_file};
 
 /// All that the files say.
 pub struct Configuration {
@@ -151,7 +151,8 @@ impl<'a> Reading<'a> {
     fn proxy(&self, path: &Path, claims: &mut Claims<Place>) -> Option<Configuration> {
         let root = self.document(path)?;
         let mut reader = Reader::new(self.file(path), &root);
-        let settings = proxy_file::read(&mut reader, self.sources(path), claims);
+        let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
+        settings.written = facts::as_written(&root);
         let catalogue = operations::read(&mut reader);
         let files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         reader.finish();

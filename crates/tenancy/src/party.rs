@@ -113,6 +113,17 @@ pub enum Standing {
     Suspended,
 }
 
+impl Standing {
+    /// Its word in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::ReadOnly => "read_only",
+            Self::Suspended => "suspended",
+        }
+    }
+}
+
 /// What counts as a repetition of a signed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayRule {
@@ -120,6 +131,16 @@ pub enum ReplayRule {
     Pair,
     /// The same nonce, whatever the timestamp.
     Nonce,
+}
+
+impl ReplayRule {
+    /// Its word in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pair => "pair",
+            Self::Nonce => "nonce",
+        }
+    }
 }
 
 /// How often: a steady rate, and how much may come at once.

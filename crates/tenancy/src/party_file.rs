@@ -64,13 +64,15 @@ pub(crate) fn read(
 }
 
 const STANDINGS: &[(&str, Standing)] = &[
-    ("active", Standing::Active),
-    ("read_only", Standing::ReadOnly),
-    ("suspended", Standing::Suspended),
+    (Standing::Active.as_str(), Standing::Active),
+    (Standing::ReadOnly.as_str(), Standing::ReadOnly),
+    (Standing::Suspended.as_str(), Standing::Suspended),
 ];
 
-const REPLAY_RULES: &[(&str, ReplayRule)] =
-    &[("pair", ReplayRule::Pair), ("nonce", ReplayRule::Nonce)];
+const REPLAY_RULES: &[(&str, ReplayRule)] = &[
+    (ReplayRule::Pair.as_str(), ReplayRule::Pair),
+    (ReplayRule::Nonce.as_str(), ReplayRule::Nonce),
+];
 
 fn limits(mut reader: Reader<'_>) -> Limits {
     let per_second = reader.or("requests_per_second", REQUESTS_PER_SECOND, value::requests);

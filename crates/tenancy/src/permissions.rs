@@ -34,7 +34,7 @@ impl Permissions {
         self.0.iter().all(|word| *word == 0)
     }
 
-    fn all(catalogue: &Catalogue, audience: Audience) -> Self {
+    pub(crate) fn all(catalogue: &Catalogue, audience: Audience) -> Self {
         let mut all = Self::none(catalogue);
         all.add(catalogue, |_, row| audience.may(row));
         all

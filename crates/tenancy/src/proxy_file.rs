@@ -8,6 +8,7 @@ use gatepay_core::{SigningKey, Window};
 
 use crate::claims::Claims;
 use crate::document::Value;
+use crate::facts::Facts;
 use crate::party::Rate;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
@@ -68,6 +69,7 @@ pub(crate) fn read(
         }),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
+        written: Facts::new(),
     };
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");

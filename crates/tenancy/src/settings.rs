@@ -9,6 +9,7 @@ use gatepay_core::check::Strictness;
 use gatepay_core::{Credential, SigningKey, Window};
 use ipnet::IpNet;
 
+use crate::facts::Facts;
 use crate::party::{DatedCredential, Rate};
 pub use crate::url::UpstreamUrl;
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// How the log looks.
     pub log: Log,
+    /// All of this as `proxy.toml` writes it, for comparing; empty if it comes from no file.
+    pub written: Facts,
 }
 
 /// Which HTTP statuses refusals have.
@@ -238,6 +241,7 @@ impl Settings {
             audit: None,
             metrics: Metrics::default(),
             log: Log::default(),
+            written: Facts::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use gatepay_proxy::app::{certificate_faults, replay_capacity};
 use gatepay_proxy::ingress::BODIES;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
-use gatepay_tenancy::{Configuration, Standing, Who};
+use gatepay_tenancy::{Configuration, Who};
 
 use super::{Exit, complain, environment, say};
 
@@ -76,11 +76,7 @@ fn report(name: &str, configuration: &Configuration) {
     ));
     for who in registry.parties() {
         let party = who.party();
-        let standing = match party.standing {
-            Standing::Active => "active",
-            Standing::ReadOnly => "read_only",
-            Standing::Suspended => "suspended",
-        };
+        let standing = party.standing.as_str();
         let account = match who {
             Who::Tenant(tenant) => tenant.sub_account.as_str(),
             Who::Operator(_) => "(operator)",

@@ -12,6 +12,8 @@ mod examples;
 mod operations;
 /// The institution's own operators, beside the tenants.
 mod operators;
+/// What changes between two folders is told in words and as JSON, and what needs a second look is named.
+mod plan;
 /// Every mistake is reported, with its place, together with all others.
 mod problems;
 /// Tenants are found, whichever way their files are laid out.

@@ -1,0 +1,368 @@
+//! What one configuration changes compared with another: for people, for programs, and for whoever has to say yes.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gatepay_core::{Catalogue, Operation};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::facts::{self, Facts};
+use crate::load::Configuration;
+use crate::registry::{Registry, Who};
+use crate::settings::Institution;
+
+mod words;
+
+use words::Shown;
+
+/// A change that removes more tenants than this, and more than [`MOST_REMOVED_PERCENT`] of them, is probably an accident:
+/// a folder that is empty for a moment, or the wrong one.
+pub const MOST_REMOVED: usize = 10;
+/// Of the tenants there were.
+pub const MOST_REMOVED_PERCENT: usize = 20;
+/// Enough that no two plans anybody sees have the same, and short enough to paste.
+const HASH_BYTES: usize = 16;
+
+/// One of the two that are compared. Written as JSON it is an [`Outline`].
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// What `proxy.toml` says of the process: [`Settings::written`](crate::Settings::written).
+    pub written: &'a Facts,
+    /// Who we are to GatePay.
+    pub institution: &'a Institution,
+    /// What may be called.
+    pub catalogue: &'a Catalogue,
+    /// Who may call.
+    pub registry: &'a Registry,
+}
+
+/// A side as another process tells it: what it does, and no secret.
+#[derive(Debug, Deserialize)]
+pub struct Outline {
+    settings: Facts,
+    institution: Facts,
+    operations: BTreeMap<String, Facts>,
+    tenants: BTreeMap<String, Facts>,
+    operators: BTreeMap<String, Facts>,
+}
+
+/// What changes. Displayed it is one line for each change, sorted, without the summary; as JSON it has the fields
+/// `changes`, `summary`, `hash`, `guard`, `settings`, `institution`, `operations`, `tenants` and `operators`.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// Whether there is any.
+    pub changes: bool,
+    /// One line.
+    pub summary: String,
+    /// The same for the same changes to as many parties, another for any other: whoever confirms it has seen them.
+    pub hash: String,
+    /// Why this should be confirmed by somebody first; empty if it need not.
+    pub guard: Vec<String>,
+    #[serde(flatten)]
+    of: Changes,
+}
+
+#[derive(Debug, Serialize)]
+struct Changes {
+    /// Of the process; they wait for its next start.
+    settings: Vec<Change>,
+    institution: Vec<Change>,
+    operations: Group,
+    tenants: Group,
+    operators: Group,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Group {
+    before: usize,
+    after: usize,
+    added: Vec<One>,
+    removed: Vec<One>,
+    changed: Vec<Changed>,
+}
+
+/// Somebody who is on one side only.
+#[derive(Debug, Serialize)]
+struct One {
+    id: String,
+    facts: Facts,
+}
+
+#[derive(Debug, Serialize)]
+struct Changed {
+    id: String,
+    changes: Vec<Change>,
+}
+
+/// `null` is what nobody said.
+#[derive(Debug, Serialize)]
+struct Change {
+    key: String,
+    before: Value,
+    after: Value,
+}
+
+impl<'a> Side<'a> {
+    /// What was loaded.
+    pub fn of(configuration: &'a Configuration) -> Self {
+        Self {
+            written: &configuration.settings.written,
+            institution: &configuration.settings.institution,
+            catalogue: &configuration.catalogue,
+            registry: &configuration.registry,
+        }
+    }
+
+    fn operations(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        let rows = self.catalogue.rows().iter();
+        rows.map(|row| (row.name.as_ref(), Known::Row(row)))
+    }
+
+    fn tenants(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        self.parties(self.registry.tenants().iter().map(Who::Tenant))
+    }
+
+    fn operators(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        self.parties(self.registry.operators().iter().map(Who::Operator))
+    }
+
+    fn parties(
+        self,
+        parties: impl Iterator<Item = Who<'a>>,
+    ) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        parties.map(move |who| (who.party().id.as_str(), Known::Party(who, self)))
+    }
+}
+
+/// Party by party, so that a hundred thousand of them are never held as facts all at once.
+impl Serialize for Side<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// A map that is made while it is written.
+        struct Made<F>(F);
+
+        impl<'a, F, I> Serialize for Made<F>
+        where
+            F: Fn() -> I,
+            I: Iterator<Item = (&'a str, Known<'a>)>,
+        {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map((self.0)().map(|(id, known)| (id, known.facts())))
+            }
+        }
+
+        let mut outline = serializer.serialize_struct("Outline", 5)?;
+        outline.serialize_field("settings", self.written)?;
+        outline.serialize_field("institution", &facts::of_institution(self.institution))?;
+        outline.serialize_field("operations", &Made(|| self.operations()))?;
+        outline.serialize_field("tenants", &Made(|| self.tenants()))?;
+        outline.serialize_field("operators", &Made(|| self.operators()))?;
+        outline.end()
+    }
+}
+
+impl Plan {
+    /// From one configuration to another. A party that both share is not looked at: with a hundred thousand of them and
+    /// one that changes, this takes some tens of milliseconds.
+    pub fn between(before: Side<'_>, after: Side<'_>) -> Self {
+        let mut moves = Moves::default();
+        Self::of(
+            Changes {
+                settings: changes(before.written, after.written),
+                institution: changes(
+                    &facts::of_institution(before.institution),
+                    &facts::of_institution(after.institution),
+                ),
+                operations: Group::of(before.operations(), after.operations(), |_, _, _| {}),
+                tenants: Group::of(before.tenants(), after.tenants(), |id, old, new| {
+                    moves.note(id, old, new);
+                }),
+                operators: Group::of(before.operators(), after.operators(), |_, _, _| {}),
+            },
+            &moves,
+        )
+    }
+
+    /// From what another process told to a configuration.
+    pub fn against(before: &Outline, after: Side<'_>) -> Self {
+        fn told(map: &BTreeMap<String, Facts>) -> impl Iterator<Item = (&str, Known<'_>)> {
+            map.iter()
+                .map(|(id, facts)| (id.as_str(), Known::Told(facts)))
+        }
+        let mut moves = Moves::default();
+        Self::of(
+            Changes {
+                settings: changes(&before.settings, after.written),
+                institution: changes(
+                    &before.institution,
+                    &facts::of_institution(after.institution),
+                ),
+                operations: Group::of(told(&before.operations), after.operations(), |_, _, _| {}),
+                tenants: Group::of(told(&before.tenants), after.tenants(), |id, old, new| {
+                    moves.note(id, old, new);
+                }),
+                operators: Group::of(told(&before.operators), after.operators(), |_, _, _| {}),
+            },
+            &moves,
+        )
+    }
+
+    fn of(of: Changes, moves: &Moves) -> Self {
+        let mut guard = Vec::new();
+        let Group {
+            before, removed, ..
+        } = &of.tenants;
+        if removed.len() > MOST_REMOVED && removed.len() * 100 > before * MOST_REMOVED_PERCENT {
+            guard.push(format!("removes {} of {before} tenants", removed.len()));
+        }
+        guard.extend(moves.found());
+        let bytes = serde_json::to_vec(&of).expect("text keys and JSON values are JSON");
+        let summary = of.summary();
+        Self {
+            changes: summary.is_some(),
+            summary: summary.unwrap_or_else(|| "nothing changes".to_owned()),
+            hash: hex::encode(&Sha256::digest(bytes)[..HASH_BYTES]),
+            guard,
+            of,
+        }
+    }
+}
+
+/// What is known of one party or row, before it is spelled out as facts.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    Party(Who<'a>, Side<'a>),
+    Row(&'a Operation),
+    Told(&'a Facts),
+}
+
+impl<'a> Known<'a> {
+    fn facts(self) -> Cow<'a, Facts> {
+        match self {
+            Self::Party(who, side) => Cow::Owned(facts::of_party(who, side)),
+            Self::Row(row) => Cow::Owned(facts::of_operation(row)),
+            Self::Told(facts) => Cow::Borrowed(facts),
+        }
+    }
+
+    /// Whether both are one in memory, as a reload keeps whoever it did not have to read again. A catalogue never changes
+    /// under a party that is kept.
+    fn is(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Party(Who::Tenant(one), _), Self::Party(Who::Tenant(other), _)) => {
+                Arc::ptr_eq(one, other)
+            }
+            (Self::Party(Who::Operator(one), _), Self::Party(Who::Operator(other), _)) => {
+                Arc::ptr_eq(one, other)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Group {
+    /// Compares two sides; `visit` sees whoever differs.
+    fn of<'a>(
+        before: impl Iterator<Item = (&'a str, Known<'a>)>,
+        after: impl Iterator<Item = (&'a str, Known<'a>)>,
+        mut visit: impl FnMut(&str, Option<&Facts>, Option<&Facts>),
+    ) -> Self {
+        let before: BTreeMap<_, _> = before.collect();
+        let after: BTreeMap<_, _> = after.collect();
+        let mut group = Self {
+            before: before.len(),
+            after: after.len(),
+            ..Self::default()
+        };
+        for (id, old) in &before {
+            let new = after.get(id);
+            if new.is_some_and(|new| new.is(*old)) {
+                continue;
+            }
+            let old = old.facts();
+            let id = (*id).to_owned();
+            let Some(new) = new.map(|new| new.facts()) else {
+                visit(&id, Some(&old), None);
+                let facts = old.into_owned();
+                group.removed.push(One { id, facts });
+                continue;
+            };
+            let changes = changes(&old, &new);
+            if !changes.is_empty() {
+                visit(&id, Some(&old), Some(&new));
+                group.changed.push(Changed { id, changes });
+            }
+        }
+        for (id, new) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
+            let facts = new.facts().into_owned();
+            visit(id, None, Some(&facts));
+            let id = (*id).to_owned();
+            group.added.push(One { id, facts });
+        }
+        group
+    }
+}
+
+/// By key, in their order; a key that one side lacks is `null` there.
+fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let change = |key: &String| {
+        let value = |facts: &Facts| facts.get(key).cloned().unwrap_or_default();
+        let (before, after) = (value(before), value(after));
+        let key = key.clone();
+        (before != after).then_some(Change { key, before, after })
+    };
+    keys.into_iter().filter_map(change).collect()
+}
+
+/// Who acts for which sub-account, of tenants that differ: by id and by client id.
+#[derive(Default)]
+struct Moves {
+    before: BTreeMap<Hand, Holder>,
+    after: BTreeMap<Hand, Holder>,
+}
+
+/// What a caller is known by: somebody's name, or a client id.
+type Hand = (&'static str, String);
+
+struct Holder {
+    tenant: String,
+    account: Value,
+}
+
+impl Moves {
+    fn note(&mut self, id: &str, before: Option<&Facts>, after: Option<&Facts>) {
+        for (facts, hands) in [(before, &mut self.before), (after, &mut self.after)] {
+            let Some(facts) = facts else { continue };
+            let account = facts.get("sub_account").cloned().unwrap_or_default();
+            let client_ids = facts
+                .keys()
+                .filter_map(|key| key.strip_prefix("credential."));
+            let client_ids = client_ids.map(|client_id| ("client id", client_id.to_owned()));
+            for hand in client_ids.chain([("tenant", id.to_owned())]) {
+                let holder = Holder {
+                    tenant: id.to_owned(),
+                    account: account.clone(),
+                };
+                hands.insert(hand, holder);
+            }
+        }
+    }
+
+    /// Calls that acted for one account and would act for another: the tenant's own, or those of a client id that another
+    /// tenant has taken over.
+    fn found(&self) -> impl Iterator<Item = String> {
+        self.before.iter().filter_map(|(hand, old)| {
+            let new = self.after.get(hand)?;
+            let (what, which) = hand;
+            let taken_over = *what == "tenant" || old.tenant != new.tenant;
+            (taken_over && old.account != new.account).then(|| {
+                let (from, to) = (Shown(&old.account), Shown(&new.account));
+                format!("moves {what} {which} from sub-account {from} to {to}")
+            })
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! A plan in words: a line for each change, and one for all of them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{Change, Changed, Changes, Group, One, Plan};
+use crate::facts::Facts;
+
+impl Changes {
+    /// `None` if nothing does.
+    pub(super) fn summary(&self) -> Option<String> {
+        let some = |changes: &[Change], noun: &str| {
+            (!changes.is_empty()).then(|| format!("{noun}: {} changed", changes.len()))
+        };
+        let parts = [
+            self.tenants.summary("tenants"),
+            self.operators.summary("operators"),
+            some(&self.institution, "institution"),
+            self.operations.summary("operations"),
+            some(&self.settings, "settings"),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+impl Group {
+    /// Like `2 tenants added, 1 changed`; `None` if nothing does.
+    fn summary(&self, noun: &str) -> Option<String> {
+        let counts = [
+            (self.added.len(), "added"),
+            (self.removed.len(), "removed"),
+            (self.changed.len(), "changed"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<_> = counts
+            .map(|(count, verb)| format!("{count} {verb}"))
+            .collect();
+        (!parts.is_empty()).then(|| format!("{noun}: {}", parts.join(", ")))
+    }
+
+    fn write(&self, noun: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for One { id, facts } in &self.added {
+            writeln!(f, "+ {noun} {id}{}", Description(facts))?;
+        }
+        for One { id, facts } in &self.removed {
+            writeln!(f, "- {noun} {id}{}", Description(facts))?;
+        }
+        for Changed { id, changes } in &self.changed {
+            write_all(changes, &format!("{noun} {id}"), f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Changes {
+            settings,
+            institution,
+            operations,
+            tenants,
+            operators,
+        } = &self.of;
+        write_all(settings, "setting", f)?;
+        write_all(institution, "institution", f)?;
+        operations.write("operation", f)?;
+        operators.write("operator", f)?;
+        tenants.write("tenant", f)
+    }
+}
+
+fn write_all(changes: &[Change], what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for change in changes {
+        writeln!(f, "~ {what}: {change}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, before, after } = self;
+        match (key.as_str(), before, after) {
+            ("operations", Value::Array(old), Value::Array(new)) => {
+                let lost = old
+                    .iter()
+                    .filter(|name| !new.contains(name))
+                    .map(|it| (it, '-'));
+                let won = new
+                    .iter()
+                    .filter(|name| !old.contains(name))
+                    .map(|it| (it, '+'));
+                write!(f, "{key}:")?;
+                lost.chain(won)
+                    .try_for_each(|(name, sign)| write!(f, " {sign}{}", Shown(name)))
+            }
+            (_, Value::Null, Value::Object(_)) => write!(f, "{key}: added{}", Shown(after)),
+            (_, Value::Object(_), Value::Null) => write!(f, "{key}: removed"),
+            (_, Value::Object(old), Value::Object(new)) => {
+                write!(f, "{key}:")?;
+                let differs = |key: &&String| old.get(*key) != new.get(*key);
+                for (index, key) in new.keys().filter(differs).enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    match key.as_str() {
+                        "fingerprint" => write!(f, "{comma} another secret")?,
+                        key => write!(
+                            f,
+                            "{comma} {key} {} -> {}",
+                            Shown(&old[key]),
+                            Shown(&new[key])
+                        )?,
+                    }
+                }
+                Ok(())
+            }
+            (key, old, new) => {
+                let shown = |value: &Value| match (key, value) {
+                    ("operations", Value::Null) => "all that are open".to_owned(),
+                    ("addresses", Value::Null) => "anywhere".to_owned(),
+                    (_, value) => Shown(value).to_string(),
+                };
+                write!(f, "{key}: {} -> {}", shown(old), shown(new))
+            }
+        }
+    }
+}
+
+/// Whose it is and what it may do at all, of somebody added or removed.
+struct Description<'a>(&'a Facts);
+
+impl fmt::Display for Description<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = ["sub_account", "standing", "institution"];
+        let mut separator = ": ";
+        for key in told {
+            if let Some(value) = self.0.get(key) {
+                write!(f, "{separator}{} {}", key.replace('_', "-"), Shown(value))?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value in words.
+pub(super) struct Shown<'a>(pub(super) &'a Value);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("none"),
+            Value::String(text) => f.write_str(text),
+            Value::Array(values) => {
+                let words: Vec<_> = values
+                    .iter()
+                    .map(|value| Shown(value).to_string())
+                    .collect();
+                f.write_str(&words.join(", "))
+            }
+            // A credential: its dates, if it has any.
+            Value::Object(fields) => {
+                let dates = fields
+                    .iter()
+                    .filter(|(key, value)| !value.is_null() && key.as_str() != "fingerprint");
+                dates
+                    .into_iter()
+                    .try_for_each(|(key, value)| write!(f, ", {key} {}", Shown(value)))
+            }
+            other => write!(f, "{other}"),
+        }
+    }
+}
