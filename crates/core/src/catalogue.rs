@@ -19,6 +19,9 @@ const PREFIX: &str = "/payment/open/institution";
 /// Five files of 4 MB in each of a few lists (endpoints.json: material/supplement), and the form around them.
 const MULTIPART_LIMIT: u64 = 64 << 20;
 
+/// What an order costs: an order of that number at another price is another call's.
+const PRICE: &[&str] = &["orderAmount", "currency"];
+
 #[expect(clippy::too_many_lines, reason = "a table reads best whole")]
 pub(crate) fn rows() -> Vec<Operation> {
     vec![
@@ -26,6 +29,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         tenant("create_order", Payment, Write, Post, "/v1/pay/order")
             .key(one("merchantTradeNo"))
             .look_up("query_order", one("merchantTradeNo"))
+            .same(PRICE)
             .fields(field::CREATE_ORDER)
             .derived()
             .row(),
@@ -35,6 +39,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         tenant("close_order", Payment, Write, Post, "/v1/pay/order/close")
             .key(either("merchantTradeNo", "prepayId"))
             .look_up("query_order", either("merchantTradeNo", "prepayId"))
+            .proves_nothing()
             .fields(field::ORDER_ID)
             .row(),
         tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
@@ -61,6 +66,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("merchantTradeNo"))
         .look_up("query_order", one("merchantTradeNo"))
+        .same(PRICE)
         .row(),
         tenant(
             "create_checkout_order",
@@ -71,6 +77,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("merchantTradeNo"))
         .look_up("query_order", one("merchantTradeNo"))
+        .same(PRICE)
         .row(),
         tenant(
             "refund_checkout_order",
@@ -171,6 +178,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("merchantTradeNo"))
         .look_up("query_address_order", one("merchantTradeNo"))
+        .same(PRICE)
         .row(),
         tenant(
             "query_address_order",
@@ -220,6 +228,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .or_at(&[(Post, "/merchant/open/institution/v1/pay/fixedaddress/save")])
         .key(both("channelId", "chain"))
         .look_up("fixed_address_detail", both("channelId", "chain"))
+        .proves_nothing()
         .row(),
         tenant(
             "fixed_address_detail",
@@ -282,6 +291,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .or_at(&[(Post, "/payment/open/institution/v1/pay/withdraw")])
             .key(one("batch_id"))
             .look_up("query_payout", one("batch_id"))
+            .with(&[("detail_status", "ALL")])
             .row(),
         tenant("query_payout", Payout, Read, Post, "/v1/pay/withdraw/query")
             .at("/withdraw/open/institution/v1/pay/payouts/detail")
@@ -330,6 +340,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .at("/v1/pay/batch/transfer")
         .key(one("merchant_batch_no"))
         .look_up("query_batch_transfer", one("merchant_batch_no"))
+        .with(&[("detail_status", "ALL")])
         .row(),
         tenant(
             "query_batch_transfer",
@@ -691,6 +702,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("merchantBatchNo"))
         .look_up("transfer_detail", one("merchantBatchNo"))
+        .same(&["amount", "currency"])
         .row(),
         institution(
             "transfer_detail",
@@ -710,6 +722,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("merchantBatchNo"))
         .look_up("charge_detail", one("merchantBatchNo"))
+        .same(&["amount", "currency"])
         .row(),
         institution(
             "charge_detail",
@@ -820,7 +833,31 @@ impl Row {
     }
 
     fn look_up(mut self, operation: &'static str, by: Key) -> Self {
-        self.0.look_up = Some(LookUp { operation, by });
+        self.0.look_up = Some(LookUp {
+            operation,
+            by,
+            with: &[],
+            same: &[],
+            proves: true,
+        });
+        self
+    }
+
+    /// The look-up has to be asked with more than the key.
+    fn with(mut self, with: &'static [(&'static str, &'static str)]) -> Self {
+        self.0.look_up.as_mut().expect("it has a look-up").with = with;
+        self
+    }
+
+    /// What is found under the key is another call's if one of these differs.
+    fn same(mut self, same: &'static [&'static str]) -> Self {
+        self.0.look_up.as_mut().expect("it has a look-up").same = same;
+        self
+    }
+
+    /// What is found under the key may be older than the call.
+    fn proves_nothing(mut self) -> Self {
+        self.0.look_up.as_mut().expect("it has a look-up").proves = false;
         self
     }
 

@@ -146,6 +146,24 @@ impl<'a> Envelope<'a> {
             data: (),
         }
     }
+
+    /// The same with data.
+    pub fn with<D>(self, data: D) -> Envelope<'a, D> {
+        let Self {
+            status,
+            code,
+            label,
+            error_message,
+            data: (),
+        } = self;
+        Envelope {
+            status,
+            code,
+            label,
+            error_message,
+            data,
+        }
+    }
 }
 
 impl<D> Envelope<'static, D> {

@@ -5,7 +5,8 @@
 //!
 //! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
-//! must have ([`check`], [`order`]) and how an answer is judged ([`envelope`]).
+//! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]), and how to learn what became of a call that
+//! got none ([`look_up`]).
 
 pub mod check;
 pub mod credential;
@@ -14,6 +15,7 @@ pub mod explain;
 pub mod field;
 pub mod guard;
 pub mod header;
+pub mod look_up;
 pub mod operation;
 pub mod order;
 pub mod payload;

@@ -107,6 +107,13 @@ pub struct LookUp {
     pub operation: &'static str,
     /// The fields it is asked by; they have the same names in the call that is looked up.
     pub by: Key,
+    /// What else it has to be asked with.
+    pub with: &'static [(&'static str, &'static str)],
+    /// Fields that the call and what is found have in common. Where they differ, another call made it.
+    pub same: &'static [&'static str],
+    /// Whether what is found exists by this call alone, so that finding it proves that the call was carried out. What
+    /// a call changes may be older than it.
+    pub proves: bool,
 }
 
 /// How a merchant call becomes an institution call.

@@ -167,6 +167,27 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Fields as a query: the reverse of [`decode`], with every byte escaped that means something anywhere.
+pub(crate) fn encode<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut query = String::new();
+    for (name, value) in fields {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        query.push_str(name);
+        query.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                query.push(char::from(byte));
+            } else {
+                query.push('%');
+                query.push_str(&hex::encode_upper([byte]));
+            }
+        }
+    }
+    query
+}
+
 pub(crate) fn unhex(high: u8, low: u8) -> Option<u8> {
     let mut byte = [0];
     hex::decode_to_slice([high, low], &mut byte).ok()?;
@@ -201,6 +222,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_again(value: String) {
+            let query = encode([("a", value.as_str())].into_iter());
+            prop_assert_eq!(decode(query.strip_prefix("a=").unwrap()), value);
+        }
+
         #[test]
         fn decoding_never_panics_and_never_grows_beyond_a_replacement(text in "[%+0-9a-fé]{0,20}") {
             prop_assert!(decode(&text).len() <= text.len() * 3);

@@ -1,0 +1,440 @@
+//! Looking up what became of a call: what to ask by the call's own key, and what the answer says about it.
+//!
+//! A look-up never proves that a call was *not* carried out, for it may still be under way. It proves that one was only
+//! if the answer is about something this call alone makes, under its own key, and agrees with what the call said.
+
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::envelope::{self, Verdict};
+use crate::operation::{Key, Kind, LookUp, Method, Operation};
+use crate::sent::{self, Sent};
+use crate::words::words;
+
+/// What GatePay was seen to have of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Observed {
+    /// What this call makes.
+    Found,
+    /// Nothing under its key, or something that differs from what it asked for. It may still be under way.
+    NotFound,
+    /// GatePay gave no answer that settles it.
+    Unknown,
+}
+
+impl Serialize for Observed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+words!(Observed { Found = "found", NotFound = "not_found", Unknown = "unknown" });
+
+/// What to ask, and how to know the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What stands behind `?`, if the look-up takes its parameters there.
+    pub query: Option<String>,
+    /// The body; empty if the look-up takes its parameters in the query.
+    pub body: String,
+    /// The key, by field.
+    by: Vec<(String, String)>,
+    /// What the call said and the answer repeats, by field.
+    same: Vec<(&'static str, String)>,
+    proves: bool,
+}
+
+/// What an answer to a [`Question`] says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Observation {
+    /// The gist.
+    pub observed: Observed,
+    /// What GatePay says of it, as GatePay printed it; nothing if it knows nothing.
+    pub order: Option<Box<RawValue>>,
+}
+
+impl Observation {
+    /// Nothing was heard.
+    pub const UNKNOWN: Self = Self {
+        observed: Observed::Unknown,
+        order: None,
+    };
+}
+
+impl Question {
+    /// What to ask `row`, the look-up's own row, about a call with this query and body. Nothing, if the call names no
+    /// key, or names it in two ways.
+    pub fn about(
+        look_up: &LookUp,
+        row: &Operation,
+        query: Option<&str>,
+        body: &[u8],
+    ) -> Option<Self> {
+        let names = || look_up.by.fields().chain(look_up.same.iter().copied());
+        let mut sent = Sent::default();
+        sent.read_query(query.unwrap_or_default(), names);
+        sent.read_body(body, names).ok()?;
+        let by: Vec<_> = look_up
+            .by
+            .fields()
+            .map(|field| Some((field.to_owned(), one(&sent, field)?)))
+            .collect();
+        let by: Vec<_> = match look_up.by {
+            Key::Either(..) => by.into_iter().flatten().collect(),
+            Key::None | Key::One(_) | Key::Both(..) => by.into_iter().collect::<Option<_>>()?,
+        };
+        if by.is_empty() {
+            return None;
+        }
+        let same = look_up.same.iter();
+        let same = same.filter_map(|field| Some((*field, one(&sent, field)?)));
+        let fields = by
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let fields = fields.chain(look_up.with.iter().copied());
+        let (query, body) = match row.institution_method {
+            Method::Get | Method::Delete => (Some(sent::encode(fields)), String::new()),
+            Method::Post | Method::Put => (None, object(fields)),
+        };
+        Some(Self {
+            query,
+            body,
+            same: same.collect(),
+            by,
+            proves: look_up.proves,
+        })
+    }
+
+    /// Reads a whole answer.
+    pub fn observe(&self, status: u16, body: &[u8]) -> Observation {
+        let judgement = envelope::judge(Kind::Read, status, body);
+        match judgement.verdict {
+            Verdict::Unknown => Observation::UNKNOWN,
+            Verdict::Failure => {
+                let code = judgement.code;
+                let absent = code.is_some_and(|code| ABSENT.contains(&code.as_str()));
+                Observation {
+                    observed: if absent {
+                        Observed::NotFound
+                    } else {
+                        Observed::Unknown
+                    },
+                    order: None,
+                }
+            }
+            Verdict::Success => self.read(body).unwrap_or(Observation::UNKNOWN),
+        }
+    }
+
+    fn read(&self, body: &[u8]) -> Option<Observation> {
+        let answer: Value = serde_json::from_slice(body).ok()?;
+        let whole = match answer.get("data") {
+            Some(Value::String(text)) => serde_json::from_str(text).ok()?,
+            Some(data) => data.clone(),
+            None => answer,
+        };
+        let things = things(&whole);
+        let Some(thing) = things.iter().find(|thing| self.names(thing)) else {
+            // A list without it says that it is not there; anything else says nothing.
+            return Some(Observation {
+                observed: if is_list(&whole) {
+                    Observed::NotFound
+                } else {
+                    Observed::Unknown
+                },
+                order: None,
+            });
+        };
+        let agrees = self.same.iter().all(|(field, said)| {
+            text(thing.get(*field)).is_none_or(|printed| agree(said, &printed))
+        });
+        let observed = match (agrees, self.proves) {
+            (false, _) => Observed::NotFound,
+            (true, true) => Observed::Found,
+            (true, false) => Observed::Unknown,
+        };
+        Some(Observation {
+            observed,
+            order: printed(body),
+        })
+    }
+
+    /// Whether a thing has the key: every field of it that it has, and at least one.
+    fn names(&self, thing: &Value) -> bool {
+        let mut named = false;
+        self.by
+            .iter()
+            .all(|(field, value)| match text(thing.get(field)) {
+                Some(printed) => {
+                    named = true;
+                    printed == *value
+                }
+                None => true,
+            })
+            && named
+    }
+}
+
+/// Codes that say that there is no such thing (protocol.md 4.2): order, refund, order at an address, refund at an
+/// address, batch.
+const ABSENT: [&str; 5] = ["400202", "400304", "500203", "500207", "550249"];
+
+/// The value a field was sent with, if it was sent with one only.
+fn one(sent: &Sent<'_>, field: &str) -> Option<String> {
+    let mut values = sent.values(field).map(sent::Value::text_or_number);
+    let first = values.next()??;
+    values
+        .all(|other| other.as_ref() == Some(&first))
+        .then(|| first.into_owned())
+}
+
+fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let members = fields.map(|(name, value)| (name.to_owned(), Value::from(value)));
+    Value::Object(members.collect()).to_string()
+}
+
+/// The objects an answer may speak of: itself, what one page wraps in `bizData`, and the items of its lists.
+fn things(whole: &Value) -> Vec<&Value> {
+    let inner = whole.get("bizData").unwrap_or(whole);
+    let mut things = vec![inner];
+    match inner {
+        Value::Array(items) => things.extend(items),
+        Value::Object(members) => {
+            things.extend(members.values().filter_map(Value::as_array).flatten());
+        }
+        _ => {}
+    }
+    things
+}
+
+/// Whether it is a list of things, rather than a thing that has lists.
+fn is_list(whole: &Value) -> bool {
+    match whole {
+        Value::Array(_) => true,
+        Value::Object(members) => {
+            members.values().any(Value::is_array) && !members.values().any(Value::is_string)
+        }
+        _ => false,
+    }
+}
+
+fn text(value: Option<&Value>) -> Option<Cow<'_, str>> {
+    match value? {
+        Value::String(text) if !text.is_empty() => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        _ => None,
+    }
+}
+
+/// Whether two texts are the same, or the same amount: GatePay may print more zeros than it was sent.
+fn agree(one: &str, other: &str) -> bool {
+    one == other
+        || shortest(one)
+            .zip(shortest(other))
+            .is_some_and(|(one, other)| one == other)
+}
+
+/// An amount without the zeros that say nothing.
+fn shortest(amount: &str) -> Option<(&str, &str)> {
+    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
+    let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    (!whole.is_empty() && is_digits(whole) && is_digits(fraction)).then(|| {
+        (
+            whole.trim_start_matches('0'),
+            fraction.trim_end_matches('0'),
+        )
+    })
+}
+
+/// `data` of an answer, or all of one without, as it was printed.
+fn printed(body: &[u8]) -> Option<Box<RawValue>> {
+    #[derive(serde::Deserialize)]
+    struct Printed {
+        data: Option<Box<RawValue>>,
+    }
+    match serde_json::from_slice::<Printed>(body) {
+        Ok(Printed { data: Some(data) }) => Some(data),
+        _ => serde_json::from_slice(body).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::Catalogue;
+
+    fn question(call: &str, query: &str, body: &str) -> Option<Question> {
+        let catalogue = Catalogue::standard();
+        let look_up = catalogue.named(call).unwrap().look_up.clone().unwrap();
+        let row = catalogue.named(look_up.operation).unwrap();
+        let query = Some(query).filter(|query| !query.is_empty());
+        Question::about(&look_up, row, query, body.as_bytes())
+    }
+
+    fn observe(call: &str, body: &str, answer: &str) -> (Observed, Option<String>) {
+        let seen = question(call, "", body)
+            .unwrap()
+            .observe(200, answer.as_bytes());
+        (
+            seen.observed,
+            seen.order.map(|order| order.get().to_owned()),
+        )
+    }
+
+    #[test]
+    fn a_question_is_asked_by_the_calls_own_key_as_its_row_takes_it() {
+        for (call, body, asked_query, asked_body) in [
+            (
+                "create_order",
+                r#"{"merchantTradeNo":"A-1","orderAmount":"1"}"#,
+                None,
+                r#"{"merchantTradeNo":"A-1"}"#,
+            ),
+            (
+                "create_order",
+                r#"{"merchantTradeNo":17}"#,
+                None,
+                r#"{"merchantTradeNo":"17"}"#,
+            ),
+            (
+                "close_order",
+                r#"{"prepayId":"P","x":1}"#,
+                None,
+                r#"{"prepayId":"P"}"#,
+            ),
+            (
+                "refund_order",
+                r#"{"refundRequestId":"R &=+%é","prepayId":"P"}"#,
+                Some("refundRequestId=R%20%26%3D%2B%25%C3%A9"),
+                "",
+            ),
+            (
+                "save_fixed_address",
+                r#"{"channelId":"c","chain":"ETH"}"#,
+                Some("channelId=c&chain=ETH"),
+                "",
+            ),
+            (
+                "create_payout",
+                r#"{"batch_id":"b\"1"}"#,
+                None,
+                r#"{"batch_id":"b\"1","detail_status":"ALL"}"#,
+            ),
+        ] {
+            let asked = question(call, "", body).unwrap();
+            assert_eq!(asked.query.as_deref(), asked_query, "{call}");
+            assert_eq!(asked.body, asked_body, "{call}");
+        }
+    }
+
+    #[test]
+    fn without_one_key_there_is_no_question() {
+        for (call, query, body) in [
+            ("create_order", "", "{}"),
+            ("create_order", "", "not json"),
+            ("create_order", "", r#"{"merchantTradeNo":""}"#),
+            (
+                "create_order",
+                "merchantTradeNo=B",
+                r#"{"merchantTradeNo":"A"}"#,
+            ),
+            ("save_fixed_address", "", r#"{"channelId":"c"}"#),
+            ("close_order", "", r#"{"x":"1"}"#),
+        ] {
+            assert_eq!(question(call, query, body), None, "{call} {body}");
+        }
+        let both = question(
+            "create_order",
+            "merchantTradeNo=A",
+            r#"{"merchantTradeNo":"A"}"#,
+        );
+        assert!(both.is_some(), "the same twice is one");
+    }
+
+    #[test]
+    fn found_is_what_has_the_key_and_agrees() {
+        let order = r#"{"merchantTradeNo":"A-1","orderAmount":"1.21","currency":"USDT"}"#;
+        for (data, observed) in [
+            (
+                r#"{"merchantTradeNo":"A-1","orderAmount":"1.210","currency":"USDT"}"#,
+                Observed::Found,
+            ),
+            (
+                r#"{"merchantTradeNo":"A-1","orderAmount":1.21}"#,
+                Observed::Found,
+            ),
+            (
+                r#"{"bizCode":"","bizData":{"merchantTradeNo":"A-1"}}"#,
+                Observed::Found,
+            ),
+            (
+                r#"{"merchantTradeNo":"A-1","orderAmount":"5"}"#,
+                Observed::NotFound,
+            ),
+            (
+                r#"{"merchantTradeNo":"A-1","currency":"GT"}"#,
+                Observed::NotFound,
+            ),
+        ] {
+            let answer = format!(r#"{{"status":"SUCCESS","code":"000000","data":{data}}}"#);
+            assert_eq!(
+                observe("create_order", order, &answer),
+                (observed, Some(data.to_owned()))
+            );
+        }
+        for data in [
+            r#"{"merchantTradeNo":"B-1","orderAmount":"1.21"}"#,
+            "null",
+            "{}",
+            "\"A-1\"",
+        ] {
+            let answer = format!(r#"{{"status":"SUCCESS","data":{data}}}"#);
+            assert_eq!(
+                observe("create_order", order, &answer),
+                (Observed::Unknown, None),
+                "{data}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_be_older_than_the_call_is_shown_and_proves_nothing() {
+        let answer = r#"{"status":"SUCCESS","data":{"merchantTradeNo":"A","status":"CLOSED"}}"#;
+        let (observed, order) = observe("close_order", r#"{"merchantTradeNo":"A"}"#, answer);
+        assert_eq!(observed, Observed::Unknown);
+        assert!(order.unwrap().contains("CLOSED"));
+    }
+
+    #[test]
+    fn a_failure_is_absence_only_by_its_code() {
+        for (code, observed) in [
+            ("400202", Observed::NotFound),
+            ("400304", Observed::NotFound),
+            ("400001", Observed::Unknown),
+            ("300000", Observed::Unknown),
+            ("400002", Observed::Unknown),
+        ] {
+            let answer = format!(r#"{{"status":"FAIL","code":"{code}","data":null}}"#);
+            assert_eq!(
+                observe("refund_order", r#"{"refundRequestId":"R"}"#, &answer),
+                (observed, None),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn in_a_list_it_is_there_or_it_is_not() {
+        let call = r#"{"request_id":"r"}"#;
+        let list = |items: &str| {
+            format!(r#"{{"status":"SUCCESS","data":{{"accounts":[{items}],"has_more":false}}}}"#)
+        };
+        let found = observe("create_account", call, &list(r#"{"request_id":"r"}"#));
+        assert_eq!(found.0, Observed::Found);
+        let absent = observe("create_account", call, &list(r#"{"request_id":"s"}"#));
+        assert_eq!(absent, (Observed::NotFound, None));
+    }
+}
