@@ -48,6 +48,10 @@ mod limits;
 mod outcomes;
 // Nor is it untrue when a connection breaks, wherever it does.
 mod faults;
+// A lost call is not guessed about: GatePay is asked what became of it.
+mod resolving;
+// Nothing is sent twice but reads and what was not written, and not often.
+mod repeats;
 // One tenant never meets another's orders.
 mod tenants;
 // Every request is written down once, however it ends.

@@ -3,6 +3,7 @@ use crate::support::*;
 use gatepay_proxy::clock::Clock;
 use gatepay_sandbox::{Failure, Fault};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NUMBER: &str = "A-0001";
 
@@ -176,6 +177,128 @@ async fn other_failures_are_relayed_with_their_code() {
         let answer = proxy.send(call).await;
         assert_eq!((answer.status, answer.refusal()), (200, None));
         assert_eq!(answer.code(), code);
+    }
+}
+
+const CREATED: &str = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"17"}}"#;
+
+/// What a create is answered when GatePay sends these bytes and closes.
+async fn told(wire: impl Into<Vec<u8>>) -> Answer {
+    let upstream = Scripted::always(Then::AnswerAndClose(wire.into()));
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let answer = proxy.send(create()).await;
+    assert_eq!(upstream.count(), 1, "written once");
+    answer
+}
+
+#[tokio::test]
+async fn an_answer_that_is_whole_is_relayed_however_it_is_framed() {
+    let length = CREATED.len();
+    for wire in [
+        format!(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{CREATED}"
+        ),
+        format!(
+            "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{CREATED}"
+        ),
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ncontent-length: {length}\r\n\r\n{CREATED}"
+        ),
+        format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{CREATED}\r\n0\r\n\r\n"
+        ),
+        format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n{length:x}\r\n{CREATED}\r\n0\r\nx-sum: 1\r\n\r\n"
+        ),
+        // It ends with its connection: that it is one whole JSON text shows that nothing is missing.
+        format!("HTTP/1.1 200 OK\r\n\r\n{CREATED}"),
+        format!("HTTP/1.0 200 OK\r\n\r\n{CREATED}"),
+    ] {
+        let answer = told(wire.clone()).await;
+        assert_eq!(answer.refused(), (200, "not refused"), "{wire}");
+        assert_eq!(
+            (&*answer.body, answer.header("x-sum")),
+            (CREATED.as_bytes(), None),
+            "{wire}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_surely_whole_leaves_the_outcome_unknown() {
+    let (length, half) = (CREATED.len(), &CREATED[..30]);
+    for wire in [
+        String::new(),
+        "HTTP/1.1 100 Continue\r\n\r\n".to_owned(),
+        "HTTP/1.1 200".to_owned(),
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n".to_owned(),
+        format!("HTTP/1.1 200 OK\r\n\r\n{half}"),
+        "HTTP/1.0 502 Bad Gateway\r\n\r\n<html>".to_owned(),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{half}"),
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{CREATED}\r\n"),
+        format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{CREATED}\r\n0\r\n"
+        ),
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n{CREATED}"),
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: {length}\r\n\r\n{CREATED}"
+        ),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n{CREATED}"),
+        format!("HTTP/9.9 200 OK\r\ncontent-length: {length}\r\n\r\n{CREATED}"),
+    ] {
+        let answer = told(wire.clone()).await;
+        assert_eq!(answer.refused(), (504, "outcome_unknown"), "{wire}");
+        assert_eq!(answer.outcome(), Some("unknown"), "{wire}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_to_what_changes_something_is_judged_before_any_of_it_is_relayed() {
+    let long = |bytes: usize| {
+        let filling = "x".repeat(bytes);
+        format!(r#"{{"status":"SUCCESS","code":"000000","data":"{filling}"}}"#).into_bytes()
+    };
+    let whole = long(200 << 10);
+    let relayed = told(answer("200 OK", "", &whole)).await;
+    assert_eq!((relayed.status, relayed.body.len()), (200, whole.len()));
+    let mut cut = answer("200 OK", "", &whole);
+    cut.pop();
+    for wire in [
+        cut,
+        chunks(&whole, 9_999),
+        answer("200 OK", "", &long(2 << 20)),
+    ] {
+        assert_eq!(told(wire).await.refused(), (504, "outcome_unknown"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_was_written_is_relayed_or_unknown() {
+    // It answers at the head's end and closes on what is still coming, as a gateway does that will not read so much.
+    let listener = tokio::net::TcpListener::bind(any_port()).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let refused = answer(
+        "413 Too Large",
+        "connection: close\r\n",
+        br#"{"status":"FAIL","code":"413"}"#,
+    );
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 512];
+            stream.read_exact(&mut head).await.unwrap();
+            stream.write_all(&refused).await.unwrap();
+        }
+    });
+    let proxy = Proxy::at(&url, &Clock::manual(T0)).start();
+    for bytes in [1_000, 900_000] {
+        let body = order("A-0001").replace("NF2T", &"x".repeat(bytes));
+        let answer = proxy.send(acme().post(CREATE, body)).await;
+        let refused = answer.refused();
+        assert!(
+            refused == (413, "not refused") || refused == (504, "outcome_unknown"),
+            "{refused:?}"
+        );
     }
 }
 

@@ -78,6 +78,8 @@ impl Plan {
         settings.listen.threads = Some(2.try_into().expect("not zero"));
         settings.admin.address = any_port();
         settings.drain.grace = Duration::ZERO;
+        // What is looked up after a loss takes seconds: the tests of that say so.
+        settings.upstream.resolve = Duration::ZERO;
         settings.upstream.quota.rate = rate(1_000_000, 1_000_000);
         for adjust in self.adjust {
             adjust(&mut settings);

@@ -3,9 +3,15 @@
 //! First it still answers but asks callers to go elsewhere (`Connection: close`, `/ready` false), then it accepts no
 //! more, finishes what is in flight, and leaves.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// How long before its end whatever waits for more has to say what it knows.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How far along the end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,7 @@ pub enum Phase {
 /// The phase, and what still runs.
 pub struct Drain {
     phase: watch::Sender<Phase>,
+    began: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
 }
@@ -34,6 +41,7 @@ impl Default for Drain {
     fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Serving),
+            began: OnceLock::new(),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
         }
@@ -48,6 +56,9 @@ impl Drain {
 
     /// Goes on to a later phase.
     pub fn enter(&self, phase: Phase) {
+        if phase > Phase::Serving {
+            self.began.get_or_init(Instant::now);
+        }
         self.phase.send_if_modified(|now| {
             let later = phase > *now;
             *now = phase.max(*now);
@@ -59,6 +70,13 @@ impl Drain {
     pub async fn reached(&self, phase: Phase) {
         // The sender lives as long as this struct, so waiting does not fail.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Waits until a drain that may take as long as this is about to end.
+    pub async fn nearly_over(&self, deadline: Duration) {
+        self.reached(Phase::Leaving).await;
+        let began = *self.began.get_or_init(Instant::now);
+        sleep_until(began + deadline.saturating_sub(LAST_WORDS)).await;
     }
 
     /// How many things still run.

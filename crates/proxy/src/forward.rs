@@ -1,24 +1,40 @@
 //! Forward: one request to GatePay within its deadline, and the truth about what was sent.
 //!
-//! Nothing else repeats: whatever the library would do by itself is off. An attempt is repeated only if nothing of it
-//! was written, and every attempt is signed afresh.
+//! Nothing else repeats: whatever the library would do by itself is off. What may be repeated, and how often, is
+//! `repeat`'s to say; every attempt is signed afresh.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::Kind;
+use gatepay_core::envelope::{self, Judgement, Verdict};
+use http::header::TRANSFER_ENCODING;
 use http::{Request, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::ingress::Pieces;
+use crate::limiter::Limiter;
 use crate::pool::{ConnectError, Connection, Pool};
+use crate::repeat::{self, Budget, Reason};
 
-/// Answers up to this size are read whole before any of them is relayed.
-pub const WHOLE: usize = 64 * 1024;
-/// How often a request of which nothing was written is tried in all.
-const ATTEMPTS: u32 = 3;
+/// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
+const WHOLE: usize = 64 * 1024;
+/// Answers to write and money calls are always read whole, so that one that is cut is not relayed in part. They have
+/// a few hundred bytes; one that is longer than this is taken for none.
+const WHOLE_OF_A_CHANGE: usize = 1024 * 1024;
+
+/// What requests of one worker travel by.
+#[derive(Clone, Copy)]
+pub struct Road<'a> {
+    /// Its connections.
+    pub pool: &'a Arc<Pool>,
+    /// What it may repeat.
+    pub budget: &'a Budget,
+    /// What the institution may send.
+    pub quota: &'a Limiter,
+}
 
 /// GatePay's answer.
 pub struct Answer {
@@ -30,8 +46,8 @@ pub struct Answer {
 
 /// An answer's body.
 pub enum AnswerBody {
-    /// All of it.
-    Whole(Bytes),
+    /// All of it, and what it says.
+    Whole(Bytes, Judgement),
     /// The beginning of a long one, and where the rest comes from.
     Long(Long),
 }
@@ -71,37 +87,59 @@ pub enum Failure {
 
 /// Sends what `attempt` makes, afresh for every try, and reads the answer.
 pub async fn send(
-    pool: &Arc<Pool>,
-    deadline: Duration,
+    road: Road<'_>,
+    kind: Kind,
+    deadline: Instant,
     mut attempt: impl FnMut() -> Request<Full<Bytes>>,
 ) -> Result<Answer, Failure> {
-    let deadline = Instant::now() + deadline;
-    let mut tried = 0;
+    road.budget.earn();
+    let mut repeats = 0;
+    let mut kept = road.pool.reuse();
     loop {
-        tried += 1;
-        let (connection, fresh) = match pool.reuse() {
-            Some(connection) => (connection, false),
-            None => (pool.connect(deadline).await.map_err(not_sent)?, true),
+        let reused = kept.is_some();
+        let tried = match kept.take() {
+            Some(connection) => exchange(road.pool, connection, kind, attempt(), deadline).await,
+            None => match road.pool.connect(deadline).await {
+                Ok(connection) => exchange(road.pool, connection, kind, attempt(), deadline).await,
+                Err(error) => Err(not_sent(&error)),
+            },
         };
-        match exchange(pool, connection, attempt(), deadline).await {
-            Ok(answer) => return Ok(answer),
-            // A kept connection that had died is no verdict on GatePay; a fresh one that dies is.
-            Err(Failure::NotSent(_)) if !fresh && tried < ATTEMPTS && Instant::now() < deadline => {
-                pool.repeated();
-            }
-            Err(failure) => return Err(failure),
+        if reused && matches!(tried, Err(Failure::NotSent(_))) {
+            // A kept connection that had died is no verdict on GatePay, and the next one may be as dead.
+            road.pool.repeated(Reason::StaleConnection);
+            continue;
         }
+        let Some(reason) = repeat::reason(kind, &tried) else {
+            return tried;
+        };
+        let pause = repeat::pause(repeats);
+        if repeats == repeat::MOST || Instant::now() + pause >= deadline {
+            return tried;
+        }
+        if !road.budget.spend() {
+            road.pool.repeat_denied();
+            return tried;
+        }
+        // What was sent costs GatePay a request more, and the institution a part of its quota.
+        let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
+        if was_sent && road.quota.take().is_err() {
+            return tried;
+        }
+        repeats += 1;
+        road.pool.repeated(reason);
+        sleep(pause).await;
+        kept = road.pool.reuse();
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
-fn not_sent(error: ConnectError) -> Failure {
+fn not_sent(error: &ConnectError) -> Failure {
     Failure::NotSent(error.to_string())
 }
 
 async fn exchange(
     pool: &Arc<Pool>,
     mut connection: Connection,
+    kind: Kind,
     request: Request<Full<Bytes>>,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
@@ -131,14 +169,37 @@ async fn exchange(
             ));
         }
     };
-    let (head, mut rest) = response.into_parts();
+    let (head, rest) = response.into_parts();
     if head.status.as_u16() == 101 {
         // Nobody asked for it, and what follows is no answer.
-        return Err(Failure::Lost {
-            what: "GatePay's answer was none",
-            detail: "101 Switching Protocols".to_owned(),
-        });
+        return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
+    read(pool, connection, kind, head, rest, deadline).await
+}
+
+/// The body of an answer, whole if it has to be.
+async fn read(
+    pool: &Arc<Pool>,
+    connection: Connection,
+    kind: Kind,
+    head: response::Parts,
+    mut rest: Incoming,
+    deadline: Instant,
+) -> Result<Answer, Failure> {
+    // Without a length or chunks an answer ends with its connection, and one that was cut looks like a whole one.
+    let shows_its_end = rest.is_end_stream()
+        || rest.size_hint().exact().is_some()
+        || head.headers.contains_key(TRANSFER_ENCODING);
+    let endless = || {
+        lost(
+            "GatePay's answer may have been cut short",
+            "it has neither length nor chunks",
+        )
+    };
+    let most = match kind {
+        Kind::Read => WHOLE,
+        Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
+    };
     let mut whole = Pieces::default();
     while !rest.is_end_stream() {
         match timeout_at(deadline, rest.frame()).await {
@@ -149,20 +210,25 @@ async fn exchange(
                 }
             }
             Ok(Some(Err(error))) => {
-                return Err(Failure::Lost {
-                    what: "GatePay's answer was cut short",
-                    detail: text(&error),
-                });
+                return Err(lost("GatePay's answer was cut short", text(&error)));
             }
             Err(_) => {
-                let what = "GatePay's answer did not end in time";
-                return Err(Failure::Lost {
-                    what,
-                    detail: "deadline passed".to_owned(),
-                });
+                return Err(lost(
+                    "GatePay's answer did not end in time",
+                    "deadline passed",
+                ));
             }
         }
-        if whole.len() > WHOLE {
+        if whole.len() > most {
+            if kind != Kind::Read {
+                return Err(lost(
+                    "GatePay's answer is longer than any it gives",
+                    format!("more than {most} bytes"),
+                ));
+            }
+            if !shows_its_end {
+                return Err(endless());
+            }
             let long = Long {
                 begun: Some(whole.into_bytes()),
                 rest,
@@ -175,11 +241,23 @@ async fn exchange(
             });
         }
     }
+    let body = whole.into_bytes();
+    let judgement = envelope::judge(kind, head.status.as_u16(), &body);
+    if !shows_its_end && judgement.verdict == Verdict::Unknown {
+        return Err(endless());
+    }
     pool.give_back(connection);
     Ok(Answer {
         head,
-        body: AnswerBody::Whole(whole.into_bytes()),
+        body: AnswerBody::Whole(body, judgement),
     })
+}
+
+fn lost(what: &'static str, detail: impl Into<String>) -> Failure {
+    Failure::Lost {
+        what,
+        detail: detail.into(),
+    }
 }
 
 /// An error with its cause: hyper's own text leaves out which of many I/O errors it was.

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gatepay_core::envelope::Verdict;
 use gatepay_core::guard::Own;
-use gatepay_core::{Kind, Operation, envelope, translate};
+use gatepay_core::look_up::{Observation, Question};
+use gatepay_core::operation::LookUp;
+use gatepay_core::{Credential, Kind, Operation, envelope, translate};
 use gatepay_tenancy::Who;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 use crate::app::{App, Generation};
 use crate::drain::{Phase, Running};
-use crate::forward::{self, Answer, AnswerBody, Failure};
+use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::ingress::Held;
 use crate::origin::Origin;
 use crate::pace::Busy;
@@ -22,8 +25,9 @@ use crate::pool::Pool;
 use crate::record::Record;
 use crate::refusal::{self, Outcome, Refusal};
 use crate::relay::{self, Reply};
+use crate::repeat::Budget;
 use crate::sign::{Inbound, Outbound};
-use crate::{admit, authenticate, ingress, route};
+use crate::{admit, authenticate, ingress, resolve, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
 pub struct Worker {
@@ -31,6 +35,18 @@ pub struct Worker {
     pub app: Arc<App>,
     /// Its own connections.
     pub pool: Arc<Pool>,
+    /// What it may repeat.
+    pub budget: Budget,
+}
+
+impl Worker {
+    fn road(&self) -> Road<'_> {
+        Road {
+            pool: &self.pool,
+            budget: &self.budget,
+            quota: &self.app.quota,
+        }
+    }
 }
 
 /// What is allowed to go to GatePay.
@@ -253,7 +269,7 @@ impl Admitted {
 /// From the permit to the answer: forward, relay.
 async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Response<Reply> {
     let app = &worker.app;
-    let deadline = app.settings.upstream.deadline;
+    let limit = app.settings.upstream.deadline;
     let Some(credential) = app.institution() else {
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
@@ -262,9 +278,9 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
         record.attempt();
         admitted.outbound.attempt(credential, &app.clock.stamp())
     };
-    let sent = forward::send(&worker.pool, deadline, attempt).await;
+    let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
+    let sent = forward::send(worker.road(), kind, deadline, attempt).await;
     record.upstream_ended();
-    let operation = admitted.operation();
     let Answer { head, body } = match sent {
         Ok(answer) => answer,
         Err(Failure::NotSent(detail)) => {
@@ -273,19 +289,12 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
         }
         Err(Failure::Lost { what, detail }) => {
             record.detail(detail);
-            let advice = advice(
-                &admitted.generation,
-                operation,
-                record.known_key(),
-                admitted.operator,
-            );
-            return refuse(app, record, Refusal::OutcomeUnknown { what, advice });
+            return lose(worker, &admitted, credential, record, what).await;
         }
     };
     let status = head.status.as_u16();
     match body {
-        AnswerBody::Whole(body) => {
-            let judgement = envelope::judge(operation.kind, status, &body);
+        AnswerBody::Whole(body, judgement) => {
             record.answered(status, &judgement);
             let rejected = judgement
                 .code
@@ -293,19 +302,11 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
             if rejected && judgement.verdict != Verdict::Success {
                 // Relayed as it is, it would send the tenant looking for the fault in its own key.
                 record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
-                let refusal = match judgement.verdict {
-                    Verdict::Failure => Refusal::InstitutionRejected,
-                    _ => Refusal::OutcomeUnknown {
-                        what: "GatePay's answer contradicts itself",
-                        advice: advice(
-                            &admitted.generation,
-                            operation,
-                            record.known_key(),
-                            admitted.operator,
-                        ),
-                    },
-                };
-                return refuse(app, record, refusal);
+                if judgement.verdict == Verdict::Failure {
+                    return refuse(app, record, Refusal::InstitutionRejected);
+                }
+                let what = "GatePay's answer contradicts itself";
+                return lose(worker, &admitted, credential, record, what).await;
             }
             let body = if admitted.translated {
                 translate::balance_answer(&body).into_owned().into()
@@ -322,9 +323,73 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
                     code: None,
                 },
             );
-            relay::long(head, long, deadline, record, admitted.permit)
+            relay::long(head, long, limit, record, admitted.permit)
         }
     }
+}
+
+/// The answer to a call that was sent and got none that can be relayed: what became of it, as far as GatePay says.
+async fn lose(
+    worker: &Worker,
+    admitted: &Admitted,
+    credential: &Credential,
+    mut record: Record,
+    what: &'static str,
+) -> Response<Reply> {
+    let app = &worker.app;
+    let observation = match admitted.operation().kind {
+        Kind::Read => None,
+        Kind::Write | Kind::Money => Some(look_up(worker, admitted, credential).await),
+    };
+    if let Some(observation) = &observation {
+        record.observed(observation.observed);
+    }
+    let advice = advice(
+        &admitted.generation,
+        admitted.operation(),
+        record.known_key(),
+        admitted.operator,
+    );
+    let refusal = Refusal::OutcomeUnknown {
+        what,
+        advice,
+        observation,
+    };
+    refuse(app, record, refusal)
+}
+
+/// What GatePay has of a call, asked until it is there, or `upstream.resolve_ms` or the drain end it.
+async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) -> Observation {
+    let app = &worker.app;
+    let mut seen = Observation::UNKNOWN;
+    let outbound = &admitted.outbound;
+    let (query, body) = outbound.content();
+    let asked = look_up_row(&admitted.generation, admitted.operation()).and_then(|(by, row)| {
+        let question = Question::about(by, row, query, body)?;
+        let outbound = outbound.look_up(row, &question).ok()?;
+        Some((question, outbound))
+    });
+    let Some((question, outbound)) = asked else {
+        return seen;
+    };
+    let ask = || outbound.attempt(credential, &app.clock.stamp());
+    let within = app.settings.upstream.resolve;
+    tokio::select! {
+        () = resolve::resolve(worker.road(), &question, within, &mut seen, ask) => {}
+        // Then what is known is said while there is time to say it.
+        () = app.drain.nearly_over(app.settings.drain.deadline) => {}
+    }
+    seen
+}
+
+/// What tells of a call, and its row, if it has one that is on.
+fn look_up_row<'a>(
+    generation: &'a Generation,
+    operation: &'a Operation,
+) -> Option<(&'a LookUp, &'a Operation)> {
+    let look_up = operation.look_up.as_ref()?;
+    let row = generation.catalogue.named(look_up.operation)?;
+    row.off().is_none().then_some((look_up, row))
 }
 
 /// What to ask before repeating this call, and by which key.
@@ -334,11 +399,8 @@ fn advice(
     key: Option<&str>,
     operator: bool,
 ) -> Cow<'static, str> {
-    let look_up = operation
-        .look_up
-        .as_ref()
-        .and_then(|look_up| generation.catalogue.named(look_up.operation));
-    let look_up = look_up.and_then(|row| match &row.merchant_path {
+    let look_up = look_up_row(generation, operation);
+    let look_up = look_up.and_then(|(_, row)| match &row.merchant_path {
         Some(path) if !operator => Some((row.method, path.as_ref())),
         _ => Some((row.institution_method, row.institution_path.as_deref()?)),
     });

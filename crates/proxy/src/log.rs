@@ -66,6 +66,8 @@ pub struct Line {
     pub upstream_ms: Option<f64>,
     /// How often it was sent or tried to be.
     pub attempts: u32,
+    /// What GatePay was seen to have of a call whose answer was lost.
+    pub observed: Option<&'static str>,
     /// Where it came from.
     pub peer: String,
     /// Whether the caller was gone before the answer was.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gatepay_core::envelope::Verdict;
+use gatepay_core::look_up::Observed;
 use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
 use prometheus::{
@@ -11,6 +12,7 @@ use prometheus::{
 };
 
 use crate::refusal::Refusal;
+use crate::repeat::Reason;
 
 /// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
 const SECONDS: [f64; 14] = [
@@ -43,18 +45,28 @@ pub struct Metrics {
     pub proxy_headers_refused: IntCounter,
     /// Requests between their head and the end of their answer.
     pub in_flight: IntGauge,
-    /// Connections to GatePay that were opened.
-    pub upstream_connects: IntCounter,
-    /// Connections to GatePay that are open.
-    pub upstream_connections: IntGauge,
-    /// Attempts that were repeated on another connection because nothing of them had been written.
-    pub repeats: IntCounter,
+    /// GatePay's side.
+    pub upstream: UpstreamMeters,
     /// Stamps remembered.
     pub replay_entries: IntGauge,
     /// Access lines that were dropped because the writer could not keep up.
     pub lines_dropped: IntCounter,
     /// 1 while `/ready` says so.
     pub ready: IntGauge,
+}
+
+/// What the way to GatePay is like.
+pub struct UpstreamMeters {
+    /// Connections that were opened.
+    pub connects: IntCounter,
+    /// Connections that are open.
+    pub connections: IntGauge,
+    /// Attempts that were repeated, by [`Reason`].
+    pub repeats: [IntCounter; Reason::ALL.len()],
+    /// Attempts that were not repeated because the budget was spent.
+    pub repeats_denied: IntCounter,
+    /// What look-ups of lost calls saw, by [`Observed`].
+    pub resolutions: [IntCounter; Observed::ALL.len()],
 }
 
 /// One tenant's children of `requests_total`.
@@ -184,14 +196,7 @@ impl Metrics {
                 "in_flight",
                 "Requests between their head and the end of their answer.",
             ),
-            upstream_connects: make
-                .counter("upstream_connects_total", "Connections opened to GatePay."),
-            upstream_connections: make
-                .gauge("upstream_connections", "Open connections to GatePay."),
-            repeats: make.counter(
-                "upstream_repeats_total",
-                "Attempts repeated on another connection because nothing of them had been written.",
-            ),
+            upstream: UpstreamMeters::new(&make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
@@ -241,6 +246,32 @@ impl Metrics {
         // Writing to memory does not fail, and the families are well formed by construction.
         let _ = prometheus::TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+impl UpstreamMeters {
+    fn new(make: &Make<'_>) -> Self {
+        let repeats = make.counters(
+            "upstream_repeats_total",
+            "Attempts that were repeated, by reason.",
+            &["reason"],
+        );
+        let resolutions = make.counters(
+            "resolutions_total",
+            "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
+            &["observed"],
+        );
+        Self {
+            connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
+            connections: make.gauge("upstream_connections", "Open connections to GatePay."),
+            repeats: Reason::ALL.map(|reason| repeats.with_label_values(&[reason.as_str()])),
+            repeats_denied: make.counter(
+                "upstream_repeats_denied_total",
+                "Attempts that might have been repeated, had upstream.repeat_budget not been spent.",
+            ),
+            resolutions: [Observed::Found, Observed::NotFound, Observed::Unknown]
+                .map(|observed| resolutions.with_label_values(&[observed.as_str()])),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::metrics::Metrics;
+use crate::repeat::Reason;
 
 /// Where GatePay is and how to get there.
 pub struct Upstream {
@@ -155,10 +156,10 @@ impl Pool {
             .map_err(ConnectError::Connect)?;
         tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
         let wire = Arc::new(
-            Wire::new(&tcp, self.metrics.upstream_connections.clone())
+            Wire::new(&tcp, self.metrics.upstream.connections.clone())
                 .map_err(ConnectError::Connect)?,
         );
-        self.metrics.upstream_connects.inc();
+        self.metrics.upstream.connects.inc();
         let tcp = Metered {
             tcp,
             wire: Arc::clone(&wire),
@@ -184,9 +185,14 @@ impl Pool {
         }
     }
 
-    /// Counts an attempt that is made again because nothing of the one before was written.
-    pub fn repeated(&self) {
-        self.metrics.repeats.inc();
+    /// Counts an attempt that is made again.
+    pub fn repeated(&self, reason: Reason) {
+        self.metrics.upstream.repeats[reason as usize].inc();
+    }
+
+    /// Counts an attempt that is not made again because too many are.
+    pub fn repeat_denied(&self) {
+        self.metrics.upstream.repeats_denied.inc();
     }
 
     /// Closes what has been idle or open for too long. Called every few seconds.

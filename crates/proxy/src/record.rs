@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::envelope::Judgement;
+use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, Kind};
 
 use crate::app::App;
@@ -40,6 +41,7 @@ pub struct Record {
     sent_at: Option<Duration>,
     upstream: Option<Duration>,
     attempts: u32,
+    observed: Option<Observed>,
     /// Set once the answer's last byte was handed over.
     relayed: bool,
     /// Its connection is not idle while this lives.
@@ -70,6 +72,7 @@ impl Record {
             sent_at: None,
             upstream: None,
             attempts: 0,
+            observed: None,
             relayed: false,
             busy,
         }
@@ -128,6 +131,12 @@ impl Record {
             .map(|sent| self.app.clock.elapsed().saturating_sub(sent));
     }
 
+    /// What GatePay was seen to have of a call whose answer was lost.
+    pub fn observed(&mut self, observed: Observed) {
+        self.observed = Some(observed);
+        self.app.metrics.upstream.resolutions[observed as usize].inc();
+    }
+
     /// What the log may know beyond what the caller is told.
     pub fn detail(&mut self, detail: String) {
         self.detail = Some(detail);
@@ -150,7 +159,7 @@ impl Record {
         self.end = match refusal {
             // The stamp was used before, so this request itself went nowhere.
             Refusal::Replayed { .. } => End::Refused,
-            _ if refusal.outcome() == Outcome::Unknown => End::Unknown,
+            _ if refusal.outcome() != Outcome::NotExecuted => End::Unknown,
             _ => End::Refused,
         };
         self.app.metrics.refused(slug);
@@ -230,6 +239,7 @@ impl Drop for Record {
             ms: milliseconds(took),
             upstream_ms: self.upstream.map(milliseconds),
             attempts: self.attempts,
+            observed: self.observed.map(Observed::as_str),
             peer: self.peer.to_string(),
             caller_left: !self.relayed && self.app.drain.phase() < Phase::Over,
         });

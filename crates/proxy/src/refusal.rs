@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::envelope::Envelope;
+use gatepay_core::look_up::{Observation, Observed};
 use gatepay_core::operation::Method;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{Skew, StampError};
@@ -74,6 +75,8 @@ pub enum Refusal {
         what: &'static str,
         /// What to ask, and by which key, before anything else.
         advice: Cow<'static, str>,
+        /// What GatePay was seen to have of a call that changes something.
+        observation: Option<Observation>,
     },
     /// The body did not arrive in time.
     RequestTimeout {
@@ -134,6 +137,8 @@ pub enum Outcome {
     NotExecuted,
     /// GatePay may have acted on it.
     Unknown,
+    /// It was unknown, then looked up: GatePay has it.
+    Found,
 }
 
 /// Whose fault it is; decides the level of the log line.
@@ -247,6 +252,14 @@ impl Refusal {
     /// What became of the call. A replayed stamp's first copy may have been acted on.
     pub fn outcome(&self) -> Outcome {
         match self {
+            Self::OutcomeUnknown {
+                observation:
+                    Some(Observation {
+                        observed: Observed::Found,
+                        ..
+                    }),
+                ..
+            } => Outcome::Found,
             Self::Replayed { .. } | Self::OutcomeUnknown { .. } => Outcome::Unknown,
             Self::Internal(outcome) => *outcome,
             _ => Outcome::NotExecuted,
@@ -322,8 +335,12 @@ impl Refusal {
         };
         let message = self.to_string();
         let label = slug.to_uppercase();
-        let body = serde_json::to_vec(&Envelope::failure(code, &label, message))
-            .expect("strings always serialize");
+        let data = match &self {
+            Self::OutcomeUnknown { observation, .. } => observation.as_ref(),
+            _ => None,
+        };
+        let envelope = Envelope::failure(code, &label, message).with(data);
+        let body = serde_json::to_vec(&envelope).expect("strings always serialize");
 
         let mut lines = HeaderMap::with_capacity(5);
         lines.insert(
@@ -416,7 +433,18 @@ impl fmt::Display for Refusal {
             Self::UpstreamUnavailable => f.write_str(
                 "upstream unavailable: GatePay has been failing, nothing was sent; it is safe to repeat, signed anew",
             ),
-            Self::OutcomeUnknown { what, advice } => write!(f, "outcome unknown: {what}; {advice}"),
+            Self::OutcomeUnknown { what, advice, observation } => {
+                write!(f, "outcome unknown: {what}; ")?;
+                match observation {
+                    Some(Observation { observed: Observed::Found, .. }) => {
+                        f.write_str("GatePay was asked since and has it, as data.order says: do not repeat it")
+                    }
+                    Some(Observation { observed: Observed::NotFound, .. }) => {
+                        write!(f, "GatePay was asked since and shows no sign of it, but it may still be under way: {advice}")
+                    }
+                    Some(Observation { observed: Observed::Unknown, .. }) | None => f.write_str(advice),
+                }
+            }
             Self::RequestTimeout { limit } => {
                 write!(f, "request timeout: the body did not arrive within {} ms", limit.as_millis())
             }
@@ -470,6 +498,7 @@ impl Outcome {
         match self {
             Self::NotExecuted => "not-executed",
             Self::Unknown => "unknown",
+            Self::Found => "found",
         }
     }
 }
@@ -537,6 +566,7 @@ mod tests {
             Refusal::OutcomeUnknown {
                 what: "x",
                 advice: "x".into(),
+                observation: None,
             },
             Refusal::RequestTimeout { limit: second },
             Refusal::BodyTooLarge { limit: 1 },
@@ -599,6 +629,7 @@ mod tests {
         let refusal = Refusal::OutcomeUnknown {
             what: "x",
             advice: "x".into(),
+            observation: None,
         };
         let (status, headers, body) = refusal.into_answer(RefusalStatus::Gatepay);
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::drain::Phase;
 use crate::journey::Worker;
 use crate::pool::Pool;
+use crate::repeat::Budget;
 use crate::state::{Inheritance, State};
 use crate::{admin, descriptors, listener};
 
@@ -202,6 +203,7 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
     let worker = Arc::new(Worker {
         app: Arc::clone(&app),
         pool,
+        budget: Budget::new(app.settings.upstream.repeat_budget),
     });
     listener::accept(worker, listener, room).await;
     tokio::select! {

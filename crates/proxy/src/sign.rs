@@ -1,6 +1,7 @@
 //! Sign: the institution's request, made anew for every attempt at the moment of sending.
 
 use bytes::Bytes;
+use gatepay_core::look_up::Question;
 use gatepay_core::operation::Operation;
 use gatepay_core::{Credential, FreshStamp, translate};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -70,6 +71,22 @@ impl Outbound {
         );
         let body = translate::balance_request(inbound.query, &inbound.body, currencies);
         Self::build(operation, None, headers, body.into())
+    }
+
+    /// A look-up of what became of this call, for the same account.
+    pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, Unsendable> {
+        let mut headers = self.headers.clone();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let body = Bytes::from(question.body.clone());
+        Self::build(row, question.query.as_deref(), headers, body)
+    }
+
+    /// The query as it is sent, and the body.
+    pub fn content(&self) -> (Option<&str>, &[u8]) {
+        (self.target.query(), &self.body)
     }
 
     fn build(

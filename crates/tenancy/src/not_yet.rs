@@ -20,7 +20,6 @@ pub(crate) const PROXY: &[NotYet] = &[
     NotYet("clock", Which::Word("follow")),
     NotYet("admin.token", Which::Any),
     NotYet("upstream.proxy", Which::Any),
-    NotYet("upstream.resolve_ms", Which::NumberOtherThan(5_000)),
     NotYet("upstream.quota.reserve", Which::Any),
     NotYet("upstream.quota.floor", Which::Any),
     NotYet("audit", Which::Any),

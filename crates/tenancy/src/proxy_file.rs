@@ -164,7 +164,8 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
         proxy: reader.optional("proxy", &url),
         plaintext: reader.or("plaintext", default.plaintext, value::flag),
         deadline: reader.or("deadline_ms", default.deadline, value::millis),
-        resolve: reader.or("resolve_ms", default.resolve, value::millis),
+        resolve: reader.or("resolve_ms", default.resolve, value::millis_or_none),
+        repeat_budget: reader.or("repeat_budget", default.repeat_budget, fraction),
         quota: quota(reader.section("quota")),
     };
     if !upstream.url.tls && !upstream.url.is_loopback() && !upstream.plaintext {

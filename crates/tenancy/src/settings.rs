@@ -141,8 +141,10 @@ pub struct Upstream {
     pub plaintext: bool,
     /// How long one call may take, all attempts together.
     pub deadline: Duration,
-    /// How long it is looked up what became of a write or money call whose outcome is unknown.
+    /// How long it is looked up what became of a write or money call whose outcome is unknown; zero for not at all.
     pub resolve: Duration,
+    /// How many attempts may be repeats, as a part of the traffic, 0 to 1.
+    pub repeat_budget: f64,
     /// What GatePay allows the institution as a whole.
     pub quota: Quota,
 }
@@ -309,6 +311,8 @@ impl Upstream {
             deadline: Duration::from_secs(15),
             // On top of the deadline: a caller that waits 30 s still hears the outcome.
             resolve: Duration::from_secs(5),
+            // Enough for what fails now and then; in an outage it adds a tenth to the load, not double.
+            repeat_budget: 0.1,
             quota: Quota::default(),
         }
     }

@@ -102,6 +102,11 @@ pub(crate) fn millis(value: &Value) -> Result<Duration, Fault> {
     number(value, 1..=LONGEST_MS).map(Duration::from_millis)
 }
 
+/// A time in milliseconds, or 0 for not at all.
+pub(crate) fn millis_or_none(value: &Value) -> Result<Duration, Fault> {
+    number(value, 0..=LONGEST_MS).map(Duration::from_millis)
+}
+
 /// A path, relative to the folder of the file that names it.
 pub(crate) fn path(folder: &Path) -> impl Fn(&Value) -> Result<PathBuf, Fault> {
     text(move |text| match text {

@@ -1,0 +1,162 @@
+//! Repeat: which attempts may be made again, how soon, and how many in all.
+//!
+//! A call that changes something is repeated only if nothing of it was written. What GatePay refuses is not repeated.
+//! Repeats are a share of the traffic, so that they cannot make an outage worse.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use gatepay_core::Kind;
+
+use crate::clock;
+use crate::forward::{Answer, AnswerBody, Failure};
+
+/// How often one request is repeated at most.
+pub const MOST: u32 = 2;
+/// How long the first repeat waits, about; each later one twice as long.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why an attempt is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A kept connection had died; nothing was written to it.
+    StaleConnection,
+    /// No connection, or one that took nothing.
+    NotSent,
+    /// A read that got no whole answer.
+    Lost,
+    /// A read that GatePay, or what stands before it, could not answer just then.
+    Answer,
+}
+
+impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::StaleConnection,
+        Self::NotSent,
+        Self::Lost,
+        Self::Answer,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StaleConnection => "stale_connection",
+            Self::NotSent => "not_sent",
+            Self::Lost => "lost",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// Why an attempt that ended so may be made again; nothing if it may not.
+pub fn reason(kind: Kind, tried: &Result<Answer, Failure>) -> Option<Reason> {
+    match (tried, kind) {
+        (Err(Failure::NotSent(_)), _) => Some(Reason::NotSent),
+        (Err(Failure::Lost { .. }), Kind::Read) => Some(Reason::Lost),
+        (Ok(answer), Kind::Read) if is_passing(answer) => Some(Reason::Answer),
+        _ => None,
+    }
+}
+
+/// Whether an answer says that the next one may be better. One that says when is believed: that is later than we wait.
+fn is_passing(answer: &Answer) -> bool {
+    let head = &answer.head;
+    let code = match &answer.body {
+        AnswerBody::Whole(_, judgement) => judgement.code,
+        AnswerBody::Long(_) => None,
+    };
+    let asks_again = code.is_some_and(|code| matches!(code.as_str(), "300000" | "300001"));
+    let is_gone = matches!(head.status.as_u16(), 502..=504);
+    (asks_again || is_gone) && !head.headers.contains_key(http::header::RETRY_AFTER)
+}
+
+/// How long to wait before a repeat: half to one and a half times the usual, so that callers who failed together do
+/// not come back together.
+pub fn pause(repeats: u32) -> Duration {
+    let [jitter] = clock::random::<1>();
+    PAUSE * (1 << repeats) * (128 + u32::from(jitter)) / 256
+}
+
+/// How many repeats there may be: every request earns a part of one. A worker's own, so that no other waits for it.
+pub struct Budget {
+    /// In thousandths of a repeat.
+    left: AtomicI64,
+    earned: i64,
+}
+
+const ONE: i64 = 1_000;
+/// A quiet proxy can repeat too.
+const AT_START: i64 = 10 * ONE;
+/// What a long good time does not exceed, so that a bad one is not paid from it.
+const AT_MOST: i64 = 100 * ONE;
+
+impl Budget {
+    /// A budget of this share of the traffic, 0 to 1.
+    pub fn new(share: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a share of a thousand fits"
+        )]
+        let earned = (share * 1_000.0).round() as i64;
+        Self {
+            left: AtomicI64::new(if earned == 0 { 0 } else { AT_START }),
+            earned,
+        }
+    }
+
+    /// A request begins.
+    pub fn earn(&self) {
+        // Only its own thread writes, so that nothing comes between.
+        let left = self.left.load(Ordering::Relaxed);
+        if left < AT_MOST {
+            self.left.store(left + self.earned, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a repeat may be made; then it is paid.
+    pub fn spend(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        let enough = left >= ONE;
+        if enough {
+            self.left.store(left - ONE, Ordering::Relaxed);
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_are_a_share_of_the_traffic() {
+        let budget = Budget::new(0.1);
+        let mut repeats = 0;
+        for _ in 0..10_000 {
+            budget.earn();
+            repeats += u32::from(budget.spend());
+        }
+        assert_eq!(repeats, 1_010, "a tenth, and what there was at the start");
+    }
+
+    #[test]
+    fn a_good_time_is_not_saved_up_and_nothing_is_nothing() {
+        let budget = Budget::new(0.5);
+        for _ in 0..1_000_000 {
+            budget.earn();
+        }
+        assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+        let none = Budget::new(0.0);
+        none.earn();
+        assert!(!none.spend());
+    }
+
+    #[test]
+    fn a_pause_is_about_as_long_as_it_should_be() {
+        for _ in 0..1_000 {
+            let (first, second) = (pause(0).as_millis(), pause(1).as_millis());
+            assert!((25..75).contains(&first) && (50..150).contains(&second));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Resolve: what became of a call whose answer was lost, asked of GatePay instead of guessed.
+//!
+//! The call itself is never repeated. Its look-up is a read, signed for the same account; it is asked a few times, since
+//! the call may still be under way, and never longer than `upstream.resolve_ms` after the loss.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gatepay_core::Kind;
+use gatepay_core::look_up::{Observation, Observed, Question};
+use http::Request;
+use http_body_util::Full;
+use tokio::time::{Instant, sleep_until};
+
+use crate::forward::{self, Answer, AnswerBody, Road};
+
+/// When GatePay is asked, after the loss: soon, for a caller waits; then when a slow call is through.
+const ASKED: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_millis(1_500),
+    Duration::from_secs(4),
+];
+/// How long one answer is waited for, so that one that hangs is not all that is heard.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks until GatePay has it, or until the time is up. What is known stands in `seen` at any moment, so that it is
+/// known as well when nobody waits for the rest.
+pub async fn resolve(
+    road: Road<'_>,
+    question: &Question,
+    within: Duration,
+    seen: &mut Observation,
+    mut ask: impl FnMut() -> Request<Full<Bytes>>,
+) {
+    let lost = Instant::now();
+    let until = lost + within;
+    for after in ASKED {
+        if after >= within || Instant::now() >= until {
+            return;
+        }
+        sleep_until(lost + after).await;
+        if road.quota.take().is_err() {
+            continue;
+        }
+        let deadline = until.min(Instant::now() + PATIENCE);
+        let answer = forward::send(road, Kind::Read, deadline, &mut ask).await;
+        if let Ok(Answer {
+            head,
+            body: AnswerBody::Whole(body, _),
+        }) = answer
+        {
+            let heard = question.observe(head.status.as_u16(), &body);
+            // Silence after an answer unsays nothing.
+            if heard.observed != Observed::Unknown || heard.order.is_some() {
+                *seen = heard;
+            }
+        }
+        if seen.observed == Observed::Found {
+            return;
+        }
+    }
+}

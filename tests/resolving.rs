@@ -1,0 +1,233 @@
+use crate::support::*;
+use gatepay_core::operation::Account;
+use gatepay_core::{Catalogue, header};
+use gatepay_sandbox::{Fault, examples};
+use gatepay_tenancy::settings::Settings;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Long enough for the first question, which comes after half a second.
+fn one_question(settings: &mut Settings) {
+    settings.upstream.resolve = Duration::from_millis(1_400);
+}
+
+fn create() -> Call {
+    acme().post(CREATE, order("A-0001"))
+}
+
+/// What is said to have become of the call.
+fn observed(answer: &Answer) -> Value {
+    assert_eq!(answer.refused(), (504, "outcome_unknown"));
+    answer.json()["data"]["observed"].clone()
+}
+
+/// The questions GatePay was asked after the call itself.
+fn questions(gatepay: &GatePay) -> Vec<String> {
+    let received = gatepay.received();
+    let asked = received.iter().skip(1);
+    asked
+        .map(|asked| asked.operation.clone().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_lost_call_that_gatepay_carried_out_is_found_with_its_order() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    let begun = Instant::now();
+    let answer = proxy.send(create()).await;
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert_eq!(observed(&answer), "found");
+    assert_eq!(answer.outcome(), Some("found"));
+    let seen = &answer.json()["data"]["order"];
+    assert_eq!(seen["merchantTradeNo"], "A-0001");
+    assert!(answer.message().contains("do not repeat it"));
+
+    let asked = gatepay.last();
+    assert!(asked.verified && asked.answer_body.len() > 50);
+    assert_eq!(asked.target, format!("{PREFIX}{QUERY}"));
+    assert_eq!(&*asked.body, br#"{"merchantTradeNo":"A-0001"}"#);
+    let account = asked.header(header::ON_BEHALF_OF);
+    assert_eq!(account, Some(acme().sub_account));
+    assert_eq!(gatepay.count(), 2, "the call once, and one question");
+    let count = r#"resolutions_total{observed="found"} 1"#;
+    proxy.counts(count).await;
+    let line = &proxy.stop().await[0];
+    assert_eq!(
+        (&line["outcome"], &line["observed"], &line["attempts"]),
+        (&json!("unknown"), &json!("found"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
+    let catalogue = everything_on();
+    let mut calls = JoinSet::new();
+    for row in Catalogue::standard().rows() {
+        let Some(look_up) = row.look_up.clone() else {
+            continue;
+        };
+        let (row, catalogue) = (row.clone(), catalogue.clone());
+        calls.spawn(async move {
+            let gatepay = GatePay::start();
+            let proxy = Proxy::before(&gatepay)
+                .catalogue(catalogue)
+                .operator(office())
+                .with(one_question)
+                .with(|settings| {
+                    settings.institution.account_id = Some(INSTITUTION_ACCOUNT.to_owned());
+                })
+                .start();
+            let path = row.institution_path.as_deref().unwrap();
+            let (method, account) = (row.institution_method, acme().sub_account);
+            let example =
+                examples::prepare_for(&gatepay.sandbox, account, &row.name, method).unwrap();
+            let call = office().calls(path, &example);
+            let call = match row.account {
+                Account::OnBehalfOf => call.header(header::ON_BEHALF_OF, account),
+                Account::MerchantId | Account::None => call,
+            };
+            gatepay.inject(Fault::ResetAfterExecuting.once());
+            let answer = proxy.send(call).await;
+            let what = format!("{}: {}", row.name, answer.text());
+            let (want, outcome) = if look_up.proves {
+                ("found", "found")
+            } else {
+                ("unknown", "unknown")
+            };
+            assert_eq!(observed(&answer), want, "{what}");
+            assert_eq!(answer.outcome(), Some(outcome), "{what}");
+            assert!(answer.json()["data"]["order"].is_object(), "{what}");
+            assert_eq!(questions(&gatepay), [look_up.operation], "{what}");
+        });
+    }
+    assert_eq!(calls.join_all().await.len(), 18);
+}
+
+#[tokio::test]
+async fn what_gatepay_does_not_have_may_still_be_under_way() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    for (call, advice) in [
+        (
+            create(),
+            "ask POST /v1/pay/order/query by merchantTradeNo A-0001",
+        ),
+        (
+            acme().post(REFUND, A_REFUND),
+            "ask GET /v2/pay/refund/details by refundRequestId R-0001",
+        ),
+    ] {
+        gatepay.inject(Fault::ResetBeforeExecuting.once());
+        let answer = proxy.send(call).await;
+        assert_eq!(observed(&answer), "not_found");
+        assert_eq!(answer.outcome(), Some("unknown"));
+        assert_eq!(answer.json()["data"]["order"], Value::Null);
+        assert!(answer.message().contains(advice), "{}", answer.message());
+    }
+}
+
+#[tokio::test]
+async fn gatepay_is_asked_again_for_it_may_come_late() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.resolve = Duration::from_secs(3))
+        .start();
+    gatepay.inject(Fault::ResetBeforeExecuting.once());
+    let mut caller = proxy.connect().await;
+    let request = create().request(&proxy.clock);
+    let answer = tokio::spawn(async move { caller.send(request).await });
+    until("the first question was asked", || gatepay.count() == 2).await;
+    // What a slow GatePay does meanwhile.
+    assert_eq!(proxy.send(create()).await.status, 200);
+    let answer = answer.await.unwrap();
+    assert_eq!(observed(&answer), "found");
+    assert_eq!(gatepay.count(), 4);
+}
+
+#[tokio::test]
+async fn an_order_of_that_number_at_another_price_is_another_calls() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let dearer = order("A-0001").replace("1.21", "5.00");
+    assert_eq!(proxy.send(acme().post(CREATE, dearer)).await.status, 200);
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    let answer = proxy.send(create()).await;
+    assert_eq!(observed(&answer), "not_found");
+    let seen = &answer.json()["data"]["order"];
+    assert_eq!(seen["orderAmount"], "5.00", "and it is shown");
+}
+
+#[tokio::test]
+async fn a_call_that_gatepay_offers_no_query_for_says_so() {
+    let off = changed("[[operation]]\nname = 'query_order'\nenabled = false");
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .catalogue(off)
+        .with(one_question)
+        .start();
+    gatepay.inject(Fault::ResetAfterExecuting.times(2));
+    let gift = acme().post("/v1/pay/gift/create", "{}");
+    for call in [gift, create()] {
+        let answer = proxy.send(call).await;
+        assert_eq!(observed(&answer), "unknown");
+        assert!(
+            answer.message().contains("offers no query"),
+            "{}",
+            answer.message()
+        );
+    }
+    assert_eq!(gatepay.count(), 2, "nothing was asked");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_does_not_end_the_search() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    let mut caller = proxy.raw().await;
+    caller.write(&create().bytes(&proxy.clock)).await;
+    until("GatePay has it", || gatepay.count() == 1).await;
+    drop(caller);
+    until("GatePay was asked", || gatepay.count() == 2).await;
+    let line = &proxy.stop().await[0];
+    assert_eq!(
+        (&line["observed"], &line["caller_left"]),
+        (&json!("found"), &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn the_end_of_a_drain_is_not_waited_for_but_told_the_truth() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.upstream.resolve = Duration::from_mins(1);
+            settings.drain.deadline = Duration::from_secs(2);
+        })
+        .start();
+    gatepay.inject(Fault::ResetBeforeExecuting.once());
+    let mut caller = proxy.connect().await;
+    let request = create().request(&proxy.clock);
+    let answer = tokio::spawn(async move { caller.send(request).await });
+    until("GatePay was asked", || gatepay.count() >= 2).await;
+    let lines = proxy.stop().await;
+    let answer = answer.await.unwrap();
+    assert_eq!(observed(&answer), "not_found", "what was known by then");
+    assert_eq!(lines[0]["observed"], "not_found");
+}
+
+#[tokio::test]
+async fn questions_count_against_the_institutions_quota() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(one_question)
+        .with(|settings| settings.upstream.quota.rate = rate(1, 1))
+        .start();
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    let answer = proxy.send(create()).await;
+    assert_eq!(observed(&answer), "unknown");
+    assert_eq!(gatepay.count(), 1);
+}
