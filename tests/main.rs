@@ -18,6 +18,8 @@ mod relay;
 mod ingress;
 // Where a caller is, trusted proxies say, and nobody else.
 mod origins;
+// The listener's certificate is what its files say, also after they changed.
+mod tls;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.

@@ -7,15 +7,26 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::Answer;
+
+/// What HTTP is spoken on: TCP, or TLS over it.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 pub(crate) struct Connection(http1::SendRequest<Full<Bytes>>);
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let (sender, connection) = http1::handshake(TokioIo::new(dial(address).await))
+        Self::over(dial(address).await).await
+    }
+
+    /// On a stream that is open already.
+    pub(crate) async fn over(stream: impl Stream) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .expect("an HTTP/1.1 connection");
         tokio::spawn(connection);
@@ -41,7 +52,12 @@ pub(crate) struct Http2(http2::SendRequest<Full<Bytes>>);
 
 impl Http2 {
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let io = TokioIo::new(dial(address).await);
+        Self::over(dial(address).await).await
+    }
+
+    /// On a stream that is open already.
+    pub(crate) async fn over(stream: impl Stream) -> Self {
+        let io = TokioIo::new(stream);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io)
             .await
             .expect("an HTTP/2 connection");

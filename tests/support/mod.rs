@@ -21,6 +21,7 @@ mod raw;
 mod relay;
 pub(crate) mod scripted;
 mod shop;
+pub(crate) mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -8,12 +8,12 @@ use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{FixedAddressCallback, Settings};
 use gatepay_tenancy::{Configuration, Registry};
 use http::HeaderValue;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admit::Rules;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
 use crate::drain::Drain;
+use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
 use crate::lane::{Lane, Lanes};
 use crate::limiter::Limiter;
@@ -59,7 +59,7 @@ pub struct App {
     /// Its name in `Host`.
     pub upstream_host: HeaderValue,
     /// What tenants' connections are secured with; without it they are plain text.
-    pub tls: Option<TlsAcceptor>,
+    pub identity: Option<Identity>,
     /// How far along the end is.
     pub drain: Drain,
 }
@@ -124,13 +124,16 @@ impl App {
             AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
         let lanes = Lanes::default();
         let generation = Generation::new(catalogue, registry, &settings, &lanes, &metrics, &clock);
-        let tls = settings
+        let identity = settings
             .listen
             .tls
             .as_ref()
-            .map(tls::listener)
+            .map(Identity::read)
             .transpose()
             .map_err(StartError::Tls)?;
+        if let Some(identity) = &identity {
+            tell_expiry(identity, &metrics, &clock);
+        }
         let inheritance = inherit().map_err(StartError::State)?;
         let replay = memory(
             inheritance,
@@ -152,7 +155,7 @@ impl App {
             quota: Limiter::new(settings.upstream.quota.rate, &clock),
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
-            tls,
+            identity,
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,
@@ -169,10 +172,32 @@ impl App {
             .credential_at(self.clock.unix_ms())
     }
 
+    /// Reads the listener's certificate and key again. If anything is wrong with them, nothing changes.
+    pub fn renew_certificate(&self) -> Result<Renewal, String> {
+        let Some(identity) = &self.identity else {
+            return Ok(Renewal::Unchanged);
+        };
+        let renewal = identity.reload()?;
+        tell_expiry(identity, &self.metrics, &self.clock);
+        Ok(renewal)
+    }
+
     /// Whether stamps of this moment are refused: they cannot be told from those of a run before this one, or the clock
     /// was ahead and made the memory forget them.
     pub fn is_starting(&self) -> bool {
         self.clock.unix_ms() <= self.replay.horizon()
+    }
+}
+
+fn tell_expiry(identity: &Identity, metrics: &Metrics, clock: &Clock) {
+    let expires = identity.expires();
+    let seconds = i64::try_from(expires).unwrap_or(i64::MAX);
+    metrics.certificate_expiry.set(seconds);
+    if expires <= clock.unix_ms() / 1_000 {
+        tracing::warn!(
+            expires,
+            "the listener's certificate has expired: callers will refuse it"
+        );
     }
 }
 
@@ -183,7 +208,7 @@ pub fn certificate_faults(settings: &Settings) -> Vec<StartError> {
         .url
         .tls
         .then(|| tls::client(settings.upstream.ca.as_deref()));
-    let listener = settings.listen.tls.as_ref().map(tls::listener);
+    let listener = settings.listen.tls.as_ref().map(Identity::read);
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
     upstream
         .into_iter()

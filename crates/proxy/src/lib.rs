@@ -24,6 +24,7 @@ pub mod crowd;
 pub mod descriptors;
 pub mod drain;
 pub mod headers;
+pub mod identity;
 pub mod inbound;
 pub mod lane;
 pub mod limiter;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::app::App;
 use crate::crowd::Place;
 use crate::drain::{Phase, Running};
+use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
@@ -139,7 +140,8 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin) {
         } else {
             (peer, None)
         };
-        let begun = Inbound::begin(tcp, app.tls.as_ref(), Arc::clone(&pace));
+        let acceptor = app.identity.as_ref().map(Identity::acceptor);
+        let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(&pace));
         match timeout(listen.head_timeout, begun).await {
             Ok(Ok((http2, stream))) => Ok((origin, place, http2, stream)),
             // Port scans and health checks connect and say nothing; that is no event.

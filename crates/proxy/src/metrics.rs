@@ -37,6 +37,8 @@ pub struct Metrics {
     pub unreadable_heads: IntCounter,
     /// Connections refused because there are as many as there may be.
     pub connections_full: IntCounter,
+    /// When the listener's certificate expires.
+    pub certificate_expiry: IntGauge,
     /// Connections the system did not hand over, mostly for want of a file descriptor.
     pub accept_errors: IntCounter,
     /// Connections refused because their address has as many as it may.
@@ -180,6 +182,13 @@ impl Metrics {
                 "connections_full_total",
                 "Times accepting paused because listen.max_connections were open.",
             ),
+            certificate_expiry: make
+                .gauge_vec(
+                    "certificate_expiry_timestamp_seconds",
+                    "When a certificate that is shown expires, in seconds since 1970; 0 if none is.",
+                    &["certificate"],
+                )
+                .with_label_values(&["listener"]),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Times the system handed over no connection, mostly for want of a file descriptor.",

@@ -8,11 +8,13 @@ use gatepay_tenancy::settings::ListenTls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_rustls::TlsAcceptor;
+use x509_cert::Certificate;
+use x509_cert::der::{self, Decode as _};
 
 use crate::pinned::Pinned;
 
@@ -102,7 +104,25 @@ pub fn server(
     };
     builder
         .with_single_cert(chain, private)
-        .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))
+        .map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                let certificate = certificate.display();
+                fault(key, &format_args!("is not the key of {certificate}; each of them may be another's, or of another renewal"))
+            }
+            error => fault(certificate, &error),
+        })
+}
+
+/// When the first certificate of a chain that expires does, in seconds since 1970.
+pub fn expiry(certificate: &Path) -> Result<u64, String> {
+    let seconds = |certificate: &CertificateDer<'_>| {
+        let certificate = Certificate::from_der(certificate)?;
+        let until = certificate.tbs_certificate().validity().not_after;
+        Ok::<_, der::Error>(until.to_unix_duration().as_secs())
+    };
+    let all: Result<Vec<_>, _> = certificates(certificate)?.iter().map(seconds).collect();
+    let all = all.map_err(|error| fault(certificate, &error))?;
+    Ok(all.into_iter().min().unwrap_or_default())
 }
 
 /// The tenants' listener: HTTP/2 and HTTP/1.1 by ALPN, sessions resumed by tickets.
@@ -117,6 +137,6 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn fault(path: &Path, what: &dyn std::fmt::Display) -> String {
+pub(crate) fn fault(path: &Path, what: &dyn std::fmt::Display) -> String {
     format!("{}: {what}", path.display())
 }

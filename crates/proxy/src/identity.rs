@@ -1,0 +1,90 @@
+//! Identity: what the listener shows to callers, its certificate and key, exchanged while it serves.
+//!
+//! Connections that are open keep what they were opened with.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use gatepay_tenancy::settings::ListenTls;
+use sha2::{Digest as _, Sha256};
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls;
+
+/// Files, and what was last read from them.
+pub struct Identity {
+    files: ListenTls,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    acceptor: TlsAcceptor,
+    expires: u64,
+    /// Of all the files, so that reading the same again changes nothing.
+    digest: [u8; 32],
+}
+
+/// What reading the files again came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// They are as they were.
+    Unchanged,
+    /// New connections get the new certificate.
+    Renewed,
+}
+
+impl Identity {
+    /// Reads the files.
+    pub fn read(files: &ListenTls) -> Result<Self, String> {
+        Ok(Self {
+            current: ArcSwap::from_pointee(Current::read(files, digest(files)?)?),
+            files: files.clone(),
+        })
+    }
+
+    /// Reads the files again. If anything is wrong with them, nothing changes.
+    ///
+    /// New files mean new keys for tickets as well: a session that was resumed would not show its client's certificate
+    /// again, which `client_ca` may no longer accept.
+    pub fn reload(&self) -> Result<Renewal, String> {
+        let digest = digest(&self.files)?;
+        if digest == self.current.load().digest {
+            return Ok(Renewal::Unchanged);
+        }
+        let renewed = Current::read(&self.files, digest)?;
+        self.current.store(Arc::new(renewed));
+        Ok(Renewal::Renewed)
+    }
+
+    /// What the next connection is accepted with.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.current.load().acceptor.clone()
+    }
+
+    /// When the first certificate of the chain that expires does, in seconds since 1970.
+    pub fn expires(&self) -> u64 {
+        self.current.load().expires
+    }
+}
+
+impl Current {
+    fn read(files: &ListenTls, digest: [u8; 32]) -> Result<Self, String> {
+        Ok(Self {
+            acceptor: tls::listener(files)?,
+            expires: tls::expiry(&files.certificate)?,
+            digest,
+        })
+    }
+}
+
+fn digest(files: &ListenTls) -> Result<[u8; 32], String> {
+    let mut digest = Sha256::new();
+    let paths = [&files.certificate, &files.key];
+    for path in paths.into_iter().chain(&files.client_ca) {
+        let bytes = std::fs::read(path).map(zeroize::Zeroizing::new);
+        let bytes = bytes.map_err(|error| tls::fault(path, &error.kind()))?;
+        // Each by itself, so that nothing moved from one file to the next looks the same.
+        digest.update(Sha256::digest(&*bytes));
+    }
+    Ok(digest.finalize().into())
+}
