@@ -18,6 +18,15 @@ pub(crate) struct Node {
     pub(crate) value: Value,
 }
 
+impl Node {
+    pub(crate) fn table(&self) -> Option<&Table> {
+        match &self.value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+}
+
 /// What TOML and JSON can say.
 pub(crate) enum Value {
     Text(String),
@@ -65,6 +74,11 @@ pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
         let line = Lines::of(&bytes).at(error.valid_up_to());
         vec![Fault::new(Some(line), "is not UTF-8")]
     })?;
+    parse(path, text)
+}
+
+/// Reads what a file says, or will say.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
     if path
         .extension()
         .is_some_and(|extension| extension == "json")
@@ -83,11 +97,7 @@ pub(crate) fn tenants(root: &Table) -> Vec<&Table> {
     let Value::List(nodes) = &node.value else {
         return Vec::new();
     };
-    let tables = nodes.iter().filter_map(|node| match &node.value {
-        Value::Table(table) => Some(table),
-        _ => None,
-    });
-    tables.collect()
+    nodes.iter().filter_map(Node::table).collect()
 }
 
 /// The text under a key, likewise.

@@ -195,7 +195,7 @@ fn plain(value: &document::Value) -> Value {
 }
 
 /// RFC 3339.
-fn time(ms: u64) -> String {
+pub(crate) fn time(ms: u64) -> String {
     let time = i64::try_from(ms)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok());

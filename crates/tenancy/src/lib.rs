@@ -3,7 +3,8 @@
 //!
 //! [`load()`] reads `proxy.toml` and the files of tenants and operators it names, all of them, and answers with a
 //! [`Configuration`] whose types cannot be wrong, or with every [`Problem`] at once: file, line, key, and never a byte
-//! of a value, since a value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant.
+//! of a value, since a value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant, [`edit`]
+//! changes them.
 //!
 //! [`Plan`] says what one configuration changes compared with another.
 //!
@@ -11,10 +12,11 @@
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
 //! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
-//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
+//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
 //! `credentials`, `not_yet`), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
+pub mod edit;
 pub mod facts;
 pub mod load;
 pub mod onboard;
@@ -32,6 +34,7 @@ pub mod url;
 mod claims;
 mod credentials;
 mod document;
+mod durable;
 mod not_yet;
 mod operations;
 mod operator_file;

@@ -32,7 +32,26 @@ pub struct Configuration {
 ///
 /// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
 pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, Vec<Problem>> {
-    let reading = Reading::new(proxy_toml, env);
+    load_supposing(proxy_toml, env, Supposing::default())
+}
+
+/// What is supposed instead of what is there, to judge an edit before it is made.
+#[derive(Clone, Copy, Default)]
+pub struct Supposing<'a> {
+    /// A file of tenants, and what it will say; `None` if it will be gone.
+    pub file: Option<(&'a Path, Option<&'a str>)>,
+    /// Secrets that this machine does not have stand for secrets of their own.
+    pub secrets_elsewhere: bool,
+}
+
+/// Like [`load()`], of files that are not quite there yet.
+pub fn load_supposing(
+    proxy_toml: &Path,
+    env: &Environment<'_>,
+    supposing: Supposing<'_>,
+) -> Result<Configuration, Vec<Problem>> {
+    let mut reading = Reading::new(proxy_toml, env);
+    reading.supposing = supposing;
     let mut claims = Claims::default();
     let configuration = reading.proxy(proxy_toml, &mut claims);
     finish(reading.problems, configuration)
@@ -92,6 +111,21 @@ impl Files {
     }
 }
 
+impl Files {
+    /// As they will be.
+    fn suppose(&mut self, tenants: &Path, supposing: Supposing<'_>) {
+        match supposing.file {
+            Some((file, None)) => self.tenants.retain(|it| it != file),
+            Some((file, Some(_))) if file.parent() == Some(tenants) => {
+                if let Err(at) = self.tenants.binary_search_by(|it| (**it).cmp(file)) {
+                    self.tenants.insert(at, file.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The tenant or operator files of a folder, sorted by name; or the one file.
 ///
 /// Names that begin with `.` are left out (editors' swap files, the `..data` of Kubernetes), as are those that end in
@@ -136,6 +170,7 @@ struct Reading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
     env: &'a Environment<'a>,
+    supposing: Supposing<'a>,
     problems: Problems,
 }
 
@@ -144,6 +179,7 @@ impl<'a> Reading<'a> {
         Self {
             folder: folder_of(proxy_toml),
             env,
+            supposing: Supposing::default(),
             problems: Problems::default(),
         }
     }
@@ -154,7 +190,8 @@ impl<'a> Reading<'a> {
         let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
         settings.written = facts::as_written(&root);
         let catalogue = operations::read(&mut reader);
-        let files = Files::list(&settings, |key, fault| reader.problem(key, fault));
+        let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
+        files.suppose(&settings.tenants, self.supposing);
         reader.finish();
         let registry = self.registry(&files, &settings, &catalogue, claims);
         Some(Configuration {
@@ -205,14 +242,17 @@ impl<'a> Reading<'a> {
     }
 
     fn document(&self, path: &Path) -> Option<Table> {
-        document::read(path)
-            .inspect_err(|faults| {
-                for fault in faults {
-                    let name = self.file(path).name;
-                    self.problems.add(&name, fault.line, "", &*fault.text);
-                }
-            })
-            .ok()
+        let read = match self.supposing.file {
+            Some((file, Some(text))) if file == path => document::parse(path, text),
+            _ => document::read(path),
+        };
+        read.inspect_err(|faults| {
+            for fault in faults {
+                let name = self.file(path).name;
+                self.problems.add(&name, fault.line, "", &*fault.text);
+            }
+        })
+        .ok()
     }
 
     fn file(&self, path: &Path) -> File<'_> {
@@ -227,6 +267,7 @@ impl<'a> Reading<'a> {
         Sources {
             folder: folder_of(path),
             env: self.env,
+            elsewhere: self.supposing.secrets_elsewhere,
         }
     }
 }

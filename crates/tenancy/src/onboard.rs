@@ -3,30 +3,39 @@
 //! Random bytes are arguments. Nothing that exists is ever overwritten, and after a fault nothing is left behind.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{self, Path, PathBuf};
 
 use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
-use crate::document;
+use crate::edit::{self, EditError, Files, Folder};
 use crate::load::party_files;
 use crate::party::PartyId;
 use crate::tenant::SubAccount;
+use crate::{document, durable};
 
 /// Who is to be added, and where.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct NewTenant<'a> {
     /// Its name, and that of its files.
     pub id: &'a PartyId,
     /// The account it acts for.
     pub sub_account: &'a SubAccount,
-    /// The folder of tenant files.
-    pub tenants: &'a Path,
+    /// Where it goes.
+    pub place: Place<'a>,
     /// The folder of secrets; `None` means `secrets` beside the tenants' folder. It is made if there is none.
     pub secrets: Option<&'a Path>,
+}
+
+/// Where a tenant is added.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// To a configuration, which has to be whole with it.
+    Configuration(Files<'a>),
+    /// To a folder of tenant files that stands for itself.
+    Folder(&'a Path),
 }
 
 /// Where its client id and secret come from.
@@ -71,6 +80,9 @@ pub enum AddError {
     /// The tenants are in one file, which only its owner can extend.
     #[error("{} is no folder; add the tenant to it by hand", _0.display())]
     NotAFolder(PathBuf),
+    /// What an edit is refused for: above all, that the configuration would not be whole.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// A path that a TOML file cannot name.
     #[error("{} is not UTF-8", _0.display())]
     NotUtf8(PathBuf),
@@ -85,28 +97,44 @@ pub enum AddError {
     },
 }
 
-/// Everything for the owner, nothing for others.
-const SECRET_MODE: u32 = 0o600;
-/// The folder of secrets likewise.
-const SECRETS_MODE: u32 = 0o700;
-/// No secret is in it, but who is a customer is nobody's business.
-const TENANT_MODE: u32 = 0o640;
-
 /// Writes the secret, then the table that names it: whoever watches the folder never sees one without the other.
 ///
 /// # Panics
 /// Never: a UUID is visible ASCII.
 pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
-    refuse_known(tenant)?;
-    let beside = tenant.tenants.parent().unwrap_or(Path::new(""));
+    match tenant.place {
+        Place::Folder(tenants) => add_to(tenants, tenant, random, |_, _| Ok(())),
+        Place::Configuration(files) => {
+            let folder = Folder::of(&files)?;
+            add_to(&folder.tenants, tenant, random, |file, table| {
+                edit::judge(&files, file, Some(table))?;
+                Ok(())
+            })
+        }
+    }
+}
+
+/// A new client id and a new secret.
+pub(crate) fn draw(random: &Random) -> (ClientId, Zeroizing<String>) {
+    let client_id = uuid::Builder::from_random_bytes(random.client_id).into_uuid();
+    let client_id = ClientId::parse(&client_id.to_string()).expect("a UUID is visible ASCII");
+    (client_id, Zeroizing::new(hex::encode(*random.secret)))
+}
+
+fn add_to(
+    tenants: &Path,
+    tenant: &NewTenant<'_>,
+    random: &Random,
+    judge: impl FnOnce(&Path, &str) -> Result<(), AddError>,
+) -> Result<Added, AddError> {
+    refuse_known(tenants, tenant)?;
+    let beside = tenants.parent().unwrap_or(Path::new(""));
     let default = beside.join("secrets");
     let secrets = tenant.secrets.unwrap_or(&default);
     let secret_file = secrets.join(format!("{}.key", tenant.id));
-    let tenant_file = tenant.tenants.join(format!("{}.toml", tenant.id));
+    let tenant_file = tenants.join(format!("{}.toml", tenant.id));
 
-    let client_id = uuid::Builder::from_random_bytes(random.client_id).into_uuid();
-    let client_id = ClientId::parse(&client_id.to_string()).expect("a UUID is visible ASCII");
-    let secret = Zeroizing::new(hex::encode(*random.secret));
+    let (client_id, secret) = draw(random);
     let named = match tenant.secrets {
         None => Path::new("..")
             .join("secrets")
@@ -115,12 +143,14 @@ pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
     };
     let table = table(tenant, &client_id, &named)?;
 
-    make_secrets_folder(secrets).map_err(at(secrets))?;
-    write_secret(&secret_file, &secret).map_err(at(&secret_file))?;
-    if let Err(error) = write_tenant(tenant.tenants, &tenant_file, &table) {
+    durable::make_secrets_folder(secrets).map_err(at(secrets))?;
+    durable::write_secret(&secret_file, &secret).map_err(at(&secret_file))?;
+    let written = judge(&tenant_file, &table)
+        .and_then(|()| durable::write_tenant(&tenant_file, &table).map_err(at(&tenant_file)));
+    if let Err(error) = written {
         // It was made a moment ago, by us; that it cannot be removed is less news than why it has to be.
         let _unremoved = fs::remove_file(&secret_file);
-        return Err(at(&tenant_file)(error));
+        return Err(error);
     }
     Ok(Added {
         client_id,
@@ -131,11 +161,11 @@ pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
 }
 
 /// Looks through all tenant files, whatever their names. A file that cannot be read is left to `check`.
-fn refuse_known(tenant: &NewTenant<'_>) -> Result<(), AddError> {
-    if tenant.tenants.is_file() {
-        return Err(AddError::NotAFolder(tenant.tenants.to_owned()));
+fn refuse_known(tenants: &Path, tenant: &NewTenant<'_>) -> Result<(), AddError> {
+    if tenants.is_file() {
+        return Err(AddError::NotAFolder(tenants.to_owned()));
     }
-    for file in party_files(tenant.tenants).map_err(at(tenant.tenants))? {
+    for file in party_files(tenants).map_err(at(tenants))? {
         let Ok(root) = document::read(&file) else {
             continue;
         };
@@ -151,51 +181,6 @@ fn refuse_known(tenant: &NewTenant<'_>) -> Result<(), AddError> {
         }
     }
     Ok(())
-}
-
-fn make_secrets_folder(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(SECRETS_MODE).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
-    }
-}
-
-fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
-    let mut line = Zeroizing::new(String::with_capacity(secret.len() + 1));
-    line.push_str(secret);
-    line.push('\n');
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(SECRET_MODE)
-        .open(path)?;
-    let written = file
-        .write_all(line.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_folder_of(path));
-    if written.is_err() {
-        let _unremoved = fs::remove_file(path);
-    }
-    written
-}
-
-/// Under its name the file is whole or not there: a reload can come at any moment.
-fn write_tenant(folder: &Path, path: &Path, table: &str) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(folder)?;
-    file.write_all(table.as_bytes())?;
-    let mode = Permissions::from_mode(TENANT_MODE);
-    file.as_file().set_permissions(mode)?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| error.error)?;
-    sync_folder_of(path)
-}
-
-/// A new name lasts once its folder is on disk.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The table as an operator would write it, with what may be said besides in comments.
@@ -214,9 +199,8 @@ standing = "active"             # active | read_only | suspended
 [[credential]]
 client_id = {client_id}
 secret = {{ file = {file} }}
-# For rotation add a second credential with a client id and secret of its own, and let the two overlap:
-# not_before = 2026-01-01T00:00:00Z
-# not_after = 2027-01-01T00:00:00Z
+
+# `gatepay-proxy tenant rotate {id_plain}` adds a second one, and dates this.
 
 # What follows are the defaults.
 # [limits]
@@ -228,6 +212,7 @@ secret = {{ file = {file} }}
 # deny = ["money"]
 "#,
         id = quoted(tenant.id.as_str()),
+        id_plain = tenant.id,
         sub_account = quoted(tenant.sub_account.as_str()),
         client_id = quoted(client_id.as_str()),
         file = quoted(file),
@@ -262,13 +247,14 @@ mod tests {
     use super::*;
     use static_assertions::assert_not_impl_any;
     use std::fmt;
+    use std::os::unix::fs::PermissionsExt as _;
 
     assert_not_impl_any!(Added: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(Random: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
-    struct Place(tempfile::TempDir);
+    struct Home(tempfile::TempDir);
 
-    impl Place {
+    impl Home {
         fn new() -> Self {
             let place = Self(tempfile::tempdir().unwrap());
             fs::create_dir(place.tenants()).unwrap();
@@ -283,7 +269,7 @@ mod tests {
             let tenant = NewTenant {
                 id: &PartyId::parse(id).unwrap(),
                 sub_account: &SubAccount::parse(sub_account).unwrap(),
-                tenants: &self.tenants(),
+                place: Place::Folder(&self.tenants()),
                 secrets: None,
             };
             let random = Random {
@@ -300,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_new_tenant_has_a_table_and_a_secret_of_its_own() {
-        let place = Place::new();
+        let place = Home::new();
         let added = place.add("acme", "21\"2\\4").unwrap();
         assert_eq!(
             added.client_id.as_str(),
@@ -311,16 +297,16 @@ mod tests {
             fs::read_to_string(&added.secret_file).unwrap(),
             format!("{}\n", "cd".repeat(32))
         );
-        assert_eq!(Place::mode(&added.secret_file), 0o600);
-        assert_eq!(Place::mode(added.secret_file.parent().unwrap()), 0o700);
-        assert_eq!(Place::mode(&added.tenant_file), 0o640);
+        assert_eq!(Home::mode(&added.secret_file), 0o600);
+        assert_eq!(Home::mode(added.secret_file.parent().unwrap()), 0o700);
+        assert_eq!(Home::mode(&added.tenant_file), 0o640);
         let table = document::read(&added.tenant_file).ok().unwrap();
         assert_eq!(document::text(&table, "sub_account"), Some("21\"2\\4"));
     }
 
     #[test]
     fn a_tenant_that_exists_is_left_alone_whatever_its_file_is_called() {
-        let place = Place::new();
+        let place = Home::new();
         let other = place.tenants().join("others.json");
         fs::write(
             &other,
@@ -336,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_secret_that_exists_is_never_overwritten() {
-        let place = Place::new();
+        let place = Home::new();
         let secrets = place.0.path().join("secrets");
         fs::create_dir(&secrets).unwrap();
         fs::write(secrets.join("acme.key"), "old").unwrap();
@@ -347,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_table_that_cannot_be_written_leaves_no_secret_behind() {
-        let place = Place::new();
+        let place = Home::new();
         // A dangling link: nobody's tenant, and yet the name is taken.
         std::os::unix::fs::symlink("nowhere", place.tenants().join("acme.toml")).unwrap();
         assert!(place.add("acme", "1").is_err());

@@ -21,6 +21,8 @@ pub(crate) struct Sources<'a> {
     /// The folder of that file: its paths are relative to it.
     pub(crate) folder: &'a Path,
     pub(crate) env: &'a Environment<'a>,
+    /// Whether a secret that is not here stands for one of its own.
+    pub(crate) elsewhere: bool,
 }
 
 /// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
@@ -59,14 +61,21 @@ pub(crate) fn optional(
     let env = source.has("env");
     let from_file = source.optional("file", |value| {
         let path = value::path(sources.folder)(value)?;
+        if sources.elsewhere && !path.exists() {
+            return stand_in(&path.to_string_lossy());
+        }
         read_file(&path)
     });
     let from_env = source.optional("env", |value| {
         let variable = value::text(|name| {
             let text = (sources.env)(name).map(Zeroizing::new);
-            text.ok_or("names a variable that is not set")
+            let absent = sources.elsewhere.then(|| Zeroizing::new(String::new()));
+            text.or(absent).ok_or("names a variable that is not set")
         });
-        parse(variable(value)?)
+        match (variable(value)?, value) {
+            (text, Value::Text(name)) if text.is_empty() && sources.elsewhere => stand_in(name),
+            (text, _) => parse(text),
+        }
     });
     source.finish();
     if file == env {
@@ -77,6 +86,11 @@ pub(crate) fn optional(
         return None;
     }
     from_file.or(from_env)
+}
+
+/// A secret of its own for each name: good for finding out what else is wrong, and for nothing else.
+fn stand_in(name: &str) -> Result<SecretKey, Fault> {
+    parse(Zeroizing::new(format!("elsewhere:{}", hex::encode(name))))
 }
 
 /// Reads a secret file, less one final line end.

@@ -6,6 +6,8 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+/// Tenants are suspended, re-keyed and removed in place, or nothing is changed at all.
+mod edits;
 /// The files of `config/` are good, and say what they claim to say.
 mod examples;
 /// Rows of the catalogue are switched, corrected and added, and never opened.

@@ -1,0 +1,114 @@
+//! Files that are there whole or not at all, also after a power cut.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// Everything for the owner, nothing for others.
+const SECRET_MODE: u32 = 0o600;
+/// The folder of secrets likewise.
+const SECRETS_MODE: u32 = 0o700;
+/// No secret is in it, but who is a customer is nobody's business.
+const TENANT_MODE: u32 = 0o640;
+
+/// Makes the folder if there is none.
+pub(crate) fn make_secrets_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(SECRETS_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes a secret where nothing is yet.
+pub(crate) fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+    let mut line = Zeroizing::new(String::with_capacity(secret.len() + 1));
+    line.push_str(secret);
+    line.push('\n');
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(SECRET_MODE)
+        .open(path)?;
+    let written = file
+        .write_all(line.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_folder_of(path));
+    if written.is_err() {
+        let _unremoved = fs::remove_file(path);
+    }
+    written
+}
+
+/// Writes a tenant's file where nothing is yet.
+pub(crate) fn write_tenant(path: &Path, text: &str) -> io::Result<()> {
+    let file = beside(path, text)?;
+    let mode = Permissions::from_mode(TENANT_MODE);
+    file.as_file().set_permissions(mode)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    sync_folder_of(path)
+}
+
+/// Replaces a file, which keeps its mode and owner, if it still says what it said. A link stays a link.
+pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<Replaced> {
+    let path = fs::canonicalize(path)?;
+    let metadata = fs::metadata(&path)?;
+    let file = beside(&path, text)?;
+    let made = file.as_file().metadata()?;
+    if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
+        fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    file.as_file().set_permissions(metadata.permissions())?;
+    file.as_file().sync_all()?;
+    if fs::read(&path)? != said.as_bytes() {
+        return Ok(Replaced::ChangedMeanwhile);
+    }
+    file.persist(&path).map_err(|error| error.error)?;
+    sync_folder_of(&path)?;
+    Ok(Replaced::Done)
+}
+
+/// Whether a file was replaced.
+#[must_use]
+pub(crate) enum Replaced {
+    Done,
+    /// By somebody else; it was left alone.
+    ChangedMeanwhile,
+}
+
+/// Removes a file for good.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    sync_folder_of(path)
+}
+
+/// Keeps others of us out of a folder until dropped. Editors do not ask.
+pub(crate) fn lock(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+/// A nameless neighbor, as far as listings of tenants go: they leave out what begins with a dot.
+fn beside(path: &Path, text: &str) -> io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempfile_in(folder_of(path))?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
+}
+
+/// A new name lasts once its folder is on disk.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}

@@ -1,0 +1,237 @@
+//! Edits of a JSON text that leave every other byte as it is.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Misshapen, NewCredential};
+
+/// Says a tenant's standing.
+pub(super) fn stand(
+    text: &str,
+    tenant: Option<usize>,
+    standing: &str,
+) -> Result<String, Misshapen> {
+    let at = table(text, tenant)?;
+    set(text, at, "standing", standing)
+}
+
+/// Dates these of a tenant's credentials, and adds one.
+pub(super) fn rotate(
+    text: &str,
+    tenant: Option<usize>,
+    dated: &[usize],
+    not_after: &str,
+    new: &NewCredential<'_>,
+) -> Result<String, Misshapen> {
+    let mut edited = text.to_owned();
+    for index in dated {
+        // Each edit moves what comes after it.
+        let credentials = credentials(&edited, tenant)?;
+        let at = items(&edited, credentials)?.get(*index).cloned();
+        edited = set(&edited, at.ok_or(Misshapen)?, "not_after", not_after)?;
+    }
+    let at = credentials(&edited, tenant)?;
+    push(&edited, at, new)
+}
+
+/// Takes a tenant's object out of a file of many.
+pub(super) fn remove(text: &str, tenant: usize) -> Result<String, Misshapen> {
+    let tenants = items(text, value(text, 0..text.len(), "tenant")?)?;
+    let own = tenants.get(tenant).ok_or(Misshapen)?;
+    // With it goes one comma: that before it, or for the first that after it.
+    let cut = match (tenant.checked_sub(1), tenants.get(tenant + 1)) {
+        (Some(before), _) => tenants[before].end..own.end,
+        (None, Some(next)) => own.start..next.start,
+        (None, None) => own.clone(),
+    };
+    Ok(spliced(text, cut, ""))
+}
+
+fn table(text: &str, tenant: Option<usize>) -> Result<Range<usize>, Misshapen> {
+    let top = 0..text.len();
+    let Some(index) = tenant else {
+        return Ok(top);
+    };
+    let tenants = items(text, value(text, top, "tenant")?)?;
+    tenants.get(index).cloned().ok_or(Misshapen)
+}
+
+fn credentials(text: &str, tenant: Option<usize>) -> Result<Range<usize>, Misshapen> {
+    value(text, table(text, tenant)?, "credential")
+}
+
+/// Replaces the value of a key, or adds the key after the last.
+fn set(text: &str, object: Range<usize>, key: &str, word: &str) -> Result<String, Misshapen> {
+    let word = quoted(word);
+    if let Ok(old) = value(text, object.clone(), key) {
+        return Ok(spliced(text, old, &word));
+    }
+    let last = entries(text, object.clone())?.pop();
+    let (_, last) = last.ok_or(Misshapen)?;
+    let added = format!(",{}{}: {word}", lead(text, object), quoted(key));
+    Ok(spliced(text, last.end..last.end, &added))
+}
+
+/// Adds a credential after the last, in the form that one has.
+fn push(text: &str, list: Range<usize>, new: &NewCredential<'_>) -> Result<String, Misshapen> {
+    let last = items(text, list.clone())?.pop().ok_or(Misshapen)?;
+    let lead = lead(text, list);
+    let (id, file) = (quoted(new.client_id), quoted(new.secret_file));
+    let inner = self::lead(text, last.clone());
+    let outer = match text[last.clone()].rfind('\n') {
+        Some(_) => lead,
+        None => "",
+    };
+    let object = match outer.rfind('\n') {
+        Some(_) => format!(
+            "{{{inner}\"client_id\": {id},{inner}\"secret\": {{ \"file\": {file} }}{outer}}}"
+        ),
+        None => format!("{{ \"client_id\": {id}, \"secret\": {{ \"file\": {file} }} }}"),
+    };
+    let gap = if lead.is_empty() { " " } else { lead };
+    Ok(spliced(
+        text,
+        last.end..last.end,
+        &format!(",{gap}{object}"),
+    ))
+}
+
+/// The space after the opening bracket, which is also that before each further item.
+fn lead(text: &str, bracketed: Range<usize>) -> &str {
+    let text = text[bracketed].trim_start();
+    let inside = text.get(1..).unwrap_or_default();
+    let space = inside.len() - inside.trim_start().len();
+    &inside[..space]
+}
+
+fn spliced(text: &str, cut: Range<usize>, new: &str) -> String {
+    [&text[..cut.start], new, &text[cut.end..]].concat()
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Where the value of a key stands.
+fn value(text: &str, object: Range<usize>, key: &str) -> Result<Range<usize>, Misshapen> {
+    let entries = entries(text, object)?.into_iter();
+    let mut found = entries.filter(|(name, _)| name == key);
+    found.next().map(|(_, at)| at).ok_or(Misshapen)
+}
+
+fn entries(text: &str, object: Range<usize>) -> Result<Vec<(String, Range<usize>)>, Misshapen> {
+    let Entries(entries) = serde_json::from_str(&text[object]).map_err(|_| Misshapen)?;
+    let place = |(key, raw): (String, &RawValue)| (key, place(text, raw));
+    Ok(entries.into_iter().map(place).collect())
+}
+
+fn items(text: &str, list: Range<usize>) -> Result<Vec<Range<usize>>, Misshapen> {
+    let items: Vec<&RawValue> = serde_json::from_str(&text[list]).map_err(|_| Misshapen)?;
+    Ok(items.into_iter().map(|raw| place(text, raw)).collect())
+}
+
+/// `raw` is borrowed from `text`, so the distance of their beginnings is its offset.
+fn place(text: &str, raw: &RawValue) -> Range<usize> {
+    let raw = raw.get();
+    let start = raw.as_ptr().addr() - text.as_ptr().addr();
+    start..start + raw.len()
+}
+
+/// The entries of an object, in their order.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: NewCredential<'_> = NewCredential {
+        client_id: "new",
+        secret_file: "../secrets/new.key",
+    };
+
+    const PRETTY: &str = r#"{
+  "id": "globex",
+  "standing"  :  "active",
+  "credential": [
+    {
+      "client_id": "old",
+      "secret": { "file": "../secrets/old.key" }
+    }
+  ],
+  "limits": {"burst": 7}
+}
+"#;
+
+    #[test]
+    fn a_word_changes_and_no_other_byte() {
+        let edited = stand(PRETTY, None, "suspended").ok().unwrap();
+        assert_eq!(edited, PRETTY.replace("\"active\"", "\"suspended\""));
+        let edited = stand(
+            "{\"tenant\": [{\"id\": \"a\"}, { \"id\": \"b\" }]}",
+            Some(1),
+            "read_only",
+        );
+        assert_eq!(
+            edited.ok().unwrap(),
+            "{\"tenant\": [{\"id\": \"a\"}, { \"id\": \"b\", \"standing\": \"read_only\" }]}"
+        );
+    }
+
+    #[test]
+    fn a_credential_is_written_as_the_others_are() {
+        let edited = rotate(PRETTY, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+            .ok()
+            .unwrap();
+        let old = "      \"secret\": { \"file\": \"../secrets/old.key\" }\n    }";
+        let new = "      \"secret\": { \"file\": \"../secrets/old.key\" },\n      \
+                   \"not_after\": \"2026-01-01T00:00:00Z\"\n    },\n    {\n      \"client_id\": \"new\",\n      \
+                   \"secret\": { \"file\": \"../secrets/new.key\" }\n    }";
+        assert_eq!(edited, PRETTY.replace(old, new));
+        let short = r#"{"credential":[{"client_id":"old","not_after":"2027-01-01T00:00:00Z"}]}"#;
+        assert_eq!(
+            rotate(short, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+                .ok()
+                .unwrap(),
+            r#"{"credential":[{"client_id":"old","not_after":"2026-01-01T00:00:00Z"}, { "client_id": "new", "secret": { "file": "../secrets/new.key" } }]}"#
+        );
+    }
+
+    #[test]
+    fn a_tenant_goes_with_one_comma() {
+        let list = |items: &str| format!("{{ \"tenant\": [ {items} ] }}");
+        let three = list("{\"id\":\"a\"}, {\"id\":\"b\"},\n{\"id\":\"c\"}");
+        let without = |index| remove(&three, index).ok().unwrap();
+        assert_eq!(without(0), list("{\"id\":\"b\"},\n{\"id\":\"c\"}"));
+        assert_eq!(without(1), list("{\"id\":\"a\"},\n{\"id\":\"c\"}"));
+        assert_eq!(without(2), list("{\"id\":\"a\"}, {\"id\":\"b\"}"));
+        assert_eq!(remove(&list("{}"), 0).ok().unwrap(), list(""));
+        assert!(remove(&three, 3).is_err());
+    }
+}

@@ -1,0 +1,381 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+use gatepay_tenancy::edit::{self, EditError, Files, Removed, Rotated};
+use gatepay_tenancy::onboard::{self, AddError, NewTenant, Place, Random};
+use gatepay_tenancy::{PartyId, Standing, SubAccount};
+use zeroize::Zeroizing;
+
+use crate::support::{Folder, folder, lines, operator, tenant};
+
+/// 2026-01-01T00:00:00Z and a bit.
+const NOW_MS: u64 = 1_767_225_600_417;
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+fn id(id: &str) -> PartyId {
+    PartyId::parse(id).unwrap()
+}
+
+fn random() -> Random {
+    Random {
+        client_id: [0xab; 16],
+        secret: Zeroizing::new([0xcd; 32]),
+    }
+}
+
+impl Folder {
+    fn edit<T>(
+        &self,
+        edit: impl FnOnce(&Files<'_>) -> Result<T, EditError>,
+    ) -> Result<T, EditError> {
+        let env = self.env();
+        edit(&Files {
+            proxy_toml: &self.path("proxy.toml"),
+            env: &env,
+            secrets_elsewhere: false,
+        })
+    }
+
+    fn stand(&self, who: &str, standing: Standing) -> Result<bool, EditError> {
+        self.edit(|files| edit::stand(files, &id(who), standing))
+            .map(|stood| stood.changed)
+    }
+
+    fn rotate(&self, who: &str) -> Result<Rotated, EditError> {
+        self.edit(|files| edit::rotate(files, &id(who), NOW_MS, WEEK, &random()))
+    }
+
+    fn remove(&self, who: &str) -> Result<Removed, EditError> {
+        self.edit(|files| edit::remove(files, &id(who), false))
+    }
+
+    fn add(&self, who: &str, account: &str) -> Result<(), AddError> {
+        let (id, sub_account, env) = (id(who), SubAccount::parse(account).unwrap(), self.env());
+        let files = Files {
+            proxy_toml: &self.path("proxy.toml"),
+            env: &env,
+            secrets_elsewhere: false,
+        };
+        let tenant = NewTenant {
+            id: &id,
+            sub_account: &sub_account,
+            place: Place::Configuration(files),
+            secrets: None,
+        };
+        onboard::add(&tenant, &random()).map(drop)
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(folder)).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn standing(&self, who: &str) -> Standing {
+        let registry = self.loads().registry;
+        let found = registry
+            .tenants()
+            .iter()
+            .find(|it| it.party.id.as_str() == who);
+        found.unwrap().party.standing
+    }
+}
+
+/// Two tenants in one file, as TOML and as JSON.
+fn many() -> [(Folder, &'static str); 2] {
+    let toml = folder()
+        .file(
+            "tenants.d/all.toml",
+            "# All.\n\n[[tenant]] # first\nid = 'a'\nsub_account = '1'\n[[tenant.credential]]\nclient_id = 'a'\n\
+             secret = { file = '../secrets/a.key' }\n\n[[tenant]]\nid = 'b'\nsub_account = '2'\n\
+             credential = [{ client_id = 'b', secret = { file = '../secrets/b.key' } }]\n",
+        )
+        .secret("a", "made-up-a")
+        .secret("b", "made-up-b");
+    let json = folder()
+        .file(
+            "tenants.d/all.json",
+            r#"{ "tenant": [
+  { "id": "a", "sub_account": "1", "credential": [{"client_id": "a", "secret": {"file": "../secrets/a.key"}}] },
+  { "id": "b", "sub_account": "2", "credential": [{"client_id": "b", "secret": {"file": "../secrets/b.key"}}] }
+] }"#,
+        )
+        .secret("a", "made-up-a")
+        .secret("b", "made-up-b");
+    [(toml, "tenants.d/all.toml"), (json, "tenants.d/all.json")]
+}
+
+#[test]
+fn a_tenant_is_suspended_and_resumed_in_place() {
+    for (folder, file) in many() {
+        let before = folder.text(file);
+        for who in ["a", "b"] {
+            assert!(folder.stand(who, Standing::Suspended).unwrap());
+            assert_eq!(folder.standing(who), Standing::Suspended);
+            assert!(
+                !folder.stand(who, Standing::Suspended).unwrap(),
+                "it is so already"
+            );
+            assert!(folder.stand(who, Standing::Active).unwrap());
+        }
+        let added = folder
+            .text(file)
+            .replace("standing = \"active\"\n", "")
+            .replace(", standing = \"active\"", "");
+        let added = added.replace(", \"standing\": \"active\"", "");
+        assert_eq!(
+            added.replace("}, standing", "},standing"),
+            before,
+            "nothing else changed"
+        );
+    }
+}
+
+#[test]
+fn a_file_keeps_its_mode_its_owner_and_its_link() {
+    let folder = folder().tenant("acme", "");
+    let real = folder.path("elsewhere.toml");
+    let link = folder.path("tenants.d/acme.toml");
+    fs::rename(&link, &real).unwrap();
+    fs::write(
+        &real,
+        folder
+            .text("elsewhere.toml")
+            .replace("../secrets", folder.path("secrets").to_str().unwrap()),
+    )
+    .unwrap();
+    std::os::unix::fs::symlink("../elsewhere.toml", &link).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o604)).unwrap();
+    let owner = fs::metadata(&real).unwrap().uid();
+    folder.stand("acme", Standing::ReadOnly).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let metadata = fs::metadata(&real).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o604, owner));
+    assert_eq!(folder.standing("acme"), Standing::ReadOnly);
+    assert_eq!(folder.names("tenants.d"), ["acme.toml"]);
+}
+
+#[test]
+fn a_new_key_overlaps_the_old_one() {
+    for (folder, file) in many() {
+        for who in ["a", "b"] {
+            let rotated = match folder.rotate(who) {
+                Ok(rotated) => rotated,
+                // The same random bytes a second time: a client id nobody may have twice.
+                Err(EditError::Problems(problems)) if who == "b" => {
+                    let problems = lines(&problems);
+                    assert!(
+                        problems.iter().any(|it| it.contains("client_id")),
+                        "{problems:?}"
+                    );
+                    assert_eq!(
+                        folder.names("secrets"),
+                        ["a-abababab.key", "a.key", "b.key", "institution.key"]
+                    );
+                    continue;
+                }
+                Err(error) => panic!("{file}: {error}"),
+            };
+            assert_eq!(
+                (rotated.ending, rotated.ends.as_str()),
+                (vec![who.to_owned()], "2026-01-08T00:00:00Z")
+            );
+            let registry = folder.loads().registry;
+            let found = registry.find(rotated.client_id.as_str()).unwrap();
+            assert_eq!(found.who.party().id.as_str(), who);
+            assert_eq!(
+                (found.credential.not_before, found.credential.not_after),
+                (None, None)
+            );
+            let old = registry.find(who).unwrap().credential;
+            assert_eq!(old.not_after, Some(1_767_830_400_000));
+            let mode = fs::metadata(&rotated.secret_file).unwrap().mode() & 0o777;
+            assert_eq!(
+                (rotated.secret.as_str(), mode),
+                ("cd".repeat(32).as_str(), 0o600)
+            );
+            assert!(!folder.text(file).contains(rotated.secret.as_str()));
+        }
+    }
+}
+
+#[test]
+fn a_key_that_ends_sooner_or_begins_later_keeps_its_dates() {
+    let folder = folder()
+        .file(
+            "tenants.d/acme.toml",
+            "id = 'acme'\nsub_account = '1'\n[[credential]]\nclient_id = 'ended'\nsecret = { file = '../secrets/1.key' }\n\
+             not_after = 2025-01-01T00:00:00Z\n[[credential]]\nclient_id = 'good'\nsecret = { file = '../secrets/2.key' }\n\
+             [[credential]]\nclient_id = 'planned'\nsecret = { file = '../secrets/3.key' }\nnot_before = 2027-01-01T00:00:00Z\n",
+        )
+        .secret("1", "made-up-1")
+        .secret("2", "made-up-2")
+        .secret("3", "made-up-3");
+    assert_eq!(folder.rotate("acme").map(|it| it.ending).unwrap(), ["good"]);
+    let registry = folder.loads().registry;
+    assert_eq!(registry.find("planned").unwrap().credential.not_after, None);
+    assert_eq!(registry.tenants()[0].party.credentials.len(), 4);
+}
+
+#[test]
+fn a_removed_tenant_takes_the_secrets_that_nobody_else_names() {
+    for (folder, file) in many() {
+        let removed = folder.remove("a").unwrap();
+        assert!(!removed.whole && removed.left.is_empty());
+        assert_eq!(folder.names("secrets"), ["b.key", "institution.key"]);
+        assert_eq!(folder.loads().registry.tenants().len(), 1);
+        assert!(
+            folder.remove("b").unwrap().whole,
+            "{file}: nobody is left in it"
+        );
+        assert_eq!(folder.names("tenants.d"), [""; 0]);
+        assert_eq!(folder.loads().registry.tenants().len(), 0);
+    }
+    let folder = folder()
+        .tenant("acme", "")
+        .operator("office", "")
+        .proxy("operators = 'operators.d'");
+    let office = folder.text("operators.d/office.toml");
+    let folder = folder
+        .file("operators.d/note.json", r#"{"operator": []}"#)
+        .file("operators.d/office.toml", format!("{office}# acme's too\n"));
+    let kept = folder
+        .edit(|files| edit::remove(files, &id("acme"), true))
+        .unwrap();
+    assert_eq!(
+        (kept.whole, kept.secrets.len(), kept.left.len()),
+        (true, 0, 1)
+    );
+    assert!(folder.names("secrets").contains(&"acme.key".to_owned()));
+}
+
+#[test]
+fn a_secret_somebody_else_names_stays() {
+    let folder = folder().tenant("acme", "").tenant("hooli", "");
+    // Named a second time where the reader does not look, so that the folder is whole.
+    let folder = folder.proxy(
+        "listen = { tls = { certificate = 'tls/cert.pem', key = 'secrets/../secrets/acme.key' } }",
+    );
+    let removed = folder.remove("acme").unwrap();
+    let [(file, why)] = &removed.left[..] else {
+        panic!("one is left")
+    };
+    assert_eq!(file.file_name().unwrap(), "acme.key");
+    assert!(why.contains("proxy.toml"), "{why}");
+    assert!(folder.path("secrets/acme.key").exists());
+}
+
+#[test]
+fn the_one_file_of_tenants_may_be_left_with_none() {
+    let folder = folder()
+        .proxy("tenants = 'tenants.toml'")
+        .file(
+            "tenants.toml",
+            format!(
+                "# Ours.\n\n[[tenant]]\n{}",
+                tenant("a", "").replace("../", "")
+            ),
+        )
+        .secret("a", "made-up-a");
+    assert!(
+        folder
+            .rotate("a")
+            .unwrap()
+            .secret_file
+            .ends_with("secrets/a-abababab.key")
+    );
+    folder.remove("a").unwrap();
+    assert_eq!(folder.text("tenants.toml"), "# Ours.\n\ntenant = []\n");
+    assert_eq!(folder.loads().registry.tenants().len(), 0);
+}
+
+#[test]
+fn an_edit_that_would_leave_a_problem_changes_nothing() {
+    let folder = folder()
+        .tenant("acme", "")
+        .tenant("hooli", "limits = { burst = 0 }");
+    let before = folder.text("tenants.d/acme.toml");
+    let problems = |error: EditError| match error {
+        EditError::Problems(problems) => lines(&problems),
+        error => panic!("{error}"),
+    };
+    let hooli = "tenants.d/hooli.toml:4: limits.burst: must be at least 1";
+    assert_eq!(
+        problems(folder.stand("acme", Standing::Suspended).unwrap_err()),
+        [hooli]
+    );
+    assert_eq!(problems(folder.rotate("acme").err().unwrap()), [hooli]);
+    assert_eq!(problems(folder.remove("acme").err().unwrap()), [hooli]);
+    assert_eq!(folder.text("tenants.d/acme.toml"), before);
+    assert_eq!(
+        folder.names("secrets"),
+        ["acme.key", "hooli.key", "institution.key"]
+    );
+    // What mends it is welcome.
+    folder.remove("hooli").unwrap();
+    assert!(folder.stand("acme", Standing::Suspended).unwrap());
+}
+
+#[test]
+fn a_new_tenant_fits_into_the_whole() {
+    let office = operator("office", "").replace("office.key", "desk.key");
+    let folder = folder()
+        .file("operators.d/office.toml", office)
+        .secret("desk", "made-up-desk")
+        .proxy("operators = 'operators.d'")
+        .tenant("acme", "");
+    let AddError::Edit(EditError::Problems(problems)) = folder.add("office", "77").err().unwrap()
+    else {
+        panic!("an operator has that name")
+    };
+    let problems = lines(&problems);
+    assert!(
+        problems[0].contains("id: is already used at "),
+        "{problems:?}"
+    );
+    assert!(!folder.path("secrets/office.key").exists());
+    assert!(!folder.path("tenants.d/office.toml").exists());
+    folder.add("initech", "77").unwrap();
+    assert_eq!(folder.loads().registry.tenants().len(), 2);
+}
+
+#[test]
+fn a_checkout_without_secrets_can_be_edited_all_the_same() {
+    let folder = folder().tenant("acme", "").file(
+        "tenants.d/hooli.toml",
+        "id = 'hooli'\nsub_account = '2'\ncredential = [{ client_id = 'h', secret = { env = 'HOOLI' } }]\n",
+    );
+    fs::remove_dir_all(folder.path("secrets")).unwrap();
+    let (env, proxy_toml) = (folder.env(), folder.path("proxy.toml"));
+    let files = |secrets_elsewhere| Files {
+        proxy_toml: &proxy_toml,
+        env: &env,
+        secrets_elsewhere,
+    };
+    let stand = |files: &Files<'_>| edit::stand(files, &id("acme"), Standing::Suspended);
+    assert!(
+        matches!(stand(&files(false)), Err(EditError::Problems(problems)) if problems.len() == 3)
+    );
+    assert!(stand(&files(true)).unwrap().changed);
+}
+
+#[test]
+fn a_name_that_is_not_there_is_told_what_may_be_meant() {
+    let folder = folder().tenant("globex", "");
+    let error = folder
+        .stand("globax", Standing::Suspended)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no tenant globax") && error.ends_with("did you mean globex?"),
+        "{error}"
+    );
+}
