@@ -125,3 +125,126 @@ fn the_command_line_explains_itself() {
         assert!(said.contains(says), "{arguments:?}: {said}");
     }
 }
+
+fn tenant(folder: &Folder, arguments: &[&str]) -> (Value, Option<i32>) {
+    let config = folder.name("proxy.toml");
+    let arguments = [&["tenant"], arguments, &["--json", "--config", &config]].concat();
+    let output = run(&arguments);
+    let (said, code) = printed(&output);
+    assert!(code == Some(0) || output.stdout.is_empty(), "{said}");
+    (
+        serde_json::from_slice(&output.stdout).unwrap_or_default(),
+        code,
+    )
+}
+
+fn against(folder: &Folder, before: &Folder) -> (String, Option<i32>) {
+    let (config, before) = (folder.name("proxy.toml"), before.name("."));
+    printed(&run(&["check", "--config", &config, "--against", &before]))
+}
+
+#[test]
+fn a_tenants_life_is_a_line_of_commands_each() {
+    let folder = Folder::before(UNUSED);
+    let (list, code) = tenant(&folder, &["list"]);
+    assert_eq!((list[1]["id"].as_str(), code), (Some("globex"), Some(0)));
+    let (said, _) = tenant(&folder, &["suspend", "acme"]);
+    assert_eq!(
+        (&said["standing"], &said["changed"]),
+        (&"suspended".into(), &true.into())
+    );
+    let (said, _) = tenant(&folder, &["suspend", "acme"]);
+    assert_eq!(said["changed"], false);
+    let (shown, _) = tenant(&folder, &["show", "acme"]);
+    assert_eq!(shown["standing"], "suspended");
+    assert!(
+        shown["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("tenants.d/acme.toml")
+    );
+    tenant(&folder, &["resume", "acme"]);
+
+    let (rotated, _) = tenant(&folder, &["rotate", "acme", "--overlap", "2h"]);
+    let (secret, client_id) = (
+        rotated["secret"].as_str().unwrap(),
+        rotated["client_id"].as_str().unwrap(),
+    );
+    assert_eq!((secret.len(), client_id.len()), (64, 36));
+    assert_eq!(rotated["ending"][0], acme().client_id);
+    let (shown, _) = tenant(&folder, &["show", "acme"]);
+    let credentials = shown["credentials"].as_array().unwrap();
+    assert_eq!(credentials[0]["not_after"], rotated["ends"]);
+    assert_eq!(credentials[1]["client_id"], client_id);
+    assert!(credentials.iter().all(|it| it["state"] == "valid"));
+    for command in ["list", "show"] {
+        let id = if command == "show" {
+            &["acme"][..]
+        } else {
+            &[]
+        };
+        let config = folder.name("proxy.toml");
+        let (said, code) = printed(&run(
+            &[&["tenant", command], id, &["--config", &config]].concat()
+        ));
+        assert!(
+            code == Some(0) && said.contains("acme") && !said.contains(secret),
+            "{said}"
+        );
+    }
+
+    let (removed, _) = tenant(&folder, &["remove", "acme"]);
+    assert_eq!(removed["secrets_removed"].as_array().unwrap().len(), 2);
+    assert_eq!(tenant(&folder, &["show", "acme"]).1, Some(64), "it is gone");
+    assert_eq!(folder.run("check").status.code(), Some(0));
+    folder.file("tenants.d/half.toml", "id = ");
+    let (_, code) = tenant(&folder, &["suspend", "globex"]);
+    assert_eq!(code, Some(64), "a folder that is not whole is not edited");
+}
+
+#[test]
+fn what_a_folder_would_change_is_told_and_exits_accordingly() {
+    let [before, after] = [(); 2].map(|()| Folder::before(UNUSED));
+    assert_eq!(
+        against(&after, &before),
+        ("nothing changes\n".to_owned(), Some(0))
+    );
+    after.tenant(&globex(), "standing = 'suspended'");
+    let (said, code) = against(&after, &before);
+    assert_eq!(code, Some(3), "{said}");
+    for line in [
+        "~ tenant globex: standing: active -> suspended\n",
+        "tenants: 1 changed\nhash ",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    assert!(
+        !said.contains("confirm"),
+        "suspending is the kill switch: {said}"
+    );
+    let moved = fs::read_to_string(after.path("tenants.d/acme.toml")).unwrap();
+    after.file(
+        "tenants.d/acme.toml",
+        &moved.replace(acme().sub_account, "777"),
+    );
+    let (said, _) = against(&after, &before);
+    assert!(
+        said.contains("confirm this: it moves tenant acme from sub-account"),
+        "{said}"
+    );
+    let (config, other) = (after.name("proxy.toml"), before.name("proxy.toml"));
+    let output = run(&["check", "--config", &config, "--against", &other, "--json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&plan["changes"], output.status.code()),
+        (&true.into(), Some(3))
+    );
+    fs::remove_dir_all(after.path("secrets")).unwrap();
+    assert_eq!(
+        against(&after, &before).1,
+        Some(64),
+        "a folder that is not whole is not compared"
+    );
+    let output = run(&["check", "--config", &config, "--without-secrets"]);
+    assert_eq!(output.status.code(), Some(0), "a checkout has none");
+}

@@ -1,6 +1,6 @@
 //! Files that are there whole or not at all, also after a power cut.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
@@ -24,8 +24,9 @@ pub(crate) fn make_secrets_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a secret where nothing is yet.
-pub(crate) fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+/// Writes a secret where nothing is yet. `like` is a secret whose owner and mode it gets: whoever reads that one has to read
+/// this one too.
+pub(crate) fn write_secret(path: &Path, secret: &str, like: Option<&Path>) -> io::Result<()> {
     let mut line = Zeroizing::new(String::with_capacity(secret.len() + 1));
     line.push_str(secret);
     line.push('\n');
@@ -36,6 +37,7 @@ pub(crate) fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
         .open(path)?;
     let written = file
         .write_all(line.as_bytes())
+        .and_then(|()| like.map_or(Ok(()), |like| hand_over(&file, &fs::metadata(like)?)))
         .and_then(|()| file.sync_all())
         .and_then(|()| sync_folder_of(path));
     if written.is_err() {
@@ -59,11 +61,7 @@ pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<Replace
     let path = fs::canonicalize(path)?;
     let metadata = fs::metadata(&path)?;
     let file = beside(&path, text)?;
-    let made = file.as_file().metadata()?;
-    if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
-        fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
-    }
-    file.as_file().set_permissions(metadata.permissions())?;
+    hand_over(file.as_file(), &metadata)?;
     file.as_file().sync_all()?;
     if fs::read(&path)? != said.as_bytes() {
         return Ok(Replaced::ChangedMeanwhile);
@@ -71,6 +69,15 @@ pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<Replace
     file.persist(&path).map_err(|error| error.error)?;
     sync_folder_of(&path)?;
     Ok(Replaced::Done)
+}
+
+/// Gives a file the owner and mode of another.
+fn hand_over(file: &File, like: &Metadata) -> io::Result<()> {
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+        fchown(file, Some(like.uid()), Some(like.gid()))?;
+    }
+    file.set_permissions(like.permissions())
 }
 
 /// Whether a file was replaced.

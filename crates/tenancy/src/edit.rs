@@ -117,6 +117,11 @@ struct NewCredential<'a> {
     secret_file: &'a str,
 }
 
+/// The file that a tenant stands in.
+pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
+    Ok(Folder::of(files)?.find(id)?.file)
+}
+
 /// Says what a tenant may do at all.
 pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stood, EditError> {
     let folder = Folder::of(files)?;
@@ -192,7 +197,8 @@ pub fn rotate(
     };
     let secrets = durable::folder_of(&secret_file);
     durable::make_secrets_folder(secrets).map_err(at(secrets))?;
-    durable::write_secret(&secret_file, &secret).map_err(at(&secret_file))?;
+    let like = tenant.secret_files().last().filter(|like| like.is_file());
+    durable::write_secret(&secret_file, &secret, like.as_deref()).map_err(at(&secret_file))?;
     if let Err(error) = tenant.rewrite(files, edited) {
         // It was made a moment ago, by us, and nobody names it.
         let _unremoved = fs::remove_file(&secret_file);

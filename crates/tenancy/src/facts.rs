@@ -23,7 +23,7 @@ pub type Facts = BTreeMap<String, Value>;
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
-pub(crate) fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
+pub fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
     let Party {
         id: _,
         standing,

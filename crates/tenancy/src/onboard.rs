@@ -144,7 +144,7 @@ fn add_to(
     let table = table(tenant, &client_id, &named)?;
 
     durable::make_secrets_folder(secrets).map_err(at(secrets))?;
-    durable::write_secret(&secret_file, &secret).map_err(at(&secret_file))?;
+    durable::write_secret(&secret_file, &secret, None).map_err(at(&secret_file))?;
     let written = judge(&tenant_file, &table)
         .and_then(|()| durable::write_tenant(&tenant_file, &table).map_err(at(&tenant_file)));
     if let Err(error) = written {

@@ -61,10 +61,11 @@ pub(crate) fn optional(
     let env = source.has("env");
     let from_file = source.optional("file", |value| {
         let path = value::path(sources.folder)(value)?;
-        if sources.elsewhere && !path.exists() {
-            return stand_in(&path.to_string_lossy());
+        match value {
+            // As it is written, so that two checkouts of the same files have the same.
+            Value::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),
+            _ => read_file(&path),
         }
-        read_file(&path)
     });
     let from_env = source.optional("env", |value| {
         let variable = value::text(|name| {

@@ -1,45 +1,98 @@
 //! `check`: everything `serve` does before it binds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::app::{certificate_faults, replay_capacity};
 use gatepay_proxy::ingress::BODIES;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
-use gatepay_tenancy::{Configuration, Who};
+use gatepay_tenancy::load::{Supposing, load_supposing};
+use gatepay_tenancy::{Configuration, Plan, Side, Who};
 
 use super::{Exit, complain, environment, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
-/// All problems are printed at once, each with file, line and key. Exits with 0 if it is fine, 64 if not.
+/// All problems are printed at once, each with file, line and key. Exits with 0 if it is fine, 64 if not; with --against 0
+/// if nothing changes, 3 if something does.
 #[derive(Args)]
 pub(crate) struct Check {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
+    /// Print what this configuration would change of another: that of a folder, or of a proxy.toml.
+    #[arg(long, value_name = "FOLDER|FILE")]
+    against: Option<PathBuf>,
+    /// Print the changes as one JSON object.
+    #[arg(long, requires = "against")]
+    json: bool,
+    /// Take secrets that are not on this machine to be fine, and do not open certificates: for a checkout, which has none.
+    #[arg(long)]
+    without_secrets: bool,
 }
 
 impl Check {
     pub(crate) fn run(self) -> Exit {
-        match gatepay_tenancy::load(&self.config, &environment) {
-            Ok(configuration) => {
-                let faults = certificate_faults(&configuration.settings);
-                if !faults.is_empty() {
-                    faults.iter().for_each(complain);
-                    return Exit::Usage;
-                }
-                report(&self.config.display().to_string(), &configuration);
-                Exit::Fine
+        self.checked().unwrap_or_else(|exit| exit)
+    }
+
+    fn checked(&self) -> Result<Exit, Exit> {
+        let configuration = self.load(&self.config)?;
+        let faults = if self.without_secrets {
+            Vec::new()
+        } else {
+            certificate_faults(&configuration.settings)
+        };
+        if !faults.is_empty() {
+            faults.iter().for_each(complain);
+            return Err(Exit::Usage);
+        }
+        let Some(against) = &self.against else {
+            report(&self.config.display().to_string(), &configuration);
+            return Ok(Exit::Fine);
+        };
+        let before = if against.is_dir() {
+            self.load(&against.join("proxy.toml"))?
+        } else {
+            self.load(against)?
+        };
+        let plan = Plan::between(Side::of(&before), Side::of(&configuration));
+        Ok(self.tell(&plan))
+    }
+
+    fn load(&self, path: &Path) -> Result<Configuration, Exit> {
+        let supposing = Supposing {
+            file: None,
+            secrets_elsewhere: self.without_secrets,
+        };
+        load_supposing(path, &environment, supposing).map_err(|problems| {
+            problems.iter().for_each(complain);
+            complain(match problems.len() {
+                1 => "1 problem".to_owned(),
+                many => format!("{many} problems"),
+            });
+            Exit::Usage
+        })
+    }
+
+    fn tell(&self, plan: &Plan) -> Exit {
+        if self.json {
+            say(serde_json::to_string(plan).unwrap_or_default());
+        } else {
+            say(format_args!("{plan}{}", plan.summary));
+            for reason in &plan.guard {
+                say(format_args!(
+                    "a reload waits for somebody to confirm this: it {reason}"
+                ));
             }
-            Err(problems) => {
-                problems.iter().for_each(complain);
-                complain(match problems.len() {
-                    1 => "1 problem".to_owned(),
-                    many => format!("{many} problems"),
-                });
-                Exit::Usage
+            if plan.changes {
+                say(format_args!("hash {}", plan.hash));
             }
+        }
+        if plan.changes {
+            Exit::Changes
+        } else {
+            Exit::Fine
         }
     }
 }

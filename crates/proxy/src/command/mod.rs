@@ -29,6 +29,8 @@ pub(crate) enum Exit {
     Failed,
     /// It drained past the deadline.
     Late,
+    /// What was compared differs.
+    Changes,
     /// The command line or the configuration is wrong.
     Usage,
 }
@@ -39,6 +41,7 @@ impl From<Exit> for ExitCode {
             Exit::Fine => 0,
             Exit::Failed => 1,
             Exit::Late => 2,
+            Exit::Changes => 3,
             Exit::Usage => 64,
         })
     }

@@ -1,97 +1,162 @@
 //! `tenant`: the files of tenants.
 
+mod add;
+mod list;
+mod remove;
+mod rotate;
+mod show;
+mod standing;
+
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::clock;
-use gatepay_tenancy::onboard::{self, AddError, NewTenant, Random};
-use gatepay_tenancy::{PartyId, SubAccount};
-use serde_json::json;
+use gatepay_tenancy::edit::{EditError, Files};
+use gatepay_tenancy::load::{Supposing, load_supposing};
+use gatepay_tenancy::onboard::Random;
+use gatepay_tenancy::{Configuration, DatedCredential, Problem};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Exit, complain, fail, say};
+use super::{Exit, complain, environment, fail, say};
 
-/// Add tenants.
+/// Add, list, show, re-key, suspend, resume and remove tenants, in their files.
+///
+/// An edit keeps comments and order. Before it is made the whole configuration is checked as it would be with it; if that
+/// has a problem, nothing is changed. A proxy that is running takes it up by itself, after `poll_ms` at the latest.
 #[derive(Subcommand)]
 pub(crate) enum Tenant {
-    Add(Add),
-}
-
-/// Add a tenant: a client id, a secret, and the two files that hold them.
-///
-/// The secret is printed once; afterwards it is only in its file, which nobody but you can read. The tenant is served
-/// after the proxy's next start.
-#[derive(Args)]
-pub(crate) struct Add {
-    /// Its name in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
-    #[arg(value_parser = PartyId::parse)]
-    id: PartyId,
-    /// The sub-account GatePay gave it; requests are made on its behalf.
-    #[arg(long, value_parser = SubAccount::parse)]
-    sub_account: SubAccount,
-    /// The folder of tenant files.
-    #[arg(long, value_name = "FOLDER", default_value = "tenants.d")]
-    tenants: PathBuf,
-    /// The folder of secrets, if it is not `secrets` beside the tenants' folder.
-    #[arg(long, value_name = "FOLDER")]
-    secrets: Option<PathBuf>,
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
+    Add(add::Add),
+    List(list::List),
+    Show(show::Show),
+    Rotate(rotate::Rotate),
+    Suspend(standing::Suspend),
+    Resume(standing::Resume),
+    Remove(remove::Remove),
 }
 
 impl Tenant {
     pub(crate) fn run(self) -> Exit {
         match self {
             Self::Add(add) => add.run(),
+            Self::List(list) => list.run(),
+            Self::Show(show) => show.run(),
+            Self::Rotate(rotate) => rotate.run(),
+            Self::Suspend(suspend) => suspend.run(),
+            Self::Resume(resume) => resume.run(),
+            Self::Remove(remove) => remove.run(),
         }
     }
 }
 
-impl Add {
-    fn run(self) -> Exit {
-        let tenant = NewTenant {
-            id: &self.id,
-            sub_account: &self.sub_account,
-            tenants: &self.tenants,
-            secrets: self.secrets.as_deref(),
-        };
-        let random = Random {
-            client_id: clock::random(),
-            secret: Zeroizing::new(clock::random()),
-        };
-        let added = match onboard::add(&tenant, &random) {
-            Ok(added) => added,
-            Err(
-                error @ (AddError::Id { .. }
-                | AddError::SubAccount { .. }
-                | AddError::NotAFolder(_)),
-            ) => {
-                complain(error);
-                return Exit::Usage;
-            }
-            Err(error) => return fail(error),
-        };
-        if self.json {
-            say(json!({
-                "id": self.id.as_str(),
-                "sub_account": self.sub_account.as_str(),
-                "client_id": added.client_id.as_str(),
-                "secret": added.secret.as_str(),
-                "tenant_file": added.tenant_file,
-                "secret_file": added.secret_file,
-            }));
-            return Exit::Fine;
+/// What all of them are told.
+#[derive(Args)]
+struct Told {
+    /// The process's configuration; it names the tenants' folder.
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+    /// Take secrets that are not on this machine to be fine: for a checkout, which has none.
+    #[arg(long)]
+    without_secrets: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Told {
+    fn files(&self) -> Files<'_> {
+        Files {
+            proxy_toml: &self.config,
+            env: &environment,
+            secrets_elsewhere: self.without_secrets,
         }
-        say(format_args!("wrote {}", added.tenant_file.display()));
-        say(format_args!("wrote {}", added.secret_file.display()));
-        say("");
-        say(format_args!(
-            "tell {} its credential, by a way that keeps it secret; it is not shown again:",
-            self.id
-        ));
-        say(format_args!("  client id  {}", added.client_id));
-        say(format_args!("  secret     {}", added.secret.as_str()));
+    }
+
+    fn load(&self) -> Result<Configuration, Exit> {
+        let supposing = Supposing {
+            file: None,
+            secrets_elsewhere: self.without_secrets,
+        };
+        load_supposing(&self.config, &environment, supposing)
+            .map_err(|problems| refuse(&problems, "the configuration has"))
+    }
+
+    /// The JSON or the lines.
+    fn tell(&self, json: &Value, lines: &[String]) -> Exit {
+        if self.json {
+            say(json);
+        } else {
+            lines.iter().for_each(say);
+        }
         Exit::Fine
     }
+}
+
+fn random() -> Random {
+    Random {
+        client_id: clock::random(),
+        secret: Zeroizing::new(clock::random()),
+    }
+}
+
+/// Why nothing was edited.
+fn not_edited(error: EditError) -> Exit {
+    match error {
+        EditError::Problems(problems) => refuse(
+            &problems,
+            "nothing was changed: with this edit the configuration has",
+        ),
+        EditError::Unknown { .. } | EditError::Misshapen(_) => {
+            complain(error);
+            Exit::Usage
+        }
+        EditError::Changed(_) | EditError::Io { .. } => fail(error),
+    }
+}
+
+fn refuse(problems: &[Problem], why: &str) -> Exit {
+    problems.iter().for_each(complain);
+    let plural = if problems.len() == 1 { "" } else { "s" };
+    complain(format_args!("{why} {} problem{plural}", problems.len()));
+    Exit::Usage
+}
+
+/// A credential without its key.
+fn credential(dated: &DatedCredential, now_ms: u64) -> Value {
+    let state = if dated.not_before.is_some_and(|begin| now_ms < begin) {
+        "coming"
+    } else if dated.valid_at(now_ms) {
+        "valid"
+    } else {
+        "ended"
+    };
+    json!({
+        "client_id": dated.credential.client_id.as_str(),
+        "not_before": dated.not_before.map(time),
+        "not_after": dated.not_after.map(time),
+        "state": state,
+    })
+}
+
+/// RFC 3339.
+fn time(ms: u64) -> String {
+    let time = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{ms} ms"), |time| time.to_string())
+}
+
+/// What a tenant is told once.
+fn credential_lines(
+    id: &impl fmt::Display,
+    client_id: &impl fmt::Display,
+    secret: &str,
+) -> [String; 4] {
+    [
+        String::new(),
+        format!("tell {id} its credential, by a way that keeps it secret; it is not shown again:"),
+        format!("  client id  {client_id}"),
+        format!("  secret     {secret}"),
+    ]
 }

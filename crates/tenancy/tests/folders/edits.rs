@@ -208,6 +208,18 @@ fn a_new_key_overlaps_the_old_one() {
 }
 
 #[test]
+fn whoever_reads_the_old_key_reads_the_new_one() {
+    let folder = folder()
+        .tenant("acme", "")
+        .secret_with_mode("acme", "made-up-acme", 0o640);
+    let rotated = folder.rotate("acme").unwrap();
+    assert_eq!(
+        fs::metadata(rotated.secret_file).unwrap().mode() & 0o777,
+        0o640
+    );
+}
+
+#[test]
 fn a_key_that_ends_sooner_or_begins_later_keeps_its_dates() {
     let folder = folder()
         .file(

@@ -1,0 +1,74 @@
+//! `tenant add`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gatepay_tenancy::onboard::{self, AddError, NewTenant, Place};
+use gatepay_tenancy::{PartyId, SubAccount};
+use serde_json::json;
+
+use super::{Told, credential_lines, not_edited, random};
+use crate::command::{Exit, complain, fail};
+
+/// Add a tenant: a client id, a secret, and the two files that hold them.
+///
+/// The client id is a UUID, the secret has 256 bits. It is printed once; afterwards it is only in its file, which nobody
+/// but you can read: if the proxy runs as somebody else, hand the file over (chown, or chgrp and chmod g+r).
+#[derive(Args)]
+pub(crate) struct Add {
+    /// Its name in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    /// The sub-account GatePay gave it; requests are made on its behalf.
+    #[arg(long, value_parser = SubAccount::parse)]
+    sub_account: SubAccount,
+    /// A folder of tenant files that stands for itself, without a proxy.toml that names it.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "without_secrets"])]
+    tenants: Option<PathBuf>,
+    /// The folder of secrets, if it is not `secrets` beside the tenants' folder.
+    #[arg(long, value_name = "FOLDER")]
+    secrets: Option<PathBuf>,
+    #[command(flatten)]
+    told: Told,
+}
+
+impl Add {
+    pub(super) fn run(self) -> Exit {
+        let tenant = NewTenant {
+            id: &self.id,
+            sub_account: &self.sub_account,
+            place: match &self.tenants {
+                Some(folder) => Place::Folder(folder),
+                None => Place::Configuration(self.told.files()),
+            },
+            secrets: self.secrets.as_deref(),
+        };
+        let added = match onboard::add(&tenant, &random()) {
+            Ok(added) => added,
+            Err(AddError::Edit(error)) => return not_edited(error),
+            Err(
+                error @ (AddError::Id { .. }
+                | AddError::SubAccount { .. }
+                | AddError::NotAFolder(_)),
+            ) => {
+                complain(error);
+                return Exit::Usage;
+            }
+            Err(error) => return fail(error),
+        };
+        let told = json!({
+            "id": self.id.as_str(),
+            "sub_account": self.sub_account.as_str(),
+            "client_id": added.client_id.as_str(),
+            "secret": added.secret.as_str(),
+            "tenant_file": added.tenant_file,
+            "secret_file": added.secret_file,
+        });
+        let wrote = [
+            format!("wrote {}", added.tenant_file.display()),
+            format!("wrote {}", added.secret_file.display()),
+        ];
+        let credential = credential_lines(&self.id, &added.client_id, &added.secret);
+        self.told.tell(&told, &[&wrote[..], &credential].concat())
+    }
+}

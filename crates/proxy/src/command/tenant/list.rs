@@ -1,0 +1,86 @@
+//! `tenant list`.
+
+use clap::Args;
+use gatepay_proxy::clock::Clock;
+use gatepay_tenancy::Tenant;
+use serde_json::{Value, json};
+
+use super::{Told, credential, time};
+use crate::command::Exit;
+
+/// List the tenants, one line each. No secrets.
+#[derive(Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    told: Told,
+}
+
+impl List {
+    pub(super) fn run(self) -> Exit {
+        let configuration = match self.told.load() {
+            Ok(configuration) => configuration,
+            Err(exit) => return exit,
+        };
+        let now_ms = Clock::system().unix_ms();
+        let tenants = configuration.registry.tenants();
+        let head = [
+            "tenant",
+            "sub-account",
+            "standing",
+            "req/s",
+            "burst",
+            "in flight",
+            "credentials",
+            "next end",
+        ];
+        let mut lines = vec![line(head.map(str::to_owned))];
+        lines.extend(tenants.iter().map(|tenant| line(cells(tenant, now_ms))));
+        let json = tenants
+            .iter()
+            .map(|tenant| object(tenant, now_ms))
+            .collect();
+        self.told.tell(&json, &lines)
+    }
+}
+
+fn line(cells: [String; 8]) -> String {
+    let [id, account, standing, rate, burst, seats, credentials, end] = cells;
+    let line = format!(
+        "{id:<24} {account:<20} {standing:<10} {rate:>8} {burst:>8} {seats:>9} {credentials:>11}  {end}"
+    );
+    line.trim_end().to_owned()
+}
+
+fn cells(tenant: &Tenant, now_ms: u64) -> [String; 8] {
+    let party = &tenant.party;
+    let valid = party
+        .credentials
+        .iter()
+        .filter(|dated| dated.valid_at(now_ms));
+    let end = valid.clone().filter_map(|dated| dated.not_after).min();
+    [
+        party.id.to_string(),
+        tenant.sub_account.to_string(),
+        party.standing.as_str().to_owned(),
+        party.limits.all.per_second.to_string(),
+        party.limits.all.burst.to_string(),
+        party.limits.in_flight.to_string(),
+        // Valid of all.
+        format!("{} of {}", valid.count(), party.credentials.len()),
+        end.map(time).unwrap_or_default(),
+    ]
+}
+
+fn object(tenant: &Tenant, now_ms: u64) -> Value {
+    let party = &tenant.party;
+    let credentials = party.credentials.iter();
+    json!({
+        "id": party.id.as_str(),
+        "sub_account": tenant.sub_account.as_str(),
+        "standing": party.standing.as_str(),
+        "requests_per_second": party.limits.all.per_second,
+        "burst": party.limits.all.burst,
+        "in_flight": party.limits.in_flight,
+        "credentials": credentials.map(|dated| credential(dated, now_ms)).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,52 @@
+//! `tenant remove`.
+
+use clap::Args;
+use gatepay_tenancy::PartyId;
+use gatepay_tenancy::edit;
+use serde_json::json;
+
+use super::{Told, not_edited};
+use crate::command::Exit;
+
+/// Remove a tenant: its file, or its table in a file of many, and its secrets.
+///
+/// It does not ask. A secret file that another file names stays. To stop a tenant's calls only, suspend it.
+#[derive(Args)]
+pub(crate) struct Remove {
+    /// The tenant.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    /// Leave its secret files where they are.
+    #[arg(long)]
+    keep_secrets: bool,
+    #[command(flatten)]
+    told: Told,
+}
+
+impl Remove {
+    pub(super) fn run(self) -> Exit {
+        let removed = match edit::remove(&self.told.files(), &self.id, self.keep_secrets) {
+            Ok(removed) => removed,
+            Err(error) => return not_edited(error),
+        };
+        let left = removed.left.iter();
+        let told = json!({
+            "id": self.id.as_str(),
+            "tenant_file": removed.tenant_file,
+            "file_removed": removed.whole,
+            "secrets_removed": removed.secrets,
+            "secrets_left": left.map(|(file, why)| json!({ "file": file, "why": why })).collect::<Vec<_>>(),
+        });
+        let file = removed.tenant_file.display();
+        let mut lines = vec![if removed.whole {
+            format!("removed {file}")
+        } else {
+            format!("took {} out of {file}", self.id)
+        }];
+        let secrets = removed.secrets.iter();
+        lines.extend(secrets.map(|secret| format!("removed {}", secret.display())));
+        let left = removed.left.iter();
+        lines.extend(left.map(|(secret, why)| format!("left {}: {why}", secret.display())));
+        self.told.tell(&told, &lines)
+    }
+}

@@ -1,0 +1,107 @@
+//! `tenant rotate`.
+
+use std::time::Duration;
+
+use clap::Args;
+use gatepay_proxy::clock::Clock;
+use gatepay_tenancy::PartyId;
+use gatepay_tenancy::edit;
+use serde_json::json;
+
+use super::{Told, credential_lines, not_edited, random};
+use crate::command::Exit;
+
+/// Give a tenant a new credential, and let the one it has end after an overlap.
+///
+/// Both are good meanwhile. The new one has a client id and a secret of its own; the secret is printed once. The old ones
+/// stay in the file, dated; when metrics and `GET /tenants` show that nobody uses them any more, take them out.
+#[derive(Args)]
+pub(crate) struct Rotate {
+    /// The tenant.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    /// How long the old credential is still good: 90s, 45m, 12h or 7d. With 0s it ends now.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = overlap)]
+    overlap: Duration,
+    #[command(flatten)]
+    told: Told,
+}
+
+impl Rotate {
+    pub(super) fn run(self) -> Exit {
+        let now_ms = Clock::system().unix_ms();
+        let files = self.told.files();
+        let rotated = match edit::rotate(&files, &self.id, now_ms, self.overlap, &random()) {
+            Ok(rotated) => rotated,
+            Err(error) => return not_edited(error),
+        };
+        let told = json!({
+            "id": self.id.as_str(),
+            "client_id": rotated.client_id.as_str(),
+            "secret": rotated.secret.as_str(),
+            "tenant_file": rotated.tenant_file,
+            "secret_file": rotated.secret_file,
+            "ending": rotated.ending,
+            "ends": rotated.ends,
+        });
+        let wrote = [
+            format!("changed {}", rotated.tenant_file.display()),
+            format!("wrote {}", rotated.secret_file.display()),
+        ];
+        let ending = rotated.ending.iter();
+        let ending: Vec<_> = ending
+            .map(|old| format!("{old} ends {}", rotated.ends))
+            .collect();
+        let credential = credential_lines(&self.id, &rotated.client_id, &rotated.secret);
+        self.told
+            .tell(&told, &[&wrote[..], &ending, &credential].concat())
+    }
+}
+
+fn overlap(text: &str) -> Result<Duration, &'static str> {
+    const MEANT: &str = "must be a number and s, m, h or d, like 7d";
+    let unit = text.chars().last().ok_or(MEANT)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(MEANT),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| MEANT)?;
+    // Further away it is a slip of the pen, and no end at all.
+    let most = 366 * 86_400;
+    let seconds = number
+        .checked_mul(seconds)
+        .filter(|seconds| *seconds <= most);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or("must be at most 366d")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlap_is_a_number_and_a_unit() {
+        let seconds = |text| overlap(text).map(|overlap| overlap.as_secs());
+        assert_eq!(
+            ["90s", "45m", "12h", "7d", "0s"].map(seconds),
+            [90, 2_700, 43_200, 604_800, 0].map(Ok)
+        );
+        for wrong in [
+            "",
+            "d",
+            "7",
+            "7w",
+            "-1d",
+            "7 d",
+            "367d",
+            "99999999999999999999d",
+            "7é",
+        ] {
+            assert!(overlap(wrong).is_err(), "{wrong}");
+        }
+    }
+}

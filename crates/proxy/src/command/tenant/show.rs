@@ -1,0 +1,79 @@
+//! `tenant show`.
+
+use clap::Args;
+use gatepay_proxy::clock::Clock;
+use gatepay_tenancy::{PartyId, Side, Who, edit, facts};
+use serde_json::{Value, json};
+
+use super::{Told, credential, not_edited};
+use crate::command::Exit;
+
+/// Show all that is said of one tenant, defaults included. No secrets.
+#[derive(Args)]
+pub(crate) struct Show {
+    /// The tenant.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    #[command(flatten)]
+    told: Told,
+}
+
+impl Show {
+    pub(super) fn run(self) -> Exit {
+        let file = match edit::file_of(&self.told.files(), &self.id) {
+            Ok(file) => file,
+            Err(error) => return not_edited(error),
+        };
+        let configuration = match self.told.load() {
+            Ok(configuration) => configuration,
+            Err(exit) => return exit,
+        };
+        let mut tenants = configuration.registry.tenants().iter();
+        let Some(tenant) = tenants.find(|tenant| tenant.party.id == self.id) else {
+            return not_edited(edit::EditError::Changed(file));
+        };
+        let now_ms = Clock::system().unix_ms();
+        let said = facts::of_party(Who::Tenant(tenant), Side::of(&configuration));
+        let said = said
+            .iter()
+            .filter(|(key, _)| !key.starts_with("credential."));
+        let credentials = tenant.party.credentials.iter();
+        let credentials: Vec<_> = credentials.map(|dated| credential(dated, now_ms)).collect();
+
+        let mut lines = vec![
+            format!("{:<28} {}", "tenant", self.id),
+            format!("{:<28} {}", "file", file.display()),
+        ];
+        lines.extend(
+            said.clone()
+                .map(|(key, value)| format!("{key:<28} {}", shown(value))),
+        );
+        for dated in &credentials {
+            let [id, state] = ["client_id", "state"].map(|key| shown(&dated[key]));
+            let dates = ["not_before", "not_after"].map(|key| match &dated[key] {
+                Value::Null => String::new(),
+                time => format!(", {key} {}", shown(time)),
+            });
+            lines.push(format!(
+                "{:<28} {id}, {state}{}",
+                "credential",
+                dates.concat()
+            ));
+        }
+        let mut json: Value = said
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        json["id"] = json!(self.id.as_str());
+        json["file"] = json!(file);
+        json["credentials"] = credentials.into();
+        self.told.tell(&json, &lines)
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,70 @@
+//! `tenant suspend` and `tenant resume`.
+
+use clap::Args;
+use gatepay_tenancy::edit;
+use gatepay_tenancy::{PartyId, Standing};
+use serde_json::json;
+
+use super::{Told, not_edited};
+use crate::command::Exit;
+
+/// Stop a tenant's calls, or all but its reads.
+#[derive(Args)]
+pub(crate) struct Suspend {
+    /// The tenant.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    /// It may still read.
+    #[arg(long)]
+    read_only: bool,
+    #[command(flatten)]
+    told: Told,
+}
+
+/// Let a tenant call again whatever its operations allow.
+#[derive(Args)]
+pub(crate) struct Resume {
+    /// The tenant.
+    #[arg(value_parser = PartyId::parse)]
+    id: PartyId,
+    #[command(flatten)]
+    told: Told,
+}
+
+impl Suspend {
+    pub(super) fn run(self) -> Exit {
+        let standing = if self.read_only {
+            Standing::ReadOnly
+        } else {
+            Standing::Suspended
+        };
+        stand(&self.told, &self.id, standing)
+    }
+}
+
+impl Resume {
+    pub(super) fn run(self) -> Exit {
+        stand(&self.told, &self.id, Standing::Active)
+    }
+}
+
+fn stand(told: &Told, id: &PartyId, standing: Standing) -> Exit {
+    let stood = match edit::stand(&told.files(), id, standing) {
+        Ok(stood) => stood,
+        Err(error) => return not_edited(error),
+    };
+    let word = standing.as_str();
+    let json = json!({
+        "id": id.as_str(),
+        "standing": word,
+        "tenant_file": stood.file,
+        "changed": stood.changed,
+    });
+    let file = stood.file.display();
+    let line = if stood.changed {
+        format!("changed {file}: {id} is {word}")
+    } else {
+        format!("{file}: {id} is {word} already")
+    };
+    told.tell(&json, &[line])
+}
