@@ -54,6 +54,10 @@ mod faults;
 mod resolving;
 // Nothing is sent twice but reads and what was not written, and not often.
 mod repeats;
+// While GatePay is down nothing is sent to it, and when it is back it is noticed.
+mod breaker;
+// A clock that is wrong is noticed before GatePay refuses what it stamps.
+mod clocks;
 // One tenant never meets another's orders.
 mod tenants;
 // Every request is written down once, however it ends.

@@ -1,6 +1,8 @@
 //! The emulator, with an account for each shop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatepay_core::Credential;
 use gatepay_proxy::clock::Clock;
@@ -67,7 +69,26 @@ impl GatePay {
         })
     }
 
+    /// The same, with a clock that is so far ahead of the machine's.
+    pub(crate) fn ahead(by: Duration) -> Self {
+        Self::at(Clock::system(), |config| {
+            let clock = Arc::clone(&config.clock);
+            let by_ms = u64::try_from(by.as_millis()).expect("a short time");
+            config.clock = Arc::new(move || clock() + by_ms);
+        })
+    }
+
+    /// Starts again where it was before it was stopped, with nothing in its books.
+    pub(crate) fn again(&mut self) {
+        self.sandbox = Self::sandbox(&self.clock, |_| {}, self.sandbox.address());
+    }
+
     fn at(clock: Clock, adjust: impl FnOnce(&mut Config)) -> Self {
+        let sandbox = Self::sandbox(&clock, adjust, any_port());
+        Self { sandbox, clock }
+    }
+
+    fn sandbox(clock: &Clock, adjust: impl FnOnce(&mut Config), address: SocketAddr) -> Sandbox {
         let told = clock.clone();
         let mut config = Config::new(institution(), Arc::new(move || told.unix_ms()));
         config.institution_account = INSTITUTION_ACCOUNT.into();
@@ -75,8 +96,7 @@ impl GatePay {
             .map(|shop| SubAccount::active(shop.sub_account))
             .into();
         adjust(&mut config);
-        let sandbox = Sandbox::start(config, any_port()).expect("a port is free");
-        Self { sandbox, clock }
+        Sandbox::start(config, address).expect("a port is free")
     }
 
     pub(crate) fn url(&self) -> String {

@@ -7,7 +7,7 @@ use gatepay_core::Catalogue;
 use gatepay_proxy::app::App;
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
-use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::settings::{Breaker, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;
 use http_body_util::Full;
@@ -78,6 +78,11 @@ impl Plan {
         settings.listen.threads = Some(2.try_into().expect("not zero"));
         settings.admin.address = any_port();
         settings.drain.grace = Duration::ZERO;
+        // Tests of what goes wrong go on after it: those of the breaker say so.
+        settings.upstream.breaker = Breaker {
+            failures: 0,
+            ratio: 0.0,
+        };
         // What is looked up after a loss takes seconds: the tests of that say so.
         settings.upstream.resolve = Duration::ZERO;
         settings.upstream.quota.rate = rate(1_000_000, 1_000_000);

@@ -313,6 +313,15 @@ impl Catalogue {
         self.position(name).map(|index| &self.rows[index])
     }
 
+    /// A read for no account, which the proxy may ask by itself, if one is on: that of the accounts.
+    pub fn probe(&self) -> Option<&Operation> {
+        let fits = |row: &&Operation| {
+            row.kind == Kind::Read && row.account == Account::None && row.off().is_none()
+        };
+        let list = self.named("list_accounts").filter(fits);
+        list.or_else(|| self.rows.iter().find(fits))
+    }
+
     /// The place of the row a tenant reaches by method and canonical path.
     pub fn merchant(&self, method: Method, path: &str) -> Option<usize> {
         self.by_merchant_path.get(path)?[method as usize].map(usize::from)

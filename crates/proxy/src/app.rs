@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
-use gatepay_tenancy::settings::{FixedAddressCallback, Settings};
+use gatepay_tenancy::settings::{ClockSource, FixedAddressCallback, Settings};
 use gatepay_tenancy::{Configuration, Registry};
 use http::HeaderValue;
 
 use crate::admit::Rules;
+use crate::breaker::Breaker;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
 use crate::drain::Drain;
+use crate::guardian::Guardian;
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
 use crate::lane::{Lane, Lanes};
@@ -56,6 +58,10 @@ pub struct App {
     pub log: AccessLog,
     /// Where GatePay is.
     pub upstream: Arc<Upstream>,
+    /// Whether it is well.
+    pub breaker: Breaker,
+    /// What time it is there.
+    pub guardian: Guardian,
     /// Its name in `Host`.
     pub upstream_host: HeaderValue,
     /// What tenants' connections are secured with; without it they are plain text.
@@ -156,6 +162,17 @@ impl App {
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
             identity,
+            breaker: Breaker::new(
+                settings.upstream.breaker,
+                metrics.upstream.breaker_open.clone(),
+                metrics.upstream.breaker_opened.clone(),
+            ),
+            guardian: Guardian::new(
+                clock.clone(),
+                settings.clock == ClockSource::Follow,
+                settings.window,
+                metrics.clock.clone(),
+            ),
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,

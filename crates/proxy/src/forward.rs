@@ -14,6 +14,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::breaker::Breaker;
+use crate::guardian::Guardian;
 use crate::ingress::Pieces;
 use crate::limiter::Limiter;
 use crate::pool::{ConnectError, Connection, Pool};
@@ -34,6 +36,10 @@ pub struct Road<'a> {
     pub budget: &'a Budget,
     /// What the institution may send.
     pub quota: &'a Limiter,
+    /// Whether GatePay is well.
+    pub breaker: &'a Breaker,
+    /// What time it is there.
+    pub guardian: &'a Guardian,
 }
 
 /// GatePay's answer.
@@ -76,6 +82,8 @@ impl Long {
 pub enum Failure {
     /// Nothing was written.
     NotSent(String),
+    /// Nothing was written, for GatePay has been failing.
+    Unavailable,
     /// Something was written, and no whole answer came.
     Lost {
         /// What the caller is told.
@@ -95,12 +103,13 @@ pub async fn send(
     road.budget.earn();
     let mut repeats = 0;
     let mut kept = road.pool.reuse();
+    let mut pass = road.breaker.pass(kind).ok_or(Failure::Unavailable)?;
     loop {
         let reused = kept.is_some();
         let tried = match kept.take() {
-            Some(connection) => exchange(road.pool, connection, kind, attempt(), deadline).await,
+            Some(connection) => exchange(road, connection, kind, attempt(), deadline).await,
             None => match road.pool.connect(deadline).await {
-                Ok(connection) => exchange(road.pool, connection, kind, attempt(), deadline).await,
+                Ok(connection) => exchange(road, connection, kind, attempt(), deadline).await,
                 Err(error) => Err(not_sent(&error)),
             },
         };
@@ -108,6 +117,11 @@ pub async fn send(
             // A kept connection that had died is no verdict on GatePay, and the next one may be as dead.
             road.pool.repeated(Reason::StaleConnection);
             continue;
+        }
+        if is_failing(&tried) {
+            road.breaker.failed();
+        } else {
+            road.breaker.succeeded(pass);
         }
         let Some(reason) = repeat::reason(kind, &tried) else {
             return tried;
@@ -125,10 +139,26 @@ pub async fn send(
         if was_sent && road.quota.take().is_err() {
             return tried;
         }
+        sleep(pause).await;
+        let Some(next) = road.breaker.pass(kind) else {
+            return tried;
+        };
+        pass = next;
         repeats += 1;
         road.pool.repeated(reason);
-        sleep(pause).await;
         kept = road.pool.reuse();
+    }
+}
+
+/// Whether it says that GatePay is not well: silence, or something that stands before it and speaks in its place.
+fn is_failing(tried: &Result<Answer, Failure>) -> bool {
+    match tried {
+        Err(_) => true,
+        Ok(answer) => {
+            let speaks =
+                matches!(&answer.body, AnswerBody::Whole(_, judgement) if judgement.code.is_some());
+            answer.head.status.is_server_error() && !speaks
+        }
     }
 }
 
@@ -137,12 +167,13 @@ fn not_sent(error: &ConnectError) -> Failure {
 }
 
 async fn exchange(
-    pool: &Arc<Pool>,
+    road: Road<'_>,
     mut connection: Connection,
     kind: Kind,
     request: Request<Full<Bytes>>,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
+    let listens = road.guardian.listens();
     let before = connection.written();
     let failed = |connection: &Connection, what: &'static str, detail: String| {
         // After the cut nothing more can be written, so the count is final.
@@ -170,11 +201,14 @@ async fn exchange(
         }
     };
     let (head, rest) = response.into_parts();
+    if let Some(sent) = listens {
+        road.guardian.hears(sent, &head.headers);
+    }
     if head.status.as_u16() == 101 {
         // Nobody asked for it, and what follows is no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
-    read(pool, connection, kind, head, rest, deadline).await
+    read(road.pool, connection, kind, head, rest, deadline).await
 }
 
 /// The body of an answer, whole if it has to be.

@@ -1,6 +1,7 @@
 //! A request's journey, top to bottom. This file knows the order and nothing else.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use crate::refusal::{self, Outcome, Refusal};
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
 use crate::sign::{Inbound, Outbound};
-use crate::{admit, authenticate, ingress, resolve, route};
+use crate::{admit, authenticate, ingress, probe, resolve, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
 pub struct Worker {
@@ -45,7 +46,22 @@ impl Worker {
             pool: &self.pool,
             budget: &self.budget,
             quota: &self.app.quota,
+            breaker: &self.app.breaker,
+            guardian: &self.app.guardian,
         }
+    }
+
+    /// Asks what only the proxy itself wants to know, for as long as it is polled.
+    pub async fn probe(&self) {
+        let app = &self.app;
+        let ask = || {
+            let generation = app.generation.load();
+            let row = generation.catalogue.probe()?;
+            let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
+            let credential = app.institution()?;
+            Some(move || outbound.attempt(credential, &app.guardian.stamp()))
+        };
+        probe::watch(self.road(), ask).await;
     }
 }
 
@@ -276,7 +292,7 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
     };
     let attempt = || {
         record.attempt();
-        admitted.outbound.attempt(credential, &app.clock.stamp())
+        admitted.outbound.attempt(credential, &app.guardian.stamp())
     };
     let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
     let sent = forward::send(worker.road(), kind, deadline, attempt).await;
@@ -287,6 +303,7 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
             record.detail(detail);
             return refuse(app, record, Refusal::UpstreamUnreachable);
         }
+        Err(Failure::Unavailable) => return refuse(app, record, Refusal::UpstreamUnavailable),
         Err(Failure::Lost { what, detail }) => {
             record.detail(detail);
             return lose(worker, &admitted, credential, record, what).await;
@@ -301,7 +318,15 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
                 .is_some_and(|code| envelope::rejects_institution(code.as_str()));
             if rejected && judgement.verdict != Verdict::Success {
                 // Relayed as it is, it would send the tenant looking for the fault in its own key.
-                record.detail(String::from_utf8_lossy(&body).chars().take(512).collect());
+                let mut detail: String = String::from_utf8_lossy(&body).chars().take(512).collect();
+                if let Some(offset) = app.guardian.offset_ms() {
+                    let _ = write!(
+                        detail,
+                        " (GatePay's clock is {offset} ms ahead of this one)"
+                    );
+                }
+                app.guardian.is_refused();
+                record.detail(detail);
                 if judgement.verdict == Verdict::Failure {
                     return refuse(app, record, Refusal::InstitutionRejected);
                 }
@@ -372,7 +397,7 @@ async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) 
     let Some((question, outbound)) = asked else {
         return seen;
     };
-    let ask = || outbound.attempt(credential, &app.clock.stamp());
+    let ask = || outbound.attempt(credential, &app.guardian.stamp());
     let within = app.settings.upstream.resolve;
     tokio::select! {
         () = resolve::resolve(worker.road(), &question, within, &mut seen, ask) => {}

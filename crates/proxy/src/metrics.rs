@@ -8,9 +8,11 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
+use crate::guardian::Fault;
 use crate::refusal::Refusal;
 use crate::repeat::Reason;
 
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// GatePay's side.
     pub upstream: UpstreamMeters,
+    /// This machine's clock.
+    pub clock: ClockMeters,
     /// Stamps remembered.
     pub replay_entries: IntGauge,
     /// Access lines that were dropped because the writer could not keep up.
@@ -69,6 +73,21 @@ pub struct UpstreamMeters {
     pub repeats_denied: IntCounter,
     /// What look-ups of lost calls saw, by [`Observed`].
     pub resolutions: [IntCounter; Observed::ALL.len()],
+    /// 1 while the breaker is open.
+    pub breaker_open: IntGauge,
+    /// How often it opened.
+    pub breaker_opened: IntCounter,
+}
+
+/// How the machine's clock is, beside GatePay's.
+#[derive(Clone)]
+pub struct ClockMeters {
+    /// How far GatePay's is ahead, in seconds.
+    pub offset: Gauge,
+    /// How many answers agree on that.
+    pub agreeing: IntGauge,
+    /// What was wrong with how the machine's moves, by [`Fault::WORDS`].
+    pub faults: [IntCounter; Fault::WORDS.len()],
 }
 
 /// One tenant's children of `requests_total`.
@@ -206,6 +225,7 @@ impl Metrics {
                 "Requests between their head and the end of their answer.",
             ),
             upstream: UpstreamMeters::new(&make),
+            clock: ClockMeters::new(&make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
@@ -280,6 +300,35 @@ impl UpstreamMeters {
             ),
             resolutions: [Observed::Found, Observed::NotFound, Observed::Unknown]
                 .map(|observed| resolutions.with_label_values(&[observed.as_str()])),
+            breaker_open: make.gauge(
+                "upstream_breaker_open",
+                "1 while nothing but reads that find out is sent, for GatePay keeps failing.",
+            ),
+            breaker_opened: make.counter(
+                "upstream_breaker_opened_total",
+                "Times GatePay was found to keep failing.",
+            ),
+        }
+    }
+}
+
+impl ClockMeters {
+    fn new(make: &Make<'_>) -> Self {
+        let faults = make.counters(
+            "clock_faults_total",
+            "Seconds in which this machine's clock did not move as time did, by what it did.",
+            &["fault"],
+        );
+        Self {
+            offset: make.register(Gauge::with_opts(opts(
+                "clock_offset_seconds",
+                "How far GatePay's clock is ahead of this machine's, by the dates of its answers.",
+            ))),
+            agreeing: make.gauge(
+                "clock_offset_answers",
+                "How many of the last answers agree on clock_offset_seconds; 0 while nothing is known.",
+            ),
+            faults: Fault::WORDS.map(|word| faults.with_label_values(&[word])),
         }
     }
 }

@@ -95,7 +95,7 @@ impl Server {
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
-                        runtime.block_on(work(app, socket, room));
+                        runtime.block_on(work(app, socket, room, number == 0));
                         // A name that is still being looked up is not waited for.
                         runtime.shutdown_background();
                     })
@@ -177,8 +177,9 @@ impl Server {
     }
 }
 
-/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay.
-async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
+/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay. One of them
+/// `probes` for all.
+async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>, probes: bool) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -205,12 +206,19 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>) {
         pool,
         budget: Budget::new(app.settings.upstream.repeat_budget),
     });
+    let probing = probes.then(|| {
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move { worker.probe().await })
+    });
     listener::accept(worker, listener, room).await;
     tokio::select! {
         () = app.drain.finished() => {}
         () = app.drain.reached(Phase::Over) => {}
     }
     sweeping.abort();
+    if let Some(probing) = probing {
+        probing.abort();
+    }
 }
 
 /// The admin listener, housekeeping, and the drain.
@@ -227,6 +235,7 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
                 tick.tick().await;
                 let now = app.clock.unix_ms();
                 app.replay.forget(now);
+                app.guardian.look();
                 if let Some(ahead) = app.replay.horizon().checked_sub(now)
                     && now > app.replay.guarded_until()
                 {

@@ -84,6 +84,12 @@ impl Outbound {
         Self::build(row, question.query.as_deref(), headers, body)
     }
 
+    /// A read of the proxy's own, for nobody: whatever is answered shows that GatePay is there, and what time it is.
+    pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, Unsendable> {
+        let headers = headers_to_gatepay(&HeaderMap::new(), Acting::Nobody, host)?;
+        Self::build(row, Some("limit=1"), headers, Bytes::new())
+    }
+
     /// The query as it is sent, and the body.
     pub fn content(&self) -> (Option<&str>, &[u8]) {
         (self.target.query(), &self.body)

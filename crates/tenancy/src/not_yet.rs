@@ -17,7 +17,6 @@ enum Which {
 /// In `proxy.toml`.
 pub(crate) const PROXY: &[NotYet] = &[
     NotYet("poll_ms", Which::NumberOtherThan(2_000)),
-    NotYet("clock", Which::Word("follow")),
     NotYet("admin.token", Which::Any),
     NotYet("upstream.proxy", Which::Any),
     NotYet("upstream.quota.reserve", Which::Any),

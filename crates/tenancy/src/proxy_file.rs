@@ -13,7 +13,7 @@ use crate::party::Rate;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
-    Admin, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution, Listen,
+    Admin, Breaker, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution, Listen,
     ListenTls, Log, LogFormat, Metrics, Quota, RefusalStatus, Settings, Upstream,
 };
 use crate::tenant::SubAccount;
@@ -166,6 +166,7 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
         deadline: reader.or("deadline_ms", default.deadline, value::millis),
         resolve: reader.or("resolve_ms", default.resolve, value::millis_or_none),
         repeat_budget: reader.or("repeat_budget", default.repeat_budget, fraction),
+        breaker: breaker(reader.section("breaker")),
         quota: quota(reader.section("quota")),
     };
     if !upstream.url.tls && !upstream.url.is_loopback() && !upstream.plaintext {
@@ -175,6 +176,19 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
     }
     reader.finish();
     upstream
+}
+
+fn breaker(mut reader: Reader<'_>) -> Breaker {
+    let default = Breaker::default();
+    let breaker = Breaker {
+        failures: reader.or("failures", default.failures, |value| {
+            let number = value::number(value, 0..=u32::MAX.into())?;
+            Ok(u32::try_from(number).expect("the bounds are the type's"))
+        }),
+        ratio: reader.or("ratio", default.ratio, fraction),
+    };
+    reader.finish();
+    breaker
 }
 
 fn quota(mut reader: Reader<'_>) -> Quota {

@@ -145,8 +145,19 @@ pub struct Upstream {
     pub resolve: Duration,
     /// How many attempts may be repeats, as a part of the traffic, 0 to 1.
     pub repeat_budget: f64,
+    /// When GatePay is taken for down.
+    pub breaker: Breaker,
     /// What GatePay allows the institution as a whole.
     pub quota: Quota,
+}
+
+/// When GatePay is taken for down, so that nothing is sent to it but a read now and then.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Breaker {
+    /// After so many failures in a row; 0 for never.
+    pub failures: u32,
+    /// When such a part of the attempts fails, 0 to 1, once there are enough of them; 0 for never.
+    pub ratio: f64,
 }
 
 /// What GatePay allows the institution as a whole.
@@ -313,7 +324,19 @@ impl Upstream {
             resolve: Duration::from_secs(5),
             // Enough for what fails now and then; in an outage it adds a tenth to the load, not double.
             repeat_budget: 0.1,
+            breaker: Breaker::default(),
             quota: Quota::default(),
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            // More than a deploy of GatePay's resets at once; a tenth of a second at a hundred requests a second.
+            failures: 10,
+            // Half of the answers are worth having: a call that fails says so truthfully.
+            ratio: 0.5,
         }
     }
 }

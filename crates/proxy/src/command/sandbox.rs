@@ -43,6 +43,14 @@ pub(crate) struct Sandbox {
     /// Hold every answer back this long.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
+    /// How far the emulator's clock is ahead of this machine's; negative if behind.
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    clock_ahead_ms: i64,
     /// Speak TLS with this certificate chain (PEM); needs --tls-key.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
@@ -68,7 +76,7 @@ impl Sandbox {
         };
         let mut config = Config::new(
             Credential::new(self.client_id, &secret),
-            wall_clock(Clock::system()),
+            clock_ahead(self.clock_ahead_ms),
         );
         config.sub_accounts = self
             .sub_account
@@ -106,6 +114,11 @@ impl Sandbox {
             Err(error) => fail(error),
         }
     }
+}
+
+fn clock_ahead(by_ms: i64) -> gatepay_sandbox::Clock {
+    let clock = wall_clock(Clock::system());
+    Arc::new(move || clock().saturating_add_signed(by_ms))
 }
 
 /// Our clock, as the emulator wants one.

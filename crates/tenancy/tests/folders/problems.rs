@@ -275,7 +275,6 @@ fn two_tenants_share_a_sub_account_only_if_both_say_so() {
 #[test]
 fn what_this_version_does_not_act_on_is_refused_not_ignored() {
     for (key, text) in [
-        ("clock", "clock = 'follow'"),
         ("admin.token", "admin.token = { env = 'TOKEN' }"),
         ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
         ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
@@ -300,7 +299,7 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         ]
     );
     folder()
-        .proxy("clock = 'local'\npoll_ms = 2_000")
+        .proxy("poll_ms = 2_000")
         .tenant("acme", "replay = 'pair'\nweight = 1")
         .loads();
 }

@@ -1,0 +1,491 @@
+//! Guardian of the clock: how far this machine's clock is from GatePay's, and whether it moves as time does.
+//!
+//! GatePay refuses what is stamped more than ten seconds off (protocol.md 1.4), and nothing is paid then. So the offset
+//! is learnt from the `Date` of its answers, long before it matters. With `clock = "follow"` outbound stamps are GatePay's
+//! own time; tenants are judged by this machine's clock all the same.
+//!
+//! `Date` has whole seconds. An answer dated `d` was written at some moment in `[d, d + 1 s)` of GatePay's time, and between
+//! sending and receiving of ours: that bounds the offset from both sides, and several answers bound it closely. One odd
+//! answer is outvoted.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gatepay_core::{FreshStamp, Window};
+use http::header::{self, HeaderMap};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+
+use crate::clock::{self, Clock};
+use crate::metrics::ClockMeters;
+
+/// How many answers are remembered.
+const REMEMBERED: usize = 16;
+/// How many have to agree before they are followed.
+const ENOUGH: usize = 2;
+/// How long an answer says something: quartz drifts by milliseconds meanwhile.
+const SAYS: Duration = Duration::from_mins(10);
+/// How often what is wrong is said again.
+const AGAIN: Duration = Duration::from_mins(1);
+/// How far the machine's clock may move besides the time that passed, between two looks, without being noticed.
+const STEP_MS: i64 = 500;
+/// No offset is known.
+const UNKNOWN: i64 = i64::MIN;
+
+/// Shared by all workers. While nothing is to be learnt it costs an attempt one atomic operation.
+pub struct Guardian {
+    clock: Clock,
+    follow: bool,
+    /// How far tenants may be ahead.
+    future_ms: i64,
+    /// The next answer is to be looked at.
+    wanted: AtomicBool,
+    /// GatePay's time less the time since our start, in milliseconds, if it is known well enough to be followed. Such an
+    /// offset holds whatever becomes of the machine's clock.
+    origin: AtomicI64,
+    heard: Mutex<Heard>,
+    meters: ClockMeters,
+}
+
+#[derive(Default)]
+struct Heard {
+    samples: VecDeque<Sample>,
+    state: State,
+    /// When something was said last.
+    said: Duration,
+    /// The machine's clock and the time since our start, at the last look.
+    looked: Option<(u64, Duration)>,
+    frozen: bool,
+}
+
+/// What one answer says: GatePay's time less the time since our start lies between these, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Duration,
+    least: i64,
+    most: i64,
+}
+
+/// How well the clock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum State {
+    #[default]
+    Well,
+    /// Beyond half of what GatePay tolerates.
+    Off,
+    /// So far off that something is refused.
+    Beyond,
+}
+
+/// What is wrong with how the machine's clock moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It moved by more or less than the time that passed; by how many milliseconds.
+    Stepped(i64),
+    /// It stands still.
+    Frozen,
+}
+
+impl Fault {
+    /// The labels, in the order of the meters.
+    pub const WORDS: [&'static str; 2] = ["stepped", "frozen"];
+}
+
+impl Guardian {
+    /// Knowing nothing yet.
+    pub fn new(clock: Clock, follow: bool, window: Window, meters: ClockMeters) -> Self {
+        Self {
+            clock,
+            follow,
+            future_ms: i64::try_from(window.future_ms).unwrap_or(i64::MAX),
+            wanted: AtomicBool::new(true),
+            origin: AtomicI64::new(UNKNOWN),
+            heard: Mutex::default(),
+            meters,
+        }
+    }
+
+    /// A stamp for one attempt: this moment by the clock that is to be believed, and a nonce that was never used.
+    pub fn stamp(&self) -> FreshStamp {
+        if self.follow
+            && let origin = self.origin.load(Ordering::Relaxed)
+            && origin != UNKNOWN
+        {
+            let now = millis(self.clock.elapsed()).saturating_add(origin);
+            return FreshStamp::new(u64::try_from(now).unwrap_or_default(), clock::random());
+        }
+        self.clock.stamp()
+    }
+
+    /// When an attempt is sent, if its answer is to be looked at.
+    pub fn listens(&self) -> Option<Duration> {
+        (self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed))
+            .then(|| self.clock.elapsed())
+    }
+
+    /// An answer has come to what was sent then.
+    pub fn hears(&self, sent: Duration, head: &HeaderMap) {
+        let now = self.clock.elapsed();
+        let date = head.get(header::DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
+        let Some(date) = date.map(Timestamp::as_millisecond) else {
+            return;
+        };
+        let mut heard = self.heard();
+        if heard.samples.len() == REMEMBERED {
+            heard.samples.pop_front();
+        }
+        heard.samples.push_back(Sample {
+            at: now,
+            least: date.saturating_sub(millis(now)),
+            most: date.saturating_add(1_000).saturating_sub(millis(sent)),
+        });
+        self.judge(&mut heard, now);
+        if heard.samples.len() < ENOUGH {
+            self.wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// GatePay refused a stamp of ours: the next answer is worth a look, whenever the last was.
+    pub fn is_refused(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether stamps follow GatePay's clock and too little is known of it.
+    pub fn is_lost(&self) -> bool {
+        self.follow && self.origin.load(Ordering::Relaxed) == UNKNOWN
+    }
+
+    /// How far GatePay's clock is ahead of this machine's, in milliseconds, if anything is known.
+    pub fn offset_ms(&self) -> Option<i64> {
+        offset(&self.clock, &self.heard().samples).map(|(offset, _)| offset)
+    }
+
+    /// Every second: forgets what is old, and looks at how the machine's clock moves.
+    pub fn look(&self) {
+        let before = self.clock.elapsed();
+        let wall = self.clock.unix_ms();
+        let now = self.clock.elapsed();
+        let mut heard = self.heard();
+        heard
+            .samples
+            .retain(|sample| now.saturating_sub(sample.at) < SAYS);
+        // A thread that was held up between two readings knows nothing of the clock.
+        if now.saturating_sub(before) < Duration::from_millis(50) {
+            let fault = heard
+                .looked
+                .replace((wall, now))
+                .and_then(|looked| fault(looked, (wall, now)));
+            self.report(&mut heard, fault);
+        }
+        self.judge(&mut heard, now);
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    fn report(&self, heard: &mut Heard, fault: Option<Fault>) {
+        let was_frozen = std::mem::replace(&mut heard.frozen, fault == Some(Fault::Frozen));
+        match fault {
+            Some(Fault::Stepped(by_ms)) => {
+                self.meters.faults[0].inc();
+                tracing::error!(
+                    by_ms,
+                    "this machine's clock stepped: tenants' stamps are judged by it"
+                );
+            }
+            Some(Fault::Frozen) => {
+                self.meters.faults[1].inc();
+                if !was_frozen {
+                    tracing::error!(
+                        "this machine's clock stands still: tenants' stamps are judged by it"
+                    );
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What is known now: for stamps, for the metric, and for whoever has to mend the clock.
+    fn judge(&self, heard: &mut Heard, now: Duration) {
+        let Some((offset_ms, agreeing)) = offset(&self.clock, &heard.samples) else {
+            self.origin.store(UNKNOWN, Ordering::Relaxed);
+            self.meters.agreeing.set(0);
+            return;
+        };
+        if agreeing >= ENOUGH
+            && let Some((least, most, _)) = agreed(&heard.samples)
+        {
+            self.origin.store(least.midpoint(most), Ordering::Relaxed);
+        }
+        self.meters.offset.set(
+            Duration::from_millis(offset_ms.unsigned_abs())
+                .as_secs_f64()
+                .copysign(if offset_ms < 0 { -1.0 } else { 1.0 }),
+        );
+        self.meters
+            .agreeing
+            .set(i64::try_from(agreeing).unwrap_or(i64::MAX));
+        let state = self.state(offset_ms);
+        let news = state != heard.state || now.saturating_sub(heard.said) >= AGAIN;
+        if news && state.max(heard.state) > State::Well {
+            heard.said = now;
+            self.say(state, offset_ms);
+        }
+        heard.state = state;
+    }
+
+    fn state(&self, offset_ms: i64) -> State {
+        let off = offset_ms.abs();
+        let tolerated = i64::try_from(Window::GATEPAY.future_ms).unwrap_or(i64::MAX);
+        if off > self.future_ms || (off >= tolerated && !self.follow) {
+            State::Beyond
+        } else if off >= tolerated / 2 {
+            State::Off
+        } else {
+            State::Well
+        }
+    }
+
+    fn say(&self, state: State, gatepay_ahead_ms: i64) {
+        let stamps = if self.follow {
+            "what is sent is stamped with GatePay's time"
+        } else {
+            "GatePay refuses what is stamped more than 10 s off; correct the clock, or say clock = \"follow\""
+        };
+        match state {
+            State::Well => tracing::info!(
+                gatepay_ahead_ms,
+                "this machine's clock and GatePay's agree again"
+            ),
+            State::Off => tracing::warn!(
+                gatepay_ahead_ms,
+                "this machine's clock is off GatePay's: {stamps}"
+            ),
+            State::Beyond => tracing::error!(
+                gatepay_ahead_ms,
+                "this machine's clock is off GatePay's by more than is tolerated: {stamps}; tenants are judged by this clock, and \
+                 those whose clocks are right may be refused"
+            ),
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far GatePay is ahead of the machine's clock, and how many answers agree on it. Where they allow that there is no
+/// offset, there is none.
+fn offset(clock: &Clock, samples: &VecDeque<Sample>) -> Option<(i64, usize)> {
+    let (least, most, agreeing) = agreed(samples)?;
+    let wall = i64::try_from(clock.unix_ms()).unwrap_or(i64::MAX);
+    let ours = wall.saturating_sub(millis(clock.elapsed()));
+    let (least, most) = (least.saturating_sub(ours), most.saturating_sub(ours));
+    let offset = if least <= 0 && most >= 0 {
+        0
+    } else {
+        least.midpoint(most)
+    };
+    Some((offset, agreeing))
+}
+
+/// The bounds on which most answers agree, if more than half of them do (Marzullo's algorithm).
+fn agreed(samples: &VecDeque<Sample>) -> Option<(i64, i64, usize)> {
+    let agreeing = |at: i64| {
+        let with = samples
+            .iter()
+            .filter(move |sample| (sample.least..=sample.most).contains(&at));
+        with.clone().count()
+    };
+    // Where most bounds overlap, one of them begins. Of several such places the latest heard counts.
+    let begin = samples.iter().rev().map(|sample| sample.least);
+    let (begin, count) = begin
+        .map(|at| (at, agreeing(at)))
+        .reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+    let end = samples
+        .iter()
+        .filter(|sample| (sample.least..=sample.most).contains(&begin));
+    let end = end.map(|sample| sample.most).min()?;
+    (count * 2 > samples.len()).then_some((begin, end, count))
+}
+
+/// Compares how far the machine's clock moved with the time that passed.
+fn fault(before: (u64, Duration), after: (u64, Duration)) -> Option<Fault> {
+    let moved = i64::try_from(after.0)
+        .ok()?
+        .saturating_sub(i64::try_from(before.0).ok()?);
+    let passed = millis(after.1.saturating_sub(before.1));
+    let by = moved - passed;
+    match moved {
+        _ if by.abs() < STEP_MS => None,
+        0 => Some(Fault::Frozen),
+        _ => Some(Fault::Stepped(by)),
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use prometheus::{Gauge, IntCounter, IntGauge};
+    use proptest::prelude::*;
+
+    const T0: u64 = 1_767_225_600_000;
+
+    fn guardian(clock: &Clock, follow: bool) -> Guardian {
+        let counter = |name: &str| IntCounter::new(name, name).unwrap();
+        let meters = ClockMeters {
+            offset: Gauge::new("offset", "offset").unwrap(),
+            agreeing: IntGauge::new("agreeing", "agreeing").unwrap(),
+            faults: [counter("stepped"), counter("frozen")],
+        };
+        let window = Window {
+            past_ms: 300_000,
+            future_ms: 10_000,
+        };
+        Guardian::new(clock.clone(), follow, window, meters)
+    }
+
+    /// An answer of a GatePay that is so far ahead, after `took`.
+    fn hear(guardian: &Guardian, clock: &Clock, ahead_ms: i64, took: Duration) {
+        let sent = clock.elapsed();
+        let gatepays = i64::try_from(clock.unix_ms()).unwrap() + ahead_ms;
+        let date = Timestamp::from_second(gatepays.div_euclid(1_000)).unwrap();
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&date)
+            .unwrap();
+        let mut head = HeaderMap::new();
+        head.insert(header::DATE, HeaderValue::try_from(date).unwrap());
+        clock.advance(took);
+        guardian.hears(sent, &head);
+    }
+
+    fn stamped(guardian: &Guardian) -> i64 {
+        i64::try_from(guardian.stamp().as_stamp().millis()).unwrap()
+    }
+
+    proptest! {
+        /// The law: answers that are right bound the offset, and it is found to half a second at once, closely in the end.
+        #[test]
+        fn the_offset_is_found(
+            ahead_ms in -40_000_i64..40_000,
+            answers in prop::collection::vec((0..5_000_u64, 0..300_u64), 2..40),
+        ) {
+            let clock = Clock::manual(T0);
+            let guardian = guardian(&clock, true);
+            for (pause, took) in &answers {
+                clock.advance(Duration::from_millis(*pause));
+                hear(&guardian, &clock, ahead_ms, Duration::from_millis(*took));
+            }
+            let found = guardian.offset_ms().unwrap();
+            prop_assert!((found - ahead_ms).abs() <= 1_300, "{found} for {ahead_ms}");
+            let error = stamped(&guardian) - i64::try_from(clock.unix_ms()).unwrap() - ahead_ms;
+            prop_assert!(error.abs() <= 1_300, "stamps are off by {error}");
+        }
+    }
+
+    #[test]
+    fn one_odd_answer_is_outvoted() {
+        let clock = Clock::manual(T0 + 137);
+        let guardian = guardian(&clock, true);
+        for at in 0..10 {
+            let odd = if at == 4 { 3_600_000 } else { 0 };
+            hear(&guardian, &clock, 8_000 + odd, Duration::from_millis(40));
+            clock.advance(Duration::from_millis(1_170));
+            if at >= 1 {
+                let off = guardian.offset_ms().unwrap() - 8_000;
+                assert!(off.abs() < 1_000, "{at}: {off}");
+            }
+        }
+        assert_eq!(guardian.meters.agreeing.get(), 9);
+    }
+
+    #[test]
+    fn a_gatepay_that_moves_is_believed_once_most_answers_say_so() {
+        let clock = Clock::manual(T0);
+        let guardian = guardian(&clock, true);
+        for ahead_ms in [0, 30_000] {
+            for _ in 0..REMEMBERED {
+                hear(&guardian, &clock, ahead_ms, Duration::from_millis(20));
+                clock.advance(Duration::from_millis(1_037));
+            }
+            assert!((guardian.offset_ms().unwrap() - ahead_ms).abs() < 200);
+        }
+    }
+
+    #[test]
+    fn only_who_follows_is_corrected_and_only_when_answers_agree() {
+        let clock = Clock::manual(T0);
+        let (local, follows) = (guardian(&clock, false), guardian(&clock, true));
+        for guardian in [&local, &follows] {
+            hear(guardian, &clock, 30_000, Duration::ZERO);
+            assert_eq!(
+                stamped(guardian),
+                i64::try_from(T0).unwrap(),
+                "one says nothing"
+            );
+            hear(guardian, &clock, 30_000, Duration::ZERO);
+        }
+        assert_eq!(stamped(&local), i64::try_from(T0).unwrap());
+        assert!(stamped(&follows) >= i64::try_from(T0).unwrap() + 30_000);
+        assert!(!follows.is_lost() && !local.is_lost());
+    }
+
+    #[test]
+    fn it_warns_at_half_of_what_is_tolerated() {
+        let clock = Clock::manual(T0);
+        for (follow, offset_ms, state) in [
+            (false, 4_999, State::Well),
+            (false, -5_000, State::Off),
+            (false, 9_999, State::Off),
+            (false, 10_000, State::Beyond),
+            (true, 10_000, State::Off),
+            (true, 10_001, State::Beyond),
+            (true, -30_000, State::Beyond),
+        ] {
+            assert_eq!(
+                guardian(&clock, follow).state(offset_ms),
+                state,
+                "{offset_ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_or_stands_still_is_noticed() {
+        let at = |wall: u64, passed: u64| (T0 + wall, Duration::from_millis(passed));
+        for (after, found) in [
+            (at(1_000, 1_000), None),
+            (at(1_400, 1_000), None),
+            (at(31_000, 1_000), Some(Fault::Stepped(30_000))),
+            (at(1, 1_000), Some(Fault::Stepped(-999))),
+            (at(0, 1_000), Some(Fault::Frozen)),
+            (at(0, 10), None),
+        ] {
+            assert_eq!(fault(at(0, 0), after), found, "{after:?}");
+        }
+        assert_eq!(
+            fault(at(5_000, 0), at(1_000, 1_000)),
+            Some(Fault::Stepped(-5_000))
+        );
+    }
+
+    #[test]
+    fn what_no_date_says_changes_nothing() {
+        let clock = Clock::manual(T0);
+        let guardian = guardian(&clock, true);
+        for date in ["", "yesterday", "Thu, 99 Jan 2026 00:00:00 GMT"] {
+            let mut head = HeaderMap::new();
+            head.insert(header::DATE, HeaderValue::from_static(date));
+            guardian.hears(clock.elapsed(), &head);
+        }
+        guardian.hears(clock.elapsed(), &HeaderMap::new());
+        assert_eq!(guardian.offset_ms(), None);
+        assert!(guardian.is_lost());
+    }
+}
