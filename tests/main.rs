@@ -66,6 +66,8 @@ mod records;
 mod operating;
 // It ends without losing a request, and without waiting for callers that have none.
 mod drain;
+// Nor when it is restarted on sockets that outlive it.
+mod restart;
 // What is secret stays secret, and what a caller said is not repeated.
 mod secrecy;
 // The real binary starts from files, answers real clients, and ends on a signal.

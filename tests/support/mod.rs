@@ -12,7 +12,9 @@ mod answer;
 mod call;
 mod catalogue;
 mod connection;
+mod counting;
 mod gatepay;
+mod load;
 mod log;
 pub(crate) mod program;
 mod property;
@@ -32,9 +34,11 @@ pub(crate) use answer::Answer;
 pub(crate) use call::Call;
 pub(crate) use catalogue::{changed, configured, everything_on};
 pub(crate) use connection::{Connection, Http2};
+pub(crate) use counting::Counting;
 pub(crate) use gatepay::{
     CERTIFICATE, GatePay, INSTITUTION_ACCOUNT, INSTITUTION_ID, INSTITUTION_SECRET, institution,
 };
+pub(crate) use load::Load;
 pub(crate) use property::holds;
 pub(crate) use proxy::{Plan, Proxy};
 pub(crate) use raw::Raw;

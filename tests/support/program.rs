@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -11,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::{INSTITUTION_ID, INSTITUTION_SECRET, Shop, acme, globex, until};
+use super::{INSTITUTION_ID, INSTITUTION_SECRET, Shop, acme, any_port, globex, until};
 
 /// Runs a command to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
@@ -107,6 +109,13 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         fs::write(path, text).expect("a file");
     }
 
+    /// Changes a file in one place.
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(name)).expect("it was written");
+        assert!(text.contains(from), "{name}: no {from}");
+        self.file(name, &text.replacen(from, to, 1));
+    }
+
     pub(crate) fn secret(&self, name: &str, secret: &str) {
         let name = format!("secrets/{name}.key");
         self.file(&name, secret);
@@ -131,10 +140,102 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
     }
 }
 
+/// What systemd does for a socket unit: it binds once, and starts one program after the other on the same sockets.
+pub(crate) struct Launcher {
+    listen: Socket,
+    admin: Socket,
+}
+
+impl Launcher {
+    pub(crate) fn bind() -> Self {
+        let bound = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&any_port().into()).expect("a port is free");
+            socket.listen(4096).expect("it listens");
+            socket
+        };
+        Self {
+            listen: bound(),
+            admin: bound(),
+        }
+    }
+
+    /// Where callers connect, whoever answers.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let address = self.listen.local_addr().expect("it is bound");
+        address.as_socket().expect("it is an internet address")
+    }
+
+    /// `serve` on these sockets; it does not wait until it serves. Sockets cannot be passed in safe Rust but as standard
+    /// streams, so a shell puts them where the protocol wants them; access lines go to a file.
+    pub(crate) fn start(&self, folder: &Folder) -> Started {
+        const PUT: &str = r#"exec 3<&0 4<&1 0</dev/null 1>>"$0"
+            export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=listen:admin
+            exec "$@""#;
+        let pass = |socket: &Socket| OwnedFd::from(socket.try_clone().expect("a descriptor"));
+        let lines = folder.path("access.log");
+        let mut child = Command::new("sh")
+            .args(["-c", PUT])
+            .arg(&lines)
+            .arg(env!("CARGO_BIN_EXE_gatepay-proxy"))
+            .args(["serve", "--config", &folder.name("proxy.toml")])
+            .env("GATEPAY_LOG", "info")
+            .stdin(pass(&self.listen))
+            .stdout(pass(&self.admin))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let err = Printed::by(child.stderr.take().expect("it is piped"));
+        Started {
+            child,
+            out: Out::File(lines),
+            err,
+        }
+    }
+}
+
+/// `serve`, started; it may not serve yet.
+pub(crate) struct Started {
+    child: Child,
+    out: Out,
+    err: Printed,
+}
+
+/// Where access lines go.
+enum Out {
+    Pipe(Printed),
+    File(PathBuf),
+}
+
+impl Started {
+    /// Waits until it says that it serves.
+    pub(crate) async fn serving(self) -> Program {
+        let mut serving = None;
+        until("the program serves", || {
+            let text = self.err.text();
+            let mut lines = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            serving = lines.find(|line: &Value| line["message"] == "serving");
+            serving.is_some()
+        })
+        .await;
+        let serving = serving.expect("it was just seen");
+        let address = |name: &str| serving[name].as_str().expect("text").parse();
+        Program {
+            address: address("address").expect("an address"),
+            admin: address("admin").expect("an address"),
+            child: self.child,
+            out: self.out,
+            err: self.err,
+        }
+    }
+}
+
 /// `serve`, running. It is killed if the test ends before it does.
 pub(crate) struct Program {
     child: Child,
-    out: Printed,
+    out: Out,
     err: Printed,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -157,25 +258,8 @@ impl Program {
             .expect("the program starts");
         let out = Printed::by(child.stdout.take().expect("it is piped"));
         let err = Printed::by(child.stderr.take().expect("it is piped"));
-        let mut serving = None;
-        until("the program serves", || {
-            let text = err.text();
-            let mut lines = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
-            serving = lines.find(|line: &Value| line["message"] == "serving");
-            serving.is_some()
-        })
-        .await;
-        let serving = serving.expect("it was just seen");
-        let address = |name: &str| serving[name].as_str().expect("text").parse();
-        Self {
-            address: address("address").expect("an address"),
-            admin: address("admin").expect("an address"),
-            child,
-            out,
-            err,
-        }
+        let out = Out::Pipe(out);
+        Started { child, out, err }.serving().await
     }
 
     /// Its process.
@@ -200,7 +284,11 @@ impl Program {
         // Clients go on meanwhile: a connection ends when both sides see it.
         let ended = tokio::task::spawn_blocking(move || {
             let status = self.child.wait().expect("it was not waited for yet");
-            (status.code(), self.out.all(), self.err.all())
+            let lines = match &mut self.out {
+                Out::Pipe(out) => out.all(),
+                Out::File(path) => fs::read_to_string(path).expect("it was made"),
+            };
+            (status.code(), lines, self.err.all())
         });
         ended.await.expect("its output is text")
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
+use gatepay_proxy::activation::Sockets;
 use gatepay_proxy::app::App;
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
@@ -105,6 +106,7 @@ impl Plan {
                 registry,
                 catalogue,
             },
+            Sockets::default(),
             self.clock.clone(),
             Box::new(log.clone()),
             self.fresh,

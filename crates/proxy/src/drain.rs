@@ -1,14 +1,17 @@
 //! Drain: how the process ends without losing a request.
 //!
 //! First it still answers but asks callers to go elsewhere (`Connection: close`, `/ready` false), then it accepts no
-//! more, finishes what is in flight, and leaves.
+//! more connections, lets those it has accepted ask, admits nothing more and hands the replay memory over, finishes
+//! what is in flight, and leaves.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::app::App;
 
 /// How long before its end whatever waits for more has to say what it knows.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -20,7 +23,7 @@ pub enum Phase {
     Serving,
     /// Answering, and asking callers to go elsewhere.
     Leaving,
-    /// Finishing what is in flight, admitting nothing.
+    /// Accepting no connection, and finishing what is in flight.
     Finishing,
     /// Leaving, finished or not.
     Over,
@@ -32,10 +35,24 @@ pub struct Drain {
     began: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
+    doors: Mutex<Vec<Arc<Door>>>,
 }
 
 /// Something that must end before the process does: a connection, or a call that outlived its caller.
-pub struct Running(std::sync::Arc<crate::app::App>);
+pub struct Running(Arc<App>);
+
+/// Where one worker's callers come in. One each, so that counting them costs other cores nothing.
+#[derive(Default)]
+pub struct Door {
+    inside: AtomicUsize,
+    shut: AtomicBool,
+}
+
+/// Somebody who may still be admitted: a connection that has not asked yet, or a request up to its permit.
+pub struct Entering(Arc<Door>);
+
+/// How often it is looked whether somebody is still entering.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl Default for Drain {
     fn default() -> Self {
@@ -44,6 +61,7 @@ impl Default for Drain {
             began: OnceLock::new(),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
+            doors: Mutex::default(),
         }
     }
 }
@@ -79,6 +97,24 @@ impl Drain {
         sleep_until(began + deadline.saturating_sub(LAST_WORDS)).await;
     }
 
+    /// A door that is counted in [`entered`](Self::entered).
+    pub fn door(&self) -> Arc<Door> {
+        let door = Arc::new(Door::default());
+        self.doors().push(Arc::clone(&door));
+        door
+    }
+
+    /// Waits until every door is shut and everybody who came in was admitted or refused.
+    pub async fn entered(&self) {
+        while self.doors().iter().any(|door| door.is_used()) {
+            sleep(LOOK).await;
+        }
+    }
+
+    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Door>>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many things still run.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Acquire)
@@ -98,9 +134,33 @@ impl Drain {
 
 impl Running {
     /// Counts one more.
-    pub fn begin(app: &std::sync::Arc<crate::app::App>) -> Self {
+    pub fn begin(app: &Arc<App>) -> Self {
         app.drain.running.fetch_add(1, Ordering::AcqRel);
-        Self(std::sync::Arc::clone(app))
+        Self(Arc::clone(app))
+    }
+}
+
+impl Door {
+    /// Somebody comes in.
+    pub fn enter(self: &Arc<Self>) -> Entering {
+        self.inside.fetch_add(1, Ordering::AcqRel);
+        Entering(Arc::clone(self))
+    }
+
+    /// No connection comes in any more.
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
+    }
+
+    fn is_used(&self) -> bool {
+        // In this order: whoever came in before the door was shut is counted by then.
+        !self.shut.load(Ordering::Acquire) || self.inside.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

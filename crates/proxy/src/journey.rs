@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::app::{App, Generation};
-use crate::drain::{Phase, Running};
+use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::ingress::Held;
 use crate::origin::Origin;
@@ -38,6 +38,8 @@ pub struct Worker {
     pub pool: Arc<Pool>,
     /// What it may repeat.
     pub budget: Budget,
+    /// Where its callers come in.
+    pub door: Arc<Door>,
 }
 
 impl Worker {
@@ -84,6 +86,7 @@ pub async fn handle(
     worker: Arc<Worker>,
     connection: Origin,
     busy: Busy,
+    entering: Entering,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let app = &worker.app;
@@ -95,7 +98,9 @@ pub async fn handle(
         record.relayed();
     }
     let mut unread = (!incoming.is_end_stream()).then_some(incoming);
-    let mut response = match enter(&worker, origin, &parts, &mut unread, &mut record).await {
+    let entered = enter(&worker, origin, &parts, &mut unread, &mut record).await;
+    drop(entering);
+    let mut response = match entered {
         Err(refusal) => {
             if refusal.is_failed_authentication()
                 && let Some(address) = origin.accountable()

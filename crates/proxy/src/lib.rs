@@ -16,6 +16,7 @@ pub mod relay;
 pub mod route;
 pub mod sign;
 
+pub mod activation;
 pub mod admin;
 pub mod app;
 pub mod breaker;

@@ -1,5 +1,6 @@
 //! Listener: connections from tenants, HTTP/1.1 and HTTP/2, within limits.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -12,11 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
 use crate::crowd::Place;
-use crate::drain::{Phase, Running};
+use crate::drain::{Entering, Phase, Running};
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
@@ -33,13 +35,23 @@ const STREAMS: u32 = 100;
 const RESETS: usize = 20;
 /// How often a connection that is ending is looked at.
 const ENDING: Duration = Duration::from_millis(50);
+/// How long a connection has to begin, and its caller to learn that it should go elsewhere, once the process drains: some
+/// round trips. It was accepted, so its caller believes that it will be served.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+/// How often it is looked whether a connection has asked, while the process drains.
+const LOOK: Duration = Duration::from_millis(2);
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is said again that it did.
 const ACCEPT_NEWS: Duration = Duration::from_secs(10);
 
-/// Accepts until the drain finishes admitting. `room` is shared by all workers.
+/// Accepts until the drain ends that. `room` is shared by all workers.
 pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaphore>) {
+    accept_until_told(&worker, listener, room).await;
+    worker.door.shut();
+}
+
+async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, room: Arc<Semaphore>) {
     let app = Arc::clone(&worker.app);
     let mut finishing = pin!(app.drain.reached(Phase::Finishing));
     let mut said = None;
@@ -65,11 +77,11 @@ pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaph
                     reset(&tcp);
                     continue;
                 };
-                let worker = Arc::clone(&worker);
+                let (worker, entering) = (Arc::clone(worker), worker.door.enter());
                 let running = Running::begin(&app);
                 tokio::spawn(async move {
                     let _until_it_ends = (permit, place, running);
-                    serve(worker, tcp, origin).await;
+                    serve(worker, tcp, origin, entering).await;
                 });
             }
             Err(error) => {
@@ -129,7 +141,7 @@ async fn announced(
     Ok((origin, place))
 }
 
-async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin) {
+async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin, entering: Entering) {
     let app = Arc::clone(&worker.app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
@@ -155,20 +167,26 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin) {
     };
     let begun = tokio::select! {
         begun = begin => begun,
-        // Nobody is kept waiting who has not asked for anything.
-        () = app.drain.reached(Phase::Finishing) => return,
+        // The process does not wait for those who never ask.
+        () = long_after(&app, Phase::Finishing) => return,
     };
     let Ok((origin, _place, http2, stream)) = begun else {
         return;
     };
     let ended = if http2 {
-        serve_http2(&worker, stream, origin, &pace).await
+        serve_http2(&worker, stream, origin, &pace, entering).await
     } else {
-        serve_http1(&worker, stream, origin, &pace).await
+        serve_http1(&worker, stream, origin, &pace, entering).await
     };
     if ended.is_err_and(|error| error.is_parse()) {
         app.metrics.unreadable_heads.inc();
     }
+}
+
+/// When whoever was accepted before a phase has had time to begin.
+async fn long_after(app: &App, phase: Phase) {
+    app.drain.reached(phase).await;
+    sleep(FIRST_WORD).await;
 }
 
 /// One in a gauge while it lives, however it ends.
@@ -192,10 +210,16 @@ async fn serve_http1(
     stream: Inbound,
     origin: Origin,
     pace: &Arc<Pace>,
+    entering: Entering,
 ) -> hyper::Result<()> {
-    let service = service_fn(|request| {
+    let first = Cell::new(Some(entering));
+    let service = service_fn(move |request| {
+        // The connection's own place at the door becomes that of its first request.
+        let entering = first.take().unwrap_or_else(|| worker.door.enter());
         let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, origin, busy, request).await) }
+        async move {
+            Ok::<_, Infallible>(journey::handle(worker, origin, busy, entering, request).await)
+        }
     });
     let connection = http1::Builder::new()
         // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
@@ -204,11 +228,20 @@ async fn serve_http1(
         .max_buf_size(HYPER_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let mut finishing = pin!(worker.app.drain.reached(Phase::Finishing));
+    let mut finishing = pin!(async {
+        worker.app.drain.reached(Phase::Finishing).await;
+        // A connection that is told while it idles is closed at once: what has arrived by now is read first, and a head
+        // that has begun may end.
+        yield_now().await;
+        while pace.is_reading() {
+            sleep(ENDING).await;
+        }
+    });
     let mut alarm = pin!(sleep(worker.app.settings.listen.head_timeout));
     let mut told = false;
     loop {
         tokio::select! {
+            biased;
             ended = &mut connection => return ended,
             () = &mut alarm => match pace.judge() {
                 Verdict::Fine(until) => alarm.set(sleep_until(until)),
@@ -227,11 +260,15 @@ async fn serve_http2(
     stream: Inbound,
     origin: Origin,
     pace: &Arc<Pace>,
+    entering: Entering,
 ) -> hyper::Result<()> {
     pace.begun();
     let service = service_fn(|request| {
+        let entering = worker.door.enter();
         let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, origin, busy, request).await) }
+        async move {
+            Ok::<_, Infallible>(journey::handle(worker, origin, busy, entering, request).await)
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -244,10 +281,24 @@ async fn serve_http2(
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let mut leaving = pin!(worker.app.drain.reached(Phase::Leaving));
+    let mut leaving = pin!(async {
+        tokio::select! {
+            () = long_after(&worker.app, Phase::Leaving) => {}
+            // One that is new may ask before it is sent away, or its caller could never ask at all.
+            () = async {
+                worker.app.drain.reached(Phase::Leaving).await;
+                while !pace.has_asked() {
+                    sleep(LOOK).await;
+                }
+            } => {}
+        }
+    });
     let mut alarm = pin!(sleep(worker.app.settings.listen.idle_timeout));
     let mut finishing = pin!(worker.app.drain.reached(Phase::Finishing));
     let (mut told, mut ending) = (false, false);
+    // Its caller opens more requests until it has read the GOAWAY, so the connection stays at the door for so long.
+    let mut entering = Some(entering);
+    let mut known = pin!(sleep(FIRST_WORD));
     loop {
         tokio::select! {
             ended = &mut connection => return ended,
@@ -265,8 +316,10 @@ async fn serve_http2(
             // GOAWAY: streams that are open end, new ones go elsewhere.
             () = &mut leaving, if !told => {
                 told = true;
+                known.set(sleep(FIRST_WORD));
                 connection.as_mut().graceful_shutdown();
             }
+            () = &mut known, if told && entering.is_some() => entering = None,
         }
     }
 }

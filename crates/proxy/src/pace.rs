@@ -19,6 +19,8 @@ pub struct Pace {
     head_since: AtomicU64,
     /// When the last answer ended or the last byte moved, in milliseconds since `made`.
     moved: AtomicU64,
+    /// There has been a request.
+    asked: AtomicBool,
     /// An answer was cut short, so that the connection must not end as if it were whole.
     aborted: AtomicBool,
     /// How long a head may take.
@@ -48,6 +50,7 @@ impl Pace {
             busy: AtomicU32::new(0),
             head_since: AtomicU64::new(1),
             moved: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             head,
             idle,
@@ -76,8 +79,19 @@ impl Pace {
     /// A head is complete.
     pub fn request(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
         self.begun();
         Busy(Arc::clone(self))
+    }
+
+    /// Whether there has been a request.
+    pub fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether a head is awaited of which something may have come, and no request is in flight.
+    pub fn is_reading(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) > 0
     }
 
     /// Whether an answer was cut short.

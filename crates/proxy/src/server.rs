@@ -10,11 +10,12 @@ use std::time::Duration;
 use gatepay_tenancy::Configuration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
+use crate::activation::Sockets;
 use crate::app::{App, StartError};
 use crate::clock::Clock;
-use crate::drain::Phase;
+use crate::drain::{Door, Phase};
 use crate::journey::Worker;
 use crate::pool::Pool;
 use crate::repeat::Budget;
@@ -23,6 +24,11 @@ use crate::{admin, descriptors, listener};
 
 /// How often memory is returned and idle connections are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long those whose connections were accepted have to ask, before the replay memory is handed over. New callers
+/// wait for the next process meanwhile.
+const LAST_CALL: Duration = Duration::from_secs(2);
+/// How much longer than a drain may take a successor waits for the lock.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sockets that are bound and threads that serve them.
 pub struct Server {
@@ -30,8 +36,13 @@ pub struct Server {
     address: SocketAddr,
     admin_address: SocketAddr,
     workers: Vec<JoinHandle<()>>,
-    control: JoinHandle<Ended>,
+    control: JoinHandle<(Ended, Memory)>,
+}
+
+/// The replay memory's way to the next process, until it has gone it.
+struct Memory {
     state: Option<State>,
+    handed_over: bool,
 }
 
 /// How the program ended.
@@ -44,25 +55,30 @@ pub enum Ended {
 }
 
 impl Server {
-    /// Binds, starts the threads and returns. `access` gets the access lines.
+    /// Binds what is not in `sockets`, starts the threads and returns. `access` gets the access lines.
+    ///
+    /// With a socket that outlives the process it waits for its turn: the process before this one may still be draining.
     ///
     /// Without `state_dir` it is unknown what a run before this one admitted, so the replay guard applies, unless
     /// `fresh_credentials` says that none of the credentials existed before this process.
     pub fn start(
         configuration: Configuration,
+        sockets: Sockets,
         clock: Clock,
         access: Box<dyn Write + Send>,
         fresh_credentials: bool,
     ) -> Result<Self, StartError> {
         let settings = &configuration.settings;
-        let state = settings
-            .state_dir
-            .as_deref()
-            .map(State::open)
-            .transpose()
-            .map_err(StartError::State)?;
-        let (socket, address) = bind(settings.listen.address)?;
-        let (admin_socket, admin_address) = bind(settings.admin.address)?;
+        let in_turn = sockets.listen.is_some();
+        let admin_outlives = sockets.admin.is_some();
+        let folder = settings.state_dir.clone();
+        let mut state = match folder.as_deref() {
+            Some(folder) if !in_turn => Some(State::open(folder).map_err(StartError::State)?),
+            _ => None,
+        };
+        let (socket, address) = bind(sockets.listen, settings.listen.address)?;
+        let (admin_socket, admin_address) = bind(sockets.admin, settings.admin.address)?;
+        let patience = settings.drain.deadline + PATIENCE;
         let threads = settings
             .listen
             .threads
@@ -79,10 +95,16 @@ impl Server {
         let room = wanted.min(fit).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room));
 
-        let inherit = || match &state {
-            Some(state) => state.inherit(),
-            None if fresh_credentials => Ok(Inheritance::FirstStart),
-            None => Ok(Inheritance::Lost),
+        // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
+        let inherit = || {
+            if in_turn && let Some(folder) = &folder {
+                state = Some(State::open_in_turn(folder, patience)?);
+            }
+            match &state {
+                Some(state) => state.inherit(),
+                None if fresh_credentials => Ok(Inheritance::FirstStart),
+                None => Ok(Inheritance::Lost),
+            }
         };
         let app = App::new(configuration, clock, inherit, access)?;
         let workers = (0..threads)
@@ -91,11 +113,12 @@ impl Server {
                     .try_clone()
                     .map_err(|error| StartError::Listen(address, error))?;
                 let (app, room) = (Arc::clone(&app), Arc::clone(&room));
+                let door = app.drain.door();
                 let runtime = runtime()?;
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
-                        runtime.block_on(work(app, socket, room, number == 0));
+                        runtime.block_on(work(app, socket, room, door, number == 0));
                         // A name that is still being looked up is not waited for.
                         runtime.shutdown_background();
                     })
@@ -104,12 +127,17 @@ impl Server {
             .collect::<Result<_, _>>()?;
         let control = {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
+            let mut memory = Memory {
+                state,
+                handed_over: false,
+            };
             thread::Builder::new()
                 .name("control".into())
                 .spawn(move || {
-                    let ended = runtime.block_on(control(app, admin_socket));
+                    let controlled = control(&app, admin_socket, admin_outlives, &mut memory);
+                    let ended = runtime.block_on(controlled);
                     runtime.shutdown_background();
-                    ended
+                    (ended, memory)
                 })
                 .map_err(StartError::Thread)?
         };
@@ -119,7 +147,6 @@ impl Server {
             admin_address,
             workers,
             control,
-            state,
         })
     }
 
@@ -154,7 +181,7 @@ impl Server {
     /// # Panics
     /// If a thread of the program panicked, with its message.
     pub fn wait(self) -> Ended {
-        let ended = self
+        let (ended, mut memory) = self
             .control
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -165,25 +192,27 @@ impl Server {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        let memory = self.app.replay.hand_over();
-        if let Some(state) = self.state
-            && let Err(error) = state.hand_over(&memory)
-        {
-            tracing::error!(%error, "the replay memory was not handed over: the next start will wait");
-        }
+        memory.hand_over(&self.app);
         // Last and not for long: a reader that has stalled must not cost the memory.
         self.app.log.finish();
         ended
     }
 }
 
-/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay. One of them
-/// `probes` for all.
-async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>, probes: bool) {
+/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay, a door of its
+/// own. One of them `probes` for all.
+async fn work(
+    app: Arc<App>,
+    socket: TcpListener,
+    room: Arc<Semaphore>,
+    door: Arc<Door>,
+    probes: bool,
+) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a worker cannot use the listening socket");
+            door.shut();
             return;
         }
     };
@@ -205,6 +234,7 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>, probes: 
         app: Arc::clone(&app),
         pool,
         budget: Budget::new(app.settings.upstream.repeat_budget),
+        door,
     });
     let probing = probes.then(|| {
         let worker = Arc::clone(&worker);
@@ -222,13 +252,21 @@ async fn work(app: Arc<App>, socket: TcpListener, room: Arc<Semaphore>, probes: 
 }
 
 /// The admin listener, housekeeping, and the drain.
-async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
-    match tokio::net::TcpListener::from_std(socket) {
-        Ok(listener) => drop(tokio::spawn(admin::serve(Arc::clone(&app), listener))),
-        Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
-    }
+async fn control(
+    app: &Arc<App>,
+    socket: TcpListener,
+    socket_outlives: bool,
+    memory: &mut Memory,
+) -> Ended {
+    let admin = match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => Some(tokio::spawn(admin::serve(Arc::clone(app), listener))),
+        Err(error) => {
+            tracing::error!(%error, "the admin listener cannot be used");
+            None
+        }
+    };
     let housekeeping = tokio::spawn({
-        let app = Arc::clone(&app);
+        let app = Arc::clone(app);
         async move {
             let mut tick = interval(HOUSEKEEPING);
             loop {
@@ -249,18 +287,27 @@ async fn control(app: Arc<App>, socket: TcpListener) -> Ended {
         }
     });
     app.drain.reached(Phase::Leaving).await;
+    let deadline = Instant::now() + app.settings.drain.deadline;
     let ended = tokio::select! {
         // What is cut because of it counts as cut, even if nothing is left running then.
         biased;
         () = app.drain.reached(Phase::Over) => Ended::Late,
-        ended = drain(&app) => ended,
+        ended = async {
+            say_goodbye(app).await;
+            memory.hand_over(app);
+            if let Some(admin) = admin.filter(|_| socket_outlives) {
+                // From here on the next process answers there.
+                admin.abort();
+            }
+            finish(app, deadline).await
+        } => ended,
     };
     housekeeping.abort();
     ended
 }
 
-/// From asking callers to leave to having nothing in flight, or to the deadline.
-async fn drain(app: &App) -> Ended {
+/// From asking callers to leave to the moment after which nobody is admitted.
+async fn say_goodbye(app: &App) {
     let times = app.settings.drain;
     let running = || app.drain.running();
     tracing::info!(grace = ?times.grace, running = running(), "draining: asking callers to leave");
@@ -268,18 +315,62 @@ async fn drain(app: &App) -> Ended {
     app.drain.enter(Phase::Finishing);
     tracing::info!(running = running(), "draining: no new connections");
     let left = times.deadline.saturating_sub(times.grace);
-    if timeout(left, app.drain.finished()).await.is_ok() {
-        return Ended::Drained;
+    if timeout(LAST_CALL.min(left), app.drain.entered())
+        .await
+        .is_err()
+    {
+        tracing::info!("draining: callers that have not asked by now ask the next process");
+    }
+}
+
+/// What is in flight, to its end or to the deadline.
+async fn finish(app: &App, deadline: Instant) -> Ended {
+    if timeout_at(deadline, app.drain.finished()).await.is_ok() {
+        // The memory may have been on its way to the disk when it was asked to end at once.
+        return match app.drain.phase() {
+            Phase::Over => Ended::Late,
+            _ => Ended::Drained,
+        };
     }
     tracing::error!(
-        running = running(),
+        running = app.drain.running(),
         "draining: the deadline passed with requests in flight"
     );
     Ended::Late
 }
 
-fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let socket = TcpListener::bind(address)
+impl Memory {
+    /// Closes the memory, so that nothing more is admitted here, leaves it for the next process, and lets that one have
+    /// the folder. Whoever owns the folder's lock owns the memory: never two, whatever is still in flight here.
+    fn hand_over(&mut self, app: &App) {
+        if self.handed_over {
+            return;
+        }
+        self.handed_over = true;
+        let memory = app.replay.hand_over();
+        let Some(state) = self.state.take() else {
+            return;
+        };
+        match state.hand_over(&memory) {
+            Ok(()) => tracing::info!(
+                bytes = memory.len(),
+                running = app.drain.running(),
+                "draining: replay memory handed over"
+            ),
+            Err(error) => tracing::error!(
+                %error,
+                "the replay memory was not handed over: the next start will wait"
+            ),
+        }
+    }
+}
+
+fn bind(
+    inherited: Option<TcpListener>,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let socket = inherited
+        .map_or_else(|| TcpListener::bind(address), Ok)
         .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
         .map_err(|error| StartError::Listen(address, error))?;
     let bound = socket

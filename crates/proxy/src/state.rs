@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The lock on the folder, held until dropped.
 pub struct State {
@@ -24,6 +26,8 @@ pub enum Inheritance {
 
 /// Marks a folder that was in use, so that a first start is told apart from one whose hand-over was lost.
 const USED: &str = "used";
+/// How often a successor looks whether the lock is free.
+const LOOK: Duration = Duration::from_millis(5);
 /// What is handed over.
 const MEMORY: &str = "replay";
 
@@ -49,6 +53,28 @@ impl State {
             _lock: lock,
             folder: folder.to_owned(),
         })
+    }
+
+    /// The same once the process before this one lets go of it, for a successor that was started while that one drains.
+    pub fn open_in_turn(folder: &Path, patience: Duration) -> io::Result<Self> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            match Self::open(folder) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if began.elapsed() >= patience {
+                        return Err(error);
+                    }
+                    if !told {
+                        told = true;
+                        let folder = folder.display();
+                        tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over");
+                    }
+                    sleep(LOOK);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Takes what a run before this one left. It is removed as it is read, so that it is used once.

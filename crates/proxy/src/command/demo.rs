@@ -10,6 +10,7 @@ use gatepay_core::order::{Answer, CreateOrder, CreatedOrder, Env, Goods, OrderId
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
+use gatepay_proxy::activation::Sockets;
 use gatepay_proxy::clock::{self, Clock};
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::pool::{Pool, Upstream};
@@ -147,6 +148,7 @@ impl Stage {
         };
         let server = Server::start(
             configuration,
+            Sockets::default(),
             clock.clone(),
             Box::new(std::io::sink()),
             true,

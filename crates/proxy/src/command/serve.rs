@@ -4,12 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
+use gatepay_proxy::activation::{self, Stage};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 
 use super::{Exit, complain, environment, fail, log_to_stderr, wait_for_signal};
 
 /// Serve tenants until SIGTERM or Ctrl-C, then drain; a second signal ends the drain at once.
+///
+/// Sockets that systemd passes are used instead of binding, and systemd is told when it serves and when it ends.
 ///
 /// Access lines go to standard output, everything else to standard error. Exits with 0 when drained, 1 if it could not
 /// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
@@ -35,8 +38,13 @@ impl Serve {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
         }
         let upstream = configuration.settings.upstream.url.authority();
+        let sockets = match activation::inherited() {
+            Ok(sockets) => sockets,
+            Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
+        };
         let server = match Server::start(
             configuration,
+            sockets,
             Clock::system(),
             Box::new(io::stdout()),
             false,
@@ -48,6 +56,7 @@ impl Serve {
             address = %server.address(), admin = %server.admin_address(), upstream, tenants,
             version = env!("CARGO_PKG_VERSION"), "serving"
         );
+        activation::tell(Stage::Ready);
         if server.app().is_starting() {
             let guard = server.app().settings.window.future_ms;
             tracing::warn!(
@@ -59,6 +68,7 @@ impl Serve {
             Ok(signal) => tracing::info!(signal, "asked to end"),
             Err(error) => tracing::error!(%error, "signals cannot be waited for; ending"),
         }
+        activation::tell(Stage::Stopping);
         server.leave();
         let hurry = server.hurry();
         std::thread::spawn(move || {

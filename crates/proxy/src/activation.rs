@@ -1,0 +1,117 @@
+//! Activation: sockets that outlive the process, and what the service manager is told. Both by systemd's protocol, which
+//! any launcher can speak: `sd_listen_fds(3)`, `sd_notify(3)`.
+
+use std::env;
+use std::io;
+use std::net::TcpListener;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+
+/// Sockets that were bound before this process and stay when it ends. Callers wait in their queues between two processes.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For tenants, named `listen`, or the first of those without a name.
+    pub listen: Option<TcpListener>,
+    /// For operators, named `admin`, or the second.
+    pub admin: Option<TcpListener>,
+}
+
+/// The sockets this process was started with; none without a launcher that passes any.
+pub fn inherited() -> io::Result<Sockets> {
+    // Read before the library takes the other variables away.
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut passed = ListenFd::from_env();
+    let mut sockets = Sockets::default();
+    for (position, name) in roles(&names, passed.len())?.into_iter().enumerate() {
+        let socket = passed.take_tcp_listener(position)?;
+        match name {
+            Role::Listen => sockets.listen = socket,
+            Role::Admin => sockets.admin = socket,
+        }
+    }
+    Ok(sockets)
+}
+
+/// Whom a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Listen,
+    Admin,
+}
+
+/// What each of `passed` sockets is for, by `names` with colons between.
+fn roles(names: &str, passed: usize) -> io::Result<Vec<Role>> {
+    let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let mut roles = Vec::new();
+    for position in 0..passed {
+        let name = names.split(':').nth(position).unwrap_or_default();
+        let role = match (name, position) {
+            ("listen", _) | ("" | "unknown", 0) => Role::Listen,
+            ("admin", _) | ("" | "unknown", 1) => Role::Admin,
+            (name, _) => {
+                return refuse(format!(
+                    "socket {} is named {name:?}: listen or admin (FileDescriptorName=) is what is served",
+                    position + 1
+                ));
+            }
+        };
+        if roles.contains(&role) {
+            return refuse(format!("two sockets are for {}", role.name()));
+        }
+        roles.push(role);
+    }
+    Ok(roles)
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// How far along the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It serves.
+    Ready,
+    /// It ends.
+    Stopping,
+}
+
+/// Tells the service manager, if there is one.
+pub fn tell(stage: Stage) {
+    let state = match stage {
+        Stage::Ready => NotifyState::Ready,
+        Stage::Stopping => NotifyState::Stopping,
+    };
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, ?stage, "the service manager was not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_told_apart_by_name_or_else_by_position() {
+        use Role::{Admin, Listen};
+        assert_eq!(roles("admin:listen", 2).unwrap(), [Admin, Listen]);
+        assert_eq!(roles("", 2).unwrap(), [Listen, Admin]);
+        assert_eq!(roles("unknown:unknown", 2).unwrap(), [Listen, Admin]);
+        assert_eq!(roles("listen", 1).unwrap(), [Listen]);
+        assert_eq!(roles("admin", 1).unwrap(), [Admin]);
+        assert_eq!(roles("", 0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_socket_nobody_serves_is_an_error() {
+        for (names, passed) in [("listen:listen", 2), ("metrics", 1), ("", 3), ("admin:", 2)] {
+            assert!(roles(names, passed).is_err(), "{names}");
+        }
+    }
+}
