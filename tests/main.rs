@@ -64,6 +64,8 @@ mod tenants;
 mod records;
 // Operators see counts and readiness, also after a crash.
 mod operating;
+// Audit: what is written down before and after a call, and that nobody changes it unseen.
+mod journal;
 // It ends without losing a request, and without waiting for callers that have none.
 mod drain;
 // Nor when it is restarted on sockets that outlive it.

@@ -249,7 +249,21 @@ impl Program {
 
     /// The same, with another `GATEPAY_LOG`.
     pub(crate) async fn serve_logging(folder: &Folder, level: &str) -> Self {
-        let mut child = command()
+        Self::start(command(), folder, level).await
+    }
+
+    /// The same, started by these words: `prlimit`, for one.
+    pub(crate) async fn serve_under(folder: &Folder, words: &[&str]) -> Self {
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .arg(env!("CARGO_BIN_EXE_gatepay-proxy"))
+            .stdin(Stdio::null());
+        Self::start(command, folder, "info").await
+    }
+
+    async fn start(mut command: Command, folder: &Folder, level: &str) -> Self {
+        let mut child = command
             .args(["serve", "--config", &folder.name("proxy.toml")])
             .env("GATEPAY_LOG", level)
             .stdout(Stdio::piped())

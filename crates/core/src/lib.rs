@@ -8,6 +8,7 @@
 //! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]), and how to learn what became of a call that
 //! got none ([`look_up`]).
 
+pub mod chain;
 pub mod check;
 pub mod credential;
 pub mod envelope;
@@ -31,6 +32,7 @@ mod json;
 mod sent;
 mod words;
 
+pub use chain::Link;
 pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Catalogue, Kind, Operation};
 pub use payload::Payload;

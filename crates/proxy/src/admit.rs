@@ -60,6 +60,16 @@ pub enum Acting<'a> {
     Nobody,
 }
 
+impl<'a> Acting<'a> {
+    /// The account, whatever header it goes into.
+    pub fn account(&self) -> Option<&'a str> {
+        match self {
+            Self::OnBehalfOf(account) | Self::Merchant(account) => Some(account),
+            Self::Nobody => None,
+        }
+    }
+}
+
 /// Whom a call is made for: a tenant's always for its own sub-account, an operator's for an account that is known here.
 pub fn acting<'a>(
     who: Who<'a>,

@@ -17,6 +17,8 @@ use crate::drain::Drain;
 use crate::guardian::Guardian;
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
+use crate::journal::folder::Disk;
+use crate::journal::{Journal, Rotation};
 use crate::lane::{Lane, Lanes};
 use crate::limiter::Limiter;
 use crate::log::AccessLog;
@@ -56,6 +58,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Access lines.
     pub log: AccessLog,
+    /// Where write and money calls are written down, if anywhere.
+    pub journal: Option<Journal>,
     /// Where GatePay is.
     pub upstream: Arc<Upstream>,
     /// Whether it is well.
@@ -92,6 +96,9 @@ pub enum StartError {
     /// The state folder.
     #[error("state_dir: {0}")]
     State(std::io::Error),
+    /// The audit journal.
+    #[error("audit: {0}")]
+    Journal(std::io::Error),
     /// A listener.
     #[error("cannot listen on {0}: {1}")]
     Listen(std::net::SocketAddr, std::io::Error),
@@ -110,7 +117,7 @@ impl App {
         access: Box<dyn Write + Send>,
     ) -> Result<Arc<Self>, StartError> {
         let Configuration {
-            settings,
+            mut settings,
             registry,
             catalogue,
         } = configuration;
@@ -140,6 +147,7 @@ impl App {
         if let Some(identity) = &identity {
             tell_expiry(identity, &metrics, &clock);
         }
+        let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let inheritance = inherit().map_err(StartError::State)?;
         let replay = memory(
             inheritance,
@@ -177,6 +185,7 @@ impl App {
             upstream_host,
             metrics,
             log,
+            journal,
             clock,
             settings,
         }))
@@ -254,6 +263,23 @@ impl Generation {
     pub fn lane(&self, position: usize) -> &Arc<Lane> {
         &self.lanes[position]
     }
+}
+
+/// The audit journal, begun, if settings ask for one.
+fn journal(
+    settings: &mut Settings,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> std::io::Result<Option<Journal>> {
+    let Some(audit) = settings.audit.take() else {
+        return Ok(None);
+    };
+    let rotation = Rotation {
+        bytes: audit.file_bytes,
+        age: audit.file_age,
+    };
+    let folder = Disk::open(&audit.dir)?;
+    Journal::start(folder, audit.key, rotation, clock, &metrics.journal).map(Some)
 }
 
 /// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know.

@@ -98,6 +98,13 @@ impl Caller<'_> {
     }
 }
 
+/// What proves the claim, for the journal alone.
+impl From<Caller<'_>> for Signature {
+    fn from(caller: Caller<'_>) -> Self {
+        caller.signature
+    }
+}
+
 fn required<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a [u8], Refusal> {
     match headers::single(headers, name) {
         Ok(Some(value)) => Ok(value.as_bytes()),

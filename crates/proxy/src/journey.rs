@@ -20,6 +20,8 @@ use crate::app::{App, Generation};
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::ingress::Held;
+use crate::journal::Unavailable;
+use crate::journal::entry::Before;
 use crate::origin::Origin;
 use crate::pace::Busy;
 use crate::pool::Pool;
@@ -27,7 +29,7 @@ use crate::record::Record;
 use crate::refusal::{self, Outcome, Refusal};
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
-use crate::sign::{Inbound, Outbound};
+use crate::sign::{Inbound, Outbound, Unsendable};
 use crate::{admit, authenticate, ingress, probe, resolve, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -77,6 +79,8 @@ struct Admitted {
     /// Whether the answer has to be translated back.
     translated: bool,
     permit: admit::Permit,
+    /// What is written down of it first.
+    before: Option<Before>,
     /// Room for its body.
     _held: Held,
 }
@@ -204,21 +208,18 @@ async fn enter(
         headers: &parts.headers,
         body,
     };
-    let outbound = if translated {
-        Outbound::balance(
-            operation,
-            &inbound,
-            acting,
-            &app.upstream_host,
-            &app.settings.balance_currencies,
-        )
-    } else {
-        Outbound::verbatim(operation, inbound, acting, &app.upstream_host)
-    };
+    let outbound = outbound(app, operation, inbound, acting, translated);
     let outbound = outbound.map_err(|error| {
         record.detail(error.to_string());
         Refusal::Internal(Outcome::NotExecuted)
     })?;
+    let journal = app
+        .journal
+        .as_ref()
+        .filter(|_| operation.kind != Kind::Read);
+    if journal.is_some_and(|journal| !journal.is_available()) {
+        return Err(Refusal::JournalUnavailable);
+    }
     // The body may have taken its time: the stamp is judged once more, under the memory's lock.
     let now_ms = app.clock.unix_ms();
     let permit = admit::enter(
@@ -230,6 +231,20 @@ async fn enter(
         now_ms,
         || advice(&generation, operation, key.as_deref(), operator),
     )?;
+    let before = journal.map(|_| Before {
+        id: record.id(),
+        party: party.id.as_str().to_owned(),
+        client_id: caller.client_id.to_string(),
+        peer: origin.address,
+        operation: operation.name.to_string(),
+        kind: operation.kind.as_str(),
+        account: acting.account().map(str::to_owned),
+        key: key.clone(),
+        timestamp: caller.stamp.timestamp().to_owned(),
+        nonce: caller.stamp.nonce().to_owned(),
+        body: outbound.content().1.clone(),
+        signature: caller.into(),
+    });
     record.key(key);
     Ok(Admitted {
         position,
@@ -237,9 +252,25 @@ async fn enter(
         operator,
         translated,
         permit,
+        before,
         _held: held,
         generation,
     })
+}
+
+/// What is sent for an admitted call.
+fn outbound(
+    app: &App,
+    operation: &Operation,
+    inbound: Inbound<'_>,
+    acting: admit::Acting<'_>,
+    translated: bool,
+) -> Result<Outbound, Unsendable> {
+    if !translated {
+        return Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
+    }
+    let currencies = &app.settings.balance_currencies;
+    Outbound::balance(operation, &inbound, acting, &app.upstream_host, currencies)
 }
 
 /// The body, verified as the caller's: nothing is done with one that is not.
@@ -287,17 +318,24 @@ impl Admitted {
     }
 }
 
-/// From the permit to the answer: forward, relay.
-async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Response<Reply> {
+/// From the permit to the answer: journal, sign, forward, relay.
+async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> Response<Reply> {
     let app = &worker.app;
+    if let (Some(journal), Some(before)) = (&app.journal, admitted.before.take()) {
+        match journal.before(before).await {
+            Ok(open) => record.journaled(open),
+            Err(Unavailable) => return refuse(app, record, Refusal::JournalUnavailable),
+        }
+    }
     let limit = app.settings.upstream.deadline;
     let Some(credential) = app.institution() else {
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
     };
     let attempt = || {
-        record.attempt();
-        admitted.outbound.attempt(credential, &app.guardian.stamp())
+        let stamp = app.guardian.stamp();
+        record.attempt(&credential.client_id, &stamp);
+        admitted.outbound.attempt(credential, &stamp)
     };
     let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
     let sent = forward::send(worker.road(), kind, deadline, attempt).await;
@@ -317,7 +355,7 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
     let status = head.status.as_u16();
     match body {
         AnswerBody::Whole(body, judgement) => {
-            record.answered(status, &judgement);
+            record.answered(status, &judgement, &body);
             let rejected = judgement
                 .code
                 .is_some_and(|code| envelope::rejects_institution(code.as_str()));
@@ -346,13 +384,11 @@ async fn leave(worker: &Worker, admitted: Admitted, mut record: Record) -> Respo
             relay::whole(head, body, record, Some(admitted.permit))
         }
         AnswerBody::Long(long) => {
-            record.answered(
-                status,
-                &envelope::Judgement {
-                    verdict: Verdict::Unknown,
-                    code: None,
-                },
-            );
+            let judgement = envelope::Judgement {
+                verdict: Verdict::Unknown,
+                code: None,
+            };
+            record.answered(status, &judgement, &Bytes::new());
             relay::long(head, long, limit, record, admitted.permit)
         }
     }

@@ -29,6 +29,7 @@ pub mod guardian;
 pub mod headers;
 pub mod identity;
 pub mod inbound;
+pub mod journal;
 pub mod lane;
 pub mod limiter;
 pub mod listener;

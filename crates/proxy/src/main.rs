@@ -30,6 +30,8 @@ enum Command {
     #[command(subcommand)]
     Tenant(command::tenant::Tenant),
     Operations(command::operations::Operations),
+    #[command(subcommand)]
+    Audit(command::audit::Audit),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Tenant(tenant) => tenant.run(),
         Command::Operations(operations) => operations.run(),
+        Command::Audit(audit) => audit.run(),
     };
     exit.into()
 }

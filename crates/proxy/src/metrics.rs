@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use crate::guardian::Fault;
+use crate::journal;
 use crate::refusal::Refusal;
 use crate::repeat::Reason;
 
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub lines_dropped: IntCounter,
     /// 1 while `/ready` says so.
     pub ready: IntGauge,
+    /// The audit journal's, if there is one.
+    pub journal: journal::Meters,
 }
 
 /// What the way to GatePay is like.
@@ -235,6 +238,7 @@ impl Metrics {
                 "ready",
                 "1 while the process answers requests, 0 while it starts or drains.",
             ),
+            journal: journal_meters(&make),
             requests,
             registry,
         }
@@ -337,6 +341,26 @@ impl TenantMeters {
     /// Counts a request of this tenant.
     pub fn ended(&self, kind: Kind, end: End) {
         self.outcomes[kind as usize][end as usize].inc();
+    }
+}
+
+fn journal_meters(make: &Make<'_>) -> journal::Meters {
+    journal::Meters {
+        records: make.counter(
+            "journal_records_total",
+            "Records of the audit journal that are on the disk.",
+        ),
+        syncs: make.register(Histogram::with_opts(HistogramOpts {
+            common_opts: opts(
+                "journal_sync_seconds",
+                "How long the disk took for one sync of the audit journal; write and money calls wait for it.",
+            ),
+            buckets: SECONDS.to_vec(),
+        })),
+        available: make.gauge(
+            "journal_available",
+            "1 while the audit journal can be written; 0 if it cannot, or if there is none.",
+        ),
     }
 }
 

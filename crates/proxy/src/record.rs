@@ -7,13 +7,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepay_core::envelope::Judgement;
+use bytes::Bytes;
+use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
-use gatepay_core::{ClientId, Kind};
+use gatepay_core::{ClientId, FreshStamp, Kind};
 
 use crate::app::App;
 use crate::clock;
 use crate::drain::Phase;
+use crate::journal;
 use crate::lane::Lane;
 use crate::log::Line;
 use crate::metrics::End;
@@ -42,6 +44,8 @@ pub struct Record {
     upstream: Option<Duration>,
     attempts: u32,
     observed: Option<Observed>,
+    /// Written down in the audit journal; when it is let go, so is how the call ended.
+    journal: Option<journal::Open>,
     /// Set once the answer's last byte was handed over.
     relayed: bool,
     /// Its connection is not idle while this lives.
@@ -73,6 +77,7 @@ impl Record {
             upstream: None,
             attempts: 0,
             observed: None,
+            journal: None,
             relayed: false,
             busy,
         }
@@ -118,8 +123,11 @@ impl Record {
         self.key.as_deref()
     }
 
-    /// An attempt begins.
-    pub fn attempt(&mut self) {
+    /// An attempt begins, signed as this client under this stamp.
+    pub fn attempt(&mut self, client_id: &ClientId, stamp: &FreshStamp) {
+        if let Some(open) = &mut self.journal {
+            open.attempt(client_id, &stamp.as_stamp());
+        }
         self.attempts += 1;
         self.sent_at.get_or_insert_with(|| self.app.clock.elapsed());
     }
@@ -134,6 +142,9 @@ impl Record {
     /// What GatePay was seen to have of a call whose answer was lost.
     pub fn observed(&mut self, observed: Observed) {
         self.observed = Some(observed);
+        if let Some(open) = &mut self.journal {
+            open.observed(observed.as_str());
+        }
         self.app.metrics.upstream.resolutions[observed as usize].inc();
     }
 
@@ -142,8 +153,12 @@ impl Record {
         self.detail = Some(detail);
     }
 
-    /// GatePay answered.
-    pub fn answered(&mut self, status: u16, judgement: &Judgement) {
+    /// GatePay answered; of a long answer the body is not known.
+    pub fn answered(&mut self, status: u16, judgement: &Judgement, body: &Bytes) {
+        if let Some(open) = &mut self.journal {
+            let code = judgement.code.as_ref().map(Code::as_str);
+            open.answered(status, code, body);
+        }
         self.status = Some(status);
         self.end = judgement.verdict.into();
         self.code = judgement.code.as_ref().map(|code| code.as_str().to_owned());
@@ -173,6 +188,18 @@ impl Record {
             }
             (Blame::Upstream, _) => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
             (Blame::Us, _) => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
+        }
+    }
+
+    /// It is written down in the audit journal and may be sent.
+    pub fn journaled(&mut self, open: journal::Open) {
+        self.journal = Some(open);
+    }
+
+    /// The answer is composed: how the call ended is known, and written down whatever becomes of the caller.
+    pub fn decided(&mut self) {
+        if let Some(mut open) = self.journal.take() {
+            open.outcome(self.end.as_str());
         }
     }
 

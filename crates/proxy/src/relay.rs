@@ -89,6 +89,7 @@ fn finish(
     mut record: Record,
     permit: Option<Permit>,
 ) -> Response<Reply> {
+    record.decided();
     // What one connection carried is not a fact about the next.
     head.extensions.clear();
     head.version = http::Version::default();

@@ -193,6 +193,9 @@ impl Server {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         memory.hand_over(&self.app);
+        if let Some(journal) = &self.app.journal {
+            journal.finish();
+        }
         // Last and not for long: a reader that has stalled must not cost the memory.
         self.app.log.finish();
         ended

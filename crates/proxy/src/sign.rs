@@ -91,7 +91,7 @@ impl Outbound {
     }
 
     /// The query as it is sent, and the body.
-    pub fn content(&self) -> (Option<&str>, &[u8]) {
+    pub fn content(&self) -> (Option<&str>, &Bytes) {
         (self.target.query(), &self.body)
     }
 

@@ -21,7 +21,6 @@ pub(crate) const PROXY: &[NotYet] = &[
     NotYet("upstream.proxy", Which::Any),
     NotYet("upstream.quota.reserve", Which::Any),
     NotYet("upstream.quota.floor", Which::Any),
-    NotYet("audit", Which::Any),
 ];
 
 /// In a tenant's table.

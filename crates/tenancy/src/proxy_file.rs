@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use gatepay_core::check::Strictness;
 use gatepay_core::{SigningKey, Window};
@@ -13,8 +15,8 @@ use crate::party::Rate;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
-    Admin, Breaker, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution, Listen,
-    ListenTls, Log, LogFormat, Metrics, Quota, RefusalStatus, Settings, Upstream,
+    Admin, Audit, Breaker, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution,
+    Listen, ListenTls, Log, LogFormat, Metrics, Quota, RefusalStatus, Settings, Upstream,
 };
 use crate::tenant::SubAccount;
 use crate::url::UpstreamUrl;
@@ -26,6 +28,11 @@ const GATEPAY: &str = "https://openplatform.gateapi.io";
 const LONGEST_PAST_MS: u64 = 3_600_000;
 /// What the payment pages allow; a start without a replay hand-over waits for as long.
 const LONGEST_FUTURE_MS: u64 = 300_000;
+
+/// A file holds some calls at least, and can still be opened by an editor.
+const FILE_BYTES: RangeInclusive<u64> = 65_536..=(1 << 32);
+/// An hour to a month.
+const FILE_HOURS: RangeInclusive<u64> = 1..=744;
 
 /// Reads the whole file. After a problem a default stands in, so the result is good only if there was none.
 pub(crate) fn read(
@@ -62,11 +69,9 @@ pub(crate) fn read(
         institution: default.institution,
         window: window(reader.section("timestamp")),
         drain: drain(reader.section("drain")),
-        audit: reader.table("audit").and_then(|mut audit| {
-            let dir = audit.required("dir", path());
-            audit.finish();
-            dir
-        }),
+        audit: reader
+            .table("audit")
+            .and_then(|table| audit(table, sources)),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: Facts::new(),
@@ -270,6 +275,25 @@ fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
     }
     reader.finish();
     currencies.unwrap_or(default)
+}
+
+fn audit(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<Audit> {
+    let dir = reader.required("dir", value::path(sources.folder));
+    let key = secrets::required(&mut reader, "key", sources);
+    let file_bytes = reader.or("file_bytes", Audit::FILE_BYTES, |value| {
+        value::number(value, FILE_BYTES)
+    });
+    let hours = Audit::FILE_AGE.as_secs() / 3_600;
+    let file_hours = reader.or("file_hours", hours, |value| {
+        value::number(value, FILE_HOURS)
+    });
+    reader.finish();
+    Some(Audit {
+        dir: dir?,
+        key: SigningKey::new(&key?),
+        file_bytes,
+        file_age: Duration::from_hours(file_hours),
+    })
 }
 
 fn metrics(mut reader: Reader<'_>) -> Metrics {

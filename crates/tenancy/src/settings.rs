@@ -45,8 +45,8 @@ pub struct Settings {
     pub window: Window,
     /// How the process ends.
     pub drain: Drain,
-    /// The folder of the audit journal.
-    pub audit: Option<PathBuf>,
+    /// The audit journal; without it nothing is written down.
+    pub audit: Option<Audit>,
     /// What is measured.
     pub metrics: Metrics,
     /// How the log looks.
@@ -201,6 +201,25 @@ pub struct Drain {
     pub grace: Duration,
     /// How long in all until it ends, finished or not.
     pub deadline: Duration,
+}
+
+/// The audit journal.
+pub struct Audit {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What its records are chained with.
+    pub key: SigningKey,
+    /// Before a file would be larger than this, in bytes, another is begun.
+    pub file_bytes: u64,
+    /// When a file is older than this another is begun.
+    pub file_age: Duration,
+}
+
+impl Audit {
+    /// Some 60,000 calls: small enough to open, large enough not to count in thousands.
+    pub const FILE_BYTES: u64 = 64 * 1024 * 1024;
+    /// A day's calls stand in a day's files.
+    pub const FILE_AGE: Duration = Duration::from_hours(24);
 }
 
 /// What is measured.

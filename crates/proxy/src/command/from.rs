@@ -22,6 +22,14 @@ pub(crate) struct SecretFrom {
 }
 
 impl SecretFrom {
+    /// In this file.
+    pub(crate) fn file(path: &Path) -> Self {
+        Self {
+            secret_file: Some(path.to_owned()),
+            secret_env: None,
+        }
+    }
+
     /// The text, as it stands there, but for one final LF or CR LF of a file.
     pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
         match (&self.secret_file, &self.secret_env) {

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: how they print and how they end.
 
+pub(crate) mod audit;
 pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod demo;

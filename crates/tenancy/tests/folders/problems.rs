@@ -279,7 +279,6 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
         ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
         ("upstream.quota.floor", "upstream.quota.floor = 50"),
-        ("audit", "audit.dir = 'audit'"),
     ] {
         let folder = folder().proxy(text).variable("TOKEN", "made-up");
         let problem = format!("proxy.toml:1: {key}: is not supported by this version yet");

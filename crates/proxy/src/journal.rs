@@ -1,0 +1,286 @@
+//! The audit journal: who asked for this write or money call, and what became of it, so that it can be answered in a
+//! year.
+//!
+//! Every such call has a record *before*, which is on the disk before anything is sent, and one *after*, which delays
+//! nobody. Records are chained with a keyed hash ([`gatepay_core::chain`]), so that altering, removing or reordering
+//! them shows. One thread writes: while it waits for the disk, what arrives gathers for the next sync (group commit).
+
+pub mod entry;
+pub mod folder;
+pub mod show;
+pub mod verify;
+mod writer;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gatepay_core::{ClientId, SigningKey, Stamp};
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use entry::{After, Attempt, Before, Entry, Timed};
+use folder::Folder;
+use writer::Writer;
+
+/// How long a record that nobody waits for may lie before it is written.
+const LAZY: Duration = Duration::from_millis(200);
+
+/// Where write and money calls are written down.
+pub struct Journal {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// When a new file is begun.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation {
+    /// Before a file would be larger, in bytes.
+    pub bytes: u64,
+    /// When a file is older.
+    pub age: Duration,
+}
+
+/// What is counted.
+#[derive(Clone)]
+pub struct Meters {
+    /// Records written and synced.
+    pub records: IntCounter,
+    /// Syncs; records per sync say how well calls share them.
+    pub syncs: Histogram,
+    /// 1 while it can be written.
+    pub available: IntGauge,
+}
+
+/// The record before could not be written: nothing may be sent.
+#[derive(Debug)]
+pub struct Unavailable;
+
+/// A call that was written down and may be sent. Dropped, it writes the record after, with whatever is known by then.
+pub struct Open {
+    shared: Arc<Shared>,
+    after: Option<After>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    available: AtomicBool,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct Queue {
+    entries: Vec<Timed>,
+    /// Who waits for some of them.
+    waiting: Vec<oneshot::Sender<()>>,
+    ending: bool,
+}
+
+impl Journal {
+    /// Begins a run in `folder`, with a first record on the disk when this returns.
+    pub fn start(
+        folder: impl Folder + Send + 'static,
+        key: SigningKey,
+        rotation: Rotation,
+        clock: &Clock,
+        meters: &Meters,
+    ) -> io::Result<Self> {
+        let mut writer = Writer::begin(folder, key, rotation, clock.clone(), meters.clone())?;
+        meters.available.set(1);
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            available: AtomicBool::new(true),
+            clock: clock.clone(),
+        });
+        let thread = std::thread::Builder::new().name("journal".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || write(&shared, &mut writer)
+        })?;
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Whether it can be written, as far as is known: asked before a call takes anything it would have to give back.
+    pub fn is_available(&self) -> bool {
+        self.shared.available.load(Ordering::Acquire)
+    }
+
+    /// Writes down who asks for what, and returns once that is on the disk.
+    pub async fn before(&self, before: Before) -> Result<Open, Unavailable> {
+        if !self.is_available() {
+            return Err(Unavailable);
+        }
+        let after = After::of(&before);
+        let (done, synced) = oneshot::channel();
+        self.shared.submit(Entry::Before(before), Some(done));
+        // The sender is dropped unused if the record could not be written.
+        synced.await.map_err(|_| Unavailable)?;
+        Ok(Open {
+            shared: Arc::clone(&self.shared),
+            after: Some(after),
+        })
+    }
+
+    /// Writes down that another configuration is in force: its hash, and what changed in words.
+    pub fn configuration(&self, hash: String, changes: Vec<String>) {
+        self.shared
+            .submit(Entry::Configuration { hash, changes }, None);
+    }
+
+    /// Writes what is queued and the record that the run ended in order.
+    pub fn finish(&self) {
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            self.shared.lock().ending = true;
+            self.shared.wake.notify_one();
+            if thread.join().is_err() {
+                tracing::error!("the audit journal's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Open {
+    /// An attempt is made under a stamp of ours.
+    pub fn attempt(&mut self, client_id: &ClientId, stamp: &Stamp<'_>) {
+        if let Some(after) = &mut self.after {
+            after.attempts.push(Attempt {
+                client_id: client_id.to_string(),
+                timestamp: stamp.timestamp().to_owned(),
+                nonce: stamp.nonce().to_owned(),
+            });
+        }
+    }
+
+    /// GatePay answered. The ids it gave are taken from `body` by the journal's thread.
+    pub fn answered(&mut self, status: u16, code: Option<&str>, body: &Bytes) {
+        if let Some(after) = &mut self.after {
+            after.status = Some(status);
+            after.code = code.map(str::to_owned);
+            after.answer = body.clone();
+        }
+    }
+
+    /// What GatePay was seen to have of it, after its answer was lost.
+    pub fn observed(&mut self, observed: &'static str) {
+        if let Some(after) = &mut self.after {
+            after.observed = Some(observed);
+        }
+    }
+
+    /// How it ended; until somebody says so it is unknown.
+    pub fn outcome(&mut self, outcome: &'static str) {
+        if let Some(after) = &mut self.after {
+            after.outcome = outcome;
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(after) = self.after.take() {
+            self.shared.submit(Entry::After(after), None);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(&self, entry: Entry, done: Option<oneshot::Sender<()>>) {
+        let unix_ms = self.clock.unix_ms();
+        let wake = done.is_some();
+        let mut queue = self.lock();
+        queue.entries.push(Timed { unix_ms, entry });
+        queue.waiting.extend(done);
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// What has gathered: at once if somebody waits for it, else after a while.
+    fn gathered(&self) -> Queue {
+        let queue = self.lock();
+        let (mut queue, _) = self
+            .wake
+            .wait_timeout_while(queue, LAZY, |queue| {
+                queue.waiting.is_empty() && !queue.ending
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let ending = queue.ending;
+        Queue {
+            ending,
+            ..std::mem::take(&mut queue)
+        }
+    }
+}
+
+/// The journal's thread.
+fn write(shared: &Shared, writer: &mut Writer<impl Folder>) {
+    // What could not be written and has to be: calls that were sent have a record after, whatever happens.
+    let mut kept: Vec<Timed> = Vec::new();
+    loop {
+        let Queue {
+            entries,
+            waiting,
+            ending,
+        } = shared.gathered();
+        kept.extend(entries);
+        let was_available = shared.available.load(Ordering::Acquire);
+        match writer.commit(&kept) {
+            Ok(()) => {
+                kept.clear();
+                for done in waiting {
+                    // Whoever left meanwhile is no fault of the journal.
+                    let _ = done.send(());
+                }
+                if !was_available {
+                    tracing::info!("the audit journal can be written again");
+                }
+                shared.available.store(true, Ordering::Release);
+                writer.meters().available.set(1);
+            }
+            Err(error) => {
+                // Their calls are refused and never sent, so their records would be of nothing.
+                kept.retain(|timed| !matches!(timed.entry, Entry::Before(_)));
+                shared.available.store(false, Ordering::Release);
+                writer.meters().available.set(0);
+                if was_available {
+                    tracing::error!(%error, "the audit journal cannot be written: write and money calls are refused, reads go on");
+                }
+                drop(waiting);
+            }
+        }
+        writer.tell_head();
+        if ending {
+            if let Err(error) = writer.end() {
+                tracing::error!(%error, unwritten = kept.len(), "the audit journal was not ended in order");
+            }
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! What is written down, and how: one JSON object per line, its link last.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
+const IDS: [&str; 12] = [
+    "prepayId",
+    "transactionId",
+    "merchantTradeNo",
+    "refundRequestId",
+    "refundId",
+    "gateRefundId",
+    "refundGateId",
+    "batch_id",
+    "merchant_batch_no",
+    "withdraw_id",
+    "order_id",
+    "orderId",
+];
+
+/// A record and when it was made.
+pub(super) struct Timed {
+    pub(super) unix_ms: u64,
+    pub(super) entry: Entry,
+}
+
+/// A record.
+pub(super) enum Entry {
+    /// A run begins, after the run before it.
+    Begun {
+        version: &'static str,
+        follows: Option<Follows>,
+    },
+    /// A call is about to be sent.
+    Before(Before),
+    /// What became of it.
+    After(After),
+    /// Another configuration is in force.
+    Configuration { hash: String, changes: Vec<String> },
+    /// It can be written again, after this long.
+    Resumed { after_ms: u64 },
+    /// The run ended in order.
+    Ended,
+}
+
+/// The end of the run before, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    /// Its number.
+    pub run: u32,
+    /// Its last whole record; 0 if it has none.
+    pub seq: u64,
+    /// That record's link, as it stood there.
+    pub link: String,
+    /// Bytes after it that were no whole record: what was being written when the process or the machine died.
+    pub torn_bytes: u64,
+}
+
+/// Who asks for what.
+pub struct Before {
+    /// `X-Request-Id` of the answer: 32 hexadecimal digits.
+    pub id: [u8; 32],
+    /// The tenant or operator.
+    pub party: String,
+    /// The credential it signed with.
+    pub client_id: String,
+    /// Where it came from.
+    pub peer: IpAddr,
+    /// The catalogue's name for the call.
+    pub operation: String,
+    /// What the call does to the world.
+    pub kind: &'static str,
+    /// The account it is made for, if for one.
+    pub account: Option<String>,
+    /// The value of its idempotency key.
+    pub key: Option<String>,
+    /// The caller's timestamp, as signed.
+    pub timestamp: String,
+    /// The caller's nonce, as signed.
+    pub nonce: String,
+    /// The caller's signature: with the digest it proves what was asked for, to whoever has the caller's secret.
+    pub signature: Signature,
+    /// The body that was signed; its digest is written down, not it.
+    pub body: Bytes,
+}
+
+/// What became of a call.
+pub(super) struct After {
+    pub(super) id: [u8; 32],
+    pub(super) party: String,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) status: Option<u16>,
+    pub(super) code: Option<String>,
+    pub(super) outcome: &'static str,
+    pub(super) observed: Option<&'static str>,
+    pub(super) answer: Bytes,
+}
+
+/// One attempt, under a stamp of the institution's.
+#[derive(Serialize)]
+pub(super) struct Attempt {
+    pub(super) client_id: String,
+    pub(super) timestamp: String,
+    pub(super) nonce: String,
+}
+
+impl After {
+    /// Nothing is known yet.
+    pub(super) fn of(before: &Before) -> Self {
+        Self {
+            id: before.id,
+            party: before.party.clone(),
+            attempts: Vec::new(),
+            status: None,
+            code: None,
+            outcome: "unknown",
+            observed: None,
+            answer: Bytes::new(),
+        }
+    }
+}
+
+/// What stands in every line.
+#[derive(Serialize)]
+struct Line<'a> {
+    run: u32,
+    seq: u64,
+    time: String,
+    #[serde(flatten)]
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+enum What<'a> {
+    Begun {
+        version: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        follows: Option<&'a Follows>,
+    },
+    Before {
+        id: &'a str,
+        party: &'a str,
+        client_id: &'a str,
+        peer: IpAddr,
+        operation: &'a str,
+        kind: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        account: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
+        timestamp: &'a str,
+        nonce: &'a str,
+        signature: String,
+        signed_sha256: String,
+        body_bytes: usize,
+    },
+    After {
+        id: &'a str,
+        party: &'a str,
+        outcome: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        observed: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'a str>,
+        attempts: &'a [Attempt],
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        ids: BTreeMap<&'static str, String>,
+    },
+    Configuration {
+        hash: &'a str,
+        changes: &'a [String],
+    },
+    Resumed {
+        after_ms: u64,
+    },
+    Ended,
+}
+
+/// Where in the chain a record stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) run: u32,
+    pub(super) seq: u64,
+    pub(super) link: Link,
+}
+
+/// Appends the record that follows `place` and moves on to it.
+pub(super) fn append(text: &mut Vec<u8>, place: &mut Place, key: &SigningKey, timed: &Timed) {
+    place.seq += 1;
+    let begin = text.len();
+    let line = Line {
+        run: place.run,
+        seq: place.seq,
+        time: rfc3339(timed.unix_ms),
+        what: what(&timed.entry),
+    };
+    // Strings and numbers always serialize into memory.
+    let _ = serde_json::to_writer(&mut *text, &line);
+    // The closing brace comes after the link.
+    text.pop();
+    place.link = place.link.next(key, &text[begin..]);
+    text.extend_from_slice(LINK);
+    text.extend_from_slice(place.link.to_string().as_bytes());
+    text.extend_from_slice(b"\"}\n");
+}
+
+/// What stands between a record and its link.
+const LINK: &[u8] = b",\"link\":\"";
+/// What stands after the link, without the line's end.
+const CLOSE: &[u8] = b"\"}";
+/// Hexadecimal digits of a link.
+const DIGITS: usize = 64;
+
+/// A line without its end, taken apart: the bytes that are chained, and the link.
+pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
+    let rest = line.strip_suffix(CLOSE)?;
+    let (rest, digits) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
+    let record = rest.strip_suffix(LINK)?;
+    Some((record, Link::parse(str::from_utf8(digits).ok()?)?))
+}
+
+/// The number a line says it has.
+pub(super) fn seq(line: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    let numbered: Numbered = serde_json::from_slice(line).ok()?;
+    Some(numbered.seq)
+}
+
+fn what(entry: &Entry) -> What<'_> {
+    match entry {
+        Entry::Begun { version, follows } => What::Begun {
+            version,
+            follows: follows.as_ref(),
+        },
+        Entry::Before(before) => What::Before {
+            id: digits(&before.id),
+            party: &before.party,
+            client_id: &before.client_id,
+            peer: before.peer,
+            operation: &before.operation,
+            kind: before.kind,
+            account: before.account.as_deref(),
+            key: before.key.as_deref(),
+            timestamp: &before.timestamp,
+            nonce: &before.nonce,
+            signature: before.signature.to_string(),
+            signed_sha256: digest(before),
+            body_bytes: before.body.len(),
+        },
+        Entry::After(after) => What::After {
+            id: digits(&after.id),
+            party: &after.party,
+            outcome: after.outcome,
+            observed: after.observed,
+            status: after.status,
+            code: after.code.as_deref(),
+            attempts: &after.attempts,
+            ids: ids(&after.answer),
+        },
+        Entry::Configuration { hash, changes } => What::Configuration { hash, changes },
+        Entry::Resumed { after_ms } => What::Resumed {
+            after_ms: *after_ms,
+        },
+        Entry::Ended => What::Ended,
+    }
+}
+
+fn digest(before: &Before) -> String {
+    // It was parsed before, so it parses.
+    Stamp::parse(before.timestamp.as_bytes(), before.nonce.as_bytes())
+        .map(|stamp| hex::encode(payload::digest(&stamp, &before.body)))
+        .unwrap_or_default()
+}
+
+fn digits(id: &[u8; 32]) -> &str {
+    str::from_utf8(id).unwrap_or_default()
+}
+
+/// The ids in an answer, which stand in `data` or at the top.
+fn ids(answer: &[u8]) -> BTreeMap<&'static str, String> {
+    let Ok(answer) = serde_json::from_slice::<Value>(answer) else {
+        return BTreeMap::new();
+    };
+    let data = answer.get("data").filter(|data| data.is_object());
+    let data = data.unwrap_or(&answer);
+    let id = |name: &'static str| match data.get(name)? {
+        Value::String(text) if !text.is_empty() => Some((name, text.chars().take(64).collect())),
+        Value::Number(number) => Some((name, number.to_string())),
+        _ => None,
+    };
+    IDS.into_iter().filter_map(id).collect()
+}
+
+fn rfc3339(unix_ms: u64) -> String {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(i64::MAX))
+        .unwrap_or_default();
+    format!("{time:.3}")
+}

@@ -1,0 +1,464 @@
+//! The journal over a simulated disk that loses power, runs full and is tampered with.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+
+use gatepay_core::{SecretKey, Signature};
+use proptest::prelude::*;
+
+use super::folder::{Medium, Part};
+use super::show::{Wanted, show};
+use super::verify::{Report, verify};
+use super::*;
+
+/// A simulated disk: what was synced survives, what was only written may not.
+#[derive(Clone, Default)]
+struct SimulatedDisk(Arc<Mutex<Platters>>);
+
+#[derive(Default)]
+struct Platters {
+    files: BTreeMap<Part, File>,
+    full: bool,
+}
+
+#[derive(Clone, Default)]
+struct File {
+    bytes: Vec<u8>,
+    synced: usize,
+}
+
+struct Handle(SimulatedDisk, Part);
+
+impl SimulatedDisk {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Platters> {
+        self.0.lock().unwrap()
+    }
+
+    fn full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// The disk after a power cut: of each file all that was synced, and of the rest the part that made it.
+    fn after_power_cut(&self, percent_that_made_it: usize) -> Self {
+        let mut platters = Platters::default();
+        for (part, file) in &self.lock().files {
+            let rest = (file.bytes.len() - file.synced) * percent_that_made_it / 100;
+            let bytes = file.bytes[..file.synced + rest].to_vec();
+            let synced = bytes.len();
+            platters.files.insert(*part, File { bytes, synced });
+        }
+        Self(Arc::new(Mutex::new(platters)))
+    }
+
+    /// A copy in which one file was changed.
+    fn tampered(&self, change: impl FnOnce(&mut BTreeMap<Part, File>)) -> Self {
+        let mut files = self.lock().files.clone();
+        change(&mut files);
+        Self(Arc::new(Mutex::new(Platters { files, full: false })))
+    }
+
+    fn durable_text(&self) -> String {
+        let durable = self.after_power_cut(0);
+        let platters = durable.lock();
+        platters
+            .files
+            .values()
+            .map(|file| String::from_utf8_lossy(&file.bytes).into_owned())
+            .collect()
+    }
+
+    fn verify(&self) -> Report {
+        verify(self, &key(), 1, &[]).unwrap()
+    }
+}
+
+impl Folder for SimulatedDisk {
+    type File = Handle;
+
+    fn parts(&self) -> io::Result<Vec<Part>> {
+        Ok(self.lock().files.keys().copied().collect())
+    }
+
+    fn read(&self, part: Part) -> io::Result<Vec<u8>> {
+        Ok(self.lock().files[&part].bytes.clone())
+    }
+
+    fn create(&self, part: Part) -> io::Result<Handle> {
+        let mut platters = self.lock();
+        if platters.files.contains_key(&part) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if platters.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        platters.files.insert(part, File::default());
+        Ok(Handle(self.clone(), part))
+    }
+}
+
+impl Medium for Handle {
+    /// A full disk takes some and then fails, as disks do.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut platters = self.0.lock();
+        let full = platters.full;
+        let file = platters.files.get_mut(&self.1).unwrap();
+        if full {
+            file.bytes.extend(&bytes[..bytes.len() / 2]);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.bytes.extend(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut platters = self.0.lock();
+        let file = platters.files.get_mut(&self.1).unwrap();
+        file.synced = file.bytes.len();
+        Ok(())
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        let mut platters = self.0.lock();
+        let file = platters.files.get_mut(&self.1).unwrap();
+        file.bytes.truncate(usize::try_from(length).unwrap());
+        file.synced = file.bytes.len();
+        Ok(())
+    }
+}
+
+const ROOMY: Rotation = Rotation {
+    bytes: 1 << 20,
+    age: Duration::from_hours(24),
+};
+
+fn key() -> SigningKey {
+    SigningKey::new(&SecretKey::new("an-audit-key-that-is-visibly-fake".to_owned().into()).unwrap())
+}
+
+fn meters() -> Meters {
+    Meters {
+        records: IntCounter::new("records", "records").unwrap(),
+        syncs: Histogram::with_opts(prometheus::HistogramOpts::new("syncs", "syncs")).unwrap(),
+        available: IntGauge::new("available", "available").unwrap(),
+    }
+}
+
+fn journal(disk: &SimulatedDisk, rotation: Rotation) -> Journal {
+    let clock = Clock::manual(1_767_225_600_000);
+    Journal::start(disk.clone(), key(), rotation, &clock, &meters()).unwrap()
+}
+
+fn id(number: usize) -> [u8; 32] {
+    format!("{number:032}").into_bytes().try_into().unwrap()
+}
+
+fn call(number: usize) -> Before {
+    Before {
+        id: id(number),
+        party: if number.is_multiple_of(2) {
+            "acme"
+        } else {
+            "globex"
+        }
+        .to_owned(),
+        client_id: "acme-key".to_owned(),
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        operation: "create_order".to_owned(),
+        kind: "money",
+        account: Some("2124538349".to_owned()),
+        key: Some(format!("trade-{number}")),
+        timestamp: "1767225600000".to_owned(),
+        nonce: format!("nonce-{number}"),
+        signature: Signature::parse(&[b'a'; 128]).unwrap(),
+        body: Bytes::from_static(b"{\"merchantTradeNo\":\"1\"}"),
+    }
+}
+
+/// Runs a future to its end where no runtime is needed.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// A journal of some runs with some calls each, ended in order.
+fn written(runs: usize, calls: usize, rotation: Rotation) -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    for run in 0..runs {
+        let journal = journal(&disk, rotation);
+        for number in 0..calls {
+            let mut open = wait(journal.before(call(run * calls + number))).unwrap();
+            open.answered(
+                200,
+                Some("000000"),
+                &Bytes::from_static(b"{\"data\":{\"prepayId\":\"77\"}}"),
+            );
+            open.outcome("success");
+        }
+        journal.finish();
+    }
+    disk
+}
+
+#[test]
+fn a_call_is_on_the_disk_before_it_may_be_sent() {
+    let disk = SimulatedDisk::default();
+    let journal = journal(&disk, ROOMY);
+    for number in 0..20 {
+        let _open = wait(journal.before(call(number))).unwrap();
+        let record = format!("{number:032}");
+        assert!(disk.durable_text().contains(&record), "{record}");
+    }
+}
+
+#[test]
+fn what_was_written_verifies_and_is_found() {
+    let disk = written(3, 10, ROOMY);
+    let report = disk.verify();
+    assert_eq!(report.findings, []);
+    assert_eq!((report.calls, report.open), (30, 0));
+    let wanted = |wanted: Wanted| show(&disk, &wanted).unwrap();
+    let one = wanted(Wanted {
+        key: Some("trade-7".to_owned()),
+        ..Wanted::default()
+    });
+    assert_eq!(one.len(), 1);
+    let after = one[0].after.as_ref().unwrap();
+    assert_eq!(after["outcome"], "success");
+    assert_eq!(after["ids"]["prepayId"], "77");
+    assert_eq!(one[0].before["signature"], "a".repeat(128));
+    let acme = wanted(Wanted {
+        party: Some("acme".to_owned()),
+        ..Wanted::default()
+    });
+    assert_eq!(acme.len(), 15);
+    let late = Wanted {
+        since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
+        ..Wanted::default()
+    };
+    assert_eq!(wanted(late).len(), 0);
+    assert_eq!(
+        wanted(Wanted {
+            key: Some("77".to_owned()),
+            ..Wanted::default()
+        })
+        .len(),
+        30
+    );
+}
+
+/// The digest is what anybody calculates with `sha256sum` over the signed string.
+#[test]
+fn the_digest_is_that_of_the_signed_string() {
+    let disk = written(1, 1, ROOMY);
+    let calls = show(&disk, &Wanted::default()).unwrap();
+    let signed = b"1767225600000\nnonce-0\n{\"merchantTradeNo\":\"1\"}\n";
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(signed);
+    assert_eq!(calls[0].before["signed_sha256"], hex::encode(digest));
+}
+
+#[test]
+fn files_are_rotated_and_the_chain_goes_on_through_them() {
+    let small = Rotation {
+        bytes: 2_000,
+        ..ROOMY
+    };
+    let disk = written(2, 10, small);
+    assert!(disk.parts().unwrap().len() > 6);
+    assert_eq!(disk.verify().findings, []);
+    for gone in disk.parts().unwrap() {
+        let without = disk.tampered(|files| drop(files.remove(&gone)));
+        let last = disk.parts().unwrap().last().copied();
+        // That the end of all was cut only its head can tell.
+        if Some(gone) != last {
+            assert_ne!(without.verify().findings, [], "{gone} was removed");
+        }
+    }
+}
+
+#[test]
+fn a_cut_end_shows_against_the_head_in_the_log() {
+    let disk = written(1, 5, ROOMY);
+    let head = disk.verify().head.unwrap().parse().unwrap();
+    let cut = disk.tampered(|files| {
+        let file = files.values_mut().next().unwrap();
+        let lines: Vec<&[u8]> = file.bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        file.bytes = lines[..lines.len() - 3].concat();
+    });
+    assert_eq!(
+        cut.verify().findings,
+        [],
+        "without the head nobody can tell"
+    );
+    let findings = verify(&cut, &key(), 1, &[head]).unwrap().findings;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(verify(&disk, &key(), 1, &[head]).unwrap().findings, []);
+}
+
+#[test]
+fn a_cut_end_of_an_earlier_run_shows_by_itself() {
+    let disk = written(2, 5, ROOMY);
+    let cut = disk.tampered(|files| {
+        let file = files.values_mut().next().unwrap();
+        let lines: Vec<&[u8]> = file.bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        file.bytes = lines[..lines.len() - 3].concat();
+    });
+    assert_ne!(cut.verify().findings, []);
+}
+
+#[test]
+fn another_key_verifies_nothing() {
+    let other = SigningKey::new(&SecretKey::new("another-fake-key".to_owned().into()).unwrap());
+    let report = verify(&written(1, 2, ROOMY), &other, 1, &[]).unwrap();
+    assert_eq!((report.records, report.findings.len()), (0, 1));
+}
+
+#[test]
+fn a_full_disk_refuses_calls_and_ends_no_chain() {
+    let disk = SimulatedDisk::default();
+    let journal = journal(&disk, ROOMY);
+    let mut sent = wait(journal.before(call(0))).unwrap();
+    disk.full(true);
+    assert!(wait(journal.before(call(1))).is_err());
+    assert!(!journal.is_available());
+    assert!(wait(journal.before(call(2))).is_err());
+    sent.outcome("success");
+    drop(sent);
+    disk.full(false);
+    while !journal.is_available() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(wait(journal.before(call(3))).unwrap());
+    journal.finish();
+    let report = disk.verify();
+    assert_eq!(report.findings, []);
+    assert_eq!(
+        (report.calls, report.open),
+        (2, 0),
+        "what was refused was not sent, what was sent has its end"
+    );
+    assert!(disk.durable_text().contains("\"record\":\"resumed\""));
+}
+
+#[test]
+fn calls_that_come_together_share_a_sync() {
+    let disk = SimulatedDisk::default();
+    let clock = Clock::manual(1_767_225_600_000);
+    let meters = meters();
+    let journal = Journal::start(disk, key(), ROOMY, &clock, &meters).unwrap();
+    wait(async {
+        let calls: Vec<_> = (0..64).map(|number| journal.before(call(number))).collect();
+        for opened in futures_all(calls).await {
+            opened.unwrap();
+        }
+    });
+    journal.finish();
+    assert!(
+        meters.syncs.get_sample_count() < 64,
+        "{}",
+        meters.syncs.get_sample_count()
+    );
+}
+
+#[test]
+fn two_processes_never_write_the_same_file() {
+    let disk = SimulatedDisk::default();
+    let draining = journal(&disk, ROOMY);
+    let open = wait(draining.before(call(0))).unwrap();
+    let successor = journal(&disk, ROOMY);
+    drop(wait(successor.before(call(1))).unwrap());
+    drop(open);
+    draining.finish();
+    successor.finish();
+    let report = disk.verify();
+    assert_eq!(report.findings, []);
+    assert_eq!((report.calls, report.open), (2, 0));
+}
+
+/// Polls all at once, as callers on one worker do.
+async fn futures_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, done) in futures.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever one byte becomes, it shows.
+    #[test]
+    fn any_altered_byte_shows(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        let disk = written(2, 3, ROOMY);
+        let mut changed = true;
+        let tampered = disk.tampered(|files| {
+            let first = files.values_mut().next().unwrap();
+            let at = at.index(first.bytes.len());
+            changed = first.bytes[at] != with;
+            first.bytes[at] = with;
+        });
+        prop_assert_eq!(tampered.verify().findings.is_empty(), !changed);
+    }
+
+    /// Whatever record is removed, doubled or moved, it shows.
+    #[test]
+    fn any_removed_doubled_or_moved_record_shows(from in 0_usize..7, to in 0_usize..7, how in 0..3) {
+        let disk = written(2, 3, ROOMY);
+        let tampered = disk.tampered(|files| {
+            let first = files.values_mut().next().unwrap();
+            let mut lines: Vec<Vec<u8>> =
+                first.bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+            match how {
+                0 => drop(lines.remove(from)),
+                1 => lines.insert(to, lines[from].clone()),
+                _ => lines.swap(from, to),
+            }
+            first.bytes = lines.concat();
+        });
+        prop_assert_eq!(tampered.verify().findings.is_empty(), how == 2 && from == to);
+    }
+
+    /// Power is cut at any time, and any part of what was not synced is there afterwards: the journal verifies to its
+    /// last whole record, also after the next start, and has every call that was allowed to be sent.
+    #[test]
+    fn a_power_cut_costs_nothing_that_was_sent(calls in 1_usize..8, made_it in 0_usize..=100) {
+        let disk = SimulatedDisk::default();
+        let journal = journal(&disk, ROOMY);
+        let open: Vec<Open> = (0..calls).map(|number| wait(journal.before(call(number))).unwrap()).collect();
+        // One more is being written when the power goes.
+        disk.full(true);
+        let _refused = wait(journal.before(call(calls)));
+        let cut = disk.after_power_cut(made_it);
+        drop(open);
+        let report = cut.verify();
+        prop_assert_eq!(&report.findings, &[]);
+        prop_assert!(report.calls >= calls as u64);
+        let next = self::journal(&cut, ROOMY);
+        next.finish();
+        prop_assert_eq!(&cut.verify().findings, &[]);
+    }
+}
+
+/// Nothing of the journal outlives it: its thread ends.
+#[test]
+fn the_thread_ends_with_the_journal() {
+    let journal = journal(&SimulatedDisk::default(), ROOMY);
+    let shared: Weak<Shared> = Arc::downgrade(&journal.shared);
+    drop(journal);
+    assert_eq!(shared.strong_count(), 0);
+}

@@ -1,0 +1,217 @@
+//! The audit journal of the real binary.
+
+use std::fs;
+
+use crate::support::program::{Folder, Program, printed, run};
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use serde_json::Value;
+
+/// A folder whose proxy keeps a journal.
+fn folder(url: &str) -> Folder {
+    let folder = Folder::before(url);
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
+    folder.file("proxy.toml", &format!("{audit}\n{proxy}"));
+    folder.secret("audit", "fake-audit-key-0123456789abcdef");
+    folder
+}
+
+fn audit(folder: &Folder, command: &str, more: &[&str]) -> (String, Option<i32>) {
+    let config = folder.name("proxy.toml");
+    printed(&run(
+        &[&["audit", command, "--config", &config], more].concat()
+    ))
+}
+
+/// All that stands in the journal's files.
+fn text(folder: &Folder) -> String {
+    let mut files: Vec<_> = fs::read_dir(folder.path("audit"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect()
+}
+
+async fn send(program: &Program, call: Call) -> Answer {
+    let request = call.request(&Clock::system());
+    Connection::open(program.address).await.send(request).await
+}
+
+async fn end(program: Program) -> String {
+    program.terminate();
+    let (code, _, err) = program.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    err
+}
+
+#[tokio::test]
+async fn who_asked_for_what_and_what_became_of_it_is_found_by_its_key() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    let created = send(&program, acme().post(CREATE, order("A-0001"))).await;
+    assert_eq!(created.code(), "SUCCESS");
+    send(&program, acme().post(QUERY, BY_NUMBER)).await;
+    send(&program, globex().post(REFUND, A_REFUND)).await;
+    let log = end(program).await;
+
+    let (shown, code) = audit(
+        &folder,
+        "show",
+        &["--key", "A-0001", "--since", "1h", "--json"],
+    );
+    assert_eq!(code, Some(0), "{shown}");
+    let call: Value = serde_json::from_str(&shown).unwrap();
+    let (before, after) = (&call["before"], &call["after"]);
+    assert_eq!(before["id"], created.request_id());
+    assert_eq!(before["party"], "acme");
+    assert_eq!(before["client_id"], "client-acme");
+    assert_eq!(before["account"], "2124538349");
+    assert_eq!(before["operation"], "create_order");
+    assert_eq!(after["outcome"], "success");
+    assert_eq!(after["ids"]["prepayId"], created.json()["data"]["prepayId"]);
+    assert_eq!(after["attempts"].as_array().unwrap().len(), 1);
+
+    let text = text(&folder);
+    assert_eq!(
+        text.matches("\"record\":\"before\"").count(),
+        2,
+        "reads are not written down: {text}"
+    );
+    assert!(
+        !text.contains("goodsName") && !text.contains("fake-"),
+        "no body and no secret: {text}"
+    );
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let head = said
+        .lines()
+        .find_map(|line| line.strip_prefix("head: "))
+        .unwrap();
+    assert!(log.contains(head), "its end is in the log: {head}");
+}
+
+#[tokio::test]
+async fn nothing_is_at_gatepay_that_is_not_written_down() {
+    let upstream = Scripted::held();
+    let folder = folder(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let call = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let mut connection = Connection::open(program.address).await;
+    let caller = tokio::spawn(async move { connection.send(call).await });
+    until("the call is at GatePay", || upstream.count() == 1).await;
+    let text = text(&folder);
+    assert!(
+        text.contains("\"key\":\"A-0001\"") && !text.contains("\"record\":\"after\""),
+        "{text}"
+    );
+    upstream.release();
+    caller.await.unwrap();
+    end(program).await;
+}
+
+#[tokio::test]
+async fn a_journal_outlives_a_kill_and_shows_what_was_in_flight() {
+    let upstream = Scripted::held();
+    let folder = folder(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let call = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let mut connection = Connection::open(program.address).await;
+    let caller = tokio::spawn(async move { connection.try_send(call).await });
+    until("the call is at GatePay", || upstream.count() == 1).await;
+    // Killed, it writes nothing more.
+    drop(program);
+    let _cut = caller.await.unwrap();
+    end(Program::serve(&folder).await).await;
+
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("note: run 1 has no end") && said.contains("1 of them without"),
+        "{said}"
+    );
+    let (shown, _) = audit(&folder, "show", &["--tenant", "acme"]);
+    assert!(shown.contains("in flight, or its end was lost"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_altered_amount_of_history_is_found_with_file_and_line() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    send(&program, acme().post(CREATE, order("A-0001"))).await;
+    end(program).await;
+    let file = "audit/audit-000001-0001.jsonl";
+    let text = fs::read_to_string(folder.path(file)).unwrap();
+    folder.file(file, &text.replace("A-0001", "A-0002"));
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("audit-000001-0001.jsonl:2: does not follow"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    // No file may become larger than 4 KiB, which is less than one file of the journal.
+    let program = Program::serve_under(
+        &folder,
+        &["env", "--ignore-signal=XFSZ", "prlimit", "--fsize=4096"],
+    )
+    .await;
+    let mut last = send(&program, acme().post(CREATE, order("A-0000"))).await;
+    assert_eq!(last.status, 200);
+    for number in 1..20 {
+        last = send(
+            &program,
+            acme().post(CREATE, order(&format!("A-{number:04}"))),
+        )
+        .await;
+        if last.status != 200 {
+            break;
+        }
+    }
+    assert_eq!(last.refused(), (503, "journal_unavailable"));
+    assert_eq!(last.outcome(), Some("not-executed"));
+    let executed = gatepay.received().len();
+    assert_eq!(
+        send(&program, acme().post(CREATE, order("A-1000")))
+            .await
+            .refusal(),
+        Some("journal_unavailable")
+    );
+    assert_eq!(gatepay.received().len(), executed, "nothing was sent");
+    assert_eq!(
+        send(&program, acme().post(QUERY, BY_NUMBER)).await.status,
+        200
+    );
+    let metrics = http::Request::get("/metrics")
+        .header("host", "admin")
+        .body(http_body_util::Full::default());
+    let metrics = Connection::open(program.admin)
+        .await
+        .send(metrics.unwrap())
+        .await;
+    assert!(
+        metrics.text().contains("gatepay_proxy_journal_available 0"),
+        "{}",
+        metrics.text()
+    );
+    let log = end(program).await;
+    assert!(log.contains("the audit journal cannot be written"), "{log}");
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+}
