@@ -20,6 +20,8 @@ mod ingress;
 mod origins;
 // The listener's certificate is what its files say, also after they changed.
 mod tls;
+// Whoever attacks a connection, loses that connection, and nobody else notices.
+mod abuse;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.

@@ -8,6 +8,7 @@
 //!
 //! All of them share one clock, which stands still until a test moves it; ports are chosen by the system.
 
+pub(crate) mod abuse;
 mod answer;
 mod call;
 mod catalogue;

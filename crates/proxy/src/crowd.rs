@@ -1,23 +1,47 @@
-//! Crowd: how many connections each address has open, so that one cannot take all there may be.
+//! Crowd: how many connections each address has open, and how much of what came over them is not proved to be
+//! anybody's, so that one cannot take all there may be.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::origin::network;
+use crate::origin::{Origin, network};
 
 /// Who has connections open. Of IPv6 a /64 counts as one address. It holds no more entries than connections are open.
 pub struct Crowd {
     most: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<HashMap<IpAddr, Neighborhood>>,
+}
+
+#[derive(Default)]
+struct Neighborhood {
+    connections: usize,
+    unproved: Arc<AtomicUsize>,
 }
 
 /// A connection's place in the crowd, until dropped.
 pub struct Place {
     crowd: Arc<Crowd>,
     network: IpAddr,
+    unproved: Arc<AtomicUsize>,
+}
+
+/// The other end of a connection.
+pub struct Peer {
+    /// Where it is.
+    pub origin: Origin,
+    /// Its place; a trusted proxy needs none, for behind it are many.
+    pub place: Option<Place>,
+}
+
+impl Peer {
+    /// How many bytes of requests that nobody proved yet came from its address, if that can be held against it.
+    pub fn unproved(&self) -> Option<&Arc<AtomicUsize>> {
+        self.place.as_ref().map(|place| &place.unproved)
+    }
 }
 
 impl Crowd {
@@ -33,14 +57,15 @@ impl Crowd {
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let network = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(network).or_insert(0);
-        if *count >= self.most {
+        let neighborhood = open.entry(network).or_default();
+        if neighborhood.connections >= self.most {
             return None;
         }
-        *count += 1;
+        neighborhood.connections += 1;
         Some(Place {
             crowd: Arc::clone(self),
             network,
+            unproved: Arc::clone(&neighborhood.unproved),
         })
     }
 }
@@ -49,10 +74,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let open = &self.crowd.open;
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = open.entry(self.network) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        if let Entry::Occupied(mut neighborhood) = open.entry(self.network) {
+            neighborhood.get_mut().connections -= 1;
+            if neighborhood.get().connections == 0 {
+                neighborhood.remove();
             }
         }
     }

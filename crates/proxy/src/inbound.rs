@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::frames::Frames;
 use crate::pace::Pace;
 
 /// What an HTTP/2 client says first.
@@ -23,6 +24,8 @@ pub struct Inbound {
     seen: [u8; PREFACE.len()],
     /// Which of `seen` are still to be read.
     left: Range<usize>,
+    /// Of HTTP/2.
+    frames: Option<Frames>,
     pace: Arc<Pace>,
 }
 
@@ -52,15 +55,32 @@ impl Inbound {
                 read => length += read,
             }
         }
+        let http2 = seen == *PREFACE;
         Ok((
-            seen == *PREFACE,
+            http2,
             Self {
                 stream,
                 seen,
                 left: 0..length,
+                frames: http2.then(Frames::begin),
                 pace,
             },
         ))
+    }
+}
+
+impl Inbound {
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending => self.pace.blocked(),
+            Poll::Ready(Ok(bytes)) => {
+                self.pace.wrote(*bytes);
+                if let Some(frames) = &mut self.frames {
+                    frames.sent(*bytes);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+        }
     }
 }
 
@@ -93,8 +113,15 @@ impl AsyncRead for Inbound {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
             self.pace.read();
+        }
+        if let Some(frames) = &mut self.frames
+            && let Err(flood) = frames.received(read)
+        {
+            self.pace.abort();
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, flood)));
         }
         Poll::Ready(Ok(()))
     }
@@ -106,9 +133,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.pace.wrote();
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -116,9 +143,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.pace.wrote();
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,7 +153,12 @@ impl AsyncWrite for Inbound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        match flushed {
+            Poll::Pending => self.pace.blocked(),
+            Poll::Ready(_) => self.pace.flushed(),
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

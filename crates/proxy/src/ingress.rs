@@ -1,6 +1,8 @@
 //! Ingress: the head within limits and with one reading, the body under its cap and deadline.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +33,8 @@ pub struct Head<'a> {
     pub path: &'a str,
     /// What stands behind `?`, as it was sent.
     pub query: Option<&'a str>,
+    /// How many bytes it has.
+    pub bytes: usize,
 }
 
 /// Reads a head that has one reading only, or refuses it.
@@ -39,12 +43,8 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
     let target = uri
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
-    let size: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    if size + target > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
+    let bytes = target + lines(&parts.headers);
+    if bytes > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
     }
     // HTTP/2 always carries scheme and authority; in HTTP/1.1 they would name a second host beside `Host`.
@@ -70,7 +70,16 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
         method: Method::parse(parts.method.as_str()),
         path: uri.path(),
         query: uri.query(),
+        bytes,
     })
+}
+
+/// How many bytes the lines of a head have.
+fn lines(headers: &HeaderMap) -> usize {
+    let lines = headers.iter();
+    lines
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
 }
 
 /// Whether a body is of the kind its operation takes. One that names no type is GatePay's to judge.
@@ -116,13 +125,31 @@ fn malformed(what: &'static str) -> Refusal {
     Refusal::MalformedRequest(what.into())
 }
 
+/// How long a body may take.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyTime {
+    /// All of it.
+    pub whole: Duration,
+    /// How much has to arrive in a second on average, once half of that time is over.
+    pub bytes_per_second: NonZeroU32,
+}
+
+impl BodyTime {
+    /// When more than so many bytes have to be there.
+    fn for_more_than(&self, bytes: usize) -> Duration {
+        let earned =
+            Duration::from_millis(bytes as u64 * 1_000 / u64::from(self.bytes_per_second.get()));
+        earned.max(self.whole / 2).min(self.whole)
+    }
+}
+
 /// Reads a whole body and hands each piece to `taken` as it arrives, which may refuse it.
 ///
 /// A body that is announced as too long is refused before any of it is read.
 pub async fn body<B>(
     body: &mut B,
     limit: u64,
-    timeout: Duration,
+    time: &BodyTime,
     mut taken: impl FnMut(&[u8]) -> Result<(), Refusal>,
 ) -> Result<Bytes, Refusal>
 where
@@ -132,19 +159,20 @@ where
     if body.size_hint().lower() > limit {
         return Err(too_large);
     }
-    let deadline = Instant::now() + timeout;
+    let begun = Instant::now();
     let mut whole = Pieces::default();
     let mut since_yield = 0;
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
         // The deadline costs no timer while frames are already there.
-        let frame = match timeout_at(deadline, body.frame()).await {
+        let limit_now = time.for_more_than(whole.len());
+        let frame = match timeout_at(begun + limit_now, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_))) => {
                 return Err(malformed("the body ended early or its framing is broken"));
             }
-            Err(_) => return Err(Refusal::RequestTimeout { limit: timeout }),
+            Err(_) => return Err(Refusal::RequestTimeout { limit: limit_now }),
         };
         // Trailers are not signed and not forwarded.
         let Ok(piece) = frame.into_data() else {
@@ -169,15 +197,31 @@ where
 /// Room for all bodies together, so that many large ones cannot take the machine's memory.
 pub struct Room(Arc<Semaphore>);
 
-/// Room that one body holds, until dropped.
+/// Room that one request holds, until dropped.
 pub struct Held {
     room: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
+    /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
+    begun: usize,
+    arrived: usize,
+    /// Of everybody at its address, until it is proved to be somebody's.
+    unproved: Option<Unproved>,
+}
+
+/// A part of what came from an address and is not proved to be anybody's.
+struct Unproved {
+    of: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-/// How many bytes of bodies may be held at once: hundreds of the largest JSON bodies, or four bank uploads.
+/// How many bytes of requests may be held at once: hundreds of the largest JSON bodies, or four bank uploads.
 pub const BODIES: usize = 256 << 20;
+/// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
+const UNPROVED: usize = 80 << 20;
+/// What a request takes besides its bytes while it waits for its body.
+const WAITING: usize = 4096;
+/// Bodies up to this length are given room once, when they are announced.
+const SMALL: usize = 4096;
 /// Room is given out in pieces of this many bytes.
 const PIECE: usize = 1024;
 
@@ -188,27 +232,55 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Room for a body that is about to be read.
-    pub fn hold(&self) -> Held {
+    /// Room for a request whose body is about to be read. `unproved` counts what comes from its address.
+    pub fn hold(&self, unproved: Option<&Arc<AtomicUsize>>) -> Held {
         Held {
             room: Arc::clone(&self.0),
             taken: None,
-            bytes: 0,
+            begun: 0,
+            arrived: 0,
+            unproved: unproved.map(|of| Unproved {
+                of: Arc::clone(of),
+                bytes: 0,
+            }),
         }
     }
 }
 
 impl Held {
-    /// Takes room for so many bytes more.
+    /// Takes room for a head, and for a body that is announced to have so many bytes.
+    pub fn begin(&mut self, head: usize, announced: u64) -> Result<(), Refusal> {
+        let small = usize::try_from(announced).map_or(SMALL, |bytes| bytes.min(SMALL));
+        self.begun = WAITING + head;
+        self.take(self.begun + small)
+    }
+
+    /// Takes room for so many bytes of a body more.
     pub fn more(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.bytes += bytes;
+        self.arrived += bytes;
+        self.take(self.begun + self.arrived)
+    }
+
+    /// It is proved whose it is: to its address it no longer counts.
+    pub fn proved(&mut self) {
+        self.unproved = None;
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         let have = self
             .taken
             .as_ref()
             .map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = self.bytes.div_ceil(PIECE).saturating_sub(have);
+        let missing = bytes.div_ceil(PIECE).saturating_sub(have);
         if missing == 0 {
             return Ok(());
+        }
+        if let Some(unproved) = &mut self.unproved
+            && !unproved.more(missing * PIECE)
+        {
+            return Err(Refusal::Overloaded(
+                "too much is arriving from this address; come back in a moment",
+            ));
         }
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         let more = Arc::clone(&self.room).try_acquire_many_owned(missing);
@@ -220,6 +292,20 @@ impl Held {
             None => self.taken = Some(more),
         }
         Ok(())
+    }
+}
+
+impl Unproved {
+    /// So many more; whether that is not too much.
+    fn more(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.of.fetch_add(bytes, Ordering::Relaxed) + bytes <= UNPROVED
+    }
+}
+
+impl Drop for Unproved {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -300,6 +386,11 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    const TIME: BodyTime = BodyTime {
+        whole: Duration::from_secs(10),
+        bytes_per_second: NonZeroU32::new(1_024).unwrap(),
+    };
+
     fn parts(uri: &str, lines: &[(&str, &str)]) -> request::Parts {
         let mut request = Request::builder().uri(uri);
         for (name, value) in lines {
@@ -345,12 +436,9 @@ mod tests {
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
         let read = async |bytes: &'static [u8]| {
-            body(
-                &mut Full::new(Bytes::from_static(bytes)),
-                5,
-                Duration::from_secs(1),
-                |_| Ok(()),
-            )
+            body(&mut Full::new(Bytes::from_static(bytes)), 5, &TIME, |_| {
+                Ok(())
+            })
             .await
         };
         assert_eq!(read(b"12345").await.unwrap(), "12345");
@@ -360,7 +448,7 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_bytes_and_it_comes_back() {
         let room = Room::default();
-        let (mut most, mut little) = (room.hold(), room.hold());
+        let (mut most, mut little) = (room.hold(None), room.hold(None));
         most.more(BODIES - PIECE).unwrap();
         little.more(1).unwrap();
         little.more(PIECE - 1).unwrap();
@@ -371,9 +459,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
-        let refusal = body(&mut Never, 5, Duration::from_secs(10), |_| Ok(()))
-            .await
-            .unwrap_err();
+        let refusal = body(&mut Never, 5, &TIME, |_| Ok(())).await.unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");
     }
 
@@ -402,5 +488,36 @@ mod tests {
             prop_assert_eq!(whole.len(), pieces.iter().map(Vec::len).sum::<usize>());
             prop_assert_eq!(&whole.into_bytes()[..], &pieces.concat()[..]);
         }
+    }
+
+    #[test]
+    fn the_longer_a_body_takes_the_more_of_it_has_to_be_there() {
+        for (bytes, seconds) in [(0, 5), (1_024, 5), (6 * 1_024, 6), (1 << 20, 10)] {
+            assert_eq!(TIME.for_more_than(bytes), Duration::from_secs(seconds));
+        }
+    }
+
+    #[test]
+    fn one_address_holds_only_so_much_that_is_nobodys() {
+        let room = Room::default();
+        let address = Arc::default();
+        let mut held: Vec<Held> = Vec::new();
+        let mut send = |bytes: usize| {
+            let mut request = room.hold(Some(&address));
+            let taken = request.begin(300, 100).and_then(|()| request.more(bytes));
+            held.push(request);
+            taken.is_ok()
+        };
+        assert!(send(64 << 20), "the largest upload");
+        assert!(send(1 << 20));
+        assert!(!send(20 << 20));
+        // Others are not concerned, and who is proved is not either.
+        let mut other = room.hold(Some(&Arc::default()));
+        assert!(other.more(64 << 20).is_ok());
+        held.iter_mut().for_each(Held::proved);
+        let mut next = room.hold(Some(&address));
+        assert!(next.more(64 << 20).is_ok());
+        drop(next);
+        assert_eq!(address.load(Ordering::Relaxed), 0);
     }
 }

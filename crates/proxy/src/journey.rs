@@ -17,9 +17,10 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::app::{App, Generation};
+use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
-use crate::ingress::Held;
+use crate::ingress::{BodyTime, Held};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
 use crate::origin::Origin;
@@ -88,21 +89,22 @@ struct Admitted {
 /// Answers a request, whatever becomes of it.
 pub async fn handle(
     worker: Arc<Worker>,
-    connection: Origin,
+    peer: Arc<Peer>,
     busy: Busy,
     entering: Entering,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let app = &worker.app;
     let (parts, incoming) = request.into_parts();
-    let origin = app.trusted.caller(connection, &parts.headers);
+    let origin = app.trusted.caller(peer.origin, &parts.headers);
     let mut record = Record::begin(app, origin.address, busy);
     if parts.method == http::Method::HEAD {
         // The head is all there is to hand over.
         record.relayed();
     }
+    let held = app.bodies.hold(peer.unproved());
     let mut unread = (!incoming.is_end_stream()).then_some(incoming);
-    let entered = enter(&worker, origin, &parts, &mut unread, &mut record).await;
+    let entered = enter(&worker, origin, held, &parts, &mut unread, &mut record).await;
     drop(entering);
     let mut response = match entered {
         Err(refusal) => {
@@ -152,6 +154,7 @@ pub async fn handle(
 async fn enter(
     worker: &Worker,
     origin: Origin,
+    mut held: Held,
     parts: &request::Parts,
     unread: &mut Option<Incoming>,
     record: &mut Record,
@@ -170,7 +173,11 @@ async fn enter(
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(party.id.as_str());
-    let (body, held) = receive(app, origin, parts, unread, operation, &caller).await?;
+    if let Some(unread) = unread {
+        held.begin(head.bytes, unread.size_hint().lower())?;
+    }
+    let body = receive(app, origin, &mut held, parts, unread, operation, &caller).await?;
+    held.proved();
     record.body(body.len());
 
     let lane = generation.lane(caller.position);
@@ -277,17 +284,17 @@ fn outbound(
 async fn receive(
     app: &App,
     origin: Origin,
+    held: &mut Held,
     parts: &request::Parts,
     unread: &mut Option<Incoming>,
     operation: &Operation,
     caller: &authenticate::Caller<'_>,
-) -> Result<(Bytes, Held), Refusal> {
+) -> Result<Bytes, Refusal> {
     let listen = &app.settings.listen;
     let failing = origin
         .accountable()
         .filter(|address| app.penalties.is_failing(*address));
     let mut payload = caller.payload();
-    let mut held = app.bodies.hold();
     let mut body = Bytes::new();
     if let Some(incoming) = unread {
         ingress::media_type(&parts.headers, operation.media)?;
@@ -298,7 +305,11 @@ async fn receive(
             }
             held.more(piece.len())
         };
-        body = ingress::body(incoming, limit, listen.body_timeout, piece).await?;
+        let time = BodyTime {
+            whole: listen.body_timeout,
+            bytes_per_second: listen.body_bytes_per_second,
+        };
+        body = ingress::body(incoming, limit, &time, piece).await?;
         *unread = None;
     }
     if let Some(address) = failing {
@@ -309,7 +320,7 @@ async fn receive(
     } else {
         caller.verify(payload, &body)?;
     }
-    Ok((body, held))
+    Ok(body)
 }
 
 impl Admitted {

@@ -25,6 +25,7 @@ pub mod clock;
 pub mod crowd;
 pub mod descriptors;
 pub mod drain;
+pub mod frames;
 pub mod guardian;
 pub mod headers;
 pub mod identity;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,22 +18,32 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
-use crate::crowd::Place;
+use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::origin::Origin;
-use crate::pace::{Pace, Verdict};
+use crate::pace::{Limits, Pace, Verdict};
 use crate::proxy_header;
 
 /// hyper's own limit on a head, above ours so that ours answers.
 const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
 /// How many requests one HTTP/2 connection may have open.
 const STREAMS: u32 = 100;
-/// How many streams a peer may open and reset before the connection is closed.
+/// How many streams a peer may open and reset, or make us reset, before the connection is closed.
 const RESETS: usize = 20;
+/// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. It fills a
+/// link of 200 Mbit/s at 10 ms.
+pub const WINDOW: u32 = 256 * 1024;
+/// How much of answers one HTTP/2 stream holds ready to be sent.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The largest frame, and the table heads are compressed with: as the standard has them.
+const FRAME: u32 = 16 * 1024;
+const HEADER_TABLE: u32 = 4 * 1024;
+/// How long a caller has to answer a GOAWAY before an idle connection is dropped.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often a connection that is ending is looked at.
 const ENDING: Duration = Duration::from_millis(50);
 /// How long a connection has to begin, and its caller to learn that it should go elsewhere, once the process drains: some
@@ -80,8 +91,8 @@ async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, room: Ar
                 let (worker, entering) = (Arc::clone(worker), worker.door.enter());
                 let running = Running::begin(&app);
                 tokio::spawn(async move {
-                    let _until_it_ends = (permit, place, running);
-                    serve(worker, tcp, origin, entering).await;
+                    let _until_it_ends = (permit, running);
+                    serve(worker, tcp, Peer { origin, place }, entering).await;
                 });
             }
             Err(error) => {
@@ -119,11 +130,7 @@ fn reset(tcp: &TcpStream) {
 }
 
 /// Where a trusted proxy says that the connection comes from, with its place there.
-async fn announced(
-    app: &App,
-    tcp: &mut TcpStream,
-    proxy: Origin,
-) -> Result<(Origin, Option<Place>), ()> {
+async fn announced(app: &App, tcp: &mut TcpStream, proxy: Origin) -> Result<Peer, ()> {
     let header = timeout(app.settings.listen.head_timeout, proxy_header::read(tcp)).await;
     let source = match header {
         Ok(Ok(source)) => source,
@@ -138,27 +145,31 @@ async fn announced(
     };
     let origin = source.map_or(proxy, |source| app.trusted.origin(source));
     let place = place(app, origin).map_err(|Crowded| reset(tcp))?;
-    Ok((origin, place))
+    Ok(Peer { origin, place })
 }
 
-async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin, entering: Entering) {
+async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: Entering) {
     let app = Arc::clone(&worker.app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
-    let pace = Pace::new(listen.head_timeout, listen.idle_timeout);
+    let pace = Pace::new(Limits {
+        head: listen.head_timeout,
+        answer: listen.answer_timeout,
+        idle: listen.idle_timeout,
+    });
     let begin = async {
-        let (origin, place) = if listen.proxy_protocol && peer.is_trusted() {
-            announced(&app, &mut tcp, peer).await?
+        let peer = if listen.proxy_protocol && peer.origin.is_trusted() {
+            announced(&app, &mut tcp, peer.origin).await?
         } else {
-            (peer, None)
+            peer
         };
         let acceptor = app.identity.as_ref().map(Identity::acceptor);
         let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(&pace));
         match timeout(listen.head_timeout, begun).await {
-            Ok(Ok((http2, stream))) => Ok((origin, place, http2, stream)),
+            Ok(Ok((http2, stream))) => Ok((peer, http2, stream)),
             // Port scans and health checks connect and say nothing; that is no event.
             Ok(Err(error)) => {
-                let address = origin.address;
+                let address = peer.origin.address;
                 tracing::debug!(%error, %address, "a connection ended before its first request");
                 Err(())
             }
@@ -170,16 +181,24 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Origin, entering: 
         // The process does not wait for those who never ask.
         () = long_after(&app, Phase::Finishing) => return,
     };
-    let Ok((origin, _place, http2, stream)) = begun else {
+    let Ok((peer, http2, stream)) = begun else {
         return;
     };
+    let peer = Arc::new(peer);
     let ended = if http2 {
-        serve_http2(&worker, stream, origin, &pace, entering).await
+        serve_http2(&worker, stream, peer, &pace, entering).await
     } else {
-        serve_http1(&worker, stream, origin, &pace, entering).await
+        serve_http1(&worker, stream, peer, &pace, entering).await
     };
-    if ended.is_err_and(|error| error.is_parse()) {
-        app.metrics.unreadable_heads.inc();
+    match ended {
+        Err(Ended::Stalled) => {
+            // What is left of the answer is not waited for.
+            pace.abort();
+            app.metrics.readers_stalled.inc();
+        }
+        Err(Ended::Broken(error)) if error.is_parse() => app.metrics.unreadable_heads.inc(),
+        Err(Ended::Broken(error)) if is_flood(&error) => app.metrics.http2_floods.inc(),
+        Ok(()) | Err(Ended::Broken(_)) => {}
     }
 }
 
@@ -205,21 +224,44 @@ impl Drop for Open<'_> {
     }
 }
 
+/// Why a connection ended before its time.
+enum Ended {
+    /// It broke, or its peer broke the rules.
+    Broken(hyper::Error),
+    /// Its peer does not take its answers.
+    Stalled,
+}
+
+/// Whether a peer sent more frames than it may, by our count or by the library's.
+fn is_flood(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let ours = error.downcast_ref::<std::io::Error>();
+        if ours.is_some_and(|error| error.kind() == ErrorKind::QuotaExceeded) {
+            return true;
+        }
+        let theirs = error.downcast_ref::<h2::Error>();
+        if theirs.is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 async fn serve_http1(
     worker: &Arc<Worker>,
     stream: Inbound,
-    origin: Origin,
+    peer: Arc<Peer>,
     pace: &Arc<Pace>,
     entering: Entering,
-) -> hyper::Result<()> {
+) -> Result<(), Ended> {
     let first = Cell::new(Some(entering));
     let service = service_fn(move |request| {
         // The connection's own place at the door becomes that of its first request.
         let entering = first.take().unwrap_or_else(|| worker.door.enter());
-        let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move {
-            Ok::<_, Infallible>(journey::handle(worker, origin, busy, entering, request).await)
-        }
+        let (worker, peer, busy) = (Arc::clone(worker), Arc::clone(&peer), pace.request());
+        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, entering, request).await) }
     });
     let connection = http1::Builder::new()
         // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
@@ -242,10 +284,11 @@ async fn serve_http1(
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => return ended,
+            ended = &mut connection => return ended.map_err(Ended::Broken),
             () = &mut alarm => match pace.judge() {
                 Verdict::Fine(until) => alarm.set(sleep_until(until)),
                 Verdict::Late => return Ok(()),
+                Verdict::Stalled => return Err(Ended::Stalled),
             },
             () = &mut finishing, if !told => {
                 told = true;
@@ -258,17 +301,15 @@ async fn serve_http1(
 async fn serve_http2(
     worker: &Arc<Worker>,
     stream: Inbound,
-    origin: Origin,
+    peer: Arc<Peer>,
     pace: &Arc<Pace>,
     entering: Entering,
-) -> hyper::Result<()> {
-    pace.begun();
+) -> Result<(), Ended> {
+    pace.http2();
     let service = service_fn(|request| {
         let entering = worker.door.enter();
-        let (worker, busy) = (Arc::clone(worker), pace.request());
-        async move {
-            Ok::<_, Infallible>(journey::handle(worker, origin, busy, entering, request).await)
-        }
+        let (worker, peer, busy) = (Arc::clone(worker), Arc::clone(&peer), pace.request());
+        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, entering, request).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -276,7 +317,11 @@ async fn serve_http2(
         .max_header_list_size(u32::try_from(2 * ingress::HEAD_LIMIT).expect("the limit is small"))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
-        .max_send_buf_size(64 * 1024)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME)
+        .header_table_size(HEADER_TABLE)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service);
@@ -293,22 +338,29 @@ async fn serve_http2(
             } => {}
         }
     });
-    let mut alarm = pin!(sleep(worker.app.settings.listen.idle_timeout));
+    let mut alarm = pin!(sleep(worker.app.settings.listen.head_timeout));
     let mut finishing = pin!(worker.app.drain.reached(Phase::Finishing));
-    let (mut told, mut ending) = (false, false);
+    let (mut told, mut ending, mut late) = (false, false, false);
     // Its caller opens more requests until it has read the GOAWAY, so the connection stays at the door for so long.
     let mut entering = Some(entering);
     let mut known = pin!(sleep(FIRST_WORD));
     loop {
         tokio::select! {
-            ended = &mut connection => return ended,
+            ended = &mut connection => return ended.map_err(Ended::Broken),
             () = &mut finishing, if !ending => {
                 ending = true;
                 alarm.set(sleep(ENDING));
             }
             // A peer that has gone silent never acknowledges the GOAWAY; once it has all its answers it is left.
             () = &mut alarm => match pace.judge() {
-                Verdict::Late => return Ok(()),
+                Verdict::Stalled => return Err(Ended::Stalled),
+                Verdict::Late if late => return Ok(()),
+                // A request that is under way meets a GOAWAY, and not a closed door.
+                Verdict::Late => {
+                    late = true;
+                    connection.as_mut().graceful_shutdown();
+                    alarm.set(sleep(FAREWELL));
+                }
                 _ if ending && pace.is_settled() => return Ok(()),
                 _ if ending => alarm.set(sleep(ENDING)),
                 Verdict::Fine(until) => alarm.set(sleep_until(until)),

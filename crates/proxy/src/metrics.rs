@@ -48,6 +48,10 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Connections of trusted proxies that did not begin with a PROXY header.
     pub proxy_headers_refused: IntCounter,
+    /// Connections closed because answers were not being taken.
+    pub readers_stalled: IntCounter,
+    /// Connections of HTTP/2 closed because of what they were flooded with.
+    pub http2_floods: IntCounter,
     /// Requests between their head and the end of their answer.
     pub in_flight: IntGauge,
     /// GatePay's side.
@@ -146,6 +150,7 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: the names are distinct and well formed, as a test shows.
+    #[expect(clippy::too_many_lines, reason = "a few lines for each metric")]
     pub fn new(catalogue: &Catalogue) -> Self {
         let registry = Registry::new();
         let make = Make(&registry);
@@ -222,6 +227,14 @@ impl Metrics {
             proxy_headers_refused: make.counter(
                 "proxy_headers_refused_total",
                 "Connections of trusted proxies closed because their PROXY header was malformed, late or missing.",
+            ),
+            readers_stalled: make.counter(
+                "readers_stalled_total",
+                "Connections closed because nothing of an answer was taken for listen.answer_timeout_ms.",
+            ),
+            http2_floods: make.counter(
+                "http2_floods_total",
+                "Connections of HTTP/2 closed because of more frames that carry nothing than any client needs.",
             ),
             in_flight: make.gauge(
                 "in_flight",

@@ -1,10 +1,10 @@
-//! Pace: how long a connection may take for its next head, and how long it may idle between requests.
+//! Pace: how long a connection may take for its next head, how long to take its answers, and how long it may idle.
 //!
-//! hyper has one time-out for both, and arms a timer for every request. Here a connection notes when it began to
-//! wait, and one alarm per connection looks once in a while.
+//! hyper has one time-out for the first and the last, and arms a timer for every request. Here a connection notes when
+//! it began to wait, and one alarm per connection looks once in a while.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,17 +21,42 @@ pub struct Pace {
     moved: AtomicU64,
     /// There has been a request.
     asked: AtomicBool,
+    /// When the last answer ended.
+    answered: AtomicU64,
+    /// Whether HTTP/2 is spoken: its bytes need not be about requests, and its heads are framed.
+    http2: AtomicBool,
+    /// Since when what was written waits for room, less the time that what was written meanwhile was worth; plus one,
+    /// 0 if nothing waits.
+    blocked_since: AtomicU64,
+    /// Answers that have begun and not ended: those since `looked`, and the others, which may have been there before.
+    answers: [AtomicU32; 2],
+    /// Which of the two are those since `looked`.
+    newer: AtomicUsize,
+    /// When the answers were last looked at.
+    looked: AtomicU64,
     /// An answer was cut short, so that the connection must not end as if it were whole.
     aborted: AtomicBool,
-    /// How long a head may take.
-    head: Duration,
-    /// How long nothing may happen.
-    idle: Duration,
+    limits: Limits,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A head.
+    pub head: Duration,
+    /// Nothing being taken of an answer.
+    pub answer: Duration,
+    /// Nothing at all.
+    pub idle: Duration,
 }
 
 /// A request on the connection; it is not idle until this is dropped.
 #[derive(Debug)]
-pub struct Busy(Arc<Pace>);
+pub struct Busy {
+    pace: Arc<Pace>,
+    /// Once its answer has begun: among which it is counted.
+    answer: Option<usize>,
+}
 
 /// What the alarm finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +65,27 @@ pub enum Verdict {
     Fine(Instant),
     /// A head has taken too long, or nothing has happened for too long.
     Late,
+    /// An answer is not being taken.
+    Stalled,
 }
 
 impl Pace {
     /// A connection that was just accepted. Its first byte is already awaited, under the head's time-out.
-    pub fn new(head: Duration, idle: Duration) -> Arc<Self> {
+    pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             made: Instant::now(),
             busy: AtomicU32::new(0),
             head_since: AtomicU64::new(1),
             moved: AtomicU64::new(0),
             asked: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            blocked_since: AtomicU64::new(0),
+            answers: Default::default(),
+            newer: AtomicUsize::new(0),
+            looked: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
-            head,
-            idle,
+            limits,
         })
     }
 
@@ -61,27 +93,60 @@ impl Pace {
     pub fn read(&self) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
+        if self.http2.load(Ordering::Relaxed) {
+            return;
+        }
         if self.busy.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(now + 1, Ordering::Relaxed);
         }
     }
 
-    /// Bytes went out.
-    pub fn wrote(&self) {
-        self.moved.store(self.now(), Ordering::Relaxed);
+    /// So many bytes went out.
+    pub fn wrote(&self, bytes: usize) {
+        let now = self.now();
+        self.moved.store(now, Ordering::Relaxed);
+        let since = self.blocked_since.load(Ordering::Relaxed);
+        if since > 0 {
+            let worth = bytes as u64 * 1_000 / TAKEN_PER_SECOND;
+            let since = (since + worth).min(now + 1);
+            self.blocked_since.store(since, Ordering::Relaxed);
+        }
     }
 
-    /// From here on heads are somebody else's to time: HTTP/2 frames them.
-    pub fn begun(&self) {
-        self.head_since.store(0, Ordering::Relaxed);
+    /// What is to go out finds no room, for the caller takes nothing.
+    pub fn blocked(&self) {
+        if self.blocked_since.load(Ordering::Relaxed) == 0 {
+            self.blocked_since.store(self.now() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything that was to go out is out.
+    pub fn flushed(&self) {
+        if self.blocked_since.load(Ordering::Relaxed) != 0 {
+            self.blocked_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// From here on only requests count as something that happens: HTTP/2 has bytes of its own. The first is still
+    /// awaited, under the head's time-out; those after it come when they come.
+    pub fn http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// What went on here was an attack: the connection ends at once.
+    pub fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
     }
 
     /// A head is complete.
     pub fn request(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
-        self.begun();
-        Busy(Arc::clone(self))
+        self.head_since.store(0, Ordering::Relaxed);
+        Busy {
+            pace: Arc::clone(self),
+            answer: None,
+        }
     }
 
     /// Whether there has been a request.
@@ -109,23 +174,50 @@ impl Pace {
 
     /// Whether something is late.
     pub fn judge(&self) -> Verdict {
+        if self.is_stalled() {
+            return Verdict::Stalled;
+        }
+        let Limits { head, answer, idle } = self.limits;
         let busy = self.busy.load(Ordering::Relaxed) > 0;
-        // Whoever waits for GatePay is not idle; whoever takes no byte of an answer for so long is gone.
-        let idle = if busy {
-            self.idle.max(STALLED)
+        let last = if !busy && self.http2.load(Ordering::Relaxed) {
+            &self.answered
         } else {
-            self.idle
+            &self.moved
         };
-        let idle_until = self.at(self.moved.load(Ordering::Relaxed)) + idle;
+        // Whoever waits for GatePay is not idle.
+        let idle = if busy { idle.max(WAITING) } else { idle };
+        let idle_until = self.at(last.load(Ordering::Relaxed)) + idle;
         let until = match self.head_since.load(Ordering::Relaxed) {
-            since if since > 0 && !busy => idle_until.min(self.at(since - 1) + self.head),
+            since if since > 0 && !busy => idle_until.min(self.at(since - 1) + head),
             _ => idle_until,
         };
-        if until <= Instant::now() {
+        let now = Instant::now();
+        if until <= now {
             Verdict::Late
         } else {
-            Verdict::Fine(until.min(Instant::now() + self.head))
+            Verdict::Fine(until.min(now + head.min(answer)))
         }
+    }
+
+    /// Whether an answer is not being taken. One that was there at the last look but one, and of which nothing was
+    /// taken since, is older than the limit, and at most twice as old.
+    fn is_stalled(&self) -> bool {
+        let now = self.now();
+        let limit = u64::try_from(self.limits.answer.as_millis()).unwrap_or(u64::MAX);
+        let blocked = self.blocked_since.load(Ordering::Relaxed);
+        if blocked > 0 && now + 1 >= blocked.saturating_add(limit) {
+            return true;
+        }
+        if now.saturating_sub(self.looked.load(Ordering::Relaxed)) < limit {
+            return false;
+        }
+        let newer = self.newer.load(Ordering::Relaxed);
+        if self.answers[1 - newer].load(Ordering::Relaxed) > 0 {
+            return true;
+        }
+        self.newer.store(1 - newer, Ordering::Relaxed);
+        self.looked.store(now, Ordering::Relaxed);
+        false
     }
 
     fn now(&self) -> u64 {
@@ -140,19 +232,40 @@ impl Pace {
 impl Busy {
     /// The answer was cut short.
     pub fn abort(&self) {
-        self.0.aborted.store(true, Ordering::Relaxed);
+        self.pace.abort();
+    }
+
+    /// The answer begins, or more of it was taken.
+    pub fn answering(&mut self) {
+        let newer = self.pace.newer.load(Ordering::Relaxed);
+        if self.answer != Some(newer) {
+            self.pace.answers[newer].fetch_add(1, Ordering::Relaxed);
+            self.answered();
+            self.answer = Some(newer);
+        }
+    }
+
+    fn answered(&mut self) {
+        if let Some(before) = self.answer.take() {
+            self.pace.answers[before].fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 /// How long nothing may move while an answer is due. Above every deadline of a call.
-const STALLED: Duration = Duration::from_mins(5);
+const WAITING: Duration = Duration::from_mins(5);
+/// How fast an answer has to be taken once the caller's buffers are full, in bytes.
+const TAKEN_PER_SECOND: u64 = 1_024;
 /// How long nothing moves before a connection counts as settled.
 const SETTLED_MS: u64 = 200;
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.wrote();
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.answered();
+        let now = self.pace.now();
+        self.pace.moved.store(now, Ordering::Relaxed);
+        self.pace.answered.store(now, Ordering::Relaxed);
+        self.pace.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -162,11 +275,32 @@ mod tests {
     use tokio::time::advance;
 
     const HEAD: Duration = Duration::from_secs(10);
+    const ANSWER: Duration = Duration::from_secs(30);
     const IDLE: Duration = Duration::from_mins(2);
+    const LIMITS: Limits = Limits {
+        head: HEAD,
+        answer: ANSWER,
+        idle: IDLE,
+    };
+
+    /// Looks as often as it asks to, for so long; what it finds at last.
+    async fn watch(pace: &Pace, time: Duration) -> Verdict {
+        let end = Instant::now() + time;
+        loop {
+            match pace.judge() {
+                Verdict::Fine(next) if next < end => advance(next - Instant::now()).await,
+                Verdict::Fine(_) => {
+                    advance(end - Instant::now()).await;
+                    return pace.judge();
+                }
+                late => return late,
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_late_after_the_heads_time() {
-        let pace = Pace::new(HEAD, IDLE);
+        let pace = Pace::new(LIMITS);
         advance(HEAD.saturating_sub(Duration::from_millis(1))).await;
         assert!(matches!(pace.judge(), Verdict::Fine(_)));
         advance(Duration::from_millis(1)).await;
@@ -175,7 +309,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn between_requests_it_may_idle_but_the_next_head_may_not_dawdle() {
-        let pace = Pace::new(HEAD, IDLE);
+        let pace = Pace::new(LIMITS);
         pace.read();
         drop(pace.request());
         advance(Duration::from_mins(1)).await;
@@ -187,9 +321,93 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_flight_is_not_a_slow_head() {
-        let pace = Pace::new(HEAD, IDLE);
+        let pace = Pace::new(LIMITS);
         let _busy = pace.request();
         advance(Duration::from_mins(1)).await;
         assert!(matches!(pace.judge(), Verdict::Fine(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_nobody_takes_is_stalled_whatever_else_goes_on() {
+        let pace = Pace::new(LIMITS);
+        pace.http2();
+        let mut stalled = pace.request();
+        stalled.answering();
+        for second in 0.. {
+            assert!(second <= 2 * ANSWER.as_secs(), "it was never noticed");
+            // Other answers of the connection, and pings.
+            let mut other = pace.request();
+            other.answering();
+            drop(other);
+            pace.read();
+            pace.wrote(17);
+            if watch(&pace, Duration::from_secs(1)).await == Verdict::Stalled {
+                assert!(second + 1 >= ANSWER.as_secs(), "after {second} s");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_that_is_being_taken_is_not_stalled() {
+        let pace = Pace::new(LIMITS);
+        let mut long = pace.request();
+        for _ in 0..100 {
+            long.answering();
+            pace.wrote(1);
+            assert!(matches!(watch(&pace, ANSWER / 2).await, Verdict::Fine(_)));
+        }
+        drop(long);
+        assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_takes_a_byte_now_and_then_is_stalled_one_that_is_slow_is_not() {
+        let pace = Pace::new(LIMITS);
+        drop(pace.request());
+        pace.blocked();
+        for _ in 0..29 {
+            assert!(matches!(
+                watch(&pace, Duration::from_secs(1)).await,
+                Verdict::Fine(_)
+            ));
+            pace.wrote(10);
+        }
+        assert_eq!(watch(&pace, Duration::from_secs(2)).await, Verdict::Stalled);
+
+        let pace = Pace::new(LIMITS);
+        drop(pace.request());
+        for _ in 0..100 {
+            pace.blocked();
+            assert!(matches!(
+                watch(&pace, Duration::from_secs(10)).await,
+                Verdict::Fine(_)
+            ));
+            pace.wrote(20 * 1024);
+        }
+        pace.flushed();
+        assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_do_not_keep_a_connection_that_asks_for_nothing() {
+        let pace = Pace::new(LIMITS);
+        pace.http2();
+        let ping = || {
+            pace.read();
+            pace.wrote(17);
+        };
+        ping();
+        assert_eq!(watch(&pace, HEAD).await, Verdict::Late, "no first request");
+
+        let pace = Pace::new(LIMITS);
+        pace.http2();
+        drop(pace.request());
+        for _ in 0..11 {
+            pace.read();
+            pace.wrote(17);
+            assert!(matches!(watch(&pace, HEAD).await, Verdict::Fine(_)));
+        }
+        assert_eq!(watch(&pace, HEAD).await, Verdict::Late);
     }
 }

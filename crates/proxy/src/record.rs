@@ -208,8 +208,14 @@ impl Record {
         self.status = Some(status);
     }
 
+    /// The answer begins; from here on the caller has to take it.
+    pub fn answering(&mut self) {
+        self.busy.answering();
+    }
+
     /// Some of the answer's body was handed over.
     pub fn sent(&mut self, bytes: u64) {
+        self.busy.answering();
         self.bytes_out += bytes;
     }
 

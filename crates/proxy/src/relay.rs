@@ -95,6 +95,7 @@ fn finish(
     head.version = http::Version::default();
     let id = HeaderValue::from_bytes(&record.id()).expect("hexadecimal digits make a header");
     head.headers.insert(headers::REQUEST_ID, id);
+    record.answering();
     if matches!(&source, Source::Whole(Some(body)) if body.is_empty()) {
         record.relayed();
     }

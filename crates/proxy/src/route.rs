@@ -45,6 +45,7 @@ mod tests {
                     method: Some(*method),
                     path,
                     query: None,
+                    bytes: 0,
                 };
                 assert_eq!(
                     operation(&catalogue, &head, None).unwrap_err().slug(),

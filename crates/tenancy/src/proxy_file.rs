@@ -118,6 +118,12 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         proxy_protocol: reader.or("proxy_protocol", default.proxy_protocol, value::flag),
         head_timeout: reader.or("head_timeout_ms", default.head_timeout, value::millis),
         body_timeout: reader.or("body_timeout_ms", default.body_timeout, value::millis),
+        body_bytes_per_second: reader.or(
+            "body_bytes_per_second",
+            default.body_bytes_per_second,
+            value::bytes_per_second,
+        ),
+        answer_timeout: reader.or("answer_timeout_ms", default.answer_timeout, value::millis),
         idle_timeout: reader.or("idle_timeout_ms", default.idle_timeout, value::millis),
         body_limit: reader.or("body_limit_bytes", default.body_limit, value::body_bytes),
         max_connections,

@@ -99,6 +99,10 @@ pub struct Listen {
     pub head_timeout: Duration,
     /// How long a body may take.
     pub body_timeout: Duration,
+    /// How much of it has to arrive in a second, once half of that time is over.
+    pub body_bytes_per_second: NonZeroU32,
+    /// How long a caller may take nothing of its answer.
+    pub answer_timeout: Duration,
     /// How long a connection may idle.
     pub idle_timeout: Duration,
     /// The largest body, in bytes.
@@ -309,6 +313,10 @@ impl Default for Listen {
             // A head is one packet or a few; whoever takes longer holds a connection for nothing.
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
+            // Slower than any line of today; a body that drips holds memory for nothing.
+            body_bytes_per_second: NonZeroU32::new(1_024).expect("not zero"),
+            // As long as common clients wait for an answer.
+            answer_timeout: Duration::from_secs(30),
             // Above the 90 s of common clients, or their reused connections die under a payment.
             idle_timeout: Duration::from_mins(2),
             // Far above the largest JSON body of the documentation.

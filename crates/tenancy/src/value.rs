@@ -85,6 +85,13 @@ pub(crate) fn requests(value: &Value) -> Result<NonZeroU32, Fault> {
     Ok(number.expect("the bounds are those of the type"))
 }
 
+/// A rate of bytes, at most what the slowest network in a data center carries.
+pub(crate) fn bytes_per_second(value: &Value) -> Result<NonZeroU32, Fault> {
+    let number = number(value, 1..=10_000_000)?;
+    let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
+    Ok(number.expect("the bounds are within the type's"))
+}
+
 /// A number of things held in memory.
 pub(crate) fn count(value: &Value) -> Result<NonZeroUsize, Fault> {
     let number = number(value, 1..=u32::MAX.into())?;

@@ -1,0 +1,204 @@
+use crate::support::abuse::{ATTACKS, Attack, attack};
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpSocket;
+
+const ABUSER: &str = "127.0.0.8";
+
+/// What gets as far as one without a secret gets, as HTTP/2 writes it.
+fn fields(proxy: &Proxy, method: &str, path: &str, call: &Call) -> Vec<(&'static str, String)> {
+    let mut fields = vec![
+        (":method", method.to_owned()),
+        (":path", path.to_owned()),
+        (":authority", "pay.example".to_owned()),
+    ];
+    let lines = call.lines(&proxy.clock).into_iter();
+    let lines = lines.filter(|(name, _)| name != "host");
+    fields.extend(lines.map(|(name, value)| (&*name.leak(), value)));
+    fields
+}
+
+fn unproved(proxy: &Proxy) -> Vec<(&'static str, String)> {
+    fields(
+        proxy,
+        "POST",
+        QUERY,
+        &acme().post(QUERY, BY_NUMBER).secret("fake-other"),
+    )
+}
+
+/// In the normal run each attack comes over one connection and for seconds; `benches/exhaustion` has a thousand, and
+/// measures.
+#[tokio::test]
+async fn every_flood_costs_the_attacker_the_connection_and_nobody_else_anything() {
+    let gatepay = GatePay::start();
+    let proxy = Arc::new(Proxy::before(&gatepay).start());
+    let over = Arc::new(AtomicBool::new(false));
+    let honest = tokio::spawn({
+        let (proxy, over) = (Arc::clone(&proxy), Arc::clone(&over));
+        async move {
+            let mut connection = Http2::open(proxy.address()).await;
+            let mut served = 0;
+            while !over.load(Ordering::Relaxed) {
+                let call = acme().post(QUERY, BY_NUMBER);
+                assert_eq!(
+                    connection.send(call.request(&proxy.clock)).await.status,
+                    200
+                );
+                assert_eq!(
+                    proxy.send(globex().post(QUERY, BY_NUMBER)).await.status,
+                    200
+                );
+                served += 1;
+            }
+            served
+        }
+    });
+    for kind in ATTACKS.into_iter().filter(|kind| kind.is_flood()) {
+        let fields = unproved(&proxy);
+        let report = attack(kind, ABUSER, proxy.address(), &fields, PATIENCE).await;
+        let report = report.unwrap();
+        assert!(report.closed, "{kind:?}: still open after {report:?}");
+        assert!(report.frames < 200_000, "{kind:?}: {report:?}");
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(honest.await.expect("everybody else was served") > 0);
+    proxy.counts("connections 0").await;
+    let metrics = proxy.metrics().await;
+    let mut lines = metrics.lines();
+    let floods = lines.find_map(|line| line.strip_prefix("gatepay_proxy_http2_floods_total "));
+    // Some end as another error of the protocol's before they are one.
+    assert!(
+        floods.unwrap().parse::<usize>().unwrap() >= ATTACKS.len() / 2,
+        "{floods:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_siege_ends_with_the_time_it_is_given() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.listen.body_timeout = Duration::from_secs(1);
+            settings.listen.head_timeout = Duration::from_secs(1);
+            settings.listen.answer_timeout = Duration::from_secs(1);
+            settings.listen.idle_timeout = Duration::from_secs(1);
+        })
+        .start();
+    let fields = unproved(&proxy);
+    let siege = |kind| attack(kind, ABUSER, proxy.address(), &fields, PATIENCE);
+    let (window, bodies) = tokio::join!(siege(Attack::ZeroWindow), siege(Attack::SlowBodies));
+    assert!(window.unwrap().closed && bodies.unwrap().closed);
+    assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
+    assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_nobody_takes_gives_back_its_seat() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .tenant(acme().seats(1))
+        .with(|settings| {
+            settings.listen.head_timeout = Duration::from_secs(1);
+            settings.listen.answer_timeout = Duration::from_millis(500);
+        })
+        .start();
+    // One call whose answer finds no window, and then pings.
+    let fields = fields(&proxy, "GET", DETAILS, &acme().get(DETAILS));
+    let stalled = attack(
+        Attack::ZeroWindow,
+        ABUSER,
+        proxy.address(),
+        &fields,
+        PATIENCE,
+    );
+    assert!(stalled.await.unwrap().closed);
+    proxy.counts("readers_stalled_total 1").await;
+    proxy.counts("in_flight 0").await;
+    assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
+}
+
+#[tokio::test]
+async fn money_calls_whose_streams_are_reset_run_on_within_the_tenants_seats() {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(acme().seats(2))
+        .start();
+    let connection = Http2::open(proxy.address()).await;
+    for number in 0..10 {
+        let refund = A_REFUND.replace("R-0001", &format!("R-{number:04}"));
+        let request = acme().post(REFUND, refund).request(&proxy.clock);
+        let mut caller = connection.clone();
+        let call = tokio::spawn(async move { caller.send(request).await });
+        if number < 2 {
+            until("it is at GatePay", || upstream.count() == number + 1).await;
+            // Its stream is reset; what GatePay does goes on, and so does the seat.
+            call.abort();
+        } else {
+            assert_eq!(call.await.unwrap().refused(), (429, "too_many_in_flight"));
+        }
+    }
+    assert_eq!(upstream.count(), 2);
+    upstream.release();
+    proxy.counts("in_flight 0").await;
+    let lines = proxy.stop().await;
+    let reached = lines.iter().filter(|line| line["attempts"] == 1);
+    let reached: Vec<_> = reached
+        .map(|line| (&line["caller_left"], &line["status"]))
+        .collect();
+    assert_eq!(reached, [(&true.into(), &200.into()); 2]);
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_its_answers_is_left() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.listen.head_timeout = Duration::from_secs(1);
+            settings.listen.answer_timeout = Duration::from_secs(1);
+        })
+        .start();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(2048).unwrap();
+    let mut tcp = socket.connect(proxy.address()).await.unwrap();
+    // Requests without end, and none of their answers read: they fill every buffer there is.
+    let unknown = "GET /nowhere HTTP/1.1\r\nhost: pay.example\r\n\r\n".repeat(100);
+    let writing = async {
+        while tokio::io::AsyncWriteExt::write_all(&mut tcp, unknown.as_bytes())
+            .await
+            .is_ok()
+        {}
+    };
+    tokio::time::timeout(PATIENCE, writing)
+        .await
+        .expect("it is closed");
+    proxy.counts("readers_stalled_total 1").await;
+    proxy.counts("connections 0").await;
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_refused_before_its_time_is_over() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.listen.body_timeout = Duration::from_secs(4))
+        .start();
+    let all = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
+    let (begin, drops) = all.split_at(all.len() - 20);
+    let mut caller = proxy.raw().await;
+    caller.write(begin).await;
+    for drop in &drops[..10] {
+        caller.write([*drop]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Within half of its time, by when it was to have two kilobytes.
+    let answer = caller.answer().await;
+    assert_eq!(answer.refused(), (408, "request_timeout"));
+    assert!(
+        answer.message().contains("within 2000 ms"),
+        "{}",
+        answer.message()
+    );
+}
