@@ -32,6 +32,7 @@ enum Command {
     Operations(command::operations::Operations),
     #[command(subcommand)]
     Audit(command::audit::Audit),
+    Schema(command::schema::Schema),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Tenant(tenant) => tenant.run(),
         Command::Operations(operations) => operations.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Schema(schema) => schema.run(),
     };
     exit.into()
 }

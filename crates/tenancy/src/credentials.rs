@@ -69,11 +69,13 @@ fn all(
     reader: &mut Reader<'_>,
     mut read: impl FnMut(&mut Reader<'_>) -> Option<DatedCredential>,
 ) -> Vec<DatedCredential> {
+    const NEEDED: &str = "is missing; at least one is needed";
+    reader.need("credential", NEEDED);
     let Some(tables) = reader.tables("credential") else {
         return Vec::new();
     };
-    if tables.is_empty() {
-        reader.problem("credential", "is missing; at least one is needed");
+    if tables.is_empty() && reader.has("credential") {
+        reader.problem("credential", NEEDED);
     }
     // Exact: there can be a hundred thousand tenants, and a vector that grows keeps room for four.
     let mut credentials = Vec::with_capacity(tables.len());

@@ -12,6 +12,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::schema::Question;
+
 /// A value and the line it begins on; JSON knows no lines.
 pub(crate) struct Node {
     pub(crate) line: Option<u32>,
@@ -40,6 +42,17 @@ pub(crate) enum Value {
     Table(Table),
     /// JSON only.
     Null,
+    /// In no file: whoever parses it is asked what it accepts.
+    Question(Question),
+}
+
+impl Value {
+    /// Answers what a parser accepts, as a JSON Schema, if this is the question.
+    pub(crate) fn tell(&self, accepts: impl FnOnce() -> serde_json::Value) {
+        if let Self::Question(question) = self {
+            question.get_or_init(accepts);
+        }
+    }
 }
 
 /// Keys in alphabetical order.
@@ -79,14 +92,19 @@ pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
 
 /// Reads what a file says, or will say.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
-    if path
+    let json = path
         .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        from_json(text).map_err(|fault| vec![fault])
+        .is_some_and(|extension| extension == "json");
+    let mut root = if json {
+        from_json(text).map_err(|fault| vec![fault])?
     } else {
-        from_toml(text)
+        from_toml(text)?
+    };
+    // For editors, not for us.
+    if self::text(&root, "$schema").is_some() {
+        root.remove("$schema");
     }
+    Ok(root)
 }
 
 /// The tables of a file's tenants, for questions that are no reading.

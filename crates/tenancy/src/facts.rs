@@ -178,7 +178,7 @@ fn flatten(key: &str, value: &document::Value, facts: &mut Facts) {
     }
 }
 
-fn plain(value: &document::Value) -> Value {
+pub(crate) fn plain(value: &document::Value) -> Value {
     match value {
         document::Value::Text(text) | document::Value::Time(text) => text.as_str().into(),
         document::Value::Integer(number) => (*number).into(),
@@ -190,7 +190,7 @@ fn plain(value: &document::Value) -> Value {
                 |(key, entry): (&String, &document::Entry)| (key.clone(), plain(&entry.node.value));
             Value::Object(table.iter().map(entry).collect())
         }
-        document::Value::Null => Value::Null,
+        document::Value::Null | document::Value::Question(_) => Value::Null,
     }
 }
 

@@ -14,7 +14,7 @@
 //! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
 //! [`registry`]), how it is asked for ([`mod@load`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
-//! `credentials`, `not_yet`), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
+//! `credentials`, `not_yet`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
 pub mod edit;
 pub mod facts;
@@ -26,6 +26,7 @@ pub mod permissions;
 pub mod plan;
 pub mod problem;
 pub mod registry;
+pub mod schema;
 pub mod secrets;
 pub mod settings;
 pub mod tenant;

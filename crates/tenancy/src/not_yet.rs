@@ -1,6 +1,8 @@
 //! Keys that this version understands but does not act on. They are refused: a setting that is silently ignored is
 //! believed in. Whoever makes one work takes its line out.
 
+use serde_json::json;
+
 use crate::document::Value;
 use crate::reader::Reader;
 
@@ -32,6 +34,11 @@ pub(crate) const PARTY: &[NotYet] = &[NotYet("replay", Which::Word("nonce"))];
 /// Reports what of the list stands in a table.
 pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {
     for NotYet(path, which) in list {
+        reader.narrow(path, || match which {
+            Which::Any => json!({ "not": {} }),
+            Which::Word(word) => json!({ "not": { "const": word } }),
+            Which::NumberOtherThan(default) => json!({ "const": default }),
+        });
         let Some(value) = reader.peek(path) else {
             continue;
         };

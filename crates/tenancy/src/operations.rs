@@ -14,6 +14,8 @@ use gatepay_core::operation::{
 };
 use gatepay_core::{Catalogue, Kind, Operation};
 
+use serde_json::json;
+
 use crate::document::Value;
 use crate::paths::Whole;
 use crate::problem::closest;
@@ -298,6 +300,10 @@ fn key(value: &Value) -> Result<Key, Fault> {
         Value::Text(text) => field(text).map(Cow::<str>::Owned),
         _ => Err(Fault::from(MEANT)),
     };
+    value.tell(|| {
+        let field = json!({ "type": "string" });
+        json!({ "anyOf": [field, { "type": "array", "items": field, "minItems": 2, "maxItems": 2 }] })
+    });
     match value {
         Value::List(nodes) => match &nodes[..] {
             [first, second] => Ok(Key::Both(field(&first.value)?, field(&second.value)?)),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use gatepay_core::check::Strictness;
 use gatepay_core::{SigningKey, Window};
 
+use serde_json::json;
+
 use crate::claims::Claims;
 use crate::document::Value;
 use crate::facts::Facts;
@@ -338,6 +340,7 @@ fn currency(text: &str) -> Result<String, &'static str> {
 }
 
 fn fraction(value: &Value) -> Result<f64, Fault> {
+    value.tell(|| json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 }));
     match value {
         Value::Float(part) if (0.0..1.0).contains(part) => Ok(*part),
         Value::Integer(0) => Ok(0.0),

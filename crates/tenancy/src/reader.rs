@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::document::{Entry, Node, Table, Value};
 use crate::problem::{Problems, closest};
+use crate::schema::{Asked, Holds, Question};
 
 /// The file that is read, and where its problems go.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct Reader<'a> {
     line: Option<u32>,
     table: &'a Table,
     known: Vec<&'static str>,
+    /// There is no file, and what is asked for is noted.
+    asked: Option<Rc<Asked>>,
 }
 
 /// Where something stands, for problems elsewhere that refer to it.
@@ -50,6 +54,15 @@ impl<'a> Reader<'a> {
             line: None,
             table,
             known: Vec::new(),
+            asked: None,
+        }
+    }
+
+    /// Reads nothing: notes what it is asked for.
+    pub(crate) fn asking(file: File<'a>, asked: Rc<Asked>) -> Self {
+        Self {
+            asked: Some(asked),
+            ..Self::new(file, &EMPTY)
         }
     }
 
@@ -59,6 +72,11 @@ impl<'a> Reader<'a> {
         key: &'static str,
         parse: impl FnOnce(&Value) -> Result<T, Fault>,
     ) -> Option<T> {
+        if let Some(asked) = &self.asked {
+            let question = Question::default();
+            asked.key(key, Holds::Value(Arc::clone(&question)));
+            return parse(&Value::Question(question)).ok();
+        }
         let node = self.node(key)?;
         match parse(&node.value) {
             Ok(value) => Some(value),
@@ -85,14 +103,24 @@ impl<'a> Reader<'a> {
         key: &'static str,
         parse: impl FnOnce(&Value) -> Result<T, Fault>,
     ) -> Option<T> {
-        if !self.table.contains_key(key) {
-            self.problem(key, "is missing");
-        }
+        self.need(key, "is missing");
         self.optional(key, parse)
+    }
+
+    /// A key that must be there; its value is yet to be asked for.
+    pub(crate) fn need(&self, key: &'static str, else_text: &'static str) {
+        if let Some(asked) = &self.asked {
+            asked.need(key);
+        } else if !self.has(key) {
+            self.problem(key, else_text);
+        }
     }
 
     /// A table that may be absent.
     pub(crate) fn table(&mut self, key: &'static str) -> Option<Reader<'a>> {
+        if let Some(inner) = self.asking_inner(key, Holds::Table) {
+            return Some(inner);
+        }
         let node = self.node(key)?;
         let inner = self.inner(node, self.path_to(key));
         if inner.is_none() {
@@ -109,11 +137,15 @@ impl<'a> Reader<'a> {
             line: None,
             table: &EMPTY,
             known: Vec::new(),
+            asked: None,
         })
     }
 
     /// A list of tables; absence is an empty list, a list of something else is a problem and `None`.
     pub(crate) fn tables(&mut self, key: &'static str) -> Option<Vec<Reader<'a>>> {
+        if let Some(inner) = self.asking_inner(key, Holds::Tables) {
+            return Some(vec![inner]);
+        }
         let Some(node) = self.node(key) else {
             return Some(Vec::new());
         };
@@ -138,6 +170,12 @@ impl<'a> Reader<'a> {
         key: &'static str,
         parse: impl Fn(&Value) -> Result<T, Fault>,
     ) -> Option<Vec<T>> {
+        if let Some(asked) = &self.asked {
+            let question = Question::default();
+            asked.key(key, Holds::List(Arc::clone(&question)));
+            let item = parse(&Value::Question(question)).ok();
+            return item.map(|item| vec![item]);
+        }
         let node = self.node(key)?;
         let Value::List(nodes) = &node.value else {
             self.problem(key, "must be a list");
@@ -151,6 +189,20 @@ impl<'a> Reader<'a> {
             }
         }
         (values.len() == nodes.len()).then_some(values)
+    }
+
+    /// Exactly one of its keys may stand here; whoever reads them sees to it.
+    pub(crate) fn one(&self) {
+        if let Some(asked) = &self.asked {
+            asked.one();
+        }
+    }
+
+    /// What the parser of a key accepts is more than what is: whoever reads it sees to that.
+    pub(crate) fn narrow(&self, path: &'static str, to: impl FnOnce() -> serde_json::Value) {
+        if let Some(asked) = &self.asked {
+            asked.narrow(path, to());
+        }
     }
 
     /// Whether a key stands here, whatever its value.
@@ -236,7 +288,19 @@ impl<'a> Reader<'a> {
             line: node.line,
             table,
             known: Vec::new(),
+            asked: None,
         })
+    }
+
+    fn asking_inner(
+        &self,
+        key: &'static str,
+        holds: impl FnOnce(Rc<Asked>) -> Holds,
+    ) -> Option<Reader<'a>> {
+        let asked = self.asked.as_ref()?;
+        let inner = Rc::new(Asked::default());
+        asked.key(key, holds(Rc::clone(&inner)));
+        Some(Self::asking(self.file.clone(), inner))
     }
 
     fn path_to(&self, key: &str) -> String {

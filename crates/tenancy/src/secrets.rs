@@ -38,12 +38,10 @@ pub(crate) fn required(
     key: &'static str,
     sources: Sources<'_>,
 ) -> Option<SecretKey> {
-    if !reader.has(key) {
-        reader.problem(
-            key,
-            "is missing; name a file or a variable: { file = \"…\" } or { env = \"…\" }",
-        );
-    }
+    reader.need(
+        key,
+        "is missing; name a file or a variable: { file = \"…\" } or { env = \"…\" }",
+    );
     optional(reader, key, sources)
 }
 
@@ -78,6 +76,7 @@ pub(crate) fn optional(
             (text, _) => parse(text),
         }
     });
+    source.one();
     source.finish();
     if file == env {
         reader.problem(

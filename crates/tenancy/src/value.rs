@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::document::Value;
 use crate::reader::Fault;
@@ -24,15 +25,19 @@ const LONGEST_MS: u64 = 86_400_000;
 pub(crate) fn text<T, E: fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> impl Fn(&Value) -> Result<T, Fault> {
-    move |value| match value {
-        Value::Text(text) => parse(text).map_err(|error| error.to_string().into()),
-        _ => Err("must be a text in quotes".into()),
+    move |value| {
+        value.tell(|| json!({ "type": "string" }));
+        match value {
+            Value::Text(text) => parse(text).map_err(|error| error.to_string().into()),
+            _ => Err("must be a text in quotes".into()),
+        }
     }
 }
 
 /// One of a few words.
 pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T, Fault> {
     move |value| {
+        value.tell(|| json!({ "enum": words.iter().map(|(word, _)| word).collect::<Vec<_>>() }));
         let meant = match value {
             Value::Text(text) => words.iter().find(|(word, _)| word == text),
             _ => None,
@@ -58,6 +63,7 @@ pub(crate) fn one_of<T: Copy>(
 
 /// `true` or `false`.
 pub(crate) fn flag(value: &Value) -> Result<bool, Fault> {
+    value.tell(|| json!({ "type": "boolean" }));
     match value {
         Value::Flag(flag) => Ok(*flag),
         _ => Err("must be true or false".into()),
@@ -66,6 +72,13 @@ pub(crate) fn flag(value: &Value) -> Result<bool, Fault> {
 
 /// A whole number within bounds.
 pub(crate) fn number(value: &Value, bounds: RangeInclusive<u64>) -> Result<u64, Fault> {
+    value.tell(|| {
+        let mut accepts = json!({ "type": "integer", "minimum": bounds.start() });
+        if *bounds.end() < u64::MAX {
+            accepts["maximum"] = json!(bounds.end());
+        }
+        accepts
+    });
     let Value::Integer(number) = value else {
         return Err("must be a whole number".into());
     };
@@ -141,6 +154,7 @@ pub(crate) fn network(value: &Value) -> Result<IpNet, Fault> {
 
 /// A point in time in milliseconds since 1970, from RFC 3339 with an offset: a TOML time or a text.
 pub(crate) fn time(value: &Value) -> Result<u64, Fault> {
+    value.tell(|| json!({ "type": "string", "format": "date-time" }));
     let parsed = match value {
         Value::Time(text) | Value::Text(text) => text.parse::<Timestamp>().ok(),
         _ => None,

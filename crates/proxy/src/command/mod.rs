@@ -8,6 +8,7 @@ pub(crate) mod explain;
 mod from;
 pub(crate) mod operations;
 pub(crate) mod sandbox;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod sign;
 pub(crate) mod tenant;

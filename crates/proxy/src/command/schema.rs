@@ -1,0 +1,38 @@
+//! `schema`: what may stand in the files, for editors.
+
+use clap::{Args, ValueEnum};
+use gatepay_tenancy::schema;
+
+use super::{Exit, say};
+
+/// Print the JSON Schema of a configuration file, so that an editor completes and checks it.
+///
+/// In TOML, name it in a comment at the top: `#:schema ./schema/tenant.schema.json`; in JSON by the key "$schema". What keys
+/// have to do with each other and with other files, `check` knows.
+#[derive(Args)]
+pub(crate) struct Schema {
+    /// Which file.
+    of: Of,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Of {
+    /// proxy.toml.
+    Proxy,
+    /// A tenant's file, or one of many.
+    Tenant,
+    /// An operator's file, or one of many.
+    Operator,
+}
+
+impl Schema {
+    pub(crate) fn run(self) -> Exit {
+        let schema = match self.of {
+            Of::Proxy => schema::proxy(),
+            Of::Tenant => schema::tenant(),
+            Of::Operator => schema::operator(),
+        };
+        say(format_args!("{schema:#}"));
+        Exit::Fine
+    }
+}
