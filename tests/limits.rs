@@ -173,3 +173,104 @@ async fn who_finds_no_seat_gets_both_tokens_back() {
         (429, "rate_limited")
     );
 }
+
+#[tokio::test]
+async fn one_tenants_polling_leaves_the_other_its_share_and_payments_their_reserve() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.quota.rate = rate(20, 40))
+        .start();
+    // Alone and at once it gets most of the burst.
+    let mut polled = 0;
+    while proxy.send(query(&acme())).await.status == 200 {
+        polled += 1;
+    }
+    assert!((25..=36).contains(&polled), "{polled}");
+    // The other is there at once, and so is a payment of whoever polled.
+    assert_eq!(proxy.send(query(&globex())).await.status, 200);
+    assert_eq!(proxy.send(acme().post(REFUND, A_REFUND)).await.status, 200);
+    assert_eq!(
+        proxy.send(query(&acme())).await.refused(),
+        (429, "institution_quota")
+    );
+    for line in [
+        "quota_active_tenants 2",
+        "quota_requests_per_second{rate=\"in_force\"} 20",
+        "quota_share_requests_per_second{tenant=\"globex\"} 9",
+        "limit_refusals_total{limit=\"institution\",tenant=\"acme\"} 2",
+        "limit_refusals_total{limit=\"institution\",tenant=\"globex\"} 0",
+    ] {
+        proxy.counts(line).await;
+    }
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_is_counted_and_named_but_refuses_nobody() {
+    let gatepay = GatePay::start();
+    let shop = acme().with(|tenant| tenant.limits.shadow.all = true);
+    let proxy = Proxy::before(&gatepay).tenant(shop.rate(1, 1)).start();
+    for _ in 0..4 {
+        assert_eq!(proxy.send(query(&acme())).await.status, 200);
+    }
+    proxy
+        .counts("limit_shadow_total{limit=\"rate\",tenant=\"acme\"} 3")
+        .await;
+    proxy
+        .counts("limit_refusals_total{limit=\"rate\",tenant=\"acme\"} 0")
+        .await;
+}
+
+#[tokio::test]
+async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
+    let upstream = Scripted::held();
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(|settings| settings.upstream.quota.in_flight = Some(2.try_into().unwrap()))
+        .start();
+    // A reader that is alone has its place; one is kept from borrowers.
+    let (mut caller, request) = (proxy.connect().await, query(&acme()).request(&proxy.clock));
+    let first = tokio::spawn(async move { caller.send(request).await.status });
+    until("the first is at GatePay", || upstream.count() == 1).await;
+    let (mut caller, request) = (
+        proxy.connect().await,
+        query(&globex()).request(&proxy.clock),
+    );
+    let second = tokio::spawn(async move { caller.send(request).await.status });
+    until("the second is at GatePay", || upstream.count() == 2).await;
+    let early = query(&acme()).nonce("early").timestamp(&T0);
+    let answer = proxy.send(early.clone()).await;
+    assert_eq!(answer.refused(), (429, "institution_quota"));
+    assert_eq!(answer.retry_after(), 1);
+    assert!(
+        answer.headers["ratelimit-policy"]
+            .to_str()
+            .unwrap()
+            .contains("institution-in-flight")
+    );
+    // Whoever leaves makes room.
+    first.abort();
+    proxy.counts("quota_in_flight 1").await;
+    let (mut caller, request) = (proxy.connect().await, early.request(&proxy.clock));
+    let third = tokio::spawn(async move { caller.send(request).await.status });
+    until("the third is at GatePay", || upstream.count() == 3).await;
+    upstream.release();
+    assert_eq!((second.await.unwrap(), third.await.unwrap()), (200, 200));
+    proxy.counts("quota_in_flight 0").await;
+}
+
+#[tokio::test]
+async fn when_asked_every_answer_says_what_is_left() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .tenant(acme().rate(2, 5))
+        .with(|settings| settings.ratelimit_headers = true)
+        .start();
+    for left in [4, 3] {
+        let answer = proxy.send(query(&acme())).await;
+        assert_eq!(answer.headers["ratelimit-policy"], "\"tenant\";q=5;w=3");
+        assert_eq!(answer.headers["ratelimit"], format!("\"tenant\";r={left}"));
+    }
+    // Of who is not known nothing is said.
+    let stranger = proxy.send(query(&globex())).await;
+    assert_eq!(stranger.status, 401);
+    assert!(!stranger.headers.contains_key("ratelimit"));
+}

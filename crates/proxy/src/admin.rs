@@ -69,6 +69,10 @@ fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             app.metrics
                 .replay_entries
                 .set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));
+            app.metrics.limits.stands(&app.quota.view());
+            for lane in app.generation.load().lanes() {
+                lane.meters.limits.stands(|| lane.view());
+            }
             let mut response = Response::new(Full::new(Bytes::from(app.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);

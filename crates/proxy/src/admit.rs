@@ -14,13 +14,18 @@ use http::HeaderMap;
 
 use crate::headers;
 use crate::lane::Lane;
-use crate::limiter::{Limiter, Seat};
+use crate::limit::{Limit, Limits};
+use crate::limiter::Seat;
+use crate::quota::{Denied, Grant};
 use crate::refusal::{Refusal, Stale};
 use crate::replay::{Fingerprint, Replay, Unusable};
 
 /// The right to be in flight, until dropped.
 pub struct Permit {
-    _seat: Seat,
+    _seat: Option<Seat>,
+    _grant: Grant,
+    /// Limits that would have refused the call, had they been enforced.
+    pub shadow: Limits,
 }
 
 /// Whether somebody may make this call at all, wherever and whenever.
@@ -165,29 +170,49 @@ pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<St
 /// Takes tokens and a seat, then records the stamp: last, so that the nonce of a refused request is not spent.
 pub fn enter(
     lane: &Lane,
-    quota: &Limiter,
     replay: &Replay,
     kind: Kind,
     print: Fingerprint,
     now_ms: u64,
     advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
-    let own = lane.take(kind).map_err(Refusal::RateLimited)?;
-    quota.take().map_err(Refusal::InstitutionQuota)?;
-    let refused = |refusal| {
-        quota.give_back(Duration::ZERO);
+    let mut shadow = Limits::default();
+    let met = |limit, refusal| {
+        lane.refused(limit);
         refusal
     };
-    let seat = lane.seats.take().ok_or_else(|| {
-        refused(Refusal::TooManyInFlight {
-            seats: lane.seats.all(),
-        })
+    let own = lane.take(kind, &mut shadow).map_err(|(limit, mut spent)| {
+        // When the caller is told to come back there must be something for it, whichever limit it met first.
+        spent.wait = spent.wait.max(lane.share.wait(kind));
+        met(limit, Refusal::RateLimited(spent))
     })?;
+    let mut grant = lane.share.take(kind).map_err(|denied| {
+        let limit = match denied {
+            Denied::Rate(_) => Limit::Institution,
+            Denied::Places { .. } => Limit::InstitutionInFlight,
+        };
+        met(limit, Refusal::InstitutionQuota(denied))
+    })?;
+    let seat = lane
+        .sit(&mut shadow)
+        .map_err(|seats| met(Limit::InFlight, Refusal::TooManyInFlight { seats }))?;
     replay
         .record(print, now_ms)
-        .map_err(|unusable| refused(refuse(unusable, now_ms, advice)))?;
+        .map_err(|unusable| refuse(unusable, now_ms, advice))?;
     own.spend();
-    Ok(Permit { _seat: seat })
+    grant.spend();
+    if grant.is_beyond_share() {
+        shadow.add(Limit::Institution);
+    }
+    if grant.is_crowded() {
+        shadow.add(Limit::InstitutionInFlight);
+    }
+    lane.meters.limits.admitted(grant.is_borrowed(), shadow);
+    Ok(Permit {
+        _seat: seat,
+        _grant: grant,
+        shadow,
+    })
 }
 
 /// What a stamp that cannot be used is answered with; `advice` says how to learn what became of its first copy.

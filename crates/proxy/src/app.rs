@@ -20,12 +20,12 @@ use crate::ingress::Room;
 use crate::journal::folder::Disk;
 use crate::journal::{Journal, Rotation};
 use crate::lane::{Lane, Lanes};
-use crate::limiter::Limiter;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::Penalties;
 use crate::pool::Upstream;
+use crate::quota::Quota;
 use crate::replay::Replay;
 use crate::state::Inheritance;
 use crate::tls;
@@ -53,7 +53,7 @@ pub struct App {
     /// Everybody's limits and counters, across generations.
     pub lanes: Lanes,
     /// What the institution as a whole may send.
-    pub quota: Limiter,
+    pub quota: Arc<Quota>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// Access lines.
@@ -135,7 +135,9 @@ impl App {
         let metrics = Arc::new(Metrics::new(&catalogue));
         let log =
             AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
-        let lanes = Lanes::default();
+        let meters = metrics.limits.quota.clone();
+        let quota = Quota::new(&settings.upstream.quota, meters, &clock);
+        let lanes = Lanes::new(Arc::clone(&quota));
         let generation = Generation::new(catalogue, registry, &settings, &lanes, &metrics, &clock);
         let identity = settings
             .listen
@@ -166,7 +168,7 @@ impl App {
             crowd: Crowd::new(settings.listen.max_connections_per_address),
             penalties: Penalties::default(),
             lanes,
-            quota: Limiter::new(settings.upstream.quota.rate, &clock),
+            quota,
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
             identity,
@@ -262,6 +264,11 @@ impl Generation {
     /// The lane of whoever has this position in the registry.
     pub fn lane(&self, position: usize) -> &Arc<Lane> {
         &self.lanes[position]
+    }
+
+    /// Everybody's lane, by position.
+    pub fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
     }
 }
 

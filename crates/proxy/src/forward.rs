@@ -4,11 +4,12 @@
 //! `repeat`'s to say; every attempt is signed afresh.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::{self, Judgement, Verdict};
-use http::header::TRANSFER_ENCODING;
+use http::header::{RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Request, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -17,8 +18,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::breaker::Breaker;
 use crate::guardian::Guardian;
 use crate::ingress::Pieces;
-use crate::limiter::Limiter;
 use crate::pool::{ConnectError, Connection, Pool};
+use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
@@ -35,7 +36,7 @@ pub struct Road<'a> {
     /// What it may repeat.
     pub budget: &'a Budget,
     /// What the institution may send.
-    pub quota: &'a Limiter,
+    pub quota: &'a Quota,
     /// Whether GatePay is well.
     pub breaker: &'a Breaker,
     /// What time it is there.
@@ -118,6 +119,9 @@ pub async fn send(
             road.pool.repeated(Reason::StaleConnection);
             continue;
         }
+        if let Ok(answer) = &tried {
+            hear(road.quota, answer);
+        }
         if is_failing(&tried) {
             road.breaker.failed();
         } else {
@@ -136,7 +140,7 @@ pub async fn send(
         }
         // What was sent costs GatePay a request more, and the institution a part of its quota.
         let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
-        if was_sent && road.quota.take().is_err() {
+        if was_sent && road.quota.take_for(Purpose::Repeat).is_err() {
             return tried;
         }
         sleep(pause).await;
@@ -159,6 +163,25 @@ fn is_failing(tried: &Result<Answer, Failure>) -> bool {
                 matches!(&answer.body, AnswerBody::Whole(_, judgement) if judgement.code.is_some());
             answer.head.status.is_server_error() && !speaks
         }
+    }
+}
+
+/// Whether GatePay says that it is too much: then everybody sends less.
+fn hear(quota: &Quota, answer: &Answer) {
+    let head = &answer.head;
+    let code = match &answer.body {
+        AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
+        AnswerBody::Long(_) => None,
+    };
+    let code = code.map(envelope::Code::as_str);
+    if head.status.as_u16() == 429 || code.is_some_and(|code| quota.is_pushback(code)) {
+        let after = head
+            .headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
+        // A date is not worth reading another clock for: what falls by itself is enough then.
+        let after = after.and_then(|text| text.trim().parse().ok());
+        quota.pushed_back(after.map(Duration::from_secs));
     }
 }
 

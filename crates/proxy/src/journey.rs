@@ -229,15 +229,9 @@ async fn enter(
     }
     // The body may have taken its time: the stamp is judged once more, under the memory's lock.
     let now_ms = app.clock.unix_ms();
-    let permit = admit::enter(
-        lane,
-        &app.quota,
-        &app.replay,
-        operation.kind,
-        print,
-        now_ms,
-        || advice(&generation, operation, key.as_deref(), operator),
-    )?;
+    let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms, || {
+        advice(&generation, operation, key.as_deref(), operator)
+    })?;
     let before = journal.map(|_| Before {
         id: record.id(),
         party: party.id.as_str().to_owned(),
@@ -253,6 +247,7 @@ async fn enter(
         signature: caller.into(),
     });
     record.key(key);
+    record.shadow(permit.shadow);
     Ok(Admitted {
         position,
         outbound,

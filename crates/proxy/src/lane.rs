@@ -1,15 +1,21 @@
-//! A party's lane: its limiters, its seats and its counters. It outlives every reload, which changes it in place.
+//! A party's lane: its limiters, its seats, its share of the institution's quota and its counters. It outlives every
+//! reload, which changes it in place.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
+use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::limiter::{Limiter, Seats, Spent};
+use crate::limit::{self, Limit};
+use crate::limiter::{Limiter, Seat, Seats, Spent};
 use crate::metrics::{Metrics, TenantMeters};
+use crate::quota::{Quota, Share};
 
 /// One party's room.
 pub struct Lane {
@@ -17,7 +23,10 @@ pub struct Lane {
     terms: RwLock<Terms>,
     clock: Clock,
     /// How many of its requests may be in flight.
-    pub seats: Arc<Seats>,
+    seats: Arc<Seats>,
+    /// Its share of the institution's quota.
+    pub share: Arc<Share>,
+    refused: AtomicU64,
     /// Its counters.
     pub meters: Arc<TenantMeters>,
 }
@@ -31,11 +40,42 @@ struct Terms {
     changes: u64,
 }
 
+/// How a party stands with its limits, for operators to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LaneView {
+    /// Its own rate, per second.
+    pub requests_per_second: u32,
+    /// Requests at once after a quiet time.
+    pub burst: u32,
+    /// What of that is left.
+    pub left: u32,
+    /// How many requests may be in flight, and are.
+    pub in_flight_limit: u32,
+    /// How many are.
+    pub in_flight: u32,
+    /// Its share of the institution's quota, relative to the others'.
+    pub weight: u32,
+    /// What it is guaranteed of that now, per second.
+    pub share: f64,
+    /// What it took of it in the last ten seconds or so, per second.
+    pub used: f64,
+    /// Calls ever admitted out of what others left.
+    pub borrowed: u64,
+    /// Calls ever refused for any limit.
+    pub refused: u64,
+}
+
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
 
 impl Lane {
     /// Full buckets, free seats.
-    pub fn new(limits: &Limits, meters: Arc<TenantMeters>, clock: &Clock) -> Self {
+    pub fn new(
+        limits: &Limits,
+        weight: NonZeroU32,
+        quota: &Arc<Quota>,
+        meters: Arc<TenantMeters>,
+        clock: &Clock,
+    ) -> Self {
         let limiter = |rate: Rate| Limiter::new(rate, clock);
         let terms = Terms {
             limits: *limits,
@@ -46,6 +86,8 @@ impl Lane {
         Self {
             terms: RwLock::new(terms),
             seats: Seats::new(limits.in_flight),
+            share: Share::new(quota, weight),
+            refused: AtomicU64::new(0),
             clock: clock.clone(),
             meters,
         }
@@ -53,7 +95,8 @@ impl Lane {
 
     /// Changes the limits in place. What was spent stays spent, and who is in flight stays so: no reload refills a
     /// bucket, nor do two that change a limit and change it back. A limit on one kind that is new starts full.
-    pub fn adjust(&self, limits: &Limits) {
+    pub fn adjust(&self, limits: &Limits, weight: NonZeroU32) {
+        self.share.reweigh(weight);
         if self.terms().limits == *limits {
             return;
         }
@@ -74,33 +117,91 @@ impl Lane {
         self.seats.adjust(limits.in_flight);
     }
 
-    /// Takes one token of every limit that applies, or none and says when all of them will have one.
-    pub fn take(&self, kind: Kind) -> Result<Tokens<'_>, Spent> {
-        let since = self.clock.elapsed();
-        let terms = self.terms();
-        let (all, of_kind) = (&terms.all, terms.of_kind(kind));
-        let spent = match (all.take(), of_kind.map_or(Ok(()), Limiter::take)) {
-            (Ok(()), Ok(())) => {
-                return Ok(Tokens {
-                    lane: self,
-                    kind,
-                    since,
-                    changes: terms.changes,
-                    spent: false,
-                });
-            }
-            (Err(spent), Ok(())) => {
-                of_kind.inspect(|limiter| limiter.give_back(Duration::ZERO));
-                spent
-            }
-            (Ok(()), Err(spent)) => {
-                all.give_back(Duration::ZERO);
-                spent
-            }
-            (Err(one), Err(other)) if one.wait < other.wait => other,
-            (Err(one), Err(_)) => one,
+    /// Takes one token of every limit that applies, or none and says when all of them will have one. A limit in shadow
+    /// refuses nobody; it is added to `shadow` if it would have.
+    pub fn take(
+        &self,
+        kind: Kind,
+        shadow: &mut limit::Limits,
+    ) -> Result<Tokens<'_>, (Limit, Spent)> {
+        let mut tokens = Tokens {
+            lane: self,
+            since: self.clock.elapsed(),
+            changes: 0,
+            all: false,
+            of_kind: None,
         };
-        Err(spent)
+        let terms = self.terms();
+        tokens.changes = terms.changes;
+        let in_shadow = terms.limits.shadow;
+        let mut worst: Option<(Limit, Spent)> = None;
+        let mut refused = |limit, spent: Spent, in_shadow| {
+            if in_shadow {
+                shadow.add(limit);
+            } else if worst.is_none_or(|(_, other)| other.wait < spent.wait) {
+                worst = Some((limit, spent));
+            }
+        };
+        match terms.all.take() {
+            Ok(()) => tokens.all = true,
+            Err(spent) => refused(Limit::Rate, spent, in_shadow.all),
+        }
+        match terms.of_kind(kind).map(Limiter::take) {
+            None => {}
+            Some(Ok(())) => tokens.of_kind = Some(kind),
+            Some(Err(spent)) => {
+                refused(Limit::of_kind(kind), spent, in_shadow.of_kind(kind));
+            }
+        }
+        // Given back under a lock of their own, if there is a refusal.
+        drop(terms);
+        worst.map_or(Ok(tokens), Err)
+    }
+
+    /// Takes a seat if one is free, or says how many there are. Seats in shadow are never refused: nobody sits then.
+    pub fn sit(&self, shadow: &mut limit::Limits) -> Result<Option<Seat>, u32> {
+        match self.seats.take() {
+            Some(seat) => Ok(Some(seat)),
+            None if self.terms().limits.shadow.in_flight => {
+                shadow.add(Limit::InFlight);
+                Ok(None)
+            }
+            None => Err(self.seats.all()),
+        }
+    }
+
+    /// Of the rates that apply to calls of a kind, the one of which the fewest are left, and how many.
+    pub fn left(&self, kind: Kind) -> (Rate, u32) {
+        let (terms, now) = (self.terms(), self.clock.elapsed());
+        let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
+        limiters
+            .map(|limiter| (limiter.rate(), limiter.left(now)))
+            .min_by_key(|(_, left)| *left)
+            .expect("there is a rate over all calls")
+    }
+
+    /// A limit refused a request.
+    pub fn refused(&self, limit: Limit) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.meters.limits.refused(limit);
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> LaneView {
+        let share = self.share.view();
+        let terms = self.terms();
+        LaneView {
+            requests_per_second: terms.limits.all.per_second.get(),
+            burst: terms.limits.all.burst.get(),
+            left: terms.all.left(self.clock.elapsed()),
+            in_flight_limit: self.seats.all(),
+            in_flight: self.seats.taken(),
+            weight: share.weight,
+            share: share.share,
+            used: share.used,
+            borrowed: share.borrowed,
+            refused: self.refused.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether nothing is in flight and every bucket is full, so that a new lane would be no different.
@@ -128,38 +229,52 @@ impl Terms {
 /// What was taken; dropped, it is given back.
 pub struct Tokens<'a> {
     lane: &'a Lane,
-    kind: Kind,
     since: Duration,
     changes: u64,
-    spent: bool,
+    all: bool,
+    of_kind: Option<Kind>,
 }
 
 impl Tokens<'_> {
     /// The request went ahead.
     pub fn spend(mut self) {
-        self.spent = true;
+        (self.all, self.of_kind) = (false, None);
     }
 }
 
 impl Drop for Tokens<'_> {
     fn drop(&mut self) {
+        if !self.all && self.of_kind.is_none() {
+            return;
+        }
         let terms = self.lane.terms();
         // Held across a reload, they are forfeit: how much of them came back by itself meanwhile is no longer known.
-        if !self.spent && terms.changes == self.changes {
+        if terms.changes == self.changes {
             let held = self.lane.clock.elapsed().saturating_sub(self.since);
-            terms.all.give_back(held);
-            terms
-                .of_kind(self.kind)
-                .inspect(|limiter| limiter.give_back(held));
+            let of_kind = self.of_kind.and_then(|kind| terms.of_kind(kind));
+            of_kind.inspect(|limiter| limiter.give_back(held));
+            if self.all {
+                terms.all.give_back(held);
+            }
         }
     }
 }
 
 /// All lanes by party, so that a reload finds them again.
-#[derive(Default)]
-pub struct Lanes(Mutex<HashMap<PartyId, Arc<Lane>>>);
+pub struct Lanes {
+    by_party: Mutex<HashMap<PartyId, Arc<Lane>>>,
+    quota: Arc<Quota>,
+}
 
 impl Lanes {
+    /// None yet; they will share this quota.
+    pub fn new(quota: Arc<Quota>) -> Self {
+        Self {
+            by_party: Mutex::default(),
+            quota,
+        }
+    }
+
     /// The lanes of a registry's parties, in their order: those there are, with their limits adjusted, and new ones. Call
     /// it when nothing can fail any more: it changes what requests under way meet.
     ///
@@ -172,17 +287,18 @@ impl Lanes {
         metrics: &Metrics,
         clock: &Clock,
     ) -> Vec<Arc<Lane>> {
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
         let mut arranged = Vec::new();
         for (position, who) in registry.parties().enumerate() {
-            let party = who.party();
+            let (party, weight) = (who.party(), who.weight());
             let lane = lanes.entry(party.id.clone()).or_insert_with(|| {
                 // Which tenants have series of their own follows from configuration, never from traffic.
                 let label = (position < max_tenants).then(|| party.id.as_str());
-                Arc::new(Lane::new(&party.limits, metrics.tenant(label), clock))
+                let meters = metrics.tenant(label);
+                Arc::new(Lane::new(&party.limits, weight, &self.quota, meters, clock))
             });
-            lane.adjust(&party.limits);
+            lane.adjust(&party.limits, weight);
             arranged.push(Arc::clone(lane));
         }
         arranged
@@ -193,7 +309,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use gatepay_core::Catalogue;
-    use std::num::NonZeroU32;
+    use gatepay_tenancy::{LimitsShadow, settings};
 
     fn rate(per_second: u32, burst: u32) -> Rate {
         Rate {
@@ -204,11 +320,27 @@ mod tests {
 
     fn lane(limits: &Limits, clock: &Clock) -> Lane {
         let metrics = Metrics::new(&Catalogue::standard());
-        Lane::new(limits, metrics.tenant(None), clock)
+        let quota = Quota::new(
+            &settings::Quota::default(),
+            metrics.limits.quota.clone(),
+            clock,
+        );
+        Lane::new(limits, NonZeroU32::MIN, &quota, metrics.tenant(None), clock)
+    }
+
+    fn take(lane: &Lane, kind: Kind) -> Option<Tokens<'_>> {
+        let mut shadow = limit::Limits::default();
+        let tokens = lane.take(kind, &mut shadow);
+        assert!(shadow.is_empty());
+        tokens.ok()
+    }
+
+    fn adjust(lane: &Lane, limits: &Limits) {
+        lane.adjust(limits, NonZeroU32::MIN);
     }
 
     fn admitted(lane: &Lane, kind: Kind) -> usize {
-        let took = || lane.take(kind).map(Tokens::spend).is_ok();
+        let took = || take(lane, kind).map(Tokens::spend).is_some();
         (0..1_000).take_while(|_| took()).count()
     }
 
@@ -226,8 +358,8 @@ mod tests {
         let lane = lane(&slow, &clock);
         assert_eq!(admitted(&lane, Kind::Read), 8);
         for _ in 0..50 {
-            lane.adjust(&fast);
-            lane.adjust(&slow);
+            adjust(&lane, &fast);
+            adjust(&lane, &slow);
             assert_eq!(admitted(&lane, Kind::Read), 0);
         }
         clock.advance(Duration::from_millis(2_001));
@@ -244,9 +376,9 @@ mod tests {
         };
         let lane = lane(&with, &clock);
         assert_eq!(admitted(&lane, Kind::Money), 3);
-        lane.adjust(&without);
-        lane.take(Kind::Money).ok().unwrap().spend();
-        lane.adjust(&with);
+        adjust(&lane, &without);
+        take(&lane, Kind::Money).unwrap().spend();
+        adjust(&lane, &with);
         assert_eq!(admitted(&lane, Kind::Money), 0);
     }
 
@@ -260,7 +392,7 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         for _ in 0..20 {
-            drop(lane.take(Kind::Money).ok().unwrap());
+            drop(take(&lane, Kind::Money).unwrap());
         }
         assert_eq!(admitted(&lane, Kind::Money), 2);
         // Refused by one limit, nothing was taken of the other.
@@ -279,11 +411,54 @@ mod tests {
             ..slow
         };
         let lane = lane(&fast, &clock);
-        let held = lane.take(Kind::Read).ok().unwrap();
+        let held = take(&lane, Kind::Read).unwrap();
         clock.advance(Duration::from_millis(1));
-        lane.take(Kind::Read).ok().unwrap().spend();
-        lane.adjust(&slow);
+        take(&lane, Kind::Read).unwrap().spend();
+        adjust(&lane, &slow);
         drop(held);
         assert_eq!(admitted(&lane, Kind::Read), 0);
+    }
+
+    #[test]
+    fn a_limit_in_shadow_counts_and_lets_pass() {
+        let clock = Clock::manual(1_000_000);
+        let limits = Limits {
+            all: rate(1, 5),
+            in_flight: NonZeroU32::MIN,
+            money: Some(rate(1, 1)),
+            shadow: LimitsShadow {
+                money: true,
+                in_flight: true,
+                ..LimitsShadow::default()
+            },
+            ..Limits::default()
+        };
+        let lane = lane(&limits, &clock);
+        let mut told = Vec::new();
+        let _seat = lane.sit(&mut limit::Limits::default()).unwrap();
+        for _ in 0..6 {
+            let mut shadow = limit::Limits::default();
+            let tokens = lane.take(Kind::Money, &mut shadow);
+            let admitted = tokens.map(Tokens::spend).is_ok();
+            assert_eq!(
+                lane.sit(&mut shadow).ok().map(|seat| seat.is_some()),
+                Some(false)
+            );
+            let names: Vec<_> = shadow.iter().map(Limit::as_str).collect();
+            told.push((admitted, names.join(" ")));
+        }
+        let expected = [
+            (true, "in_flight"),
+            (true, "money in_flight"),
+            (true, "money in_flight"),
+            (true, "money in_flight"),
+            (true, "money in_flight"),
+            // The rate over all calls is enforced.
+            (false, "money in_flight"),
+        ];
+        assert_eq!(
+            told,
+            expected.map(|(admitted, names)| (admitted, names.to_owned()))
+        );
     }
 }

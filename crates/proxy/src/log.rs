@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use prometheus::IntCounter;
 use serde::Serialize;
 
+use crate::limit::Limits;
+
 /// How many lines may wait. At 700 bytes each this bounds the queue at about 45 MiB.
 const QUEUE: usize = 65_536;
 /// How long the end waits for the writer.
@@ -56,6 +58,9 @@ pub struct Line {
     pub status: Option<u16>,
     /// GatePay's code.
     pub code: Option<String>,
+    /// Limits that would have refused it, had they been enforced.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub shadow: Limits,
     /// Bytes of the request's body.
     pub bytes_in: usize,
     /// Bytes of the answer's body that were handed over.

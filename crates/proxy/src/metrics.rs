@@ -1,5 +1,7 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
+mod limits;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,10 +10,11 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry,
 };
 
+pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
 use crate::guardian::Fault;
 use crate::journal;
 use crate::refusal::Refusal;
@@ -29,6 +32,8 @@ const OTHER: &str = "other";
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    /// Limits, and how the institution's quota is shared.
+    pub limits: LimitMetrics,
     refusals: HashMap<&'static str, IntCounter>,
     durations: Vec<Histogram>,
     upstream_durations: Vec<Histogram>,
@@ -97,9 +102,11 @@ pub struct ClockMeters {
     pub faults: [IntCounter; Fault::WORDS.len()],
 }
 
-/// One tenant's children of `requests_total`.
+/// One tenant's children.
 pub struct TenantMeters {
     outcomes: [[IntCounter; ENDS.len()]; 3],
+    /// Of its limits.
+    pub limits: TenantLimits,
 }
 
 /// How a request ended, as a label.
@@ -243,6 +250,7 @@ impl Metrics {
             upstream: UpstreamMeters::new(&make),
             clock: ClockMeters::new(&make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
+            limits: LimitMetrics::new(&make),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
                 "Access lines lost because they came too fast.",
@@ -259,10 +267,11 @@ impl Metrics {
 
     /// The children for one tenant's requests.
     pub fn tenant(&self, id: Option<&str>) -> Arc<TenantMeters> {
+        let limits = self.limits.tenant(id);
         let id = id.unwrap_or(OTHER);
         let outcomes = [Kind::Read, Kind::Write, Kind::Money]
             .map(|kind| ENDS.map(|end| self.requests.with_label_values(&[id, kind.as_str(), end])));
-        Arc::new(TenantMeters { outcomes })
+        Arc::new(TenantMeters { outcomes, limits })
     }
 
     /// Counts a refusal.
@@ -403,6 +412,10 @@ impl Make<'_> {
 
     fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::IntGaugeVec {
         self.register(prometheus::IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.register(GaugeVec::new(opts(name, help), labels))
     }
 
     fn histograms(&self, name: &str, help: &str) -> HistogramVec {

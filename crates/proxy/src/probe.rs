@@ -10,6 +10,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::forward::{self, Road};
+use crate::quota::Purpose;
 
 /// How often it is looked whether there is something to ask.
 const EVERY: Duration = Duration::from_millis(250);
@@ -33,7 +34,7 @@ where
             road.breaker.despair();
             continue;
         };
-        if road.quota.take().is_ok() {
+        if road.quota.take_for(Purpose::Probe).is_ok() {
             let deadline = Instant::now() + PATIENCE;
             // What comes of it, breaker and guardian hear from `forward`.
             let _ = forward::send(road, Kind::Read, deadline, attempt).await;

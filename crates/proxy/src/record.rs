@@ -11,12 +11,14 @@ use bytes::Bytes;
 use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
+use gatepay_tenancy::Rate;
 
 use crate::app::App;
 use crate::clock;
 use crate::drain::Phase;
 use crate::journal;
 use crate::lane::Lane;
+use crate::limit::Limits;
 use crate::log::Line;
 use crate::metrics::End;
 use crate::pace::Busy;
@@ -38,6 +40,7 @@ pub struct Record {
     detail: Option<String>,
     status: Option<u16>,
     code: Option<String>,
+    shadow: Limits,
     bytes_in: usize,
     bytes_out: u64,
     sent_at: Option<Duration>,
@@ -71,6 +74,7 @@ impl Record {
             detail: None,
             status: None,
             code: None,
+            shadow: Limits::default(),
             bytes_in: 0,
             bytes_out: 0,
             sent_at: None,
@@ -121,6 +125,21 @@ impl Record {
     /// The idempotency key it carries.
     pub fn known_key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// Limits that would have refused it, had they been enforced.
+    pub fn shadow(&mut self, shadow: Limits) {
+        self.shadow = shadow;
+    }
+
+    /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
+    pub fn left(&self) -> Option<(Rate, u32)> {
+        let (_, _, kind) = self
+            .operation
+            .as_ref()
+            .filter(|_| self.app.settings.ratelimit_headers)?;
+        let (_, lane) = self.tenant.as_ref()?;
+        lane.as_ref().map(|lane| lane.left(*kind))
     }
 
     /// An attempt begins, signed as this client under this stamp.
@@ -267,6 +286,7 @@ impl Drop for Record {
             detail: self.detail.take(),
             status: self.status,
             code: self.code.take(),
+            shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             ms: milliseconds(took),

@@ -14,12 +14,14 @@ use gatepay_core::look_up::{Observation, Observed};
 use gatepay_core::operation::Method;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{Skew, StampError};
+use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
 use crate::headers;
 use crate::limiter::Spent;
+use crate::quota::Denied;
 
 /// Why the caller gets no answer of GatePay's.
 #[derive(Debug)]
@@ -61,8 +63,8 @@ pub enum Refusal {
         /// How many it has.
         seats: u32,
     },
-    /// The institution's quota is spent.
-    InstitutionQuota(Spent),
+    /// The institution's quota is spent, or this party's share of it while others want theirs.
+    InstitutionQuota(Denied),
     /// The proxy itself is full.
     Overloaded(&'static str),
     /// No connection to GatePay could be had; nothing was sent.
@@ -279,9 +281,10 @@ impl Refusal {
     /// When to come back, in whole seconds, never 0.
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
-            Self::RateLimited(spent) | Self::InstitutionQuota(spent) => spent.wait,
+            Self::RateLimited(spent) | Self::InstitutionQuota(Denied::Rate(spent)) => spent.wait,
             Self::Starting { retry } => *retry,
             Self::TooManyInFlight { .. }
+            | Self::InstitutionQuota(Denied::Places { .. })
             | Self::Overloaded(_)
             | Self::UpstreamUnavailable
             | Self::JournalUnavailable => Duration::from_secs(1),
@@ -292,24 +295,19 @@ impl Refusal {
 
     /// `RateLimit-Policy` and `RateLimit` (the IETF's structured fields) of the limit that was met.
     fn policy(&self, retry_after: u64) -> Option<(HeaderValue, HeaderValue)> {
+        let places = |name, places| {
+            (
+                format!("\"{name}\";q={places};qu=\"concurrent-requests\""),
+                format!("\"{name}\";r=0"),
+            )
+        };
         let (policy, left) = match self {
-            Self::RateLimited(Spent { rate, .. }) | Self::InstitutionQuota(Spent { rate, .. }) => {
-                let name = if matches!(self, Self::RateLimited(_)) {
-                    "tenant"
-                } else {
-                    "institution"
-                };
-                // A burst, and the time in which as much comes back.
-                let window = rate.burst.get().div_ceil(rate.per_second.get());
-                (
-                    format!("\"{name}\";q={};w={window}", rate.burst),
-                    format!("\"{name}\";r=0;t={retry_after}"),
-                )
+            Self::RateLimited(spent) => limit_lines("tenant", spent.rate, 0, Some(retry_after)),
+            Self::InstitutionQuota(Denied::Rate(spent)) => {
+                limit_lines("institution", spent.rate, 0, Some(retry_after))
             }
-            Self::TooManyInFlight { seats } => (
-                format!("\"in-flight\";q={seats};qu=\"concurrent-requests\""),
-                "\"in-flight\";r=0".to_owned(),
-            ),
+            Self::InstitutionQuota(Denied::Places { all }) => places("institution-in-flight", all),
+            Self::TooManyInFlight { seats } => places("in-flight", seats),
             _ => return None,
         };
         Some((
@@ -423,8 +421,12 @@ impl fmt::Display for Refusal {
                 "too many in flight: {seats} of your requests are being answered, as many as you may have at once; the same \
                  request may be sent again as it is"
             ),
-            Self::InstitutionQuota(_) => f.write_str(
+            Self::InstitutionQuota(Denied::Rate(_)) => f.write_str(
                 "institution quota: the institution's request rate is spent; the same request may be sent again as it is",
+            ),
+            Self::InstitutionQuota(Denied::Places { .. }) => f.write_str(
+                "institution quota: as many of the institution's requests are being answered as may be at once; the same \
+                 request may be sent again as it is",
             ),
             Self::Overloaded(what) => write!(f, "overloaded: {what}"),
             Self::UpstreamUnreachable => f.write_str(
@@ -503,6 +505,19 @@ impl Outcome {
     }
 }
 
+/// `RateLimit-Policy` and `RateLimit` of a rate: a burst and the time in which as much comes back; what is left, and when
+/// to come back if it is nothing.
+pub fn limit_lines(name: &str, rate: Rate, left: u32, reset: Option<u64>) -> (String, String) {
+    let window = rate.burst.get().div_ceil(rate.per_second.get());
+    let reset = reset
+        .map(|seconds| format!(";t={seconds}"))
+        .unwrap_or_default();
+    (
+        format!("\"{name}\";q={};w={window}", rate.burst),
+        format!("\"{name}\";r={left}{reset}"),
+    )
+}
+
 /// What a caller should ask before it repeats, and by which key: from the row, with the key's value if it has one.
 pub fn advice(
     operation: &gatepay_core::Operation,
@@ -524,7 +539,6 @@ pub fn advice(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatepay_tenancy::Rate;
     use std::num::NonZeroU32;
 
     const SPENT: Spent = Spent {
@@ -559,7 +573,7 @@ mod tests {
             Refusal::OperationNotAllowed("x".into()),
             Refusal::RateLimited(SPENT),
             Refusal::TooManyInFlight { seats: 1 },
-            Refusal::InstitutionQuota(SPENT),
+            Refusal::InstitutionQuota(Denied::Rate(SPENT)),
             Refusal::Overloaded("x"),
             Refusal::UpstreamUnreachable,
             Refusal::UpstreamUnavailable,

@@ -14,6 +14,7 @@ use crate::admit::Permit;
 use crate::forward::Long;
 use crate::headers;
 use crate::record::Record;
+use crate::refusal;
 
 /// The body of an answer. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {
@@ -95,6 +96,18 @@ fn finish(
     head.version = http::Version::default();
     let id = HeaderValue::from_bytes(&record.id()).expect("hexadecimal digits make a header");
     head.headers.insert(headers::REQUEST_ID, id);
+    if let Some((rate, left)) = record.left()
+        && !head.headers.contains_key(&headers::RATELIMIT)
+    {
+        let (policy, left) = refusal::limit_lines("tenant", rate, left, None);
+        for (name, value) in [
+            (headers::RATELIMIT_POLICY, policy),
+            (headers::RATELIMIT, left),
+        ] {
+            let value = HeaderValue::try_from(value).expect("digits and letters make a header");
+            head.headers.insert(name, value);
+        }
+    }
     record.answering();
     if matches!(&source, Source::Whole(Some(body)) if body.is_empty()) {
         record.relayed();

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep_until};
 
 use crate::forward::{self, Answer, AnswerBody, Road};
+use crate::quota::Purpose;
 
 /// When GatePay is asked, after the loss: soon, for a caller waits; then when a slow call is through.
 const ASKED: [Duration; 3] = [
@@ -39,7 +40,7 @@ pub async fn resolve(
             return;
         }
         sleep_until(lost + after).await;
-        if road.quota.take().is_err() {
+        if road.quota.take_for(Purpose::LookUp).is_err() {
             continue;
         }
         let deadline = until.min(Instant::now() + PATIENCE);

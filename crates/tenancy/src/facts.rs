@@ -67,6 +67,7 @@ pub fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
         read,
         write,
         money,
+        shadow,
     } = *limits;
     put("limits.in_flight", in_flight.get().into());
     let rates = [
@@ -83,6 +84,10 @@ pub fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
             );
             put(&format!("{table}.burst"), burst.get().into());
         }
+    }
+    let shadow: Vec<_> = shadow.names().collect();
+    if !shadow.is_empty() {
+        put("limits.shadow", shadow.into());
     }
     // Whoever may call everything says nothing, so that a row more is one change and not one for each party.
     if *permissions != Permissions::all(side.catalogue, audience) {

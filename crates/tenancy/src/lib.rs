@@ -48,7 +48,9 @@ mod value;
 
 pub use load::{Configuration, load};
 pub use operator::Operator;
-pub use party::{DatedCredential, Limits, Party, PartyId, Rate, ReplayRule, Standing};
+pub use party::{
+    DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
+};
 pub use permissions::Permissions;
 pub use plan::{Outline, Plan, Side};
 pub use problem::Problem;

@@ -21,12 +21,7 @@ pub(crate) const PROXY: &[NotYet] = &[
     NotYet("poll_ms", Which::NumberOtherThan(2_000)),
     NotYet("admin.token", Which::Any),
     NotYet("upstream.proxy", Which::Any),
-    NotYet("upstream.quota.reserve", Which::Any),
-    NotYet("upstream.quota.floor", Which::Any),
 ];
-
-/// In a tenant's table.
-pub(crate) const TENANT: &[NotYet] = &[NotYet("weight", Which::NumberOtherThan(1))];
 
 /// In a tenant's table or an operator's.
 pub(crate) const PARTY: &[NotYet] = &[NotYet("replay", Which::Word("nonce"))];

@@ -152,6 +152,55 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
+/// Limits that are evaluated and counted, but not enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each limit, and each by itself"
+)]
+pub struct LimitsShadow {
+    /// `Limits::all`.
+    pub all: bool,
+    /// `Limits::in_flight`.
+    pub in_flight: bool,
+    /// `Limits::read`.
+    pub read: bool,
+    /// `Limits::write`.
+    pub write: bool,
+    /// `Limits::money`.
+    pub money: bool,
+}
+
+impl LimitsShadow {
+    /// Which are, by their names in the file.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let Self {
+            all,
+            in_flight,
+            read,
+            write,
+            money,
+        } = *self;
+        let all = [
+            ("rate", all),
+            ("in_flight", in_flight),
+            ("read", read),
+            ("write", write),
+            ("money", money),
+        ];
+        all.into_iter().filter_map(|(name, is)| is.then_some(name))
+    }
+
+    /// Whether the further limit on calls of one kind is in shadow.
+    pub fn of_kind(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Read => self.read,
+            Kind::Write => self.write,
+            Kind::Money => self.money,
+        }
+    }
+}
+
 /// How much somebody may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -165,6 +214,8 @@ pub struct Limits {
     pub write: Option<Rate>,
     /// Over money calls, besides `all`.
     pub money: Option<Rate>,
+    /// Which of them are not enforced.
+    pub shadow: LimitsShadow,
 }
 
 impl Default for Limits {
@@ -179,6 +230,7 @@ impl Default for Limits {
             read: None,
             write: None,
             money: None,
+            shadow: LimitsShadow::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use gatepay_core::{Catalogue, Window};
 
 use crate::claims::{Claim, Claims};
 use crate::document::Value;
-use crate::party::{Limits, Party, PartyId, Rate, ReplayRule, Standing};
+use crate::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing};
 use crate::permissions::Audience;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::Sources;
@@ -79,6 +79,17 @@ fn limits(mut reader: Reader<'_>) -> Limits {
     let burst = burst(&mut reader, per_second);
     let in_flight = reader.or("in_flight", IN_FLIGHT, value::requests);
     let [read, write, money] = ["read", "write", "money"].map(|kind| rate(&mut reader, kind));
+    let shadow = reader.list("shadow", value::word(SHADOWS));
+    let shadow = shadow.unwrap_or_default();
+    for (limit, rate) in [
+        (Limit::Read, read),
+        (Limit::Write, write),
+        (Limit::Money, money),
+    ] {
+        if rate.is_none() && shadow.contains(&limit) {
+            reader.problem("shadow", "names a limit that is not there");
+        }
+    }
     reader.finish();
     Limits {
         all: Rate { per_second, burst },
@@ -86,8 +97,32 @@ fn limits(mut reader: Reader<'_>) -> Limits {
         read,
         write,
         money,
+        shadow: LimitsShadow {
+            all: shadow.contains(&Limit::All),
+            in_flight: shadow.contains(&Limit::InFlight),
+            read: shadow.contains(&Limit::Read),
+            write: shadow.contains(&Limit::Write),
+            money: shadow.contains(&Limit::Money),
+        },
     }
 }
+
+#[derive(Clone, Copy, PartialEq)]
+enum Limit {
+    All,
+    InFlight,
+    Read,
+    Write,
+    Money,
+}
+
+const SHADOWS: &[(&str, Limit)] = &[
+    ("rate", Limit::All),
+    ("in_flight", Limit::InFlight),
+    ("read", Limit::Read),
+    ("write", Limit::Write),
+    ("money", Limit::Money),
+];
 
 /// A further limit on one kind of calls.
 fn rate(limits: &mut Reader<'_>, kind: &'static str) -> Option<Rate> {

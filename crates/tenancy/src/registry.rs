@@ -1,6 +1,7 @@
 //! All tenants and operators, found by client id.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use gatepay_core::ClientId;
@@ -52,6 +53,14 @@ impl<'a> Who<'a> {
         match self {
             Self::Tenant(tenant) => &tenant.party,
             Self::Operator(operator) => &operator.party,
+        }
+    }
+
+    /// Its share of the institution's quota, relative to the others': an operator counts as one tenant.
+    pub fn weight(self) -> NonZeroU32 {
+        match self {
+            Self::Tenant(tenant) => tenant.weight,
+            Self::Operator(_) => NonZeroU32::MIN,
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Settings {
     pub poll: Duration,
     /// Which statuses refusals have.
     pub refusal_status: RefusalStatus,
+    /// Whether every answer says what is left of the caller's rate, not only a 429.
+    pub ratelimit_headers: bool,
     /// How strictly bodies are checked.
     pub checks: Strictness,
     /// What happens to a callback URL on a fixed address.
@@ -165,14 +167,31 @@ pub struct Breaker {
 }
 
 /// What GatePay allows the institution as a whole.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Quota {
-    /// Over all tenants.
+    /// Over everything that is sent.
     pub rate: Rate,
-    /// The part kept for write and money calls, 0 to 1.
-    pub reserve: Option<f64>,
-    /// Where an adaptive limit stops falling, in requests per second.
+    /// The part kept for write and money calls, 0 to 0.5.
+    pub reserve: f64,
+    /// Below this, in requests per second, the rate does not fall when GatePay pushes back. Default: a tenth of the rate.
     pub floor: Option<NonZeroU32>,
+    /// Calls at GatePay at the same time.
+    pub in_flight: Option<NonZeroU32>,
+    /// Codes of GatePay's by which it pushes back, besides HTTP 429.
+    pub pushback_codes: Vec<String>,
+    /// What is evaluated and counted, but not enforced.
+    pub shadow: QuotaShadow,
+}
+
+/// Parts of the institution's quota that are evaluated and counted, but not enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuotaShadow {
+    /// Fair shares, lending and the reserve: whoever comes first is served.
+    pub shares: bool,
+    /// Calls at the same time.
+    pub in_flight: bool,
+    /// The rate itself: GatePay will refuse what is too much.
+    pub rate: bool,
 }
 
 /// Who we are to GatePay.
@@ -259,6 +278,8 @@ impl Settings {
             // A change is at work before whoever made it looks up; a look costs one listing of a folder.
             poll: Duration::from_secs(2),
             refusal_status: RefusalStatus::Http,
+            // Two header lines on every answer, which few clients read.
+            ratelimit_headers: false,
             checks: Strictness::Certain,
             // GatePay would call that URL past the proxy, signed with the institution's secret.
             fixed_address_callback: FixedAddressCallback::Refuse,
@@ -377,8 +398,12 @@ impl Default for Quota {
                 per_second: most,
                 burst: most,
             },
-            reserve: None,
+            // Payments are few beside the polling for their outcome; a tenth is far more than they need.
+            reserve: 0.1,
             floor: None,
+            in_flight: None,
+            pushback_codes: Vec::new(),
+            shadow: QuotaShadow::default(),
         }
     }
 }

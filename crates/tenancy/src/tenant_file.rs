@@ -8,7 +8,7 @@ use crate::permissions::Audience;
 use crate::reader::{Place, Reader};
 use crate::secrets::Sources;
 use crate::tenant::{SubAccount, Tenant};
-use crate::{not_yet, value};
+use crate::value;
 
 /// One share: with nothing said, all tenants are equal.
 const WEIGHT: NonZeroU32 = NonZeroU32::MIN;
@@ -20,7 +20,6 @@ pub(crate) fn read(
     sources: Sources<'_>,
     claims: &mut Claims<Place>,
 ) -> Option<Tenant> {
-    not_yet::refuse(not_yet::TENANT, &reader);
     let party = party_file::read(&mut reader, Audience::Tenants, terms, sources, claims);
     let (sub_account, shared_sub_account) = sub_account(&mut reader, claims);
     let weight = reader.or("weight", WEIGHT, value::requests);

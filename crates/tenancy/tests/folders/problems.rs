@@ -134,9 +134,38 @@ fn each_value_of_the_proxy_is_judged() {
 }
 
 #[test]
+fn each_value_of_the_quota_is_judged() {
+    for (text, problem) in [
+        (
+            "upstream.quota.reserve = 0.6",
+            "1: upstream.quota.reserve: must be a part of the whole, from 0.0 to 0.5",
+        ),
+        (
+            "upstream.quota.floor = 501",
+            "1: upstream.quota.floor: may be at most requests_per_second, 500",
+        ),
+        (
+            "upstream.quota.pushback_codes = ['400603', '000000']",
+            "1: upstream.quota.pushback_codes[1]: means success",
+        ),
+        (
+            "upstream.quota.shadow = ['rate']",
+            "1: upstream.quota.shadow[0]: must be \"shares\" or \"in_flight\" or \"rate_at_own_risk\"",
+        ),
+    ] {
+        let problems = folder().proxy(text).problems();
+        assert_eq!(problems, [format!("proxy.toml:{problem}")], "{text}");
+    }
+}
+
+#[test]
 fn each_value_of_a_tenant_is_judged() {
     for (text, problem) in [
         ("weight = 0", "4: weight: must be at least 1"),
+        (
+            "limits.shadow = ['money']",
+            "4: limits.shadow: names a limit that is not there",
+        ),
         (
             "addresses = []",
             "4: addresses: allows no address; leave it out to allow all",
@@ -277,8 +306,6 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
     for (key, text) in [
         ("admin.token", "admin.token = { env = 'TOKEN' }"),
         ("upstream.proxy", "upstream.proxy = 'http://egress:3128'"),
-        ("upstream.quota.reserve", "upstream.quota.reserve = 0.1"),
-        ("upstream.quota.floor", "upstream.quota.floor = 50"),
     ] {
         let folder = folder().proxy(text).variable("TOKEN", "made-up");
         let problem = format!("proxy.toml:1: {key}: is not supported by this version yet");
@@ -289,13 +316,8 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         ["proxy.toml:1: poll_ms: is not supported by this version yet; leave it at 2000"]
     );
     assert_eq!(
-        folder()
-            .tenant("acme", "replay = 'nonce'\nweight = 2")
-            .problems(),
-        [
-            "tenants.d/acme.toml:4: replay: is not supported by this version yet",
-            "tenants.d/acme.toml:5: weight: is not supported by this version yet; leave it at 1",
-        ]
+        folder().tenant("acme", "replay = 'nonce'").problems(),
+        ["tenants.d/acme.toml:4: replay: is not supported by this version yet"]
     );
     folder()
         .proxy("poll_ms = 2_000")

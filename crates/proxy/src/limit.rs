@@ -1,0 +1,101 @@
+//! Which limits there are, by name: the same in the access line and the metrics.
+
+use gatepay_core::Kind;
+use serde::{Serialize, Serializer};
+
+/// A limit that a request can meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The party's own rate.
+    Rate,
+    /// Its own rate of reads.
+    Read,
+    /// Its own rate of writes.
+    Write,
+    /// Its own rate of money calls.
+    Money,
+    /// Its own calls in flight.
+    InFlight,
+    /// The institution's rate, or its share of it.
+    Institution,
+    /// The institution's calls in flight, or its share of them.
+    InstitutionInFlight,
+}
+
+impl Limit {
+    /// Every limit, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Rate,
+        Self::Read,
+        Self::Write,
+        Self::Money,
+        Self::InFlight,
+        Self::Institution,
+        Self::InstitutionInFlight,
+    ];
+
+    /// The party's own rate of one kind of calls.
+    pub fn of_kind(kind: Kind) -> Self {
+        match kind {
+            Kind::Read => Self::Read,
+            Kind::Write => Self::Write,
+            Kind::Money => Self::Money,
+        }
+    }
+
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Money => "money",
+            Self::InFlight => "in_flight",
+            Self::Institution => "institution",
+            Self::InstitutionInFlight => "institution_in_flight",
+        }
+    }
+}
+
+/// A set of limits: those in shadow that would have refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits(u8);
+
+impl Limits {
+    /// One more.
+    pub fn add(&mut self, limit: Limit) {
+        self.0 |= 1 << limit as u8;
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = Limit> {
+        let has = move |limit: &Limit| self.0 & (1 << *limit as u8) != 0;
+        Limit::ALL.into_iter().filter(has)
+    }
+}
+
+impl Serialize for Limits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Limit::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_names_what_was_added_to_it() {
+        let mut set = Limits::default();
+        assert!(set.is_empty());
+        for limit in [Limit::Money, Limit::Rate, Limit::Money] {
+            set.add(limit);
+        }
+        assert_eq!(serde_json::to_string(&set).unwrap(), "[\"rate\",\"money\"]");
+    }
+}

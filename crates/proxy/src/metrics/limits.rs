@@ -1,0 +1,154 @@
+//! Metrics of limits: whom they refused, and how the institution's quota is shared.
+
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
+
+use super::{Make, OTHER};
+use crate::lane::LaneView;
+use crate::limit::{Limit, Limits};
+use crate::quota::{Purpose, QuotaView};
+
+/// All of them.
+pub struct LimitMetrics {
+    refused: IntCounterVec,
+    shadowed: IntCounterVec,
+    borrowed: IntCounterVec,
+    shares: GaugeVec,
+    uses: GaugeVec,
+    rates: [IntGauge; 2],
+    left: IntGauge,
+    active: IntGauge,
+    in_flight: IntGauge,
+    /// What the quota itself counts.
+    pub quota: QuotaMeters,
+}
+
+/// What the institution's quota counts.
+#[derive(Clone)]
+pub struct QuotaMeters {
+    /// Answers by which GatePay said that it is too much.
+    pub pushbacks: IntCounter,
+    /// Calls of the proxy's own, by purpose.
+    pub own_calls: [IntCounter; Purpose::ALL.len()],
+}
+
+/// One tenant's children.
+pub struct TenantLimits {
+    refused: [IntCounter; Limit::ALL.len()],
+    borrowed: IntCounter,
+    /// Share and use; of those that are counted together there is no such thing.
+    standing: Option<[Gauge; 2]>,
+    /// Looked up when it happens: few have a limit in shadow.
+    shadowed: IntCounterVec,
+    id: String,
+}
+
+impl LimitMetrics {
+    pub(super) fn new(make: &Make<'_>) -> Self {
+        let rates = make.gauge_vec(
+            "quota_requests_per_second",
+            "The institution's rate: configured, and in force since GatePay last pushed back.",
+            &["rate"],
+        );
+        let own_calls = make.counters(
+            "quota_own_calls_total",
+            "Calls of the proxy's own that were counted against the institution's quota.",
+            &["purpose"],
+        );
+        Self {
+            refused: make.counters(
+                "limit_refusals_total",
+                "Requests refused for a limit, by tenant and limit.",
+                &["tenant", "limit"],
+            ),
+            shadowed: make.counters(
+                "limit_shadow_total",
+                "Requests admitted that a limit in shadow would have refused, by tenant and limit.",
+                &["tenant", "limit"],
+            ),
+            borrowed: make.counters(
+                "quota_borrowed_total",
+                "Requests admitted beyond the tenant's share, out of what others left.",
+                &["tenant"],
+            ),
+            shares: make.gauges(
+                "quota_share_requests_per_second",
+                "What the tenant is guaranteed of the institution's quota now.",
+                &["tenant"],
+            ),
+            uses: make.gauges(
+                "quota_use_requests_per_second",
+                "What the tenant took of the institution's quota in the last ten seconds or so.",
+                &["tenant"],
+            ),
+            rates: ["configured", "in_force"].map(|rate| rates.with_label_values(&[rate])),
+            left: make.gauge("quota_left", "What is left of the institution's burst."),
+            active: make.gauge(
+                "quota_active_tenants",
+                "Tenants and operators that asked in the last ten seconds.",
+            ),
+            in_flight: make.gauge(
+                "quota_in_flight",
+                "Requests that count against upstream.quota.in_flight.",
+            ),
+            quota: QuotaMeters {
+                pushbacks: make.counter(
+                    "quota_pushbacks_total",
+                    "Answers by which GatePay said that it is too much.",
+                ),
+                own_calls: Purpose::ALL
+                    .map(|purpose| own_calls.with_label_values(&[purpose.as_str()])),
+            },
+        }
+    }
+
+    /// The children for one tenant.
+    pub(super) fn tenant(&self, id: Option<&str>) -> TenantLimits {
+        let own = |vec: &GaugeVec, id| vec.with_label_values(&[id]);
+        let standing = id.map(|id| [own(&self.shares, id), own(&self.uses, id)]);
+        let id = id.unwrap_or(OTHER);
+        TenantLimits {
+            refused: Limit::ALL.map(|limit| self.refused.with_label_values(&[id, limit.as_str()])),
+            borrowed: self.borrowed.with_label_values(&[id]),
+            standing,
+            shadowed: self.shadowed.clone(),
+            id: id.to_owned(),
+        }
+    }
+
+    /// Shows how the institution's quota stands.
+    pub fn stands(&self, view: &QuotaView) {
+        for (gauge, rate) in self.rates.iter().zip([view.configured, view.in_force]) {
+            gauge.set(rate.into());
+        }
+        self.left.set(view.left);
+        self.active.set(view.active.into());
+        self.in_flight.set(view.in_flight.into());
+    }
+}
+
+impl TenantLimits {
+    /// Counts a refusal.
+    pub fn refused(&self, limit: Limit) {
+        self.refused[limit as usize].inc();
+    }
+
+    /// Counts an admission: whether it was out of what others left, and which limits in shadow would have refused it.
+    pub fn admitted(&self, borrowed: bool, shadow: Limits) {
+        if borrowed {
+            self.borrowed.inc();
+        }
+        for limit in shadow.iter() {
+            let labels = [self.id.as_str(), limit.as_str()];
+            self.shadowed.with_label_values(&labels).inc();
+        }
+    }
+
+    /// Shows share and use, if this tenant has series of its own.
+    pub fn stands(&self, view: impl FnOnce() -> LaneView) {
+        if let Some([share, used]) = &self.standing {
+            let view = view();
+            share.set(view.share);
+            used.set(view.used);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The institution's quota: what GatePay allows all together, shared by weight, with a reserve for payments.
+//!
+//! All of it is one small piece of arithmetic behind one lock, held for a few hundred instructions: exact, and the same
+//! in simulated time. `core` is the arithmetic, `bands` says who may take which of the last tokens, `activity` who
+//! counts.
+
+mod activity;
+mod bands;
+mod core;
+#[cfg(test)]
+mod simulation;
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use gatepay_core::Kind;
+use gatepay_tenancy::settings;
+
+use crate::clock::Clock;
+use crate::limiter::Spent;
+use crate::metrics::QuotaMeters;
+pub use core::Purpose;
+use core::{Core, Ground, Short, Taken, Terms};
+
+/// What the institution as a whole may send.
+pub struct Quota {
+    core: Mutex<Core>,
+    clock: Clock,
+    /// Codes by which GatePay pushes back.
+    codes: ArcSwap<Vec<String>>,
+    meters: QuotaMeters,
+}
+
+/// One party's place in it. It may outlive its registry, and ends when it is dropped.
+pub struct Share {
+    quota: Arc<Quota>,
+    member: u32,
+}
+
+/// The right to one call, and a place in flight until it is dropped.
+pub struct Grant {
+    share: Arc<Share>,
+    taken: Taken,
+    /// Whether the call went ahead: if not, all is as if it had never been asked for.
+    spent: bool,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The rate.
+    Rate(Spent),
+    /// Calls in flight.
+    Places {
+        /// How many there may be.
+        all: u32,
+    },
+}
+
+/// What is seen of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaView {
+    /// The configured rate, per second.
+    pub configured: u32,
+    /// The rate in force: less since GatePay pushed back.
+    pub in_force: u32,
+    /// Tokens of the burst that are left.
+    pub left: i64,
+    /// Parties that asked in the last ten seconds.
+    pub active: u32,
+    /// What they weigh together.
+    pub weight: u64,
+    /// Calls of parties that are in flight, if they are limited.
+    pub in_flight: u32,
+}
+
+/// What is seen of one party's share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShareView {
+    /// Its weight.
+    pub weight: u32,
+    /// What it is guaranteed now, per second; if it is not active, what it would be.
+    pub share: f64,
+    /// What it took in the last ten seconds or so, per second.
+    pub used: f64,
+    /// Calls ever admitted out of what others left.
+    pub borrowed: u64,
+}
+
+impl Quota {
+    /// Full, with nothing in flight.
+    pub fn new(quota: &settings::Quota, meters: QuotaMeters, clock: &Clock) -> Arc<Self> {
+        let core = Core::new(terms(quota), nanos(clock.elapsed()));
+        Arc::new(Self {
+            core: Mutex::new(core),
+            clock: clock.clone(),
+            codes: ArcSwap::from_pointee(quota.pushback_codes.clone()),
+            meters,
+        })
+    }
+
+    /// Other terms from now on. What was spent stays spent, who is in flight stays so, and a rate that GatePay pushed
+    /// down is not pushed up.
+    pub fn adjust(&self, quota: &settings::Quota) {
+        let (mut core, now) = self.core();
+        core.adjust(terms(quota), now);
+        self.codes.store(Arc::new(quota.pushback_codes.clone()));
+    }
+
+    /// Leave for one call of the proxy's own; or when there might be.
+    pub fn take_for(&self, purpose: Purpose) -> Result<(), Spent> {
+        let (mut core, now) = self.core();
+        core.take_for(purpose, now).map_err(|wait| Spent {
+            wait: Duration::from_nanos(wait),
+            rate: core.rate(),
+        })?;
+        self.meters.own_calls[purpose as usize].inc();
+        Ok(())
+    }
+
+    /// Whether by this code GatePay says that it is too much.
+    pub fn is_pushback(&self, code: &str) -> bool {
+        self.codes.load().iter().any(|it| it == code)
+    }
+
+    /// GatePay says that it is too much, and perhaps for how long: from now on less is sent.
+    pub fn pushed_back(&self, retry_after: Option<Duration>) {
+        self.meters.pushbacks.inc();
+        let (mut core, now) = self.core();
+        let before = core.rate().per_second;
+        core.pushed_back(retry_after.map(nanos), now);
+        let after = core.rate().per_second;
+        drop(core);
+        if after < before {
+            tracing::warn!(%before, %after, ?retry_after, "GatePay pushes back: requests per second were lowered");
+        }
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> QuotaView {
+        let (mut core, now) = self.core();
+        core.view(now)
+    }
+
+    /// The arithmetic, and the time, which is read under the lock: so it goes forward.
+    fn core(&self) -> (MutexGuard<'_, Core>, u64) {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = nanos(self.clock.elapsed());
+        (core, now)
+    }
+}
+
+impl Share {
+    /// A party more. It counts once it asks.
+    pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Arc<Self> {
+        let member = quota.core().0.join(weight.get());
+        Arc::new(Self {
+            quota: Arc::clone(quota),
+            member,
+        })
+    }
+
+    /// It weighs something else from now on.
+    pub fn reweigh(&self, weight: NonZeroU32) {
+        self.quota.core().0.reweigh(self.member, weight.get());
+    }
+
+    /// Leave for one call, and a place in flight.
+    pub fn take(self: &Arc<Self>, kind: Kind) -> Result<Grant, Denied> {
+        let (mut core, now) = self.quota.core();
+        match core.take(self.member, acts(kind), now) {
+            Ok(taken) => Ok(Grant {
+                share: Arc::clone(self),
+                taken,
+                spent: false,
+            }),
+            Err(Short::Rate(wait)) => Err(Denied::Rate(Spent {
+                wait: Duration::from_nanos(wait),
+                rate: core.rate(),
+            })),
+            Err(Short::Places) => Err(Denied::Places { all: core.places() }),
+        }
+    }
+
+    /// How long until there would be leave for one call, if nobody else took it.
+    pub fn wait(&self, kind: Kind) -> Duration {
+        let (mut core, now) = self.quota.core();
+        Duration::from_nanos(core.wait(self.member, acts(kind), now))
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> ShareView {
+        let (mut core, now) = self.quota.core();
+        core.view_of(self.member, now)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.quota.core().0.leave(self.member);
+    }
+}
+
+impl Grant {
+    /// The call goes ahead.
+    pub fn spend(&mut self) {
+        self.spent = true;
+    }
+
+    /// Whether it was taken out of what others left.
+    pub fn is_borrowed(&self) -> bool {
+        self.taken.ground == Ground::Borrowed
+    }
+
+    /// Whether it should have been refused for the rate, had that been enforced.
+    pub fn is_beyond_share(&self) -> bool {
+        matches!(self.taken.ground, Ground::Shadow | Ground::Beyond)
+    }
+
+    /// Whether it should have been refused for calls in flight, had that been enforced.
+    pub fn is_crowded(&self) -> bool {
+        self.taken.crowded
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if !self.spent {
+            let (mut core, now) = self.share.quota.core();
+            core.give_back(self.share.member, self.taken, now);
+        } else if self.taken.seated {
+            let mut core = self.share.quota.core().0;
+            core.vacate(self.share.member, self.taken.seated);
+        }
+    }
+}
+
+/// Write and money calls are what the reserve is for.
+fn acts(kind: Kind) -> bool {
+    kind != Kind::Read
+}
+
+fn terms(quota: &settings::Quota) -> Terms {
+    let per_second = quota.rate.per_second.get();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a part of at most a half, in millionths"
+    )]
+    let reserve = (quota.reserve.clamp(0.0, 0.5) * f64::from(bands::WHOLE)).round() as u32;
+    Terms {
+        per_second,
+        burst: quota.rate.burst.get(),
+        reserve,
+        floor: quota
+            .floor
+            .map_or((per_second / 10).max(1), NonZeroU32::get),
+        in_flight: quota.in_flight.map(NonZeroU32::get),
+        shadow: quota.shadow,
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

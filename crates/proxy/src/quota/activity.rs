@@ -1,0 +1,148 @@
+//! Who asked in the last ten seconds, and how much they weigh together: kept up in constant time for each request.
+
+/// How long somebody counts as active after it last asked, in whole seconds; up to one more, for seconds are not cut.
+pub(super) const ACTIVE: u64 = 10;
+/// Enough for the active seconds, the current one, and a round number.
+const SLOTS: usize = 16;
+
+/// Weights by the second in which they were last seen.
+#[derive(Default, Clone)]
+pub(super) struct Activity {
+    second: u64,
+    slots: [Slot; SLOTS],
+    all: Slot,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Slot {
+    weight: u64,
+    members: u32,
+}
+
+/// When somebody was last seen: the second, plus one; 0 is never.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen(u64);
+
+impl Activity {
+    /// Time goes on: forgets who was not seen for too long.
+    pub(super) fn advance(&mut self, second: u64) {
+        if second >= self.second + SLOTS as u64 {
+            self.slots = Default::default();
+            self.all = Slot::default();
+        } else {
+            for second in self.second + 1..=second {
+                // The slot of a second that is no longer among the last is the one to be used next but a few.
+                if let Some(old) = second.checked_sub(ACTIVE + 1) {
+                    let slot = &mut self.slots[at(old)];
+                    self.all.weight -= slot.weight;
+                    self.all.members -= slot.members;
+                    *slot = Slot::default();
+                }
+            }
+        }
+        self.second = self.second.max(second);
+    }
+
+    /// Somebody asks now.
+    pub(super) fn saw(&mut self, seen: &mut Seen, weight: u64) {
+        let now = Seen(self.second + 1);
+        if *seen != now {
+            self.forget(*seen, weight);
+            *seen = now;
+            self.add(now, weight);
+        }
+    }
+
+    /// Somebody leaves for good, or is about to weigh something else.
+    pub(super) fn forget(&mut self, seen: Seen, weight: u64) {
+        if self.counts(seen) {
+            let slot = &mut self.slots[at(seen.0 - 1)];
+            for slot in [slot, &mut self.all] {
+                slot.weight -= weight;
+                slot.members -= 1;
+            }
+        }
+    }
+
+    /// Undoes [`forget`](Self::forget) at another weight.
+    pub(super) fn remember(&mut self, seen: Seen, weight: u64) {
+        if self.counts(seen) {
+            self.add(seen, weight);
+        }
+    }
+
+    /// Whether somebody is active.
+    pub(super) fn counts(&self, seen: Seen) -> bool {
+        seen.0 > 0 && seen.0 + ACTIVE > self.second
+    }
+
+    /// What all who are active weigh.
+    pub(super) fn weight(&self) -> u64 {
+        self.all.weight
+    }
+
+    /// How many are active.
+    pub(super) fn members(&self) -> u32 {
+        self.all.members
+    }
+
+    fn add(&mut self, seen: Seen, weight: u64) {
+        for slot in [&mut self.slots[at(seen.0 - 1)], &mut self.all] {
+            slot.weight += weight;
+            slot.members += 1;
+        }
+    }
+}
+
+fn at(second: u64) -> usize {
+    usize::try_from(second % SLOTS as u64).expect("less than the number of slots")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn who_asked_counts_for_ten_seconds() {
+        let (mut activity, mut seen) = (Activity::default(), Seen::default());
+        activity.advance(100);
+        activity.saw(&mut seen, 5);
+        assert_eq!((activity.weight(), activity.members()), (5, 1));
+        activity.advance(110);
+        assert_eq!(activity.weight(), 5);
+        activity.advance(111);
+        assert_eq!((activity.weight(), activity.members()), (0, 0));
+        assert!(!activity.counts(seen));
+    }
+
+    proptest! {
+        /// Against the plain count over everybody.
+        #[test]
+        fn the_sum_is_what_counting_everybody_gives(
+            events in prop::collection::vec((0..8_usize, 0..14_u64, 0..4_u8), 1..300),
+        ) {
+            let mut activity = Activity::default();
+            let mut all = [(Seen::default(), 1_u64); 8];
+            let mut last: [Option<u64>; 8] = [None; 8];
+            let mut second = 0;
+            for (who, pause, what) in events {
+                second += pause;
+                activity.advance(second);
+                let (seen, weight) = &mut all[who];
+                if what == 0 {
+                    activity.forget(*seen, *weight);
+                    *weight += 3;
+                    activity.remember(*seen, *weight);
+                } else {
+                    activity.saw(seen, *weight);
+                    last[who] = Some(second);
+                }
+                let active = |who: &usize| last[*who].is_some_and(|last| last + ACTIVE >= second);
+                let expected: u64 = (0..8).filter(active).map(|who| all[who].1).sum();
+                prop_assert_eq!(activity.weight(), expected);
+                prop_assert_eq!(activity.members() as usize, (0..8).filter(active).count());
+            }
+        }
+    }
+}
