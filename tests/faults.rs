@@ -122,7 +122,7 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
     let planned = plan.len();
     relay.plan(plan);
     gatepay.sandbox.clear();
-    let before = gatepay.sandbox.balance(acme().sub_account, "USDT");
+    let before = gatepay.cents();
     let begun = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
@@ -148,8 +148,7 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
     until("all connections are over", || relay.is_quiet()).await;
     if case.operation == REFUND_ORDER.operation {
         until("each refund took one cent, once", || {
-            let after = gatepay.sandbox.balance(acme().sub_account, "USDT");
-            cents(&before) - cents(&after) == gatepay.executed()
+            before - gatepay.cents() == gatepay.executed()
         })
         .await;
     }
@@ -225,12 +224,6 @@ impl Tally {
     }
 }
 
-/// A balance in hundredths.
-fn cents(amount: &str) -> usize {
-    let (whole, part) = amount.split_once('.').unwrap_or((amount, ""));
-    format!("{whole}{part:0<2}").parse().unwrap()
-}
-
 /// Breaks over the length of two exchanges, either way.
 fn breaks((asked, answered): (usize, usize), every: usize) -> Vec<Break> {
     let mut all = Vec::new();
@@ -257,18 +250,15 @@ fn breaks((asked, answered): (usize, usize), every: usize) -> Vec<Break> {
 async fn measure(case: Case, wire: Wire, gatepay: &GatePay) -> (String, (usize, usize)) {
     let relay = Relay::before(gatepay.sandbox.address());
     let proxy = wire.proxy(&relay, gatepay).start();
-    let body = order("PAID").replace("1.21", "100000");
-    let made = proxy.send(acme().post(CREATE, body)).await.json();
+    let paid = gatepay.paid_order(&proxy).await;
     proxy.stop().await;
-    let paid = made["data"]["prepayId"].as_str().unwrap();
-    gatepay.sandbox.pay(acme().sub_account, paid).unwrap();
 
     let relay = Relay::before(gatepay.sandbox.address());
     let proxy = wire.proxy(&relay, gatepay).start();
     let number = format!("T-{:0DIGITS$}", 1);
-    let call = acme().post(case.path, (case.body)(paid, &number));
+    let call = acme().post(case.path, (case.body)(&paid, &number));
     assert_eq!(proxy.send(call).await.refusal(), None);
     proxy.stop().await;
     until("the connection is over", || relay.is_quiet()).await;
-    (paid.to_owned(), relay.lengths().unwrap())
+    (paid, relay.lengths().unwrap())
 }

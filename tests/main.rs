@@ -52,6 +52,8 @@ mod limits;
 mod outcomes;
 // Nor is it untrue when a connection breaks, wherever it does.
 mod faults;
+// However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.
+mod agreement;
 // A lost call is not guessed about: GatePay is asked what became of it.
 mod resolving;
 // Nothing is sent twice but reads and what was not written, and not often.

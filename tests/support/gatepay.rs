@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{T0, acme, any_port, credential, globex};
+use super::{CREATE, Proxy, T0, acme, any_port, credential, globex, order};
 
 pub(crate) const INSTITUTION_ID: &str = "institution-fake";
 /// The account the emulator holds the institution's own money in.
@@ -110,6 +110,23 @@ impl GatePay {
 
     pub(crate) fn received(&self) -> Vec<Received> {
         self.sandbox.received()
+    }
+
+    /// An order of acme's that can be refunded many times, made through a proxy before this GatePay.
+    pub(crate) async fn paid_order(&self, proxy: &Proxy) -> String {
+        let body = order("PAID").replace("1.21", "100000");
+        let made = proxy.send(acme().post(CREATE, body)).await.json();
+        let prepay_id = made["data"]["prepayId"].as_str().expect("an order's id");
+        let paid = self.sandbox.pay(acme().sub_account, prepay_id);
+        paid.expect("it can be paid");
+        prepay_id.to_owned()
+    }
+
+    /// What acme has, in hundredths of a dollar.
+    pub(crate) fn cents(&self) -> usize {
+        let amount = self.sandbox.balance(acme().sub_account, "USDT");
+        let (whole, part) = amount.split_once('.').unwrap_or((&amount, ""));
+        format!("{whole}{part:0<2}").parse().expect("digits")
     }
 
     /// What it got last.

@@ -14,6 +14,7 @@ mod call;
 mod catalogue;
 mod connection;
 mod counting;
+mod dice;
 mod gatepay;
 mod load;
 mod log;
@@ -36,6 +37,7 @@ pub(crate) use call::Call;
 pub(crate) use catalogue::{changed, configured, everything_on};
 pub(crate) use connection::{Connection, Http2};
 pub(crate) use counting::Counting;
+pub(crate) use dice::Dice;
 pub(crate) use gatepay::{
     CERTIFICATE, GatePay, INSTITUTION_ACCOUNT, INSTITUTION_ID, INSTITUTION_SECRET, institution,
 };
