@@ -58,6 +58,28 @@ async fn an_answer_that_is_under_way_is_waited_for() {
 }
 
 #[tokio::test]
+async fn whoever_was_let_in_may_still_ask() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let (address, clock) = (proxy.address(), proxy.clock.clone());
+    let mut caller = proxy.raw().await;
+    proxy.counts("connections 1").await;
+    let stopped = tokio::spawn(proxy.stop());
+    until("nobody else is let in", || {
+        std::net::TcpStream::connect(address).is_err()
+    })
+    .await;
+    let call = acme().post(QUERY, BY_NUMBER);
+    caller.write(call.bytes(&clock)).await;
+    let answer = caller.answer().await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
+    assert_eq!(stopped.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn callers_that_only_keep_a_connection_do_not_hold_up_the_end() {
     assert_not_held_up_by("").await;
     assert_not_held_up_by("POST /v1/pay/order HTTP/1.1\r\nhost: x\r\n").await;

@@ -1,8 +1,86 @@
 //! A restart on sockets that outlive the process: nobody is refused, nothing is forwarded twice.
 
 use crate::support::program::{Folder, Launcher, Program};
+use crate::support::scripted::Scripted;
 use crate::support::*;
+use gatepay_proxy::clock::Clock;
 use std::sync::Arc;
+
+#[tokio::test]
+async fn the_next_process_serves_while_the_last_calls_of_the_old_one_end() {
+    let upstream = Scripted::held();
+    let folder = Folder::before(&upstream.url());
+    let launcher = Launcher::bind();
+    let old = launcher.start(&folder).serving().await;
+    let first = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let calling = call(&launcher, first.clone());
+    until("it is at GatePay", || upstream.count() == 1).await;
+
+    let new = launcher.start(&folder);
+    until("the next one waits for its turn", || {
+        new.stderr().contains("waiting for the process before")
+    })
+    .await;
+    old.terminate();
+    let new = new.serving().await;
+    assert!(!calling.is_finished(), "the old one still has a call");
+    let second = acme()
+        .post(CREATE, order("A-0002"))
+        .request(&Clock::system());
+    let next = call(&launcher, second);
+    until("another goes through the next one", || {
+        upstream.count() == 2
+    })
+    .await;
+    let repeated = call(&launcher, first).await.unwrap();
+    assert_eq!(
+        repeated.refused(),
+        (401, "replayed"),
+        "the memory has one owner, who knows all"
+    );
+
+    upstream.release();
+    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!(next.await.unwrap().status, 200);
+    let (code, _, err) = old.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    new.terminate();
+    let (code, lines, err) = new.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(lines.lines().count(), 3, "each of the three once");
+}
+
+/// On a connection of its own.
+fn call(
+    launcher: &Launcher,
+    request: http::Request<http_body_util::Full<bytes::Bytes>>,
+) -> tokio::task::JoinHandle<Answer> {
+    let address = launcher.address();
+    tokio::spawn(async move { Connection::open(address).await.send(request).await })
+}
+
+#[tokio::test]
+async fn whoever_started_it_is_told_how_far_along_it_is() {
+    let folder = Folder::before(UNUSED);
+    let launcher = Launcher::bind();
+    let program = launcher.start(&folder).serving().await;
+    let mut told = Vec::new();
+    until("it serves, and goes on telling that it does", || {
+        told.extend(launcher.told());
+        told.iter().filter(|told| *told == "WATCHDOG=1").count() > 1
+    })
+    .await;
+    assert!(told.contains(&"READY=1".to_owned()), "{told:?}");
+    program.terminate();
+    until("it ends", || {
+        told.extend(launcher.told());
+        told.contains(&"STOPPING=1".to_owned())
+    })
+    .await;
+    assert_eq!(program.end().await.0, Some(0));
+}
 
 #[tokio::test]
 async fn a_restart_under_load_fails_nobody() {

@@ -6,16 +6,18 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::{INSTITUTION_ID, INSTITUTION_SECRET, Shop, acme, any_port, globex, until};
+use super::{INSTITUTION_ID, INSTITUTION_SECRET, PATIENCE, Shop, acme, any_port, globex};
 
 /// Runs a command to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
@@ -144,6 +146,8 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
 pub(crate) struct Launcher {
     listen: Socket,
     admin: Socket,
+    told: UnixDatagram,
+    folder: TempDir,
 }
 
 impl Launcher {
@@ -154,10 +158,22 @@ impl Launcher {
             socket.listen(4096).expect("it listens");
             socket
         };
+        let folder = TempDir::new().expect("a temporary folder");
+        let told = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+        told.set_nonblocking(true).expect("a socket's option");
         Self {
             listen: bound(),
             admin: bound(),
+            told,
+            folder,
         }
+    }
+
+    /// What a program says next about how far along it is, if it has said anything.
+    pub(crate) fn told(&self) -> Option<String> {
+        let mut text = [0; 256];
+        let length = self.told.recv(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
     /// Where callers connect, whoever answers.
@@ -180,6 +196,8 @@ impl Launcher {
             .arg(env!("CARGO_BIN_EXE_gatepay-proxy"))
             .args(["serve", "--config", &folder.name("proxy.toml")])
             .env("GATEPAY_LOG", "info")
+            .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .env("WATCHDOG_USEC", "300000")
             .stdin(pass(&self.listen))
             .stdout(pass(&self.admin))
             .stderr(Stdio::piped())
@@ -208,19 +226,25 @@ enum Out {
 }
 
 impl Started {
+    /// What it has said so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.err.text()
+    }
+
     /// Waits until it says that it serves.
     pub(crate) async fn serving(self) -> Program {
-        let mut serving = None;
-        until("the program serves", || {
+        let began = Instant::now();
+        let serving = loop {
             let text = self.err.text();
             let mut lines = text
                 .lines()
                 .filter_map(|line| serde_json::from_str(line).ok());
-            serving = lines.find(|line: &Value| line["message"] == "serving");
-            serving.is_some()
-        })
-        .await;
-        let serving = serving.expect("it was just seen");
+            if let Some(line) = lines.find(|line: &Value| line["message"] == "serving") {
+                break line;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not serve: {text}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
         let address = |name: &str| serving[name].as_str().expect("text").parse();
         Program {
             address: address("address").expect("an address"),

@@ -4,9 +4,13 @@
 use std::env;
 use std::io;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+use tokio::time::interval;
 
 /// Sockets that were bound before this process and stay when it ends. Callers wait in their queues between two processes.
 #[derive(Debug, Default)]
@@ -80,16 +84,57 @@ pub enum Stage {
     Ready,
     /// It ends.
     Stopping,
+    /// All of it still turns.
+    Alive,
 }
 
-/// Tells the service manager, if there is one.
+/// Tells the service manager, if there is one. It never waits for it: one that does not listen must not stop anything.
 pub fn tell(stage: Stage) {
-    let state = match stage {
-        Stage::Ready => NotifyState::Ready,
-        Stage::Stopping => NotifyState::Stopping,
+    let Ok(address) = env::var("NOTIFY_SOCKET") else {
+        return;
     };
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, ?stage, "the service manager was not told");
+    let text = match stage {
+        Stage::Ready => "READY=1",
+        Stage::Stopping => "STOPPING=1",
+        Stage::Alive => "WATCHDOG=1",
+    };
+    if let Err(error) = send(&address, text) {
+        tracing::warn!(%error, text, "the service manager was not told");
+    }
+}
+
+fn send(address: &str, text: &str) -> io::Result<()> {
+    let address = match address.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(text.as_bytes(), &address).map(drop)
+}
+
+/// Within which time the service manager wants to hear from this process.
+fn watchdog() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let meant = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
+    number("WATCHDOG_USEC")
+        .filter(|micros| meant && *micros > 0)
+        .map(Duration::from_micros)
+}
+
+/// Tells the service manager again and again that every worker still turns, if it wants to know.
+pub async fn keep_telling(workers: Vec<Handle>) {
+    let Some(within) = watchdog() else {
+        return;
+    };
+    let mut tick = interval(within / 3);
+    loop {
+        tick.tick().await;
+        for worker in &workers {
+            // Nothing, but the worker has to come by to do it. One that has ended is on purpose.
+            let _turned = worker.spawn(async {}).await;
+        }
+        tell(Stage::Alive);
     }
 }
 

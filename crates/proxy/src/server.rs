@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
-use crate::activation::Sockets;
+use crate::activation::{self, Sockets};
 use crate::app::{App, StartError};
 use crate::clock::Clock;
 use crate::drain::{Door, Phase};
@@ -107,6 +107,7 @@ impl Server {
             }
         };
         let app = App::new(configuration, clock, inherit, access)?;
+        let mut turning = Vec::new();
         let workers = (0..threads)
             .map(|number| {
                 let socket = socket
@@ -115,6 +116,7 @@ impl Server {
                 let (app, room) = (Arc::clone(&app), Arc::clone(&room));
                 let door = app.drain.door();
                 let runtime = runtime()?;
+                turning.push(runtime.handle().clone());
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
@@ -134,8 +136,10 @@ impl Server {
             thread::Builder::new()
                 .name("control".into())
                 .spawn(move || {
+                    let watchdog = runtime.spawn(activation::keep_telling(turning));
                     let controlled = control(&app, admin_socket, admin_outlives, &mut memory);
                     let ended = runtime.block_on(controlled);
+                    watchdog.abort();
                     runtime.shutdown_background();
                     (ended, memory)
                 })

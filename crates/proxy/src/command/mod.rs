@@ -19,7 +19,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use gatepay_tenancy::settings::LogFormat;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 
 /// How a command ended.
@@ -91,17 +92,42 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
 
 /// Waits for SIGTERM or Ctrl-C.
 pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            Ok(tokio::select! {
+    Ok(Signals::listen()?.wait())
+}
+
+/// SIGTERM and Ctrl-C from the moment this is made: one that comes before it is waited for ends nothing by itself.
+pub(crate) struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(entered);
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+        })
+    }
+
+    /// The next one.
+    pub(crate) fn wait(&mut self) -> &'static str {
+        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
+        self.runtime.block_on(async {
+            tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
-            })
+            }
         })
+    }
 }
 
 /// A program's environment, for configuration that names variables.

@@ -8,7 +8,7 @@ use gatepay_proxy::activation::{self, Stage};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 
-use super::{Exit, complain, environment, fail, log_to_stderr, wait_for_signal};
+use super::{Exit, Signals, complain, environment, fail, log_to_stderr};
 
 /// Serve tenants until SIGTERM or Ctrl-C, then drain; a second signal ends the drain at once.
 ///
@@ -42,6 +42,11 @@ impl Serve {
             Ok(sockets) => sockets,
             Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
         };
+        // Before it is said to serve: whoever is told so may end it at once, in order.
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return fail(format_args!("cannot start: signals: {error}")),
+        };
         let server = match Server::start(
             configuration,
             sockets,
@@ -64,18 +69,15 @@ impl Serve {
                 "starting: stamps of the run before cannot be told from repeats, so requests wait"
             );
         }
-        match wait_for_signal() {
-            Ok(signal) => tracing::info!(signal, "asked to end"),
-            Err(error) => tracing::error!(%error, "signals cannot be waited for; ending"),
-        }
+        let signal = signals.wait();
+        tracing::info!(signal, "asked to end");
         activation::tell(Stage::Stopping);
         server.leave();
         let hurry = server.hurry();
         std::thread::spawn(move || {
-            if wait_for_signal().is_ok() {
-                tracing::warn!("asked again: ending at once");
-                hurry();
-            }
+            signals.wait();
+            tracing::warn!("asked again: ending at once");
+            hurry();
         });
         match server.wait() {
             Ended::Drained => Exit::Fine,
