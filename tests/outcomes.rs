@@ -56,9 +56,10 @@ async fn what_was_sent_and_not_answered_is_unknown_and_not_sent_again() {
         let code = if executed == 1 { "000000" } else { "400202" };
         assert_eq!(found.code(), code, "{fault:?}: what the advice finds");
         let lines = proxy.stop().await;
+        let mut unknown = lines.iter().filter(|line| line["outcome"] == "unknown");
         assert_eq!(
-            (&lines[0]["outcome"], &lines[0]["attempts"]),
-            (&"unknown".into(), &1.into())
+            unknown.next().map(|line| &line["attempts"]),
+            Some(&1.into())
         );
     }
 }

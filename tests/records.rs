@@ -1,6 +1,7 @@
 use crate::support::scripted::{Scripted, Then, chunks};
 use crate::support::*;
 use gatepay_sandbox::Fault;
+use gatepay_tenancy::settings::LogFormat;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -131,12 +132,97 @@ async fn a_line_tells_what_an_operator_asks_first() {
     let answer = proxy.send(acme().post(CREATE, body.clone())).await;
     let lines = proxy.stop().await;
     let expected = json!({
-        "time": "2026-01-01T00:00:00.000Z", "id": answer.request_id(), "tenant": "acme", "client_id": "client-acme",
+        "time": "2026-01-01T00:00:00.000Z", "level": "info", "id": answer.request_id(),
+        "trace_id": null, "parent_id": null, "span_id": null, "tenant": "acme", "client_id": "client-acme",
         "operation": "create_order", "kind": "write", "key": "A-0001", "outcome": "success", "refusal": null,
         "detail": null, "status": 200, "code": "SUCCESS", "bytes_in": body.len(), "bytes_out": answer.body.len(),
-        "ms": 0.0, "upstream_ms": 0.0, "attempts": 1, "observed": null, "peer": "127.0.0.1", "caller_left": false,
+        "ms": 0.0, "own_ms": 0.0, "body_ms": 0.0, "journal_ms": 0.0, "connect_ms": 0.0, "upstream_ms": 0.0, "look_up_ms": null,
+        "relay_ms": 0.0, "attempts": 1, "observed": null, "peer": "127.0.0.1", "caller_left": false,
     });
     assert_eq!(lines, [expected]);
+}
+
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[tokio::test]
+async fn a_callers_trace_is_logged_and_answered_and_goes_no_further() {
+    let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(|settings| settings.log.sample_successes = 0.0)
+        .start();
+    let traced = |trace: &str| acme().get(DETAILS).header("traceparent", trace);
+    let answer = proxy.send(traced(TRACE)).await;
+    assert_eq!(answer.status, 200);
+    let id = answer.request_id();
+    let ours = format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", &id[..16]);
+    assert_eq!(answer.headers["traceresponse"], ours.as_str());
+    assert!(!upstream.received_text().contains("traceparent"));
+    for bad in [
+        "",
+        "00-0-0-0",
+        &TRACE.to_uppercase(),
+        &TRACE.replace("00-0", "ff-0"),
+    ] {
+        let answer = proxy.send(traced(bad)).await;
+        assert!(!answer.headers.contains_key("traceresponse"), "{bad}");
+    }
+    let refused = proxy.send(traced(TRACE).secret("fake-other")).await;
+    assert!(refused.headers.contains_key("traceresponse"));
+
+    // The caller will look for what it sampled; the other successes are left out.
+    proxy.counts("access_lines_left_out_total 4").await;
+    let lines = proxy.stop().await;
+    assert_eq!(lines.len(), 2);
+    let line = lines.iter().find(|line| line["id"] == *id);
+    let names = ["id", "trace_id", "parent_id", "span_id"];
+    let expected = json!([
+        id,
+        "0af7651916cd43dd8448eb211c80319c",
+        "b7ad6b7169203331",
+        id[..16]
+    ]);
+    assert_eq!(fields(line.unwrap(), &names), expected);
+}
+
+#[tokio::test]
+async fn only_routine_successes_are_sampled() {
+    let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(|settings| settings.log.sample_successes = 0.25)
+        .start();
+    let mut caller = proxy.connect().await;
+    for _ in 0..400 {
+        let read = acme().get(DETAILS).request(&proxy.clock);
+        assert_eq!(caller.send(read).await.status, 200);
+    }
+    let money = proxy.send(acme().post(REFUND, A_REFUND)).await;
+    let stranger = acme().get(DETAILS).secret("fake-other");
+    let kept = [money, proxy.send(stranger).await].map(|answer| answer.request_id());
+    let lines = proxy.stop().await;
+    for id in &kept {
+        assert!(lines.iter().any(|line| line["id"] == **id));
+    }
+    // A quarter of 400 is 100; that it lies beyond these bounds happens once in ten million runs.
+    let reads = lines.len() - kept.len();
+    assert!((55..=150).contains(&reads), "{reads}");
+}
+
+#[tokio::test]
+async fn a_terminal_gets_lines_for_people() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.log.format = LogFormat::Human)
+        .start();
+    let id = proxy
+        .send(acme().post(CREATE, order("A-0001")))
+        .await
+        .request_id();
+    proxy.counts("in_flight 0").await;
+    let text = proxy.stop_and_read().await;
+    let wanted = "2026-01-01T00:00:00.000Z info  acme create_order success 200 code=\"SUCCESS\" key=\"A-0001\" 0ms own=0ms \
+                  gatepay=0ms attempts=1";
+    assert!(text.starts_with(wanted) && text.contains(&id), "{text}");
+    assert_eq!(text.lines().count(), 1);
 }
 
 /// Sends this, waits until GatePay has it, hangs up, and lets GatePay answer when the proxy has seen that.

@@ -239,13 +239,25 @@ impl Proxy {
     }
 
     /// Ends it in order, and gives the access lines it wrote.
-    pub(crate) async fn stop(mut self) -> Vec<Value> {
+    pub(crate) async fn stop(self) -> Vec<Value> {
+        let log = self.log.clone();
+        self.end().await;
+        log.lines()
+    }
+
+    /// The same, with the lines as they were written.
+    pub(crate) async fn stop_and_read(self) -> String {
+        let log = self.log.clone();
+        self.end().await;
+        log.text()
+    }
+
+    async fn end(mut self) {
         let server = self.server.take().expect("it is stopped once");
         server.leave();
         // Clients go on meanwhile: a connection ends when both sides see it.
         let ended = tokio::task::spawn_blocking(move || server.wait());
         assert_eq!(ended.await.expect("no thread panicked"), Ended::Drained);
-        self.log.lines()
     }
 }
 

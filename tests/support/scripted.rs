@@ -82,6 +82,12 @@ impl Scripted {
         self.shared.received.lock().expect("nobody panicked").len()
     }
 
+    /// All it was sent.
+    pub(crate) fn received_text(&self) -> String {
+        let received = self.shared.received.lock().expect("nobody panicked");
+        String::from_utf8_lossy(&received.concat()).into_owned()
+    }
+
     /// How many connections it has closed.
     pub(crate) fn closed(&self) -> usize {
         *self.shared.closed.lock().expect("nobody panicked")

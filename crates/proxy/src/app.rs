@@ -20,7 +20,7 @@ use crate::ingress::Room;
 use crate::journal::folder::Disk;
 use crate::journal::{Journal, Rotation};
 use crate::lane::{Lane, Lanes};
-use crate::log::AccessLog;
+use crate::log::{AccessLog, Seldom};
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::Penalties;
@@ -60,6 +60,8 @@ pub struct App {
     pub log: AccessLog,
     /// Where write and money calls are written down, if anywhere.
     pub journal: Option<Journal>,
+    /// How often the program's log says what happens to every request.
+    pub seldom: Seldom,
     /// Where GatePay is.
     pub upstream: Arc<Upstream>,
     /// Whether it is well.
@@ -134,7 +136,7 @@ impl App {
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));
         let log =
-            AccessLog::start(access, metrics.lines_dropped.clone()).map_err(StartError::Thread)?;
+            AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
         let meters = metrics.limits.quota.clone();
         let quota = Quota::new(&settings.upstream.quota, meters, &clock);
         let lanes = Lanes::new(Arc::clone(&quota));
@@ -188,6 +190,7 @@ impl App {
             metrics,
             log,
             journal,
+            seldom: Seldom::default(),
             clock,
             settings,
         }))

@@ -15,6 +15,8 @@ pub struct Caller<'a> {
     pub who: Who<'a>,
     /// Their place beside the registry.
     pub position: usize,
+    /// Their credential's place among theirs.
+    pub place: usize,
     /// The client id.
     pub client_id: &'a ClientId,
     /// The stamp it claims to have signed.
@@ -52,6 +54,7 @@ pub fn identify<'a>(
         who,
         credential: dated,
         position,
+        place,
     } = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
     if !dated.valid_at(now_ms) {
         return Err(Refusal::UnknownClient(
@@ -72,6 +75,7 @@ pub fn identify<'a>(
     Ok(Caller {
         who,
         position,
+        place,
         client_id,
         stamp,
         key,

@@ -18,6 +18,10 @@ pub const MERCHANT_ID: HeaderName = HeaderName::from_static(gatepay_core::header
 
 /// The id of this request in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A caller's trace (W3C Trace Context), and what it is told of our part of it.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The answer to it.
+pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 /// The slug of a refusal: marks answers that are ours, not GatePay's.
 pub const REFUSAL: HeaderName = HeaderName::from_static("x-gatepay-proxy-refusal");
 /// The limit that was met.

@@ -23,6 +23,7 @@ use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::ingress::{BodyTime, Held};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
+use crate::line::Turn;
 use crate::origin::Origin;
 use crate::pace::Busy;
 use crate::pool::Pool;
@@ -97,7 +98,7 @@ pub async fn handle(
     let app = &worker.app;
     let (parts, incoming) = request.into_parts();
     let origin = app.trusted.caller(peer.origin, &parts.headers);
-    let mut record = Record::begin(app, origin.address, busy);
+    let mut record = Record::begin(app, origin.address, &parts.headers, busy);
     if parts.method == http::Method::HEAD {
         // The head is all there is to hand over.
         record.relayed();
@@ -167,21 +168,20 @@ async fn enter(
     let found = authenticate::claimed(&generation.registry, &parts.headers);
     let position = route::operation(&generation.catalogue, &head, found.map(|found| found.who))?;
     let operation = &generation.catalogue.rows()[position];
-    record.operation(position, operation);
+    record.operation(position, &generation);
 
     let caller = authenticate::identify(found, &parts.headers, now_ms)?;
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
-    record.claimed(party.id.as_str());
+    record.claimed(&caller);
     if let Some(unread) = unread {
         held.begin(head.bytes, unread.size_hint().lower())?;
+        ingress::media_type(&parts.headers, operation.media)?;
     }
-    let body = receive(app, origin, &mut held, parts, unread, operation, &caller).await?;
+    let body = receive(app, origin, &mut held, unread, operation, &caller, record).await?;
     held.proved();
-    record.body(body.len());
 
     let lane = generation.lane(caller.position);
-    record.verified(caller.client_id, lane);
     let print = app
         .replay
         .fingerprint(caller.client_id.as_str(), &caller.stamp);
@@ -280,10 +280,10 @@ async fn receive(
     app: &App,
     origin: Origin,
     held: &mut Held,
-    parts: &request::Parts,
     unread: &mut Option<Incoming>,
     operation: &Operation,
     caller: &authenticate::Caller<'_>,
+    record: &mut Record,
 ) -> Result<Bytes, Refusal> {
     let listen = &app.settings.listen;
     let failing = origin
@@ -292,7 +292,6 @@ async fn receive(
     let mut payload = caller.payload();
     let mut body = Bytes::new();
     if let Some(incoming) = unread {
-        ingress::media_type(&parts.headers, operation.media)?;
         let limit = operation.body_limit.unwrap_or(listen.body_limit);
         let piece = |piece: &[u8]| {
             if failing.is_none() {
@@ -304,17 +303,24 @@ async fn receive(
             whole: listen.body_timeout,
             bytes_per_second: listen.body_bytes_per_second,
         };
-        body = ingress::body(incoming, limit, &time, piece).await?;
+        record.turn(Turn::Body);
+        let read = ingress::body(incoming, limit, &time, piece).await;
+        record.turn(Turn::Own);
+        body = read?;
         *unread = None;
+        record.body(body.len());
     }
     if let Some(address) = failing {
         // Taken only now, so that a slow body holds up nobody else of that address.
+        record.turn(Turn::Body);
         let _turn = app.penalties.turn(address).await;
+        record.turn(Turn::Own);
         payload.body(&body);
         caller.verify(payload, &body)?;
     } else {
         caller.verify(payload, &body)?;
     }
+    record.verified(caller);
     Ok(body)
 }
 
@@ -328,7 +334,10 @@ impl Admitted {
 async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> Response<Reply> {
     let app = &worker.app;
     if let (Some(journal), Some(before)) = (&app.journal, admitted.before.take()) {
-        match journal.before(before).await {
+        record.turn(Turn::Journal);
+        let written = journal.before(before).await;
+        record.turn(Turn::Own);
+        match written {
             Ok(open) => record.journaled(open),
             Err(Unavailable) => return refuse(app, record, Refusal::JournalUnavailable),
         }
@@ -338,6 +347,7 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
     };
+    record.turn(Turn::Connect);
     let attempt = || {
         let stamp = app.guardian.stamp();
         record.attempt(&credential.client_id, &stamp);
@@ -345,7 +355,7 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
     };
     let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
     let sent = forward::send(worker.road(), kind, deadline, attempt).await;
-    record.upstream_ended();
+    record.turn(Turn::Own);
     let Answer { head, body } = match sent {
         Ok(answer) => answer,
         Err(Failure::NotSent(detail)) => {
@@ -411,8 +421,12 @@ async fn lose(
     let app = &worker.app;
     let observation = match admitted.operation().kind {
         Kind::Read => None,
-        Kind::Write | Kind::Money => Some(look_up(worker, admitted, credential).await),
+        Kind::Write | Kind::Money => {
+            record.turn(Turn::LookUp);
+            Some(look_up(worker, admitted, credential).await)
+        }
     };
+    record.turn(Turn::Own);
     if let Some(observation) = &observation {
         record.observed(observation.observed);
     }

@@ -17,12 +17,20 @@ use prometheus::{
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
 use crate::guardian::Fault;
 use crate::journal;
+use crate::line::{Spent, Turn};
+use crate::log::LogMeters;
 use crate::refusal::Refusal;
 use crate::repeat::Reason;
 
 /// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
 const SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0,
+];
+
+/// The same for the proxy's own part, which is a thousandth of that.
+const OWN_SECONDS: [f64; 12] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
+    0.1,
 ];
 
 /// The name under which tenants without series of their own are counted.
@@ -35,9 +43,8 @@ pub struct Metrics {
     /// Limits, and how the institution's quota is shared.
     pub limits: LimitMetrics,
     refusals: HashMap<&'static str, IntCounter>,
-    durations: Vec<Histogram>,
-    upstream_durations: Vec<Histogram>,
-    answers: HashMap<&'static str, IntCounter>,
+    durations: Vec<Durations>,
+    answers: [IntCounter; CODES.len()],
     other_answers: IntCounter,
     /// Connections from tenants that are open.
     pub connections: IntGauge,
@@ -67,10 +74,19 @@ pub struct Metrics {
     pub replay_entries: IntGauge,
     /// Access lines that were dropped because the writer could not keep up.
     pub lines_dropped: IntCounter,
+    /// Access lines that `log.sample_successes` left out.
+    pub lines_left_out: IntCounter,
     /// 1 while `/ready` says so.
     pub ready: IntGauge,
     /// The audit journal's, if there is one.
     pub journal: journal::Meters,
+}
+
+/// How long requests for one operation take.
+struct Durations {
+    whole: Histogram,
+    upstream: Histogram,
+    own: Histogram,
 }
 
 /// What the way to GatePay is like.
@@ -143,13 +159,13 @@ impl From<Verdict> for End {
     }
 }
 
-/// GatePay's codes that have a series of their own (protocol.md 4.2); every other is counted as `other`.
+/// GatePay's codes that have a series of their own (protocol.md 4.2), sorted; every other is counted as `other`.
 const CODES: [&str; 42] = [
-    "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007",
+    "0", "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007",
     "400020", "400201", "400202", "400203", "400204", "400205", "400304", "400603", "400604",
     "400605", "400607", "400608", "400620", "400621", "400622", "400623", "400624", "500008",
     "500100", "500101", "500103", "500203", "500204", "500205", "500206", "500207", "500208",
-    "550233", "550238", "550245", "550249", "SUCCESS", "0",
+    "550233", "550238", "550245", "550249", "SUCCESS",
 ];
 
 impl Metrics {
@@ -157,7 +173,6 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: the names are distinct and well formed, as a test shows.
-    #[expect(clippy::too_many_lines, reason = "a few lines for each metric")]
     pub fn new(catalogue: &Catalogue) -> Self {
         let registry = Registry::new();
         let make = Make(&registry);
@@ -171,26 +186,11 @@ impl Metrics {
             "Requests the proxy refused, by reason.",
             &["reason"],
         );
-        let durations = make.histograms(
-            "request_duration_seconds",
-            "From the head of a request to the end of its answer, by operation.",
-        );
-        let upstream = make.histograms(
-            "upstream_duration_seconds",
-            "From sending a request to GatePay to having its answer, by operation.",
-        );
         let answers = make.counters(
             "gatepay_answers_total",
             "Answers of GatePay's by envelope code.",
             &["code"],
         );
-        let children = |vec: &HistogramVec| -> Vec<Histogram> {
-            catalogue
-                .rows()
-                .iter()
-                .map(|row| vec.with_label_values(&[row.name.as_ref()]))
-                .collect()
-        };
         let build = make.gauge_vec(
             "build_info",
             "Always 1; the version is the label.",
@@ -201,11 +201,8 @@ impl Metrics {
             refusals: Refusal::SLUGS
                 .map(|slug| (slug, refusals.with_label_values(&[slug])))
                 .into(),
-            durations: children(&durations),
-            upstream_durations: children(&upstream),
-            answers: CODES
-                .map(|code| (code, answers.with_label_values(&[code])))
-                .into(),
+            durations: Durations::of_each(catalogue, &make),
+            answers: CODES.map(|code| answers.with_label_values(&[code])),
             other_answers: answers.with_label_values(&[OTHER]),
             connections: make.gauge("connections", "Open connections from tenants."),
             unreadable_heads: make.counter(
@@ -253,7 +250,11 @@ impl Metrics {
             limits: LimitMetrics::new(&make),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
-                "Access lines lost because they came too fast.",
+                "Access lines lost because they came too fast or nobody took them.",
+            ),
+            lines_left_out: make.counter(
+                "access_lines_left_out_total",
+                "Access lines of successes that log.sample_successes left out.",
             ),
             ready: make.gauge(
                 "ready",
@@ -283,14 +284,28 @@ impl Metrics {
 
     /// Counts an answer of GatePay's by its code.
     pub fn answered(&self, code: &str) {
-        self.answers.get(code).unwrap_or(&self.other_answers).inc();
+        CODES
+            .binary_search(&code)
+            .map_or(&self.other_answers, |at| &self.answers[at])
+            .inc();
     }
 
-    /// Records how long a request took, and of that how long GatePay did.
-    pub fn took(&self, operation: usize, seconds: f64, upstream_seconds: Option<f64>) {
-        self.durations[operation].observe(seconds);
-        if let Some(seconds) = upstream_seconds {
-            self.upstream_durations[operation].observe(seconds);
+    /// Records how long a request took, of that how long the proxy did, and GatePay if it was `sent` there.
+    pub fn took(&self, operation: usize, spent: &Spent, sent: bool) {
+        let durations = &self.durations[operation];
+        durations.whole.observe(spent.whole().as_secs_f64());
+        durations.own.observe(spent.of(Turn::Own).as_secs_f64());
+        if sent {
+            let upstream = spent.of(Turn::Upstream);
+            durations.upstream.observe(upstream.as_secs_f64());
+        }
+    }
+
+    /// What is counted of access lines.
+    pub fn lines(&self) -> LogMeters {
+        LogMeters {
+            dropped: self.lines_dropped.clone(),
+            left_out: self.lines_left_out.clone(),
         }
     }
 
@@ -301,6 +316,37 @@ impl Metrics {
         // Writing to memory does not fail, and the families are well formed by construction.
         let _ = prometheus::TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+impl Durations {
+    /// In the order of the catalogue.
+    fn of_each(catalogue: &Catalogue, make: &Make<'_>) -> Vec<Self> {
+        let whole = make.histograms(
+            "request_duration_seconds",
+            "From the head of a request to the end of its answer, by operation.",
+            &SECONDS,
+        );
+        let upstream = make.histograms(
+            "upstream_duration_seconds",
+            "From sending a request to GatePay to having its answer, by operation.",
+            &SECONDS,
+        );
+        let own = make.histograms(
+            "own_duration_seconds",
+            "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
+            &OWN_SECONDS,
+        );
+        let rows = catalogue.rows().iter();
+        rows.map(|row| {
+            let child = |vec: &HistogramVec| vec.with_label_values(&[row.name.as_ref()]);
+            Self {
+                whole: child(&whole),
+                upstream: child(&upstream),
+                own: child(&own),
+            }
+        })
+        .collect()
     }
 }
 
@@ -418,10 +464,10 @@ impl Make<'_> {
         self.register(GaugeVec::new(opts(name, help), labels))
     }
 
-    fn histograms(&self, name: &str, help: &str) -> HistogramVec {
+    fn histograms(&self, name: &str, help: &str, seconds: &[f64]) -> HistogramVec {
         let opts = HistogramOpts {
             common_opts: opts(name, help),
-            buckets: SECONDS.to_vec(),
+            buckets: seconds.to_vec(),
         };
         self.register(HistogramVec::new(opts, &["operation"]))
     }
@@ -448,6 +494,11 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}");
         }
+    }
+
+    #[test]
+    fn codes_are_found_by_halves() {
+        assert!(CODES.is_sorted());
     }
 
     #[test]

@@ -12,39 +12,46 @@ use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::Rate;
+use http::HeaderMap;
 
-use crate::app::App;
+use crate::app::{App, Generation};
+use crate::authenticate::Caller;
 use crate::clock;
 use crate::drain::Phase;
 use crate::journal;
 use crate::lane::Lane;
 use crate::limit::Limits;
-use crate::log::Line;
+use crate::line::{Level, Line, Spent, Turn};
 use crate::metrics::End;
 use crate::pace::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
+use crate::trace::Trace;
 
 /// What is known of a request so far.
 pub struct Record {
     app: Arc<App>,
     id: [u8; 16],
+    trace: Option<Trace>,
     began_unix_ms: u64,
-    began: Duration,
+    /// Whose turn it is, and since when.
+    turn: (Turn, Duration),
+    spent: Spent,
     peer: IpAddr,
-    tenant: Option<(String, Option<Arc<Lane>>)>,
-    client_id: Option<ClientId>,
-    operation: Option<(usize, String, Kind)>,
+    /// The operation, and what it and the party are places in.
+    operation: Option<(usize, Kind)>,
+    generation: Option<Arc<Generation>>,
+    party: Option<usize>,
+    credential: Option<usize>,
     key: Option<String>,
     end: End,
+    level: Level,
     refusal: Option<&'static str>,
     detail: Option<String>,
     status: Option<u16>,
-    code: Option<String>,
+    code: Option<Code>,
     shadow: Limits,
     bytes_in: usize,
     bytes_out: u64,
-    sent_at: Option<Duration>,
-    upstream: Option<Duration>,
     attempts: u32,
     observed: Option<Observed>,
     /// Written down in the audit journal; when it is let go, so is how the call ended.
@@ -57,19 +64,23 @@ pub struct Record {
 
 impl Record {
     /// Begins when the head has arrived.
-    pub fn begin(app: &Arc<App>, peer: IpAddr, busy: Busy) -> Self {
+    pub fn begin(app: &Arc<App>, peer: IpAddr, headers: &HeaderMap, busy: Busy) -> Self {
         app.metrics.in_flight.inc();
         Self {
             id: clock::random(),
+            trace: Trace::read(headers),
             began_unix_ms: app.clock.unix_ms(),
-            began: app.clock.elapsed(),
+            turn: (Turn::Own, app.clock.elapsed()),
+            spent: Spent::default(),
             peer,
             app: Arc::clone(app),
-            tenant: None,
-            client_id: None,
             operation: None,
+            generation: None,
+            party: None,
+            credential: None,
             key: None,
             end: End::CallerLeft,
+            level: Level::Info,
             refusal: None,
             detail: None,
             status: None,
@@ -77,8 +88,6 @@ impl Record {
             shadow: Limits::default(),
             bytes_in: 0,
             bytes_out: 0,
-            sent_at: None,
-            upstream: None,
             attempts: 0,
             observed: None,
             journal: None,
@@ -94,22 +103,34 @@ impl Record {
         digits
     }
 
+    /// What the caller is told of its trace, if it has one.
+    pub fn trace(&self) -> Option<http::HeaderValue> {
+        let span = self.id.first_chunk().expect("there are 16");
+        self.trace.map(|trace| trace.answer(*span))
+    }
+
     /// The operation it is for.
-    pub fn operation(&mut self, position: usize, operation: &gatepay_core::Operation) {
-        self.operation = Some((position, operation.name.to_string(), operation.kind));
+    pub fn operation(&mut self, position: usize, generation: &Arc<Generation>) {
+        self.operation = Some((position, generation.catalogue.rows()[position].kind));
+        self.generation = Some(Arc::clone(generation));
     }
 
     /// Whom it claims to be from.
-    pub fn claimed(&mut self, tenant: &str) {
-        self.tenant = Some((tenant.to_owned(), None));
+    pub fn claimed(&mut self, caller: &Caller<'_>) {
+        self.party = Some(caller.position);
     }
 
     /// It is from whom it claims to be from: from here on it counts as that tenant's.
-    pub fn verified(&mut self, client_id: &ClientId, lane: &Arc<Lane>) {
-        self.client_id = Some(client_id.clone());
-        if let Some((_, slot)) = &mut self.tenant {
-            *slot = Some(Arc::clone(lane));
-        }
+    pub fn verified(&mut self, caller: &Caller<'_>) {
+        self.credential = Some(caller.place);
+    }
+
+    /// From here on it is somebody's turn. Where a request's time goes is told by this.
+    pub fn turn(&mut self, turn: Turn) {
+        let now = self.app.clock.elapsed();
+        let (before, since) = self.turn;
+        self.spent.add(before, now.saturating_sub(since));
+        self.turn = (turn, now);
     }
 
     /// How long its body was.
@@ -134,12 +155,16 @@ impl Record {
 
     /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
     pub fn left(&self) -> Option<(Rate, u32)> {
-        let (_, _, kind) = self
+        let (_, kind) = self
             .operation
-            .as_ref()
             .filter(|_| self.app.settings.ratelimit_headers)?;
-        let (_, lane) = self.tenant.as_ref()?;
-        lane.as_ref().map(|lane| lane.left(*kind))
+        self.lane().map(|lane| lane.left(kind))
+    }
+
+    /// Whose request it is, once that is proved.
+    fn lane(&self) -> Option<&Lane> {
+        let (generation, party) = self.generation.as_ref().zip(self.party)?;
+        self.credential.map(|_| &**generation.lane(party))
     }
 
     /// An attempt begins, signed as this client under this stamp.
@@ -148,14 +173,9 @@ impl Record {
             open.attempt(client_id, &stamp.as_stamp());
         }
         self.attempts += 1;
-        self.sent_at.get_or_insert_with(|| self.app.clock.elapsed());
-    }
-
-    /// GatePay's part is over, whole or not.
-    pub fn upstream_ended(&mut self) {
-        self.upstream = self
-            .sent_at
-            .map(|sent| self.app.clock.elapsed().saturating_sub(sent));
+        if self.attempts == 1 {
+            self.turn(Turn::Upstream);
+        }
     }
 
     /// What GatePay was seen to have of a call whose answer was lost.
@@ -180,9 +200,12 @@ impl Record {
         }
         self.status = Some(status);
         self.end = judgement.verdict.into();
-        self.code = judgement.code.as_ref().map(|code| code.as_str().to_owned());
+        if self.end == End::Unknown {
+            self.level = Level::Warn;
+        }
+        self.code = judgement.code;
         if let Some(code) = &self.code {
-            self.app.metrics.answered(code);
+            self.app.metrics.answered(code.as_str());
         }
     }
 
@@ -196,17 +219,24 @@ impl Record {
             _ if refusal.outcome() != Outcome::NotExecuted => End::Unknown,
             _ => End::Refused,
         };
-        self.app.metrics.refused(slug);
-        let (detail, digits) = (self.detail.as_deref(), self.id());
-        let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
-        let tenant = self.tenant.as_ref().map(|(id, _)| id.as_str());
-        match (refusal.blame(), refusal) {
+        self.level = match (refusal.blame(), refusal) {
             // The start itself said so, once; whoever calls meanwhile is no news.
-            (Blame::Caller, _) | (_, Refusal::Starting { .. }) => {
-                tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}");
-            }
-            (Blame::Upstream, _) => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
-            (Blame::Us, _) => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
+            (Blame::Caller, _) | (_, Refusal::Starting { .. }) => Level::Info,
+            (Blame::Upstream, _) => Level::Warn,
+            (Blame::Us, _) => Level::Error,
+        };
+        self.app.metrics.refused(slug);
+        let (app, detail) = (&self.app, self.detail.as_deref());
+        let digits = self.id();
+        let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
+        let tenant = self.generation.as_ref().zip(self.party);
+        let tenant = tenant.map(|(of, at)| of.registry.at(at).party().id.as_str());
+        match self.level {
+            Level::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
+            // In an outage it is the same for every request, and each has its access line.
+            _ if !app.seldom.may(app.clock.elapsed()) => {}
+            Level::Warn => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
+            Level::Error => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
         }
     }
 
@@ -251,54 +281,57 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.turn(Turn::Own);
         let metrics = &self.app.metrics;
         metrics.in_flight.dec();
-        let took = self.app.clock.elapsed().saturating_sub(self.began);
         if std::thread::panicking() {
             self.end = End::Unknown;
+            self.level = Level::Error;
             self.detail = Some("panicked".to_owned());
         }
-        if let Some((position, _, kind)) = &self.operation {
-            if self.end == End::CallerLeft && self.attempts > 0 && *kind != Kind::Read {
+        let money = self.operation.is_some_and(|(_, kind)| kind == Kind::Money);
+        if let Some((position, kind)) = self.operation {
+            if self.end == End::CallerLeft && self.attempts > 0 && kind != Kind::Read {
                 // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
                 self.end = End::Unknown;
+                self.level = Level::Warn;
             }
-            metrics.took(
-                *position,
-                took.as_secs_f64(),
-                self.upstream.map(|upstream| upstream.as_secs_f64()),
-            );
-            if let Some((_, Some(lane))) = &self.tenant {
-                lane.meters.ended(*kind, self.end);
+            metrics.took(position, &self.spent, self.attempts > 0);
+            if let Some(lane) = self.lane() {
+                lane.meters.ended(kind, self.end);
             }
         }
-        let id = self.id();
-        self.app.log.submit(Line {
+        let caller_left = !self.relayed && self.app.drain.phase() < Phase::Over;
+        // What somebody may ask about later is always written down: money, doubt, trouble, and what the caller traces.
+        let routine = self.end == End::Success
+            && !money
+            && !caller_left
+            && self.attempts == 1
+            && !self.trace.is_some_and(|trace| trace.is_sampled());
+        let line = Line {
             time: self.began_unix_ms,
-            id: String::from_utf8_lossy(&id).into_owned(),
-            tenant: self.tenant.take().map(|(id, _)| id),
-            client_id: self.client_id.take().map(|id| id.to_string()),
-            kind: self.operation.as_ref().map(|(_, _, kind)| kind.as_str()),
-            operation: self.operation.take().map(|(_, name, _)| name),
+            id: self.id,
+            trace: self.trace,
+            end: self.end,
+            level: self.level,
+            generation: self.generation.take(),
+            party: self.party,
+            credential: self.credential,
+            operation: self.operation.map(|(position, _)| position),
             key: self.key.take(),
-            outcome: self.end.as_str(),
             refusal: self.refusal,
             detail: self.detail.take(),
             status: self.status,
-            code: self.code.take(),
+            code: self.code,
             shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            ms: milliseconds(took),
-            upstream_ms: self.upstream.map(milliseconds),
+            spent: self.spent,
             attempts: self.attempts,
-            observed: self.observed.map(Observed::as_str),
-            peer: self.peer.to_string(),
-            caller_left: !self.relayed && self.app.drain.phase() < Phase::Over,
-        });
+            observed: self.observed,
+            peer: self.peer,
+            caller_left,
+        };
+        self.app.log.submit(line, routine);
     }
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }

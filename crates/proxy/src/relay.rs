@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use crate::admit::Permit;
 use crate::forward::Long;
 use crate::headers;
+use crate::line::Turn;
 use crate::record::Record;
 use crate::refusal;
 
@@ -91,9 +92,13 @@ fn finish(
     permit: Option<Permit>,
 ) -> Response<Reply> {
     record.decided();
+    record.turn(Turn::Relay);
     // What one connection carried is not a fact about the next.
     head.extensions.clear();
     head.version = http::Version::default();
+    if let Some(trace) = record.trace() {
+        head.headers.insert(headers::TRACERESPONSE, trace);
+    }
     let id = HeaderValue::from_bytes(&record.id()).expect("hexadecimal digits make a header");
     head.headers.insert(headers::REQUEST_ID, id);
     if let Some((rate, left)) = record.left()

@@ -359,9 +359,13 @@ fn metrics(mut reader: Reader<'_>) -> Metrics {
 }
 
 fn log(mut reader: Reader<'_>) -> Log {
-    let format = reader.or("format", Log::default().format, value::word(FORMATS));
+    let default = Log::default();
+    let log = Log {
+        format: reader.or("format", default.format, value::word(FORMATS)),
+        sample_successes: reader.or("sample_successes", default.sample_successes, part),
+    };
     reader.finish();
-    Log { format }
+    log
 }
 
 fn address(value: &Value) -> Result<SocketAddr, Fault> {
@@ -389,6 +393,16 @@ fn fraction(value: &Value) -> Result<f64, Fault> {
         Value::Float(part) if (0.0..=0.5).contains(part) => Ok(*part),
         Value::Integer(0) => Ok(0.0),
         _ => Err("must be a part of the whole, from 0.0 to 0.5".into()),
+    }
+}
+
+/// Like a fraction, and all of it too.
+fn part(value: &Value) -> Result<f64, Fault> {
+    match value {
+        Value::Integer(1) => Ok(1.0),
+        Value::Float(part) if (0.0..=1.0).contains(part) => Ok(*part),
+        Value::Integer(0) => Ok(0.0),
+        _ => Err("must be a part of the whole, from 0 to 1".into()),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Found<'a> {
     pub credential: &'a DatedCredential,
     /// Their place in [`Registry::parties`]: a small number for tables kept beside the registry.
     pub position: usize,
+    /// The credential's place among theirs.
+    pub place: usize,
 }
 
 /// A tenant or an operator.
@@ -165,16 +167,25 @@ impl Registry {
     /// Whom a client id belongs to, by one hash look-up.
     pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
         let at = self.by_client_id.get(client_id)?;
-        let position = at.position as usize;
-        let who = match self.tenants.get(position) {
-            Some(tenant) => Who::Tenant(tenant),
-            None => Who::Operator(&self.operators[position - self.tenants.len()]),
-        };
+        let (position, place) = (at.position as usize, at.credential as usize);
+        let who = self.at(position);
         Some(Found {
             who,
-            credential: &who.party().credentials[at.credential as usize],
+            credential: &who.party().credentials[place],
             position,
+            place,
         })
+    }
+
+    /// Who has this place in [`parties`](Self::parties).
+    ///
+    /// # Panics
+    /// If nobody has.
+    pub fn at(&self, position: usize) -> Who<'_> {
+        match self.tenants.get(position) {
+            Some(tenant) => Who::Tenant(tenant),
+            None => Who::Operator(&self.operators[position - self.tenants.len()]),
+        }
     }
 
     /// All tenants, sorted by id.

@@ -253,10 +253,12 @@ pub struct Metrics {
 }
 
 /// How the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Log {
     /// The form of a line.
     pub format: LogFormat,
+    /// Which part of the successes has an access line; money calls always have one.
+    pub sample_successes: f64,
 }
 
 /// The form of a log line.
@@ -431,6 +433,8 @@ impl Default for Log {
         // A log is read by programs first.
         Self {
             format: LogFormat::Json,
+            // What happened to a request is asked in days, and disks are cheaper than the answer "unknown".
+            sample_successes: 1.0,
         }
     }
 }

@@ -60,6 +60,7 @@ fn the_examples_are_good_and_show_the_defaults() {
     assert_eq!(settings.checks, plain.checks);
     assert_eq!(settings.balance_currencies, plain.balance_currencies);
     assert_eq!(settings.refusal_status, RefusalStatus::Http);
+    assert_eq!(settings.log, plain.log);
     assert_eq!(settings.log.format, LogFormat::Json);
     assert_eq!(settings.upstream.deadline, Duration::from_secs(15));
     assert_eq!(

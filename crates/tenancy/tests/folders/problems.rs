@@ -32,6 +32,21 @@ fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
 }
 
 #[test]
+fn a_part_of_all_lies_between_none_and_all() {
+    for bad in ["1.01", "-0.1", "nan", "2"] {
+        let folder = folder().proxy(&format!("log.sample_successes = {bad}"));
+        let problem =
+            "proxy.toml:1: log.sample_successes: must be a part of the whole, from 0 to 1";
+        assert_eq!(folder.problems(), [problem], "{bad}");
+    }
+    for good in ["0", "0.0", "0.25", "1", "1.0"] {
+        folder()
+            .proxy(&format!("log.sample_successes = {good}"))
+            .loads();
+    }
+}
+
+#[test]
 fn each_value_of_the_proxy_is_judged() {
     for (text, problem) in [
         (
