@@ -54,6 +54,8 @@ mod outcomes;
 mod faults;
 // However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.
 mod agreement;
+// Callers may hang up at any byte; what they asked for is done whole, or not at all.
+mod hang_ups;
 // A lost call is not guessed about: GatePay is asked what became of it.
 mod resolving;
 // Nothing is sent twice but reads and what was not written, and not often.
