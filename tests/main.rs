@@ -22,6 +22,8 @@ mod origins;
 mod tls;
 // Whoever attacks a connection, loses that connection, and nobody else notices.
 mod abuse;
+// Nobody between the caller and GatePay could have read another request than was acted on.
+mod framing;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.

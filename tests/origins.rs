@@ -90,7 +90,7 @@ async fn what_anybody_else_says_about_addresses_changes_nothing() {
     }
     proxy.counts("unreadable_heads_total 2").await;
     assert_eq!(gatepay.count(), 0);
-    assert_eq!(peers(proxy).await, [STRANGER]);
+    assert_eq!(peers(proxy).await, [STRANGER; 3]);
 }
 
 #[tokio::test]

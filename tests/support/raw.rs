@@ -20,6 +20,8 @@ impl Raw {
         let tcp = TcpStream::connect(address)
             .await
             .expect("the listener accepts");
+        // What is written in pieces leaves in pieces.
+        tcp.set_nodelay(true).expect("a connected socket");
         Self {
             tcp,
             seen: Vec::new(),
@@ -36,6 +38,11 @@ impl Raw {
             tcp: socket.connect(address).await?,
             seen: Vec::new(),
         })
+    }
+
+    /// Says as much as it can to somebody who may have stopped listening.
+    pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tcp.write_all(bytes).await
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {

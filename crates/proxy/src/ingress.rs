@@ -1,4 +1,5 @@
-//! Ingress: the head within limits and with one reading, the body under its cap and deadline.
+//! Ingress: the head within limits and with one reading, the body under its cap and deadline. What HTTP/1 alone can get
+//! wrong about a head was found by [`framing`](crate::framing) already, and is refused here.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -7,17 +8,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gatepay_core::operation::{self, Media, Method};
-use http::{HeaderMap, Version, header, request};
+use http::{HeaderMap, header, request};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::framing::Fault;
 use crate::headers;
 use crate::refusal::Refusal;
 
-/// The longest head, as the sum of its names and values. hyper's own limit stands above it, so that its bare 431
-/// is met only by heads no client sends.
+/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire. hyper's own limit stands
+/// above it, so that its bare 431 is never met in HTTP/1.
 pub const HEAD_LIMIT: usize = 16 * 1024;
 /// The most lines a head may have; GatePay's clients send about a dozen.
 pub const HEAD_LINES: usize = 64;
@@ -39,6 +41,11 @@ pub struct Head<'a> {
 
 /// Reads a head that has one reading only, or refuses it.
 pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
+    match Fault::of(parts) {
+        None => {}
+        Some(Fault::TooLarge) => return Err(Refusal::HeadTooLarge),
+        Some(fault) => return Err(malformed(fault.text())),
+    }
     let uri = &parts.uri;
     let target = uri
         .path_and_query()
@@ -46,19 +53,6 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
     let bytes = target + lines(&parts.headers);
     if bytes > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
-    }
-    // HTTP/2 always carries scheme and authority; in HTTP/1.1 they would name a second host beside `Host`.
-    if parts.version < Version::HTTP_2 {
-        if uri.scheme().is_some() || uri.authority().is_some() {
-            return Err(malformed("the target must be a path, not a URL"));
-        }
-        match headers::single(&parts.headers, &header::HOST) {
-            Err(headers::Repeated) => return Err(malformed("Host stands more than once")),
-            Ok(None) if parts.version == Version::HTTP_11 => {
-                return Err(malformed("Host is missing"));
-            }
-            Ok(_) => {}
-        }
     }
     // The root is a path like any other that nobody knows.
     if uri.path() != "/" && !operation::is_canonical(uri.path()) {
@@ -330,9 +324,9 @@ where
 }
 
 /// How much of a refused body is read.
-const DISCARD: usize = 64 * 1024;
+pub const DISCARD: usize = 64 * 1024;
 /// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_millis(500);
+pub const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// A body in the making. Most arrive in one piece, which is kept as it is.
 #[derive(Default)]
@@ -404,22 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn one_host_and_one_spelling_of_the_path() {
-        let host = ("host", "pay.example");
-        assert_eq!(refused("/v1/pay/order", &[host]), None);
-        assert_eq!(refused("/v1/pay/order", &[]), Some("malformed_request"));
-        assert_eq!(
-            refused("/v1/pay/order", &[host, host]),
-            Some("malformed_request")
-        );
-        assert_eq!(
-            refused("http://other/v1/pay/order", &[host]),
-            Some("malformed_request")
-        );
-        assert_eq!(
-            refused("/v1/pay/%6frder", &[host]),
-            Some("malformed_request")
-        );
+    fn a_path_has_one_spelling() {
+        assert_eq!(refused("/v1/pay/order", &[]), None);
+        assert_eq!(refused("/v1/pay/%6frder", &[]), Some("malformed_request"));
     }
 
     #[test]

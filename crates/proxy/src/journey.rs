@@ -20,6 +20,7 @@ use crate::app::{App, Generation};
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
+use crate::framing::Fault;
 use crate::ingress::{BodyTime, Held};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
@@ -121,6 +122,10 @@ pub async fn handle(
                     close(parts.version, response.headers_mut());
                 }
                 Some(mut rest) => ingress::discard(&mut rest).await,
+                // What comes after a head that was not one cannot be read either.
+                None if Fault::of(&parts).is_some() => {
+                    close(parts.version, response.headers_mut());
+                }
                 None => {}
             }
             response

@@ -26,6 +26,8 @@ pub mod crowd;
 pub mod descriptors;
 pub mod drain;
 pub mod frames;
+pub mod framing;
+pub mod gate;
 pub mod guardian;
 pub mod headers;
 pub mod identity;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::app::App;
 use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
+use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
@@ -263,12 +264,13 @@ async fn serve_http1(
         let (worker, peer, busy) = (Arc::clone(worker), Arc::clone(&peer), pace.request());
         async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, entering, request).await) }
     });
+    let faults = worker.app.metrics.unreadable_heads.clone();
     let connection = http1::Builder::new()
         // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
         .header_read_timeout(None)
         .max_headers(2 * ingress::HEAD_LINES)
         .max_buf_size(HYPER_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Gate::before(stream, faults)), service);
     let mut connection = pin!(connection);
     let mut finishing = pin!(async {
         worker.app.drain.reached(Phase::Finishing).await;

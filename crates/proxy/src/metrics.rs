@@ -207,7 +207,7 @@ impl Metrics {
             connections: make.gauge("connections", "Open connections from tenants."),
             unreadable_heads: make.counter(
                 "unreadable_heads_total",
-                "Connections closed because no request could be read from them.",
+                "Heads refused for having no reading or more than one.",
             ),
             connections_full: make.counter(
                 "connections_full_total",
