@@ -3,6 +3,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 
+use hmac::block_api::HmacCore;
+use hmac::digest::block_api::{Buffer, CoreProxy as _};
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha512;
 use subtle::ConstantTimeEq;
@@ -53,10 +55,11 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// HMAC-SHA512 state keyed once: cloning it halves the cost of a short body against keying anew.
+/// HMAC-SHA512 state keyed once: cloning it halves the cost of a short body against keying anew. Without the buffer that a
+/// MAC in the making has, since there can be a hundred thousand keys.
 ///
 /// Like the secret it came from it cannot be printed, serialized or cloned by a holder, and is wiped when dropped.
-pub struct SigningKey(Hmac<Sha512>);
+pub struct SigningKey(HmacCore<Sha512>);
 
 impl SigningKey {
     /// Keys the MAC with the secret's UTF-8 bytes, as issued (protocol.md 1.3).
@@ -64,12 +67,12 @@ impl SigningKey {
     /// # Panics
     /// Never: HMAC takes a key of any length.
     pub fn new(secret: &SecretKey) -> Self {
-        Self(Hmac::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length"))
+        Self(HmacCore::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length"))
     }
 
     /// A fresh MAC under this key.
     pub(crate) fn mac(&self) -> Hmac<Sha512> {
-        self.0.clone()
+        Hmac::compose(self.0.clone(), Buffer::<HmacCore<Sha512>>::default())
     }
 
     /// Whether both were made from the same secret: two tenants must not share one.

@@ -35,7 +35,8 @@ pub struct Lane {
 struct Terms {
     limits: Limits,
     all: Limiter,
-    by_kind: [Option<Limiter>; 3],
+    /// Boxed, since few parties have them and all would have the room.
+    by_kind: [Option<Box<Limiter>>; 3],
     /// How often they were changed.
     changes: u64,
 }
@@ -80,7 +81,7 @@ impl Lane {
         let terms = Terms {
             limits: *limits,
             all: limiter(limits.all),
-            by_kind: KINDS.map(|kind| limits.of_kind(kind).map(limiter)),
+            by_kind: KINDS.map(|kind| limits.of_kind(kind).map(limiter).map(Box::new)),
             changes: 0,
         };
         Self {
@@ -105,10 +106,10 @@ impl Lane {
         for kind in KINDS {
             let slot = &mut terms.by_kind[kind as usize];
             if let Some(rate) = limits.of_kind(kind) {
-                *slot = Some(match slot {
+                *slot = Some(Box::new(match slot {
                     Some(limiter) => limiter.carried_to(rate, &self.clock),
                     None => Limiter::new(rate, &self.clock),
-                });
+                }));
             }
             // One that is gone is kept, unasked: it may come back.
         }
@@ -207,10 +208,10 @@ impl Lane {
     /// Whether nothing is in flight and every bucket is full, so that a new lane would be no different.
     fn is_at_rest(&self) -> bool {
         let (terms, now) = (self.terms(), self.clock.elapsed());
-        let limiters = terms.by_kind.iter().flatten().chain([&terms.all]);
+        let by_kind = terms.by_kind.iter().flatten().map(|limiter| &**limiter);
         self.seats.taken() == 0
-            && limiters
-                .into_iter()
+            && by_kind
+                .chain([&terms.all])
                 .all(|limiter| limiter.left(now) == limiter.rate().burst.get())
     }
 
@@ -222,7 +223,7 @@ impl Lane {
 impl Terms {
     fn of_kind(&self, kind: Kind) -> Option<&Limiter> {
         let limited = self.limits.of_kind(kind).is_some();
-        self.by_kind[kind as usize].as_ref().filter(|_| limited)
+        self.by_kind[kind as usize].as_deref().filter(|_| limited)
     }
 }
 

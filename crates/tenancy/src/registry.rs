@@ -1,23 +1,25 @@
 //! All tenants and operators, found by client id.
 
-use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use gatepay_core::ClientId;
+use hashbrown::HashTable;
 
 use crate::claims::{Claim, Claims};
 use crate::operator::Operator;
 use crate::party::{DatedCredential, Party};
-use crate::tenant::{SubAccount, Tenant};
+use crate::tenant::Tenant;
 
 /// All tenants and operators: immutable, built whole or not at all.
 #[derive(Default)]
 pub struct Registry {
     tenants: Vec<Arc<Tenant>>,
     operators: Vec<Arc<Operator>>,
-    by_client_id: HashMap<ClientId, At>,
-    accounts: HashSet<SubAccount>,
+    /// Both hold places instead of names: one more of each, for a hundred thousand tenants, is ten megabytes.
+    by_client_id: HashTable<At>,
+    by_account: HashTable<u32>,
+    hasher: RandomState,
 }
 
 /// Where a credential is: the party's position, and the place in its `credentials`.
@@ -140,16 +142,13 @@ impl Registry {
         tenants.sort_by(|one, other| one.party.id.cmp(&other.party.id));
         operators.sort_by(|one, other| one.party.id.cmp(&other.party.id));
         let mut registry = Self {
-            accounts: tenants
-                .iter()
-                .map(|tenant| tenant.sub_account.clone())
-                .collect(),
             tenants: tenants.into_iter().map(Arc::new).collect(),
             operators: operators.into_iter().map(Arc::new).collect(),
-            by_client_id: HashMap::new(),
+            ..Self::default()
         };
+        let hash_of = |text: &str| registry.hasher.hash_one(text);
         let credentials = registry.parties().map(|who| who.party().credentials.len());
-        let mut by_client_id = HashMap::with_capacity(credentials.sum());
+        let mut by_client_id = HashTable::with_capacity(credentials.sum());
         let place = |index| u32::try_from(index).expect("there are fewer than four billion");
         for (position, who) in registry.parties().enumerate() {
             for (credential, dated) in who.party().credentials.iter().enumerate() {
@@ -157,24 +156,38 @@ impl Registry {
                     position: place(position),
                     credential: place(credential),
                 };
-                by_client_id.insert(dated.credential.client_id.clone(), at);
+                let hash = hash_of(dated.credential.client_id.as_str());
+                // There is room for all of them, so none is ever hashed again.
+                by_client_id.insert_unique(hash, at, |_| hash);
             }
         }
+        let mut by_account = HashTable::with_capacity(registry.tenants.len());
+        for (position, tenant) in registry.tenants.iter().enumerate() {
+            let hash = hash_of(tenant.sub_account.as_str());
+            by_account.insert_unique(hash, place(position), |_| hash);
+        }
         registry.by_client_id = by_client_id;
+        registry.by_account = by_account;
         registry
     }
 
     /// Whom a client id belongs to, by one hash look-up.
     pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
-        let at = self.by_client_id.get(client_id)?;
+        let hash = self.hasher.hash_one(client_id);
+        let named = |at: &At| self.found(*at).credential.credential.client_id.as_str() == client_id;
+        let at = self.by_client_id.find(hash, named)?;
+        Some(self.found(*at))
+    }
+
+    fn found(&self, at: At) -> Found<'_> {
         let (position, place) = (at.position as usize, at.credential as usize);
         let who = self.at(position);
-        Some(Found {
+        Found {
             who,
             credential: &who.party().credentials[place],
             position,
             place,
-        })
+        }
     }
 
     /// Who has this place in [`parties`](Self::parties).
@@ -206,6 +219,8 @@ impl Registry {
 
     /// Whether some tenant acts for this sub-account.
     pub fn knows_account(&self, account: &str) -> bool {
-        self.accounts.contains(account)
+        let named = |at: &u32| self.tenants[*at as usize].sub_account.as_str() == account;
+        let hash = self.hasher.hash_one(account);
+        self.by_account.find(hash, named).is_some()
     }
 }
