@@ -388,7 +388,7 @@ fn currency(text: &str) -> Result<String, &'static str> {
 }
 
 fn fraction(value: &Value) -> Result<f64, Fault> {
-    value.tell(|| json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 }));
+    value.tell(|| json!({ "type": "number", "minimum": 0, "maximum": 0.5 }));
     match value {
         Value::Float(part) if (0.0..=0.5).contains(part) => Ok(*part),
         Value::Integer(0) => Ok(0.0),
@@ -398,6 +398,7 @@ fn fraction(value: &Value) -> Result<f64, Fault> {
 
 /// Like a fraction, and all of it too.
 fn part(value: &Value) -> Result<f64, Fault> {
+    value.tell(|| json!({ "type": "number", "minimum": 0, "maximum": 1 }));
     match value {
         Value::Integer(1) => Ok(1.0),
         Value::Float(part) if (0.0..=1.0).contains(part) => Ok(*part),
