@@ -107,6 +107,39 @@ async fn asked_twice_it_ends_at_once_and_says_of_each_call_that_its_outcome_is_o
 }
 
 #[tokio::test]
+async fn at_the_drains_deadline_it_leaves_and_the_next_still_knows_what_was_admitted() {
+    let upstream = Scripted::held();
+    let folder = Folder::before(&upstream.url());
+    folder.edit(
+        "proxy.toml",
+        "grace_ms = 1",
+        "grace_ms = 1, deadline_ms = 700",
+    );
+    let program = Program::serve(&folder).await;
+    let request = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let mut connection = Connection::open(program.address).await;
+    let copy = request.clone();
+    let caller = tokio::spawn(async move { connection.try_send(request).await });
+    until("it is at GatePay", || upstream.count() == 1).await;
+    program.terminate();
+    let (code, out, err) = program.end().await;
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("the deadline passed"), "{err}");
+    let line: Value = serde_json::from_str(out.trim()).expect("one access line");
+    assert_eq!(line["outcome"], "unknown");
+    match caller.await.expect("it did not panic") {
+        // A reset is no answer; if there was time for one, it says that nobody knows.
+        Err(_) => {}
+        Ok(answer) => assert_eq!(answer.refused(), (504, "outcome_unknown")),
+    }
+    let next = Program::serve(&folder).await;
+    let answer = Connection::open(next.address).await.send(copy).await;
+    assert_eq!(answer.refused(), (401, "replayed"));
+}
+
+#[tokio::test]
 async fn of_two_processes_with_one_state_folder_the_second_does_not_start() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
