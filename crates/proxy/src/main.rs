@@ -35,6 +35,10 @@ enum Command {
     Schema(command::schema::Schema),
 }
 
+/// A hundred thousand tenants are a million small texts.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
