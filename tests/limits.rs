@@ -1,6 +1,7 @@
-use crate::support::scripted::Scripted;
+use crate::support::scripted::{self, Scripted};
 use crate::support::*;
-use std::time::Duration;
+use gatepay_tenancy::settings::Breaker;
+use std::time::{Duration, Instant};
 
 fn query(shop: &Shop) -> Call {
     shop.post(QUERY, BY_NUMBER)
@@ -273,4 +274,189 @@ async fn when_asked_every_answer_says_what_is_left() {
     let stranger = proxy.send(query(&globex())).await;
     assert_eq!(stranger.status, 401);
     assert!(!stranger.headers.contains_key("ratelimit"));
+}
+
+#[tokio::test]
+async fn who_comes_back_when_told_is_not_refused_twice() {
+    for (own, quota) in [((1, 1), (9, 9)), ((9, 9), (1, 4)), ((2, 3), (3, 2))] {
+        let gatepay = GatePay::start();
+        let proxy = Proxy::before(&gatepay)
+            .tenant(acme().rate(own.0, own.1))
+            .with(move |settings| settings.upstream.quota.rate = rate(quota.0, quota.1))
+            .start();
+        let mut refused = 0;
+        for _ in 0..40 {
+            let answer = proxy.send(query(&acme())).await;
+            if answer.status == 200 {
+                continue;
+            }
+            refused += 1;
+            proxy
+                .clock
+                .advance(Duration::from_secs(answer.retry_after()));
+            assert_eq!(
+                proxy.send(query(&acme())).await.status,
+                200,
+                "{own:?} {quota:?}"
+            );
+        }
+        assert!(refused > 5, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn when_gatepay_pushes_back_less_is_sent_at_once() {
+    for (lines, code, in_force) in [
+        ("429 Too Many Requests", "400001", 70),
+        ("200 OK", "400603", 70),
+        ("429 Too Many Requests\r\nretry-after: 30", "400001", 10),
+        // Nobody said that this one means too much.
+        ("200 OK", "400604", 100),
+    ] {
+        let body = format!("{{\"status\":\"FAIL\",\"code\":\"{code}\",\"errorMessage\":\"\"}}");
+        let (status, more) = lines.split_once("\r\n").unwrap_or((lines, ""));
+        let more = if more.is_empty() {
+            String::new()
+        } else {
+            format!("{more}\r\n")
+        };
+        let answer = scripted::answer(status, &more, body.as_bytes());
+        let upstream = Scripted::always(scripted::Then::Answer(answer));
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(|settings| {
+                settings.upstream.quota.rate = rate(100, 100);
+                settings.upstream.quota.pushback_codes = vec!["400603".to_owned()];
+            })
+            .start();
+        // What GatePay said is relayed as it is.
+        let answer = proxy.send(query(&acme())).await;
+        assert_eq!((answer.code(), answer.refusal()), (code.to_owned(), None));
+        let line = format!("quota_requests_per_second{{rate=\"in_force\"}} {in_force}");
+        proxy.counts(&line).await;
+        proxy
+            .counts(&format!(
+                "quota_pushbacks_total {}",
+                u32::from(in_force < 100)
+            ))
+            .await;
+        proxy.clock.advance(Duration::from_mins(10));
+        proxy
+            .counts("quota_requests_per_second{rate=\"in_force\"} 100")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_while_gatepay_is_down_gets_everything_back() {
+    let nowhere = Nowhere::reserve();
+    let proxy = Proxy::at(&nowhere.url(), &gatepay_proxy::clock::Clock::manual(T0))
+        .tenant(acme().rate(1, 40))
+        .with(|settings| {
+            settings.upstream.breaker = Breaker::default();
+            settings.upstream.quota.rate = rate(1, 40);
+        })
+        .start();
+    let refund = || acme().post(REFUND, A_REFUND);
+    let mut sent = 0;
+    while proxy.send(refund()).await.refusal() != Some("upstream_unavailable") {
+        sent += 1;
+        assert!(sent < 30, "the breaker opens");
+    }
+    for _ in 0..60 {
+        assert_eq!(
+            proxy.send(refund()).await.refused(),
+            (503, "upstream_unavailable")
+        );
+    }
+}
+
+/// In real time, through the real listener, with two workers: in small what `quota/simulation` shows in full.
+#[tokio::test]
+async fn a_flood_leaves_everybody_else_their_share() {
+    const SECONDS: u32 = 5;
+    const QUOTA: u32 = 100;
+    let shops = [
+        ("one", "client-one", "fake-one-secret-0001", "2124538401"),
+        ("two", "client-two", "fake-two-secret-0002", "2124538402"),
+        (
+            "three",
+            "client-three",
+            "fake-three-secret-03",
+            "2124538403",
+        ),
+        ("four", "client-four", "fake-four-secret-004", "2124538404"),
+        (
+            "flood",
+            "client-flood",
+            "fake-flood-secret-05",
+            "2124538405",
+        ),
+    ]
+    .map(|(id, client_id, secret, account)| {
+        Shop::new(id, client_id, secret, account).rate(100_000, 100_000)
+    });
+    let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
+    let mut plan = Proxy::at(&upstream.url(), &gatepay_proxy::clock::Clock::system())
+        .with(|settings| settings.upstream.quota.rate = rate(QUOTA, QUOTA));
+    for shop in &shops {
+        plan = plan.tenant(shop.clone());
+    }
+    let proxy = plan.start();
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs(SECONDS.into());
+    let ask = async |shop: &Shop, pause: Option<Duration>| {
+        let (mut asked, mut admitted) = (0_u32, 0_u32);
+        let mut caller = proxy.connect().await;
+        let mut tick = pause.map(tokio::time::interval);
+        if let Some(tick) = &mut tick {
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        while Instant::now() < until {
+            if let Some(tick) = &mut tick {
+                tick.tick().await;
+            }
+            let answer = caller.send(query(shop).request(&proxy.clock)).await;
+            asked += 1;
+            match answer.status {
+                200 => admitted += 1,
+                _ => assert_eq!(answer.refused(), (429, "institution_quota")),
+            }
+        }
+        (asked, admitted)
+    };
+    // Nine tenths of a share of 18 a second; the fifth asks as fast as it can, over three connections.
+    let polite = Some(Duration::from_micros(1_000_000 * 10 / (18 * 9)));
+    let [one, two, three, four, flood] = &shops;
+    let (polite, floods) = tokio::join!(
+        async {
+            tokio::join!(
+                ask(one, polite),
+                ask(two, polite),
+                ask(three, polite),
+                ask(four, polite)
+            )
+        },
+        async { tokio::join!(ask(flood, None), ask(flood, None), ask(flood, None)) },
+    );
+    let took = begun.elapsed().as_secs_f64();
+    let polite: [(u32, u32); 4] = polite.into();
+    let floods: [(u32, u32); 3] = floods.into();
+    let flooded: u32 = floods.iter().map(|(_, admitted)| admitted).sum();
+    let asked: u32 = floods.iter().map(|(asked, _)| asked).sum();
+    let all = flooded + polite.iter().map(|(_, admitted)| admitted).sum::<u32>();
+    println!(
+        "in {took:.2} s: polite (asked, admitted) {polite:?}; the flood asked {asked}, got {flooded}; in all {all}, at most \
+         {:.0} and a burst of {QUOTA}",
+        f64::from(QUOTA) * took
+    );
+    for (asked, admitted) in polite {
+        assert!(f64::from(admitted) >= 0.95 * f64::from(asked), "{polite:?}");
+    }
+    assert!(f64::from(all) <= f64::from(QUOTA) * took + f64::from(QUOTA));
+    assert_eq!(upstream.count(), all as usize);
+    // A busy machine may not let the flood be one.
+    assert!(
+        f64::from(all) >= 0.8 * f64::from(QUOTA) * f64::from(SECONDS),
+        "{all}"
+    );
 }

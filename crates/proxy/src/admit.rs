@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::check::{self, Strictness};
@@ -13,7 +14,7 @@ use gatepay_tenancy::{Party, Registry, Standing, Who};
 use http::HeaderMap;
 
 use crate::headers;
-use crate::lane::Lane;
+use crate::lane::{Lane, Tokens};
 use crate::limit::{Limit, Limits};
 use crate::limiter::Seat;
 use crate::quota::{Denied, Grant};
@@ -23,9 +24,18 @@ use crate::replay::{Fingerprint, Replay, Unusable};
 /// The right to be in flight, until dropped.
 pub struct Permit {
     _seat: Option<Seat>,
-    _grant: Grant,
+    tokens: Tokens,
+    grant: Grant,
     /// Limits that would have refused the call, had they been enforced.
     pub shadow: Limits,
+}
+
+impl Permit {
+    /// Whether the call goes ahead. Dropped before it does, the permit gives back what was taken for it.
+    pub fn spend(&mut self, goes_ahead: bool) {
+        self.tokens.spend(goes_ahead);
+        self.grant.spend(goes_ahead);
+    }
 }
 
 /// Whether somebody may make this call at all, wherever and whenever.
@@ -169,7 +179,7 @@ pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<St
 
 /// Takes tokens and a seat, then records the stamp: last, so that the nonce of a refused request is not spent.
 pub fn enter(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     replay: &Replay,
     kind: Kind,
     print: Fingerprint,
@@ -181,12 +191,12 @@ pub fn enter(
         lane.refused(limit);
         refusal
     };
-    let own = lane.take(kind, &mut shadow).map_err(|(limit, mut spent)| {
+    let tokens = lane.take(kind, &mut shadow).map_err(|(limit, mut spent)| {
         // When the caller is told to come back there must be something for it, whichever limit it met first.
         spent.wait = spent.wait.max(lane.share.wait(kind));
         met(limit, Refusal::RateLimited(spent))
     })?;
-    let mut grant = lane.share.take(kind).map_err(|denied| {
+    let grant = lane.share.take(kind).map_err(|denied| {
         let limit = match denied {
             Denied::Rate(_) => Limit::Institution,
             Denied::Places { .. } => Limit::InstitutionInFlight,
@@ -199,8 +209,6 @@ pub fn enter(
     replay
         .record(print, now_ms)
         .map_err(|unusable| refuse(unusable, now_ms, advice))?;
-    own.spend();
-    grant.spend();
     if grant.is_beyond_share() {
         shadow.add(Limit::Institution);
     }
@@ -210,7 +218,8 @@ pub fn enter(
     lane.meters.limits.admitted(grant.is_borrowed(), shadow);
     Ok(Permit {
         _seat: seat,
-        _grant: grant,
+        tokens,
+        grant,
         shadow,
     })
 }

@@ -359,6 +359,7 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
         admitted.outbound.attempt(credential, &stamp)
     };
     let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
+    admitted.permit.spend(true);
     let sent = forward::send(worker.road(), kind, deadline, attempt).await;
     record.turn(Turn::Own);
     let Answer { head, body } = match sent {
@@ -367,7 +368,10 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
             record.detail(detail);
             return refuse(app, record, Refusal::UpstreamUnreachable);
         }
-        Err(Failure::Unavailable) => return refuse(app, record, Refusal::UpstreamUnavailable),
+        Err(Failure::Unavailable) => {
+            admitted.permit.spend(false);
+            return refuse(app, record, Refusal::UpstreamUnavailable);
+        }
         Err(Failure::Lost { what, detail }) => {
             record.detail(detail);
             return lose(worker, &admitted, credential, record, what).await;

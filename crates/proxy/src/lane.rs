@@ -121,12 +121,13 @@ impl Lane {
     /// Takes one token of every limit that applies, or none and says when all of them will have one. A limit in shadow
     /// refuses nobody; it is added to `shadow` if it would have.
     pub fn take(
-        &self,
+        self: &Arc<Self>,
         kind: Kind,
         shadow: &mut limit::Limits,
-    ) -> Result<Tokens<'_>, (Limit, Spent)> {
+    ) -> Result<Tokens, (Limit, Spent)> {
         let mut tokens = Tokens {
-            lane: self,
+            lane: Arc::clone(self),
+            spent: false,
             since: self.clock.elapsed(),
             changes: 0,
             all: false,
@@ -227,25 +228,26 @@ impl Terms {
     }
 }
 
-/// What was taken; dropped, it is given back.
-pub struct Tokens<'a> {
-    lane: &'a Lane,
+/// What was taken; dropped without being spent, it is given back.
+pub struct Tokens {
+    lane: Arc<Lane>,
     since: Duration,
     changes: u64,
     all: bool,
     of_kind: Option<Kind>,
+    spent: bool,
 }
 
-impl Tokens<'_> {
-    /// The request went ahead.
-    pub fn spend(mut self) {
-        (self.all, self.of_kind) = (false, None);
+impl Tokens {
+    /// Whether the request goes ahead.
+    pub fn spend(&mut self, goes_ahead: bool) {
+        self.spent = goes_ahead;
     }
 }
 
-impl Drop for Tokens<'_> {
+impl Drop for Tokens {
     fn drop(&mut self) {
-        if !self.all && self.of_kind.is_none() {
+        if self.spent || !(self.all || self.of_kind.is_some()) {
             return;
         }
         let terms = self.lane.terms();
@@ -319,17 +321,23 @@ mod tests {
         }
     }
 
-    fn lane(limits: &Limits, clock: &Clock) -> Lane {
+    fn lane(limits: &Limits, clock: &Clock) -> Arc<Lane> {
         let metrics = Metrics::new(&Catalogue::standard());
         let quota = Quota::new(
             &settings::Quota::default(),
             metrics.limits.quota.clone(),
             clock,
         );
-        Lane::new(limits, NonZeroU32::MIN, &quota, metrics.tenant(None), clock)
+        Arc::new(Lane::new(
+            limits,
+            NonZeroU32::MIN,
+            &quota,
+            metrics.tenant(None),
+            clock,
+        ))
     }
 
-    fn take(lane: &Lane, kind: Kind) -> Option<Tokens<'_>> {
+    fn take(lane: &Arc<Lane>, kind: Kind) -> Option<Tokens> {
         let mut shadow = limit::Limits::default();
         let tokens = lane.take(kind, &mut shadow);
         assert!(shadow.is_empty());
@@ -340,8 +348,12 @@ mod tests {
         lane.adjust(limits, NonZeroU32::MIN);
     }
 
-    fn admitted(lane: &Lane, kind: Kind) -> usize {
-        let took = || take(lane, kind).map(Tokens::spend).is_some();
+    fn spend(mut tokens: Tokens) {
+        tokens.spend(true);
+    }
+
+    fn admitted(lane: &Arc<Lane>, kind: Kind) -> usize {
+        let took = || take(lane, kind).map(spend).is_some();
         (0..1_000).take_while(|_| took()).count()
     }
 
@@ -378,7 +390,7 @@ mod tests {
         let lane = lane(&with, &clock);
         assert_eq!(admitted(&lane, Kind::Money), 3);
         adjust(&lane, &without);
-        take(&lane, Kind::Money).unwrap().spend();
+        spend(take(&lane, Kind::Money).unwrap());
         adjust(&lane, &with);
         assert_eq!(admitted(&lane, Kind::Money), 0);
     }
@@ -414,7 +426,7 @@ mod tests {
         let lane = lane(&fast, &clock);
         let held = take(&lane, Kind::Read).unwrap();
         clock.advance(Duration::from_millis(1));
-        take(&lane, Kind::Read).unwrap().spend();
+        spend(take(&lane, Kind::Read).unwrap());
         adjust(&lane, &slow);
         drop(held);
         assert_eq!(admitted(&lane, Kind::Read), 0);
@@ -440,7 +452,7 @@ mod tests {
         for _ in 0..6 {
             let mut shadow = limit::Limits::default();
             let tokens = lane.take(Kind::Money, &mut shadow);
-            let admitted = tokens.map(Tokens::spend).is_ok();
+            let admitted = tokens.map(spend).is_ok();
             assert_eq!(
                 lane.sit(&mut shadow).ok().map(|seat| seat.is_some()),
                 Some(false)

@@ -204,9 +204,9 @@ impl Drop for Share {
 }
 
 impl Grant {
-    /// The call goes ahead.
-    pub fn spend(&mut self) {
-        self.spent = true;
+    /// Whether the call goes ahead.
+    pub fn spend(&mut self, goes_ahead: bool) {
+        self.spent = goes_ahead;
     }
 
     /// Whether it was taken out of what others left.
