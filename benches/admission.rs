@@ -1,0 +1,97 @@
+//! What admitting a request costs, in instructions: tokens, share, seat and nonce, with so many active tenants.
+//!
+//! It does the same work each time and prints nothing that would vary; `benches/admission` counts its instructions and
+//! says whether they are within what is promised.
+
+#![expect(clippy::print_stdout, reason = "it says what it did")]
+
+use std::borrow::Cow;
+use std::env;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use gatepay_core::{Catalogue, ClientId, Credential, Kind, SecretKey, Stamp};
+use gatepay_proxy::admit;
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::lane::Lanes;
+use gatepay_proxy::metrics::Metrics;
+use gatepay_proxy::quota::Quota;
+use gatepay_proxy::replay::Replay;
+use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
+use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, SubAccount, Tenant};
+use zeroize::Zeroizing;
+
+const NOW: u64 = 1_767_225_600_000;
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse().ok());
+    let dry = arguments.iter().any(|argument| argument == "dry");
+    match (number(0), number(1), number(2)) {
+        (Some(tenants), Some(requests), Some(per_second)) => {
+            run(tenants, requests, per_second, dry);
+        }
+        // Once through, to see that it works.
+        _ => run(10, 100, 50, false),
+    }
+}
+
+/// `requests` from `tenants` in turn, under a quota of `per_second` and as much at once. With `dry` everything is done
+/// but what is counted.
+fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
+    let catalogue = Catalogue::standard();
+    let clock = Clock::manual(NOW);
+    let metrics = Metrics::new(&catalogue);
+    let rate = |number| {
+        let number = NonZeroU32::new(number).expect("not zero");
+        Rate {
+            per_second: number,
+            burst: number,
+        }
+    };
+    let quota = settings::Quota {
+        rate: rate(per_second),
+        in_flight: NonZeroU32::new(1_000),
+        ..settings::Quota::default()
+    };
+    let quota = Quota::new(&quota, metrics.limits.quota.clone(), &clock);
+    let all = (0..tenants).map(|number| {
+        let text = |what: &str| format!("{what}-{number}");
+        let secret = SecretKey::new(Zeroizing::new(text("made-up-secret"))).expect("a secret");
+        let id = ClientId::parse(&text("client")).expect("a client id");
+        let credential = DatedCredential::undated(Credential::new(id, &secret));
+        let (id, account) = (PartyId::parse(&text("t")), SubAccount::parse(&text("a")));
+        let (id, account) = (id.expect("a name"), account.expect("an account"));
+        let mut tenant = Tenant::new(id, account, &catalogue, vec![credential]);
+        tenant.party.limits.all = rate(1_000_000);
+        tenant.party.limits.read = Some(rate(1_000_000));
+        tenant
+    });
+    let registry = Registry::new(all.collect(), Vec::new(), &[]);
+    let registry = registry.expect("tenants that differ");
+    let lanes = Lanes::new(Arc::clone(&quota));
+    let lanes = lanes.arrange(&registry, 1_000, &metrics, &clock);
+    let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
+    // Everybody is active first.
+    for lane in &lanes {
+        black_box(lane.share.wait(Kind::Read));
+    }
+    let timestamp = NOW.to_string();
+    let mut admitted = 0_u32;
+    for (number, lane) in (0..requests).zip(lanes.iter().cycle()) {
+        let nonce = format!("{number:032}");
+        let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).expect("a stamp");
+        let print = replay.fingerprint("client", &stamp);
+        if dry {
+            black_box(print);
+            continue;
+        }
+        let permit = admit::enter(lane, &replay, Kind::Read, print, NOW, || Cow::Borrowed(""));
+        if let Ok(mut permit) = black_box(permit) {
+            permit.spend(true);
+            admitted += 1;
+        }
+    }
+    println!("{tenants} tenants, {requests} requests, {admitted} admitted");
+}
