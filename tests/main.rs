@@ -62,6 +62,8 @@ mod hang_ups;
 mod resolving;
 // Nothing is sent twice but reads and what was not written, and not often.
 mod repeats;
+// There are only so many ways out, they are found again, and what cannot get out was not sent.
+mod egress;
 // While GatePay is down nothing is sent to it, and when it is back it is noticed.
 mod breaker;
 // A clock that is wrong is noticed before GatePay refuses what it stamps.

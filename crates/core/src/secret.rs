@@ -1,5 +1,7 @@
 //! A secret as it was issued: text, never decoded, never trimmed, never shown.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 /// A Payment API secret (protocol.md 1.3), wiped from memory when dropped.
@@ -34,6 +36,20 @@ impl SecretKey {
         }
     }
 
+    /// The value of an `Authorization` or `Proxy-Authorization` header (RFC 7617), if the secret is a user and a password
+    /// with a colon between them.
+    pub fn to_basic(&self) -> Option<Zeroizing<String>> {
+        const SCHEME: &str = "Basic ";
+        if !self.0.contains(':') {
+            return None;
+        }
+        // Reserved at once: a text that grows leaves copies behind.
+        let mut value = Zeroizing::new(String::with_capacity(SCHEME.len() + self.0.len() * 2 + 4));
+        value.push_str(SCHEME);
+        STANDARD.encode_string(self.as_bytes(), &mut value);
+        Some(value)
+    }
+
     /// The UTF-8 bytes that key the MAC.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
@@ -56,6 +72,18 @@ mod tests {
     fn every_character_of_an_issued_secret_is_kept() {
         let key = SecretKey::new(Zeroizing::new("c2VjcmV0LWtleS0wMDAx=".to_owned())).unwrap();
         assert_eq!(key.as_bytes(), b"c2VjcmV0LWtleS0wMDAx=");
+    }
+
+    #[test]
+    fn a_user_and_a_password_make_a_header() {
+        let basic = |text: &str| {
+            SecretKey::new(Zeroizing::new(text.to_owned()))
+                .unwrap()
+                .to_basic()
+        };
+        let value = basic("Aladdin:open-sesame").unwrap();
+        assert_eq!(*value, "Basic QWxhZGRpbjpvcGVuLXNlc2FtZQ==");
+        assert!(basic("no-colon").is_none());
     }
 
     #[test]

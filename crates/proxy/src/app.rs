@@ -14,6 +14,7 @@ use crate::breaker::Breaker;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
 use crate::drain::Drain;
+use crate::egress::Upstream;
 use crate::guardian::Guardian;
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
@@ -24,7 +25,6 @@ use crate::log::{AccessLog, Seldom};
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::Penalties;
-use crate::pool::Upstream;
 use crate::quota::Quota;
 use crate::replay::Replay;
 use crate::state::Inheritance;
@@ -130,8 +130,11 @@ impl App {
             .then(|| tls::client(to.ca.as_deref()))
             .transpose()
             .map_err(StartError::Upstream)?;
-        let upstream = Upstream::new(settings.upstream.url.clone(), upstream_tls)
+        let mut upstream = Upstream::new(to.url.clone(), upstream_tls, to.connect_timeout)
             .map_err(|error| StartError::Upstream(error.to_string()))?;
+        if let Some(egress) = settings.egress.take() {
+            upstream = upstream.by_way_of(egress);
+        }
         let upstream_host = HeaderValue::try_from(upstream.authority())
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));

@@ -9,8 +9,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, timeout_at};
 
+use crate::egress::{ConnectError, Upstream};
 use crate::metrics::Metrics;
-use crate::pool::{ConnectError, Pool, Upstream};
+use crate::pool::Pool;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,8 @@ pub async fn send(
     let deadline = Instant::now() + timeout;
     // A pool counts; nobody asks what.
     let metrics = Metrics::new(&Catalogue::standard());
-    let pool = Pool::new(Arc::new(upstream), Arc::new(metrics));
-    let mut connection = pool.connect(deadline).await?;
+    let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), 1, 0);
+    let mut connection = pool.connect(deadline).await?.connection;
     let exchange = async {
         let (head, body) = connection
             .sender()
@@ -74,7 +75,7 @@ mod tests {
                 std::future::pending::<()>().await;
             }
         };
-        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None).unwrap();
+        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, timeout).unwrap();
         tokio::spawn(server);
         send(upstream, Request::new(Full::default()), timeout).await
     }
@@ -110,8 +111,12 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let upstream =
-            Upstream::new(UpstreamUrl::parse(&format!("http://{free}")).unwrap(), None).unwrap();
+        let upstream = Upstream::new(
+            UpstreamUrl::parse(&format!("http://{free}")).unwrap(),
+            None,
+            Duration::from_secs(5),
+        )
+        .unwrap();
         let refused = send(
             upstream,
             Request::new(Full::default()),

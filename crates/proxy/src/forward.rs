@@ -16,9 +16,10 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::breaker::Breaker;
+use crate::egress::ConnectError;
 use crate::guardian::Guardian;
 use crate::ingress::Pieces;
-use crate::pool::{ConnectError, Connection, Pool};
+use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
 
@@ -83,6 +84,8 @@ impl Long {
 pub enum Failure {
     /// Nothing was written.
     NotSent(String),
+    /// Nothing was written, for all connections there may be were in use.
+    NoPlace(String),
     /// Nothing was written, for GatePay has been failing.
     Unavailable,
     /// Something was written, and no whole answer came.
@@ -106,13 +109,20 @@ pub async fn send(
     let mut kept = road.pool.reuse();
     let mut pass = road.breaker.pass(kind).ok_or(Failure::Unavailable)?;
     loop {
-        let reused = kept.is_some();
-        let tried = match kept.take() {
-            Some(connection) => exchange(road, connection, kind, attempt(), deadline).await,
-            None => match road.pool.connect(deadline).await {
-                Ok(connection) => exchange(road, connection, kind, attempt(), deadline).await,
-                Err(error) => Err(not_sent(&error)),
-            },
+        let had = match kept.take() {
+            Some(connection) => Ok(Had {
+                connection,
+                reused: true,
+            }),
+            None => road.pool.connect(deadline).await,
+        };
+        let reused = had.as_ref().is_ok_and(|had| had.reused);
+        let tried = match had {
+            Ok(had) => exchange(road, had.connection, kind, attempt(), deadline).await,
+            Err(error @ ConnectError::NoPlace(_)) => {
+                return Err(Failure::NoPlace(error.to_string()));
+            }
+            Err(error) => Err(Failure::NotSent(error.to_string())),
         };
         if reused && matches!(tried, Err(Failure::NotSent(_))) {
             // A kept connection that had died is no verdict on GatePay, and the next one may be as dead.
@@ -183,10 +193,6 @@ fn hear(quota: &Quota, answer: &Answer) {
         let after = after.and_then(|text| text.trim().parse().ok());
         quota.pushed_back(after.map(Duration::from_secs));
     }
-}
-
-fn not_sent(error: &ConnectError) -> Failure {
-    Failure::NotSent(error.to_string())
 }
 
 async fn exchange(

@@ -364,7 +364,7 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
     record.turn(Turn::Own);
     let Answer { head, body } = match sent {
         Ok(answer) => answer,
-        Err(Failure::NotSent(detail)) => {
+        Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
             record.detail(detail);
             return refuse(app, record, Refusal::UpstreamUnreachable);
         }

@@ -95,6 +95,10 @@ pub struct UpstreamMeters {
     pub connects: IntCounter,
     /// Connections that are open.
     pub connections: IntGauge,
+    /// Times a request waited for a connection to be free.
+    pub waits: IntCounter,
+    /// TLS handshakes: full, resumed.
+    pub handshakes: [IntCounter; 2],
     /// Attempts that were repeated, by [`Reason`].
     pub repeats: [IntCounter; Reason::ALL.len()],
     /// Attempts that were not repeated because the budget was spent.
@@ -357,6 +361,11 @@ impl UpstreamMeters {
             "Attempts that were repeated, by reason.",
             &["reason"],
         );
+        let handshakes = make.counters(
+            "upstream_tls_handshakes_total",
+            "TLS handshakes with GatePay, by whether an earlier session was resumed.",
+            &["kind"],
+        );
         let resolutions = make.counters(
             "resolutions_total",
             "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
@@ -365,6 +374,11 @@ impl UpstreamMeters {
         Self {
             connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
             connections: make.gauge("upstream_connections", "Open connections to GatePay."),
+            waits: make.counter(
+                "upstream_waits_total",
+                "Times a request waited because upstream.max_connections were in use.",
+            ),
+            handshakes: ["full", "resumed"].map(|kind| handshakes.with_label_values(&[kind])),
             repeats: Reason::ALL.map(|reason| repeats.with_label_values(&[reason.as_str()])),
             repeats_denied: make.counter(
                 "upstream_repeats_denied_total",

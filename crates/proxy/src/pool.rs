@@ -1,94 +1,63 @@
-//! Connections to GatePay, kept for the next request.
+//! Connections to GatePay, kept for the next request, and no more of them than there may be.
 //!
 //! Ours over `hyper::client::conn`, because a general client cannot say whether anything of an attempt was written,
 //! and with money that decides between "not executed" and "unknown".
+//!
+//! Each worker has its part of the places. Who finds none waits in line: a connection that is given back goes to the
+//! first of the line, and so does the place of one that closes.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_tenancy::settings::UpstreamUrl;
 use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use prometheus::IntGauge;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
+use hyper::client::conn::http1::SendRequest;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
+use crate::egress::{ConnectError, Upstream};
 use crate::metrics::Metrics;
 use crate::repeat::Reason;
+use crate::wire::Wire;
 
-/// Where GatePay is and how to get there.
-pub struct Upstream {
-    url: UpstreamUrl,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-}
-
-/// Why no connection could be had. Nothing of a request was sent.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Name, route or port.
-    #[error("connect: {0}")]
-    Connect(io::Error),
-    /// The handshake, the certificate among it.
-    #[error("tls: {0}")]
-    Tls(io::Error),
-    /// The connection closed before it was used.
-    #[error("http: {0}")]
-    Http(hyper::Error),
-    /// It took too long.
-    #[error("no connection within {} ms", .0.as_millis())]
-    Timeout(Duration),
-}
-
-/// How long connecting may take, TLS included. GatePay answers in less or not at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one address may take to answer.
-const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How old a connection may get, so that a changed DNS answer is noticed.
 const MAX_AGE: Duration = Duration::from_mins(10);
-/// How many idle connections one worker keeps.
-const MAX_IDLE: usize = 256;
-/// The largest head GatePay's answers may have.
-const MAX_HEAD: usize = 64 * 1024;
-
-impl Upstream {
-    /// GatePay at `url`, with `tls` if the URL says so.
-    pub fn new(
-        url: UpstreamUrl,
-        tls: Option<Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
-        let tls = match tls {
-            Some(config) => Some((
-                TlsConnector::from(config),
-                ServerName::try_from(url.host.clone())?,
-            )),
-            None => None,
-        };
-        Ok(Self { url, tls })
-    }
-
-    /// The value of `Host`.
-    pub fn authority(&self) -> String {
-        self.url.authority()
-    }
-}
+/// How long a connection may take to notice that its last answer is over; then GatePay answered before it had read.
+const SETTLES: Duration = Duration::from_millis(250);
 
 /// One worker's connections.
 pub struct Pool {
     upstream: Arc<Upstream>,
     metrics: Arc<Metrics>,
-    idle: Mutex<Vec<Connection>>,
+    places: Arc<Places>,
 }
+
+/// How many connections there may be, and what is free of them.
+struct Places {
+    most: usize,
+    most_idle: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    /// Places that are taken, by idle connections too.
+    taken: usize,
+    line: VecDeque<oneshot::Sender<Grant>>,
+}
+
+/// What somebody in line is given.
+enum Grant {
+    Connection(Connection),
+    Place(Place),
+}
+
+/// The right to have a connection. It lies with the socket, so that there are never more of those than places.
+pub struct Place(Weak<Places>);
 
 /// A connection that belongs to one request until it is given back.
 pub struct Connection {
@@ -98,91 +67,140 @@ pub struct Connection {
     idle_since: Instant,
 }
 
-/// What a connection knows of its own bytes.
-struct Wire {
-    /// Bytes the kernel took, ever.
-    written: AtomicU64,
-    /// Nothing may be written any more.
-    cut: AtomicBool,
-    /// The same socket, for a look that waits for nothing.
-    socket: socket2::Socket,
-    open: IntGauge,
+/// A connection to send by.
+pub struct Had {
+    /// The connection.
+    pub connection: Connection,
+    /// Whether it served another request before, so that it may have died since.
+    pub reused: bool,
 }
 
 impl Pool {
-    /// Without connections.
-    pub fn new(upstream: Arc<Upstream>, metrics: Arc<Metrics>) -> Self {
+    /// Without connections; there may be `most`, and `most_idle` of them without a request.
+    pub fn new(
+        upstream: Arc<Upstream>,
+        metrics: Arc<Metrics>,
+        most: usize,
+        most_idle: usize,
+    ) -> Self {
         Self {
             upstream,
             metrics,
-            idle: Mutex::default(),
+            places: Arc::new(Places {
+                most,
+                most_idle,
+                state: Mutex::default(),
+            }),
         }
     }
 
     /// An idle connection that is still alive, the last used first, or none.
     pub fn reuse(&self) -> Option<Connection> {
         let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is found dead is dropped after the lock is given back, since that takes the lock.
+        let mut dead = Vec::new();
+        let mut state = self.places.state();
+        let idle = &mut state.idle;
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             let candidate = &idle[at];
             if candidate.sender.is_closed() || !candidate.is_fresh(now) {
-                idle.remove(at);
+                dead.push(idle.remove(at));
             } else if candidate.sender.is_ready() {
                 let connection = idle.remove(at);
                 if connection.wire.is_quiet() {
+                    drop(state);
                     return Some(connection);
                 }
+                dead.push(connection);
             }
             // One that is neither closed nor ready has yet to notice that its last answer is over.
         }
+        drop(state);
         None
     }
 
-    /// A new connection, tried on every address the name has.
-    pub async fn connect(&self, deadline: Instant) -> Result<Connection, ConnectError> {
-        let limit = CONNECT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        match timeout(limit, self.dial()).await {
-            Ok(dialed) => dialed,
-            Err(_) => Err(ConnectError::Timeout(limit)),
-        }
+    /// A new connection, or, if there are as many as there may be, the next that is given back or whose place is.
+    pub async fn connect(&self, deadline: Instant) -> Result<Had, ConnectError> {
+        let place = loop {
+            match self.place(deadline).await? {
+                Grant::Place(place) => break place,
+                Grant::Connection(mut connection) => {
+                    let settles = deadline.min(Instant::now() + SETTLES);
+                    if let Ok(Ok(())) = timeout_at(settles, connection.sender.ready()).await {
+                        return Ok(Had {
+                            connection,
+                            reused: true,
+                        });
+                    }
+                    connection.cut();
+                }
+            }
+        };
+        let (sender, wire) = self
+            .upstream
+            .connect(place, deadline, &self.metrics.upstream)
+            .await?;
+        let now = Instant::now();
+        Ok(Had {
+            connection: Connection {
+                sender,
+                wire,
+                born: now,
+                idle_since: now,
+            },
+            reused: false,
+        })
     }
 
-    async fn dial(&self) -> Result<Connection, ConnectError> {
-        let url = &self.upstream.url;
-        let tcp = connect_any(&url.host, url.port)
-            .await
-            .map_err(ConnectError::Connect)?;
-        tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
-        let wire = Arc::new(
-            Wire::new(&tcp, self.metrics.upstream.connections.clone())
-                .map_err(ConnectError::Connect)?,
-        );
-        self.metrics.upstream.connects.inc();
-        let tcp = Metered {
-            tcp,
-            wire: Arc::clone(&wire),
-        };
-        match &self.upstream.tls {
-            None => handshake(tcp, wire).await,
-            Some((tls, name)) => {
-                let stream = tls
-                    .connect(name.clone(), tcp)
-                    .await
-                    .map_err(ConnectError::Tls)?;
-                handshake(stream, wire).await
+    /// A place, at once or in line.
+    async fn place(&self, deadline: Instant) -> Result<Grant, ConnectError> {
+        let granted = {
+            let mut state = self.places.state();
+            if state.taken < self.places.most {
+                state.taken += 1;
+                return Ok(Grant::Place(Place(Arc::downgrade(&self.places))));
             }
+            if let Some(connection) = state.idle.pop() {
+                // It is about to notice that its last answer is over.
+                return Ok(Grant::Connection(connection));
+            }
+            let (grant, granted) = oneshot::channel();
+            state.line.push_back(grant);
+            granted
+        };
+        self.metrics.upstream.waits.inc();
+        match timeout_at(deadline, granted).await {
+            Ok(Ok(grant)) => Ok(grant),
+            Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.places.most)),
         }
     }
 
     /// Keeps a connection for the next request, if it can take one.
     pub fn give_back(&self, mut connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
-            connection.idle_since = Instant::now();
-            idle.push(connection);
+        if connection.sender.is_closed() || !connection.is_fresh(Instant::now()) {
+            return;
         }
+        connection.idle_since = Instant::now();
+        let mut grant = Grant::Connection(connection);
+        let mut state = self.places.state();
+        while let Some(first) = state.line.pop_front() {
+            match first.send(grant) {
+                Ok(()) => return,
+                // It has stopped waiting.
+                Err(refused) => grant = refused,
+            }
+        }
+        let over = match grant {
+            Grant::Connection(connection) if state.idle.len() < self.places.most_idle => {
+                state.idle.push(connection);
+                None
+            }
+            grant => Some(grant),
+        };
+        drop(state);
+        drop(over);
     }
 
     /// Counts an attempt that is made again.
@@ -195,47 +213,52 @@ impl Pool {
         self.metrics.upstream.repeats_denied.inc();
     }
 
-    /// Closes what has been idle or open for too long. Called every few seconds.
+    /// Closes what has been idle or open for too long, or does not settle. Called every second.
     pub fn sweep(&self) {
         let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|connection| connection.is_fresh(now) && !connection.sender.is_closed());
+        let mut state = self.places.state();
+        let (kept, over): (Vec<_>, Vec<_>) = state.idle.drain(..).partition(|connection| {
+            let settled = connection.sender.is_ready()
+                || now.saturating_duration_since(connection.idle_since) < SETTLES;
+            connection.is_fresh(now) && !connection.sender.is_closed() && settled
+        });
+        state.idle = kept;
+        drop(state);
+        // What still writes to somebody who does not read would do so for ever.
+        over.iter()
+            .filter(|connection| !connection.sender.is_ready())
+            .for_each(|connection| {
+                connection.cut();
+            });
     }
 }
 
-/// Tries every address of a name in turn, none for so long that it hides the others.
-async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await? {
-        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
+impl Places {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(places) = self.0.upgrade() else {
+            return;
+        };
+        let mut state = places.state();
+        while let Some(first) = state.line.pop_front() {
+            let place = Place(Weak::clone(&self.0));
+            match first.send(Grant::Place(place)) {
+                Ok(()) => return,
+                // It has stopped waiting: what it was to have is not to be given back, for we hold the lock.
+                Err(refused) => {
+                    if let Grant::Place(mut place) = refused {
+                        place.0 = Weak::new();
+                    }
+                }
+            }
         }
+        state.taken -= 1;
     }
-    Err(last)
-}
-
-async fn handshake<S>(stream: S, wire: Arc<Wire>) -> Result<Connection, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, driver) = http1::Builder::new()
-        .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Http)?;
-    // It ends when the sender is dropped or the peer closes; an error reaches the request in flight.
-    tokio::spawn(async move {
-        let _ = driver.await;
-    });
-    let now = Instant::now();
-    Ok(Connection {
-        sender,
-        wire,
-        born: now,
-        idle_since: now,
-    })
 }
 
 impl Connection {
@@ -246,13 +269,12 @@ impl Connection {
 
     /// How many bytes the kernel took so far.
     pub fn written(&self) -> u64 {
-        self.wire.written.load(Ordering::Acquire)
+        self.wire.written()
     }
 
     /// Lets nothing be written any more, and says how many bytes were. After this, [`written`](Self::written) is final.
     pub fn cut(&self) -> u64 {
-        self.wire.cut.store(true, Ordering::Release);
-        self.written()
+        self.wire.cut()
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -261,91 +283,91 @@ impl Connection {
     }
 }
 
-impl Wire {
-    fn new(tcp: &TcpStream, open: IntGauge) -> io::Result<Self> {
-        use std::os::fd::AsFd as _;
-        let socket = socket2::Socket::from(tcp.as_fd().try_clone_to_owned()?);
-        open.inc();
-        Ok(Self {
-            written: AtomicU64::new(0),
-            cut: AtomicBool::new(false),
-            socket,
-            open,
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::Catalogue;
+    use gatepay_tenancy::UpstreamUrl;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    /// A pool of so many connections to something that accepts and says nothing.
+    async fn pool(most: usize) -> Arc<Pool> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.push(stream);
+            }
+        });
+        let limit = Duration::from_secs(5);
+        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let metrics = Metrics::new(&Catalogue::standard());
+        Arc::new(Pool::new(Arc::new(upstream), Arc::new(metrics), most, most))
     }
 
-    /// Whether the peer has neither closed nor said anything unasked. Costs a system call and no round trip.
-    fn is_quiet(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        matches!(self.socket.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
-}
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.open.dec();
+    #[tokio::test]
+    async fn who_waits_in_vain_is_told_so() {
+        let pool = pool(1).await;
+        let held = pool.connect(soon()).await.unwrap();
+        let begun = Instant::now();
+        let refused = pool.connect(begun + Duration::from_millis(50)).await;
+        assert!(matches!(refused, Err(ConnectError::NoPlace(1))));
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        pool.give_back(held.connection);
+        assert!(pool.reuse().is_some(), "nobody is in line any more");
     }
-}
 
-/// A TCP stream that counts what it writes, and stops writing when it is cut.
-struct Metered {
-    tcp: TcpStream,
-    wire: Arc<Wire>,
-}
-
-impl Metered {
-    fn poll_counted(
-        &mut self,
-        cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if self.wire.cut.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+    #[tokio::test]
+    async fn places_and_connections_go_to_the_first_in_line() {
+        let pool = pool(1).await;
+        let mut held = pool.connect(soon()).await.unwrap();
+        let turn = Arc::new(AtomicUsize::new(0));
+        let mut line = Vec::new();
+        for number in 0..10 {
+            let (waiting, turn) = (Arc::clone(&pool), Arc::clone(&turn));
+            line.push(tokio::spawn(async move {
+                let had = waiting.connect(soon()).await.unwrap();
+                assert_eq!(turn.fetch_add(1, Ordering::Relaxed), number);
+                had
+            }));
+            while pool.metrics.upstream.waits.get() <= number as u64 {
+                tokio::task::yield_now().await;
+            }
         }
-        let written = std::task::ready!(write(Pin::new(&mut self.tcp), cx))?;
-        self.wire
-            .written
-            .fetch_add(written as u64, Ordering::AcqRel);
-        Poll::Ready(Ok(written))
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_counted(cx, |tcp, cx| tcp.poll_write(cx, buf))
+        for (number, next) in line.into_iter().enumerate() {
+            // One is given back, the next closes, and so on.
+            if number % 2 == 0 {
+                pool.give_back(held.connection);
+            } else {
+                drop(held);
+            }
+            held = next.await.unwrap();
+            assert_eq!(held.reused, number % 2 == 0);
+        }
+        assert_eq!(pool.metrics.upstream.connections.get(), 1);
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_counted(cx, |tcp, cx| tcp.poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    #[tokio::test]
+    async fn who_left_the_line_is_passed_over() {
+        let pool = pool(1).await;
+        let held = pool.connect(soon()).await.unwrap();
+        let line = |pool: &Arc<Pool>| {
+            let pool = Arc::clone(pool);
+            tokio::spawn(async move { pool.connect(soon()).await.unwrap() })
+        };
+        let (first, second) = (line(&pool), line(&pool));
+        while pool.metrics.upstream.waits.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        assert!(first.await.is_err());
+        drop(held);
+        assert!(!second.await.unwrap().reused);
     }
 }

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gatepay_tenancy::Configuration;
+use gatepay_tenancy::settings::Upstream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
@@ -82,7 +83,9 @@ impl Server {
         let threads = settings
             .listen
             .threads
-            .map_or_else(cores, NonZeroUsize::get);
+            .map_or_else(cores, NonZeroUsize::get)
+            // A worker that may have no connection could carry nothing.
+            .min(settings.upstream.max_connections.get());
         let wanted = settings.listen.max_connections.get();
         let fit = descriptors::room_for_connections();
         if fit < wanted {
@@ -117,10 +120,11 @@ impl Server {
                 let door = app.drain.door();
                 let runtime = runtime()?;
                 turning.push(runtime.handle().clone());
+                let share = Share::of(&app.settings.upstream, number, threads);
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
-                        runtime.block_on(work(app, socket, room, door, number == 0));
+                        runtime.block_on(work(app, socket, room, door, share));
                         // A name that is still being looked up is not waited for.
                         runtime.shutdown_background();
                     })
@@ -206,14 +210,33 @@ impl Server {
     }
 }
 
+/// What of the whole one worker has.
+struct Share {
+    connections: usize,
+    idle_connections: usize,
+    /// Whether it asks what only the proxy itself wants to know.
+    probes: bool,
+}
+
+impl Share {
+    fn of(upstream: &Upstream, number: usize, workers: usize) -> Self {
+        let part = |of: usize| of / workers + usize::from(number < of % workers);
+        Self {
+            connections: part(upstream.max_connections.get()),
+            idle_connections: part(upstream.max_idle_connections),
+            probes: number == 0,
+        }
+    }
+}
+
 /// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay, a door of its
-/// own. One of them `probes` for all.
+/// own.
 async fn work(
     app: Arc<App>,
     socket: TcpListener,
     room: Arc<Semaphore>,
     door: Arc<Door>,
-    probes: bool,
+    share: Share,
 ) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
@@ -226,6 +249,8 @@ async fn work(
     let pool = Arc::new(Pool::new(
         Arc::clone(&app.upstream),
         Arc::clone(&app.metrics),
+        share.connections,
+        share.idle_connections,
     ));
     let sweeping = tokio::spawn({
         let pool = Arc::clone(&pool);
@@ -243,7 +268,7 @@ async fn work(
         budget: Budget::new(app.settings.upstream.repeat_budget),
         door,
     });
-    let probing = probes.then(|| {
+    let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
         tokio::spawn(async move { worker.probe().await })
     });

@@ -20,7 +20,6 @@ enum Which {
 pub(crate) const PROXY: &[NotYet] = &[
     NotYet("poll_ms", Which::NumberOtherThan(2_000)),
     NotYet("admin.token", Which::Any),
-    NotYet("upstream.proxy", Which::Any),
 ];
 
 /// In a tenant's table or an operator's.

@@ -17,12 +17,12 @@ use crate::party::Rate;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
-    Admin, Audit, Breaker, ClockSource, DEFAULT_WINDOW, Drain, FixedAddressCallback, Institution,
-    Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, Settings,
-    Upstream,
+    Admin, Audit, Authorization, Breaker, ClockSource, DEFAULT_WINDOW, Drain, Egress,
+    FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
+    QuotaShadow, RefusalStatus, Settings, Upstream,
 };
 use crate::tenant::SubAccount;
-use crate::url::UpstreamUrl;
+use crate::url::{UpstreamUrl, UrlError};
 use crate::{credentials, not_yet, value};
 
 /// GatePay's base URL (protocol.md 1.1).
@@ -46,7 +46,7 @@ pub(crate) fn read(
     not_yet::refuse(not_yet::PROXY, reader);
     let path = || value::path(sources.folder);
     let institution = institution(reader.section("institution"), sources, claims);
-    let upstream = upstream(reader.section("upstream"), sources);
+    let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
     let settings = Settings {
         tenants: reader.or("tenants", sources.folder.join(default.tenants), path()),
@@ -70,6 +70,7 @@ pub(crate) fn read(
         listen: listen(reader.section("listen"), sources),
         admin: admin(reader.section("admin"), sources),
         upstream,
+        egress,
         institution: default.institution,
         window: window(reader.section("timestamp")),
         drain: drain(reader.section("drain")),
@@ -169,14 +170,23 @@ fn admin(mut reader: Reader<'_>, sources: Sources<'_>) -> Admin {
     }
 }
 
-fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
+fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<Egress>) {
     let gatepay = UpstreamUrl::parse(GATEPAY).expect("the documented URL is one");
     let url = value::text(UpstreamUrl::parse);
     let default = Upstream::new(reader.or("url", gatepay, &url));
     let upstream = Upstream {
         url: default.url,
         ca: reader.optional("ca", value::path(sources.folder)),
-        proxy: reader.optional("proxy", &url),
+        max_connections: reader.or("max_connections", default.max_connections, value::count),
+        max_idle_connections: reader.or(
+            "max_idle_connections",
+            default.max_idle_connections,
+            |value| {
+                let number = value::number(value, 0..=u32::MAX.into())?;
+                Ok(usize::try_from(number).expect("the bounds are within the type's"))
+            },
+        ),
+        connect_timeout: reader.or("connect_timeout_ms", default.connect_timeout, value::millis),
         plaintext: reader.or("plaintext", default.plaintext, value::flag),
         deadline: reader.or("deadline_ms", default.deadline, value::millis),
         resolve: reader.or("resolve_ms", default.resolve, value::millis_or_none),
@@ -189,8 +199,40 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> Upstream {
             "is not encrypted and leaves this machine; if that is meant, say plaintext = true";
         reader.problem("url", text);
     }
+    let egress = egress(&mut reader, sources);
     reader.finish();
-    upstream
+    (upstream, egress)
+}
+
+/// A proxy on the way out. Between it and us all is plain, so a password crosses the network as it is.
+fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
+    let parse = |text: &str| match UpstreamUrl::parse(text) {
+        Ok(url) if url.tls => Err("must begin with http://; what passes through it is encrypted"),
+        Ok(url) => Ok(url),
+        Err(UrlError::User) => Err("must have no user or password; name them in proxy_credentials"),
+        Err(UrlError::Path) => Err("must end after the host and port"),
+        Err(_) => Err("must be the address of a proxy, like \"http://egress:3128\""),
+    };
+    let url = reader.optional("proxy", value::text(parse));
+    let credentials = secrets::optional(reader, "proxy_credentials", sources);
+    let authorization = credentials.as_ref().and_then(|credentials| {
+        let authorization = Authorization::basic(credentials);
+        // What stands in for a secret of another machine has no colon.
+        if authorization.is_none() && !sources.elsewhere {
+            reader.problem(
+                "proxy_credentials",
+                "must be a user and a password with a colon between them",
+            );
+        }
+        authorization
+    });
+    if credentials.is_some() && !reader.has("proxy") {
+        reader.problem(
+            "proxy_credentials",
+            "says who we are to a proxy, but there is no proxy",
+        );
+    }
+    url.map(|url| Egress { url, authorization })
 }
 
 fn breaker(mut reader: Reader<'_>) -> Breaker {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gatepay_core::check::Strictness;
-use gatepay_core::{Credential, SigningKey, Window};
+use gatepay_core::{Credential, SecretKey, SigningKey, Window};
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::facts::Facts;
 use crate::party::{DatedCredential, Rate};
@@ -41,6 +42,8 @@ pub struct Settings {
     pub admin: Admin,
     /// GatePay's side.
     pub upstream: Upstream,
+    /// A proxy on the way there, which tunnels.
+    pub egress: Option<Egress>,
     /// Who we are to GatePay.
     pub institution: Institution,
     /// How far tenants' stamps may lie from our clock.
@@ -141,8 +144,12 @@ pub struct Upstream {
     pub url: UpstreamUrl,
     /// Certificates to trust instead of the system's, PEM.
     pub ca: Option<PathBuf>,
-    /// An egress proxy on the way.
-    pub proxy: Option<UpstreamUrl>,
+    /// Connections at the same time, of all workers together.
+    pub max_connections: NonZeroUsize,
+    /// Of those, how many are kept without a request.
+    pub max_idle_connections: usize,
+    /// How long connecting may take: name, egress proxy and TLS together.
+    pub connect_timeout: Duration,
     /// Whether plain HTTP to another machine is meant.
     pub plaintext: bool,
     /// How long one call may take, all attempts together.
@@ -155,6 +162,29 @@ pub struct Upstream {
     pub breaker: Breaker,
     /// What GatePay allows the institution as a whole.
     pub quota: Quota,
+}
+
+/// A proxy on the way out that makes tunnels (HTTP `CONNECT`); what passes through them it cannot read.
+pub struct Egress {
+    /// Where it is; plain HTTP.
+    pub url: UpstreamUrl,
+    /// What it wants to see, if anything.
+    pub authorization: Option<Authorization>,
+}
+
+/// The value of a header that proves who we are to a proxy. It cannot be printed.
+pub struct Authorization(Zeroizing<String>);
+
+impl Authorization {
+    /// Of a user and a password with a colon between them.
+    pub fn basic(credentials: &SecretKey) -> Option<Self> {
+        credentials.to_basic().map(Self)
+    }
+
+    /// The header's value.
+    pub fn header(&self) -> &str {
+        &self.0
+    }
 }
 
 /// When GatePay is taken for down, so that nothing is sent to it but a read now and then.
@@ -294,6 +324,7 @@ impl Settings {
             listen: Listen::default(),
             admin: Admin::default(),
             upstream: Upstream::new(url),
+            egress: None,
             institution,
             window: DEFAULT_WINDOW,
             drain: Drain::default(),
@@ -366,7 +397,13 @@ impl Upstream {
         Self {
             url,
             ca: None,
-            proxy: None,
+            // What 500 requests a second need if each takes a second; and no more sockets than GatePay would stand from one
+            // address.
+            max_connections: NonZeroUsize::new(512).expect("not zero"),
+            // A second's burst finds them open; each costs GatePay memory.
+            max_idle_connections: 128,
+            // GatePay answers in less, or not at all.
+            connect_timeout: Duration::from_secs(5),
             plaintext: false,
             // Below the 30 s after which common clients give up, so that they hear what became of the call.
             deadline: Duration::from_secs(15),
@@ -446,12 +483,13 @@ mod tests {
     use static_assertions::assert_not_impl_any;
     use std::fmt;
 
+    assert_not_impl_any!(Authorization: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(Settings: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
     fn institution(begins: &[Option<u64>]) -> Institution {
         let credential = |(index, not_before): (usize, &Option<u64>)| {
             let name = format!("key-{index}");
-            let secret = SecretKey::new(zeroize::Zeroizing::new(name.clone())).unwrap();
+            let secret = SecretKey::new(Zeroizing::new(name.clone())).unwrap();
             DatedCredential {
                 credential: Credential::new(ClientId::parse(&name).unwrap(), &secret),
                 not_before: *not_before,

@@ -10,7 +10,7 @@ use gatepay_core::envelope::{self, Verdict};
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, operation, sign};
 use gatepay_proxy::client::{self, CallError};
 use gatepay_proxy::clock::Clock;
-use gatepay_proxy::pool::{ConnectError, Upstream};
+use gatepay_proxy::egress::{ConnectError, Upstream};
 use gatepay_proxy::tls;
 use gatepay_tenancy::settings::UpstreamUrl;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
@@ -102,7 +102,9 @@ impl Call {
         } else {
             None
         };
-        let upstream = Upstream::new(self.url.clone(), tls).map_err(|error| error.to_string())?;
+        let limit = Duration::from_millis(self.timeout_ms);
+        let upstream =
+            Upstream::new(self.url.clone(), tls, limit).map_err(|error| error.to_string())?;
 
         let mut request = Request::builder()
             .method(&self.method)

@@ -12,8 +12,9 @@ use gatepay_core::{
 };
 use gatepay_proxy::activation::Sockets;
 use gatepay_proxy::clock::{self, Clock};
+use gatepay_proxy::egress::Upstream;
 use gatepay_proxy::metrics::Metrics;
-use gatepay_proxy::pool::{Pool, Upstream};
+use gatepay_proxy::pool::Pool;
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
@@ -156,8 +157,10 @@ impl Stage {
 
         let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
         let pool = Pool::new(
-            Arc::new(Upstream::new(url, None)?),
+            Arc::new(Upstream::new(url, None, Duration::from_secs(5))?),
             Arc::new(Metrics::new(&Catalogue::standard())),
+            8,
+            0,
         );
         Ok(Self {
             sandbox,
@@ -301,6 +304,7 @@ impl Stage {
             .connect(Instant::now() + Duration::from_secs(5))
             .await?;
         let (head, rest) = connection
+            .connection
             .sender()
             .send_request(request)
             .await?

@@ -1,0 +1,262 @@
+//! Egress: the way from here to GatePay, one connection at a time: name, address, an egress proxy if there is one, TLS.
+//!
+//! Whatever fails here, nothing of a request was sent.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gatepay_tenancy::settings::{Authorization, Egress, UpstreamUrl};
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::HandshakeKind;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::metrics::UpstreamMeters;
+use crate::pool::Place;
+use crate::wire::{Metered, Wire};
+
+/// How long one address may take to answer.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The largest head GatePay's answers may have.
+const MAX_HEAD: usize = 64 * 1024;
+/// The largest head an egress proxy's answer may have.
+const MAX_TUNNEL_HEAD: usize = 8 * 1024;
+
+/// Where GatePay is and how to get there.
+pub struct Upstream {
+    url: UpstreamUrl,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    egress: Option<Egress>,
+    /// How long connecting may take, all of it together.
+    limit: Duration,
+}
+
+/// Why no connection could be had. Nothing of a request was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Name, route or port.
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    /// The egress proxy refused the tunnel, or did not answer as one does.
+    #[error("egress proxy: {0}")]
+    Tunnel(TunnelError),
+    /// The handshake, the certificate among it.
+    #[error("tls: {0}")]
+    Tls(io::Error),
+    /// The connection closed before it was used.
+    #[error("http: {0}")]
+    Http(hyper::Error),
+    /// It took too long.
+    #[error("no connection within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// There are as many as there may be, and all of them were in use for so long.
+    #[error("all {0} connections of this worker were in use")]
+    NoPlace(usize),
+}
+
+/// Why an egress proxy made no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It said no.
+    #[error("answered {0}")]
+    Refused(u16),
+    /// It answered something else than HTTP, or more than an answer.
+    #[error("gave no answer that can be read")]
+    Unreadable,
+}
+
+impl Upstream {
+    /// GatePay at `url`, with `tls` if the URL says so; connecting may take as long as `limit`.
+    pub fn new(
+        url: UpstreamUrl,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        limit: Duration,
+    ) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
+        let tls = match tls {
+            Some(config) => Some((
+                TlsConnector::from(config),
+                ServerName::try_from(url.host.clone())?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            url,
+            tls,
+            egress: None,
+            limit,
+        })
+    }
+
+    /// The same by way of an egress proxy.
+    #[must_use]
+    pub fn by_way_of(self, egress: Egress) -> Self {
+        Self {
+            egress: Some(egress),
+            ..self
+        }
+    }
+
+    /// The value of `Host`.
+    pub fn authority(&self) -> String {
+        self.url.authority()
+    }
+
+    /// A new connection, tried on every address the name has now.
+    pub async fn connect(
+        &self,
+        place: Place,
+        deadline: Instant,
+        meters: &UpstreamMeters,
+    ) -> Result<(SendRequest<Full<Bytes>>, Arc<Wire>), ConnectError> {
+        let limit = self
+            .limit
+            .min(deadline.saturating_duration_since(Instant::now()));
+        match timeout(limit, self.dial(place, meters)).await {
+            Ok(dialed) => dialed,
+            Err(_) => Err(ConnectError::Timeout(limit)),
+        }
+    }
+
+    async fn dial(
+        &self,
+        place: Place,
+        meters: &UpstreamMeters,
+    ) -> Result<(SendRequest<Full<Bytes>>, Arc<Wire>), ConnectError> {
+        let first = self.egress.as_ref().map_or(&self.url, |egress| &egress.url);
+        let mut tcp = connect_any(&first.host, first.port)
+            .await
+            .map_err(ConnectError::Connect)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
+        if let Some(egress) = &self.egress {
+            tunnel(&mut tcp, &self.url, egress.authorization.as_ref())
+                .await
+                .map_err(ConnectError::Tunnel)?;
+        }
+        let wire =
+            Wire::new(&tcp, place, meters.connections.clone()).map_err(ConnectError::Connect)?;
+        let wire = Arc::new(wire);
+        meters.connects.inc();
+        let tcp = Metered::new(tcp, Arc::clone(&wire));
+        let sender = match &self.tls {
+            None => handshake(tcp).await?,
+            Some((tls, name)) => {
+                let stream = tls
+                    .connect(name.clone(), tcp)
+                    .await
+                    .map_err(ConnectError::Tls)?;
+                let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                meters.handshakes[usize::from(resumed)].inc();
+                handshake(stream).await?
+            }
+        };
+        Ok((sender, wire))
+    }
+}
+
+/// Tries every address of a name in turn, none for so long that it hides the others.
+async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Asks an egress proxy for a tunnel to GatePay (RFC 9110, 9.3.6). Nothing of GatePay's passes before it says yes.
+async fn tunnel(
+    tcp: &mut TcpStream,
+    to: &UpstreamUrl,
+    authorization: Option<&Authorization>,
+) -> Result<(), TunnelError> {
+    let host = if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
+    };
+    let mut head = zeroize::Zeroizing::new(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n"));
+    if let Some(authorization) = authorization {
+        // Reserved at once: a text that grows leaves copies behind.
+        head.reserve(authorization.header().len() + 32);
+        head.push_str("Proxy-Authorization: ");
+        head.push_str(authorization.header());
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    tcp.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    loop {
+        if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let status = status(&answer).ok_or(TunnelError::Unreadable)?;
+            return match status {
+                // GatePay does not speak first: what stands here now is not its.
+                200..=299 if end + 4 == answer.len() => Ok(()),
+                200..=299 => Err(TunnelError::Unreadable),
+                status => Err(TunnelError::Refused(status)),
+            };
+        }
+        if answer.len() > MAX_TUNNEL_HEAD {
+            return Err(TunnelError::Unreadable);
+        }
+        if tcp.read_buf(&mut answer).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+/// The status of an answer's first line.
+fn status(answer: &[u8]) -> Option<u16> {
+    let rest = answer.strip_prefix(b"HTTP/1.")?;
+    let digits = str::from_utf8(rest.get(2..5)?).ok()?;
+    digits.parse().ok().filter(|_| rest[1] == b' ')
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, driver) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
+    // It ends when the sender is dropped or the peer closes; an error reaches the request in flight.
+    tokio::spawn(async move {
+        let _ = driver.await;
+    });
+    Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnels_status_is_read_or_refused() {
+        for (line, read) in [
+            ("HTTP/1.1 200 Connection established", Some(200)),
+            ("HTTP/1.0 407 Proxy Authentication Required", Some(407)),
+            ("HTTP/1.1 2000", Some(200)),
+            ("HTTP/2 200", None),
+            ("HTTP/1.1200", None),
+            ("HTTP/1.1 2", None),
+            ("SSH-2.0-x", None),
+            ("", None),
+        ] {
+            assert_eq!(status(line.as_bytes()), read, "{line}");
+        }
+    }
+}
