@@ -74,6 +74,10 @@ mod tenants;
 mod records;
 // Operators see counts and readiness, also after a crash.
 mod operating;
+// What is counted is bounded, and rules and dashboard ask for nothing else.
+mod metrics;
+// A real Prometheus scrapes it, and finds what dashboard and rules ask for.
+mod scraped;
 // Audit: what is written down before and after a call, and that nobody changes it unseen.
 mod journal;
 // It ends without losing a request, and without waiting for callers that have none.

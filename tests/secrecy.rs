@@ -7,6 +7,8 @@ use gatepay_sandbox::Fault;
 
 /// In every secret and in every value a log has no business with.
 const CANARY: &str = "canary7f3a";
+/// The number of a card, as test shops use it: it has no place anywhere but in bodies.
+const CARD: &str = "4111111111111111";
 const TENANT_SECRET: &str = "canary7f3a-of-the-tenant";
 const INSTITUTION_CANARY: &str = "canary7f3a-of-the-institution";
 
@@ -47,6 +49,13 @@ fn calls() -> Vec<Call> {
         shop().post(&format!("/{CANARY}"), "{}"),
         shop().post(&format!("/{CANARY}/.."), "{}"),
         shop().post(CREATE, order(&format!("{CANARY} {}", "x".repeat(200)))),
+        shop().post(CREATE, order("A-0004").replace("NF2T", CARD)),
+        shop().post(
+            QUERY,
+            format!(r#"{{"merchantTradeNo":"A-0004","card":"{CARD}"}}"#),
+        ),
+        shop().post(QUERY, format!(r#"{{"card":{CARD}}}"#)),
+        shop().get(DETAILS).header("traceparent", CARD),
     ]
 }
 
@@ -72,7 +81,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
         assert!(!text.contains(signature.to_str().unwrap()), "{text}");
         // GatePay may repeat what it was told; the proxy may not.
         match answer.refusal() {
-            Some(_) => assert!(!text.contains(CANARY), "{text}"),
+            Some(_) => assert!(!text.contains(CANARY) && !text.contains(CARD), "{text}"),
             None => answered += 1,
         }
     }
@@ -82,20 +91,30 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
     assert!(!lost.text().contains(CANARY));
     assert!(answered >= 4, "some of them reached GatePay: {answered}");
 
-    assert!(!proxy.metrics().await.contains(CANARY));
+    let metrics = proxy.metrics().await;
+    assert!(!metrics.contains(CANARY) && !metrics.contains(CARD));
     proxy.counts("in_flight 0").await;
     let lines = proxy.stop().await;
     assert_eq!(lines.len(), calls().len() + 1);
     for line in lines {
-        assert!(!line.to_string().contains(CANARY), "{line}");
+        let line = line.to_string();
+        assert!(!line.contains(CANARY) && !line.contains(CARD), "{line}");
     }
 }
 
 #[tokio::test]
 async fn not_even_the_most_talkative_log_says_a_secret() {
+    // What a level leaves out, a more talkative one has.
+    for format in ["json", "human"] {
+        says_no_secret("trace", format).await;
+    }
+}
+
+async fn says_no_secret(level: &str, format: &str) {
     let gatepay = GatePay::now_for(INSTITUTION_CANARY);
     let folder = Folder::with(&gatepay.url(), INSTITUTION_CANARY, &[shop()]);
-    let program = Program::serve_logging(&folder, "trace").await;
+    folder.edit("proxy.toml", "'json'", &format!("'{format}'"));
+    let program = Program::serve_logging(&folder, level).await;
     let mut signatures = Vec::new();
     for call in calls() {
         let request = call.request(&Clock::system());
@@ -110,7 +129,9 @@ async fn not_even_the_most_talkative_log_says_a_secret() {
     assert_eq!(out.lines().count(), calls().len() + 1);
     assert!(err.contains("serving"));
     for text in [out, err] {
-        assert!(!text.contains(CANARY), "{}", around(&text, CANARY));
+        for secret in [CANARY, CARD] {
+            assert!(!text.contains(secret), "{}", around(&text, secret));
+        }
         let sent = gatepay.received();
         let sent = sent
             .iter()

@@ -79,6 +79,13 @@ pub(crate) fn order(number: &str) -> String {
     )
 }
 
+/// Says what a test proved, or why it did not, even if it passes.
+pub(crate) fn say(what: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Unlike what is printed, this is not kept back.
+    let _ = writeln!(std::io::stderr(), "{what}");
+}
+
 pub(crate) fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }

@@ -236,24 +236,34 @@ impl Started {
         let began = Instant::now();
         let serving = loop {
             let text = self.err.text();
-            let mut lines = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
-            if let Some(line) = lines.find(|line: &Value| line["message"] == "serving") {
-                break line;
+            if let Some(found) = text.lines().find_map(addresses) {
+                break found;
             }
             assert!(began.elapsed() < PATIENCE, "it does not serve: {text}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        let address = |name: &str| serving[name].as_str().expect("text").parse();
+        let (address, admin) = serving;
         Program {
-            address: address("address").expect("an address"),
-            admin: address("admin").expect("an address"),
+            address,
+            admin,
             child: self.child,
             out: self.out,
             err: self.err,
         }
     }
+}
+
+/// Where it serves, from the line of its log that says so, in either form.
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    if let Ok(line) = serde_json::from_str::<Value>(line) {
+        let address = |name: &str| line[name].as_str()?.parse().ok();
+        let serving = line["message"] == "serving";
+        return address("address").zip(address("admin")).filter(|_| serving);
+    }
+    let (_, fields) = line.split_once(" serving ")?;
+    let field = |name: &str| fields.split(' ').find_map(|field| field.strip_prefix(name));
+    let address = |name| field(name)?.parse().ok();
+    address("address=").zip(address("admin="))
 }
 
 /// `serve`, running. It is killed if the test ends before it does.

@@ -1,5 +1,6 @@
 //! An upstream that answers exactly the bytes a test tells it to, and keeps exactly the bytes it was sent.
 
+use std::borrow::Cow;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -26,6 +27,8 @@ pub(crate) enum Then {
     Answer(Vec<u8>),
     /// These bytes are sent, then the connection is closed.
     AnswerAndClose(Vec<u8>),
+    /// Another code every time: how many requests came before.
+    Codes,
 }
 
 impl Scripted {
@@ -37,6 +40,11 @@ impl Scripted {
     /// Answers 200 with this body.
     pub(crate) fn body(body: &str) -> Self {
         Self::always(Then::Answer(answer("200 OK", "", body.as_bytes())))
+    }
+
+    /// Refuses every request, each under a code that nobody has seen.
+    pub(crate) fn codes() -> Self {
+        Self::always(Then::Codes)
     }
 
     /// Holds every answer back until [`release`](Self::release).
@@ -125,14 +133,21 @@ impl Shared {
         loop {
             while let Some(length) = whole(&buffer) {
                 let request = buffer.drain(..length).collect();
-                self.received.lock().expect("nobody panicked").push(request);
+                let mut received = self.received.lock().expect("nobody panicked");
+                let code = received.len();
+                received.push(request);
+                drop(received);
                 let open = self.open.lock().expect("nobody panicked");
                 drop(self.opened.wait_while(open, |open| !*open));
                 let (bytes, close) = match &self.then {
-                    Then::Answer(bytes) => (bytes, false),
-                    Then::AnswerAndClose(bytes) => (bytes, true),
+                    Then::Answer(bytes) => (Cow::from(bytes), false),
+                    Then::AnswerAndClose(bytes) => (Cow::from(bytes), true),
+                    Then::Codes => {
+                        let body = format!(r#"{{"status":"FAIL","code":"9{code}","data":null}}"#);
+                        (answer("200 OK", "", body.as_bytes()).into(), false)
+                    }
                 };
-                if stream.write_all(bytes).is_err() || close {
+                if stream.write_all(&bytes).is_err() || close {
                     // Whoever hung up first needs no goodbye.
                     let _ = stream.shutdown(Shutdown::Both);
                     *self.closed.lock().expect("nobody panicked") += 1;

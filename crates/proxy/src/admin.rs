@@ -69,6 +69,9 @@ fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             app.metrics
                 .replay_entries
                 .set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));
+            app.metrics
+                .replay_entries_limit
+                .set(i64::try_from(app.replay.capacity()).unwrap_or(i64::MAX));
             app.metrics.limits.stands(&app.quota.view());
             for lane in app.generation.load().lanes() {
                 lane.meters.limits.stands(|| lane.view());

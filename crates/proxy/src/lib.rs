@@ -47,6 +47,7 @@ pub mod penalty;
 pub mod pinned;
 pub mod pool;
 pub mod probe;
+pub mod process;
 pub mod proxy_header;
 pub mod quota;
 pub mod refusal;

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
 mod limits;
+mod size;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +16,12 @@ use prometheus::{
 };
 
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
+pub use self::size::Size;
 use crate::guardian::Fault;
 use crate::journal;
 use crate::line::{Spent, Turn};
 use crate::log::LogMeters;
+use crate::process::Process;
 use crate::refusal::Refusal;
 use crate::repeat::Reason;
 
@@ -72,6 +75,8 @@ pub struct Metrics {
     pub clock: ClockMeters,
     /// Stamps remembered.
     pub replay_entries: IntGauge,
+    /// How many may be.
+    pub replay_entries_limit: IntGauge,
     /// Access lines that were dropped because the writer could not keep up.
     pub lines_dropped: IntCounter,
     /// Access lines that `log.sample_successes` left out.
@@ -201,6 +206,7 @@ impl Metrics {
             &["version"],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        make.keep(Process::new());
         Self {
             refusals: Refusal::SLUGS
                 .map(|slug| (slug, refusals.with_label_values(&[slug])))
@@ -251,6 +257,10 @@ impl Metrics {
             upstream: UpstreamMeters::new(&make),
             clock: ClockMeters::new(&make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
+            replay_entries_limit: make.gauge(
+                "replay_entries_limit",
+                "How many stamps it has room for; then requests are refused as overloaded.",
+            ),
             limits: LimitMetrics::new(&make),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
@@ -456,6 +466,14 @@ impl Make<'_> {
             .register(Box::new(metric.clone()))
             .expect("names are distinct");
         metric
+    }
+
+    /// Registers what nothing else has to reach.
+    fn keep<C: Collector + 'static>(&self, made: prometheus::Result<C>) {
+        let metric = made.expect("names and labels are well formed");
+        self.0
+            .register(Box::new(metric))
+            .expect("names are distinct");
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {

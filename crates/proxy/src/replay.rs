@@ -279,6 +279,11 @@ impl Replay {
         self.entries.load(Ordering::Relaxed)
     }
 
+    /// How many there may be.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Stamps up to here, in milliseconds since 1970, are refused: some of them were forgotten.
     pub fn horizon(&self) -> u64 {
         self.horizon.load(Ordering::Acquire)

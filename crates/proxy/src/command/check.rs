@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gatepay_proxy::app::{certificate_faults, replay_capacity};
 use gatepay_proxy::ingress::BODIES;
+use gatepay_proxy::metrics::Size;
 use gatepay_proxy::replay::BYTES_PER_STAMP;
 use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::{Configuration, Plan, Side, Who};
@@ -156,6 +157,12 @@ fn report(name: &str, configuration: &Configuration) {
     say(format_args!(
         "request bodies: at most {:.0} MiB in all",
         mebibytes(BODIES)
+    ));
+    let size = Size::bound(catalogue, registry, &settings.metrics);
+    say(format_args!(
+        "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
+        size.series,
+        mebibytes(size.bytes)
     ));
     if settings.state_dir.is_none() {
         say(format_args!(

@@ -1,0 +1,64 @@
+//! How much there can be to scrape. Counted from what is configured, not estimated, so that no metric that somebody adds
+//! can be forgotten here.
+
+use gatepay_core::Catalogue;
+use gatepay_tenancy::{Registry, settings};
+
+use super::Metrics;
+use crate::limit::{Limit, Limits};
+
+/// How much a scrape is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// How many series.
+    pub series: usize,
+    /// How many bytes, before anything compresses them.
+    pub bytes: usize,
+}
+
+/// What a value can grow to, beyond the `0` it is first: a number in its longest form.
+const LONGEST: usize = 24;
+
+impl Size {
+    /// The most that a scrape can be under this configuration, whatever is sent.
+    pub fn bound(catalogue: &Catalogue, registry: &Registry, settings: &settings::Metrics) -> Self {
+        let metrics = Metrics::new(catalogue);
+        let mut every = Limits::default();
+        for limit in Limit::ALL {
+            every.add(limit);
+        }
+        let own = registry.parties().take(settings.max_tenants);
+        let ids = own.map(|who| Some(who.party().id.as_str()));
+        for id in ids.chain([None]) {
+            // Series that only come when something happens are there then.
+            metrics.tenant(id).limits.admitted(true, every);
+        }
+        let now = Self::of(&metrics.render());
+        Self {
+            series: now.series,
+            bytes: now.bytes + now.series * LONGEST,
+        }
+    }
+
+    /// How much this scrape is.
+    pub fn of(text: &[u8]) -> Self {
+        let lines = text.split(|byte| *byte == b'\n');
+        Self {
+            series: lines
+                .filter(|line| !matches!(line, [] | [b'#', ..]))
+                .count(),
+            bytes: text.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_lines_that_say_something() {
+        let text = b"# HELP a b\n# TYPE a counter\na{x=\"y\"} 1\na{x=\"z\"} 2\n\n";
+        assert_eq!(Size::of(text).series, 2);
+    }
+}
