@@ -70,6 +70,8 @@ mod breaker;
 mod clocks;
 // One tenant never meets another's orders.
 mod tenants;
+// Many of them are small.
+mod scale;
 // Every request is written down once, however it ends.
 mod records;
 // Operators see counts and readiness, also after a crash.
