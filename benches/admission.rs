@@ -19,7 +19,7 @@ use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::quota::Quota;
 use gatepay_proxy::replay::Replay;
 use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
-use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, SubAccount, Tenant};
+use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant};
 use zeroize::Zeroizing;
 
 const NOW: u64 = 1_767_225_600_000;
@@ -82,7 +82,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     for (number, lane) in (0..requests).zip(lanes.iter().cycle()) {
         let nonce = format!("{number:032}");
         let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).expect("a stamp");
-        let print = replay.fingerprint("client", &stamp);
+        let print = replay.fingerprint("client", &stamp, ReplayRule::Pair);
         if dry {
             black_box(print);
             continue;

@@ -248,3 +248,79 @@ fn what_a_folder_would_change_is_told_and_exits_accordingly() {
     let output = run(&["check", "--config", &config, "--without-secrets"]);
     assert_eq!(output.status.code(), Some(0), "a checkout has none");
 }
+
+/// What a tenant does with a refusal: it saves its request, and asks with its own secret and what the refusal printed.
+#[tokio::test]
+async fn a_refused_request_is_explained_offline() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    fs::write(path("secret"), acme().secret).unwrap();
+    let call = || acme().post(QUERY, BY_NUMBER).timestamp(&T0).nonce("k64");
+    // As other programs computed them: with a line feed behind the secret, and by SHA-256.
+    let line_feed = "5899cbe865af872adb9821de233d487e48bf293ba9b6b35262d21a8cad7cb28047889b6ff8d6647840713b454a372d9c004752a57d03aad259eef027a50679b7";
+    let sha256 = "5956d77f1240b714540efe92e9f40bcfc9811ecb82ff2d75ce678ee08046786b";
+    for (call, slug, seen, found) in [
+        (
+            call().timestamp(&(T0 / 1000)),
+            "stale_timestamp",
+            "1765458374400 ms behind",
+            "seconds",
+        ),
+        (
+            call().timestamp(&(T0 + 10_001)),
+            "stale_timestamp",
+            "10001 ms ahead",
+            "ahead of",
+        ),
+        (
+            call().signing(r#"{"merchantTradeNo": "A-0001"}"#),
+            "signature_mismatch",
+            "28 bytes of body",
+            "signed as the body: ",
+        ),
+        (
+            call().secret("fake-acme-secret-000"),
+            "signature_mismatch",
+            "28 bytes of body",
+            "used as the key: the secret without its last character",
+        ),
+        (
+            call().signature(line_feed),
+            "signature_mismatch",
+            "28 bytes of body",
+            "used as the key: the secret with a line feed after it",
+        ),
+        (
+            call().signature(sha256),
+            "signature_mismatch",
+            "64",
+            "computed: SHA-256 instead of SHA-512",
+        ),
+    ] {
+        let answer = proxy.send(call.clone()).await;
+        assert_eq!(answer.refused(), (401, slug), "{found}");
+        let message = answer.message();
+        assert!(message.contains(seen), "{message}");
+
+        fs::write(path("request"), call.bytes(&proxy.clock)).unwrap();
+        let (secret, request, now) = (path("secret"), path("request"), T0.to_string());
+        let mut command = vec!["explain", "--secret-file", &secret, "--request", &request];
+        command.extend(["--now", &now]);
+        let digest = message
+            .split(' ')
+            .find(|word| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        command.extend(digest.map_or([].as_slice(), |_| &["--received-digest"]));
+        command.extend(digest);
+        let (said, code) = printed(&run(&command));
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(found), "{found}: {said}");
+        assert!(
+            digest.is_none() || said.contains("the proxy received exactly these bytes"),
+            "{said}"
+        );
+        assert!(!said.contains(acme().secret), "{said}");
+    }
+    assert_eq!(gatepay.count(), 0);
+}

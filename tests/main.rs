@@ -30,6 +30,8 @@ mod connections;
 mod authentication;
 // A signed request is acted on once.
 mod replay;
+// Nor is it by the next process, however the one before ended.
+mod restarts;
 // A tenant calls what it may call, from where it may, and nothing of the institution's own.
 mod permissions;
 // Every operation of GatePay's goes exactly where the catalogue says, and nothing else goes anywhere.

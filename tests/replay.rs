@@ -1,4 +1,9 @@
+use crate::support::scripted::Scripted;
 use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use gatepay_tenancy::ReplayRule;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 #[tokio::test]
@@ -47,6 +52,31 @@ async fn a_nonce_may_be_kept_while_the_time_goes_on() {
 }
 
 #[tokio::test]
+async fn a_tenant_may_be_held_to_a_new_nonce_for_every_request() {
+    let gatepay = GatePay::start();
+    let strict = acme().with(|party| party.replay = ReplayRule::Nonce);
+    let proxy = Proxy::before(&gatepay)
+        .tenant(strict)
+        .tenant(globex())
+        .start();
+    let call = acme().post(QUERY, BY_NUMBER).nonce("kept");
+    assert_eq!(proxy.send(call.clone()).await.status, 200);
+    assert_eq!(proxy.send(call.clone()).await.refusal(), Some("replayed"));
+    proxy.clock.advance(Duration::from_secs(1));
+    let answer = proxy.send(call).await;
+    assert_eq!(answer.refused(), (401, "replayed"));
+    let message = answer.message();
+    assert!(
+        message.contains("nonce was used with another timestamp")
+            && message.contains("1000 ms ago"),
+        "{message}"
+    );
+    let other = globex().post(QUERY, BY_NUMBER).nonce("kept");
+    assert_eq!(proxy.send(other).await.status, 200, "it is acme's alone");
+    assert_eq!(gatepay.count(), 2);
+}
+
+#[tokio::test]
 async fn of_many_copies_at_once_one_is_acted_on() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
@@ -73,4 +103,44 @@ async fn two_tenants_may_choose_the_same_stamp() {
         let call = shop.post(QUERY, BY_NUMBER).nonce("same").timestamp(&T0);
         assert_eq!(proxy.send(call).await.status, 200);
     }
+}
+
+/// It crashes, and what it left is found by a clock that is an hour behind: the guard lasts until nothing from before is
+/// fresh.
+#[tokio::test]
+async fn what_was_admitted_before_a_crash_by_a_later_clock_is_not_admitted_again() {
+    let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
+    let [running, left] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let start = |clock: &Clock, folder: &Path| {
+        let folder = folder.to_owned();
+        let plan = Proxy::at(&upstream.url(), clock);
+        plan.with(|settings| settings.state_dir = Some(folder))
+            .start()
+    };
+    let hour = Duration::from_hours(1);
+    let later = Clock::manual(T0);
+    later.advance(hour);
+    let before = start(&later, running.path());
+    let ahead = acme().post(CREATE, order("A-0001"));
+    let ahead = ahead.timestamp(&(later.unix_ms() + 10_000)).request(&later);
+    assert_eq!(before.connect().await.send(ahead.clone()).await.status, 200);
+    for file in fs::read_dir(running.path()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
+    }
+
+    let clock = Clock::manual(T0);
+    let after = start(&clock, left.path());
+    let ready = after.admin("/ready").await.status;
+    let fresh = acme().post(QUERY, BY_NUMBER);
+    let refused = after.send(fresh.clone()).await;
+    assert_eq!((ready, refused.refused()), (503, (503, "starting")));
+    clock.advance(hour + Duration::from_secs(10));
+    let answer = after.connect().await.send(ahead.clone()).await;
+    assert_eq!(answer.refused(), (503, "starting"), "it would be fresh");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(after.send(fresh).await.status, 200);
+    let answer = after.connect().await.send(ahead).await;
+    assert_eq!(answer.refused(), (503, "starting"));
+    assert_eq!(upstream.count(), 2);
 }

@@ -96,6 +96,16 @@ impl Scripted {
         String::from_utf8_lossy(&received.concat()).into_owned()
     }
 
+    /// The bodies of all requests it was sent.
+    pub(crate) fn bodies(&self) -> Vec<Vec<u8>> {
+        let received = self.shared.received.lock().expect("nobody panicked");
+        let body = |request: &Vec<u8>| {
+            let head = request.windows(4).position(|four| four == b"\r\n\r\n");
+            request[head.expect("it has a head") + 4..].to_vec()
+        };
+        received.iter().map(body).collect()
+    }
+
     /// How many connections it has closed.
     pub(crate) fn closed(&self) -> usize {
         *self.shared.closed.lock().expect("nobody panicked")

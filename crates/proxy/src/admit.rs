@@ -232,6 +232,12 @@ pub fn refuse(
 ) -> Refusal {
     match unusable {
         Unusable::Seen { admitted_ms } => Refusal::Replayed {
+            what: "this timestamp and nonce were",
+            admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
+            advice: advice(),
+        },
+        Unusable::NonceSeen { admitted_ms } => Refusal::Replayed {
+            what: "this nonce was used with another timestamp, which was",
             admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
             advice: advice(),
         },

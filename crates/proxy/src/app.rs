@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{ClockSource, FixedAddressCallback, Settings};
-use gatepay_tenancy::{Configuration, Registry};
+use gatepay_tenancy::{Configuration, Party, Rate, Registry, ReplayRule, Who};
 use http::HeaderValue;
 
 use crate::admit::Rules;
@@ -22,6 +22,7 @@ use crate::journal::folder::Disk;
 use crate::journal::{Journal, Rotation};
 use crate::lane::{Lane, Lanes};
 use crate::log::{AccessLog, Seldom};
+use crate::mark::Mark;
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::Penalties;
@@ -42,6 +43,8 @@ pub struct App {
     pub rules: Rules,
     /// What makes a request single-use.
     pub replay: Replay,
+    /// Up to which stamp may be admitted.
+    pub mark: Mark,
     /// Room for the bodies of all requests.
     pub bodies: Room,
     /// Whose word about callers' addresses is believed.
@@ -115,7 +118,7 @@ impl App {
     pub fn new(
         configuration: Configuration,
         clock: Clock,
-        inherit: impl FnOnce() -> std::io::Result<Inheritance>,
+        inherit: impl FnOnce() -> std::io::Result<(Inheritance, Mark)>,
         access: Box<dyn Write + Send>,
     ) -> Result<Arc<Self>, StartError> {
         let Configuration {
@@ -155,15 +158,19 @@ impl App {
             tell_expiry(identity, &metrics, &clock);
         }
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
-        let inheritance = inherit().map_err(StartError::State)?;
+        let (inheritance, mark) = inherit().map_err(StartError::State)?;
         let replay = memory(
             inheritance,
             &settings,
             replay_capacity(&settings, &generation.registry),
             &clock,
+            mark.left_ms(),
         );
+        mark.advance(clock.unix_ms(), settings.window.future_ms)
+            .map_err(StartError::State)?;
         Ok(Arc::new(Self {
             replay,
+            mark,
             rules: Rules {
                 strictness: settings.checks,
                 callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
@@ -295,8 +302,15 @@ fn journal(
     Journal::start(folder, audit.key, rotation, clock, &metrics.journal).map(Some)
 }
 
-/// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know.
-fn memory(inheritance: Inheritance, settings: &Settings, capacity: usize, clock: &Clock) -> Replay {
+/// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know: what
+/// the run before admitted by its clock, of which there is the mark, or by this one.
+fn memory(
+    inheritance: Inheritance,
+    settings: &Settings,
+    capacity: usize,
+    clock: &Clock,
+    mark_ms: u64,
+) -> Replay {
     let empty =
         |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
     match inheritance {
@@ -304,22 +318,36 @@ fn memory(inheritance: Inheritance, settings: &Settings, capacity: usize, clock:
         Inheritance::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
         Inheritance::Lost => None,
     }
-    .unwrap_or_else(|| empty(clock.unix_ms() + settings.window.future_ms))
+    .unwrap_or_else(|| {
+        let usual = clock.unix_ms() + settings.window.future_ms;
+        if let Some(longer) = mark_ms.checked_sub(usual).filter(|longer| *longer > LEEWAY_MS) {
+            tracing::error!(
+                longer_ms = longer,
+                "the run before this one had a clock that was ahead of this one's: what it admitted cannot be admitted until then"
+            );
+        }
+        empty(usual.max(mark_ms))
+    })
 }
 
-/// How many stamps can be live at once: what all tenants may have admitted, or the institution may send, whichever
-/// is less, while a stamp is fresh.
+/// A mark that is so little ahead is no clock that went back, but one that is read in another moment.
+const LEEWAY_MS: u64 = 5_000;
+
+/// How many entries the replay memory may have to hold: one for each stamp that all parties may have admitted, or the
+/// institution may send, whichever is less, while a stamp is fresh; and one more for each whose nonce is remembered by
+/// itself.
 pub fn replay_capacity(settings: &Settings, registry: &Registry) -> usize {
     let window = settings.window;
     // A stamp is remembered from its admission until it is stale, and one slice of time more.
     let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;
-    let most = |per_second: u32, burst: u32| u64::from(per_second) * seconds + u64::from(burst);
-    let parties = registry
-        .parties()
-        .map(|who| who.party().limits.all)
-        .map(|rate| most(rate.per_second.get(), rate.burst.get()))
-        .fold(0_u64, u64::saturating_add);
-    let quota = settings.upstream.quota.rate;
-    let institution = most(quota.per_second.get(), quota.burst.get());
-    usize::try_from(parties.min(institution)).unwrap_or(usize::MAX)
+    let most =
+        |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
+    let institution = most(settings.upstream.quota.rate);
+    let stamps = |of: &dyn Fn(&Party) -> bool| {
+        let parties = registry.parties().map(Who::party).filter(|party| of(party));
+        let parties = parties.map(|party| most(party.limits.all));
+        parties.fold(0_u64, u64::saturating_add).min(institution)
+    };
+    let nonces = stamps(&|party| party.replay == ReplayRule::Nonce);
+    usize::try_from(stamps(&|_| true).saturating_add(nonces)).unwrap_or(usize::MAX)
 }

@@ -189,7 +189,7 @@ async fn enter(
     let lane = generation.lane(caller.position);
     let print = app
         .replay
-        .fingerprint(caller.client_id.as_str(), &caller.stamp);
+        .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
     app.replay.check(print).map_err(|unusable| {
         record.key(admit::key(operation, head.query, &body));
         admit::refuse(unusable, now_ms, || {
@@ -225,6 +225,11 @@ async fn enter(
         record.detail(error.to_string());
         Refusal::Internal(Outcome::NotExecuted)
     })?;
+    if !app.mark.covers(caller.stamp.millis()).await {
+        return Err(Refusal::Overloaded(
+            "the state folder cannot be written; the same request may be sent again as it is",
+        ));
+    }
     let journal = app
         .journal
         .as_ref()

@@ -40,6 +40,7 @@ pub mod limiter;
 pub mod line;
 pub mod listener;
 pub mod log;
+pub mod mark;
 pub mod metrics;
 pub mod origin;
 pub mod pace;

@@ -45,6 +45,8 @@ pub enum Refusal {
     MalformedNonce(StampError),
     /// The same stamp was admitted before.
     Replayed {
+        /// What of it was: the subject of a sentence.
+        what: &'static str,
         /// How long ago the first copy was admitted, in milliseconds.
         admitted_ms_ago: u64,
         /// What to ask, and by which key, to learn what became of it.
@@ -405,9 +407,9 @@ impl fmt::Display for Refusal {
             Self::StaleTimestamp(stale) => write!(f, "stale timestamp: {stale}"),
             Self::UnknownClient(what) => write!(f, "unknown client: {what}"),
             Self::MalformedNonce(error) => write!(f, "malformed nonce: {error}"),
-            Self::Replayed { admitted_ms_ago, advice } => write!(
+            Self::Replayed { what, admitted_ms_ago, advice } => write!(
                 f,
-                "replayed: this timestamp and nonce were admitted {admitted_ms_ago} ms ago; if the answer was lost, {advice}; \
+                "replayed: {what} admitted {admitted_ms_ago} ms ago; if the answer was lost, {advice}; \
                  a new request needs a new nonce and signature"
             ),
             Self::OnBehalfOfMismatch(what) => write!(f, "on-behalf-of mismatch: {what}"),
@@ -565,6 +567,7 @@ mod tests {
             Refusal::UnknownClient("x"),
             Refusal::MalformedNonce(StampError::NonceEmpty),
             Refusal::Replayed {
+                what: "this timestamp and nonce were",
                 admitted_ms_ago: 1,
                 advice: "x".into(),
             },

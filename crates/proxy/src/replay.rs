@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_core::Stamp;
 use gatepay_core::stamp::Window;
+use gatepay_tenancy::ReplayRule;
 use hashbrown::HashTable;
 use sha2::{Digest as _, Sha256};
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
 /// Who admitted what when, across all paths of all tenants.
 pub struct Replay {
@@ -30,13 +31,24 @@ pub struct Replay {
     closed: AtomicBool,
 }
 
-/// A keyed 128-bit hash of (client id, timestamp, nonce): it takes 16 bytes whatever the nonce's length, and nobody
-/// outside can aim for a collision.
+/// What of a stamp is remembered: hashes that take 16 bytes each whatever the nonce's length, and nobody outside can aim
+/// for a collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
-    high: u64,
-    low: u64,
+    /// Of client id, nonce and timestamp.
+    pair: Print,
+    /// Of client id and nonce, if these may not come again with another timestamp. Both are in one shard, so that they
+    /// are judged and recorded under one lock.
+    nonce: Option<Print>,
     stamp_ms: u64,
+}
+
+/// A keyed 128-bit hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Print {
+    high: u64,
+    /// Its lowest bits say in which shard it is.
+    low: u64,
 }
 
 /// Why a stamp cannot be used.
@@ -45,6 +57,11 @@ pub enum Unusable {
     /// It was used; `admitted_ms` is when, in milliseconds since 1970.
     Seen {
         /// When the first copy was admitted.
+        admitted_ms: u64,
+    },
+    /// Its nonce was used with another timestamp.
+    NonceSeen {
+        /// When that was admitted, in milliseconds since 1970.
         admitted_ms: u64,
     },
     /// A run before this one may have admitted it; stamps made after `wait_ms` more are fine.
@@ -76,33 +93,33 @@ struct Slot {
 
 #[derive(Clone, Copy)]
 struct Entry {
-    high: u64,
-    low: u64,
+    print: Print,
     /// When it was admitted, in milliseconds from the start of its slice: the stamp may lie either side of that.
     admitted: i32,
 }
 
-/// What a remembered stamp takes at most: a table's slots are 25 bytes each and at worst 7/16 of them are used, just
-/// after it has grown.
-pub const BYTES_PER_STAMP: usize = 58;
-
 /// Shards, so that cores rarely meet.
-const SHARDS: usize = 64;
+const SHARDS: u64 = 64;
 /// Begins what is handed over, and says in which form.
 const MAGIC: &[u8] = b"gatepay-proxy replay memory 1\n";
 /// What one entry takes when handed over.
 const ENTRY_BYTES: usize = 28;
+/// What an entry takes at most in a table that has more than a few: its slots are 25 bytes each and at worst 7/16 of
+/// them are used, just after it has grown.
+const BYTES_PER_ENTRY: usize = 58;
+/// What a table takes beside that: itself, and the least it allocates.
+const BYTES_PER_TABLE: usize = 160;
 /// How much time one slice spans. Smaller forgets sooner; larger wastes less on half-empty tables.
 const SLICE_MS: u64 = 10_000;
 
 impl Replay {
-    /// An empty memory for stamps that are accepted within `window`, with room for `capacity` live stamps.
+    /// An empty memory for stamps that are accepted within `window`, with room for `capacity` live entries: one for a stamp,
+    /// one more if its nonce is remembered by itself.
     ///
     /// `guarded_until` (milliseconds since 1970) is 0, or start + `future_ms` if a run before this one may have
     /// admitted stamps that were handed over to nobody.
     pub fn new(window: Window, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
-        // One slice more at each end, since a window rarely begins where a slice does.
-        let slots = (window.past_ms + window.future_ms) / SLICE_MS + 3;
+        let slots = slots(window);
         let shard = || {
             Mutex::new(Shard {
                 slots: (0..slots).map(|_| Slot::default()).collect(),
@@ -120,59 +137,66 @@ impl Replay {
         }
     }
 
-    /// The fingerprint under which a stamp is recorded.
-    pub fn fingerprint(&self, client_id: &str, stamp: &Stamp<'_>) -> Fingerprint {
+    /// What is recorded of a stamp. Which rule holds for a client may change at any time: whatever it was, what one
+    /// copy leaves refuses the other.
+    pub fn fingerprint(&self, client_id: &str, stamp: &Stamp<'_>, rule: ReplayRule) -> Fingerprint {
         let mut hash = SipHasher24::new_with_key(&self.key);
         // None of the three can contain a line feed, so the borders cannot move.
-        for part in [client_id, "\n", stamp.timestamp(), "\n", stamp.nonce()] {
+        for part in [client_id, "\n", stamp.nonce()] {
             hash.write(part.as_bytes());
         }
-        let hash = hash.finish128();
+        let nonce = Print::from(hash.finish128());
+        hash.write(b"\n");
+        hash.write(stamp.timestamp().as_bytes());
+        let mut pair = Print::from(hash.finish128());
+        pair.low = pair.low / SHARDS * SHARDS + nonce.low % SHARDS;
         Fingerprint {
-            high: hash.h1,
-            low: hash.h2,
+            pair,
+            nonce: (rule == ReplayRule::Nonce).then_some(nonce),
             stamp_ms: stamp.millis(),
         }
     }
 
     /// Whether a stamp could be recorded now. Another request may still be first.
     pub fn check(&self, print: Fingerprint) -> Result<(), Unusable> {
-        let shard = self.shard(print);
-        self.above_horizon(print)?;
-        shard
-            .admitted(print)
-            .map_or(Ok(()), |admitted_ms| Err(Unusable::Seen { admitted_ms }))
+        self.judge(&self.shard(print.pair), print)
     }
 
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
     pub fn record(&self, print: Fingerprint, now_ms: u64) -> Result<(), Unusable> {
-        let mut shard = self.shard(print);
+        let mut shard = self.shard(print.pair);
         if self.closed.load(Ordering::Acquire) {
             return Err(Unusable::HandedOver);
         }
         // Judged under the lock: whoever forgets moves the horizon first and takes the lock after.
-        self.above_horizon(print)?;
-        if let Some(admitted_ms) = shard.admitted(print) {
-            return Err(Unusable::Seen { admitted_ms });
-        }
-        if self.entries() >= self.capacity {
+        self.judge(&shard, print)?;
+        let prints = [Some(print.pair), print.nonce];
+        if self.entries() + prints.iter().flatten().count() > self.capacity {
             return Err(Unusable::Full);
         }
-        let slice = print.slice();
+        let slice = print.stamp_ms / SLICE_MS;
         let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
             - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
         let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
-        let entry = Entry {
-            high: print.high,
-            low: print.low,
-            admitted,
-        };
-        if self.insert(&mut shard, slice, entry) {
-            Ok(())
-        } else {
-            Err(Unusable::Forgotten {
-                horizon_ms: self.horizon(),
-            })
+        for print in prints.into_iter().flatten() {
+            // Both go into one slot: if there is room for the first there is for the second.
+            if !self.insert(&mut shard, slice, Entry { print, admitted }) {
+                return Err(Unusable::Forgotten {
+                    horizon_ms: self.horizon(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, shard: &Shard, print: Fingerprint) -> Result<(), Unusable> {
+        self.above_horizon(print.stamp_ms)?;
+        if let Some(admitted_ms) = shard.admitted_in(print.stamp_ms / SLICE_MS, print.pair) {
+            return Err(Unusable::Seen { admitted_ms });
+        }
+        match print.nonce.and_then(|nonce| shard.admitted(nonce)) {
+            Some(admitted_ms) => Err(Unusable::NonceSeen { admitted_ms }),
+            None => Ok(()),
         }
     }
 
@@ -197,8 +221,8 @@ impl Replay {
         out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
         for (slice, entry) in entries {
             out.extend_from_slice(&slice.to_le_bytes());
-            out.extend_from_slice(&entry.high.to_le_bytes());
-            out.extend_from_slice(&entry.low.to_le_bytes());
+            out.extend_from_slice(&entry.print.high.to_le_bytes());
+            out.extend_from_slice(&entry.print.low.to_le_bytes());
             out.extend_from_slice(&entry.admitted.to_le_bytes());
         }
         let digest = Sha256::digest(&out);
@@ -225,16 +249,8 @@ impl Replay {
             let high = u64::from_le_bytes(*take(&mut rest)?);
             let low = u64::from_le_bytes(*take(&mut rest)?);
             let admitted = i32::from_le_bytes(*take(&mut rest)?);
-            let print = Fingerprint {
-                high,
-                low,
-                stamp_ms: slice.saturating_mul(SLICE_MS),
-            };
-            let entry = Entry {
-                high,
-                low,
-                admitted,
-            };
+            let print = Print { high, low };
+            let entry = Entry { print, admitted };
             // What no longer fits the window is covered by the horizon, as if it had been forgotten here.
             if !memory.insert(&mut memory.shard(print), slice, entry) {
                 memory.raise_horizon(end_of(slice));
@@ -254,7 +270,7 @@ impl Replay {
             slot.slice = slice;
         }
         slot.seen
-            .insert_unique(entry.high, entry, |entry| entry.high);
+            .insert_unique(entry.print.high, entry, |entry| entry.print.high);
         self.entries.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -274,7 +290,7 @@ impl Replay {
         }
     }
 
-    /// How many stamps are remembered now.
+    /// How many entries are remembered now.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
     }
@@ -282,6 +298,13 @@ impl Replay {
     /// How many there may be.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// How many bytes the entries take now, with the tables they are in.
+    pub fn allocated(&self) -> usize {
+        let slot = |slot: &Slot| size_of::<Slot>() + slot.seen.allocation_size();
+        let shard = |shard: &Mutex<Shard>| lock(shard).slots.iter().map(slot).sum::<usize>();
+        self.shards.iter().map(shard).sum()
     }
 
     /// Stamps up to here, in milliseconds since 1970, are refused: some of them were forgotten.
@@ -294,24 +317,20 @@ impl Replay {
         self.guarded_until
     }
 
-    fn shard(&self, print: Fingerprint) -> MutexGuard<'_, Shard> {
-        lock(
-            &self.shards
-                [usize::try_from(print.low % SHARDS as u64).expect("a shard's number is small")],
-        )
+    fn shard(&self, print: Print) -> MutexGuard<'_, Shard> {
+        let shard = usize::try_from(print.low % SHARDS).expect("a shard's number is small");
+        lock(&self.shards[shard])
     }
 
-    fn above_horizon(&self, print: Fingerprint) -> Result<(), Unusable> {
-        if print.stamp_ms <= self.guarded_until {
+    fn above_horizon(&self, stamp_ms: u64) -> Result<(), Unusable> {
+        if stamp_ms <= self.guarded_until {
             return Err(Unusable::Guarded {
-                wait_ms: self.guarded_until - print.stamp_ms + 1,
+                wait_ms: self.guarded_until - stamp_ms + 1,
             });
         }
-        let horizon = self.horizon.load(Ordering::Acquire);
-        if print.stamp_ms <= horizon {
-            Err(Unusable::Forgotten {
-                horizon_ms: horizon,
-            })
+        let horizon_ms = self.horizon();
+        if stamp_ms <= horizon_ms {
+            Err(Unusable::Forgotten { horizon_ms })
         } else {
             Ok(())
         }
@@ -348,29 +367,54 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Fingerprint {
-    fn slice(self) -> u64 {
-        self.stamp_ms / SLICE_MS
+/// What a memory for so many entries takes at most, in bytes.
+pub fn bytes(window: Window, capacity: usize) -> usize {
+    let tables = slots(window).saturating_mul(SHARDS);
+    let tables = usize::try_from(tables).unwrap_or(usize::MAX);
+    tables
+        .saturating_mul(BYTES_PER_TABLE)
+        .saturating_add(capacity.saturating_mul(BYTES_PER_ENTRY))
+}
+
+/// How many slices of time are remembered at once: one more at each end, since a window rarely begins where a slice does.
+fn slots(window: Window) -> u64 {
+    (window.past_ms + window.future_ms) / SLICE_MS + 3
+}
+
+impl From<Hash128> for Print {
+    fn from(hash: Hash128) -> Self {
+        Self {
+            high: hash.h1,
+            low: hash.h2,
+        }
     }
 }
 
 impl Shard {
     fn slot(&mut self, slice: u64) -> &mut Slot {
-        let index =
-            usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
+        let index = self.index(slice);
         &mut self.slots[index]
     }
 
-    fn admitted(&self, print: Fingerprint) -> Option<u64> {
-        let slice = print.slice();
-        let index =
-            usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small");
-        let slot = &self.slots[index];
-        let same = |entry: &Entry| entry.high == print.high && entry.low == print.low;
-        let entry = (slot.slice == slice)
-            .then(|| slot.seen.find(print.high, same))
-            .flatten()?;
-        Some((slice * SLICE_MS).saturating_add_signed(i64::from(entry.admitted)))
+    fn index(&self, slice: u64) -> usize {
+        usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small")
+    }
+
+    /// When this was admitted, whatever the stamp.
+    fn admitted(&self, print: Print) -> Option<u64> {
+        self.slots.iter().find_map(|slot| slot.admitted(print))
+    }
+
+    fn admitted_in(&self, slice: u64, print: Print) -> Option<u64> {
+        let slot = &self.slots[self.index(slice)];
+        (slot.slice == slice).then(|| slot.admitted(print))?
+    }
+}
+
+impl Slot {
+    fn admitted(&self, print: Print) -> Option<u64> {
+        let entry = self.seen.find(print.high, |entry| entry.print == print)?;
+        Some((self.slice * SLICE_MS).saturating_add_signed(i64::from(entry.admitted)))
     }
 }
 
@@ -391,11 +435,13 @@ mod tests {
     }
 
     fn print(memory: &Replay, millis: u64, nonce: &str) -> Fingerprint {
+        by_rule(memory, millis, nonce, ReplayRule::Pair)
+    }
+
+    fn by_rule(memory: &Replay, millis: u64, nonce: &str, rule: ReplayRule) -> Fingerprint {
         let millis = millis.to_string();
-        memory.fingerprint(
-            "client",
-            &Stamp::parse(millis.as_bytes(), nonce.as_bytes()).unwrap(),
-        )
+        let stamp = Stamp::parse(millis.as_bytes(), nonce.as_bytes()).unwrap();
+        memory.fingerprint("client", &stamp, rule)
     }
 
     #[test]
@@ -419,6 +465,45 @@ mod tests {
         let memory = memory();
         assert_eq!(memory.record(print(&memory, NOW, "n"), NOW), Ok(()));
         assert_eq!(memory.record(print(&memory, NOW + 1, "n"), NOW), Ok(()));
+    }
+
+    #[test]
+    fn a_nonce_that_may_not_come_again_does_so_only_once_its_stamp_is_forgotten() {
+        let memory = memory();
+        let record =
+            |millis, now| memory.record(by_rule(&memory, millis, "n", ReplayRule::Nonce), now);
+        assert_eq!(record(NOW, NOW), Ok(()));
+        assert_eq!(memory.entries(), 2);
+        assert_eq!(
+            record(NOW, NOW + 1),
+            Err(Unusable::Seen { admitted_ms: NOW })
+        );
+        for later in [1, 60_000, WINDOW.past_ms] {
+            memory.forget(NOW + later);
+            assert_eq!(
+                record(NOW + later, NOW + later),
+                Err(Unusable::NonceSeen { admitted_ms: NOW }),
+                "{later}"
+            );
+        }
+        let later = NOW + WINDOW.past_ms + SLICE_MS;
+        memory.forget(later);
+        assert_eq!(record(later, later), Ok(()));
+        assert!(record(NOW, later).is_err(), "nor does the first return");
+    }
+
+    #[test]
+    fn whichever_rule_held_for_it_a_stamp_is_used_once() {
+        use ReplayRule::{Nonce, Pair};
+        for (first, second) in [(Pair, Nonce), (Nonce, Pair), (Nonce, Nonce), (Pair, Pair)] {
+            let memory = memory();
+            let stamp = |rule| by_rule(&memory, NOW, "n", rule);
+            assert_eq!(memory.record(stamp(first), NOW), Ok(()));
+            assert_eq!(
+                memory.record(stamp(second), NOW),
+                Err(Unusable::Seen { admitted_ms: NOW })
+            );
+        }
     }
 
     #[test]
@@ -468,6 +553,44 @@ mod tests {
     }
 
     #[test]
+    fn a_nonce_that_is_remembered_by_itself_needs_room_of_its_own() {
+        let memory = Replay::new(WINDOW, 3, [7; 16], 0);
+        let record = |nonce| memory.record(by_rule(&memory, NOW, nonce, ReplayRule::Nonce), NOW);
+        assert_eq!(record("a"), Ok(()));
+        assert_eq!(record("b"), Err(Unusable::Full));
+        assert_eq!(memory.record(print(&memory, NOW, "b"), NOW), Ok(()));
+    }
+
+    /// However many there are and however they lie, what `check` prints is not exceeded; at a million it is at most 64
+    /// bytes for each.
+    #[test]
+    fn a_memory_takes_no_more_than_was_said() {
+        for (count, spread_ms) in [
+            (1, 1),
+            (1_000, 300_000),
+            (2_200, 300_000),
+            (30_000, 300_000),
+            (30_000, 10_000),
+            (1_000_000, 300_000),
+        ] {
+            let memory = Replay::new(WINDOW, count, [7; 16], 0);
+            for number in 0..count as u64 {
+                let stamp = print(&memory, NOW - number % spread_ms, &number.to_string());
+                memory.record(stamp, NOW).unwrap();
+            }
+            let (takes, said) = (memory.allocated(), bytes(WINDOW, count));
+            assert!(
+                takes <= said,
+                "{count} over {spread_ms} ms: {takes} > {said}"
+            );
+            if count == 1_000_000 {
+                println!("{} bytes for each of a million", takes.div_ceil(count));
+                assert!(said <= 64 * count && takes <= 64 * count);
+            }
+        }
+    }
+
+    #[test]
     fn after_a_crash_old_stamps_wait_for_the_guard() {
         let memory = Replay::new(WINDOW, 10, [7; 16], NOW + WINDOW.future_ms);
         let early = print(&memory, NOW + WINDOW.future_ms - 2_000, "n");
@@ -487,6 +610,8 @@ mod tests {
         before
             .record(print(&before, NOW - 290_000, "old"), NOW - 290_000)
             .unwrap();
+        let once = by_rule(&before, NOW, "once", ReplayRule::Nonce);
+        before.record(once, NOW).unwrap();
         let bytes = before.hand_over();
         assert_eq!(
             before.record(print(&before, NOW, "late"), NOW),
@@ -494,7 +619,11 @@ mod tests {
         );
 
         let after = Replay::take_over(&bytes, WINDOW, 1_000_000).unwrap();
-        assert_eq!(after.entries(), 2);
+        assert_eq!(after.entries(), 4);
+        assert_eq!(
+            after.record(by_rule(&after, NOW + 1, "once", ReplayRule::Nonce), NOW + 5),
+            Err(Unusable::NonceSeen { admitted_ms: NOW })
+        );
         // The key came along, so the same stamp has the same fingerprint.
         assert_eq!(
             after.record(print(&after, NOW, "used"), NOW + 5),
@@ -539,21 +668,37 @@ mod tests {
     }
 
     proptest! {
-        /// The law of the memory: whatever the order of uses and the steps of the clock, no stamp is admitted twice.
+        /// The law of the memory: whatever the order of uses, the rules they are under and the steps of the clock, no
+        /// stamp is admitted twice, and no nonce that may not come again does while its first stamp is fresh.
         #[test]
         fn no_stamp_is_admitted_twice(
-            uses in prop::collection::vec((0..700_000_u64, 0..20_u64, -200_000..400_000_i64), 1..300),
+            uses in prop::collection::vec(
+                (0..700_000_u64, 0..20_u64, -200_000..400_000_i64, any::<bool>()),
+                1..300,
+            ),
         ) {
             let memory = memory();
-            let mut admitted = HashSet::new();
+            let (mut admitted, mut nonces) = (HashSet::new(), Vec::new());
             let mut now = NOW;
-            for (offset, nonce, step) in uses {
+            for (offset, nonce, step, strict) in uses {
                 now = now.saturating_add_signed(step);
                 let millis = NOW + offset / 100 * 100;
                 memory.forget(now);
-                let stamp = print(&memory, millis, &nonce.to_string());
+                let rule = if strict { ReplayRule::Nonce } else { ReplayRule::Pair };
+                let stamp = by_rule(&memory, millis, &nonce.to_string(), rule);
                 if WINDOW.check(millis, now).is_ok() && memory.record(stamp, now).is_ok() {
                     prop_assert!(admitted.insert((millis, nonce)));
+                    if strict {
+                        // Below the horizon the first cannot come back, nor does it keep its nonce.
+                        let kept = |first: u64| {
+                            WINDOW.check(first, now).is_ok() && first > memory.horizon()
+                        };
+                        let first = nonces
+                            .iter()
+                            .find(|(other, first)| *other == nonce && kept(*first));
+                        prop_assert_eq!(first, None);
+                        nonces.push((nonce, millis));
+                    }
                 }
             }
         }
@@ -562,30 +707,43 @@ mod tests {
     /// A million raced attempts on shared stamps over eight threads; the ten-million form runs on request.
     #[test]
     fn of_racing_copies_exactly_one_is_admitted() {
-        race(8, 125_000);
+        race(8, 125_000, ReplayRule::Pair);
+    }
+
+    /// Every thread comes with a timestamp of its own.
+    #[test]
+    fn of_racing_timestamps_with_one_nonce_exactly_one_is_admitted() {
+        race(8, 10_000, ReplayRule::Nonce);
     }
 
     #[test]
     #[ignore = "the long form of the race: ten million attempts over sixteen threads"]
     fn of_ten_million_racing_copies_exactly_one_each_is_admitted() {
-        race(16, 625_000);
+        race(16, 625_000, ReplayRule::Pair);
     }
 
-    fn race(threads: u32, stamps: u64) {
+    fn race(threads: u64, stamps: u64, rule: ReplayRule) {
         let memory = memory();
-        let barrier = std::sync::Barrier::new(threads as usize);
-        let admitted: Vec<u64> = std::thread::scope(|scope| {
-            let run = || {
-                barrier.wait();
-                (0..stamps)
-                    .filter(|n| {
-                        memory
-                            .record(print(&memory, NOW + n % 10_000, &n.to_string()), NOW)
-                            .is_ok()
-                    })
-                    .count() as u64
+        let barrier = std::sync::Barrier::new(usize::try_from(threads).unwrap());
+        let run = |thread: u64| {
+            let own = if rule == ReplayRule::Nonce {
+                thread * 7_000
+            } else {
+                0
             };
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+            barrier.wait();
+            (0..stamps)
+                .filter(|n| {
+                    let stamp = by_rule(&memory, NOW + n % 10_000 - own, &n.to_string(), rule);
+                    memory.record(stamp, NOW).is_ok()
+                })
+                .count() as u64
+        };
+        let run = &run;
+        let admitted: Vec<u64> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|thread| scope.spawn(move || run(thread)))
+                .collect();
             workers
                 .into_iter()
                 .map(|worker| worker.join().unwrap())

@@ -11,6 +11,7 @@ use gatepay_tenancy::Configuration;
 use gatepay_tenancy::settings::Upstream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use crate::activation::{self, Sockets};
@@ -18,6 +19,7 @@ use crate::app::{App, StartError};
 use crate::clock::Clock;
 use crate::drain::{Door, Phase};
 use crate::journey::Worker;
+use crate::mark::Mark;
 use crate::pool::Pool;
 use crate::repeat::Budget;
 use crate::state::{Inheritance, State};
@@ -104,9 +106,9 @@ impl Server {
                 state = Some(State::open_in_turn(folder, patience)?);
             }
             match &state {
-                Some(state) => state.inherit(),
-                None if fresh_credentials => Ok(Inheritance::FirstStart),
-                None => Ok(Inheritance::Lost),
+                Some(state) => Ok((state.inherit()?, state.mark()?)),
+                None if fresh_credentials => Ok((Inheritance::FirstStart, Mark::nowhere())),
+                None => Ok((Inheritance::Lost, Mark::nowhere())),
             }
         };
         let app = App::new(configuration, clock, inherit, access)?;
@@ -318,6 +320,7 @@ async fn control(
             }
         }
     });
+    let marking = tokio::spawn(keep_mark(Arc::clone(app)));
     app.drain.reached(Phase::Leaving).await;
     let deadline = Instant::now() + app.settings.drain.deadline;
     let ended = tokio::select! {
@@ -335,7 +338,25 @@ async fn control(
         } => ended,
     };
     housekeeping.abort();
+    marking.abort();
     ended
+}
+
+/// Moves the mark on. The disk may take its time, which is not for those who ask for metrics to wait for.
+async fn keep_mark(app: Arc<App>) {
+    let mut tick = interval(HOUSEKEEPING);
+    loop {
+        tick.tick().await;
+        let (now, future) = (app.clock.unix_ms(), app.settings.window.future_ms);
+        if !app.mark.is_due(now, future) {
+            continue;
+        }
+        let app = Arc::clone(&app);
+        let moved = spawn_blocking(move || app.mark.advance(now, future)).await;
+        if let Ok(Err(error)) = moved {
+            tracing::error!(%error, "state_dir cannot be written: in a moment nothing more will be admitted");
+        }
+    }
 }
 
 /// From asking callers to leave to the moment after which nobody is admitted.
@@ -379,6 +400,7 @@ impl Memory {
             return;
         }
         self.handed_over = true;
+        app.mark.close();
         let memory = app.replay.hand_over();
         let Some(state) = self.state.take() else {
             return;

@@ -11,7 +11,6 @@ pub(crate) struct NotYet(&'static str, Which);
 
 enum Which {
     Any,
-    Word(&'static str),
     /// Every number but this one, which is the default.
     NumberOtherThan(i64),
 }
@@ -22,15 +21,11 @@ pub(crate) const PROXY: &[NotYet] = &[
     NotYet("admin.token", Which::Any),
 ];
 
-/// In a tenant's table or an operator's.
-pub(crate) const PARTY: &[NotYet] = &[NotYet("replay", Which::Word("nonce"))];
-
 /// Reports what of the list stands in a table.
 pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {
     for NotYet(path, which) in list {
         reader.narrow(path, || match which {
             Which::Any => json!({ "not": {} }),
-            Which::Word(word) => json!({ "not": { "const": word } }),
             Which::NumberOtherThan(default) => json!({ "const": default }),
         });
         let Some(value) = reader.peek(path) else {
@@ -39,7 +34,6 @@ pub(crate) fn refuse(list: &[NotYet], reader: &Reader<'_>) {
         let text = "is not supported by this version yet";
         match (which, value) {
             (Which::Any, _) => reader.problem(path, text),
-            (Which::Word(word), Value::Text(said)) if word == said => reader.problem(path, text),
             // A number that can never be right is a problem of its own already.
             (Which::NumberOtherThan(default), Value::Integer(number))
                 if *number > 0 && number != default =>

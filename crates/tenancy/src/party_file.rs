@@ -10,7 +10,7 @@ use crate::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Stand
 use crate::permissions::Audience;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::Sources;
-use crate::{credentials, not_yet, permissions, value};
+use crate::{credentials, permissions, value};
 
 /// A busy shop's peak; ten such tenants fill the institution's default quota.
 pub(crate) const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
@@ -34,7 +34,6 @@ pub(crate) fn read(
     sources: Sources<'_>,
     claims: &mut Claims<Place>,
 ) -> Option<Party> {
-    not_yet::refuse(not_yet::PARTY, reader);
     let id = reader.required("id", value::text(PartyId::parse));
     if let Some(id) = &id
         && let Some(place) = claims.stake(Claim::Id(id.clone()), reader.place("id"))

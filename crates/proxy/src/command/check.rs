@@ -6,7 +6,7 @@ use clap::Args;
 use gatepay_proxy::app::{certificate_faults, replay_capacity};
 use gatepay_proxy::ingress::BODIES;
 use gatepay_proxy::metrics::Size;
-use gatepay_proxy::replay::BYTES_PER_STAMP;
+use gatepay_proxy::replay;
 use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::{Configuration, Plan, Side, Who};
 
@@ -148,11 +148,11 @@ fn report(name: &str, configuration: &Configuration) {
             party.credentials.len()
         ));
     }
-    let stamps = replay_capacity(settings, registry);
+    let entries = replay_capacity(settings, registry);
     say("");
     say(format_args!(
-        "replay memory: at most {stamps} stamps, {:.1} MiB",
-        mebibytes(stamps.saturating_mul(BYTES_PER_STAMP))
+        "replay memory: at most {entries} entries, {:.1} MiB",
+        mebibytes(replay::bytes(settings.window, entries))
     ));
     say(format_args!(
         "request bodies: at most {:.0} MiB in all",

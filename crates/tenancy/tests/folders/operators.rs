@@ -115,7 +115,7 @@ fn one_file_may_hold_many_operators() {
 #[test]
 fn an_operator_has_no_account_and_no_share() {
     let folder = with_operators()
-        .operator("desk", "weight = 1\nsub_account = '1'\nreplay = 'nonce'")
+        .operator("desk", "weight = 1\nsub_account = '1'")
         .operator("audit", "timestamp.past_ms = 300_001\nlimits.burst = 0");
     assert_eq!(
         folder.problems(),
@@ -124,7 +124,6 @@ fn an_operator_has_no_account_and_no_share() {
             "operators.d/audit.toml:4: limits.burst: must be at least 1",
             "operators.d/desk.toml:3: weight: is not a key here",
             "operators.d/desk.toml:4: sub_account: is not a key here",
-            "operators.d/desk.toml:5: replay: is not supported by this version yet",
         ]
     );
 }

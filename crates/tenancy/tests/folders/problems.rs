@@ -329,13 +329,9 @@ fn what_this_version_does_not_act_on_is_refused_not_ignored() {
         folder().proxy("poll_ms = 1_000").problems(),
         ["proxy.toml:1: poll_ms: is not supported by this version yet; leave it at 2000"]
     );
-    assert_eq!(
-        folder().tenant("acme", "replay = 'nonce'").problems(),
-        ["tenants.d/acme.toml:4: replay: is not supported by this version yet"]
-    );
     folder()
         .proxy("poll_ms = 2_000")
-        .tenant("acme", "replay = 'pair'\nweight = 1")
+        .tenant("acme", "replay = 'nonce'\nweight = 1")
         .loads();
 }
 
