@@ -219,6 +219,13 @@ async fn a_limit_in_shadow_is_counted_and_named_but_refuses_nobody() {
     proxy
         .counts("limit_refusals_total{limit=\"rate\",tenant=\"acme\"} 0")
         .await;
+    let lines = proxy.stop().await;
+    let named: Vec<_> = lines
+        .iter()
+        .map(|line| line["shadow"].to_string())
+        .collect();
+    let rate = "[\"rate\"]";
+    assert_eq!(named, ["null", rate, rate, rate]);
 }
 
 #[tokio::test]
