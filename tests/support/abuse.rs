@@ -67,10 +67,7 @@ impl Attack {
     /// Whether it is a flood, after which a peer should close the connection, or a siege, which is waited out: streams
     /// are refused or reset, and hold no more than one connection may.
     pub(crate) fn is_flood(self) -> bool {
-        !matches!(
-            self,
-            Self::ZeroWindow | Self::ManyStreams | Self::SlowBodies
-        )
+        !matches!(self, Self::ZeroWindow | Self::SlowBodies)
     }
 }
 

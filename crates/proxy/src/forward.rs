@@ -24,10 +24,10 @@ use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
-const WHOLE: usize = 64 * 1024;
+pub const WHOLE: usize = 64 * 1024;
 /// Answers to write and money calls are always read whole, so that one that is cut is not relayed in part. They have
 /// a few hundred bytes; one that is longer than this is taken for none.
-const WHOLE_OF_A_CHANGE: usize = 1024 * 1024;
+pub const WHOLE_OF_A_CHANGE: usize = 1024 * 1024;
 
 /// What requests of one worker travel by.
 #[derive(Clone, Copy)]

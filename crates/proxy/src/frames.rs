@@ -142,14 +142,14 @@ mod tests {
     #[test]
     fn frames_that_carry_nothing_are_a_flood_at_some_point() {
         for (name, frames, most) in [
-            ("pings", vec![frame(PING, 0, 8)], 2_100),
-            ("settings", vec![frame(SETTINGS, 0, 6)], 420),
-            ("settings acknowledged", vec![frame(SETTINGS, 1, 0)], 420),
-            ("priorities", vec![frame(2, 0, 5)], 2_100),
-            ("empty data", vec![frame(DATA, 0, 0)], 420),
-            ("padding", vec![frame(WINDOW_UPDATE, 0, 4)], 2_100),
-            ("continuations", vec![frame(CONTINUATION, 0, 0)], 420),
-            ("unknown", vec![frame(0xFF, 0xFF, 100)], 2_100),
+            ("pings", vec![frame(PING, 0, 8)], 10_000),
+            ("settings", vec![frame(SETTINGS, 0, 6)], 2_000),
+            ("settings acknowledged", vec![frame(SETTINGS, 1, 0)], 2_000),
+            ("priorities", vec![frame(2, 0, 5)], 10_000),
+            ("empty data", vec![frame(DATA, 0, 0)], 2_000),
+            ("padding", vec![frame(WINDOW_UPDATE, 0, 4)], 10_000),
+            ("continuations", vec![frame(CONTINUATION, 0, 0)], 2_000),
+            ("unknown", vec![frame(0xFF, 0xFF, 100)], 10_000),
             (
                 "requests reset",
                 vec![frame(HEADERS, 5, 40), frame(RST_STREAM, 0, 4)],

@@ -211,9 +211,9 @@ struct Unproved {
 /// How many bytes of requests may be held at once: hundreds of the largest JSON bodies, or four bank uploads.
 pub const BODIES: usize = 256 << 20;
 /// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
-const UNPROVED: usize = 80 << 20;
+pub const UNPROVED: usize = 80 << 20;
 /// What a request takes besides its bytes while it waits for its body.
-const WAITING: usize = 4096;
+const WAITING: usize = 8192;
 /// Bodies up to this length are given room once, when they are announced.
 const SMALL: usize = 4096;
 /// Room is given out in pieces of this many bytes.

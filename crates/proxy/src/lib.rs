@@ -19,6 +19,7 @@ pub mod sign;
 pub mod activation;
 pub mod admin;
 pub mod app;
+pub mod bound;
 pub mod breaker;
 pub mod client;
 pub mod clock;

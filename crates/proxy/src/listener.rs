@@ -30,9 +30,9 @@ use crate::pace::{Limits, Pace, Verdict};
 use crate::proxy_header;
 
 /// hyper's own limit on a head, above ours so that ours answers.
-const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
+pub const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
 /// How many requests one HTTP/2 connection may have open.
-const STREAMS: u32 = 100;
+pub const STREAMS: u32 = 100;
 /// How many streams a peer may open and reset, or make us reset, before the connection is closed.
 const RESETS: usize = 20;
 /// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. It fills a

@@ -342,10 +342,15 @@ impl Refusal {
         let envelope = Envelope::failure(code, &label, message).with(data);
         let body = serde_json::to_vec(&envelope).expect("strings always serialize");
 
-        let mut lines = HeaderMap::with_capacity(5);
+        let mut lines = HeaderMap::with_capacity(6);
         lines.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
+        );
+        // JSON, whatever a browser that was led here makes of it.
+        lines.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
         );
         lines.insert(headers::REFUSAL, HeaderValue::from_static(slug));
         lines.insert(

@@ -129,6 +129,8 @@ pub fn expiry(certificate: &Path) -> Result<u64, String> {
 pub fn listener(files: &ListenTls) -> Result<TlsAcceptor, String> {
     let mut config = server(&files.certificate, &files.key, files.client_ca.as_deref())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The strongest both sides know, not the caller's favorite.
+    config.ignore_client_order = true;
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gatepay_proxy::app::{certificate_faults, replay_capacity};
-use gatepay_proxy::ingress::BODIES;
+use gatepay_proxy::app::certificate_faults;
+use gatepay_proxy::bound::Bound;
+use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::Size;
-use gatepay_proxy::replay;
 use gatepay_tenancy::load::{Supposing, load_supposing};
-use gatepay_tenancy::{Configuration, Plan, Side, Who};
+use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::{Configuration, Plan, Registry, Side, Who};
 
 use super::{Exit, complain, environment, say};
 
@@ -148,16 +149,7 @@ fn report(name: &str, configuration: &Configuration) {
             party.credentials.len()
         ));
     }
-    let entries = replay_capacity(settings, registry);
-    say("");
-    say(format_args!(
-        "replay memory: at most {entries} entries, {:.1} MiB",
-        mebibytes(replay::bytes(settings.window, entries))
-    ));
-    say(format_args!(
-        "request bodies: at most {:.0} MiB in all",
-        mebibytes(BODIES)
-    ));
+    memory(settings, registry);
     let size = Size::bound(catalogue, registry, &settings.metrics);
     say(format_args!(
         "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
@@ -170,6 +162,41 @@ fn report(name: &str, configuration: &Configuration) {
             settings.window.future_ms
         ));
     }
+}
+
+/// How much memory the process holds at most, and what for.
+fn memory(settings: &Settings, registry: &Registry) {
+    let bound = Bound::of(settings, registry);
+    let listen = &settings.listen;
+    say("");
+    say(format_args!(
+        "connections: at most {}, {} of them of one address; {} KiB each if every buffer is full, {:.0} MiB",
+        listen.max_connections,
+        listen
+            .max_connections_per_address
+            .min(listen.max_connections),
+        bound.connection >> 10,
+        mebibytes(bound.connections)
+    ));
+    say(format_args!(
+        "requests that wait for their bodies: at most {:.0} MiB in all, {:.0} MiB of one address until they are verified",
+        mebibytes(bound.bodies),
+        mebibytes(UNPROVED)
+    ));
+    say(format_args!(
+        "calls: at most {} at once; their answers {:.0} MiB",
+        bound.calls,
+        mebibytes(bound.answers)
+    ));
+    say(format_args!(
+        "replay memory: at most {} entries, {:.1} MiB",
+        bound.stamps,
+        mebibytes(bound.replay)
+    ));
+    say(format_args!(
+        "memory: at most {:.0} MiB, if all of that came at once",
+        mebibytes(bound.all)
+    ));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "printed with one decimal")]

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# testssl.sh on the listener of the binary at GATEPAY_PROXY (default: the release build of this checkout), with a
+# certificate of an authority of its own that names a CRL. Fails if anything is worse than LOW. Everything stays on
+# loopback.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+binary=$(realpath "${GATEPAY_PROXY:-${CARGO_TARGET_DIR:-target}/release/gatepay-proxy}")
+find_testssl() { type -P testssl || type -P testssl.sh; }
+testssl=$(find_testssl) || {
+    echo "installing testssl.sh"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends testssl.sh >/dev/null
+    testssl=$(find_testssl)
+}
+folder=$(mktemp -d)
+trap 'kill "${proxy:-}" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
+cd "$folder"
+
+mkdir tenants.d secrets
+umask 077
+printf fake-institution-secret >secrets/institution.key
+cat >openssl.cnf <<'END'
+[authority]
+basicConstraints = critical, CA:true
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[listener]
+basicConstraints = critical, CA:false
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:localhost
+crlDistributionPoints = URI:http://crl.example/fake.crl
+authorityKeyIdentifier = keyid
+END
+key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc)
+openssl req -x509 "${key[@]}" -days 90 -subj "/CN=fake authority" -keyout ca.key -out ca.pem \
+    -config <(printf '[req]\ndistinguished_name=name\n[name]\n'; cat openssl.cnf) -extensions authority
+openssl req "${key[@]}" -subj "/CN=localhost" -keyout secrets/listener.key -out listener.csr
+openssl x509 -req -in listener.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 85 \
+    -extfile openssl.cnf -extensions listener -out cert.pem 2>/dev/null
+cat >proxy.toml <<'END'
+[listen]
+address = "127.0.0.1:0"
+tls = { certificate = "cert.pem", key = "secrets/listener.key" }
+[admin]
+address = "127.0.0.2:0"
+[[institution.credential]]
+client_id = "fake-institution"
+secret = { file = "secrets/institution.key" }
+END
+"$binary" serve >/dev/null 2>log &
+proxy=$!
+for _ in $(seq 100); do
+    address=$(sed -n 's/.*"message":"serving".*"address":"\([^"]*\)".*/\1/p;s/.*"address":"\([^"]*\)".*"message":"serving".*/\1/p' log)
+    [[ -n $address ]] && break
+    sleep 0.1
+done
+[[ -n $address ]] || { cat log; exit 1; }
+
+# A session of either version is resumed, which testssl.sh only looks at from the side.
+for version in -tls1_2 -tls1_3; do
+    ask() { (sleep 1; printf 'GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n'; sleep 1) |
+        openssl s_client -connect "$address" -servername localhost -CAfile ca.pem $version "$@" 2>/dev/null; }
+    ask -sess_out session >/dev/null
+    ask -sess_in session | grep -o '^Reused, .*' || { echo "$version: not resumed"; exit 1; }
+done
+
+"$testssl" --quiet --color 0 --warnings off --add-ca ca.pem --ip 127.0.0.1 --jsonfile findings.json \
+    "localhost:${address##*:}" >report.txt || true
+sed -n '/Testing protocols/,$p' report.txt
+echo
+echo "findings by severity:"
+grep -o '"severity" *: *"[A-Z]*"' findings.json | sort | uniq -c
+# FATAL and WARN are testssl.sh's own troubles: they would mean that not everything was looked at.
+if grep -B4 -A3 -E '"severity" *: *"(MEDIUM|HIGH|CRITICAL|FATAL)"' findings.json; then
+    echo "worse than LOW"
+    exit 1
+fi

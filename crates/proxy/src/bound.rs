@@ -1,0 +1,102 @@
+//! Bound: how much memory the process holds at most, from the limits that are configured.
+//!
+//! Each part is what our own limits allow, all of it used at once; the allocator's rounding and what it keeps for later
+//! are in [`BASE`]. `check` prints it, and `benches/exhaustion` holds the process to it.
+
+use gatepay_tenancy::Registry;
+use gatepay_tenancy::settings::Settings;
+
+use crate::app::replay_capacity;
+use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
+use crate::ingress::BODIES;
+use crate::listener::{HYPER_HEAD, STREAMS, WINDOW};
+use crate::replay;
+
+/// The program itself, its threads, metrics, queues of lines, and the list of addresses that keep failing.
+const BASE: usize = 128 << 20;
+/// A tenant or operator: its files as they were read, limiters, and series.
+const PARTY: usize = 32 << 10;
+/// What rustls holds of either direction before it is taken.
+const TLS: usize = 96 << 10;
+/// A stream of HTTP/2 that is refused, until its answer is taken.
+const STREAM: usize = 2 << 10;
+/// A connection's own state, and what the buffers above leave unused.
+const CONNECTION: usize = 32 << 10;
+
+/// The parts, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// One connection, with everything that waits in it.
+    pub connection: usize,
+    /// All connections.
+    pub connections: usize,
+    /// Requests at GatePay at the same time.
+    pub calls: usize,
+    /// Their answers, and connections to GatePay.
+    pub answers: usize,
+    /// Heads and bodies of requests.
+    pub bodies: usize,
+    /// Stamps that are remembered.
+    pub stamps: usize,
+    /// The memory they take.
+    pub replay: usize,
+    /// All together, and the program itself.
+    pub all: usize,
+}
+
+impl Bound {
+    /// Of a process with these settings and parties.
+    pub fn of(settings: &Settings, registry: &Registry) -> Self {
+        // HTTP/1.1 has a buffer for a head where HTTP/2 has a window and streams.
+        let http2 = WINDOW as usize + STREAMS as usize * STREAM;
+        let connection = CONNECTION + TLS + http2.max(HYPER_HEAD);
+        let connections = settings
+            .listen
+            .max_connections
+            .get()
+            .saturating_mul(connection);
+        let calls = calls(settings, registry);
+        // Those to changes are held whole, those to reads up to a length; a connection to GatePay has buffers like ours.
+        let answer = WHOLE_OF_A_CHANGE.max(WHOLE) + TLS + CONNECTION;
+        let answers = calls.saturating_mul(answer);
+        let stamps = replay_capacity(settings, registry);
+        let replay = replay::bytes(settings.window, stamps);
+        let parties = registry.parties().count().saturating_mul(PARTY);
+        let parts = [connections, answers, BODIES, replay, parties, BASE];
+        Self {
+            connection,
+            connections,
+            calls,
+            answers,
+            bodies: BODIES,
+            stamps,
+            replay,
+            all: parts.into_iter().fold(0, usize::saturating_add),
+        }
+    }
+}
+
+/// How many calls can be under way: as all parties have seats, or as the institution's quota lets through while one
+/// lasts.
+fn calls(settings: &Settings, registry: &Registry) -> usize {
+    let seats = registry
+        .parties()
+        .map(|who| u64::from(who.party().limits.in_flight.get()));
+    let seats = seats.fold(0, u64::saturating_add);
+    let quota = settings.upstream.quota.rate;
+    let lasts =
+        settings.upstream.deadline + settings.upstream.resolve + settings.listen.answer_timeout * 2;
+    let quota = u64::from(quota.burst.get())
+        .saturating_add(u64::from(quota.per_second.get()).saturating_mul(lasts.as_secs() + 1));
+    usize::try_from(seats.min(quota)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_holds_at_most_what_its_buffers_do() {
+        assert!(WINDOW as usize + STREAMS as usize * STREAM > HYPER_HEAD);
+    }
+}
