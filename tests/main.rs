@@ -24,6 +24,8 @@ mod tls;
 mod abuse;
 // Nobody between the caller and GatePay could have read another request than was acted on.
 mod framing;
+// What must hold for any bytes at all.
+mod fuzzing;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.
