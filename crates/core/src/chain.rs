@@ -35,11 +35,11 @@ impl Link {
         Self(*whole.first_chunk().expect("64 bytes have 32"))
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Reads 64 hexadecimal digits as they are written, in lower case: a record altered in the case of a digit is altered.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Self(bytes))
+        Some(Self(bytes)).filter(|link| link.to_string() == text)
     }
 }
 
@@ -98,5 +98,6 @@ mod tests {
         let link = Link::ORIGIN.next(&key("k"), b"one");
         assert_eq!(Link::parse(&link.to_string()), Some(link));
         assert_eq!(Link::parse("00"), None);
+        assert_eq!(Link::parse(&link.to_string().to_uppercase()), None);
     }
 }
