@@ -31,11 +31,13 @@ pub mod secrets;
 pub mod settings;
 pub mod tenant;
 pub mod url;
+pub mod watch;
 
 mod claims;
 mod credentials;
 mod document;
 mod durable;
+mod look;
 mod not_yet;
 mod operations;
 mod operator_file;
@@ -58,3 +60,4 @@ pub use registry::{Found, Registry, Who};
 pub use settings::Settings;
 pub use tenant::{SubAccount, Tenant};
 pub use url::UpstreamUrl;
+pub use watch::Watch;

@@ -1,15 +1,18 @@
 //! Reads everything, and reports every problem at once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gatepay_core::Catalogue;
 
-use crate::claims::{Claim, Claims};
+use crate::claims::Claims;
 use crate::document;
 use crate::document::Table;
+use crate::look::Reads;
 use crate::party_file::Terms;
 use crate::problem::{Problem, Problems};
 use crate::reader::{File, Place, Reader};
@@ -50,35 +53,27 @@ pub fn load_supposing(
     env: &Environment<'_>,
     supposing: Supposing<'_>,
 ) -> Result<Configuration, Vec<Problem>> {
-    let mut reading = Reading::new(proxy_toml, env);
+    let reads = Reads::default();
+    let mut reading = Reading::new(proxy_toml, env, &reads);
     reading.supposing = supposing;
     let mut claims = Claims::default();
-    let configuration = reading.proxy(proxy_toml, &mut claims);
+    let configuration = reading.proxy(proxy_toml, &mut claims, |_| true);
     finish(reading.problems, configuration)
 }
 
-/// Reads tenants and operators only, as a reload does: settings and catalogue stay as they are until the process starts
-/// anew.
-pub fn registry(
+/// What is wrong with `proxy.toml`, with the folders it names, and with these files of tenants and operators among each
+/// other: what a reload reports, without reading everybody else again.
+pub(crate) fn problems(
     proxy_toml: &Path,
-    settings: &Settings,
-    catalogue: &Catalogue,
+    files: &BTreeSet<PathBuf>,
     env: &Environment<'_>,
-) -> Result<Registry, Vec<Problem>> {
-    let reading = Reading::new(proxy_toml, env);
-    let file = reading.file(proxy_toml);
-    let mut claims = Claims::default();
-    for (index, dated) in settings.institution.credentials.iter().enumerate() {
-        let place = || Place::of_key(&file, format!("institution.credential[{index}]"));
-        let credential = &dated.credential;
-        claims.stake(Claim::ClientId(credential.client_id.clone()), place());
-        claims.stake(Claim::Secret(credential.key.fingerprint()), place());
-    }
-    let files = Files::list(settings, |key, fault| {
-        reading.problems.add(&file.name, None, key, fault);
+) -> Vec<Problem> {
+    let reads = Reads::default();
+    let reading = Reading::new(proxy_toml, env, &reads);
+    let _ = reading.proxy(proxy_toml, &mut Claims::default(), |path| {
+        files.contains(path)
     });
-    let registry = reading.registry(&files, settings, catalogue, &mut claims);
-    finish(reading.problems, Some(registry))
+    reading.problems.sorted()
 }
 
 fn finish<T>(problems: Problems, whole: Option<T>) -> Result<T, Vec<Problem>> {
@@ -166,25 +161,33 @@ fn listing_fault(error: &io::Error) -> &'static str {
 }
 
 /// What stays the same over all files of one reading.
-struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
     env: &'a Environment<'a>,
     supposing: Supposing<'a>,
-    problems: Problems,
+    reads: &'a Reads,
+    pub(crate) problems: Problems,
 }
 
 impl<'a> Reading<'a> {
-    fn new(proxy_toml: &'a Path, env: &'a Environment<'a>) -> Self {
+    pub(crate) fn new(proxy_toml: &'a Path, env: &'a Environment<'a>, reads: &'a Reads) -> Self {
         Self {
             folder: folder_of(proxy_toml),
             env,
             supposing: Supposing::default(),
+            reads,
             problems: Problems::default(),
         }
     }
 
-    fn proxy(&self, path: &Path, claims: &mut Claims<Place>) -> Option<Configuration> {
+    /// `proxy.toml`, and those of the files it names that are `wanted`.
+    fn proxy(
+        &self,
+        path: &Path,
+        claims: &mut Claims<Place>,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Option<Configuration> {
         let root = self.document(path)?;
         let mut reader = Reader::new(self.file(path), &root);
         let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
@@ -193,6 +196,8 @@ impl<'a> Reading<'a> {
         let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         files.suppose(&settings.tenants, self.supposing);
         reader.finish();
+        files.tenants.retain(|path| wanted(path));
+        files.operators.retain(|path| wanted(path));
         let registry = self.registry(&files, &settings, &catalogue, claims);
         Some(Configuration {
             settings,
@@ -214,16 +219,27 @@ impl<'a> Reading<'a> {
             window: settings.window,
         };
         let tenants = self.parties(&files.tenants, "tenant", |table, sources| {
-            tenant_file::read(table, terms, sources, claims)
+            tenant_file::read(table, terms, sources, claims).map(Arc::new)
         });
         let operators = self.parties(&files.operators, "operator", |table, sources| {
-            operator_file::read(table, terms, sources, claims)
+            operator_file::read(table, terms, sources, claims).map(Arc::new)
         });
         Registry::index(tenants, operators)
     }
 
+    /// `proxy.toml` by itself.
+    pub(crate) fn settings(&self, path: &Path) -> Option<(Settings, Catalogue)> {
+        let root = self.document(path)?;
+        let mut reader = Reader::new(self.file(path), &root);
+        let mut claims = Claims::default();
+        let settings = proxy_file::read(&mut reader, self.sources(path), &mut claims);
+        let catalogue = operations::read(&mut reader);
+        reader.finish();
+        Some((settings, catalogue))
+    }
+
     /// Reads all tables of all files.
-    fn parties<T>(
+    pub(crate) fn parties<T>(
         &self,
         files: &[PathBuf],
         word: &'static str,
@@ -268,6 +284,7 @@ impl<'a> Reading<'a> {
             folder: folder_of(path),
             env: self.env,
             elsewhere: self.supposing.secrets_elsewhere,
+            reads: self.reads,
         }
     }
 }

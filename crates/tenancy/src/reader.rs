@@ -324,17 +324,6 @@ fn printable(key: &str) -> &str {
     }
 }
 
-impl Place {
-    /// A key of a file that was read some time ago, its line forgotten.
-    pub(crate) fn of_key(file: &File<'_>, key: String) -> Self {
-        Self {
-            file: Rc::clone(&file.name),
-            line: None,
-            key,
-        }
-    }
-}
-
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;

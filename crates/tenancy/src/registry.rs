@@ -95,7 +95,10 @@ impl Registry {
         operators: Vec<Operator>,
         institution: &[DatedCredential],
     ) -> Result<Self, Vec<Conflict>> {
-        let registry = Self::index(tenants, operators);
+        let registry = Self::index(
+            tenants.into_iter().map(Arc::new).collect(),
+            operators.into_iter().map(Arc::new).collect(),
+        );
         let mut claims = Claims::default();
         for dated in institution {
             let credential = &dated.credential;
@@ -138,12 +141,12 @@ impl Registry {
     }
 
     /// Sorts and indexes parties; what they claim is the caller's to judge.
-    pub(crate) fn index(mut tenants: Vec<Tenant>, mut operators: Vec<Operator>) -> Self {
+    pub(crate) fn index(mut tenants: Vec<Arc<Tenant>>, mut operators: Vec<Arc<Operator>>) -> Self {
         tenants.sort_by(|one, other| one.party.id.cmp(&other.party.id));
         operators.sort_by(|one, other| one.party.id.cmp(&other.party.id));
         let mut registry = Self {
-            tenants: tenants.into_iter().map(Arc::new).collect(),
-            operators: operators.into_iter().map(Arc::new).collect(),
+            tenants,
+            operators,
             ..Self::default()
         };
         let hash_of = |text: &str| registry.hasher.hash_one(text);

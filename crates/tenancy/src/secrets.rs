@@ -9,6 +9,7 @@ use gatepay_core::SecretKey;
 use zeroize::Zeroizing;
 
 use crate::document::{Value, error_text};
+use crate::look::Reads;
 use crate::reader::{Fault, Reader};
 use crate::value;
 
@@ -23,6 +24,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) env: &'a Environment<'a>,
     /// Whether a secret that is not here stands for one of its own.
     pub(crate) elsewhere: bool,
+    /// Which files were opened for it.
+    pub(crate) reads: &'a Reads,
 }
 
 /// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
@@ -59,6 +62,8 @@ pub(crate) fn optional(
     let env = source.has("env");
     let from_file = source.optional("file", |value| {
         let path = value::path(sources.folder)(value)?;
+        // Noted before it is read: whatever happens to it from here on is seen as a change.
+        sources.reads.note(&path);
         match value {
             // As it is written, so that two checkouts of the same files have the same.
             Value::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),

@@ -24,5 +24,7 @@ mod registry;
 mod secrecy;
 /// Where secrets may stand, and where not.
 mod secrets;
+/// A change is seen, read once, and used whole or not at all.
+mod watch;
 
 mod support;

@@ -2,11 +2,11 @@ use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
 use gatepay_tenancy::{
-    DatedCredential, Operator, PartyId, Registry, Standing, SubAccount, Tenant, Who, load,
+    DatedCredential, Operator, PartyId, Registry, Standing, SubAccount, Tenant, Who,
 };
 use zeroize::Zeroizing;
 
-use crate::support::{Folder, folder, lines, operator, tenant};
+use crate::support::{Folder, folder, operator, tenant};
 
 fn with_operators() -> Folder {
     folder().proxy("operators = 'operators.d'")
@@ -158,30 +158,6 @@ secret = { file = '../secrets/institution.key' }
             "operators.d/acme.toml:6: credential[1].client_id: is already used at proxy.toml:3",
             "operators.d/acme.toml:7: credential[1].secret: is the same secret as at proxy.toml:4; every credential needs its own",
         ]
-    );
-}
-
-#[test]
-fn a_reload_reads_operators_too() {
-    let folder = with_operators().tenant("acme", "").operator("desk", "");
-    let loaded = folder.loads();
-    let folder = folder
-        .operator("audit", "")
-        .file("tenants.d/acme.toml", tenant("acme", ""));
-    let again = || {
-        let proxy_toml = folder.path("proxy.toml");
-        load::registry(
-            &proxy_toml,
-            &loaded.settings,
-            &loaded.catalogue,
-            &folder.env(),
-        )
-    };
-    assert_eq!(again().ok().unwrap().operators().len(), 2);
-    std::fs::remove_dir_all(folder.path("operators.d")).unwrap();
-    assert_eq!(
-        lines(&again().err().unwrap()),
-        ["proxy.toml: operators: there is no such folder or file; create it, or name another"]
     );
 }
 

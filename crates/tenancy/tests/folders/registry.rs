@@ -1,12 +1,12 @@
 use std::os::unix::fs::symlink;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
-use gatepay_tenancy::{DatedCredential, Party, PartyId, Registry, SubAccount, Tenant, load};
+use gatepay_tenancy::{DatedCredential, Party, PartyId, Registry, SubAccount, Tenant};
 use zeroize::Zeroizing;
 
-use crate::support::{folder, lines, tenant};
+use crate::support::{folder, tenant};
 
-fn ids(registry: &Registry) -> Vec<&str> {
+pub(crate) fn ids(registry: &Registry) -> Vec<&str> {
     registry
         .tenants()
         .iter()
@@ -166,31 +166,6 @@ fn the_links_of_a_kubernetes_volume_are_followed() {
     symlink("..2026_01_01", folder.path("tenants.d/..data")).unwrap();
     symlink("..data/acme.toml", folder.path("tenants.d/acme.toml")).unwrap();
     assert_eq!(ids(&folder.loads().registry), ["acme"]);
-}
-
-#[test]
-fn a_reload_reads_the_tenants_by_the_same_rules() {
-    let folder = folder().tenant("acme", "");
-    let settings = folder.loads().settings;
-    let folder = folder.tenant("zeta", "");
-    let again = |folder: &crate::support::Folder| {
-        let proxy_toml = folder.path("proxy.toml");
-        load::registry(
-            &proxy_toml,
-            &settings,
-            &Catalogue::standard(),
-            &folder.env(),
-        )
-    };
-    assert_eq!(ids(&again(&folder).ok().unwrap()), ["acme", "zeta"]);
-
-    let folder = folder.secret("zeta", "made-up-institution-secret");
-    assert_eq!(
-        lines(&again(&folder).err().unwrap()),
-        [
-            "tenants.d/zeta.toml:3: credential[0].secret: is the same secret as at proxy.toml: institution.credential[0]; every credential needs its own"
-        ]
-    );
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! What a file looks like from outside, so that one that changed is told without reading it.
+
+use std::cell::RefCell;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Device, inode, size and both times of a file, as one number; there may be two hundred thousand of them.
+///
+/// Links are followed: Kubernetes swaps a whole folder by turning one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look(u64);
+
+impl Look {
+    /// There is no such file, or nobody may know.
+    pub(crate) const NOTHING: Self = Self(0);
+
+    pub(crate) fn at(path: &Path) -> Self {
+        let Ok(seen) = fs::metadata(path) else {
+            return Self::NOTHING;
+        };
+        let mut hash = DefaultHasher::new();
+        (seen.dev(), seen.ino(), seen.mode(), seen.size()).hash(&mut hash);
+        (seen.mtime(), seen.mtime_nsec()).hash(&mut hash);
+        // Changes with the owner and the mode too, and nobody can set it back.
+        (seen.ctime(), seen.ctime_nsec()).hash(&mut hash);
+        Self(hash.finish().max(1))
+    }
+
+    /// Of several files together, in this order.
+    pub(crate) fn and(self, others: impl Iterator<Item = Self>) -> Self {
+        let one = |all: Self, other: Self| Self(all.0.rotate_left(1).wrapping_add(other.0));
+        others.fold(self, one)
+    }
+}
+
+/// A file and what it looked like when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) path: Box<Path>,
+    pub(crate) look: Look,
+}
+
+impl Seen {
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            look: Look::at(path),
+        }
+    }
+}
+
+/// The files that were opened while another was read: its secrets.
+#[derive(Default)]
+pub(crate) struct Reads(RefCell<Vec<Seen>>);
+
+impl Reads {
+    pub(crate) fn note(&self, path: &Path) {
+        self.0.borrow_mut().push(Seen::at(path));
+    }
+
+    pub(crate) fn into_seen(self) -> Box<[Seen]> {
+        self.0.into_inner().into()
+    }
+}

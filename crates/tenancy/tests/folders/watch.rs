@@ -1,0 +1,282 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+use gatepay_tenancy::watch::Next;
+use gatepay_tenancy::{Registry, Watch};
+
+use crate::registry::ids;
+use crate::support::{Folder, folder, lines, operator, tenant};
+
+fn open(folder: &Folder) -> (Watch, Registry) {
+    let opened = Watch::open(&folder.path("proxy.toml"), &folder.env());
+    let (watch, configuration) = opened.map_err(|problems| lines(&problems)).unwrap();
+    assert!(watch.glance().is_empty());
+    (watch, configuration.registry)
+}
+
+/// Looks, reads what differs, and builds.
+fn again(watch: &mut Watch, folder: &Folder) -> Result<Next, Vec<String>> {
+    let glance = watch.glance();
+    assert!(!glance.is_empty(), "the change is not seen");
+    assert!(watch.settled(&glance));
+    watch.read(&glance, &folder.env());
+    assert!(watch.glance().is_empty(), "what was read still differs");
+    watch
+        .next(&folder.env())
+        .map_err(|problems| lines(&problems))
+}
+
+fn again_ids(watch: &mut Watch, folder: &Folder) -> Vec<String> {
+    let next = again(watch, folder).unwrap();
+    let ids = ids(&next.registry);
+    ids.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_is_added_changed_and_removed_is_seen_and_the_rest_is_shared() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, first) = open(&folder);
+    let folder = folder.tenant("globex", "");
+    let next = again(&mut watch, &folder).unwrap();
+    assert_eq!(ids(&next.registry), ["acme", "globex", "zeta"]);
+    let (old, new) = (first.tenants(), next.registry.tenants());
+    assert!(Arc::ptr_eq(&old[0], &new[0]) && Arc::ptr_eq(&old[1], &new[2]));
+
+    let folder = folder.tenant("acme", "standing = 'suspended'");
+    let changed = again(&mut watch, &folder).unwrap().registry;
+    assert!(!Arc::ptr_eq(&changed.tenants()[0], &new[0]));
+    assert!(Arc::ptr_eq(&changed.tenants()[1], &new[1]));
+
+    fs::remove_file(folder.path("tenants.d/globex.toml")).unwrap();
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+}
+
+#[test]
+fn a_new_secret_in_an_old_file_is_a_change_of_whoever_names_it() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, first) = open(&folder);
+    let folder = folder.secret("acme", "made-up-another");
+    let next = again(&mut watch, &folder).unwrap().registry;
+    let key = |registry: &Registry, at: usize| {
+        registry.tenants()[at].party.credentials[0]
+            .credential
+            .key
+            .fingerprint()
+    };
+    assert_ne!(key(&first, 0), key(&next, 0));
+    assert!(Arc::ptr_eq(&first.tenants()[1], &next.tenants()[1]));
+
+    let folder = folder.secret("institution", "made-up-institution-another");
+    let credentials = |next: &Next| {
+        next.settings.institution.credentials[0]
+            .credential
+            .key
+            .fingerprint()
+    };
+    let before = again(&mut watch, &folder).unwrap();
+    let folder = folder.secret("institution", "made-up-institution-third");
+    let after = again(&mut watch, &folder).unwrap();
+    assert_ne!(credentials(&before), credentials(&after));
+}
+
+#[test]
+fn the_ways_of_editors_git_and_kubernetes_are_all_seen() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, _) = open(&folder);
+
+    // An editor writes beside it and renames; the size is the same.
+    let slower = tenant("acme", "weight = 1");
+    fs::write(folder.path("tenants.d/.acme.swp"), &slower).unwrap();
+    assert!(
+        watch.glance().is_empty(),
+        "an editor's own file is none of ours"
+    );
+    fs::rename(
+        folder.path("tenants.d/.acme.swp"),
+        folder.path("tenants.d/acme.toml"),
+    )
+    .unwrap();
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+
+    // git removes and writes anew.
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    let folder = folder.file("tenants.d/acme.toml", tenant("acme", ""));
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+
+    // Permissions alone.
+    let path = folder.path("secrets/acme.key");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+}
+
+#[test]
+fn kubernetes_turns_one_link_and_every_file_behind_it_is_another() {
+    let folder = folder()
+        .file("tenants.d/..1/acme.toml", tenant("acme", ""))
+        .file("tenants.d/..2/acme.toml", tenant("acme", ""))
+        .file("tenants.d/..2/zeta.toml", tenant("zeta", ""))
+        .secret("acme", "made-up-a")
+        .secret("zeta", "made-up-z");
+    let link = |from: &str, to: &str| symlink(from, folder.path(to)).unwrap();
+    link("..1", "tenants.d/..data");
+    link("..data/acme.toml", "tenants.d/acme.toml");
+    let (mut watch, _) = open(&folder);
+    link("..2", "tenants.d/..data_tmp");
+    let renamed = fs::rename(
+        folder.path("tenants.d/..data_tmp"),
+        folder.path("tenants.d/..data"),
+    );
+    renamed.unwrap();
+    link("..data/zeta.toml", "tenants.d/zeta.toml");
+    let glance = watch.glance();
+    assert_eq!(
+        glance.len(),
+        2,
+        "the same path, another file; and a new one"
+    );
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+}
+
+#[test]
+fn what_is_read_while_it_changes_is_not_believed() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, _) = open(&folder);
+    let folder = folder.tenant("acme", "limits = { in_flight = 1 }");
+    let glance = watch.glance();
+    let folder = folder.tenant("acme", "limits = { in_flight = 2 }\n");
+    assert!(!watch.settled(&glance), "somebody still writes it");
+    // Of two that belong together the second comes later.
+    let glance = watch.glance();
+    watch.read(&glance, &folder.env());
+    let folder = folder.tenant("zeta", "limits = { in_flight = 2 }");
+    assert!(!watch.glance().is_empty());
+    drop(folder);
+}
+
+#[test]
+fn problems_are_told_as_at_the_start_and_pass_when_they_are_mended() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, _) = open(&folder);
+    let good = tenant("zeta", "");
+
+    let folder = folder.file("tenants.d/zeta.toml", &good[..good.len() / 2]);
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(said, folder.problems());
+    assert!(said[0].starts_with("tenants.d/zeta.toml:"), "{said:?}");
+    let same = watch.next(&folder.env()).err().unwrap();
+    assert_eq!(lines(&same), said, "asked again, it says the same");
+
+    let folder = folder.file("tenants.d/zeta.toml", good.replace("'zeta'", "'acme'"));
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(
+        said,
+        ["tenants.d/zeta.toml:1: id: is already used at tenants.d/acme.toml:1"]
+    );
+
+    let folder = folder
+        .file("tenants.d/zeta.toml", &good)
+        .secret("zeta", "made-up-acme-secret");
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(said, folder.problems());
+    assert!(
+        said[0].contains("is the same secret as at tenants.d/acme.toml:3"),
+        "{said:?}"
+    );
+
+    let folder = folder.secret("zeta", "made-up-institution-secret");
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert!(
+        said[0].contains("is the same secret as at proxy.toml:3"),
+        "{said:?}"
+    );
+
+    fs::remove_file(folder.path("secrets/zeta.key")).unwrap();
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(
+        said,
+        ["tenants.d/zeta.toml:3: credential[0].secret.file: there is no such file"]
+    );
+
+    let folder = folder.secret_with_mode("zeta", "made-up-zeta-secret", 0o604);
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert!(
+        said[0].contains("everybody on this machine may open"),
+        "{said:?}"
+    );
+
+    let folder = folder.secret("zeta", "made-up-zeta-secret");
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_has_not_lost_its_tenants() {
+    let folder = folder().tenant("acme", "");
+    let (mut watch, _) = open(&folder);
+    let away = folder.path("elsewhere");
+    fs::rename(folder.path("tenants.d"), &away).unwrap();
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(
+        said,
+        ["proxy.toml: tenants: there is no such folder or file; create it, or name another"]
+    );
+    fs::rename(&away, folder.path("tenants.d")).unwrap();
+    assert_eq!(again_ids(&mut watch, &folder), ["acme"]);
+}
+
+#[test]
+fn an_emptied_folder_is_an_empty_folder() {
+    let folder = folder().tenant("acme", "");
+    let (mut watch, _) = open(&folder);
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    assert_eq!(again_ids(&mut watch, &folder), [""; 0]);
+}
+
+#[test]
+fn proxy_toml_may_name_other_folders_and_operators() {
+    let folder = folder()
+        .tenant("acme", "")
+        .file("other.d/zeta.toml", tenant("zeta", ""))
+        .secret("zeta", "made-up-zeta");
+    let (mut watch, _) = open(&folder);
+    let folder = folder.proxy("tenants = 'other.d'");
+    let glance = watch.glance();
+    watch.read(&glance, &folder.env());
+    // Now it knows of the other folder, and has seen nothing of it yet, nor of the one before.
+    assert_eq!(again_ids(&mut watch, &folder), ["zeta"]);
+
+    let folder = folder
+        .file("operators.d/desk.toml", operator("desk", ""))
+        .secret("desk", "made-up-desk")
+        .proxy("operators = 'operators.d'\npoll_ms = 2000");
+    let glance = watch.glance();
+    watch.read(&glance, &folder.env());
+    let next = again(&mut watch, &folder).unwrap();
+    assert_eq!(next.registry.operators().len(), 1);
+    assert_eq!(ids(&next.registry), ["acme"]);
+}
+
+#[test]
+fn a_fault_in_proxy_toml_is_one_problem_and_changes_nothing_else() {
+    let folder = folder().tenant("acme", "");
+    let (mut watch, _) = open(&folder);
+    let folder = folder.proxy("polling = true");
+    let said = again(&mut watch, &folder).err().unwrap();
+    assert_eq!(said, folder.problems());
+    let folder = folder.proxy("[[operation]]\nname = 'create_order'\nenabled = false");
+    let next = again(&mut watch, &folder).unwrap();
+    assert!(next.operations_differ, "rows wait for the next start");
+    assert_eq!(ids(&next.registry), ["acme"]);
+}
+
+#[test]
+fn at_the_start_every_problem_is_told_at_once() {
+    let folder = folder()
+        .proxy("polling = true")
+        .tenant("acme", "extra = 1")
+        .file("tenants.d/zeta.toml", tenant("acme", ""));
+    let said = Watch::open(&folder.path("proxy.toml"), &folder.env()).err();
+    assert_eq!(lines(&said.unwrap()), folder.problems());
+    assert!(Watch::open(Path::new("nowhere.toml"), &folder.env()).is_err());
+}
