@@ -65,7 +65,7 @@ fn before(gatepay: &GatePay) -> Proxy {
         .operator(office())
         .with(|settings| {
             settings.checks = Strictness::Off;
-            settings.institution.merchant_id = Some("merchant-fake".to_owned());
+            whole(&mut settings.institution).merchant_id = Some("merchant-fake".to_owned());
         })
         .start()
 }

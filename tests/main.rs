@@ -86,6 +86,8 @@ mod metrics;
 mod scraped;
 // Audit: what is written down before and after a call, and that nobody changes it unseen.
 mod journal;
+// Changed files are at work within the interval, whole or not at all, and no request notices.
+mod reload;
 // It ends without losing a request, and without waiting for callers that have none.
 mod drain;
 // Nor when it is restarted on sockets that outlive it.

@@ -19,8 +19,9 @@ pub(crate) fn before(gatepay: &GatePay, office: Shop) -> Proxy {
         .catalogue(everything_on())
         .operator(office)
         .with(|settings| {
-            settings.institution.account_id = Some(INSTITUTION_ACCOUNT.to_owned());
-            settings.institution.merchant_id = Some(MERCHANT_ID.to_owned());
+            let institution = whole(&mut settings.institution);
+            institution.account_id = Some(INSTITUTION_ACCOUNT.to_owned());
+            institution.merchant_id = Some(MERCHANT_ID.to_owned());
         })
         .start()
 }

@@ -154,7 +154,7 @@ async fn a_wrong_institution_secret_is_the_institutions_fault() {
 async fn without_a_valid_institution_credential_nothing_is_sent() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        .with(|settings| settings.institution.credentials[0].not_before = Some(T0 + 1))
+        .with(|settings| whole(&mut settings.institution).credentials[0].not_before = Some(T0 + 1))
         .start();
     let answer = proxy.send(create()).await;
     assert_eq!(answer.refused(), (500, "internal"));

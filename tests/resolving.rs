@@ -77,7 +77,8 @@ async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
                 .operator(office())
                 .with(one_question)
                 .with(|settings| {
-                    settings.institution.account_id = Some(INSTITUTION_ACCOUNT.to_owned());
+                    whole(&mut settings.institution).account_id =
+                        Some(INSTITUTION_ACCOUNT.to_owned());
                 })
                 .start();
             let path = row.institution_path.as_deref().unwrap();

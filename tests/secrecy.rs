@@ -67,7 +67,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
     let proxy = Proxy::before(&gatepay)
         .tenant(shop())
         .with(|settings| {
-            let credentials = &mut settings.institution.credentials;
+            let credentials = &mut whole(&mut settings.institution).credentials;
             credentials[0].credential = credential(INSTITUTION_ID, INSTITUTION_CANARY);
         })
         .start();

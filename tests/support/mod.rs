@@ -28,6 +28,7 @@ mod shop;
 pub(crate) mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -77,6 +78,11 @@ pub(crate) fn order(number: &str) -> String {
     format!(
         r#"{{"merchantTradeNo":"{number}","env":{{"terminalType":"APP"}},"currency":"USDT","orderAmount":"1.21","goods":{{"goodsName":"NF2T"}}}}"#
     )
+}
+
+/// What nobody shares yet.
+pub(crate) fn whole<T>(shared: &mut Arc<T>) -> &mut T {
+    Arc::get_mut(shared).expect("the proxy has not started")
 }
 
 /// Says what a test proved, or why it did not, even if it passes.

@@ -13,11 +13,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use http::Request;
+use http_body_util::Full;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::{INSTITUTION_ID, INSTITUTION_SECRET, PATIENCE, Shop, acme, any_port, globex};
+use super::{
+    Answer, Connection, INSTITUTION_ID, INSTITUTION_SECRET, PATIENCE, Shop, acme, any_port, globex,
+};
 
 /// Runs a command to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
@@ -101,8 +105,17 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
             ),
         );
         self.secret(id, office.secret);
+        self.proxy("operators = 'operators.d'");
+    }
+
+    /// Puts these lines before what `proxy.toml` says.
+    pub(crate) fn proxy(&self, lines: &str) {
         let proxy = fs::read_to_string(self.path("proxy.toml")).expect("it was written");
-        self.file("proxy.toml", &format!("operators = 'operators.d'\n{proxy}"));
+        self.file("proxy.toml", &format!("{lines}\n{proxy}"));
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).expect("it was there");
     }
 
     pub(crate) fn file(&self, name: &str, text: &str) {
@@ -317,9 +330,59 @@ impl Program {
 
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Asks it to reload.
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &id]).status();
+        let killed = Command::new("kill").args([signal, &id]).status();
         assert!(killed.expect("there is a kill").success());
+    }
+
+    /// Asks something of the admin listener.
+    pub(crate) async fn admin(&self, method: &str, path: &str) -> Answer {
+        self.admin_with(method, path, &[]).await
+    }
+
+    /// The same, with these headers.
+    pub(crate) async fn admin_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "admin");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).expect("well formed");
+        Connection::open(self.admin).await.send(request).await
+    }
+
+    /// Reloads, and says how that went: the status, and what it answers.
+    pub(crate) async fn reload(&self, query: &str) -> (u16, Value) {
+        let answer = self.admin("POST", &format!("/-/reload{query}")).await;
+        let body = serde_json::from_slice(&answer.body);
+        (answer.status, body.expect("it answers in JSON"))
+    }
+
+    /// The value of a metric.
+    pub(crate) async fn metric(&self, series: &str) -> String {
+        let answer = self.admin("GET", "/metrics").await;
+        let text = str::from_utf8(&answer.body).expect("metrics are text");
+        let value = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("gatepay_proxy_"))
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.expect("there is such a series").to_owned()
     }
 
     /// What it has said so far.

@@ -1,10 +1,11 @@
-//! Admin: metrics, health and version, on a listener of their own, never on the tenants' address.
+//! Admin: metrics, health, version and reload, on a listener of their own, never on the tenants' address.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::{SecretKey, SigningKey};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -12,15 +13,20 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use crate::app::App;
 use crate::drain::Phase;
+use crate::reload::Verdict;
 
 /// Scrapes and probes are few; more than this at once is a fault or an attack.
 const CONNECTIONS: usize = 64;
+
+type Answer = Response<Full<Bytes>>;
 
 /// Answers until the runtime it runs on ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
@@ -42,8 +48,8 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
         tokio::spawn(async move {
             let _permit = permit;
             let service = service_fn(|request| {
-                let answer = answer(&app, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let app = Arc::clone(&app);
+                async move { Ok::<_, Infallible>(answer(&app, &request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -55,14 +61,40 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
     }
 }
 
-fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET {
-        return text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is answered here\n",
-        );
+async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    // Known by everybody who watches it: no secrets, and nothing to change.
+    if let Some(open) = open(app, path) {
+        return match *request.method() {
+            Method::GET => open,
+            _ => text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is answered here\n",
+            ),
+        };
     }
-    match request.uri().path() {
+    if let Some(refusal) = forbidden(app, request) {
+        // Guessing a token takes its time.
+        sleep(Duration::from_millis(100)).await;
+        return refusal;
+    }
+    match (request.method(), path) {
+        (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
+        (&Method::POST, "/-/reload") => reload(app, request.uri().query()).await,
+        (_, "/-/reload") => text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "GET says how the files and what is at work compare, POST reloads\n",
+        ),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /live, /ready, /version and /-/reload\n",
+        ),
+    }
+}
+
+/// What answers to everybody, on any address.
+fn open(app: &App, path: &str) -> Option<Answer> {
+    Some(match path {
         "/metrics" => {
             let ready = app.drain.phase() == Phase::Serving && !app.is_starting();
             app.metrics.ready.set(i64::from(ready));
@@ -74,7 +106,7 @@ fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 .set(i64::try_from(app.replay.capacity()).unwrap_or(i64::MAX));
             app.metrics.limits.stands(&app.quota.view());
             for lane in app.generation.load().lanes() {
-                lane.meters.limits.stands(|| lane.view());
+                lane.meters().limits.stands(|| lane.view());
             }
             let mut response = Response::new(Full::new(Bytes::from(app.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -94,19 +126,84 @@ fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             StatusCode::OK,
             concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n"),
         ),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready and /version\n",
-        ),
-    }
+        _ => return None,
+    })
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
+/// Why somebody may not see and do the rest. With the token they may if there is one, else on this machine only.
+fn forbidden(app: &App, request: &Request<Incoming>) -> Option<Answer> {
+    let admin = &app.settings.admin;
+    let headers = request.headers();
+    let Some(token) = &admin.token else {
+        if !admin.address.ip().is_loopback() {
+            return Some(text(
+                StatusCode::FORBIDDEN,
+                "this answers on a loopback address, or with admin.token\n",
+            ));
+        }
+        // No operator's tool sends it. A page in a browser on this machine is nobody who may ask.
+        let browser =
+            headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+        return browser.then(|| text(StatusCode::FORBIDDEN, "this is not for browsers\n"));
+    };
+    let presented = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .and_then(|(_, presented)| SecretKey::new(Zeroizing::new(presented.to_owned())).ok());
+    if presented.is_some_and(|presented| SigningKey::new(&presented).same_secret(token)) {
+        return None;
+    }
+    let mut refusal = text(
+        StatusCode::UNAUTHORIZED,
+        "say Authorization: Bearer and what admin.token holds\n",
     );
+    let challenge = HeaderValue::from_static("Bearer");
+    refusal
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    Some(refusal)
+}
+
+async fn reload(app: &App, query: Option<&str>) -> Answer {
+    let confirm = match query {
+        None | Some("") => None,
+        Some(query) => match query.strip_prefix("confirm=") {
+            Some(hash) => Some(hash.to_owned()),
+            None => return text(StatusCode::BAD_REQUEST, "the only parameter is confirm\n"),
+        },
+    };
+    let Some(answer) = app.reload.now(confirm).await else {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this process does not watch its files, or is ending\n",
+        );
+    };
+    let status = match answer.result {
+        Verdict::Applied | Verdict::Unchanged => StatusCode::OK,
+        Verdict::Failed => StatusCode::UNPROCESSABLE_ENTITY,
+        Verdict::Waiting => StatusCode::CONFLICT,
+        Verdict::Unsettled => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(status, &answer)
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut body = serde_json::to_vec(value).expect("its keys are texts");
+    body.push(b'\n');
+    answer_of(status, "application/json", body.into())
+}
+
+fn text(status: StatusCode, body: &'static str) -> Answer {
+    let body = Bytes::from_static(body.as_bytes());
+    answer_of(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }

@@ -215,7 +215,7 @@ pub fn enter(
     if grant.is_crowded() {
         shadow.add(Limit::InstitutionInFlight);
     }
-    lane.meters.limits.admitted(grant.is_borrowed(), shadow);
+    lane.meters().limits.admitted(grant.is_borrowed(), shadow);
     Ok(Permit {
         _seat: seat,
         tokens,

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::settings::{ClockSource, FixedAddressCallback, Settings};
 use gatepay_tenancy::{Configuration, Party, Rate, Registry, ReplayRule, Who};
 use http::HeaderValue;
@@ -15,18 +14,20 @@ use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
 use crate::drain::Drain;
 use crate::egress::Upstream;
+use crate::generation::{Generation, Means};
 use crate::guardian::Guardian;
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
 use crate::journal::folder::Disk;
 use crate::journal::{Journal, Rotation};
-use crate::lane::{Lane, Lanes};
+use crate::lane::Lanes;
 use crate::log::{AccessLog, Seldom};
 use crate::mark::Mark;
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::Penalties;
 use crate::quota::Quota;
+use crate::reload::Reload;
 use crate::replay::Replay;
 use crate::state::Inheritance;
 use crate::tls;
@@ -77,16 +78,8 @@ pub struct App {
     pub identity: Option<Identity>,
     /// How far along the end is.
     pub drain: Drain,
-}
-
-/// A registry with its lanes, swapped as a whole.
-pub struct Generation {
-    /// What may be called.
-    pub catalogue: Catalogue,
-    /// Who may call.
-    pub registry: Registry,
-    /// By position in the registry.
-    lanes: Vec<Arc<Lane>>,
+    /// Where a reload is asked for, and what became of the last.
+    pub reload: Reload,
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -141,12 +134,25 @@ impl App {
         let upstream_host = HeaderValue::try_from(upstream.authority())
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));
+        let seconds = i64::try_from(clock.unix_ms() / 1_000).unwrap_or(i64::MAX);
+        metrics.reloads.applied_at.set(seconds);
         let log =
             AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
         let meters = metrics.limits.quota.clone();
         let quota = Quota::new(&settings.upstream.quota, meters, &clock);
         let lanes = Lanes::new(Arc::clone(&quota));
-        let generation = Generation::new(catalogue, registry, &settings, &lanes, &metrics, &clock);
+        let generation = Generation::new(
+            Arc::new(catalogue),
+            registry,
+            Arc::clone(&settings.institution),
+            settings.written.clone(),
+            Means {
+                settings: &settings,
+                lanes: &lanes,
+                metrics: &metrics,
+                clock: &clock,
+            },
+        );
         let identity = settings
             .listen
             .tls
@@ -195,6 +201,7 @@ impl App {
                 settings.window,
                 metrics.clock.clone(),
             ),
+            reload: Reload::default(),
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,
@@ -204,13 +211,6 @@ impl App {
             clock,
             settings,
         }))
-    }
-
-    /// What to sign with now.
-    pub fn institution(&self) -> Option<&Credential> {
-        self.settings
-            .institution
-            .credential_at(self.clock.unix_ms())
     }
 
     /// Reads the listener's certificate and key again. If anything is wrong with them, nothing changes.
@@ -255,34 +255,6 @@ pub fn certificate_faults(settings: &Settings) -> Vec<StartError> {
         .into_iter()
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
-}
-
-impl Generation {
-    fn new(
-        catalogue: Catalogue,
-        registry: Registry,
-        settings: &Settings,
-        lanes: &Lanes,
-        metrics: &Metrics,
-        clock: &Clock,
-    ) -> Self {
-        let lanes = lanes.arrange(&registry, settings.metrics.max_tenants, metrics, clock);
-        Self {
-            catalogue,
-            registry,
-            lanes,
-        }
-    }
-
-    /// The lane of whoever has this position in the registry.
-    pub fn lane(&self, position: usize) -> &Arc<Lane> {
-        &self.lanes[position]
-    }
-
-    /// Everybody's lane, by position.
-    pub fn lanes(&self) -> &[Arc<Lane>] {
-        &self.lanes
-    }
 }
 
 /// The audit journal, begun, if settings ask for one.

@@ -16,11 +16,12 @@ use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use crate::app::{App, Generation};
+use crate::app::App;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::framing::Fault;
+use crate::generation::Generation;
 use crate::ingress::{BodyTime, Held};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
@@ -65,8 +66,8 @@ impl Worker {
             let generation = app.generation.load();
             let row = generation.catalogue.probe()?;
             let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
-            let credential = app.institution()?;
-            Some(move || outbound.attempt(credential, &app.guardian.stamp()))
+            let signing = generation.signing(app.clock.unix_ms())?;
+            Some(move || outbound.attempt(signing.credential(), &app.guardian.stamp()))
         };
         probe::watch(self.road(), ask).await;
     }
@@ -203,7 +204,7 @@ async fn enter(
         operation,
         &parts.headers,
         &generation.registry,
-        &app.settings.institution,
+        &generation.institution,
     )?;
     let own = match caller.who {
         Who::Tenant(tenant) => Some(Own {
@@ -353,11 +354,12 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
         }
     }
     let limit = app.settings.upstream.deadline;
-    let Some(credential) = app.institution() else {
+    let Some(signing) = admitted.generation.signing(app.clock.unix_ms()) else {
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
     };
     record.turn(Turn::Connect);
+    let credential = signing.credential();
     let attempt = || {
         let stamp = app.guardian.stamp();
         record.attempt(&credential.client_id, &stamp);

@@ -2,11 +2,13 @@
 //! reload, which changes it in place.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
 use serde::Serialize;
@@ -27,8 +29,8 @@ pub struct Lane {
     /// Its share of the institution's quota.
     pub share: Arc<Share>,
     refused: AtomicU64,
-    /// Its counters.
-    pub meters: Arc<TenantMeters>,
+    /// Its counters, which a reload may take from it or give it.
+    meters: ArcSwap<TenantMeters>,
 }
 
 /// Limiters that change together.
@@ -90,7 +92,7 @@ impl Lane {
             share: Share::new(quota, weight),
             refused: AtomicU64::new(0),
             clock: clock.clone(),
-            meters,
+            meters: ArcSwap::new(meters),
         }
     }
 
@@ -185,7 +187,12 @@ impl Lane {
     /// A limit refused a request.
     pub fn refused(&self, limit: Limit) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        self.meters.limits.refused(limit);
+        self.meters().limits.refused(limit);
+    }
+
+    /// Its counters.
+    pub fn meters(&self) -> Guard<Arc<TenantMeters>> {
+        self.meters.load()
     }
 
     /// How it stands.
@@ -292,16 +299,29 @@ impl Lanes {
     ) -> Vec<Arc<Lane>> {
         let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
-        let mut arranged = Vec::new();
+        let other = metrics.tenant(None);
+        let everybody = registry.tenants().len() + registry.operators().len();
+        let mut arranged = Vec::with_capacity(everybody);
         for (position, who) in registry.parties().enumerate() {
             let (party, weight) = (who.party(), who.weight());
-            let lane = lanes.entry(party.id.clone()).or_insert_with(|| {
-                // Which tenants have series of their own follows from configuration, never from traffic.
-                let label = (position < max_tenants).then(|| party.id.as_str());
-                let meters = metrics.tenant(label);
-                Arc::new(Lane::new(&party.limits, weight, &self.quota, meters, clock))
-            });
-            lane.adjust(&party.limits, weight);
+            // Which tenants have series of their own follows from configuration, never from traffic.
+            let meters = if position < max_tenants {
+                metrics.tenant(Some(party.id.as_str()))
+            } else {
+                Arc::clone(&other)
+            };
+            let lane = match lanes.entry(party.id.clone()) {
+                Entry::Vacant(entry) => {
+                    let lane = Lane::new(&party.limits, weight, &self.quota, meters, clock);
+                    entry.insert(Arc::new(lane))
+                }
+                Entry::Occupied(entry) => {
+                    let lane = entry.into_mut();
+                    lane.adjust(&party.limits, weight);
+                    lane.meters.store(meters);
+                    lane
+                }
+            };
             arranged.push(Arc::clone(lane));
         }
         arranged

@@ -14,7 +14,7 @@ use gatepay_core::look_up::Observed;
 use gatepay_tenancy::settings::LogFormat;
 use serde::{Serialize, Serializer};
 
-use crate::app::Generation;
+use crate::generation::Generation;
 use crate::limit::Limits;
 use crate::metrics::End;
 use crate::trace::Trace;

@@ -85,6 +85,28 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// The audit journal's, if there is one.
     pub journal: journal::Meters,
+    /// What becomes of changed files.
+    pub reloads: ReloadMeters,
+}
+
+/// Counts of reloads.
+pub struct ReloadMeters {
+    /// Changes that are at work.
+    pub applied: IntCounter,
+    /// Changes that were not, because something is wrong with them.
+    pub failed: IntCounter,
+    /// Changes that were not yet, because somebody has to confirm them.
+    pub guarded: IntCounter,
+    /// 1 while what the files say is at work, 0 while something is wrong with them or waits.
+    pub in_step: IntGauge,
+    /// 1 while a change waits to be confirmed.
+    pub waiting: IntGauge,
+    /// 1 while a change of the process's own settings waits for its next start.
+    pub restart_needed: IntGauge,
+    /// When files were applied last, in seconds since 1970.
+    pub applied_at: IntGauge,
+    /// How long it is from one look at the files to the next.
+    pub poll_seconds: Gauge,
 }
 
 /// How long requests for one operation take.
@@ -275,6 +297,7 @@ impl Metrics {
                 "1 while the process answers requests, 0 while it starts or drains.",
             ),
             journal: journal_meters(&make),
+            reloads: ReloadMeters::new(&make),
             requests,
             registry,
         }
@@ -287,6 +310,17 @@ impl Metrics {
         let outcomes = [Kind::Read, Kind::Write, Kind::Money]
             .map(|kind| ENDS.map(|end| self.requests.with_label_values(&[id, kind.as_str(), end])));
         Arc::new(TenantMeters { outcomes, limits })
+    }
+
+    /// Ends the series of a tenant that has none of its own any more.
+    pub fn forget_tenant(&self, id: &str) {
+        for kind in Kind::ALL {
+            for end in ENDS {
+                // It may have had none.
+                let _ = self.requests.remove_label_values(&[id, kind.as_str(), end]);
+            }
+        }
+        self.limits.forget(id);
     }
 
     /// Counts a refusal.
@@ -429,6 +463,40 @@ impl ClockMeters {
     }
 }
 
+impl ReloadMeters {
+    fn new(make: &Make<'_>) -> Self {
+        let reloads = make.counters(
+            "reloads_total",
+            "Changes of files, by what became of them.",
+            &["result"],
+        );
+        let in_step = make.gauge(
+            "reload_in_step",
+            "1 while what the files say is at work, 0 while it is wrong or waits.",
+        );
+        in_step.set(1);
+        Self {
+            applied: reloads.with_label_values(&["applied"]),
+            failed: reloads.with_label_values(&["failed"]),
+            guarded: reloads.with_label_values(&["guarded"]),
+            in_step,
+            waiting: make.gauge("reload_waiting", "1 while a change waits to be confirmed."),
+            restart_needed: make.gauge(
+                "reload_restart_needed",
+                "1 while a change of the process's own settings waits for its next start.",
+            ),
+            applied_at: make.gauge(
+                "reload_last_applied_timestamp_seconds",
+                "When the files were applied last, the start included.",
+            ),
+            poll_seconds: make.gauge_of_parts(
+                "reload_poll_seconds",
+                "From one look at the files to the next; 0 if nobody looks.",
+            ),
+        }
+    }
+}
+
 impl TenantMeters {
     /// Counts a request of this tenant.
     pub fn ended(&self, kind: Kind, end: End) {
@@ -486,6 +554,10 @@ impl Make<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauge_of_parts(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::with_opts(opts(name, help)))
     }
 
     fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::IntGaugeVec {

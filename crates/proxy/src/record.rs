@@ -14,10 +14,11 @@ use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::Rate;
 use http::HeaderMap;
 
-use crate::app::{App, Generation};
+use crate::app::App;
 use crate::authenticate::Caller;
 use crate::clock;
 use crate::drain::Phase;
+use crate::generation::Generation;
 use crate::journal;
 use crate::lane::Lane;
 use crate::limit::Limits;
@@ -298,7 +299,7 @@ impl Drop for Record {
             }
             metrics.took(position, &self.spent, self.attempts > 0);
             if let Some(lane) = self.lane() {
-                lane.meters.ended(kind, self.end);
+                lane.meters().ended(kind, self.end);
             }
         }
         let caller_left = !self.relayed && self.app.drain.phase() < Phase::Over;

@@ -26,7 +26,7 @@ pub struct Replay {
     past_ms: u64,
     entries: AtomicUsize,
     /// About how many may be live; racing threads may overstep it by one each.
-    capacity: usize,
+    capacity: AtomicUsize,
     /// Handed over: nothing more is admitted here.
     closed: AtomicBool,
 }
@@ -132,7 +132,7 @@ impl Replay {
             guarded_until,
             past_ms: window.past_ms,
             entries: AtomicUsize::new(0),
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             closed: AtomicBool::new(false),
         }
     }
@@ -171,7 +171,8 @@ impl Replay {
         // Judged under the lock: whoever forgets moves the horizon first and takes the lock after.
         self.judge(&shard, print)?;
         let prints = [Some(print.pair), print.nonce];
-        if self.entries() + prints.iter().flatten().count() > self.capacity {
+        if self.entries() + prints.iter().flatten().count() > self.capacity.load(Ordering::Relaxed)
+        {
             return Err(Unusable::Full);
         }
         let slice = print.stamp_ms / SLICE_MS;
@@ -290,6 +291,12 @@ impl Replay {
         }
     }
 
+    /// Makes room for as many stamps as other limits admit. With less room than there are stamps none is forgotten: no
+    /// more is admitted until some have gone stale.
+    pub fn resize(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+    }
+
     /// How many entries are remembered now.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
@@ -297,7 +304,7 @@ impl Replay {
 
     /// How many there may be.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity.load(Ordering::Relaxed)
     }
 
     /// How many bytes the entries take now, with the tables they are in.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::Configuration;
 use gatepay_tenancy::settings::Upstream;
+use gatepay_tenancy::{Configuration, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -21,6 +21,7 @@ use crate::drain::{Door, Phase};
 use crate::journey::Worker;
 use crate::mark::Mark;
 use crate::pool::Pool;
+use crate::reload::{self, Environment};
 use crate::repeat::Budget;
 use crate::state::{Inheritance, State};
 use crate::{admin, descriptors, listener};
@@ -40,6 +41,7 @@ pub struct Server {
     admin_address: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<(Ended, Memory)>,
+    reload: Option<JoinHandle<()>>,
 }
 
 /// The replay memory's way to the next process, until it has gone it.
@@ -157,7 +159,21 @@ impl Server {
             admin_address,
             workers,
             control,
+            reload: None,
         })
+    }
+
+    /// Watches the files that the configuration came from, and brings in what changes.
+    pub fn follow(&mut self, watch: Watch, env: Environment) -> Result<(), StartError> {
+        let thread = reload::follow(&self.app, watch, env).map_err(StartError::Thread)?;
+        self.reload = Some(thread);
+        Ok(())
+    }
+
+    /// What asks for a reload, and does not wait for it.
+    pub fn reload(&self) -> impl Fn() + Send + 'static {
+        let app = Arc::clone(&self.app);
+        move || app.reload.soon()
     }
 
     /// Where tenants connect.
@@ -202,9 +218,15 @@ impl Server {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
+        self.app.reload.end();
         memory.hand_over(&self.app);
         if let Some(journal) = &self.app.journal {
             journal.finish();
+        }
+        if let Some(reload) = self.reload {
+            reload
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         // Last and not for long: a reader that has stalled must not cost the memory.
         self.app.log.finish();

@@ -8,13 +8,13 @@
 //!
 //! [`Plan`] says what one configuration changes compared with another.
 //!
-//! What this crate deliberately is not: it knows no HTTP, opens no socket, watches nothing, logs nothing, and reads
+//! What this crate deliberately is not: it knows no HTTP, opens no socket, logs nothing, looks at no file unasked, and reads
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
 //! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
-//! [`registry`]), how it is asked for ([`mod@load`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
+//! [`registry`]), how it is asked for ([`mod@load`], [`watch`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
-//! `credentials`, `not_yet`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
+//! `credentials`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
 pub mod edit;
 pub mod facts;
@@ -38,7 +38,6 @@ mod credentials;
 mod document;
 mod durable;
 mod look;
-mod not_yet;
 mod operations;
 mod operator_file;
 mod party_file;

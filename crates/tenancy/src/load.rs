@@ -232,7 +232,8 @@ impl<'a> Reading<'a> {
         let root = self.document(path)?;
         let mut reader = Reader::new(self.file(path), &root);
         let mut claims = Claims::default();
-        let settings = proxy_file::read(&mut reader, self.sources(path), &mut claims);
+        let mut settings = proxy_file::read(&mut reader, self.sources(path), &mut claims);
+        settings.written = facts::as_written(&root);
         let catalogue = operations::read(&mut reader);
         reader.finish();
         Some((settings, catalogue))

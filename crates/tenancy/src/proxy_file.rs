@@ -23,7 +23,7 @@ use crate::settings::{
 };
 use crate::tenant::SubAccount;
 use crate::url::{UpstreamUrl, UrlError};
-use crate::{credentials, not_yet, value};
+use crate::{credentials, value};
 
 /// GatePay's base URL (protocol.md 1.1).
 const GATEPAY: &str = "https://openplatform.gateapi.io";
@@ -43,7 +43,6 @@ pub(crate) fn read(
     sources: Sources<'_>,
     claims: &mut Claims<Place>,
 ) -> Settings {
-    not_yet::refuse(not_yet::PROXY, reader);
     let path = || value::path(sources.folder);
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
@@ -53,6 +52,7 @@ pub(crate) fn read(
         operators: reader.optional("operators", path()),
         state_dir: reader.optional("state_dir", path()),
         poll: reader.or("poll_ms", default.poll, value::millis),
+        reload_guard: reader.or("reload_guard", default.reload_guard, value::flag),
         ratelimit_headers: reader.or("ratelimit_headers", default.ratelimit_headers, value::flag),
         refusal_status: reader.or(
             "refusal_status",

@@ -198,13 +198,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the parser of a key accepts is more than what is: whoever reads it sees to that.
-    pub(crate) fn narrow(&self, path: &'static str, to: impl FnOnce() -> serde_json::Value) {
-        if let Some(asked) = &self.asked {
-            asked.narrow(path, to());
-        }
-    }
-
     /// Whether a key stands here, whatever its value.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

@@ -14,6 +14,7 @@ use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
 use crate::claims::Claims;
+use crate::look::Reads;
 use crate::party_file::Terms;
 use crate::problem::Problems;
 use crate::reader::{File, Reader};
@@ -74,6 +75,7 @@ fn told(read: impl FnOnce(Reader<'_>, Sources<'_>)) -> Value {
         folder: Path::new(""),
         env: &|_| None,
         elsewhere: false,
+        reads: &Reads::default(),
     };
     read(Reader::asking(file, Rc::clone(&asked)), sources);
     asked.schema()
@@ -116,7 +118,6 @@ fn named(mut schema: Value) -> Value {
 pub(crate) struct Asked {
     keys: RefCell<BTreeMap<&'static str, Holds>>,
     needed: RefCell<BTreeSet<&'static str>>,
-    narrowed: RefCell<Vec<(&'static str, Value)>>,
     one: Cell<bool>,
 }
 
@@ -142,11 +143,6 @@ impl Asked {
     /// It has to be there.
     pub(crate) fn need(&self, key: &'static str) {
         self.needed.borrow_mut().insert(key);
-    }
-
-    /// Of what the parser of a key accepts, this version does not.
-    pub(crate) fn narrow(&self, path: &'static str, to: Value) {
-        self.narrowed.borrow_mut().push((path, to));
     }
 
     /// Exactly one of its keys has to stand there.
@@ -176,12 +172,6 @@ impl Asked {
         if self.one.get() {
             schema["minProperties"] = 1.into();
             schema["maxProperties"] = 1.into();
-        }
-        for (path, to) in &*self.narrowed.borrow() {
-            let pointer = format!("/properties/{}", path.replace('.', "/properties/"));
-            if let Some(property) = schema.pointer_mut(&pointer) {
-                merge(property, to);
-            }
         }
         schema
     }
@@ -314,6 +304,7 @@ mod tests {
             folder: Path::new("/nowhere"),
             env: &|_| None,
             elsewhere: true,
+            reads: &Reads::default(),
         };
         let mut reader = Reader::new(file, &root);
         let (catalogue, mut claims) = (Catalogue::standard(), Claims::default());

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::check::Strictness;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// How often files are looked at for changes.
     pub poll: Duration,
+    /// Whether a change that removes many tenants, or moves one to another sub-account, has to be confirmed.
+    pub reload_guard: bool,
     /// Which statuses refusals have.
     pub refusal_status: RefusalStatus,
     /// Whether every answer says what is left of the caller's rate, not only a 429.
@@ -44,8 +47,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// A proxy on the way there, which tunnels.
     pub egress: Option<Egress>,
-    /// Who we are to GatePay.
-    pub institution: Institution,
+    /// Who we are to GatePay. Shared: a reload replaces it.
+    pub institution: Arc<Institution>,
     /// How far tenants' stamps may lie from our clock.
     pub window: Window,
     /// How the process ends.
@@ -309,6 +312,8 @@ impl Settings {
             state_dir: None,
             // A change is at work before whoever made it looks up; a look costs one listing of a folder.
             poll: Duration::from_secs(2),
+            // An empty folder must not turn off the business.
+            reload_guard: true,
             refusal_status: RefusalStatus::Http,
             // Two header lines on every answer, which few clients read.
             ratelimit_headers: false,
@@ -325,7 +330,7 @@ impl Settings {
             admin: Admin::default(),
             upstream: Upstream::new(url),
             egress: None,
-            institution,
+            institution: Arc::new(institution),
             window: DEFAULT_WINDOW,
             drain: Drain::default(),
             audit: None,

@@ -118,6 +118,12 @@ impl Signals {
         })
     }
 
+    /// SIGHUP, likewise, for [`wait_and`](Self::wait_and).
+    pub(crate) fn hangup(&self) -> io::Result<Signal> {
+        let _entered = self.runtime.enter();
+        signal(SignalKind::hangup())
+    }
+
     /// The next one.
     pub(crate) fn wait(&mut self) -> &'static str {
         let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
@@ -125,6 +131,20 @@ impl Signals {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
+            }
+        })
+    }
+
+    /// The next one; meanwhile every hang-up is a reload.
+    pub(crate) fn wait_and(&mut self, hangup: &mut Signal, reload: impl Fn()) -> &'static str {
+        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
+        self.runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return "SIGTERM",
+                    _ = interrupt.recv() => return "SIGINT",
+                    _ = hangup.recv() => reload(),
+                }
             }
         })
     }

@@ -7,10 +7,13 @@ use clap::Args;
 use gatepay_proxy::activation::{self, Stage};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
+use gatepay_tenancy::Watch;
 
 use super::{Exit, Signals, complain, environment, fail, log_to_stderr};
 
 /// Serve tenants until SIGTERM or Ctrl-C, then drain; a second signal ends the drain at once.
+///
+/// Changed files are brought in every `poll_ms`, and at once on SIGHUP or POST /-/reload.
 ///
 /// Sockets that systemd passes are used instead of binding, and systemd is told when it serves and when it ends.
 ///
@@ -25,8 +28,8 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> Exit {
-        let configuration = match gatepay_tenancy::load(&self.config, &environment) {
-            Ok(configuration) => configuration,
+        let (watch, configuration) = match Watch::open(&self.config, &environment) {
+            Ok(opened) => opened,
             Err(problems) => {
                 problems.iter().for_each(complain);
                 return Exit::Usage;
@@ -42,12 +45,13 @@ impl Serve {
             Ok(sockets) => sockets,
             Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
         };
-        // Before it is said to serve: whoever is told so may end it at once, in order.
-        let mut signals = match Signals::listen() {
-            Ok(signals) => signals,
+        // Before it is said to serve: whoever is told so may end it at once, in order, or have it reload.
+        let listening = Signals::listen().and_then(|signals| Ok((signals.hangup()?, signals)));
+        let (mut hangup, mut signals) = match listening {
+            Ok(listening) => listening,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
-        let server = match Server::start(
+        let mut server = match Server::start(
             configuration,
             sockets,
             Clock::system(),
@@ -57,6 +61,9 @@ impl Serve {
             Ok(server) => server,
             Err(error) => return fail(format_args!("cannot start: {error}")),
         };
+        if let Err(error) = server.follow(watch, environment) {
+            return fail(format_args!("cannot start: {error}"));
+        }
         tracing::info!(
             address = %server.address(), admin = %server.admin_address(), upstream, tenants,
             version = env!("CARGO_PKG_VERSION"), "serving"
@@ -69,7 +76,7 @@ impl Serve {
                 "starting: stamps of the run before cannot be told from repeats, so requests wait"
             );
         }
-        let signal = signals.wait();
+        let signal = signals.wait_and(&mut hangup, server.reload());
         tracing::info!(signal, "asked to end");
         activation::tell(Stage::Stopping);
         server.leave();

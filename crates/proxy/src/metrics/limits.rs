@@ -115,6 +115,19 @@ impl LimitMetrics {
         }
     }
 
+    /// Ends a tenant's series.
+    pub(super) fn forget(&self, id: &str) {
+        // It may have had none.
+        let _ = self.shares.remove_label_values(&[id]);
+        let _ = self.uses.remove_label_values(&[id]);
+        let _ = self.borrowed.remove_label_values(&[id]);
+        for limit in Limit::ALL {
+            let labels = &[id, limit.as_str()];
+            let _ = self.refused.remove_label_values(labels);
+            let _ = self.shadowed.remove_label_values(labels);
+        }
+    }
+
     /// Shows how the institution's quota stands.
     pub fn stands(&self, view: &QuotaView) {
         for (gauge, rate) in self.rates.iter().zip([view.configured, view.in_force]) {

@@ -186,5 +186,5 @@ fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
         assert_eq!(text.trim(), coming, "{problem}");
         keys.push(key.trim().to_owned());
     }
-    assert_eq!(keys, ["admin.token"]);
+    assert_eq!(keys, [""; 0]);
 }

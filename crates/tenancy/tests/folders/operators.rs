@@ -6,7 +6,7 @@ use gatepay_tenancy::{
 };
 use zeroize::Zeroizing;
 
-use crate::support::{Folder, folder, operator, tenant};
+use crate::support::{Folder, folder, operator};
 
 fn with_operators() -> Folder {
     folder().proxy("operators = 'operators.d'")

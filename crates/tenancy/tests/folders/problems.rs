@@ -317,25 +317,6 @@ fn two_tenants_share_a_sub_account_only_if_both_say_so() {
 }
 
 #[test]
-fn what_this_version_does_not_act_on_is_refused_not_ignored() {
-    assert_eq!(
-        folder()
-            .proxy("admin.token = { env = 'TOKEN' }")
-            .variable("TOKEN", "made-up")
-            .problems(),
-        ["proxy.toml:1: admin.token: is not supported by this version yet"]
-    );
-    assert_eq!(
-        folder().proxy("poll_ms = 1_000").problems(),
-        ["proxy.toml:1: poll_ms: is not supported by this version yet; leave it at 2000"]
-    );
-    folder()
-        .proxy("poll_ms = 2_000")
-        .tenant("acme", "replay = 'nonce'\nweight = 1")
-        .loads();
-}
-
-#[test]
 fn a_proxy_header_is_believed_of_somebody_named_or_of_nobody() {
     let text = "listen.proxy_protocol = true";
     assert_eq!(

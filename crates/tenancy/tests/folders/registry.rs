@@ -184,17 +184,16 @@ fn tenants_made_in_this_process_obey_the_same_rules() {
         };
         ids.iter().map(one).collect()
     };
-    let institution = folder().loads().settings.institution.credentials;
+    let settings = folder().loads().settings;
+    let institution = &settings.institution.credentials;
     let registry =
-        Registry::new(made(&["zeta", "acme"]), Vec::new(), &institution).unwrap_or_default();
+        Registry::new(made(&["zeta", "acme"]), Vec::new(), institution).unwrap_or_default();
     assert_eq!(ids(&registry), ["acme", "zeta"]);
     assert!(registry.find("zeta").is_some());
 
     let mut twice = made(&["acme"]);
     twice.extend(made(&["acme"]));
-    let conflicts = Registry::new(twice, Vec::new(), &institution)
-        .err()
-        .unwrap();
+    let conflicts = Registry::new(twice, Vec::new(), institution).err().unwrap();
     let conflicts: Vec<_> = conflicts.iter().map(ToString::to_string).collect();
     assert_eq!(
         conflicts,

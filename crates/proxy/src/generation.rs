@@ -1,0 +1,266 @@
+//! Generation: a registry with what is kept beside it, swapped as a whole.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use gatepay_core::{Catalogue, Credential};
+use gatepay_tenancy::facts::Facts;
+use gatepay_tenancy::settings::{Institution, Settings};
+use gatepay_tenancy::{PartyId, Registry, Side};
+
+use crate::clock::Clock;
+use crate::lane::{Lane, Lanes};
+use crate::metrics::Metrics;
+
+/// What a request is judged by, loaded once and kept to its end.
+pub struct Generation {
+    /// What may be called: the same for the life of the process.
+    pub catalogue: Arc<Catalogue>,
+    /// Who may call.
+    pub registry: Registry,
+    /// Who we are to GatePay.
+    pub institution: Arc<Institution>,
+    /// What `proxy.toml` said, as far as it is in force.
+    pub written: Facts,
+    /// By position in the registry.
+    lanes: Vec<Arc<Lane>>,
+}
+
+/// The credential of the institution's that signs.
+pub struct Signing {
+    institution: Arc<Institution>,
+    place: usize,
+}
+
+impl Signing {
+    /// The one that is valid at this time.
+    fn at(institution: &Arc<Institution>, now_ms: u64) -> Option<Self> {
+        let valid = institution.credential_at(now_ms)?;
+        let mut all = institution.credentials.iter();
+        Some(Self {
+            place: all.position(|dated| std::ptr::eq(&raw const dated.credential, valid))?,
+            institution: Arc::clone(institution),
+        })
+    }
+
+    /// Client id and key.
+    pub fn credential(&self) -> &Credential {
+        &self.institution.credentials[self.place].credential
+    }
+}
+
+/// What generations are built with.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// The process's settings.
+    pub settings: &'a Settings,
+    /// The lanes there are.
+    pub lanes: &'a Lanes,
+    /// Where series are made.
+    pub metrics: &'a Metrics,
+    /// What limiters are measured by.
+    pub clock: &'a Clock,
+}
+
+impl Generation {
+    /// Whoever was there before keeps its lane, under the limits it has now: so nothing may fail any more.
+    pub fn new(
+        catalogue: Arc<Catalogue>,
+        registry: Registry,
+        institution: Arc<Institution>,
+        written: Facts,
+        means: Means<'_>,
+    ) -> Self {
+        let own = means.settings.metrics.max_tenants;
+        let lanes = means
+            .lanes
+            .arrange(&registry, own, means.metrics, means.clock);
+        Self {
+            catalogue,
+            registry,
+            institution,
+            written,
+            lanes,
+        }
+    }
+
+    /// What to sign with at this time.
+    pub fn signing(&self, now_ms: u64) -> Option<Signing> {
+        Signing::at(&self.institution, now_ms)
+    }
+
+    /// The lane of whoever has this position in the registry.
+    pub fn lane(&self, position: usize) -> &Arc<Lane> {
+        &self.lanes[position]
+    }
+
+    /// Everybody's lane, by position.
+    pub fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
+    }
+
+    /// As one side of a plan.
+    pub fn side(&self) -> Side<'_> {
+        Side {
+            written: &self.written,
+            institution: &self.institution,
+            catalogue: &self.catalogue,
+            registry: &self.registry,
+        }
+    }
+
+    /// Removes the series of whoever had some in a generation before this one and has none now.
+    pub fn end_series_of(&self, before: &Self, means: Means<'_>) {
+        let own = |generation: &Self| -> HashSet<PartyId> {
+            let parties = generation.registry.parties();
+            let own = parties.take(means.settings.metrics.max_tenants);
+            own.map(|who| who.party().id.clone()).collect()
+        };
+        for id in own(before).difference(&own(self)) {
+            means.metrics.forget_tenant(id.as_str());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Limits;
+    use crate::quota::Quota;
+    use gatepay_core::{ClientId, Kind, SecretKey};
+    use gatepay_tenancy::settings::UpstreamUrl;
+    use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};
+    use zeroize::Zeroizing;
+
+    use std::time::Duration;
+
+    const START: u64 = 1_767_225_600_000;
+
+    struct World {
+        settings: Settings,
+        metrics: Metrics,
+        clock: Clock,
+        lanes: Lanes,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let url = UpstreamUrl::parse("http://127.0.0.1:1").unwrap();
+            let institution = Institution {
+                account_id: None,
+                merchant_id: None,
+                credentials: Vec::new(),
+            };
+            let mut settings = Settings::new(url, institution);
+            settings.metrics.max_tenants = 2;
+            let metrics = Metrics::new(&Catalogue::standard());
+            let clock = Clock::manual(START);
+            let meters = metrics.limits.quota.clone();
+            let quota = Quota::new(&settings.upstream.quota, meters, &clock);
+            Self {
+                settings,
+                metrics,
+                clock,
+                lanes: Lanes::new(quota),
+            }
+        }
+
+        fn means(&self) -> Means<'_> {
+            Means {
+                settings: &self.settings,
+                lanes: &self.lanes,
+                metrics: &self.metrics,
+                clock: &self.clock,
+            }
+        }
+
+        fn build(&self, tenants: &[(&str, u32, u32)], operators: &[&str]) -> Generation {
+            Generation::new(
+                Arc::new(Catalogue::standard()),
+                registry(tenants, operators),
+                Arc::clone(&self.settings.institution),
+                Facts::new(),
+                self.means(),
+            )
+        }
+    }
+
+    fn credentials(id: &str) -> Vec<DatedCredential> {
+        let secret = SecretKey::new(Zeroizing::new(format!("fake-{id}"))).unwrap();
+        let credential = Credential::new(ClientId::parse(id).unwrap(), &secret);
+        vec![DatedCredential::undated(credential)]
+    }
+
+    fn registry(tenants: &[(&str, u32, u32)], operators: &[&str]) -> Registry {
+        let tenant = |(id, per_second, burst): &(&str, u32, u32)| {
+            let mut tenant = Tenant::new(
+                PartyId::parse(id).unwrap(),
+                SubAccount::parse(id).unwrap(),
+                &Catalogue::standard(),
+                credentials(id),
+            );
+            tenant.party.limits.all = Rate {
+                per_second: (*per_second).try_into().unwrap(),
+                burst: (*burst).try_into().unwrap(),
+            };
+            tenant
+        };
+        let operator = |id: &&str| {
+            let party_id = PartyId::parse(id).unwrap();
+            Operator::new(party_id, &Catalogue::standard(), credentials(id))
+        };
+        let tenants = tenants.iter().map(tenant).collect();
+        let operators = operators.iter().map(operator).collect();
+        Registry::new(tenants, operators, &[]).unwrap_or_default()
+    }
+
+    fn lane<'a>(generation: &'a Generation, id: &str) -> &'a Arc<Lane> {
+        generation.lane(generation.registry.find(id).unwrap().position)
+    }
+
+    /// Takes tokens until there are none, and says how many there were.
+    fn drain(generation: &Generation, id: &str) -> usize {
+        let mut shadow = Limits::default();
+        let mut take = || {
+            let tokens = lane(generation, id).take(Kind::Read, &mut shadow);
+            tokens.map(|mut tokens| tokens.spend(true))
+        };
+        std::iter::from_fn(|| take().ok()).count()
+    }
+
+    #[test]
+    fn whoever_stays_keeps_its_lane_wherever_it_stands() {
+        let world = World::new();
+        let first = world.build(&[("b", 1, 3), ("d", 1, 3)], &["y"]);
+        assert_eq!((drain(&first, "b"), drain(&first, "y")), (3, 100));
+        let four = [("a", 1, 3), ("b", 1, 3), ("c", 1, 3), ("d", 1, 3)];
+        let next = world.build(&four, &["x", "y"]);
+        assert!(Arc::ptr_eq(lane(&first, "b"), lane(&next, "b")));
+        let left = ["a", "b", "c", "d", "x", "y"].map(|id| drain(&next, id));
+        assert_eq!(left, [3, 0, 3, 3, 100, 0]);
+    }
+
+    #[test]
+    fn to_be_removed_and_added_again_is_no_way_to_a_full_bucket() {
+        let world = World::new();
+        assert_eq!(drain(&world.build(&[("a", 1, 200)], &[]), "a"), 200);
+        let _without = world.build(&[], &[]);
+        world.clock.advance(Duration::from_secs(50));
+        assert_eq!(drain(&world.build(&[("a", 1, 200)], &[]), "a"), 50);
+    }
+
+    #[test]
+    fn series_go_with_their_tenant_and_come_with_it() {
+        let world = World::new();
+        let has_series = |id: &str| {
+            let text = String::from_utf8(world.metrics.render()).unwrap();
+            text.contains(&format!("tenant=\"{id}\""))
+        };
+        let first = world.build(&[("b", 1, 3), ("c", 1, 3), ("d", 1, 3)], &[]);
+        assert_eq!(["b", "c", "d"].map(has_series), [true, true, false]);
+        let next = world.build(&[("a", 1, 3), ("c", 1, 3), ("d", 1, 3)], &[]);
+        next.end_series_of(&first, world.means());
+        let have = ["a", "b", "c", "d"].map(has_series);
+        assert_eq!(have, [true, false, true, false], "the first two have some");
+    }
+}

@@ -1,0 +1,447 @@
+//! Reload: changed files become the next generation, whole, or change nothing.
+//!
+//! A thread of its own looks at the files, reads what differs, builds, and swings the one pointer; it also drops what
+//! was there before, so that no request pays for any of it. It looks every `poll_ms`, less often if looking would cost
+//! more than a fiftieth of a core, and at once when asked to.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gatepay_tenancy::facts::Facts;
+use gatepay_tenancy::watch::{Glance, Next};
+use gatepay_tenancy::{Plan, Problem, Side, Watch};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::app::{App, replay_capacity};
+use crate::generation::{Generation, Means};
+
+/// Looks up an environment variable.
+pub type Environment = fn(&str) -> Option<String>;
+
+/// A file that was just changed may still be written: it is believed once it looked the same for this long, or for a
+/// quarter of the time between two looks if that is shorter.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Whoever asks for a reload has written what there is to write. Longer than a clock's tick, so that what is written
+/// after it was read has another time.
+const SETTLE_WHEN_ASKED: Duration = Duration::from_millis(20);
+/// How often reading begins anew because files change meanwhile, before the next look is left to do it.
+const TRIES: usize = 10;
+/// Looking at files takes at most this part of a core.
+const SHARE: u32 = 50;
+/// Of a hundred thousand problems this many are written down.
+const PROBLEMS: usize = 50;
+/// Likewise of changes.
+const CHANGES: usize = 20;
+/// Keys that take effect without a restart, besides the institution's.
+const LIVE: [&str; 2] = ["tenants", "operators"];
+
+/// Where a reload is asked for, and what became of the last.
+#[derive(Default)]
+pub struct Reload {
+    asks: Mutex<Option<Sender<Ask>>>,
+    state: Mutex<State>,
+}
+
+enum Ask {
+    Now {
+        confirm: Option<String>,
+        reply: oneshot::Sender<Answer>,
+    },
+    End,
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// What the files say is at work.
+    Applied,
+    /// It was before.
+    Unchanged,
+    /// Something is wrong with it, and what was at work still is.
+    Failed,
+    /// It removes or moves too much to be an accident nobody minds: somebody has to confirm it.
+    Waiting,
+    /// The files keep changing; they are looked at again.
+    Unsettled,
+}
+
+/// What is answered to whoever asks for a reload.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// What became of it.
+    pub result: Verdict,
+    /// What changes, or would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// What is wrong, each with file, line and key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// How the files and what is at work compare.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct State {
+    /// Whether what the files say is at work.
+    pub in_step: bool,
+    /// When it was applied, in milliseconds since 1970; `null` if nobody watches the files.
+    pub applied_ms: Option<u64>,
+    /// What is wrong with the files.
+    pub problems: Vec<String>,
+    /// The change that waits to be confirmed.
+    pub waiting: Option<Waiting>,
+    /// Keys of `proxy.toml` that wait for the next start.
+    pub restart: BTreeSet<String>,
+}
+
+/// A change that somebody has to confirm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// What to confirm it with.
+    pub confirm: String,
+    /// What it changes, in a line.
+    pub summary: String,
+    /// Why it waits.
+    pub guard: Vec<String>,
+}
+
+impl Reload {
+    /// Asks for a reload, with the hash of the change that is meant if it has to be confirmed. `None` if nobody watches
+    /// the files, or the process is ending.
+    pub async fn now(&self, confirm: Option<String>) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let asks = lock(&self.asks).clone()?;
+        asks.send(Ask::Now { confirm, reply }).ok()?;
+        answer.await.ok()
+    }
+
+    /// The same, without waiting for what becomes of it.
+    pub fn soon(&self) {
+        if let Some(asks) = &*lock(&self.asks) {
+            let (reply, _) = oneshot::channel();
+            // If it has ended, so does the process.
+            let _ = asks.send(Ask::Now {
+                confirm: None,
+                reply,
+            });
+        }
+    }
+
+    /// How the files and what is at work compare.
+    pub fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// Looks at the files no more.
+    pub fn end(&self) {
+        if let Some(asks) = lock(&self.asks).take() {
+            // It may have ended by itself.
+            let _ = asks.send(Ask::End);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Watches the files from now on, on a thread of its own, until [`Reload::end`].
+pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result<JoinHandle<()>> {
+    let (asks, asked) = channel();
+    *lock(&app.reload.asks) = Some(asks);
+    let mut follower = Follower {
+        app: Arc::clone(app),
+        watch,
+        env,
+        leftover: Vec::new(),
+        unbuilt: false,
+    };
+    *lock(&app.reload.state) = State {
+        in_step: true,
+        applied_ms: Some(app.clock.unix_ms()),
+        ..State::default()
+    };
+    let thread = thread::Builder::new().name("reload".into());
+    thread.spawn(move || follower.run(&asked))
+}
+
+struct Follower {
+    app: Arc<App>,
+    watch: Watch,
+    env: Environment,
+    /// Generations that requests may still hold: the last to let go would be the one to take them apart.
+    leftover: Vec<Arc<Generation>>,
+    /// Whether something was read of which no generation was built yet.
+    unbuilt: bool,
+}
+
+impl Follower {
+    fn run(&mut self, asked: &Receiver<Ask>) {
+        yield_to_requests();
+        let poll = self.app.settings.poll;
+        let settle = SETTLE.min(poll / 4);
+        let interval = poll.saturating_sub(settle);
+        let mut pause = interval;
+        loop {
+            self.app
+                .metrics
+                .reloads
+                .poll_seconds
+                .set((pause + settle).as_secs_f64());
+            match asked.recv_timeout(pause) {
+                Ok(Ask::Now { confirm, reply }) => {
+                    let answer = self.reload(confirm.as_deref());
+                    // Whoever asked may not wait for it.
+                    let _ = reply.send(answer);
+                }
+                Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let began = cpu_time();
+                    let glance = self.watch.glance();
+                    let cost = cpu_time().saturating_sub(began);
+                    // A change is at work within the interval: so looking comes earlier by what settling takes.
+                    pause = interval.max(cost.saturating_mul(SHARE));
+                    if (!glance.is_empty() || self.unbuilt) && self.read(glance, settle) {
+                        self.build(None);
+                    }
+                }
+            }
+            self.leftover.retain(|old| Arc::strong_count(old) > 1);
+        }
+    }
+
+    fn reload(&mut self, confirm: Option<&str>) -> Answer {
+        let glance = self.watch.glance();
+        if self.read(glance, SETTLE_WHEN_ASKED) {
+            self.build(confirm)
+        } else {
+            Answer::unsettled()
+        }
+    }
+
+    /// Reads what differs, until all of it was read while none of it changed.
+    fn read(&mut self, mut glance: Glance, settle: Duration) -> bool {
+        for _ in 0..TRIES {
+            if glance.is_empty() {
+                return true;
+            }
+            thread::sleep(settle);
+            if self.watch.settled(&glance) {
+                self.watch.read(&glance, &self.env);
+                self.unbuilt = true;
+            }
+            glance = self.watch.glance();
+        }
+        tracing::warn!(
+            files = glance.len(),
+            "files keep changing; they are looked at again"
+        );
+        false
+    }
+
+    fn build(&mut self, confirm: Option<&str>) -> Answer {
+        let next = match self.watch.next(&self.env) {
+            Ok(next) => next,
+            Err(problems) => return self.failed(&problems),
+        };
+        self.unbuilt = false;
+        let before = self.app.generation.load_full();
+        let plan = Plan::between(
+            before.side(),
+            Side {
+                written: &next.settings.written,
+                institution: &next.settings.institution,
+                // Parties are read by the operations in force.
+                catalogue: &before.catalogue,
+                registry: &next.registry,
+            },
+        );
+        let confirmed = confirm == Some(plan.hash.as_str());
+        if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {
+            return self.waits(plan);
+        }
+        self.apply(&before, next, &plan);
+        Answer {
+            result: if plan.changes {
+                Verdict::Applied
+            } else {
+                Verdict::Unchanged
+            },
+            plan: Some(plan),
+            problems: Vec::new(),
+        }
+    }
+
+    fn failed(&mut self, problems: &[Problem]) -> Answer {
+        // Without a problem it has passed, and the next look finds it so.
+        self.unbuilt = problems.is_empty();
+        if self.unbuilt {
+            return Answer::unsettled();
+        }
+        for problem in problems.iter().take(PROBLEMS) {
+            tracing::error!(%problem, "not reloaded: what was in force before still is");
+        }
+        if problems.len() > PROBLEMS {
+            let more = problems.len() - PROBLEMS;
+            tracing::error!(
+                more,
+                "not reloaded: there are more problems; `check` prints all"
+            );
+        }
+        let problems: Vec<_> = problems
+            .iter()
+            .take(PROBLEMS)
+            .map(Problem::to_string)
+            .collect();
+        let meters = &self.app.metrics.reloads;
+        meters.failed.inc();
+        meters.in_step.set(0);
+        meters.waiting.set(0);
+        let mut state = lock(&self.app.reload.state);
+        state.in_step = false;
+        state.waiting = None;
+        state.problems.clone_from(&problems);
+        Answer {
+            result: Verdict::Failed,
+            plan: None,
+            problems,
+        }
+    }
+
+    fn waits(&self, plan: Plan) -> Answer {
+        tracing::warn!(
+            summary = plan.summary,
+            guard = plan.guard.join("; "),
+            confirm = plan.hash,
+            "not reloaded yet: if this is meant, POST /-/reload?confirm=<the hash>"
+        );
+        let meters = &self.app.metrics.reloads;
+        meters.guarded.inc();
+        meters.in_step.set(0);
+        meters.waiting.set(1);
+        let mut state = lock(&self.app.reload.state);
+        state.in_step = false;
+        state.problems.clear();
+        state.waiting = Some(Waiting {
+            confirm: plan.hash.clone(),
+            summary: plan.summary.clone(),
+            guard: plan.guard.clone(),
+        });
+        Answer {
+            result: Verdict::Waiting,
+            plan: Some(plan),
+            problems: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, before: &Arc<Generation>, next: Next, plan: &Plan) {
+        let app = &self.app;
+        let means = Means {
+            settings: &app.settings,
+            lanes: &app.lanes,
+            metrics: &app.metrics,
+            clock: &app.clock,
+        };
+        let restart = self.waiting_for_a_restart(&next);
+        // Room first: nobody who is admitted by the new limits is refused for want of it.
+        app.replay
+            .resize(replay_capacity(&app.settings, &next.registry));
+        let generation = Arc::new(Generation::new(
+            Arc::clone(&before.catalogue),
+            next.registry,
+            Arc::clone(&next.settings.institution),
+            in_force(&app.settings.written, &next.settings.written),
+            means,
+        ));
+        app.generation.store(Arc::clone(&generation));
+        generation.end_series_of(before, means);
+
+        let meters = &app.metrics.reloads;
+        meters.applied.inc();
+        meters.in_step.set(1);
+        meters.waiting.set(0);
+        meters.restart_needed.set(i64::from(!restart.is_empty()));
+        let now_ms = app.clock.unix_ms();
+        meters
+            .applied_at
+            .set(i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX));
+        let lines = plan.to_string();
+        let mut changes: Vec<&str> = lines.lines().take(CHANGES).collect();
+        if lines.lines().count() > CHANGES {
+            changes.push("…");
+        }
+        tracing::info!(
+            summary = plan.summary,
+            changes = changes.join("; "),
+            "reloaded"
+        );
+        let mut state = lock(&app.reload.state);
+        if restart != state.restart && !restart.is_empty() {
+            let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
+            tracing::warn!(
+                keys = keys.join(", "),
+                "these keys of proxy.toml take effect at the next start"
+            );
+        }
+        *state = State {
+            in_step: true,
+            applied_ms: Some(now_ms),
+            problems: Vec::new(),
+            waiting: None,
+            restart,
+        };
+        drop(state);
+        self.leftover.push(Arc::clone(before));
+    }
+
+    fn waiting_for_a_restart(&self, next: &Next) -> BTreeSet<String> {
+        let (start, now) = (&self.app.settings.written, &next.settings.written);
+        let mut keys: BTreeSet<String> = start
+            .keys()
+            .chain(now.keys())
+            .filter(|key| start.get(*key) != now.get(*key) && !LIVE.contains(&key.as_str()))
+            .cloned()
+            .collect();
+        if next.operations_differ {
+            keys.insert("operation".to_owned());
+        }
+        keys
+    }
+}
+
+impl Answer {
+    fn unsettled() -> Self {
+        Self {
+            result: Verdict::Unsettled,
+            plan: None,
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// What `proxy.toml` says, as far as it is in force: what the process started with, but for what needs no restart.
+fn in_force(start: &Facts, now: &Facts) -> Facts {
+    let mut facts = start.clone();
+    for key in LIVE {
+        match now.get(key) {
+            Some(value) => drop(facts.insert(key.to_owned(), value.clone())),
+            None => drop(facts.remove(key)),
+        }
+    }
+    facts
+}
+
+/// Requests go first. That it cannot be so is no reason not to reload.
+fn yield_to_requests() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}

@@ -1,0 +1,306 @@
+//! Files change under the running program.
+
+use crate::support::program::{Folder, Program};
+use crate::support::*;
+use gatepay_proxy::clock::Clock;
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Whoever asks for a reload does not wait for this.
+const NEVER: &str = "poll_ms = 3_600_000";
+const SOON: &str = "poll_ms = 100";
+
+async fn status(program: &Program, shop: &Shop) -> u16 {
+    let request = shop.post(QUERY, BY_NUMBER).request(&Clock::system());
+    let answer = Connection::open(program.address).await.send(request).await;
+    answer.status
+}
+
+/// Waits until a shop's calls are answered like this; gives how long it took.
+async fn becomes(program: &Program, shop: &Shop, wanted: u16) -> Duration {
+    let begun = Instant::now();
+    while status(program, shop).await != wanted {
+        assert!(begun.elapsed() < PATIENCE, "{} never was {wanted}", shop.id);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    begun.elapsed()
+}
+
+fn initech() -> Shop {
+    Shop::new(
+        "initech",
+        "client-initech",
+        "fake-initech-secret-0003",
+        acme().sub_account,
+    )
+}
+
+const SHARED: &str = "shared_sub_account = true";
+
+/// A folder in which acme lets others have its account, too.
+fn folder(gatepay: &GatePay, proxy: &str) -> Folder {
+    let folder = Folder::before(&gatepay.url());
+    folder.proxy(proxy);
+    folder.tenant(&acme(), SHARED);
+    folder
+}
+
+#[tokio::test]
+async fn a_tenant_comes_and_goes_with_its_file() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    let program = Program::serve(&folder).await;
+    assert_eq!(status(&program, &initech()).await, 401);
+    folder.tenant(&initech(), SHARED);
+    becomes(&program, &initech(), 200).await;
+    folder.tenant(&initech(), &format!("{SHARED}\nstanding = 'suspended'"));
+    becomes(&program, &initech(), 403).await;
+    folder.remove("tenants.d/initech.toml");
+    becomes(&program, &initech(), 401).await;
+    assert_eq!(status(&program, &acme()).await, 200);
+    until("what changed is said", || {
+        program.stderr().contains("- tenant initech")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hang_up_is_a_reload_and_not_the_end() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    folder.tenant(&initech(), SHARED);
+    program.hang_up();
+    becomes(&program, &initech(), 200).await;
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_reload_is_told_what_it_changed() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    folder.tenant(&initech(), SHARED);
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (200, &json!("applied")), "{said}");
+    assert_eq!(said["plan"]["tenants"]["added"][0]["id"], "initech");
+    assert_eq!(status(&program, &initech()).await, 200, "at once");
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (200, &json!("unchanged")));
+    assert_eq!(program.admin("GET", "/-/reload").await.status, 200);
+    assert_eq!(program.admin("PUT", "/-/reload").await.status, 405);
+    assert_eq!(program.admin("POST", "/-/reload?force=1").await.status, 400);
+    let secret = "fake-initech-secret";
+    assert!(!said.to_string().contains(secret) && !program.stderr().contains(secret));
+}
+
+/// A change that cannot be used, and the beginning of the one problem it is.
+type Bad = (fn(&Folder), &'static str);
+
+const BAD: [Bad; 5] = [
+    (
+        |folder| {
+            let whole = fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap();
+            let half = &whole[..whole.find("secret").unwrap() + 12];
+            folder.file("tenants.d/globex.toml", half);
+        },
+        "tenants.d/globex.toml:3: ",
+    ),
+    (
+        |folder| {
+            folder.file(
+                "tenants.d/twin.toml",
+                &fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap(),
+            );
+        },
+        "tenants.d/twin.toml:1: id: is already used at tenants.d/globex.toml:1",
+    ),
+    (
+        |folder| folder.remove("secrets/globex.key"),
+        "tenants.d/globex.toml:3: credential[0].secret.file: there is no such file",
+    ),
+    (
+        |folder| folder.tenant(&globex(), "limits = { requests_per_second = 0 }"),
+        "tenants.d/globex.toml:4: limits.requests_per_second: must be at least 1",
+    ),
+    (
+        |folder| folder.proxy("polling = 1"),
+        "proxy.toml:1: polling: is not a key here",
+    ),
+];
+
+#[tokio::test]
+async fn what_is_wrong_changes_nothing_and_says_file_line_and_key() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    let good = |name: &str| fs::read_to_string(folder.path(name)).unwrap();
+    let (proxy, tenant) = (good("proxy.toml"), good("tenants.d/globex.toml"));
+    for (number, (spoil, problem)) in (1_u32..).zip(BAD) {
+        spoil(&folder);
+        let (code, said) = program.reload("").await;
+        assert_eq!((code, &said["result"]), (422, &json!("failed")), "{said}");
+        let told = said["problems"][0].as_str().unwrap();
+        assert!(told.starts_with(problem), "{told}");
+        until("it is in the log, too", || {
+            program.stderr().contains(problem)
+        })
+        .await;
+        assert_eq!(status(&program, &acme()).await, 200);
+        assert_eq!(status(&program, &globex()).await, 200);
+        assert_eq!(
+            program.metric(r#"reloads_total{result="failed"}"#).await,
+            number.to_string()
+        );
+        assert_eq!(program.metric("reload_in_step").await, "0");
+        let state = program.admin("GET", "/-/reload").await;
+        let state: Value = serde_json::from_slice(&state.body).unwrap();
+        assert_eq!(
+            (&state["in_step"], &state["problems"]),
+            (&json!(false), &said["problems"])
+        );
+
+        folder.file("proxy.toml", &proxy);
+        folder.file("tenants.d/globex.toml", &tenant);
+        folder.secret("globex", globex().secret);
+        let _ = fs::remove_file(folder.path("tenants.d/twin.toml"));
+        assert_eq!(program.reload("").await.0, 200);
+        assert_eq!(program.metric("reload_in_step").await, "1");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_folder_turns_nobody_off_until_somebody_says_that_it_is_meant() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    for number in 0..12 {
+        folder.file(
+            &format!("tenants.d/more-{number}.toml"),
+            &format!(
+                "id = 'more-{number}'\nsub_account = '{number}'\n[[credential]]\nclient_id = 'more-{number}'\nsecret = {{ file = '../secrets/more-{number}.key' }}\n"
+            ),
+        );
+        folder.secret(&format!("more-{number}"), &format!("fake-more-{number}"));
+    }
+    let program = Program::serve(&folder).await;
+    for entry in fs::read_dir(folder.path("tenants.d")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    until("the change is seen, and waits", || {
+        program.stderr().contains("not reloaded yet")
+    })
+    .await;
+    assert_eq!(status(&program, &acme()).await, 200);
+    assert_eq!(program.metric("reload_waiting").await, "1");
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (409, &json!("waiting")));
+    let hash = said["plan"]["hash"].as_str().unwrap();
+    assert_eq!(
+        program.reload("?confirm=0").await.0,
+        409,
+        "another change was meant"
+    );
+    assert_eq!(status(&program, &acme()).await, 200);
+    let (code, said) = program.reload(&format!("?confirm={hash}")).await;
+    assert_eq!((code, &said["result"]), (200, &json!("applied")));
+    assert_eq!(status(&program, &acme()).await, 401);
+    assert_eq!(program.metric("reload_waiting").await, "0");
+}
+
+#[tokio::test]
+async fn a_tenant_is_not_moved_to_another_account_by_accident_and_is_suspended_at_once() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    let moved = Shop::new("globex", "client-globex", globex().secret, "2124538351");
+    folder.tenant(&moved, "");
+    assert_eq!(program.reload("").await.0, 409);
+    assert_eq!(status(&program, &globex()).await, 200);
+    folder.tenant(&globex(), "standing = 'suspended'");
+    folder.tenant(&acme(), "standing = 'suspended'");
+    assert_eq!(program.reload("").await.0, 200);
+    assert_eq!(status(&program, &globex()).await, 403);
+    assert_eq!(status(&program, &acme()).await, 403);
+
+    folder.proxy("reload_guard = false");
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+    let program = Program::serve(&folder).await;
+    folder.tenant(&moved, "");
+    assert_eq!(program.reload("").await.0, 200, "nobody wants to be asked");
+}
+
+#[tokio::test]
+async fn what_waits_for_the_next_start_is_said() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    folder.proxy("checks = 'off'");
+    folder.tenant(&initech(), SHARED);
+    assert_eq!(program.reload("").await.0, 200);
+    assert_eq!(
+        status(&program, &initech()).await,
+        200,
+        "the rest is at work"
+    );
+    let state = program.admin("GET", "/-/reload").await;
+    let state: Value = serde_json::from_slice(&state.body).unwrap();
+    assert_eq!(state["restart"], json!(["checks"]));
+    assert_eq!(program.metric("reload_restart_needed").await, "1");
+    until("it is said", || {
+        program.stderr().contains("take effect at the next start")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_a_token_only_who_has_it_may_reload_and_see() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    folder.secret("admin", "fake-admin-token");
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    let token = "admin = { address = '127.0.0.2:0', token = { file = 'secrets/admin.key' } }";
+    folder.file(
+        "proxy.toml",
+        &proxy.replace("admin = { address = '127.0.0.2:0' }", token),
+    );
+    let program = Program::serve(&folder).await;
+    for path in ["/metrics", "/live", "/ready", "/version"] {
+        assert_eq!(program.admin("GET", path).await.status, 200, "{path}");
+    }
+    for (headers, code) in [
+        (&[][..], 401),
+        (&[("authorization", "Bearer fake-other")], 401),
+        (&[("authorization", "Basic fake-admin-token")], 401),
+        (&[("authorization", "Bearer fake-admin-token")], 200),
+        (&[("authorization", "bearer fake-admin-token")], 200),
+    ] {
+        let answer = program.admin_with("GET", "/-/reload", headers).await;
+        assert_eq!(answer.status, code, "{headers:?}");
+    }
+    assert_eq!(
+        program.admin("GET", "/tenants").await.status,
+        401,
+        "nor what there is"
+    );
+    assert_eq!(program.admin("POST", "/-/reload").await.status, 401);
+}
+
+#[tokio::test]
+async fn without_a_token_only_this_machine_may_and_no_page_in_its_browser() {
+    let gatepay = GatePay::now();
+    let open = folder(&gatepay, NEVER);
+    let program = Program::serve(&open).await;
+    for header in ["origin", "sec-fetch-site"] {
+        let answer = program
+            .admin_with("POST", "/-/reload", &[(header, "null")])
+            .await;
+        assert_eq!(answer.status, 403, "{header}");
+    }
+    let proxy = fs::read_to_string(open.path("proxy.toml")).unwrap();
+    let wide = folder(&gatepay, NEVER);
+    wide.file("proxy.toml", &proxy.replace("127.0.0.2:0", "0.0.0.0:0"));
+    let program = Program::serve(&wide).await;
+    assert_eq!(program.admin("GET", "/live").await.status, 200);
+    assert_eq!(program.admin("POST", "/-/reload").await.status, 403);
+}
