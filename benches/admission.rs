@@ -71,7 +71,8 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
     let lanes = Lanes::new(Arc::clone(&quota));
-    let lanes = lanes.arrange(&registry, 1_000, &metrics, &clock);
+    let own = settings::Metrics::default().own(&registry);
+    let lanes = lanes.arrange(&registry, &own, &metrics, &clock);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.
     for lane in &lanes {

@@ -82,6 +82,8 @@ mod records;
 mod operating;
 // What is counted is bounded, and rules and dashboard ask for nothing else.
 mod metrics;
+// A page for people says how things are now.
+mod status;
 // A real Prometheus scrapes it, and finds what dashboard and rules ask for.
 mod scraped;
 // Audit: what is written down before and after a call, and that nobody changes it unseen.

@@ -71,10 +71,12 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
             credentials[0].credential = credential(INSTITUTION_ID, INSTITUTION_CANARY);
         })
         .start();
-    let mut answered = 0;
+    let (mut answered, mut signatures) = (0, Vec::new());
     for call in calls() {
         let request = call.request(&proxy.clock);
         let signature = request.headers()["x-gatepay-signature"].clone();
+        let text = signature.to_str().unwrap();
+        signatures.extend((text.len() == 128).then(|| text.to_owned()));
         let answer = proxy.connect().await.send(request).await;
         let text = answer.text();
         assert!(!text.contains(TENANT_SECRET) && !text.contains(INSTITUTION_CANARY));
@@ -91,8 +93,27 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
     assert!(!lost.text().contains(CANARY));
     assert!(answered >= 4, "some of them reached GatePay: {answered}");
 
-    let metrics = proxy.metrics().await;
-    assert!(!metrics.contains(CANARY) && !metrics.contains(CARD));
+    for path in [
+        "/metrics",
+        "/status",
+        "/",
+        "/operations",
+        "/-/reload",
+        "/version",
+        "/nowhere",
+    ] {
+        let said = proxy.admin(path).await.text();
+        for secret in [CANARY, CARD, TENANT_SECRET, INSTITUTION_CANARY] {
+            assert!(!said.contains(secret), "{path}: {}", around(&said, secret));
+        }
+        for signature in &signatures {
+            assert!(
+                !said.contains(signature),
+                "{path}: {}",
+                around(&said, signature)
+            );
+        }
+    }
     proxy.counts("in_flight 0").await;
     let lines = proxy.stop().await;
     assert_eq!(lines.len(), calls().len() + 1);

@@ -188,6 +188,11 @@ impl Proxy {
         self.server().app()
     }
 
+    /// Where operators connect.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.server().admin_address()
+    }
+
     /// What an operator sees at a path of the admin listener.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         let request = Request::builder()

@@ -1,12 +1,14 @@
 //! Admin: metrics, health, version and reload, on a listener of their own, never on the tenants' address.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::{SecretKey, SigningKey};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -22,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::app::App;
 use crate::drain::Phase;
 use crate::reload::Verdict;
+use crate::{rows, status};
 
 /// Scrapes and probes are few; more than this at once is a fault or an attack.
 const CONNECTIONS: usize = 64;
@@ -79,6 +82,12 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         return refusal;
     }
     match (request.method(), path) {
+        (&Method::GET, "/status") => json(StatusCode::OK, &app.looks.look(app)),
+        (&Method::GET, "/operations") => {
+            let generation = app.generation.load();
+            let rows = generation.catalogue.rows().iter();
+            json(StatusCode::OK, &rows.map(rows::object).collect::<Vec<_>>())
+        }
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
         (&Method::POST, "/-/reload") => reload(app, request.uri().query()).await,
         (_, "/-/reload") => text(
@@ -87,7 +96,7 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version and /-/reload\n",
+            "there are /metrics, /live, /ready, /version, /, /status, /operations and /-/reload\n",
         ),
     }
 }
@@ -126,8 +135,32 @@ fn open(app: &App, path: &str) -> Option<Answer> {
             StatusCode::OK,
             concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n"),
         ),
+        // It has no figures of its own: it asks for them, with the token if there is one.
+        "/" if app.settings.admin.token.is_some() || is_local(app) => page(),
         _ => return None,
     })
+}
+
+/// Whether only this machine reaches the listener.
+fn is_local(app: &App) -> bool {
+    app.settings.admin.address.ip().is_loopback()
+}
+
+/// The status page, which may fetch from here, and run and load nothing else.
+fn page() -> Answer {
+    let body = Bytes::from_static(status::PAGE.as_bytes());
+    let mut page = answer_of(StatusCode::OK, "text/html; charset=utf-8", body);
+    let lines = page.headers_mut();
+    lines.insert(header::CONTENT_SECURITY_POLICY, status::POLICY.clone());
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        lines.insert(name, HeaderValue::from_static(value));
+    }
+    page
 }
 
 /// Why somebody may not see and do the rest. With the token they may if there is one, else on this machine only.
@@ -135,15 +168,16 @@ fn forbidden(app: &App, request: &Request<Incoming>) -> Option<Answer> {
     let admin = &app.settings.admin;
     let headers = request.headers();
     let Some(token) = &admin.token else {
-        if !admin.address.ip().is_loopback() {
+        if !is_local(app) {
             return Some(text(
                 StatusCode::FORBIDDEN,
                 "this answers on a loopback address, or with admin.token\n",
             ));
         }
-        // No operator's tool sends it. A page in a browser on this machine is nobody who may ask.
+        // No operator's tool sends it. A page in a browser on this machine is nobody who may ask, but for our own.
         let browser =
             headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+        let browser = browser && !(request.method() == Method::GET && is_own_page(headers));
         return browser.then(|| text(StatusCode::FORBIDDEN, "this is not for browsers\n"));
     };
     let presented = headers
@@ -164,6 +198,23 @@ fn forbidden(app: &App, request: &Request<Incoming>) -> Option<Answer> {
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, challenge);
     Some(refusal)
+}
+
+/// Whether a browser asks for the page that came from here, or somebody typed the address: not for a page of somebody
+/// else's, and not under a name that somebody else made lead here.
+fn is_own_page(headers: &HeaderMap) -> bool {
+    let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = says("host").and_then(|host| host.parse::<Authority>().ok());
+    let local = host.is_some_and(|host| {
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        name == "localhost"
+            || name
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    });
+    local
+        && !headers.contains_key(header::ORIGIN)
+        && matches!(says("sec-fetch-site"), Some("same-origin" | "none"))
 }
 
 async fn reload(app: &App, query: Option<&str>) -> Answer {

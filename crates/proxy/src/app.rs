@@ -30,6 +30,7 @@ use crate::quota::Quota;
 use crate::reload::Reload;
 use crate::replay::Replay;
 use crate::state::Inheritance;
+use crate::status::Looks;
 use crate::tls;
 
 /// What outlives every request and every reload.
@@ -80,6 +81,10 @@ pub struct App {
     pub drain: Drain,
     /// Where a reload is asked for, and what became of the last.
     pub reload: Reload,
+    /// What was counted when somebody looked.
+    pub looks: Looks,
+    /// When it was made, in milliseconds since 1970.
+    pub began_ms: u64,
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -202,6 +207,8 @@ impl App {
                 metrics.clock.clone(),
             ),
             reload: Reload::default(),
+            looks: Looks::default(),
+            began_ms: clock.unix_ms(),
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,

@@ -71,10 +71,10 @@ impl Generation {
         written: Facts,
         means: Means<'_>,
     ) -> Self {
-        let own = means.settings.metrics.max_tenants;
+        let own = means.settings.metrics.own(&registry);
         let lanes = means
             .lanes
-            .arrange(&registry, own, means.metrics, means.clock);
+            .arrange(&registry, &own, means.metrics, means.clock);
         Self {
             catalogue,
             registry,
@@ -112,9 +112,10 @@ impl Generation {
     /// Removes the series of whoever had some in a generation before this one and has none now.
     pub fn end_series_of(&self, before: &Self, means: Means<'_>) {
         let own = |generation: &Self| -> HashSet<PartyId> {
-            let parties = generation.registry.parties();
-            let own = parties.take(means.settings.metrics.max_tenants);
-            own.map(|who| who.party().id.clone()).collect()
+            let own = means.settings.metrics.own(&generation.registry);
+            let parties = generation.registry.parties().zip(own);
+            let own = parties.filter(|(_, own)| *own);
+            own.map(|(who, _)| who.party().id.clone()).collect()
         };
         for id in own(before).difference(&own(self)) {
             means.metrics.forget_tenant(id.as_str());

@@ -293,7 +293,7 @@ impl Lanes {
     pub fn arrange(
         &self,
         registry: &Registry,
-        max_tenants: usize,
+        own: &[bool],
         metrics: &Metrics,
         clock: &Clock,
     ) -> Vec<Arc<Lane>> {
@@ -305,7 +305,7 @@ impl Lanes {
         for (position, who) in registry.parties().enumerate() {
             let (party, weight) = (who.party(), who.weight());
             // Which tenants have series of their own follows from configuration, never from traffic.
-            let meters = if position < max_tenants {
+            let meters = if own[position] {
                 metrics.tenant(Some(party.id.as_str()))
             } else {
                 Arc::clone(&other)

@@ -2,6 +2,7 @@
 
 mod limits;
 mod size;
+mod totals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use prometheus::{
 
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
 pub use self::size::Size;
+pub use self::totals::{Spread, Totals};
 use crate::guardian::Fault;
 use crate::journal;
 use crate::line::{Spent, Turn};
@@ -83,6 +85,8 @@ pub struct Metrics {
     pub lines_left_out: IntCounter,
     /// 1 while `/ready` says so.
     pub ready: IntGauge,
+    /// What the kernel says.
+    pub process: Process,
     /// The audit journal's, if there is one.
     pub journal: journal::Meters,
     /// What becomes of changed files.
@@ -174,6 +178,15 @@ pub enum End {
 const ENDS: [&str; 5] = ["success", "failure", "unknown", "refused", "caller_left"];
 
 impl End {
+    /// Every end.
+    pub const ALL: [Self; ENDS.len()] = [
+        Self::Success,
+        Self::Failure,
+        Self::Unknown,
+        Self::Refused,
+        Self::CallerLeft,
+    ];
+
     /// The label.
     pub fn as_str(self) -> &'static str {
         ENDS[self as usize]
@@ -228,7 +241,6 @@ impl Metrics {
             &["version"],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        make.keep(Process::new());
         Self {
             refusals: Refusal::SLUGS
                 .map(|slug| (slug, refusals.with_label_values(&[slug])))
@@ -298,6 +310,7 @@ impl Metrics {
             ),
             journal: journal_meters(&make),
             reloads: ReloadMeters::new(&make),
+            process: make.register(Process::new()),
             requests,
             registry,
         }
@@ -534,14 +547,6 @@ impl Make<'_> {
             .register(Box::new(metric.clone()))
             .expect("names are distinct");
         metric
-    }
-
-    /// Registers what nothing else has to reach.
-    fn keep<C: Collector + 'static>(&self, made: prometheus::Result<C>) {
-        let metric = made.expect("names and labels are well formed");
-        self.0
-            .register(Box::new(metric))
-            .expect("names are distinct");
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {

@@ -8,7 +8,8 @@ use prometheus::{Counter, Gauge, IntGauge};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// Read anew for every scrape.
+/// Read anew for every look.
+#[derive(Clone)]
 pub struct Process {
     cpu: Counter,
     resident: IntGauge,
@@ -17,6 +18,19 @@ pub struct Process {
     open_files: IntGauge,
     most_files: IntGauge,
     started: Gauge,
+}
+
+/// What is seen of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// CPU time spent, in seconds.
+    pub cpu: f64,
+    /// Bytes in RAM.
+    pub resident: i64,
+    /// Open file descriptors.
+    pub open_files: i64,
+    /// How many may be.
+    pub most_files: i64,
 }
 
 impl Process {
@@ -43,8 +57,18 @@ impl Process {
         })
     }
 
-    /// What cannot be read keeps its last value: a scrape is no place to fail.
-    fn look(&self) {
+    /// How it is now. What cannot be read keeps its last value: a scrape is no place to fail.
+    pub fn look(&self) -> Seen {
+        self.read();
+        Seen {
+            cpu: self.cpu.get(),
+            resident: self.resident.get(),
+            open_files: self.open_files.get(),
+            most_files: self.most_files.get(),
+        }
+    }
+
+    fn read(&self) {
         if let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) {
             self.cpu.inc_by((stat.cpu - self.cpu.get()).max(0.0));
             self.threads.set(stat.threads);
@@ -85,7 +109,7 @@ impl Collector for Process {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.look();
+        self.read();
         let parts = self.parts().into_iter();
         parts.flat_map(Collector::collect).collect()
     }
@@ -148,7 +172,7 @@ mod tests {
         let mut work = 0_u64;
         while process.cpu.get() <= before {
             work = (0..1_000_000).fold(work, |sum, n| std::hint::black_box(sum ^ n));
-            process.look();
+            process.read();
         }
     }
 

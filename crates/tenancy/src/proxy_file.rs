@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::claims::Claims;
 use crate::document::Value;
 use crate::facts::Facts;
-use crate::party::Rate;
+use crate::party::{PartyId, Rate};
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
@@ -396,8 +396,16 @@ fn metrics(mut reader: Reader<'_>) -> Metrics {
         let number = value::number(value, 0..=u32::MAX.into())?;
         Ok(usize::try_from(number).expect("the bounds are within the type's"))
     });
+    let pinned = reader.list("pinned", value::text(PartyId::parse));
+    let pinned = pinned.unwrap_or_default();
+    if pinned.len() > max_tenants {
+        reader.problem("pinned", "names more than max_tenants");
+    }
     reader.finish();
-    Metrics { max_tenants }
+    Metrics {
+        max_tenants,
+        pinned,
+    }
 }
 
 fn log(mut reader: Reader<'_>) -> Log {

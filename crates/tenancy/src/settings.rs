@@ -1,5 +1,6 @@
 //! `proxy.toml` as used: the process, in types that cannot be wrong, with every default and its reason.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::facts::Facts;
-use crate::party::{DatedCredential, Rate};
+use crate::party::{DatedCredential, PartyId, Rate};
+use crate::registry::{Registry, Who};
 pub use crate::url::UpstreamUrl;
 
 /// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
@@ -279,10 +281,28 @@ impl Audit {
 }
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
     /// How many tenants have series of their own.
     pub max_tenants: usize,
+    /// Who has some before all others.
+    pub pinned: Vec<PartyId>,
+}
+
+impl Metrics {
+    /// Who has series of their own, by position: those pinned, then tenants and operators by id, as many as may. It
+    /// follows from configuration alone, so that no traffic can make a series.
+    pub fn own(&self, registry: &Registry) -> Vec<bool> {
+        let pinned: HashSet<&str> = self.pinned.iter().map(PartyId::as_str).collect();
+        let is_pinned = |who: Who<'_>| pinned.contains(who.party().id.as_str());
+        let mut own: Vec<bool> = registry.parties().map(is_pinned).collect();
+        let named = own.iter().filter(|own| **own).count();
+        let left = self.max_tenants.saturating_sub(named);
+        for own in own.iter_mut().filter(|own| !**own).take(left) {
+            *own = true;
+        }
+        own
+    }
 }
 
 /// How the log looks.
@@ -466,7 +486,10 @@ impl Default for Drain {
 impl Default for Metrics {
     fn default() -> Self {
         // Each has some dozens of series; Prometheus carries tens of thousands with ease.
-        Self { max_tenants: 1_000 }
+        Self {
+            max_tenants: 1_000,
+            pinned: Vec::new(),
+        }
     }
 }
 

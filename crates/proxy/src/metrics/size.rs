@@ -27,8 +27,9 @@ impl Size {
         for limit in Limit::ALL {
             every.add(limit);
         }
-        let own = registry.parties().take(settings.max_tenants);
-        let ids = own.map(|who| Some(who.party().id.as_str()));
+        let parties = registry.parties().zip(settings.own(registry));
+        let own = parties.filter(|(_, own)| *own);
+        let ids = own.map(|(who, _)| Some(who.party().id.as_str()));
         for id in ids.chain([None]) {
             // Series that only come when something happens are there then.
             metrics.tenant(id).limits.admitted(true, every);

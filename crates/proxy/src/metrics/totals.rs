@@ -1,0 +1,235 @@
+//! What was counted so far, over all tenants and operations: for the status page, which compares two looks.
+
+use gatepay_core::Kind;
+use prometheus::Histogram;
+use prometheus::core::{Collector as _, Metric as _};
+
+use super::{Durations, End, Metrics};
+use crate::refusal::Refusal;
+
+/// All of it.
+#[derive(Clone)]
+pub struct Totals {
+    outcomes: [[u64; End::ALL.len()]; 3],
+    refusals: [u64; Refusal::SLUGS.len()],
+    /// How long requests took.
+    pub whole: Spread,
+    /// Of that GatePay.
+    pub upstream: Spread,
+    /// And the proxy itself.
+    pub own: Spread,
+}
+
+/// How often something took how long: upper bounds in seconds, and how many observations lay within.
+#[derive(Clone)]
+pub struct Spread(Vec<(f64, u64)>);
+
+impl Metrics {
+    /// What was counted so far.
+    pub fn totals(&self) -> Totals {
+        let mut outcomes = [[0; End::ALL.len()]; 3];
+        for family in self.requests.collect() {
+            for metric in family.get_metric() {
+                let has = |word: &str| metric.get_label().iter().any(|label| label.value() == word);
+                let kind = Kind::ALL.iter().copied().find(|kind| has(kind.as_str()));
+                let end = End::ALL.into_iter().find(|end| has(end.as_str()));
+                if let (Some(kind), Some(end)) = (kind, end) {
+                    outcomes[kind as usize][end as usize] +=
+                        count(metric.get_counter().get_value());
+                }
+            }
+        }
+        let all =
+            |which: fn(&Durations) -> &Histogram| Spread::of(self.durations.iter().map(which));
+        Totals {
+            outcomes,
+            refusals: Refusal::SLUGS.map(|slug| {
+                self.refusals
+                    .get(slug)
+                    .map_or(0, prometheus::IntCounter::get)
+            }),
+            whole: all(|durations| &durations.whole),
+            upstream: all(|durations| &durations.upstream),
+            own: all(|durations| &durations.own),
+        }
+    }
+}
+
+impl Totals {
+    /// What came since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        let (one, other) = (&mut since.outcomes, &earlier.outcomes);
+        for (now, before) in one.iter_mut().flatten().zip(other.iter().flatten()) {
+            // A tenant that is gone took its counts with it.
+            *now = now.saturating_sub(*before);
+        }
+        for (now, before) in since.refusals.iter_mut().zip(&earlier.refusals) {
+            *now -= before;
+        }
+        for (now, before) in [
+            (&mut since.whole, &earlier.whole),
+            (&mut since.upstream, &earlier.upstream),
+            (&mut since.own, &earlier.own),
+        ] {
+            for ((_, now), (_, before)) in now.0.iter_mut().zip(&before.0) {
+                *now -= before;
+            }
+        }
+        since
+    }
+
+    /// How many requests ended so, whatever their kind.
+    pub fn ended(&self, end: End) -> u64 {
+        self.outcomes
+            .iter()
+            .map(|of_kind| of_kind[end as usize])
+            .sum()
+    }
+
+    /// How many of one kind ended so.
+    pub fn of_kind(&self, kind: Kind, end: End) -> u64 {
+        self.outcomes[kind as usize][end as usize]
+    }
+
+    /// How many requests ended.
+    pub fn requests(&self) -> u64 {
+        self.outcomes.iter().flatten().sum()
+    }
+
+    /// Every refusal, by slug.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refusal::SLUGS.into_iter().zip(self.refusals)
+    }
+
+    /// How often this was the reason to refuse.
+    pub fn refused(&self, slug: &str) -> u64 {
+        self.refusals()
+            .filter(|(other, _)| *other == slug)
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
+impl Spread {
+    fn of<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Self {
+        let mut all: Vec<(f64, u64)> = Vec::new();
+        for histogram in histograms {
+            let metric = histogram.metric();
+            let buckets = metric.get_histogram().get_bucket();
+            if all.is_empty() {
+                all = buckets
+                    .iter()
+                    .map(|bucket| (bucket.upper_bound(), 0))
+                    .collect();
+                all.push((f64::INFINITY, 0));
+            }
+            for ((_, sum), bucket) in all.iter_mut().zip(buckets) {
+                *sum += bucket.cumulative_count();
+            }
+            if let Some((_, sum)) = all.last_mut() {
+                *sum += metric.get_histogram().get_sample_count();
+            }
+        }
+        Self(all)
+    }
+
+    /// How long this part of the observations took at most, in seconds: by straight lines within a bucket, as Prometheus
+    /// has it, and no more than the last bound. `None` if there are none.
+    pub fn quantile(&self, part: f64) -> Option<f64> {
+        let (_, all) = *self.0.last().filter(|(_, all)| *all > 0)?;
+        let rank = part * number(all);
+        let (mut low, mut below) = (0.0, 0);
+        for (bound, within) in &self.0 {
+            if number(*within) >= rank {
+                let inside = number(within - below);
+                let share = if inside > 0.0 {
+                    (rank - number(below)) / inside
+                } else {
+                    1.0
+                };
+                return Some(if bound.is_finite() {
+                    low + (bound - low) * share
+                } else {
+                    low
+                });
+            }
+            (low, below) = (*bound, *within);
+        }
+        None
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts to look at")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it was a whole number above zero before it was made a float"
+)]
+fn count(value: f64) -> u64 {
+    value as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::line::{Spent, Turn};
+    use gatepay_core::Catalogue;
+    use std::time::Duration;
+
+    fn took(metrics: &Metrics, milliseconds: u64, times: usize) {
+        for _ in 0..times {
+            let mut spent = Spent::default();
+            spent.add(Turn::Upstream, Duration::from_millis(milliseconds));
+            metrics.took(times % 5, &spent, true);
+        }
+    }
+
+    #[test]
+    fn quantiles_lie_where_prometheus_would_say() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        assert_eq!(metrics.totals().whole.quantile(0.5), None);
+        // Buckets end at 5, 10 and 25 ms.
+        took(&metrics, 7, 50);
+        took(&metrics, 20, 50);
+        let totals = metrics.totals();
+        let near = |part, wanted: f64| {
+            let seconds = totals.upstream.quantile(part).unwrap();
+            assert!((seconds - wanted).abs() < 1e-9, "{part}: {seconds}");
+        };
+        near(0.25, 0.0075);
+        near(0.5, 0.01);
+        near(0.75, 0.0175);
+        took(&metrics, 60_000, 400);
+        let late = metrics.totals().upstream.quantile(0.99);
+        assert_eq!(late, Some(15.0), "no more than the last bound");
+    }
+
+    #[test]
+    fn two_looks_say_what_came_between_them() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        let (acme, other) = (metrics.tenant(Some("acme")), metrics.tenant(None));
+        acme.ended(Kind::Money, End::Unknown);
+        metrics.refused("replayed");
+        took(&metrics, 7, 3);
+        let before = metrics.totals();
+        acme.ended(Kind::Money, End::Unknown);
+        acme.ended(Kind::Read, End::Success);
+        other.ended(Kind::Read, End::Success);
+        metrics.refused("replayed");
+        took(&metrics, 7, 1);
+        let since = metrics.totals().since(&before);
+        assert_eq!((since.requests(), since.ended(End::Success)), (3, 2));
+        assert_eq!(since.of_kind(Kind::Money, End::Unknown), 1);
+        assert_eq!(
+            (since.refused("replayed"), since.refused("internal")),
+            (1, 0)
+        );
+        assert_eq!(since.whole.0.last().map(|(_, count)| *count), Some(1));
+    }
+}

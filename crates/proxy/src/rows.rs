@@ -1,0 +1,33 @@
+//! Rows of the catalogue, as programs read them: what `operations --json` prints and the admin listener answers.
+
+use gatepay_core::operation::Scope;
+use gatepay_core::{Kind, Operation};
+use serde_json::json;
+
+/// Whether a row can be called, and by whom.
+pub fn state(row: &Operation) -> &'static str {
+    match (row.scope, row.off()) {
+        (Scope::Institution, _) => "operators",
+        (Scope::Tenant, None) => "on",
+        (Scope::Tenant, Some(_)) => "off",
+    }
+}
+
+/// All of a row; fields are only added.
+pub fn object(row: &Operation) -> serde_json::Value {
+    json!({
+        "name": row.name,
+        "module": row.module.as_str(),
+        "kind": row.kind.as_str(),
+        "scope": row.scope.as_str(),
+        "method": row.method.as_str(),
+        "merchant_path": row.merchant_path,
+        "institution_method": row.institution_method.as_str(),
+        "institution_path": row.institution_path,
+        "key": row.key.fields().collect::<Vec<_>>(),
+        "look_up": row.look_up.as_ref().map(|look_up| look_up.operation),
+        "confirmed": row.confirmed,
+        "default": state(row),
+        "repeatable": row.kind == Kind::Read,
+    })
+}

@@ -1,0 +1,358 @@
+//! Status: how things are now, for people. The page at `/` of the admin listener shows it, and `/status` says it to
+//! programs; its fields are only added to.
+//!
+//! Nothing is measured for it: it compares what is counted anyway with what was counted when somebody looked before.
+
+mod trouble;
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::app::App;
+use crate::drain::Phase;
+use crate::generation::Generation;
+use crate::lane::LaneView;
+use crate::metrics::{End, Spread, Totals};
+use crate::quota::QuotaView;
+use crate::reload;
+use trouble::Trouble;
+
+/// The page: one file, which fetches `/status` and nothing else.
+pub const PAGE: &str = include_str!("status/page.html");
+
+/// A look compares with the oldest that is at most this old.
+const WINDOW: Duration = Duration::from_secs(30);
+/// Looks that come faster are not kept: many may be looking.
+const APART: Duration = Duration::from_secs(2);
+/// How many of the busiest are named.
+const BUSIEST: usize = 15;
+
+/// What runs in the page and how it looks, and no more: by their digests.
+pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let digest = |element: &str| {
+        let inside = PAGE
+            .split_once(&format!("<{element}>"))
+            .and_then(|(_, rest)| rest.split_once(&format!("</{element}>")))
+            .map_or("", |(inside, _)| inside);
+        STANDARD.encode(Sha256::digest(inside))
+    };
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        digest("script"),
+        digest("style")
+    );
+    HeaderValue::try_from(policy).expect("it is visible ASCII")
+});
+
+/// What was counted when somebody looked.
+#[derive(Default)]
+pub struct Looks(Mutex<VecDeque<Look>>);
+
+struct Look {
+    at: Duration,
+    totals: Totals,
+    cpu: f64,
+}
+
+/// How things are.
+#[derive(Serialize)]
+pub struct Status {
+    version: &'static str,
+    now_ms: u64,
+    started_ms: u64,
+    phase: &'static str,
+    /// What somebody should know, the worst first.
+    problems: Vec<Trouble>,
+    /// How long ago the look was that this one is compared with.
+    window_seconds: f64,
+    tenants_total: usize,
+    traffic: Traffic,
+    latency_ms: Latencies,
+    refusals: Vec<Refused>,
+    /// The busiest, by what they take of the institution's quota.
+    tenants: Vec<Busy>,
+    quota: Shared,
+    upstream: Gatepay,
+    replay: Memory,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<Journal>,
+    reload: reload::State,
+    process: Kernel,
+}
+
+#[derive(Serialize)]
+struct Traffic {
+    requests_per_second: f64,
+    in_flight: i64,
+    connections: i64,
+    outcomes: Outcomes,
+}
+
+#[derive(Serialize)]
+struct Outcomes {
+    success: u64,
+    failure: u64,
+    unknown: u64,
+    refused: u64,
+    caller_left: u64,
+}
+
+#[derive(Serialize)]
+struct Latencies {
+    whole: Latency,
+    upstream: Latency,
+    own: Latency,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    p50: Option<f64>,
+    p90: Option<f64>,
+    p99: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    reason: &'static str,
+    count: u64,
+    total: u64,
+}
+
+#[derive(Serialize)]
+struct Busy {
+    id: String,
+    #[serde(flatten)]
+    lane: LaneView,
+}
+
+#[derive(Serialize)]
+struct Shared {
+    configured: u32,
+    in_force: u32,
+    used: f64,
+    left: i64,
+    active: u32,
+}
+
+#[derive(Serialize)]
+struct Gatepay {
+    breaker_open: bool,
+    connections: i64,
+    clock_offset_ms: Option<i64>,
+    lost_calls: u64,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    entries: usize,
+    limit: usize,
+}
+
+#[derive(Serialize)]
+struct Journal {
+    available: bool,
+    records: u64,
+}
+
+#[derive(Serialize)]
+struct Kernel {
+    /// Of a core.
+    cpu: f64,
+    resident_bytes: i64,
+    open_files: i64,
+    max_files: i64,
+    lines_dropped: u64,
+}
+
+impl Looks {
+    /// How things are now.
+    pub fn look(&self, app: &App) -> Status {
+        let process = app.metrics.process.look();
+        let now = Look {
+            at: app.clock.elapsed(),
+            totals: app.metrics.totals(),
+            cpu: process.cpu,
+        };
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while looks
+            .front()
+            .is_some_and(|look| now.at.saturating_sub(look.at) > WINDOW)
+        {
+            looks.pop_front();
+        }
+        let (since, window, cpu) = if let Some(before) = looks.front() {
+            (
+                now.totals.since(&before.totals),
+                now.at.saturating_sub(before.at),
+                now.cpu - before.cpu,
+            )
+        } else {
+            // Nobody has looked lately: then it is everything since the start.
+            let up = app.clock.unix_ms().saturating_sub(app.began_ms);
+            (now.totals.clone(), Duration::from_millis(up), now.cpu)
+        };
+        let seconds = window.as_secs_f64().max(0.001);
+        let status = status(
+            app,
+            &now.totals,
+            &since,
+            seconds,
+            Kernel {
+                cpu: cpu / seconds,
+                resident_bytes: process.resident,
+                open_files: process.open_files,
+                max_files: process.most_files,
+                lines_dropped: app.metrics.lines_dropped.get(),
+            },
+        );
+        if looks
+            .back()
+            .is_none_or(|last| now.at.saturating_sub(last.at) >= APART)
+        {
+            looks.push_back(now);
+        }
+        status
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts to look at")]
+fn status(
+    app: &App,
+    totals: &Totals,
+    since: &Totals,
+    window_seconds: f64,
+    process: Kernel,
+) -> Status {
+    let metrics = &app.metrics;
+    let generation = app.generation.load();
+    let outcome = |end| since.ended(end);
+    let (tenants, used) = busiest(&generation);
+    let QuotaView {
+        configured,
+        in_force,
+        left,
+        active,
+        ..
+    } = app.quota.view();
+    let quota = Shared {
+        configured,
+        in_force,
+        used,
+        left,
+        active,
+    };
+    let journal = app.journal.as_ref().map(|journal| Journal {
+        available: journal.is_available(),
+        records: metrics.journal.records.get(),
+    });
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        now_ms: app.clock.unix_ms(),
+        started_ms: app.began_ms,
+        phase: match app.drain.phase() {
+            Phase::Serving if app.is_starting() => "starting",
+            Phase::Serving => "serving",
+            _ => "draining",
+        },
+        problems: Vec::new(),
+        window_seconds,
+        tenants_total: generation.registry.tenants().len(),
+        traffic: Traffic {
+            requests_per_second: since.requests() as f64 / window_seconds,
+            in_flight: metrics.in_flight.get(),
+            connections: metrics.connections.get(),
+            outcomes: Outcomes {
+                success: outcome(End::Success),
+                failure: outcome(End::Failure),
+                unknown: outcome(End::Unknown),
+                refused: outcome(End::Refused),
+                caller_left: outcome(End::CallerLeft),
+            },
+        },
+        latency_ms: Latencies {
+            whole: latency(&since.whole),
+            upstream: latency(&since.upstream),
+            own: latency(&since.own),
+        },
+        refusals: refusals(totals, since),
+        tenants,
+        quota,
+        upstream: Gatepay {
+            breaker_open: app.breaker.is_open(),
+            connections: metrics.upstream.connections.get(),
+            clock_offset_ms: app.guardian.offset_ms(),
+            lost_calls: metrics
+                .upstream
+                .resolutions
+                .iter()
+                .map(prometheus::IntCounter::get)
+                .sum(),
+        },
+        replay: Memory {
+            entries: app.replay.entries(),
+            limit: app.replay.capacity(),
+        },
+        journal,
+        reload: app.reload.state(),
+        process,
+    };
+    status.problems = trouble::of(&status, since, metrics.certificate_expiry.get());
+    status
+}
+
+/// Who takes most of the quota, and what all take together.
+fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
+    let lanes = generation
+        .lanes()
+        .iter()
+        .map(|lane| lane.view())
+        .enumerate();
+    let mut busy: Vec<_> = lanes
+        .filter(|(_, lane)| lane.used > 0.0 || lane.in_flight > 0)
+        .collect();
+    let used = busy.iter().map(|(_, lane)| lane.used).sum();
+    busy.sort_by(|(_, one), (_, other)| other.used.total_cmp(&one.used));
+    busy.truncate(BUSIEST);
+    let named = |(position, lane)| Busy {
+        id: generation.registry.at(position).party().id.to_string(),
+        lane,
+    };
+    (busy.into_iter().map(named).collect(), used)
+}
+
+/// Why requests were refused, ever, those of now first.
+fn refusals(totals: &Totals, since: &Totals) -> Vec<Refused> {
+    let both = totals.refusals().zip(since.refusals());
+    let mut refusals: Vec<_> = both
+        .filter(|((_, total), _)| *total > 0)
+        .map(|((reason, total), (_, count))| Refused {
+            reason,
+            count,
+            total,
+        })
+        .collect();
+    refusals.sort_by_key(|refused| (Reverse(refused.count), refused.reason));
+    refusals
+}
+
+fn latency(spread: &Spread) -> Latency {
+    let milliseconds = |part| {
+        spread
+            .quantile(part)
+            .map(|seconds| (seconds * 1e6).round() / 1e3)
+    };
+    Latency {
+        p50: milliseconds(0.5),
+        p90: milliseconds(0.9),
+        p99: milliseconds(0.99),
+    }
+}

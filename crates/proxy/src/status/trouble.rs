@@ -1,0 +1,148 @@
+//! What somebody should know, in words: the same causes as the alerts have, without their patience.
+
+use gatepay_core::Kind;
+use serde::Serialize;
+
+use super::Status;
+use crate::metrics::{End, Totals};
+
+/// Something that is not as it should be.
+#[derive(Serialize)]
+pub(super) struct Trouble {
+    severity: Severity,
+    text: String,
+}
+
+/// How bad that is: the worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Bad,
+    Warn,
+}
+
+use Severity::{Bad, Warn};
+
+/// From here on a certificate is worth a word, and from here on a loud one.
+const EXPIRES_SOON_S: u64 = 14 * 86_400;
+const EXPIRES_NOW_S: u64 = 2 * 86_400;
+/// Clocks this far apart are; at ten seconds GatePay accepts nothing.
+const APART_MS: u64 = 4_000;
+
+/// All of it, the worst first.
+pub(super) fn of(status: &Status, since: &Totals, expiry: i64) -> Vec<Trouble> {
+    let mut found = Found(Vec::new());
+    found.in_money(status, since);
+    found.at_gatepay(status, since);
+    found.in_here(status, since, expiry);
+    found.in_files(status);
+    let Found(mut troubles) = found;
+    troubles.sort_by_key(|trouble| trouble.severity);
+    troubles
+}
+
+struct Found(Vec<Trouble>);
+
+impl Found {
+    fn say(&mut self, severity: Severity, so: bool, text: impl Into<String>) {
+        if so {
+            self.0.push(Trouble {
+                severity,
+                text: text.into(),
+            });
+        }
+    }
+
+    fn in_money(&mut self, status: &Status, since: &Totals) {
+        let lost = since.of_kind(Kind::Money, End::Unknown);
+        let text =
+            format!("{lost} money calls have no known outcome: look for them in the access lines");
+        self.say(Bad, lost > 0, text);
+        let others = since.ended(End::Unknown) - lost;
+        self.say(
+            Warn,
+            others > 0,
+            format!("{others} other calls have no known outcome"),
+        );
+        let unwritten = status
+            .journal
+            .as_ref()
+            .is_some_and(|journal| !journal.available);
+        let text = "the audit journal cannot be written: write and money calls are refused";
+        self.say(Bad, unwritten, text);
+    }
+
+    fn at_gatepay(&mut self, status: &Status, since: &Totals) {
+        let down = "GatePay is taken for down: calls are refused without being sent";
+        self.say(Bad, status.upstream.breaker_open, down);
+        let rejected = since.refused("institution_rejected") > 0;
+        let text = "GatePay refuses the institution's own signature, clock or client id: no tenant can pay";
+        self.say(Bad, rejected, text);
+        let offset = status.upstream.clock_offset_ms.unwrap_or(0);
+        let text = format!(
+            "this machine's clock and GatePay's are {offset} ms apart; at 10,000 nothing is accepted"
+        );
+        self.say(Bad, offset.unsigned_abs() > APART_MS, text);
+        let quota = &status.quota;
+        let (configured, in_force) = (quota.configured, quota.in_force);
+        let text = format!(
+            "GatePay has pushed back: {in_force} requests a second of {configured} are in force"
+        );
+        self.say(Warn, in_force < configured, text);
+        let spent = since.refused("institution_quota") > 0;
+        self.say(Warn, spent, "the institution's quota is spent");
+    }
+
+    fn in_here(&mut self, status: &Status, since: &Totals, expiry: i64) {
+        let internal = since.refused("internal") > 0;
+        self.say(
+            Bad,
+            internal,
+            "requests are answered `internal`: the log says why",
+        );
+        let full = since.refused("overloaded") > 0;
+        self.say(Bad, full, "the proxy is full and refuses requests");
+        let replay = &status.replay;
+        let filling = replay.entries > replay.limit / 10 * 9;
+        self.say(Bad, filling, "the replay memory is nearly full");
+        let starting = "starting: requests stamped before the last restart cannot be told from repeats, so they wait";
+        self.say(Warn, status.phase == "starting", starting);
+        let draining = "draining: it ends when what is in flight has";
+        self.say(Warn, status.phase == "draining", draining);
+        let dropped = status.process.lines_dropped;
+        let text = format!("{dropped} access lines were lost since the start");
+        self.say(Warn, dropped > 0, text);
+        let expiry = u64::try_from(expiry).ok().filter(|expiry| *expiry > 0);
+        if let Some(expiry) = expiry {
+            let left = expiry.saturating_sub(status.now_ms / 1_000);
+            let severity = if left < EXPIRES_NOW_S { Bad } else { Warn };
+            let text = format!(
+                "the listener's certificate expires in {} hours",
+                left / 3_600
+            );
+            self.say(severity, left < EXPIRES_SOON_S, text);
+        }
+    }
+
+    fn in_files(&mut self, status: &Status) {
+        let reload = &status.reload;
+        // Where nobody watches the files, nobody can know.
+        let watched = reload.applied_ms.is_some();
+        self.say(
+            Warn,
+            watched && !reload.in_step,
+            "what the files say is not at work",
+        );
+        self.say(
+            Warn,
+            reload.waiting.is_some(),
+            "a change of the files waits to be confirmed",
+        );
+        let restart = !reload.restart.is_empty();
+        self.say(
+            Warn,
+            restart,
+            "a change of proxy.toml waits for the next start",
+        );
+    }
+}

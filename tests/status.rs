@@ -1,0 +1,198 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepay_proxy::clock::Clock;
+use gatepay_sandbox::Fault;
+use http::{Method, Request};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+use crate::support::*;
+
+async fn status(proxy: &Proxy) -> Value {
+    let answer = proxy.admin("/status").await;
+    assert_eq!(answer.status, 200);
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// The texts of what somebody should know.
+fn problems(status: &Value) -> Vec<(&str, &str)> {
+    let problems = status["problems"].as_array().unwrap().iter();
+    problems
+        .map(|problem| {
+            (
+                problem["severity"].as_str().unwrap(),
+                problem["text"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_look_says_how_things_are_and_the_next_what_came_since() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    proxy.clock.advance(Duration::from_secs(10));
+    for call in [
+        acme().post(CREATE, order("A-0001")),
+        acme().post(CREATE, order("A-0001")),
+        globex().post(QUERY, "{}"),
+    ] {
+        proxy.send(call).await;
+    }
+    proxy.counts("in_flight 0").await;
+    let first = status(&proxy).await;
+    assert_eq!(
+        (&first["phase"], &first["window_seconds"]),
+        (&"serving".into(), &10.0.into())
+    );
+    assert_eq!(first["traffic"]["requests_per_second"], 0.3);
+    let outcomes =
+        json!({"success": 1, "failure": 1, "unknown": 0, "refused": 1, "caller_left": 0});
+    assert_eq!(first["traffic"]["outcomes"], outcomes);
+    assert_eq!(
+        first["refusals"],
+        json!([{"reason": "invalid_body", "count": 1, "total": 1}])
+    );
+    assert_eq!(first["tenants_total"], 2);
+    assert_eq!(problems(&first), []);
+    let busiest: Vec<_> = first["tenants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["id"])
+        .collect();
+    assert_eq!(busiest, ["acme"], "globex got no further than the proxy");
+
+    proxy.clock.advance(Duration::from_secs(5));
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    proxy.send(globex().post(REFUND, A_REFUND)).await;
+    proxy.counts("in_flight 0").await;
+    let second = status(&proxy).await;
+    assert_eq!(second["window_seconds"], 5.0);
+    let outcomes =
+        json!({"success": 0, "failure": 0, "unknown": 1, "refused": 0, "caller_left": 0});
+    assert_eq!(second["traffic"]["outcomes"], outcomes);
+    let (severity, text) = problems(&second)[0];
+    assert!(
+        severity == "bad" && text.starts_with("1 money calls have no known outcome"),
+        "{text}"
+    );
+    // What was refused before is still there, but not as news.
+    let refused = json!({"reason": "invalid_body", "count": 0, "total": 1});
+    assert!(second["refusals"].as_array().unwrap().contains(&refused));
+}
+
+#[tokio::test]
+async fn the_page_runs_itself_and_nothing_else() {
+    let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
+    let answer = proxy.admin("/").await;
+    let page = String::from_utf8_lossy(&answer.body);
+    assert_eq!(
+        (answer.status, &answer.headers["content-type"]),
+        (200, &"text/html; charset=utf-8".parse().unwrap())
+    );
+    for outside in [
+        "http:",
+        "https:",
+        "//",
+        "src=",
+        "@import",
+        "url(",
+        " style=",
+        " onclick",
+        "innerHTML",
+    ] {
+        let comments = page.replace("// ", "");
+        assert!(!comments.contains(outside), "{outside}");
+    }
+    let policy = answer.headers["content-security-policy"].to_str().unwrap();
+    for element in ["script", "style"] {
+        let (_, rest) = page.split_once(&format!("<{element}>")).unwrap();
+        let (inside, rest) = rest.split_once(&format!("</{element}>")).unwrap();
+        assert!(!rest.contains(&format!("<{element}")), "one {element}");
+        let digest = STANDARD.encode(Sha256::digest(inside));
+        assert!(
+            policy.contains(&format!("{element}-src 'sha256-{digest}'")),
+            "{policy}"
+        );
+    }
+    assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"));
+}
+
+#[tokio::test]
+async fn only_our_own_page_may_ask_from_a_browser_and_only_look() {
+    let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
+    let address = proxy.admin_address();
+    let own = address.to_string();
+    let page = [("host", own.as_str()), ("sec-fetch-site", "same-origin")];
+    for (method, path, lines, wanted) in [
+        (Method::GET, "/status", &page[..], 200),
+        (
+            Method::GET,
+            "/status",
+            &[("host", "localhost:1"), ("sec-fetch-site", "none")],
+            200,
+        ),
+        (
+            Method::GET,
+            "/status",
+            &[("host", own.as_str()), ("sec-fetch-site", "cross-site")],
+            403,
+        ),
+        (
+            Method::GET,
+            "/status",
+            &[("host", own.as_str()), ("sec-fetch-site", "same-site")],
+            403,
+        ),
+        (
+            Method::GET,
+            "/status",
+            &[
+                ("host", "rebound.example"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            403,
+        ),
+        (
+            Method::GET,
+            "/status",
+            &[("host", own.as_str()), ("origin", "http://evil.example")],
+            403,
+        ),
+        (Method::POST, "/-/reload", &page, 403),
+        (
+            Method::GET,
+            "/",
+            &[("host", own.as_str()), ("sec-fetch-site", "cross-site")],
+            200,
+        ),
+        (Method::GET, "/operations", &[("host", own.as_str())], 200),
+    ] {
+        let mut request = Request::builder().method(&method).uri(path);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).unwrap();
+        let answer = Connection::open(address).await.send(request).await;
+        assert_eq!(answer.status, wanted, "{method} {path} {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn operations_are_listed_as_they_are_configured() {
+    let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
+    let rows: Value = serde_json::from_slice(&proxy.admin("/operations").await.body).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), gatepay_core::Catalogue::standard().rows().len());
+    let create = rows
+        .iter()
+        .find(|row| row["name"] == "create_order")
+        .unwrap();
+    assert_eq!(
+        (&create["kind"], &create["merchant_path"]),
+        (&"write".into(), &CREATE.into())
+    );
+}
