@@ -66,7 +66,7 @@ impl Totals {
             *now = now.saturating_sub(*before);
         }
         for (now, before) in since.refusals.iter_mut().zip(&earlier.refusals) {
-            *now -= before;
+            *now = now.saturating_sub(*before);
         }
         for (now, before) in [
             (&mut since.whole, &earlier.whole),
@@ -74,7 +74,8 @@ impl Totals {
             (&mut since.own, &earlier.own),
         ] {
             for ((_, now), (_, before)) in now.0.iter_mut().zip(&before.0) {
-                *now -= before;
+                // Read while others count, one bucket may be a moment older than the next.
+                *now = now.saturating_sub(*before);
             }
         }
         since
@@ -143,7 +144,7 @@ impl Spread {
         let (mut low, mut below) = (0.0, 0);
         for (bound, within) in &self.0 {
             if number(*within) >= rank {
-                let inside = number(within - below);
+                let inside = number(within.saturating_sub(below));
                 let share = if inside > 0.0 {
                     (rank - number(below)) / inside
                 } else {
