@@ -166,15 +166,15 @@ async fn an_altered_amount_of_history_is_found_with_file_and_line() {
 async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url());
-    // No file may become larger than 4 KiB, which is less than one file of the journal.
+    // No file may become larger than 32 KiB, which is less than one file of the journal.
     let program = Program::serve_under(
         &folder,
-        &["env", "--ignore-signal=XFSZ", "prlimit", "--fsize=4096"],
+        &["env", "--ignore-signal=XFSZ", "prlimit", "--fsize=32768"],
     )
     .await;
     let mut last = send(&program, acme().post(CREATE, order("A-0000"))).await;
     assert_eq!(last.status, 200);
-    for number in 1..20 {
+    for number in 1..100 {
         last = send(
             &program,
             acme().post(CREATE, order(&format!("A-{number:04}"))),

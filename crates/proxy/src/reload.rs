@@ -16,7 +16,8 @@ use gatepay_tenancy::{Plan, Problem, Side, Watch};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::app::{App, replay_capacity};
+use crate::app::App;
+use crate::bound::replay_capacity;
 use crate::generation::{Generation, Means};
 
 /// Looks up an environment variable.
