@@ -5,6 +5,7 @@ use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn the_next_process_serves_while_the_last_calls_of_the_old_one_end() {
@@ -73,6 +74,14 @@ async fn whoever_started_it_is_told_how_far_along_it_is() {
     })
     .await;
     assert!(told.contains(&"READY=1".to_owned()), "{told:?}");
+    told.clear();
+    program.hang_up();
+    until("it reloads and is ready again", || {
+        told.extend(launcher.told());
+        let news: Vec<_> = told.iter().filter(|told| *told != "WATCHDOG=1").collect();
+        news == ["RELOADING=1", "READY=1"]
+    })
+    .await;
     program.terminate();
     until("it ends", || {
         told.extend(launcher.told());
@@ -83,30 +92,37 @@ async fn whoever_started_it_is_told_how_far_along_it_is() {
 }
 
 #[tokio::test]
-async fn a_restart_under_load_fails_nobody() {
-    // Two restarts and 3,000 requests; the next test has ten and 200,000.
-    println!("{}", restart_under_load(2, 3_000).await);
+async fn restarts_and_reloads_under_load_fail_nobody() {
+    // Two restarts, four reloads and 4,000 requests; the next test has ten, fifty and 200,000.
+    println!("{}", change_under_load(2, 2, 4_000).await);
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: ten restarts under 200,000 requests"]
-async fn nor_do_ten_restarts() {
-    println!("{}", restart_under_load(10, 200_000).await);
+#[ignore = "takes minutes: ten restarts and fifty reloads under 200,000 requests"]
+async fn nor_do_ten_and_fifty() {
+    println!("{}", change_under_load(10, 5, 200_000).await);
 }
 
-/// Spreads restarts over the load.
-async fn restart_under_load(restarts: usize, calls: usize) -> String {
-    let upstream = Counting::start(calls);
+/// Spreads restarts over the load, and so many reloads before each.
+async fn change_under_load(restarts: usize, reloads: usize, calls: usize) -> String {
+    let most = 4 * calls + 100_000;
+    let upstream = Counting::start(most);
     let folder = folder_for_load(&upstream, 200);
     let launcher = Launcher::bind();
     let mut running = launcher.start(&folder).serving().await;
-    let load = Load::on(launcher.address(), acme(), calls);
+    let load = Load::on(launcher.address(), acme(), calls, most);
     let loading = tokio::spawn(Arc::clone(&load).run(16));
-    for number in 1..=restarts {
-        let due = number * calls / (restarts + 1);
-        reached(&load, due).await;
+    let step = calls / (restarts * (reloads + 1) + 1);
+    for restart in 0..restarts {
+        let due = restart * (reloads + 1) * step;
+        for reload in 1..=reloads {
+            reached(&load, due + reload * step).await;
+            reload_with(&folder, &running, reload).await;
+        }
+        reached(&load, due + (reloads + 1) * step).await;
         running = replace(&launcher, &folder, running).await;
     }
+    load.enough();
     let report = loading.await.unwrap();
     running.terminate();
     let (code, lines, err) = running.end().await;
@@ -117,17 +133,43 @@ async fn restart_under_load(restarts: usize, calls: usize) -> String {
         report.failed.len(),
         &report.failed[..report.failed.len().min(5)]
     );
-    assert_eq!(
-        (report.answered, upstream.got(1)),
-        (calls, calls),
-        "each was forwarded once"
-    );
-    assert_eq!(lines.lines().count(), calls, "and recorded once");
+    let answered = report.answered;
+    assert!((calls..most).contains(&answered), "{answered}");
+    assert_eq!(upstream.got(1), answered, "each was forwarded once");
+    assert_eq!(upstream.got(0), most - answered, "and nothing else was");
+    assert_eq!(lines.lines().count(), answered, "and recorded once");
     assert!(
         report.sent_away >= restarts,
         "nobody was asked to go elsewhere: {report:?}"
     );
-    format!("{restarts} restarts, {report:?}")
+    let reloads = restarts * reloads;
+    format!("{restarts} restarts, {reloads} reloads, {report:?}")
+}
+
+/// Gives a tenant another limit, and waits until that is the process's so manieth generation. It is told so by a signal,
+/// or finds it by itself.
+async fn reload_with(folder: &Folder, program: &Program, number: usize) {
+    let limit = 100_000 + number;
+    folder.tenant(
+        &acme(),
+        &format!("limits = {{ in_flight = 1000, requests_per_second = {limit} }}"),
+    );
+    if number.is_multiple_of(2) {
+        program.hang_up();
+    }
+    let applied = format!("gatepay_proxy_reloads_total{{result=\"applied\"}} {number}");
+    let began = Instant::now();
+    loop {
+        let request = http::Request::get("/metrics").header("host", "admin");
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        let metrics = Connection::open(program.admin).await.send(request).await;
+        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        if metrics.lines().any(|line| line == applied) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", program.stderr());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Tells one process to end and starts the next, which serves as soon as the first has handed over.
@@ -142,13 +184,14 @@ async fn replace(launcher: &Launcher, folder: &Folder, old: Program) -> Program 
 
 async fn reached(load: &Load, due: usize) {
     while load.done() < due {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// A folder whose limits do not matter.
 fn folder_for_load(upstream: &Counting, grace_ms: u64) -> Folder {
     let folder = Folder::before(&upstream.url());
+    folder.edit("proxy.toml", "state_dir", "poll_ms = 500\nstate_dir");
     folder.edit(
         "proxy.toml",
         "grace_ms = 1",

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use gatepay_proxy::clock::Clock;
@@ -19,11 +19,13 @@ use super::{CREATE, Shop, order};
 
 type Sent = Request<Full<Bytes>>;
 
-/// Callers of either version of HTTP, until so many requests were made.
+/// Callers of either version of HTTP, until so many requests were made and it is enough.
 pub(crate) struct Load {
     address: SocketAddr,
     shop: Shop,
-    total: usize,
+    least: usize,
+    most: usize,
+    enough: AtomicBool,
     next: AtomicUsize,
     done: AtomicUsize,
 }
@@ -43,14 +45,22 @@ pub(crate) struct Report {
 }
 
 impl Load {
-    pub(crate) fn on(address: SocketAddr, shop: Shop, total: usize) -> Arc<Self> {
+    /// At least and at most so many requests.
+    pub(crate) fn on(address: SocketAddr, shop: Shop, least: usize, most: usize) -> Arc<Self> {
         Arc::new(Self {
             address,
             shop,
-            total,
+            least,
+            most,
+            enough: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
         })
+    }
+
+    /// It may end.
+    pub(crate) fn enough(&self) {
+        self.enough.store(true, Ordering::Relaxed);
     }
 
     /// How many requests are over.
@@ -93,7 +103,8 @@ impl Load {
     /// The next request, signed now.
     fn take(&self) -> Option<Sent> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let number = (number < self.total).then(|| format!("L-{number}"))?;
+        let goes_on = number < self.least || !self.enough.load(Ordering::Relaxed);
+        let number = (goes_on && number < self.most).then(|| format!("L-{number}"))?;
         let call = self.shop.post(CREATE, order(&number));
         Some(call.request(&Clock::system()))
     }

@@ -80,8 +80,10 @@ impl Role {
 /// How far along the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It serves.
+    /// It serves, or is through with a reload.
     Ready,
+    /// It was asked to reload.
+    Reloading,
     /// It ends.
     Stopping,
     /// All of it still turns.
@@ -95,6 +97,7 @@ pub fn tell(stage: Stage) {
     };
     let text = match stage {
         Stage::Ready => "READY=1",
+        Stage::Reloading => "RELOADING=1",
         Stage::Stopping => "STOPPING=1",
         Stage::Alive => "WATCHDOG=1",
     };

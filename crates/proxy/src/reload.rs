@@ -16,6 +16,7 @@ use gatepay_tenancy::{Plan, Problem, Side, Watch};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::activation::{self, Stage};
 use crate::app::App;
 use crate::bound::replay_capacity;
 use crate::generation::{Generation, Means};
@@ -195,7 +196,9 @@ impl Follower {
                 .set((pause + settle).as_secs_f64());
             match asked.recv_timeout(pause) {
                 Ok(Ask::Now { confirm, reply }) => {
+                    activation::tell(Stage::Reloading);
                     let answer = self.reload(confirm.as_deref());
+                    activation::tell(Stage::Ready);
                     // Whoever asked may not wait for it.
                     let _ = reply.send(answer);
                 }
