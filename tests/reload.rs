@@ -1,8 +1,10 @@
 //! Files change under the running program.
 
-use crate::support::program::{Folder, Program};
+use crate::support::program::{Folder, Program, printed, run};
+use crate::support::tls::{Caller, Pair};
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
+use rustls::version::TLS13;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -303,4 +305,149 @@ async fn without_a_token_only_this_machine_may_and_no_page_in_its_browser() {
     let program = Program::serve(&wide).await;
     assert_eq!(program.admin("GET", "/live").await.status, 200);
     assert_eq!(program.admin("POST", "/-/reload").await.status, 403);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_once_its_files_change() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let (old, new, newer, newest) = (Pair::new(), Pair::new(), Pair::new(), Pair::new());
+    let write = |pair: &Pair| {
+        folder.file("tls/cert.pem", &pair.certificate.pem());
+        folder.secret_at("tls/key.pem", &pair.key.serialize_pem());
+    };
+    write(&old);
+    folder.edit(
+        "proxy.toml",
+        "threads = 2 }",
+        "threads = 2, tls = { certificate = 'tls/cert.pem', key = 'tls/key.pem' } }",
+    );
+    let program = Program::serve(&folder).await;
+    let address = program.address;
+    let shows = async |pair: &Pair| {
+        let caller = Caller::speaking(&[&TLS13], &[], &[pair], None);
+        caller.connect(address).await.is_ok()
+    };
+    let comes_to_show = async |pair: &Pair| {
+        let begun = Instant::now();
+        while !shows(pair).await {
+            assert!(begun.elapsed() < PATIENCE, "it is never shown");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(shows(&old).await);
+
+    folder.file("tls/cert.pem", &new.certificate.pem());
+    let (code, said) = program.reload("").await;
+    assert_eq!(code, 422, "half of a pair is none: {said}");
+    let problem = said["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("proxy.toml: listen.tls: "), "{problem}");
+    assert!(shows(&old).await);
+    assert_eq!(program.metric("reload_in_step").await, "0");
+
+    write(&new);
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (200, &json!("applied")), "{said}");
+    assert!(shows(&new).await && !shows(&old).await);
+    assert_eq!(program.metric("reload_in_step").await, "1");
+    assert_eq!(program.reload("").await.1["result"], "unchanged");
+
+    write(&newer);
+    program.hang_up();
+    comes_to_show(&newer).await;
+
+    folder.edit("proxy.toml", NEVER, SOON);
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+    let program = Program::serve(&folder).await;
+    let address = program.address;
+    write(&newest);
+    let caller = Caller::speaking(&[&TLS13], &[], &[&newest], None);
+    let begun = Instant::now();
+    while caller.connect(address).await.is_err() {
+        assert!(begun.elapsed() < PATIENCE, "nobody looked");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_institutions_quota_follows_its_file_and_what_was_spent_stays_spent() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let quota = |rate: u32, burst: u32| {
+        format!("quota = {{ requests_per_second = {rate}, burst = {burst} }} }}")
+    };
+    let url = gatepay.url();
+    let before = format!("upstream = {{ url = '{url}', {}", quota(1, 3));
+    folder.edit(
+        "proxy.toml",
+        &format!("upstream = {{ url = '{url}' }}"),
+        &before,
+    );
+    let program = Program::serve(&folder).await;
+    let spend = async || {
+        let mut admitted = 0;
+        while status(&program, &acme()).await == 200 {
+            admitted += 1;
+        }
+        admitted
+    };
+    let begun = Instant::now();
+    let admitted = spend().await;
+    folder.edit("proxy.toml", &quota(1, 3), &quota(1, 30));
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (200, &json!("applied")), "{said}");
+    assert_eq!(said["plan"]["settings"][0]["key"], "upstream.quota.burst");
+    let more = spend().await;
+    assert!(more > 10, "{more}: there is room at once");
+    let admitted = admitted + more;
+    let came_back = begun.elapsed().as_secs() + 1;
+    assert!(admitted <= 30 + came_back, "{admitted} in {came_back} s");
+    folder.edit("proxy.toml", &quota(1, 30), &quota(1_000, 1_000));
+    assert_eq!(program.reload("").await.0, 200);
+    becomes(&program, &acme(), 200).await;
+    let configured = r#"quota_requests_per_second{rate="configured"}"#;
+    assert_eq!(program.metric(configured).await, "1000");
+    let state = program.admin("GET", "/-/reload").await;
+    let state: Value = serde_json::from_slice(&state.body).unwrap();
+    assert_eq!(state["restart"], json!([]), "nothing waits");
+    assert_eq!(program.reload("").await.1["result"], "unchanged");
+}
+
+#[tokio::test]
+async fn every_change_that_is_in_force_is_in_the_audit_journal() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    folder.secret("audit", "fake-audit-key-0123456789abcdef");
+    folder.proxy("audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }");
+    let program = Program::serve(&folder).await;
+    let reload = async || program.reload("").await.1["plan"]["hash"].clone();
+    folder.tenant(&initech(), SHARED);
+    let hash = reload().await;
+    let _nothing = reload().await;
+    folder.tenant(&initech(), &format!("{SHARED}\nextra = 1"));
+    let _wrong = reload().await;
+    folder.remove("tenants.d/initech.toml");
+    folder.proxy("checks = 'off'");
+    let _removed = reload().await;
+    let _still = reload().await;
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+    let journal = fs::read_to_string(folder.path("audit/audit-000001-0001.jsonl")).unwrap();
+    let records = journal
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let changes: Vec<_> = records
+        .filter(|record| record["record"] == "configuration")
+        .collect();
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert_eq!(changes[0]["hash"], hash);
+    let words = |at: usize| changes[at]["changes"].to_string();
+    assert!(words(0).contains("initech"), "{}", words(0));
+    assert!(words(1).contains("initech"), "{}", words(1));
+    assert!(!words(1).contains("checks"), "not in force: {}", words(1));
+    assert!(!journal.contains("fake-"), "no secret");
+    let config = folder.name("proxy.toml");
+    let (said, code) = printed(&run(&["audit", "verify", "--config", &config]));
+    assert_eq!(code, Some(0), "{said}");
 }

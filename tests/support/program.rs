@@ -132,9 +132,13 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
     }
 
     pub(crate) fn secret(&self, name: &str, secret: &str) {
-        let name = format!("secrets/{name}.key");
-        self.file(&name, secret);
-        fs::set_permissions(self.path(&name), fs::Permissions::from_mode(0o600)).expect("ours");
+        self.secret_at(&format!("secrets/{name}.key"), secret);
+    }
+
+    /// Writes a file that nobody else may read.
+    pub(crate) fn secret_at(&self, name: &str, secret: &str) {
+        self.file(name, secret);
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).expect("ours");
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -174,7 +174,7 @@ impl App {
         let replay = memory(
             inheritance,
             &settings,
-            replay_capacity(&settings, &generation.registry),
+            replay_capacity(&settings, &settings.upstream.quota, &generation.registry),
             &clock,
             mark.left_ms(),
         );

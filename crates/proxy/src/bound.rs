@@ -3,7 +3,7 @@
 //! Each part is what our own limits allow, all of it used at once; the allocator's rounding and what it keeps for later
 //! are in [`BASE`]. `check` prints it, and `benches/exhaustion` holds the process to it.
 
-use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::settings::{Quota, Settings};
 use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
 
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
@@ -58,7 +58,7 @@ impl Bound {
         // Those to changes are held whole, those to reads up to a length; a connection to GatePay has buffers like ours.
         let answer = WHOLE_OF_A_CHANGE.max(WHOLE) + TLS + CONNECTION;
         let answers = calls.saturating_mul(answer);
-        let stamps = replay_capacity(settings, registry);
+        let stamps = replay_capacity(settings, &settings.upstream.quota, registry);
         let replay = replay::bytes(settings.window, stamps);
         let parties = registry.parties().count().saturating_mul(PARTY);
         let parts = [connections, answers, BODIES, replay, parties, BASE];
@@ -93,13 +93,13 @@ fn calls(settings: &Settings, registry: &Registry) -> usize {
 /// How many entries the replay memory may have to hold: one for each stamp that all parties may have admitted, or the
 /// institution may send, whichever is less, while a stamp is fresh; and one more for each whose nonce is remembered by
 /// itself.
-pub fn replay_capacity(settings: &Settings, registry: &Registry) -> usize {
+pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) -> usize {
     let window = settings.window;
     // A stamp is remembered from its admission until it is stale, and one slice of time more.
     let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;
     let most =
         |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
-    let institution = most(settings.upstream.quota.rate);
+    let institution = most(quota.rate);
     let stamps = |of: &dyn Fn(&Party) -> bool| {
         let parties = registry.parties().map(Who::party).filter(|party| of(party));
         let parties = parties.map(|party| most(party.limits.all));

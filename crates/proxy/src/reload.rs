@@ -20,6 +20,7 @@ use crate::activation::{self, Stage};
 use crate::app::App;
 use crate::bound::replay_capacity;
 use crate::generation::{Generation, Means};
+use crate::identity::Renewal;
 
 /// Looks up an environment variable.
 pub type Environment = fn(&str) -> Option<String>;
@@ -38,8 +39,12 @@ const SHARE: u32 = 50;
 const PROBLEMS: usize = 50;
 /// Likewise of changes.
 const CHANGES: usize = 20;
+/// And for the audit journal, in which one record is one line.
+const CHANGES_IN_JOURNAL: usize = 1_000;
 /// Keys that take effect without a restart, besides the institution's.
 const LIVE: [&str; 2] = ["tenants", "operators"];
+/// Likewise, whatever follows.
+const LIVE_BELOW: &str = "upstream.quota.";
 
 /// Where a reload is asked for, and what became of the last.
 #[derive(Default)]
@@ -268,9 +273,20 @@ impl Follower {
         if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {
             return self.waits(plan);
         }
-        self.apply(&before, next, &plan);
+        let renewal = match self.app.renew_certificate() {
+            Ok(renewal) => renewal,
+            Err(text) => {
+                return self.failed(&[Problem {
+                    file: "proxy.toml".into(),
+                    line: None,
+                    key: "listen.tls".to_owned(),
+                    text,
+                }]);
+            }
+        };
+        self.apply(&before, next, &plan, renewal);
         Answer {
-            result: if plan.changes {
+            result: if plan.changes || renewal == Renewal::Renewed {
                 Verdict::Applied
             } else {
                 Verdict::Unchanged
@@ -342,7 +358,7 @@ impl Follower {
         }
     }
 
-    fn apply(&mut self, before: &Arc<Generation>, next: Next, plan: &Plan) {
+    fn apply(&mut self, before: &Arc<Generation>, next: Next, plan: &Plan, renewal: Renewal) {
         let app = &self.app;
         let means = Means {
             settings: &app.settings,
@@ -351,9 +367,11 @@ impl Follower {
             clock: &app.clock,
         };
         let restart = self.waiting_for_a_restart(&next);
+        let quota = &next.settings.upstream.quota;
         // Room first: nobody who is admitted by the new limits is refused for want of it.
         app.replay
-            .resize(replay_capacity(&app.settings, &next.registry));
+            .resize(replay_capacity(&app.settings, quota, &next.registry));
+        app.quota.adjust(quota);
         let generation = Arc::new(Generation::new(
             Arc::clone(&before.catalogue),
             next.registry,
@@ -373,16 +391,18 @@ impl Follower {
         meters
             .applied_at
             .set(i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX));
-        let lines = plan.to_string();
-        let mut changes: Vec<&str> = lines.lines().take(CHANGES).collect();
-        if lines.lines().count() > CHANGES {
-            changes.push("…");
-        }
         tracing::info!(
             summary = plan.summary,
-            changes = changes.join("; "),
+            changes = in_words(plan, renewal, CHANGES).join("; "),
             "reloaded"
         );
+        // What waits for the next start is in the plan, but not in force.
+        if restart.is_empty() {
+            self.write_down(plan, renewal);
+        } else if app.journal.is_some() {
+            let plan = Plan::between(before.side(), generation.side());
+            self.write_down(&plan, renewal);
+        }
         let mut state = lock(&app.reload.state);
         if restart != state.restart && !restart.is_empty() {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
@@ -402,17 +422,25 @@ impl Follower {
         self.leftover.push(Arc::clone(before));
     }
 
+    /// In the audit journal, if there is one and anything changed.
+    fn write_down(&self, plan: &Plan, renewal: Renewal) {
+        if let Some(journal) = &self.app.journal
+            && (plan.changes || renewal == Renewal::Renewed)
+        {
+            let changes = in_words(plan, renewal, CHANGES_IN_JOURNAL);
+            journal.configuration(plan.hash.clone(), changes);
+        }
+    }
+
     fn waiting_for_a_restart(&self, next: &Next) -> BTreeSet<String> {
         let (start, now) = (&self.app.settings.written, &next.settings.written);
         let mut keys: BTreeSet<String> = start
             .keys()
             .chain(now.keys())
-            .filter(|key| start.get(*key) != now.get(*key) && !LIVE.contains(&key.as_str()))
+            .filter(|key| start.get(*key) != now.get(*key) && !is_live(key))
             .cloned()
             .collect();
-        if next.operations_differ {
-            keys.insert("operation".to_owned());
-        }
+        keys.extend(next.restart.iter().map(|key| (*key).to_owned()));
         keys
     }
 }
@@ -429,14 +457,29 @@ impl Answer {
 
 /// What `proxy.toml` says, as far as it is in force: what the process started with, but for what needs no restart.
 fn in_force(start: &Facts, now: &Facts) -> Facts {
-    let mut facts = start.clone();
-    for key in LIVE {
-        match now.get(key) {
-            Some(value) => drop(facts.insert(key.to_owned(), value.clone())),
-            None => drop(facts.remove(key)),
-        }
-    }
+    let fixed = start.iter().filter(|(key, _)| !is_live(key));
+    let live = now.iter().filter(|(key, _)| is_live(key));
+    let facts = fixed.chain(live);
     facts
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn is_live(key: &str) -> bool {
+    LIVE.contains(&key) || key.starts_with(LIVE_BELOW)
+}
+
+/// What changes, a line each, not more than so many of them.
+fn in_words(plan: &Plan, renewal: Renewal, most: usize) -> Vec<String> {
+    let renewed = (renewal == Renewal::Renewed).then_some("listen.tls: another certificate");
+    let lines = plan.to_string();
+    let mut all = renewed.into_iter().chain(lines.lines()).map(str::to_owned);
+    let mut words: Vec<_> = all.by_ref().take(most).collect();
+    let more = all.count();
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words
 }
 
 /// Requests go first. That it cannot be so is no reason not to reload.

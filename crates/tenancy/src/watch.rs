@@ -10,10 +10,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gatepay_core::{Catalogue, Credential, Window};
+use sha2::{Digest as _, Sha256};
 
 use crate::claims::Claims;
 use crate::load::{self, Configuration, Reading, party_files};
@@ -38,6 +40,10 @@ pub struct Watch {
     proxy: ProxyFile,
     tenants: Folder<Tenant>,
     operators: Folder<Operator>,
+    /// The listener's certificate, key and authorities, when they were last taken for read. Whoever asks reads them.
+    certificates: Vec<Seen>,
+    /// The authorities that vouch for GatePay, likewise, and what they were at the start.
+    trust: Option<Trust>,
     /// What parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: Window,
@@ -81,8 +87,8 @@ pub struct Glance(BTreeMap<Box<Path>, Look>);
 pub struct Next {
     /// What `proxy.toml` says. Most of it waits for the next start.
     pub settings: Arc<Settings>,
-    /// Whether the operations it describes are others than those of the start, for which they wait.
-    pub operations_differ: bool,
+    /// Keys of `proxy.toml` that wait for the next start although they say what they said: what they name is another.
+    pub restart: Vec<&'static str>,
     /// Everybody. Whose files did not change is shared with the registries before.
     pub registry: Registry,
 }
@@ -131,6 +137,8 @@ impl Watch {
             operators: Folder::at(said.settings.operators.as_deref()),
             catalogue: catalogue.clone(),
             window: settings.window,
+            certificates: certificates(&settings),
+            trust: settings.upstream.ca.as_deref().map(Trust::at),
             proxy,
         };
         let glance = watch.glance();
@@ -150,6 +158,10 @@ impl Watch {
         let mut glance = Glance::default();
         let ProxyFile { seen, secrets, .. } = &self.proxy;
         glance.note(&seen.path, seen.look, secrets);
+        let trust = self.trust.iter().map(|trust| &trust.seen);
+        for seen in self.certificates.iter().chain(trust) {
+            glance.note(&seen.path, seen.look, &[]);
+        }
         self.tenants.glance(&mut glance);
         self.operators.glance(&mut glance);
         glance
@@ -177,6 +189,16 @@ impl Watch {
                 self.tenants.follow(Some(&said.settings.tenants));
                 self.operators.follow(said.settings.operators.as_deref());
             }
+        }
+        for seen in &mut self.certificates {
+            if glance.0.contains_key(&seen.path) {
+                *seen = Seen::at(&seen.path);
+            }
+        }
+        if let Some(trust) = &mut self.trust
+            && glance.0.contains_key(&trust.seen.path)
+        {
+            trust.read();
         }
         let terms = Terms {
             catalogue: &self.catalogue,
@@ -207,9 +229,13 @@ impl Watch {
         {
             self.conflicts(&said.settings.institution.credentials, &mut wrong);
             if wrong.is_empty() {
+                let operations = said.catalogue.rows() != self.catalogue.rows();
+                let operations = operations.then_some("operation");
+                let trust = self.trust.as_ref().filter(|trust| trust.differs());
+                let trust = trust.map(|_| "upstream.ca");
                 return Ok(Next {
                     settings: Arc::clone(&said.settings),
-                    operations_differ: said.catalogue.rows() != self.catalogue.rows(),
+                    restart: operations.into_iter().chain(trust).collect(),
                     registry: Registry::index(self.tenants.parties(), self.operators.parties()),
                 });
             }
@@ -251,6 +277,54 @@ impl Watch {
             }
         }
     }
+}
+
+/// What is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so it is by
+/// what they say that two of them differ.
+struct Trust {
+    seen: Seen,
+    start: Option<Digest>,
+    now: Option<Digest>,
+}
+
+type Digest = [u8; 32];
+
+impl Trust {
+    fn at(path: &Path) -> Self {
+        let seen = Seen::at(path);
+        let start = digest(path);
+        Self {
+            seen,
+            start,
+            now: start,
+        }
+    }
+
+    fn read(&mut self) {
+        self.seen = Seen::at(&self.seen.path);
+        self.now = digest(&self.seen.path);
+    }
+
+    fn differs(&self) -> bool {
+        self.now != self.start
+    }
+}
+
+/// `None` if there is nothing to read.
+fn digest(path: &Path) -> Option<Digest> {
+    Some(Sha256::digest(fs::read(path).ok()?).into())
+}
+
+fn certificates(settings: &Settings) -> Vec<Seen> {
+    let tls = settings.listen.tls.iter();
+    let files = tls.flat_map(|tls| {
+        [
+            Some(&tls.certificate),
+            Some(&tls.key),
+            tls.client_ca.as_ref(),
+        ]
+    });
+    files.flatten().map(|path| Seen::at(path)).collect()
 }
 
 impl ProxyFile {

@@ -266,8 +266,20 @@ fn a_fault_in_proxy_toml_is_one_problem_and_changes_nothing_else() {
     assert_eq!(said, folder.problems());
     let folder = folder.proxy("[[operation]]\nname = 'create_order'\nenabled = false");
     let next = again(&mut watch, &folder).unwrap();
-    assert!(next.operations_differ, "rows wait for the next start");
+    assert_eq!(next.restart, ["operation"]);
     assert_eq!(ids(&next.registry), ["acme"]);
+}
+
+#[test]
+fn other_authorities_wait_for_the_next_start_and_the_same_written_anew_do_not() {
+    let mut folder = folder()
+        .file("ca.pem", "one")
+        .proxy("upstream = { ca = 'ca.pem' }");
+    let (mut watch, _) = open(&folder);
+    for (text, waits) in [("one", &[][..]), ("two", &["upstream.ca"]), ("one", &[])] {
+        folder = folder.file("ca.pem", text);
+        assert_eq!(again(&mut watch, &folder).unwrap().restart, waits);
+    }
 }
 
 #[test]
