@@ -64,6 +64,17 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
         .map(|one| &one["id"])
         .collect();
     assert_eq!(busiest, ["acme"], "globex got no further than the proxy");
+    let used: Vec<_> = first["credentials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["client_id"])
+        .collect();
+    assert_eq!(used, ["client-acme", "client-globex"]);
+    assert_eq!(first["credentials"][0]["last_used_ms"], T0 + 10_000);
+    let seconds = (T0 + 10_000) / 1_000;
+    let line = r#"credential_last_used_timestamp_seconds{client_id="client-acme",tenant="acme"}"#;
+    proxy.counts(&format!("{line} {seconds}")).await;
 
     proxy.clock.advance(Duration::from_secs(5));
     gatepay.inject(Fault::ResetAfterExecuting.once());

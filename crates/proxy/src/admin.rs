@@ -117,7 +117,10 @@ fn open(app: &App, path: &str) -> Option<Answer> {
             for lane in app.generation.load().lanes() {
                 lane.meters().limits.stands(|| lane.view());
             }
-            let mut response = Response::new(Full::new(Bytes::from(app.metrics.render())));
+            let generation = app.generation.load();
+            let own = app.settings.metrics.own(&generation.registry);
+            let scrape = app.metrics.scrape(&generation, &own);
+            let mut response = Response::new(Full::new(Bytes::from(scrape)));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response

@@ -3,6 +3,7 @@
 mod limits;
 mod size;
 mod totals;
+mod uses;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -124,6 +124,9 @@ impl Record {
     /// It is from whom it claims to be from: from here on it counts as that tenant's.
     pub fn verified(&mut self, caller: &Caller<'_>) {
         self.credential = Some(caller.place);
+        if let Some(generation) = &self.generation {
+            generation.note_use(caller.position, caller.place, self.began_unix_ms);
+        }
     }
 
     /// From here on it is somebody's turn. Where a request's time goes is told by this.

@@ -379,6 +379,7 @@ impl Follower {
             in_force(&app.settings.written, &next.settings.written),
             means,
         ));
+        generation.remember_uses(before);
         app.generation.store(Arc::clone(&generation));
         generation.end_series_of(before, means);
 

@@ -80,6 +80,8 @@ pub struct Status {
     refusals: Vec<Refused>,
     /// The busiest, by what they take of the institution's quota.
     tenants: Vec<Busy>,
+    /// Those that were used last.
+    credentials: Vec<Key>,
     quota: Shared,
     upstream: Gatepay,
     replay: Memory,
@@ -132,6 +134,14 @@ struct Busy {
     id: String,
     #[serde(flatten)]
     lane: LaneView,
+}
+
+#[derive(Serialize)]
+struct Key {
+    client_id: String,
+    party: String,
+    last_used_ms: u64,
+    not_after_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -285,6 +295,7 @@ fn status(
         },
         refusals: refusals(totals, since),
         tenants,
+        credentials: credentials(&generation),
         quota,
         upstream: Gatepay {
             breaker_open: app.breaker.is_open(),
@@ -327,6 +338,24 @@ fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
         lane,
     };
     (busy.into_iter().map(named).collect(), used)
+}
+
+/// Those that were used last.
+fn credentials(generation: &Generation) -> Vec<Key> {
+    let all = generation.credentials();
+    let mut used: Vec<_> = all
+        .filter_map(|(position, dated, last)| Some((last?, position, dated)))
+        .collect();
+    used.sort_by_key(|(last, position, _)| (Reverse(*last), *position));
+    used.truncate(BUSIEST);
+    used.into_iter()
+        .map(|(last_used_ms, position, dated)| Key {
+            client_id: dated.credential.client_id.to_string(),
+            party: generation.registry.at(position).party().id.to_string(),
+            last_used_ms,
+            not_after_ms: dated.not_after,
+        })
+        .collect()
 }
 
 /// Why requests were refused, ever, those of now first.

@@ -5,6 +5,7 @@ use gatepay_core::Catalogue;
 use gatepay_tenancy::{Registry, settings};
 
 use super::Metrics;
+use super::uses::{self, Used};
 use crate::limit::{Limit, Limits};
 
 /// How much a scrape is.
@@ -28,13 +29,21 @@ impl Size {
             every.add(limit);
         }
         let parties = registry.parties().zip(settings.own(registry));
-        let own = parties.filter(|(_, own)| *own);
-        let ids = own.map(|(who, _)| Some(who.party().id.as_str()));
+        let own: Vec<_> = parties.filter(|(_, own)| *own).collect();
+        let ids = own.iter().map(|(who, _)| Some(who.party().id.as_str()));
         for id in ids.chain([None]) {
             // Series that only come when something happens are there then.
             metrics.tenant(id).limits.admitted(true, every);
         }
-        let now = Self::of(&metrics.render());
+        let uses = own.iter().flat_map(|(who, _)| {
+            let party = who.party();
+            party.credentials.iter().map(|dated| Used {
+                tenant: party.id.as_str(),
+                client_id: dated.credential.client_id.as_str(),
+                last_ms: None,
+            })
+        });
+        let now = Self::of(&[metrics.render(), uses::render(uses)].concat());
         Self {
             series: now.series,
             bytes: now.bytes + now.series * LONGEST,

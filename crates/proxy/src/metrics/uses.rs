@@ -1,0 +1,57 @@
+//! When credentials were used last. These series are made when they are scraped: what they say is kept elsewhere, and
+//! they come and go with their credentials.
+
+use prometheus::{Encoder as _, Registry, TextEncoder};
+
+use super::{Make, Metrics};
+use crate::generation::Generation;
+
+/// A credential of somebody that has series of its own.
+pub(super) struct Used<'a> {
+    /// Whose it is.
+    pub(super) tenant: &'a str,
+    /// Which it is.
+    pub(super) client_id: &'a str,
+    /// When it was used last, in milliseconds since 1970.
+    pub(super) last_ms: Option<u64>,
+}
+
+impl Metrics {
+    /// The text Prometheus scrapes, with the credentials of whoever has series of its own.
+    pub fn scrape(&self, generation: &Generation, own: &[bool]) -> Vec<u8> {
+        let mut text = self.render();
+        let credentials = generation.credentials();
+        let own = credentials.filter(|(position, ..)| own[*position]);
+        text.extend(render(own.map(|(position, dated, last_ms)| Used {
+            tenant: generation.registry.at(position).party().id.as_str(),
+            client_id: dated.credential.client_id.as_str(),
+            last_ms,
+        })));
+        text
+    }
+}
+
+/// Their series.
+pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8> {
+    let registry = Registry::new();
+    let last_used = Make(&registry).gauge_vec(
+        "credential_last_used_timestamp_seconds",
+        "When a credential was used last; 0 if it was not since the start.",
+        &["tenant", "client_id"],
+    );
+    for Used {
+        tenant,
+        client_id,
+        last_ms,
+    } in credentials
+    {
+        let seconds = i64::try_from(last_ms.unwrap_or(0) / 1_000).unwrap_or(i64::MAX);
+        last_used
+            .with_label_values(&[tenant, client_id])
+            .set(seconds);
+    }
+    let mut text = Vec::new();
+    // As in `render` of all the others.
+    let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
+    text
+}
