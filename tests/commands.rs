@@ -1,6 +1,6 @@
 //! The commands that are not `serve`: what they print, and their exit codes.
 
-use crate::support::program::{Folder, printed, run};
+use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
 use gatepay_core::Catalogue;
 use serde_json::Value;
@@ -323,4 +323,52 @@ async fn a_refused_request_is_explained_offline() {
         assert!(!said.contains(acme().secret), "{said}");
     }
     assert_eq!(gatepay.count(), 0);
+}
+
+#[tokio::test]
+async fn what_files_would_change_of_the_running_process_is_told() {
+    let served = Folder::before(UNUSED);
+    let program = Program::serve(&served).await;
+    let admin = program.admin.to_string();
+    let check = |folder: &Folder| {
+        let config = folder.name("proxy.toml");
+        let arguments = [
+            "check",
+            "--config",
+            &config,
+            "--against",
+            "running",
+            "--admin",
+            &admin,
+        ];
+        let output = run(&arguments);
+        let shown = printed(&output);
+        let (said, _) = &shown;
+        assert!(!said.contains(acme().secret), "{said}");
+        shown
+    };
+    assert_eq!(check(&served), ("nothing changes\n".to_owned(), Some(0)));
+    let other = Folder::before(UNUSED);
+    other.tenant(&globex(), "standing = 'read_only'");
+    let (said, code) = check(&other);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(
+        said.contains("~ tenant globex: standing: active -> read_only"),
+        "{said}"
+    );
+    other.secret("acme", "another-fake-secret");
+    let (said, _) = check(&other);
+    assert!(said.contains(": another secret"), "{said}");
+    let free = "127.0.0.1:9";
+    let config = served.name("proxy.toml");
+    let (said, code) = printed(&run(&[
+        "check",
+        "--config",
+        &config,
+        "--against",
+        "running",
+        "--admin",
+        free,
+    ]));
+    assert_eq!(code, Some(1), "nobody answers: {said}");
 }

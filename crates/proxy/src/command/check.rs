@@ -1,5 +1,8 @@
 //! `check`: everything `serve` does before it binds.
 
+mod running;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +14,7 @@ use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{Configuration, Plan, Registry, Side, Who};
 
-use super::{Exit, complain, environment, say};
+use super::{Exit, complain, environment, fail, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
@@ -22,9 +25,16 @@ pub(crate) struct Check {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
-    /// Print what this configuration would change of another: that of a folder, or of a proxy.toml.
-    #[arg(long, value_name = "FOLDER|FILE")]
+    /// Print what this configuration would change of another: that of a folder, of a proxy.toml, or of the process that is
+    /// `running`, which its admin listener tells.
+    #[arg(long, value_name = "FOLDER|FILE|running")]
     against: Option<PathBuf>,
+    /// Where the admin listener of the running process is, if not at the admin.address of this configuration.
+    #[arg(long, value_name = "ADDRESS", requires = "against")]
+    admin: Option<SocketAddr>,
+    /// A file with what that configuration's admin.token holds.
+    #[arg(long, value_name = "FILE", requires = "against")]
+    admin_token_file: Option<PathBuf>,
     /// Print the changes as one JSON object.
     #[arg(long, requires = "against")]
     json: bool,
@@ -53,13 +63,23 @@ impl Check {
             report(&self.config.display().to_string(), &configuration);
             return Ok(Exit::Fine);
         };
+        let after = Side::of(&configuration);
+        if against == Path::new("running") {
+            if self.without_secrets {
+                complain("the secrets of a running process can only be compared with secrets");
+                return Err(Exit::Usage);
+            }
+            let address = self.admin.unwrap_or(configuration.settings.admin.address);
+            let before =
+                running::outline(address, self.admin_token_file.as_deref()).map_err(fail)?;
+            return Ok(self.tell(&Plan::against(&before, after)));
+        }
         let before = if against.is_dir() {
             self.load(&against.join("proxy.toml"))?
         } else {
             self.load(against)?
         };
-        let plan = Plan::between(Side::of(&before), Side::of(&configuration));
-        Ok(self.tell(&plan))
+        Ok(self.tell(&Plan::between(Side::of(&before), after)))
     }
 
     fn load(&self, path: &Path) -> Result<Configuration, Exit> {
