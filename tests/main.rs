@@ -74,7 +74,7 @@ mod breaker;
 mod clocks;
 // One tenant never meets another's orders.
 mod tenants;
-// Many of them are small.
+// Many of them are small, and one changes without the others.
 mod scale;
 // Every request is written down once, however it ends.
 mod records;
