@@ -451,3 +451,52 @@ async fn every_change_that_is_in_force_is_in_the_audit_journal() {
     let (said, code) = printed(&run(&["audit", "verify", "--config", &config]));
     assert_eq!(code, Some(0), "{said}");
 }
+
+#[tokio::test]
+async fn no_series_of_a_tenant_is_left_once_it_is_removed() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let limits = "limits = { requests_per_second = 1, burst = 3, in_flight = 1, money = { requests_per_second = 1, burst = 1 }, shadow = ['money'] }";
+    folder.tenant(&initech(), &format!("{SHARED}\n{limits}"));
+    let program = Program::serve(&folder).await;
+    for call in [
+        initech().post(QUERY, BY_NUMBER),
+        initech().post(REFUND, A_REFUND),
+        initech().post(REFUND, A_REFUND),
+        initech().post(QUERY, BY_NUMBER),
+        initech().post(QUERY, BY_NUMBER),
+    ] {
+        let request = call.request(&Clock::system());
+        let _answered = Connection::open(program.address).await.send(request).await;
+    }
+    let series = async || {
+        let metrics = program.admin("GET", "/metrics").await;
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        let lines = text.lines().filter(|line| line.contains("\"initech\""));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = series().await;
+    for name in [
+        "requests_total",
+        "limit_refusals_total",
+        "limit_shadow_total",
+        "quota_borrowed_total",
+        "quota_share_requests_per_second",
+        "quota_use_requests_per_second",
+        "credential_uses_total",
+        "credential_last_used_timestamp_seconds",
+    ] {
+        let prefix = format!("gatepay_proxy_{name}{{");
+        assert!(
+            before.iter().any(|line| line.starts_with(&prefix)),
+            "{name}: {before:?}"
+        );
+    }
+    folder.remove("tenants.d/initech.toml");
+    assert_eq!(program.reload("").await.0, 200);
+    assert_eq!(status(&program, &initech()).await, 401);
+    assert_eq!(series().await, Vec::<String>::new());
+    folder.tenant(&initech(), SHARED);
+    assert_eq!(program.reload("").await.0, 200);
+    assert!(!series().await.is_empty(), "they come with it");
+}

@@ -14,6 +14,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Whether its connection ends with it.
+    pub(crate) fn closes(&self) -> bool {
+        self.headers
+            .get("connection")
+            .is_some_and(|value| value == "close")
+    }
+
     /// The first value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

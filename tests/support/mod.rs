@@ -26,6 +26,7 @@ mod relay;
 pub(crate) mod scripted;
 mod shop;
 pub(crate) mod tls;
+pub(crate) mod traffic;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::app::App;
 use crate::drain::Phase;
 use crate::reload::Verdict;
-use crate::{rows, status};
+use crate::{roster, rows, status};
 
 /// Scrapes and probes are few; more than this at once is a fault or an attack.
 const CONNECTIONS: usize = 64;
@@ -88,6 +88,14 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
             let rows = generation.catalogue.rows().iter();
             json(StatusCode::OK, &rows.map(rows::object).collect::<Vec<_>>())
         }
+        (&Method::GET, "/tenants") => tenants(app, request.uri().query()),
+        (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
+            let generation = app.generation.load();
+            match roster::named(&generation, id, app.clock.unix_ms()) {
+                Some(one) => json(StatusCode::OK, &one),
+                None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
+            }
+        }
         (&Method::GET, "/-/registry") => registry(app).await,
         (_, "/-/registry") => text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -101,7 +109,7 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /status, /operations, /-/reload and /-/registry\n",
+            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /-/reload and /-/registry\n",
         ),
     }
 }
@@ -223,6 +231,22 @@ fn is_own_page(headers: &HeaderMap) -> bool {
     local
         && !headers.contains_key(header::ORIGIN)
         && matches!(says("sec-fetch-site"), Some("same-origin" | "none"))
+}
+
+fn tenants(app: &App, query: Option<&str>) -> Answer {
+    let after = query.map(|query| query.strip_prefix("after="));
+    if after == Some(None) {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "say ?after= and the last id you have, or nothing\n",
+        );
+    }
+    let generation = app.generation.load();
+    let (now, since) = (app.clock.unix_ms(), app.began_ms);
+    match roster::page(&generation, after.flatten(), now, since) {
+        Some(page) => json(StatusCode::OK, &page),
+        None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
+    }
 }
 
 async fn reload(app: &App, query: Option<&str>) -> Answer {

@@ -148,6 +148,7 @@ impl App {
         let quota = Quota::new(&settings.upstream.quota, meters, &clock);
         let lanes = Lanes::new(Arc::clone(&quota));
         let generation = Generation::new(
+            None,
             Arc::new(catalogue),
             registry,
             Arc::clone(&settings.institution),

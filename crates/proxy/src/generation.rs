@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use gatepay_core::{Catalogue, Credential};
 use gatepay_tenancy::facts::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
-use gatepay_tenancy::{DatedCredential, PartyId, Registry, Side, Who};
+use gatepay_tenancy::{DatedCredential, PartyId, Registry, Side};
 
 use crate::clock::Clock;
 use crate::lane::{Lane, Lanes};
 use crate::metrics::Metrics;
+use crate::uses::{Use, Uses};
 
 /// What a request is judged by, loaded once and kept to its end.
 pub struct Generation {
@@ -25,14 +25,8 @@ pub struct Generation {
     pub written: Facts,
     /// By position in the registry.
     lanes: Vec<Arc<Lane>>,
-    /// When each credential was used last, in milliseconds since 1970, or 0; a party's beside each other.
-    uses: Box<[AtomicU64]>,
-    /// Where a party's begin, by position.
-    first_uses: Box<[u32]>,
+    uses: Uses,
 }
-
-/// Uses closer together than this are not told apart: then a busy credential's are not written all the time.
-const USE_MS: u64 = 1_000;
 
 /// The credential of the institution's that signs.
 pub struct Signing {
@@ -71,8 +65,10 @@ pub struct Means<'a> {
 }
 
 impl Generation {
-    /// Whoever was there before keeps its lane, under the limits it has now: so nothing may fail any more.
+    /// Whoever was there before keeps its lane, under the limits it has now, and what is known of its credentials: so
+    /// nothing may fail any more.
     pub fn new(
+        before: Option<&Self>,
         catalogue: Arc<Catalogue>,
         registry: Registry,
         institution: Arc<Institution>,
@@ -83,16 +79,9 @@ impl Generation {
         let lanes = means
             .lanes
             .arrange(&registry, &own, means.metrics, means.clock);
-        let mut credentials = 0;
-        let first = |who: Who<'_>| {
-            let first = credentials;
-            credentials += who.party().credentials.len();
-            u32::try_from(first).expect("there are fewer than four billion")
-        };
-        let first_uses = registry.parties().map(first).collect();
+        let before = before.map(|before| (&before.registry, &before.uses));
         Self {
-            first_uses,
-            uses: (0..credentials).map(|_| AtomicU64::new(0)).collect(),
+            uses: Uses::of(&registry, before),
             catalogue,
             registry,
             institution,
@@ -101,46 +90,18 @@ impl Generation {
         }
     }
 
-    /// A request was proved to be signed with this credential of whoever has this position.
-    pub fn note_use(&self, position: usize, place: usize, now_ms: u64) {
-        let used = self.use_of(position, place);
-        if used.load(Ordering::Relaxed).saturating_add(USE_MS) <= now_ms {
-            used.store(now_ms, Ordering::Relaxed);
-        }
+    /// How a credential was used, by the position of whose it is and its place among theirs.
+    pub fn used(&self, position: usize, place: usize) -> &Use {
+        self.uses.at(position, place)
     }
 
-    /// When that was last, in milliseconds since 1970, if it was since the start.
-    pub fn last_used(&self, position: usize, place: usize) -> Option<u64> {
-        let used = self.use_of(position, place).load(Ordering::Relaxed);
-        (used > 0).then_some(used)
-    }
-
-    fn use_of(&self, position: usize, place: usize) -> &AtomicU64 {
-        &self.uses[self.first_uses[position] as usize + place]
-    }
-
-    /// Every credential: whose it is by position, which, and when it was used last.
-    pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, Option<u64>)> {
+    /// Every credential: whose it is by position, which, and how it was used.
+    pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, &Use)> {
         let parties = self.registry.parties().enumerate();
         parties.flat_map(move |(position, who)| {
             let credentials = who.party().credentials.iter().enumerate();
-            credentials
-                .map(move |(place, dated)| (position, dated, self.last_used(position, place)))
+            credentials.map(move |(place, dated)| (position, dated, self.used(position, place)))
         })
-    }
-
-    /// Takes over when credentials were used in a generation before this one.
-    pub fn remember_uses(&self, before: &Self) {
-        for (position, who) in self.registry.parties().enumerate() {
-            for (place, dated) in who.party().credentials.iter().enumerate() {
-                let found = before.registry.find(dated.credential.client_id.as_str());
-                let same = found.filter(|found| found.who.party().id == who.party().id);
-                if let Some(last) = same.and_then(|it| before.last_used(it.position, it.place)) {
-                    self.use_of(position, place)
-                        .fetch_max(last, Ordering::Relaxed);
-                }
-            }
-        }
     }
 
     /// What to sign with at this time.
@@ -236,6 +197,7 @@ mod tests {
 
         fn build(&self, tenants: &[(&str, u32, u32)], operators: &[&str]) -> Generation {
             Generation::new(
+                None,
                 Arc::new(Catalogue::standard()),
                 registry(tenants, operators),
                 Arc::clone(&self.settings.institution),
@@ -307,33 +269,6 @@ mod tests {
         let _without = world.build(&[], &[]);
         world.clock.advance(Duration::from_secs(50));
         assert_eq!(drain(&world.build(&[("a", 1, 200)], &[]), "a"), 50);
-    }
-
-    #[test]
-    fn when_a_credential_was_used_outlives_a_reload_and_not_its_owner() {
-        let world = World::new();
-        let first = world.build(&[("b", 1, 3), ("c", 1, 3)], &["y"]);
-        let used = |generation: &Generation, id| {
-            let found = generation.registry.find(id).unwrap();
-            generation.last_used(found.position, found.place)
-        };
-        let found = first.registry.find("y").unwrap();
-        for now in [START, START + 999, START + 1_500] {
-            first.note_use(found.position, found.place, now);
-        }
-        assert_eq!(
-            (used(&first, "y"), used(&first, "b")),
-            (Some(START + 1_500), None)
-        );
-        let next = world.build(&[("a", 1, 3), ("b", 1, 3)], &["y"]);
-        next.remember_uses(&first);
-        assert_eq!(
-            ["a", "b", "y"].map(|id| used(&next, id)),
-            [None, None, Some(START + 1_500)]
-        );
-        let without = world.build(&[("y", 1, 3)], &[]);
-        without.remember_uses(&world.build(&[], &["x"]));
-        assert_eq!(used(&without, "y"), None);
     }
 
     #[test]

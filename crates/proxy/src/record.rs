@@ -125,7 +125,8 @@ impl Record {
     pub fn verified(&mut self, caller: &Caller<'_>) {
         self.credential = Some(caller.place);
         if let Some(generation) = &self.generation {
-            generation.note_use(caller.position, caller.place, self.began_unix_ms);
+            let used = generation.used(caller.position, caller.place);
+            used.note(self.began_unix_ms);
         }
     }
 

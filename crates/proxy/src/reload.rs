@@ -373,13 +373,13 @@ impl Follower {
             .resize(replay_capacity(&app.settings, quota, &next.registry));
         app.quota.adjust(quota);
         let generation = Arc::new(Generation::new(
+            Some(before),
             Arc::clone(&before.catalogue),
             next.registry,
             Arc::clone(&next.settings.institution),
             in_force(&app.settings.written, &next.settings.written),
             means,
         ));
-        generation.remember_uses(before);
         app.generation.store(Arc::clone(&generation));
         generation.end_series_of(before, means);
 

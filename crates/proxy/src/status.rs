@@ -344,7 +344,7 @@ fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
 fn credentials(generation: &Generation) -> Vec<Key> {
     let all = generation.credentials();
     let mut used: Vec<_> = all
-        .filter_map(|(position, dated, last)| Some((last?, position, dated)))
+        .filter_map(|(position, dated, used)| Some((used.last_ms()?, position, dated)))
         .collect();
     used.sort_by_key(|(last, position, _)| (Reverse(*last), *position));
     used.truncate(BUSIEST);

@@ -200,7 +200,7 @@ pub(crate) fn plain(value: &document::Value) -> Value {
 }
 
 /// RFC 3339.
-pub(crate) fn time(ms: u64) -> String {
+pub fn time(ms: u64) -> String {
     let time = i64::try_from(ms)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok());

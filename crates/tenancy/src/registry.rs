@@ -68,7 +68,8 @@ impl<'a> Who<'a> {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// What it is, in a word.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
             Self::Operator(_) => "operator",

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use gatepay_proxy::clock;
 use gatepay_tenancy::edit::{EditError, Files};
+use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::onboard::Random;
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};
@@ -137,14 +138,6 @@ fn credential(dated: &DatedCredential, now_ms: u64) -> Value {
         "not_after": dated.not_after.map(time),
         "state": state,
     })
-}
-
-/// RFC 3339.
-fn time(ms: u64) -> String {
-    let time = i64::try_from(ms)
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(|| format!("{ms} ms"), |time| time.to_string())
 }
 
 /// What a tenant is told once.

@@ -40,6 +40,7 @@ impl Size {
             party.credentials.iter().map(|dated| Used {
                 tenant: party.id.as_str(),
                 client_id: dated.credential.client_id.as_str(),
+                count: 0,
                 last_ms: None,
             })
         });

@@ -1,4 +1,4 @@
-//! When credentials were used last. These series are made when they are scraped: what they say is kept elsewhere, and
+//! How often and when last credentials were used. These series are made when they are scraped: what they say is kept elsewhere, and
 //! they come and go with their credentials.
 
 use prometheus::{Encoder as _, Registry, TextEncoder};
@@ -12,6 +12,8 @@ pub(super) struct Used<'a> {
     pub(super) tenant: &'a str,
     /// Which it is.
     pub(super) client_id: &'a str,
+    /// How often it was used.
+    pub(super) count: u64,
     /// When it was used last, in milliseconds since 1970.
     pub(super) last_ms: Option<u64>,
 }
@@ -22,10 +24,11 @@ impl Metrics {
         let mut text = self.render();
         let credentials = generation.credentials();
         let own = credentials.filter(|(position, ..)| own[*position]);
-        text.extend(render(own.map(|(position, dated, last_ms)| Used {
+        text.extend(render(own.map(|(position, dated, used)| Used {
             tenant: generation.registry.at(position).party().id.as_str(),
             client_id: dated.credential.client_id.as_str(),
-            last_ms,
+            count: used.count(),
+            last_ms: used.last_ms(),
         })));
         text
     }
@@ -34,21 +37,29 @@ impl Metrics {
 /// Their series.
 pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8> {
     let registry = Registry::new();
-    let last_used = Make(&registry).gauge_vec(
+    let make = Make(&registry);
+    let labels = &["tenant", "client_id"];
+    let uses = make.counters(
+        "credential_uses_total",
+        "Requests that were verified with a credential.",
+        labels,
+    );
+    let last_used = make.gauge_vec(
         "credential_last_used_timestamp_seconds",
         "When a credential was used last; 0 if it was not since the start.",
-        &["tenant", "client_id"],
+        labels,
     );
     for Used {
         tenant,
         client_id,
+        count,
         last_ms,
     } in credentials
     {
         let seconds = i64::try_from(last_ms.unwrap_or(0) / 1_000).unwrap_or(i64::MAX);
-        last_used
-            .with_label_values(&[tenant, client_id])
-            .set(seconds);
+        let labels = &[tenant, client_id];
+        uses.with_label_values(labels).inc_by(count);
+        last_used.with_label_values(labels).set(seconds);
     }
     let mut text = Vec::new();
     // As in `render` of all the others.

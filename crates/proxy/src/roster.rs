@@ -1,0 +1,137 @@
+//! Roster: everybody there is, as operators of the proxy see them. No secrets.
+
+use std::collections::BTreeMap;
+
+use gatepay_core::Kind;
+use gatepay_tenancy::facts::time;
+use gatepay_tenancy::{DatedCredential, Party, Rate, Who};
+use serde::Serialize;
+
+use crate::generation::Generation;
+use crate::lane::LaneView;
+use crate::uses::Use;
+
+/// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
+const PAGE: usize = 1_000;
+
+/// A page of tenants and operators.
+#[derive(Serialize)]
+pub struct Page<'a> {
+    /// Since when uses are counted.
+    since: String,
+    parties: Vec<One<'a>>,
+    /// The `after` of the next page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
+}
+
+/// A tenant or an operator.
+#[derive(Serialize)]
+pub struct One<'a> {
+    id: &'a str,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_account: Option<&'a str>,
+    standing: &'static str,
+    #[serde(flatten)]
+    lane: LaneView,
+    /// Rates of single kinds of calls, if there are some.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    by_kind: BTreeMap<&'static str, Pace>,
+    credentials: Vec<Key<'a>>,
+}
+
+#[derive(Serialize)]
+struct Pace {
+    requests_per_second: u32,
+    burst: u32,
+}
+
+#[derive(Serialize)]
+struct Key<'a> {
+    client_id: &'a str,
+    not_before: Option<String>,
+    not_after: Option<String>,
+    valid: bool,
+    uses: u64,
+    last_used: Option<String>,
+}
+
+/// As many as one answer has: tenants by id and then operators by id, those that come after `after`.
+///
+/// `None` if there is nobody of that id; somebody may just have removed it.
+pub fn page<'a>(
+    generation: &'a Generation,
+    after: Option<&str>,
+    now_ms: u64,
+    since_ms: u64,
+) -> Option<Page<'a>> {
+    let begin = match after {
+        Some(id) => position(generation, id)? + 1,
+        None => 0,
+    };
+    let mut rest = generation.registry.parties().enumerate().skip(begin);
+    let page = rest.by_ref().take(PAGE);
+    let parties: Vec<_> = page
+        .map(|(position, who)| one(generation, position, who, now_ms))
+        .collect();
+    let more = rest.next().is_some();
+    Some(Page {
+        since: time(since_ms),
+        next: parties.last().map(|last| last.id).filter(|_| more),
+        parties,
+    })
+}
+
+/// The one of that id.
+pub fn named<'a>(generation: &'a Generation, id: &str, now_ms: u64) -> Option<One<'a>> {
+    let position = position(generation, id)?;
+    let who = generation.registry.at(position);
+    Some(one(generation, position, who, now_ms))
+}
+
+fn position(generation: &Generation, id: &str) -> Option<usize> {
+    let mut parties = generation.registry.parties();
+    parties.position(|who| who.party().id.as_str() == id)
+}
+
+fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u64) -> One<'a> {
+    let Party {
+        id,
+        standing,
+        limits,
+        credentials,
+        ..
+    } = who.party();
+    let pace = |rate: Rate| Pace {
+        requests_per_second: rate.per_second.get(),
+        burst: rate.burst.get(),
+    };
+    let by_kind = Kind::ALL
+        .iter()
+        .filter_map(|kind| Some((kind.as_str(), pace(limits.of_kind(*kind)?))));
+    let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
+    One {
+        id: id.as_str(),
+        kind: who.word(),
+        sub_account: match who {
+            Who::Tenant(tenant) => Some(tenant.sub_account.as_str()),
+            Who::Operator(_) => None,
+        },
+        standing: standing.as_str(),
+        lane: generation.lane(position).view(),
+        by_kind: by_kind.collect(),
+        credentials: credentials.iter().enumerate().map(key).collect(),
+    }
+}
+
+fn key<'a>(dated: &'a DatedCredential, used: &Use, now_ms: u64) -> Key<'a> {
+    Key {
+        client_id: dated.credential.client_id.as_str(),
+        not_before: dated.not_before.map(time),
+        not_after: dated.not_after.map(time),
+        valid: dated.valid_at(now_ms),
+        uses: used.count(),
+        last_used: used.last_ms().map(time),
+    }
+}
