@@ -2,6 +2,7 @@
 
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::tls::{Caller, Pair};
+use crate::support::traffic::{Tally, Traffic};
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
 use rustls::version::TLS13;
@@ -499,4 +500,109 @@ async fn no_series_of_a_tenant_is_left_once_it_is_removed() {
     folder.tenant(&initech(), SHARED);
     assert_eq!(program.reload("").await.0, 200);
     assert!(!series().await.is_empty(), "they come with it");
+}
+
+/// What `rounds` reloads in a row looked like from outside.
+struct Seen {
+    /// The longest it took from a change of the files to an answer that shows it.
+    slowest: Duration,
+    steady: Tally,
+    hasty: Tally,
+    took: Duration,
+}
+
+const RATE: u32 = 40;
+const BURST: u32 = 20;
+
+/// Reloads under load, every second one of them invalid: globex calls steadily, acme more than it may.
+async fn reload_under_load(proxy: &str, rounds: u32) -> Seen {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, proxy);
+    let hasty = |in_flight: u32| {
+        let limits = format!(
+            "limits = {{ requests_per_second = {RATE}, burst = {BURST}, in_flight = {in_flight} }}"
+        );
+        folder.tenant(&acme(), &format!("{SHARED}\n{limits}"));
+    };
+    hasty(100);
+    let program = Program::serve(&folder).await;
+    let globex_file = fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap();
+    let steady = Traffic::of(&globex(), program.address, 2, Duration::from_millis(5));
+    let haste = Traffic::of(&acme(), program.address, 2, Duration::from_millis(2));
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
+        if round % 2 == 1 {
+            let (spoil, problem) = BAD[round as usize / 2 % BAD.len()];
+            let proxy_file = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+            let failed = || async { program.metric(r#"reloads_total{result="failed"}"#).await };
+            let before = failed().await;
+            spoil(&folder);
+            let begun = Instant::now();
+            while failed().await == before {
+                assert!(begun.elapsed() < PATIENCE, "nobody noticed: {problem}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            folder.file("proxy.toml", &proxy_file);
+            folder.file("tenants.d/globex.toml", &globex_file);
+            folder.secret("globex", globex().secret);
+            let _ = fs::remove_file(folder.path("tenants.d/twin.toml"));
+        } else {
+            // Its limits are carried over each time, and initech comes or goes.
+            hasty(100 + round);
+            let comes = round % 4 == 0;
+            if comes {
+                folder.tenant(&initech(), SHARED);
+            } else {
+                folder.remove("tenants.d/initech.toml");
+            }
+            let took = becomes(&program, &initech(), if comes { 200 } else { 401 }).await;
+            slowest = slowest.max(took);
+        }
+    }
+    let (steady, _) = steady.end().await;
+    let (hasty, took) = haste.end().await;
+    Seen {
+        slowest,
+        steady,
+        hasty,
+        took,
+    }
+}
+
+impl Seen {
+    fn holds(&self) {
+        let statuses: Vec<u16> = self.steady.keys().copied().collect();
+        assert_eq!(statuses, [200], "no request failed: {:?}", self.steady);
+        let statuses: Vec<u16> = self.hasty.keys().copied().collect();
+        assert_eq!(statuses, [200, 429], "{:?}", self.hasty);
+        let admitted = u32::try_from(self.hasty[&200]).unwrap();
+        let allowed = self.took.as_secs_f64() * f64::from(RATE) + f64::from(BURST);
+        assert!(
+            f64::from(admitted) <= allowed,
+            "{admitted} of at most {allowed}"
+        );
+    }
+}
+
+/// A tenth of the reloads, twenty times as fast, and without a bound on the time until each is seen but patience; the
+/// whole form runs on request.
+#[tokio::test]
+async fn ten_reloads_under_load_half_of_them_invalid_fail_no_request_and_refill_no_bucket() {
+    reload_under_load(SOON, 10).await.holds();
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: a hundred reloads two seconds apart"]
+async fn a_hundred_reloads_under_load_are_each_seen_within_the_interval() {
+    let seen = reload_under_load("poll_ms = 2_000", 100).await;
+    say(format_args!(
+        "slowest change {:?}, steady {:?}, hasty {:?} in {:?}",
+        seen.slowest, seen.steady, seen.hasty, seen.took
+    ));
+    seen.holds();
+    assert!(
+        seen.slowest <= Duration::from_millis(2_100),
+        "{:?}",
+        seen.slowest
+    );
 }
