@@ -1,9 +1,10 @@
 use crate::support::abuse::{ATTACKS, Attack, attack};
 use crate::support::scripted::Scripted;
 use crate::support::*;
+use gatepay_proxy::penalty::FLOOD_WAIT;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 
 const ABUSER: &str = "127.0.0.8";
@@ -94,6 +95,69 @@ async fn a_siege_ends_with_the_time_it_is_given() {
     assert!(window.unwrap().closed && bodies.unwrap().closed);
     assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
     assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn after_a_flood_an_address_is_served_a_moment_later_and_nobody_else_is() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        // The wait is not taken from the time for a head.
+        .with(|settings| settings.listen.head_timeout = Duration::from_millis(500))
+        .start();
+    let fields = unproved(&proxy);
+    let flood = attack(
+        Attack::Pings,
+        ABUSER,
+        proxy.address(),
+        &fields,
+        Duration::from_secs(30),
+    );
+    assert!(flood.await.unwrap().closed);
+    proxy.counts("http2_floods_total 1").await;
+    let call = || acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
+    for (from, waits) in [(ABUSER, true), ("127.0.0.7", false)] {
+        let begun = Instant::now();
+        let mut caller = proxy.raw_from(from).await;
+        caller.write(call()).await;
+        assert_eq!(caller.answer().await.status, 200, "nobody is refused");
+        assert!(begun.elapsed() >= FLOOD_WAIT || !waits, "{from}");
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_a_quarter_of_all_requests_and_the_others_the_rest() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.listen.max_requests = 8.try_into().unwrap())
+        .start();
+    // Eight ask for more than there is room for: bodies that never come, on two streams of any connection, are all that
+    // one address may have.
+    let fields = unproved(&proxy);
+    let siege = attack(
+        Attack::SlowBodies,
+        ABUSER,
+        proxy.address(),
+        &fields,
+        Duration::from_secs(3),
+    );
+    let others = async {
+        until("it has as many as it may", || {
+            proxy.app().metrics.requests_crowded.get() > 0
+        })
+        .await;
+        assert!(proxy.app().metrics.in_flight.get() <= 2);
+        // Refused in HTTP/1 as in HTTP/2, and unread.
+        let mut same = proxy.raw_from(ABUSER).await;
+        same.write(acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock))
+            .await;
+        let answer = same.answer().await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.refusal(), Some("overloaded"));
+        assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
+    };
+    let (_report, ()) = tokio::join!(siege, others);
+    proxy.counts("in_flight 0").await;
+    assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::log::{AccessLog, Seldom};
 use crate::mark::Mark;
 use crate::metrics::Metrics;
 use crate::origin::Trusted;
-use crate::penalty::Penalties;
+use crate::penalty::{Floods, Penalties};
 use crate::quota::Quota;
 use crate::reload::Reload;
 use crate::replay::Replay;
@@ -52,10 +52,12 @@ pub struct App {
     pub bodies: Room,
     /// Whose word about callers' addresses is believed.
     pub trusted: Trusted,
-    /// How many connections each address has.
+    /// How many connections and requests each address has.
     pub crowd: Arc<Crowd>,
     /// Addresses that keep failing authentication.
     pub penalties: Penalties,
+    /// Addresses of which a connection was ended for what it sent.
+    pub floods: Floods,
     /// Everybody's limits and counters, across generations.
     pub lanes: Lanes,
     /// What the institution as a whole may send.
@@ -160,13 +162,8 @@ impl App {
                 clock: &clock,
             },
         );
-        let identity = settings
-            .listen
-            .tls
-            .as_ref()
-            .map(Identity::read)
-            .transpose()
-            .map_err(StartError::Tls)?;
+        let identity = settings.listen.tls.as_ref().map(Identity::read);
+        let identity = identity.transpose().map_err(StartError::Tls)?;
         if let Some(identity) = &identity {
             tell_expiry(identity, &metrics, &clock);
         }
@@ -190,8 +187,9 @@ impl App {
             },
             bodies: Room::default(),
             trusted: Trusted::new(&settings.listen.trusted_proxies),
-            crowd: Crowd::new(settings.listen.max_connections_per_address),
+            crowd: Crowd::new(&settings.listen),
             penalties: Penalties::default(),
+            floods: Floods::default(),
             lanes,
             quota,
             generation: ArcSwap::from_pointee(generation),

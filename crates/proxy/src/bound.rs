@@ -7,7 +7,7 @@ use gatepay_tenancy::settings::{Quota, Settings};
 use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
 
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
-use crate::ingress::BODIES;
+use crate::ingress::{BODIES, HEAD_LIMIT};
 use crate::listener::{HYPER_HEAD, STREAMS, WINDOW};
 use crate::replay;
 
@@ -17,8 +17,11 @@ const BASE: usize = 128 << 20;
 const PARTY: usize = 32 << 10;
 /// What rustls holds of either direction before it is taken.
 const TLS: usize = 96 << 10;
-/// A stream of HTTP/2 that is refused, until its answer is taken: as measured by `benches/exhaustion`, with room to spare.
-const STREAM: usize = 16 << 10;
+/// A request besides its head, until it is at GatePay and again until its answer is taken: as measured by
+/// `benches/exhaustion`, with room to spare.
+pub const REQUEST: usize = 8 << 10;
+/// A stream of HTTP/2 that was refused for want of a place, until the peer has been told.
+const STREAM: usize = 1 << 10;
 /// A connection's own state, and what the buffers above leave unused.
 const CONNECTION: usize = 32 << 10;
 
@@ -29,6 +32,8 @@ pub struct Bound {
     pub connection: usize,
     /// All connections.
     pub connections: usize,
+    /// All requests, with their heads.
+    pub requests: usize,
     /// Requests at GatePay at the same time.
     pub calls: usize,
     /// Their answers, and connections to GatePay.
@@ -48,23 +53,35 @@ impl Bound {
     pub fn of(settings: &Settings, registry: &Registry) -> Self {
         // HTTP/1.1 has a buffer for a head where HTTP/2 has a window and streams.
         let http2 = WINDOW as usize + STREAMS as usize * STREAM;
-        let connection = CONNECTION + TLS + http2.max(HYPER_HEAD);
+        let tls = settings.listen.tls.as_ref().map_or(0, |_| TLS);
+        let connection = CONNECTION + tls + http2.max(HYPER_HEAD);
         let connections = settings
             .listen
             .max_connections
             .get()
             .saturating_mul(connection);
-        let calls = calls(settings, registry);
+        let requests = settings.listen.max_requests.get();
+        let calls = calls(settings, registry).min(requests);
+        let requests = requests.saturating_mul(REQUEST + HEAD_LIMIT);
         // Those to changes are held whole, those to reads up to a length; a connection to GatePay has buffers like ours.
         let answer = WHOLE_OF_A_CHANGE.max(WHOLE) + TLS + CONNECTION;
         let answers = calls.saturating_mul(answer);
         let stamps = replay_capacity(settings, &settings.upstream.quota, registry);
         let replay = replay::bytes(settings.window, stamps);
         let parties = registry.parties().count().saturating_mul(PARTY);
-        let parts = [connections, answers, BODIES, replay, parties, BASE];
+        let parts = [
+            connections,
+            requests,
+            answers,
+            BODIES,
+            replay,
+            parties,
+            BASE,
+        ];
         Self {
             connection,
             connections,
+            requests,
             calls,
             answers,
             bodies: BODIES,

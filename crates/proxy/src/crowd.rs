@@ -1,12 +1,14 @@
-//! Crowd: how many connections each address has open, and how much of what came over them is not proved to be
-//! anybody's, so that one cannot take all there may be.
+//! Crowd: how many connections and requests each address has open, and how much of what came over them is not proved to
+//! be anybody's, so that one cannot take all there may be.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use gatepay_tenancy::settings::Listen;
 
 use crate::origin::{Origin, network};
 
@@ -14,19 +16,43 @@ use crate::origin::{Origin, network};
 pub struct Crowd {
     most: usize,
     open: Mutex<HashMap<IpAddr, Neighborhood>>,
+    requests: Requests,
+}
+
+/// Requests of all addresses.
+struct Requests {
+    most: usize,
+    open: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Neighborhood {
     connections: usize,
+    shared: Arc<Shared>,
+}
+
+/// What the connections of one address have together.
+#[derive(Default)]
+struct Shared {
+    requests: AtomicUsize,
     unproved: Arc<AtomicUsize>,
 }
+
+/// Of all requests there may be, one address may have this part.
+const SHARE: usize = 4;
 
 /// A connection's place in the crowd, until dropped.
 pub struct Place {
     crowd: Arc<Crowd>,
     network: IpAddr,
-    unproved: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+/// A request's place in the crowd, until dropped: as long as anything of it or its answer is held.
+pub struct Seat {
+    crowd: Arc<Crowd>,
+    /// Its address's; a trusted proxy has all there are.
+    shared: Option<Arc<Shared>>,
 }
 
 /// The other end of a connection.
@@ -40,16 +66,20 @@ pub struct Peer {
 impl Peer {
     /// How many bytes of requests that nobody proved yet came from its address, if that can be held against it.
     pub fn unproved(&self) -> Option<&Arc<AtomicUsize>> {
-        self.place.as_ref().map(|place| &place.unproved)
+        self.place.as_ref().map(|place| &place.shared.unproved)
     }
 }
 
 impl Crowd {
-    /// So many for each.
-    pub fn new(most: NonZeroUsize) -> Arc<Self> {
+    /// So many connections for each, and so many requests for all, as these say.
+    pub fn new(listen: &Listen) -> Arc<Self> {
         Arc::new(Self {
-            most: most.get(),
+            most: listen.max_connections_per_address.get(),
             open: Mutex::default(),
+            requests: Requests {
+                most: listen.max_requests.get(),
+                open: AtomicUsize::new(0),
+            },
         })
     }
 
@@ -65,8 +95,40 @@ impl Crowd {
         Some(Place {
             crowd: Arc::clone(self),
             network,
-            unproved: Arc::clone(&neighborhood.unproved),
+            shared: Arc::clone(&neighborhood.shared),
         })
+    }
+
+    /// One more request of this peer, unless it or all have as many as they may.
+    pub fn seat(self: &Arc<Self>, peer: &Peer) -> Option<Seat> {
+        // Given back when it is dropped, also if there is no room.
+        let seat = Seat {
+            crowd: Arc::clone(self),
+            shared: peer.place.as_ref().map(|place| Arc::clone(&place.shared)),
+        };
+        let Requests { most, open } = &self.requests;
+        let all = open.fetch_add(1, Ordering::Relaxed) < *most;
+        let share = most.div_ceil(SHARE);
+        let own = seat
+            .shared
+            .as_ref()
+            .is_none_or(|shared| shared.requests.fetch_add(1, Ordering::Relaxed) < share);
+        (all && own).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.crowd.requests.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(shared) = &self.shared {
+            shared.requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seat")
     }
 }
 
@@ -86,9 +148,22 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::Trusted;
 
     fn crowd(most: usize) -> Arc<Crowd> {
-        Crowd::new(most.try_into().unwrap())
+        Crowd::new(&Listen {
+            max_connections_per_address: most.try_into().unwrap(),
+            max_requests: 8.try_into().unwrap(),
+            ..Listen::default()
+        })
+    }
+
+    fn peer(crowd: &Arc<Crowd>, text: &str, trusted: &[ipnet::IpNet]) -> Peer {
+        let origin = Trusted::new(trusted).origin(address(text));
+        let place = origin
+            .accountable()
+            .map(|address| crowd.enter(address).unwrap());
+        Peer { origin, place }
     }
 
     fn address(text: &str) -> IpAddr {
@@ -113,6 +188,34 @@ mod tests {
         let _one = crowd.enter(address("2001:db8::1"));
         assert!(crowd.enter(address("2001:db8::2")).is_none());
         assert!(crowd.enter(address("2001:db8:0:1::1")).is_some());
+    }
+
+    #[test]
+    fn one_address_has_a_part_of_all_requests_and_who_has_none_left_takes_none_away() {
+        let crowd = crowd(2);
+        let (one, again) = (
+            peer(&crowd, "192.0.2.1", &[]),
+            peer(&crowd, "192.0.2.1", &[]),
+        );
+        let first = crowd.seat(&one);
+        let second = crowd.seat(&again);
+        assert!(first.is_some() && second.is_some());
+        for _ in 0..20 {
+            assert!(crowd.seat(&one).is_none());
+        }
+        // All others together have the rest, a trusted proxy among them.
+        let proxy = peer(
+            &crowd,
+            "192.0.2.2",
+            &["192.0.2.2/32".parse::<ipnet::IpNet>().unwrap()],
+        );
+        let rest: Vec<_> = (0..6).map(|_| crowd.seat(&proxy).unwrap()).collect();
+        assert!(crowd.seat(&proxy).is_none());
+        assert!(crowd.seat(&peer(&crowd, "192.0.2.3", &[])).is_none());
+        drop((first, rest));
+        assert!(crowd.seat(&again).is_some());
+        drop(second);
+        assert_eq!(crowd.requests.open.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -213,7 +213,7 @@ pub const BODIES: usize = 256 << 20;
 /// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
 pub const UNPROVED: usize = 80 << 20;
 /// What a request takes besides its bytes while it waits for its body.
-const WAITING: usize = 16 << 10;
+const WAITING: usize = 6 << 10;
 /// Bodies up to this length are given room once, when they are announced.
 const SMALL: usize = 4096;
 /// Room is given out in pieces of this many bytes.

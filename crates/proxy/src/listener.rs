@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::error::Error as _;
+use std::error::Error;
 use std::io::ErrorKind;
+use std::iter;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,17 +28,19 @@ use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::origin::Origin;
 use crate::pace::{Limits, Pace, Verdict};
+use crate::penalty::FLOOD_WAIT;
 use crate::proxy_header;
 
 /// hyper's own limit on a head, above ours so that ours answers.
 pub const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
-/// How many requests one HTTP/2 connection may have open.
+/// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
+/// they may, so that none of those is refused.
 pub const STREAMS: u32 = 100;
 /// How many streams a peer may open and reset, or make us reset, before the connection is closed.
 const RESETS: usize = 20;
-/// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. It fills a
-/// link of 200 Mbit/s at 10 ms.
-pub const WINDOW: u32 = 256 * 1024;
+/// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. A call has less
+/// than a KiB, so that a connection from 100 ms away brings some 600 calls in a second.
+pub const WINDOW: u32 = 64 * 1024;
 /// How much of answers one HTTP/2 stream holds ready to be sent.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The largest frame, and the table heads are compressed with: as the standard has them.
@@ -153,21 +156,26 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: En
     let app = Arc::clone(&worker.app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
-    let pace = Pace::new(Limits {
-        head: listen.head_timeout,
-        answer: listen.answer_timeout,
-        idle: listen.idle_timeout,
-    });
     let begin = async {
         let peer = if listen.proxy_protocol && peer.origin.is_trusted() {
             announced(&app, &mut tcp, peer.origin).await?
         } else {
             peer
         };
+        if let Some(address) = peer.origin.accountable()
+            && app.floods.remember(address)
+        {
+            sleep(FLOOD_WAIT).await;
+        }
+        let pace = Pace::new(Limits {
+            head: listen.head_timeout,
+            answer: listen.answer_timeout,
+            idle: listen.idle_timeout,
+        });
         let acceptor = app.identity.as_ref().map(Identity::acceptor);
         let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(&pace));
         match timeout(listen.head_timeout, begun).await {
-            Ok(Ok((http2, stream))) => Ok((peer, http2, stream)),
+            Ok(Ok((http2, stream))) => Ok((peer, pace, http2, stream)),
             // Port scans and health checks connect and say nothing; that is no event.
             Ok(Err(error)) => {
                 let address = peer.origin.address;
@@ -182,15 +190,22 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: En
         // The process does not wait for those who never ask.
         () = long_after(&app, Phase::Finishing) => return,
     };
-    let Ok((peer, http2, stream)) = begun else {
+    let Ok((peer, pace, http2, stream)) = begun else {
         return;
     };
+    let origin = peer.origin;
     let peer = Arc::new(peer);
     let ended = if http2 {
         serve_http2(&worker, stream, peer, &pace, entering).await
     } else {
         serve_http1(&worker, stream, peer, &pace, entering).await
     };
+    if let Err(Ended::Broken(error)) = &ended
+        && is_abuse(error)
+        && let Some(address) = origin.accountable()
+    {
+        app.floods.ended(address);
+    }
     match ended {
         Err(Ended::Stalled) => {
             // What is left of the answer is not waited for.
@@ -235,19 +250,28 @@ enum Ended {
 
 /// Whether a peer sent more frames than it may, by our count or by the library's.
 fn is_flood(error: &hyper::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let ours = error.downcast_ref::<std::io::Error>();
-        if ours.is_some_and(|error| error.kind() == ErrorKind::QuotaExceeded) {
-            return true;
-        }
-        let theirs = error.downcast_ref::<h2::Error>();
-        if theirs.is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    is_ours(error)
+        || h2_error(error)
+            .is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// Whether that, or frames no client makes, for which we ended the connection.
+fn is_abuse(error: &hyper::Error) -> bool {
+    is_ours(error) || h2_error(error).is_some_and(|error| error.is_go_away() && error.is_library())
+}
+
+fn is_ours(error: &hyper::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == ErrorKind::QuotaExceeded)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    iter::successors(error.source(), |cause| (*cause).source())
 }
 
 async fn serve_http1(
@@ -261,8 +285,14 @@ async fn serve_http1(
     let service = service_fn(move |request| {
         // The connection's own place at the door becomes that of its first request.
         let entering = first.take().unwrap_or_else(|| worker.door.enter());
-        let (worker, peer, busy) = (Arc::clone(worker), Arc::clone(&peer), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, entering, request).await) }
+        let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
+        let (busy, seat) = (pace.request(), worker.app.crowd.seat(&peer));
+        async move {
+            let Some(seat) = seat else {
+                return Ok::<_, Infallible>(journey::crowded(&worker.app, &peer, busy, request));
+            };
+            Ok(journey::handle(worker, peer, busy.seated(seat), entering, request).await)
+        }
     });
     let faults = worker.app.metrics.unreadable_heads.clone();
     let connection = http1::Builder::new()
@@ -310,8 +340,17 @@ async fn serve_http2(
     pace.http2();
     let service = service_fn(|request| {
         let entering = worker.door.enter();
-        let (worker, peer, busy) = (Arc::clone(worker), Arc::clone(&peer), pace.request());
-        async move { Ok::<_, Infallible>(journey::handle(worker, peer, busy, entering, request).await) }
+        let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
+        let (busy, seat) = (pace.request(), worker.app.crowd.seat(&peer));
+        async move {
+            let Some(seat) = seat else {
+                // An answer of many streams takes as much memory as what it is to save. This says the same with less: by
+                // the standard the request was not processed, and may be sent again.
+                worker.app.metrics.requests_crowded.inc();
+                return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
+            };
+            Ok(journey::handle(worker, peer, busy.seated(seat), entering, request).await)
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

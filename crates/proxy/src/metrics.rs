@@ -70,6 +70,8 @@ pub struct Metrics {
     pub readers_stalled: IntCounter,
     /// Connections of HTTP/2 closed because of what they were flooded with.
     pub http2_floods: IntCounter,
+    /// Requests refused because as many as may be were being answered.
+    pub requests_crowded: IntCounter,
     /// Requests between their head and the end of their answer.
     pub in_flight: IntGauge,
     /// GatePay's side.
@@ -284,6 +286,10 @@ impl Metrics {
             http2_floods: make.counter(
                 "http2_floods_total",
                 "Connections of HTTP/2 closed because of more frames that carry nothing than any client needs.",
+            ),
+            requests_crowded: make.counter(
+                "requests_crowded_total",
+                "Requests refused unread because listen.max_requests, or an address's part of them, were being answered.",
             ),
             in_flight: make.gauge(
                 "in_flight",

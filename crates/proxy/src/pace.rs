@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::crowd::Seat;
+
 /// What a connection waits for, and since when.
 #[derive(Debug)]
 pub struct Pace {
@@ -56,6 +58,8 @@ pub struct Busy {
     pace: Arc<Pace>,
     /// Once its answer has begun: among which it is counted.
     answer: Option<usize>,
+    /// Its place among all requests.
+    seat: Option<Seat>,
 }
 
 /// What the alarm finds.
@@ -146,6 +150,7 @@ impl Pace {
         Busy {
             pace: Arc::clone(self),
             answer: None,
+            seat: None,
         }
     }
 
@@ -230,6 +235,13 @@ impl Pace {
 }
 
 impl Busy {
+    /// Holds the request's place among all for as long as itself.
+    #[must_use]
+    pub fn seated(mut self, seat: Seat) -> Self {
+        self.seat = Some(seat);
+        self
+    }
+
     /// The answer was cut short.
     pub fn abort(&self) {
         self.pace.abort();

@@ -1,6 +1,7 @@
 //! Penalty: addresses that keep failing authentication take turns, so that guessing cannot crowd out those who sign.
 //!
-//! Nobody is refused for their address: a right signature only waits for its turn. The list is bounded and forgets.
+//! Addresses of which a connection ended in a flood of frames wait before the next is read, so that coming back at once
+//! gains nothing. Nobody is refused for their address: a right signature only waits. The lists are bounded and forget.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,37 @@ const AT_ONCE: usize = 4;
 const MEMORY: Duration = Duration::from_mins(1);
 /// How many addresses are remembered; beyond that the least used are forgotten, which only spares them.
 const ADDRESSES: u64 = 65_536;
+
+/// How long an address is remembered after its last flood.
+const FLOOD_MEMORY: Duration = Duration::from_secs(10);
+/// How long a connection from there waits until it is read. A client that does no harm on purpose only begins later.
+pub const FLOOD_WAIT: Duration = Duration::from_secs(1);
+
+/// Whose connections ended in floods.
+pub struct Floods(Cache<IpAddr, ()>);
+
+impl Default for Floods {
+    fn default() -> Self {
+        Self(
+            Cache::builder()
+                .max_capacity(ADDRESSES)
+                .time_to_live(FLOOD_MEMORY)
+                .build(),
+        )
+    }
+}
+
+impl Floods {
+    /// A connection from this address was a flood.
+    pub fn ended(&self, address: IpAddr) {
+        self.0.insert(network(address), ());
+    }
+
+    /// Whether there was one not long ago.
+    pub fn remember(&self, address: IpAddr) -> bool {
+        self.0.contains_key(&network(address))
+    }
+}
 
 /// Who has been failing.
 pub struct Penalties(Cache<IpAddr, Arc<Record>>);
@@ -122,6 +154,14 @@ mod tests {
         assert!(!penalties.turn(shop).await.is_limited());
         turns.pop();
         assert!(next.await.is_limited(), "it is not refused, it only waited");
+    }
+
+    #[test]
+    fn a_flood_is_remembered_of_its_neighborhood_and_of_nobody_else() {
+        let floods = Floods::default();
+        floods.ended(address("2001:db8::1"));
+        assert!(floods.remember(address("2001:db8::2")));
+        assert!(!floods.remember(address("2001:db8:0:1::1")));
     }
 
     #[tokio::test]

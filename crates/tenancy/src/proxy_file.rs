@@ -137,6 +137,11 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
             Listen::share(max_connections),
             value::count,
         ),
+        max_requests: reader.or(
+            "max_requests",
+            Listen::requests(max_connections),
+            value::count,
+        ),
     };
     if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
         let text = "believes nobody without trusted_proxies: name who sends the header";

@@ -121,6 +121,8 @@ pub struct Listen {
     pub max_connections: NonZeroUsize,
     /// Of those, from one address.
     pub max_connections_per_address: NonZeroUsize,
+    /// Requests being answered at the same time.
+    pub max_requests: NonZeroUsize,
 }
 
 /// The listener's TLS files, PEM.
@@ -376,11 +378,17 @@ impl Listen {
         let tenth = NonZeroUsize::new(max_connections.get() / 10);
         tenth.map_or(pool, |tenth| tenth.max(pool))
     }
+
+    /// How many requests there may be with so many connections if nothing else is said: one on each, as HTTP/1 has them;
+    /// with few connections HTTP/2 has more.
+    pub fn requests(max_connections: NonZeroUsize) -> NonZeroUsize {
+        max_connections.max(NonZeroUsize::new(1_000).expect("not zero"))
+    }
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        // At some 20 KiB each, 200 MB.
+        // More than a machine of a few cores has callers for; what they may hold is printed by `check`.
         let max_connections = NonZeroUsize::new(10_000).expect("not zero");
         Self {
             // Loopback, until somebody says otherwise.
@@ -402,6 +410,7 @@ impl Default for Listen {
             body_limit: 1_048_576,
             max_connections,
             max_connections_per_address: Self::share(max_connections),
+            max_requests: Self::requests(max_connections),
         }
     }
 }

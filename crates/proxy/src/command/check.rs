@@ -199,6 +199,11 @@ fn memory(settings: &Settings, registry: &Registry) {
         mebibytes(bound.connections)
     ));
     say(format_args!(
+        "requests: at most {}, a quarter of them of one address, {:.0} MiB",
+        listen.max_requests,
+        mebibytes(bound.requests)
+    ));
+    say(format_args!(
         "requests that wait for their bodies: at most {:.0} MiB in all, {:.0} MiB of one address until they are verified",
         mebibytes(bound.bodies),
         mebibytes(UNPROVED)

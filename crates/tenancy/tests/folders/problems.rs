@@ -344,6 +344,19 @@ fn one_address_has_a_tenth_of_the_connections_unless_it_is_said() {
 }
 
 #[test]
+fn there_may_be_as_many_requests_as_connections_unless_it_is_said() {
+    for (text, most) in [
+        ("", 10_000),
+        ("listen.max_connections = 50_000", 50_000),
+        ("listen.max_connections = 20", 1_000),
+        ("listen.max_requests = 7", 7),
+    ] {
+        let loaded = folder().proxy(text).loads();
+        assert_eq!(loaded.settings.listen.max_requests.get(), most, "{text}");
+    }
+}
+
+#[test]
 fn a_key_that_stands_twice_in_json_is_a_problem() {
     let text = r#"{"id": "acme", "id": "acme", "sub_account": "1",
         "credential": [{"client_id": "c", "client_id": "d", "secret": {"env": "KEY"}}]}"#;
