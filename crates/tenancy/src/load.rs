@@ -291,6 +291,6 @@ impl<'a> Reading<'a> {
 }
 
 /// The folder a file is in; empty, which joins like the current one, if its path is a bare name.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }

@@ -14,7 +14,7 @@ use crate::reader::{Fault, Reader};
 use crate::value;
 
 /// Looks up an environment variable; an argument, so that tests need not set the process's own.
-pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
+pub type Environment<'a> = dyn Fn(&str) -> Option<String> + Sync + 'a;
 
 /// Where the secrets that one file names are looked for.
 #[derive(Clone, Copy)]

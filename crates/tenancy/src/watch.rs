@@ -8,17 +8,21 @@
 //! Who asks, and how often, is not known here: [`Watch::glance`] looks, [`Watch::settled`] looks again at what differs,
 //! [`Watch::read`] reads it, and [`Watch::next`] builds.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::hash::BuildHasher as _;
+use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use gatepay_core::{Catalogue, Credential, Window};
 use sha2::{Digest as _, Sha256};
 
 use crate::claims::Claims;
-use crate::load::{self, Configuration, Reading, party_files};
+use crate::load::{self, Configuration, Reading, folder_of, party_files};
 use crate::look::{Look, Reads, Seen};
 use crate::operator::Operator;
 use crate::party::{DatedCredential, Party};
@@ -33,6 +37,8 @@ use crate::{operator_file, tenant_file};
 
 /// How often reading begins anew at a start because files change meanwhile.
 const TRIES: usize = 10;
+/// Fewer files than this are read sooner than another thread begins to.
+const FILES_FOR_A_THREAD: usize = 500;
 
 /// The files of a configuration, as they were last read.
 pub struct Watch {
@@ -67,13 +73,18 @@ struct Folder<T> {
     /// None if there are no operators.
     path: Option<PathBuf>,
     listed: bool,
-    files: BTreeMap<Box<Path>, PartyFile<T>>,
+    /// Sorted by name.
+    files: Vec<PartyFile<T>>,
 }
 
-/// One of them, with the secrets it names.
+/// One of them, with the secrets it names. There may be a hundred thousand: nothing is written out twice.
 struct PartyFile<T> {
+    /// Within the folder; empty if that is the file itself.
+    name: Box<Path>,
+    /// Of the file and its secrets together.
     look: Look,
-    secrets: Box<[Seen]>,
+    /// As seen from the file.
+    secrets: Box<[Box<Path>]>,
     parties: Box<[Arc<T>]>,
     /// Whether nothing is wrong with it by itself.
     fine: bool,
@@ -157,10 +168,11 @@ impl Watch {
     pub fn glance(&self) -> Glance {
         let mut glance = Glance::default();
         let ProxyFile { seen, secrets, .. } = &self.proxy;
-        glance.note(&seen.path, seen.look, secrets);
+        let look = seen.look.and(secrets.iter().map(|secret| secret.look));
+        glance.note(&seen.path, look, self.proxy.now());
         let trust = self.trust.iter().map(|trust| &trust.seen);
         for seen in self.certificates.iter().chain(trust) {
-            glance.note(&seen.path, seen.look, &[]);
+            glance.note(&seen.path, seen.look, Look::at(&seen.path));
         }
         self.tenants.glance(&mut glance);
         self.operators.glance(&mut glance);
@@ -169,15 +181,16 @@ impl Watch {
 
     /// Whether what differed still looks as it did: nobody is writing it, as far as can be seen.
     pub fn settled(&self, glance: &Glance) -> bool {
-        let secrets = |path: &Path| {
-            let tenants = self.tenants.files.get(path).map(|file| &file.secrets);
-            let operators = self.operators.files.get(path).map(|file| &file.secrets);
-            let proxy = (*path == *self.proxy.seen.path).then_some(&self.proxy.secrets);
-            let known = proxy.or(tenants).or(operators);
-            known.map_or(&[][..], |secrets| secrets)
+        let now = |path: &Path| {
+            if *path == *self.proxy.seen.path {
+                return self.proxy.now();
+            }
+            let known = self.tenants.secrets(path);
+            let known = known.or_else(|| self.operators.secrets(path));
+            now(path, known.unwrap_or_default())
         };
         let mut looks = glance.0.iter();
-        looks.all(|(path, look)| now(path, secrets(path)) == *look)
+        looks.all(|(path, look)| now(path) == *look)
     }
 
     /// Reads what differs.
@@ -251,29 +264,52 @@ impl Watch {
     }
 
     /// Adds the files that hold something only one may hold.
+    ///
+    /// A hundred thousand tenants hold half a million things: their hashes are sorted, and only those are compared whose
+    /// hash is there twice.
     fn conflicts(&self, institution: &[DatedCredential], wrong: &mut BTreeSet<PathBuf>) {
-        let mut held = Holders(HashMap::new());
-        let proxy_toml = &self.proxy.seen.path;
-        for dated in institution {
-            // Twice is fine here: GatePay can change the secret and keep the id.
-            let Credential { client_id, key } = &dated.credential;
-            held.take(Held::ClientId(client_id.as_str()), proxy_toml, false);
-            held.take(Held::Secret(key.fingerprint()), proxy_toml, false);
+        let hasher = RandomState::new();
+        let mut hashes = Vec::new();
+        self.all_held(institution, |held, _, _| hashes.push(hasher.hash_one(held)));
+        hashes.sort_unstable();
+        let twice = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
+        let twice: HashSet<u64> = twice.map(|pair| pair[0]).collect();
+        if twice.is_empty() {
+            return;
         }
-        let mut note = |other: Option<&Path>, path: &Path| {
-            let both = other.map(|other| [other.to_owned(), path.to_owned()]);
-            wrong.extend(both.into_iter().flatten());
+        let mut holders = Holders(HashMap::new());
+        self.all_held(institution, |held, by, shared| {
+            if twice.contains(&hasher.hash_one(&held))
+                && let Some(other) = holders.take(held, by, shared)
+                // Twice is fine there: GatePay can change the secret and keep the id.
+                && by.folder != &*self.proxy.seen.path
+            {
+                wrong.extend([other.path(), by.path()]);
+            }
+        });
+    }
+
+    /// Shows everything that only one may hold: by whom it is held, and whether it may be shared.
+    fn all_held<'a>(
+        &'a self,
+        institution: &'a [DatedCredential],
+        mut visit: impl FnMut(Held<'a>, Holder<'a>, bool),
+    ) {
+        let proxy_toml = Holder {
+            folder: &self.proxy.seen.path,
+            name: Path::new(""),
         };
-        for (path, file) in &self.tenants.files {
+        credentials_held(institution, |held| visit(held, proxy_toml, false));
+        for (file, by) in self.tenants.holders() {
             for tenant in &file.parties {
-                note(held.take_party(&tenant.party, path), path);
+                party_held(&tenant.party, |held| visit(held, by, false));
                 let account = Held::SubAccount(tenant.sub_account.as_str());
-                note(held.take(account, path, tenant.shared_sub_account), path);
+                visit(account, by, tenant.shared_sub_account);
             }
         }
-        for (path, file) in &self.operators.files {
+        for (file, by) in self.operators.holders() {
             for operator in &file.parties {
-                note(held.take_party(&operator.party, path), path);
+                party_held(&operator.party, |held| visit(held, by, false));
             }
         }
     }
@@ -343,6 +379,14 @@ impl ProxyFile {
             }),
         }
     }
+
+    fn now(&self) -> Look {
+        let secrets = self.secrets.iter();
+        together(
+            &self.seen.path,
+            secrets.map(|secret| Look::at(&secret.path)),
+        )
+    }
 }
 
 /// What reading a file needs to know.
@@ -357,7 +401,7 @@ impl<T> Folder<T> {
         Self {
             path: path.map(Path::to_owned),
             listed: path.is_none(),
-            files: BTreeMap::new(),
+            files: Vec::new(),
         }
     }
 
@@ -368,41 +412,60 @@ impl<T> Folder<T> {
         }
     }
 
-    fn list(&self) -> Option<Vec<PathBuf>> {
-        let list = self.path.as_deref().map(party_files);
-        list.map_or_else(|| Some(Vec::new()), Result::ok)
+    /// The names of the files there are.
+    fn list(&self) -> Option<Vec<Box<Path>>> {
+        let Some(folder) = self.path.as_deref() else {
+            return Some(Vec::new());
+        };
+        let files = party_files(folder).ok()?;
+        let name = |path: &PathBuf| path.strip_prefix(folder).ok().map(Box::from);
+        Some(files.iter().filter_map(name).collect())
     }
 
     fn glance(&self, glance: &mut Glance) {
-        let Some(path) = &self.path else {
+        let Some(folder) = self.path.as_deref() else {
             return;
         };
         let Some(list) = self.list() else {
             // What cannot be listed has not lost its files; nothing is known of them.
             if self.listed {
-                glance.0.insert(path.as_path().into(), Look::NOTHING);
+                glance.0.insert(folder.into(), Look::NOTHING);
             }
             return;
         };
         if !self.listed {
-            glance.0.insert(path.as_path().into(), Look::at(path));
+            glance.0.insert(folder.into(), Look::at(folder));
         }
+        let mut gone = |file: &PartyFile<T>| {
+            let path = file.path(folder).into();
+            glance.0.insert(path, Look::NOTHING);
+        };
         // Both are sorted: one walk along the two.
         let mut known = self.files.iter().peekable();
-        for path in &list {
-            while let Some((gone, _)) = known.next_if(|(known, _)| ***known < **path) {
-                glance.0.insert(gone.clone(), Look::NOTHING);
+        let mut here = Vec::with_capacity(list.len());
+        for name in &list {
+            while let Some(file) = known.next_if(|known| known.name < *name) {
+                gone(file);
             }
-            match known.next_if(|(known, _)| ***known == **path) {
-                Some((_, file)) => glance.note(path, file.look, &file.secrets),
-                None => {
-                    glance.0.insert(path.as_path().into(), Look::at(path));
-                }
+            here.push((name, known.next_if(|known| known.name == *name)));
+        }
+        known.for_each(gone);
+        for (name, file) in here {
+            let path = in_folder(folder, name);
+            if let Some(file) = file {
+                glance.note(&path, file.look, now(&path, &file.secrets));
+            } else {
+                let look = Look::at(&path);
+                glance.0.insert(path.into(), look);
             }
         }
-        glance
-            .0
-            .extend(known.map(|(gone, _)| (gone.clone(), Look::NOTHING)));
+    }
+
+    /// The secrets of the file at this path, if it was read.
+    fn secrets(&self, path: &Path) -> Option<&[Box<Path>]> {
+        let name = path.strip_prefix(self.path.as_deref()?).ok()?;
+        let at = self.files.binary_search_by(|file| (*file.name).cmp(name));
+        at.ok().map(|at| &*self.files[at].secrets)
     }
 
     fn read(
@@ -410,39 +473,59 @@ impl<T> Folder<T> {
         glance: &Glance,
         word: &'static str,
         by: By<'_>,
-        mut read: impl FnMut(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
-    ) {
+        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T> + Sync,
+    ) where
+        T: Send + Sync,
+    {
         let list = self.list();
         self.listed = list.is_some();
-        let list = list.unwrap_or_default();
-        for path in glance.0.keys() {
-            if list.binary_search_by(|listed| (**listed).cmp(path)).is_ok() {
-                let file = PartyFile::read(path, word, by, &mut read);
-                self.files.insert(path.clone(), file);
-            } else if self.listed {
-                self.files.remove(path);
-            }
-        }
+        let (Some(folder), Some(list)) = (self.path.as_deref(), list) else {
+            return;
+        };
+        let paths = glance.0.keys();
+        let differ: Vec<&Path> = paths
+            .filter_map(|path| path.strip_prefix(folder).ok())
+            .collect();
+        let is_listed = |name: &&Path| list.binary_search_by(|it| (**it).cmp(name)).is_ok();
+        let here: Vec<&Path> = differ.iter().copied().filter(is_listed).collect();
+        let files = on_threads(&here, |name| PartyFile::read(folder, name, word, by, &read));
+        self.files
+            .retain(|file| differ.binary_search(&&*file.name).is_err());
+        self.files.extend(files);
+        // Two sorted runs: no more than a walk along the two.
+        self.files.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    fn holders(&self) -> impl Iterator<Item = (&PartyFile<T>, Holder<'_>)> {
+        let folder = self.path.as_deref().unwrap_or(Path::new(""));
+        let files = self.files.iter();
+        files.map(move |file| {
+            let name = &file.name;
+            (file, Holder { folder, name })
+        })
     }
 
     fn parties(&self) -> Vec<Arc<T>> {
-        let count = self.files.values().map(|file| file.parties.len()).sum();
+        let count = self.files.iter().map(|file| file.parties.len()).sum();
         let mut parties = Vec::with_capacity(count);
-        for file in self.files.values() {
+        for file in &self.files {
             parties.extend(file.parties.iter().cloned());
         }
         parties
     }
 
     fn wrong(&self) -> impl Iterator<Item = PathBuf> {
-        let wrong = self.files.iter().filter(|(_, file)| !file.fine);
-        wrong.map(|(path, _)| path.to_path_buf())
+        let wrong = self.holders().filter(|(file, _)| !file.fine);
+        wrong.map(|(_, by)| by.path())
     }
 
     /// Whatever these look like, it is news.
     fn forget(&mut self, files: &BTreeSet<PathBuf>) {
-        for path in files {
-            if let Some(file) = self.files.get_mut(path.as_path()) {
+        let Some(folder) = self.path.as_deref() else {
+            return;
+        };
+        for file in &mut self.files {
+            if files.contains(&file.path(folder)) {
                 file.look = Look::NOTHING;
             }
         }
@@ -451,26 +534,73 @@ impl<T> Folder<T> {
 
 impl<T> PartyFile<T> {
     fn read(
-        path: &Path,
+        folder: &Path,
+        name: &Path,
         word: &'static str,
         by: By<'_>,
-        mut read: impl FnMut(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
+        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
     ) -> Self {
-        let look = Look::at(path);
+        let path = in_folder(folder, name);
+        let look = Look::at(&path);
         let reads = Reads::default();
         let reading = Reading::new(by.proxy_toml, by.env, &reads);
         let mut claims = Claims::default();
-        let parties = reading.parties(&[path.to_owned()], word, |table, sources| {
+        let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
             read(table, sources, &mut claims).map(Arc::new)
         });
         let fine = reading.problems.is_empty();
+        let seen = reads.into_seen();
+        let beside = |secret: &Seen| match secret.path.strip_prefix(folder_of(&path)) {
+            Ok(name) => name.into(),
+            Err(_) => secret.path.clone(),
+        };
         Self {
-            look,
-            secrets: reads.into_seen(),
+            name: name.into(),
+            look: look.and(seen.iter().map(|secret| secret.look)),
+            secrets: seen.iter().map(beside).collect(),
             parties: parties.into(),
             fine,
         }
     }
+
+    fn path(&self, folder: &Path) -> PathBuf {
+        in_folder(folder, &self.name)
+    }
+}
+
+fn in_folder(folder: &Path, name: &Path) -> PathBuf {
+    if name.as_os_str().is_empty() {
+        folder.to_owned()
+    } else {
+        folder.join(name)
+    }
+}
+
+/// Does the same with each, on as many threads as there are processors if there are many. What comes out is in order.
+fn on_threads<A: Sync, B: Send>(all: &[A], each: impl Fn(&A) -> B + Sync) -> Vec<B> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let part = all.len().div_ceil(processors).max(FILES_FOR_A_THREAD);
+    let run = |part: &[A]| part.iter().map(&each).collect::<Vec<B>>();
+    let run = &run;
+    thread::scope(|scope| {
+        let mut parts = all.chunks(part);
+        let first = parts.next().unwrap_or_default();
+        let others: Vec<_> = parts
+            .map(|part| {
+                let other = thread::Builder::new().spawn_scoped(scope, move || run(part));
+                (part, other)
+            })
+            .collect();
+        let mut done = run(first);
+        for (part, other) in others {
+            done.extend(match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // No thread to be had.
+                Err(_) => run(part),
+            });
+        }
+        done
+    })
 }
 
 /// What one party holds and no other may.
@@ -482,15 +612,28 @@ enum Held<'a> {
     Secret([u8; 32]),
 }
 
+/// A file that holds something; the name is empty if the folder is the file.
+#[derive(Clone, Copy)]
+struct Holder<'a> {
+    folder: &'a Path,
+    name: &'a Path,
+}
+
+impl Holder<'_> {
+    fn path(self) -> PathBuf {
+        in_folder(self.folder, self.name)
+    }
+}
+
 /// In which file each thing was seen first, and whether it may be shared.
-struct Holders<'a>(HashMap<Held<'a>, (&'a Path, bool)>);
+struct Holders<'a>(HashMap<Held<'a>, (Holder<'a>, bool)>);
 
 impl<'a> Holders<'a> {
     /// Gives the file that holds it already.
-    fn take(&mut self, held: Held<'a>, path: &'a Path, shared: bool) -> Option<&'a Path> {
+    fn take(&mut self, held: Held<'a>, by: Holder<'a>, shared: bool) -> Option<Holder<'a>> {
         match self.0.entry(held) {
             Entry::Vacant(entry) => {
-                entry.insert((path, shared));
+                entry.insert((by, shared));
                 None
             }
             Entry::Occupied(entry) => {
@@ -499,24 +642,32 @@ impl<'a> Holders<'a> {
             }
         }
     }
+}
 
-    fn take_party(&mut self, party: &'a Party, path: &'a Path) -> Option<&'a Path> {
-        let mut other = self.take(Held::Id(party.id.as_str()), path, false);
-        for dated in &party.credentials {
-            let Credential { client_id, key } = &dated.credential;
-            let id = self.take(Held::ClientId(client_id.as_str()), path, false);
-            let secret = self.take(Held::Secret(key.fingerprint()), path, false);
-            other = other.or(id).or(secret);
-        }
-        other
+fn party_held<'a>(party: &'a Party, mut visit: impl FnMut(Held<'a>)) {
+    visit(Held::Id(party.id.as_str()));
+    credentials_held(&party.credentials, visit);
+}
+
+fn credentials_held<'a>(credentials: &'a [DatedCredential], mut visit: impl FnMut(Held<'a>)) {
+    for dated in credentials {
+        let Credential { client_id, key } = &dated.credential;
+        visit(Held::ClientId(client_id.as_str()));
+        visit(Held::Secret(key.fingerprint()));
     }
 }
 
 /// What a file looks like now, together with its secrets as far as they are known.
-fn now(path: &Path, secrets: &[Seen]) -> Look {
+fn now(path: &Path, secrets: &[Box<Path>]) -> Look {
+    let folder = folder_of(path);
+    let secrets = secrets.iter();
+    together(path, secrets.map(|secret| Look::at(&folder.join(secret))))
+}
+
+fn together(path: &Path, secrets: impl Iterator<Item = Look>) -> Look {
     match Look::at(path) {
         Look::NOTHING => Look::NOTHING,
-        look => look.and(secrets.iter().map(|secret| Look::at(&secret.path))),
+        look => look.and(secrets),
     }
 }
 
@@ -531,9 +682,8 @@ impl Glance {
         self.0.len()
     }
 
-    fn note(&mut self, path: &Path, look: Look, secrets: &[Seen]) {
-        let now = now(path, secrets);
-        if now != look.and(secrets.iter().map(|secret| secret.look)) {
+    fn note(&mut self, path: &Path, look: Look, now: Look) {
+        if now != look {
             self.0.insert(path.into(), now);
         }
     }
