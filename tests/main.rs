@@ -90,7 +90,7 @@ mod scraped;
 mod journal;
 // Changed files are at work within the interval, whole or not at all, and no request notices.
 mod reload;
-// A key is replaced by another, and no request fails.
+// A key is replaced by another, the tenant's or the institution's, and no request fails.
 mod rotation;
 // It ends without losing a request, and without waiting for callers that have none.
 mod drain;

@@ -4,6 +4,7 @@ use crate::support::program::{Folder, Program};
 use crate::support::traffic::{Tally, Traffic};
 use crate::support::*;
 use serde_json::{Value, json};
+use std::fs;
 use std::time::Duration;
 
 const NEVER: &str = "poll_ms = 3_600_000";
@@ -168,4 +169,99 @@ async fn everybody_is_listed_without_a_secret() {
     assert_eq!(program.admin("POST", "/tenants").await.status, 404);
     let rest = get(&program, "/tenants?after=acme").await;
     assert_eq!(rest["parties"][0]["id"], "globex");
+}
+
+const NEW_ID: &str = "institution-new";
+const NEW_SECRET: &str = "fake-institution-secret-new";
+
+/// Adds the institution's new credential.
+fn renew(folder: &Folder, more: &str) {
+    folder.secret("institution-new", NEW_SECRET);
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    let credential = format!(
+        "[[institution.credential]]\nclient_id = '{NEW_ID}'\nsecret = {{ file = 'secrets/institution-new.key' }}\n{more}\n"
+    );
+    folder.file("proxy.toml", &format!("{proxy}{credential}"));
+}
+
+fn signs(gatepay: &GatePay) -> String {
+    let last = gatepay.last();
+    assert!(last.verified, "GatePay accepts it");
+    last.header("x-gatepay-certificate-clientid")
+        .unwrap()
+        .to_owned()
+}
+
+async fn switch(program: &Program, to: &str) -> (u16, Value) {
+    let path = format!("/-/institution/switch?client_id={to}");
+    let answer = program.admin("POST", &path).await;
+    (answer.status, serde_json::from_slice(&answer.body).unwrap())
+}
+
+#[tokio::test]
+async fn the_institutions_key_is_replaced_under_load_at_its_time_and_on_command() {
+    let gatepay = GatePay::now_with(vec![institution(), credential(NEW_ID, NEW_SECRET)]);
+    let folder = Folder::before(&gatepay.url());
+    folder.proxy(SOON);
+    let program = Program::serve(&folder).await;
+    let traffic = Traffic::of(&acme(), program.address, 2, PAUSE);
+    traffic.more(20).await;
+    assert_eq!(signs(&gatepay), INSTITUTION_ID);
+    renew(&folder, "not_before = 2026-01-01T00:00:00Z");
+    until("the new one signs", || signs(&gatepay) == NEW_ID).await;
+    traffic.more(50).await;
+    assert_eq!(signs(&gatepay), NEW_ID);
+    assert_eq!(
+        switch(&program, INSTITUTION_ID).await,
+        (200, json!({"result": "switched"}))
+    );
+    traffic.more(50).await;
+    assert_eq!(signs(&gatepay), INSTITUTION_ID);
+    assert_eq!(switch(&program, NEW_ID).await.0, 200);
+    assert_eq!(
+        switch(&program, NEW_ID).await,
+        (200, json!({"result": "unchanged"}))
+    );
+    assert_eq!(switch(&program, "nobody").await.0, 404);
+    traffic.more(50).await;
+    assert_eq!(signs(&gatepay), NEW_ID);
+    let (tally, _) = traffic.end().await;
+    fine(&tally);
+    assert_eq!(
+        program
+            .metric(r#"institution_switches_total{result="switched"}"#)
+            .await,
+        "3"
+    );
+    let state = get(&program, "/institution").await;
+    assert_eq!(
+        (&state["signs"], &state["failed"]),
+        (&json!(NEW_ID), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_gatepay_does_not_accept_never_signs_a_tenants_call() {
+    let gatepay = GatePay::now_with(vec![institution()]);
+    let folder = Folder::before(&gatepay.url());
+    folder.proxy(SOON);
+    let program = Program::serve(&folder).await;
+    let traffic = Traffic::of(&acme(), program.address, 1, PAUSE);
+    renew(&folder, "not_before = 2026-01-01T00:00:00Z");
+    until("it is tried", || {
+        program.stderr().contains("is not accepted")
+    })
+    .await;
+    traffic.more(50).await;
+    assert_eq!(program.metric("institution_switch_failing").await, "1");
+    let (code, said) = switch(&program, NEW_ID).await;
+    assert_eq!((code, &said["result"]), (502, &json!("failed")), "{said}");
+    let state = get(&program, "/institution").await;
+    assert_eq!(
+        (&state["signs"], &state["failed"]["client_id"]),
+        (&json!(INSTITUTION_ID), &json!(NEW_ID))
+    );
+    traffic.more(20).await;
+    let (tally, _) = traffic.end().await;
+    fine(&tally);
 }

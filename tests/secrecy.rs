@@ -100,6 +100,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
         "/operations",
         "/-/reload",
         "/tenants",
+        "/institution",
         "/-/registry",
         "/version",
         "/nowhere",

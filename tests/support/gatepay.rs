@@ -53,6 +53,11 @@ impl GatePay {
         Self::now_for(INSTITUTION_SECRET)
     }
 
+    /// The same, for an institution with these credentials.
+    pub(crate) fn now_with(institution: Vec<Credential>) -> Self {
+        Self::at(Clock::system(), |config| config.institution = institution)
+    }
+
     /// The same, for an institution with this secret.
     pub(crate) fn now_for(secret: &str) -> Self {
         let institution = credential(INSTITUTION_ID, secret);

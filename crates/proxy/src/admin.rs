@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::app::App;
 use crate::drain::Phase;
 use crate::reload::Verdict;
+use crate::signer::Switch;
 use crate::{roster, rows, status};
 
 /// Scrapes and probes are few; more than this at once is a fault or an attack.
@@ -96,6 +97,15 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
             }
         }
+        (&Method::GET, "/institution") => {
+            let generation = app.generation.load();
+            json(StatusCode::OK, &app.signer.state(&generation.institution))
+        }
+        (&Method::POST, "/-/institution/switch") => switch(app, request.uri().query()).await,
+        (_, "/-/institution/switch") => text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "POST has another credential of the institution's sign\n",
+        ),
         (&Method::GET, "/-/registry") => registry(app).await,
         (_, "/-/registry") => text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -109,7 +119,8 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /-/reload and /-/registry\n",
+            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /institution, /-/reload, \
+             /-/registry and /-/institution/switch\n",
         ),
     }
 }
@@ -231,6 +242,27 @@ fn is_own_page(headers: &HeaderMap) -> bool {
     local
         && !headers.contains_key(header::ORIGIN)
         && matches!(says("sec-fetch-site"), Some("same-origin" | "none"))
+}
+
+async fn switch(app: &App, query: Option<&str>) -> Answer {
+    let Some(client_id) = query.and_then(|query| query.strip_prefix("client_id=")) else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "say client_id=, and nothing else\n",
+        );
+    };
+    let Some(switch) = app.signer.ask(client_id.to_owned()).await else {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "another switch is under way, or this process is ending\n",
+        );
+    };
+    let status = match switch {
+        Switch::Switched | Switch::Unchanged => StatusCode::OK,
+        Switch::Unknown => StatusCode::NOT_FOUND,
+        Switch::Failed(_) => StatusCode::BAD_GATEWAY,
+    };
+    json(status, &switch)
 }
 
 fn tenants(app: &App, query: Option<&str>) -> Answer {

@@ -30,6 +30,7 @@ use crate::penalty::{Floods, Penalties};
 use crate::quota::Quota;
 use crate::reload::Reload;
 use crate::replay::Replay;
+use crate::signer::Signer;
 use crate::state::Inheritance;
 use crate::status::Looks;
 use crate::tls;
@@ -84,6 +85,8 @@ pub struct App {
     pub drain: Drain,
     /// Where a reload is asked for, and what became of the last.
     pub reload: Reload,
+    /// Which of the institution's credentials signs.
+    pub signer: Signer,
     /// What was counted when somebody looked.
     pub looks: Looks,
     /// When it was made, in milliseconds since 1970.
@@ -142,8 +145,7 @@ impl App {
         let upstream_host = HeaderValue::try_from(upstream.authority())
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));
-        let seconds = i64::try_from(clock.unix_ms() / 1_000).unwrap_or(i64::MAX);
-        metrics.reloads.applied_at.set(seconds);
+        metrics.reloads.applied_now(clock.unix_ms());
         let log =
             AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
         let meters = metrics.limits.quota.clone();
@@ -207,6 +209,7 @@ impl App {
                 metrics.clock.clone(),
             ),
             reload: Reload::default(),
+            signer: Signer::new(&settings.institution, clock.clone(), metrics.signer.clone()),
             looks: Looks::default(),
             began_ms: clock.unix_ms(),
             upstream: Arc::new(upstream),

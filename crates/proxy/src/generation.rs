@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use gatepay_core::{Catalogue, Credential};
+use gatepay_core::Catalogue;
 use gatepay_tenancy::facts::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{DatedCredential, PartyId, Registry, Side};
@@ -26,29 +26,6 @@ pub struct Generation {
     /// By position in the registry.
     lanes: Vec<Arc<Lane>>,
     uses: Uses,
-}
-
-/// The credential of the institution's that signs.
-pub struct Signing {
-    institution: Arc<Institution>,
-    place: usize,
-}
-
-impl Signing {
-    /// The one that is valid at this time.
-    fn at(institution: &Arc<Institution>, now_ms: u64) -> Option<Self> {
-        let valid = institution.credential_at(now_ms)?;
-        let mut all = institution.credentials.iter();
-        Some(Self {
-            place: all.position(|dated| std::ptr::eq(&raw const dated.credential, valid))?,
-            institution: Arc::clone(institution),
-        })
-    }
-
-    /// Client id and key.
-    pub fn credential(&self) -> &Credential {
-        &self.institution.credentials[self.place].credential
-    }
 }
 
 /// What generations are built with.
@@ -104,11 +81,6 @@ impl Generation {
         })
     }
 
-    /// What to sign with at this time.
-    pub fn signing(&self, now_ms: u64) -> Option<Signing> {
-        Signing::at(&self.institution, now_ms)
-    }
-
     /// The lane of whoever has this position in the registry.
     pub fn lane(&self, position: usize) -> &Arc<Lane> {
         &self.lanes[position]
@@ -148,7 +120,7 @@ mod tests {
     use super::*;
     use crate::limit::Limits;
     use crate::quota::Quota;
-    use gatepay_core::{ClientId, Kind, SecretKey};
+    use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
     use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};
     use zeroize::Zeroizing;

@@ -34,6 +34,7 @@ use crate::refusal::{self, Outcome, Refusal};
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
 use crate::sign::{Inbound, Outbound, Unsendable};
+use crate::signer::Signing;
 use crate::{admit, authenticate, ingress, probe, resolve, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -66,10 +67,26 @@ impl Worker {
             let generation = app.generation.load();
             let row = generation.catalogue.probe()?;
             let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
-            let signing = generation.signing(app.clock.unix_ms())?;
+            let signing = app.signer.signing(&generation.institution)?;
             Some(move || outbound.attempt(signing.credential(), &app.guardian.stamp()))
         };
         probe::watch(self.road(), ask).await;
+    }
+
+    /// Has another credential of the institution's sign when it is time and GatePay accepts it, for as long as it is
+    /// polled.
+    pub async fn rotate(&self) {
+        let app = &self.app;
+        let institution = || Arc::clone(&app.generation.load().institution);
+        let proves = |signing: Arc<Signing>| async move {
+            let generation = app.generation.load_full();
+            let row = generation.catalogue.probe();
+            let read = row.and_then(|row| Outbound::probe(row, &app.upstream_host).ok());
+            let read = read.ok_or("there is no read to try it with: list_accounts is off")?;
+            let attempt = || read.attempt(signing.credential(), &app.guardian.stamp());
+            probe::prove(self.road(), attempt).await
+        };
+        app.signer.watch(institution, proves).await;
     }
 }
 
@@ -376,7 +393,7 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
         }
     }
     let limit = app.settings.upstream.deadline;
-    let Some(signing) = admitted.generation.signing(app.clock.unix_ms()) else {
+    let Some(signing) = app.signer.signing(&admitted.generation.institution) else {
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
     };

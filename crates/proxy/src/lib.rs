@@ -61,6 +61,7 @@ pub mod resolve;
 pub mod roster;
 pub mod rows;
 pub mod server;
+pub mod signer;
 pub mod state;
 pub mod status;
 pub mod tls;

@@ -94,6 +94,19 @@ pub struct Metrics {
     pub journal: journal::Meters,
     /// What becomes of changed files.
     pub reloads: ReloadMeters,
+    /// How the institution's credentials take turns.
+    pub signer: SignerMeters,
+}
+
+/// Counts of the institution's credentials taking over.
+#[derive(Clone)]
+pub struct SignerMeters {
+    /// One took over.
+    pub switched: IntCounter,
+    /// One should have, and GatePay did not accept it.
+    pub failed: IntCounter,
+    /// 1 while one should have.
+    pub failing: IntGauge,
 }
 
 /// Counts of reloads.
@@ -238,12 +251,7 @@ impl Metrics {
             "Answers of GatePay's by envelope code.",
             &["code"],
         );
-        let build = make.gauge_vec(
-            "build_info",
-            "Always 1; the version is the label.",
-            &["version"],
-        );
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        tell_version(&make);
         Self {
             refusals: Refusal::SLUGS
                 .map(|slug| (slug, refusals.with_label_values(&[slug])))
@@ -317,6 +325,7 @@ impl Metrics {
             ),
             journal: journal_meters(&make),
             reloads: ReloadMeters::new(&make),
+            signer: SignerMeters::new(&make),
             process: make.register(Process::new()),
             requests,
             registry,
@@ -483,7 +492,40 @@ impl ClockMeters {
     }
 }
 
+fn tell_version(make: &Make<'_>) {
+    let build = make.gauge_vec(
+        "build_info",
+        "Always 1; the version is the label.",
+        &["version"],
+    );
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+}
+
+impl SignerMeters {
+    fn new(make: &Make<'_>) -> Self {
+        let switches = make.counters(
+            "institution_switches_total",
+            "Times another credential of the institution's should sign, by whether GatePay accepted it.",
+            &["result"],
+        );
+        Self {
+            switched: switches.with_label_values(&["switched"]),
+            failed: switches.with_label_values(&["failed"]),
+            failing: make.gauge(
+                "institution_switch_failing",
+                "1 while a credential should sign that GatePay does not accept.",
+            ),
+        }
+    }
+}
+
 impl ReloadMeters {
+    /// What the files say is at work since now.
+    pub fn applied_now(&self, now_ms: u64) {
+        let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
+        self.applied_at.set(seconds);
+    }
+
     fn new(make: &Make<'_>) -> Self {
         let reloads = make.counters(
             "reloads_total",

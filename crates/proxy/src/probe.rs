@@ -1,21 +1,49 @@
 //! Probe: what the proxy asks GatePay by itself, when it has to know and no tenant's read tells: whether GatePay is back,
-//! and what time it is there.
+//! what time it is there, and whether it accepts a credential.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
+use gatepay_core::envelope::Verdict;
 use http::Request;
 use http_body_util::Full;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::forward::{self, Road};
+use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::quota::Purpose;
 
 /// How often it is looked whether there is something to ask.
 const EVERY: Duration = Duration::from_millis(250);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether GatePay accepts what `attempt` signed: it has to answer, and to say yes.
+pub async fn prove(
+    road: Road<'_>,
+    attempt: impl FnMut() -> Request<Full<Bytes>>,
+) -> Result<(), String> {
+    if road.quota.take_for(Purpose::Probe).is_err() {
+        return Err("the institution's quota is spent".to_owned());
+    }
+    let deadline = Instant::now() + PATIENCE;
+    match forward::send(road, Kind::Read, deadline, attempt).await {
+        Ok(Answer {
+            body: AnswerBody::Whole(_, judgement),
+            head,
+        }) => match (judgement.verdict, judgement.code) {
+            (Verdict::Success, _) => Ok(()),
+            (_, Some(code)) => Err(format!("GatePay answered {}", code.as_str())),
+            (_, None) => Err(format!("GatePay answered HTTP {}", head.status.as_u16())),
+        },
+        Ok(_) => Err("GatePay's answer is too long to be one".to_owned()),
+        Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
+            Err(format!("GatePay was not reached: {detail}"))
+        }
+        Err(Failure::Unavailable) => Err("GatePay has been failing".to_owned()),
+        Err(Failure::Lost { what, .. }) => Err(what.to_owned()),
+    }
+}
 
 /// Asks whenever the breaker is open or GatePay's time is followed and unknown. `ask` gives what signs a read that
 /// concerns nobody, if there is such a read.

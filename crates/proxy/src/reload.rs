@@ -389,9 +389,7 @@ impl Follower {
         meters.waiting.set(0);
         meters.restart_needed.set(i64::from(!restart.is_empty()));
         let now_ms = app.clock.unix_ms();
-        meters
-            .applied_at
-            .set(i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX));
+        meters.applied_now(now_ms);
         tracing::info!(
             summary = plan.summary,
             changes = in_words(plan, renewal, CHANGES).join("; "),

@@ -294,7 +294,7 @@ async fn work(
     });
     let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
-        tokio::spawn(async move { worker.probe().await })
+        tokio::spawn(async move { tokio::join!(worker.probe(), worker.rotate()) })
     });
     listener::accept(worker, listener, room).await;
     tokio::select! {
