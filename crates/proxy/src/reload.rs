@@ -191,7 +191,9 @@ impl Follower {
         yield_to_requests();
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
-        let interval = poll.saturating_sub(settle);
+        // A change is at work within the interval: so looking comes earlier by what settling takes, and by something for
+        // reading and building, which give way to requests.
+        let interval = poll.saturating_sub(settle + poll / 10);
         let mut pause = interval;
         loop {
             self.app
@@ -212,7 +214,6 @@ impl Follower {
                     let began = cpu_time();
                     let glance = self.watch.glance();
                     let cost = cpu_time().saturating_sub(began);
-                    // A change is at work within the interval: so looking comes earlier by what settling takes.
                     pause = interval.max(cost.saturating_mul(SHARE));
                     if (!glance.is_empty() || self.unbuilt) && self.read(glance, settle) {
                         self.build(None);
