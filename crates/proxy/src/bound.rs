@@ -1,7 +1,7 @@
 //! Bound: how much memory the process holds at most, from the limits that are configured.
 //!
 //! Each part is what our own limits allow, all of it used at once; the allocator's rounding and what it keeps for later
-//! are in [`BASE`]. `check` prints it, and `benches/exhaustion` holds the process to it.
+//! are in `BASE`. `check` prints it, and `benches/exhaustion` holds the process to it.
 
 use gatepay_tenancy::settings::{Quota, Settings};
 use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};

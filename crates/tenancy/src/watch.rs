@@ -1,6 +1,6 @@
 //! Watch: a configuration that is read again where its files differ, and kept where they do not.
 //!
-//! Whether a file differs is told by its [`Look`], without opening it; what was parsed of all others is shared with the
+//! Whether a file differs is told by its `Look`, without opening it; what was parsed of all others is shared with the
 //! next [`Registry`]. What comes out is whole: it is built only from files that still look as they did when they were
 //! read, all of them at one time, so that half a `git checkout` or half a turn of Kubernetes' `..data` is no
 //! configuration.
