@@ -37,8 +37,8 @@ use crate::{operator_file, tenant_file};
 
 /// How often reading begins anew at a start because files change meanwhile.
 const TRIES: usize = 10;
-/// Fewer files than this are read sooner than another thread begins to.
-const FILES_FOR_A_THREAD: usize = 500;
+/// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
+const FILES_FOR_A_THREAD: usize = 20_000;
 
 /// The files of a configuration, as they were last read.
 pub struct Watch {
