@@ -1,10 +1,8 @@
 //! An upstream that is as fast as it can be, and counts how often it got each call of a [`Load`](super::Load).
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,13 +12,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+
+use super::background::Background;
 
 /// The upstream; it ends when this is dropped.
 pub(crate) struct Counting {
-    address: SocketAddr,
     counts: Arc<[AtomicU8]>,
-    _running: oneshot::Sender<()>,
+    background: Background,
 }
 
 impl Counting {
@@ -28,33 +26,14 @@ impl Counting {
     pub(crate) fn start(calls: usize) -> Self {
         let counts: Arc<[AtomicU8]> = (0..calls).map(|_| AtomicU8::new(0)).collect();
         let kept = Arc::clone(&counts);
-        let (running, ended) = oneshot::channel::<()>();
-        let listener = std::net::TcpListener::bind(super::any_port()).expect("a port is free");
-        listener.set_nonblocking(true).expect("a socket's option");
-        let address = listener.local_addr().expect("it is bound");
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a runtime with I/O");
-                tokio::select! {
-                    () = accept(listener, kept) => {}
-                    // It is never sent: it ends with its sender.
-                    _ = ended => {}
-                }
-            });
-        });
         Self {
-            address,
             counts,
-            _running: running,
+            background: Background::serve(move |listener| accept(listener, kept)),
         }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.background.address)
     }
 
     /// How many calls it got this often.

@@ -10,6 +10,7 @@
 
 pub(crate) mod abuse;
 mod answer;
+mod background;
 mod call;
 mod catalogue;
 mod connection;

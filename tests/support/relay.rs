@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+
+use super::background::Background;
 
 /// Where a connection breaks, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +48,8 @@ pub(crate) const EVERY_HOW: [How; 3] = [How::Cut, How::Reset, How::Stall];
 
 /// The relay; it ends when this is dropped.
 pub(crate) struct Relay {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    _running: oneshot::Sender<()>,
+    background: Background,
 }
 
 struct Shared {
@@ -77,38 +76,19 @@ enum End {
 
 impl Relay {
     pub(crate) fn before(gatepay: SocketAddr) -> Self {
-        let listener = std::net::TcpListener::bind(super::any_port()).expect("a port is free");
-        listener.set_nonblocking(true).expect("a socket's option");
-        let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             gatepay,
             state: Mutex::default(),
         });
-        let (running, ended) = oneshot::channel::<()>();
         let kept = Arc::clone(&shared);
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a runtime with I/O");
-                tokio::select! {
-                    () = accept(listener, kept) => {}
-                    // It is never sent: it ends with its sender.
-                    _ = ended => {}
-                }
-            });
-        });
         Self {
-            address,
             shared,
-            _running: running,
+            background: Background::serve(move |listener| accept(listener, kept)),
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.background.address
     }
 
     /// Breaks coming connections, one each.
