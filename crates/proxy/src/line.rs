@@ -291,7 +291,7 @@ impl Serialize for Hex<'_> {
 }
 
 /// Milliseconds since 1970, written as RFC 3339.
-struct Time(u64);
+pub(crate) struct Time(pub(crate) u64);
 
 impl Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

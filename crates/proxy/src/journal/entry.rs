@@ -8,6 +8,8 @@ use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::line::Time;
+
 /// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
 const IDS: [&str; 12] = [
     "prepayId",
@@ -131,7 +133,7 @@ impl After {
 struct Line<'a> {
     run: u32,
     seq: u64,
-    time: String,
+    time: Time,
     #[serde(flatten)]
     what: What<'a>,
 }
@@ -200,7 +202,7 @@ pub(super) fn append(text: &mut Vec<u8>, place: &mut Place, key: &SigningKey, ti
     let line = Line {
         run: place.run,
         seq: place.seq,
-        time: rfc3339(timed.unix_ms),
+        time: Time(timed.unix_ms),
         what: what(&timed.entry),
     };
     // Strings and numbers always serialize into memory.
@@ -301,10 +303,4 @@ fn ids(answer: &[u8]) -> BTreeMap<&'static str, String> {
         _ => None,
     };
     IDS.into_iter().filter_map(id).collect()
-}
-
-fn rfc3339(unix_ms: u64) -> String {
-    let time = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(i64::MAX))
-        .unwrap_or_default();
-    format!("{time:.3}")
 }
