@@ -429,21 +429,6 @@ impl Durations {
 
 impl UpstreamMeters {
     fn new(make: &Make<'_>) -> Self {
-        let repeats = make.counters(
-            "upstream_repeats_total",
-            "Attempts that were repeated, by reason.",
-            &["reason"],
-        );
-        let handshakes = make.counters(
-            "upstream_tls_handshakes_total",
-            "TLS handshakes with GatePay, by whether an earlier session was resumed.",
-            &["kind"],
-        );
-        let resolutions = make.counters(
-            "resolutions_total",
-            "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
-            &["observed"],
-        );
         Self {
             connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
             connections: make.gauge("upstream_connections", "Open connections to GatePay."),
@@ -451,14 +436,28 @@ impl UpstreamMeters {
                 "upstream_waits_total",
                 "Times a request waited because upstream.max_connections were in use.",
             ),
-            handshakes: ["full", "resumed"].map(|kind| handshakes.with_label_values(&[kind])),
-            repeats: Reason::ALL.map(|reason| repeats.with_label_values(&[reason.as_str()])),
+            handshakes: make.counter_each(
+                "upstream_tls_handshakes_total",
+                "TLS handshakes with GatePay, by whether an earlier session was resumed.",
+                "kind",
+                ["full", "resumed"],
+            ),
+            repeats: make.counter_each(
+                "upstream_repeats_total",
+                "Attempts that were repeated, by reason.",
+                "reason",
+                Reason::ALL.map(Reason::as_str),
+            ),
             repeats_denied: make.counter(
                 "upstream_repeats_denied_total",
                 "Attempts that might have been repeated, had upstream.repeat_budget not been spent.",
             ),
-            resolutions: [Observed::Found, Observed::NotFound, Observed::Unknown]
-                .map(|observed| resolutions.with_label_values(&[observed.as_str()])),
+            resolutions: make.counter_each(
+                "resolutions_total",
+                "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
+                "observed",
+                [Observed::Found, Observed::NotFound, Observed::Unknown].map(Observed::as_str),
+            ),
             breaker_open: make.gauge(
                 "upstream_breaker_open",
                 "1 while nothing but reads that find out is sent, for GatePay keeps failing.",
@@ -473,11 +472,6 @@ impl UpstreamMeters {
 
 impl ClockMeters {
     fn new(make: &Make<'_>) -> Self {
-        let faults = make.counters(
-            "clock_faults_total",
-            "Seconds in which this machine's clock did not move as time did, by what it did.",
-            &["fault"],
-        );
         Self {
             offset: make.register(Gauge::with_opts(opts(
                 "clock_offset_seconds",
@@ -487,7 +481,12 @@ impl ClockMeters {
                 "clock_offset_answers",
                 "How many of the last answers agree on clock_offset_seconds; 0 while nothing is known.",
             ),
-            faults: Fault::WORDS.map(|word| faults.with_label_values(&[word])),
+            faults: make.counter_each(
+                "clock_faults_total",
+                "Seconds in which this machine's clock did not move as time did, by what it did.",
+                "fault",
+                Fault::WORDS,
+            ),
         }
     }
 }
@@ -503,14 +502,15 @@ fn tell_version(make: &Make<'_>) {
 
 impl SignerMeters {
     fn new(make: &Make<'_>) -> Self {
-        let switches = make.counters(
+        let [switched, failed] = make.counter_each(
             "institution_switches_total",
             "Times another credential of the institution's should sign, by whether GatePay accepted it.",
-            &["result"],
+            "result",
+            ["switched", "failed"],
         );
         Self {
-            switched: switches.with_label_values(&["switched"]),
-            failed: switches.with_label_values(&["failed"]),
+            switched,
+            failed,
             failing: make.gauge(
                 "institution_switch_failing",
                 "1 while a credential should sign that GatePay does not accept.",
@@ -527,10 +527,11 @@ impl ReloadMeters {
     }
 
     fn new(make: &Make<'_>) -> Self {
-        let reloads = make.counters(
+        let [applied, failed, guarded] = make.counter_each(
             "reloads_total",
             "Changes of files, by what became of them.",
-            &["result"],
+            "result",
+            ["applied", "failed", "guarded"],
         );
         let in_step = make.gauge(
             "reload_in_step",
@@ -538,9 +539,9 @@ impl ReloadMeters {
         );
         in_step.set(1);
         Self {
-            applied: reloads.with_label_values(&["applied"]),
-            failed: reloads.with_label_values(&["failed"]),
-            guarded: reloads.with_label_values(&["guarded"]),
+            applied,
+            failed,
+            guarded,
             in_step,
             waiting: make.gauge("reload_waiting", "1 while a change waits to be confirmed."),
             restart_needed: make.gauge(
@@ -604,6 +605,18 @@ impl Make<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    /// One counter for each value of a label that has no others.
+    fn counter_each<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> [IntCounter; N] {
+        let counters = self.counters(name, help, &[label]);
+        values.map(|value| counters.with_label_values(&[value]))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {

@@ -49,11 +49,6 @@ impl LimitMetrics {
             "The institution's rate: configured, and in force since GatePay last pushed back.",
             &["rate"],
         );
-        let own_calls = make.counters(
-            "quota_own_calls_total",
-            "Calls of the proxy's own that were counted against the institution's quota.",
-            &["purpose"],
-        );
         Self {
             refused: make.counters(
                 "limit_refusals_total",
@@ -95,8 +90,12 @@ impl LimitMetrics {
                     "quota_pushbacks_total",
                     "Answers by which GatePay said that it is too much.",
                 ),
-                own_calls: Purpose::ALL
-                    .map(|purpose| own_calls.with_label_values(&[purpose.as_str()])),
+                own_calls: make.counter_each(
+                    "quota_own_calls_total",
+                    "Calls of the proxy's own that were counted against the institution's quota.",
+                    "purpose",
+                    Purpose::ALL.map(Purpose::as_str),
+                ),
             },
         }
     }
