@@ -212,7 +212,7 @@ impl Follower {
                 Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let began = cpu_time();
-                    let glance = self.watch.glance();
+                    let glance = self.watch.glance_alone();
                     let cost = cpu_time().saturating_sub(began);
                     pause = interval.max(cost.saturating_mul(SHARE));
                     if (!glance.is_empty() || self.unbuilt) && self.read(glance, settle) {

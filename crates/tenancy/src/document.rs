@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -12,6 +11,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::look::Reads;
+use crate::regular::Regular;
 use crate::schema::Question;
 
 /// A value and the line it begins on; JSON knows no lines.
@@ -81,8 +82,15 @@ impl Fault {
 
 /// Reads a file: JSON if its name ends in `.json`, else TOML.
 pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
-    let whole = |text: String| vec![Fault::new(None, text)];
-    let bytes = read_regular(path).map_err(|error| whole(error_text(&error).to_owned()))?;
+    read_noting(path, &Reads::default())
+}
+
+/// The same, of a file that is looked at again later.
+pub(crate) fn read_noting(path: &Path, reads: &Reads) -> Result<Table, Vec<Fault>> {
+    let mut bytes = Vec::new();
+    Regular::open(path, reads)
+        .and_then(|file| file.read(u64::MAX, &mut bytes))
+        .map_err(|error| vec![Fault::new(None, error_text(&error))])?;
     let text = str::from_utf8(&bytes).map_err(|error| {
         let line = Lines::of(&bytes).at(error.valid_up_to());
         vec![Fault::new(Some(line), "is not UTF-8")]
@@ -123,15 +131,6 @@ pub(crate) fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
     match &table.get(key)?.node.value {
         Value::Text(text) => Some(text),
         _ => None,
-    }
-}
-
-/// Devices and pipes have no end; a folder has no text.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
-        fs::read(path)
-    } else {
-        Err(io::ErrorKind::IsADirectory.into())
     }
 }
 

@@ -12,7 +12,7 @@
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
 //! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
-//! [`registry`]), how it is asked for ([`mod@load`], [`watch`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`document`, `reader`,
+//! [`registry`]), how it is asked for ([`mod@load`], [`watch`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`regular`, `document`, `reader`,
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
 //! `credentials`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
@@ -44,6 +44,7 @@ mod party_file;
 mod paths;
 mod proxy_file;
 mod reader;
+mod regular;
 mod tenant_file;
 mod value;
 

@@ -1,7 +1,7 @@
 //! What a file looks like from outside, so that one that changed is told without reading it.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -17,9 +17,11 @@ impl Look {
     pub(crate) const NOTHING: Self = Self(0);
 
     pub(crate) fn at(path: &Path) -> Self {
-        let Ok(seen) = fs::metadata(path) else {
-            return Self::NOTHING;
-        };
+        fs::metadata(path).map_or(Self::NOTHING, |seen| Self::of(&seen))
+    }
+
+    /// Of a file that is open, too: then it is that file's, whatever its name leads to by now.
+    pub(crate) fn of(seen: &Metadata) -> Self {
         let mut hash = DefaultHasher::new();
         (seen.dev(), seen.ino(), seen.mode(), seen.size()).hash(&mut hash);
         (seen.mtime(), seen.mtime_nsec()).hash(&mut hash);
@@ -51,16 +53,20 @@ impl Seen {
     }
 }
 
-/// The files that were opened while another was read: its secrets.
+/// The files that were opened for one reading: a file, then its secrets.
 #[derive(Default)]
 pub(crate) struct Reads(RefCell<Vec<Seen>>);
 
 impl Reads {
-    pub(crate) fn note(&self, path: &Path) {
-        self.0.borrow_mut().push(Seen::at(path));
+    pub(crate) fn note(&self, path: &Path, look: Look) {
+        let path = path.into();
+        self.0.borrow_mut().push(Seen { path, look });
     }
 
-    pub(crate) fn into_seen(self) -> Box<[Seen]> {
-        self.0.into_inner().into()
+    /// What the file looked like, and its secrets.
+    pub(crate) fn into_seen(self) -> (Look, Box<[Seen]>) {
+        let mut all = self.0.into_inner().into_iter();
+        let first = all.next().map_or(Look::NOTHING, |file| file.look);
+        (first, all.collect())
     }
 }

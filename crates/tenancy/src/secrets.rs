@@ -1,7 +1,6 @@
 //! Alone reads keys: from a file or a variable that the configuration names, never from the configuration itself.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::document::{Value, error_text};
 use crate::look::Reads;
 use crate::reader::{Fault, Reader};
+use crate::regular::Regular;
 use crate::value;
 
 /// Looks up an environment variable; an argument, so that tests need not set the process's own.
@@ -62,12 +62,10 @@ pub(crate) fn optional(
     let env = source.has("env");
     let from_file = source.optional("file", |value| {
         let path = value::path(sources.folder)(value)?;
-        // Noted before it is read: whatever happens to it from here on is seen as a change.
-        sources.reads.note(&path);
         match value {
             // As it is written, so that two checkouts of the same files have the same.
             Value::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),
-            _ => read_file(&path),
+            _ => read_file(&path, sources.reads),
         }
     });
     let from_env = source.optional("env", |value| {
@@ -99,14 +97,13 @@ fn stand_in(name: &str) -> Result<SecretKey, Fault> {
 }
 
 /// Reads a secret file, less one final line end.
-fn read_file(path: &Path) -> Result<SecretKey, Fault> {
-    let io_fault = |error: io::Error| Fault::Borrowed(error_text(&error));
-    // Before opening, since opening a pipe waits for its writer; and again after, since names can change hands.
-    regular(&fs::metadata(path).map_err(io_fault)?)?;
-    let file = File::open(path).map_err(io_fault)?;
-    let metadata = file.metadata().map_err(io_fault)?;
-    regular(&metadata)?;
-    if metadata.permissions().mode() & OTHERS != 0 {
+fn read_file(path: &Path, reads: &Reads) -> Result<SecretKey, Fault> {
+    let io_fault = |error: io::Error| match error.kind() {
+        io::ErrorKind::IsADirectory => "names something that is not a regular file".into(),
+        _ => Fault::Borrowed(error_text(&error)),
+    };
+    let file = Regular::open(path, reads).map_err(io_fault)?;
+    if file.metadata.permissions().mode() & OTHERS != 0 {
         return Err(
             "names a file that everybody on this machine may open; take that away with chmod o="
                 .into(),
@@ -115,7 +112,7 @@ fn read_file(path: &Path) -> Result<SecretKey, Fault> {
     // One allocation: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
     let most = u64::try_from(LARGEST + 1).expect("a small constant");
-    file.take(most).read_to_end(&mut bytes).map_err(io_fault)?;
+    file.read(most, &mut bytes).map_err(io_fault)?;
     if bytes.len() > LARGEST {
         return Err(format!(
             "names a file of more than {LARGEST} bytes; it should hold the secret alone"
@@ -126,14 +123,6 @@ fn read_file(path: &Path) -> Result<SecretKey, Fault> {
     let ends = ["\r\n", "\n"];
     let line = ends.iter().find_map(|end| text.strip_suffix(end));
     parse(Zeroizing::new(line.unwrap_or(text).to_owned()))
-}
-
-fn regular(metadata: &Metadata) -> Result<(), Fault> {
-    if metadata.is_file() {
-        Ok(())
-    } else {
-        Err("names something that is not a regular file".into())
-    }
 }
 
 fn parse(text: Zeroizing<String>) -> Result<SecretKey, Fault> {

@@ -1,4 +1,5 @@
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use crate::support::{Folder, folder, tenant};
 
@@ -106,6 +107,25 @@ fn a_secret_file_is_a_file() {
             text
         );
     }
+}
+
+/// Who waited for the writer of a pipe would neither start nor reload.
+#[test]
+fn a_pipe_is_no_file_and_nobody_waits_for_its_writer() {
+    let pipe = |folder: &Folder, name: &str| {
+        std::fs::remove_file(folder.path(name)).unwrap();
+        let made = Command::new("mkfifo").arg(folder.path(name)).status();
+        assert!(made.unwrap().success());
+    };
+    let folder = acme();
+    pipe(&folder, "secrets/acme.key");
+    let said = ".file: names something that is not a regular file";
+    assert_eq!(problem(&folder), said);
+    pipe(&folder, "tenants.d/acme.toml");
+    assert_eq!(
+        problem(&folder),
+        "tenants.d/acme.toml: is not a regular file"
+    );
 }
 
 #[test]

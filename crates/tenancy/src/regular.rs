@@ -1,0 +1,52 @@
+//! A regular file that is opened once: what it looked like and what it says are of one and the same.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::look::{Look, Reads};
+
+/// Opened; nothing is read yet.
+pub(crate) struct Regular {
+    file: File,
+    pub(crate) metadata: Metadata,
+}
+
+impl Regular {
+    /// Opens a file and notes what it looks like, before anything of it is read: whatever happens to it from here on is
+    /// seen as a change. Devices and pipes have no end, and a folder no text: they are refused as a folder is.
+    pub(crate) fn open(path: &Path, reads: &Reads) -> io::Result<Self> {
+        let opened = Self::try_open(path).inspect_err(|_| {
+            // There may be one all the same.
+            reads.note(path, Look::at(path));
+        })?;
+        reads.note(path, Look::of(&opened.metadata));
+        if opened.metadata.is_file() {
+            Ok(opened)
+        } else {
+            Err(io::ErrorKind::IsADirectory.into())
+        }
+    }
+
+    fn try_open(path: &Path) -> io::Result<Self> {
+        // What it is shows only once it is open: so opening must not wait for a pipe's writer, nor take a terminal.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = flags.bits().try_into().expect("flags fit C's int");
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self { file, metadata })
+    }
+
+    /// Reads what it says, not more than so many bytes. It is not asked for more once it gave as many as it said it has:
+    /// had it grown since, it would look different.
+    pub(crate) fn read(self, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+        // What the kernel makes up tells no length.
+        let length = Some(self.metadata.len()).filter(|length| *length > 0);
+        let most = length.map_or(most, |length| length.min(most));
+        bytes.reserve_exact(usize::try_from(length.unwrap_or(0).min(most)).unwrap_or(0));
+        self.file.take(most).read_to_end(bytes).map(|_| ())
+    }
+}

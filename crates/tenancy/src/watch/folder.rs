@@ -1,0 +1,325 @@
+//! The files of tenants or operators: what of them differs, and what they said when they were read.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::hash::RandomState;
+use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use super::held::{self, Holder, Holding};
+use crate::claims::Claims;
+use crate::load::{Reading, folder_of, in_folder, party_names};
+use crate::look::{Look, Reads, Seen};
+use crate::reader::{Place, Reader};
+use crate::secrets::{Environment, Sources};
+
+/// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
+const READ_BY_A_THREAD: usize = 20_000;
+/// Fewer than this are looked at by one thread: that takes some milliseconds.
+const SEEN_BY_A_THREAD: usize = 5_000;
+
+/// The files of tenants or operators.
+pub(super) struct Folder<T> {
+    /// None if there are no operators.
+    path: Option<PathBuf>,
+    pub(super) listed: bool,
+    /// Sorted by name.
+    files: Vec<PartyFile<T>>,
+}
+
+/// One of them, with the secrets it names. There may be a hundred thousand: nothing is written out twice.
+pub(super) struct PartyFile<T> {
+    /// Within the folder; empty if that is the file itself.
+    name: Box<OsStr>,
+    /// Of the file and its secrets together.
+    look: Look,
+    /// As seen from the file.
+    secrets: Box<[Box<Path>]>,
+    pub(super) parties: Box<[Arc<T>]>,
+    /// Of what they hold and nobody else may: a hash of each, since some take long to compute.
+    pub(super) held: Box<[u64]>,
+    /// Whether nothing is wrong with it by itself.
+    fine: bool,
+}
+
+/// What differs of a folder from what was read of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Differ {
+    /// Whether it can be listed, if that is news.
+    listed: Option<bool>,
+    /// Sorted by name; each with what it looks like now, unless it is gone.
+    files: Vec<(Box<OsStr>, Option<Look>)>,
+}
+
+/// A name, with what was read and whether there is such a file.
+struct Pair<'a, T> {
+    name: &'a OsStr,
+    known: Option<&'a PartyFile<T>>,
+    here: bool,
+}
+
+impl<'a, T> Pair<'a, T> {
+    fn gone(known: &'a PartyFile<T>) -> Self {
+        Self {
+            name: &known.name,
+            known: Some(known),
+            here: false,
+        }
+    }
+}
+
+/// On how many threads files are looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Threads {
+    One,
+    AsManyAsPay,
+}
+
+/// What reading a file needs to know.
+#[derive(Clone, Copy)]
+pub(super) struct By<'a> {
+    pub(super) proxy_toml: &'a Path,
+    pub(super) env: &'a Environment<'a>,
+    pub(super) hasher: &'a RandomState,
+}
+
+impl Differ {
+    /// How many files differ, and one more if the folder does.
+    pub(super) fn len(&self) -> usize {
+        self.files.len() + usize::from(self.listed.is_some())
+    }
+}
+
+impl<T: Holding> Folder<T> {
+    pub(super) fn at(path: Option<&Path>) -> Self {
+        Self {
+            path: path.map(Path::to_owned),
+            listed: path.is_none(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Another folder is another beginning, of which nothing was seen yet. Says whether it is another.
+    pub(super) fn follow(&mut self, path: Option<&Path>) -> bool {
+        let other = self.path.as_deref() != path;
+        if other {
+            *self = Self::at(path);
+        }
+        other
+    }
+
+    /// Everything there is, without looking at it: for the first reading, which looks for itself.
+    pub(super) fn unread(&self) -> Differ {
+        let Some(Ok(names)) = self.path.as_deref().map(party_names) else {
+            return Differ::default();
+        };
+        let names = names
+            .into_iter()
+            .map(|name| (name.into(), Some(Look::NOTHING)));
+        Differ {
+            listed: Some(true),
+            files: names.collect(),
+        }
+    }
+
+    pub(super) fn glance(&self, threads: Threads) -> Differ {
+        let Some(folder) = self.path.as_deref() else {
+            return Differ::default();
+        };
+        let Ok(names) = party_names(folder) else {
+            // What cannot be listed has not lost its files; nothing is known of them.
+            return Differ {
+                listed: self.listed.then_some(false),
+                files: Vec::new(),
+            };
+        };
+        // Both are sorted: one walk along the two.
+        let mut known = self.files.iter().peekable();
+        let mut pairs = Vec::with_capacity(names.len());
+        for name in &names {
+            while let Some(file) = known.next_if(|known| *known.name < **name) {
+                pairs.push(Pair::gone(file));
+            }
+            pairs.push(Pair {
+                name,
+                known: known.next_if(|known| *known.name == **name),
+                here: true,
+            });
+        }
+        pairs.extend(known.map(Pair::gone));
+        let look = |pair: &Pair<'_, T>| {
+            let secrets = pair.known.map(|known| &*known.secrets);
+            pair.here
+                .then(|| now(folder, pair.name, secrets.unwrap_or_default()))
+        };
+        let looks = match threads {
+            Threads::One => pairs.iter().map(look).collect(),
+            Threads::AsManyAsPay => on_threads(&pairs, SEEN_BY_A_THREAD, look),
+        };
+        let differ = pairs
+            .iter()
+            .zip(looks)
+            .filter(|(pair, look)| *look != pair.known.map(|known| known.look));
+        Differ {
+            listed: (!self.listed).then_some(true),
+            files: differ
+                .map(|(pair, look)| (pair.name.into(), look))
+                .collect(),
+        }
+    }
+
+    /// Whether what differed still looks as it did.
+    pub(super) fn settled(&self, differ: &Differ) -> bool {
+        let Some(folder) = self.path.as_deref() else {
+            return true;
+        };
+        let listed = |listed: bool| party_names(folder).is_ok() == listed;
+        differ.listed.is_none_or(listed)
+            && differ.files.iter().all(|(name, look)| {
+                let known = self.files.binary_search_by(|file| file.name.cmp(name));
+                let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
+                now(folder, name, secrets) == look.unwrap_or(Look::NOTHING)
+            })
+    }
+
+    /// Reads what differs. Each file is looked at anew when it is opened.
+    pub(super) fn read(
+        &mut self,
+        differ: &Differ,
+        word: &'static str,
+        by: By<'_>,
+        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T> + Sync,
+    ) {
+        self.listed = differ.listed.unwrap_or(self.listed);
+        let Some(folder) = self.path.as_deref() else {
+            return;
+        };
+        let here = differ.files.iter().filter(|(_, look)| look.is_some());
+        let here: Vec<&OsStr> = here.map(|(name, _)| &**name).collect();
+        let files = on_threads(&here, READ_BY_A_THREAD, |name| {
+            PartyFile::read(folder, name, word, by, &read)
+        });
+        let differs = |file: &PartyFile<T>| {
+            let files = &differ.files;
+            files
+                .binary_search_by(|(name, _)| name.cmp(&file.name))
+                .is_ok()
+        };
+        self.files.retain(|file| !differs(file));
+        self.files.extend(files);
+        // Two sorted runs: no more than a walk along the two.
+        self.files.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    pub(super) fn holders(&self) -> impl Iterator<Item = (&PartyFile<T>, Holder<'_>)> {
+        let folder = self.path.as_deref().unwrap_or(Path::new(""));
+        let files = self.files.iter();
+        files.map(move |file| {
+            let name = &file.name;
+            (file, Holder { folder, name })
+        })
+    }
+
+    pub(super) fn parties(&self) -> Vec<Arc<T>> {
+        let count = self.files.iter().map(|file| file.parties.len()).sum();
+        let mut parties = Vec::with_capacity(count);
+        for file in &self.files {
+            parties.extend(file.parties.iter().cloned());
+        }
+        parties
+    }
+
+    pub(super) fn wrong(&self) -> impl Iterator<Item = PathBuf> {
+        let wrong = self.holders().filter(|(file, _)| !file.fine);
+        wrong.map(|(_, by)| by.path())
+    }
+
+    /// Whatever these look like, it is news.
+    pub(super) fn forget(&mut self, files: &BTreeSet<PathBuf>) {
+        let Some(folder) = self.path.as_deref() else {
+            return;
+        };
+        for file in &mut self.files {
+            if files.contains(&in_folder(folder, &file.name)) {
+                file.look = Look::NOTHING;
+            }
+        }
+    }
+}
+
+impl<T: Holding> PartyFile<T> {
+    fn read(
+        folder: &Path,
+        name: &OsStr,
+        word: &'static str,
+        by: By<'_>,
+        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
+    ) -> Self {
+        let path = in_folder(folder, name);
+        let reads = Reads::default();
+        let reading = Reading::new(by.proxy_toml, by.env, &reads);
+        let mut claims = Claims::default();
+        let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
+            read(table, sources, &mut claims).map(Arc::new)
+        });
+        let fine = reading.problems.is_empty();
+        let (look, seen) = reads.into_seen();
+        let beside = |secret: &Seen| match secret.path.strip_prefix(folder_of(&path)) {
+            Ok(name) => name.into(),
+            Err(_) => secret.path.clone(),
+        };
+        Self {
+            name: name.into(),
+            look: look.and(seen.iter().map(|secret| secret.look)),
+            secrets: seen.iter().map(beside).collect(),
+            held: held::hashes(&parties, by.hasher),
+            parties: parties.into(),
+            fine,
+        }
+    }
+}
+
+/// What a file looks like now, together with its secrets as far as they are known.
+fn now(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> Look {
+    let path = in_folder(folder, name);
+    let beside = folder_of(&path);
+    together(&path, secrets.iter().map(|secret| beside.join(secret)))
+}
+
+pub(super) fn together(path: &Path, secrets: impl Iterator<Item = impl AsRef<Path>>) -> Look {
+    match Look::at(path) {
+        Look::NOTHING => Look::NOTHING,
+        look => look.and(secrets.map(|secret| Look::at(secret.as_ref()))),
+    }
+}
+
+/// Does the same with each, on as many threads as there are processors if each has `least` to do. What comes out is in
+/// order.
+fn on_threads<A: Sync, B: Send>(all: &[A], least: usize, each: impl Fn(&A) -> B + Sync) -> Vec<B> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let part = all.len().div_ceil(processors).max(least);
+    let run = |part: &[A]| part.iter().map(&each).collect::<Vec<B>>();
+    let run = &run;
+    thread::scope(|scope| {
+        let mut parts = all.chunks(part);
+        let first = parts.next().unwrap_or_default();
+        let others: Vec<_> = parts
+            .map(|part| {
+                let other = thread::Builder::new().spawn_scoped(scope, move || run(part));
+                (part, other)
+            })
+            .collect();
+        let mut done = run(first);
+        for (part, other) in others {
+            done.extend(match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // No thread to be had.
+                Err(_) => run(part),
+            });
+        }
+        done
+    })
+}

@@ -1,0 +1,109 @@
+//! What one party holds and no other may, and which files hold the same.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gatepay_core::Credential;
+
+use crate::load::in_folder;
+use crate::operator::Operator;
+use crate::party::{DatedCredential, Party};
+use crate::tenant::Tenant;
+
+/// One thing that has one owner.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) enum Held<'a> {
+    Id(&'a str),
+    SubAccount(&'a str),
+    ClientId(&'a str),
+    Secret([u8; 32]),
+}
+
+/// A tenant or an operator.
+pub(super) trait Holding: Send + Sync {
+    /// Shows everything it holds, and whether that may be shared.
+    fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool));
+}
+
+impl Holding for Tenant {
+    fn held<'a>(&'a self, mut visit: impl FnMut(Held<'a>, bool)) {
+        let account = Held::SubAccount(self.sub_account.as_str());
+        visit(account, self.shared_sub_account);
+        party_held(&self.party, visit);
+    }
+}
+
+impl Holding for Operator {
+    fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool)) {
+        party_held(&self.party, visit);
+    }
+}
+
+fn party_held<'a>(party: &'a Party, mut visit: impl FnMut(Held<'a>, bool)) {
+    visit(Held::Id(party.id.as_str()), false);
+    credentials_held(&party.credentials, |held| visit(held, false));
+}
+
+pub(super) fn credentials_held<'a>(
+    credentials: &'a [DatedCredential],
+    mut visit: impl FnMut(Held<'a>),
+) {
+    for dated in credentials {
+        let Credential { client_id, key } = &dated.credential;
+        visit(Held::ClientId(client_id.as_str()));
+        visit(Held::Secret(key.fingerprint()));
+    }
+}
+
+/// A hash of everything they hold.
+pub(super) fn hashes<T: Holding>(parties: &[Arc<T>], hasher: &RandomState) -> Box<[u64]> {
+    let mut hashes = Vec::new();
+    for party in parties {
+        party.held(|held, _| hashes.push(hasher.hash_one(held)));
+    }
+    hashes.into()
+}
+
+/// A file that holds something; the name is empty if the folder is the file.
+#[derive(Clone, Copy)]
+pub(super) struct Holder<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) name: &'a OsStr,
+}
+
+impl Holder<'_> {
+    pub(super) fn path(self) -> PathBuf {
+        in_folder(self.folder, self.name)
+    }
+}
+
+/// In which file each thing was seen first, and whether it may be shared.
+#[derive(Default)]
+pub(super) struct Holders<'a>(HashMap<Held<'a>, (Holder<'a>, bool)>);
+
+impl<'a> Holders<'a> {
+    /// Notes who holds it, and adds the files that hold what only one may hold.
+    pub(super) fn take(
+        &mut self,
+        held: Held<'a>,
+        by: Holder<'a>,
+        shared: bool,
+        wrong: &mut BTreeSet<PathBuf>,
+    ) {
+        match self.0.entry(held) {
+            Entry::Vacant(entry) => {
+                entry.insert((by, shared));
+            }
+            Entry::Occupied(entry) => {
+                let (other, may_be_shared) = *entry.get();
+                if !(shared && may_be_shared) {
+                    wrong.extend([other.path(), by.path()]);
+                }
+            }
+        }
+    }
+}
