@@ -119,7 +119,10 @@ impl<'a> Side<'a> {
 
     fn operations(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
         let rows = self.catalogue.rows().iter();
-        rows.map(|row| (row.name.as_ref(), Known::Row(row)))
+        let by_name: BTreeMap<_, _> = rows
+            .map(|row| (row.name.as_ref(), Known::Row(row)))
+            .collect();
+        by_name.into_iter()
     }
 
     fn tenants(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
@@ -264,27 +267,39 @@ impl<'a> Known<'a> {
 }
 
 impl Group {
-    /// Compares two sides; `visit` sees whoever differs.
+    /// Compares two sides, each sorted by name; `visit` sees whoever differs.
     fn of<'a>(
         before: impl Iterator<Item = (&'a str, Known<'a>)>,
         after: impl Iterator<Item = (&'a str, Known<'a>)>,
         mut visit: impl FnMut(&str, Option<&Facts>, Option<&Facts>),
     ) -> Self {
-        let before: BTreeMap<_, _> = before.collect();
-        let after: BTreeMap<_, _> = after.collect();
-        let mut group = Self {
-            before: before.len(),
-            after: after.len(),
-            ..Self::default()
+        let mut group = Self::default();
+        let mut add = |added: &mut Vec<One>, id: &str, new: Known<'_>| {
+            let facts = new.facts().into_owned();
+            visit(id, None, Some(&facts));
+            let id = id.to_owned();
+            added.push(One { id, facts });
         };
-        for (id, old) in &before {
-            let new = after.get(id);
-            if new.is_some_and(|new| new.is(*old)) {
-                continue;
+        let mut differ = Vec::new();
+        // One walk along the two: there may be a hundred thousand on each side.
+        let mut after = after.inspect(|_| group.after += 1).peekable();
+        for (id, old) in before {
+            group.before += 1;
+            while let Some((id, new)) = after.next_if(|(other, _)| *other < id) {
+                add(&mut group.added, id, new);
             }
+            let new = after.next_if(|(other, _)| *other == id);
+            if !new.is_some_and(|(_, new)| new.is(old)) {
+                differ.push((id, old, new.map(|(_, new)| new)));
+            }
+        }
+        for (id, new) in after {
+            add(&mut group.added, id, new);
+        }
+        for (id, old, new) in differ {
             let old = old.facts();
-            let id = (*id).to_owned();
-            let Some(new) = new.map(|new| new.facts()) else {
+            let id = id.to_owned();
+            let Some(new) = new.map(Known::facts) else {
                 visit(&id, Some(&old), None);
                 let facts = old.into_owned();
                 group.removed.push(One { id, facts });
@@ -295,12 +310,6 @@ impl Group {
                 visit(&id, Some(&old), Some(&new));
                 group.changed.push(Changed { id, changes });
             }
-        }
-        for (id, new) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
-            let facts = new.facts().into_owned();
-            visit(id, None, Some(&facts));
-            let id = (*id).to_owned();
-            group.added.push(One { id, facts });
         }
         group
     }
