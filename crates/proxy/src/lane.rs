@@ -2,7 +2,6 @@
 //! reload, which changes it in place.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -36,6 +35,7 @@ pub struct Lane {
 /// Limiters that change together.
 struct Terms {
     limits: Limits,
+    weight: NonZeroU32,
     all: Limiter,
     /// Boxed, since few parties have them and all would have the room.
     by_kind: [Option<Box<Limiter>>; 3],
@@ -82,6 +82,7 @@ impl Lane {
         let limiter = |rate: Rate| Limiter::new(rate, clock);
         let terms = Terms {
             limits: *limits,
+            weight,
             all: limiter(limits.all),
             by_kind: KINDS.map(|kind| limits.of_kind(kind).map(limiter).map(Box::new)),
             changes: 0,
@@ -99,11 +100,21 @@ impl Lane {
     /// Changes the limits in place. What was spent stays spent, and who is in flight stays so: no reload refills a
     /// bucket, nor do two that change a limit and change it back. A limit on one kind that is new starts full.
     pub fn adjust(&self, limits: &Limits, weight: NonZeroU32) {
-        self.share.reweigh(weight);
-        if self.terms().limits == *limits {
+        let terms = self.terms();
+        let (same, same_weight) = (terms.limits == *limits, terms.weight == weight);
+        drop(terms);
+        if !same_weight {
+            // Under the one lock that every request takes: not for each of a hundred thousand who stay as they are.
+            self.share.reweigh(weight);
+        }
+        if same && same_weight {
             return;
         }
         let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        terms.weight = weight;
+        if same {
+            return;
+        }
         terms.all = terms.all.carried_to(limits.all, &self.clock);
         for kind in KINDS {
             let slot = &mut terms.by_kind[kind as usize];
@@ -310,19 +321,20 @@ impl Lanes {
             } else {
                 Arc::clone(&other)
             };
-            let lane = match lanes.entry(party.id.clone()) {
-                Entry::Vacant(entry) => {
-                    let lane = Lane::new(&party.limits, weight, &self.quota, meters, clock);
-                    entry.insert(Arc::new(lane))
-                }
-                Entry::Occupied(entry) => {
-                    let lane = entry.into_mut();
-                    lane.adjust(&party.limits, weight);
+            let lane = if let Some(lane) = lanes.get(&party.id) {
+                lane.adjust(&party.limits, weight);
+                // To store takes many times as long as to look.
+                if !Arc::ptr_eq(&lane.meters(), &meters) {
                     lane.meters.store(meters);
-                    lane
                 }
+                Arc::clone(lane)
+            } else {
+                let lane = Lane::new(&party.limits, weight, &self.quota, meters, clock);
+                let lane = Arc::new(lane);
+                lanes.insert(party.id.clone(), Arc::clone(&lane));
+                lane
             };
-            arranged.push(Arc::clone(lane));
+            arranged.push(lane);
         }
         arranged
     }
