@@ -11,10 +11,7 @@ use serde_json::Value;
 /// A folder whose proxy keeps a journal.
 fn folder(url: &str) -> Folder {
     let folder = Folder::before(url);
-    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
-    let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
-    folder.file("proxy.toml", &format!("{audit}\n{proxy}"));
-    folder.secret("audit", "fake-audit-key-0123456789abcdef");
+    folder.keeps_a_journal();
     folder
 }
 
@@ -23,19 +20,6 @@ fn audit(folder: &Folder, command: &str, more: &[&str]) -> (String, Option<i32>)
     printed(&run(
         &[&["audit", command, "--config", &config], more].concat()
     ))
-}
-
-/// All that stands in the journal's files.
-fn text(folder: &Folder) -> String {
-    let mut files: Vec<_> = fs::read_dir(folder.path("audit"))
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.sort();
-    files
-        .iter()
-        .map(|file| fs::read_to_string(file).unwrap())
-        .collect()
 }
 
 async fn send(program: &Program, call: Call) -> Answer {
@@ -78,7 +62,7 @@ async fn who_asked_for_what_and_what_became_of_it_is_found_by_its_key() {
     assert_eq!(after["ids"]["prepayId"], created.json()["data"]["prepayId"]);
     assert_eq!(after["attempts"].as_array().unwrap().len(), 1);
 
-    let text = text(&folder);
+    let text = folder.journal();
     assert_eq!(
         text.matches("\"record\":\"before\"").count(),
         2,
@@ -108,7 +92,7 @@ async fn nothing_is_at_gatepay_that_is_not_written_down() {
     let mut connection = Connection::open(program.address).await;
     let caller = tokio::spawn(async move { connection.send(call).await });
     until("the call is at GatePay", || upstream.count() == 1).await;
-    let text = text(&folder);
+    let text = folder.journal();
     assert!(
         text.contains("\"key\":\"A-0001\"") && !text.contains("\"record\":\"after\""),
         "{text}"

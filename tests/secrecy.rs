@@ -1,8 +1,13 @@
 //! A canary stands wherever a secret or a caller's own words may stand, and must come out nowhere.
 
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
 use crate::support::program::{Folder, Program, printed};
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
+use gatepay_proxy::panics;
 use gatepay_sandbox::Fault;
 
 /// In every secret and in every value a log has no business with.
@@ -59,18 +64,22 @@ fn calls() -> Vec<Call> {
     ]
 }
 
-#[tokio::test]
-async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
+/// A GatePay and a proxy before it that sign with canaries.
+fn proxy() -> (GatePay, Plan) {
     let gatepay = GatePay::with(|config| {
         config.institution = vec![credential(INSTITUTION_ID, INSTITUTION_CANARY)];
     });
-    let proxy = Proxy::before(&gatepay)
-        .tenant(shop())
-        .with(|settings| {
-            let credentials = &mut whole(&mut settings.institution).credentials;
-            credentials[0].credential = credential(INSTITUTION_ID, INSTITUTION_CANARY);
-        })
-        .start();
+    let plan = Proxy::before(&gatepay).tenant(shop()).with(|settings| {
+        let credentials = &mut whole(&mut settings.institution).credentials;
+        credentials[0].credential = credential(INSTITUTION_ID, INSTITUTION_CANARY);
+    });
+    (gatepay, plan)
+}
+
+#[tokio::test]
+async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
+    let (gatepay, plan) = proxy();
+    let proxy = plan.start();
     let (mut answered, mut signatures) = (0, Vec::new());
     for call in calls() {
         let request = call.request(&proxy.clock);
@@ -98,8 +107,13 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
         "/status",
         "/",
         "/operations",
+        "/config",
         "/-/reload",
         "/tenants",
+        "/tenants/acme",
+        "/tenants/nobody",
+        "/live",
+        "/ready",
         "/institution",
         "/-/registry",
         "/version",
@@ -128,9 +142,14 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
 
 #[tokio::test]
 async fn not_even_the_most_talkative_log_says_a_secret() {
-    // What a level leaves out, a more talkative one has.
-    for format in ["json", "human"] {
-        says_no_secret("trace", format).await;
+    // What the quieter levels say, these say too.
+    for (level, format) in [
+        ("info", "json"),
+        ("debug", "json"),
+        ("trace", "json"),
+        ("trace", "human"),
+    ] {
+        says_no_secret(level, format).await;
     }
 }
 
@@ -138,6 +157,7 @@ async fn says_no_secret(level: &str, format: &str) {
     let gatepay = GatePay::now_for(INSTITUTION_CANARY);
     let folder = Folder::with(&gatepay.url(), INSTITUTION_CANARY, &[shop()]);
     folder.edit("proxy.toml", "'json'", &format!("'{format}'"));
+    folder.keeps_a_journal();
     let program = Program::serve_logging(&folder, level).await;
     let mut signatures = Vec::new();
     for call in calls() {
@@ -152,6 +172,16 @@ async fn says_no_secret(level: &str, format: &str) {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(out.lines().count(), calls().len() + 1);
     assert!(err.contains("serving"));
+    // There, and only there, stands what the tenant signed with; not what.
+    let journal = folder.journal();
+    let signed = |value: &http::HeaderValue| journal.contains(value.to_str().unwrap());
+    assert!(
+        signatures.iter().filter(|value| signed(value)).count() >= 3,
+        "{journal}"
+    );
+    for secret in [CANARY, CARD] {
+        assert!(!journal.contains(secret), "{}", around(&journal, secret));
+    }
     for text in [out, err] {
         for secret in [CANARY, CARD] {
             assert!(!text.contains(secret), "{}", around(&text, secret));
@@ -168,6 +198,75 @@ async fn says_no_secret(level: &str, format: &str) {
             assert!(!text.contains(signature), "{}", around(&text, signature));
         }
     }
+}
+
+/// Said to the process of its own in which something panics.
+const PANICKING: &str = "GATEPAY_PROXY_TEST_PANICS";
+
+#[test]
+fn a_panic_says_where_and_never_what() {
+    if std::env::var_os(PANICKING).is_some() {
+        return panic_with_everything_in_flight();
+    }
+    // What is done about panics is done for a whole process.
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = "secrecy::a_panic_says_where_and_never_what";
+    command.args(["--exact", name, "--nocapture"]);
+    let (said, code) = printed(&command.env(PANICKING, "1").output().unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains(CANARY), "{}", around(&said, CANARY));
+    assert!(!said.contains(CARD), "{}", around(&said, CARD));
+    let places = said.matches("panicked").count();
+    assert!(places >= 10 && said.contains("journey.rs:"), "{said}");
+    assert!(said.contains("in so many words"), "{said}");
+    for signature in said.lines().filter_map(|line| line.strip_prefix("signed ")) {
+        let sent = said.matches(&format!("signed {signature}")).count();
+        assert_eq!(said.matches(signature).count(), sent, "{signature}");
+    }
+}
+
+/// With the most talkative log, and what it writes down of requests on standard output.
+fn panic_with_everything_in_flight() {
+    panics::report();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(std::io::stderr)
+        .init();
+    let long = format!("{CANARY}é");
+    let messages: [fn(&str); 3] = [
+        |text| panic!("{text}"),
+        // The standard library says where the text cannot be cut, and which text.
+        |text| drop(text[..text.len() - 1].to_owned()),
+        |_| panic!("in so many words"),
+    ];
+    for message in messages {
+        let text = long.clone();
+        assert!(thread::spawn(move || message(&text)).join().is_err());
+    }
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(async {
+        let (_gatepay, plan) = proxy();
+        // No clock counts so far: whatever is about to be sent panics, with body, caller, credential and record in hand.
+        let plan = plan.with(|settings| settings.upstream.deadline = Duration::MAX);
+        let proxy = plan.start();
+        let mut broken = 0;
+        for call in calls() {
+            let request = call.request(&proxy.clock);
+            let signature = request.headers()["x-gatepay-signature"].clone();
+            let signature = signature.to_str().unwrap();
+            if signature.len() == 128 && !signature.contains(CANARY) {
+                say(format_args!("signed {signature}"));
+            }
+            let answer = proxy.connect().await.try_send(request).await;
+            broken += usize::from(answer.is_err());
+        }
+        assert!(broken >= 4, "{broken}");
+        proxy.counts("in_flight 0").await;
+        say(proxy.metrics().await);
+        let lines = proxy.stop_and_read().await;
+        assert_eq!(lines.matches("\"detail\":\"panicked\"").count(), broken);
+        say(lines);
+    });
 }
 
 #[test]

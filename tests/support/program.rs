@@ -153,6 +153,23 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
             .expect("text")
     }
 
+    /// Has its proxy keep an audit journal.
+    pub(crate) fn keeps_a_journal(&self) {
+        let proxy = fs::read_to_string(self.path("proxy.toml")).expect("it was written");
+        let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
+        self.file("proxy.toml", &format!("{audit}\n{proxy}"));
+        self.secret("audit", "fake-audit-key-0123456789abcdef");
+    }
+
+    /// All that stands in the audit journal's files.
+    pub(crate) fn journal(&self) -> String {
+        let files = fs::read_dir(self.path("audit")).expect("there is a journal");
+        let mut files: Vec<_> = files.map(|file| file.expect("it is read").path()).collect();
+        files.sort();
+        let text = |file| fs::read_to_string(file).expect("it is text");
+        files.iter().map(text).collect()
+    }
+
     /// `check` or `serve` with this folder, run to its end.
     pub(crate) fn run(&self, command: &str) -> Output {
         run(&[command, "--config", &self.name("proxy.toml")])

@@ -46,6 +46,7 @@ pub mod mark;
 pub mod metrics;
 pub mod origin;
 pub mod pace;
+pub mod panics;
 pub mod penalty;
 pub mod pinned;
 pub mod pool;
