@@ -74,6 +74,8 @@ mod breaker;
 mod clocks;
 // One tenant never meets another's orders.
 mod tenants;
+// What is in force is told by its name, and key by key.
+mod configuration;
 // Many of them are small, and one changes without the others.
 mod scale;
 // Every request is written down once, however it ends.

@@ -112,6 +112,7 @@ fn every_alert_is_tested_and_has_a_page_on_what_to_do() {
 fn names() -> BTreeSet<String> {
     let metrics = Metrics::new(&Catalogue::standard());
     let _tenant = metrics.tenant(Some("acme"));
+    metrics.reloads.at_work("0");
     let text = String::from_utf8(metrics.render()).unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names = types.flat_map(|line| {

@@ -128,6 +128,7 @@ async fn a_real_prometheus_has_an_answer_to_all_that_the_dashboard_and_the_rules
         "upstream = {",
         "upstream = { resolve_ms = 600,",
     );
+    folder.keeps_a_journal();
     let program = Program::serve(&folder).await;
     let Some(prometheus) = Prometheus::scraping(program.admin, &folder) else {
         return;

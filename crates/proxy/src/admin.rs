@@ -1,5 +1,6 @@
 //! Admin: metrics, health, version and reload, on a listener of their own, never on the tenants' address.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::{SecretKey, SigningKey};
+use gatepay_tenancy::facts::{self, Facts};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
@@ -23,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::app::App;
 use crate::drain::Phase;
-use crate::reload::Verdict;
+use crate::reload::{State, Verdict};
 use crate::signer::Switch;
 use crate::{roster, rows, status};
 
@@ -97,6 +99,7 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
             }
         }
+        (&Method::GET, "/config") => config(app),
         (&Method::GET, "/institution") => {
             let generation = app.generation.load();
             json(StatusCode::OK, &app.signer.state(&generation.institution))
@@ -119,8 +122,8 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /institution, /-/reload, \
-             /-/registry and /-/institution/switch\n",
+            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /institution, \
+             /-/reload, /-/registry and /-/institution/switch\n",
         ),
     }
 }
@@ -263,6 +266,30 @@ async fn switch(app: &App, query: Option<&str>) -> Answer {
         Switch::Failed(_) => StatusCode::BAD_GATEWAY,
     };
     json(status, &switch)
+}
+
+/// What is in force, defaults included, and no secret. Tenants and operations are asked for by themselves.
+fn config(app: &App) -> Answer {
+    #[derive(Serialize)]
+    struct Config<'a> {
+        hash: Option<String>,
+        settings: Facts,
+        /// What `proxy.toml` says of that itself.
+        written: &'a Facts,
+        /// Keys that say something else by now, which waits for the next start.
+        restart: BTreeSet<String>,
+        institution: Facts,
+    }
+    let generation = app.generation.load();
+    let State { hash, restart, .. } = app.reload.state();
+    let config = Config {
+        hash,
+        settings: app.reload.settings(),
+        written: &generation.written,
+        restart,
+        institution: facts::of_institution(&generation.institution),
+    };
+    json(StatusCode::OK, &config)
 }
 
 fn tenants(app: &App, query: Option<&str>) -> Answer {

@@ -130,6 +130,7 @@ impl App {
             registry,
             catalogue,
         } = configuration;
+        let reload = Reload::beginning_with(&settings);
         let to = &settings.upstream;
         let upstream_tls = to
             .url
@@ -208,7 +209,7 @@ impl App {
                 settings.window,
                 metrics.clock.clone(),
             ),
-            reload: Reload::default(),
+            reload,
             signer: Signer::new(&settings.institution, clock.clone(), metrics.signer.clone()),
             looks: Looks::default(),
             began_ms: clock.unix_ms(),

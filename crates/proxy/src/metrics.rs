@@ -14,7 +14,7 @@ use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry,
+    IntGaugeVec, Opts, Registry,
 };
 
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
@@ -127,6 +127,7 @@ pub struct ReloadMeters {
     pub applied_at: IntGauge,
     /// How long it is from one look at the files to the next.
     pub poll_seconds: Gauge,
+    at_work: IntGaugeVec,
 }
 
 /// How long requests for one operation take.
@@ -520,6 +521,12 @@ impl SignerMeters {
 }
 
 impl ReloadMeters {
+    /// A configuration of this hash is at work, and the one before it is not any more.
+    pub fn at_work(&self, hash: &str) {
+        self.at_work.reset();
+        self.at_work.with_label_values(&[hash]).set(1);
+    }
+
     /// What the files say is at work since now.
     pub fn applied_now(&self, now_ms: u64) {
         let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
@@ -555,6 +562,11 @@ impl ReloadMeters {
             poll_seconds: make.gauge_of_parts(
                 "reload_poll_seconds",
                 "From one look at the files to the next; 0 if nobody looks.",
+            ),
+            at_work: make.gauge_vec(
+                "configuration_info",
+                "Always 1; the label is a hash of the configuration that is at work.",
+                &["hash"],
             ),
         }
     }
@@ -627,8 +639,8 @@ impl Make<'_> {
         self.register(Gauge::with_opts(opts(name, help)))
     }
 
-    fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::IntGaugeVec {
-        self.register(prometheus::IntGaugeVec::new(opts(name, help), labels))
+    fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(opts(name, help), labels))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {

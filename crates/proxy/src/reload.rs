@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::facts::Facts;
+use gatepay_tenancy::facts::{self, Facts};
+use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::watch::{Glance, Next};
-use gatepay_tenancy::{Plan, Problem, Side, Watch};
+use gatepay_tenancy::{Hash, Plan, Problem, Side, Watch};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -51,6 +52,8 @@ const LIVE_BELOW: &str = "upstream.quota.";
 pub struct Reload {
     asks: Mutex<Option<Sender<Ask>>>,
     state: Mutex<State>,
+    /// What is in force of `proxy.toml`, said there or not.
+    settings: Mutex<Facts>,
 }
 
 enum Ask {
@@ -103,6 +106,8 @@ pub struct State {
     pub waiting: Option<Waiting>,
     /// Keys of `proxy.toml` that wait for the next start.
     pub restart: BTreeSet<String>,
+    /// What all that is at work is called: the same for the same configuration, in any process. `null` until it is known.
+    pub hash: Option<String>,
 }
 
 /// A change that somebody has to confirm.
@@ -143,6 +148,19 @@ impl Reload {
         lock(&self.state).clone()
     }
 
+    /// Of a process that starts with these settings.
+    pub fn beginning_with(settings: &Settings) -> Self {
+        Self {
+            settings: Mutex::new(facts::of_settings(settings)),
+            ..Self::default()
+        }
+    }
+
+    /// What is in force of `proxy.toml`, said there or not.
+    pub fn settings(&self) -> Facts {
+        lock(&self.settings).clone()
+    }
+
     /// Looks at the files no more.
     pub fn end(&self) {
         if let Some(asks) = lock(&self.asks).take() {
@@ -166,6 +184,7 @@ pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result
         env,
         leftover: Vec::new(),
         unbuilt: false,
+        hash: Hash::default(),
     };
     *lock(&app.reload.state) = State {
         in_step: true,
@@ -184,11 +203,18 @@ struct Follower {
     leftover: Vec<Arc<Generation>>,
     /// Whether something was read of which no generation was built yet.
     unbuilt: bool,
+    /// Of what is at work.
+    hash: Hash,
 }
 
 impl Follower {
     fn run(&mut self, asked: &Receiver<Ask>) {
         yield_to_requests();
+        // Not before it serves: of a hundred thousand tenants that takes half a second.
+        self.hash = Hash::of(self.app.generation.load().side());
+        let hash = self.hash.to_string();
+        self.app.metrics.reloads.at_work(&hash);
+        lock(&self.app.reload.state).hash = Some(hash);
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
         // A change is at work within the interval: so looking comes earlier by what settling takes, and by something for
@@ -397,12 +423,16 @@ impl Follower {
             "reloaded"
         );
         // What waits for the next start is in the plan, but not in force.
-        if restart.is_empty() {
-            self.write_down(plan, renewal);
-        } else if app.journal.is_some() {
-            let plan = Plan::between(before.side(), generation.side());
-            self.write_down(&plan, renewal);
-        }
+        let less = (!restart.is_empty()).then(|| Plan::between(before.side(), generation.side()));
+        let done = less.as_ref().unwrap_or(plan);
+        self.write_down(done, renewal);
+        self.hash = done.leads_to(self.hash);
+        let hash = self.hash.to_string();
+        let app = &self.app;
+        app.metrics.reloads.at_work(&hash);
+        let mut settings = lock(&app.reload.settings);
+        *settings = in_force(&settings, &facts::of_settings(&next.settings));
+        drop(settings);
         let mut state = lock(&app.reload.state);
         if restart != state.restart && !restart.is_empty() {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
@@ -417,6 +447,7 @@ impl Follower {
             problems: Vec::new(),
             waiting: None,
             restart,
+            hash: Some(hash),
         };
         drop(state);
         self.leftover.push(Arc::clone(before));

@@ -16,6 +16,10 @@ use crate::registry::Who;
 use crate::settings::Institution;
 use crate::tenant::Tenant;
 
+mod settings;
+
+pub use settings::of_settings;
+
 /// Keys as in the files, sorted.
 pub type Facts = BTreeMap<String, Value>;
 
@@ -100,7 +104,7 @@ pub fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
 }
 
 /// Of the institution itself, as GatePay knows it.
-pub(crate) fn of_institution(institution: &Institution) -> Facts {
+pub fn of_institution(institution: &Institution) -> Facts {
     let Institution {
         account_id,
         merchant_id,

@@ -54,7 +54,7 @@ pub use party::{
     DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
 };
 pub use permissions::Permissions;
-pub use plan::{Outline, Plan, Side};
+pub use plan::{Hash, Outline, Plan, Side};
 pub use problem::Problem;
 pub use registry::{Found, Registry, Who};
 pub use settings::Settings;

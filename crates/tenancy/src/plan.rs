@@ -15,8 +15,10 @@ use crate::load::Configuration;
 use crate::registry::{Registry, Who};
 use crate::settings::Institution;
 
+mod hash;
 mod words;
 
+pub use hash::Hash;
 use words::Shown;
 
 /// A change that removes more tenants than this, and more than [`MOST_REMOVED_PERCENT`] of them, is probably an accident:
@@ -64,6 +66,9 @@ pub struct Plan {
     pub guard: Vec<String>,
     #[serde(flatten)]
     of: Changes,
+    /// From the hash of the one configuration to that of the other.
+    #[serde(skip)]
+    shift: Hash,
 }
 
 #[derive(Debug, Serialize)]
@@ -171,21 +176,11 @@ impl Plan {
     /// From one configuration to another. A party that both share is not looked at: with a hundred thousand of them and
     /// one that changes, this takes some tens of milliseconds.
     pub fn between(before: Side<'_>, after: Side<'_>) -> Self {
-        let mut moves = Moves::default();
         Self::of(
-            Changes {
-                settings: changes(before.written, after.written),
-                institution: changes(
-                    &facts::of_institution(before.institution),
-                    &facts::of_institution(after.institution),
-                ),
-                operations: Group::of(before.operations(), after.operations(), |_, _, _| {}),
-                tenants: Group::of(before.tenants(), after.tenants(), |id, old, new| {
-                    moves.note(id, old, new);
-                }),
-                operators: Group::of(before.operators(), after.operators(), |_, _, _| {}),
-            },
-            &moves,
+            before.written,
+            &facts::of_institution(before.institution),
+            (before.operations(), before.tenants(), before.operators()),
+            after,
         )
     }
 
@@ -195,25 +190,49 @@ impl Plan {
             map.iter()
                 .map(|(id, facts)| (id.as_str(), Known::Told(facts)))
         }
-        let mut moves = Moves::default();
-        Self::of(
-            Changes {
-                settings: changes(&before.settings, after.written),
-                institution: changes(
-                    &before.institution,
-                    &facts::of_institution(after.institution),
-                ),
-                operations: Group::of(told(&before.operations), after.operations(), |_, _, _| {}),
-                tenants: Group::of(told(&before.tenants), after.tenants(), |id, old, new| {
-                    moves.note(id, old, new);
-                }),
-                operators: Group::of(told(&before.operators), after.operators(), |_, _, _| {}),
-            },
-            &moves,
-        )
+        let Outline {
+            settings,
+            institution,
+            operations,
+            tenants,
+            operators,
+        } = before;
+        let groups = (told(operations), told(tenants), told(operators));
+        Self::of(settings, institution, groups, after)
     }
 
-    fn of(of: Changes, moves: &Moves) -> Self {
+    fn of<'a>(
+        settings: &Facts,
+        institution: &Facts,
+        (operations, tenants, operators): (
+            impl Iterator<Item = (&'a str, Known<'a>)>,
+            impl Iterator<Item = (&'a str, Known<'a>)>,
+            impl Iterator<Item = (&'a str, Known<'a>)>,
+        ),
+        after: Side<'a>,
+    ) -> Self {
+        let (mut moves, mut shift) = (Moves::default(), Hash::default());
+        let institution_after = facts::of_institution(after.institution);
+        for (section, old, new) in [
+            ("settings", settings, after.written),
+            ("institution", institution, &institution_after),
+        ] {
+            shift.note(section, "", Some(old), Some(new));
+        }
+        let of = Changes {
+            settings: changes(settings, after.written),
+            institution: changes(institution, &institution_after),
+            operations: Group::of(operations, after.operations(), |id, old, new| {
+                shift.note("operations", id, old, new);
+            }),
+            tenants: Group::of(tenants, after.tenants(), |id, old, new| {
+                shift.note("tenants", id, old, new);
+                moves.note(id, old, new);
+            }),
+            operators: Group::of(operators, after.operators(), |id, old, new| {
+                shift.note("operators", id, old, new);
+            }),
+        };
         let mut guard = Vec::new();
         let Group {
             before, removed, ..
@@ -230,7 +249,14 @@ impl Plan {
             hash: hex::encode(&Sha256::digest(bytes)[..HASH_BYTES]),
             guard,
             of,
+            shift,
         }
+    }
+
+    /// The hash of the configuration this one leads to, from that of the one it begins at.
+    #[must_use]
+    pub fn leads_to(&self, begin: Hash) -> Hash {
+        begin.shifted(self.shift)
     }
 }
 

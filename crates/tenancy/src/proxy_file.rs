@@ -87,28 +87,29 @@ pub(crate) fn read(
     settings
 }
 
-const STATUSES: &[(&str, RefusalStatus)] = &[
+pub(crate) const STATUSES: &[(&str, RefusalStatus)] = &[
     ("http", RefusalStatus::Http),
     ("gatepay", RefusalStatus::Gatepay),
 ];
 
-const CHECKS: &[(&str, Strictness)] = &[
+pub(crate) const CHECKS: &[(&str, Strictness)] = &[
     (Strictness::Certain.as_str(), Strictness::Certain),
     (Strictness::Strict.as_str(), Strictness::Strict),
     (Strictness::Off.as_str(), Strictness::Off),
 ];
 
-const CALLBACKS: &[(&str, FixedAddressCallback)] = &[
+pub(crate) const CALLBACKS: &[(&str, FixedAddressCallback)] = &[
     ("refuse", FixedAddressCallback::Refuse),
     ("forward", FixedAddressCallback::Forward),
 ];
 
-const CLOCKS: &[(&str, ClockSource)] = &[
+pub(crate) const CLOCKS: &[(&str, ClockSource)] = &[
     ("local", ClockSource::Local),
     ("follow", ClockSource::Follow),
 ];
 
-const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("human", LogFormat::Human)];
+pub(crate) const FORMATS: &[(&str, LogFormat)] =
+    &[("json", LogFormat::Json), ("human", LogFormat::Human)];
 
 fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
     let default = Listen::default();

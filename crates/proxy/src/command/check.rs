@@ -12,7 +12,7 @@ use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::Size;
 use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{Configuration, Plan, Registry, Side, Who};
+use gatepay_tenancy::{Configuration, Hash, Plan, Registry, Side, Who};
 
 use super::{Exit, complain, environment, fail, say};
 
@@ -170,6 +170,10 @@ fn report(name: &str, configuration: &Configuration) {
         ));
     }
     memory(settings, registry);
+    say(format_args!(
+        "configuration: {}",
+        Hash::of(Side::of(configuration))
+    ));
     let size = Size::bound(catalogue, registry, &settings.metrics);
     say(format_args!(
         "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",

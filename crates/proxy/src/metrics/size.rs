@@ -24,6 +24,9 @@ impl Size {
     /// The most that a scrape can be under this configuration, whatever is sent.
     pub fn bound(catalogue: &Catalogue, registry: &Registry, settings: &settings::Metrics) -> Self {
         let metrics = Metrics::new(catalogue);
+        metrics
+            .reloads
+            .at_work(&gatepay_tenancy::Hash::default().to_string());
         let mut every = Limits::default();
         for limit in Limit::ALL {
             every.add(limit);

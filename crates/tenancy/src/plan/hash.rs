@@ -1,0 +1,65 @@
+//! A name for all that a configuration says, so that two processes, or one before and after, are compared at a glance.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Known, Side};
+use crate::facts::{self, Facts};
+
+/// The same for the same configuration, whoever read it. It is a sum over parts, so that a change among a hundred thousand
+/// tenants costs what the change does; it tells versions apart, and proves nothing to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hash(u128);
+
+impl Hash {
+    /// Of all that a side says.
+    pub fn of(side: Side<'_>) -> Self {
+        let mut hash = Self::default();
+        hash.note("settings", "", None, Some(side.written));
+        let institution = facts::of_institution(side.institution);
+        hash.note("institution", "", None, Some(&institution));
+        let mut all = |section, of: &mut dyn Iterator<Item = (&str, Known<'_>)>| {
+            for (id, known) in of {
+                hash.note(section, id, None, Some(&known.facts()));
+            }
+        };
+        all("operations", &mut side.operations());
+        all("tenants", &mut side.tenants());
+        all("operators", &mut side.operators());
+        hash
+    }
+
+    /// Exchanges one part for another.
+    pub(super) fn note(
+        &mut self,
+        section: &str,
+        id: &str,
+        before: Option<&Facts>,
+        after: Option<&Facts>,
+    ) {
+        let part = |facts| part(section, id, facts);
+        self.0 = self
+            .0
+            .wrapping_sub(before.map_or(0, part))
+            .wrapping_add(after.map_or(0, part));
+    }
+
+    /// What follows from this one by what changed.
+    #[must_use]
+    pub(super) fn shifted(self, by: Self) -> Self {
+        Self(self.0.wrapping_add(by.0))
+    }
+}
+
+fn part(section: &str, id: &str, facts: &Facts) -> u128 {
+    let text = serde_json::to_vec(&(section, id, facts)).expect("texts and JSON values are JSON");
+    let digest: [u8; 32] = Sha256::digest(text).into();
+    u128::from_be_bytes(*digest.first_chunk().expect("32 bytes have 16"))
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
