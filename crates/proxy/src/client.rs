@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gatepay_core::Catalogue;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use tokio::time::{Instant, timeout_at};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, header};
+use tokio::time::Instant;
 
 use crate::egress::{ConnectError, Upstream};
+use crate::headers;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::wire::Broken;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
 #[derive(Debug, thiserror::Error)]
@@ -27,29 +29,55 @@ pub enum CallError {
 /// Sends a request once and reads the whole answer, both within `timeout`.
 pub async fn send(
     upstream: Upstream,
-    request: Request<Full<Bytes>>,
+    request: Request<Bytes>,
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
-    let deadline = Instant::now() + timeout;
     // A pool counts; nobody asks what.
     let metrics = Metrics::new(&Catalogue::standard());
     let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), 1, 0);
-    let mut connection = pool.connect(deadline).await?.connection;
+    exchange(&pool, &request, timeout).await
+}
+
+/// Sends a request once, on a new connection of this pool, and reads the whole answer.
+pub async fn exchange(
+    pool: &Pool,
+    request: &Request<Bytes>,
+    timeout: Duration,
+) -> Result<Response<Bytes>, CallError> {
+    let deadline = Instant::now() + timeout;
+    let mut wire = pool.connect(deadline).await?.connection.wire;
     let exchange = async {
-        let (head, body) = connection
-            .sender()
-            .send_request(request)
-            .await?
-            .into_parts();
-        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+        let head = wire.ask(|head| write(request, head), deadline).await?;
+        let mut body = BytesMut::new();
+        while let Some(piece) = wire.piece().await? {
+            body.extend_from_slice(&piece);
+        }
+        Ok(Response::from_parts(head, body.freeze()))
     };
-    match timeout_at(deadline, exchange).await {
-        Ok(answered) => answered.map_err(|error: hyper::Error| CallError::Lost(error.to_string())),
-        Err(_) => Err(CallError::Lost(format!(
-            "no whole answer within {} ms",
-            timeout.as_millis()
-        ))),
+    exchange.await.map_err(|broken| {
+        CallError::Lost(match broken {
+            Broken::Late => format!("no whole answer within {} ms", timeout.as_millis()),
+            broken => broken.to_string(),
+        })
+    })
+}
+
+fn write(request: &Request<Bytes>, head: &mut Vec<u8>) -> Bytes {
+    let target = request.uri().path_and_query();
+    let target = target.map_or("/", PathAndQuery::as_str);
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
     }
+    for (name, value) in request.headers() {
+        headers::write(head, name, value.as_bytes());
+    }
+    let body = request.body();
+    if !body.is_empty() || request.method() == Method::POST {
+        let length = body.len().to_string();
+        headers::write(head, &header::CONTENT_LENGTH, length.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    body.clone()
 }
 
 #[cfg(test)]
@@ -77,7 +105,7 @@ mod tests {
         };
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, timeout).unwrap();
         tokio::spawn(server);
-        send(upstream, Request::new(Full::default()), timeout).await
+        send(upstream, Request::new(Bytes::new()), timeout).await
     }
 
     #[tokio::test]
@@ -117,12 +145,7 @@ mod tests {
             Duration::from_secs(5),
         )
         .unwrap();
-        let refused = send(
-            upstream,
-            Request::new(Full::default()),
-            Duration::from_secs(5),
-        )
-        .await;
+        let refused = send(upstream, Request::new(Bytes::new()), Duration::from_secs(5)).await;
         assert!(matches!(
             refused,
             Err(CallError::NotSent(ConnectError::Connect(_)))

@@ -6,26 +6,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use gatepay_tenancy::settings::{Authorization, Egress, UpstreamUrl};
-use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustls::HandshakeKind;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::metrics::UpstreamMeters;
 use crate::pool::Place;
-use crate::wire::{Metered, Wire};
+use crate::wire::{Metered, Stream, Wire};
 
 /// How long one address may take to answer.
 const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// The largest head GatePay's answers may have.
-const MAX_HEAD: usize = 64 * 1024;
 /// The largest head an egress proxy's answer may have.
 const MAX_TUNNEL_HEAD: usize = 8 * 1024;
 
@@ -50,9 +44,6 @@ pub enum ConnectError {
     /// The handshake, the certificate among it.
     #[error("tls: {0}")]
     Tls(io::Error),
-    /// The connection closed before it was used.
-    #[error("http: {0}")]
-    Http(hyper::Error),
     /// It took too long.
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -117,7 +108,7 @@ impl Upstream {
         place: Place,
         deadline: Instant,
         meters: &UpstreamMeters,
-    ) -> Result<(SendRequest<Full<Bytes>>, Arc<Wire>), ConnectError> {
+    ) -> Result<Wire, ConnectError> {
         let limit = self
             .limit
             .min(deadline.saturating_duration_since(Instant::now()));
@@ -127,11 +118,7 @@ impl Upstream {
         }
     }
 
-    async fn dial(
-        &self,
-        place: Place,
-        meters: &UpstreamMeters,
-    ) -> Result<(SendRequest<Full<Bytes>>, Arc<Wire>), ConnectError> {
+    async fn dial(&self, place: Place, meters: &UpstreamMeters) -> Result<Wire, ConnectError> {
         let first = self.egress.as_ref().map_or(&self.url, |egress| &egress.url);
         let mut tcp = connect_any(&first.host, first.port)
             .await
@@ -142,13 +129,10 @@ impl Upstream {
                 .await
                 .map_err(ConnectError::Tunnel)?;
         }
-        let wire =
-            Wire::new(&tcp, place, meters.connections.clone()).map_err(ConnectError::Connect)?;
-        let wire = Arc::new(wire);
         meters.connects.inc();
-        let tcp = Metered::new(tcp, Arc::clone(&wire));
-        let sender = match &self.tls {
-            None => handshake(tcp).await?,
+        let tcp = Metered::new(tcp);
+        let stream = match &self.tls {
+            None => Stream::Plain(tcp),
             Some((tls, name)) => {
                 let stream = tls
                     .connect(name.clone(), tcp)
@@ -156,10 +140,10 @@ impl Upstream {
                     .map_err(ConnectError::Tls)?;
                 let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
                 meters.handshakes[usize::from(resumed)].inc();
-                handshake(stream).await?
+                Stream::Tls(Box::new(stream))
             }
         };
-        Ok((sender, wire))
+        Ok(Wire::new(stream, place, meters.connections.clone()))
     }
 }
 
@@ -222,22 +206,6 @@ fn status(answer: &[u8]) -> Option<u16> {
     let rest = answer.strip_prefix(b"HTTP/1.")?;
     let digits = str::from_utf8(rest.get(2..5)?).ok()?;
     digits.parse().ok().filter(|_| rest[1] == b' ')
-}
-
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, driver) = http1::Builder::new()
-        .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Http)?;
-    // It ends when the sender is dropped or the peer closes; an error reaches the request in flight.
-    tokio::spawn(async move {
-        let _ = driver.await;
-    });
-    Ok(sender)
 }
 
 #[cfg(test)]

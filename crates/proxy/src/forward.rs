@@ -4,16 +4,15 @@
 //! `repeat`'s to say; every attempt is signed afresh.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::{self, Judgement, Verdict};
-use http::header::{RETRY_AFTER, TRANSFER_ENCODING};
-use http::{Request, response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
-use tokio::time::{Instant, sleep, timeout_at};
+use http::header::RETRY_AFTER;
+use http::response;
+use tokio::time::{Instant, sleep};
 
 use crate::breaker::Breaker;
 use crate::egress::ConnectError;
@@ -22,6 +21,7 @@ use crate::ingress::Pieces;
 use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
+use crate::wire::Broken;
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
 pub const WHOLE: usize = 64 * 1024;
@@ -63,19 +63,38 @@ pub enum AnswerBody {
 /// A body too long to be held.
 pub struct Long {
     /// What has come.
-    pub begun: Option<Bytes>,
-    /// What is to come.
-    pub rest: Incoming,
+    begun: Option<Bytes>,
+    /// Where the rest comes from, until all of it has.
     connection: Option<Connection>,
     pool: Arc<Pool>,
 }
 
 impl Long {
-    /// All of it was read: the connection may serve another request.
-    pub fn ended(&mut self) {
-        if let Some(connection) = self.connection.take() {
+    /// The next piece of it; nothing after the last. Then the connection serves others.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        if let Some(begun) = self.begun.take() {
+            return Poll::Ready(Ok(Some(begun)));
+        }
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(Ok(None));
+        };
+        let piece = ready!(connection.wire.poll_piece(cx));
+        if let Ok(None) = piece
+            && let Some(connection) = self.connection.take()
+        {
             self.pool.give_back(connection);
         }
+        Poll::Ready(piece)
+    }
+
+    /// How many bytes are still to come, if that is known.
+    pub fn left(&self) -> Option<u64> {
+        let begun = self.begun.as_ref().map_or(0, |begun| begun.len() as u64);
+        let rest = match &self.connection {
+            Some(connection) => connection.wire.rest().left()?,
+            None => 0,
+        };
+        Some(begun + rest)
     }
 }
 
@@ -97,16 +116,17 @@ pub enum Failure {
     },
 }
 
-/// Sends what `attempt` makes, afresh for every try, and reads the answer.
+/// Sends what `attempt` makes, afresh for every try, and reads the answer. It writes the head into the buffer it is given
+/// and returns the body.
 pub async fn send(
     road: Road<'_>,
     kind: Kind,
     deadline: Instant,
-    mut attempt: impl FnMut() -> Request<Full<Bytes>>,
+    mut attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) -> Result<Answer, Failure> {
     road.budget.earn();
     let mut repeats = 0;
-    let mut kept = road.pool.reuse();
+    let mut kept = road.pool.reuse(kind);
     let mut pass = road.breaker.pass(kind).ok_or(Failure::Unavailable)?;
     loop {
         let had = match kept.take() {
@@ -118,7 +138,7 @@ pub async fn send(
         };
         let reused = had.as_ref().is_ok_and(|had| had.reused);
         let tried = match had {
-            Ok(had) => exchange(road, had.connection, kind, attempt(), deadline).await,
+            Ok(had) => exchange(road, had.connection, kind, &mut attempt, deadline).await,
             Err(error @ ConnectError::NoPlace(_)) => {
                 return Err(Failure::NoPlace(error.to_string()));
             }
@@ -160,7 +180,7 @@ pub async fn send(
         pass = next;
         repeats += 1;
         road.pool.repeated(reason);
-        kept = road.pool.reuse();
+        kept = road.pool.reuse(kind);
     }
 }
 
@@ -199,37 +219,27 @@ async fn exchange(
     road: Road<'_>,
     mut connection: Connection,
     kind: Kind,
-    request: Request<Full<Bytes>>,
+    attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
     let listens = road.guardian.listens();
-    let before = connection.written();
-    let failed = |connection: &Connection, what: &'static str, detail: String| {
-        // After the cut nothing more can be written, so the count is final.
-        if connection.cut() == before {
-            Failure::NotSent(detail)
-        } else {
-            Failure::Lost { what, detail }
+    let before = connection.wire.written();
+    let head = match connection.wire.ask(attempt, deadline).await {
+        Ok(head) => head,
+        // Nobody but us writes to it, and we have stopped: the count is final.
+        Err(error) if connection.wire.written() == before => {
+            return Err(Failure::NotSent(error.to_string()));
         }
-    };
-    let response = match timeout_at(deadline, connection.sender().send_request(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            return Err(failed(
-                &connection,
+        Err(Broken::Late) => {
+            return Err(lost("GatePay did not answer in time", &Broken::Late));
+        }
+        Err(error) => {
+            return Err(lost(
                 "the connection to GatePay broke before its answer",
-                text(&error),
-            ));
-        }
-        Err(_) => {
-            return Err(failed(
-                &connection,
-                "GatePay did not answer in time",
-                "deadline passed".to_owned(),
+                &error,
             ));
         }
     };
-    let (head, rest) = response.into_parts();
     if let Some(sent) = listens {
         road.guardian.hears(sent, &head.headers);
     }
@@ -237,22 +247,18 @@ async fn exchange(
         // Nobody asked for it, and what follows is no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
-    read(road.pool, connection, kind, head, rest, deadline).await
+    read(road.pool, connection, kind, head).await
 }
 
 /// The body of an answer, whole if it has to be.
 async fn read(
     pool: &Arc<Pool>,
-    connection: Connection,
+    mut connection: Connection,
     kind: Kind,
     head: response::Parts,
-    mut rest: Incoming,
-    deadline: Instant,
 ) -> Result<Answer, Failure> {
     // Without a length or chunks an answer ends with its connection, and one that was cut looks like a whole one.
-    let shows_its_end = rest.is_end_stream()
-        || rest.size_hint().exact().is_some()
-        || head.headers.contains_key(TRANSFER_ENCODING);
+    let shows_its_end = connection.wire.rest().shows_its_end();
     let endless = || {
         lost(
             "GatePay's answer may have been cut short",
@@ -264,29 +270,20 @@ async fn read(
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
     let mut whole = Pieces::default();
-    while !rest.is_end_stream() {
-        match timeout_at(deadline, rest.frame()).await {
+    loop {
+        match connection.wire.piece().await {
             Ok(None) => break,
-            Ok(Some(Ok(frame))) => {
-                if let Ok(piece) = frame.into_data() {
-                    whole.push(piece);
-                }
+            Ok(Some(piece)) => whole.push(piece),
+            Err(Broken::Late) => {
+                return Err(lost("GatePay's answer did not end in time", &Broken::Late));
             }
-            Ok(Some(Err(error))) => {
-                return Err(lost("GatePay's answer was cut short", text(&error)));
-            }
-            Err(_) => {
-                return Err(lost(
-                    "GatePay's answer did not end in time",
-                    "deadline passed",
-                ));
-            }
+            Err(error) => return Err(lost("GatePay's answer was cut short", &error)),
         }
         if whole.len() > most {
             if kind != Kind::Read {
                 return Err(lost(
                     "GatePay's answer is longer than any it gives",
-                    format!("more than {most} bytes"),
+                    &format!("more than {most} bytes"),
                 ));
             }
             if !shows_its_end {
@@ -294,7 +291,6 @@ async fn read(
             }
             let long = Long {
                 begun: Some(whole.into_bytes()),
-                rest,
                 connection: Some(connection),
                 pool: Arc::clone(pool),
             };
@@ -316,17 +312,9 @@ async fn read(
     })
 }
 
-fn lost(what: &'static str, detail: impl Into<String>) -> Failure {
+fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> Failure {
     Failure::Lost {
         what,
-        detail: detail.into(),
-    }
-}
-
-/// An error with its cause: hyper's own text leaves out which of many I/O errors it was.
-fn text(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+        detail: detail.to_string(),
     }
 }

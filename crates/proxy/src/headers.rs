@@ -31,13 +31,10 @@ pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// What became of the call: `not-executed`, `unknown` or `found`.
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome");
 
-/// What of a tenant's head is sent on (design: nothing else is). Its own `X-GatePay-*` values are rebuilt.
-pub const TO_GATEPAY: [HeaderName; 4] = [
-    header::CONTENT_TYPE,
-    header::ACCEPT,
-    header::ACCEPT_LANGUAGE,
-    header::USER_AGENT,
-];
+/// What of a tenant's head is sent on, besides `Content-Type` (design: nothing else is). Its own `X-GatePay-*` values are
+/// rebuilt.
+pub const TO_GATEPAY: [HeaderName; 3] =
+    [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
 
 /// What of an answer stays here: what belongs to one hop, to GatePay's own site, or marks an answer as ours.
 const NOT_TO_CALLER: [HeaderName; 17] = [
@@ -76,6 +73,13 @@ pub fn single<'a>(
         Err(Repeated)
     } else {
         Ok(first)
+    }
+}
+
+/// Writes one line of a request's head; the value has no line end in it.
+pub fn write(head: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
     }
 }
 

@@ -68,7 +68,9 @@ impl Worker {
             let row = generation.catalogue.probe()?;
             let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
             let signing = app.signer.signing(&generation.institution)?;
-            Some(move || outbound.attempt(signing.credential(), &app.guardian.stamp()))
+            Some(move |head: &mut Vec<u8>| {
+                outbound.attempt(signing.credential(), &app.guardian.stamp(), head)
+            })
         };
         probe::watch(self.road(), ask).await;
     }
@@ -83,7 +85,9 @@ impl Worker {
             let row = generation.catalogue.probe();
             let read = row.and_then(|row| Outbound::probe(row, &app.upstream_host).ok());
             let read = read.ok_or("there is no read to try it with: list_accounts is off")?;
-            let attempt = || read.attempt(signing.credential(), &app.guardian.stamp());
+            let attempt = |head: &mut Vec<u8>| {
+                read.attempt(signing.credential(), &app.guardian.stamp(), head)
+            };
             probe::prove(self.road(), attempt).await
         };
         app.signer.watch(institution, proves).await;
@@ -399,10 +403,10 @@ async fn leave(worker: &Worker, mut admitted: Admitted, mut record: Record) -> R
     };
     record.turn(Turn::Connect);
     let credential = signing.credential();
-    let attempt = || {
+    let attempt = |head: &mut Vec<u8>| {
         let stamp = app.guardian.stamp();
         record.attempt(&credential.client_id, &stamp);
-        admitted.outbound.attempt(credential, &stamp)
+        admitted.outbound.attempt(credential, &stamp, head)
     };
     let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
     admitted.permit.spend(true);
@@ -513,7 +517,7 @@ async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) 
     let Some((question, outbound)) = asked else {
         return seen;
     };
-    let ask = || outbound.attempt(credential, &app.guardian.stamp());
+    let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
     let within = app.settings.upstream.resolve;
     tokio::select! {
         () = resolve::resolve(worker.road(), &question, within, &mut seen, ask) => {}

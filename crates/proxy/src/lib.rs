@@ -8,6 +8,7 @@
 pub mod journey;
 
 pub mod admit;
+pub mod answer;
 pub mod authenticate;
 pub mod forward;
 pub mod ingress;

@@ -1,7 +1,7 @@
 //! Connections to GatePay, kept for the next request, and no more of them than there may be.
 //!
-//! Ours over `hyper::client::conn`, because a general client cannot say whether anything of an attempt was written,
-//! and with money that decides between "not executed" and "unknown".
+//! Ours, because a general client cannot say whether anything of an attempt was written, and with money that decides
+//! between "not executed" and "unknown".
 //!
 //! Each worker has its part of the places. Who finds none waits in line: a connection that is given back goes to the
 //! first of the line, and so does the place of one that closes.
@@ -10,23 +10,19 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::SendRequest;
+use gatepay_core::Kind;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::egress::{ConnectError, Upstream};
 use crate::metrics::Metrics;
 use crate::repeat::Reason;
-use crate::wire::Wire;
+use crate::wire::{Surely, Wire};
 
 /// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How old a connection may get, so that a changed DNS answer is noticed.
 const MAX_AGE: Duration = Duration::from_mins(10);
-/// How long a connection may take to notice that its last answer is over; then GatePay answered before it had read.
-const SETTLES: Duration = Duration::from_millis(250);
 
 /// One worker's connections.
 pub struct Pool {
@@ -61,8 +57,8 @@ pub struct Place(Weak<Places>);
 
 /// A connection that belongs to one request until it is given back.
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    wire: Arc<Wire>,
+    /// What it sends and reads by.
+    pub wire: Wire,
     born: Instant,
     idle_since: Instant,
 }
@@ -94,28 +90,23 @@ impl Pool {
         }
     }
 
-    /// An idle connection that is still alive, the last used first, or none.
-    pub fn reuse(&self) -> Option<Connection> {
+    /// An idle connection that is still alive, the last used first, or none. For a call that must not be sent in vain it is
+    /// looked at more closely.
+    pub fn reuse(&self, kind: Kind) -> Option<Connection> {
+        let surely = match kind {
+            Kind::Read => Surely::Lately,
+            Kind::Write | Kind::Money => Surely::Now,
+        };
         let now = Instant::now();
         // What is found dead is dropped after the lock is given back, since that takes the lock.
         let mut dead = Vec::new();
         let mut state = self.places.state();
-        let idle = &mut state.idle;
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            let candidate = &idle[at];
-            if candidate.sender.is_closed() || !candidate.is_fresh(now) {
-                dead.push(idle.remove(at));
-            } else if candidate.sender.is_ready() {
-                let connection = idle.remove(at);
-                if connection.wire.is_quiet() {
-                    drop(state);
-                    return Some(connection);
-                }
-                dead.push(connection);
+        while let Some(mut connection) = state.idle.pop() {
+            if connection.is_fresh(now) && connection.wire.is_quiet(surely) {
+                drop(state);
+                return Some(connection);
             }
-            // One that is neither closed nor ready has yet to notice that its last answer is over.
+            dead.push(connection);
         }
         drop(state);
         None
@@ -123,29 +114,20 @@ impl Pool {
 
     /// A new connection, or, if there are as many as there may be, the next that is given back or whose place is.
     pub async fn connect(&self, deadline: Instant) -> Result<Had, ConnectError> {
-        let place = loop {
-            match self.place(deadline).await? {
-                Grant::Place(place) => break place,
-                Grant::Connection(mut connection) => {
-                    let settles = deadline.min(Instant::now() + SETTLES);
-                    if let Ok(Ok(())) = timeout_at(settles, connection.sender.ready()).await {
-                        return Ok(Had {
-                            connection,
-                            reused: true,
-                        });
-                    }
-                    connection.cut();
-                }
+        let place = match self.place(deadline).await? {
+            Grant::Place(place) => place,
+            Grant::Connection(connection) => {
+                return Ok(Had {
+                    connection,
+                    reused: true,
+                });
             }
         };
-        let (sender, wire) = self
-            .upstream
-            .connect(place, deadline, &self.metrics.upstream)
-            .await?;
+        let upstream = &self.metrics.upstream;
+        let wire = self.upstream.connect(place, deadline, upstream).await?;
         let now = Instant::now();
         Ok(Had {
             connection: Connection {
-                sender,
                 wire,
                 born: now,
                 idle_since: now,
@@ -163,7 +145,7 @@ impl Pool {
                 return Ok(Grant::Place(Place(Arc::downgrade(&self.places))));
             }
             if let Some(connection) = state.idle.pop() {
-                // It is about to notice that its last answer is over.
+                // It was given back meanwhile.
                 return Ok(Grant::Connection(connection));
             }
             let (grant, granted) = oneshot::channel();
@@ -179,10 +161,11 @@ impl Pool {
 
     /// Keeps a connection for the next request, if it can take one.
     pub fn give_back(&self, mut connection: Connection) {
-        if connection.sender.is_closed() || !connection.is_fresh(Instant::now()) {
+        let now = Instant::now();
+        if !connection.wire.is_free() || !connection.is_fresh(now) {
             return;
         }
-        connection.idle_since = Instant::now();
+        connection.idle_since = now;
         let mut grant = Grant::Connection(connection);
         let mut state = self.places.state();
         while let Some(first) = state.line.pop_front() {
@@ -213,23 +196,19 @@ impl Pool {
         self.metrics.upstream.repeats_denied.inc();
     }
 
-    /// Closes what has been idle or open for too long, or does not settle. Called every second.
+    /// Closes what has been idle or open for too long, or was closed by the other side. Called every second.
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut state = self.places.state();
-        let (kept, over): (Vec<_>, Vec<_>) = state.idle.drain(..).partition(|connection| {
-            let settled = connection.sender.is_ready()
-                || now.saturating_duration_since(connection.idle_since) < SETTLES;
-            connection.is_fresh(now) && !connection.sender.is_closed() && settled
-        });
-        state.idle = kept;
+        let over: Vec<_> = state
+            .idle
+            .extract_if(.., |connection| {
+                !connection.is_fresh(now) || !connection.wire.is_quiet(Surely::Now)
+            })
+            .collect();
+        // Dropped after the lock is given back, since that takes the lock.
         drop(state);
-        // What still writes to somebody who does not read would do so for ever.
-        over.iter()
-            .filter(|connection| !connection.sender.is_ready())
-            .for_each(|connection| {
-                connection.cut();
-            });
+        drop(over);
     }
 }
 
@@ -262,21 +241,6 @@ impl Drop for Place {
 }
 
 impl Connection {
-    /// The way to send a request.
-    pub fn sender(&mut self) -> &mut SendRequest<Full<Bytes>> {
-        &mut self.sender
-    }
-
-    /// How many bytes the kernel took so far.
-    pub fn written(&self) -> u64 {
-        self.wire.written()
-    }
-
-    /// Lets nothing be written any more, and says how many bytes were. After this, [`written`](Self::written) is final.
-    pub fn cut(&self) -> u64 {
-        self.wire.cut()
-    }
-
     fn is_fresh(&self, now: Instant) -> bool {
         now.duration_since(self.idle_since) < IDLE_TIMEOUT
             && now.duration_since(self.born) < MAX_AGE
@@ -320,7 +284,10 @@ mod tests {
         assert!(matches!(refused, Err(ConnectError::NoPlace(1))));
         assert!(begun.elapsed() >= Duration::from_millis(50));
         pool.give_back(held.connection);
-        assert!(pool.reuse().is_some(), "nobody is in line any more");
+        assert!(
+            pool.reuse(Kind::Money).is_some(),
+            "nobody is in line any more"
+        );
     }
 
     #[tokio::test]

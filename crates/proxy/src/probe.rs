@@ -6,8 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::Verdict;
-use http::Request;
-use http_body_util::Full;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
@@ -21,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Whether GatePay accepts what `attempt` signed: it has to answer, and to say yes.
 pub async fn prove(
     road: Road<'_>,
-    attempt: impl FnMut() -> Request<Full<Bytes>>,
+    attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) -> Result<(), String> {
     if road.quota.take_for(Purpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
@@ -49,7 +47,7 @@ pub async fn prove(
 /// concerns nobody, if there is such a read.
 pub async fn watch<A>(road: Road<'_>, ask: impl Fn() -> Option<A>)
 where
-    A: FnMut() -> Request<Full<Bytes>>,
+    A: FnMut(&mut Vec<u8>) -> Bytes,
 {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

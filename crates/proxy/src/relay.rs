@@ -142,31 +142,16 @@ impl Body for Reply {
                 long,
                 stalled,
                 stall,
-            } => match long.begun.take() {
-                Some(begun) => Some(begun),
-                None => loop {
-                    match Pin::new(&mut long.rest).poll_frame(cx) {
-                        Poll::Pending if stalled.as_mut().poll(cx).is_pending() => {
-                            return Poll::Pending;
-                        }
-                        Poll::Pending | Poll::Ready(Some(Err(_))) => {
-                            record.cut();
-                            return Poll::Ready(Some(Err(Cut)));
-                        }
-
-                        Poll::Ready(None) => {
-                            long.ended();
-                            break None;
-                        }
-                        Poll::Ready(Some(Ok(frame))) => {
-                            stalled.as_mut().reset(Instant::now() + *stall);
-                            // Trailers are not part of the body that is relayed.
-                            if let Ok(piece) = frame.into_data() {
-                                break Some(piece);
-                            }
-                        }
-                    }
-                },
+            } => match long.poll_piece(cx) {
+                Poll::Pending if stalled.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Poll::Pending | Poll::Ready(Err(_)) => {
+                    record.cut();
+                    return Poll::Ready(Some(Err(Cut)));
+                }
+                Poll::Ready(Ok(piece)) => {
+                    stalled.as_mut().reset(Instant::now() + *stall);
+                    piece
+                }
             },
         };
         let Some(piece) = piece else {
@@ -194,14 +179,7 @@ impl Body for Reply {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
             Source::Long { long, .. } => {
-                let begun = long.begun.as_ref().map_or(0, |begun| begun.len() as u64);
-                let rest = long.rest.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower() + begun);
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper + begun);
-                }
-                hint
+                long.left().map_or_else(SizeHint::new, SizeHint::with_exact)
             }
         }
     }

@@ -8,8 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::look_up::{Observation, Observed, Question};
-use http::Request;
-use http_body_util::Full;
 use tokio::time::{Instant, sleep_until};
 
 use crate::forward::{self, Answer, AnswerBody, Road};
@@ -31,7 +29,7 @@ pub async fn resolve(
     question: &Question,
     within: Duration,
     seen: &mut Observation,
-    mut ask: impl FnMut() -> Request<Full<Bytes>>,
+    mut ask: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) {
     let lost = Instant::now();
     let until = lost + within;

@@ -1,12 +1,12 @@
 //! Sign: the institution's request, made anew for every attempt at the moment of sending.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use gatepay_core::look_up::Question;
-use gatepay_core::operation::Operation;
+use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, translate};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Uri};
-use http_body_util::Full;
 
 use crate::admit::Acting;
 use crate::headers;
@@ -15,9 +15,15 @@ use crate::headers;
 ///
 /// It cannot be built without saying whom it is made for: a tenant's call never goes out in the institution's own name.
 pub struct Outbound {
+    /// The request line, `Content-Type` and then the lines that a look-up has as well: all of a head but its signature,
+    /// its length and its end.
+    head: Vec<u8>,
+    /// Where in it those lines begin.
+    common: usize,
+    /// Where in it the query stands.
+    query: Option<Range<usize>>,
+    /// Without a body, only a method that usually has one is given a length.
     method: Method,
-    target: Uri,
-    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -37,9 +43,9 @@ pub enum Unsendable {
     /// The row has no institution path.
     #[error("the operation has no institution path")]
     NoPath,
-    /// Path and query do not make a target, or an id does not make a header.
-    #[error(transparent)]
-    Http(#[from] http::Error),
+    /// A byte of path, query or account would end its line or part of it.
+    #[error("{0} has a byte that cannot stand in a head")]
+    NotText(&'static str),
 }
 
 impl Outbound {
@@ -51,8 +57,10 @@ impl Outbound {
         acting: Acting<'_>,
         host: &HeaderValue,
     ) -> Result<Self, Unsendable> {
-        let headers = headers_to_gatepay(inbound.headers, acting, host)?;
-        Self::build(operation, inbound.query, headers, inbound.body)
+        let media = inbound.headers.get_all(header::CONTENT_TYPE);
+        let mut outbound = Self::begin(operation, inbound.query, media, inbound.body)?;
+        outbound.lines(inbound.headers, acting, host)?;
+        Ok(outbound)
     }
 
     /// The institution's balance query for a merchant's: another method, and a body that asks for the currencies the
@@ -64,111 +72,177 @@ impl Outbound {
         host: &HeaderValue,
         currencies: &[String],
     ) -> Result<Self, Unsendable> {
-        let mut headers = headers_to_gatepay(inbound.headers, acting, host)?;
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
         let body = translate::balance_request(inbound.query, &inbound.body, currencies);
-        Self::build(operation, None, headers, body.into())
+        let mut outbound = Self::begin(operation, None, [&JSON], body.into())?;
+        outbound.lines(inbound.headers, acting, host)?;
+        Ok(outbound)
     }
 
     /// A look-up of what became of this call, for the same account.
     pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, Unsendable> {
-        let mut headers = self.headers.clone();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        let body = Bytes::from(question.body.clone());
-        Self::build(row, question.query.as_deref(), headers, body)
+        let (query, body) = (question.query.as_deref(), question.body.clone());
+        let mut outbound = Self::begin(row, query, [&JSON], body.into())?;
+        outbound.head.extend_from_slice(&self.head[self.common..]);
+        Ok(outbound)
     }
 
     /// A read of the proxy's own, for nobody: whatever is answered shows that GatePay is there, and what time it is.
     pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, Unsendable> {
-        let headers = headers_to_gatepay(&HeaderMap::new(), Acting::Nobody, host)?;
-        Self::build(row, Some("limit=1"), headers, Bytes::new())
+        let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
+        outbound.lines(&HeaderMap::new(), Acting::Nobody, host)?;
+        Ok(outbound)
     }
 
     /// The query as it is sent, and the body.
     pub fn content(&self) -> (Option<&str>, &Bytes) {
-        (self.target.query(), &self.body)
+        let query = self.query.clone().map(|at| &self.head[at]);
+        (
+            query.and_then(|query| str::from_utf8(query).ok()),
+            &self.body,
+        )
     }
 
-    fn build(
+    /// The request line, and what the body is.
+    fn begin<'a>(
         operation: &Operation,
         query: Option<&str>,
-        headers: HeaderMap,
+        media: impl IntoIterator<Item = &'a HeaderValue>,
         body: Bytes,
     ) -> Result<Self, Unsendable> {
-        let path = operation
-            .institution_path
-            .as_deref()
-            .ok_or(Unsendable::NoPath)?;
-        let target = match query {
-            Some(query) => Uri::try_from(format!("{path}?{query}")),
-            None => Uri::try_from(path),
+        let path = operation.institution_path.as_deref();
+        let path = path.ok_or(Unsendable::NoPath)?;
+        let method = operation.institution_method;
+        let mut head = Vec::with_capacity(HEAD);
+        head.extend_from_slice(method.as_str().as_bytes());
+        head.push(b' ');
+        head.extend_from_slice(target(path)?);
+        let query = match query {
+            Some(query) => {
+                head.push(b'?');
+                head.extend_from_slice(target(query)?);
+                Some(head.len() - query.len()..head.len())
+            }
+            None => None,
         };
-        let target = target.map_err(http::Error::from)?;
-        let method = Method::from_bytes(operation.institution_method.as_str().as_bytes())
-            .map_err(http::Error::from)?;
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        for media in media {
+            headers::write(&mut head, &header::CONTENT_TYPE, media.as_bytes());
+        }
         Ok(Self {
+            common: head.len(),
+            head,
+            query,
             method,
-            target,
-            headers,
             body,
         })
     }
 
-    /// One attempt, signed with the institution's credential under a stamp that no other attempt has.
-    ///
-    /// # Panics
-    /// Never: ids, digits and symbols are visible ASCII.
-    pub fn attempt(&self, credential: &Credential, stamp: &FreshStamp) -> Request<Full<Bytes>> {
-        let stamp = stamp.as_stamp();
-        let value =
-            |text: &[u8]| HeaderValue::from_bytes(text).expect("visible ASCII makes a header");
-        let mut signature =
-            value(&gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex());
-        signature.set_sensitive(true);
+    /// The allow-listed lines of a caller's head, and whom the call is made for.
+    fn lines(
+        &mut self,
+        inbound: &HeaderMap,
+        acting: Acting<'_>,
+        host: &HeaderValue,
+    ) -> Result<(), Unsendable> {
+        let head = &mut self.head;
+        headers::write(head, &header::HOST, host.as_bytes());
+        for name in &headers::TO_GATEPAY {
+            for value in inbound.get_all(name) {
+                headers::write(head, name, value.as_bytes());
+            }
+        }
+        let (name, account) = match acting {
+            Acting::OnBehalfOf(account) => (headers::ON_BEHALF_OF, account),
+            Acting::Merchant(merchant) => (headers::MERCHANT_ID, merchant),
+            Acting::Nobody => return Ok(()),
+        };
+        if !account.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Unsendable::NotText("the account"));
+        }
+        headers::write(head, &name, account.as_bytes());
+        Ok(())
+    }
 
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        headers.insert(
-            headers::CLIENT_ID,
-            value(credential.client_id.as_str().as_bytes()),
-        );
-        headers.insert(headers::TIMESTAMP, value(stamp.timestamp().as_bytes()));
-        headers.insert(headers::NONCE, value(stamp.nonce().as_bytes()));
-        headers.insert(headers::SIGNATURE, signature);
-        request
+    /// One attempt, signed with the institution's credential under a stamp that no other attempt has: puts its head into
+    /// `head` and returns its body.
+    pub fn attempt(
+        &self,
+        credential: &Credential,
+        stamp: &FreshStamp,
+        head: &mut Vec<u8>,
+    ) -> Bytes {
+        let stamp = stamp.as_stamp();
+        let signature = gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex();
+        head.reserve(self.head.len() + SIGNED);
+        head.extend_from_slice(&self.head);
+        // Ids, digits and symbols: each is visible ASCII by its type.
+        for (name, value) in [
+            (headers::CLIENT_ID, credential.client_id.as_str().as_bytes()),
+            (headers::TIMESTAMP, stamp.timestamp().as_bytes()),
+            (headers::NONCE, stamp.nonce().as_bytes()),
+            (headers::SIGNATURE, &signature),
+        ] {
+            headers::write(head, &name, value);
+        }
+        if !self.body.is_empty() || self.method == Method::Post {
+            let mut digits = itoa::Buffer::new();
+            let length = digits.format(self.body.len());
+            headers::write(head, &header::CONTENT_LENGTH, length.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        self.body.clone()
     }
 }
 
-/// The allow-listed lines of a caller's head, and whom the call is made for.
-fn headers_to_gatepay(
-    inbound: &HeaderMap,
-    acting: Acting<'_>,
-    host: &HeaderValue,
-) -> Result<HeaderMap, Unsendable> {
-    let mut headers = HeaderMap::with_capacity(12);
-    headers.insert(header::HOST, host.clone());
-    for name in &headers::TO_GATEPAY {
-        for value in inbound.get_all(name) {
-            headers.append(name, value.clone());
+/// How much an attempt adds to a head, about.
+const SIGNED: usize = 512;
+/// The bodies that are made here.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// How much room a head is given: most need no more.
+const HEAD: usize = 512;
+
+/// A part of a request's target, if it cannot end there or begin anything else.
+fn target(part: &str) -> Result<&[u8], Unsendable> {
+    let is_one = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
+    if part.bytes().all(is_one) {
+        Ok(part.as_bytes())
+    } else {
+        Err(Unsendable::NotText("the target"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::Catalogue;
+
+    #[test]
+    fn nothing_that_would_end_a_line_is_sent() {
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named("query_order").unwrap();
+        let host = HeaderValue::from_static("gatepay.example");
+        let headers = HeaderMap::new();
+        let outbound = |query, account| {
+            let inbound = Inbound {
+                query: Some(query),
+                headers: &headers,
+                body: Bytes::new(),
+            };
+            Outbound::verbatim(row, inbound, Acting::OnBehalfOf(account), &host)
+        };
+        let sent = outbound("a=b&c", "1").unwrap();
+        assert_eq!(sent.content().0, Some("a=b&c"));
+        for (query, account) in [
+            ("a=b HTTP/1.1\r\nX: y", "1"),
+            ("a b", "1"),
+            ("a#b", "1"),
+            ("a\u{7f}", "1"),
+            ("a", "1\r\nX: y"),
+            ("a", "1 2"),
+            ("a", "\u{e9}"),
+        ] {
+            assert!(outbound(query, account).is_err(), "{query:?} {account:?}");
         }
     }
-    let (name, account) = match acting {
-        Acting::OnBehalfOf(account) => (headers::ON_BEHALF_OF, account),
-        Acting::Merchant(merchant) => (headers::MERCHANT_ID, merchant),
-        Acting::Nobody => return Ok(headers),
-    };
-    headers.insert(
-        name,
-        HeaderValue::from_str(account).map_err(http::Error::from)?,
-    );
-    Ok(headers)
 }

@@ -11,6 +11,7 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
 use gatepay_proxy::activation::Sockets;
+use gatepay_proxy::client;
 use gatepay_proxy::clock::{self, Clock};
 use gatepay_proxy::egress::Upstream;
 use gatepay_proxy::metrics::Metrics;
@@ -20,9 +21,7 @@ use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};
 use http::{HeaderMap, Method, Request};
-use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::sandbox::wall_clock;
@@ -274,11 +273,11 @@ impl Stage {
         &self,
         title: &str,
         actor: &Actor,
-        request: Request<Full<Bytes>>,
+        request: Request<Bytes>,
     ) -> Result<Answered, Mishap> {
         self.sandbox.clear();
         say(format_args!("\n{title}"));
-        let body = request.body().clone().collect().await?.to_bytes();
+        let body = request.body().clone();
         say(format_args!(
             "   {:<16} {} {}",
             format!("{} sent", actor.name),
@@ -299,20 +298,12 @@ impl Stage {
             String::from_utf8_lossy(&body)
         ));
 
-        let mut connection = self
-            .pool
-            .connect(Instant::now() + Duration::from_secs(5))
-            .await?;
-        let (head, rest) = connection
-            .connection
-            .sender()
-            .send_request(request)
-            .await?
-            .into_parts();
+        let answer = client::exchange(&self.pool, &request, Duration::from_secs(5)).await?;
+        let (head, answer) = answer.into_parts();
         let answered = Answered {
             status: head.status.as_u16(),
             headers: head.headers,
-            body: rest.collect().await?.to_bytes(),
+            body: answer,
         };
 
         match self.sandbox.received().last() {
@@ -498,7 +489,7 @@ impl Actor {
         path: &str,
         body: &impl Serialize,
         more: &[(&str, String)],
-    ) -> Result<Request<Full<Bytes>>, Mishap> {
+    ) -> Result<Request<Bytes>, Mishap> {
         let body = serde_json::to_vec(body)?;
         let stamp: FreshStamp = clock.stamp();
         let mut request = Request::builder()
@@ -512,6 +503,6 @@ impl Actor {
         for (name, value) in more {
             request = request.header(*name, value);
         }
-        Ok(request.body(Full::from(body))?)
+        Ok(request.body(body.clone().into())?)
     }
 }

@@ -1,0 +1,464 @@
+//! Answer: where GatePay's answer begins and ends. No I/O: bytes in, head and pieces of the body out.
+//!
+//! The head is taken apart by `httparse`, the parser that hyper has too. What is decided here is where the body ends
+//! (RFC 9112, 6.3), for that decides what a cut answer is, and whether the connection may serve another request.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, response};
+use httparse::{ParserConfig, Status};
+
+/// The largest head an answer may have.
+const HEAD: usize = 64 * 1024;
+/// The most lines it may have.
+const LINES: usize = 100;
+/// The longest line that says how long a chunk is, and the longest trailer.
+const CHUNK_LINE: usize = 4 * 1024;
+
+/// Why an answer cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// No status line, or a line that is none.
+    #[error("its head is not HTTP/1")]
+    Head,
+    /// More than anybody's answer has.
+    #[error("its head is too large")]
+    TooLarge,
+    /// Lengths that contradict each other, or are none.
+    #[error("its length cannot be told")]
+    Length,
+    /// Chunks that are none.
+    #[error("its chunks are broken")]
+    Chunks,
+}
+
+/// How the body of an answer ends, and what of it is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// After so many bytes.
+    Exactly(u64),
+    /// With its last chunk.
+    Chunked(Chunk),
+    /// With the connection: one that was cut looks like a whole one.
+    UntilClosed,
+}
+
+/// What is expected next of a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk {
+    /// How long the next one is.
+    Size,
+    /// So many bytes of one.
+    Data(u64),
+    /// The line end after one.
+    End,
+    /// Trailers, or the empty line that is the end of everything.
+    Trailers,
+    /// Nothing.
+    Over,
+}
+
+/// What there is of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A piece of it.
+    Piece(Bytes),
+    /// Nothing before more bytes come.
+    More,
+    /// It is over.
+    Over,
+}
+
+/// A head, and what follows it.
+#[derive(Debug)]
+pub struct Head {
+    /// Status and headers.
+    pub parts: response::Parts,
+    /// The body.
+    pub rest: Rest,
+    /// Whether the connection may serve another request after it.
+    pub keeps: bool,
+}
+
+/// Takes a head off the front of `came`, if it is all there. `seen` is how much of it was looked at in vain before.
+///
+/// # Errors
+/// If it is no head, or one whose body has no one end.
+pub fn head(came: &mut BytesMut, seen: usize) -> Result<Option<Head>, Unreadable> {
+    let Some(end) = end_of_head(came, seen) else {
+        return if came.len() > HEAD {
+            Err(Unreadable::TooLarge)
+        } else {
+            Ok(None)
+        };
+    };
+    if end > HEAD {
+        return Err(Unreadable::TooLarge);
+    }
+    let head = came.split_to(end).freeze();
+    let mut lines = [const { MaybeUninit::uninit() }; LINES];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status =
+        ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut lines);
+    match status {
+        Ok(Status::Complete(used)) if used == end => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Unreadable::TooLarge),
+        Ok(_) | Err(_) => return Err(Unreadable::Head),
+    }
+    let code = parsed.code.ok_or(Unreadable::Head)?;
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    for line in &*parsed.headers {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Unreadable::Head)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value))
+            .map_err(|_| Unreadable::Head)?;
+        headers.append(name, value);
+    }
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = code.try_into().map_err(|_| Unreadable::Head)?;
+    let (rest, is_plain) = rest(code, &headers)?;
+    let is_new = parsed.version == Some(1);
+    parts.headers = headers;
+    let keeps = is_plain && rest != Rest::UntilClosed && keeps(&parts.headers, is_new);
+    Ok(Some(Head { parts, rest, keeps }))
+}
+
+/// Where the empty line ends.
+fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(2);
+    memchr::memchr_iter(b'\n', &came[from..]).find_map(|at| {
+        let after = from + at + 1;
+        match came.get(after..)? {
+            [b'\n', ..] => Some(after + 1),
+            [b'\r', b'\n', ..] => Some(after + 2),
+            _ => None,
+        }
+    })
+}
+
+/// How the body ends, and whether that was said in one way only.
+fn rest(status: u16, headers: &HeaderMap) -> Result<(Rest, bool), Unreadable> {
+    if matches!(status, 100..=199 | 204 | 304) {
+        return Ok((Rest::Exactly(0), true));
+    }
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let digits = value.as_bytes();
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let text = str::from_utf8(digits).ok().filter(|_| is_number);
+        let said: u64 = text
+            .and_then(|text| text.parse().ok())
+            .ok_or(Unreadable::Length)?;
+        if length.replace(said).is_some_and(|before| before != said) {
+            return Err(Unreadable::Length);
+        }
+    }
+    if let Some(last) = headers
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .next_back()
+    {
+        let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
+        let is_chunked =
+            last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        let rest = if is_chunked {
+            Rest::Chunked(Chunk::Size)
+        } else {
+            Rest::UntilClosed
+        };
+        return Ok((rest, length.is_none()));
+    }
+    Ok((length.map_or(Rest::UntilClosed, Rest::Exactly), true))
+}
+
+fn keeps(headers: &HeaderMap, is_new: bool) -> bool {
+    let says = |word: &str| {
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if is_new {
+        !says("close")
+    } else {
+        says("keep-alive")
+    }
+}
+
+impl Rest {
+    /// Whether an answer that was cut shows that it was.
+    pub fn shows_its_end(self) -> bool {
+        self != Self::UntilClosed
+    }
+
+    /// How many bytes are still to come, if that is known.
+    pub fn left(self) -> Option<u64> {
+        match self {
+            Self::Exactly(left) => Some(left),
+            Self::Chunked(_) | Self::UntilClosed => None,
+        }
+    }
+
+    /// Takes the next piece of the body off the front of `came`.
+    ///
+    /// # Errors
+    /// If the chunks are broken.
+    pub fn step(&mut self, came: &mut BytesMut) -> Result<Step, Unreadable> {
+        match self {
+            Self::Exactly(0) => Ok(Step::Over),
+            Self::Exactly(left) => Ok(take(came, left)),
+            Self::UntilClosed if came.is_empty() => Ok(Step::More),
+            Self::UntilClosed => Ok(Step::Piece(came.split().freeze())),
+            Self::Chunked(chunk) => chunk.step(came),
+        }
+    }
+}
+
+/// What there is of so many bytes.
+fn take(came: &mut BytesMut, left: &mut u64) -> Step {
+    if came.is_empty() {
+        return Step::More;
+    }
+    let there = usize::try_from(*left).map_or(came.len(), |left| left.min(came.len()));
+    *left -= there as u64;
+    Step::Piece(came.split_to(there).freeze())
+}
+
+impl Chunk {
+    fn step(&mut self, came: &mut BytesMut) -> Result<Step, Unreadable> {
+        loop {
+            match self {
+                Self::Size => match httparse::parse_chunk_size(came) {
+                    Ok(Status::Complete((used, size))) => {
+                        let _line = came.split_to(used);
+                        *self = if size == 0 {
+                            Self::Trailers
+                        } else {
+                            Self::Data(size)
+                        };
+                    }
+                    Ok(Status::Partial) if came.len() <= CHUNK_LINE => return Ok(Step::More),
+                    Ok(Status::Partial) | Err(_) => return Err(Unreadable::Chunks),
+                },
+                Self::Data(0) => *self = Self::End,
+                Self::Data(left) => return Ok(take(came, left)),
+                Self::End => match came.get(..2) {
+                    Some(b"\r\n") => {
+                        let _end = came.split_to(2);
+                        *self = Self::Size;
+                    }
+                    Some(_) => return Err(Unreadable::Chunks),
+                    None => return Ok(Step::More),
+                },
+                // Trailers are read and dropped: nothing in the protocol uses them.
+                Self::Trailers => match memchr::memchr(b'\n', came) {
+                    Some(end) => {
+                        let line = came.split_to(end + 1);
+                        if matches!(&line[..], b"\r\n" | b"\n") {
+                            *self = Self::Over;
+                        }
+                    }
+                    None if came.len() <= CHUNK_LINE => return Ok(Step::More),
+                    None => return Err(Unreadable::Chunks),
+                },
+                Self::Over => return Ok(Step::Over),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The head and the body of an answer that comes in these pieces and then closes.
+    fn read(pieces: &[&[u8]]) -> Result<(Head, Vec<u8>, bool), Unreadable> {
+        let (mut came, mut seen, mut found, mut body) = (BytesMut::new(), 0, None, Vec::new());
+        let mut over = false;
+        for piece in pieces {
+            came.extend_from_slice(piece);
+            if found.is_none() {
+                found = head(&mut came, seen)?;
+                seen = came.len();
+            }
+            let Some(head) = &mut found else { continue };
+            loop {
+                match head.rest.step(&mut came)? {
+                    Step::Piece(piece) => body.extend_from_slice(&piece),
+                    Step::More => break,
+                    Step::Over => {
+                        over = true;
+                        break;
+                    }
+                }
+            }
+        }
+        let head = found.ok_or(Unreadable::Head)?;
+        let over = over || head.rest == Rest::UntilClosed;
+        Ok((head, body, over && came.is_empty()))
+    }
+
+    fn read_text(text: &str) -> Result<(Head, Vec<u8>, bool), Unreadable> {
+        read(&[text.as_bytes()])
+    }
+
+    #[test]
+    fn where_a_body_ends_is_told_by_its_head() {
+        for (text, body, keeps) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "{}", true),
+            (
+                "HTTP/1.1 200\r\ncontent-length:2\r\nContent-Length: 2\r\n\r\n{}",
+                "{}",
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x, Close\r\n\r\n{}",
+                "{}",
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+                "{}",
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\n{}",
+                "{}",
+                true,
+            ),
+            ("HTTP/1.1 200 OK\r\n\r\n{}", "{}", false),
+            ("HTTP/1.1 200 OK\nContent-Length: 2\n\n{}", "{}", true),
+            ("HTTP/1.1 204 No Content\r\n\r\n", "", true),
+            (
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+                "",
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: y\r\n\r\n",
+                "{}",
+                true,
+            ),
+            // Two lengths: the chunks count, and nobody is to guess what comes after.
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                "{}",
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n{}",
+                "{}",
+                false,
+            ),
+        ] {
+            let (head, read, whole) = read_text(text).unwrap();
+            assert_eq!(
+                (&read[..], head.keeps, whole),
+                (body.as_bytes(), keeps, true),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_has_no_one_end_is_not_read() {
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(HEAD));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(LINES + 1));
+        for (text, why) in [
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                Unreadable::Chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx",
+                Unreadable::Chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+                Unreadable::Head,
+            ),
+            ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Unreadable::Head),
+            ("HTTP/2 200\r\n\r\n", Unreadable::Head),
+            ("SSH-2.0-x\r\n\r\n", Unreadable::Head),
+            (&long, Unreadable::TooLarge),
+            (&many, Unreadable::TooLarge),
+        ] {
+            assert_eq!(read_text(text).unwrap_err(), why, "{text:.80}");
+        }
+    }
+
+    #[test]
+    fn half_an_answer_is_never_whole() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}",
+        ] {
+            assert!(!read_text(text).unwrap().2, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_arrives_it_is_read_the_same(
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+            chunk in 1_usize..50,
+            cuts in proptest::collection::vec(1_usize..40, 0..60),
+            is_chunked: bool,
+        ) {
+            let mut text = b"HTTP/1.1 200 OK\r\nX-Lab: 1\r\n".to_vec();
+            if is_chunked {
+                text.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                for chunk in body.chunks(chunk) {
+                    text.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    text.extend_from_slice(chunk);
+                    text.extend_from_slice(b"\r\n");
+                }
+                text.extend_from_slice(b"0\r\n\r\n");
+            } else {
+                text.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+                text.extend_from_slice(&body);
+            }
+            let (mut pieces, mut left) = (Vec::new(), &text[..]);
+            for cut in cuts {
+                let (piece, rest) = left.split_at(cut.min(left.len()));
+                pieces.push(piece);
+                left = rest;
+            }
+            pieces.push(left);
+            let (head, read, whole) = read(&pieces).unwrap();
+            prop_assert_eq!(head.parts.headers.get("x-lab").unwrap(), "1");
+            prop_assert_eq!((read, whole), (body, true));
+        }
+
+        #[test]
+        fn nothing_a_server_says_panics(text: Vec<u8>, after in "[ -~\r\n]{0,80}") {
+            let _ = read(&[&text]);
+            let _ = read_text(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{after}"));
+            let _ = read_text(&format!("HTTP/1.1 200 OK\r\n{after}\r\n\r\n{after}"));
+        }
+    }
+}
