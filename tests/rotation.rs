@@ -222,6 +222,12 @@ async fn the_institutions_key_is_replaced_under_load_at_its_time_and_on_command(
         switch(&program, NEW_ID).await,
         (200, json!({"result": "unchanged"}))
     );
+    let escaped = NEW_ID.replace('-', "%2D");
+    assert_ne!(escaped, NEW_ID);
+    assert_eq!(
+        switch(&program, &escaped).await,
+        (200, json!({"result": "unchanged"}))
+    );
     assert_eq!(switch(&program, "nobody").await.0, 404);
     traffic.more(50).await;
     assert_eq!(signs(&gatepay), NEW_ID);

@@ -37,6 +37,7 @@ pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Catalogue, Kind, Operation};
 pub use payload::Payload;
 pub use secret::SecretKey;
+pub use sent::decode as query_text;
 pub use sign::sign;
 pub use signature::Signature;
 pub use stamp::{FreshStamp, Stamp, Window};

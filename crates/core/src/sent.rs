@@ -149,7 +149,7 @@ fn end_of(text: &[u8]) -> (usize, usize) {
 }
 
 /// A query's text as it was meant: `+` is a space, an escape is a byte, an odd escape stands for itself.
-pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
     }

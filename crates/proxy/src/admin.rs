@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::{SecretKey, SigningKey};
+use gatepay_core::{SecretKey, SigningKey, query_text};
 use gatepay_tenancy::facts::{self, Facts};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
@@ -254,7 +254,9 @@ async fn switch(app: &App, query: Option<&str>) -> Answer {
             "say client_id=, and nothing else\n",
         );
     };
-    let Some(switch) = app.signer.ask(client_id.to_owned()).await else {
+    // A client id is any visible characters; a client that writes queries escapes most of them.
+    let client_id = query_text(client_id).into_owned();
+    let Some(switch) = app.signer.ask(client_id).await else {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
             "another switch is under way, or this process is ending\n",
