@@ -1,5 +1,6 @@
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[tokio::test]
@@ -190,8 +191,9 @@ async fn only_the_tenants_own_account_may_be_named() {
 async fn a_credential_is_good_from_its_beginning_to_its_end() {
     let gatepay = GatePay::start();
     let dated = acme().with(|tenant| {
-        tenant.credentials[0].not_before = Some(T0 + 1_000);
-        tenant.credentials[0].not_after = Some(T0 + 2_000);
+        let credentials = Arc::get_mut(&mut tenant.credentials).unwrap();
+        credentials[0].not_before = Some(T0 + 1_000);
+        credentials[0].not_after = Some(T0 + 2_000);
     });
     let proxy = Proxy::before(&gatepay).tenant(dated).start();
     // One request, sent again and again as it is: what is refused early may be good later.

@@ -233,6 +233,107 @@ async fn a_tenant_is_not_moved_to_another_account_by_accident_and_is_suspended_a
     assert_eq!(program.reload("").await.0, 200, "nobody wants to be asked");
 }
 
+async fn suspended_ahead(program: &Program) -> (Value, String) {
+    let state = program.admin("GET", "/-/reload").await.json();
+    let count = program.metric("reload_suspended_ahead").await;
+    (state["suspended_ahead"].clone(), count)
+}
+
+#[tokio::test]
+async fn who_is_suspended_does_not_wait_until_other_files_are_mended() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    let program = Program::serve(&folder).await;
+    folder.tenant(&globex(), "limits = { requests_per_second = 0 }");
+    until("it is seen that something is wrong", || {
+        program.stderr().contains("tenants.d/globex.toml:4")
+    })
+    .await;
+    folder.tenant(&acme(), "standing = 'suspended'");
+    becomes(&program, &acme(), 403).await;
+    assert_eq!(status(&program, &globex()).await, 200);
+    until("it is said, last of all", || {
+        program.stderr().contains("suspended at once")
+    })
+    .await;
+    let ahead = suspended_ahead(&program).await;
+    assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
+    assert_eq!(program.metric("reload_in_step").await, "0");
+    let seen = program.admin("GET", "/tenants/acme").await.json();
+    assert_eq!(seen["standing"], "suspended");
+
+    // What was taken at once is not given back at once, nor because the file that took it is broken or gone.
+    for spoil in [
+        |folder: &Folder| folder.tenant(&acme(), SHARED),
+        |folder: &Folder| folder.file("tenants.d/acme.toml", "id = "),
+        |folder: &Folder| folder.remove("tenants.d/acme.toml"),
+    ] {
+        spoil(&folder);
+        assert_eq!(program.reload("").await.0, 422);
+        assert_eq!(status(&program, &acme()).await, 403);
+    }
+    // Its own secret may be gone already.
+    folder.tenant(&acme(), "");
+    folder.tenant(&globex(), "standing = 'suspended'");
+    folder.remove("secrets/globex.key");
+    assert_eq!(program.reload("").await.0, 422);
+    assert_eq!(status(&program, &globex()).await, 403);
+    let ahead = suspended_ahead(&program).await;
+    assert_eq!(ahead, (json!(["acme", "globex"]), "2".to_owned()));
+
+    folder.tenant(&globex(), "");
+    assert_eq!(program.reload("").await.0, 200);
+    for shop in [acme(), globex()] {
+        assert_eq!(status(&program, &shop).await, 200);
+    }
+    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
+}
+
+#[tokio::test]
+async fn who_is_suspended_does_not_wait_until_another_change_is_confirmed() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    folder.secret("audit", "fake-audit-key-0123456789abcdef");
+    folder.proxy("audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }");
+    let program = Program::serve(&folder).await;
+    let moved = Shop::new("globex", "client-globex", globex().secret, "2124538351");
+    let before = fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap();
+    folder.tenant(&moved, "");
+    let suspended = format!("{SHARED}\nstanding = 'suspended'");
+    folder.tenant(&acme(), &suspended);
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (409, &json!("waiting")), "{said}");
+    assert_eq!(status(&program, &acme()).await, 403);
+    assert_eq!(status(&program, &globex()).await, 200);
+    let changed = &said["plan"]["tenants"]["changed"];
+    assert_eq!(changed[0]["id"], "globex", "{said}");
+    assert_eq!(changed[1], Value::Null, "what is left to confirm: {said}");
+    let (code, again) = program.reload("").await;
+    assert_eq!((code, &again["plan"]["hash"]), (409, &said["plan"]["hash"]));
+    // What is at work is what the files would say without the change that waits.
+    let at_work = async || program.admin("GET", "/-/reload").await.json()["hash"].clone();
+    let ahead = at_work().await;
+    folder.file("tenants.d/globex.toml", &before);
+    assert_eq!(program.reload("").await.1["result"], "unchanged");
+    assert_eq!((&ahead, true), (&at_work().await, ahead.is_string()));
+    folder.tenant(&moved, "");
+    assert_eq!(program.reload("").await.0, 409);
+    let hash = said["plan"]["hash"].as_str().unwrap();
+    assert_eq!(program.reload(&format!("?confirm={hash}")).await.0, 200);
+    assert_eq!(status(&program, &acme()).await, 403);
+    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+    let journal = fs::read_to_string(folder.path("audit/audit-000001-0001.jsonl")).unwrap();
+    let changes = journal
+        .lines()
+        .filter(|line| line.contains("configuration"));
+    let changes: Vec<_> = changes.collect();
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert!(changes[0].contains("acme") && !changes[0].contains("globex"));
+    assert!(changes[1].contains("globex") && !changes[1].contains("acme"));
+}
+
 #[tokio::test]
 async fn what_waits_for_the_next_start_is_said() {
     let gatepay = GatePay::now();

@@ -121,6 +121,8 @@ pub struct ReloadMeters {
     pub in_step: IntGauge,
     /// 1 while a change waits to be confirmed.
     pub waiting: IntGauge,
+    /// Parties that were suspended ahead of the rest, which is wrong or waits.
+    pub suspended_ahead: IntGauge,
     /// 1 while a change of the process's own settings waits for its next start.
     pub restart_needed: IntGauge,
     /// When files were applied last, in seconds since 1970.
@@ -551,6 +553,10 @@ impl ReloadMeters {
             guarded,
             in_step,
             waiting: make.gauge("reload_waiting", "1 while a change waits to be confirmed."),
+            suspended_ahead: make.gauge(
+                "reload_suspended_ahead",
+                "Tenants and operators suspended ahead of the rest of what the files say, which is wrong or waits.",
+            ),
             restart_needed: make.gauge(
                 "reload_restart_needed",
                 "1 while a change of the process's own settings waits for its next start.",

@@ -3,6 +3,10 @@
 //! A thread of its own looks at the files, reads what differs, builds, and swings the one pointer; it also drops what
 //! was there before, so that no request pays for any of it. It looks every `poll_ms`, less often if looking would cost
 //! more than a fiftieth of a core, and at once when asked to.
+//!
+//! One thing does not wait for the whole: whoever the files say is suspended. While something is wrong with them, or a
+//! change has to be confirmed, the generation at work goes on with those suspended and everything else as it was. This
+//! only ever takes from what is allowed, and nothing gives it back but a generation that is whole.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -104,6 +108,8 @@ pub struct State {
     pub problems: Vec<String>,
     /// The change that waits to be confirmed.
     pub waiting: Option<Waiting>,
+    /// Who was suspended ahead of the rest, which is wrong or waits.
+    pub suspended_ahead: BTreeSet<String>,
     /// Keys of `proxy.toml` that wait for the next start.
     pub restart: BTreeSet<String>,
     /// What all that is at work is called: the same for the same configuration, in any process. `null` until it is known.
@@ -241,8 +247,12 @@ impl Follower {
                     let glance = self.watch.glance_alone();
                     let cost = cpu_time().saturating_sub(began);
                     pause = interval.max(cost.saturating_mul(SHARE));
-                    if (!glance.is_empty() || self.unbuilt) && self.read(glance, settle) {
-                        self.build(None);
+                    if !glance.is_empty() || self.unbuilt {
+                        if self.read(glance, settle) {
+                            self.build(None);
+                        } else {
+                            self.suspend_ahead();
+                        }
                     }
                 }
             }
@@ -255,6 +265,7 @@ impl Follower {
         if self.read(glance, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
+            self.suspend_ahead();
             Answer::unsettled()
         }
     }
@@ -282,27 +293,27 @@ impl Follower {
     fn build(&mut self, confirm: Option<&str>) -> Answer {
         let next = match self.watch.next(&self.env) {
             Ok(next) => next,
-            Err(problems) => return self.failed(&problems),
+            Err(problems) => {
+                self.suspend_ahead();
+                return self.failed(&problems);
+            }
         };
         self.unbuilt = false;
         let before = self.app.generation.load_full();
-        let plan = Plan::between(
-            before.side(),
-            Side {
-                written: &next.settings.written,
-                institution: &next.settings.institution,
-                // Parties are read by the operations in force.
-                catalogue: &before.catalogue,
-                registry: &next.registry,
-            },
-        );
+        let plan = planned(&before, &next);
         let confirmed = confirm == Some(plan.hash.as_str());
         if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {
+            // What is left to confirm is the rest.
+            let plan = match self.suspend_ahead() {
+                Some(now) => planned(&now, &next),
+                None => plan,
+            };
             return self.waits(plan);
         }
         let renewal = match self.app.renew_certificate() {
             Ok(renewal) => renewal,
             Err(text) => {
+                self.suspend_ahead();
                 return self.failed(&[Problem {
                     file: "proxy.toml".into(),
                     line: None,
@@ -321,6 +332,50 @@ impl Follower {
             plan: Some(plan),
             problems: Vec::new(),
         }
+    }
+
+    /// Suspends, in the generation at work, whoever the files say is suspended. Gives what is at work then, if anybody was.
+    ///
+    /// Nothing happens here that does not happen anyway once the rest is mended or confirmed, and what somebody's own table
+    /// says need not wait for anybody else's.
+    fn suspend_ahead(&mut self) -> Option<Arc<Generation>> {
+        let before = self.app.generation.load_full();
+        let registry = before.registry.suspending(self.watch.suspended())?;
+        let app = &self.app;
+        let generation = Arc::new(Generation::new(
+            Some(&before),
+            Arc::clone(&before.catalogue),
+            registry,
+            Arc::clone(&before.institution),
+            before.written.clone(),
+            self.means(),
+        ));
+        app.generation.store(Arc::clone(&generation));
+
+        let pairs = before.registry.parties().zip(generation.registry.parties());
+        let differ = pairs.filter(|(old, new)| old.party().standing != new.party().standing);
+        let suspended: BTreeSet<String> =
+            differ.map(|(_, new)| new.party().id.to_string()).collect();
+        let plan = Plan::between(before.side(), generation.side());
+        self.write_down(&plan, Renewal::Unchanged);
+        self.hash = plan.leads_to(self.hash);
+        let hash = self.hash.to_string();
+        let app = &self.app;
+        app.metrics.reloads.at_work(&hash);
+        let mut state = lock(&app.reload.state);
+        state.hash = Some(hash);
+        state.suspended_ahead.extend(suspended.iter().cloned());
+        let count = i64::try_from(state.suspended_ahead.len()).unwrap_or(i64::MAX);
+        app.metrics.reloads.suspended_ahead.set(count);
+        drop(state);
+        let some = suspended.iter().take(CHANGES).map(String::as_str);
+        tracing::warn!(
+            parties = some.collect::<Vec<_>>().join(", "),
+            count = suspended.len(),
+            "suspended at once; the rest of what the files say is not at work yet"
+        );
+        self.leftover.push(before);
+        Some(generation)
     }
 
     fn failed(&mut self, problems: &[Problem]) -> Answer {
@@ -360,12 +415,6 @@ impl Follower {
     }
 
     fn waits(&self, plan: Plan) -> Answer {
-        tracing::warn!(
-            summary = plan.summary,
-            guard = plan.guard.join("; "),
-            confirm = plan.hash,
-            "not reloaded yet: if this is meant, POST /-/reload?confirm=<the hash>"
-        );
         let meters = &self.app.metrics.reloads;
         meters.guarded.inc();
         meters.in_step.set(0);
@@ -378,6 +427,14 @@ impl Follower {
             summary: plan.summary.clone(),
             guard: plan.guard.clone(),
         });
+        drop(state);
+        // Last: whoever reads it finds everything else as it says.
+        tracing::warn!(
+            summary = plan.summary,
+            guard = plan.guard.join("; "),
+            confirm = plan.hash,
+            "not reloaded yet: if this is meant, POST /-/reload?confirm=<the hash>"
+        );
         Answer {
             result: Verdict::Waiting,
             plan: Some(plan),
@@ -387,12 +444,7 @@ impl Follower {
 
     fn apply(&mut self, before: &Arc<Generation>, next: Next, plan: &Plan, renewal: Renewal) {
         let app = &self.app;
-        let means = Means {
-            settings: &app.settings,
-            lanes: &app.lanes,
-            metrics: &app.metrics,
-            clock: &app.clock,
-        };
+        let means = self.means();
         let restart = self.waiting_for_a_restart(&next);
         let quota = &next.settings.upstream.quota;
         // Room first: nobody who is admitted by the new limits is refused for want of it.
@@ -414,6 +466,7 @@ impl Follower {
         meters.applied.inc();
         meters.in_step.set(1);
         meters.waiting.set(0);
+        meters.suspended_ahead.set(0);
         meters.restart_needed.set(i64::from(!restart.is_empty()));
         let now_ms = app.clock.unix_ms();
         meters.applied_now(now_ms);
@@ -446,11 +499,21 @@ impl Follower {
             applied_ms: Some(now_ms),
             problems: Vec::new(),
             waiting: None,
+            suspended_ahead: BTreeSet::new(),
             restart,
             hash: Some(hash),
         };
         drop(state);
         self.leftover.push(Arc::clone(before));
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means {
+            settings: &self.app.settings,
+            lanes: &self.app.lanes,
+            metrics: &self.app.metrics,
+            clock: &self.app.clock,
+        }
     }
 
     /// In the audit journal, if there is one and anything changed.
@@ -484,6 +547,17 @@ impl Answer {
             problems: Vec::new(),
         }
     }
+}
+
+fn planned(before: &Generation, next: &Next) -> Plan {
+    let next = Side {
+        written: &next.settings.written,
+        institution: &next.settings.institution,
+        // Parties are read by the operations in force.
+        catalogue: &before.catalogue,
+        registry: &next.registry,
+    };
+    Plan::between(before.side(), next)
 }
 
 /// What `proxy.toml` says, as far as it is in force: what the process started with, but for what needs no restart.

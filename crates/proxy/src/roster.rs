@@ -67,7 +67,7 @@ pub fn page<'a>(
     since_ms: u64,
 ) -> Option<Page<'a>> {
     let begin = match after {
-        Some(id) => position(generation, id)? + 1,
+        Some(id) => generation.registry.position(id)? + 1,
         None => 0,
     };
     let mut rest = generation.registry.parties().enumerate().skip(begin);
@@ -85,14 +85,9 @@ pub fn page<'a>(
 
 /// The one of that id.
 pub fn named<'a>(generation: &'a Generation, id: &str, now_ms: u64) -> Option<One<'a>> {
-    let position = position(generation, id)?;
+    let position = generation.registry.position(id)?;
     let who = generation.registry.at(position);
     Some(one(generation, position, who, now_ms))
-}
-
-fn position(generation: &Generation, id: &str) -> Option<usize> {
-    let mut parties = generation.registry.parties();
-    parties.position(|who| who.party().id.as_str() == id)
 }
 
 fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u64) -> One<'a> {

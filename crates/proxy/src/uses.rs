@@ -49,7 +49,7 @@ impl Uses {
             let begin = u32::try_from(uses.all.len());
             uses.begins
                 .push(begin.expect("there are fewer than four billion"));
-            for dated in &who.party().credentials {
+            for dated in who.party().credentials.iter() {
                 let same = before.and_then(|(registry, uses)| uses.same(registry, who, dated));
                 uses.all.push(same.unwrap_or_default());
             }

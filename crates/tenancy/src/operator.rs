@@ -18,6 +18,13 @@ impl Operator {
             party: Party::new(id, Permissions::of_operators(catalogue), credentials),
         }
     }
+
+    /// The same, suspended.
+    pub(crate) fn suspended(&self) -> Self {
+        Self {
+            party: self.party.suspended(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use gatepay_core::{Credential, Kind, Window};
 use ipnet::IpNet;
@@ -28,8 +29,8 @@ pub struct Party {
     pub permissions: Permissions,
     /// How far its stamps may lie from our clock; never wider than the proxy's.
     pub window: Window,
-    /// Who signs for it; at least one.
-    pub credentials: Vec<DatedCredential>,
+    /// Who signs for it; at least one. Keys are never copied: whoever is the same but for its standing shares them.
+    pub credentials: Arc<[DatedCredential]>,
 }
 
 impl Party {
@@ -43,7 +44,21 @@ impl Party {
             limits: Limits::default(),
             permissions,
             window: DEFAULT_WINDOW,
-            credentials,
+            credentials: credentials.into(),
+        }
+    }
+
+    /// The same, suspended.
+    pub(crate) fn suspended(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            standing: Standing::Suspended,
+            addresses: self.addresses.clone(),
+            replay: self.replay,
+            limits: self.limits,
+            permissions: self.permissions.clone(),
+            window: self.window,
+            credentials: Arc::clone(&self.credentials),
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn read(
         limits,
         permissions,
         window,
-        credentials,
+        credentials: credentials.into(),
     })
 }
 

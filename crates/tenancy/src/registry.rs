@@ -1,5 +1,6 @@
 //! All tenants and operators, found by client id.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use hashbrown::HashTable;
 
 use crate::claims::{Claim, Claims};
 use crate::operator::Operator;
-use crate::party::{DatedCredential, Party};
+use crate::party::{DatedCredential, Party, PartyId, Standing};
 use crate::tenant::Tenant;
 
 /// All tenants and operators: immutable, built whole or not at all.
@@ -126,7 +127,7 @@ impl Registry {
                 let other = claims.stake_account(account, owner.clone(), shared);
                 conflict("sub-account", other);
             }
-            for dated in &party.credentials {
+            for dated in party.credentials.iter() {
                 let credential = &dated.credential;
                 let id = Claim::ClientId(credential.client_id.clone());
                 conflict("client id", claims.stake(id, owner.clone()));
@@ -173,6 +174,38 @@ impl Registry {
         registry.by_client_id = by_client_id;
         registry.by_account = by_account;
         registry
+    }
+
+    /// The same registry but for parties of these names, who are suspended in it. `None` if all of them are, or nobody has
+    /// these names.
+    pub fn suspending<'a>(&self, ids: impl IntoIterator<Item = &'a PartyId>) -> Option<Self> {
+        let at_work = |at: &usize| self.at(*at).party().standing != Standing::Suspended;
+        let found = ids.into_iter().filter_map(|id| self.position(id.as_str()));
+        let positions: BTreeSet<usize> = found.filter(at_work).collect();
+        if positions.is_empty() {
+            return None;
+        }
+        let (mut tenants, mut operators) = (self.tenants.clone(), self.operators.clone());
+        for at in positions {
+            match self.at(at) {
+                Who::Tenant(tenant) => tenants[at] = Arc::new(tenant.suspended()),
+                Who::Operator(operator) => {
+                    operators[at - self.tenants.len()] = Arc::new(operator.suspended());
+                }
+            }
+        }
+        Some(Self::index(tenants, operators))
+    }
+
+    /// The place of somebody in [`parties`](Self::parties), by name.
+    pub fn position(&self, id: &str) -> Option<usize> {
+        let tenant = |tenant: &Arc<Tenant>| tenant.party.id.as_str().cmp(id);
+        let operator = |operator: &Arc<Operator>| operator.party.id.as_str().cmp(id);
+        let at = self.tenants.binary_search_by(tenant).ok();
+        at.or_else(|| {
+            let at = self.operators.binary_search_by(operator).ok();
+            at.map(|at| self.tenants.len() + at)
+        })
     }
 
     /// Whom a client id belongs to, by one hash look-up.

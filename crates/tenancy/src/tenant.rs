@@ -36,6 +36,16 @@ impl Tenant {
             weight: NonZeroU32::MIN,
         }
     }
+
+    /// The same, suspended.
+    pub(crate) fn suspended(&self) -> Self {
+        Self {
+            party: self.party.suspended(),
+            sub_account: self.sub_account.clone(),
+            shared_sub_account: self.shared_sub_account,
+            weight: self.weight,
+        }
+    }
 }
 
 /// A sub-account as GatePay gave it: 1 to 64 visible ASCII characters, sent as `X-GatePay-On-Behalf-Of`.

@@ -28,7 +28,7 @@ use crate::claims::Claims;
 use crate::load::{self, Configuration, Reading};
 use crate::look::{Look, Reads, Seen};
 use crate::operator::Operator;
-use crate::party::DatedCredential;
+use crate::party::{DatedCredential, PartyId};
 use crate::party_file::Terms;
 use crate::problem::Problem;
 use crate::reader::{Place, Reader};
@@ -281,6 +281,11 @@ impl Watch {
             self.operators.forget(&wrong);
         }
         Err(problems)
+    }
+
+    /// Whom the files say to be suspended, as far as they were read, whether or not they can be used as a whole.
+    pub fn suspended(&self) -> impl Iterator<Item = &PartyId> {
+        self.tenants.suspended().chain(self.operators.suspended())
     }
 
     /// Adds the files that hold something only one may hold.

@@ -13,6 +13,7 @@ use super::held::{self, Holder, Holding};
 use crate::claims::Claims;
 use crate::load::{Reading, folder_of, in_folder, party_names};
 use crate::look::{Look, Reads, Seen};
+use crate::party::{PartyId, Standing};
 use crate::reader::{Place, Reader};
 use crate::secrets::{Environment, Sources};
 
@@ -230,6 +231,14 @@ impl<T: Holding> Folder<T> {
             parties.extend(file.parties.iter().cloned());
         }
         parties
+    }
+
+    /// Whom a table says to be suspended, whatever else is wrong with it.
+    pub(super) fn suspended(&self) -> impl Iterator<Item = &PartyId> {
+        let parties = self.files.iter().flat_map(|file| &file.parties);
+        let parties = parties.map(|one| one.party());
+        let suspended = parties.filter(|party| party.standing == Standing::Suspended);
+        suspended.map(|party| &party.id)
     }
 
     pub(super) fn wrong(&self) -> impl Iterator<Item = PathBuf> {

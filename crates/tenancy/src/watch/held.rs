@@ -25,11 +25,17 @@ pub(super) enum Held<'a> {
 
 /// A tenant or an operator.
 pub(super) trait Holding: Send + Sync {
+    fn party(&self) -> &Party;
+
     /// Shows everything it holds, and whether that may be shared.
     fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool));
 }
 
 impl Holding for Tenant {
+    fn party(&self) -> &Party {
+        &self.party
+    }
+
     fn held<'a>(&'a self, mut visit: impl FnMut(Held<'a>, bool)) {
         let account = Held::SubAccount(self.sub_account.as_str());
         visit(account, self.shared_sub_account);
@@ -38,6 +44,10 @@ impl Holding for Tenant {
 }
 
 impl Holding for Operator {
+    fn party(&self) -> &Party {
+        &self.party
+    }
+
     fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool)) {
         party_held(&self.party, visit);
     }
