@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use gatepay_tenancy::settings::{Log, LogFormat};
 use prometheus::IntCounter;
 
-use crate::line::Line;
+use crate::line::{Line, Times};
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;
@@ -174,8 +174,9 @@ fn write(
     out: &mut Box<dyn Write + Send>,
 ) -> bool {
     text.clear();
+    let mut times = Times::default();
     for line in lines {
-        line.write(format, text);
+        line.write(format, &mut times, text);
     }
     text.is_empty() || out.write_all(text).and_then(|()| out.flush()).is_ok()
 }
