@@ -25,6 +25,8 @@ const NAMES: [(&str, Name); 5] = [
     ("callbackurl", Name::Callback),
 ];
 const CLIENT_ID: &str = "client_id";
+/// How many letters the longest of [`NAMES`] has.
+const LONGEST: usize = 13;
 
 /// A name that a tenant must not use freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +39,26 @@ enum Name {
 
 impl Name {
     fn of(name: &[u8]) -> Option<Self> {
-        let plain = plain(name);
+        let mut letters = plain(name).take(LONGEST + 1);
+        let mut plain = [0; LONGEST + 1];
+        let mut length = 0;
+        for (place, letter) in plain.iter_mut().zip(&mut letters) {
+            *place = letter;
+            length += 1;
+        }
+        let plain = &plain[..length];
         NAMES
             .iter()
-            .find(|(other, _)| *other == plain)
+            .find(|(other, _)| other.as_bytes() == plain)
             .map(|(_, name)| *name)
     }
 }
 
 /// A name without what tells spellings apart: case, separators, and an index.
-fn plain(name: &[u8]) -> String {
-    let name = name.split(|byte| *byte == b'[').next().unwrap_or_default();
-    let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric());
-    letters
-        .map(|byte| char::from(byte.to_ascii_lowercase()))
-        .collect()
+fn plain(name: &[u8]) -> impl Iterator<Item = u8> {
+    let name = name.iter().take_while(|byte| **byte != b'[');
+    name.filter(|byte| byte.is_ascii_alphanumeric())
+        .map(u8::to_ascii_lowercase)
 }
 
 /// What a tenant may call itself.
@@ -407,6 +414,25 @@ mod tests {
         ("AccountId", "accountId (account_id)"),
         ("sub_merchant_id", "sub_merchant_id"),
     ];
+
+    #[test]
+    fn the_longest_name_is_known() {
+        let longest = NAMES.iter().map(|(name, _)| name.len()).max();
+        assert_eq!(longest, Some(LONGEST));
+    }
+
+    proptest! {
+        /// However it is spelled, and only then.
+        #[test]
+        fn a_name_is_what_its_letters_are(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
+            let plain: String = name.split('[').next().unwrap().chars()
+                .filter(char::is_ascii_alphanumeric)
+                .map(|letter| letter.to_ascii_lowercase())
+                .collect();
+            let known = NAMES.iter().find(|(other, _)| *other == plain).map(|(_, name)| *name);
+            prop_assert_eq!(Name::of(name.as_bytes()), known);
+        }
+    }
 
     fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), Steering> {
         let catalogue = Catalogue::standard();

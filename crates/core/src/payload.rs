@@ -44,8 +44,14 @@ impl Payload {
 
     /// Ends the body and compares, in constant time.
     pub fn verify(self, claimed: &Signature) -> bool {
-        self.sign().0.ct_eq(&claimed.0).into()
+        words(&self.sign()).ct_eq(&words(claimed)).into()
     }
+}
+
+/// Eight bytes are compared at once: byte by byte it takes as long as a tenth of the hashing.
+fn words(signature: &Signature) -> [u64; 8] {
+    let (words, _) = signature.0.as_chunks();
+    std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
 }
 
 /// SHA-256 of the whole signed string: a caller who compares it with its own learns which half of its code is wrong.
