@@ -245,11 +245,12 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Folded);
     }
-    let (name, value) = split_at(line, b':').ok_or(Fault::Name)?;
-    if name.is_empty() || !name.iter().all(|byte| TOKEN[usize::from(*byte)]) {
-        return Err(Fault::Name);
+    // A colon ends a token, and nothing else may.
+    let end = line.iter().position(|byte| !TOKEN[usize::from(*byte)]);
+    match end.map(|end| line.split_at(end)) {
+        Some((name @ [_, ..], [b':', value @ ..])) => Ok((name, value.trim_ascii())),
+        _ => Err(Fault::Name),
     }
-    Ok((name, value.trim_ascii()))
 }
 
 /// A length in decimal digits, in the one spelling it has.
@@ -263,10 +264,24 @@ fn number(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether there are no control characters but tabs. All bytes are looked at, so that many are at once.
+/// Whether there are no control characters but tabs. Sixteen bytes are looked at at once; the last sixteen may have been
+/// before.
 fn is_plain(bytes: &[u8]) -> bool {
-    let odd = |byte: u8| u8::from((byte < 0x20 && byte != b'\t') || byte == 0x7f);
-    bytes.iter().fold(0, |any, byte| any | odd(*byte)) == 0
+    let is_plain = |bytes: &[u8]| {
+        let odd = |byte: u8| u8::from((byte < 0x20 && byte != b'\t') || byte == 0x7f);
+        bytes.iter().fold(0, |any, byte| any | odd(*byte)) == 0
+    };
+    match bytes.last_chunk::<16>() {
+        Some(last) => {
+            bytes
+                .as_chunks::<16>()
+                .0
+                .iter()
+                .all(|block| is_plain(block))
+                && is_plain(last)
+        }
+        None => is_plain(bytes),
+    }
 }
 
 fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
