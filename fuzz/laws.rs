@@ -27,6 +27,7 @@ use gatepay_core::{
 };
 use gatepay_proxy::framing::Framing;
 use gatepay_proxy::gate::Gate;
+use gatepay_proxy::headers::Lines;
 use gatepay_proxy::ingress;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
@@ -252,7 +253,7 @@ pub(crate) fn path(bytes: &[u8]) {
         return;
     };
     let (parts, ()) = request.into_parts();
-    if let Ok(head) = ingress::head(&parts) {
+    if let Ok(head) = ingress::head(&parts, &Lines::read(&parts.headers)) {
         let path = head.path;
         assert!(path == "/" || operation::is_canonical(path));
         assert!(!path.contains("//") && !path.contains('%'), "{path}");

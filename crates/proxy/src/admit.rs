@@ -11,9 +11,8 @@ use gatepay_core::operation::Account;
 use gatepay_core::{Kind, Operation};
 use gatepay_tenancy::settings::Institution;
 use gatepay_tenancy::{Party, Registry, Standing, Who};
-use http::HeaderMap;
 
-use crate::headers;
+use crate::headers::Single;
 use crate::lane::{Lane, Tokens};
 use crate::limit::{Limit, Limits};
 use crate::limiter::Seat;
@@ -86,15 +85,16 @@ impl<'a> Acting<'a> {
 }
 
 /// Whom a call is made for: a tenant's always for its own sub-account, an operator's for an account that is known here.
+/// `named` is the head's `X-GatePay-On-Behalf-Of`.
 pub fn acting<'a>(
     who: Who<'a>,
     operation: &Operation,
-    headers: &'a HeaderMap,
+    named: Single<'a>,
     registry: &Registry,
     institution: &'a Institution,
 ) -> Result<Acting<'a>, Refusal> {
     let mismatch = |what: &str| Err(Refusal::OnBehalfOfMismatch(what.to_owned()));
-    let Ok(named) = headers::single(headers, &headers::ON_BEHALF_OF) else {
+    let Ok(named) = named else {
         return mismatch("X-GatePay-On-Behalf-Of stands more than once");
     };
     match (who, operation.account) {

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use gatepay_core::stamp::StampError;
 use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
 use gatepay_tenancy::{Found, Registry, Who};
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
-use crate::headers;
+use crate::headers::{self, Lines, Single};
 use crate::refusal::{Mismatch, Refusal, Stale};
 
 /// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
@@ -26,18 +26,18 @@ pub struct Caller<'a> {
 }
 
 /// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
-pub fn claimed<'a>(registry: &'a Registry, headers: &HeaderMap) -> Option<Found<'a>> {
-    let client_id = headers::single(headers, &headers::CLIENT_ID).ok()??;
+pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a>> {
+    let client_id = lines.client_id.ok()??;
     registry.find(client_id.to_str().ok()?)
 }
 
 /// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
     found: Option<Found<'a>>,
-    headers: &'a HeaderMap,
+    lines: &Lines<'a>,
     now_ms: u64,
 ) -> Result<Caller<'a>, Refusal> {
-    match headers::single(headers, &headers::CLIENT_ID) {
+    match lines.client_id {
         Err(headers::Repeated) => return Err(repeated(&headers::CLIENT_ID)),
         Ok(None) => {
             return Err(Refusal::UnknownClient(
@@ -46,9 +46,9 @@ pub fn identify<'a>(
         }
         Ok(Some(_)) => {}
     }
-    let timestamp = required(headers, &headers::TIMESTAMP)?;
-    let nonce = required(headers, &headers::NONCE)?;
-    let signature = required(headers, &headers::SIGNATURE)?;
+    let timestamp = required(lines.timestamp, &headers::TIMESTAMP)?;
+    let nonce = required(lines.nonce, &headers::NONCE)?;
+    let signature = required(lines.signature, &headers::SIGNATURE)?;
 
     let Found {
         who,
@@ -109,8 +109,8 @@ impl From<Caller<'_>> for Signature {
     }
 }
 
-fn required<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a [u8], Refusal> {
-    match headers::single(headers, name) {
+fn required<'a>(line: Single<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal> {
+    match line {
         Ok(Some(value)) => Ok(value.as_bytes()),
         Ok(None) => Err(Refusal::MalformedRequest(
             format!("{name} is missing").into(),

@@ -36,43 +36,64 @@ pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome
 pub const TO_GATEPAY: [HeaderName; 3] =
     [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
 
-/// What of an answer stays here: what belongs to one hop, to GatePay's own site, or marks an answer as ours.
-const NOT_TO_CALLER: [HeaderName; 17] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    // Written anew from the body that is relayed.
-    header::CONTENT_LENGTH,
-    header::SET_COOKIE,
-    header::ALT_SVC,
-    header::STRICT_TRANSPORT_SECURITY,
-    header::SERVER,
-    REQUEST_ID,
-    REFUSAL,
-    OUTCOME,
-];
-
 /// A header that must be single stood more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeated;
 
 /// The value of a header that may stand once.
-pub fn single<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'a HeaderValue>, Repeated> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() {
-        Err(Repeated)
-    } else {
-        Ok(first)
+pub type Single<'a> = Result<Option<&'a HeaderValue>, Repeated>;
+
+/// What the proxy itself reads of a caller's head, all found in one pass: asking the map for a header costs a hash each.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each is the header of its name")]
+pub struct Lines<'a> {
+    pub client_id: Single<'a>,
+    pub timestamp: Single<'a>,
+    pub nonce: Single<'a>,
+    pub signature: Single<'a>,
+    pub on_behalf_of: Single<'a>,
+    pub content_type: Single<'a>,
+    pub traceparent: Single<'a>,
+    /// How many lines there are.
+    pub count: usize,
+    /// How many bytes they have.
+    pub bytes: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Reads a head.
+    pub fn read(headers: &'a HeaderMap) -> Self {
+        let mut lines = Self {
+            client_id: Ok(None),
+            timestamp: Ok(None),
+            nonce: Ok(None),
+            signature: Ok(None),
+            on_behalf_of: Ok(None),
+            content_type: Ok(None),
+            traceparent: Ok(None),
+            count: 0,
+            bytes: 0,
+        };
+        for (name, value) in headers {
+            let name = name.as_str();
+            lines.count += 1;
+            lines.bytes += name.len() + value.len() + 4;
+            let line = match name {
+                gatepay_core::header::CLIENT_ID => &mut lines.client_id,
+                gatepay_core::header::TIMESTAMP => &mut lines.timestamp,
+                gatepay_core::header::NONCE => &mut lines.nonce,
+                gatepay_core::header::SIGNATURE => &mut lines.signature,
+                gatepay_core::header::ON_BEHALF_OF => &mut lines.on_behalf_of,
+                "content-type" => &mut lines.content_type,
+                "traceparent" => &mut lines.traceparent,
+                _ => continue,
+            };
+            *line = match line {
+                Ok(None) => Ok(Some(value)),
+                _ => Err(Repeated),
+            };
+        }
+        lines
     }
 }
 
@@ -85,21 +106,48 @@ pub fn write(head: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
 
 /// Removes from GatePay's answer what must not reach a caller, with everything its `Connection` headers name.
 pub fn keep_for_caller(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
+    // Few of the names that stay here are ever there, so those that are there are looked at.
+    let stay: Vec<HeaderName> = headers.keys().filter(|name| stays(name)).cloned().collect();
+    for name in &stay {
+        if *name == header::CONNECTION {
+            let named: Vec<HeaderName> = headers
+                .get_all(header::CONNECTION)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|value| value.split(','))
+                .filter_map(|name| name.trim().parse().ok())
+                .collect();
+            for name in named {
+                headers.remove(name);
+            }
         }
-    }
-    for name in &NOT_TO_CALLER {
         headers.remove(name);
     }
+}
+
+/// What of an answer stays here: what belongs to one hop, to GatePay's own site, or marks an answer as ours.
+fn stays(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            // Written anew from the body that is relayed.
+            | "content-length"
+            | "set-cookie"
+            | "alt-svc"
+            | "strict-transport-security"
+            | "server"
+            | "x-request-id"
+            | "x-gatepay-proxy-refusal"
+            | "x-gatepay-proxy-outcome"
+    )
 }
 
 #[cfg(test)]
@@ -120,9 +168,56 @@ mod tests {
 
     #[test]
     fn a_repeated_header_is_never_read_as_its_first_value() {
-        let headers = map(&[("x-gatepay-nonce", "a"), ("x-gatepay-nonce", "b")]);
-        assert_eq!(single(&headers, &NONCE), Err(Repeated));
-        assert_eq!(single(&headers, &SIGNATURE), Ok(None));
+        let headers = map(&[
+            ("x-gatepay-nonce", "a"),
+            ("X-GatePay-Timestamp", "1"),
+            ("x-gatepay-nonce", "b"),
+            ("x-gatepay-nonce", "b"),
+        ]);
+        let lines = Lines::read(&headers);
+        assert_eq!(lines.nonce, Err(Repeated));
+        assert_eq!(lines.timestamp, Ok(Some(&HeaderValue::from_static("1"))));
+        assert_eq!(lines.signature, Ok(None));
+        assert_eq!((lines.count, lines.bytes), (4, 64 + 4 + 4 * 4));
+    }
+
+    #[test]
+    fn names_are_told_apart_as_the_map_tells_them() {
+        for name in [
+            CLIENT_ID,
+            TIMESTAMP,
+            NONCE,
+            SIGNATURE,
+            ON_BEHALF_OF,
+            header::CONTENT_TYPE,
+            TRACEPARENT,
+        ] {
+            let headers = map(&[(name.as_str(), "x")]);
+            let Lines {
+                client_id,
+                timestamp,
+                nonce,
+                signature,
+                on_behalf_of,
+                content_type,
+                traceparent,
+                ..
+            } = Lines::read(&headers);
+            let read = [
+                client_id,
+                timestamp,
+                nonce,
+                signature,
+                on_behalf_of,
+                content_type,
+                traceparent,
+            ];
+            let found: Vec<_> = read.into_iter().filter_map(|line| line.unwrap()).collect();
+            assert_eq!(found, ["x"], "{name}");
+        }
+        for name in [REQUEST_ID, REFUSAL, OUTCOME] {
+            assert!(stays(&name));
+        }
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! Ingress: the head within limits and with one reading, the body under its cap and deadline. What HTTP/1 alone can get
 //! wrong about a head was found by [`framing`](crate::framing) already, and is refused here.
 
+use std::future::poll_fn;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gatepay_core::operation::{self, Media, Method};
-use http::{HeaderMap, header, request};
-use http_body::Body;
+use http::request;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::framing::Fault;
-use crate::headers;
+use crate::headers::{self, Lines, Single};
 use crate::refusal::Refusal;
 
 /// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire. hyper's own limit stands
@@ -40,7 +43,7 @@ pub struct Head<'a> {
 }
 
 /// Reads a head that has one reading only, or refuses it.
-pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
+pub fn head<'a>(parts: &'a request::Parts, lines: &Lines<'_>) -> Result<Head<'a>, Refusal> {
     match Fault::of(parts) {
         None => {}
         Some(Fault::TooLarge) => return Err(Refusal::HeadTooLarge),
@@ -50,8 +53,8 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
     let target = uri
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
-    let bytes = target + lines(&parts.headers);
-    if bytes > HEAD_LIMIT || parts.headers.len() > HEAD_LINES {
+    let bytes = target + lines.bytes;
+    if bytes > HEAD_LIMIT || lines.count > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
     }
     // The root is a path like any other that nobody knows.
@@ -68,18 +71,10 @@ pub fn head(parts: &request::Parts) -> Result<Head<'_>, Refusal> {
     })
 }
 
-/// How many bytes the lines of a head have.
-fn lines(headers: &HeaderMap) -> usize {
-    let lines = headers.iter();
-    lines
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum()
-}
-
-/// Whether a body is of the kind its operation takes. One that names no type is GatePay's to judge.
-pub fn media_type(headers: &HeaderMap, media: Media) -> Result<(), Refusal> {
-    let named = headers::single(headers, &header::CONTENT_TYPE)
-        .map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
+/// Whether a body is of the kind its operation takes, by its `Content-Type`. One that names no type is GatePay's to judge.
+pub fn media_type(named: Single<'_>, media: Media) -> Result<(), Refusal> {
+    let named =
+        named.map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
     let essence = named
         .as_bytes()
@@ -153,20 +148,26 @@ where
     if body.size_hint().lower() > limit {
         return Err(too_large);
     }
-    let begun = Instant::now();
+    let mut waiting_since = None;
     let mut whole = Pieces::default();
     let mut since_yield = 0;
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
-        // The deadline costs no timer while frames are already there.
-        let limit_now = time.for_more_than(whole.len());
-        let frame = match timeout_at(begun + limit_now, body.frame()).await {
-            Ok(None) => break,
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => {
+        // Most bodies are there with their head: only one that is waited for costs a look at the clock.
+        let frame = if let Some(frame) = at_once(body).await {
+            frame
+        } else {
+            let limit = time.for_more_than(whole.len());
+            let deadline = *waiting_since.get_or_insert_with(Instant::now) + limit;
+            let frame = timeout_at(deadline, body.frame()).await;
+            frame.map_err(|_| Refusal::RequestTimeout { limit })?
+        };
+        let frame = match frame {
+            None => break,
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => {
                 return Err(malformed("the body ended early or its framing is broken"));
             }
-            Err(_) => return Err(Refusal::RequestTimeout { limit: limit_now }),
         };
         // Trailers are not signed and not forwarded.
         let Ok(piece) = frame.into_data() else {
@@ -186,6 +187,18 @@ where
         whole.push(piece);
     }
     Ok(whole.into_bytes())
+}
+
+/// The next frame of a body or its end, if it is there already.
+async fn at_once<B>(body: &mut B) -> Option<Option<Result<Frame<Bytes>, B::Error>>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Room for all bodies together, so that many large ones cannot take the machine's memory.
@@ -377,8 +390,7 @@ mod tests {
     use http_body_util::Full;
     use proptest::prelude::*;
     use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::task::Context;
 
     const TIME: BodyTime = BodyTime {
         whole: Duration::from_secs(10),
@@ -394,7 +406,9 @@ mod tests {
     }
 
     fn refused(uri: &str, lines: &[(&str, &str)]) -> Option<&'static str> {
-        head(&parts(uri, lines)).err().map(|refusal| refusal.slug())
+        let parts = parts(uri, lines);
+        let head = head(&parts, &Lines::read(&parts.headers));
+        head.err().map(|refusal| refusal.slug())
     }
 
     #[test]
@@ -454,7 +468,7 @@ mod tests {
         fn poll_frame(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Pending
         }
     }

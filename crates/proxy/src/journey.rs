@@ -22,6 +22,7 @@ use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
+use crate::headers::Lines;
 use crate::ingress::{BodyTime, Held};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
@@ -120,7 +121,8 @@ pub fn crowded(
     app.metrics.requests_crowded.inc();
     let (parts, _unread) = request.into_parts();
     let origin = app.trusted.caller(peer.origin, &parts.headers);
-    let mut record = Record::begin(app, origin.address, &parts.headers, busy);
+    let lines = Lines::read(&parts.headers);
+    let mut record = Record::begin(app, origin.address, &lines, busy);
     if parts.method == http::Method::HEAD {
         record.relayed();
     }
@@ -142,14 +144,16 @@ pub async fn handle(
     let app = &worker.app;
     let (parts, incoming) = request.into_parts();
     let origin = app.trusted.caller(peer.origin, &parts.headers);
-    let mut record = Record::begin(app, origin.address, &parts.headers, busy);
+    let lines = Lines::read(&parts.headers);
+    let mut record = Record::begin(app, origin.address, &lines, busy);
     if parts.method == http::Method::HEAD {
         // The head is all there is to hand over.
         record.relayed();
     }
     let held = app.bodies.hold(peer.unproved());
     let mut unread = (!incoming.is_end_stream()).then_some(incoming);
-    let entered = enter(&worker, origin, held, &parts, &mut unread, &mut record).await;
+    let head = (&parts, lines);
+    let entered = enter(&worker, origin, held, head, &mut unread, &mut record).await;
     drop(entering);
     let mut response = match entered {
         Err(refusal) => {
@@ -205,27 +209,27 @@ async fn enter(
     worker: &Worker,
     origin: Origin,
     mut held: Held,
-    parts: &request::Parts,
+    (parts, lines): (&request::Parts, Lines<'_>),
     unread: &mut Option<Incoming>,
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
     let app = &worker.app;
-    let now_ms = app.clock.unix_ms();
+    let now_ms = record.began_unix_ms();
     let generation = app.generation.load_full();
 
-    let head = ingress::head(parts)?;
-    let found = authenticate::claimed(&generation.registry, &parts.headers);
+    let head = ingress::head(parts, &lines)?;
+    let found = authenticate::claimed(&generation.registry, &lines);
     let position = route::operation(&generation.catalogue, &head, found.map(|found| found.who))?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, &generation);
 
-    let caller = authenticate::identify(found, &parts.headers, now_ms)?;
+    let caller = authenticate::identify(found, &lines, now_ms)?;
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(&caller);
     if let Some(unread) = unread {
         held.begin(head.bytes, unread.size_hint().lower())?;
-        ingress::media_type(&parts.headers, operation.media)?;
+        ingress::media_type(lines.content_type, operation.media)?;
     }
     let body = receive(app, origin, &mut held, unread, operation, &caller, record).await?;
     held.proved();
@@ -245,7 +249,7 @@ async fn enter(
     let acting = admit::acting(
         caller.who,
         operation,
-        &parts.headers,
+        lines.on_behalf_of,
         &generation.registry,
         &generation.institution,
     )?;

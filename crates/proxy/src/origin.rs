@@ -53,6 +53,9 @@ impl Trusted {
     /// Several lines are one list. It was written from left to right, each proxy adding whom it heard from, so only its
     /// end can be believed: up to the first address that is not a trusted proxy's, or that cannot be read.
     pub fn caller(&self, connection: Origin, headers: &HeaderMap) -> Origin {
+        if !connection.trusted {
+            return connection;
+        }
         let mut origin = connection;
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
         for line in lines {

@@ -12,13 +12,13 @@ use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::Rate;
-use http::HeaderMap;
 
 use crate::app::App;
 use crate::authenticate::Caller;
 use crate::clock;
 use crate::drain::Phase;
 use crate::generation::Generation;
+use crate::headers::Lines;
 use crate::journal;
 use crate::lane::Lane;
 use crate::limit::Limits;
@@ -65,11 +65,11 @@ pub struct Record {
 
 impl Record {
     /// Begins when the head has arrived.
-    pub fn begin(app: &Arc<App>, peer: IpAddr, headers: &HeaderMap, busy: Busy) -> Self {
+    pub fn begin(app: &Arc<App>, peer: IpAddr, lines: &Lines<'_>, busy: Busy) -> Self {
         app.metrics.in_flight.inc();
         Self {
             id: clock::random(),
-            trace: Trace::read(headers),
+            trace: Trace::read(lines),
             began_unix_ms: app.clock.unix_ms(),
             turn: (Turn::Own, app.clock.elapsed()),
             spent: Spent::default(),
@@ -102,6 +102,11 @@ impl Record {
         let mut digits = [0; 32];
         hex::encode_to_slice(self.id, &mut digits).expect("16 bytes make 32 digits");
         digits
+    }
+
+    /// When its head arrived, in milliseconds since 1970.
+    pub fn began_unix_ms(&self) -> u64 {
+        self.began_unix_ms
     }
 
     /// What the caller is told of its trace, if it has one.

@@ -2,9 +2,9 @@
 //!
 //! It is read, logged and answered, and goes no further: of a caller's head GatePay gets only what `headers` lists.
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 
-use crate::headers;
+use crate::headers::Lines;
 
 /// What a `traceparent` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,8 @@ const SAMPLED: u8 = 1;
 
 impl Trace {
     /// What the head says of its trace. What is malformed or stands twice says nothing, as the standard has it.
-    pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let value = headers::single(headers, &headers::TRACEPARENT).ok()??;
-        Self::parse(value.as_bytes())
+    pub fn read(lines: &Lines<'_>) -> Option<Self> {
+        Self::parse(lines.traceparent.ok()??.as_bytes())
     }
 
     /// Reads version 00, and of later versions what they have in common with it.
@@ -126,11 +125,11 @@ mod tests {
 
     #[test]
     fn one_that_stands_twice_says_nothing() {
-        let mut headers = HeaderMap::new();
+        let mut headers = http::HeaderMap::new();
         headers.append("traceparent", HeaderValue::from_static(GOOD));
-        assert_eq!(Trace::read(&headers), parse(GOOD));
+        assert_eq!(Trace::read(&Lines::read(&headers)), parse(GOOD));
         headers.append("traceparent", HeaderValue::from_static(GOOD));
-        assert_eq!(Trace::read(&headers), None);
+        assert_eq!(Trace::read(&Lines::read(&headers)), None);
     }
 
     proptest! {

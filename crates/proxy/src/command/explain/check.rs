@@ -5,7 +5,7 @@ use std::fmt;
 use gatepay_core::explain::{self, Request};
 use gatepay_core::signature::SIGNATURE_DIGITS;
 use gatepay_core::{ClientId, SecretKey, Signature, SigningKey, Stamp, Window, payload, verify};
-use gatepay_proxy::headers::{self, Repeated, single};
+use gatepay_proxy::headers::{self, Lines, Repeated};
 use gatepay_proxy::refusal::{Mismatch, Refusal, Stale};
 use http::{HeaderName, HeaderValue};
 
@@ -115,14 +115,19 @@ fn present(input: &Input) -> Result<String, Refusal> {
     let repeated = |name: &HeaderName| {
         Refusal::MalformedRequest(format!("{name} stands more than once").into())
     };
-    let client_id = single(&input.headers, &headers::CLIENT_ID)
+    let lines = Lines::read(&input.headers);
+    let client_id = lines
+        .client_id
         .map_err(|Repeated| repeated(&headers::CLIENT_ID))?
         .ok_or(Refusal::UnknownClient(
             "X-GatePay-Certificate-ClientId is missing",
         ))?;
-    for name in [&headers::TIMESTAMP, &headers::NONCE, &headers::SIGNATURE] {
-        single(&input.headers, name)
-            .map_err(|Repeated| repeated(name))?
+    for (line, name) in [
+        (lines.timestamp, &headers::TIMESTAMP),
+        (lines.nonce, &headers::NONCE),
+        (lines.signature, &headers::SIGNATURE),
+    ] {
+        line.map_err(|Repeated| repeated(name))?
             .ok_or_else(|| Refusal::MalformedRequest(format!("{name} is missing").into()))?;
     }
     let client_id = client_id
@@ -278,12 +283,9 @@ mod tests {
     fn refusal(input: &Input) -> Option<String> {
         let registry = registry();
         let body = Bytes::copy_from_slice(&input.body);
-        let authentic = authenticate::identify(
-            authenticate::claimed(&registry, &input.headers),
-            &input.headers,
-            NOW,
-        )
-        .and_then(|caller| {
+        let lines = Lines::read(&input.headers);
+        let found = authenticate::claimed(&registry, &lines);
+        let authentic = authenticate::identify(found, &lines, NOW).and_then(|caller| {
             let mut payload = caller.payload();
             payload.body(&body);
             caller.verify(payload, &body)
