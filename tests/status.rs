@@ -72,6 +72,7 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
         .collect();
     assert_eq!(used, ["client-acme", "client-globex"]);
     assert_eq!(first["credentials"][0]["last_used_ms"], T0 + 10_000);
+    assert_eq!(first["credentials"][0]["uses"], 2);
     let seconds = (T0 + 10_000) / 1_000;
     let line = r#"credential_last_used_timestamp_seconds{client_id="client-acme",tenant="acme"}"#;
     proxy.counts(&format!("{line} {seconds}")).await;

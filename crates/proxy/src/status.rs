@@ -140,6 +140,7 @@ struct Busy {
 struct Key {
     client_id: String,
     party: String,
+    uses: u64,
     last_used_ms: u64,
     not_after_ms: Option<u64>,
 }
@@ -199,14 +200,17 @@ impl Looks {
         {
             looks.pop_front();
         }
-        let (since, window, cpu) = if let Some(before) = looks.front() {
+        let before = looks
+            .front()
+            .filter(|before| now.at.saturating_sub(before.at) >= APART / 2);
+        let (since, window, cpu) = if let Some(before) = before {
             (
                 now.totals.since(&before.totals),
                 now.at.saturating_sub(before.at),
                 now.cpu - before.cpu,
             )
         } else {
-            // Nobody has looked lately: then it is everything since the start.
+            // Nobody has looked lately, or only just now: then it is everything since the start.
             let up = app.clock.unix_ms().saturating_sub(app.began_ms);
             (now.totals.clone(), Duration::from_millis(up), now.cpu)
         };
@@ -344,14 +348,15 @@ fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
 fn credentials(generation: &Generation) -> Vec<Key> {
     let all = generation.credentials();
     let mut used: Vec<_> = all
-        .filter_map(|(position, dated, used)| Some((used.last_ms()?, position, dated)))
+        .filter_map(|(position, dated, used)| Some((used.last_ms()?, position, dated, used)))
         .collect();
-    used.sort_by_key(|(last, position, _)| (Reverse(*last), *position));
+    used.sort_by_key(|(last, position, ..)| (Reverse(*last), *position));
     used.truncate(BUSIEST);
     used.into_iter()
-        .map(|(last_used_ms, position, dated)| Key {
+        .map(|(last_used_ms, position, dated, used)| Key {
             client_id: dated.credential.client_id.to_string(),
             party: generation.registry.at(position).party().id.to_string(),
+            uses: used.count(),
             last_used_ms,
             not_after_ms: dated.not_after,
         })
