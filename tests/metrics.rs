@@ -238,20 +238,31 @@ async fn is_bounded(tenants: usize, own: usize, hostile: usize) {
         }
     }
     proxy.counts("in_flight 0").await;
-    let began = std::time::Instant::now();
-    let text = proxy.metrics().await;
-    let took = began.elapsed();
+    let mut times = Vec::new();
+    let mut text = String::new();
+    for _ in 0..5 {
+        let began = std::time::Instant::now();
+        text = proxy.metrics().await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    let took = times[2];
     let size = Size::of(text.as_bytes());
     let generation = proxy.app().generation.load();
     let settings = &proxy.app().settings.metrics;
     let bound = Size::bound(&generation.catalogue, &generation.registry, settings);
     say(format_args!(
-        "{tenants} tenants, {own} with series of their own: {size:?} of {bound:?}, scraped in {took:?}"
+        "{tenants} tenants, {own} with series of their own: {} series of at most {}, {} bytes of at most {}, \
+         scraped in {took:?} (median of 5)",
+        size.series, bound.series, size.bytes, bound.bytes
     ));
     assert!(
         size.series <= bound.series && size.bytes <= bound.bytes,
         "{size:?}, not {bound:?}"
     );
+    let used = "gatepay_proxy_credential_last_used_timestamp_seconds{";
+    let used = text.lines().filter(|line| line.starts_with(used)).count();
+    assert_eq!(used, own.min(tenants), "nor have all credentials series");
     assert!(
         !text.contains("evil") && !text.contains("EVIL"),
         "nothing a caller says is a label"
@@ -270,7 +281,7 @@ async fn nothing_that_is_sent_makes_more_series_than_check_says() {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: a hundred thousand tenants, each with traffic"]
+#[ignore = "takes a minute: a hundred thousand tenants, each with traffic"]
 async fn nothing_that_is_sent_by_a_hundred_thousand_makes_more_series_than_check_says() {
     is_bounded(100_000, 1_000, 2_000).await;
 }

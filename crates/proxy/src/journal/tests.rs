@@ -278,6 +278,62 @@ fn files_are_rotated_and_the_chain_goes_on_through_them() {
 }
 
 #[test]
+fn a_file_that_is_old_is_followed_by_another() {
+    let (disk, clock) = (SimulatedDisk::default(), Clock::manual(1_767_225_600_000));
+    let journal = Journal::start(disk.clone(), key(), ROOMY, &clock, &meters()).unwrap();
+    for (number, files) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
+        if files > disk.parts().unwrap().len() {
+            clock.advance(ROOMY.age + Duration::from_secs(1));
+        }
+        let _open = wait(journal.before(call(number))).unwrap();
+        assert_eq!(disk.parts().unwrap().len(), files);
+    }
+    journal.finish();
+    assert_eq!(disk.verify().findings, []);
+}
+
+/// What is logged, for tests of that.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_head_is_logged_once_a_minute_if_there_is_another() {
+    let (said, clock) = (Said::default(), Clock::manual(1_767_225_600_000));
+    let heads = || {
+        let text = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+        text.matches("head=1.").count()
+    };
+    let to = said.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false);
+    let log = log.with_writer(move || to.clone()).finish();
+    tracing::subscriber::with_default(log, || {
+        let folder = SimulatedDisk::default();
+        let mut writer = Writer::begin(folder, key(), ROOMY, clock.clone(), meters()).unwrap();
+        for (records, seconds, told) in [(0, 0, 1), (0, 60, 1), (1, 0, 2), (3, 59, 2), (0, 1, 3)] {
+            for number in 0..records {
+                let entry = Entry::Before(call(number));
+                let unix_ms = clock.unix_ms();
+                writer.commit(&[Timed { unix_ms, entry }]).unwrap();
+            }
+            clock.advance(Duration::from_secs(seconds));
+            writer.tell_head();
+            assert_eq!(heads(), told, "after {records} records and {seconds} s");
+        }
+    });
+}
+
+#[test]
 fn a_cut_end_shows_against_the_head_in_the_log() {
     let disk = written(1, 5, ROOMY);
     let head = disk.verify().head.unwrap().parse().unwrap();
