@@ -15,7 +15,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepay_core::{ClientId, SigningKey, Stamp};
@@ -29,6 +29,11 @@ use writer::Writer;
 
 /// How long a record that nobody waits for may lie before it is written.
 const LAZY: Duration = Duration::from_millis(200);
+/// How many calls have to share a sync for it to be worth waiting for as many before the next.
+const MANY: usize = 4;
+/// How long that may take at most: little beside what GatePay takes. A disk that is faster is not waited for longer than
+/// it takes itself.
+const GATHER: Duration = Duration::from_micros(500);
 
 /// Where write and money calls are written down.
 pub struct Journal {
@@ -78,6 +83,8 @@ struct Queue {
     entries: Vec<Timed>,
     /// Who waits for some of them.
     waiting: Vec<oneshot::Sender<()>>,
+    /// Whether the writer has to be woken: it is not for every call, since that costs a system call each.
+    asleep: bool,
     ending: bool,
 }
 
@@ -209,9 +216,9 @@ impl Shared {
 
     fn submit(&self, entry: Entry, done: Option<oneshot::Sender<()>>) {
         let unix_ms = self.clock.unix_ms();
-        let wake = done.is_some();
         let mut queue = self.lock();
         queue.entries.push(Timed { unix_ms, entry });
+        let wake = done.is_some() && std::mem::take(&mut queue.asleep);
         queue.waiting.extend(done);
         drop(queue);
         if wake {
@@ -219,15 +226,23 @@ impl Shared {
         }
     }
 
-    /// What has gathered: at once if somebody waits for it, else after a while.
-    fn gathered(&self) -> Queue {
-        let queue = self.lock();
+    /// What has gathered: at once if somebody waits for it, else after a while. Where so `many` shared the last sync, the
+    /// first of them are not let go alone: those that they were answered with ask again within a moment.
+    fn gathered(&self, many: usize, moment: Duration) -> Queue {
+        let mut queue = self.lock();
+        queue.asleep = true;
         let (mut queue, _) = self
             .wake
             .wait_timeout_while(queue, LAZY, |queue| {
                 queue.waiting.is_empty() && !queue.ending
             })
             .unwrap_or_else(PoisonError::into_inner);
+        queue.asleep = false;
+        if many >= MANY && (1..many).contains(&queue.waiting.len()) && !queue.ending {
+            drop(queue);
+            std::thread::sleep(moment.min(GATHER));
+            queue = self.lock();
+        }
         let ending = queue.ending;
         Queue {
             ending,
@@ -240,15 +255,20 @@ impl Shared {
 fn write(shared: &Shared, writer: &mut Writer<impl Folder>) {
     // What could not be written and has to be: calls that were sent have a record after, whatever happens.
     let mut kept: Vec<Timed> = Vec::new();
+    let (mut many, mut took) = (0, Duration::ZERO);
     loop {
         let Queue {
             entries,
             waiting,
             ending,
-        } = shared.gathered();
+            ..
+        } = shared.gathered(many, took);
         kept.extend(entries);
         let was_available = shared.available.load(Ordering::Acquire);
-        match writer.commit(&kept) {
+        let began = Instant::now();
+        let committed = writer.commit(&kept);
+        (many, took) = (waiting.len(), began.elapsed());
+        match committed {
             Ok(()) => {
                 kept.clear();
                 for done in waiting {

@@ -257,7 +257,7 @@ fn what(entry: &Entry) -> What<'_> {
             key: before.key.as_deref(),
             timestamp: &before.timestamp,
             nonce: &before.nonce,
-            signature: before.signature.to_string(),
+            signature: String::from_utf8_lossy(&before.signature.to_hex()).into_owned(),
             signed_sha256: digest(before),
             body_bytes: before.body.len(),
         },
