@@ -1,0 +1,49 @@
+//! The disk by itself: what it is, and what it takes to have something on it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+/// How often it is asked each time.
+const SYNCS: usize = 100;
+/// How much is added before each sync: about what some tens of records are.
+const BYTES: usize = 16 * 1024;
+
+/// How long each of a few syncs takes, in milliseconds, of a file in this folder that is added to.
+pub(super) fn syncs(folder: &Path) -> Vec<f64> {
+    let path = folder.join("probe");
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create_new(true).open(&path).unwrap();
+    let bytes = [b'x'; BYTES];
+    let sync = |_| {
+        file.write_all(&bytes).unwrap();
+        let begun = Instant::now();
+        file.sync_data().unwrap();
+        begun.elapsed().as_secs_f64() * 1e3
+    };
+    let took = (0..SYNCS).map(sync).collect();
+    fs::remove_file(path).unwrap();
+    took
+}
+
+/// Which file system a folder is on. One in memory has no syncs, so it is refused.
+pub(super) fn describe(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let holding = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (device, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            folder.starts_with(at).then_some((at.len(), device, kind))
+        })
+        .max();
+    let (_, device, kind) = holding.unwrap();
+    assert!(
+        !matches!(kind, "tmpfs" | "ramfs"),
+        "{} is in memory; name a folder on a disk with JOURNAL_DIR",
+        folder.display()
+    );
+    format!("{kind}, {device}")
+}

@@ -1,0 +1,167 @@
+//! The real binary: configured, started, watched and ended.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::callers::{TENANTS, client_id, secret};
+
+/// How long it may take to serve, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `serve`.
+pub(super) struct Program {
+    pub(super) address: SocketAddr,
+    pub(super) journaled: bool,
+    admin: SocketAddr,
+    running: Running,
+}
+
+/// A process, killed if it is not ended.
+struct Running(Child);
+
+/// What it has counted so far.
+pub(super) struct Counts {
+    pub(super) syncs: f64,
+    pub(super) sync_seconds: f64,
+    pub(super) cpu: f64,
+}
+
+impl Program {
+    /// Waits until it serves.
+    pub(super) fn serve(folder: &Path, upstream: SocketAddr, journaled: bool) -> Self {
+        configure(folder, upstream, journaled);
+        let log = folder.join("log");
+        let mut command = program(folder, &["serve"]);
+        let err = fs::File::create(&log).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(err).spawn().unwrap();
+        let running = Running(child);
+        let begun = Instant::now();
+        loop {
+            let text = fs::read_to_string(&log).unwrap();
+            let lines = text.lines();
+            let mut lines = lines.filter_map(|line| serde_json::from_str(line).ok());
+            let serving = lines.find(|line: &serde_json::Value| line["message"] == "serving");
+            if let Some(line) = serving {
+                let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+                return Self {
+                    address: address("address"),
+                    admin: address("admin"),
+                    journaled,
+                    running,
+                };
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not serve: {text}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.unwrap().parse().unwrap()
+        };
+        Counts {
+            syncs: value("gatepay_proxy_journal_sync_seconds_count"),
+            sync_seconds: value("gatepay_proxy_journal_sync_seconds_sum"),
+            cpu: value("process_cpu_seconds_total"),
+        }
+    }
+
+    /// Ends it in order.
+    pub(super) fn end(mut self) {
+        let id = self.running.0.id().to_string();
+        let killed = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(killed.unwrap().success());
+        let status = self.running.0.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has mostly ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `audit verify` says.
+pub(super) fn verify(folder: &Path) -> Result<String, String> {
+    let output = program(folder, &["audit", "verify"]).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
+    }
+}
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let named = std::env::var_os("GATEPAY_PROXY");
+    let mut command = Command::new(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into()));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Limits that nobody meets: what is measured is the journal.
+fn configure(folder: &Path, upstream: SocketAddr, journaled: bool) {
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
+    file(
+        "proxy.toml",
+        &format!(
+            "state_dir = 'state'
+{}
+timestamp = {{ past_ms = 30_000 }}
+drain = {{ grace_ms = 1 }}
+listen = {{ address = '127.0.0.1:0' }}
+admin = {{ address = '127.0.0.2:0' }}
+[upstream]
+url = 'http://{upstream}'
+max_connections = 2_048
+quota = {{ requests_per_second = 200_000 }}
+[[institution.credential]]
+client_id = 'fake-institution'
+secret = {{ file = 'secrets/institution.key' }}
+",
+            if journaled { audit } else { "" }
+        ),
+    );
+    file("secrets/institution.key", "fake-institution-secret");
+    file("secrets/audit.key", "fake-audit-key-0123456789abcdef");
+    for tenant in 0..TENANTS {
+        file(&format!("secrets/{tenant}.key"), &secret(tenant));
+        file(
+            &format!("tenants.d/{tenant}.toml"),
+            &format!(
+                "id = 't{tenant}'
+sub_account = '212453834{tenant}'
+credential = [{{ client_id = '{}', secret = {{ file = '../secrets/{tenant}.key' }} }}]
+limits = {{ requests_per_second = 100_000, in_flight = 1_000 }}
+",
+                client_id(tenant)
+            ),
+        );
+    }
+}
