@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, response};
 use httparse::{ParserConfig, Status};
 
@@ -14,6 +14,9 @@ use httparse::{ParserConfig, Status};
 const HEAD: usize = 64 * 1024;
 /// The most lines it may have.
 const LINES: usize = 100;
+/// How many lines there is room for from the start. hyper keeps the map, and the caller's next head has about as many:
+/// then neither costs an allocation more.
+const USUAL_LINES: usize = 12;
 /// The longest line that says how long a chunk is, and the longest trailer.
 const CHUNK_LINE: usize = 4 * 1024;
 
@@ -82,11 +85,16 @@ pub struct Head {
     pub keeps: bool,
 }
 
-/// Takes a head off the front of `came`, if it is all there. `seen` is how much of it was looked at in vain before.
+/// Takes a head off the front of `came`, if it is all there. `seen` is how much of it was looked at in vain before. Of its
+/// lines those are kept whose names `passes`.
 ///
 /// # Errors
 /// If it is no head, or one whose body has no one end.
-pub fn head(came: &mut BytesMut, seen: usize) -> Result<Option<Head>, Unreadable> {
+pub fn head(
+    came: &mut BytesMut,
+    seen: usize,
+    passes: fn(&str) -> bool,
+) -> Result<Option<Head>, Unreadable> {
     let Some(end) = end_of_head(came, seen) else {
         return if came.len() > HEAD {
             Err(Unreadable::TooLarge)
@@ -108,19 +116,23 @@ pub fn head(came: &mut BytesMut, seen: usize) -> Result<Option<Head>, Unreadable
         Ok(_) | Err(_) => return Err(Unreadable::Head),
     }
     let code = parsed.code.ok_or(Unreadable::Head)?;
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for line in &*parsed.headers {
+    let said = Said::of(parsed.headers)?;
+    let mut headers = HeaderMap::with_capacity(USUAL_LINES);
+    for line in parsed.headers.iter().filter(|line| passes(line.name)) {
+        if said.names(line.name) {
+            // It is about this connection only.
+            continue;
+        }
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Unreadable::Head)?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value))
             .map_err(|_| Unreadable::Head)?;
         headers.append(name, value);
     }
+    let (rest, is_plain) = said.rest(code);
+    let keeps = is_plain && rest.shows_its_end() && said.keeps(parsed.version == Some(1));
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = code.try_into().map_err(|_| Unreadable::Head)?;
-    let (rest, is_plain) = rest(code, &headers)?;
-    let is_new = parsed.version == Some(1);
     parts.headers = headers;
-    let keeps = is_plain && rest != Rest::UntilClosed && keeps(&parts.headers, is_new);
     Ok(Some(Head { parts, rest, keeps }))
 }
 
@@ -137,54 +149,82 @@ fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
     })
 }
 
-/// How the body ends, and whether that was said in one way only.
-fn rest(status: u16, headers: &HeaderMap) -> Result<(Rest, bool), Unreadable> {
-    if matches!(status, 100..=199 | 204 | 304) {
-        return Ok((Rest::Exactly(0), true));
-    }
-    let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        let digits = value.as_bytes();
-        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        let text = str::from_utf8(digits).ok().filter(|_| is_number);
-        let said: u64 = text
-            .and_then(|text| text.parse().ok())
-            .ok_or(Unreadable::Length)?;
-        if length.replace(said).is_some_and(|before| before != said) {
-            return Err(Unreadable::Length);
-        }
-    }
-    if let Some(last) = headers
-        .get_all(header::TRANSFER_ENCODING)
-        .iter()
-        .next_back()
-    {
-        let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
-        let is_chunked =
-            last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        let rest = if is_chunked {
-            Rest::Chunked(Chunk::Size)
-        } else {
-            Rest::UntilClosed
-        };
-        return Ok((rest, length.is_none()));
-    }
-    Ok((length.map_or(Rest::UntilClosed, Rest::Exactly), true))
+/// What a head says about where its answer ends and what becomes of the connection.
+struct Said<'a> {
+    length: Option<u64>,
+    /// The last transfer coding.
+    coding: Option<&'a [u8]>,
+    lines: &'a [httparse::Header<'a>],
+    /// Whether there is a `Connection` among them: mostly there is none, or one that names nothing.
+    connection: bool,
 }
 
-fn keeps(headers: &HeaderMap, is_new: bool) -> bool {
-    let says = |word: &str| {
-        headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-    };
-    if is_new {
-        !says("close")
-    } else {
-        says("keep-alive")
+impl<'a> Said<'a> {
+    fn of(lines: &'a [httparse::Header<'a>]) -> Result<Self, Unreadable> {
+        let mut said = Self {
+            length: None,
+            coding: None,
+            lines,
+            connection: false,
+        };
+        for line in lines {
+            let is = |name: &str| line.name.eq_ignore_ascii_case(name);
+            if is("content-length") {
+                let length = length(line.value).ok_or(Unreadable::Length)?;
+                if said
+                    .length
+                    .replace(length)
+                    .is_some_and(|said| said != length)
+                {
+                    return Err(Unreadable::Length);
+                }
+            } else if is("transfer-encoding") {
+                let coding = line.value.rsplit(|byte| *byte == b',').next();
+                said.coding = coding.map(<[u8]>::trim_ascii);
+            } else if is("connection") {
+                said.connection = true;
+            }
+        }
+        Ok(said)
     }
+
+    /// Whether a `Connection` names this.
+    fn names(&self, name: &str) -> bool {
+        self.connection
+            && self
+                .lines
+                .iter()
+                .filter(|line| line.name.eq_ignore_ascii_case("connection"))
+                .flat_map(|line| line.value.split(|byte| *byte == b','))
+                .any(|word| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    fn keeps(&self, is_new: bool) -> bool {
+        if is_new {
+            !self.names("close")
+        } else {
+            self.names("keep-alive")
+        }
+    }
+
+    /// How the body ends, and whether that was said in one way only.
+    fn rest(&self, code: u16) -> (Rest, bool) {
+        match (self.coding, self.length) {
+            _ if matches!(code, 100..=199 | 204 | 304) => (Rest::Exactly(0), true),
+            (Some(coding), length) if coding.eq_ignore_ascii_case(b"chunked") => {
+                (Rest::Chunked(Chunk::Size), length.is_none())
+            }
+            (Some(_), _) | (None, None) => (Rest::UntilClosed, true),
+            (None, Some(length)) => (Rest::Exactly(length), true),
+        }
+    }
+}
+
+/// Digits and nothing else: no sign, no list.
+fn length(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let digits = str::from_utf8(value).ok().filter(|_| is_number)?;
+    digits.parse().ok()
 }
 
 impl Rest {
@@ -272,6 +312,7 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers;
     use proptest::prelude::*;
 
     /// The head and the body of an answer that comes in these pieces and then closes.
@@ -281,7 +322,7 @@ mod tests {
         for piece in pieces {
             came.extend_from_slice(piece);
             if found.is_none() {
-                found = head(&mut came, seen)?;
+                found = head(&mut came, seen, headers::passes)?;
                 seen = came.len();
             }
             let Some(head) = &mut found else { continue };
@@ -408,6 +449,19 @@ mod tests {
         ] {
             assert_eq!(read_text(text).unwrap_err(), why, "{text:.80}");
         }
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_or_to_us_does_not_pass() {
+        let (head, ..) = read_text(
+            "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nconnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
+             Set-Cookie: a\r\nset-cookie: b\r\nX-GatePay-Proxy-Refusal: forged\r\nX-Lab: stays\r\nx-lab: too\r\n\r\n",
+        )
+        .unwrap();
+        let lines: Vec<_> = head.parts.headers.iter().collect();
+        let name = HeaderName::from_static("x-lab");
+        let values = ["stays", "too"].map(HeaderValue::from_static);
+        assert_eq!(lines, [(&name, &values[0]), (&name, &values[1])]);
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub async fn exchange(
     let deadline = Instant::now() + timeout;
     let mut wire = pool.connect(deadline).await?.connection.wire;
     let exchange = async {
-        let head = wire.ask(|head| write(request, head), deadline).await?;
+        let head = wire
+            .ask(|head| write(request, head), |_| true, deadline)
+            .await?;
         let mut body = BytesMut::new();
         while let Some(piece) = wire.piece().await? {
             body.extend_from_slice(&piece);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::breaker::Breaker;
 use crate::egress::ConnectError;
 use crate::guardian::Guardian;
+use crate::headers;
 use crate::ingress::Pieces;
 use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
@@ -224,7 +225,11 @@ async fn exchange(
 ) -> Result<Answer, Failure> {
     let listens = road.guardian.listens();
     let before = connection.wire.written();
-    let head = match connection.wire.ask(attempt, deadline).await {
+    let head = match connection
+        .wire
+        .ask(attempt, headers::passes, deadline)
+        .await
+    {
         Ok(head) => head,
         // Nobody but us writes to it, and we have stopped: the count is final.
         Err(error) if connection.wire.written() == before => {

@@ -41,24 +41,22 @@ pub struct Cut;
 
 /// An answer that is all there.
 pub fn whole(
-    mut head: response::Parts,
+    head: response::Parts,
     body: Bytes,
     record: Record,
     permit: Option<Permit>,
 ) -> Response<Reply> {
-    headers::keep_for_caller(&mut head.headers);
     finish(head, Source::Whole(Some(body)), record, permit)
 }
 
 /// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
 pub fn long(
-    mut head: response::Parts,
+    head: response::Parts,
     long: Long,
     stall: Duration,
     record: Record,
     permit: Permit,
 ) -> Response<Reply> {
-    headers::keep_for_caller(&mut head.headers);
     let stalled = Box::pin(tokio::time::sleep(stall));
     finish(
         head,

@@ -101,14 +101,15 @@ impl Wire {
         self.stream.metered().written
     }
 
-    /// Asks: `write` puts a head into the buffer it is given and returns the body. Ends with the head of the answer, whose
-    /// body comes by [`poll_piece`](Self::poll_piece).
+    /// Asks: `write` puts a head into the buffer it is given and returns the body. Ends with the head of the answer, of
+    /// which the lines are there whose names `passes`; its body comes by [`poll_piece`](Self::poll_piece).
     ///
     /// # Errors
     /// If there is no answer that can be read, by `deadline`. The connection is good for nothing then.
     pub async fn ask(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>) -> Bytes,
+        passes: fn(&str) -> bool,
         deadline: Instant,
     ) -> Result<response::Parts, Broken> {
         self.keeps = false;
@@ -134,7 +135,7 @@ impl Wire {
                     sent?;
                     sending.is_over = true;
                 }
-                if let Some(head) = answer::head(&mut self.came, seen)? {
+                if let Some(head) = answer::head(&mut self.came, seen, passes)? {
                     seen = 0;
                     if head.parts.status.is_informational() && head.parts.status.as_u16() != 101 {
                         continue;
