@@ -1,10 +1,11 @@
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
-use gatepay_tenancy::{DatedCredential, Party, PartyId, Registry, SubAccount, Tenant};
+use gatepay_tenancy::{DatedCredential, Party, PartyId, Plan, Registry, Side, SubAccount, Tenant};
 use zeroize::Zeroizing;
 
-use crate::support::{folder, tenant};
+use crate::support::{folder, operator, tenant};
 
 pub(crate) fn ids(registry: &Registry) -> Vec<&str> {
     registry
@@ -39,6 +40,38 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
     }
     assert!(registry.find("institution").is_none());
     assert!(registry.find("").is_none());
+}
+
+#[test]
+fn suspending_takes_from_those_it_names_and_leaves_all_else_as_it_was() {
+    let folder = folder()
+        .tenant("acme", "weight = 3")
+        .tenant("globex", "")
+        .tenant("zeta", "standing = 'suspended'")
+        .file("operators.d/desk.toml", operator("desk", ""))
+        .secret("desk", "made-up-desk")
+        .proxy("operators = 'operators.d'");
+    let configuration = folder.loads();
+    let before = &configuration.registry;
+    let named = ["acme", "desk", "nobody", "zeta"].map(|id| PartyId::parse(id).unwrap());
+    let after = before.suspending(&named).unwrap();
+    let begin = Side::of(&configuration);
+    let end = Side {
+        registry: &after,
+        ..begin
+    };
+    assert_eq!(
+        Plan::between(begin, end).to_string().trim(),
+        "~ operator desk: standing: active -> suspended\n~ tenant acme: standing: active -> suspended"
+    );
+    for (position, (old, new)) in before.parties().zip(after.parties()).enumerate() {
+        let [old, new] = [old.party(), new.party()];
+        assert!(Arc::ptr_eq(&old.credentials, &new.credentials));
+        let client_id = new.credentials[0].credential.client_id.as_str();
+        assert_eq!(after.find(client_id).unwrap().position, position);
+        assert_eq!(after.position(new.id.as_str()), Some(position));
+    }
+    assert!(after.suspending(&named).is_none(), "all of them are");
 }
 
 #[test]
