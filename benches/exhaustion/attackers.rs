@@ -1,0 +1,183 @@
+//! Whoever attacks: `slowhttptest`, and our own abuser of HTTP/2. Each is a process of its own that gets only the time
+//! that nobody else wants, as if it were on another machine: what it takes from the proxy it takes over the wire.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use gatepay_core::header;
+use gatepay_proxy::clock::Clock;
+use tokio::runtime::Builder;
+
+use crate::abuse::{self, ATTACKS, Attack, Uplink};
+use crate::{ABUSER, CONNECTIONS, QUERY};
+
+/// A mode of slowhttptest, and how it is made to hold.
+pub(crate) struct Slow {
+    pub(crate) name: &'static str,
+    options: &'static [&'static str],
+    /// Lines that its head has besides its own. It takes none, but a line's end in a cookie.
+    lines: &'static str,
+}
+
+/// - Heads that do not end.
+/// - Bodies that do not end, of a known client: an unknown one is refused by its head.
+/// - Heads full of ranges. A proxy has no content to serve parts of, so that such a request would be over at once: these
+///   announce a body that never comes.
+/// - Answers that are not taken. Nobody gets long ones without a secret, so that the kernel holds all ten of a
+///   connection, and what is held of the proxy is the connection itself.
+pub(crate) const SLOW: [Slow; 4] = [
+    Slow {
+        name: "slowhttptest -H",
+        options: &["-H", "-i", "2", "-x", "24"],
+        lines: "",
+    },
+    Slow {
+        name: "slowhttptest -B",
+        options: &[
+            "-B",
+            "-t",
+            "POST",
+            "-i",
+            "2",
+            "-s",
+            "8192",
+            "-x",
+            "10",
+            "-f",
+            "application/json",
+        ],
+        lines: "",
+    },
+    Slow {
+        name: "slowhttptest -R",
+        options: &["-R", "-t", "POST", "-a", "10", "-b", "1500"],
+        lines: "\r\ncontent-type: application/json\r\ncontent-length: 100",
+    },
+    Slow {
+        name: "slowhttptest -X",
+        options: &[
+            "-X", "-t", "GET", "-w", "10", "-y", "20", "-n", "5", "-z", "5", "-k", "10",
+        ],
+        lines: "",
+    },
+];
+
+impl Slow {
+    /// Attacks for so long, again and again: it ends by itself once all of its connections are closed.
+    pub(crate) fn attack(&self, address: SocketAddr, time: Duration) -> String {
+        let deadline = Instant::now() + time;
+        let mut rounds = 0;
+        let mut said = String::new();
+        while let left = deadline.saturating_duration_since(Instant::now()).as_secs()
+            && left > 0
+        {
+            rounds += 1;
+            // Those of HTTP/2 go before the others; the type is named by an option.
+            let fields = fields().into_iter();
+            let fields = fields.filter(|(name, _)| name.starts_with("x-"));
+            let fields = fields.map(|(name, value)| format!("\r\n{name}: {value}"));
+            let cookie = format!("a=b{}{}", fields.collect::<String>(), self.lines);
+            let output = behind_all_others("slowhttptest")
+                .args(self.options)
+                .args(["-c", &CONNECTIONS.to_string(), "-r", "500", "-p", "3"])
+                .args(["-l", &left.to_string(), "-j", &cookie])
+                .args(["-u", &format!("http://{address}{QUERY}")])
+                .output()
+                .expect("there is a chrt (util-linux)");
+            assert!(
+                output.status.code().is_some_and(|code| code <= 1),
+                "slowhttptest is installed (Debian: apt install slowhttptest)"
+            );
+            said = String::from_utf8_lossy(&output.stdout).into_owned();
+        }
+        let available = said
+            .lines()
+            .rfind(|line| line.contains("service available"));
+        let available = available.is_some_and(|line| line.contains("YES"));
+        format!("{rounds} times over; it finds the service available: {available}")
+    }
+}
+
+/// Abuses HTTP/2 for so long, from a process of its own; what it has to report.
+pub(crate) fn abuse(kind: Attack, address: SocketAddr, time: Duration) -> String {
+    let own = std::env::current_exe().unwrap();
+    let number = ATTACKS.iter().position(|one| *one == kind).unwrap();
+    let output = behind_all_others(own.to_str().unwrap())
+        .args(["abuse", &number.to_string(), &address.to_string()])
+        .arg(time.as_millis().to_string())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("there is a chrt (util-linux)");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The other process of [`abuse`].
+pub(crate) fn abuse_as_told(arguments: &[String]) -> String {
+    let [number, address, milliseconds] = arguments else {
+        panic!("an attack, an address and a time are told");
+    };
+    let kind = ATTACKS[number.parse::<usize>().unwrap()];
+    let (address, time) = (address.parse().unwrap(), milliseconds.parse().unwrap());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(all_connections(kind, address, Duration::from_millis(time)))
+}
+
+async fn all_connections(kind: Attack, address: SocketAddr, time: Duration) -> String {
+    let (frames, closed, opened) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let counts = Arc::new((frames, closed, opened));
+    let uplink = Arc::new(Uplink::of(UPLINK));
+    let deadline = Instant::now() + time;
+    let mut attackers = tokio::task::JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let (counts, uplink) = (Arc::clone(&counts), Arc::clone(&uplink));
+        attackers.spawn(async move {
+            // As many in a second as slowhttptest makes.
+            tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
+            while Instant::now() < deadline {
+                counts.2.fetch_add(1, Ordering::Relaxed);
+                let fields = fields();
+                let left = deadline.saturating_duration_since(Instant::now());
+                let attack = abuse::attack_over(&uplink, kind, ABUSER, address, &fields, left);
+                if let Ok(report) = attack.await {
+                    counts.0.fetch_add(report.frames, Ordering::Relaxed);
+                    counts.1.fetch_add(report.closed.into(), Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    attackers.join_all().await;
+    let [frames, closed, opened] =
+        [&counts.0, &counts.1, &counts.2].map(|count| count.load(Ordering::Relaxed));
+    format!("{opened} connections, {closed} of them closed, {frames} frames")
+}
+
+/// How many bytes the abuser sends in a second: a line of 100 Mbit/s, full. Without a limit it would be measured how much
+/// faster loopback is than any line, and with a much wider one nobody needs to know HTTP/2 to do harm.
+const UPLINK: u64 = 12_500_000;
+
+/// In the kernel's last class: it runs when nobody else on its processor wants to.
+fn behind_all_others(program: &str) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0", program]).stdin(Stdio::null());
+    command
+}
+
+/// What gets furthest without a secret: a known client's id, and a fresh stamp.
+fn fields() -> Vec<(&'static str, String)> {
+    let stamp = Clock::system().stamp();
+    let stamp = stamp.as_stamp();
+    vec![
+        (":method", "POST".to_owned()),
+        (":path", QUERY.to_owned()),
+        (":authority", "pay.example".to_owned()),
+        ("content-type", "application/json".to_owned()),
+        (header::CLIENT_ID, "client-acme".to_owned()),
+        (header::TIMESTAMP, stamp.timestamp().to_owned()),
+        (header::NONCE, stamp.nonce().to_owned()),
+        (header::SIGNATURE, "0".repeat(128)),
+    ]
+}

@@ -1,0 +1,221 @@
+//! The processes, and the processors each has for itself.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::param::clock_ticks_per_second;
+
+/// Which processors the proxy has, and which everybody else.
+pub(crate) struct Processors {
+    proxy: String,
+    others: String,
+}
+
+impl Processors {
+    /// The first is the proxy's and nobody else's, so that what is measured is how it shares its time, and not how the
+    /// kernel does. With one processor only there is nothing to share out.
+    pub(crate) fn shared_out() -> Self {
+        let allowed: Vec<String> = allowed().into_iter().map(|one| one.to_string()).collect();
+        let (proxy, others) = match allowed.split_first() {
+            Some((first, others)) if !others.is_empty() => (first.clone(), others.join(",")),
+            _ => (allowed.join(","), allowed.join(",")),
+        };
+        let id = std::process::id().to_string();
+        // Before there are other threads; those, and processes, inherit it.
+        let own = Command::new("taskset")
+            .args(["-pc", &others, &id])
+            .stdout(Stdio::null())
+            .status();
+        assert!(
+            own.expect("there is a taskset (util-linux)").success(),
+            "processors {others}"
+        );
+        Self { proxy, others }
+    }
+
+    pub(crate) fn say(&self) -> String {
+        format!(
+            "the proxy on processor {}, everything else on {}",
+            self.proxy, self.others
+        )
+    }
+}
+
+/// The processors this process may use.
+fn allowed() -> Vec<u32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = list.unwrap().trim().split(',');
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<u32>().unwrap()..=last.parse().unwrap()
+    };
+    ranges.flat_map(range).collect()
+}
+
+/// A process, killed when it is no longer needed.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// What it holds in memory, in MiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or_default() / 1024
+    }
+
+    /// How much time of processors it has spent, in seconds.
+    pub(crate) fn spent(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()));
+        let stat = stat.unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 1_000 / clock_ticks_per_second()).as_secs_f64()
+    }
+
+    /// How many sockets and files it has open.
+    pub(crate) fn open(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.0.id())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Writes a configuration: one tenant, and little room, so that the bound says something.
+pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    file(
+        "proxy.toml",
+        &format!(
+            "state_dir = 'state'
+[listen]
+address = '127.0.0.1:0'
+# The attack is to get in, not to be turned away for its number: all of its connections, and a request on each.
+max_connections = 1_500
+max_connections_per_address = 1_200
+max_requests = 4_800
+[admin]
+address = '127.0.0.2:0'
+[upstream]
+url = 'http://{gatepay}'
+[[institution.credential]]
+client_id = 'fake-institution'
+secret = {{ file = 'secrets/institution.key' }}
+"
+        ),
+    );
+    file("secrets/institution.key", "fake-institution-secret");
+    file("secrets/acme.key", "fake-acme-secret");
+    file(
+        "tenants.d/acme.toml",
+        "id = 'acme'
+sub_account = '2124538349'
+credential = [{ client_id = 'client-acme', secret = { file = '../secrets/acme.key' } }]
+limits = { requests_per_second = 1000, in_flight = 100 }
+",
+    );
+}
+
+/// What `check` says that the process holds at most, in MiB.
+pub(crate) fn bound(folder: &Path) -> u64 {
+    let output = program(folder, &["check"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines();
+    let line = lines
+        .find(|line| line.starts_with("memory: at most "))
+        .unwrap();
+    println!("{line}");
+    line.split(' ').nth(3).unwrap().parse().unwrap()
+}
+
+/// Where nothing listens yet.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.3:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The emulator of GatePay, before which the proxy stands.
+pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
+    let listen = address.to_string();
+    let arguments = [
+        "sandbox",
+        "--listen",
+        &listen,
+        "--client-id",
+        "fake-institution",
+        "--secret-file",
+        "secrets/institution.key",
+        "--sub-account",
+        "2124538349",
+    ];
+    let mut command = program(folder, &arguments);
+    let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let running = Running(quiet.spawn().unwrap());
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no emulator");
+        thread::sleep(Duration::from_millis(20));
+    }
+    running
+}
+
+/// The proxy, and where it listens.
+pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketAddr) {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let plain = program(folder, &["serve"]);
+    let mut command = Command::new("taskset");
+    let command = command
+        .args(["-c", &processors.proxy])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let running = Running(child);
+    let begun = Instant::now();
+    loop {
+        let text = fs::read_to_string(folder.join("log")).unwrap();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let serving = |line: &serde_json::Value| line["message"] == "serving";
+        if let Some(line) = lines.into_iter().find(serving) {
+            return (running, line["address"].as_str().unwrap().parse().unwrap());
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it does not serve: {text}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let named = std::env::var_os("GATEPAY_PROXY");
+    let mut command = Command::new(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into()));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    command
+}
