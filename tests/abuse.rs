@@ -1,7 +1,9 @@
-use crate::support::abuse::{ATTACKS, Attack, attack};
+use crate::support::abuse::{self, ATTACKS, Attack, Fields, Report, Uplink};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::penalty::FLOOD_WAIT;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +31,17 @@ fn unproved(proxy: &Proxy) -> Vec<(&'static str, String)> {
         QUERY,
         &acme().post(QUERY, BY_NUMBER).secret("fake-other"),
     )
+}
+
+/// From one address, with all that a line can carry.
+async fn attack(
+    kind: Attack,
+    from: &str,
+    to: SocketAddr,
+    fields: Fields<'_>,
+    time: Duration,
+) -> io::Result<Report> {
+    abuse::attack(&Uplink::of(u64::MAX), kind, from, to, fields, time).await
 }
 
 /// In the normal run each attack comes over one connection and for seconds; `benches/exhaustion` has a thousand, and

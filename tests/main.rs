@@ -22,6 +22,8 @@ mod origins;
 mod tls;
 // Whoever attacks a connection, loses that connection, and nobody else notices.
 mod abuse;
+// What one of anything takes is no more than the memory's bound counts for it.
+mod bound;
 // Nobody between the caller and GatePay could have read another request than was acted on.
 mod framing;
 // What must hold for any bytes at all.

@@ -140,7 +140,7 @@ async fn all_connections(kind: Attack, address: SocketAddr, time: Duration) -> S
                 counts.2.fetch_add(1, Ordering::Relaxed);
                 let fields = fields();
                 let left = deadline.saturating_duration_since(Instant::now());
-                let attack = abuse::attack_over(&uplink, kind, ABUSER, address, &fields, left);
+                let attack = abuse::attack(&uplink, kind, ABUSER, address, &fields, left);
                 if let Ok(report) = attack.await {
                     counts.0.fetch_add(report.frames, Ordering::Relaxed);
                     counts.1.fetch_add(report.closed.into(), Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The tenant that only wants to be served: it calls on a fixed schedule, whatever becomes of its calls.
 
+use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
@@ -112,13 +113,10 @@ impl Shared {
                 connection = None;
             }
             let answered = call(&mut connection, address, &clock, &credential);
-            let took = match answered {
-                Ok(200) => Some(due.elapsed()),
-                Ok(_) | Err(_) => {
-                    connection = None;
-                    None
-                }
-            };
+            let took = matches!(answered, Ok(200)).then(|| due.elapsed());
+            if took.is_none() {
+                connection = None;
+            }
             self.calls.lock().unwrap().push(Call { number, took });
             number += CALLERS;
         }
@@ -179,7 +177,7 @@ fn call(
     );
     let stamp = clock.stamp();
     for (name, value) in sign::headers(credential, &stamp.as_stamp(), BODY.as_bytes()) {
-        request += &format!("{name}: {value}\r\n");
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     request += "\r\n";
     request += BODY;

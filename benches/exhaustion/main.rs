@@ -8,7 +8,7 @@
 //!
 //! What is measured is the proxy and not the scheduler. The proxy has one processor and shares it with nobody, so that
 //! honest calls and attacks meet in its only worker: with more it would do better. Tenant, emulator and attackers have
-//! the others; attackers get there what nobody else wants (SCHED_IDLE), as if they were on another machine. They have a
+//! the others; attackers get there what nobody else wants (`SCHED_IDLE`), as if they were on another machine. They have a
 //! thousand connections from one address, which is more than a default configuration lets one have, and together as
 //! much of a line as 100 Mbit/s are.
 //!
@@ -164,9 +164,8 @@ impl Trial {
         };
         let failures = during.failures + quiet.failures;
         fault(failures > 0, format!("{failures} calls failed"));
-        // Also if it is no number, which it never is.
         fault(
-            !(ratio <= 2.0),
+            ratio.is_nan() || ratio > 2.0,
             format!("{ratio:.2} times the quiet median"),
         );
         fault(

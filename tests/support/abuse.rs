@@ -97,19 +97,8 @@ const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// Attacks on one connection until the peer closes it, or for so long.
+/// Attacks on one connection, over a line that others may share, until the peer closes it, or for so long.
 pub(crate) async fn attack(
-    kind: Attack,
-    from: &str,
-    to: SocketAddr,
-    fields: Fields<'_>,
-    time: Duration,
-) -> io::Result<Report> {
-    attack_over(&Uplink::of(u64::MAX), kind, from, to, fields, time).await
-}
-
-/// The same over a line that other connections may share.
-pub(crate) async fn attack_over(
     uplink: &Uplink,
     kind: Attack,
     from: &str,

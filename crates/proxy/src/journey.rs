@@ -582,6 +582,6 @@ mod tests {
         }
         // What the library keeps of a stream comes on top, and the head, which is counted by itself.
         let size = size(handle);
-        assert!(size <= REQUEST / 2, "{size} bytes");
+        assert!(size <= REQUEST * 2 / 5, "{size} bytes");
     }
 }

@@ -342,14 +342,20 @@ async fn serve_http2(
         let entering = worker.door.enter();
         let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
         let (busy, seat) = (pace.request(), worker.app.crowd.seat(&peer));
+        // In a place of its own: the library makes a task of every stream at once, and of those that are refused there
+        // may be many times as many as of those that have a seat.
+        let answering = seat.map(|seat| {
+            let (worker, busy) = (Arc::clone(&worker), busy.seated(seat));
+            Box::pin(journey::handle(worker, peer, busy, entering, request))
+        });
         async move {
-            let Some(seat) = seat else {
+            let Some(answering) = answering else {
                 // An answer of many streams takes as much memory as what it is to save. This says the same with less: by
                 // the standard the request was not processed, and may be sent again.
                 worker.app.metrics.requests_crowded.inc();
                 return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
             };
-            Ok(journey::handle(worker, peer, busy.seated(seat), entering, request).await)
+            Ok::<_, h2::Error>(answering.await)
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

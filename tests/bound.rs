@@ -1,0 +1,298 @@
+//! What `check` prints as the most memory a process holds is a sum of parts. Here each part is taken many times over from
+//! the real binary, as whoever wants to exhaust it would, and what one takes is held to its constant.
+
+use crate::support::abuse::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, head};
+use crate::support::program::{Folder, Program};
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use gatepay_proxy::bound::{ANSWER, CONNECTION, REQUEST, STREAM};
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::ingress::{HEAD_LIMIT, WAITING};
+use gatepay_proxy::listener::{HYPER_HEAD, STREAMS};
+use socket2::{Domain, Socket, Type};
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Whom nobody knows: what is asked under it is refused by its head.
+const NOBODY: &str = "/nowhere";
+/// A frame of no known kind, which is thrown away.
+const UNKNOWN: u8 = 0xFF;
+
+/// A process with nothing in it but what these lines of `[listen]` allow.
+async fn program(url: &str, listen: &str) -> Program {
+    let folder = Folder::with(url, INSTITUTION_SECRET, &[]);
+    folder.tenant(
+        &acme(),
+        "limits = { in_flight = 5_000, requests_per_second = 10_000 }",
+    );
+    folder.edit(
+        "proxy.toml",
+        "threads = 2 }",
+        &format!(
+            "threads = 2, max_connections_per_address = 1_000, body_timeout_ms = 120_000, {listen} }}"
+        ),
+    );
+    folder.edit(
+        "proxy.toml",
+        "upstream = {",
+        "upstream = { quota = { requests_per_second = 10_000, burst = 10_000 },",
+    );
+    let program = Program::serve(&folder).await;
+    // What is asked for once is there from here on.
+    assert_eq!(count(&program, "in_flight").await, 0);
+    program
+}
+
+/// Bytes in memory that are of no file.
+fn held(program: &Program) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+    let mut lines = status.lines();
+    let kib = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: usize = kib.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    kib * 1024
+}
+
+/// The sum of a metric's series.
+async fn count(program: &Program, name: &str) -> usize {
+    let answer = program.admin("GET", "/metrics").await;
+    let text = str::from_utf8(&answer.body).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        let series = line.strip_prefix("gatepay_proxy_")?.strip_prefix(name)?;
+        let value = series.split_once("} ").map_or(series, |(_, value)| value);
+        series
+            .starts_with(['{', ' '])
+            .then(|| value.trim().parse::<usize>().unwrap())
+    });
+    lines.sum()
+}
+
+/// Waits until metrics together have come to this.
+async fn counts(program: &Program, names: &[&str], least: usize) {
+    let begun = Instant::now();
+    loop {
+        let mut sum = 0;
+        for name in names {
+            sum += count(program, name).await;
+        }
+        if sum >= least {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{names:?}: {sum} of {least}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Says what one takes, and that it is not more than it may.
+fn judge(what: &str, bytes: usize, of: usize, most: usize) {
+    let each = bytes / of;
+    say(format_args!("{what}: {each} bytes, at most {most}"));
+    assert!(each <= most, "{what}: {each} bytes, more than {most}");
+    assert!(each > 1024, "{what}: {each} bytes cannot be all of it");
+}
+
+/// A connection that speaks HTTP/2 by hand, and listens to nothing.
+struct Peer(TcpStream);
+
+impl Peer {
+    fn open(from: &str, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from = SocketAddr::new(from.parse().unwrap(), 0);
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self(TcpStream::from(socket))
+    }
+
+    fn http2(self, window: u32) -> Self {
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let begin = [PREFACE, &frame(4, 0, 0, &settings), &frame(4, 1, 0, &[])];
+        self.say(&begin.concat());
+        self
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        (&self.0).write_all(bytes).unwrap();
+    }
+
+    /// Opens these streams, each with the frames of one.
+    fn streams(&self, numbers: Range<u32>, of: impl Fn(u32) -> Vec<u8>) {
+        let wire: Vec<u8> = numbers.flat_map(|number| of(2 * number + 1)).collect();
+        self.say(&wire);
+    }
+}
+
+/// A head with a signature that is not acme's.
+fn call(method: &str, path: &str) -> Vec<u8> {
+    let call = acme().post(QUERY, BY_NUMBER).secret("fake-other");
+    with_lines(method, path, &call.lines(&Clock::system()))
+}
+
+/// As HTTP/2 writes a head with these lines.
+fn with_lines(method: &str, path: &str, lines: &[(String, String)]) -> Vec<u8> {
+    let mut fields = vec![
+        (":method", method.to_owned()),
+        (":path", path.to_owned()),
+        (":authority", "pay.example".to_owned()),
+    ];
+    let own = lines.iter().filter(|(name, _)| name != "host");
+    fields.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
+    head(&fields)
+}
+
+/// What a stream takes of which this many frames are sent, on sixty connections with a hundred each: how many bytes.
+async fn each_stream(window: u32, of: impl Fn(u32) -> Vec<u8>) -> (usize, usize) {
+    let program = program(UNUSED, "max_requests = 40_000").await;
+    let peers: Vec<_> = (0..60)
+        .map(|_| Peer::open("127.0.0.8", program.address).http2(window))
+        .collect();
+    let all = |numbers: Range<u32>| {
+        for peer in &peers {
+            peer.streams(numbers.clone(), &of);
+        }
+    };
+    all(0..1);
+    counts(&program, &["in_flight"], peers.len()).await;
+    let before = held(&program);
+    all(1..100);
+    counts(&program, &["in_flight"], 100 * peers.len()).await;
+    (held(&program) - before, 99 * peers.len())
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_body_takes_what_is_counted_for_it() {
+    let call = call("POST", QUERY);
+    let (bytes, requests) =
+        each_stream(65_535, |stream| frame(HEADERS, END_HEADERS, stream, &call)).await;
+    judge(
+        "a request that waits for its body",
+        bytes,
+        requests,
+        WAITING,
+    );
+    // What little is kept of it holds on to no more of what came with it than is counted for a head.
+    let junk = frame(UNKNOWN, 0, 0, &[0; 16_384]);
+    let (bytes, requests) = each_stream(65_535, |stream| {
+        let begun = frame(HEADERS, END_HEADERS, stream, &call);
+        [begun, frame(DATA, 0, stream, b"{"), junk.clone()].concat()
+    })
+    .await;
+    let most = REQUEST + HEAD_LIMIT;
+    judge("one of which a byte has come", bytes, requests, most);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_takes_what_is_counted_for_its_request() {
+    let call = call("GET", NOBODY);
+    let flags = END_HEADERS | END_STREAM;
+    let (bytes, requests) = each_stream(0, |stream| frame(HEADERS, flags, stream, &call)).await;
+    judge("a refusal that is not taken", bytes, requests, REQUEST);
+}
+
+#[tokio::test]
+async fn streams_that_were_refused_take_what_is_counted_for_them() {
+    let program = program(UNUSED, "max_requests = 400").await;
+    let call = call("POST", QUERY);
+    let stream = |number: u32| frame(HEADERS, END_HEADERS, number, &call);
+    // Others take every place there is, so that whatever is asked now is refused.
+    let _others: Vec<_> = (1..=5)
+        .map(|number| {
+            let peer = Peer::open(&format!("127.0.1.{number}"), program.address);
+            let peer = peer.http2(65_535);
+            peer.streams(0..100, stream);
+            peer
+        })
+        .collect();
+    counts(&program, &["requests_crowded_total"], 100).await;
+    let ask = async |number: usize| {
+        let refused = count(&program, "requests_crowded_total").await;
+        let peers = (0..number).map(|_| Peer::open("127.0.0.8", program.address).http2(0));
+        let peers: Vec<_> = peers.collect();
+        for peer in &peers {
+            peer.streams(0..100, stream);
+        }
+        counts(
+            &program,
+            &["requests_crowded_total"],
+            refused + 100 * number,
+        )
+        .await;
+        peers
+    };
+    let _first = ask(20).await;
+    let before = held(&program);
+    // Those that were refused a second ago the library still remembers.
+    let peers = ask(200).await;
+    let most = CONNECTION + STREAMS as usize * STREAM;
+    let all = held(&program) - before;
+    judge(
+        "a connection of which every stream was refused",
+        all,
+        peers.len(),
+        most,
+    );
+}
+
+#[tokio::test]
+async fn a_connection_takes_what_is_counted_for_it() {
+    let (first, connections) = (100, 800);
+    let program = program(UNUSED, "max_requests = 1_000").await;
+    let ask = |number: usize| {
+        let peers = (0..number).map(|_| Peer::open("127.0.0.8", program.address));
+        let peers: Vec<_> = peers.collect();
+        for peer in &peers {
+            peer.say(b"GET / HTTP/1.1\r\nhost: pay.example\r\n\r\n");
+        }
+        peers
+    };
+    let _first = ask(first);
+    counts(&program, &["refusals_total"], first).await;
+    let before = held(&program);
+    let peers = ask(connections);
+    counts(&program, &["refusals_total"], first + connections).await;
+    let idle = held(&program) - before;
+    let most = CONNECTION + HYPER_HEAD;
+    judge("an idle connection", idle, connections, most);
+    // A head that does not end lies with the gate until it does.
+    let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(HEAD_LIMIT - 100));
+    for peer in &peers {
+        for piece in head.as_bytes().chunks(HEAD_LIMIT / 4) {
+            peer.say(piece);
+        }
+    }
+    until("the heads are there", || {
+        held(&program) - before > idle + connections * (HEAD_LIMIT - 4_096)
+    })
+    .await;
+    let all = held(&program) - before;
+    judge("a connection with a long head", all, connections, most);
+}
+
+#[tokio::test]
+async fn a_call_that_is_at_gatepay_takes_what_is_counted_for_it() {
+    let gatepay = Scripted::held();
+    let program = program(&gatepay.url(), "max_requests = 4_000").await;
+    let peers: Vec<_> = (0..10)
+        .map(|_| Peer::open("127.0.0.8", program.address).http2(65_535))
+        .collect();
+    let clock = Clock::system();
+    let ask = |numbers: Range<u32>| {
+        let flags = END_HEADERS | END_STREAM;
+        for peer in &peers {
+            peer.streams(numbers.clone(), |stream| {
+                let lines = acme().get(DETAILS).lines(&clock);
+                frame(HEADERS, flags, stream, &with_lines("GET", DETAILS, &lines))
+            });
+        }
+    };
+    ask(0..1);
+    until("the first are at GatePay", || gatepay.count() == 10).await;
+    let before = held(&program);
+    ask(1..21);
+    until("all are at GatePay", || gatepay.count() == 210).await;
+    let all = held(&program) - before;
+    // With room for its answer, and a connection to GatePay.
+    judge("a call at GatePay", all, 200, REQUEST + ANSWER);
+    gatepay.release();
+}
