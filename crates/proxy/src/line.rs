@@ -512,11 +512,12 @@ fn three_digits(number: u64) -> [u8; 3] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn line() -> Line {
+    /// Any line.
+    pub(crate) fn line() -> Line {
         Line {
             time: 1_767_225_600_000,
             id: [0xab; 16],

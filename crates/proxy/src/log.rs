@@ -209,6 +209,64 @@ impl Seldom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::line::tests::line;
+
+    /// Takes nothing until `go` is dropped, and counts lines then.
+    struct Stalled {
+        go: mpsc::Receiver<()>,
+        written: Arc<AtomicU64>,
+    }
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            // Its end is the signal.
+            let _ = self.go.recv();
+            let lines = memchr::memchr_iter(b'\n', bytes).count() as u64;
+            self.written.fetch_add(lines, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_hold_up_nobody_and_are_counted() {
+        let (stall, go) = mpsc::channel();
+        let written = Arc::<AtomicU64>::default();
+        let counter = |name: &str| IntCounter::new(name, name).unwrap();
+        let (dropped, left_out) = (counter("dropped"), counter("left_out"));
+        let log = AccessLog::start(
+            Box::new(Stalled {
+                go,
+                written: Arc::clone(&written),
+            }),
+            Log {
+                format: LogFormat::Json,
+                sample_successes: 1.0,
+            },
+            LogMeters {
+                dropped: dropped.clone(),
+                left_out,
+            },
+        )
+        .unwrap();
+        // One queue full is being written, another waits, the rest has no place.
+        let all = 3 * QUEUE as u64;
+        for _ in 0..all {
+            log.submit(line(), false);
+        }
+        assert!(dropped.get() >= QUEUE as u64, "{}", dropped.get());
+        drop(stall);
+        let began = Instant::now();
+        while written.load(Ordering::Relaxed) + dropped.get() < all {
+            assert!(began.elapsed() < Duration::from_secs(20), "it goes on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        log.finish();
+        assert_eq!(written.load(Ordering::Relaxed) + dropped.get(), all);
+    }
 
     #[test]
     fn all_none_and_some_are_drawn_as_often_as_they_are_asked_for() {
