@@ -67,10 +67,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
     }
 }
 
-async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
+async fn answer(app: &Arc<App>, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
     // Known by everybody who watches it: no secrets, and nothing to change.
-    if let Some(open) = open(app, path) {
+    if let Some(open) = open(app, path).await {
         return match *request.method() {
             Method::GET => open,
             _ => text(
@@ -85,7 +85,9 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
         return refusal;
     }
     match (request.method(), path) {
-        (&Method::GET, "/status") => json(StatusCode::OK, &app.looks.look(app)),
+        (&Method::GET, "/status") => {
+            aside(app, |app| json(StatusCode::OK, &app.looks.look(app))).await
+        }
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
             let rows = generation.catalogue.rows().iter();
@@ -109,7 +111,7 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
             StatusCode::METHOD_NOT_ALLOWED,
             "POST has another credential of the institution's sign\n",
         ),
-        (&Method::GET, "/-/registry") => registry(app).await,
+        (&Method::GET, "/-/registry") => aside(app, registry).await,
         (_, "/-/registry") => text(
             StatusCode::METHOD_NOT_ALLOWED,
             "GET says what is at work, for check --against running\n",
@@ -129,29 +131,9 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Answer {
 }
 
 /// What answers to everybody, on any address.
-fn open(app: &App, path: &str) -> Option<Answer> {
+async fn open(app: &Arc<App>, path: &str) -> Option<Answer> {
     Some(match path {
-        "/metrics" => {
-            let ready = app.drain.phase() == Phase::Serving && !app.is_starting();
-            app.metrics.ready.set(i64::from(ready));
-            app.metrics
-                .replay_entries
-                .set(i64::try_from(app.replay.entries()).unwrap_or(i64::MAX));
-            app.metrics
-                .replay_entries_limit
-                .set(i64::try_from(app.replay.capacity()).unwrap_or(i64::MAX));
-            app.metrics.limits.stands(&app.quota.view());
-            for lane in app.generation.load().lanes() {
-                lane.meters().limits.stands(|| lane.view());
-            }
-            let generation = app.generation.load();
-            let own = app.settings.metrics.own(&generation.registry);
-            let scrape = app.metrics.scrape(&generation, &own);
-            let mut response = Response::new(Full::new(Bytes::from(scrape)));
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
+        "/metrics" => aside(app, metrics).await,
         "/live" => text(StatusCode::OK, "live\n"),
         "/ready" if app.drain.phase() != Phase::Serving => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -169,6 +151,27 @@ fn open(app: &App, path: &str) -> Option<Answer> {
         "/" if app.settings.admin.token.is_some() || is_local(app) => page(),
         _ => return None,
     })
+}
+
+/// What Prometheus scrapes.
+fn metrics(app: &App) -> Answer {
+    let metrics = &app.metrics;
+    let ready = app.drain.phase() == Phase::Serving && !app.is_starting();
+    metrics.ready.set(i64::from(ready));
+    let number = |entries| i64::try_from(entries).unwrap_or(i64::MAX);
+    metrics.replay_entries.set(number(app.replay.entries()));
+    metrics
+        .replay_entries_limit
+        .set(number(app.replay.capacity()));
+    metrics.limits.stands(&app.quota.view());
+    let generation = app.generation.load_full();
+    for lane in generation.lanes() {
+        lane.meters().limits.stands(|| lane.view());
+    }
+    let own = app.settings.metrics.own(&generation.registry);
+    let scrape = metrics.scrape(&generation, &own);
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    answer_of(StatusCode::OK, kind, scrape.into())
 }
 
 /// Whether only this machine reaches the listener.
@@ -333,13 +336,17 @@ async fn reload(app: &App, query: Option<&str>) -> Answer {
     json(status, &answer)
 }
 
-/// What is at work, as one side of a plan: no secrets. Of a hundred thousand tenants that is some tens of megabytes, which
-/// must not hold up the clock's and the drain's thread.
-async fn registry(app: &App) -> Answer {
-    let generation = app.generation.load_full();
-    let told = tokio::task::spawn_blocking(move || json(StatusCode::OK, &generation.side()));
-    told.await
-        .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
+/// What is at work, as one side of a plan: no secrets.
+fn registry(app: &App) -> Answer {
+    json(StatusCode::OK, &app.generation.load_full().side())
+}
+
+/// Answers on a thread of its own: of a hundred thousand tenants that is some megabytes, which must not hold up the clock's
+/// and the drain's thread.
+async fn aside(app: &Arc<App>, answer: fn(&App) -> Answer) -> Answer {
+    let app = Arc::clone(app);
+    let told = tokio::task::spawn_blocking(move || answer(&app)).await;
+    told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Answer {

@@ -1,6 +1,7 @@
 //! Process: what the kernel says of this one, under the names that Prometheus' own clients use.
 
 use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -18,6 +19,8 @@ pub struct Process {
     open_files: IntGauge,
     most_files: IntGauge,
     started: Gauge,
+    /// What was added to `cpu` must not be added by two who look at once.
+    looking: Arc<Mutex<()>>,
 }
 
 /// What is seen of it.
@@ -54,6 +57,7 @@ impl Process {
                 "process_start_time_seconds",
                 "When the process started, in seconds since 1970.",
             )?,
+            looking: Arc::default(),
         })
     }
 
@@ -69,6 +73,7 @@ impl Process {
     }
 
     fn read(&self) {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) {
             self.cpu.inc_by((stat.cpu - self.cpu.get()).max(0.0));
             self.threads.set(stat.threads);
