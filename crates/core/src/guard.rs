@@ -14,7 +14,7 @@ use crate::json::{self, Raw};
 use crate::operation::{Kind, Media, Operation};
 use crate::sent::{decode, unhex};
 
-/// Names that matter, as [`plain`] leaves them. Readers differ in what they take for the same name, so every spelling
+/// Names that matter, as [`plain_in`] leaves them. Readers differ in what they take for the same name, so every spelling
 /// of a name counts as that name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are one.
 const NAMES: [(&str, Name); 5] = [
     ("merchantid", Name::Account("merchant_id")),
@@ -39,26 +39,27 @@ enum Name {
 
 impl Name {
     fn of(name: &[u8]) -> Option<Self> {
-        let mut letters = plain(name).take(LONGEST + 1);
-        let mut plain = [0; LONGEST + 1];
-        let mut length = 0;
-        for (place, letter) in plain.iter_mut().zip(&mut letters) {
-            *place = letter;
-            length += 1;
-        }
-        let plain = &plain[..length];
-        NAMES
-            .iter()
-            .find(|(other, _)| other.as_bytes() == plain)
-            .map(|(_, name)| *name)
+        let mut plain = [0; LONGEST];
+        let plain = plain_in(&mut plain, name)?;
+        let named = |(other, _): &&(&str, Self)| other.as_bytes() == plain;
+        NAMES.iter().find(named).map(|(_, name)| *name)
     }
 }
 
-/// A name without what tells spellings apart: case, separators, and an index.
-fn plain(name: &[u8]) -> impl Iterator<Item = u8> {
-    let name = name.iter().take_while(|byte| **byte != b'[');
-    name.filter(|byte| byte.is_ascii_alphanumeric())
-        .map(u8::to_ascii_lowercase)
+/// A name without what tells spellings apart: case, separators, and an index. Nothing, if it is longer than any of
+/// [`NAMES`].
+fn plain_in<'p>(plain: &'p mut [u8; LONGEST], name: &[u8]) -> Option<&'p [u8]> {
+    let mut length = 0;
+    for byte in name {
+        if *byte == b'[' {
+            break;
+        }
+        if byte.is_ascii_alphanumeric() {
+            *plain.get_mut(length)? = byte.to_ascii_lowercase();
+            length += 1;
+        }
+    }
+    Some(&plain[..length])
 }
 
 /// What a tenant may call itself.

@@ -307,9 +307,9 @@ impl Json<'_> {
     }
 
     fn quoted(&mut self, word: &str) {
-        self.raw("\"");
+        self.0.push(b'"');
         self.raw(word);
-        self.raw("\"");
+        self.0.push(b'"');
     }
 
     /// Anybody's text.
@@ -328,11 +328,12 @@ impl Json<'_> {
 
     fn hex(&mut self, name: &str, bytes: Option<&Hex<'_>>) {
         self.member(name, bytes, |out, Hex(bytes)| {
-            out.raw("\"");
-            let begun = out.0.len();
-            out.0.resize(begun + 2 * bytes.len(), 0);
-            hex::encode_to_slice(bytes, &mut out.0[begun..]).expect("two digits for every byte");
-            out.raw("\"");
+            let mut digits = [0; 32];
+            let digits = &mut digits[..2 * bytes.len()];
+            hex::encode_to_slice(bytes, digits).expect("two digits for every byte, of 16 at most");
+            out.0.push(b'"');
+            out.0.extend_from_slice(digits);
+            out.0.push(b'"');
         });
     }
 
@@ -347,10 +348,14 @@ impl Json<'_> {
     /// With as many decimals as it needs, and at least one.
     fn millis(&mut self, name: &str, time: Option<Millis>) {
         self.member(name, time, |out, time| {
+            if time.micros == 0 {
+                return out.raw("0.0");
+            }
             let (whole, decimals) = time.parts();
             out.digits(whole);
-            out.raw(".");
-            out.raw(decimals_of(&decimals).unwrap_or("0"));
+            out.0.push(b'.');
+            out.0
+                .extend_from_slice(decimals_of(&decimals).unwrap_or(b"0"));
         });
     }
 
@@ -493,17 +498,19 @@ impl Millis {
 impl Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, decimals) = self.parts();
-        match decimals_of(&decimals) {
-            Some(decimals) => write!(f, "{whole}.{decimals}"),
-            None => write!(f, "{whole}"),
-        }
+        write!(f, "{whole}")?;
+        let Some(decimals) = decimals_of(&decimals) else {
+            return Ok(());
+        };
+        let decimals = str::from_utf8(decimals).expect("digits are ASCII");
+        write!(f, ".{decimals}")
     }
 }
 
-/// Those that are needed.
-fn decimals_of(digits: &[u8; 3]) -> Option<&str> {
-    let digits = str::from_utf8(digits).expect("digits are ASCII");
-    Some(digits.trim_end_matches('0')).filter(|digits| !digits.is_empty())
+/// Those that are needed, if any is.
+fn decimals_of(digits: &[u8; 3]) -> Option<&[u8]> {
+    let last = digits.iter().rposition(|digit| *digit != b'0')?;
+    Some(&digits[..=last])
 }
 
 fn three_digits(number: u64) -> [u8; 3] {

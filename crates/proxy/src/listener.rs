@@ -287,12 +287,13 @@ async fn serve_http1(
         let entering = first.take().unwrap_or_else(|| worker.door.enter());
         let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
         let (busy, seat) = (pace.request(), worker.app.crowd.seat(&peer));
-        async move {
+        // In a place of its own, which a connection without a request does not have.
+        Box::pin(async move {
             let Some(seat) = seat else {
                 return Ok::<_, Infallible>(journey::crowded(&worker.app, &peer, busy, request));
             };
             Ok(journey::handle(worker, peer, busy.seated(seat), entering, request).await)
-        }
+        })
     });
     let faults = worker.app.metrics.unreadable_heads.clone();
     let connection = http1::Builder::new()

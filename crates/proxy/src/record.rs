@@ -64,10 +64,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins when the head has arrived.
-    pub fn begin(app: &Arc<App>, peer: IpAddr, lines: &Lines<'_>, busy: Busy) -> Self {
+    /// Begins when the head has arrived, in the place where it stays: it is handed on from step to step, and large.
+    pub fn begin(app: &Arc<App>, peer: IpAddr, lines: &Lines<'_>, busy: Busy) -> Box<Self> {
         app.metrics.in_flight.inc();
-        Self {
+        Box::new(Self {
             id: clock::random(),
             trace: Trace::read(lines),
             began_unix_ms: app.clock.unix_ms(),
@@ -94,7 +94,7 @@ impl Record {
             journal: None,
             relayed: false,
             busy,
-        }
+        })
     }
 
     /// The request's id, as it stands in `X-Request-Id`.

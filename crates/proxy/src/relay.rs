@@ -20,7 +20,7 @@ use crate::refusal;
 /// The body of an answer. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {
     source: Source,
-    record: Record,
+    record: Box<Record>,
     _permit: Option<Permit>,
 }
 
@@ -43,7 +43,7 @@ pub struct Cut;
 pub fn whole(
     head: response::Parts,
     body: Bytes,
-    record: Record,
+    record: Box<Record>,
     permit: Option<Permit>,
 ) -> Response<Reply> {
     finish(head, Source::Whole(Some(body)), record, permit)
@@ -54,7 +54,7 @@ pub fn long(
     head: response::Parts,
     long: Long,
     stall: Duration,
-    record: Record,
+    record: Box<Record>,
     permit: Permit,
 ) -> Response<Reply> {
     let stalled = Box::pin(tokio::time::sleep(stall));
@@ -75,7 +75,7 @@ pub fn refusal(
     status: StatusCode,
     lines: HeaderMap,
     body: Bytes,
-    record: Record,
+    record: Box<Record>,
 ) -> Response<Reply> {
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
@@ -86,7 +86,7 @@ pub fn refusal(
 fn finish(
     mut head: response::Parts,
     source: Source,
-    mut record: Record,
+    mut record: Box<Record>,
     permit: Option<Permit>,
 ) -> Response<Reply> {
     record.decided();
