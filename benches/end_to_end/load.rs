@@ -1,0 +1,432 @@
+//! Load: callers, and the GatePay that they reach through a target, both on one thread around one epoll. So they take
+//! little of the machine, and to wait for the moment of a request takes nothing from GatePay.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gatepay_core::{ClientId, Credential, SecretKey, sign};
+use gatepay_proxy::clock::Clock;
+use gatepay_proxy::tls;
+use memchr::memmem;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls_pki_types::ServerName;
+use zeroize::Zeroizing;
+
+use crate::target::Certificate;
+
+/// How long answers are waited for when nothing more is sent.
+const LAST: Duration = Duration::from_secs(30);
+const LISTENER: Token = Token(usize::MAX);
+const ORDER: &[u8] = b"\"merchantTradeNo\":\"";
+/// How long an order's number is.
+const DIGITS: usize = 14;
+/// How long an answer's body is.
+const ANSWER: usize = 700;
+
+/// Both ends of a target.
+pub(crate) struct Load {
+    poll: Poll,
+    gatepay: TcpListener,
+    server: Option<Arc<ServerConfig>>,
+    /// Connections at GatePay.
+    served: Vec<Option<Wire>>,
+    callers: Vec<Caller>,
+    /// Of these, whose turn is next.
+    free: VecDeque<usize>,
+}
+
+struct Caller {
+    wire: Wire,
+    /// The request that is under way, and when it was due.
+    waits: Option<(usize, Duration)>,
+}
+
+/// How much is sent, and when.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    /// At most so many requests are under way.
+    pub(crate) in_flight: usize,
+    /// So many a second, due at fixed moments whatever became of those before; otherwise as fast as they are answered.
+    pub(crate) rate: Option<u32>,
+    /// No longer than this.
+    pub(crate) time: Duration,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) good: usize,
+    /// Answers that were not the one that belongs to the request, and requests without any.
+    pub(crate) wrong: usize,
+    pub(crate) elapsed: Duration,
+    /// In nanoseconds, from the moment each request was due.
+    pub(crate) latencies: Vec<u64>,
+}
+
+impl Load {
+    pub(crate) fn new(certificate: Option<&Certificate>) -> Self {
+        let poll = Poll::new().unwrap();
+        let mut gatepay = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let register = |listener| {
+            poll.registry()
+                .register(listener, LISTENER, Interest::READABLE)
+        };
+        register(&mut gatepay).unwrap();
+        let server = certificate.map(|of| tls::server(&of.chain, &of.key, None).unwrap());
+        Self {
+            poll,
+            gatepay,
+            server: server.map(Arc::new),
+            served: Vec::new(),
+            callers: Vec::new(),
+            free: VecDeque::new(),
+        }
+    }
+
+    /// Where GatePay is.
+    pub(crate) fn gatepay(&self) -> SocketAddr {
+        self.gatepay.local_addr().unwrap()
+    }
+
+    /// Opens connections to a target.
+    pub(crate) fn connect(&mut self, address: SocketAddr, count: usize, ca: Option<&Path>) {
+        let client = ca.map(|ca| tls::client(Some(ca)).unwrap());
+        for _ in 0..count {
+            let mut tcp = std::net::TcpStream::connect(address).unwrap();
+            tcp.set_nodelay(true).unwrap();
+            let tls = client.as_ref().map(|config| {
+                let name = ServerName::try_from("localhost").unwrap();
+                let tls = ClientConnection::new(Arc::clone(config), name).unwrap();
+                let mut tls = Connection::from(tls);
+                while tls.is_handshaking() {
+                    tls.complete_io(&mut tcp).unwrap();
+                }
+                tls
+            });
+            tcp.set_nonblocking(true).unwrap();
+            let mut wire = Wire::new(TcpStream::from_std(tcp), tls);
+            let token = Token(2 * self.callers.len());
+            let registry = self.poll.registry();
+            registry
+                .register(&mut wire.tcp, token, Interest::READABLE)
+                .unwrap();
+            self.free.push_back(self.callers.len());
+            self.callers.push(Caller { wire, waits: None });
+        }
+    }
+
+    /// Leaves all connections idle but so many.
+    pub(crate) fn rest(&mut self, busy: usize) {
+        self.free.truncate(busy);
+    }
+
+    /// Sends requests, each once, until all are answered or the time is over.
+    pub(crate) fn run(&mut self, requests: &Requests, plan: Plan) -> Seen {
+        let mut seen = Seen::default();
+        let mut events = Events::with_capacity(1_024);
+        let (mut next, mut flying) = (0, 0);
+        let begun = Instant::now();
+        let due = |next: usize| {
+            let nanos = plan
+                .rate
+                .map_or(0, |rate| next as u64 * 1_000_000_000 / u64::from(rate));
+            Duration::from_nanos(nanos)
+        };
+        loop {
+            let now = begun.elapsed();
+            let more = next < requests.len() && now < plan.time;
+            while more && next < requests.len() && flying < plan.in_flight && due(next) <= now {
+                let Some(at) = self.free.pop_front() else {
+                    break;
+                };
+                let caller = &mut self.callers[at];
+                caller.waits = Some((next, plan.rate.map_or(now, |_| due(next))));
+                if caller.wire.send(requests.text(next)).is_err() {
+                    seen.wrong += 1;
+                    caller.waits = None;
+                } else {
+                    flying += 1;
+                }
+                next += 1;
+            }
+            if flying == 0 && (!more || self.free.is_empty()) || now > plan.time + LAST {
+                break;
+            }
+            // What is due soon is waited for awake: sleep is counted in milliseconds.
+            let soon = plan
+                .rate
+                .filter(|_| more)
+                .map_or(Duration::from_millis(100), |_| {
+                    let left = due(next).saturating_sub(now);
+                    left.saturating_sub(Duration::from_millis(2))
+                });
+            self.poll.poll(&mut events, Some(soon)).unwrap();
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    Token(at) if at % 2 == 1 => self.serve(at / 2),
+                    Token(at) => {
+                        let caller = &mut self.callers[at / 2];
+                        let open = caller.wire.fill().unwrap_or(false);
+                        if let Some((number, due)) = caller.waits
+                            && (!open || whole(&caller.wire.inbox).is_some())
+                        {
+                            caller.waits = None;
+                            flying -= 1;
+                            if requests.fits(number, &caller.wire.inbox) {
+                                seen.good += 1;
+                                let took = begun.elapsed().saturating_sub(due);
+                                seen.latencies.push(u64::try_from(took.as_nanos()).unwrap());
+                            } else {
+                                seen.wrong += 1;
+                            }
+                            caller.wire.inbox.clear();
+                            if open {
+                                self.free.push_back(at / 2);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        seen.wrong += flying;
+        seen.elapsed = begun.elapsed().min(plan.time);
+        seen.latencies.sort_unstable();
+        seen
+    }
+
+    fn accept(&mut self) {
+        while let Ok((tcp, _)) = self.gatepay.accept() {
+            tcp.set_nodelay(true).unwrap();
+            let tls = self.server.as_ref().map(|config| {
+                let tls = ServerConnection::new(Arc::clone(config)).unwrap();
+                Connection::from(tls)
+            });
+            let mut wire = Wire::new(tcp, tls);
+            let free = self.served.iter().position(Option::is_none);
+            let place = free.unwrap_or(self.served.len());
+            let token = Token(2 * place + 1);
+            let registry = self.poll.registry();
+            registry
+                .register(&mut wire.tcp, token, Interest::READABLE)
+                .unwrap();
+            if place == self.served.len() {
+                self.served.push(None);
+            }
+            self.served[place] = Some(wire);
+        }
+    }
+
+    /// GatePay: an answer that names whose order it was asked for.
+    fn serve(&mut self, at: usize) {
+        let Some(wire) = &mut self.served[at] else {
+            return;
+        };
+        let mut open = wire.fill().unwrap_or(false);
+        while let Some((head, all)) = whole(&wire.inbox) {
+            let (head, body) = wire.inbox[..all].split_at(head);
+            let account = field(head, b"x-gatepay-on-behalf-of").unwrap_or(b"nobody");
+            let order = memmem::find(body, ORDER).map(|at| &body[at + ORDER.len()..]);
+            let order = order.and_then(|rest| rest.get(..DIGITS));
+            let answer = answer(account, order.unwrap_or(b"none"));
+            let mut text = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nServer: gatepay\r\n\r\n",
+                answer.len()
+            )
+            .into_bytes();
+            text.extend_from_slice(&answer);
+            wire.inbox.drain(..all);
+            open &= wire.send(&text).is_ok();
+        }
+        if !open {
+            self.served[at] = None;
+        }
+    }
+}
+
+/// The body of GatePay's answer.
+fn answer(account: &[u8], order: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(ANSWER);
+    text.extend_from_slice(b"{\"status\":\"SUCCESS\",\"code\":\"000000\",\"errorMessage\":\"\",\"data\":{\"account\":\"");
+    text.extend_from_slice(account);
+    text.extend_from_slice(b"\",\"merchantTradeNo\":\"");
+    text.extend_from_slice(order);
+    text.extend_from_slice(b"\",\"status\":\"PAID\",\"goodsName\":\"");
+    text.resize(ANSWER - 3, b'g');
+    text.extend_from_slice(b"\"}}");
+    text
+}
+
+/// How long the head of a message is, and all of it, once all of it is there.
+fn whole(text: &[u8]) -> Option<(usize, usize)> {
+    let head = memmem::find(text, b"\r\n\r\n")? + 4;
+    let length = field(&text[..head], b"content-length");
+    let length = length.map_or(0, |digits| str::from_utf8(digits).unwrap().parse().unwrap());
+    (text.len() >= head + length).then_some((head, head + length))
+}
+
+fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    lines.find_map(|line| {
+        let (line, value) = line.split_at_checked(name.len())?;
+        let value = value.strip_prefix(b":")?;
+        line.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+    })
+}
+
+/// A connection that does not wait.
+struct Wire {
+    tcp: TcpStream,
+    tls: Option<Connection>,
+    inbox: Vec<u8>,
+}
+
+impl Wire {
+    fn new(tcp: TcpStream, tls: Option<Connection>) -> Self {
+        let inbox = Vec::new();
+        Self { tcp, tls, inbox }
+    }
+
+    /// Takes all that has arrived, and says whether more may.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut room = [0; 16 * 1024];
+        loop {
+            let read = match &mut self.tls {
+                None => self.tcp.read(&mut room),
+                Some(tls) => tls.read_tls(&mut self.tcp),
+            };
+            let read = match read {
+                Ok(0) => return Ok(false),
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            let Some(tls) = &mut self.tls else {
+                self.inbox.extend_from_slice(&room[..read]);
+                if read < room.len() {
+                    return Ok(true);
+                }
+                continue;
+            };
+            let state = tls.process_new_packets().map_err(io::Error::other)?;
+            let from = self.inbox.len();
+            self.inbox.resize(from + state.plaintext_bytes_to_read(), 0);
+            tls.reader().read_exact(&mut self.inbox[from..])?;
+            self.flush()?;
+        }
+    }
+
+    fn send(&mut self, text: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            // A message is shorter than any socket's buffer, and there is one at a time.
+            None => self.tcp.write_all(text),
+            Some(tls) => {
+                tls.writer().write_all(text)?;
+                self.flush()
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
+            tls.write_tls(&mut self.tcp)?;
+        }
+        Ok(())
+    }
+}
+
+/// Signed requests, good once.
+pub(crate) struct Requests {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    tenants: usize,
+    /// Whether the target acts on behalf of tenants.
+    signs: bool,
+}
+
+impl Requests {
+    /// By so many tenants in turn.
+    pub(crate) fn sign(count: usize, tenants: usize, signs: bool) -> Self {
+        let clock = Clock::system();
+        let credentials: Vec<_> = (0..tenants).map(credential).collect();
+        let mut all = Self {
+            text: Vec::with_capacity(count * 700),
+            ends: Vec::with_capacity(count),
+            tenants,
+            signs,
+        };
+        for number in 0..count {
+            let body = format!(
+                "{{\"merchantTradeNo\":\"{}\",\"note\":\"as long as such a body usually is, so that it is hashed in two blocks and a bit\"}}",
+                order(number)
+            );
+            let credential = &credentials[all.tenant(number)];
+            let fields = sign::headers(credential, &clock.stamp().as_stamp(), body.as_bytes());
+            let _ = write!(
+                all.text,
+                "POST /v1/pay/order/query HTTP/1.1\r\nHost: pay.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\nUser-Agent: made-up-client/1.0\r\nAccept: */*\r\n",
+                body.len()
+            );
+            for (name, value) in fields {
+                let _ = write!(all.text, "{name}: {value}\r\n");
+            }
+            let _ = write!(all.text, "\r\n{body}");
+            all.ends.push(all.text.len());
+        }
+        all
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn text(&self, number: usize) -> &[u8] {
+        let from = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[from..self.ends[number]]
+    }
+
+    /// Neighbours are far apart.
+    fn tenant(&self, number: usize) -> usize {
+        number.wrapping_mul(7_919) % self.tenants
+    }
+
+    /// Whether it is the answer to this request, byte for byte.
+    fn fits(&self, number: usize, text: &[u8]) -> bool {
+        let account = if self.signs {
+            account(self.tenant(number))
+        } else {
+            "nobody".to_owned()
+        };
+        let expected = answer(account.as_bytes(), order(number).as_bytes());
+        text.starts_with(b"HTTP/1.1 200 ")
+            && whole(text)
+                .is_some_and(|(head, all)| text[head..all] == expected && all == text.len())
+    }
+}
+
+fn order(number: usize) -> String {
+    format!("tea-{number:0width$}", width = DIGITS - 4)
+}
+
+pub(crate) fn client(tenant: usize) -> String {
+    format!("client-{tenant}")
+}
+
+pub(crate) fn secret(tenant: usize) -> String {
+    format!("made-up-secret-{tenant}")
+}
+
+pub(crate) fn account(tenant: usize) -> String {
+    format!("account-{tenant}")
+}
+
+fn credential(tenant: usize) -> Credential {
+    let secret = SecretKey::new(Zeroizing::new(secret(tenant))).unwrap();
+    Credential::new(ClientId::parse(&client(tenant)).unwrap(), &secret)
+}

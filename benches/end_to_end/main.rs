@@ -1,0 +1,423 @@
+//! End to end: the release program beside others, in turn, on this machine's loopback, each request used once and each
+//! answer compared. Every mode prints one table and fails if an answer was wrong.
+//!
+//! `cargo bench --bench end_to_end` measures time: throughput as a ratio to a bare hyper pass-through, processor time for
+//! each request, and latency at a fixed rate, from the moment a request was due. With more behind `--`:
+//!
+//! - `--tls`: TLS on both sides of everything, nginx doing the same among them (`--nginx` also without TLS);
+//! - `--rounds`, `--seconds`, `--connections`, `--idle`, `--rate`, `--tenants` and a number;
+//! - `count`: instructions and allocations for each request, by callgrind, and so the same on a busy machine;
+//!   `benches/budget.sh` holds them to a budget;
+//! - `scale`: the same with one tenant to 100,000 and one connection to 5,000; time with one worker and with two;
+//! - `memory`: what is resident after a run, and what of.
+//!
+//! `GATEPAY_PROXY` names another binary than the one that was built with this.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "a program for a terminal, which may not go on without what it asks for"
+)]
+
+mod load;
+mod pass;
+mod target;
+
+use std::collections::HashMap;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use gatepay_proxy::descriptors;
+use load::{Load, Plan, Requests, Seen};
+use target::{Certificate, Kind, Setup, Target};
+
+/// As the proxy has it, for the pass-through.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// More than any target answers in a second.
+const FASTEST: usize = 90_000;
+/// How many requests instructions are counted over.
+const COUNTED: usize = 4_000;
+
+/// What is asked for.
+#[derive(Clone)]
+struct Options {
+    numbers: HashMap<&'static str, usize>,
+    tls: bool,
+    nginx: bool,
+    mode: String,
+}
+
+impl Options {
+    fn read(arguments: &[String]) -> Self {
+        let names = [
+            ("--rounds", 5),
+            ("--seconds", 4),
+            ("--connections", 64),
+            ("--idle", 0),
+            ("--rate", 2_000),
+            ("--tenants", 1_000),
+        ];
+        let mut options = Self {
+            numbers: names.into(),
+            tls: false,
+            nginx: false,
+            mode: "time".to_owned(),
+        };
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                // What cargo itself says.
+                "--bench" => {}
+                "--tls" => options.tls = true,
+                "--nginx" => options.nginx = true,
+                "time" | "count" | "scale" | "memory" => options.mode.clone_from(word),
+                name => {
+                    let number = options.numbers.get_mut(name);
+                    let number = number.unwrap_or_else(|| panic!("what is {name}?"));
+                    *number = words.next().unwrap().parse().unwrap();
+                }
+            }
+        }
+        options
+    }
+
+    fn of(&self, name: &str) -> usize {
+        self.numbers[name]
+    }
+
+    fn with(&self, name: &'static str, number: usize) -> Self {
+        let mut other = self.clone();
+        other.numbers.insert(name, number);
+        other
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("pass", rest)) = arguments
+        .split_first()
+        .map(|(first, rest)| (&**first, rest))
+    {
+        pass::run(rest);
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::read(&arguments);
+    let _room = descriptors::room_for_connections();
+    if cores() > 1 {
+        // The load has a core to itself, so that what it takes is nobody else's.
+        let id = std::process::id().to_string();
+        let pin = Command::new("taskset").args(["-pc", "1", &id]).output();
+        assert!(pin.unwrap().status.success());
+    }
+    let wrong = match options.mode.as_str() {
+        "count" => count(&options),
+        "scale" => scale(&options),
+        "memory" => memory(&options),
+        _ => time(&options),
+    };
+    if wrong == 0 {
+        return ExitCode::SUCCESS;
+    }
+    println!("{wrong} answers were wrong");
+    ExitCode::FAILURE
+}
+
+/// A target between two ends, its connections open, each of them used once.
+struct Bench {
+    target: Target,
+    load: Load,
+    tenants: usize,
+    signs: bool,
+    in_flight: usize,
+    wrong: usize,
+}
+
+impl Bench {
+    fn start(kind: Kind, options: &Options, workers: usize, counted: bool) -> Self {
+        let certificate = options.tls.then(Certificate::new);
+        let mut load = Load::new(certificate.as_ref());
+        let setup = Setup {
+            gatepay: load.gatepay(),
+            tls: certificate.as_ref(),
+            tenants: options.of("--tenants"),
+            workers,
+            core: (workers == 1 && cores() > 1).then_some(0),
+            counted,
+        };
+        let target = Target::start(kind, setup);
+        let (busy, idle) = (options.of("--connections"), options.of("--idle"));
+        let ca = certificate.as_ref().map(|certificate| &*certificate.chain);
+        load.connect(target.address, busy + idle, ca);
+        let mut bench = Self {
+            target,
+            load,
+            tenants: setup.tenants,
+            signs: kind == Kind::Proxy,
+            in_flight: busy.min(64),
+            wrong: 0,
+        };
+        bench.run(busy + idle, None, Duration::from_mins(5));
+        bench.load.rest(busy);
+        // Then as many as there may be at the same time.
+        bench.in_flight = if counted { busy.min(64) } else { busy };
+        bench.run(2_000, None, Duration::from_mins(1));
+        bench
+    }
+
+    fn run(&mut self, count: usize, rate: Option<u32>, time: Duration) -> Seen {
+        let requests = Requests::sign(count, self.tenants, self.signs);
+        let plan = Plan {
+            in_flight: self.in_flight,
+            rate,
+            time,
+        };
+        let seen = self.load.run(&requests, plan);
+        self.wrong += seen.wrong;
+        seen
+    }
+}
+
+/// One round of one target.
+struct Round {
+    per_second: f64,
+    /// Of one processor's time, for each request, in microseconds.
+    micros: f64,
+    /// How much of a core it had: less than all of it, and the load was slower.
+    busy: f64,
+    /// In microseconds.
+    latencies: [f64; 3],
+}
+
+fn round(kind: Kind, options: &Options, workers: usize) -> (Round, usize) {
+    let mut bench = Bench::start(kind, options, workers, false);
+    let seconds = options.of("--seconds");
+    let time = Duration::from_secs(seconds as u64);
+    bench.run(FASTEST / 2, None, Duration::from_secs(1));
+    let before = bench.target.used();
+    let fast = bench.run(FASTEST * seconds, None, time);
+    let used = bench.target.used().as_secs_f64() - before.as_secs_f64();
+    let rate = options.of("--rate");
+    let steady = bench.run(rate * seconds, u32::try_from(rate).ok(), time);
+    let at = |permille: usize| {
+        let all = &steady.latencies;
+        all.get(all.len() * permille / 1_000)
+            .map_or(f64::NAN, |nanos| *nanos as f64 / 1e3)
+    };
+    let elapsed = fast.elapsed.as_secs_f64();
+    let round = Round {
+        per_second: fast.good as f64 / elapsed,
+        micros: used * 1e6 / fast.good as f64,
+        busy: used / elapsed,
+        latencies: [500, 990, 999].map(at),
+    };
+    (round, bench.wrong)
+}
+
+/// Throughput, time and latency of all targets, in turn.
+fn time(options: &Options) -> usize {
+    let mut kinds = vec![Kind::Direct, Kind::Pass, Kind::Proxy];
+    if options.tls || options.nginx {
+        kinds.insert(2, Kind::Nginx);
+    }
+    let mut rounds: Vec<(Vec<Round>, usize)> = kinds.iter().map(|_| (Vec::new(), 0)).collect();
+    for _ in 0..options.of("--rounds") {
+        for (kind, (rounds, wrong)) in kinds.iter().zip(&mut rounds) {
+            let (round, bad) = round(*kind, options, 1);
+            rounds.push(round);
+            *wrong += bad;
+        }
+    }
+    let median = |kind: Kind, of: &dyn Fn(&Round) -> f64| {
+        let at = kinds.iter().position(|other| *other == kind).unwrap();
+        middle(rounds[at].0.iter().map(of).collect())
+    };
+    let names = [
+        "rounds",
+        "seconds",
+        "connections",
+        "idle",
+        "rate",
+        "tenants",
+    ];
+    let said = names.map(|name| format!("{} {name}", options.of(&format!("--{name}"))));
+    let tls = if options.tls {
+        "TLS 1.3 on both sides"
+    } else {
+        "plain"
+    };
+    println!("{}, {tls}; medians\n", said.join(", "));
+    println!(
+        "| target | requests/s | to pass | to nginx | CPU µs | core | p50 µs | p99 µs | p99.9 µs | wrong |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (kind, (_, wrong)) in kinds.iter().zip(&rounds) {
+        let per_second = median(*kind, &|round| round.per_second);
+        let to = |other| {
+            let other = kinds
+                .contains(&other)
+                .then(|| median(other, &|round| round.per_second));
+            other.map_or("-".to_owned(), |other| format!("{:.2}", per_second / other))
+        };
+        let [p50, p99, p999] =
+            [0, 1, 2].map(|at| median(*kind, &|round: &Round| round.latencies[at]));
+        println!(
+            "| {kind:?} | {per_second:.0} | {} | {} | {:.1} | {:.0} % | {p50:.0} | {p99:.0} | {p999:.0} | {wrong} |",
+            to(Kind::Pass),
+            to(Kind::Nginx),
+            median(*kind, &|round| round.micros),
+            median(*kind, &|round| round.busy) * 100.0,
+        );
+    }
+    rounds.iter().map(|(_, wrong)| wrong).sum()
+}
+
+/// Instructions and allocations for each request.
+struct Counted {
+    instructions: f64,
+    allocations: f64,
+    wrong: usize,
+}
+
+fn counted(options: &Options, workers: usize) -> Counted {
+    let mut bench = Bench::start(Kind::Proxy, options, workers, true);
+    bench.target.count(true);
+    let good = bench.run(COUNTED, None, Duration::from_mins(10)).good;
+    // The writer of access lines looks every few milliseconds.
+    thread::sleep(Duration::from_millis(500));
+    bench.target.count(false);
+    let text = bench.target.counted();
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    let total: u64 = total.unwrap().trim().parse().unwrap();
+    Counted {
+        instructions: total as f64 / good as f64,
+        allocations: allocations(&text) as f64 / good as f64,
+        wrong: bench.wrong,
+    }
+}
+
+/// How often the allocator was asked for memory: calls that come from outside of it.
+fn allocations(callgrind: &str) -> u64 {
+    const WAYS_IN: [&str; 6] = [
+        "mi_malloc",
+        "mi_malloc_aligned",
+        "mi_zalloc",
+        "mi_zalloc_aligned",
+        "mi_realloc",
+        "mi_realloc_aligned",
+    ];
+    // A name stands behind its number once, and after that the number alone.
+    let mut names = HashMap::new();
+    let mut name = |text: &str| {
+        let (number, name) = text.split_once(' ').unwrap_or((text, ""));
+        if !name.is_empty() {
+            names.insert(number.to_owned(), name.to_owned());
+        }
+        names.get(number).cloned().unwrap_or_default()
+    };
+    let (mut caller, mut callee, mut calls) = (String::new(), String::new(), 0);
+    for line in callgrind.lines() {
+        if let Some(text) = line.strip_prefix("fn=") {
+            caller = name(text);
+        } else if let Some(text) = line.strip_prefix("cfn=") {
+            callee = name(text);
+        } else if let Some(text) = line.strip_prefix("calls=")
+            && WAYS_IN.contains(&&*callee)
+            && !caller.trim_start_matches('_').starts_with("mi_")
+        {
+            let number = text.split(' ').next().unwrap();
+            calls += number.parse::<u64>().unwrap();
+        }
+    }
+    calls
+}
+
+/// What budgets are held against.
+fn count(options: &Options) -> usize {
+    let counted = counted(options, 1);
+    println!("instructions per request: {:.0}", counted.instructions);
+    println!("allocations per request: {:.1}", counted.allocations);
+    counted.wrong
+}
+
+/// How the cost of a request depends on how many there are of everything.
+fn scale(options: &Options) -> usize {
+    let mut wrong = 0;
+    println!("| tenants | connections | workers | instructions | allocations | wrong |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+    let sizes = [(1, 64, 1), (1_000, 64, 1), (100_000, 64, 1), (1_000, 1, 1)];
+    let more = [(1_000, 500, 1), (1_000, 5_000, 1), (1_000, 64, 2)];
+    for (tenants, connections, workers) in sizes.into_iter().chain(more) {
+        let options = options.with("--tenants", tenants);
+        let counted = counted(&options.with("--connections", connections), workers);
+        println!(
+            "| {tenants} | {connections} | {workers} | {:.0} | {:.1} | {} |",
+            counted.instructions, counted.allocations, counted.wrong
+        );
+        wrong += counted.wrong;
+    }
+    println!("\n| workers | requests/s | CPU µs | wrong |");
+    println!("| ---: | ---: | ---: | ---: |");
+    for workers in [1, 2] {
+        let rounds = (0..options.of("--rounds")).map(|_| round(Kind::Proxy, options, workers));
+        let (rounds, bad): (Vec<_>, Vec<_>) = rounds.unzip();
+        let bad: usize = bad.into_iter().sum();
+        println!(
+            "| {workers} | {:.0} | {:.1} | {bad} |",
+            middle(rounds.iter().map(|round| round.per_second).collect()),
+            middle(rounds.iter().map(|round| round.micros).collect()),
+        );
+        wrong += bad;
+    }
+    wrong
+}
+
+/// What is resident after a run, and what it may be.
+fn memory(options: &Options) -> usize {
+    let mut bench = Bench::start(Kind::Proxy, options, 1, false);
+    let before = bench.target.resident();
+    let seconds = options.of("--seconds");
+    let time = Duration::from_secs(seconds as u64);
+    bench.run(FASTEST * seconds, None, time);
+    // Lines that wait are written, and what was given back returns.
+    thread::sleep(Duration::from_secs(3));
+    let after = bench.target.resident();
+    let metrics = bench.target.metrics();
+    let series = metrics
+        .lines()
+        .filter(|line| line.starts_with("gatepay_proxy"))
+        .count();
+    let nonces = metrics.lines().find_map(|line| {
+        line.strip_prefix("gatepay_proxy_replay_entries ")?
+            .parse::<f64>()
+            .ok()
+    });
+    let nonces = nonces.unwrap();
+    let mib = f64::from(1 << 20);
+    let may = 40.0 + (nonces * 64.0 + series as f64 * 1_024.0) / mib;
+    let check = bench.target.check();
+    for line in check.lines().filter(|line| line.contains("MiB")) {
+        println!("check: {line}");
+    }
+    println!("resident before the run: {:.1} MiB", before as f64 / mib);
+    println!("resident after the run: {:.1} MiB", after as f64 / mib);
+    println!("{nonces} nonces, {series} series: it may be {may:.1} MiB");
+    assert!(after as f64 / mib <= may, "more is resident than may be");
+    bench.wrong
+}
+
+fn middle(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+fn cores() -> usize {
+    // Of the machine: this thread itself may be pinned to one.
+    let all = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let all = all.lines().filter(|line| line.starts_with("processor"));
+    all.count()
+}

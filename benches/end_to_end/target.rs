@@ -1,0 +1,353 @@
+//! Target: a program between the two ends of the load, in a process and a folder of its own.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::load::{account, client, secret};
+
+/// How long a target may take until it serves: under valgrind, with a hundred thousand tenants.
+const START: Duration = Duration::from_mins(10);
+
+/// What stands between the ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Direct,
+    /// A bare hyper program that only passes.
+    Pass,
+    /// nginx, which only passes.
+    Nginx,
+    /// The proxy.
+    Proxy,
+}
+
+/// How it is set up.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) gatepay: SocketAddr,
+    /// TLS on both of its sides.
+    pub(crate) tls: Option<&'a Certificate>,
+    pub(crate) tenants: usize,
+    pub(crate) workers: usize,
+    /// The core it has to itself.
+    pub(crate) core: Option<usize>,
+    /// Where its instructions are counted.
+    pub(crate) counted: bool,
+}
+
+/// One certificate for all that listen, trusted by all that call.
+pub(crate) struct Certificate {
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
+    _folder: TempDir,
+}
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [chain, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        write(&chain, &made.cert.pem());
+        write(&key, &made.signing_key.serialize_pem());
+        Self {
+            chain,
+            key,
+            _folder: folder,
+        }
+    }
+}
+
+/// A running target, ended when it is no longer needed.
+pub(crate) struct Target {
+    child: Option<Child>,
+    folder: TempDir,
+    pub(crate) address: SocketAddr,
+    /// Where the proxy's metrics are.
+    admin: Option<SocketAddr>,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Target {
+    pub(crate) fn start(kind: Kind, setup: Setup<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut target = Self {
+            child: None,
+            folder,
+            address: setup.gatepay,
+            admin: None,
+        };
+        match kind {
+            Kind::Direct => {}
+            Kind::Pass => {
+                let mut arguments = vec!["pass".to_owned(), setup.gatepay.to_string()];
+                if let Some(Certificate { chain, key, .. }) = setup.tls {
+                    arguments.extend([chain, key].map(|path| path.display().to_string()));
+                }
+                let program = std::env::current_exe().unwrap();
+                target.spawn(setup, &program, &arguments);
+                target.address = target.says("out", |text| text.lines().next()?.parse().ok());
+            }
+            Kind::Nginx => {
+                // It cannot say which port it was given.
+                let free = TcpListener::bind("127.0.0.1:0").unwrap();
+                target.address = free.local_addr().unwrap();
+                drop(free);
+                write(&target.path("nginx.conf"), &nginx(setup, target.address));
+                let folder = target.folder.path().display();
+                let arguments = ["-p", &format!("{folder}"), "-c", "nginx.conf"];
+                let arguments = arguments.map(str::to_owned);
+                target.spawn(setup, Path::new("nginx"), &arguments);
+                let begun = Instant::now();
+                while TcpStream::connect(target.address).is_err() {
+                    assert!(begun.elapsed() < START, "nginx does not listen");
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+            Kind::Proxy => {
+                proxy(target.folder.path(), setup);
+                target.spawn(setup, &program(), &["serve".to_owned()]);
+                let serving = |text: &str| {
+                    let mut lines = text
+                        .lines()
+                        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+                    let line = lines.find(|line| line["message"] == "serving")?;
+                    Some(["address", "admin"].map(|key| line[key].as_str()?.parse().ok()))
+                };
+                let [address, admin] = target.says("err", serving);
+                target.address = address.unwrap();
+                target.admin = admin;
+            }
+        }
+        target
+    }
+
+    fn spawn(&mut self, setup: Setup<'_>, program: &Path, arguments: &[String]) {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(core) = setup.core {
+            words.extend(["taskset", "-c", &core.to_string()].map(str::to_owned));
+        }
+        if setup.counted {
+            let out = self.path("callgrind").display().to_string();
+            let options = ["valgrind", "--tool=callgrind", "--instr-atstart=no"];
+            words.extend(options.map(str::to_owned));
+            words.push(format!("--callgrind-out-file={out}"));
+        }
+        words.push(program.display().to_string());
+        words.extend_from_slice(arguments);
+        let file = |name| fs::File::create(self.path(name)).unwrap();
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(file("out"))
+            .stderr(file("err"))
+            .spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("{}: {error}", words[0])));
+    }
+
+    /// What can be read of what it wrote, once it can.
+    fn says<T>(&mut self, file: &str, read: impl Fn(&str) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.path(file)).unwrap();
+            if let Some(read) = read(&text) {
+                return read;
+            }
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap().is_some();
+            assert!(
+                !ended && begun.elapsed() < START,
+                "it does not serve: {text}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// How much time of processors it has used, by all of its threads.
+    pub(crate) fn used(&self) -> Duration {
+        let Some(id) = self.id() else {
+            return Duration::ZERO;
+        };
+        let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        let nanos = threads.filter_map(|thread| {
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// What it holds in memory, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let Some(id) = self.id() else { return 0 };
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or_default() * 1_024
+    }
+
+    /// Its metrics, as they are scraped.
+    pub(crate) fn metrics(&self) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut tcp = TcpStream::connect(self.admin.unwrap()).unwrap();
+        tcp.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        tcp.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// What `check` says of its configuration.
+    pub(crate) fn check(&self) -> String {
+        let mut check = Command::new(program());
+        let output = check.arg("check").current_dir(self.folder.path()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
+    /// Begins or ends counting.
+    pub(crate) fn count(&self, on: bool) {
+        let id = self.id().unwrap().to_string();
+        let control = |arguments: &[&str]| {
+            let mut control = Command::new("callgrind_control");
+            let done = control.args(arguments).arg(&id).output().unwrap();
+            assert!(done.status.success(), "callgrind_control: {done:?}");
+        };
+        control(&["-i", if on { "on" } else { "off" }]);
+        if !on {
+            control(&["-d"]);
+        }
+    }
+
+    /// What was counted.
+    pub(crate) fn counted(&self) -> String {
+        // The dump follows its order at the next moment of rest.
+        let begun = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.path("callgrind.1")).unwrap_or_default();
+            if text.contains("\ntotals: ") {
+                return text;
+            }
+            assert!(begun.elapsed() < Duration::from_mins(1), "no count");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// The proxy's binary: the one that was built with this, unless another is named.
+fn program() -> PathBuf {
+    let named = std::env::var_os("GATEPAY_PROXY");
+    fs::canonicalize(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into())).unwrap()
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A proxy whose limits are out of the way; all else is as it is by default.
+fn proxy(folder: &Path, setup: Setup<'_>) {
+    let Setup {
+        gatepay, workers, ..
+    } = setup;
+    let (mut listen, mut upstream) = (String::new(), format!("url = 'http://{gatepay}'"));
+    if let Some(Certificate { chain, key, .. }) = setup.tls {
+        let (chain, key) = (chain.display(), key.display());
+        listen = format!("tls = {{ certificate = '{chain}', key = '{key}' }}");
+        upstream = format!(
+            "url = 'https://localhost:{}'\nca = '{chain}'",
+            gatepay.port()
+        );
+    }
+    fs::create_dir(folder.join("secrets")).unwrap();
+    write(
+        &folder.join("secrets/institution"),
+        "made-up-institution-secret",
+    );
+    write(
+        &folder.join("proxy.toml"),
+        &format!(
+            "tenants = 'tenants.toml'
+state_dir = 'state'
+poll_ms = 3_600_000
+[listen]
+address = '127.0.0.1:0'
+threads = {workers}
+max_connections_per_address = 10_000
+{listen}
+[admin]
+address = '127.0.0.1:0'
+[upstream]
+{upstream}
+[upstream.quota]
+requests_per_second = 1_000_000
+[[institution.credential]]
+client_id = 'made-up-institution'
+secret = {{ file = 'secrets/institution' }}
+"
+        ),
+    );
+    let mut tenants = String::new();
+    for number in 0..setup.tenants {
+        write(&folder.join(format!("secrets/{number}")), &secret(number));
+        let (client, account) = (client(number), account(number));
+        let _ = write!(
+            tenants,
+            "[[tenant]]
+id = 't{number}'
+sub_account = '{account}'
+credential = [{{ client_id = '{client}', secret = {{ file = 'secrets/{number}' }} }}]
+limits = {{ requests_per_second = 1_000_000, in_flight = 10_000 }}
+"
+        );
+    }
+    write(&folder.join("tenants.toml"), &tenants);
+}
+
+fn nginx(setup: Setup<'_>, address: SocketAddr) -> String {
+    let gatepay = setup.gatepay;
+    let (mut scheme, mut listen, mut tls) = ("http", String::new(), String::new());
+    if let Some(Certificate { chain, key, .. }) = setup.tls {
+        let (chain, key) = (chain.display(), key.display());
+        (scheme, listen) = ("https", " ssl".to_owned());
+        tls = format!(
+            "ssl_certificate {chain}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;
+             proxy_ssl_trusted_certificate {chain}; proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_protocols TLSv1.3;"
+        );
+    }
+    format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr;
+         events {{ worker_connections 20000; }}
+         http {{
+             access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
+             client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
+             upstream gatepay {{ server {gatepay}; keepalive 512; keepalive_requests 1000000000; }}
+             server {{
+                 listen {address}{listen}; {tls}
+                 location / {{ proxy_pass {scheme}://gatepay; proxy_http_version 1.1; proxy_set_header Connection ''; }}
+             }}
+         }}"
+    )
+}

@@ -1,0 +1,341 @@
+//! What each step of the journey costs by itself: `cargo bench --bench steps`, or with a name behind it one of them.
+//!
+//! `journey` is the order of `journey::enter` and the signing after it, from a head as hyper reads it to a request as it
+//! is sent. The rest of a request's way needs sockets, for GatePay is reached over TCP: `end_to_end` has that.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::hint::black_box;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use gatepay_core::guard::Own;
+use gatepay_core::{
+    Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
+};
+use gatepay_proxy::app::App;
+use gatepay_proxy::authenticate::{self, Caller};
+use gatepay_proxy::clock::{self, Clock};
+use gatepay_proxy::generation::Generation;
+use gatepay_proxy::headers::Lines;
+use gatepay_proxy::mark::Mark;
+use gatepay_proxy::pace::{Limits, Pace};
+use gatepay_proxy::record::Record;
+use gatepay_proxy::replay::{Fingerprint, Replay};
+use gatepay_proxy::sign::{Inbound, Outbound};
+use gatepay_proxy::state::Inheritance;
+use gatepay_proxy::{admit, ingress, route};
+use gatepay_tenancy::settings::{DEFAULT_WINDOW, Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::{
+    Configuration, DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant, Who,
+};
+use http::{Request, request};
+use zeroize::Zeroizing;
+
+const NOW: u64 = 1_767_225_600_000;
+const TENANTS: u32 = 1_000;
+const QUERY: &str = "/v1/pay/order/query";
+const BODY: &[u8] = br#"{"merchantTradeNo":"tea-0000000001","note":"a body of the length that such queries usually have, so that it is hashed in two blocks"}"#;
+const ANSWER: &[u8] = br#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":{"merchantTradeNo":"tea-0000000001","status":"PAID"}}"#;
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+criterion_group!(steps, bench);
+criterion_main!(steps);
+
+fn bench(criterion: &mut Criterion) {
+    let world = World::new();
+    let mut bench = |name: &str, mut step: Box<dyn FnMut() + '_>| {
+        criterion.bench_function(name, |bencher| bencher.iter(&mut step));
+    };
+    let parts = World::request(1);
+    let outbound = world.outbound(&parts);
+    bench(
+        "route",
+        Box::new(|| {
+            black_box(world.route(black_box(&parts)));
+        }),
+    );
+    bench(
+        "verify",
+        Box::new(|| {
+            let (caller, _) = world.route(&parts);
+            black_box(verify(&caller, black_box(BODY)));
+        }),
+    );
+    let mut head = Vec::new();
+    bench(
+        "sign",
+        Box::new(|| {
+            let stamp = FreshStamp::new(NOW, clock::random());
+            head.clear();
+            black_box(outbound.attempt(&world.institution, black_box(&stamp), &mut head));
+        }),
+    );
+    single_use(criterion, &world);
+    record(criterion, &world, &parts);
+    journey(criterion, &world);
+}
+
+/// The stamp in the memory, and what stands around it in `admit`: tokens, share and seat.
+fn single_use(criterion: &mut Criterion, world: &World) {
+    let stamps = Stamps::new();
+    criterion.bench_function("replay", |bencher| {
+        let step = |(timestamp, nonce): (String, String)| {
+            let (memory, print) = stamps.print(&timestamp, &nonce);
+            assert!(memory.check(print).is_ok());
+            black_box(memory.record(print, stamps.now.get())).expect("a new one");
+        };
+        bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
+    });
+    let stamps = Stamps::new();
+    let mut lanes = world.generation.lanes().iter().cycle();
+    criterion.bench_function("admit", |bencher| {
+        let step = |(timestamp, nonce): (String, String)| {
+            let (memory, print) = stamps.print(&timestamp, &nonce);
+            let lane = lanes.next().expect("there are tenants");
+            let permit = admit::enter(lane, memory, Kind::Read, print, stamps.now.get(), || {
+                Cow::Borrowed("")
+            });
+            permit.expect("limits are far away").spend(true);
+        };
+        bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
+    });
+}
+
+/// From the head to the request as it is sent, each request a new one.
+fn journey(criterion: &mut Criterion, world: &World) {
+    let mut head = Vec::new();
+    criterion.bench_function("journey", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for number in 0..rounds {
+                let parts = World::request(number);
+                let begun = Instant::now();
+                let (outbound, mut permit) = world.enter(&parts);
+                let stamp = FreshStamp::new(NOW, clock::random());
+                permit.spend(true);
+                head.clear();
+                black_box(outbound.attempt(&world.institution, &stamp, &mut head));
+                drop(permit);
+                took += begun.elapsed();
+            }
+            took
+        });
+    });
+}
+
+/// An access line gathered and queued, and its metrics: what of that a request waits for.
+fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
+    /// As many as the queue of lines takes, so that none of them is dropped.
+    const QUEUE: u64 = 8_192;
+    let pace = Pace::new(Limits {
+        head: Duration::from_secs(10),
+        answer: Duration::from_secs(10),
+        idle: Duration::from_secs(10),
+    });
+    let answer = Bytes::from_static(ANSWER);
+    let lines = Lines::read(&parts.headers);
+    let (caller, position) = world.route(parts);
+    criterion.bench_function("record", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            let mut left = rounds;
+            while left > 0 {
+                let batch = left.min(QUEUE);
+                let begun = Instant::now();
+                for _ in 0..batch {
+                    let mut record = Record::begin(&world.app, HERE, &lines, pace.request());
+                    record.operation(position, &world.generation);
+                    record.claimed(&caller);
+                    record.body(BODY.len());
+                    record.verified(&caller);
+                    let judgement = envelope::judge(Kind::Read, 200, &answer);
+                    record.answered(200, &judgement, &answer);
+                    record.sent(ANSWER.len() as u64);
+                    record.relayed();
+                    black_box(record);
+                }
+                took += begun.elapsed();
+                left -= batch;
+                // The writer looks every 25 ms.
+                std::thread::sleep(Duration::from_millis(40));
+            }
+            took
+        });
+    });
+}
+
+fn verify(caller: &Caller<'_>, body: &[u8]) -> bool {
+    let mut payload = caller.payload();
+    payload.body(body);
+    caller
+        .verify(payload, &Bytes::from_static(BODY))
+        .expect("it is signed");
+    true
+}
+
+/// A thousand tenants, as a running proxy has them.
+struct World {
+    app: Arc<App>,
+    generation: Arc<Generation>,
+    institution: Credential,
+}
+
+impl World {
+    fn new() -> Self {
+        let catalogue = Catalogue::standard();
+        let rate = |number: u32| {
+            let number = number.try_into().expect("not zero");
+            Rate {
+                per_second: number,
+                burst: number,
+            }
+        };
+        let tenants = (0..TENANTS).map(|number| {
+            let credential = DatedCredential::undated(credential(&format!("client-{number}")));
+            let id = PartyId::parse(&format!("t{number}")).expect("an id");
+            let account = SubAccount::parse(&format!("account-{number}")).expect("an account");
+            let mut tenant = Tenant::new(id, account, &catalogue, vec![credential]);
+            tenant.party.limits.all = rate(100_000_000);
+            tenant
+        });
+        let registry = Registry::new(tenants.collect(), Vec::new(), &[]).expect("they differ");
+        let institution = Institution {
+            account_id: None,
+            merchant_id: None,
+            credentials: vec![DatedCredential::undated(credential("institution"))],
+        };
+        let url = UpstreamUrl::parse("http://127.0.0.1:1").expect("a URL");
+        let mut settings = Settings::new(url, institution);
+        settings.upstream.quota.rate = rate(100_000_000);
+        let configuration = Configuration {
+            settings,
+            registry,
+            catalogue,
+        };
+        let nothing_before = || Ok((Inheritance::FirstStart, Mark::nowhere()));
+        let app = App::new(
+            configuration,
+            Clock::manual(NOW),
+            nothing_before,
+            Box::new(io::sink()),
+        );
+        let app = app.expect("it starts");
+        Self {
+            generation: app.generation.load_full(),
+            app,
+            institution: credential("institution"),
+        }
+    }
+
+    /// The head of a signed request, as hyper reads it.
+    fn request(number: u64) -> request::Parts {
+        let client = format!("client-{}", number % u64::from(TENANTS));
+        let stamp = FreshStamp::new(NOW, clock::random());
+        let mut request = Request::post(QUERY)
+            .header("host", "pay.example")
+            .header("content-type", "application/json")
+            .header("user-agent", "made-up-client/1.0")
+            .header("content-length", BODY.len());
+        for (name, value) in sign::headers(&credential(&client), &stamp.as_stamp(), BODY) {
+            request = request.header(name, value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    /// Who calls what.
+    fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, usize) {
+        let lines = Lines::read(&parts.headers);
+        let head = ingress::head(parts, &lines).expect("a good head");
+        let found = authenticate::claimed(&self.generation.registry, &lines);
+        let who = found.map(|found| found.who);
+        let position = route::operation(&self.generation.catalogue, &head, who);
+        let caller = authenticate::identify(found, &lines, NOW);
+        (caller.expect("a tenant"), position.expect("an operation"))
+    }
+
+    /// What is sent for a request.
+    fn outbound(&self, parts: &request::Parts) -> Outbound {
+        self.enter(parts).0
+    }
+
+    /// The steps up to the permit.
+    fn enter(&self, parts: &request::Parts) -> (Outbound, admit::Permit) {
+        let app = &self.app;
+        let (caller, position) = self.route(parts);
+        let operation = &self.generation.catalogue.rows()[position];
+        let Who::Tenant(tenant) = caller.who else {
+            unreachable!("there are no operators");
+        };
+        verify(&caller, BODY);
+        let client_id = caller.client_id.as_str();
+        let print = app
+            .replay
+            .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
+        app.replay.check(print).expect("a new one");
+        admit::allowed(&tenant.party, position, operation, HERE).expect("it may");
+        let registry = &self.generation.registry;
+        let institution = &self.generation.institution;
+        let acting = admit::acting(caller.who, operation, Ok(None), registry, institution);
+        let own = Own {
+            account: tenant.sub_account.as_str(),
+            client_id,
+        };
+        let key = admit::body(operation, None, BODY, Some(own), &app.rules).expect("a good body");
+        black_box(key);
+        let inbound = Inbound {
+            query: None,
+            headers: &parts.headers,
+            body: Bytes::from_static(BODY),
+        };
+        let acting = acting.expect("for itself");
+        let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
+        let lane = self.generation.lane(caller.position);
+        let permit = admit::enter(lane, &app.replay, operation.kind, print, NOW, || {
+            Cow::Borrowed("")
+        });
+        let permit = permit.expect("limits are far away");
+        (outbound.expect("it can be sent"), permit)
+    }
+}
+
+/// Stamps that are new, from a memory that has as many as it will: a thousand in a second, forgotten in time.
+struct Stamps {
+    memory: Replay,
+    now: Cell<u64>,
+}
+
+impl Stamps {
+    fn new() -> Self {
+        let memory = Replay::new(DEFAULT_WINDOW, 1_000_000, [7; 16], 0);
+        Self {
+            memory,
+            now: Cell::new(NOW),
+        }
+    }
+
+    fn next(&self) -> (String, String) {
+        let now = self.now.get() + 1;
+        self.now.set(now);
+        if now.is_multiple_of(1_000) {
+            self.memory.forget(now);
+        }
+        (now.to_string(), format!("{now:032}"))
+    }
+
+    fn print(&self, timestamp: &str, nonce: &str) -> (&Replay, Fingerprint) {
+        let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).expect("a stamp");
+        let print = self.memory.fingerprint("client", &stamp, ReplayRule::Pair);
+        (&self.memory, print)
+    }
+}
+
+fn credential(client_id: &str) -> Credential {
+    let secret = SecretKey::new(Zeroizing::new(format!("made-up-secret-{client_id}")));
+    let id = ClientId::parse(client_id).expect("a client id");
+    Credential::new(id, &secret.expect("a secret"))
+}
