@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Counts what a request costs the whole release program over real sockets, in instructions and in allocations, and fails
+# if it is more than the budget. Counted, not timed: the same on a busy machine. Needs valgrind.
+#
+# The budget is what the program took when it was set, and a tenth more. A change that makes it cheaper lowers it; one
+# that makes it dearer takes that out again, or raises it and says in its commit what it buys.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+INSTRUCTIONS=129000
+ALLOCATIONS=23
+
+export CARGO_TERM_COLOR=never
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+# As it is released. The benchmark around it is built the quicker way, which leaves another binary in the same place.
+cargo build --release --locked --quiet --package gatepay-proxy
+cp "$target/release/gatepay-proxy" "$folder"
+export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16
+counted=$(GATEPAY_PROXY=$folder/gatepay-proxy cargo bench --locked --quiet --package gatepay-proxy --bench end_to_end -- count)
+echo "$counted"
+
+failed=0
+within() {
+    local is
+    is=$(sed -n "s/^$1 per request: \([0-9]*\).*/\1/p" <<<"$counted")
+    if ((is > $2)); then
+        echo "$is $1 per request, and the budget is $2: see what came in (callgrind_annotate), or raise it in $0 and say why"
+        failed=1
+    elif ((is * 10 < $2 * 8)); then
+        echo "$is $1 per request, and the budget is $2: lower it in $0, so that it stays won"
+    fi
+}
+within instructions $INSTRUCTIONS
+within allocations $ALLOCATIONS
+exit $failed
