@@ -30,7 +30,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use gatepay_proxy::descriptors;
+use gatepay_proxy::{bound, descriptors};
 use load::{Load, Plan, Requests, Seen};
 use target::{Certificate, Kind, Setup, Target};
 
@@ -398,7 +398,8 @@ fn memory(options: &Options) -> usize {
     });
     let nonces = nonces.unwrap();
     let mib = f64::from(1 << 20);
-    let may = 40.0 + (nonces * 64.0 + series as f64 * 1_024.0) / mib;
+    let stamps = nonces * bound::STAMP as f64;
+    let may = (stamps + (bound::USUAL + series * bound::SERIES) as f64) / mib;
     let check = bench.target.check();
     for line in check.lines().filter(|line| line.contains("MiB")) {
         println!("check: {line}");

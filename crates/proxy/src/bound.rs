@@ -33,6 +33,14 @@ pub const ANSWER: usize = if WHOLE_OF_A_CHANGE > WHOLE {
 } + TLS
     + CONNECTION;
 
+/// What is resident in the usual course, with some hundred connections, besides stamps and series: the program, its
+/// threads, its tenants as they were read, and what the allocator keeps. `end_to_end memory` holds the process to it.
+pub const USUAL: usize = 40 << 20;
+/// A stamp that is remembered, with its part of the table that it is in.
+pub const STAMP: usize = 64;
+/// A series, and its part of a scrape.
+pub const SERIES: usize = 1 << 10;
+
 /// The parts, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {

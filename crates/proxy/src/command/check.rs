@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::app::certificate_faults;
-use gatepay_proxy::bound::Bound;
+use gatepay_proxy::bound::{self, Bound};
 use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::Size;
 use gatepay_tenancy::load::{Supposing, load_supposing};
@@ -179,6 +179,12 @@ fn report(name: &str, configuration: &Configuration) {
         "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
         size.series,
         mebibytes(size.bytes)
+    ));
+    say(format_args!(
+        "usual memory: {:.1} MiB, {} KiB each of the series among it, and {} bytes for each stamp that is remembered",
+        mebibytes(bound::USUAL + size.series * bound::SERIES),
+        bound::SERIES >> 10,
+        bound::STAMP
     ));
     if settings.state_dir.is_none() {
         say(format_args!(
