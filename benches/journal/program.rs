@@ -140,6 +140,7 @@ admin = {{ address = '127.0.0.2:0' }}
 [upstream]
 url = 'http://{upstream}'
 max_connections = 2_048
+max_idle_connections = 2_048
 quota = {{ requests_per_second = 200_000 }}
 [[institution.credential]]
 client_id = 'fake-institution'
