@@ -57,8 +57,8 @@ pub enum Chunk {
     Data(u64),
     /// The line end after one.
     End,
-    /// Trailers, or the empty line that is the end of everything.
-    Trailers,
+    /// Trailers, of which there may be so many bytes, or the empty line that is the end of everything.
+    Trailers(usize),
     /// Nothing.
     Over,
 }
@@ -128,8 +128,9 @@ pub fn head(
             .map_err(|_| Unreadable::Head)?;
         headers.append(name, value);
     }
-    let (rest, is_plain) = said.rest(code);
-    let keeps = is_plain && rest.shows_its_end() && said.keeps(parsed.version == Some(1));
+    let is_new = parsed.version == Some(1);
+    let (rest, is_plain) = said.rest(code, is_new);
+    let keeps = is_plain && rest.shows_its_end() && said.keeps(is_new);
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = code.try_into().map_err(|_| Unreadable::Head)?;
     parts.headers = headers;
@@ -208,11 +209,12 @@ impl<'a> Said<'a> {
     }
 
     /// How the body ends, and whether that was said in one way only.
-    fn rest(&self, code: u16) -> (Rest, bool) {
+    fn rest(&self, code: u16, is_new: bool) -> (Rest, bool) {
         match (self.coding, self.length) {
             _ if matches!(code, 100..=199 | 204 | 304) => (Rest::Exactly(0), true),
             (Some(coding), length) if coding.eq_ignore_ascii_case(b"chunked") => {
-                (Rest::Chunked(Chunk::Size), length.is_none())
+                // HTTP/1.0 knows of no chunks (RFC 9112, 6.1).
+                (Rest::Chunked(Chunk::Size), length.is_none() && is_new)
             }
             (Some(_), _) | (None, None) => (Rest::UntilClosed, true),
             (None, Some(length)) => (Rest::Exactly(length), true),
@@ -270,11 +272,15 @@ impl Chunk {
     fn step(&mut self, came: &mut BytesMut) -> Result<Step, Unreadable> {
         loop {
             match self {
+                // The parser takes no digits at all for a zero, and that would be the end.
+                Self::Size if came.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                    return Err(Unreadable::Chunks);
+                }
                 Self::Size => match httparse::parse_chunk_size(came) {
                     Ok(Status::Complete((used, size))) => {
                         let _line = came.split_to(used);
                         *self = if size == 0 {
-                            Self::Trailers
+                            Self::Trailers(HEAD)
                         } else {
                             Self::Data(size)
                         };
@@ -293,9 +299,10 @@ impl Chunk {
                     None => return Ok(Step::More),
                 },
                 // Trailers are read and dropped: nothing in the protocol uses them.
-                Self::Trailers => match memchr::memchr(b'\n', came) {
+                Self::Trailers(left) => match memchr::memchr(b'\n', came) {
                     Some(end) => {
                         let line = came.split_to(end + 1);
+                        *left = left.checked_sub(line.len()).ok_or(Unreadable::Chunks)?;
                         if matches!(&line[..], b"\r\n" | b"\n") {
                             *self = Self::Over;
                         }
@@ -390,6 +397,11 @@ mod tests {
                 false,
             ),
             (
+                "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                "{}",
+                false,
+            ),
+            (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n{}",
                 "{}",
                 false,
@@ -408,6 +420,10 @@ mod tests {
     fn what_has_no_one_end_is_not_read() {
         let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(HEAD));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(LINES + 1));
+        let trailers = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}\r\n",
+            "X: y\r\n".repeat(HEAD / 6 + 1)
+        );
         for (text, why) in [
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
@@ -437,6 +453,20 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx",
                 Unreadable::Chunks,
             ),
+            // No length is not the length nought.
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\r\n\r\n",
+                Unreadable::Chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n;a\r\n\r\n",
+                Unreadable::Chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
+                Unreadable::Chunks,
+            ),
+            (&trailers, Unreadable::Chunks),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
                 Unreadable::Head,
