@@ -116,11 +116,15 @@ impl Pool {
     pub async fn connect(&self, deadline: Instant) -> Result<Had, ConnectError> {
         let place = match self.place(deadline).await? {
             Grant::Place(place) => place,
-            Grant::Connection(connection) => {
-                return Ok(Had {
-                    connection,
-                    reused: true,
-                });
+            Grant::Connection(mut connection) => {
+                // What has been said or closed behind its last answer nobody looked at yet.
+                if connection.wire.is_quiet(Surely::Now) {
+                    return Ok(Had {
+                        connection,
+                        reused: true,
+                    });
+                }
+                connection.wire.close()
             }
         };
         let upstream = &self.metrics.upstream;
@@ -336,5 +340,28 @@ mod tests {
         assert!(first.await.is_err());
         drop(held);
         assert!(!second.await.unwrap().reused);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_is_given_to_nobody_its_place_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let limit = Duration::from_secs(5);
+        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
+        let pool = Arc::new(Pool::new(Arc::new(upstream), metrics, 1, 1));
+        let mut held = pool.connect(soon()).await.unwrap();
+        let waiting = Arc::clone(&pool);
+        let next = tokio::spawn(async move { waiting.connect(soon()).await.unwrap() });
+        while pool.metrics.upstream.waits.get() < 1 {
+            tokio::task::yield_now().await;
+        }
+        drop(listener.accept().await.unwrap());
+        while held.connection.wire.is_quiet(Surely::Now) {
+            tokio::task::yield_now().await;
+        }
+        pool.give_back(held.connection);
+        assert!(!next.await.unwrap().reused);
+        assert_eq!(pool.metrics.upstream.connections.get(), 0);
     }
 }

@@ -15,6 +15,7 @@ use http::response;
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
@@ -42,6 +43,7 @@ pub struct Wire {
     /// One timer for all requests: it is moved, not made anew.
     alarm: Pin<Box<Sleep>>,
     _open: Open,
+    place: Place,
 }
 
 /// What the bytes go through.
@@ -64,6 +66,9 @@ pub enum Broken {
     /// The answer is none.
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] Unreadable),
+    /// It stood there before anything was asked.
+    #[error("an answer that nobody asked for")]
+    Unasked,
     /// It took too long.
     #[error("deadline passed")]
     Late,
@@ -89,10 +94,8 @@ impl Wire {
             rest: Rest::Exactly(0),
             keeps: true,
             alarm: Box::pin(sleep_until(Instant::now())),
-            _open: Open {
-                gauge: open,
-                _place: place,
-            },
+            _open: Open(open),
+            place,
         }
     }
 
@@ -120,6 +123,7 @@ impl Wire {
             body = Bytes::new();
         }
         self.alarm.as_mut().reset(deadline);
+        let before = self.written();
         let mut sending = Sending {
             done: 0,
             body,
@@ -127,16 +131,25 @@ impl Wire {
         };
         // How much of what came was looked at for a head.
         let mut seen = 0;
+        let mut refused = None;
         poll_fn(|cx| {
             loop {
                 if !sending.is_over
+                    && refused.is_none()
                     && let Poll::Ready(sent) = sending.poll(&self.out, &mut self.stream, cx)
                 {
-                    sent?;
-                    sending.is_over = true;
+                    match sent {
+                        Ok(()) => sending.is_over = true,
+                        // Who reads no more of it may have said why.
+                        Err(error) if self.written() > before => refused = Some(error),
+                        Err(error) => return Poll::Ready(Err(error.into())),
+                    }
                 }
                 if let Some(head) = answer::head(&mut self.came, seen, passes)? {
                     seen = 0;
+                    if !sending.is_over && self.written() == before {
+                        return Poll::Ready(Err(Broken::Unasked));
+                    }
                     if head.parts.status.is_informational() && head.parts.status.as_u16() != 101 {
                         continue;
                     }
@@ -146,11 +159,17 @@ impl Wire {
                     return Poll::Ready(Ok(head.parts));
                 }
                 seen = self.came.len();
-                match self.poll_read(cx) {
+                let read = self.poll_read(cx);
+                if !matches!(read, Poll::Ready(Ok(1..)))
+                    && let Some(error) = refused.take()
+                {
+                    return Poll::Ready(Err(error.into()));
+                }
+                match read {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Closed)),
                     Poll::Ready(read) => read?,
                     Poll::Pending => {
-                        ready!(self.alarm.as_mut().poll(cx));
+                        ready!(self.poll_late(cx));
                         return Poll::Ready(Err(Broken::Late));
                     }
                 };
@@ -166,7 +185,7 @@ impl Wire {
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
         poll_fn(|cx| match self.poll_piece(cx) {
             Poll::Pending => {
-                ready!(self.alarm.as_mut().poll(cx));
+                ready!(self.poll_late(cx));
                 Poll::Ready(Err(Broken::Late))
             }
             piece @ Poll::Ready(_) => piece,
@@ -206,17 +225,31 @@ impl Wire {
 
     /// Whether the peer has neither closed nor said anything unasked.
     pub fn is_quiet(&mut self, surely: Surely) -> bool {
-        if self.stream.is_silent(surely) {
-            return true;
+        // Over TLS what came may be no answer but a ticket, and what was said may be off the socket already: only reading
+        // tells. It costs no system call while the reactor knows of nothing.
+        if let Stream::Tls(tls) = &mut self.stream {
+            let mut byte = [0];
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let read = Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+            if read.is_ready() {
+                return false;
+            }
         }
-        // Over TLS what came may be no answer but a ticket: then reading it leaves nothing.
-        let Stream::Tls(tls) = &mut self.stream else {
-            return false;
-        };
-        let mut byte = [0];
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let read = Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
-        read.is_pending() && self.stream.is_silent(surely)
+        self.stream.is_silent(surely)
+    }
+
+    /// Closes it; its place may have another.
+    pub fn close(self) -> Place {
+        self.place
+    }
+
+    /// Whether the deadline passed.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A timer tells nothing to a task that has used up its turn, as one has that always finds something to read.
+        if !has_budget_remaining() && self.alarm.deadline() <= Instant::now() {
+            return Poll::Ready(());
+        }
+        self.alarm.as_mut().poll(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -259,15 +292,12 @@ impl Sending {
     }
 }
 
-/// One in a gauge, and a place, for as long as the socket is open.
-struct Open {
-    gauge: IntGauge,
-    _place: Place,
-}
+/// One in a gauge, for as long as the socket is open.
+struct Open(IntGauge);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.0.dec();
     }
 }
 
@@ -389,5 +419,225 @@ impl AsyncWrite for Stream {
             Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::Upstream;
+    use crate::metrics::Metrics;
+    use crate::pool::Pool;
+    use gatepay_core::Catalogue;
+    use gatepay_tenancy::UpstreamUrl;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::task::yield_now;
+
+    /// More than the kernel takes for somebody who does not read.
+    const FLOOD: usize = 64 << 20;
+
+    /// A wire, and what stands at its other end.
+    async fn pair() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let wire = connect(&url, None).await;
+        (wire, listener.accept().await.unwrap().0)
+    }
+
+    async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> Wire {
+        let limit = Duration::from_secs(20);
+        let upstream = Upstream::new(UpstreamUrl::parse(url).unwrap(), tls, limit).unwrap();
+        let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
+        let pool = Pool::new(Arc::new(upstream), metrics, 1, 1);
+        pool.connect(after(20_000)).await.unwrap().connection.wire
+    }
+
+    fn after(milliseconds: u64) -> Instant {
+        Instant::now() + Duration::from_millis(milliseconds)
+    }
+
+    fn request(body: usize) -> impl FnOnce(&mut Vec<u8>) -> Bytes {
+        move |head| {
+            let text = format!("POST / HTTP/1.1\r\ncontent-length: {body}\r\n\r\n");
+            head.extend_from_slice(text.as_bytes());
+            Bytes::from(vec![b'x'; body])
+        }
+    }
+
+    async fn body(wire: &mut Wire) -> Result<Vec<u8>, Broken> {
+        let mut whole = Vec::new();
+        while let Some(piece) = wire.piece().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
+    }
+
+    /// Until the kernel has something for us, and the reactor knows of it.
+    async fn until_heard(wire: &Wire) {
+        while wire.stream.is_silent(Surely::Now) || wire.stream.is_silent(Surely::Lately) {
+            yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_request_follows_another_whatever_is_said_in_between_them() {
+        let (mut wire, mut peer) = pair().await;
+        for _ in 0..3 {
+            let answer =
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
+                           HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+            peer.write_all(&answer[..40]).await.unwrap();
+            let rest = async {
+                yield_now().await;
+                peer.write_all(&answer[40..]).await.unwrap();
+            };
+            let (head, ()) = tokio::join!(wire.ask(request(9), |_| true, after(20_000)), rest);
+            assert_eq!(head.unwrap().status.as_u16(), 200);
+            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
+            assert!(wire.is_free() && wire.is_quiet(Surely::Now) && wire.is_quiet(Surely::Lately));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_before_it_has_heard_all_is_heard_and_not_asked_again() {
+        for closes in [false, true] {
+            let (mut wire, mut peer) = pair().await;
+            let server = async move {
+                peer.read_exact(&mut [0; 100]).await.unwrap();
+                let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}";
+                peer.write_all(answer).await.unwrap();
+                (!closes).then_some(peer)
+            };
+            let (head, _peer) =
+                tokio::join!(wire.ask(request(FLOOD), |_| true, after(20_000)), server);
+            assert_eq!(head.unwrap().status.as_u16(), 413, "closes: {closes}");
+            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
+            assert!(!wire.is_free());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_before_the_request_is_not_its_answer() {
+        let (mut wire, mut peer) = pair().await;
+        let late = wire.ask(request(FLOOD), |_| true, after(100)).await;
+        assert!(matches!(late, Err(Broken::Late)), "it does not read");
+        let before = wire.written();
+        assert!(before > 0 && before < FLOOD as u64);
+        peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let unasked = wire.ask(request(9), |_| true, after(20_000)).await;
+        assert!(matches!(unasked, Err(Broken::Unasked)), "{unasked:?}");
+        assert_eq!(wire.written(), before, "and nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn half_a_head_and_its_end_are_no_answer() {
+        let (mut wire, mut peer) = pair().await;
+        peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Len")
+            .await
+            .unwrap();
+        peer.shutdown().await.unwrap();
+        let closed = wire.ask(request(9), |_| true, after(20_000)).await;
+        assert!(matches!(closed, Err(Broken::Closed)), "{closed:?}");
+        assert!(!wire.is_free());
+    }
+
+    #[tokio::test]
+    async fn a_deadline_holds_against_who_never_stops_talking() {
+        for said in [
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            let (mut wire, mut peer) = pair().await;
+            let chunk = format!("1;{}\r\nx\r\n", "x".repeat(500));
+            let flood = if said.contains("200") { &chunk } else { said }.repeat(5_000);
+            let server = tokio::spawn(async move {
+                let _ = peer.write_all(said.as_bytes()).await;
+                while peer.write_all(flood.as_bytes()).await.is_ok() {}
+            });
+            let exchange = async {
+                wire.ask(request(9), |_| true, after(200)).await?;
+                while wire.piece().await?.is_some() {}
+                Ok(())
+            };
+            let watched = tokio::time::timeout(Duration::from_secs(20), exchange).await;
+            let ended: Result<(), Broken> = watched.expect("it ends by its own deadline");
+            assert!(matches!(ended, Err(Broken::Late)), "{ended:?}");
+            server.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_an_answer_is_nobodys() {
+        let answer = |body: usize| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
+            [head.into_bytes(), vec![b'x'; body]].concat()
+        };
+        for filled in [2, READ - answer(4_000).len() + 4_000] {
+            let (mut wire, mut peer) = pair().await;
+            peer.write_all(&[answer(filled), answer(3)].concat())
+                .await
+                .unwrap();
+            wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+            assert_eq!(body(&mut wire).await.unwrap().len(), filled);
+            assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
+            assert!(!(wire.is_free() && wire.is_quiet(Surely::Lately)));
+        }
+    }
+
+    #[tokio::test]
+    async fn over_tls_too_and_a_word_between_the_two_ends_harms_nothing() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, certificate.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let private = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let server = async {
+            let tcp = listener.accept().await.unwrap().0;
+            acceptor.accept(tcp).await.unwrap()
+        };
+        let tls = crate::tls::client(Some(&ca)).unwrap();
+        let (mut wire, mut peer) = tokio::join!(connect(&url, Some(tls)), server);
+        for _ in 0..2 {
+            peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                .await
+                .unwrap();
+            peer.flush().await.unwrap();
+            wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
+            // As a ticket is: something of TLS itself, when nobody asks.
+            peer.get_mut().1.refresh_traffic_keys().unwrap();
+            peer.flush().await.unwrap();
+            until_heard(&wire).await;
+            assert!(wire.is_free() && wire.is_quiet(Surely::Now));
+        }
+        // All of it leaves the socket at once, and the buffer is full with the first.
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 4055\r\n\r\n";
+        let first = format!("{head}{}", "x".repeat(4_055));
+        assert_eq!(first.len(), READ);
+        wire.came = BytesMut::new();
+        peer.write_all(format!("{first}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        peer.flush().await.unwrap();
+        wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+        assert_eq!(body(&mut wire).await.unwrap().len(), 4_055);
+        assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
     }
 }
