@@ -122,6 +122,7 @@ async fn an_answer_of_any_length_arrives_whole() {
                     answer.body.len()
                 );
             }
+            assert_eq!(upstream.connections(), 1, "{length} bytes");
         }
     }
 }

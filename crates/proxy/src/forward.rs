@@ -14,6 +14,7 @@ use http::header::RETRY_AFTER;
 use http::response;
 use tokio::time::{Instant, sleep};
 
+use crate::answer::Rest;
 use crate::breaker::Breaker;
 use crate::egress::ConnectError;
 use crate::guardian::Guardian;
@@ -73,19 +74,24 @@ pub struct Long {
 impl Long {
     /// The next piece of it; nothing after the last. Then the connection serves others.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        if let Some(begun) = self.begun.take() {
-            return Poll::Ready(Ok(Some(begun)));
-        }
-        let Some(connection) = &mut self.connection else {
-            return Poll::Ready(Ok(None));
+        let piece = match (self.begun.take(), &mut self.connection) {
+            (Some(begun), _) => Ok(Some(begun)),
+            (None, Some(connection)) => ready!(connection.wire.poll_piece(cx)),
+            (None, None) => Ok(None),
         };
-        let piece = ready!(connection.wire.poll_piece(cx));
-        if let Ok(None) = piece
-            && let Some(connection) = self.connection.take()
-        {
+        // Who was told a length does not always ask what follows the last piece.
+        let is_over = |connection: &mut Connection| {
+            matches!(piece, Ok(None)) || connection.wire.rest() == Rest::Exactly(0)
+        };
+        if let Some(connection) = self.connection.take_if(is_over) {
             self.pool.give_back(connection);
         }
         Poll::Ready(piece)
+    }
+
+    /// Whether all of it was taken.
+    pub fn is_over(&self) -> bool {
+        self.begun.is_none() && self.connection.is_none()
     }
 
     /// How many bytes are still to come, if that is known.

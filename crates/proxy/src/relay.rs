@@ -125,6 +125,16 @@ fn finish(
     )
 }
 
+impl Source {
+    /// Whether all of it was handed over.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            Self::Long { long, .. } => long.is_over(),
+        }
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Cut;
@@ -158,17 +168,14 @@ impl Body for Reply {
         };
         record.sent(piece.len() as u64);
         // A body of known length is not always polled to its end.
-        if matches!(source, Source::Whole(_)) {
+        if source.is_over() {
             record.relayed();
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Source::Long { .. } => false,
-        }
+        self.source.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
