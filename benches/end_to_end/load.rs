@@ -118,6 +118,8 @@ impl Load {
                 .unwrap();
             self.free.push_back(self.callers.len());
             self.callers.push(Caller { wire, waits: None });
+            // Without a target these are GatePay's own, and only so many can wait.
+            self.accept();
         }
     }
 
