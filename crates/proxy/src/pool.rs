@@ -21,6 +21,9 @@ use crate::wire::{Surely, Wire};
 
 /// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
+/// opened again between two of them.
+const SPARE: Duration = Duration::from_secs(1);
 /// How old a connection may get, so that a changed DNS answer is noticed.
 const MAX_AGE: Duration = Duration::from_mins(10);
 
@@ -72,7 +75,7 @@ pub struct Had {
 }
 
 impl Pool {
-    /// Without connections; there may be `most`, and `most_idle` of them without a request.
+    /// Without connections; there may be `most`, and `most_idle` of them without a request for longer than a moment.
     pub fn new(
         upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
@@ -180,7 +183,7 @@ impl Pool {
             }
         }
         let over = match grant {
-            Grant::Connection(connection) if state.idle.len() < self.places.most_idle => {
+            Grant::Connection(connection) if self.places.most_idle > 0 => {
                 state.idle.push(connection);
                 None
             }
@@ -200,14 +203,21 @@ impl Pool {
         self.metrics.upstream.repeats_denied.inc();
     }
 
-    /// Closes what has been idle or open for too long, or was closed by the other side. Called every second.
+    /// Closes what has been idle or open for too long, is more than should be idle, or was closed by the other side. Called
+    /// every second.
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut state = self.places.state();
+        let mut spare = state.idle.len().saturating_sub(self.places.most_idle);
         let over: Vec<_> = state
             .idle
             .extract_if(.., |connection| {
-                !connection.is_fresh(now) || !connection.wire.is_quiet(Surely::Now)
+                // The first are those that were not needed for the longest time.
+                let is_spare = spare > 0 && now.duration_since(connection.idle_since) > SPARE;
+                let over =
+                    is_spare || !connection.is_fresh(now) || !connection.wire.is_quiet(Surely::Now);
+                spare = spare.saturating_sub(usize::from(over));
+                over
             })
             .collect();
         // Dropped after the lock is given back, since that takes the lock.
@@ -322,6 +332,27 @@ mod tests {
             assert_eq!(held.reused, number % 2 == 0);
         }
         assert_eq!(pool.metrics.upstream.connections.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_in_turns_is_kept_for_a_moment_and_no_longer() {
+        let pool = pool(10).await;
+        let pool = Pool::new(Arc::clone(&pool.upstream), Arc::clone(&pool.metrics), 10, 2);
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            held.push(pool.connect(soon()).await.unwrap().connection);
+        }
+        for connection in held {
+            pool.give_back(connection);
+        }
+        pool.sweep();
+        let open = || pool.metrics.upstream.connections.get();
+        assert_eq!(open(), 10);
+        for connection in &mut pool.places.state().idle {
+            connection.idle_since = Instant::now() - SPARE * 2;
+        }
+        pool.sweep();
+        assert_eq!(open(), 2);
     }
 
     #[tokio::test]
