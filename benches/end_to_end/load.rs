@@ -116,7 +116,8 @@ impl Load {
             registry
                 .register(&mut wire.tcp, token, Interest::READABLE)
                 .unwrap();
-            self.free.push_back(self.callers.len());
+            // Their turn is next.
+            self.free.push_front(self.callers.len());
             self.callers.push(Caller { wire, waits: None });
             // Without a target these are GatePay's own, and only so many can wait.
             self.accept();
@@ -186,6 +187,11 @@ impl Load {
                                 let took = begun.elapsed().saturating_sub(due);
                                 seen.latencies.push(u64::try_from(took.as_nanos()).unwrap());
                             } else {
+                                if seen.wrong == 0 {
+                                    // The first says enough.
+                                    let text = String::from_utf8_lossy(&caller.wire.inbox);
+                                    println!("wrong, of request {number}: {text:?}, open {open}");
+                                }
                                 seen.wrong += 1;
                             }
                             caller.wire.inbox.clear();

@@ -142,7 +142,7 @@ impl Bench {
         // Both ends are one thread, which cannot wait for itself to shake hands: what is direct stays plain.
         let tls = options.tls && kind != Kind::Direct;
         let certificate = tls.then(Certificate::new);
-        let mut load = Load::new(certificate.as_ref());
+        let load = Load::new(certificate.as_ref());
         let setup = Setup {
             gatepay: load.gatepay(),
             tls: certificate.as_ref(),
@@ -154,7 +154,6 @@ impl Bench {
         let target = Target::start(kind, setup);
         let (busy, idle) = (options.of("--connections"), options.of("--idle"));
         let ca = certificate.as_ref().map(|certificate| &*certificate.chain);
-        load.connect(target.address, busy + idle, ca);
         let mut bench = Self {
             target,
             load,
@@ -163,7 +162,14 @@ impl Bench {
             in_flight: busy.min(64),
             wrong: 0,
         };
-        bench.run(busy + idle, None, Duration::from_mins(5));
+        // A few at a time and used at once: only so many can wait to be accepted, and none for ever to ask.
+        let mut left = busy + idle;
+        while left > 0 {
+            let some = left.min(64);
+            bench.load.connect(bench.target.address, some, ca);
+            bench.run(some, None, Duration::from_mins(5));
+            left -= some;
+        }
         bench.load.rest(busy);
         // Then as many as there may be at the same time.
         bench.in_flight = if counted { busy.min(64) } else { busy };
