@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An honest tenant beside slowhttptest in its four modes, with a thousand connections each, and beside every abuse of
-# HTTP/2 we know, before the release binary: see main.rs. Takes some ten minutes; EXHAUSTION_SECONDS=5 a good two.
+# HTTP/2 we know, before the release binary: see main.rs. Takes some six minutes; EXHAUSTION_SECONDS=4 three.
 # Everything stays on loopback. For a figure worth quoting leave the machine alone meanwhile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

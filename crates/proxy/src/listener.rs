@@ -33,6 +33,9 @@ use crate::proxy_header;
 
 /// hyper's own limit on a head, above ours so that ours answers.
 pub const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
+const _: () = assert!(ingress::HEAD_LINES < HYPER_LINES);
+/// How many lines of a head hyper takes unless it is told otherwise.
+const HYPER_LINES: usize = 100;
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
 /// they may, so that none of those is refused.
 pub const STREAMS: u32 = 100;
@@ -299,7 +302,8 @@ async fn serve_http1(
     let connection = http1::Builder::new()
         // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
         .header_read_timeout(None)
-        .max_headers(2 * ingress::HEAD_LINES)
+        // How many lines it takes is left as it is, for any other number costs two large allocations a request. Theirs is
+        // more than ours, so that ours answers.
         .max_buf_size(HYPER_HEAD)
         .serve_connection(TokioIo::new(Gate::before(stream, faults)), service);
     let mut connection = pin!(connection);

@@ -38,8 +38,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 const SETTLE_WHEN_ASKED: Duration = Duration::from_millis(20);
 /// How often reading begins anew because files change meanwhile, before the next look is left to do it.
 const TRIES: usize = 10;
-/// Looking at files takes at most this part of a core.
-const SHARE: u32 = 50;
+/// Looking at files takes at most a fiftieth of a core: the pause after a look is so many times what the look took, and some
+/// more, for the next may take longer.
+const SHARE: u32 = 60;
 /// Of a hundred thousand problems this many are written down.
 const PROBLEMS: usize = 50;
 /// Likewise of changes.
