@@ -454,7 +454,7 @@ impl Serialize for Time {
     }
 }
 
-/// Times as [`Time`] writes them. Lines mostly follow one another within a second, whose text is kept.
+/// Times as `Time` writes them. Lines mostly follow one another within a second, whose text is kept.
 #[derive(Default)]
 pub struct Times {
     second: Option<u64>,
