@@ -21,6 +21,12 @@
     reason = "a program for a terminal, which may not go on without what it asks for"
 )]
 
+#[path = "../support/binary.rs"]
+#[expect(
+    dead_code,
+    reason = "it is started beside other programs here, and in their way"
+)]
+mod binary;
 mod load;
 mod pass;
 mod target;

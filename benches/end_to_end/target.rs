@@ -5,12 +5,13 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::binary::{self, Running};
 use crate::load::{account, client, secret};
 
 /// How long a target may take until it serves: under valgrind, with a hundred thousand tenants.
@@ -68,20 +69,11 @@ impl Certificate {
 
 /// A running target, ended when it is no longer needed.
 pub(crate) struct Target {
-    child: Option<Child>,
+    child: Option<Running>,
     folder: TempDir,
     pub(crate) address: SocketAddr,
     /// Where the proxy's metrics are.
     admin: Option<SocketAddr>,
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 impl Target {
@@ -122,12 +114,9 @@ impl Target {
             }
             Kind::Proxy => {
                 proxy(target.folder.path(), setup);
-                target.spawn(setup, &program(), &["serve".to_owned()]);
+                target.spawn(setup, &binary::path(), &["serve".to_owned()]);
                 let serving = |text: &str| {
-                    let mut lines = text
-                        .lines()
-                        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-                    let line = lines.find(|line| line["message"] == "serving")?;
+                    let line = binary::serving(text)?;
                     Some(["address", "admin"].map(|key| line[key].as_str()?.parse().ok()))
                 };
                 let [address, admin] = target.says("err", serving);
@@ -159,7 +148,8 @@ impl Target {
             .stdout(file("out"))
             .stderr(file("err"))
             .spawn();
-        self.child = Some(child.unwrap_or_else(|error| panic!("{}: {error}", words[0])));
+        let child = child.unwrap_or_else(|error| panic!("{}: {error}", words[0]));
+        self.child = Some(Running(child));
     }
 
     /// What can be read of what it wrote, once it can.
@@ -170,7 +160,7 @@ impl Target {
             if let Some(read) = read(&text) {
                 return read;
             }
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap().is_some();
+            let ended = self.child.as_mut().unwrap().0.try_wait().unwrap().is_some();
             assert!(
                 !ended && begun.elapsed() < START,
                 "it does not serve: {text}"
@@ -184,7 +174,7 @@ impl Target {
     }
 
     fn id(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.as_ref().map(|running| running.0.id())
     }
 
     /// How much time of processors it has used, by all of its threads.
@@ -222,7 +212,7 @@ impl Target {
 
     /// What `check` says of its configuration.
     pub(crate) fn check(&self) -> String {
-        let mut check = Command::new(program());
+        let mut check = Command::new(binary::path());
         let output = check.arg("check").current_dir(self.folder.path()).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
@@ -254,12 +244,6 @@ impl Target {
             thread::sleep(Duration::from_millis(50));
         }
     }
-}
-
-/// The proxy's binary: the one that was built with this, unless another is named.
-fn program() -> PathBuf {
-    let named = std::env::var_os("GATEPAY_PROXY");
-    fs::canonicalize(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into())).unwrap()
 }
 
 fn write(path: &Path, text: &str) {

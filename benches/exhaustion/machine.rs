@@ -4,11 +4,13 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::param::clock_ticks_per_second;
+
+use crate::binary::{self, Running};
 
 /// Which processors the proxy has, and which everybody else.
 pub(crate) struct Processors {
@@ -60,9 +62,6 @@ fn allowed() -> Vec<u32> {
     ranges.flat_map(range).collect()
 }
 
-/// A process, killed when it is no longer needed.
-pub(crate) struct Running(Child);
-
 impl Running {
     /// What it holds in memory, in MiB.
     pub(crate) fn resident(&self) -> u64 {
@@ -86,13 +85,6 @@ impl Running {
     /// How many sockets and files it has open.
     pub(crate) fn open(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0.id())).map_or(0, Iterator::count)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -138,7 +130,7 @@ limits = { requests_per_second = 1000, in_flight = 100 }
 
 /// What `check` says that the process holds at most, in MiB.
 pub(crate) fn bound(folder: &Path) -> u64 {
-    let output = program(folder, &["check"]).output().unwrap();
+    let output = binary::command(folder, &["check"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mut lines = text.lines();
     let line = lines
@@ -168,7 +160,7 @@ pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
         "--sub-account",
         "2124538349",
     ];
-    let mut command = program(folder, &arguments);
+    let mut command = binary::command(folder, &arguments);
     let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
     let running = Running(quiet.spawn().unwrap());
     let begun = Instant::now();
@@ -182,7 +174,7 @@ pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
 /// The proxy, and where it listens.
 pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketAddr) {
     let log = fs::File::create(folder.join("log")).unwrap();
-    let plain = program(folder, &["serve"]);
+    let plain = binary::command(folder, &["serve"]);
     let mut command = Command::new("taskset");
     let command = command
         .args(["-c", &processors.proxy])
@@ -195,11 +187,7 @@ pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketA
     let begun = Instant::now();
     loop {
         let text = fs::read_to_string(folder.join("log")).unwrap();
-        let lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        let serving = |line: &serde_json::Value| line["message"] == "serving";
-        if let Some(line) = lines.into_iter().find(serving) {
+        if let Some(line) = binary::serving(&text) {
             return (running, line["address"].as_str().unwrap().parse().unwrap());
         }
         assert!(
@@ -208,14 +196,4 @@ pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketA
         );
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let named = std::env::var_os("GATEPAY_PROXY");
-    let mut command = Command::new(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into()));
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null());
-    command
 }

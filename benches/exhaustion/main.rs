@@ -25,6 +25,8 @@
 #[path = "../../tests/support/abuse.rs"]
 mod abuse;
 mod attackers;
+#[path = "../support/binary.rs"]
+mod binary;
 mod honest;
 mod machine;
 
@@ -36,8 +38,9 @@ use std::time::{Duration, Instant};
 
 use abuse::ATTACKS;
 use attackers::SLOW;
+use binary::Running;
 use honest::{Calls, Honest};
-use machine::{Processors, Running};
+use machine::Processors;
 
 const QUERY: &str = "/v1/pay/order/query";
 /// Where the honest tenant calls from; slowhttptest calls from 127.0.0.1.

@@ -17,6 +17,8 @@
     reason = "a program for a terminal, which may not go on without what it asks for"
 )]
 
+#[path = "../support/binary.rs"]
+mod binary;
 mod callers;
 mod disk;
 mod http;

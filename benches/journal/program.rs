@@ -5,10 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::binary::{self, Running};
 use super::callers::{TENANTS, client_id, secret};
 
 /// How long it may take to serve, and to end.
@@ -22,9 +23,6 @@ pub(super) struct Program {
     running: Running,
 }
 
-/// A process, killed if it is not ended.
-struct Running(Child);
-
 /// What it has counted so far.
 pub(super) struct Counts {
     pub(super) syncs: f64,
@@ -37,17 +35,14 @@ impl Program {
     pub(super) fn serve(folder: &Path, upstream: SocketAddr, journaled: bool) -> Self {
         configure(folder, upstream, journaled);
         let log = folder.join("log");
-        let mut command = program(folder, &["serve"]);
+        let mut command = binary::command(folder, &["serve"]);
         let err = fs::File::create(&log).unwrap();
         let child = command.stdout(Stdio::null()).stderr(err).spawn().unwrap();
         let running = Running(child);
         let begun = Instant::now();
         loop {
             let text = fs::read_to_string(&log).unwrap();
-            let lines = text.lines();
-            let mut lines = lines.filter_map(|line| serde_json::from_str(line).ok());
-            let serving = lines.find(|line: &serde_json::Value| line["message"] == "serving");
-            if let Some(line) = serving {
+            if let Some(line) = binary::serving(&text) {
                 let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
                 return Self {
                     address: address("address"),
@@ -89,17 +84,11 @@ impl Program {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has mostly ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// What `audit verify` says.
 pub(super) fn verify(folder: &Path) -> Result<String, String> {
-    let output = program(folder, &["audit", "verify"]).output().unwrap();
+    let output = binary::command(folder, &["audit", "verify"])
+        .output()
+        .unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     if output.status.success() {
@@ -107,16 +96,6 @@ pub(super) fn verify(folder: &Path) -> Result<String, String> {
     } else {
         Err(said)
     }
-}
-
-fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let named = std::env::var_os("GATEPAY_PROXY");
-    let mut command = Command::new(named.unwrap_or(env!("CARGO_BIN_EXE_gatepay-proxy").into()));
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null());
-    command
 }
 
 /// Limits that nobody meets: what is measured is the journal.
