@@ -91,9 +91,6 @@ fn finish(
 ) -> Response<Reply> {
     record.decided();
     record.turn(Turn::Relay);
-    // What one connection carried is not a fact about the next.
-    head.extensions.clear();
-    head.version = http::Version::default();
     if let Some(trace) = record.trace() {
         head.headers.insert(headers::TRACERESPONSE, trace);
     }
