@@ -330,7 +330,7 @@ async fn what_files_would_change_of_the_running_process_is_told() {
     let served = Folder::before(UNUSED);
     let program = Program::serve(&served).await;
     let admin = program.admin.to_string();
-    let check = |folder: &Folder| {
+    let check_at = |folder: &Folder, admin: &str| {
         let config = folder.name("proxy.toml");
         let arguments = [
             "check",
@@ -339,7 +339,7 @@ async fn what_files_would_change_of_the_running_process_is_told() {
             "--against",
             "running",
             "--admin",
-            &admin,
+            admin,
         ];
         let output = run(&arguments);
         let shown = printed(&output);
@@ -347,6 +347,7 @@ async fn what_files_would_change_of_the_running_process_is_told() {
         assert!(!said.contains(acme().secret), "{said}");
         shown
     };
+    let check = |folder: &Folder| check_at(folder, &admin);
     assert_eq!(check(&served), ("nothing changes\n".to_owned(), Some(0)));
     let other = Folder::before(UNUSED);
     other.tenant(&globex(), "standing = 'read_only'");
@@ -359,16 +360,6 @@ async fn what_files_would_change_of_the_running_process_is_told() {
     other.secret("acme", "another-fake-secret");
     let (said, _) = check(&other);
     assert!(said.contains(": another secret"), "{said}");
-    let free = "127.0.0.1:9";
-    let config = served.name("proxy.toml");
-    let (said, code) = printed(&run(&[
-        "check",
-        "--config",
-        &config,
-        "--against",
-        "running",
-        "--admin",
-        free,
-    ]));
+    let (said, code) = check_at(&served, "127.0.0.1:9");
     assert_eq!(code, Some(1), "nobody answers: {said}");
 }

@@ -174,24 +174,15 @@ mod tests {
             TRACEPARENT,
         ] {
             let headers = map(&[(name.as_str(), "x")]);
-            let Lines {
-                client_id,
-                timestamp,
-                nonce,
-                signature,
-                on_behalf_of,
-                content_type,
-                traceparent,
-                ..
-            } = Lines::read(&headers);
+            let lines = Lines::read(&headers);
             let read = [
-                client_id,
-                timestamp,
-                nonce,
-                signature,
-                on_behalf_of,
-                content_type,
-                traceparent,
+                lines.client_id,
+                lines.timestamp,
+                lines.nonce,
+                lines.signature,
+                lines.on_behalf_of,
+                lines.content_type,
+                lines.traceparent,
             ];
             let found: Vec<_> = read.into_iter().filter_map(|line| line.unwrap()).collect();
             assert_eq!(found, ["x"], "{name}");
