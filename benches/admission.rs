@@ -72,7 +72,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = registry.expect("tenants that differ");
     let lanes = Lanes::new(Arc::clone(&quota));
     let own = settings::Metrics::default().own(&registry);
-    let lanes = lanes.arrange(&registry, &own, &metrics, &clock);
+    let lanes = lanes.arrange(&registry, &own, &metrics);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.
     for lane in &lanes {

@@ -92,7 +92,7 @@ fn single_use(criterion: &mut Criterion, world: &World) {
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
     });
     let stamps = Stamps::new();
-    let mut lanes = world.generation.lanes().iter().cycle();
+    let mut lanes = world.generation.lanes().cycle();
     criterion.bench_function("admit", |bencher| {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);

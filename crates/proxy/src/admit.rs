@@ -15,16 +15,17 @@ use gatepay_tenancy::{Party, Registry, Standing, Who};
 use crate::headers::Single;
 use crate::lane::{Lane, Tokens};
 use crate::limit::{Limit, Limits};
-use crate::limiter::Seat;
 use crate::quota::{Denied, Grant};
 use crate::refusal::{Refusal, Stale};
 use crate::replay::{Fingerprint, Replay, Unusable};
 
 /// The right to be in flight, until dropped.
 pub struct Permit {
-    _seat: Option<Seat>,
-    tokens: Tokens,
-    grant: Grant,
+    lane: Arc<Lane>,
+    tokens: Option<Tokens>,
+    grant: Option<Grant>,
+    seated: bool,
+    spent: bool,
     /// Limits that would have refused the call, had they been enforced.
     pub shadow: Limits,
 }
@@ -32,8 +33,24 @@ pub struct Permit {
 impl Permit {
     /// Whether the call goes ahead. Dropped before it does, the permit gives back what was taken for it.
     pub fn spend(&mut self, goes_ahead: bool) {
-        self.tokens.spend(goes_ahead);
-        self.grant.spend(goes_ahead);
+        self.spent = goes_ahead;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let lane = &self.lane;
+        if self.seated {
+            lane.stand_up();
+        }
+        match self.grant {
+            Some(grant) if self.spent => lane.share.vacate(grant),
+            Some(grant) => lane.share.give_back(grant),
+            None => {}
+        }
+        if let Some(tokens) = self.tokens.filter(|_| !self.spent) {
+            lane.give_back(tokens, lane.share.now());
+        }
     }
 }
 
@@ -186,42 +203,48 @@ pub fn enter(
     now_ms: u64,
     advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
-    let mut shadow = Limits::default();
     let met = |limit, refusal| {
         lane.refused(limit);
         refusal
     };
-    let tokens = lane.take(kind, &mut shadow).map_err(|(limit, mut spent)| {
+    let now = lane.share.now();
+    // Holds what was taken so far: whoever is refused by the next gives it back.
+    let mut permit = Permit {
+        lane: Arc::clone(lane),
+        tokens: None,
+        grant: None,
+        seated: false,
+        spent: false,
+        shadow: Limits::default(),
+    };
+    let tokens = lane.take(kind, now, &mut permit.shadow);
+    permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
         // When the caller is told to come back there must be something for it, whichever limit it met first.
         spent.wait = spent.wait.max(lane.share.wait(kind));
         met(limit, Refusal::RateLimited(spent))
-    })?;
-    let grant = lane.share.take(kind).map_err(|denied| {
+    })?);
+    let grant = lane.share.take(kind, now).map_err(|denied| {
         let limit = match denied {
             Denied::Rate(_) => Limit::Institution,
             Denied::Places { .. } => Limit::InstitutionInFlight,
         };
         met(limit, Refusal::InstitutionQuota(denied))
     })?;
-    let seat = lane
-        .sit(&mut shadow)
+    permit.grant = Some(grant);
+    permit.seated = lane
+        .sit(&mut permit.shadow)
         .map_err(|seats| met(Limit::InFlight, Refusal::TooManyInFlight { seats }))?;
     replay
         .record(print, now_ms)
         .map_err(|unusable| refuse(unusable, now_ms, advice))?;
     if grant.is_beyond_share() {
-        shadow.add(Limit::Institution);
+        permit.shadow.add(Limit::Institution);
     }
     if grant.is_crowded() {
-        shadow.add(Limit::InstitutionInFlight);
+        permit.shadow.add(Limit::InstitutionInFlight);
     }
-    lane.meters().limits.admitted(grant.is_borrowed(), shadow);
-    Ok(Permit {
-        _seat: seat,
-        tokens,
-        grant,
-        shadow,
-    })
+    lane.admitted(grant.is_borrowed(), permit.shadow);
+    Ok(permit)
 }
 
 /// What a stamp that cannot be used is answered with; `advice` says how to learn what became of its first copy.

@@ -162,7 +162,6 @@ impl App {
                 settings: &settings,
                 lanes: &lanes,
                 metrics: &metrics,
-                clock: &clock,
             },
         );
         let identity = settings.listen.tls.as_ref().map(Identity::read);

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use gatepay_tenancy::facts::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
-use gatepay_tenancy::{DatedCredential, PartyId, Registry, Side};
+use gatepay_tenancy::{DatedCredential, Party, PartyId, Registry, Side};
 
-use crate::clock::Clock;
 use crate::lane::{Lane, Lanes};
 use crate::metrics::Metrics;
 use crate::uses::{Use, Uses};
@@ -24,7 +23,12 @@ pub struct Generation {
     /// What `proxy.toml` said, as far as it is in force.
     pub written: Facts,
     /// By position in the registry.
-    lanes: Vec<Arc<Lane>>,
+    beside: Vec<Beside>,
+}
+
+/// What is kept beside a party: in one table, so that a request looks its position up in one place.
+struct Beside {
+    lane: Arc<Lane>,
     uses: Uses,
 }
 
@@ -37,8 +41,6 @@ pub struct Means<'a> {
     pub lanes: &'a Lanes,
     /// Where series are made.
     pub metrics: &'a Metrics,
-    /// What limiters are measured by.
-    pub clock: &'a Clock,
 }
 
 impl Generation {
@@ -53,23 +55,37 @@ impl Generation {
         means: Means<'_>,
     ) -> Self {
         let own = means.settings.metrics.own(&registry);
-        let lanes = means
-            .lanes
-            .arrange(&registry, &own, means.metrics, means.clock);
-        let before = before.map(|before| (&before.registry, &before.uses));
+        let lanes = means.lanes.arrange(&registry, &own, means.metrics);
+        let beside = registry.parties().zip(lanes).map(|(who, lane)| {
+            let party = who.party();
+            let same = |dated: &_| before.and_then(|before| before.same_use(party, dated));
+            let uses = Uses::of(party, same);
+            Beside { lane, uses }
+        });
         Self {
-            uses: Uses::of(&registry, before),
+            beside: beside.collect(),
             catalogue,
             registry,
             institution,
             written,
-            lanes,
         }
+    }
+
+    /// How this credential of this party's was used, if both are the same here.
+    fn same_use(&self, party: &Party, dated: &DatedCredential) -> Option<Arc<Use>> {
+        let credential = &dated.credential;
+        let found = self.registry.find(credential.client_id.as_str())?;
+        let before = found.who.party();
+        // Whose file did not change is shared. Comparing secrets takes a hash of each.
+        let same = std::ptr::eq(before, party)
+            || before.id == party.id
+                && found.credential.credential.key.same_secret(&credential.key);
+        same.then(|| Arc::clone(self.beside[found.position].uses.at(found.place)))
     }
 
     /// How a credential was used, by the position of whose it is and its place among theirs.
     pub fn used(&self, position: usize, place: usize) -> &Use {
-        self.uses.at(position, place)
+        self.beside[position].uses.at(place)
     }
 
     /// Every credential: whose it is by position, which, and how it was used.
@@ -83,12 +99,12 @@ impl Generation {
 
     /// The lane of whoever has this position in the registry.
     pub fn lane(&self, position: usize) -> &Arc<Lane> {
-        &self.lanes[position]
+        &self.beside[position].lane
     }
 
     /// Everybody's lane, by position.
-    pub fn lanes(&self) -> &[Arc<Lane>] {
-        &self.lanes
+    pub fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> + Clone {
+        self.beside.iter().map(|beside| &beside.lane)
     }
 
     /// As one side of a plan.
@@ -118,6 +134,7 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::limit::Limits;
     use crate::quota::Quota;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
@@ -163,15 +180,18 @@ mod tests {
                 settings: &self.settings,
                 lanes: &self.lanes,
                 metrics: &self.metrics,
-                clock: &self.clock,
             }
         }
 
         fn build(&self, tenants: &[(&str, u32, u32)], operators: &[&str]) -> Generation {
+            self.after(None, registry(tenants, operators))
+        }
+
+        fn after(&self, before: Option<&Generation>, registry: Registry) -> Generation {
             Generation::new(
-                None,
+                before,
                 Arc::new(Catalogue::standard()),
-                registry(tenants, operators),
+                registry,
                 Arc::clone(&self.settings.institution),
                 Facts::new(),
                 self.means(),
@@ -179,10 +199,14 @@ mod tests {
         }
     }
 
+    fn credential(client_id: &str, secret: &str) -> DatedCredential {
+        let secret = SecretKey::new(Zeroizing::new(format!("fake-{secret}"))).unwrap();
+        let client_id = ClientId::parse(client_id).unwrap();
+        DatedCredential::undated(Credential::new(client_id, &secret))
+    }
+
     fn credentials(id: &str) -> Vec<DatedCredential> {
-        let secret = SecretKey::new(Zeroizing::new(format!("fake-{id}"))).unwrap();
-        let credential = Credential::new(ClientId::parse(id).unwrap(), &secret);
-        vec![DatedCredential::undated(credential)]
+        vec![credential(id, id)]
     }
 
     fn registry(tenants: &[(&str, u32, u32)], operators: &[&str]) -> Registry {
@@ -215,10 +239,8 @@ mod tests {
     /// Takes tokens until there are none, and says how many there were.
     fn drain(generation: &Generation, id: &str) -> usize {
         let mut shadow = Limits::default();
-        let mut take = || {
-            let tokens = lane(generation, id).take(Kind::Read, &mut shadow);
-            tokens.map(|mut tokens| tokens.spend(true))
-        };
+        let lane = lane(generation, id);
+        let mut take = || lane.take(Kind::Read, lane.share.now(), &mut shadow);
         std::iter::from_fn(|| take().ok()).count()
     }
 
@@ -256,5 +278,59 @@ mod tests {
         next.end_series_of(&first, world.means());
         let have = ["a", "b", "c", "d"].map(has_series);
         assert_eq!(have, [true, false, true, false], "the first two have some");
+    }
+
+    /// Tenants with credentials, each a client id and a secret.
+    fn signing(tenants: &[(&str, &[(&str, &str)])]) -> Registry {
+        let tenant = |(id, credentials): &(&str, &[(&str, &str)])| {
+            let credentials = credentials
+                .iter()
+                .map(|(id, secret)| credential(id, secret));
+            Tenant::new(
+                PartyId::parse(id).unwrap(),
+                SubAccount::parse(id).unwrap(),
+                &Catalogue::standard(),
+                credentials.collect(),
+            )
+        };
+        let tenants = tenants.iter().map(tenant).collect();
+        Registry::new(tenants, Vec::new(), &[]).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_credential_that_stays_is_counted_on_wherever_it_stands() {
+        let world = World::new();
+        let tenants = signing(&[
+            ("b", &[("b-1", "1"), ("b-2", "2")]),
+            ("c", &[("c-1", "3")]),
+            ("d", &[("d-1", "4")]),
+        ]);
+        let first = world.after(None, tenants);
+        let used = |generation: &Generation, id: &str| {
+            let found = generation.registry.find(id).unwrap();
+            let used = generation.used(found.position, found.place);
+            (used.count(), used.last_ms())
+        };
+        for id in ["b-1", "b-2", "b-2", "c-1", "d-1"] {
+            let found = first.registry.find(id).unwrap();
+            first.used(found.position, found.place).note(1_000);
+        }
+        let tenants = signing(&[
+            ("a", &[("a-1", "5")]),
+            // One is gone, one is new, and comes first.
+            ("b", &[("b-3", "6"), ("b-2", "2")]),
+            // Another secret is another credential, whatever its name.
+            ("c", &[("c-1", "7")]),
+            // So is one that somebody else has now.
+            ("e", &[("d-1", "4")]),
+        ]);
+        let next = world.after(Some(&first), tenants);
+        assert_eq!(used(&next, "b-2"), (2, Some(1_000)));
+        for id in ["a-1", "b-3", "c-1", "d-1"] {
+            assert_eq!(used(&next, id), (0, None), "{id}");
+        }
+        // Its only one, once the other is gone.
+        let last = world.after(Some(&next), signing(&[("b", &[("b-2", "2")])]));
+        assert_eq!(used(&last, "b-2"), (2, Some(1_000)));
     }
 }

@@ -12,35 +12,37 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
 use serde::Serialize;
 
-use crate::clock::Clock;
 use crate::limit::{self, Limit};
-use crate::limiter::{Limiter, Seat, Seats, Spent};
+use crate::limiter::{Limiter, Seats, Spent};
 use crate::metrics::{Metrics, TenantMeters};
 use crate::quota::{Quota, Share};
 
-/// One party's room.
+/// One party's room. Of a thousand parties none is in a near cache when its turn comes, so what a request asks of its
+/// lane lies in two cache lines, and what the end of one asks in the first of them (with the count of the [`Arc`] that a
+/// lane is in). What few requests ask is last.
+#[repr(C)]
 pub struct Lane {
-    /// Read by every request, written by a reload that changes the limits.
-    terms: RwLock<Terms>,
-    clock: Clock,
-    /// How many of its requests may be in flight.
-    seats: Arc<Seats>,
-    /// Its share of the institution's quota.
-    pub share: Arc<Share>,
-    refused: AtomicU64,
     /// Its counters, which a reload may take from it or give it.
     meters: ArcSwap<TenantMeters>,
+    /// How many of its requests may be in flight.
+    seats: Seats,
+    /// Its share of the institution's quota.
+    pub share: Share,
+    /// Read by every request, written by a reload that changes the limits.
+    terms: RwLock<Terms>,
+    refused: AtomicU64,
 }
 
 /// Limiters that change together.
+#[repr(C)]
 struct Terms {
-    limits: Limits,
-    weight: NonZeroU32,
     all: Limiter,
-    /// Boxed, since few parties have them and all would have the room.
-    by_kind: [Option<Box<Limiter>>; 3],
     /// How often they were changed.
     changes: u64,
+    /// Boxed, since few parties have them and all would have the room.
+    by_kind: [Option<Box<Limiter>>; 3],
+    weight: NonZeroU32,
+    limits: Limits,
 }
 
 /// How a party stands with its limits, for operators to look at.
@@ -77,23 +79,20 @@ impl Lane {
         weight: NonZeroU32,
         quota: &Arc<Quota>,
         meters: Arc<TenantMeters>,
-        clock: &Clock,
     ) -> Self {
-        let limiter = |rate: Rate| Limiter::new(rate, clock);
         let terms = Terms {
-            limits: *limits,
-            weight,
-            all: limiter(limits.all),
-            by_kind: KINDS.map(|kind| limits.of_kind(kind).map(limiter).map(Box::new)),
+            all: Limiter::new(limits.all),
             changes: 0,
+            by_kind: KINDS.map(|kind| limits.of_kind(kind).map(Limiter::new).map(Box::new)),
+            weight,
+            limits: *limits,
         };
         Self {
-            terms: RwLock::new(terms),
+            meters: ArcSwap::new(meters),
             seats: Seats::new(limits.in_flight),
             share: Share::new(quota, weight),
+            terms: RwLock::new(terms),
             refused: AtomicU64::new(0),
-            clock: clock.clone(),
-            meters: ArcSwap::new(meters),
         }
     }
 
@@ -115,13 +114,14 @@ impl Lane {
         if same {
             return;
         }
-        terms.all = terms.all.carried_to(limits.all, &self.clock);
+        let now = self.share.now();
+        terms.all = terms.all.carried_to(limits.all, now);
         for kind in KINDS {
             let slot = &mut terms.by_kind[kind as usize];
             if let Some(rate) = limits.of_kind(kind) {
                 *slot = Some(Box::new(match slot {
-                    Some(limiter) => limiter.carried_to(rate, &self.clock),
-                    None => Limiter::new(rate, &self.clock),
+                    Some(limiter) => limiter.carried_to(rate, now),
+                    None => Limiter::new(rate),
                 }));
             }
             // One that is gone is kept, unasked: it may come back.
@@ -134,21 +134,12 @@ impl Lane {
     /// Takes one token of every limit that applies, or none and says when all of them will have one. A limit in shadow
     /// refuses nobody; it is added to `shadow` if it would have.
     pub fn take(
-        self: &Arc<Self>,
+        &self,
         kind: Kind,
+        now: Duration,
         shadow: &mut limit::Limits,
     ) -> Result<Tokens, (Limit, Spent)> {
-        let mut tokens = Tokens {
-            lane: Arc::clone(self),
-            spent: false,
-            since: self.clock.elapsed(),
-            changes: 0,
-            all: false,
-            of_kind: None,
-        };
         let terms = self.terms();
-        tokens.changes = terms.changes;
-        let in_shadow = terms.limits.shadow;
         let mut worst: Option<(Limit, Spent)> = None;
         let mut refused = |limit, spent: Spent, in_shadow| {
             if in_shadow {
@@ -157,37 +148,58 @@ impl Lane {
                 worst = Some((limit, spent));
             }
         };
-        match terms.all.take() {
+        let mut tokens = Tokens {
+            since: now,
+            changes: terms.changes,
+            all: false,
+            of_kind: None,
+        };
+        match terms.all.take(now) {
             Ok(()) => tokens.all = true,
-            Err(spent) => refused(Limit::Rate, spent, in_shadow.all),
+            Err(spent) => refused(Limit::Rate, spent, terms.limits.shadow.all),
         }
-        match terms.of_kind(kind).map(Limiter::take) {
+        match terms.of_kind(kind).map(|limiter| limiter.take(now)) {
             None => {}
             Some(Ok(())) => tokens.of_kind = Some(kind),
             Some(Err(spent)) => {
-                refused(Limit::of_kind(kind), spent, in_shadow.of_kind(kind));
+                let in_shadow = terms.limits.shadow.of_kind(kind);
+                refused(Limit::of_kind(kind), spent, in_shadow);
             }
         }
-        // Given back under a lock of their own, if there is a refusal.
-        drop(terms);
-        worst.map_or(Ok(tokens), Err)
+        match worst {
+            None => Ok(tokens),
+            Some(refused) => {
+                terms.give_back(tokens, now);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Undoes [`take`](Self::take).
+    pub fn give_back(&self, tokens: Tokens, now: Duration) {
+        self.terms().give_back(tokens, now);
     }
 
     /// Takes a seat if one is free, or says how many there are. Seats in shadow are never refused: nobody sits then.
-    pub fn sit(&self, shadow: &mut limit::Limits) -> Result<Option<Seat>, u32> {
-        match self.seats.take() {
-            Some(seat) => Ok(Some(seat)),
-            None if self.terms().limits.shadow.in_flight => {
-                shadow.add(Limit::InFlight);
-                Ok(None)
-            }
-            None => Err(self.seats.all()),
+    pub fn sit(&self, shadow: &mut limit::Limits) -> Result<bool, u32> {
+        if self.seats.take() {
+            Ok(true)
+        } else if self.terms().limits.shadow.in_flight {
+            shadow.add(Limit::InFlight);
+            Ok(false)
+        } else {
+            Err(self.seats.all())
         }
+    }
+
+    /// Leaves a seat that was taken.
+    pub fn stand_up(&self) {
+        self.seats.leave();
     }
 
     /// Of the rates that apply to calls of a kind, the one of which the fewest are left, and how many.
     pub fn left(&self, kind: Kind) -> (Rate, u32) {
-        let (terms, now) = (self.terms(), self.clock.elapsed());
+        let (terms, now) = (self.terms(), self.share.now());
         let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
         limiters
             .map(|limiter| (limiter.rate(), limiter.left(now)))
@@ -199,6 +211,14 @@ impl Lane {
     pub fn refused(&self, limit: Limit) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.meters().limits.refused(limit);
+    }
+
+    /// A request was admitted: whether out of what others left, and which limits in shadow would have refused it. Of
+    /// most there is nothing to count.
+    pub fn admitted(&self, borrowed: bool, shadow: limit::Limits) {
+        if borrowed || !shadow.is_empty() {
+            self.meters().limits.admitted(borrowed, shadow);
+        }
     }
 
     /// Its counters.
@@ -213,7 +233,7 @@ impl Lane {
         LaneView {
             requests_per_second: terms.limits.all.per_second.get(),
             burst: terms.limits.all.burst.get(),
-            left: terms.all.left(self.clock.elapsed()),
+            left: terms.all.left(self.share.now()),
             in_flight_limit: self.seats.all(),
             in_flight: self.seats.taken(),
             weight: share.weight,
@@ -226,7 +246,7 @@ impl Lane {
 
     /// Whether nothing is in flight and every bucket is full, so that a new lane would be no different.
     fn is_at_rest(&self) -> bool {
-        let (terms, now) = (self.terms(), self.clock.elapsed());
+        let (terms, now) = (self.terms(), self.share.now());
         let by_kind = terms.by_kind.iter().flatten().map(|limiter| &**limiter);
         self.seats.taken() == 0
             && by_kind
@@ -241,44 +261,34 @@ impl Lane {
 
 impl Terms {
     fn of_kind(&self, kind: Kind) -> Option<&Limiter> {
-        let limited = self.limits.of_kind(kind).is_some();
-        self.by_kind[kind as usize].as_deref().filter(|_| limited)
+        // One that is not there is not asked for: few are, and the limits lie apart.
+        let limiter = self.by_kind[kind as usize].as_deref()?;
+        self.limits.of_kind(kind).map(|_| limiter)
+    }
+
+    fn give_back(&self, tokens: Tokens, now: Duration) {
+        // Held across a reload, they are forfeit: how much of them came back by itself meanwhile is no longer known.
+        if self.changes != tokens.changes {
+            return;
+        }
+        let held = now.saturating_sub(tokens.since);
+        if let Some(limiter) = tokens.of_kind.and_then(|kind| self.of_kind(kind)) {
+            limiter.give_back(held);
+        }
+        if tokens.all {
+            self.all.give_back(held);
+        }
     }
 }
 
-/// What was taken; dropped without being spent, it is given back.
+/// What was taken of a lane's limits: spent, unless it is given back.
+#[must_use]
+#[derive(Clone, Copy)]
 pub struct Tokens {
-    lane: Arc<Lane>,
     since: Duration,
     changes: u64,
     all: bool,
     of_kind: Option<Kind>,
-    spent: bool,
-}
-
-impl Tokens {
-    /// Whether the request goes ahead.
-    pub fn spend(&mut self, goes_ahead: bool) {
-        self.spent = goes_ahead;
-    }
-}
-
-impl Drop for Tokens {
-    fn drop(&mut self) {
-        if self.spent || !(self.all || self.of_kind.is_some()) {
-            return;
-        }
-        let terms = self.lane.terms();
-        // Held across a reload, they are forfeit: how much of them came back by itself meanwhile is no longer known.
-        if terms.changes == self.changes {
-            let held = self.lane.clock.elapsed().saturating_sub(self.since);
-            let of_kind = self.of_kind.and_then(|kind| terms.of_kind(kind));
-            of_kind.inspect(|limiter| limiter.give_back(held));
-            if self.all {
-                terms.all.give_back(held);
-            }
-        }
-    }
 }
 
 /// All lanes by party, so that a reload finds them again.
@@ -301,13 +311,7 @@ impl Lanes {
     ///
     /// The lane of a party that is gone is kept until it is at rest: removed and added again, a party finds its buckets
     /// as it left them.
-    pub fn arrange(
-        &self,
-        registry: &Registry,
-        own: &[bool],
-        metrics: &Metrics,
-        clock: &Clock,
-    ) -> Vec<Arc<Lane>> {
+    pub fn arrange(&self, registry: &Registry, own: &[bool], metrics: &Metrics) -> Vec<Arc<Lane>> {
         let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
         let other = metrics.tenant(None);
@@ -329,7 +333,7 @@ impl Lanes {
                 }
                 Arc::clone(lane)
             } else {
-                let lane = Lane::new(&party.limits, weight, &self.quota, meters, clock);
+                let lane = Lane::new(&party.limits, weight, &self.quota, meters);
                 let lane = Arc::new(lane);
                 lanes.insert(party.id.clone(), Arc::clone(&lane));
                 lane
@@ -343,8 +347,10 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use gatepay_core::Catalogue;
     use gatepay_tenancy::{LimitsShadow, settings};
+    use std::mem::offset_of;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
         Rate {
@@ -365,13 +371,12 @@ mod tests {
             NonZeroU32::MIN,
             &quota,
             metrics.tenant(None),
-            clock,
         ))
     }
 
     fn take(lane: &Arc<Lane>, kind: Kind) -> Option<Tokens> {
         let mut shadow = limit::Limits::default();
-        let tokens = lane.take(kind, &mut shadow);
+        let tokens = lane.take(kind, lane.share.now(), &mut shadow);
         assert!(shadow.is_empty());
         tokens.ok()
     }
@@ -380,13 +385,19 @@ mod tests {
         lane.adjust(limits, NonZeroU32::MIN);
     }
 
-    fn spend(mut tokens: Tokens) {
-        tokens.spend(true);
+    fn admitted(lane: &Arc<Lane>, kind: Kind) -> usize {
+        let took = || take(lane, kind).is_some();
+        (0..1_000).take_while(|_| took()).count()
     }
 
-    fn admitted(lane: &Arc<Lane>, kind: Kind) -> usize {
-        let took = || take(lane, kind).map(spend).is_some();
-        (0..1_000).take_while(|_| took()).count()
+    #[test]
+    fn what_a_request_asks_of_a_lane_lies_in_two_cache_lines() {
+        // An `Arc` keeps two counts before what it points to, a lock what it needs for itself.
+        let lane = |offset| 2 * size_of::<usize>() + offset;
+        let lock = size_of::<RwLock<Terms>>() - size_of::<Terms>();
+        assert!(lane(offset_of!(Lane, terms)) <= 64);
+        assert!(lane(offset_of!(Lane, terms) + lock + offset_of!(Terms, weight)) <= 128);
+        assert!(lane(size_of::<Lane>()) <= 192);
     }
 
     #[test]
@@ -422,7 +433,7 @@ mod tests {
         let lane = lane(&with, &clock);
         assert_eq!(admitted(&lane, Kind::Money), 3);
         adjust(&lane, &without);
-        spend(take(&lane, Kind::Money).unwrap());
+        let _ = take(&lane, Kind::Money).unwrap();
         adjust(&lane, &with);
         assert_eq!(admitted(&lane, Kind::Money), 0);
     }
@@ -437,7 +448,8 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         for _ in 0..20 {
-            drop(take(&lane, Kind::Money).unwrap());
+            let tokens = take(&lane, Kind::Money).unwrap();
+            lane.give_back(tokens, clock.elapsed());
         }
         assert_eq!(admitted(&lane, Kind::Money), 2);
         // Refused by one limit, nothing was taken of the other.
@@ -458,9 +470,9 @@ mod tests {
         let lane = lane(&fast, &clock);
         let held = take(&lane, Kind::Read).unwrap();
         clock.advance(Duration::from_millis(1));
-        spend(take(&lane, Kind::Read).unwrap());
+        let _ = take(&lane, Kind::Read).unwrap();
         adjust(&lane, &slow);
-        drop(held);
+        lane.give_back(held, clock.elapsed());
         assert_eq!(admitted(&lane, Kind::Read), 0);
     }
 
@@ -480,15 +492,12 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         let mut told = Vec::new();
-        let _seat = lane.sit(&mut limit::Limits::default()).unwrap();
+        assert_eq!(lane.sit(&mut limit::Limits::default()), Ok(true));
         for _ in 0..6 {
             let mut shadow = limit::Limits::default();
-            let tokens = lane.take(Kind::Money, &mut shadow);
-            let admitted = tokens.map(spend).is_ok();
-            assert_eq!(
-                lane.sit(&mut shadow).ok().map(|seat| seat.is_some()),
-                Some(false)
-            );
+            let tokens = lane.take(Kind::Money, clock.elapsed(), &mut shadow);
+            let admitted = tokens.is_ok();
+            assert_eq!(lane.sit(&mut shadow), Ok(false));
             let names: Vec<_> = shadow.iter().map(Limit::as_str).collect();
             told.push((admitted, names.join(" ")));
         }

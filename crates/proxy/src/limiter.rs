@@ -1,28 +1,24 @@
-//! A rate limit that can give back what it took and be changed while it is in use, and seats that are given back by being
-//! dropped.
+//! A rate limit that can give back what it took and be changed while it is in use, and seats that can be taken and left.
+//!
+//! Both are a few words without pointers, so that what a request needs of its lane lies in one place; time is an argument,
+//! so that it is read once for all of it.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_tenancy::Rate;
-use governor::clock::Clock as _;
+use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-use crate::clock::Clock;
-
 /// GCRA (governor's) over a state of our own, since governor's in-memory state can neither give a token back nor be
 /// carried over to another rate.
 pub struct Limiter {
-    gcra: RateLimiter<NotKeyed, ArrivalTime, Clock, NoOpMiddleware<Duration>>,
-    arrival: Arc<AtomicU64>,
-    /// What `arrival` counts from, on the clock; a little late rather than early, so that what was spent is never
-    /// believed to be less.
-    began: Duration,
+    /// The theoretical arrival time, in nanoseconds on the clock; 0 before the first request.
+    arrival: AtomicU64,
     /// Nanoseconds until one token is back, rounded up: never more than the rate.
     per_token: u64,
     rate: Rate,
@@ -37,25 +33,40 @@ pub struct Spent {
     pub rate: Rate,
 }
 
-/// The theoretical arrival time, in nanoseconds since the limiter was made; 0 before the first request.
-struct ArrivalTime(Arc<AtomicU64>);
+/// A limiter's state as governor sees it at one moment: that moment is its time 0, so that its limiter is made for one
+/// question and keeps neither a clock nor a start.
+struct Arrival<'a> {
+    time: &'a AtomicU64,
+    now: u64,
+}
 
-impl StateStore for ArrivalTime {
+/// The time at that moment, by governor's reckoning.
+struct Moment;
+
+impl Clock for Moment {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl StateStore for Arrival<'_> {
     type Key = NotKeyed;
 
     fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let mut seen = self.0.load(Ordering::Acquire);
+        let mut seen = self.time.load(Ordering::Acquire);
         loop {
-            let (outcome, next) = decide((seen != 0).then(|| seen.into()))?;
-            match self.0.compare_exchange_weak(
-                seen,
-                next.into(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            // An arrival that is past is as good as none, to governor too: what matters is how far it lies ahead.
+            let (outcome, ahead) = decide(Some(seen.saturating_sub(self.now).into()))?;
+            let next = self.now.saturating_add(ahead.into());
+            match self
+                .time
+                .compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return Ok(outcome),
                 Err(newer) => seen = newer,
             }
@@ -65,8 +76,8 @@ impl StateStore for ArrivalTime {
 
 impl Limiter {
     /// Starts full: a burst is admitted at once, then `per_second`.
-    pub fn new(rate: Rate, clock: &Clock) -> Self {
-        Self::begin(rate, 0, clock)
+    pub fn new(rate: Rate) -> Self {
+        Self::begin(rate, 0)
     }
 
     /// The same limit at another rate: what was spent stays spent, token for token, whatever a token is worth now.
@@ -75,34 +86,33 @@ impl Limiter {
     /// The fill of the bucket, counted in tokens, does not jump. So in any time no more is admitted than the rates of
     /// that time let flow, and one burst, the largest: also if rates are changed back and forth.
     #[must_use]
-    pub fn carried_to(&self, rate: Rate, clock: &Clock) -> Self {
-        let now = clock.elapsed();
+    pub fn carried_to(&self, rate: Rate, now: Duration) -> Self {
         let spent = u128::from(self.ahead(now)) * u128::from(per_token(rate));
-        let spent = spent.div_ceil(self.per_token.into());
-        Self::begin(rate, u64::try_from(spent).unwrap_or(u64::MAX), clock)
+        let spent = u64::try_from(spent.div_ceil(self.per_token.into())).unwrap_or(u64::MAX);
+        Self::begin(rate, nanos(now).saturating_add(spent))
     }
 
-    fn begin(rate: Rate, arrival: u64, clock: &Clock) -> Self {
-        let per_token = per_token(rate);
-        let quota = Quota::with_period(Duration::from_nanos(per_token))
-            .expect("a token takes some time")
-            // A burst that is not named would be one.
-            .allow_burst(rate.burst);
-        let arrival = Arc::new(AtomicU64::new(arrival));
-        let gcra = RateLimiter::new(quota, ArrivalTime(Arc::clone(&arrival)), clock.clone());
+    fn begin(rate: Rate, arrival: u64) -> Self {
         Self {
-            gcra,
-            arrival,
-            began: clock.elapsed(),
-            per_token,
+            arrival: AtomicU64::new(arrival),
+            per_token: per_token(rate),
             rate,
         }
     }
 
     /// Takes a token, or says how long until there is one.
-    pub fn take(&self) -> Result<(), Spent> {
-        self.gcra.check().map_err(|not_until| Spent {
-            wait: not_until.wait_time_from(self.gcra.clock().now()),
+    pub fn take(&self, now: Duration) -> Result<(), Spent> {
+        let quota = Quota::with_period(Duration::from_nanos(self.per_token))
+            .expect("a token takes some time")
+            // A burst that is not named would be one.
+            .allow_burst(self.rate.burst);
+        let arrival = Arrival {
+            time: &self.arrival,
+            now: nanos(now),
+        };
+        let gcra = RateLimiter::<_, _, _, NoOpMiddleware<Duration>>::new(quota, arrival, Moment);
+        gcra.check().map_err(|not_until| Spent {
+            wait: not_until.wait_time_from(Moment.now()),
             rate: self.rate,
         })
     }
@@ -135,8 +145,8 @@ impl Limiter {
 
     /// How far the theoretical arrival time lies ahead of `now`: what was spent and is not back yet, in nanoseconds.
     fn ahead(&self, now: Duration) -> u64 {
-        let now = nanos(now.saturating_sub(self.began));
-        self.arrival.load(Ordering::Acquire).saturating_sub(now)
+        let arrival = self.arrival.load(Ordering::Acquire);
+        arrival.saturating_sub(nanos(now))
     }
 }
 
@@ -156,27 +166,28 @@ pub struct Seats {
     all: AtomicU32,
 }
 
-/// The right to be in flight, until dropped.
-#[derive(Debug)]
-pub struct Seat(Arc<Seats>);
-
 impl Seats {
     /// All free.
-    pub fn new(all: NonZeroU32) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(all: NonZeroU32) -> Self {
+        Self {
             taken: AtomicU32::new(0),
             all: AtomicU32::new(all.get()),
-        })
+        }
     }
 
-    /// Takes a seat if one is free.
-    pub fn take(self: &Arc<Self>) -> Option<Seat> {
+    /// Takes a seat if one is free. Whoever took one must [`leave`](Self::leave) it.
+    #[must_use]
+    pub fn take(&self) -> bool {
         self.taken
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
                 (taken < self.all()).then_some(taken + 1)
             })
-            .ok()
-            .map(|_| Seat(Arc::clone(self)))
+            .is_ok()
+    }
+
+    /// Leaves a seat that was taken.
+    pub fn leave(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// How many there are.
@@ -196,15 +207,10 @@ impl Seats {
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use proptest::prelude::*;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
@@ -217,72 +223,70 @@ mod tests {
     #[test]
     fn a_burst_then_the_rate() {
         let clock = Clock::manual(1_000_000);
-        let limiter = Limiter::new(rate(2, 3), &clock);
+        let limiter = Limiter::new(rate(2, 3));
         for _ in 0..3 {
-            limiter.take().unwrap();
+            limiter.take(clock.elapsed()).unwrap();
         }
         assert_eq!(
-            limiter.take().err().map(|spent| spent.wait),
+            limiter.take(clock.elapsed()).err().map(|spent| spent.wait),
             Some(Duration::from_millis(500))
         );
         clock.advance(Duration::from_millis(500));
-        limiter.take().unwrap();
-        assert!(limiter.take().is_err());
+        limiter.take(clock.elapsed()).unwrap();
+        assert!(limiter.take(clock.elapsed()).is_err());
     }
 
     #[test]
     fn a_token_that_was_given_back_is_there_again() {
         let clock = Clock::manual(1_000_000);
-        let limiter = Limiter::new(rate(1, 1), &clock);
+        let limiter = Limiter::new(rate(1, 1));
         for _ in 0..100 {
-            limiter.take().unwrap();
+            limiter.take(clock.elapsed()).unwrap();
             limiter.give_back(Duration::ZERO);
         }
-        limiter.take().unwrap();
-        assert!(limiter.take().is_err());
+        limiter.take(clock.elapsed()).unwrap();
+        assert!(limiter.take(clock.elapsed()).is_err());
     }
 
     #[test]
     fn what_was_spent_is_carried_over_token_for_token() {
         let clock = Clock::manual(1_000_000);
-        let slow = Limiter::new(rate(1, 10), &clock);
+        let slow = Limiter::new(rate(1, 10));
         for _ in 0..6 {
-            slow.take().unwrap();
+            slow.take(clock.elapsed()).unwrap();
         }
         assert_eq!(slow.left(clock.elapsed()), 4);
-        let fast = slow.carried_to(rate(100, 10), &clock);
+        let fast = slow.carried_to(rate(100, 10), clock.elapsed());
         assert_eq!(fast.left(clock.elapsed()), 4);
         clock.advance(Duration::from_millis(20));
         assert_eq!(fast.left(clock.elapsed()), 6);
-        let narrow = fast.carried_to(rate(1, 3), &clock);
+        let narrow = fast.carried_to(rate(1, 3), clock.elapsed());
         // Four are spent of three: one more second until there are three spent of three, and another for a token.
         assert_eq!(
-            narrow.take().err().map(|spent| spent.wait),
+            narrow.take(clock.elapsed()).err().map(|spent| spent.wait),
             Some(Duration::from_secs(2))
         );
     }
 
     #[test]
-    fn seats_come_back_when_dropped() {
+    fn seats_that_are_left_are_free() {
         let seats = Seats::new(NonZeroU32::new(2).unwrap());
-        let (first, second) = (seats.take(), seats.take());
-        assert!(first.is_some() && second.is_some() && seats.take().is_none());
-        drop(first);
-        assert!(seats.take().is_some());
+        assert_eq!([(); 3].map(|()| seats.take()), [true, true, false]);
+        seats.leave();
+        assert!(seats.take());
     }
 
     #[test]
     fn who_sits_stays_when_seats_become_fewer() {
         let seats = Seats::new(NonZeroU32::new(3).unwrap());
-        let sitting: Vec<_> = (0..3).map(|_| seats.take().unwrap()).collect();
+        assert_eq!([(); 3].map(|()| seats.take()), [true; 3]);
         seats.adjust(NonZeroU32::MIN);
-        for seat in sitting {
-            assert!(seats.take().is_none());
-            drop(seat);
+        for _ in 0..3 {
+            assert!(!seats.take());
+            seats.leave();
         }
         assert_eq!(seats.taken(), 0);
-        let _only = seats.take().unwrap();
-        assert!(seats.take().is_none());
+        assert_eq!([(); 2].map(|()| seats.take()), [true, false]);
     }
 
     /// What happens to a limiter.
@@ -316,7 +320,7 @@ mod tests {
             let clock = Clock::manual(1_000_000);
             let limits = limits.map(|(per_second, burst)| rate(per_second, burst));
             let mut current = 0;
-            let mut limiter = Limiter::new(limits[0], &clock);
+            let mut limiter = Limiter::new(limits[0]);
             let mut held: Vec<(usize, Duration)> = Vec::new();
             // What flowed in until then, of each admission that stands.
             let mut admitted: Vec<f64> = Vec::new();
@@ -327,17 +331,17 @@ mod tests {
                         clock.advance(Duration::from_millis(ms));
                         flowed += Duration::from_millis(ms).as_secs_f64() * f64::from(limits[current].per_second.get());
                     }
-                    Event::Take => if limiter.take().is_ok() {
+                    Event::Take => if limiter.take(clock.elapsed()).is_ok() {
                         admitted.push(flowed);
                     },
-                    Event::TakeFor(events) => if limiter.take().is_ok() {
+                    Event::TakeFor(events) => if limiter.take(clock.elapsed()).is_ok() {
                         held.push((number + events, clock.elapsed()));
                     },
                     Event::Adjust(other) => {
                         // The lane forgets what is held across a reload: see `lane`.
                         held.clear();
                         current = usize::from(other);
-                        limiter = limiter.carried_to(limits[current], &clock);
+                        limiter = limiter.carried_to(limits[current], clock.elapsed());
                     }
                 }
                 held.retain(|(until, since)| {

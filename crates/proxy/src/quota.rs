@@ -39,13 +39,10 @@ pub struct Share {
     member: u32,
 }
 
-/// The right to one call, and a place in flight until it is dropped.
-pub struct Grant {
-    share: Arc<Share>,
-    taken: Taken,
-    /// Whether the call went ahead: if not, all is as if it had never been asked for.
-    spent: bool,
-}
+/// Leave for one call, and a place in flight: whoever has it says how it ended, to the share it is of.
+#[must_use]
+#[derive(Clone, Copy)]
+pub struct Grant(Taken);
 
 /// Why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,20 +143,29 @@ impl Quota {
 
     /// The arithmetic, and the time, which is read under the lock: so it goes forward.
     fn core(&self) -> (MutexGuard<'_, Core>, u64) {
-        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let core = self.lock();
         let now = nanos(self.clock.elapsed());
         (core, now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Share {
     /// A party more. It counts once it asks.
-    pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Arc<Self> {
+    pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Self {
         let member = quota.core().0.join(weight.get());
-        Arc::new(Self {
+        Self {
             quota: Arc::clone(quota),
             member,
-        })
+        }
+    }
+
+    /// The time that limits are measured by.
+    pub fn now(&self) -> Duration {
+        self.quota.clock.elapsed()
     }
 
     /// It weighs something else from now on.
@@ -168,19 +174,29 @@ impl Share {
     }
 
     /// Leave for one call, and a place in flight.
-    pub fn take(self: &Arc<Self>, kind: Kind) -> Result<Grant, Denied> {
-        let (mut core, now) = self.quota.core();
-        match core.take(self.member, acts(kind), now) {
-            Ok(taken) => Ok(Grant {
-                share: Arc::clone(self),
-                taken,
-                spent: false,
-            }),
+    pub fn take(&self, kind: Kind, now: Duration) -> Result<Grant, Denied> {
+        let mut core = self.quota.lock();
+        match core.take(self.member, acts(kind), nanos(now)) {
+            Ok(taken) => Ok(Grant(taken)),
             Err(Short::Rate(wait)) => Err(Denied::Rate(Spent {
                 wait: Duration::from_nanos(wait),
                 rate: core.rate(),
             })),
             Err(Short::Places) => Err(Denied::Places { all: core.places() }),
+        }
+    }
+
+    /// The call did not go ahead: all is as if it had never been asked for.
+    pub fn give_back(&self, grant: Grant) {
+        let (mut core, now) = self.quota.core();
+        core.give_back(self.member, grant.0, now);
+    }
+
+    /// The call is over: its place is free.
+    pub fn vacate(&self, grant: Grant) {
+        // Most institutions have no limit on places, so that there is nothing to do and nothing to wait for.
+        if grant.0.seated {
+            self.quota.lock().vacate(self.member, true);
         }
     }
 
@@ -204,36 +220,19 @@ impl Drop for Share {
 }
 
 impl Grant {
-    /// Whether the call goes ahead.
-    pub fn spend(&mut self, goes_ahead: bool) {
-        self.spent = goes_ahead;
-    }
-
     /// Whether it was taken out of what others left.
-    pub fn is_borrowed(&self) -> bool {
-        self.taken.ground == Ground::Borrowed
+    pub fn is_borrowed(self) -> bool {
+        self.0.ground == Ground::Borrowed
     }
 
     /// Whether it should have been refused for the rate, had that been enforced.
-    pub fn is_beyond_share(&self) -> bool {
-        matches!(self.taken.ground, Ground::Shadow | Ground::Beyond)
+    pub fn is_beyond_share(self) -> bool {
+        matches!(self.0.ground, Ground::Shadow | Ground::Beyond)
     }
 
     /// Whether it should have been refused for calls in flight, had that been enforced.
-    pub fn is_crowded(&self) -> bool {
-        self.taken.crowded
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        if !self.spent {
-            let (mut core, now) = self.share.quota.core();
-            core.give_back(self.share.member, self.taken, now);
-        } else if self.taken.seated {
-            let mut core = self.share.quota.core().0;
-            core.vacate(self.share.member, self.taken.seated);
-        }
+    pub fn is_crowded(self) -> bool {
+        self.0.crowded
     }
 }
 

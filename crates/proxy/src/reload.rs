@@ -513,7 +513,6 @@ impl Follower {
             settings: &self.app.settings,
             lanes: &self.app.lanes,
             metrics: &self.app.metrics,
-            clock: &self.app.clock,
         }
     }
 

@@ -326,11 +326,7 @@ fn status(
 
 /// Who takes most of the quota, and what all take together.
 fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
-    let lanes = generation
-        .lanes()
-        .iter()
-        .map(|lane| lane.view())
-        .enumerate();
+    let lanes = generation.lanes().map(|lane| lane.view()).enumerate();
     let mut busy: Vec<_> = lanes
         .filter(|(_, lane)| lane.used > 0.0 || lane.in_flight > 0)
         .collect();

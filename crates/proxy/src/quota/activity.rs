@@ -19,9 +19,9 @@ struct Slot {
     members: u32,
 }
 
-/// When somebody was last seen: the second, plus one; 0 is never.
+/// When somebody was last seen: the second, plus one; 0 is never. Enough for a century from when time began.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen(u64);
+pub(super) struct Seen(u32);
 
 impl Activity {
     /// Time goes on: forgets who was not seen for too long.
@@ -45,7 +45,7 @@ impl Activity {
 
     /// Somebody asks now.
     pub(super) fn saw(&mut self, seen: &mut Seen, weight: u64) {
-        let now = Seen(self.second + 1);
+        let now = Seen(u32::try_from(self.second + 1).unwrap_or(u32::MAX));
         if *seen != now {
             self.forget(*seen, weight);
             *seen = now;
@@ -56,7 +56,7 @@ impl Activity {
     /// Somebody leaves for good, or is about to weigh something else.
     pub(super) fn forget(&mut self, seen: Seen, weight: u64) {
         if self.counts(seen) {
-            let slot = &mut self.slots[at(seen.0 - 1)];
+            let slot = &mut self.slots[at(seen.second())];
             for slot in [slot, &mut self.all] {
                 slot.weight -= weight;
                 slot.members -= 1;
@@ -73,7 +73,7 @@ impl Activity {
 
     /// Whether somebody is active.
     pub(super) fn counts(&self, seen: Seen) -> bool {
-        seen.0 > 0 && seen.0 + ACTIVE > self.second
+        seen.0 > 0 && u64::from(seen.0) + ACTIVE > self.second
     }
 
     /// What all who are active weigh.
@@ -87,10 +87,16 @@ impl Activity {
     }
 
     fn add(&mut self, seen: Seen, weight: u64) {
-        for slot in [&mut self.slots[at(seen.0 - 1)], &mut self.all] {
+        for slot in [&mut self.slots[at(seen.second())], &mut self.all] {
             slot.weight += weight;
             slot.members += 1;
         }
+    }
+}
+
+impl Seen {
+    fn second(self) -> u64 {
+        u64::from(self.0 - 1)
     }
 }
 

@@ -70,9 +70,11 @@ pub(super) struct Terms {
     pub(super) shadow: settings::QuotaShadow,
 }
 
+/// One cache line: each is a cold one to whoever asks, and so are its neighbors, whose turn it is not.
 #[derive(Default, Clone)]
+#[repr(align(64))]
 struct Member {
-    weight: u64,
+    weight: u32,
     /// Marks on `spread`.
     smooth: u128,
     saved: u128,
@@ -82,10 +84,13 @@ struct Member {
     borrowed: u64,
 }
 
+const _: () = assert!(size_of::<Member>() == 64);
+
 /// What was admitted in this ten seconds and the ten before.
 #[derive(Default, Clone, Copy)]
 struct Used {
-    period: u64,
+    /// Counted in tens of seconds, from when time began: a century has some 300 million.
+    period: u32,
     now: u32,
     before: u32,
 }
@@ -179,7 +184,7 @@ impl Core {
     /// Somebody more who may ask.
     pub(super) fn join(&mut self, weight: u32) -> u32 {
         let member = Member {
-            weight: weight.into(),
+            weight,
             ..Member::default()
         };
         if let Some(place) = self.vacant.pop() {
@@ -193,21 +198,23 @@ impl Core {
     /// It asks no more.
     pub(super) fn leave(&mut self, member: u32) {
         let it = &self.members[member as usize];
-        self.activity.forget(it.seen, it.weight);
+        self.activity.forget(it.seen, it.weight.into());
         self.vacant.push(member);
     }
 
     /// It weighs something else from now on.
     pub(super) fn reweigh(&mut self, member: u32, weight: u32) {
         let it = &mut self.members[member as usize];
-        self.activity.forget(it.seen, it.weight);
-        it.weight = weight.into();
-        self.activity.remember(it.seen, it.weight);
+        self.activity.forget(it.seen, it.weight.into());
+        it.weight = weight;
+        self.activity.remember(it.seen, it.weight.into());
     }
 
     /// Takes a token and a place for a member's call, or neither. `acts` says that it is a write or money call.
     pub(super) fn take(&mut self, member: u32, acts: bool, now: u64) -> Result<Taken, Short> {
         self.arrive(member, now);
+        // Whoever read the clock later may have been here first.
+        let now = self.now;
         let crowded = self.is_crowded(member, acts);
         if crowded && !self.terms.shadow.in_flight {
             return Err(Short::Places);
@@ -344,23 +351,20 @@ impl Core {
     pub(super) fn view_of(&mut self, member: u32, now: u64) -> ShareView {
         self.advance(now);
         let it = &self.members[member as usize];
-        let others = self.activity.weight()
-            - if self.activity.counts(it.seen) {
-                it.weight
-            } else {
-                0
-            };
+        let weight = u64::from(it.weight);
+        let counted = self.activity.counts(it.seen);
+        let others = self.activity.weight() - if counted { weight } else { 0 };
         #[expect(
             clippy::cast_precision_loss,
             reason = "it is looked at, not counted with"
         )]
-        let part = it.weight as f64 / (others + it.weight) as f64;
+        let part = weight as f64 / (others + weight) as f64;
         let common = f64::from(WHOLE - self.terms.reserve) / f64::from(WHOLE);
         ShareView {
             share: f64::from(self.per_second) * common * part,
             used: it.used.per_second(now),
             borrowed: it.borrowed,
-            weight: u32::try_from(it.weight).unwrap_or(u32::MAX),
+            weight: it.weight,
         }
     }
 
@@ -369,7 +373,7 @@ impl Core {
     fn arrive(&mut self, member: u32, now: u64) {
         self.advance(now);
         let it = &mut self.members[member as usize];
-        self.activity.saw(&mut it.seen, it.weight);
+        self.activity.saw(&mut it.seen, it.weight.into());
         let (deep, shallow) = (self.deep(), self.shallow());
         let it = &mut self.members[member as usize];
         let most = |depth: u128| self.spread + depth.max(2 * cost(it));
@@ -549,7 +553,7 @@ impl Core {
             return false;
         };
         let it = &self.members[member as usize];
-        let share = u64::from(all) * it.weight / self.activity.weight().max(1);
+        let share = u64::from(all) * u64::from(it.weight) / self.activity.weight().max(1);
         let below = u64::from(it.seated) < share.max(1);
         let reserve = u64::from(all) * u64::from(self.terms.reserve) / u64::from(WHOLE);
         let reserve = u32::try_from(reserve).expect("a part").min(all - 1);
@@ -569,9 +573,9 @@ impl Used {
     }
 
     fn turn(&mut self, now: u64) {
-        let period = now / (ACTIVE * SECOND);
+        let period = u32::try_from(now / (ACTIVE * SECOND)).unwrap_or(u32::MAX);
         if period != self.period {
-            self.before = if period == self.period + 1 {
+            self.before = if Some(period) == self.period.checked_add(1) {
                 self.now
             } else {
                 0
