@@ -189,13 +189,6 @@ struct Members<'a> {
     contradictory: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Member {
-    Success,
-    Status,
-    Code,
-}
-
 impl<'a> Members<'a> {
     /// Nothing, if the body is not one JSON text and nothing else.
     fn read(body: &'a [u8]) -> Option<Self> {
@@ -206,17 +199,12 @@ impl<'a> Members<'a> {
             code: None,
             contradictory: false,
         };
-        let wanted = |name: &[u8]| match name {
-            b"success" => Some(Member::Success),
-            b"status" => Some(Member::Status),
-            b"code" => Some(Member::Code),
-            _ => None,
-        };
-        let shape = json::read(str::from_utf8(body).ok()?, wanted, |member, value| {
-            let slot = match member {
-                Member::Success => &mut members.success,
-                Member::Status => &mut members.status,
-                Member::Code => &mut members.code,
+        let shape = json::read(str::from_utf8(body).ok()?, &mut |name, value| {
+            let slot = match name {
+                b"success" => &mut members.success,
+                b"status" => &mut members.status,
+                b"code" => &mut members.code,
+                _ => return,
             };
             let before = slot.replace(value);
             members.contradictory |= before.is_some_and(|before| !before.same(value));

@@ -1,4 +1,6 @@
-//! JSON read in one pass and only as far as somebody asks: named members of one object, their values as they stand.
+//! JSON read in one pass and only as far as somebody asks: the members of one object, their values as they stand.
+
+mod plain;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,17 +16,38 @@ pub(crate) enum Shape {
     Scalar,
 }
 
-/// Reads a whole text and hands over the members of its top object that `wanted` knows, in their order, every
-/// occurrence of them. What nobody wants is checked for grammar and passed by, however deep.
-pub(crate) fn read<'a, T>(
-    text: &'a str,
-    wanted: impl Fn(&[u8]) -> Option<T>,
-    found: impl FnMut(T, Raw<'a>),
-) -> Result<Shape, serde_json::Error> {
+/// Takes a member: its name, without escapes, and its value.
+type Found<'f, 'a> = &'f mut dyn FnMut(&[u8], Raw<'a>);
+
+/// Reads a whole text and hands over each member of its top object, name and value, in their order. Every value is checked
+/// for grammar, however deep, and not looked at otherwise.
+///
+/// What is no JSON may have had members before its fault.
+pub(crate) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde_json::Error> {
+    let mut handed_over = 0;
+    let plain = plain::read(text, &mut |name, value| {
+        handed_over += 1;
+        found(name, value);
+    });
+    match plain {
+        Some(shape) => Ok(shape),
+        None => read_by_serde(text, &mut |name, value| {
+            if handed_over == 0 {
+                found(name, value);
+            } else {
+                handed_over -= 1;
+            }
+        }),
+    }
+}
+
+/// Reads what is not plain, and says what is wrong with what is no JSON.
+#[cold]
+fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let shape = match text.trim_ascii_start().as_bytes().first() {
         Some(b'{') => {
-            deserializer.deserialize_map(Members { wanted, found })?;
+            deserializer.deserialize_map(Members(found))?;
             Shape::Object
         }
         first => {
@@ -58,7 +81,7 @@ impl<'a> Raw<'a> {
     /// The content of a string. Half of a surrogate pair, which the grammar allows, is no text.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let content = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        if content.contains('\\') {
+        if content.as_bytes().contains(&b'\\') {
             serde_json::from_str(self.0).ok().map(Cow::Owned)
         } else {
             Some(Cow::Borrowed(content))
@@ -78,58 +101,47 @@ impl<'a> Raw<'a> {
     }
 }
 
-struct Members<W, F> {
-    wanted: W,
-    found: F,
-}
+struct Members<'f, 'a>(Found<'f, 'a>);
 
-impl<'a, T, W, F> Visitor<'a> for Members<W, F>
-where
-    W: Fn(&[u8]) -> Option<T>,
-    F: FnMut(T, Raw<'a>),
-{
+impl<'a> Visitor<'a> for Members<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(wanted) = map.next_key_seed(Name(&self.wanted))? {
-            match wanted {
-                Some(member) => {
-                    let value: &RawValue = map.next_value()?;
-                    (self.found)(member, Raw(value.get()));
-                }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut name = Vec::new();
+        while map.next_key_seed(Name(&mut name))?.is_some() {
+            let value: &RawValue = map.next_value()?;
+            (self.0)(&name, Raw(value.get()));
         }
         Ok(())
     }
 }
 
 /// A member's name, asked for as bytes: as text, half a surrogate pair in a name nobody wants would be an error.
-struct Name<'w, W>(&'w W);
+struct Name<'n>(&'n mut Vec<u8>);
 
-impl<'a, T, W: Fn(&[u8]) -> Option<T>> DeserializeSeed<'a> for Name<'_, W> {
-    type Value = Option<T>;
+impl<'a> DeserializeSeed<'a> for Name<'_> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_bytes(self)
     }
 }
 
-impl<T, W: Fn(&[u8]) -> Option<T>> Visitor<'_> for Name<'_, W> {
-    type Value = Option<T>;
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
 
-    fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<Option<T>, E> {
-        Ok((self.0)(name))
+    fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<(), E> {
+        self.0.clear();
+        self.0.extend_from_slice(name);
+        Ok(())
     }
 }
 
@@ -137,11 +149,16 @@ impl<T, W: Fn(&[u8]) -> Option<T>> Visitor<'_> for Name<'_, W> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
 
     fn values<'a>(text: &'a str, name: &str) -> Option<Vec<Raw<'a>>> {
         let mut values = Vec::new();
-        let wanted = |other: &[u8]| (other == name.as_bytes()).then_some(());
-        read(text, wanted, |(), value| values.push(value)).ok()?;
+        let mut found = |other: &[u8], value| {
+            if other == name.as_bytes() {
+                values.push(value);
+            }
+        };
+        read(text, &mut found).ok()?;
         Some(values)
     }
 
@@ -192,11 +209,180 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_gatepay_and_its_clients_send_is_plain() {
+        for text in [
+            r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":{"createTime":1673838183000,"rate":-0.5e-3}}"#,
+            r#"{"code":"SUCCESS","message":"订单创建成功","data":{"url":"https:\/\/x","name":"\u8ba2","a":[true,false,null]}}"#,
+            " [ ] ",
+            "\r\n{\t} ",
+            "0",
+        ] {
+            assert!(plain::read(text, &mut |_, _| {}).is_some(), "{text}");
+        }
+    }
+
+    /// What a reader says of a text, and the members it hands over, those before a fault included.
+    type Reading = (Result<Shape, String>, Vec<(Vec<u8>, String)>);
+
+    fn reading<'a>(
+        text: &'a str,
+        read: fn(&'a str, Found<'_, 'a>) -> Result<Shape, serde_json::Error>,
+    ) -> Reading {
+        let mut members = Vec::new();
+        let mut found = |name: &[u8], value: Raw<'_>| {
+            members.push((name.to_vec(), value.as_str().to_owned()));
+        };
+        let shape = read(text, &mut found).map_err(|error| error.to_string());
+        (shape, members)
+    }
+
+    /// A text is read as `serde_json` alone reads it.
+    fn is_read_as_by_serde(text: &[u8]) -> Result<(), TestCaseError> {
+        if let Ok(text) = str::from_utf8(text) {
+            prop_assert_eq!(reading(text, read), reading(text, read_by_serde));
+        }
+        Ok(())
+    }
+
+    /// JSON with all its oddities, and what is almost JSON.
+    fn texts() -> impl Strategy<Value = String> {
+        let scalars = prop::sample::select(vec![
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "17",
+            "-1.50",
+            "1e999",
+            "0.0E-07",
+            "2E+1",
+            "1e",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "+1",
+            "nul",
+            "truee",
+            "NaN",
+            r#""""#,
+            r#""SUCCESS""#,
+            r#""a \"b\" \\""#,
+            r#""\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\u12G4""#,
+            r#""\x""#,
+            r#""订单创建成功 and more""#,
+            "\"a\tb\"",
+            "\"\u{7f}\"",
+            "\"open",
+        ]);
+        let texts = prop_oneof![
+            scalars.prop_map(str::to_owned),
+            r#""[ -~é]{0,20}""#,
+            "-?[0-9]{1,20}"
+        ];
+        let names = prop::sample::select(vec![
+            "\"code\"",
+            "\"status\"",
+            "\"success\"",
+            "\"data\"",
+            "\"\"",
+            r#""c\u006fde""#,
+            r#""\ud800""#,
+            "\"a\nb\"",
+            "\"订单\"",
+            "code",
+            r#""a name of more than eight bytes""#,
+        ]);
+        let space = || prop::sample::select(vec!["", "", "", " ", "\r\n\t", "\u{b}", "\u{feff}"]);
+        let compound = move |inner: BoxedStrategy<String>| {
+            let item = (space(), inner.clone(), space()).prop_map(|(a, b, c)| [a, &b, c].concat());
+            let member = (space(), names.clone(), space(), item.clone())
+                .prop_map(|(a, b, c, d)| [a, b, c, ":", &d].concat());
+            prop_oneof![
+                prop::collection::vec(item, 0..5)
+                    .prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec(member, 0..7)
+                    .prop_map(|all| format!("{{{}}}", all.join(","))),
+                (inner, 1..20_usize)
+                    .prop_map(|(inner, deep)| "[".repeat(deep) + &inner + &"]".repeat(deep)),
+            ]
+        };
+        let whole = texts.prop_recursive(4, 24, 6, compound);
+        (space(), whole, space()).prop_map(|(a, b, c)| [a, &b, c].concat())
+    }
+
+    /// Such a text, here and there with a byte flipped, taken out, put in or said twice, or with its end cut off.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            any::<u8>(),
+            prop::sample::select(b"{}[]\":,\\u0e.- \n\0".to_vec())
+        ];
+        let damage = prop::collection::vec((0..5_u8, any::<prop::sample::Index>(), byte), 0..3);
+        (texts(), damage).prop_map(|(text, damage)| {
+            let mut bytes = text.into_bytes();
+            for (how, at, byte) in damage {
+                let at = at.index(bytes.len() + 1);
+                match (how, at < bytes.len()) {
+                    (0, true) => bytes[at] ^= 1 << (byte % 8),
+                    (1, true) => drop(bytes.remove(at)),
+                    (2, _) => bytes.insert(at, byte),
+                    (3, _) => bytes.truncate(at),
+                    _ => bytes.extend_from_within(at..),
+                }
+            }
+            bytes
+        })
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
         #[test]
-        fn the_same_texts_are_json_as_for_serde_json(text in r#"[ \[\]{}:,"a\\u01e.\-tnrf]{0,24}"#) {
-            let serde = serde_json::from_str::<IgnoredAny>(&text).is_ok();
-            prop_assert_eq!(values(&text, "a").is_some(), serde);
+        fn every_text_is_read_as_serde_json_reads_it(text in damaged()) {
+            is_read_as_by_serde(&text)?;
+        }
+
+        #[test]
+        fn every_few_characters_are_read_as_serde_json_reads_them(text in r#"[ \[\]{}:,"a\\u01e.\-tnrf]{0,24}"#) {
+            is_read_as_by_serde(text.as_bytes())?;
+        }
+    }
+
+    /// Five million, of which the first of the two above has two thousand.
+    #[test]
+    #[ignore = "the long form: minutes, in a release build"]
+    fn millions_of_texts_are_read_as_serde_json_reads_them() {
+        let config = ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(5_000_000)
+        };
+        let mut runner = TestRunner::new(config);
+        runner
+            .run(&damaged(), |text| is_read_as_by_serde(&text))
+            .unwrap();
+    }
+
+    /// However the fault lies to the eight bytes that are looked at together.
+    #[test]
+    fn a_string_ends_where_it_ends() {
+        for length in 0..40 {
+            for end in 0..=u8::MAX {
+                for behind in ["\"", "", "\"\u{1}\\x\"\""] {
+                    let text = [
+                        b"\"",
+                        &b"a".repeat(length)[..],
+                        &[end],
+                        b"aaaaaaaaa",
+                        behind.as_bytes(),
+                    ]
+                    .concat();
+                    is_read_as_by_serde(&text).unwrap();
+                }
+            }
         }
     }
 }

@@ -67,9 +67,10 @@ impl<'a> Sent<'a> {
     where
         N: Iterator<Item = &'a str>,
     {
-        let wanted = |name: &[u8]| names().find(|wanted| wanted.as_bytes() == name);
-        json::read(text, wanted, |name, value| {
-            if !matches!(value.as_str(), "null" | "\"\"") {
+        json::read(text, &mut |name, value| {
+            if let Some(name) = names().find(|wanted| wanted.as_bytes() == name)
+                && !matches!(value.as_str(), "null" | "\"\"")
+            {
                 self.0.push((name, Value::Body(value)));
             }
         })

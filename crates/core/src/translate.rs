@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::json;
+use crate::json::{self, Raw};
 use crate::sent::Sent;
 
 /// Where a merchant may name currencies; the page documents none of them.
@@ -44,23 +44,9 @@ pub fn balance_answer(body: &[u8]) -> Cow<'_, [u8]> {
 
 fn renamed(body: &[u8]) -> Option<Vec<u8>> {
     let text = str::from_utf8(body).ok()?;
-    let mut data = None;
-    json::read(
-        text,
-        |name| (name == b"data").then_some(()),
-        |(), raw| data = Some(raw.as_str()),
-    )
-    .ok()?;
-    let data = data.filter(|data| data.starts_with('{'))?;
+    let data = member(text, "data").filter(|data| data.starts_with('{'))?;
     // Where the name stands: before its value, which is found by its place in the text.
-    let mut list = None;
-    json::read(
-        data,
-        |name| (name == b"balanceList").then_some(()),
-        |(), raw| list = Some(raw.as_str()),
-    )
-    .ok()?;
-    let before = offset(text, list?)?;
+    let before = offset(text, member(data, "balanceList")?)?;
     let name = text[..before].rfind("\"balanceList\"")?;
     let between = &text[name + "\"balanceList\"".len()..before];
     if between.trim() != ":" {
@@ -75,6 +61,18 @@ fn renamed(body: &[u8]) -> Option<Vec<u8>> {
         .concat()
         .into_bytes(),
     )
+}
+
+/// The value of a member as it stands; of several of one name, the last.
+fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut last = None;
+    let mut found = |other: &[u8], value: Raw<'a>| {
+        if other == name.as_bytes() {
+            last = Some(value.as_str());
+        }
+    };
+    json::read(text, &mut found).ok()?;
+    last
 }
 
 /// Where a part of a text begins.
