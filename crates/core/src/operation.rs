@@ -207,11 +207,14 @@ pub enum Switch {
 pub struct Catalogue {
     rows: Vec<Operation>,
     by_name: HashMap<Box<str>, usize>,
-    by_merchant_path: HashMap<Box<str>, Methods>,
-    by_institution_path: HashMap<Box<str>, Methods>,
+    by_merchant_path: Paths,
+    by_institution_path: Paths,
 }
 
-/// Which row answers each method on one path.
+/// Which row answers each method on one path. Which paths there are, callers have no say in: any hash does.
+type Paths = HashMap<Box<str>, Methods, foldhash::fast::FixedState>;
+
+/// Which row answers each method.
 type Methods = [Option<u16>; 4];
 
 /// Why rows do not make a catalogue.
@@ -247,8 +250,8 @@ impl Catalogue {
     /// With more than 65,536 rows.
     pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
         let mut by_name = HashMap::new();
-        let mut by_merchant_path = HashMap::new();
-        let mut by_institution_path = HashMap::new();
+        let mut by_merchant_path = Paths::default();
+        let mut by_institution_path = Paths::default();
         let own: HashSet<String> = rows
             .iter()
             .filter(|row| row.scope == Scope::Institution)
@@ -259,7 +262,7 @@ impl Catalogue {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
                 return Err(CatalogueError::Name(row.name.to_string()));
             }
-            let insert = |map: &mut HashMap<Box<str>, Methods>, method: Method, path: &str| {
+            let insert = |map: &mut Paths, method: Method, path: &str| {
                 if !is_canonical(path) {
                     return Err(CatalogueError::NotCanonical(row.name.to_string()));
                 }
@@ -351,13 +354,14 @@ pub fn is_reserved(path: &str) -> bool {
 /// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,
 /// or byte outside visible ASCII (protocol.md 2). Query and fragment are not part of a path.
 pub fn is_canonical(path: &str) -> bool {
-    path.starts_with('/')
-        && path.bytes().all(|byte| {
-            byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';')
-        })
-        && path[1..]
-            .split('/')
-            .all(|segment| !matches!(segment, "" | "." | ".."))
+    let is_plain =
+        |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';');
+    path.as_bytes().strip_prefix(b"/").is_some_and(|segments| {
+        segments.iter().all(is_plain)
+            && segments
+                .split(|byte| *byte == b'/')
+                .all(|segment| !matches!(segment, b"" | b"." | b".."))
+    })
 }
 
 impl Key {
