@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 
+use arrayvec::ArrayString;
 use hmac::block_api::HmacCore;
 use hmac::digest::block_api::{Buffer, CoreProxy as _};
 use hmac::{Hmac, KeyInit, Mac as _};
@@ -11,9 +12,10 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::SecretKey;
 
-/// The value of `X-GatePay-Certificate-ClientId`: 1 to 64 visible ASCII characters.
+/// The value of `X-GatePay-Certificate-ClientId`: 1 to 64 visible ASCII characters. Held in place, beside the key: a
+/// request needs both, and elsewhere would be far away.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientId(Box<str>);
+pub struct ClientId(ArrayString<64>);
 
 /// Why a text cannot be a client id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,11 +26,12 @@ impl ClientId {
     /// Accepts what an `X-GatePay-Certificate-ClientId` header may carry.
     pub fn parse(text: &str) -> Result<Self, ClientIdError> {
         let visible = text.bytes().all(|b| b.is_ascii_graphic());
-        if visible && (1..=64).contains(&text.len()) {
-            Ok(Self(text.into()))
-        } else {
-            Err(ClientIdError)
+        if !visible || text.is_empty() {
+            return Err(ClientIdError);
         }
+        ArrayString::from(text)
+            .map(Self)
+            .map_err(|_longer| ClientIdError)
     }
 
     /// The id as it stands in the header.

@@ -10,7 +10,16 @@ use crate::value;
 /// A set of positions in [`Catalogue::rows`]. Rows that are off are never in it, and in a tenant's never the
 /// institution's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Permissions(Box<[u64]>);
+pub struct Permissions(Words);
+
+/// A bit for each row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Words {
+    /// In place, where a request finds them without a look elsewhere: enough for the rows there are, and half as many again.
+    Few([u64; 2]),
+    /// Of a catalogue that was added to beyond that.
+    Many(Box<[u64]>),
+}
 
 impl Permissions {
     /// Every operation that is open to tenants and on.
@@ -25,13 +34,13 @@ impl Permissions {
 
     /// Whether the operation at this position may be called.
     pub fn allows(&self, position: usize) -> bool {
-        let word = self.0.get(position / 64);
+        let word = self.words().get(position / 64);
         word.is_some_and(|word| word >> (position % 64) & 1 == 1)
     }
 
     /// Whether nothing may be called.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
+        self.words().iter().all(|word| *word == 0)
     }
 
     pub(crate) fn all(catalogue: &Catalogue, audience: Audience) -> Self {
@@ -41,13 +50,27 @@ impl Permissions {
     }
 
     fn none(catalogue: &Catalogue) -> Self {
-        Self(vec![0; catalogue.rows().len().div_ceil(64)].into())
+        Self(match catalogue.rows().len().div_ceil(64) {
+            0..=2 => Words::Few([0; 2]),
+            words => Words::Many(vec![0; words].into()),
+        })
+    }
+
+    fn words(&self) -> &[u64] {
+        match &self.0 {
+            Words::Few(words) => words,
+            Words::Many(words) => words,
+        }
     }
 
     fn add(&mut self, catalogue: &Catalogue, belongs: impl Fn(usize, &Operation) -> bool) {
+        let words: &mut [u64] = match &mut self.0 {
+            Words::Few(words) => words,
+            Words::Many(words) => words,
+        };
         for (position, row) in catalogue.rows().iter().enumerate() {
             if belongs(position, row) {
-                self.0[position / 64] |= 1 << (position % 64);
+                words[position / 64] |= 1 << (position % 64);
             }
         }
     }

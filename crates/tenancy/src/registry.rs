@@ -17,17 +17,24 @@ use crate::tenant::Tenant;
 pub struct Registry {
     tenants: Vec<Arc<Tenant>>,
     operators: Vec<Arc<Operator>>,
-    /// Both hold places instead of names: one more of each, for a hundred thousand tenants, is ten megabytes.
+    /// Neither holds names: one more of each, for a hundred thousand tenants, is ten megabytes.
     by_client_id: HashTable<At>,
     by_account: HashTable<u32>,
     hasher: RandomState,
 }
 
-/// Where a credential is: the party's position, and the place in its `credentials`.
-#[derive(Clone, Copy)]
+/// Where a credential is: whose it is, the party's position, and the place in its `credentials`. The party itself as well,
+/// though its position says who it is: every request asks, and would find it one far look later.
 struct At {
+    party: Whose,
     position: u32,
     credential: u32,
+}
+
+/// A [`Who`] that owns.
+enum Whose {
+    Tenant(Arc<Tenant>),
+    Operator(Arc<Operator>),
 }
 
 /// Whom a client id belongs to. Dates and standing are not judged.
@@ -50,6 +57,28 @@ pub enum Who<'a> {
     Tenant(&'a Arc<Tenant>),
     /// The institution's own back office.
     Operator(&'a Arc<Operator>),
+}
+
+impl At {
+    fn dated(&self) -> &DatedCredential {
+        &self.party.who().party().credentials[self.credential as usize]
+    }
+}
+
+impl Whose {
+    fn of(who: Who<'_>) -> Self {
+        match who {
+            Who::Tenant(tenant) => Self::Tenant(Arc::clone(tenant)),
+            Who::Operator(operator) => Self::Operator(Arc::clone(operator)),
+        }
+    }
+
+    fn who(&self) -> Who<'_> {
+        match self {
+            Self::Tenant(tenant) => Who::Tenant(tenant),
+            Self::Operator(operator) => Who::Operator(operator),
+        }
+    }
 }
 
 impl<'a> Who<'a> {
@@ -158,6 +187,7 @@ impl Registry {
         for (position, who) in registry.parties().enumerate() {
             for (credential, dated) in who.party().credentials.iter().enumerate() {
                 let at = At {
+                    party: Whose::of(who),
                     position: place(position),
                     credential: place(credential),
                 };
@@ -211,20 +241,14 @@ impl Registry {
     /// Whom a client id belongs to, by one hash look-up.
     pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
         let hash = self.hasher.hash_one(client_id);
-        let named = |at: &At| self.found(*at).credential.credential.client_id.as_str() == client_id;
+        let named = |at: &At| at.dated().credential.client_id.as_str() == client_id;
         let at = self.by_client_id.find(hash, named)?;
-        Some(self.found(*at))
-    }
-
-    fn found(&self, at: At) -> Found<'_> {
-        let (position, place) = (at.position as usize, at.credential as usize);
-        let who = self.at(position);
-        Found {
-            who,
-            credential: &who.party().credentials[place],
-            position,
-            place,
-        }
+        Some(Found {
+            who: at.party.who(),
+            credential: at.dated(),
+            position: at.position as usize,
+            place: at.credential as usize,
+        })
     }
 
     /// Who has this place in [`parties`](Self::parties).
