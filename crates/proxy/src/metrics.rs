@@ -1,12 +1,14 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
 mod limits;
+mod requests;
 mod size;
 mod totals;
 mod uses;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use gatepay_core::envelope::Verdict;
 use gatepay_core::look_up::Observed;
@@ -18,6 +20,7 @@ use prometheus::{
 };
 
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
+use self::requests::{Ends, Requests};
 pub use self::size::Size;
 pub use self::totals::{Spread, Totals};
 use crate::guardian::Fault;
@@ -45,7 +48,7 @@ const OTHER: &str = "other";
 /// Every metric, and the children that are kept instead of looked up.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
+    requests: Requests,
     /// Limits, and how the institution's quota is shared.
     pub limits: LimitMetrics,
     refusals: HashMap<&'static str, IntCounter>,
@@ -172,9 +175,9 @@ pub struct ClockMeters {
     pub faults: [IntCounter; Fault::WORDS.len()],
 }
 
-/// One tenant's children.
+/// What is counted of one tenant.
 pub struct TenantMeters {
-    outcomes: [[IntCounter; ENDS.len()]; 3],
+    ends: Ends<AtomicU64>,
     /// Of its limits.
     pub limits: TenantLimits,
 }
@@ -239,11 +242,6 @@ impl Metrics {
     pub fn new(catalogue: &Catalogue) -> Self {
         let registry = Registry::new();
         let make = Make(&registry);
-        let requests = make.counters(
-            "requests_total",
-            "Requests by tenant, kind of operation and how they ended.",
-            &["tenant", "kind", "outcome"],
-        );
         let refusals = make.counters(
             "refusals_total",
             "Requests the proxy refused, by reason.",
@@ -330,28 +328,22 @@ impl Metrics {
             reloads: ReloadMeters::new(&make),
             signer: SignerMeters::new(&make),
             process: make.register(Process::new()),
-            requests,
+            requests: make.register(Requests::new()),
             registry,
         }
     }
 
-    /// The children for one tenant's requests.
+    /// What is counted of one tenant, or of all that have no series of their own.
     pub fn tenant(&self, id: Option<&str>) -> Arc<TenantMeters> {
-        let limits = self.limits.tenant(id);
-        let id = id.unwrap_or(OTHER);
-        let outcomes = [Kind::Read, Kind::Write, Kind::Money]
-            .map(|kind| ENDS.map(|end| self.requests.with_label_values(&[id, kind.as_str(), end])));
-        Arc::new(TenantMeters { outcomes, limits })
+        self.requests.of(id.unwrap_or(OTHER), || TenantMeters {
+            ends: Ends::zero(),
+            limits: self.limits.tenant(id),
+        })
     }
 
     /// Ends the series of a tenant that has none of its own any more.
     pub fn forget_tenant(&self, id: &str) {
-        for kind in Kind::ALL {
-            for end in ENDS {
-                // It may have had none.
-                let _ = self.requests.remove_label_values(&[id, kind.as_str(), end]);
-            }
-        }
+        self.requests.forget(id);
         self.limits.forget(id);
     }
 
@@ -581,7 +573,7 @@ impl ReloadMeters {
 impl TenantMeters {
     /// Counts a request of this tenant.
     pub fn ended(&self, kind: Kind, end: End) {
-        self.outcomes[kind as usize][end as usize].inc();
+        self.ends.count(kind, end);
     }
 }
 
@@ -683,6 +675,34 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}");
         }
+    }
+
+    #[test]
+    fn counts_stay_with_a_tenant_until_it_is_forgotten() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        let said = || {
+            let text = String::from_utf8(metrics.render()).unwrap();
+            let of = |line: &&str| {
+                line.starts_with("gatepay_proxy_requests_total{kind=\"write\",outcome=\"failure\"")
+            };
+            text.lines().find(of).map(str::to_owned)
+        };
+        let line = |count| {
+            let labels = "kind=\"write\",outcome=\"failure\",tenant=\"acme\"";
+            Some(format!("gatepay_proxy_requests_total{{{labels}}} {count}"))
+        };
+        assert_eq!(said(), None);
+        for number in 1..=3 {
+            // As every reload asks.
+            let tenant = metrics.tenant(Some("acme"));
+            tenant.ended(Kind::Write, End::Failure);
+            assert_eq!(said(), line(number));
+        }
+        assert_eq!(metrics.totals().of_kind(Kind::Write, End::Failure), 3);
+        metrics.forget_tenant("acme");
+        assert_eq!(said(), None);
+        let _anew = metrics.tenant(Some("acme"));
+        assert_eq!(said(), line(0));
     }
 
     #[test]

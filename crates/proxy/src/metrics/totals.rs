@@ -2,7 +2,7 @@
 
 use gatepay_core::Kind;
 use prometheus::Histogram;
-use prometheus::core::{Collector as _, Metric as _};
+use prometheus::core::Metric as _;
 
 use super::{Durations, End, Metrics};
 use crate::refusal::Refusal;
@@ -27,22 +27,10 @@ pub struct Spread(Vec<(f64, u64)>);
 impl Metrics {
     /// What was counted so far.
     pub fn totals(&self) -> Totals {
-        let mut outcomes = [[0; End::ALL.len()]; 3];
-        for family in self.requests.collect() {
-            for metric in family.get_metric() {
-                let has = |word: &str| metric.get_label().iter().any(|label| label.value() == word);
-                let kind = Kind::ALL.iter().copied().find(|kind| has(kind.as_str()));
-                let end = End::ALL.into_iter().find(|end| has(end.as_str()));
-                if let (Some(kind), Some(end)) = (kind, end) {
-                    outcomes[kind as usize][end as usize] +=
-                        count(metric.get_counter().get_value());
-                }
-            }
-        }
         let all =
             |which: fn(&Durations) -> &Histogram| Spread::of(self.durations.iter().map(which));
         Totals {
-            outcomes,
+            outcomes: self.requests.sum().0,
             refusals: Refusal::SLUGS.map(|slug| {
                 self.refusals
                     .get(slug)
@@ -165,15 +153,6 @@ impl Spread {
 #[expect(clippy::cast_precision_loss, reason = "counts to look at")]
 fn number(count: u64) -> f64 {
     count as f64
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "it was a whole number above zero before it was made a float"
-)]
-fn count(value: f64) -> u64 {
-    value as u64
 }
 
 #[cfg(test)]
