@@ -20,6 +20,10 @@ use crate::metrics::End;
 use crate::trace::Trace;
 
 /// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
+///
+/// As many of them as a worker ends in some milliseconds wait to be written, so it is small, and nothing of it has to be
+/// freed by the thread that writes: whatever has a length of its own, or is shared, is [`Rest`].
+#[derive(Clone, Copy)]
 pub struct Line {
     /// When its head arrived, in milliseconds since 1970.
     pub time: u64,
@@ -31,20 +35,14 @@ pub struct Line {
     pub end: End,
     /// Whose fault that was.
     pub level: Level,
-    /// What the places below are places in.
-    pub generation: Option<Arc<Generation>>,
     /// The tenant, once known.
-    pub party: Option<usize>,
+    pub party: Option<u32>,
     /// The place among its credentials of the one it signed with, once verified.
-    pub credential: Option<usize>,
+    pub credential: Option<u32>,
     /// The call.
-    pub operation: Option<usize>,
-    /// The idempotency key's value.
-    pub key: Option<String>,
+    pub operation: Option<u32>,
     /// Why the proxy refused it.
     pub refusal: Option<&'static str>,
-    /// What the log may know beyond what the caller was told.
-    pub detail: Option<String>,
     /// The status of the answer.
     pub status: Option<u16>,
     /// GatePay's code.
@@ -65,6 +63,17 @@ pub struct Line {
     pub peer: IpAddr,
     /// Whether the caller was gone before the answer was.
     pub caller_left: bool,
+}
+
+/// The rest of a line.
+#[derive(Clone, Copy, Default)]
+pub struct Rest<'a> {
+    /// What the places of the line are places in.
+    pub generation: Option<&'a Arc<Generation>>,
+    /// The idempotency key's value.
+    pub key: Option<&'a str>,
+    /// What the log may know beyond what the caller was told.
+    pub detail: Option<&'a str>,
 }
 
 /// How much a line matters, by whose fault it is.
@@ -107,68 +116,88 @@ pub enum Turn {
     Relay,
 }
 
-/// How long each had its turn.
+/// How long each had its turn, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Spent([Duration; 7]);
+pub struct Spent([u64; 7]);
 
 impl Spent {
     /// So much more was spent in this turn.
     pub fn add(&mut self, turn: Turn, time: Duration) {
-        self.0[turn as usize] += time;
+        // Centuries have room.
+        self.0[turn as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// What was spent in this turn.
     pub fn of(&self, turn: Turn) -> Duration {
-        self.0[turn as usize]
+        Duration::from_nanos(self.0[turn as usize])
     }
 
     /// All of it.
     pub fn whole(&self) -> Duration {
-        self.0.iter().sum()
+        Duration::from_nanos(self.0.iter().sum())
     }
 }
 
 impl Line {
-    /// Writes it in this form, with its end of line. `times` is kept from line to line.
-    pub fn write(&self, format: LogFormat, times: &mut Times, out: &mut Vec<u8>) {
-        let time = times.text(self.time);
-        match format {
-            LogFormat::Json => self.fields(time).json(&mut Json(out)),
-            // Memory takes what it is given.
-            LogFormat::Human => drop(write!(out, "{}", self.fields(time))),
+    /// A request whose head arrived then, of which nothing more is known.
+    pub fn begin(time: u64, id: [u8; 16], trace: Option<Trace>, peer: IpAddr) -> Self {
+        Self {
+            time,
+            id,
+            trace,
+            peer,
+            end: End::CallerLeft,
+            level: Level::Info,
+            party: None,
+            credential: None,
+            operation: None,
+            refusal: None,
+            status: None,
+            code: None,
+            shadow: Limits::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+            spent: Spent::default(),
+            attempts: 0,
+            observed: None,
+            caller_left: false,
         }
-        out.push(b'\n');
     }
 
-    fn fields<'a>(&'a self, time: &'a str) -> Fields<'a> {
-        let generation = self.generation.as_deref();
-        let row = generation
-            .zip(self.operation)
-            .map(|(generation, at)| &generation.catalogue.rows()[at]);
-        let party = generation
-            .zip(self.party)
-            .map(|(generation, at)| generation.registry.at(at).party());
+    /// Writes it in this form, with its end of line. `times` is kept from line to line.
+    pub fn write(&self, rest: Rest<'_>, format: LogFormat, times: &mut Times, out: &mut Text) {
+        let time = times.text(self.time);
+        match format {
+            LogFormat::Json => self.fields(rest, time).json(&mut Json(out)),
+            // Memory takes what it is given.
+            LogFormat::Human => drop(write!(out, "{}", self.fields(rest, time))),
+        }
+        out.push(b"\n");
+    }
+
+    fn fields<'a>(&'a self, rest: Rest<'a>, time: &'a str) -> Fields<'a> {
+        let in_generation = |place: Option<u32>| rest.generation.zip(place.map(|at| at as usize));
+        let row =
+            in_generation(self.operation).map(|(generation, at)| &generation.catalogue.rows()[at]);
+        let party =
+            in_generation(self.party).map(|(generation, at)| generation.registry.at(at).party());
         let credential = party
             .zip(self.credential)
-            .map(|(party, place)| &party.credentials[place].credential);
+            .map(|(party, place)| &party.credentials[place as usize].credential);
         let milliseconds = |turn| Millis::of(self.spent.of(turn));
-        // Our part of a trace exists only if there is one.
-        let (span, _) = self.id.split_at(8);
         Fields {
             time,
             level: self.level,
-            id: Hex(&self.id),
-            trace_id: self.trace.as_ref().map(|trace| Hex(&trace.id)),
-            parent_id: self.trace.as_ref().map(|trace| Hex(&trace.parent)),
-            span_id: self.trace.as_ref().map(|_| Hex(span)),
+            id: &self.id,
+            trace: self.trace.as_ref(),
             tenant: party.map(|party| party.id.as_str()),
             client_id: credential.map(|credential| credential.client_id.as_str()),
             operation: row.map(|row| row.name.as_ref()),
             kind: row.map(|row| row.kind.as_str()),
-            key: self.key.as_deref(),
+            key: rest.key,
             outcome: self.end.as_str(),
             refusal: self.refusal,
-            detail: self.detail.as_deref(),
+            detail: rest.detail,
             status: self.status,
             code: self.code.as_ref().map(Code::as_str),
             shadow: self.shadow,
@@ -194,10 +223,8 @@ impl Line {
 struct Fields<'a> {
     time: &'a str,
     level: Level,
-    id: Hex<'a>,
-    trace_id: Option<Hex<'a>>,
-    parent_id: Option<Hex<'a>>,
-    span_id: Option<Hex<'a>>,
+    id: &'a [u8; 16],
+    trace: Option<&'a Trace>,
     tenant: Option<&'a str>,
     client_id: Option<&'a str>,
     operation: Option<&'a str>,
@@ -225,148 +252,233 @@ struct Fields<'a> {
     caller_left: bool,
 }
 
-/// `,"name":`, as one piece.
+/// A member's name, with what follows it, as one piece.
+struct Name {
+    value: &'static str,
+    text: &'static str,
+    null: &'static str,
+}
+
 macro_rules! name {
     ($name:literal) => {
-        concat!(",\"", $name, "\":")
+        Name {
+            value: concat!(",\"", $name, "\":"),
+            text: concat!(",\"", $name, "\":\""),
+            null: concat!(",\"", $name, "\":null"),
+        }
     };
 }
 
 impl Fields<'_> {
+    /// Our part of a trace.
+    fn span(&self) -> &[u8; 8] {
+        self.id.first_chunk().expect("8 of 16")
+    }
+
     /// For a program: an object with every member in every line, `null` where there is no answer; only `shadow` is left
     /// out if it is empty.
     fn json(&self, out: &mut Json<'_>) {
         out.raw("{\"time\":\"");
         out.raw(self.time);
         out.raw("\"");
-        out.word(name!("level"), Some(self.level.as_str()));
-        out.hex(name!("id"), Some(&self.id));
-        out.hex(name!("trace_id"), self.trace_id.as_ref());
-        out.hex(name!("parent_id"), self.parent_id.as_ref());
-        out.hex(name!("span_id"), self.span_id.as_ref());
-        out.text(name!("tenant"), self.tenant);
-        out.text(name!("client_id"), self.client_id);
-        out.text(name!("operation"), self.operation);
-        out.word(name!("kind"), self.kind);
-        out.text(name!("key"), self.key);
-        out.word(name!("outcome"), Some(self.outcome));
-        out.word(name!("refusal"), self.refusal);
-        out.text(name!("detail"), self.detail);
-        out.number(name!("status"), self.status);
-        out.text(name!("code"), self.code);
-        if !self.shadow.is_empty() {
-            out.words(name!("shadow"), self.shadow.iter().map(Limit::as_str));
+        out.word(&name!("level"), Some(self.level.as_str()));
+        out.hex(&name!("id"), self.id);
+        if let Some(trace) = self.trace {
+            out.hex(&name!("trace_id"), &trace.id);
+            out.hex(&name!("parent_id"), &trace.parent);
+            out.hex(&name!("span_id"), self.span());
+        } else {
+            // Our part of a trace exists only if there is one.
+            out.raw(",\"trace_id\":null,\"parent_id\":null,\"span_id\":null");
         }
-        out.number(name!("bytes_in"), Some(self.bytes_in));
-        out.number(name!("bytes_out"), Some(self.bytes_out));
-        out.millis(name!("ms"), Some(self.ms));
-        out.millis(name!("own_ms"), Some(self.own_ms));
-        out.millis(name!("body_ms"), Some(self.body_ms));
-        out.millis(name!("journal_ms"), Some(self.journal_ms));
-        out.millis(name!("connect_ms"), Some(self.connect_ms));
-        out.millis(name!("upstream_ms"), self.upstream_ms);
-        out.millis(name!("look_up_ms"), self.look_up_ms);
-        out.millis(name!("relay_ms"), Some(self.relay_ms));
-        out.number(name!("attempts"), Some(self.attempts));
-        out.word(name!("observed"), self.observed);
-        out.address(name!("peer"), self.peer);
-        out.raw(name!("caller_left"));
+        out.text(&name!("tenant"), self.tenant);
+        out.text(&name!("client_id"), self.client_id);
+        out.text(&name!("operation"), self.operation);
+        out.word(&name!("kind"), self.kind);
+        out.text(&name!("key"), self.key);
+        out.word(&name!("outcome"), Some(self.outcome));
+        out.word(&name!("refusal"), self.refusal);
+        out.text(&name!("detail"), self.detail);
+        out.number(&name!("status"), self.status.map(u64::from));
+        out.text(&name!("code"), self.code);
+        if !self.shadow.is_empty() {
+            out.words(&name!("shadow"), self.shadow.iter().map(Limit::as_str));
+        }
+        out.number(&name!("bytes_in"), Some(self.bytes_in as u64));
+        out.number(&name!("bytes_out"), Some(self.bytes_out));
+        out.millis(&name!("ms"), Some(self.ms));
+        out.millis(&name!("own_ms"), Some(self.own_ms));
+        out.millis(&name!("body_ms"), Some(self.body_ms));
+        out.millis(&name!("journal_ms"), Some(self.journal_ms));
+        out.millis(&name!("connect_ms"), Some(self.connect_ms));
+        out.millis(&name!("upstream_ms"), self.upstream_ms);
+        out.millis(&name!("look_up_ms"), self.look_up_ms);
+        out.millis(&name!("relay_ms"), Some(self.relay_ms));
+        out.number(&name!("attempts"), Some(self.attempts.into()));
+        out.word(&name!("observed"), self.observed);
+        out.address(&name!("peer"), self.peer);
+        out.raw(name!("caller_left").value);
         out.raw(if self.caller_left { "true}" } else { "false}" });
+    }
+}
+
+/// Text that is written on at its end and used again when it is empty.
+///
+/// Like a `Vec`, which would call two functions for every piece: most pieces have a length that is known here, and are
+/// written by an instruction or two.
+#[derive(Default)]
+pub struct Text {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+#[expect(clippy::inline_always, reason = "see above")]
+impl Text {
+    /// What stands there.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Makes it empty, and not larger than so many bytes.
+    pub fn clear(&mut self, most: usize) {
+        self.length = 0;
+        self.bytes.truncate(most);
+        self.bytes.shrink_to(most);
+    }
+
+    #[inline(always)]
+    fn push(&mut self, piece: &[u8]) {
+        let end = self.length + piece.len();
+        if end > self.bytes.len() {
+            self.grow(end);
+        }
+        self.bytes[self.length..end].copy_from_slice(piece);
+        self.length = end;
+    }
+
+    /// The first so many of these.
+    #[inline(always)]
+    fn push_first(&mut self, count: usize, of: [u8; 4]) {
+        self.push(&of);
+        self.length -= of.len().saturating_sub(count);
+    }
+
+    #[cold]
+    fn grow(&mut self, least: usize) {
+        self.bytes.resize(least.max(2 * self.bytes.len()), 0);
+    }
+}
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 /// Members of an object, written as they come. A serializer that knows nothing of them takes ten times as long, on a
 /// processor that workers could use.
-struct Json<'a>(&'a mut Vec<u8>);
+struct Json<'a>(&'a mut Text);
 
+#[expect(
+    clippy::inline_always,
+    reason = "in one place all names are of known length"
+)]
 impl Json<'_> {
+    #[inline(always)]
     fn raw(&mut self, text: &str) {
-        self.0.extend_from_slice(text.as_bytes());
-    }
-
-    fn member<T>(&mut self, name: &str, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
-        self.raw(name);
-        match value {
-            Some(value) => write(self, value),
-            None => self.raw("null"),
-        }
+        self.0.push(text.as_bytes());
     }
 
     /// Text of our own, which has nothing to escape.
-    fn word(&mut self, name: &str, word: Option<&str>) {
-        self.member(name, word, Self::quoted);
+    #[inline(always)]
+    fn word(&mut self, name: &Name, word: Option<&str>) {
+        let Some(word) = word else {
+            return self.raw(name.null);
+        };
+        self.raw(name.text);
+        self.raw(word);
+        self.raw("\"");
     }
 
-    fn words<'w>(&mut self, name: &str, words: impl Iterator<Item = &'w str>) {
-        self.raw(name);
+    fn words<'w>(&mut self, name: &Name, words: impl Iterator<Item = &'w str>) {
+        self.raw(name.value);
         for (at, word) in words.enumerate() {
-            self.raw(if at == 0 { "[" } else { "," });
-            self.quoted(word);
+            self.raw(if at == 0 { "[\"" } else { ",\"" });
+            self.raw(word);
+            self.raw("\"");
         }
         self.raw("]");
     }
 
-    fn quoted(&mut self, word: &str) {
-        self.0.push(b'"');
-        self.raw(word);
-        self.0.push(b'"');
-    }
-
     /// Anybody's text.
-    fn text(&mut self, name: &str, text: Option<&str>) {
-        self.member(name, text, |out, text| {
-            // All bytes are looked at, so that many are at once.
-            let odd = |byte: u8| u8::from(byte < 0x20 || byte == b'"' || byte == b'\\');
-            if text.bytes().fold(0, |any, byte| any | odd(byte)) == 0 {
-                out.quoted(text);
-            } else {
-                // Text always serializes.
-                let _ = serde_json::to_writer(&mut *out.0, text);
+    #[inline(always)]
+    fn text(&mut self, name: &Name, text: Option<&str>) {
+        if text.is_none_or(is_plain) {
+            return self.word(name, text);
+        }
+        self.raw(name.value);
+        // Text always serializes.
+        let _ = serde_json::to_writer(&mut *self.0, &text);
+    }
+
+    #[inline(always)]
+    fn hex<const N: usize>(&mut self, name: &Name, bytes: &[u8; N]) {
+        self.raw(name.text);
+        let digits = bytes.map(|byte| DIGITS[usize::from(byte)]);
+        self.0.push(digits.as_flattened());
+        self.raw("\"");
+    }
+
+    #[inline(always)]
+    fn number(&mut self, name: &Name, number: Option<u64>) {
+        let Some(number) = number else {
+            return self.raw(name.null);
+        };
+        self.raw(name.value);
+        self.digits(number);
+    }
+
+    fn digits(&mut self, number: u64) {
+        if number < 1_000 {
+            let [a, b, c] = three_digits(number);
+            match number {
+                ..10 => self.0.push(&[c]),
+                10..100 => self.0.push(&[b, c]),
+                _ => self.0.push(&[a, b, c]),
             }
-        });
-    }
-
-    fn hex(&mut self, name: &str, bytes: Option<&Hex<'_>>) {
-        self.member(name, bytes, |out, Hex(bytes)| {
-            let mut digits = [0; 32];
-            let digits = &mut digits[..2 * bytes.len()];
-            hex::encode_to_slice(bytes, digits).expect("two digits for every byte, of 16 at most");
-            out.0.push(b'"');
-            out.0.extend_from_slice(digits);
-            out.0.push(b'"');
-        });
-    }
-
-    fn number(&mut self, name: &str, number: Option<impl itoa::Integer>) {
-        self.member(name, number, Self::digits);
-    }
-
-    fn digits(&mut self, number: impl itoa::Integer) {
-        self.raw(itoa::Buffer::new().format(number));
+        } else {
+            self.raw(itoa::Buffer::new().format(number));
+        }
     }
 
     /// With as many decimals as it needs, and at least one.
-    fn millis(&mut self, name: &str, time: Option<Millis>) {
-        self.member(name, time, |out, time| {
-            if time.micros == 0 {
-                return out.raw("0.0");
-            }
-            let (whole, decimals) = time.parts();
-            out.digits(whole);
-            out.0.push(b'.');
-            out.0
-                .extend_from_slice(decimals_of(&decimals).unwrap_or(b"0"));
-        });
+    #[inline(always)]
+    fn millis(&mut self, name: &Name, time: Option<Millis>) {
+        let Some(time) = time else {
+            return self.raw(name.null);
+        };
+        self.raw(name.value);
+        if time.micros == 0 {
+            return self.raw("0.0");
+        }
+        let (whole, [a, b, c]) = time.parts();
+        self.digits(whole);
+        let needed = decimals_of(&[a, b, c]).map_or(1, <[u8]>::len);
+        self.0.push_first(1 + needed, [b'.', a, b, c]);
     }
 
-    fn address(&mut self, name: &str, address: IpAddr) {
-        self.raw(name);
-        self.raw("\"");
+    fn address(&mut self, name: &Name, address: IpAddr) {
+        self.raw(name.text);
         match address {
             IpAddr::V4(address) => {
                 for (at, part) in address.octets().into_iter().enumerate() {
                     self.raw(if at == 0 { "" } else { "." });
-                    self.digits(part);
+                    self.digits(part.into());
                 }
             }
             // Memory takes what it is given.
@@ -374,6 +486,22 @@ impl Json<'_> {
         }
         self.raw("\"");
     }
+}
+
+/// Whether JSON writes a text as it is.
+fn is_plain(text: &str) -> bool {
+    /// Whether one of eight bytes is not: where a subtraction borrows from a byte's highest bit, the byte was less.
+    fn odd(eight: [u8; 8]) -> bool {
+        const ONES: u64 = u64::from_ne_bytes([1; 8]);
+        let eight = u64::from_ne_bytes(eight);
+        let less = |than: u8, bytes: u64| bytes.wrapping_sub(ONES * u64::from(than)) & !bytes;
+        let is = |byte: u8| less(1, eight ^ (ONES * u64::from(byte)));
+        (less(0x20, eight) | is(b'"') | is(b'\\')) & (ONES << 7) != 0
+    }
+    let (eights, rest) = text.as_bytes().as_chunks();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    !eights.iter().any(|eight| odd(*eight)) && !odd(last)
 }
 
 /// For a terminal: what one looks for first comes first. A caller's own words are quoted, so that they are one word.
@@ -411,9 +539,9 @@ impl Display for Fields<'_> {
         if let Some(client_id) = self.client_id {
             write!(f, " client={client_id:?}")?;
         }
-        write!(f, " id={}", self.id)?;
-        if let Some(trace) = &self.trace_id {
-            write!(f, " trace={trace}")?;
+        write!(f, " id={}", Hex(self.id))?;
+        if let Some(trace) = self.trace {
+            write!(f, " trace={}", Hex(&trace.id))?;
         }
         if let Some(observed) = self.observed {
             write!(f, " observed={observed}")?;
@@ -436,6 +564,18 @@ impl Display for Hex<'_> {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+/// Every byte in lower-case digits.
+static DIGITS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut all = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < all.len() {
+        all[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    all
+};
 
 /// Milliseconds since 1970, written as RFC 3339.
 pub(crate) struct Time(pub(crate) u64);
@@ -526,35 +666,54 @@ pub(crate) mod tests {
     /// Any line.
     pub(crate) fn line() -> Line {
         Line {
-            time: 1_767_225_600_000,
-            id: [0xab; 16],
-            trace: Trace::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
             end: End::Unknown,
             level: Level::Warn,
-            generation: None,
-            party: None,
-            credential: None,
-            operation: None,
-            key: Some("A-1\n\u{1b}[31m \"x\"".to_owned()),
             refusal: Some("outcome_unknown"),
-            detail: None,
             status: Some(504),
-            code: None,
-            shadow: Limits::default(),
             bytes_in: 120,
             bytes_out: 340,
-            spent: Spent::default(),
             attempts: 1,
             observed: Some(Observed::Found),
-            peer: [127, 0, 0, 1].into(),
             caller_left: true,
+            ..Line::begin(
+                1_767_225_600_000,
+                [0xab; 16],
+                Trace::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+                [127, 0, 0, 1].into(),
+            )
         }
     }
 
+    fn content(out: &Text) -> String {
+        String::from_utf8(out.as_bytes().to_vec()).unwrap()
+    }
+
     fn written(line: &Line, format: LogFormat) -> String {
-        let mut out = Vec::new();
-        line.write(format, &mut Times::default(), &mut out);
-        String::from_utf8(out).unwrap()
+        let mut out = Text::default();
+        let rest = Rest {
+            key: Some("A-1\n\u{1b}[31m \"x\""),
+            ..Rest::default()
+        };
+        line.write(rest, format, &mut Times::default(), &mut out);
+        content(&out)
+    }
+
+    #[test]
+    fn a_line_that_waits_is_small() {
+        // Four lines of the processor's cache.
+        assert!(size_of::<Line>() <= 256, "{}", size_of::<Line>());
+    }
+
+    #[test]
+    fn a_line_without_a_trace_says_so_in_every_member() {
+        let mut line = line();
+        line.trace = None;
+        let value: serde_json::Value =
+            serde_json::from_str(&written(&line, LogFormat::Json)).unwrap();
+        assert_eq!(value.as_object().unwrap().len(), 30);
+        for member in ["trace_id", "parent_id", "span_id"] {
+            assert!(value[member].is_null(), "{member}");
+        }
     }
 
     #[test]
@@ -606,6 +765,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_byte_has_its_digits_and_the_odd_ones_are_found_in_every_place() {
+        let mut out = Text::default();
+        let all: [u8; 256] = std::array::from_fn(|byte| u8::try_from(byte).unwrap());
+        Json(&mut out).hex(&name!("a"), &all);
+        assert_eq!(content(&out), format!(",\"a\":\"{}\"", hex::encode(all)));
+        for byte in 0..0x80_u8 {
+            let odd = byte < 0x20 || byte == b'"' || byte == b'\\';
+            for before in 0..20 {
+                let text = format!("{}{}é~", " ".repeat(before), char::from(byte));
+                assert_eq!(is_plain(&text), !odd, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn lines_of_one_second_share_its_text_and_no_more() {
         let mut times = Times::default();
         for unix_ms in [
@@ -622,17 +796,17 @@ pub(crate) mod tests {
     proptest! {
         /// As a serializer would write them.
         #[test]
-        fn texts_numbers_and_addresses_are_json(text: String, number: u64, address: IpAddr) {
-            let mut out = Vec::new();
+        fn texts_numbers_and_addresses_are_json(text: String, plain in "[ -~]{0,40}", number: u64, address: IpAddr) {
+            let mut out = Text::default();
             let mut json = Json(&mut out);
-            json.text("", Some(&text));
-            json.raw(" ");
-            json.number("", Some(number));
-            json.raw(" ");
-            json.address("", address);
-            let [text, address] = [serde_json::to_string(&text), serde_json::to_string(&address)];
-            let expected = format!("{} {number} {}", text.unwrap(), address.unwrap());
-            prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
+            json.text(&name!("a"), Some(&text));
+            json.text(&name!("b"), Some(&plain));
+            json.number(&name!("c"), Some(number));
+            json.address(&name!("d"), address);
+            let [text, plain] = [text, plain].map(|text| serde_json::to_string(&text).unwrap());
+            let address = serde_json::to_string(&address).unwrap();
+            let expected = format!(",\"a\":{text},\"b\":{plain},\"c\":{number},\"d\":{address}");
+            prop_assert_eq!(content(&out), expected);
         }
 
         #[test]
@@ -640,9 +814,9 @@ pub(crate) mod tests {
             let time = Millis::of(Duration::from_nanos(micros * 1_000 + nanos));
             #[expect(clippy::cast_precision_loss, reason = "a week and more fits")]
             let float = micros as f64 / 1e3;
-            let mut out = Vec::new();
-            Json(&mut out).millis("", Some(time));
-            prop_assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&float).unwrap());
+            let mut out = Text::default();
+            Json(&mut out).millis(&name!("a"), Some(time));
+            prop_assert_eq!(content(&out), format!(",\"a\":{}", serde_json::to_string(&float).unwrap()));
             prop_assert_eq!(time.to_string(), float.to_string());
         }
     }

@@ -1,7 +1,9 @@
 //! Access lines: queued without blocking a request, formatted and written by a thread of their own.
 //!
 //! Formatting costs more than signing, so it stays off the path. Every worker has a queue of its own, so that none
-//! waits for another, and the writer looks by itself every few milliseconds, so that queueing a line wakes nobody.
+//! waits for another, and the writer looks by itself every few milliseconds, so that queueing a line wakes nobody. What
+//! waits, and its text, are kept few enough to stay in a processor's cache: otherwise they would drive out of it what
+//! requests need.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -15,18 +17,28 @@ use std::time::{Duration, Instant};
 use gatepay_tenancy::settings::{Log, LogFormat};
 use prometheus::IntCounter;
 
-use crate::line::{Line, Times};
+use crate::generation::Generation;
+use crate::line::{Line, Rest, Text, Times};
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;
-/// How many lines may wait in one: a fifth of a second of the fastest worker. With some 500 bytes a line, 130 MiB in all.
+/// How many lines may wait in one: a fifth of a second of the fastest worker. With some 250 bytes a line, 65 MiB in all,
+/// besides keys and details.
 const QUEUE: usize = 16_384;
 /// How many lines an empty queue keeps room for.
-const KEPT: usize = 2_048;
+const KEPT: usize = 1_024;
+/// How many bytes of keys and details it does.
+const KEPT_TEXT: usize = 64 << 10;
+/// How much text is written in one piece, about.
+const PIECE: usize = 32 << 10;
 /// How long the end waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the writer looks.
 const EVERY: Duration = Duration::from_millis(25);
+/// How often it does while many lines come.
+const SOON: Duration = Duration::from_millis(5);
+/// How many are many, in a second.
+const MANY: u128 = 4_000;
 
 /// Where access lines go.
 pub struct AccessLog {
@@ -42,7 +54,24 @@ pub struct AccessLog {
 /// On cache lines of its own, so that workers do not slow each other down.
 #[derive(Default)]
 #[repr(align(128))]
-struct Queue(Mutex<Vec<Line>>);
+struct Queue(Mutex<Waiting>);
+
+/// Lines that wait to be written.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<(Line, Lengths)>,
+    /// Their keys and details, one behind the other.
+    texts: String,
+    /// What their places are places in, from which line on: it changes with a reload only.
+    generations: Vec<(usize, Arc<Generation>)>,
+}
+
+/// How long a line's own texts are, if it has them.
+#[derive(Clone, Copy)]
+struct Lengths {
+    key: Option<u32>,
+    detail: Option<u32>,
+}
 
 /// What is counted of access lines.
 pub struct LogMeters {
@@ -63,7 +92,7 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 impl AccessLog {
     /// Starts the writer.
     pub fn start(
-        mut out: Box<dyn Write + Send>,
+        out: Box<dyn Write + Send>,
         settings: Log,
         meters: LogMeters,
     ) -> std::io::Result<Self> {
@@ -73,24 +102,28 @@ impl AccessLog {
         let writer = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || {
-                let (mut lines, mut text) = (Vec::new(), Vec::new());
+                let mut sheet = Sheet::new(out, settings.format);
+                let (mut waiting, mut pause) = (Waiting::default(), EVERY);
                 loop {
                     // The sender is never used: its end is the signal to write the rest and stop.
                     let last =
-                        !matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
+                        !matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
+                    let mut found = 0;
                     for queue in &*shared {
-                        mem::swap(&mut *queue.lock(), &mut lines);
-                        if !write(&lines, settings.format, &mut text, &mut out) {
-                            dropped.inc_by(lines.len() as u64);
+                        // One that is empty keeps its memory, so that few have any, and what has been written a moment
+                        // ago is written next.
+                        if !queue.swap(&mut waiting) {
+                            continue;
                         }
-                        // Given back empty in exchange for the next queue's, so that none has to grow anew.
-                        lines.clear();
-                        lines.shrink_to(KEPT);
-                        text.shrink_to(1 << 20);
+                        found += waiting.lines.len();
+                        dropped.inc_by(sheet.write(&waiting));
+                        waiting.clear();
                     }
                     if last {
                         return;
                     }
+                    let many = found as u128 * 1_000 >= MANY * pause.as_millis();
+                    pause = if many { SOON } else { EVERY };
                 }
             })?;
         Ok(Self {
@@ -120,16 +153,16 @@ impl AccessLog {
     }
 
     /// Queues a line, or counts it as dropped. One that is `routine`, a success like any other, may be left out.
-    pub fn submit(&self, line: Line, routine: bool) {
+    pub fn submit(&self, line: &Line, rest: Rest<'_>, routine: bool) {
         // The id is random, so it can draw the lot: who asks for the line again gets the same answer.
         let [.., a, b, c, d] = line.id;
         if routine && u64::from(u32::from_be_bytes([a, b, c, d])) >= self.routine {
             self.left_out.inc();
             return;
         }
-        let mut queue = self.queues[mine()].lock();
-        if queue.len() < QUEUE {
-            queue.push(line);
+        let mut waiting = self.queues[mine()].lock();
+        if waiting.lines.len() < QUEUE {
+            waiting.push(line, rest);
         } else {
             self.dropped.inc();
         }
@@ -143,8 +176,75 @@ impl Drop for AccessLog {
 }
 
 impl Queue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
+    /// Exchanges what waits for something empty, unless it is empty itself.
+    fn swap(&self, empty: &mut Waiting) -> bool {
+        let mut waiting = self.lock();
+        let any = !waiting.lines.is_empty();
+        if any {
+            mem::swap(&mut *waiting, empty);
+        }
+        any
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, line: &Line, rest: Rest<'_>) {
+        if let Some(of) = rest.generation
+            && !matches!(self.generations.last(), Some((_, last)) if Arc::ptr_eq(last, of))
+        {
+            self.generations.push((self.lines.len(), Arc::clone(of)));
+        }
+        let lengths = Lengths {
+            key: self.keep(rest.key),
+            detail: self.keep(rest.detail),
+        };
+        self.lines.push((*line, lengths));
+    }
+
+    /// Keeps a text behind the others. One of four gigabytes is none.
+    fn keep(&mut self, text: Option<&str>) -> Option<u32> {
+        let length = u32::try_from(text?.len()).ok()?;
+        self.texts.push_str(text?);
+        Some(length)
+    }
+
+    /// Every line with its rest, in order.
+    fn iter(&self) -> impl Iterator<Item = (&Line, Rest<'_>)> {
+        let mut texts = self.texts.as_str();
+        let mut generations = self.generations.iter().peekable();
+        let mut generation = None;
+        self.lines
+            .iter()
+            .enumerate()
+            .map(move |(at, (line, lengths))| {
+                while let Some((_, of)) = generations.next_if(|(from, _)| *from <= at) {
+                    generation = Some(of);
+                }
+                let mut next = |length: Option<u32>| {
+                    let (text, others) = texts.split_at(length? as usize);
+                    texts = others;
+                    Some(text)
+                };
+                let rest = Rest {
+                    generation,
+                    key: next(lengths.key),
+                    detail: next(lengths.detail),
+                };
+                (line, rest)
+            })
+    }
+
+    /// Makes it empty, and not larger than it has to be.
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.lines.shrink_to(KEPT);
+        self.texts.clear();
+        self.texts.shrink_to(KEPT_TEXT);
+        self.generations.clear();
     }
 }
 
@@ -166,19 +266,48 @@ fn part_of_all(part: f64) -> u64 {
     (part.clamp(0.0, 1.0) * f64::from(u32::MAX)).ceil() as u64 + u64::from(part >= 1.0)
 }
 
-/// Whether it could be. A closed pipe must not end the proxy; the operator's collector is what is missing then.
-fn write(
-    lines: &[Line],
+/// What is written on, a piece at a time.
+struct Sheet {
+    out: Box<dyn Write + Send>,
     format: LogFormat,
-    text: &mut Vec<u8>,
-    out: &mut Box<dyn Write + Send>,
-) -> bool {
-    text.clear();
-    let mut times = Times::default();
-    for line in lines {
-        line.write(format, &mut times, text);
+    text: Text,
+    times: Times,
+}
+
+impl Sheet {
+    fn new(out: Box<dyn Write + Send>, format: LogFormat) -> Self {
+        Self {
+            out,
+            format,
+            text: Text::default(),
+            times: Times::default(),
+        }
     }
-    text.is_empty() || out.write_all(text).and_then(|()| out.flush()).is_ok()
+
+    /// Writes all that waits, and says how many lines could not be. A closed pipe must not end the proxy; the operator's
+    /// collector is what is missing then.
+    fn write(&mut self, waiting: &Waiting) -> u64 {
+        let (mut lost, mut lines) = (0, 0);
+        for (line, rest) in waiting.iter() {
+            line.write(rest, self.format, &mut self.times, &mut self.text);
+            lines += 1;
+            if self.text.as_bytes().len() >= PIECE {
+                lost += self.hand_over(mem::take(&mut lines));
+            }
+        }
+        lost + self.hand_over(lines)
+    }
+
+    /// Hands over the text of so many lines, and says how many of them could not be.
+    fn hand_over(&mut self, lines: u64) -> u64 {
+        if lines == 0 {
+            return 0;
+        }
+        let written = self.out.write_all(self.text.as_bytes());
+        let written = written.and_then(|()| self.out.flush());
+        self.text.clear(2 * PIECE);
+        if written.is_ok() { 0 } else { lines }
+    }
 }
 
 /// Keeps what happens to every request of an outage from filling the program's log: so many times a second, and no more.
@@ -255,7 +384,7 @@ mod tests {
         // One queue full is being written, another waits, the rest has no place.
         let all = 3 * QUEUE as u64;
         for _ in 0..all {
-            log.submit(line(), false);
+            log.submit(&line(), Rest::default(), false);
         }
         assert!(dropped.get() >= QUEUE as u64, "{}", dropped.get());
         drop(stall);

@@ -22,7 +22,7 @@ use crate::headers::Lines;
 use crate::journal;
 use crate::lane::Lane;
 use crate::limit::Limits;
-use crate::line::{Level, Line, Spent, Turn};
+use crate::line::{Level, Line, Rest, Turn};
 use crate::metrics::End;
 use crate::pace::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
@@ -31,30 +31,15 @@ use crate::trace::Trace;
 /// What is known of a request so far.
 pub struct Record {
     app: Arc<App>,
-    id: [u8; 16],
-    trace: Option<Trace>,
-    began_unix_ms: u64,
+    /// What the access line will say, with what it does not hold itself.
+    line: Line,
+    generation: Option<Arc<Generation>>,
+    key: Option<String>,
+    detail: Option<String>,
+    /// Of the operation.
+    kind: Option<Kind>,
     /// Whose turn it is, and since when.
     turn: (Turn, Duration),
-    spent: Spent,
-    peer: IpAddr,
-    /// The operation, and what it and the party are places in.
-    operation: Option<(usize, Kind)>,
-    generation: Option<Arc<Generation>>,
-    party: Option<usize>,
-    credential: Option<usize>,
-    key: Option<String>,
-    end: End,
-    level: Level,
-    refusal: Option<&'static str>,
-    detail: Option<String>,
-    status: Option<u16>,
-    code: Option<Code>,
-    shadow: Limits,
-    bytes_in: usize,
-    bytes_out: u64,
-    attempts: u32,
-    observed: Option<Observed>,
     /// Written down in the audit journal; when it is let go, so is how the call ended.
     journal: Option<journal::Open>,
     /// Set once the answer's last byte was handed over.
@@ -67,30 +52,15 @@ impl Record {
     /// Begins when the head has arrived, in the place where it stays: it is handed on from step to step, and large.
     pub fn begin(app: &Arc<App>, peer: IpAddr, lines: &Lines<'_>, busy: Busy) -> Box<Self> {
         app.metrics.in_flight.inc();
+        let (id, trace) = (clock::random(), Trace::read(lines));
         Box::new(Self {
-            id: clock::random(),
-            trace: Trace::read(lines),
-            began_unix_ms: app.clock.unix_ms(),
+            line: Line::begin(app.clock.unix_ms(), id, trace, peer),
             turn: (Turn::Own, app.clock.elapsed()),
-            spent: Spent::default(),
-            peer,
             app: Arc::clone(app),
-            operation: None,
             generation: None,
-            party: None,
-            credential: None,
             key: None,
-            end: End::CallerLeft,
-            level: Level::Info,
-            refusal: None,
             detail: None,
-            status: None,
-            code: None,
-            shadow: Limits::default(),
-            bytes_in: 0,
-            bytes_out: 0,
-            attempts: 0,
-            observed: None,
+            kind: None,
             journal: None,
             relayed: false,
             busy,
@@ -100,38 +70,39 @@ impl Record {
     /// The request's id, as it stands in `X-Request-Id`.
     pub fn id(&self) -> [u8; 32] {
         let mut digits = [0; 32];
-        hex::encode_to_slice(self.id, &mut digits).expect("16 bytes make 32 digits");
+        hex::encode_to_slice(self.line.id, &mut digits).expect("16 bytes make 32 digits");
         digits
     }
 
     /// When its head arrived, in milliseconds since 1970.
     pub fn began_unix_ms(&self) -> u64 {
-        self.began_unix_ms
+        self.line.time
     }
 
     /// What the caller is told of its trace, if it has one.
     pub fn trace(&self) -> Option<http::HeaderValue> {
-        let span = self.id.first_chunk().expect("there are 16");
-        self.trace.map(|trace| trace.answer(*span))
+        let span = self.line.id.first_chunk().expect("there are 16");
+        self.line.trace.map(|trace| trace.answer(*span))
     }
 
     /// The operation it is for.
     pub fn operation(&mut self, position: usize, generation: &Arc<Generation>) {
-        self.operation = Some((position, generation.catalogue.rows()[position].kind));
+        self.kind = Some(generation.catalogue.rows()[position].kind);
+        self.line.operation = place(position);
         self.generation = Some(Arc::clone(generation));
     }
 
     /// Whom it claims to be from.
     pub fn claimed(&mut self, caller: &Caller<'_>) {
-        self.party = Some(caller.position);
+        self.line.party = place(caller.position);
     }
 
     /// It is from whom it claims to be from: from here on it counts as that tenant's.
     pub fn verified(&mut self, caller: &Caller<'_>) {
-        self.credential = Some(caller.place);
+        self.line.credential = place(caller.place);
         if let Some(generation) = &self.generation {
             let used = generation.used(caller.position, caller.place);
-            used.note(self.began_unix_ms);
+            used.note(self.line.time);
         }
     }
 
@@ -139,13 +110,13 @@ impl Record {
     pub fn turn(&mut self, turn: Turn) {
         let now = self.app.clock.elapsed();
         let (before, since) = self.turn;
-        self.spent.add(before, now.saturating_sub(since));
+        self.line.spent.add(before, now.saturating_sub(since));
         self.turn = (turn, now);
     }
 
     /// How long its body was.
     pub fn body(&mut self, bytes: usize) {
-        self.bytes_in = bytes;
+        self.line.bytes_in = bytes;
     }
 
     /// The idempotency key it carries, for the access line.
@@ -160,21 +131,20 @@ impl Record {
 
     /// Limits that would have refused it, had they been enforced.
     pub fn shadow(&mut self, shadow: Limits) {
-        self.shadow = shadow;
+        self.line.shadow = shadow;
     }
 
     /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
     pub fn left(&self) -> Option<(Rate, u32)> {
-        let (_, kind) = self
-            .operation
-            .filter(|_| self.app.settings.ratelimit_headers)?;
+        let kind = self.kind.filter(|_| self.app.settings.ratelimit_headers)?;
         self.lane().map(|lane| lane.left(kind))
     }
 
     /// Whose request it is, once that is proved.
     fn lane(&self) -> Option<&Lane> {
-        let (generation, party) = self.generation.as_ref().zip(self.party)?;
-        self.credential.map(|_| &**generation.lane(party))
+        let (generation, party) = self.generation.as_ref().zip(self.line.party)?;
+        let lane = generation.lane(party as usize);
+        self.line.credential.map(|_| &**lane)
     }
 
     /// An attempt begins, signed as this client under this stamp.
@@ -182,15 +152,15 @@ impl Record {
         if let Some(open) = &mut self.journal {
             open.attempt(client_id, &stamp.as_stamp());
         }
-        self.attempts += 1;
-        if self.attempts == 1 {
+        self.line.attempts += 1;
+        if self.line.attempts == 1 {
             self.turn(Turn::Upstream);
         }
     }
 
     /// What GatePay was seen to have of a call whose answer was lost.
     pub fn observed(&mut self, observed: Observed) {
-        self.observed = Some(observed);
+        self.line.observed = Some(observed);
         if let Some(open) = &mut self.journal {
             open.observed(observed.as_str());
         }
@@ -208,13 +178,14 @@ impl Record {
             let code = judgement.code.as_ref().map(Code::as_str);
             open.answered(status, code, body);
         }
-        self.status = Some(status);
-        self.end = judgement.verdict.into();
-        if self.end == End::Unknown {
-            self.level = Level::Warn;
+        let line = &mut self.line;
+        line.status = Some(status);
+        line.end = judgement.verdict.into();
+        if line.end == End::Unknown {
+            line.level = Level::Warn;
         }
-        self.code = judgement.code;
-        if let Some(code) = &self.code {
+        line.code = judgement.code;
+        if let Some(code) = &line.code {
             self.app.metrics.answered(code.as_str());
         }
     }
@@ -222,14 +193,14 @@ impl Record {
     /// The proxy refused.
     pub fn refused(&mut self, refusal: &Refusal) {
         let slug = refusal.slug();
-        self.refusal = Some(slug);
-        self.end = match refusal {
+        self.line.refusal = Some(slug);
+        self.line.end = match refusal {
             // The stamp was used before, so this request itself went nowhere.
             Refusal::Replayed { .. } => End::Refused,
             _ if refusal.outcome() != Outcome::NotExecuted => End::Unknown,
             _ => End::Refused,
         };
-        self.level = match (refusal.blame(), refusal) {
+        self.line.level = match (refusal.blame(), refusal) {
             // The start itself said so, once; whoever calls meanwhile is no news.
             (Blame::Caller, _) | (_, Refusal::Starting { .. }) => Level::Info,
             (Blame::Upstream, _) => Level::Warn,
@@ -239,9 +210,9 @@ impl Record {
         let (app, detail) = (&self.app, self.detail.as_deref());
         let digits = self.id();
         let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
-        let tenant = self.generation.as_ref().zip(self.party);
-        let tenant = tenant.map(|(of, at)| of.registry.at(at).party().id.as_str());
-        match self.level {
+        let tenant = self.generation.as_ref().zip(self.line.party);
+        let tenant = tenant.map(|(of, at)| of.registry.at(at as usize).party().id.as_str());
+        match self.line.level {
             Level::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
             // In an outage it is the same for every request, and each has its access line.
             _ if !app.seldom.may(app.clock.elapsed()) => {}
@@ -258,13 +229,13 @@ impl Record {
     /// The answer is composed: how the call ended is known, and written down whatever becomes of the caller.
     pub fn decided(&mut self) {
         if let Some(mut open) = self.journal.take() {
-            open.outcome(self.end.as_str());
+            open.outcome(self.line.end.as_str());
         }
     }
 
     /// The status of the answer.
     pub fn status(&mut self, status: u16) {
-        self.status = Some(status);
+        self.line.status = Some(status);
     }
 
     /// The answer begins; from here on the caller has to take it.
@@ -275,7 +246,7 @@ impl Record {
     /// Some of the answer's body was handed over.
     pub fn sent(&mut self, bytes: u64) {
         self.busy.answering();
-        self.bytes_out += bytes;
+        self.line.bytes_out += bytes;
     }
 
     /// The answer was cut short: the caller's connection must not end as if it were whole.
@@ -289,59 +260,50 @@ impl Record {
     }
 }
 
+/// A place as a line has it: there are fewer than four billion of any.
+fn place(at: usize) -> Option<u32> {
+    u32::try_from(at).ok()
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         self.turn(Turn::Own);
         let metrics = &self.app.metrics;
         metrics.in_flight.dec();
+        let line = &mut self.line;
         if std::thread::panicking() {
-            self.end = End::Unknown;
-            self.level = Level::Error;
+            line.end = End::Unknown;
+            line.level = Level::Error;
             self.detail = Some("panicked".to_owned());
         }
-        let money = self.operation.is_some_and(|(_, kind)| kind == Kind::Money);
-        if let Some((position, kind)) = self.operation {
-            if self.end == End::CallerLeft && self.attempts > 0 && kind != Kind::Read {
-                // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
-                self.end = End::Unknown;
-                self.level = Level::Warn;
-            }
-            metrics.took(position, &self.spent, self.attempts > 0);
+        if let Some(kind) = self.kind
+            && kind != Kind::Read
+            && line.end == End::CallerLeft
+            && line.attempts > 0
+        {
+            // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
+            line.end = End::Unknown;
+            line.level = Level::Warn;
+        }
+        line.caller_left = !self.relayed && self.app.drain.phase() < Phase::Over;
+        let line = &self.line;
+        if let Some((position, kind)) = line.operation.zip(self.kind) {
+            metrics.took(position as usize, &line.spent, line.attempts > 0);
             if let Some(lane) = self.lane() {
-                lane.meters().ended(kind, self.end);
+                lane.meters().ended(kind, line.end);
             }
         }
-        let caller_left = !self.relayed && self.app.drain.phase() < Phase::Over;
         // What somebody may ask about later is always written down: money, doubt, trouble, and what the caller traces.
-        let routine = self.end == End::Success
-            && !money
-            && !caller_left
-            && self.attempts == 1
-            && !self.trace.is_some_and(|trace| trace.is_sampled());
-        let line = Line {
-            time: self.began_unix_ms,
-            id: self.id,
-            trace: self.trace,
-            end: self.end,
-            level: self.level,
-            generation: self.generation.take(),
-            party: self.party,
-            credential: self.credential,
-            operation: self.operation.map(|(position, _)| position),
-            key: self.key.take(),
-            refusal: self.refusal,
-            detail: self.detail.take(),
-            status: self.status,
-            code: self.code,
-            shadow: self.shadow,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            spent: self.spent,
-            attempts: self.attempts,
-            observed: self.observed,
-            peer: self.peer,
-            caller_left,
+        let routine = line.end == End::Success
+            && self.kind != Some(Kind::Money)
+            && !line.caller_left
+            && line.attempts == 1
+            && !line.trace.is_some_and(|trace| trace.is_sampled());
+        let rest = Rest {
+            generation: self.generation.as_ref(),
+            key: self.key.as_deref(),
+            detail: self.detail.as_deref(),
         };
-        self.app.log.submit(line, routine);
+        self.app.log.submit(line, rest, routine);
     }
 }
