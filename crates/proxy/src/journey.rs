@@ -438,10 +438,11 @@ async fn leave(
     match body {
         AnswerBody::Whole(body, judgement) => {
             record.answered(status, &judgement, &body);
-            let rejected = judgement
-                .code
-                .is_some_and(|code| envelope::rejects_institution(code.as_str()));
-            if rejected && judgement.verdict != Verdict::Success {
+            let rejected = judgement.verdict != Verdict::Success
+                && judgement
+                    .code
+                    .is_some_and(|code| envelope::rejects_institution(code.as_str()));
+            if rejected {
                 // Relayed as it is, it would send the tenant looking for the fault in its own key.
                 let mut detail: String = String::from_utf8_lossy(&body).chars().take(512).collect();
                 if let Some(offset) = app.guardian.offset_ms() {
