@@ -64,8 +64,8 @@ pub fn digest(stamp: &Stamp<'_>, body: &[u8]) -> [u8; 32] {
 }
 
 fn head(stamp: &Stamp<'_>, mut feed: impl FnMut(&[u8])) {
-    feed(stamp.timestamp().as_bytes());
-    feed(b"\n");
-    feed(stamp.nonce().as_bytes());
-    feed(b"\n");
+    for bytes in stamp.bytes() {
+        feed(bytes);
+        feed(b"\n");
+    }
 }

@@ -10,8 +10,9 @@ pub const LONGEST_NONCE: usize = 128;
 /// The texts are kept, not the numbers: `0123` and `123` are one time but two signed strings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp<'a> {
-    timestamp: &'a str,
-    nonce: &'a str,
+    /// Printable ASCII both: what is signed is bytes, and few ask for it as text.
+    timestamp: &'a [u8],
+    nonce: &'a [u8],
     millis: u64,
 }
 
@@ -48,20 +49,31 @@ impl<'a> Stamp<'a> {
             return Err(StampError::NonceNotPrintable);
         }
         Ok(Self {
-            timestamp: str::from_utf8(timestamp).map_err(|_| StampError::TimestampNotDigits)?,
-            nonce: str::from_utf8(nonce).map_err(|_| StampError::NonceNotPrintable)?,
+            timestamp,
+            nonce,
             millis,
         })
     }
 
     /// The timestamp's text, as it is signed.
+    ///
+    /// # Panics
+    /// Never: it is ASCII by its form.
     pub fn timestamp(&self) -> &'a str {
-        self.timestamp
+        str::from_utf8(self.timestamp).expect("digits are ASCII")
     }
 
     /// The nonce's text, as it is signed.
+    ///
+    /// # Panics
+    /// Never: it is ASCII by its form.
     pub fn nonce(&self) -> &'a str {
-        self.nonce
+        str::from_utf8(self.nonce).expect("what is printable is ASCII")
+    }
+
+    /// The bytes of the timestamp and of the nonce, as they are signed.
+    pub fn bytes(&self) -> [&'a [u8]; 2] {
+        [self.timestamp, self.nonce]
     }
 
     /// The timestamp in milliseconds since 1970.
@@ -122,15 +134,11 @@ impl FreshStamp {
         }
     }
 
-    /// The same stamp as borrowed text.
-    ///
-    /// # Panics
-    /// Never: both parts are ASCII by construction.
+    /// The same stamp, borrowed.
     pub fn as_stamp(&self) -> Stamp<'_> {
-        let text = |bytes| str::from_utf8(bytes).expect("digits and symbols are ASCII");
         Stamp {
-            timestamp: text(&self.timestamp[..usize::from(self.digits)]),
-            nonce: text(&self.nonce),
+            timestamp: &self.timestamp[..usize::from(self.digits)],
+            nonce: &self.nonce,
             millis: self.millis,
         }
     }

@@ -141,13 +141,14 @@ impl Replay {
     /// copy leaves refuses the other.
     pub fn fingerprint(&self, client_id: &str, stamp: &Stamp<'_>, rule: ReplayRule) -> Fingerprint {
         let mut hash = SipHasher24::new_with_key(&self.key);
+        let [timestamp, nonce] = stamp.bytes();
         // None of the three can contain a line feed, so the borders cannot move.
-        for part in [client_id, "\n", stamp.nonce()] {
-            hash.write(part.as_bytes());
+        for part in [client_id.as_bytes(), b"\n", nonce] {
+            hash.write(part);
         }
         let nonce = Print::from(hash.finish128());
         hash.write(b"\n");
-        hash.write(stamp.timestamp().as_bytes());
+        hash.write(timestamp);
         let mut pair = Print::from(hash.finish128());
         pair.low = pair.low / SHARDS * SHARDS + nonce.low % SHARDS;
         Fingerprint {

@@ -172,14 +172,15 @@ impl Outbound {
         head: &mut Vec<u8>,
     ) -> Bytes {
         let stamp = stamp.as_stamp();
+        let [timestamp, nonce] = stamp.bytes();
         let signature = gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex();
         head.reserve(self.head.len() + SIGNED);
         head.extend_from_slice(&self.head);
         // Ids, digits and symbols: each is visible ASCII by its type.
         for (name, value) in [
             (headers::CLIENT_ID, credential.client_id.as_str().as_bytes()),
-            (headers::TIMESTAMP, stamp.timestamp().as_bytes()),
-            (headers::NONCE, stamp.nonce().as_bytes()),
+            (headers::TIMESTAMP, timestamp),
+            (headers::NONCE, nonce),
             (headers::SIGNATURE, &signature),
         ] {
             headers::write(head, &name, value);
