@@ -21,6 +21,7 @@ use gatepay_proxy::app::App;
 use gatepay_proxy::authenticate::{self, Caller};
 use gatepay_proxy::clock::{self, Clock};
 use gatepay_proxy::generation::Generation;
+use gatepay_proxy::head::Head;
 use gatepay_proxy::headers::Lines;
 use gatepay_proxy::mark::Mark;
 use gatepay_proxy::pace::{Limits, Pace};
@@ -138,7 +139,7 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
         idle: Duration::from_secs(10),
     });
     let answer = Bytes::from_static(ANSWER);
-    let lines = Lines::read(&parts.headers);
+    let lines = Lines::read(Head::of_parts(parts).lines());
     let (caller, position) = world.route(parts);
     criterion.bench_function("record", |bencher| {
         bencher.iter_custom(|rounds| {
@@ -249,11 +250,12 @@ impl World {
 
     /// Who calls what.
     fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, usize) {
-        let lines = Lines::read(&parts.headers);
-        let head = ingress::head(parts, &lines).expect("a good head");
+        let head = Head::of_parts(parts);
+        let lines = Lines::read(head.lines());
+        let target = ingress::target(&head, &lines).expect("a good head");
         let found = authenticate::claimed(&self.generation.registry, &lines);
         let who = found.map(|found| found.who);
-        let position = route::operation(&self.generation.catalogue, &head, who);
+        let position = route::operation(&self.generation.catalogue, &target, who);
         let caller = authenticate::identify(found, &lines, NOW);
         (caller.expect("a tenant"), position.expect("an operation"))
     }
@@ -289,7 +291,7 @@ impl World {
         black_box(key);
         let inbound = Inbound {
             query: None,
-            headers: &parts.headers,
+            head: Head::of_parts(parts),
             body: Bytes::from_static(BODY),
         };
         let acting = acting.expect("for itself");

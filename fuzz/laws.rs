@@ -7,17 +7,17 @@
     reason = "a fuzz target calls one of the laws, the tests all of them"
 )]
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Wake, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{Own, guard};
 use gatepay_core::operation::{self, Method};
@@ -25,76 +25,141 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
     translate, verify,
 };
-use gatepay_proxy::framing::Framing;
-use gatepay_proxy::gate::Gate;
+use gatepay_proxy::framing::{Fault, Reading, Rest, Step};
+use gatepay_proxy::head::Head;
 use gatepay_proxy::headers::Lines;
 use gatepay_proxy::ingress;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Collected, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use prometheus::IntCounter;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::runtime::{Builder, Runtime};
 
-/// hyper finds the requests that the gate found, and no head it cannot read; how the bytes are cut changes nothing.
+/// A request as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    method: String,
+    path: String,
+    query: Option<String>,
+    /// The names in lower case.
+    lines: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+/// What is read of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Requests that came whole.
+    whole: Vec<Found>,
+    /// One whose head came whole, but not its body.
+    begun: Option<Found>,
+    /// What cannot be read in one way.
+    fault: Option<Fault>,
+    /// How many bytes the whole ones have.
+    bytes: usize,
+}
+
+/// hyper finds the requests that we find, word for word; how the bytes are cut changes nothing.
 pub(crate) fn head(bytes: &[u8]) {
-    let (heads, unreadable) = read_by_hyper(bytes);
     let text = String::from_utf8_lossy(bytes);
-    assert!(
-        !unreadable,
-        "hyper was handed a head it cannot read: {text:?}"
-    );
+    let ours = read([bytes.to_vec()]);
+    let theirs = read_by_hyper(&bytes[..ours.bytes]);
     // hyper stops early where it is asked to: `Connection: close`, HTTP/1.0.
     let asked = text.to_ascii_lowercase().contains("close") || text.contains("HTTP/1.0");
-    let found = read_by_gate(bytes);
+    let ends = ours.whole.len().min(theirs.len());
+    assert_eq!(theirs[..], ours.whole[..ends], "{text:?}");
     assert!(
-        heads == found || asked && heads < found,
-        "{heads} for hyper, {found} for the gate: {text:?}"
+        asked || ends == ours.whole.len(),
+        "{ends} of {} for hyper: {text:?}",
+        ours.whole.len()
     );
-    let whole = handed_on([bytes.to_vec()], &mut [0; 1024]);
     if let [first, ..] = bytes {
         let (one, other) = bytes.split_at(usize::from(*first) % bytes.len());
-        let parts = [one, other].into_iter().filter(|part| !part.is_empty());
-        let cut: VecDeque<_> = parts.map(<[u8]>::to_vec).collect();
-        assert_eq!(handed_on(cut, &mut [0; 1024]), whole, "{text:?}");
+        assert_eq!(read([one.to_vec(), other.to_vec()]), ours, "{text:?}");
     }
 }
 
-/// All that the gate hands on of a stream that comes in these pieces, and what it says when it breaks off.
-pub(crate) fn handed_on(
-    pieces: impl Into<VecDeque<Vec<u8>>>,
-    room: &mut [u8],
-) -> (Vec<u8>, Option<String>) {
-    let mut gate = Gate::before(Pieces(pieces.into()), counter());
-    let mut all = Vec::new();
-    loop {
-        let mut buf = ReadBuf::new(room);
-        match Pin::new(&mut gate).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf) {
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => return (all, None),
-            Poll::Ready(Ok(())) => all.extend_from_slice(buf.filled()),
-            Poll::Ready(Err(error)) => return (all, Some(error.to_string())),
-            Poll::Pending => return (all, None),
+/// What is read of a stream that comes in these pieces.
+pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
+    let (mut reads, mut came, mut reading) =
+        (Reads::default(), BytesMut::new(), Reading::default());
+    let mut rest: Option<(Found, Rest)> = None;
+    let mut all = 0;
+    for piece in pieces {
+        all += piece.len();
+        came.extend_from_slice(&piece);
+        loop {
+            if rest.is_none() && !came.is_empty() {
+                match reading.read(&came) {
+                    Ok(None) => break,
+                    Ok(Some(length)) => {
+                        let text = came.split_to(length);
+                        rest = Some((found(&reading.head(&text)), reading.rest()));
+                    }
+                    Err(fault) => {
+                        reads.fault = Some(fault);
+                        return reads;
+                    }
+                }
+            }
+            let Some((request, body)) = &mut rest else {
+                break;
+            };
+            match body.step(&mut came) {
+                Ok(Step::Piece(piece)) => request.body.extend_from_slice(&piece),
+                Ok(Step::More) => break,
+                Ok(Step::Over) => {
+                    reads.whole.extend(rest.take().map(|(found, _)| found));
+                    reads.bytes = all - came.len();
+                    reading.again();
+                }
+                Err(fault) => {
+                    reads.fault = Some(fault);
+                    // How much of its body came before is for the pieces to say.
+                    reads.begun = rest.take().map(|(found, _)| Found {
+                        body: Vec::new(),
+                        ..found
+                    });
+                    return reads;
+                }
+            }
         }
     }
+    reads.begun = rest.map(|(found, _)| found);
+    reads
 }
 
-fn counter() -> IntCounter {
-    IntCounter::new("faults", "faults").expect("a good name")
+fn found(head: &Head<'_>) -> Found {
+    let line = |(name, value): (&[u8], &[u8])| {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        (name, value.to_vec())
+    };
+    let mut lines: Vec<_> = head.lines().map(line).collect();
+    // A map has lines of one name together; their order among themselves is all that counts.
+    lines.sort_by(|one, other| one.0.cmp(&other.0));
+    Found {
+        method: head.method.to_owned(),
+        path: head.path.to_owned(),
+        query: head.query.map(str::to_owned),
+        lines,
+        body: Vec::new(),
+    }
 }
 
-/// How many requests hyper reads of what the gate hands on, and whether it found a head it could not read.
-fn read_by_hyper(bytes: &[u8]) -> (usize, bool) {
-    let gate = Gate::before(Pieces([bytes.to_vec()].into()), counter());
-    let heads = Cell::new(0);
+/// What hyper reads of these bytes.
+fn read_by_hyper(bytes: &[u8]) -> Vec<Found> {
+    let requests = RefCell::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| {
-        heads.set(heads.get() + 1);
+        let (parts, body) = request.into_parts();
+        let requests = &requests;
         async move {
-            // Its end is looked for, so that the next head is found behind it.
-            let _whole = request.into_body().collect().await;
+            let body = body.collect().await.map(Collected::to_bytes);
+            let body = body.unwrap_or_default().to_vec();
+            let head = found(&Head::of_parts(&parts));
+            requests.borrow_mut().push(Found { body, ..head });
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     });
@@ -102,39 +167,24 @@ fn read_by_hyper(bytes: &[u8]) -> (usize, bool) {
         .header_read_timeout(None)
         .max_headers(2 * ingress::HEAD_LINES)
         .max_buf_size(4 * ingress::HEAD_LIMIT)
-        .serve_connection(TokioIo::new(gate), service);
+        .serve_connection(TokioIo::new(Pieces([bytes.to_vec()].into())), service);
     let mut connection = pin!(connection);
-    let _timers = RUNTIME.enter();
     let again = Arc::new(Again::default());
     let waker = Waker::from(Arc::clone(&again));
     loop {
         again.0.store(false, Ordering::Relaxed);
         match connection.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Pending if again.0.load(Ordering::Relaxed) => {}
-            Poll::Pending => return (heads.get(), false),
-            Poll::Ready(ended) => return (heads.get(), ended.is_err_and(|error| error.is_parse())),
+            Poll::Pending => return requests.take(),
+            Poll::Ready(ended) => {
+                let text = String::from_utf8_lossy(bytes);
+                assert!(
+                    !ended.is_err_and(|error| error.is_parse()),
+                    "hyper cannot read a head that we read: {text:?}"
+                );
+                return requests.take();
+            }
         }
-    }
-}
-
-/// For the timers of the gate, which is polled by hand.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    let runtime = Builder::new_current_thread().enable_time().build();
-    runtime.expect("a runtime")
-});
-
-/// How many heads the gate finds, up to the first it would not hand on, which is one too.
-fn read_by_gate(bytes: &[u8]) -> usize {
-    let (mut framing, mut at, mut heads) = (Framing::default(), 0, 0);
-    loop {
-        let in_body = framing.is_in_body();
-        match framing.pass(&bytes[at..]) {
-            Ok(0) => return heads,
-            Ok(passed) => at += passed,
-            Err(_) if in_body => return heads,
-            Err(_) => return heads + 1,
-        }
-        heads += usize::from(!in_body);
     }
 }
 
@@ -253,8 +303,9 @@ pub(crate) fn path(bytes: &[u8]) {
         return;
     };
     let (parts, ()) = request.into_parts();
-    if let Ok(head) = ingress::head(&parts, &Lines::read(&parts.headers)) {
-        let path = head.path;
+    let head = Head::of_parts(&parts);
+    if let Ok(target) = ingress::target(&head, &Lines::read(head.lines())) {
+        let path = target.path;
         assert!(path == "/" || operation::is_canonical(path));
         assert!(!path.contains("//") && !path.contains('%'), "{path}");
         assert!(

@@ -7,8 +7,9 @@ use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::bound::{ANSWER, CONNECTION, REQUEST, STREAM};
 use gatepay_proxy::clock::Clock;
+use gatepay_proxy::http1::BUFFERS;
 use gatepay_proxy::ingress::{HEAD_LIMIT, WAITING};
-use gatepay_proxy::listener::{HYPER_HEAD, STREAMS};
+use gatepay_proxy::listener::STREAMS;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::Write as _;
@@ -252,9 +253,9 @@ async fn a_connection_takes_what_is_counted_for_it() {
     let peers = ask(connections);
     counts(&program, &["refusals_total"], first + connections).await;
     let idle = held(&program) - before;
-    let most = CONNECTION + HYPER_HEAD;
+    let most = CONNECTION + BUFFERS;
     judge("an idle connection", idle, connections, most);
-    // A head that does not end lies with the gate until it does.
+    // A head that does not end is kept until it does.
     let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(HEAD_LIMIT - 100));
     for peer in &peers {
         for piece in head.as_bytes().chunks(HEAD_LIMIT / 4) {

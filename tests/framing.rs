@@ -14,10 +14,9 @@
 //! means one request at GatePay, and nothing else arrives there. A refusal that was one of framing, or left a body
 //! unread, is the end of the connection; `-> closed` expects that end after another answer.
 
-use crate::fuzzing::laws::handed_on;
+use crate::fuzzing::laws::read;
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
-use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -218,29 +217,18 @@ async fn how_a_request_is_cut_into_packets_changes_nothing() {
 }
 
 #[test]
-fn the_gate_reads_every_case_the_same_however_it_is_split() {
+fn every_case_is_read_the_same_however_it_is_split() {
     let clock = Clock::manual(T0);
-    let mut room = vec![0; 8192];
     for case in cases() {
         let whole = case.bytes(&clock).concat();
-        let expected = handed_on([whole.clone()], &mut room);
+        let expected = read([whole.clone()]);
         let name = &case.name;
         for cut in 1..whole.len().min(2_000) {
             let (first, second) = whole.split_at(cut);
             let pieces = [first.to_vec(), second.to_vec()];
-            assert_eq!(
-                handed_on(pieces, &mut room),
-                expected,
-                "{name}: cut at {cut}"
-            );
+            assert_eq!(read(pieces), expected, "{name}: cut at {cut}");
         }
-        let bytes: VecDeque<_> = whole.iter().map(|byte| vec![*byte]).collect();
-        assert_eq!(
-            handed_on(bytes, &mut room),
-            expected,
-            "{name}: byte for byte"
-        );
-        let little = handed_on([whole], &mut room[..7]);
-        assert_eq!(little, expected, "{name}: into little room");
+        let bytes = whole.iter().map(|byte| vec![*byte]);
+        assert_eq!(read(bytes), expected, "{name}: byte for byte");
     }
 }

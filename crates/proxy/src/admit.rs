@@ -118,7 +118,7 @@ pub fn acting<'a>(
         (Who::Tenant(tenant), _) => {
             let own = tenant.sub_account.as_str();
             match named {
-                Some(named) if named.as_bytes() != own.as_bytes() => {
+                Some(named) if named != own.as_bytes() => {
                     mismatch("leave X-GatePay-On-Behalf-Of out, or name your own sub-account")
                 }
                 _ => Ok(Acting::OnBehalfOf(own)),
@@ -129,7 +129,9 @@ pub fn acting<'a>(
                 registry.knows_account(account)
                     || institution.account_id.as_deref() == Some(account)
             };
-            let account = named.and_then(|named| named.to_str().ok()).filter(known);
+            let account = named
+                .and_then(|named| str::from_utf8(named).ok())
+                .filter(known);
             account.map_or_else(
                 || mismatch("X-GatePay-On-Behalf-Of must name a tenant's sub-account or institution.account_id"),
                 |account| Ok(Acting::OnBehalfOf(account)),

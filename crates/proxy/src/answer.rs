@@ -6,17 +6,17 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, response};
+use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
+
+use crate::fields::Fields;
 
 /// The largest head an answer may have.
 const HEAD: usize = 64 * 1024;
 /// The most lines it may have.
 const LINES: usize = 100;
-/// How many lines there is room for from the start. hyper keeps the map, and the caller's next head has about as many:
-/// then neither costs an allocation more.
-const USUAL_LINES: usize = 12;
+/// How much room there is for lines besides those of GatePay: for what `relay` adds.
+const OUR_LINES: usize = 160;
 /// The longest line that says how long a chunk is, and the longest trailer.
 const CHUNK_LINE: usize = 4 * 1024;
 
@@ -74,11 +74,30 @@ pub enum Step {
     Over,
 }
 
+/// What an answer's head says to whoever asked.
+#[derive(Debug)]
+pub struct Parts {
+    /// The status.
+    pub status: StatusCode,
+    /// The lines that may pass.
+    pub fields: Fields,
+}
+
+impl Parts {
+    /// An answer with this body, as hyper and others have it.
+    pub fn with<B>(&self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.fields.to_map();
+        response
+    }
+}
+
 /// A head, and what follows it.
 #[derive(Debug)]
 pub struct Head {
-    /// Status and headers.
-    pub parts: response::Parts,
+    /// Status and lines.
+    pub parts: Parts,
     /// The body.
     pub rest: Rest,
     /// Whether the connection may serve another request after it.
@@ -105,7 +124,7 @@ pub fn head(
     if end > HEAD {
         return Err(Unreadable::TooLarge);
     }
-    let head = came.split_to(end).freeze();
+    let head = came.split_to(end);
     let mut lines = [const { MaybeUninit::uninit() }; LINES];
     let mut parsed = httparse::Response::new(&mut []);
     let status =
@@ -117,23 +136,19 @@ pub fn head(
     }
     let code = parsed.code.ok_or(Unreadable::Head)?;
     let said = Said::of(parsed.headers)?;
-    let mut headers = HeaderMap::with_capacity(USUAL_LINES);
+    let mut fields = Fields::with_capacity(end + OUR_LINES);
     for line in parsed.headers.iter().filter(|line| passes(line.name)) {
         if said.names(line.name) {
             // It is about this connection only.
             continue;
         }
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Unreadable::Head)?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value))
-            .map_err(|_| Unreadable::Head)?;
-        headers.append(name, value);
+        fields.pass(line.name, line.value);
     }
     let is_new = parsed.version == Some(1);
     let (rest, is_plain) = said.rest(code, is_new);
     let keeps = is_plain && rest.shows_its_end() && said.keeps(is_new);
-    let (mut parts, ()) = Response::new(()).into_parts();
-    parts.status = code.try_into().map_err(|_| Unreadable::Head)?;
-    parts.headers = headers;
+    let status = code.try_into().map_err(|_| Unreadable::Head)?;
+    let parts = Parts { status, fields };
     Ok(Some(Head { parts, rest, keeps }))
 }
 
@@ -320,6 +335,7 @@ impl Chunk {
 mod tests {
     use super::*;
     use crate::headers;
+    use http::HeaderName;
     use proptest::prelude::*;
 
     /// The head and the body of an answer that comes in these pieces and then closes.
@@ -488,10 +504,8 @@ mod tests {
              Set-Cookie: a\r\nset-cookie: b\r\nX-GatePay-Proxy-Refusal: forged\r\nX-Lab: stays\r\nx-lab: too\r\n\r\n",
         )
         .unwrap();
-        let lines: Vec<_> = head.parts.headers.iter().collect();
-        let name = HeaderName::from_static("x-lab");
-        let values = ["stays", "too"].map(HeaderValue::from_static);
-        assert_eq!(lines, [(&name, &values[0]), (&name, &values[1])]);
+        let fields = head.parts.fields.as_bytes();
+        assert_eq!(fields, b"X-Lab: stays\r\nx-lab: too\r\n");
     }
 
     #[test]
@@ -534,7 +548,7 @@ mod tests {
             }
             pieces.push(left);
             let (head, read, whole) = read(&pieces).unwrap();
-            prop_assert_eq!(head.parts.headers.get("x-lab").unwrap(), "1");
+            prop_assert_eq!(head.parts.fields.get(&HeaderName::from_static("x-lab")), Some(&b"1"[..]));
             prop_assert_eq!((read, whole), (body, true));
         }
 

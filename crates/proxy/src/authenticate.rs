@@ -28,7 +28,7 @@ pub struct Caller<'a> {
 /// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
 pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a>> {
     let client_id = lines.client_id.ok()??;
-    registry.find(client_id.to_str().ok()?)
+    registry.find(str::from_utf8(client_id).ok()?)
 }
 
 /// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
@@ -111,7 +111,7 @@ impl From<Caller<'_>> for Signature {
 
 fn required<'a>(line: Single<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal> {
     match line {
-        Ok(Some(value)) => Ok(value.as_bytes()),
+        Ok(Some(value)) => Ok(value),
         Ok(None) => Err(Refusal::MalformedRequest(
             format!("{name} is missing").into(),
         )),

@@ -7,8 +7,9 @@ use gatepay_tenancy::settings::{Quota, Settings};
 use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
 
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
+use crate::http1;
 use crate::ingress::{BODIES, HEAD_LIMIT};
-use crate::listener::{HYPER_HEAD, STREAMS, WINDOW};
+use crate::listener::{STREAMS, WINDOW};
 use crate::replay;
 
 /// The program itself, its threads, metrics, queues of lines, and the list of addresses that keep failing.
@@ -70,7 +71,7 @@ impl Bound {
         // HTTP/1.1 has a buffer for a head where HTTP/2 has a window and streams.
         let http2 = WINDOW as usize + STREAMS as usize * STREAM;
         let tls = settings.listen.tls.as_ref().map_or(0, |_| TLS);
-        let connection = CONNECTION + tls + http2.max(HYPER_HEAD);
+        let connection = CONNECTION + tls + http2.max(http1::BUFFERS);
         let connections = settings
             .listen
             .max_connections
@@ -146,6 +147,6 @@ mod tests {
 
     #[test]
     fn a_connection_holds_at_most_what_its_buffers_do() {
-        assert!(WINDOW as usize + STREAMS as usize * STREAM > HYPER_HEAD);
+        assert!(WINDOW as usize + STREAMS as usize * STREAM > http1::BUFFERS);
     }
 }

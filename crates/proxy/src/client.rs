@@ -54,7 +54,7 @@ pub async fn exchange(
         while let Some(piece) = wire.piece().await? {
             body.extend_from_slice(&piece);
         }
-        Ok(Response::from_parts(head, body.freeze()))
+        Ok(head.with(body.freeze()))
     };
     exchange.await.map_err(|broken| {
         CallError::Lost(match broken {

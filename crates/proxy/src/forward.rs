@@ -10,11 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::{self, Judgement, Verdict};
-use http::header::RETRY_AFTER;
-use http::response;
+use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::answer::Rest;
+use crate::answer::{Parts, Rest};
 use crate::breaker::Breaker;
 use crate::egress::ConnectError;
 use crate::guardian::Guardian;
@@ -49,7 +48,7 @@ pub struct Road<'a> {
 /// GatePay's answer.
 pub struct Answer {
     /// Status and headers.
-    pub head: response::Parts,
+    pub head: Parts,
     /// The body, or what has come of it.
     pub body: AnswerBody,
 }
@@ -212,10 +211,8 @@ fn hear(quota: &Quota, answer: &Answer) {
     };
     let code = code.map(envelope::Code::as_str);
     if head.status.as_u16() == 429 || code.is_some_and(|code| quota.is_pushback(code)) {
-        let after = head
-            .headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
+        let after = head.fields.get(&RETRY_AFTER);
+        let after = after.and_then(|value| str::from_utf8(value).ok());
         // A date is not worth reading another clock for: what falls by itself is enough then.
         let after = after.and_then(|text| text.trim().parse().ok());
         quota.pushed_back(after.map(Duration::from_secs));
@@ -252,7 +249,7 @@ async fn exchange(
         }
     };
     if let Some(sent) = listens {
-        road.guardian.hears(sent, &head.headers);
+        road.guardian.hears(sent, head.fields.get(&DATE));
     }
     if head.status.as_u16() == 101 {
         // Nobody asked for it, and what follows is no answer.
@@ -266,7 +263,7 @@ async fn read(
     pool: &Arc<Pool>,
     mut connection: Connection,
     kind: Kind,
-    head: response::Parts,
+    head: Parts,
 ) -> Result<Answer, Failure> {
     // Without a length or chunks an answer ends with its connection, and one that was cut looks like a whole one.
     let shows_its_end = connection.wire.rest().shows_its_end();

@@ -1,39 +1,29 @@
 //! Framing: where an HTTP/1 request begins and ends, in the one way two readers cannot differ about.
 //!
-//! What RFC 9112 allows a lenient server to guess at is refused here, before hyper sees it: hyper prefers chunks to a
-//! length it then hides, takes a bare LF for a line's end, cuts the target at `#` and does not ask for a Host. What is
-//! read, and how:
+//! What RFC 9112 allows a lenient server to guess at is refused here: two lengths, or a length and chunks; a bare LF for
+//! a line's end; a target cut at `#`; a head without Host. What is read, and how:
 //!
 //! - Empty lines before a request are skipped, as RFC 9112 section 2.2 asks; old clients leave them over.
-//! - Pipelined requests are read one after the other, each answered before the next is handed on.
+//! - Pipelined requests are read one after the other, each answered before the next is looked at.
 //! - `Expect: 100-continue` is obeyed; whoever expects anything else is refused.
 //! - `Upgrade` is read as if it were not there: Java's client offers h2c in every first request.
 //! - Trailers are read by the same rules as headers and then dropped: nobody signed them.
 //! - Chunk extensions are refused, since parsers differ about where they end; so is a body that goes on after its end,
 //!   which is taken for the next request and is none.
 //!
-//! Nothing here does I/O: [`gate`](crate::gate) stands between the socket and hyper and asks.
+//! Nothing here does I/O: [`http1`](crate::http1) reads and asks.
 
-use http::{Method, Version, request};
+use std::mem;
+
+use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
+use crate::head::{Head, LineAt};
 use crate::ingress::{HEAD_LIMIT, HEAD_LINES};
 
-/// A connection's bytes, followed from request to request.
-#[derive(Debug)]
-pub struct Framing(Place);
-
-/// Where in a request the next byte stands.
-#[derive(Debug)]
-enum Place {
-    Head(Head),
-    /// In a body of known length; so many bytes are left.
-    Length(u64),
-    Chunks(Chunk),
-}
-
-/// What keeps a head from having one reading. The order is that of [`Fault::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What keeps a head, or the body behind it, from having one reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
 #[expect(missing_docs, reason = "`text` says what each is")]
 pub enum Fault {
     TooLarge,
@@ -52,90 +42,63 @@ pub enum Fault {
     Expect,
 }
 
-impl Default for Framing {
-    fn default() -> Self {
-        Self(Place::Head(Head::default()))
-    }
-}
-
-impl Framing {
-    /// How many of these bytes, which follow those passed before, may be handed on: never more than one request's, and
-    /// of a head all or nothing. `Ok(0)` asks for more bytes; all that was not passed is to be shown again.
-    pub fn pass(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        let mut passed = 0;
-        if let Place::Head(head) = &mut self.0 {
-            let Some((length, body)) = head.read(bytes)? else {
-                return Ok(0);
-            };
-            passed = length;
-            self.0 = match body {
-                Body::Length(0) => return Ok(self.next(passed)),
-                Body::Length(length) => Place::Length(length),
-                Body::Chunks => Place::Chunks(Chunk::FIRST),
-            };
-        }
-        let rest = &bytes[passed..];
-        match &mut self.0 {
-            Place::Head(_) => unreachable!("a head that was read is followed by a body"),
-            Place::Length(left) => {
-                let now = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
-                *left -= now as u64;
-                passed += now;
-                if *left == 0 {
-                    return Ok(self.next(passed));
-                }
-            }
-            Place::Chunks(chunk) => {
-                let (now, fine) = chunk.advance(rest);
-                passed += now;
-                if *chunk == Chunk::End {
-                    return Ok(self.next(passed));
-                }
-                if !fine && passed == 0 {
-                    return Err(Fault::Coding);
-                }
-            }
-        }
-        Ok(passed)
-    }
-
-    /// Whether the next byte belongs to a body: the head before it was handed on.
-    pub fn is_in_body(&self) -> bool {
-        !matches!(self.0, Place::Head(_))
-    }
-
-    fn next(&mut self, passed: usize) -> usize {
-        *self = Self::default();
-        passed
-    }
-}
-
-/// What follows a head.
-enum Body {
-    Length(u64),
-    Chunks,
-}
-
 /// A head as far as it has come. Each line is looked at once, when it is complete.
+///
+/// It is kept from request to request, and with it the room for its lines.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is whether one line was there"
-)]
-struct Head {
+pub struct Reading {
     /// Where the first line begins that was not looked at.
     at: usize,
-    /// How many were, empty ones before the request aside.
-    lines: usize,
-    http10: bool,
-    host: bool,
+    method: (u16, u16),
+    target: (u16, u16),
+    lines: Vec<LineAt>,
+    flags: Flags,
     length: Option<u64>,
-    chunked: bool,
-    expect: bool,
 }
 
-impl Head {
-    fn read(&mut self, bytes: &[u8]) -> Result<Option<(usize, Body)>, Fault> {
+/// What a head was found to say.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is whether one thing was there"
+)]
+struct Flags {
+    request_line: bool,
+    http10: bool,
+    host: bool,
+    chunked: bool,
+    expect: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+/// What follows a head, as far as it is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunks(Chunk),
+}
+
+/// What there is of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A piece of it.
+    Piece(Bytes),
+    /// Nothing before more bytes come.
+    More,
+    /// It is over.
+    Over,
+}
+
+impl Reading {
+    /// Looks on in `bytes`, which are all that came since the request before was over: how long the head is, once it is
+    /// all there.
+    ///
+    /// # Errors
+    /// If it cannot be read in one way only.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
         loop {
             let rest = &bytes[self.at..];
             let Some(end) = memchr(b'\n', rest) else {
@@ -151,6 +114,7 @@ impl Head {
                 };
             };
             let line = rest[..end].strip_suffix(b"\r").ok_or(Fault::Control)?;
+            let at = self.at;
             self.at += end + 1;
             if self.at > HEAD_LIMIT {
                 return Err(Fault::TooLarge);
@@ -158,23 +122,66 @@ impl Head {
             if !is_plain(line) {
                 return Err(Fault::Control);
             }
-            match (self.lines, line) {
-                (0, []) => continue,
-                (0, line) => self.request_line(line)?,
-                (_, []) => return self.body().map(|body| Some((self.at, body))),
-                (_, line) => self.field(line)?,
+            match (self.flags.request_line, line) {
+                (false, []) => {}
+                (false, line) => self.request_line(at, line)?,
+                (true, []) => return self.whole().map(Some),
+                (true, line) => self.field(at, line)?,
             }
-            self.lines += 1;
-            if self.lines > 1 + HEAD_LINES {
+            if self.lines.len() > HEAD_LINES {
                 return Err(Fault::TooLarge);
             }
         }
     }
 
-    fn request_line(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let (method, target) = split_at(line, b' ').ok_or(Fault::RequestLine)?;
-        let (target, version) = split_at(target, b' ').ok_or(Fault::RequestLine)?;
-        self.http10 = match version {
+    /// The head that was read whole, off these bytes.
+    ///
+    /// # Panics
+    /// If they are others.
+    pub fn head<'a>(&'a self, text: &'a [u8]) -> Head<'a> {
+        let part = |(from, to): (u16, u16)| {
+            let part = &text[usize::from(from)..usize::from(to)];
+            str::from_utf8(part).expect("its bytes were found to be ASCII")
+        };
+        Head::of_text(part(self.method), part(self.target), text, &self.lines)
+    }
+
+    /// What follows it.
+    pub fn rest(&self) -> Rest {
+        if self.flags.chunked {
+            Rest::Chunks(Chunk::FIRST)
+        } else {
+            Rest::Length(self.length.unwrap_or(0))
+        }
+    }
+
+    /// Whether the caller waits to be told before it sends its body. HTTP/1.0 has no such thing (RFC 9110, 10.1.1).
+    pub fn waits(&self) -> bool {
+        self.flags.expect && !self.flags.http10
+    }
+
+    /// Whether the version is 1.0.
+    pub fn is_old(&self) -> bool {
+        self.flags.http10
+    }
+
+    /// Whether the caller would use the connection again (RFC 9112, 9.3).
+    pub fn keeps(&self) -> bool {
+        !self.flags.close && (!self.flags.http10 || self.flags.keep_alive)
+    }
+
+    /// From the beginning, for the next request.
+    pub fn again(&mut self) {
+        self.at = 0;
+        self.lines.clear();
+        self.flags = Flags::default();
+        self.length = None;
+    }
+
+    fn request_line(&mut self, at: usize, line: &[u8]) -> Result<(), Fault> {
+        let (method, rest) = split_at(line, b' ').ok_or(Fault::RequestLine)?;
+        let (target, version) = split_at(rest, b' ').ok_or(Fault::RequestLine)?;
+        self.flags.http10 = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
             _ => return Err(Fault::RequestLine),
@@ -188,16 +195,24 @@ impl Head {
         if target.first() != Some(&b'/') || !target.iter().all(|byte| TARGET[usize::from(*byte)]) {
             return Err(Fault::Target);
         }
+        self.flags.request_line = true;
+        self.method = place(at, method.len());
+        self.target = place(at + method.len() + 1, target.len());
         Ok(())
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let (name, value) = field(line)?;
+    fn field(&mut self, at: usize, line: &[u8]) -> Result<(), Fault> {
+        let (name, value, value_at) = field(line)?;
+        self.lines.push(LineAt {
+            name: place(at, name.len()),
+            value: place(at + value_at, value.len()),
+        });
+        let flags = &mut self.flags;
         // Told apart by length first: most lines are none of these.
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         match name.len() {
             4 if is("host") => {
-                if std::mem::replace(&mut self.host, true) {
+                if mem::replace(&mut flags.host, true) {
                     return Err(Fault::Hosts);
                 }
                 if value.is_empty() || !value.iter().all(|byte| HOST[usize::from(*byte)]) {
@@ -205,10 +220,16 @@ impl Head {
                 }
             }
             6 if is("expect")
-                && (std::mem::replace(&mut self.expect, true)
+                && (mem::replace(&mut flags.expect, true)
                     || !value.eq_ignore_ascii_case(b"100-continue")) =>
             {
                 return Err(Fault::Expect);
+            }
+            10 if is("connection") => {
+                for word in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    flags.close |= word.eq_ignore_ascii_case(b"close");
+                    flags.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
+                }
             }
             14 if is("content-length") => {
                 let length = number(value).ok_or(Fault::Length)?;
@@ -217,8 +238,8 @@ impl Head {
                 }
             }
             17 if is("transfer-encoding")
-                && (std::mem::replace(&mut self.chunked, true)
-                    || self.http10
+                && (mem::replace(&mut flags.chunked, true)
+                    || flags.http10
                     || !value.eq_ignore_ascii_case(b"chunked")) =>
             {
                 return Err(Fault::Coding);
@@ -228,27 +249,70 @@ impl Head {
         Ok(())
     }
 
-    fn body(&self) -> Result<Body, Fault> {
-        if !self.host && !self.http10 {
+    fn whole(&self) -> Result<usize, Fault> {
+        if !self.flags.host && !self.flags.http10 {
             return Err(Fault::NoHost);
         }
-        match (self.length, self.chunked) {
-            (Some(_), true) => Err(Fault::LengthAndCoding),
-            (None, true) => Ok(Body::Chunks),
-            (length, false) => Ok(Body::Length(length.unwrap_or(0))),
+        if self.flags.chunked && self.length.is_some() {
+            return Err(Fault::LengthAndCoding);
+        }
+        Ok(self.at)
+    }
+}
+
+/// Where a part of a head stands. Heads are short enough: they are read up to [`HEAD_LIMIT`].
+fn place(at: usize, length: usize) -> (u16, u16) {
+    let short = |place: usize| u16::try_from(place).unwrap_or(u16::MAX);
+    (short(at), short(at + length))
+}
+
+const _: () = assert!(HEAD_LIMIT < u16::MAX as usize);
+
+impl Rest {
+    /// Whether nothing is still to come.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunks(Chunk::End))
+    }
+
+    /// How many bytes are still to come at least.
+    pub fn at_least(self) -> u64 {
+        match self {
+            Self::Length(left) => left,
+            Self::Chunks(_) => 0,
+        }
+    }
+
+    /// Takes the next piece of the body off the front of `came`.
+    ///
+    /// # Errors
+    /// If the chunks are none.
+    pub fn step(&mut self, came: &mut BytesMut) -> Result<Step, Fault> {
+        match self {
+            Self::Length(0) => Ok(Step::Over),
+            Self::Length(_) if came.is_empty() => Ok(Step::More),
+            Self::Length(left) => {
+                let now = usize::try_from(*left).map_or(came.len(), |left| left.min(came.len()));
+                *left -= now as u64;
+                Ok(Step::Piece(came.split_to(now).freeze()))
+            }
+            Self::Chunks(chunk) => chunk.next(came),
         }
     }
 }
 
-/// The name and the value of a line, the value without the blanks around it.
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+/// The name of a line, its value without the blanks around it, and where that begins.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Folded);
     }
     // A colon ends a token, and nothing else may.
     let end = line.iter().position(|byte| !TOKEN[usize::from(*byte)]);
     match end.map(|end| line.split_at(end)) {
-        Some((name @ [_, ..], [b':', value @ ..])) => Ok((name, value.trim_ascii())),
+        Some((name @ [_, ..], [b':', padded @ ..])) => {
+            let value = padded.trim_ascii_start();
+            let value_at = line.len() - value.len();
+            Ok((name, value.trim_ascii_end(), value_at))
+        }
         _ => Err(Fault::Name),
     }
 }
@@ -291,21 +355,27 @@ fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 
 /// Where in a chunked body the next byte stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunk {
+pub enum Chunk {
     /// In a chunk's size, of which so many digits were read.
     Size(u32, u8),
+    /// Before the end of the line that says a size.
     SizeLf(u32),
     /// In a chunk; so many bytes are left.
     Data(u32),
+    /// Behind a chunk.
     DataCr,
+    /// In the line end behind it.
     DataLf,
     /// Behind the last chunk, in its trailers or their end; so many bytes of them were read.
     Trailer(TrailerPart, u16),
+    /// Behind everything.
     End,
 }
 
+/// What of a trailer the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TrailerPart {
+#[expect(missing_docs, reason = "each is that part")]
+pub enum TrailerPart {
     Start,
     Name,
     Value,
@@ -316,28 +386,32 @@ enum TrailerPart {
 impl Chunk {
     const FIRST: Self = Self::Size(0, 0);
 
-    /// Goes on as far as the bytes are a chunked body: how many were, and whether that was all that are there.
-    fn advance(&mut self, bytes: &[u8]) -> (usize, bool) {
+    /// The next piece of the body, or as far as the bytes go.
+    fn next(&mut self, came: &mut BytesMut) -> Result<Step, Fault> {
         let mut at = 0;
-        while at < bytes.len() && *self != Self::End {
+        while *self != Self::End {
             if let Self::Data(left) = *self {
-                let now = usize::try_from(left)
-                    .map_or(bytes.len() - at, |left| left.min(bytes.len() - at));
-                at += now;
-                let now = u32::try_from(now).expect("no more than are left of a chunk");
-                *self = match left - now {
+                let _sizes = came.split_to(at);
+                let now = usize::try_from(left).map_or(came.len(), |left| left.min(came.len()));
+                if now == 0 {
+                    return Ok(Step::More);
+                }
+                let taken = u32::try_from(now).expect("no more than are left of a chunk");
+                *self = match left - taken {
                     0 => Self::DataCr,
                     left => Self::Data(left),
                 };
-                continue;
+                return Ok(Step::Piece(came.split_to(now).freeze()));
             }
-            let Some(next) = self.step(bytes[at]) else {
-                return (at, false);
+            let Some(byte) = came.get(at) else {
+                came.clear();
+                return Ok(Step::More);
             };
-            *self = next;
+            *self = self.step(*byte).ok_or(Fault::Coding)?;
             at += 1;
         }
-        (at, true)
+        let _trailers = came.split_to(at);
+        Ok(Step::Over)
     }
 
     fn step(self, byte: u8) -> Option<Self> {
@@ -376,24 +450,6 @@ impl Chunk {
 const TRAILER_LIMIT: u16 = 4096;
 
 impl Fault {
-    /// All of them, in their order.
-    pub const ALL: [Self; 14] = [
-        Self::TooLarge,
-        Self::RequestLine,
-        Self::Method,
-        Self::Target,
-        Self::Control,
-        Self::Folded,
-        Self::Name,
-        Self::NoHost,
-        Self::Hosts,
-        Self::OddHost,
-        Self::Length,
-        Self::Coding,
-        Self::LengthAndCoding,
-        Self::Expect,
-    ];
-
     /// What is wrong, for the caller.
     pub fn text(self) -> &'static str {
         match self {
@@ -419,26 +475,11 @@ impl Fault {
             Self::Expect => "nothing but 100-continue can be expected, once",
         }
     }
-
-    /// The head that is handed on in place of one that has this fault: nothing of the caller's is in it. No caller can
-    /// send it, since TRACE is a fault itself.
-    pub fn stand_in(self) -> Vec<u8> {
-        format!("TRACE /{} HTTP/1.1\r\n\r\n", self as u8).into_bytes()
-    }
-
-    /// The fault of the head that this one stands in for.
-    pub fn of(parts: &request::Parts) -> Option<Self> {
-        if parts.method != Method::TRACE || parts.version >= Version::HTTP_2 {
-            return None;
-        }
-        let number: usize = parts.uri.path().strip_prefix('/')?.parse().ok()?;
-        Self::ALL.get(number).copied()
-    }
 }
 
 /// The bytes of a token (RFC 9110 section 5.6.2).
 const TOKEN: [bool; 256] = set(b"!#$%&'*+-.^_`|~");
-/// The bytes of a path and query as hyper takes them: all of RFC 3986 and a few more.
+/// The bytes of a path and query: all of RFC 3986 and a few more, as hyper takes them.
 const TARGET: [bool; 256] = set(b"!$%&'()*+,-./:;=?@[\\]^_{|}~");
 /// The bytes of a host and a port.
 const HOST: [bool; 256] = set(b"-._~:[]");
@@ -457,27 +498,4 @@ const fn set(more: &[u8]) -> [bool; 256] {
         at += 1;
     }
     set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http::Request;
-
-    #[test]
-    fn the_fault_of_a_stand_in_is_known_from_it_and_no_caller_can_send_it() {
-        for (number, fault) in Fault::ALL.into_iter().enumerate() {
-            let stand_in = fault.stand_in();
-            let line = std::str::from_utf8(&stand_in).unwrap();
-            let path = line.split(' ').nth(1).unwrap();
-            assert_eq!(path, format!("/{number}"));
-            let request = Request::builder().method("TRACE").uri(path);
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(Fault::of(&parts), Some(fault));
-            assert_eq!(Framing::default().pass(&stand_in), Err(Fault::Method));
-        }
-        let two = Request::builder().method("TRACE").version(Version::HTTP_2);
-        let (parts, ()) = two.uri("/1").body(()).unwrap().into_parts();
-        assert_eq!(Fault::of(&parts), None, "HTTP/2 has frames");
-    }
 }

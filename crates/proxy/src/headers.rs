@@ -1,6 +1,6 @@
 //! Header names and lists: what is read, what goes to GatePay, what comes back.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 
 /// `X-GatePay-Certificate-ClientId`.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static(gatepay_core::header::CLIENT_ID);
@@ -33,17 +33,22 @@ pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome
 
 /// What of a tenant's head is sent on, besides `Content-Type` (design: nothing else is). Its own `X-GatePay-*` values are
 /// rebuilt.
-pub const TO_GATEPAY: [HeaderName; 3] =
-    [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
+static TO_GATEPAY: [HeaderName; 3] = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
+
+/// The name under which a line of a tenant's head is sent on, if it is.
+pub fn to_gatepay(name: &[u8]) -> Option<&'static HeaderName> {
+    let is = |known: &&HeaderName| known.as_str().as_bytes().eq_ignore_ascii_case(name);
+    TO_GATEPAY.iter().find(is)
+}
 
 /// A header that must be single stood more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeated;
 
 /// The value of a header that may stand once.
-pub type Single<'a> = Result<Option<&'a HeaderValue>, Repeated>;
+pub type Single<'a> = Result<Option<&'a [u8]>, Repeated>;
 
-/// What the proxy itself reads of a caller's head, all found in one pass: asking the map for a header costs a hash each.
+/// What the proxy itself reads of a caller's head, all found in one pass.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "each is the header of its name")]
 pub struct Lines<'a> {
@@ -61,31 +66,35 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Reads a head.
-    pub fn read(headers: &'a HeaderMap) -> Self {
-        let mut lines = Self {
-            client_id: Ok(None),
-            timestamp: Ok(None),
-            nonce: Ok(None),
-            signature: Ok(None),
-            on_behalf_of: Ok(None),
-            content_type: Ok(None),
-            traceparent: Ok(None),
-            count: 0,
-            bytes: 0,
-        };
-        for (name, value) in headers {
-            let name = name.as_str();
+    /// Of a head that says nothing.
+    pub const NONE: Self = Self {
+        client_id: Ok(None),
+        timestamp: Ok(None),
+        nonce: Ok(None),
+        signature: Ok(None),
+        on_behalf_of: Ok(None),
+        content_type: Ok(None),
+        traceparent: Ok(None),
+        count: 0,
+        bytes: 0,
+    };
+
+    /// Reads a head, line by line.
+    pub fn read(head: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut lines = Self::NONE;
+        for (name, value) in head {
             lines.count += 1;
             lines.bytes += name.len() + value.len() + 4;
-            let line = match name {
-                gatepay_core::header::CLIENT_ID => &mut lines.client_id,
-                gatepay_core::header::TIMESTAMP => &mut lines.timestamp,
-                gatepay_core::header::NONCE => &mut lines.nonce,
-                gatepay_core::header::SIGNATURE => &mut lines.signature,
-                gatepay_core::header::ON_BEHALF_OF => &mut lines.on_behalf_of,
-                "content-type" => &mut lines.content_type,
-                "traceparent" => &mut lines.traceparent,
+            let is = |wanted: &HeaderName| name.eq_ignore_ascii_case(wanted.as_str().as_bytes());
+            // Told apart by length first: most lines are none of these.
+            let line = match name.len() {
+                11 if is(&TRACEPARENT) => &mut lines.traceparent,
+                12 if is(&header::CONTENT_TYPE) => &mut lines.content_type,
+                15 if is(&NONCE) => &mut lines.nonce,
+                19 if is(&TIMESTAMP) => &mut lines.timestamp,
+                19 if is(&SIGNATURE) => &mut lines.signature,
+                22 if is(&ON_BEHALF_OF) => &mut lines.on_behalf_of,
+                30 if is(&CLIENT_ID) => &mut lines.client_id,
                 _ => continue,
             };
             *line = match line {
@@ -134,36 +143,34 @@ const STAY: [&str; 17] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::{Head, LineAt};
+    use http::{Request, request};
 
-    fn map(lines: &[(&str, &str)]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect()
+    fn parts(lines: &[(&str, &str)]) -> request::Parts {
+        let request = Request::builder();
+        let request = lines.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        request.body(()).unwrap().into_parts().0
     }
 
     #[test]
     fn a_repeated_header_is_never_read_as_its_first_value() {
-        let headers = map(&[
+        let parts = parts(&[
             ("x-gatepay-nonce", "a"),
             ("X-GatePay-Timestamp", "1"),
             ("x-gatepay-nonce", "b"),
             ("x-gatepay-nonce", "b"),
         ]);
-        let lines = Lines::read(&headers);
+        let lines = Lines::read(Head::of_parts(&parts).lines());
         assert_eq!(lines.nonce, Err(Repeated));
-        assert_eq!(lines.timestamp, Ok(Some(&HeaderValue::from_static("1"))));
+        assert_eq!(lines.timestamp, Ok(Some(&b"1"[..])));
         assert_eq!(lines.signature, Ok(None));
         assert_eq!((lines.count, lines.bytes), (4, 64 + 4 + 4 * 4));
     }
 
     #[test]
-    fn names_are_told_apart_as_the_map_tells_them() {
+    fn names_are_told_apart_in_any_spelling() {
         for name in [
             CLIENT_ID,
             TIMESTAMP,
@@ -173,20 +180,34 @@ mod tests {
             header::CONTENT_TYPE,
             TRACEPARENT,
         ] {
-            let headers = map(&[(name.as_str(), "x")]);
-            let lines = Lines::read(&headers);
-            let read = [
-                lines.client_id,
-                lines.timestamp,
-                lines.nonce,
-                lines.signature,
-                lines.on_behalf_of,
-                lines.content_type,
-                lines.traceparent,
-            ];
-            let found: Vec<_> = read.into_iter().filter_map(|line| line.unwrap()).collect();
-            assert_eq!(found, ["x"], "{name}");
+            let name = name.as_str();
+            for name in [name.to_owned(), name.to_uppercase()] {
+                let value = u16::try_from(name.len() + 2).unwrap();
+                let text = format!("{name}: x");
+                let at = [LineAt {
+                    name: (0, value - 2),
+                    value: (value, value + 1),
+                }];
+                let lines = Lines::read(Head::of_text("GET", "/", text.as_bytes(), &at).lines());
+                let read = [
+                    lines.client_id,
+                    lines.timestamp,
+                    lines.nonce,
+                    lines.signature,
+                    lines.on_behalf_of,
+                    lines.content_type,
+                    lines.traceparent,
+                ];
+                let found: Vec<_> = read.into_iter().filter_map(|line| line.unwrap()).collect();
+                assert_eq!(found, [b"x"], "{name}");
+            }
         }
+        assert_eq!(to_gatepay(b"ACCEPT"), Some(&header::ACCEPT));
+        assert_eq!(to_gatepay(b"accept-encoding"), None);
+    }
+
+    #[test]
+    fn what_marks_an_answer_as_ours_never_comes_from_gatepay() {
         for name in [REQUEST_ID, REFUSAL, OUTCOME] {
             assert!(!passes(name.as_str()));
         }

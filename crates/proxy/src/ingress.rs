@@ -6,23 +6,23 @@ use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gatepay_core::operation::{self, Media, Method};
-use http::request;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::framing::Fault;
+use crate::head::Head;
 use crate::headers::{self, Lines, Single};
 use crate::refusal::Refusal;
 
-/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire. hyper's own limit stands
-/// above it, so that its bare 431 is never met in HTTP/1.
+/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
 /// The most lines a head may have; GatePay's clients send about a dozen.
 pub const HEAD_LINES: usize = 64;
@@ -31,7 +31,7 @@ const YIELD_AFTER: usize = 64 * 1024;
 
 /// What of a head decides where a request goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
+pub struct Target<'a> {
     /// One of the methods that occur in the catalogue, or `None` for any other.
     pub method: Option<Method>,
     /// A canonical path.
@@ -42,33 +42,62 @@ pub struct Head<'a> {
     pub bytes: usize,
 }
 
-/// Reads a head that has one reading only, or refuses it.
-pub fn head<'a>(parts: &'a request::Parts, lines: &Lines<'_>) -> Result<Head<'a>, Refusal> {
-    match Fault::of(parts) {
-        None => {}
-        Some(Fault::TooLarge) => return Err(Refusal::HeadTooLarge),
-        Some(fault) => return Err(malformed(fault.text())),
-    }
-    let uri = &parts.uri;
-    let target = uri
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    let bytes = target + lines.bytes;
+/// Reads where a request goes, or refuses it.
+pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refusal> {
+    let query = head.query.map_or(0, |query| query.len() + 1);
+    let bytes = head.path.len() + query + lines.bytes;
     if bytes > HEAD_LIMIT || lines.count > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
     }
     // The root is a path like any other that nobody knows.
-    if uri.path() != "/" && !operation::is_canonical(uri.path()) {
+    if head.path != "/" && !operation::is_canonical(head.path) {
         return Err(malformed(
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
         ));
     }
-    Ok(Head {
-        method: Method::parse(parts.method.as_str()),
-        path: uri.path(),
-        query: uri.query(),
+    Ok(Target {
+        method: Method::parse(head.method),
+        path: head.path,
+        query: head.query,
         bytes,
     })
+}
+
+/// What a head that cannot be read in one way is refused with.
+pub fn unreadable(fault: Fault) -> Refusal {
+    match fault {
+        Fault::TooLarge => Refusal::HeadTooLarge,
+        fault => malformed(fault.text()),
+    }
+}
+
+/// A body that is still to be read, and its sender.
+pub trait Upload: Body<Data = Bytes> + Unpin {
+    /// Whether the sender has left. Asked while something else is waited for.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Upload for Incoming {
+    /// hyper itself drops whoever answers then.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+/// Whoever is answered has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// Waits for something, unless the sender of `body` leaves first.
+pub async fn unless_gone<F: Future>(
+    body: &mut impl Upload,
+    mut awaited: Pin<&mut F>,
+) -> Result<F::Output, Gone> {
+    poll_fn(|cx| match awaited.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => body.poll_gone(cx).map(|()| Err(Gone)),
+    })
+    .await
 }
 
 /// Whether a body is of the kind its operation takes, by its `Content-Type`. One that names no type is GatePay's to judge.
@@ -77,13 +106,12 @@ pub fn media_type(named: Single<'_>, media: Media) -> Result<(), Refusal> {
         named.map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
     let essence = named
-        .as_bytes()
         .split(|byte| *byte == b';')
         .next()
         .unwrap_or_default()
         .trim_ascii();
     let wanted = media.as_str();
-    if media == Media::Json && names_other_charset(named.as_bytes()) {
+    if media == Media::Json && names_other_charset(named) {
         // GatePay would read other characters than were checked here.
         return Err(Refusal::UnsupportedMediaType { wanted });
     }
@@ -396,11 +424,10 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
+    use http::{Request, request};
     use http_body_util::Full;
     use proptest::prelude::*;
     use std::convert::Infallible;
-    use std::task::Context;
 
     const TIME: BodyTime = BodyTime {
         whole: Duration::from_secs(10),
@@ -417,8 +444,9 @@ mod tests {
 
     fn refused(uri: &str, lines: &[(&str, &str)]) -> Option<&'static str> {
         let parts = parts(uri, lines);
-        let head = head(&parts, &Lines::read(&parts.headers));
-        head.err().map(|refusal| refusal.slug())
+        let head = Head::of_parts(&parts);
+        let target = target(&head, &Lines::read(head.lines()));
+        target.err().map(|refusal| refusal.slug())
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,9 +12,6 @@ use gatepay_core::look_up::{Observation, Question};
 use gatepay_core::operation::LookUp;
 use gatepay_core::{Credential, Kind, Operation, envelope, translate};
 use gatepay_tenancy::Who;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Version, request};
-use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::app::App;
@@ -22,8 +20,9 @@ use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
+use crate::head::Head;
 use crate::headers::Lines;
-use crate::ingress::{BodyTime, Held};
+use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
 use crate::line::Turn;
@@ -111,114 +110,121 @@ struct Admitted {
     _held: Held,
 }
 
+/// Why a request goes no further.
+enum Stopped {
+    /// It is refused.
+    Refused(Refusal),
+    /// Whoever sent it has left.
+    Gone,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Gone> for Stopped {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
 /// Answers a request for which there is no place among all: nothing of it is read but its head.
-pub fn crowded(
-    app: &Arc<App>,
-    peer: &Peer,
-    busy: Busy,
-    request: Request<Incoming>,
-) -> Response<Reply> {
+pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Reply {
     app.metrics.requests_crowded.inc();
-    let (parts, _unread) = request.into_parts();
-    let origin = app.trusted.caller(peer.origin, &parts.headers);
-    let lines = Lines::read(&parts.headers);
-    let mut record = Record::begin(app, origin.address, &lines, busy);
-    if parts.method == http::Method::HEAD {
+    let origin = app.trusted.caller(peer.origin, head);
+    let mut record = Record::begin(app, origin.address, &Lines::read(head.lines()), busy);
+    if head.method == "HEAD" {
         record.relayed();
     }
     let refusal =
         Refusal::Overloaded("too many requests are being answered; come back in a moment");
-    let mut response = refuse(app, record, refusal);
-    close(parts.version, response.headers_mut());
-    response
+    let mut reply = refuse(app, record, refusal);
+    reply.close();
+    reply
 }
 
-/// Answers a request, whatever becomes of it.
-pub async fn handle(
-    worker: Arc<Worker>,
-    peer: Arc<Peer>,
+/// Answers a head that cannot be read in one way.
+pub fn unreadable(app: &Arc<App>, peer: &Peer, busy: Busy, fault: Fault) -> Reply {
+    let record = Record::begin(app, peer.origin.address, &Lines::NONE, busy);
+    let mut reply = refuse(app, record, ingress::unreadable(fault));
+    reply.close();
+    reply
+}
+
+/// Answers a request, whatever becomes of it, unless its sender has left.
+pub async fn handle<B: Upload>(
+    worker: &Arc<Worker>,
+    peer: &Peer,
     busy: Busy,
     entering: Entering,
-    request: Request<Incoming>,
-) -> Response<Reply> {
+    head: &Head<'_>,
+    body: &mut B,
+) -> Option<Reply> {
     let app = &worker.app;
-    let (parts, incoming) = request.into_parts();
-    let origin = app.trusted.caller(peer.origin, &parts.headers);
-    let lines = Lines::read(&parts.headers);
+    let origin = app.trusted.caller(peer.origin, head);
+    let lines = Lines::read(head.lines());
     let mut record = Record::begin(app, origin.address, &lines, busy);
-    if parts.method == http::Method::HEAD {
+    if head.method == "HEAD" {
         // The head is all there is to hand over.
         record.relayed();
     }
     let held = app.bodies.hold(peer.unproved());
-    let mut unread = (!incoming.is_end_stream()).then_some(incoming);
-    let head = (&parts, lines);
-    let entered = enter(&worker, origin, held, head, &mut unread, &mut record).await;
+    let entered = enter(worker, origin, held, (head, lines), body, &mut record).await;
     drop(entering);
-    let mut response = match entered {
-        Err(refusal) => {
+    let mut reply = match entered {
+        Err(Stopped::Gone) => return None,
+        Err(Stopped::Refused(refusal)) => {
             if refusal.is_failed_authentication()
                 && let Some(address) = origin.accountable()
             {
                 app.penalties.failed(address);
             }
-            let mut response = refuse(app, record, refusal);
-            match unread {
-                // What is left of a body nobody read would be taken for the next request.
-                Some(_) if parts.version < Version::HTTP_2 => {
-                    close(parts.version, response.headers_mut());
-                }
-                Some(mut rest) => ingress::discard(&mut rest).await,
-                // What comes after a head that was not one cannot be read either.
-                None if Fault::of(&parts).is_some() => {
-                    close(parts.version, response.headers_mut());
-                }
-                None => {}
-            }
-            response
+            refuse(app, record, refusal)
         }
         Ok(admitted) if admitted.operation().kind == Kind::Read => {
-            leave(&worker, admitted, record).await
+            let leaving = pin!(leave(worker, admitted, record));
+            unless_gone(body, leaving).await.ok()?
         }
         Ok(admitted) => {
             // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
             let running = Running::begin(app);
-            let worker = Arc::clone(&worker);
+            let worker = Arc::clone(worker);
             let detached = tokio::spawn(async move {
-                let response = leave(&worker, admitted, record).await;
+                let reply = leave(&worker, admitted, record).await;
                 drop(running);
-                response
+                reply
             });
-            match detached.await {
-                Ok(response) => response,
+            match unless_gone(body, pin!(detached)).await.ok()? {
+                Ok(reply) => reply,
                 // Its record was written as it fell. A caller whose connection is aborted takes nothing for an answer.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }
     };
     if app.drain.phase() >= Phase::Leaving {
-        close(parts.version, response.headers_mut());
+        reply.close();
     }
-    response
+    Some(reply)
 }
 
-/// From the head to the permit: ingress, route, authenticate, admit, sign. Takes the body out of `unread` once it has
-/// read all of it.
+/// From the head to the permit: ingress, route, authenticate, admit, sign.
 async fn enter(
     worker: &Worker,
     origin: Origin,
     mut held: Held,
-    (parts, lines): (&request::Parts, Lines<'_>),
-    unread: &mut Option<Incoming>,
+    (head, lines): (&Head<'_>, Lines<'_>),
+    body: &mut impl Upload,
     record: &mut Record,
-) -> Result<Box<Admitted>, Refusal> {
+) -> Result<Box<Admitted>, Stopped> {
     let app = &worker.app;
     let now_ms = record.began_unix_ms();
     let generation = app.generation.load_full();
 
-    let head = ingress::head(parts, &lines)?;
+    let target = ingress::target(head, &lines)?;
     let found = authenticate::claimed(&generation.registry, &lines);
-    let position = route::operation(&generation.catalogue, &head, found.map(|found| found.who))?;
+    let position = route::operation(&generation.catalogue, &target, found.map(|found| found.who))?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, &generation);
 
@@ -226,11 +232,11 @@ async fn enter(
     let party = caller.who.party();
     let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(&caller);
-    if let Some(unread) = unread {
-        held.begin(head.bytes, unread.size_hint().lower())?;
+    if !body.is_end_stream() {
+        held.begin(target.bytes, body.size_hint().lower())?;
         ingress::media_type(lines.content_type, operation.media)?;
     }
-    let body = receive(app, origin, &mut held, unread, operation, &caller, record).await?;
+    let body = receive(app, origin, &mut held, body, operation, &caller, record).await?;
     held.proved();
 
     let lane = generation.lane(caller.position);
@@ -238,7 +244,7 @@ async fn enter(
         .replay
         .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
     app.replay.check(print).map_err(|unusable| {
-        record.key(admit::key(operation, head.query, &body));
+        record.key(admit::key(operation, target.query, &body));
         admit::refuse(unusable, now_ms, || {
             advice(&generation, operation, record.known_key(), operator)
         })
@@ -259,12 +265,12 @@ async fn enter(
         }),
         Who::Operator(_) => None,
     };
-    let key = admit::body(operation, head.query, &body, own, &app.rules)?;
+    let key = admit::body(operation, target.query, &body, own, &app.rules)?;
     // Operators speak the institution's form already.
     let translated = !operator && !operation.is_verbatim();
     let inbound = Inbound {
-        query: head.query,
-        headers: &parts.headers,
+        query: target.query,
+        head: *head,
         body,
     };
     let outbound = outbound(app, operation, inbound, acting, translated);
@@ -273,16 +279,17 @@ async fn enter(
         Refusal::Internal(Outcome::NotExecuted)
     })?;
     if !app.mark.covers(caller.stamp.millis()).await {
-        return Err(Refusal::Overloaded(
+        let refusal = Refusal::Overloaded(
             "the state folder cannot be written; the same request may be sent again as it is",
-        ));
+        );
+        return Err(refusal.into());
     }
     let journal = app
         .journal
         .as_ref()
         .filter(|_| operation.kind != Kind::Read);
     if journal.is_some_and(|journal| !journal.is_available()) {
-        return Err(Refusal::JournalUnavailable);
+        return Err(Refusal::JournalUnavailable.into());
     }
     // The body may have taken its time: the stamp is judged once more, under the memory's lock.
     let now_ms = app.clock.unix_ms();
@@ -337,18 +344,18 @@ async fn receive(
     app: &App,
     origin: Origin,
     held: &mut Held,
-    unread: &mut Option<Incoming>,
+    incoming: &mut impl Upload,
     operation: &Operation,
     caller: &authenticate::Caller<'_>,
     record: &mut Record,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Stopped> {
     let listen = &app.settings.listen;
     let failing = origin
         .accountable()
         .filter(|address| app.penalties.is_failing(*address));
     let mut payload = caller.payload();
     let mut body = Bytes::new();
-    if let Some(incoming) = unread {
+    if !incoming.is_end_stream() {
         let limit = operation.body_limit.unwrap_or(listen.body_limit);
         let piece = |piece: &[u8]| {
             if failing.is_none() {
@@ -364,13 +371,12 @@ async fn receive(
         let read = ingress::body(incoming, limit, &time, piece).await;
         record.turn(Turn::Own);
         body = read?;
-        *unread = None;
         record.body(body.len());
     }
     if let Some(address) = failing {
         // Taken only now, so that a slow body holds up nobody else of that address.
         record.turn(Turn::Body);
-        let _turn = app.penalties.turn(address).await;
+        let _turn = unless_gone(incoming, pin!(app.penalties.turn(address))).await?;
         record.turn(Turn::Own);
         payload.body(&body);
         caller.verify(payload, &body)?;
@@ -388,11 +394,7 @@ impl Admitted {
 }
 
 /// From the permit to the answer: journal, sign, forward, relay.
-async fn leave(
-    worker: &Worker,
-    mut admitted: Box<Admitted>,
-    mut record: Box<Record>,
-) -> Response<Reply> {
+async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Record>) -> Reply {
     let app = &worker.app;
     if let (Some(journal), Some(before)) = (&app.journal, admitted.before.take()) {
         record.turn(Turn::Journal);
@@ -484,7 +486,7 @@ async fn lose(
     credential: &Credential,
     mut record: Box<Record>,
     what: &'static str,
-) -> Response<Reply> {
+) -> Reply {
     let app = &worker.app;
     let observation = match admitted.operation().kind {
         Kind::Read => None,
@@ -560,32 +562,26 @@ fn advice(
     refusal::advice(operation, look_up, key)
 }
 
-fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Response<Reply> {
+fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
     record.refused(&refusal);
-    let (status, lines, body) = refusal.into_answer(app.settings.refusal_status);
+    let (status, fields, body) = refusal.into_answer(app.settings.refusal_status);
     record.status(status.as_u16());
-    relay::refusal(status, lines, body, record)
-}
-
-/// Asks an HTTP/1 caller to use another connection next; HTTP/2 has GOAWAY for that.
-fn close(version: Version, lines: &mut HeaderMap) {
-    if version < Version::HTTP_2 {
-        lines.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    relay::refusal(status, fields, body, record)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bound::REQUEST;
+    use hyper::body::Incoming;
 
     #[test]
     fn a_request_that_waits_is_small() {
-        fn size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
+        fn size<A, B, C, D, E, F, G>(_: impl Fn(A, B, C, D, E, F) -> G) -> usize {
+            size_of::<G>()
         }
         // What the library keeps of a stream comes on top, and the head, which is counted by itself.
-        let size = size(handle);
+        let size = size(handle::<Incoming>);
         assert!(size <= REQUEST * 2 / 5, "{size} bytes");
     }
 }

@@ -1,41 +1,40 @@
 //! Listener: connections from tenants, HTTP/1.1 and HTTP/2, within limits.
 
-use std::cell::Cell;
-use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::iter;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::yield_now;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
 use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
-use crate::gate::Gate;
+use crate::head::Head;
+use crate::http1;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::origin::Origin;
-use crate::pace::{Limits, Pace, Verdict};
+use crate::pace::{Busy, Limits, Pace, Verdict};
 use crate::penalty::FLOOD_WAIT;
 use crate::proxy_header;
+use crate::relay::Reply;
 
-/// hyper's own limit on a head, above ours so that ours answers.
-pub const HYPER_HEAD: usize = 4 * ingress::HEAD_LIMIT;
-const _: () = assert!(ingress::HEAD_LINES < HYPER_LINES);
-/// How many lines of a head hyper takes unless it is told otherwise.
-const HYPER_LINES: usize = 100;
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
 /// they may, so that none of those is refused.
 pub const STREAMS: u32 = 100;
@@ -201,7 +200,7 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: En
     let ended = if http2 {
         serve_http2(&worker, stream, peer, &pace, entering).await
     } else {
-        serve_http1(&worker, stream, peer, &pace, entering).await
+        serve_http1(&worker, stream, &peer, &pace, entering).await
     };
     if let Err(Ended::Broken(error)) = &ended
         && is_abuse(error)
@@ -215,7 +214,6 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: En
             pace.abort();
             app.metrics.readers_stalled.inc();
         }
-        Err(Ended::Broken(error)) if error.is_parse() => app.metrics.unreadable_heads.inc(),
         Err(Ended::Broken(error)) if is_flood(&error) => app.metrics.http2_floods.inc(),
         Ok(()) | Err(Ended::Broken(_)) => {}
     }
@@ -280,59 +278,50 @@ fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> 
 async fn serve_http1(
     worker: &Arc<Worker>,
     stream: Inbound,
-    peer: Arc<Peer>,
+    peer: &Peer,
     pace: &Arc<Pace>,
     entering: Entering,
 ) -> Result<(), Ended> {
-    let first = Cell::new(Some(entering));
-    let service = service_fn(move |request| {
-        // The connection's own place at the door becomes that of its first request.
-        let entering = first.take().unwrap_or_else(|| worker.door.enter());
-        let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
-        let (busy, seat) = (pace.request(), worker.app.crowd.seat(&peer));
-        // In a place of its own, which a connection without a request does not have.
-        Box::pin(async move {
-            let Some(seat) = seat else {
-                return Ok::<_, Infallible>(journey::crowded(&worker.app, &peer, busy, request));
-            };
-            Ok(journey::handle(worker, peer, busy.seated(seat), entering, request).await)
-        })
-    });
-    let faults = worker.app.metrics.unreadable_heads.clone();
-    let connection = http1::Builder::new()
-        // Heads are timed by `pace`: hyper's timer would be the idle time-out as well.
-        .header_read_timeout(None)
-        // How many lines it takes is left as it is, for any other number costs two large allocations a request. Theirs is
-        // more than ours, so that ours answers.
-        .max_buf_size(HYPER_HEAD)
-        .serve_connection(TokioIo::new(Gate::before(stream, faults)), service);
-    let mut connection = pin!(connection);
-    let mut finishing = pin!(async {
-        worker.app.drain.reached(Phase::Finishing).await;
-        // A connection that is told while it idles is closed at once: what has arrived by now is read first, and a head
-        // that has begun may end.
-        yield_now().await;
-        while pace.is_reading() {
-            sleep(ENDING).await;
-        }
-    });
+    let mut serving = pin!(http1::serve(worker, stream, peer, pace, entering));
     let mut alarm = pin!(sleep(worker.app.settings.listen.head_timeout));
-    let mut told = false;
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => return ended.map_err(Ended::Broken),
-            () = &mut alarm => match pace.judge() {
-                Verdict::Fine(until) => alarm.set(sleep_until(until)),
-                Verdict::Late => return Ok(()),
-                Verdict::Stalled => return Err(Ended::Stalled),
-            },
-            () = &mut finishing, if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
+    let mut is_set = false;
+    poll_fn(|cx| {
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
         }
+        // Once it is set it is asked only when it has gone off: to ask before costs, and tells nothing. A task that has
+        // used up its turn does not set it.
+        while !is_set || alarm.is_elapsed() {
+            is_set = has_budget_remaining();
+            ready!(alarm.as_mut().poll(cx));
+            match pace.judge() {
+                Verdict::Fine(until) => alarm.set(sleep_until(until)),
+                Verdict::Late => return Poll::Ready(Ok(())),
+                Verdict::Stalled => return Poll::Ready(Err(Ended::Stalled)),
+            }
+            is_set = false;
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Answers one stream.
+async fn answer_stream(
+    worker: Arc<Worker>,
+    peer: Arc<Peer>,
+    busy: Busy,
+    entering: Entering,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, h2::Error> {
+    let (parts, mut body) = request.into_parts();
+    let head = Head::of_parts(&parts);
+    let reply = journey::handle(&worker, &peer, busy, entering, &head, &mut body).await;
+    let reply = reply.ok_or(h2::Reason::CANCEL)?;
+    if !body.is_end_stream() {
+        ingress::discard(&mut body).await;
     }
+    Ok(reply.into_response())
 }
 
 async fn serve_http2(
@@ -351,7 +340,7 @@ async fn serve_http2(
         // may be many times as many as of those that have a seat.
         let answering = seat.map(|seat| {
             let (worker, busy) = (Arc::clone(&worker), busy.seated(seat));
-            Box::pin(journey::handle(worker, peer, busy, entering, request))
+            Box::pin(answer_stream(worker, peer, busy, entering, request))
         });
         async move {
             let Some(answering) = answering else {
@@ -360,7 +349,7 @@ async fn serve_http2(
                 worker.app.metrics.requests_crowded.inc();
                 return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
             };
-            Ok::<_, h2::Error>(answering.await)
+            answering.await
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::head::Head;
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// An address, and whether it is a trusted proxy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +53,14 @@ impl Trusted {
     ///
     /// Several lines are one list. It was written from left to right, each proxy adding whom it heard from, so only its
     /// end can be believed: up to the first address that is not a trusted proxy's, or that cannot be read.
-    pub fn caller(&self, connection: Origin, headers: &HeaderMap) -> Origin {
+    pub fn caller(&self, connection: Origin, head: &Head<'_>) -> Origin {
         if !connection.trusted {
             return connection;
         }
         let mut origin = connection;
-        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
-        for line in lines {
-            let Ok(line) = line.to_str() else {
+        let lines: Vec<_> = head.all(FORWARDED_FOR).collect();
+        for line in lines.into_iter().rev() {
+            let Ok(line) = str::from_utf8(line) else {
                 return origin;
             };
             for hop in line
@@ -102,7 +103,7 @@ pub fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderValue, Request};
     use proptest::prelude::*;
 
     fn trusted() -> Trusted {
@@ -111,11 +112,13 @@ mod tests {
 
     fn caller(peer: &str, lines: &[&[u8]]) -> (String, bool) {
         let trusted = trusted();
-        let mut headers = HeaderMap::new();
+        let (mut parts, ()) = Request::new(()).into_parts();
         for line in lines {
-            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
+            let line = HeaderValue::from_bytes(line).unwrap();
+            parts.headers.append(FORWARDED_FOR, line);
         }
-        let origin = trusted.caller(trusted.origin(peer.parse().unwrap()), &headers);
+        let head = Head::of_parts(&parts);
+        let origin = trusted.caller(trusted.origin(peer.parse().unwrap()), &head);
         (origin.address.to_string(), origin.is_trusted())
     }
 

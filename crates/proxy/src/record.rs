@@ -80,7 +80,7 @@ impl Record {
     }
 
     /// What the caller is told of its trace, if it has one.
-    pub fn trace(&self) -> Option<http::HeaderValue> {
+    pub fn trace(&self) -> Option<impl AsRef<[u8]>> {
         let span = self.line.id.first_chunk().expect("there are 16");
         self.line.trace.map(|trace| trace.answer(*span))
     }

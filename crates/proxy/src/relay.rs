@@ -5,20 +5,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
-use http::{HeaderMap, Response, StatusCode, response};
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::admit::Permit;
+use crate::answer::Parts;
+use crate::fields::Fields;
 use crate::forward::Long;
 use crate::headers;
 use crate::line::Turn;
 use crate::record::Record;
 use crate::refusal;
 
-/// The body of an answer. Permit and record travel inside it, so that they end when it does.
+/// What a caller is answered. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {
+    head: Parts,
+    closes: bool,
     source: Source,
     record: Box<Record>,
     _permit: Option<Permit>,
@@ -40,23 +43,18 @@ enum Source {
 pub struct Cut;
 
 /// An answer that is all there.
-pub fn whole(
-    head: response::Parts,
-    body: Bytes,
-    record: Box<Record>,
-    permit: Option<Permit>,
-) -> Response<Reply> {
+pub fn whole(head: Parts, body: Bytes, record: Box<Record>, permit: Option<Permit>) -> Reply {
     finish(head, Source::Whole(Some(body)), record, permit)
 }
 
 /// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
 pub fn long(
-    head: response::Parts,
+    head: Parts,
     long: Long,
     stall: Duration,
     record: Box<Record>,
     permit: Permit,
-) -> Response<Reply> {
+) -> Reply {
     let stalled = Box::pin(tokio::time::sleep(stall));
     finish(
         head,
@@ -71,64 +69,115 @@ pub fn long(
 }
 
 /// An answer of the proxy's own.
-pub fn refusal(
-    status: StatusCode,
-    lines: HeaderMap,
-    body: Bytes,
-    record: Box<Record>,
-) -> Response<Reply> {
-    let (mut head, ()) = Response::new(()).into_parts();
-    head.status = status;
-    head.headers = lines;
+pub fn refusal(status: StatusCode, fields: Fields, body: Bytes, record: Box<Record>) -> Reply {
+    let head = Parts { status, fields };
     finish(head, Source::Whole(Some(body)), record, None)
 }
 
 fn finish(
-    mut head: response::Parts,
+    mut head: Parts,
     source: Source,
     mut record: Box<Record>,
     permit: Option<Permit>,
-) -> Response<Reply> {
+) -> Reply {
     record.decided();
     record.turn(Turn::Relay);
     if let Some(trace) = record.trace() {
-        head.headers.insert(headers::TRACERESPONSE, trace);
+        head.fields.add(&headers::TRACERESPONSE, trace);
     }
-    let id = HeaderValue::from_bytes(&record.id()).expect("hexadecimal digits make a header");
-    head.headers.insert(headers::REQUEST_ID, id);
+    head.fields.add(&headers::REQUEST_ID, record.id());
     if let Some((rate, left)) = record.left()
-        && !head.headers.contains_key(&headers::RATELIMIT)
+        && head.fields.get(&headers::RATELIMIT).is_none()
     {
         let (policy, left) = refusal::limit_lines("tenant", rate, left, None);
-        for (name, value) in [
-            (headers::RATELIMIT_POLICY, policy),
-            (headers::RATELIMIT, left),
-        ] {
-            let value = HeaderValue::try_from(value).expect("digits and letters make a header");
-            head.headers.insert(name, value);
-        }
+        head.fields.add(&headers::RATELIMIT_POLICY, policy);
+        head.fields.add(&headers::RATELIMIT, left);
     }
     record.answering();
     if matches!(&source, Source::Whole(Some(body)) if body.is_empty()) {
         record.relayed();
     }
-    Response::from_parts(
+    Reply {
         head,
-        Reply {
-            source,
-            record,
-            _permit: permit,
-        },
-    )
+        closes: false,
+        source,
+        record,
+        _permit: permit,
+    }
 }
 
-impl Source {
-    /// Whether all of it was handed over.
-    fn is_over(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Self::Long { long, .. } => long.is_over(),
+impl Reply {
+    /// Asks an HTTP/1 caller to use another connection next; HTTP/2 has GOAWAY for that.
+    pub fn close(&mut self) {
+        self.closes = true;
+    }
+
+    /// Whether its caller is asked to.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// Status and lines.
+    pub fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// How long the body is, or what is left of it, if that is known.
+    pub fn length(&self) -> Option<u64> {
+        match &self.source {
+            Source::Whole(body) => Some(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Source::Long { long, .. } => long.left(),
         }
+    }
+
+    /// Whether all of it was handed over.
+    pub fn is_over(&self) -> bool {
+        match &self.source {
+            Source::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            Source::Long { long, .. } => long.is_over(),
+        }
+    }
+
+    /// The next piece of the body; nothing after the last.
+    ///
+    /// # Errors
+    /// If the answer was cut: what is relayed then must not look whole.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cut>> {
+        let Self { source, record, .. } = self;
+        let piece = match source {
+            Source::Whole(body) => body.take().filter(|body| !body.is_empty()),
+            Source::Long {
+                long,
+                stalled,
+                stall,
+            } => match long.poll_piece(cx) {
+                Poll::Pending if stalled.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Poll::Pending | Poll::Ready(Err(_)) => {
+                    record.cut();
+                    return Poll::Ready(Err(Cut));
+                }
+                Poll::Ready(Ok(piece)) => {
+                    stalled.as_mut().reset(Instant::now() + *stall);
+                    piece
+                }
+            },
+        };
+        let Some(piece) = piece else {
+            record.relayed();
+            return Poll::Ready(Ok(None));
+        };
+        record.sent(piece.len() as u64);
+        // A body of known length is not always asked for its end.
+        if self.is_over() {
+            self.record.relayed();
+        }
+        Poll::Ready(Ok(Some(piece)))
+    }
+
+    /// As hyper wants it.
+    pub fn into_response(self) -> Response<Self> {
+        let (head, ()) = self.head.with(()).into_parts();
+        Response::from_parts(head, self)
     }
 }
 
@@ -140,49 +189,16 @@ impl Body for Reply {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Self { source, record, .. } = &mut *self;
-        let piece = match source {
-            Source::Whole(body) => body.take().filter(|body| !body.is_empty()),
-            Source::Long {
-                long,
-                stalled,
-                stall,
-            } => match long.poll_piece(cx) {
-                Poll::Pending if stalled.as_mut().poll(cx).is_pending() => return Poll::Pending,
-                Poll::Pending | Poll::Ready(Err(_)) => {
-                    record.cut();
-                    return Poll::Ready(Some(Err(Cut)));
-                }
-                Poll::Ready(Ok(piece)) => {
-                    stalled.as_mut().reset(Instant::now() + *stall);
-                    piece
-                }
-            },
-        };
-        let Some(piece) = piece else {
-            record.relayed();
-            return Poll::Ready(None);
-        };
-        record.sent(piece.len() as u64);
-        // A body of known length is not always polled to its end.
-        if source.is_over() {
-            record.relayed();
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        self.poll_piece(cx)
+            .map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_over()
+        self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Whole(body) => {
-                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
-            }
-            Source::Long { long, .. } => {
-                long.left().map_or_else(SizeHint::new, SizeHint::with_exact)
-            }
-        }
+        self.length()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -68,7 +68,7 @@ fn is_passing(answer: &Answer) -> bool {
     };
     let asks_again = code.is_some_and(|code| matches!(code.as_str(), "300000" | "300001"));
     let is_gone = matches!(head.status.as_u16(), 502..=504);
-    (asks_again || is_gone) && !head.headers.contains_key(http::header::RETRY_AFTER)
+    (asks_again || is_gone) && head.fields.get(&http::header::RETRY_AFTER).is_none()
 }
 
 /// How long to wait before a repeat: half to one and a half times the usual, so that callers who failed together do

@@ -3,7 +3,7 @@
 use gatepay_core::Catalogue;
 use gatepay_tenancy::Who;
 
-use crate::ingress::Head;
+use crate::ingress::Target;
 use crate::refusal::Refusal;
 
 /// The place in the catalogue of the operation a request is for, by whom its client id belongs to.
@@ -12,13 +12,13 @@ use crate::refusal::Refusal;
 /// the answer of any unknown path.
 pub fn operation(
     catalogue: &Catalogue,
-    head: &Head<'_>,
+    target: &Target<'_>,
     who: Option<Who<'_>>,
 ) -> Result<usize, Refusal> {
-    let method = head.method.ok_or(Refusal::UnknownOperation)?;
+    let method = target.method.ok_or(Refusal::UnknownOperation)?;
     match who {
-        Some(Who::Operator(_)) => catalogue.institution(method, head.path),
-        Some(Who::Tenant(_)) | None => catalogue.merchant(method, head.path),
+        Some(Who::Operator(_)) => catalogue.institution(method, target.path),
+        Some(Who::Tenant(_)) | None => catalogue.merchant(method, target.path),
     }
     .ok_or(Refusal::UnknownOperation)
 }
@@ -41,14 +41,14 @@ mod tests {
                 continue;
             };
             for method in Method::ALL {
-                let head = Head {
+                let target = Target {
                     method: Some(*method),
                     path,
                     query: None,
                     bytes: 0,
                 };
                 assert_eq!(
-                    operation(&catalogue, &head, None).unwrap_err().slug(),
+                    operation(&catalogue, &target, None).unwrap_err().slug(),
                     "unknown_operation",
                     "{method} {path}"
                 );

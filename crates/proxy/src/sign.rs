@@ -6,9 +6,10 @@ use bytes::Bytes;
 use gatepay_core::look_up::Question;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, translate};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 
 use crate::admit::Acting;
+use crate::head::Head;
 use crate::headers;
 
 /// What is sent to GatePay, apart from what each attempt makes fresh.
@@ -32,7 +33,7 @@ pub struct Inbound<'a> {
     /// What stands behind `?`.
     pub query: Option<&'a str>,
     /// Its head, of which only allow-listed lines are taken.
-    pub headers: &'a HeaderMap,
+    pub head: Head<'a>,
     /// The body that was verified.
     pub body: Bytes,
 }
@@ -57,9 +58,9 @@ impl Outbound {
         acting: Acting<'_>,
         host: &HeaderValue,
     ) -> Result<Self, Unsendable> {
-        let media = inbound.headers.get_all(header::CONTENT_TYPE);
+        let media = inbound.head.all(header::CONTENT_TYPE.as_str());
         let mut outbound = Self::begin(operation, inbound.query, media, inbound.body)?;
-        outbound.lines(inbound.headers, acting, host)?;
+        outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)
     }
 
@@ -73,15 +74,15 @@ impl Outbound {
         currencies: &[String],
     ) -> Result<Self, Unsendable> {
         let body = translate::balance_request(inbound.query, &inbound.body, currencies);
-        let mut outbound = Self::begin(operation, None, [&JSON], body.into())?;
-        outbound.lines(inbound.headers, acting, host)?;
+        let mut outbound = Self::begin(operation, None, [JSON], body.into())?;
+        outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)
     }
 
     /// A look-up of what became of this call, for the same account.
     pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, Unsendable> {
         let (query, body) = (question.query.as_deref(), question.body.clone());
-        let mut outbound = Self::begin(row, query, [&JSON], body.into())?;
+        let mut outbound = Self::begin(row, query, [JSON], body.into())?;
         outbound.head.extend_from_slice(&self.head[self.common..]);
         Ok(outbound)
     }
@@ -89,7 +90,7 @@ impl Outbound {
     /// A read of the proxy's own, for nobody: whatever is answered shows that GatePay is there, and what time it is.
     pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, Unsendable> {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
-        outbound.lines(&HeaderMap::new(), Acting::Nobody, host)?;
+        outbound.lines(None, Acting::Nobody, host)?;
         Ok(outbound)
     }
 
@@ -106,7 +107,7 @@ impl Outbound {
     fn begin<'a>(
         operation: &Operation,
         query: Option<&str>,
-        media: impl IntoIterator<Item = &'a HeaderValue>,
+        media: impl IntoIterator<Item = &'a [u8]>,
         body: Bytes,
     ) -> Result<Self, Unsendable> {
         let path = operation.institution_path.as_deref();
@@ -126,7 +127,7 @@ impl Outbound {
         };
         head.extend_from_slice(b" HTTP/1.1\r\n");
         for media in media {
-            headers::write(&mut head, &header::CONTENT_TYPE, media.as_bytes());
+            headers::write(&mut head, &header::CONTENT_TYPE, media);
         }
         Ok(Self {
             common: head.len(),
@@ -140,15 +141,15 @@ impl Outbound {
     /// The allow-listed lines of a caller's head, and whom the call is made for.
     fn lines(
         &mut self,
-        inbound: &HeaderMap,
+        inbound: Option<Head<'_>>,
         acting: Acting<'_>,
         host: &HeaderValue,
     ) -> Result<(), Unsendable> {
         let head = &mut self.head;
         headers::write(head, &header::HOST, host.as_bytes());
-        for name in &headers::TO_GATEPAY {
-            for value in inbound.get_all(name) {
-                headers::write(head, name, value.as_bytes());
+        for (name, value) in inbound.iter().flat_map(Head::lines) {
+            if let Some(name) = headers::to_gatepay(name) {
+                headers::write(head, name, value);
             }
         }
         let (name, account) = match acting {
@@ -198,7 +199,7 @@ impl Outbound {
 /// How much an attempt adds to a head, about.
 const SIGNED: usize = 512;
 /// The bodies that are made here.
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON: &[u8] = b"application/json";
 
 /// How much room a head is given: most need no more.
 const HEAD: usize = 512;
@@ -223,11 +224,11 @@ mod tests {
         let catalogue = Catalogue::standard();
         let row = catalogue.named("query_order").unwrap();
         let host = HeaderValue::from_static("gatepay.example");
-        let headers = HeaderMap::new();
+        let (parts, ()) = http::Request::new(()).into_parts();
         let outbound = |query, account| {
             let inbound = Inbound {
                 query: Some(query),
-                headers: &headers,
+                head: Head::of_parts(&parts),
                 body: Bytes::new(),
             };
             Outbound::verbatim(row, inbound, Acting::OnBehalfOf(account), &host)

@@ -2,8 +2,6 @@
 //!
 //! It is read, logged and answered, and goes no further: of a caller's head GatePay gets only what `headers` lists.
 
-use http::header::HeaderValue;
-
 use crate::headers::Lines;
 
 /// What a `traceparent` says.
@@ -23,7 +21,7 @@ const SAMPLED: u8 = 1;
 impl Trace {
     /// What the head says of its trace. What is malformed or stands twice says nothing, as the standard has it.
     pub fn read(lines: &Lines<'_>) -> Option<Self> {
-        Self::parse(lines.traceparent.ok()??.as_bytes())
+        Self::parse(lines.traceparent.ok()??)
     }
 
     /// Reads version 00, and of later versions what they have in common with it.
@@ -47,7 +45,7 @@ impl Trace {
     }
 
     /// What the caller is told: its trace, with our own part of it.
-    pub fn answer(&self, span: [u8; 8]) -> HeaderValue {
+    pub fn answer(&self, span: [u8; 8]) -> [u8; LENGTH] {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         let parts = [
             (3..35, &self.id[..]),
@@ -57,7 +55,7 @@ impl Trace {
         for (place, bytes) in parts {
             hex::encode_to_slice(bytes, &mut text[place]).expect("two digits for every byte");
         }
-        HeaderValue::from_bytes(&text).expect("digits and dashes make a header")
+        text
     }
 }
 
@@ -71,6 +69,7 @@ fn digits<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Head;
     use proptest::prelude::*;
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -84,12 +83,12 @@ mod tests {
         let trace = parse(GOOD).unwrap();
         assert!(trace.is_sampled());
         assert_eq!(
-            trace.answer([0xab; 8]),
-            "00-0af7651916cd43dd8448eb211c80319c-abababababababab-01"
+            &trace.answer([0xab; 8]),
+            b"00-0af7651916cd43dd8448eb211c80319c-abababababababab-01"
         );
         let unsampled = parse(&GOOD.replace("-01", "-02")).unwrap();
         assert!(!unsampled.is_sampled());
-        assert!(unsampled.answer([1; 8]).as_bytes().ends_with(b"-00"));
+        assert!(unsampled.answer([1; 8]).ends_with(b"-00"));
     }
 
     #[test]
@@ -125,11 +124,17 @@ mod tests {
 
     #[test]
     fn one_that_stands_twice_says_nothing() {
-        let mut headers = http::HeaderMap::new();
-        headers.append("traceparent", HeaderValue::from_static(GOOD));
-        assert_eq!(Trace::read(&Lines::read(&headers)), parse(GOOD));
-        headers.append("traceparent", HeaderValue::from_static(GOOD));
-        assert_eq!(Trace::read(&Lines::read(&headers)), None);
+        let read = |lines: &[&str]| {
+            let request = lines
+                .iter()
+                .fold(http::Request::builder(), |request, line| {
+                    request.header("traceparent", *line)
+                });
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            Trace::read(&Lines::read(Head::of_parts(&parts).lines()))
+        };
+        assert_eq!(read(&[GOOD]), parse(GOOD));
+        assert_eq!(read(&[GOOD, GOOD]), None);
     }
 
     proptest! {
@@ -137,8 +142,8 @@ mod tests {
         fn whatever_is_sent_what_is_answered_is_well_formed(text in "[0-9a-fg]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.{0,3}") {
             if let Some(trace) = parse(&text) {
                 let answer = trace.answer([7; 8]);
-                prop_assert_eq!(Trace::parse(answer.as_bytes()).unwrap().id, trace.id);
-                prop_assert_eq!(&answer.as_bytes()[3..35], &text.as_bytes()[3..35]);
+                prop_assert_eq!(Trace::parse(&answer).unwrap().id, trace.id);
+                prop_assert_eq!(&answer[3..35], &text.as_bytes()[3..35]);
             }
         }
     }

@@ -11,7 +11,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::response;
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,7 +18,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use crate::answer::{self, Rest, Step, Unreadable};
+use crate::answer::{self, Parts, Rest, Step, Unreadable};
 use crate::pool::Place;
 
 /// How much is read at once: an answer has a few hundred bytes.
@@ -114,7 +113,7 @@ impl Wire {
         write: impl FnOnce(&mut Vec<u8>) -> Bytes,
         passes: fn(&str) -> bool,
         deadline: Instant,
-    ) -> Result<response::Parts, Broken> {
+    ) -> Result<Parts, Broken> {
         self.keeps = false;
         self.out.clear();
         let mut body = write(&mut self.out);

@@ -115,7 +115,8 @@ fn present(input: &Input) -> Result<String, Refusal> {
     let repeated = |name: &HeaderName| {
         Refusal::MalformedRequest(format!("{name} stands more than once").into())
     };
-    let lines = Lines::read(&input.headers);
+    let head = input.headers.iter();
+    let lines = Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
     let client_id = lines
         .client_id
         .map_err(|Repeated| repeated(&headers::CLIENT_ID))?
@@ -130,8 +131,7 @@ fn present(input: &Input) -> Result<String, Refusal> {
         line.map_err(|Repeated| repeated(name))?
             .ok_or_else(|| Refusal::MalformedRequest(format!("{name} is missing").into()))?;
     }
-    let client_id = client_id
-        .to_str()
+    let client_id = str::from_utf8(client_id)
         .ok()
         .and_then(|text| ClientId::parse(text).ok());
     let client_id = client_id.ok_or(Refusal::UnknownClient(
@@ -283,7 +283,9 @@ mod tests {
     fn refusal(input: &Input) -> Option<String> {
         let registry = registry();
         let body = Bytes::copy_from_slice(&input.body);
-        let lines = Lines::read(&input.headers);
+        let head = input.headers.iter();
+        let lines =
+            Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
         let found = authenticate::claimed(&registry, &lines);
         let authentic = authenticate::identify(found, &lines, NOW).and_then(|caller| {
             let mut payload = caller.payload();

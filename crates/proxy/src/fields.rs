@@ -1,0 +1,101 @@
+//! Fields: the lines of an answer's head, as they stand on the wire.
+//!
+//! Text and not a map: most answers only pass through, and a map costs a hash and an allocation for every line. HTTP/2,
+//! which needs one, gets it made at the end.
+
+use http::HeaderName;
+use http::header::{HeaderMap, HeaderValue};
+use memchr::memchr;
+
+use crate::headers;
+
+/// Lines of a head, each with its end. No value in it has a line end: they were parsed, or are made here.
+#[derive(Debug, Clone, Default)]
+pub struct Fields(Vec<u8>);
+
+impl Fields {
+    /// None, with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    /// One line more.
+    pub fn add(&mut self, name: &HeaderName, value: impl AsRef<[u8]>) {
+        headers::write(&mut self.0, name, value.as_ref());
+    }
+
+    /// One line more, as it was parsed.
+    pub fn pass(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.0.extend_from_slice(part);
+        }
+    }
+
+    /// The value of the first line of this name.
+    pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
+        let named = |(known, _): &(&[u8], _)| known.eq_ignore_ascii_case(name.as_str().as_bytes());
+        self.iter().find(named).map(|(_, value)| value)
+    }
+
+    /// Name and value of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let end = memchr(b'\n', rest)?;
+            let (line, after) = (&rest[..end - 1], &rest[end + 1..]);
+            rest = after;
+            let colon = memchr(b':', line)?;
+            Some((&line[..colon], &line[colon + 2..]))
+        })
+    }
+
+    /// As they are written.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As hyper wants them.
+    pub fn to_map(&self) -> HeaderMap {
+        let parsed = self.iter().filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name).ok()?;
+            Some((name, HeaderValue::from_bytes(value).ok()?))
+        });
+        // `collect` would keep one line of each name.
+        let mut map = HeaderMap::new();
+        for (name, value) in parsed {
+            map.append(name, value);
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header;
+
+    #[test]
+    fn what_is_added_is_found_and_written_in_its_order() {
+        let mut fields = Fields::default();
+        assert_eq!(fields.get(&header::DATE), None);
+        fields.pass("X-Empty", b"");
+        fields.pass("Date", b"a: b");
+        fields.add(&header::VARY, "x");
+        fields.add(&header::VARY, "y");
+        assert_eq!(
+            fields.as_bytes(),
+            b"X-Empty: \r\nDate: a: b\r\nvary: x\r\nvary: y\r\n"
+        );
+        assert_eq!(fields.get(&header::DATE), Some(&b"a: b"[..]));
+        let map = fields.to_map();
+        assert_eq!(
+            (map.len(), &map["x-empty"], &map["date"]),
+            (
+                4,
+                &HeaderValue::from_static(""),
+                &HeaderValue::from_static("a: b")
+            )
+        );
+        assert!(map.get_all("vary").iter().eq(["x", "y"]));
+    }
+}

@@ -1,0 +1,93 @@
+//! Head: what a caller asks, whichever HTTP it speaks.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request;
+
+/// The head of a caller's request.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// The method, in the caller's spelling.
+    pub method: &'a str,
+    /// What stands before `?`.
+    pub path: &'a str,
+    /// What stands behind it.
+    pub query: Option<&'a str>,
+    lines: Lines<'a>,
+}
+
+/// Where a line stands in the head it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineAt {
+    /// Where the name begins, and where the value, without blanks around it; and where each ends.
+    pub name: (u16, u16),
+    /// The value.
+    pub value: (u16, u16),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Lines<'a> {
+    Text(&'a [u8], &'a [LineAt]),
+    Map(&'a HeaderMap),
+}
+
+/// Goes through the lines of a head.
+enum Iter<'a> {
+    Text(&'a [u8], std::slice::Iter<'a, LineAt>),
+    Map(header::Iter<'a, HeaderValue>),
+}
+
+impl<'a> Head<'a> {
+    /// As it was read off a connection: the bytes of the head, and where its lines stand in them.
+    pub fn of_text(method: &'a str, target: &'a str, text: &'a [u8], lines: &'a [LineAt]) -> Self {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        Self {
+            method,
+            path,
+            query,
+            lines: Lines::Text(text, lines),
+        }
+    }
+
+    /// As hyper has it.
+    pub fn of_parts(parts: &'a request::Parts) -> Self {
+        Self {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            lines: Lines::Map(&parts.headers),
+        }
+    }
+
+    /// Name and value of each line, in their order. The names are in the caller's spelling.
+    pub fn lines(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        match self.lines {
+            Lines::Text(text, lines) => Iter::Text(text, lines.iter()),
+            Lines::Map(map) => Iter::Map(map.iter()),
+        }
+    }
+
+    /// The values of all lines of this name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let named = move |line: &(&[u8], &[u8])| line.0.eq_ignore_ascii_case(name.as_bytes());
+        self.lines().filter(named).map(|(_, value)| value)
+    }
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Text(text, lines) => lines.next().map(|line| {
+                let part = |(from, to): (u16, u16)| &text[usize::from(from)..usize::from(to)];
+                (part(line.name), part(line.value))
+            }),
+            Self::Map(lines) => lines
+                .next()
+                .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())),
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! HTTP/1 with a caller: one request is read, answered, and then the next.
+//!
+//! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
+//! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
+//! where they were read, an answer is put together in a buffer that the connection keeps, and is written at once.
+//! HTTP/2 is hyper's.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use http_body::{Body, Frame, SizeHint};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::task::coop::has_budget_remaining;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::answer;
+use crate::clock::Clock;
+use crate::crowd::Peer;
+use crate::drain::{Drain, Entering, Phase};
+use crate::framing::{Fault, Reading, Rest, Step};
+use crate::headers;
+use crate::inbound::Inbound;
+use crate::ingress::{DISCARD, DISCARD_TIME, HEAD_LIMIT, Upload};
+use crate::journey::{self, Worker};
+use crate::pace::Pace;
+use crate::relay::Reply;
+
+/// How much is read at once: a request has less than a KiB.
+const READ: usize = 4 * 1024;
+/// How much is read at once of a body that is longer.
+const READ_MORE: usize = 16 * 1024;
+/// Bodies up to this length are written together with their head.
+const TOGETHER: usize = 8 * 1024;
+/// How much room for an answer a connection keeps.
+const KEPT: usize = 4 * 1024;
+
+/// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
+pub const BUFFERS: usize = 4 * HEAD_LIMIT;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A connection that speaks HTTP/1.
+struct Connection {
+    stream: Inbound,
+    /// What came and was not taken yet.
+    came: BytesMut,
+    /// The next head, as far as it has come.
+    reading: Reading,
+    /// The answer on its way out.
+    out: Vec<u8>,
+}
+
+/// The body of a request, as it comes.
+struct Incoming<'a> {
+    stream: &'a mut Inbound,
+    came: &'a mut BytesMut,
+    rest: Rest,
+    /// How much of it the caller still has to be told before it sends the body.
+    tell: &'static [u8],
+}
+
+/// Why a body did not come whole.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the connection was closed before the body was over")]
+    Closed,
+    #[error(transparent)]
+    Framing(#[from] Fault),
+}
+
+/// Serves a connection to its end. `entering` becomes the place at the door of its first request.
+pub async fn serve(
+    worker: &Arc<Worker>,
+    stream: Inbound,
+    peer: &Peer,
+    pace: &Arc<Pace>,
+    entering: Entering,
+) {
+    let app = &worker.app;
+    let mut connection = Connection {
+        stream,
+        came: BytesMut::new(),
+        reading: Reading::default(),
+        out: Vec::new(),
+    };
+    let mut first = Some(entering);
+    let mut finishing = Finishing {
+        drain: &app.drain,
+        reached: pin!(app.drain.reached(Phase::Finishing)),
+        asked: None,
+    };
+    let still_sends = loop {
+        // Who has not asked yet may: it was accepted, so it believes that it will be served.
+        let may_end = first.is_none();
+        let Some(read) = connection.head(&mut finishing, may_end).await else {
+            break false;
+        };
+        let entering = first.take().unwrap_or_else(|| worker.door.enter());
+        let busy = pace.request();
+        let length = match read {
+            Ok(length) => length,
+            Err(fault) => {
+                app.metrics.unreadable_heads.inc();
+                let reply = journey::unreadable(app, peer, busy, fault);
+                drop(entering);
+                if connection
+                    .answer(&app.clock, reply, Asked::UNREADABLE)
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+                break true;
+            }
+        };
+        let Connection {
+            stream,
+            came,
+            reading,
+            ..
+        } = &mut connection;
+        let text = came.split_to(length);
+        let head = reading.head(&text);
+        let mut asked = Asked {
+            for_head: head.method == "HEAD",
+            is_old: reading.is_old(),
+            keeps: reading.keeps(),
+        };
+        let mut body = Incoming {
+            stream,
+            came,
+            rest: reading.rest(),
+            tell: if reading.waits() { CONTINUE } else { b"" },
+        };
+        let reply = match app.crowd.seat(peer) {
+            Some(seat) => {
+                let busy = busy.seated(seat);
+                journey::handle(worker, peer, busy, entering, &head, &mut body).await
+            }
+            None => Some(journey::crowded(app, peer, busy, &head)),
+        };
+        let Some(reply) = reply else {
+            return;
+        };
+        // What is left of a body nobody read would be taken for the next request.
+        let is_unread = !body.rest.is_over();
+        asked.keeps &= !is_unread && !reply.closes();
+        if connection.answer(&app.clock, reply, asked).await.is_err() {
+            return;
+        }
+        if !asked.keeps || app.drain.phase() >= Phase::Finishing {
+            break is_unread;
+        }
+        connection.reading.again();
+    };
+    connection.end(still_sends).await;
+}
+
+/// Whether the process finishes what is in flight, and takes no new requests.
+struct Finishing<'a, F> {
+    drain: &'a Drain,
+    reached: Pin<&'a mut F>,
+    /// The phase when it was last asked.
+    asked: Option<Phase>,
+}
+
+impl<F: Future<Output = ()>> Finishing<'_, F> {
+    /// Looked at with every request: so what would wake the connection is asked once in every phase, not each time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let phase = self.drain.phase();
+        if phase >= Phase::Finishing {
+            return Poll::Ready(());
+        }
+        // A task that has used up its turn is not remembered.
+        if self.asked != Some(phase) && has_budget_remaining() {
+            self.asked = Some(phase);
+            return self.reached.as_mut().poll(cx);
+        }
+        Poll::Pending
+    }
+}
+
+/// What of a request decides how its answer is written.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The method is HEAD: the answer has no body.
+    for_head: bool,
+    /// By HTTP/1.0.
+    is_old: bool,
+    /// The connection may be used again.
+    keeps: bool,
+}
+
+impl Asked {
+    const UNREADABLE: Self = Self {
+        for_head: false,
+        is_old: false,
+        keeps: false,
+    };
+}
+
+/// How the end of an answer is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// It has no body.
+    AtOnce,
+    /// By its length.
+    Length(u64),
+    /// By a last chunk.
+    Chunks,
+    /// By the end of the connection.
+    Closing,
+}
+
+impl Connection {
+    /// How long the next head is, once it is all there. Nothing if there is none.
+    async fn head(
+        &mut self,
+        finishing: &mut Finishing<'_, impl Future<Output = ()>>,
+        may_end: bool,
+    ) -> Option<Result<usize, Fault>> {
+        let mut told = false;
+        loop {
+            if !self.came.is_empty() {
+                match self.reading.read(&self.came) {
+                    Ok(None) => {}
+                    Ok(Some(length)) => return Some(Ok(length)),
+                    Err(fault) => return Some(Err(fault)),
+                }
+            } else if self.came.capacity() > READ {
+                self.came = BytesMut::new();
+            }
+            // A head that has begun may end.
+            let may_end = may_end && self.came.is_empty();
+            let read = poll_fn(|cx| match self.poll_read(cx) {
+                Poll::Pending if may_end => finishing.poll(cx).map(|()| None),
+                read => read.map(Some),
+            });
+            match read.await {
+                Some(Ok(1..)) => {}
+                None if !told => {
+                    told = true;
+                    // What has arrived by now is read first.
+                    yield_now().await;
+                }
+                Some(Ok(0) | Err(_)) | None => return None,
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        read_more(&mut self.stream, &mut self.came, READ, cx)
+    }
+
+    /// Writes an answer.
+    ///
+    /// # Errors
+    /// If it could not be written, or was cut: the connection is good for nothing then.
+    async fn answer(
+        &mut self,
+        clock: &Clock,
+        mut reply: Reply,
+        mut asked: Asked,
+    ) -> io::Result<()> {
+        let ends = ends(&reply, asked);
+        asked.keeps &= ends != Ends::Closing;
+        self.write_head(clock, &reply, asked, ends);
+        if asked.for_head || ends == Ends::AtOnce {
+            drop(reply);
+            return self.write().await;
+        }
+        loop {
+            let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(cut) => {
+                    // As much as there is may go: it cannot be taken for the whole.
+                    let _written = self.write().await;
+                    return Err(io::Error::other(cut));
+                }
+            };
+            self.put(&piece, ends).await?;
+            if reply.is_over() && ends != Ends::Chunks {
+                break;
+            }
+            self.write().await?;
+        }
+        // What ends with it has ended before the caller can know, and ask again.
+        drop(reply);
+        if ends == Ends::Chunks {
+            self.out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.write().await
+    }
+
+    fn write_head(&mut self, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
+        let out = &mut self.out;
+        let answer::Parts { status, fields } = reply.head();
+        let version: &[u8] = if asked.is_old {
+            b"HTTP/1.0 "
+        } else {
+            b"HTTP/1.1 "
+        };
+        let reason = status.canonical_reason().unwrap_or_default();
+        for part in [
+            version,
+            status.as_str().as_bytes(),
+            b" ",
+            reason.as_bytes(),
+            b"\r\n",
+            fields.as_bytes(),
+        ] {
+            out.extend_from_slice(part);
+        }
+        match ends {
+            Ends::AtOnce | Ends::Closing => {}
+            Ends::Length(length) => {
+                let mut digits = itoa::Buffer::new();
+                let length = digits.format(length);
+                headers::write(out, &header::CONTENT_LENGTH, length.as_bytes());
+            }
+            Ends::Chunks => headers::write(out, &header::TRANSFER_ENCODING, b"chunked"),
+        }
+        if fields.get(&header::DATE).is_none() {
+            headers::write(out, &header::DATE, &date(clock.unix_ms() / 1_000));
+        }
+        match (asked.keeps, asked.is_old) {
+            (false, _) => headers::write(out, &header::CONNECTION, b"close"),
+            (true, true) => headers::write(out, &header::CONNECTION, b"keep-alive"),
+            (true, false) => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Puts a piece of a body behind what is to go out. A long one goes at once, and is not copied.
+    async fn put(&mut self, piece: &Bytes, ends: Ends) -> io::Result<()> {
+        if ends == Ends::Chunks {
+            let size = format!("{:x}\r\n", piece.len());
+            self.out.extend_from_slice(size.as_bytes());
+        }
+        if piece.len() <= TOGETHER {
+            self.out.extend_from_slice(piece);
+        } else {
+            self.write().await?;
+            self.stream.write_all(piece).await?;
+        }
+        if ends == Ends::Chunks {
+            self.out.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    /// Writes what is to go out, all of it.
+    async fn write(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.out).await?;
+        self.out.clear();
+        if self.out.capacity() > KEPT {
+            self.out = Vec::new();
+        }
+        self.stream.flush().await
+    }
+
+    /// Ends the connection in order. A caller that is still sending would have it reset, and many lose the answer then:
+    /// for a moment its bytes are read and thrown away.
+    async fn end(&mut self, still_sends: bool) {
+        if self.stream.shutdown().await.is_err() || !still_sends {
+            return;
+        }
+        let discard = async {
+            let mut left = DISCARD;
+            while left > 0 {
+                self.came.clear();
+                match poll_fn(|cx| self.poll_read(cx)).await {
+                    Ok(read @ 1..) => left = left.saturating_sub(read),
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        };
+        // Whoever has not stopped by then is cut off.
+        let _stopped = timeout(DISCARD_TIME, discard).await;
+    }
+}
+
+fn ends(reply: &Reply, asked: Asked) -> Ends {
+    let status = reply.head().status;
+    match reply.length() {
+        _ if matches!(status.as_u16(), 204 | 304) => Ends::AtOnce,
+        Some(length) => Ends::Length(length),
+        None if asked.is_old => Ends::Closing,
+        None => Ends::Chunks,
+    }
+}
+
+/// This second as a `Date` says it. Most answers bring GatePay's own.
+fn date(unix_s: u64) -> [u8; DATE] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; DATE])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+    }
+    let (second, text) = LAST.get();
+    if second == unix_s {
+        return text;
+    }
+    let now = i64::try_from(unix_s)
+        .ok()
+        .and_then(|second| Timestamp::from_second(second).ok());
+    let now = now.and_then(|now| {
+        DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&now)
+            .ok()
+    });
+    let text = now
+        .and_then(|now| now.as_bytes().try_into().ok())
+        .unwrap_or(text);
+    LAST.set((unix_s, text));
+    text
+}
+
+/// How long a `Date` is.
+const DATE: usize = 29;
+
+/// Reads what has come behind what came, at most about as much as `most`.
+fn read_more(
+    stream: &mut Inbound,
+    came: &mut BytesMut,
+    most: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if came.capacity() - came.len() < most / 2 {
+        came.reserve(most);
+    }
+    pin!(stream.read_buf(came)).poll(cx)
+}
+
+impl Incoming<'_> {
+    /// Tells a caller that waits for it to send the body.
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.tell.is_empty() {
+            let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, self.tell))?;
+            self.tell = &self.tell[written..];
+        }
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        loop {
+            match self.rest.step(self.came)? {
+                Step::Piece(piece) => {
+                    // Whoever sends does not wait to be told.
+                    self.tell = b"";
+                    return Poll::Ready(Ok(Some(piece)));
+                }
+                Step::Over => return Poll::Ready(Ok(None)),
+                Step::More => {}
+            }
+            if !self.tell.is_empty() {
+                ready!(self.poll_tell(cx))?;
+            }
+            let is_long = self.rest.at_least() > READ as u64;
+            let most = if is_long { READ_MORE } else { READ };
+            if ready!(read_more(self.stream, self.came, most, cx))? == 0 {
+                return Poll::Ready(Err(Broken::Closed));
+            }
+        }
+    }
+}
+
+impl Body for Incoming<'_> {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.poll_piece(cx)
+            .map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.rest {
+            Rest::Length(left) => SizeHint::with_exact(left),
+            Rest::Chunks(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Upload for Incoming<'_> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Behind a body that is not over, or bytes of the next request, the end is not seen.
+        if !self.rest.is_over() || !self.came.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(read_more(self.stream, self.came, READ, cx)) {
+            Ok(1..) => Poll::Pending,
+            Ok(0) | Err(_) => Poll::Ready(()),
+        }
+    }
+}
