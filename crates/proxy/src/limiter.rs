@@ -41,13 +41,14 @@ struct Arrival<'a> {
 }
 
 /// The time at that moment, by governor's reckoning.
+#[derive(Clone)]
 struct Moment;
 
 impl Clock for Moment {
-    type Instant = Duration;
+    type Instant = Nanos;
 
-    fn now(&self) -> Duration {
-        Duration::ZERO
+    fn now(&self) -> Nanos {
+        Nanos::new(0)
     }
 }
 
@@ -110,7 +111,7 @@ impl Limiter {
             time: &self.arrival,
             now: nanos(now),
         };
-        let gcra = RateLimiter::<_, _, _, NoOpMiddleware<Duration>>::new(quota, arrival, Moment);
+        let gcra = RateLimiter::<_, _, _, NoOpMiddleware<Nanos>>::new(quota, arrival, Moment);
         gcra.check().map_err(|not_until| Spent {
             wait: not_until.wait_time_from(Moment.now()),
             rate: self.rate,

@@ -143,11 +143,11 @@ impl Replay {
         let mut hash = SipHasher24::new_with_key(&self.key);
         let [timestamp, nonce] = stamp.bytes();
         // None of the three can contain a line feed, so the borders cannot move.
-        for part in [client_id.as_bytes(), b"\n", nonce] {
-            hash.write(part);
-        }
+        hash.write(client_id.as_bytes());
+        hash.write_u8(b'\n');
+        hash.write(nonce);
         let nonce = Print::from(hash.finish128());
-        hash.write(b"\n");
+        hash.write_u8(b'\n');
         hash.write(timestamp);
         let mut pair = Print::from(hash.finish128());
         pair.low = pair.low / SHARDS * SHARDS + nonce.low % SHARDS;

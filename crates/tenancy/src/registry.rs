@@ -1,10 +1,11 @@
 //! All tenants and operators, found by client id.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::claims::{Claim, Claims};
@@ -20,6 +21,7 @@ pub struct Registry {
     /// Neither holds names: one more of each, for a hundred thousand tenants, is ten megabytes.
     by_client_id: HashTable<At>,
     by_account: HashTable<u32>,
+    /// What is in the tables is configured, and callers only look: it need not withstand who aims for collisions.
     hasher: RandomState,
 }
 

@@ -58,6 +58,17 @@ pub(super) struct Core {
     epoch: u64,
 }
 
+/// What a member's call is judged by, in spread: worked out once, for the divisions are what a call costs most.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// What a token costs it.
+    cost: u128,
+    /// How far its mark may run ahead of the spread: ten seconds' worth.
+    deep: u128,
+    /// The same for what it takes as it flows in: its part of the band that is kept for this.
+    shallow: u128,
+}
+
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -212,18 +223,18 @@ impl Core {
 
     /// Takes a token and a place for a member's call, or neither. `acts` says that it is a write or money call.
     pub(super) fn take(&mut self, member: u32, acts: bool, now: u64) -> Result<Taken, Short> {
-        self.arrive(member, now);
+        let reach = self.arrive(member, now);
         // Whoever read the clock later may have been here first.
         let now = self.now;
         let crowded = self.is_crowded(member, acts);
         if crowded && !self.terms.shadow.in_flight {
             return Err(Short::Places);
         }
-        let ground = match self.judge(member, acts) {
+        let ground = match self.judge(member, reach, acts) {
             Ok(ground) => ground,
             Err(wait) => self.shadow().ok_or(Short::Rate(self.in_truth(wait)))?,
         };
-        self.charge(member, ground, TOKEN, false);
+        self.charge(member, ground, TOKEN, reach.cost, false);
         let it = &mut self.members[member as usize];
         it.used.add(now);
         it.borrowed += u64::from(ground == Ground::Borrowed);
@@ -243,8 +254,8 @@ impl Core {
 
     /// How long until a member could take a token, if nobody else did; nothing if it could now.
     pub(super) fn wait(&mut self, member: u32, acts: bool, now: u64) -> u64 {
-        self.arrive(member, now);
-        match self.judge(member, acts) {
+        let reach = self.arrive(member, now);
+        match self.judge(member, reach, acts) {
             Err(wait) if self.shadow().is_none() => self.in_truth(wait),
             _ => 0,
         }
@@ -260,7 +271,8 @@ impl Core {
         let flowed = i128::from(self.per_second) * i128::from(self.now.saturating_sub(taken.at));
         let rest = i128::from(TOKEN).saturating_sub(flowed).max(0);
         let rest = i64::try_from(rest).expect("at most a token");
-        self.charge(member, taken.ground, rest, true);
+        let cost = self.members[member as usize].cost(rest);
+        self.charge(member, taken.ground, rest, cost, true);
     }
 
     /// A call is over.
@@ -370,16 +382,16 @@ impl Core {
 
     /// Time goes on, and a member asks: from now on it is active. A mark that fell behind has lost what it did not take;
     /// one that is too far ahead owes nothing, since it is the depth that became less, not the member greedy.
-    fn arrive(&mut self, member: u32, now: u64) {
+    fn arrive(&mut self, member: u32, now: u64) -> Reach {
         self.advance(now);
         let it = &mut self.members[member as usize];
         self.activity.saw(&mut it.seen, it.weight.into());
-        let (deep, shallow) = (self.deep(), self.shallow());
+        let reach = self.reach(member);
         let it = &mut self.members[member as usize];
-        let most = |depth: u128| self.spread + depth.max(2 * cost(it));
-        let (saved, smooth) = (most(deep), most(shallow));
-        it.saved = it.saved.clamp(self.spread, saved);
-        it.smooth = it.smooth.clamp(self.spread, smooth);
+        let most = |depth: u128| self.spread + depth.max(2 * reach.cost);
+        it.saved = it.saved.clamp(self.spread, most(reach.deep));
+        it.smooth = it.smooth.clamp(self.spread, most(reach.shallow));
+        reach
     }
 
     /// Lets flow in what flowed since.
@@ -427,11 +439,15 @@ impl Core {
     }
 
     /// On what grounds a member may take a token now, or else how long until there are any.
-    fn judge(&self, member: u32, acts: bool) -> Result<Ground, u64> {
+    fn judge(&self, member: u32, reach: Reach, acts: bool) -> Result<Ground, u64> {
         let it = &self.members[member as usize];
         let bands = &self.bands;
-        let (deep, shallow) = (self.deep(), self.shallow());
-        let wait_saved = self.wait_for_credit(it, it.saved, deep, acts);
+        let Reach {
+            cost,
+            deep,
+            shallow,
+        } = reach;
+        let wait_saved = self.wait_for_credit(it.saved, cost, deep, acts);
         let wait_saved = wait_saved.max(self.wait_for(bands.saved));
         if wait_saved == 0 {
             return Ok(Ground::Saved);
@@ -440,8 +456,8 @@ impl Core {
         if wait_borrow == 0 {
             return Ok(Ground::Borrowed);
         }
-        let wait_smooth = self.wait_for_credit(it, it.smooth, shallow, acts);
-        let wait_fresh = self.wait_for_credit(it, it.smooth, shallow / 2, acts);
+        let wait_smooth = self.wait_for_credit(it.smooth, cost, shallow, acts);
+        let wait_fresh = self.wait_for_credit(it.smooth, cost, shallow / 2, acts);
         let wait_smooth = wait_smooth.max(self.wait_for(bands.fresh));
         let wait_smooth = wait_smooth.min(wait_fresh.max(self.wait_for(bands.read)));
         if wait_smooth == 0 {
@@ -480,10 +496,9 @@ impl Core {
         }
     }
 
-    /// Takes units on some ground, or puts them back.
-    fn charge(&mut self, member: u32, ground: Ground, units: i64, back: bool) {
+    /// Takes units on some ground, or puts them back; in spread they cost the member so much.
+    fn charge(&mut self, member: u32, ground: Ground, units: i64, cost: u128, back: bool) {
         let it = &mut self.members[member as usize];
-        let cost = u128::from(units.unsigned_abs()).div_ceil(it.weight.into());
         let mark = |mark: u128| {
             if back {
                 mark.saturating_sub(cost)
@@ -515,9 +530,8 @@ impl Core {
     }
 
     /// Nanoseconds until a member has credit for a token.
-    fn wait_for_credit(&self, it: &Member, mark: u128, depth: u128, acts: bool) -> u64 {
+    fn wait_for_credit(&self, mark: u128, cost: u128, depth: u128, acts: bool) -> u64 {
         let weight = u128::from(self.activity.weight());
-        let cost = cost(it);
         let ahead = mark.saturating_sub(self.spread);
         // A member's own reads leave room for its write and money calls.
         let depth = if acts {
@@ -534,16 +548,15 @@ impl Core {
         }
     }
 
-    /// How far a member's mark may run ahead of the spread: ten seconds' worth.
-    fn deep(&self) -> u128 {
+    fn reach(&self, member: u32) -> Reach {
+        let weight = self.activity.weight().max(1);
         let flow = u128::from(self.per_second) * u128::from(ACTIVE * SECOND);
-        flow / u128::from(self.activity.weight().max(1))
-    }
-
-    /// The same for what it takes as it flows in: its part of the band that is kept for this.
-    fn shallow(&self) -> u128 {
-        let band = u128::from(self.bands.smooth()) * u128::from(TOKEN.unsigned_abs());
-        band / u128::from(self.activity.weight().max(1))
+        let band = u64::from(self.bands.smooth()) * TOKEN.unsigned_abs();
+        Reach {
+            cost: self.members[member as usize].cost(TOKEN),
+            deep: flow / u128::from(weight),
+            shallow: (band / weight).into(),
+        }
     }
 
     /// Whether a call finds no place. The last places are kept: some for write and money calls, some from those who
@@ -563,6 +576,13 @@ impl Core {
             (false, false) => reserve + (all - reserve) / 4,
         };
         self.seated + kept.min(all - 1) >= all
+    }
+}
+
+impl Member {
+    /// What so many units cost it in spread.
+    fn cost(&self, units: i64) -> u128 {
+        units.unsigned_abs().div_ceil(self.weight.into()).into()
     }
 }
 
@@ -599,11 +619,6 @@ impl Used {
 
 fn tokens(count: u32) -> i64 {
     i64::from(count) * TOKEN
-}
-
-/// What a token costs in spread.
-fn cost(it: &Member) -> u128 {
-    u128::from(TOKEN.unsigned_abs()).div_ceil(it.weight.into())
 }
 
 fn add(level: i64, flow: u128, most: i64) -> i64 {
