@@ -27,17 +27,16 @@ impl Signature {
         if text.len() != SIGNATURE_DIGITS {
             return Err(SignatureError::Length(text.len()));
         }
-        let (mut bytes, mut difference) = ([0; 64], 0);
+        let mut bytes = [0; 64];
         let (fours, _) = bytes.as_chunks_mut();
         for (four, eight) in fours.iter_mut().zip(text.as_chunks().0) {
             let digits = u64::from_be_bytes(*eight);
             let read = worths(digits);
+            // What is written again as it stands is digits, and nothing else is.
+            if written(read) != lower_case(digits) {
+                return Err(SignatureError::NotHexadecimal);
+            }
             *four = packed(read).to_be_bytes();
-            difference |= written(read) ^ lower_case(digits);
-        }
-        // What is written again as it stood was digits, and nothing else was.
-        if difference != 0 {
-            return Err(SignatureError::NotHexadecimal);
         }
         Ok(Self(bytes))
     }
