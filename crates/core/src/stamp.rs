@@ -107,29 +107,24 @@ impl FreshStamp {
     ///
     /// # Panics
     /// Never: a `u64` has at most 20 digits.
-    pub fn new(millis: u64, mut random: [u8; 32]) -> Self {
-        // 32 symbols, so that five bits of a byte choose one without bias.
-        const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    pub fn new(millis: u64, random: [u8; 32]) -> Self {
+        let mut buffer = itoa::Buffer::new();
+        let text = buffer.format(millis);
         let mut timestamp = [0; 20];
-        let mut at = timestamp.len();
-        let mut rest = millis;
-        loop {
-            at -= 1;
-            timestamp[at] = b'0' + u8::try_from(rest % 10).expect("a digit fits a byte");
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        timestamp.copy_within(at.., 0);
-        let digits = u8::try_from(timestamp.len() - at).expect("at most 20 digits");
-        for byte in &mut random {
-            *byte = SYMBOLS[usize::from(*byte & 31)];
+        timestamp[..text.len()].copy_from_slice(text.as_bytes());
+        let digits = u8::try_from(text.len()).expect("at most 20 digits");
+        // Ten digits, then letters: 32 of them, so that five bits of a byte choose one without bias.
+        let mut nonce = random;
+        for byte in &mut nonce {
+            *byte = match *byte & 31 {
+                number @ 0..10 => b'0' + number,
+                number => b'A' - 10 + number,
+            };
         }
         Self {
             timestamp,
             digits,
-            nonce: random,
+            nonce,
             millis,
         }
     }
