@@ -43,6 +43,9 @@ impl Name {
 }
 
 /// Whether these are the letters of a name, without what tells spellings apart: case, separators, and an index.
+///
+/// Not to be inlined: that would make five of it, of which most names need the first line.
+#[inline(never)]
 fn has_letters(name: &[u8], letters: &str) -> bool {
     if name.len() < letters.len() {
         return false;
@@ -123,7 +126,9 @@ pub fn guard(
 ) -> Result<(), Steering> {
     if let Some(own) = own {
         let rules = Rules { own, callbacks };
-        rules.query(query.unwrap_or_default())?;
+        if let Some(query) = query {
+            rules.query(query)?;
+        }
         match operation.media {
             Media::Json => match rules.json(body) {
                 // Nothing depends on how a read is read, unless an account could be read out of it.
@@ -141,6 +146,7 @@ pub fn guard(
 }
 
 /// Whether a name that matters stands anywhere in a body, in any spelling, escape or width of characters.
+#[cold]
 fn mentions_name(body: &[u8]) -> bool {
     let mut letters = String::with_capacity(body.len());
     let mut rest = body;
@@ -167,6 +173,7 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     /// Both separators that are in use count.
+    #[inline(never)]
     fn query(self, query: &str) -> Result<(), Steering> {
         for pair in query.split(['&', ';']) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -206,6 +213,7 @@ impl Rules<'_> {
     }
 
     /// The names of a form's parts, wherever in the body something looks like one.
+    #[cold]
     fn multipart(self, body: &[u8]) -> Result<(), Steering> {
         let mut rest = body;
         while let Some(at) = rest
@@ -258,6 +266,7 @@ impl Own<'_> {
 }
 
 /// Reads a body at every depth: one text, no name twice in an object, no account but the tenant's own.
+#[inline(never)]
 fn one_reading(body: &[u8], own: Option<Own<'_>>) -> Result<(), Steering> {
     if body.trim_ascii().is_empty() {
         return Ok(());

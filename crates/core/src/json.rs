@@ -74,6 +74,7 @@ impl<'a> Raw<'a> {
     }
 
     /// Whether both say the same, whatever their escapes.
+    #[cold]
     pub(crate) fn same(self, other: Self) -> bool {
         self == other || self.text().is_some_and(|text| other.text() == Some(text))
     }
@@ -82,10 +83,15 @@ impl<'a> Raw<'a> {
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let content = self.0.strip_prefix('"')?.strip_suffix('"')?;
         if content.as_bytes().contains(&b'\\') {
-            serde_json::from_str(self.0).ok().map(Cow::Owned)
+            self.unescaped().map(Cow::Owned)
         } else {
             Some(Cow::Borrowed(content))
         }
+    }
+
+    #[cold]
+    fn unescaped(self) -> Option<String> {
+        serde_json::from_str(self.0).ok()
     }
 
     /// The digits of a number, as they were written.
