@@ -281,3 +281,100 @@ pub fn refuse(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::quota::{Purpose, Quota};
+    use gatepay_core::{Catalogue, Stamp};
+    use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
+    use gatepay_tenancy::{Limits, Rate, ReplayRule};
+    use std::num::NonZeroU32;
+
+    const NOW: u64 = 1_767_225_600_000;
+
+    /// A quota of 12 and a party with three tokens and two seats, where time stands still.
+    struct World {
+        quota: Arc<Quota>,
+        lane: Arc<Lane>,
+        replay: Replay,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let clock = Clock::manual(NOW);
+            let metrics = Metrics::new(&Catalogue::standard());
+            let number = |number| NonZeroU32::new(number).unwrap();
+            let rate = |burst| Rate {
+                per_second: NonZeroU32::MIN,
+                burst: number(burst),
+            };
+            let quota = settings::Quota {
+                rate: rate(12),
+                in_flight: Some(number(5)),
+                ..settings::Quota::default()
+            };
+            let quota = Quota::new(&quota, metrics.limits.quota.clone(), &clock);
+            let limits = Limits {
+                all: rate(3),
+                in_flight: number(2),
+                ..Limits::default()
+            };
+            Self {
+                lane: Lane::new(&limits, NonZeroU32::MIN, &quota, metrics.tenant(None)).into(),
+                replay: Replay::new(DEFAULT_WINDOW, 100, [7; 16], 0),
+                quota,
+            }
+        }
+
+        fn enter(&self, nonce: &str) -> Result<Permit, &'static str> {
+            let timestamp = NOW.to_string();
+            let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
+            let print = self.replay.fingerprint("c", &stamp, ReplayRule::Pair);
+            let permit = enter(&self.lane, &self.replay, Kind::Read, print, NOW, || {
+                "".into()
+            });
+            permit.map_err(|refusal| refusal.slug())
+        }
+
+        /// The party's tokens left and seats taken, and the institution's.
+        fn stands(&self) -> [i64; 4] {
+            let (lane, quota) = (self.lane.view(), self.quota.view());
+            let (left, in_flight) = (lane.left.into(), lane.in_flight.into());
+            [left, in_flight, quota.left, quota.in_flight.into()]
+        }
+    }
+
+    #[test]
+    fn whoever_is_refused_has_taken_nothing() {
+        let world = World::new();
+        let first = world.enter("1").unwrap();
+        assert_eq!(world.stands(), [2, 1, 11, 1]);
+        assert_eq!(world.enter("1").err(), Some("replayed"));
+        assert_eq!(world.stands(), [2, 1, 11, 1]);
+        let second = world.enter("2").unwrap();
+        assert_eq!(world.enter("3").err(), Some("too_many_in_flight"));
+        assert_eq!(world.stands(), [1, 2, 10, 2]);
+        drop((first, second));
+        assert_eq!(world.stands(), [3, 0, 12, 0]);
+        while world.quota.take_for(Purpose::LookUp).is_ok() {}
+        assert_eq!(world.enter("3").err(), Some("institution_quota"));
+        assert_eq!(world.stands(), [3, 0, 0, 0]);
+        assert_eq!(world.replay.entries(), 2, "and no nonce");
+    }
+
+    #[test]
+    fn what_went_ahead_stays_spent_and_leaves_its_seat() {
+        let world = World::new();
+        for number in 1..=3 {
+            let mut permit = world.enter(&number.to_string()).unwrap();
+            permit.spend(true);
+            drop(permit);
+            assert_eq!(world.stands(), [3 - number, 0, 12 - number, 0]);
+        }
+        assert_eq!(world.enter("4").err(), Some("rate_limited"));
+        assert_eq!(world.stands(), [0, 0, 9, 0]);
+    }
+}

@@ -469,6 +469,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_of_a_stamp_is_the_same_in_every_version() {
+        // Or what one process hands over, the next would not recognize.
+        let memory = memory();
+        let whole =
+            |text: &str| Print::from(SipHasher24::new_with_key(&[7; 16]).hash(text.as_bytes()));
+        for nonce in [
+            "n",
+            "0123456",
+            "01234567",
+            "a-nonce-of-some-thirty-two-chars",
+        ] {
+            let stamp = by_rule(&memory, NOW, nonce, ReplayRule::Nonce);
+            let (pair, nonce) = (
+                whole(&format!("client\n{nonce}\n{NOW}")),
+                whole(&format!("client\n{nonce}")),
+            );
+            assert_eq!(stamp.nonce, Some(nonce));
+            assert_eq!(
+                (stamp.pair.high, stamp.pair.low / 64),
+                (pair.high, pair.low / 64)
+            );
+            assert_eq!(stamp.pair.low % 64, nonce.low % 64);
+        }
+    }
+
+    #[test]
     fn the_same_nonce_with_a_fresh_timestamp_is_another_stamp() {
         let memory = memory();
         assert_eq!(memory.record(print(&memory, NOW, "n"), NOW), Ok(()));
