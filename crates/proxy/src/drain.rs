@@ -4,8 +4,11 @@
 //! more connections, lets those it has accepted ask, admits nothing more and hands the replay memory over, finishes
 //! what is in flight, and leaves.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -32,6 +35,8 @@ pub enum Phase {
 /// The phase, and what still runs.
 pub struct Drain {
     phase: watch::Sender<Phase>,
+    /// The same, or ahead of it for a moment: who only looks takes no lock.
+    ahead: AtomicU8,
     began: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
@@ -58,6 +63,7 @@ impl Default for Drain {
     fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Serving),
+            ahead: AtomicU8::new(Phase::Serving as u8),
             began: OnceLock::new(),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -69,7 +75,12 @@ impl Default for Drain {
 impl Drain {
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        match self.ahead.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Leaving,
+            2 => Phase::Finishing,
+            _ => Phase::Over,
+        }
     }
 
     /// Goes on to a later phase.
@@ -77,6 +88,7 @@ impl Drain {
         if phase > Phase::Serving {
             self.began.get_or_init(Instant::now);
         }
+        self.ahead.fetch_max(phase as u8, Ordering::AcqRel);
         self.phase.send_if_modified(|now| {
             let later = phase > *now;
             *now = phase.max(*now);
@@ -86,8 +98,23 @@ impl Drain {
 
     /// Waits for a phase to begin.
     pub async fn reached(&self, phase: Phase) {
-        // The sender lives as long as this struct, so waiting does not fail.
-        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+        let mut changes = self.phase.subscribe();
+        let mut reached = pin!(changes.wait_for(|now| *now >= phase));
+        let mut asked: Option<(Phase, Waker)> = None;
+        poll_fn(|cx| {
+            // Every connection waits for this, and looks whenever it does anything. The library takes two locks each time;
+            // but it knows already whom to wake if the phase is still the one it was asked in.
+            if let Some((then, waker)) = &asked
+                && *then == self.phase()
+                && waker.will_wake(cx.waker())
+            {
+                return Poll::Pending;
+            }
+            asked = Some((*self.phase.borrow(), cx.waker().clone()));
+            // The sender lives as long as this struct, so waiting does not fail.
+            reached.as_mut().poll(cx).map(drop)
+        })
+        .await;
     }
 
     /// Waits until a drain that may take as long as this is about to end.
@@ -169,6 +196,66 @@ impl Drop for Running {
         let drain = &self.0.drain;
         if drain.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             drain.idle.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Wake};
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_looked_last_is_woken_by_every_phase_however_often_it_looked() {
+        let drain = Drain::default();
+        let mut reached = pin!(drain.reached(Phase::Finishing));
+        let looker = || {
+            let woken = Arc::<Woken>::default();
+            (Waker::from(Arc::clone(&woken)), woken)
+        };
+        let (first, second) = (looker(), looker());
+        let mut look = |waker: &Waker| reached.as_mut().poll(&mut Context::from_waker(waker));
+        for _ in 0..3 {
+            assert!(look(&first.0).is_pending());
+        }
+        drain.enter(Phase::Leaving);
+        assert_eq!(first.1.0.load(Ordering::Relaxed), 1);
+        for _ in 0..3 {
+            assert!(look(&first.0).is_pending());
+        }
+        for _ in 0..3 {
+            assert!(look(&second.0).is_pending());
+        }
+        drain.enter(Phase::Finishing);
+        assert_eq!(second.1.0.load(Ordering::Relaxed), 1);
+        assert!(look(&second.0).is_ready());
+        assert_eq!(drain.phase(), Phase::Finishing);
+        drain.enter(Phase::Leaving);
+        assert_eq!(drain.phase(), Phase::Finishing, "there is no way back");
+    }
+
+    #[tokio::test]
+    async fn nobody_misses_a_phase_that_begins_while_it_looks() {
+        for _ in 0..1_000 {
+            let drain = Arc::new(Drain::default());
+            let goes_on = Arc::clone(&drain);
+            let goes_on = std::thread::spawn(move || {
+                goes_on.enter(Phase::Leaving);
+                goes_on.enter(Phase::Finishing);
+            });
+            let reached = drain.reached(Phase::Finishing);
+            let reached = tokio::time::timeout(Duration::from_secs(20), reached);
+            reached.await.expect("it is woken");
+            goes_on.join().unwrap();
         }
     }
 }
