@@ -14,7 +14,6 @@ use gatepay_core::operation::{self, Media, Method};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::framing::Fault;
@@ -234,12 +233,18 @@ where
 }
 
 /// Room for all bodies together, so that many large ones cannot take the machine's memory.
-pub struct Room(Arc<Semaphore>);
+#[derive(Default)]
+pub struct Room(Arc<Taken>);
+
+/// How many pieces of it are taken. Nobody waits for one, so this is all there is to know.
+#[derive(Default)]
+struct Taken(AtomicUsize);
 
 /// Room that one request holds, until dropped.
 pub struct Held {
-    room: Arc<Semaphore>,
-    taken: Option<OwnedSemaphorePermit>,
+    room: Arc<Taken>,
+    /// How many pieces of it.
+    taken: usize,
     /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
     begun: usize,
     arrived: usize,
@@ -264,18 +269,12 @@ const SMALL: usize = 4096;
 /// Room is given out in pieces of this many bytes.
 const PIECE: usize = 1024;
 
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BODIES / PIECE)))
-    }
-}
-
 impl Room {
     /// Room for a request whose body is about to be read. `unproved` counts what comes from its address.
     pub fn hold(&self, unproved: Option<&Arc<AtomicUsize>>) -> Held {
         Held {
             room: Arc::clone(&self.0),
-            taken: None,
+            taken: 0,
             begun: 0,
             arrived: 0,
             unproved: unproved.map(|of| Unproved {
@@ -306,11 +305,7 @@ impl Held {
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let have = self
-            .taken
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(PIECE).saturating_sub(have);
+        let missing = bytes.div_ceil(PIECE).saturating_sub(self.taken);
         if missing == 0 {
             return Ok(());
         }
@@ -321,16 +316,34 @@ impl Held {
                 "too much is arriving from this address; come back in a moment",
             ));
         }
-        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.room).try_acquire_many_owned(missing);
-        let more = more.map_err(|_| {
-            Refusal::Overloaded("too many large bodies are being read; come back in a moment")
-        })?;
-        match &mut self.taken {
-            Some(taken) => taken.merge(more),
-            None => self.taken = Some(more),
+        if !self.room.take(missing) {
+            return Err(Refusal::Overloaded(
+                "too many large bodies are being read; come back in a moment",
+            ));
         }
+        self.taken += missing;
         Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.taken > 0 {
+            self.room.0.fetch_sub(self.taken, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Taken {
+    /// Takes so many pieces more, or none.
+    fn take(&self, pieces: usize) -> bool {
+        let more = |taken: usize| {
+            let all = taken.checked_add(pieces)?;
+            (all <= BODIES / PIECE).then_some(all)
+        };
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
     }
 }
 
