@@ -88,6 +88,11 @@ impl Code {
         Some(Self { bytes, length })
     }
 
+    /// The code's characters, and zeros behind them: what is quickest to compare.
+    pub fn padded(&self) -> [u8; LONGEST_CODE] {
+        self.bytes
+    }
+
     /// The code.
     ///
     /// # Panics

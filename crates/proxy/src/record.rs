@@ -186,7 +186,7 @@ impl Record {
         }
         line.code = judgement.code;
         if let Some(code) = &line.code {
-            self.app.metrics.answered(code.as_str());
+            self.app.metrics.answered(code);
         }
     }
 
