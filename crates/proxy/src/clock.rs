@@ -1,6 +1,7 @@
 //! The one place that reads time and randomness, so that tests can set both.
 
 use std::cell::RefCell;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -46,6 +47,15 @@ impl Clock {
         match &self.0 {
             Source::System { started } => started.elapsed(),
             Source::Manual(now) => Duration::from_millis(now.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// When [`elapsed`](Self::elapsed) said so, as timers see it: one reading is enough for both.
+    pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
+        match &self.0 {
+            Source::System { started } => (*started + elapsed).into(),
+            // Timers do not follow it.
+            Source::Manual(_) => tokio::time::Instant::now(),
         }
     }
 
@@ -103,11 +113,9 @@ pub fn random<const N: usize>() -> [u8; N] {
             bulk.left = BULK;
         }
         bulk.left -= N;
-        let mut out = [0; N];
-        out.copy_from_slice(&bulk.bytes[bulk.left..bulk.left + N]);
+        let next = bulk.bytes[bulk.left..].first_chunk_mut();
         // What was handed out must not be found here later.
-        bulk.bytes[bulk.left..bulk.left + N].fill(0);
-        out
+        mem::replace(next.expect("so many were left"), [0; N])
     })
 }
 

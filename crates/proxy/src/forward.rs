@@ -122,17 +122,19 @@ pub enum Failure {
     },
 }
 
-/// Sends what `attempt` makes, afresh for every try, and reads the answer. It writes the head into the buffer it is given
+/// Sends what `attempt` makes, afresh for every try, and reads the answer, within this time from now on. It writes the head into the buffer it is given
 /// and returns the body.
 pub async fn send(
     road: Road<'_>,
     kind: Kind,
-    deadline: Instant,
+    now: Instant,
+    limit: Duration,
     mut attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) -> Result<Answer, Failure> {
+    let deadline = now + limit;
     road.budget.earn();
     let mut repeats = 0;
-    let mut kept = road.pool.reuse(kind);
+    let mut kept = road.pool.reuse(kind, now);
     let mut pass = road.breaker.pass(kind).ok_or(Failure::Unavailable)?;
     loop {
         let had = match kept.take() {
@@ -186,7 +188,7 @@ pub async fn send(
         pass = next;
         repeats += 1;
         road.pool.repeated(reason);
-        kept = road.pool.reuse(kind);
+        kept = road.pool.reuse(kind, Instant::now());
     }
 }
 

@@ -12,7 +12,6 @@ use gatepay_core::look_up::{Observation, Question};
 use gatepay_core::operation::LookUp;
 use gatepay_core::{Credential, Kind, Operation, envelope, translate};
 use gatepay_tenancy::Who;
-use tokio::time::Instant;
 
 use crate::app::App;
 use crate::crowd::Peer;
@@ -367,17 +366,15 @@ async fn receive(
             whole: listen.body_timeout,
             bytes_per_second: listen.body_bytes_per_second,
         };
-        record.turn(Turn::Body);
-        let read = ingress::body(incoming, limit, &time, piece).await;
-        record.turn(Turn::Own);
-        body = read?;
+        let read = ingress::body(incoming, limit, &time, piece);
+        body = record.waits(Turn::Body, pin!(read)).await?;
         record.body(body.len());
     }
     if let Some(address) = failing {
         // Taken only now, so that a slow body holds up nobody else of that address.
-        record.turn(Turn::Body);
-        let _turn = unless_gone(incoming, pin!(app.penalties.turn(address))).await?;
-        record.turn(Turn::Own);
+        let turn = pin!(app.penalties.turn(address));
+        let turn = unless_gone(incoming, turn);
+        let _turn = record.waits(Turn::Body, pin!(turn)).await?;
         payload.body(&body);
         caller.verify(payload, &body)?;
     } else {
@@ -405,21 +402,20 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
             Err(Unavailable) => return refuse(app, record, Refusal::JournalUnavailable),
         }
     }
-    let limit = app.settings.upstream.deadline;
     let Some(signing) = app.signer.signing(&admitted.generation.institution) else {
         record.detail("no institution credential is valid at this time".to_owned());
         return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
     };
-    record.turn(Turn::Connect);
+    let now = app.clock.instant(record.turn(Turn::Connect));
     let credential = signing.credential();
     let attempt = |head: &mut Vec<u8>| {
         let stamp = app.guardian.stamp();
         record.attempt(&credential.client_id, &stamp);
         admitted.outbound.attempt(credential, &stamp, head)
     };
-    let (kind, deadline) = (admitted.operation().kind, Instant::now() + limit);
+    let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
-    let sent = forward::send(worker.road(), kind, deadline, attempt).await;
+    let sent = forward::send(worker.road(), kind, now, limit, attempt).await;
     record.turn(Turn::Own);
     let Answer { head, body } = match sent {
         Ok(answer) => answer,

@@ -95,12 +95,11 @@ impl Pool {
 
     /// An idle connection that is still alive, the last used first, or none. For a call that must not be sent in vain it is
     /// looked at more closely.
-    pub fn reuse(&self, kind: Kind) -> Option<Connection> {
+    pub fn reuse(&self, kind: Kind, now: Instant) -> Option<Connection> {
         let surely = match kind {
             Kind::Read => Surely::Lately,
             Kind::Write | Kind::Money => Surely::Now,
         };
-        let now = Instant::now();
         // What is found dead is dropped after the lock is given back, since that takes the lock.
         let mut dead = Vec::new();
         let mut state = self.places.state();
@@ -299,7 +298,7 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_millis(50));
         pool.give_back(held.connection);
         assert!(
-            pool.reuse(Kind::Money).is_some(),
+            pool.reuse(Kind::Money, Instant::now()).is_some(),
             "nobody is in line any more"
         );
     }

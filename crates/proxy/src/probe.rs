@@ -24,8 +24,7 @@ pub async fn prove(
     if road.quota.take_for(Purpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
     }
-    let deadline = Instant::now() + PATIENCE;
-    match forward::send(road, Kind::Read, deadline, attempt).await {
+    match forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await {
         Ok(Answer {
             body: AnswerBody::Whole(_, judgement),
             head,
@@ -61,9 +60,8 @@ where
             continue;
         };
         if road.quota.take_for(Purpose::Probe).is_ok() {
-            let deadline = Instant::now() + PATIENCE;
             // What comes of it, breaker and guardian hear from `forward`.
-            let _ = forward::send(road, Kind::Read, deadline, attempt).await;
+            let _ = forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await;
         }
     }
 }

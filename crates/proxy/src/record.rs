@@ -3,7 +3,9 @@
 //! A [`Record`] is made from the head and travels with the request, at last inside the body of the answer. It is
 //! written when it is dropped, which also happens if the caller hangs up or something panics.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,12 +108,31 @@ impl Record {
         }
     }
 
-    /// From here on it is somebody's turn. Where a request's time goes is told by this.
-    pub fn turn(&mut self, turn: Turn) {
+    /// Awaits what is somebody else's turn to give. What is there at once took nobody's turn, and no clock is read.
+    pub async fn waits<F: Future + Unpin>(&mut self, turn: Turn, mut future: F) -> F::Output {
+        let mut waiting = false;
+        let output = poll_fn(|cx| {
+            let polled = Pin::new(&mut future).poll(cx);
+            if polled.is_pending() && !waiting {
+                waiting = true;
+                self.turn(turn);
+            }
+            polled
+        })
+        .await;
+        if waiting {
+            self.turn(Turn::Own);
+        }
+        output
+    }
+
+    /// From here on it is somebody's turn. Where a request's time goes is told by this. Gives the time by the clock.
+    pub fn turn(&mut self, turn: Turn) -> Duration {
         let now = self.app.clock.elapsed();
         let (before, since) = self.turn;
         self.line.spent.add(before, now.saturating_sub(since));
         self.turn = (turn, now);
+        now
     }
 
     /// How long its body was.

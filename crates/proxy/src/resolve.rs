@@ -41,8 +41,9 @@ pub async fn resolve(
         if road.quota.take_for(Purpose::LookUp).is_err() {
             continue;
         }
-        let deadline = until.min(Instant::now() + PATIENCE);
-        let answer = forward::send(road, Kind::Read, deadline, &mut ask).await;
+        let now = Instant::now();
+        let limit = PATIENCE.min(until.saturating_duration_since(now));
+        let answer = forward::send(road, Kind::Read, now, limit, &mut ask).await;
         if let Ok(Answer {
             head,
             body: AnswerBody::Whole(body, _),
