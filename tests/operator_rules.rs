@@ -143,7 +143,7 @@ async fn it_is_refused_for_every_reason_a_tenant_is() {
             (403, "tenant_suspended"),
         ),
         (
-            office().with(move |party| party.addresses = vec![elsewhere]),
+            office().with(move |party| party.addresses = [elsewhere].into()),
             query(),
             (403, "address_not_allowed"),
         ),

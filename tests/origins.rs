@@ -34,7 +34,7 @@ fn binary(source: [u8; 4]) -> Vec<u8> {
 
 fn only_from(network: &str) -> Shop {
     let network = network.parse().unwrap();
-    acme().with(move |party| party.addresses = vec![network])
+    acme().with(move |party| party.addresses = [network].into())
 }
 
 async fn peers(proxy: Proxy) -> Vec<String> {

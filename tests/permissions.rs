@@ -52,8 +52,8 @@ async fn who_is_not_allowed_is_told_why() {
     let suspended = acme().with(|tenant| tenant.standing = Standing::Suspended);
     let read_only = acme().with(|tenant| tenant.standing = Standing::ReadOnly);
     let elsewhere =
-        acme().with(|tenant| tenant.addresses = vec!["203.0.113.0/24".parse().unwrap()]);
-    let here = acme().with(|tenant| tenant.addresses = vec!["127.0.0.1/32".parse().unwrap()]);
+        acme().with(|tenant| tenant.addresses = ["203.0.113.0/24".parse().unwrap()].into());
+    let here = acme().with(|tenant| tenant.addresses = ["127.0.0.1/32".parse().unwrap()].into());
     let no_money = acme().with(|tenant| tenant.permissions = denying("money").clone());
     for (name, shop, call, status, slug) in [
         (

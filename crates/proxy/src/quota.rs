@@ -11,6 +11,7 @@ mod core;
 mod simulation;
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Quota {
     clock: Clock,
     /// Codes by which GatePay pushes back.
     codes: ArcSwap<Vec<String>>,
+    /// Whether there are any: with most institutions none, so that no answer need look.
+    has_codes: AtomicBool,
     meters: QuotaMeters,
 }
 
@@ -94,6 +97,7 @@ impl Quota {
             core: Mutex::new(core),
             clock: clock.clone(),
             codes: ArcSwap::from_pointee(quota.pushback_codes.clone()),
+            has_codes: AtomicBool::new(!quota.pushback_codes.is_empty()),
             meters,
         })
     }
@@ -104,6 +108,8 @@ impl Quota {
         let (mut core, now) = self.core();
         core.adjust(terms(quota), now);
         self.codes.store(Arc::new(quota.pushback_codes.clone()));
+        self.has_codes
+            .store(!quota.pushback_codes.is_empty(), Ordering::Release);
     }
 
     /// Leave for one call of the proxy's own; or when there might be.
@@ -119,7 +125,7 @@ impl Quota {
 
     /// Whether by this code GatePay says that it is too much.
     pub fn is_pushback(&self, code: &str) -> bool {
-        self.codes.load().iter().any(|it| it == code)
+        self.has_codes.load(Ordering::Acquire) && self.codes.load().iter().any(|it| it == code)
     }
 
     /// GatePay says that it is too much, and perhaps for how long: from now on less is sent.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use gatepay_core::{Credential, Kind, Window};
 use ipnet::IpNet;
+use smol_str::SmolStr;
 
 use crate::party_file;
 use crate::permissions::Permissions;
@@ -24,7 +25,7 @@ pub struct Party {
     /// What it may call.
     pub permissions: Permissions,
     /// Where its calls may come from; empty means anywhere.
-    pub addresses: Vec<IpNet>,
+    pub addresses: Box<[IpNet]>,
     /// What it may do at all.
     pub standing: Standing,
     /// What counts as a repetition.
@@ -41,7 +42,7 @@ impl Party {
         Self {
             id,
             standing: Standing::Active,
-            addresses: Vec::new(),
+            addresses: Box::default(),
             replay: ReplayRule::Pair,
             limits: Limits::default(),
             permissions,
@@ -74,7 +75,7 @@ impl Party {
 ///
 /// It becomes a file name and a metric label, so it must be safe as both.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PartyId(Box<str>);
+pub struct PartyId(SmolStr);
 
 /// Why a text cannot be such a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

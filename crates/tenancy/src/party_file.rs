@@ -53,7 +53,7 @@ pub(crate) fn read(
     Some(Party {
         id: id?,
         standing,
-        addresses: addresses.unwrap_or_default(),
+        addresses: addresses.unwrap_or_default().into(),
         replay,
         limits,
         permissions,
