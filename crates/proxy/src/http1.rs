@@ -33,6 +33,7 @@ use crate::ingress::{DISCARD, DISCARD_TIME, HEAD_LIMIT, Upload};
 use crate::journey::{self, Worker};
 use crate::pace::Pace;
 use crate::relay::Reply;
+use crate::scratch;
 
 /// How much is read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
@@ -40,8 +41,6 @@ const READ: usize = 4 * 1024;
 const READ_MORE: usize = 16 * 1024;
 /// Bodies up to this length are written together with their head.
 const TOGETHER: usize = 8 * 1024;
-/// How much room for an answer a connection keeps.
-const KEPT: usize = 4 * 1024;
 
 /// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
 pub const BUFFERS: usize = 4 * HEAD_LIMIT;
@@ -55,8 +54,6 @@ struct Connection {
     came: BytesMut,
     /// The next head, as far as it has come.
     reading: Reading,
-    /// The answer on its way out.
-    out: Vec<u8>,
 }
 
 /// The body of a request, as it comes.
@@ -92,7 +89,6 @@ pub async fn serve(
         stream,
         came: BytesMut::new(),
         reading: Reading::default(),
-        out: Vec::new(),
     };
     let mut first = Some(entering);
     let mut finishing = Finishing {
@@ -275,10 +271,11 @@ impl Connection {
     ) -> io::Result<()> {
         let ends = ends(&reply, asked);
         asked.keeps &= ends != Ends::Closing;
-        self.write_head(clock, &reply, asked, ends);
+        let mut out = scratch::take();
+        write_head(&mut out, clock, &reply, asked, ends);
         if asked.for_head || ends == Ends::AtOnce {
             drop(reply);
-            return self.write().await;
+            return self.write(out).await;
         }
         loop {
             let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
@@ -286,88 +283,40 @@ impl Connection {
                 Ok(None) => break,
                 Err(cut) => {
                     // As much as there is may go: it cannot be taken for the whole.
-                    let _written = self.write().await;
+                    let _written = self.write(out).await;
                     return Err(io::Error::other(cut));
                 }
             };
-            self.put(&piece, ends).await?;
-            if reply.is_over() && ends != Ends::Chunks {
+            if ends == Ends::Chunks {
+                let size = format!("{:x}\r\n", piece.len());
+                out.extend_from_slice(size.as_bytes());
+            }
+            if piece.len() <= TOGETHER {
+                out.extend_from_slice(&piece);
+            } else {
+                // Not copied.
+                self.write(std::mem::take(&mut out)).await?;
+                self.stream.write_all(&piece).await?;
+            }
+            if ends == Ends::Chunks {
+                out.extend_from_slice(b"\r\n");
+            } else if reply.is_over() {
                 break;
             }
-            self.write().await?;
+            self.write(std::mem::take(&mut out)).await?;
         }
         // What ends with it has ended before the caller can know, and ask again.
         drop(reply);
         if ends == Ends::Chunks {
-            self.out.extend_from_slice(b"0\r\n\r\n");
+            out.extend_from_slice(b"0\r\n\r\n");
         }
-        self.write().await
+        self.write(out).await
     }
 
-    fn write_head(&mut self, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
-        let out = &mut self.out;
-        let answer::Parts { status, fields } = reply.head();
-        let version: &[u8] = if asked.is_old {
-            b"HTTP/1.0 "
-        } else {
-            b"HTTP/1.1 "
-        };
-        let reason = status.canonical_reason().unwrap_or_default();
-        for part in [
-            version,
-            status.as_str().as_bytes(),
-            b" ",
-            reason.as_bytes(),
-            b"\r\n",
-            fields.as_bytes(),
-        ] {
-            out.extend_from_slice(part);
-        }
-        match ends {
-            Ends::AtOnce | Ends::Closing => {}
-            Ends::Length(length) => {
-                let mut digits = itoa::Buffer::new();
-                let length = digits.format(length);
-                headers::write(out, &header::CONTENT_LENGTH, length.as_bytes());
-            }
-            Ends::Chunks => headers::write(out, &header::TRANSFER_ENCODING, b"chunked"),
-        }
-        if fields.get(&header::DATE).is_none() {
-            headers::write(out, &header::DATE, &date(clock.unix_ms() / 1_000));
-        }
-        match (asked.keeps, asked.is_old) {
-            (false, _) => headers::write(out, &header::CONNECTION, b"close"),
-            (true, true) => headers::write(out, &header::CONNECTION, b"keep-alive"),
-            (true, false) => {}
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-
-    /// Puts a piece of a body behind what is to go out. A long one goes at once, and is not copied.
-    async fn put(&mut self, piece: &Bytes, ends: Ends) -> io::Result<()> {
-        if ends == Ends::Chunks {
-            let size = format!("{:x}\r\n", piece.len());
-            self.out.extend_from_slice(size.as_bytes());
-        }
-        if piece.len() <= TOGETHER {
-            self.out.extend_from_slice(piece);
-        } else {
-            self.write().await?;
-            self.stream.write_all(piece).await?;
-        }
-        if ends == Ends::Chunks {
-            self.out.extend_from_slice(b"\r\n");
-        }
-        Ok(())
-    }
-
-    /// Writes what is to go out, all of it.
-    async fn write(&mut self) -> io::Result<()> {
-        self.stream.write_all(&self.out).await?;
-        self.out.clear();
-        if self.out.capacity() > KEPT {
-            self.out = Vec::new();
-        }
+    /// Writes all of this.
+    async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
+        self.stream.write_all(&out).await?;
+        scratch::give(out);
         self.stream.flush().await
     }
 
@@ -390,6 +339,45 @@ impl Connection {
         // Whoever has not stopped by then is cut off.
         let _stopped = timeout(DISCARD_TIME, discard).await;
     }
+}
+
+/// Puts a head together.
+fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
+    let answer::Parts { status, fields } = reply.head();
+    let version: &[u8] = if asked.is_old {
+        b"HTTP/1.0 "
+    } else {
+        b"HTTP/1.1 "
+    };
+    let reason = status.canonical_reason().unwrap_or_default();
+    for part in [
+        version,
+        status.as_str().as_bytes(),
+        b" ",
+        reason.as_bytes(),
+        b"\r\n",
+        fields.as_bytes(),
+    ] {
+        out.extend_from_slice(part);
+    }
+    match ends {
+        Ends::AtOnce | Ends::Closing => {}
+        Ends::Length(length) => {
+            let mut digits = itoa::Buffer::new();
+            let length = digits.format(length);
+            headers::write(out, &header::CONTENT_LENGTH, length.as_bytes());
+        }
+        Ends::Chunks => headers::write(out, &header::TRANSFER_ENCODING, b"chunked"),
+    }
+    if fields.get(&header::DATE).is_none() {
+        headers::write(out, &header::DATE, &date(clock.unix_ms() / 1_000));
+    }
+    match (asked.keeps, asked.is_old) {
+        (false, _) => headers::write(out, &header::CONNECTION, b"close"),
+        (true, true) => headers::write(out, &header::CONNECTION, b"keep-alive"),
+        (true, false) => {}
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn ends(reply: &Reply, asked: Asked) -> Ends {

@@ -64,6 +64,7 @@ pub mod replay;
 pub mod resolve;
 pub mod roster;
 pub mod rows;
+pub mod scratch;
 pub mod server;
 pub mod signer;
 pub mod state;

@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::answer::{self, Parts, Rest, Step, Unreadable};
 use crate::pool::Place;
+use crate::scratch;
 
 /// How much is read at once: an answer has a few hundred bytes.
 const READ: usize = 4 * 1024;
@@ -31,7 +32,7 @@ const TOGETHER: usize = 8 * 1024;
 /// A connection to GatePay.
 pub struct Wire {
     stream: Stream,
-    /// The request's head, and a short body; kept, so that the next finds the room.
+    /// The request's head, and a short body, until they are written.
     out: Vec<u8>,
     /// What came and was not taken yet.
     came: BytesMut,
@@ -115,7 +116,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Parts, Broken> {
         self.keeps = false;
-        self.out.clear();
+        self.out = scratch::take();
         let mut body = write(&mut self.out);
         if body.len() <= TOGETHER {
             self.out.extend_from_slice(&body);
@@ -138,7 +139,10 @@ impl Wire {
                     && let Poll::Ready(sent) = sending.poll(&self.out, &mut self.stream, cx)
                 {
                     match sent {
-                        Ok(()) => sending.is_over = true,
+                        Ok(()) => {
+                            sending.is_over = true;
+                            scratch::give(std::mem::take(&mut self.out));
+                        }
                         // Who reads no more of it may have said why.
                         Err(error) if self.written() > before => refused = Some(error),
                         Err(error) => return Poll::Ready(Err(error.into())),
