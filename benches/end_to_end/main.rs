@@ -299,6 +299,7 @@ struct Counted {
 
 fn counted(options: &Options, workers: usize) -> Counted {
     let mut bench = Bench::start(Kind::Proxy, options, workers, true);
+    bench.target.settle();
     bench.target.count(true);
     let good = bench.run(COUNTED, None, Duration::from_mins(10)).good;
     // The writer of access lines looks every few milliseconds.

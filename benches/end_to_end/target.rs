@@ -190,6 +190,19 @@ impl Target {
         Duration::from_nanos(nanos.sum())
     }
 
+    /// Waits until it does nothing by itself any more: what it begins with would be counted as the requests'.
+    pub(crate) fn settle(&self) {
+        let begun = Instant::now();
+        loop {
+            let before = self.used();
+            thread::sleep(Duration::from_secs(1));
+            if self.used().saturating_sub(before) < Duration::from_millis(100) {
+                return;
+            }
+            assert!(begun.elapsed() < START, "it does not come to rest");
+        }
+    }
+
     /// What it holds in memory, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let Some(id) = self.id() else { return 0 };
