@@ -352,7 +352,7 @@ impl Metrics {
 
     /// What is counted of one tenant, or of all that have no series of their own.
     pub fn tenant(&self, id: Option<&str>) -> Arc<TenantMeters> {
-        self.requests.of(id.unwrap_or(OTHER), || TenantMeters {
+        self.requests.of(id, || TenantMeters {
             ends: Ends::zero(),
             limits: self.limits.tenant(id),
         })
@@ -720,6 +720,24 @@ mod tests {
         assert_eq!(said(), None);
         let _anew = metrics.tenant(Some("acme"));
         assert_eq!(said(), line(0));
+    }
+
+    #[test]
+    fn a_tenant_called_other_shares_a_series_and_not_its_standing() {
+        let metrics = Metrics::new(&Catalogue::standard());
+        let [together, own] = [None, Some(OTHER)].map(|id| metrics.tenant(id));
+        together.ended(Kind::Read, End::Success);
+        own.ended(Kind::Read, End::Success);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        let series =
+            "gatepay_proxy_requests_total{kind=\"read\",outcome=\"success\",tenant=\"other\"}";
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with(series))
+            .collect();
+        assert_eq!(lines, [format!("{series} 2")]);
+        assert!(text.contains("quota_share_requests_per_second{tenant=\"other\"}"));
+        assert_eq!(metrics.totals().ended(End::Success), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use gatepay_core::Kind;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{End, TenantMeters, opts};
+use super::{End, OTHER, TenantMeters, opts};
 
 /// One tenant's, by kind and end.
 pub(super) struct Ends<T>(pub(super) [[T; End::ALL.len()]; Kind::ALL.len()]);
@@ -18,8 +18,11 @@ pub(super) struct Ends<T>(pub(super) [[T; End::ALL.len()]; Kind::ALL.len()]);
 #[derive(Clone)]
 pub(super) struct Requests {
     desc: Desc,
-    by_tenant: Arc<Mutex<BTreeMap<String, Arc<TenantMeters>>>>,
+    by_tenant: Arc<Mutex<ByTenant>>,
 }
+
+/// By name; those who are counted together have none.
+type ByTenant = BTreeMap<Option<String>, Arc<TenantMeters>>;
 
 impl Ends<AtomicU64> {
     pub(super) fn zero() -> Self {
@@ -40,6 +43,16 @@ impl Ends<AtomicU64> {
     }
 }
 
+impl Ends<u64> {
+    const NONE: Self = Self([[0; End::ALL.len()]; Kind::ALL.len()]);
+
+    fn add(&mut self, ends: &Ends<AtomicU64>) {
+        for (kind, end, count) in ends.iter() {
+            self.0[kind as usize][end as usize] += count;
+        }
+    }
+}
+
 impl Requests {
     pub(super) fn new() -> prometheus::Result<Self> {
         let labels = ["tenant", "kind", "outcome"].map(str::to_owned);
@@ -52,29 +65,31 @@ impl Requests {
     }
 
     /// A tenant's, made anew if it has none.
-    pub(super) fn of(&self, id: &str, new: impl FnOnce() -> TenantMeters) -> Arc<TenantMeters> {
+    pub(super) fn of(
+        &self,
+        id: Option<&str>,
+        new: impl FnOnce() -> TenantMeters,
+    ) -> Arc<TenantMeters> {
         let mut all = self.all();
-        let made = all.entry(id.to_owned());
+        let made = all.entry(id.map(str::to_owned));
         Arc::clone(made.or_insert_with(|| Arc::new(new())))
     }
 
     /// Ends a tenant's series.
     pub(super) fn forget(&self, id: &str) {
-        self.all().remove(id);
+        self.all().remove(&Some(id.to_owned()));
     }
 
     /// All tenants' together.
     pub(super) fn sum(&self) -> Ends<u64> {
-        let mut sum = Ends([[0; End::ALL.len()]; Kind::ALL.len()]);
+        let mut sum = Ends::NONE;
         for meters in self.all().values() {
-            for (kind, end, count) in meters.ends.iter() {
-                sum.0[kind as usize][end as usize] += count;
-            }
+            sum.add(&meters.ends);
         }
         sum
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<TenantMeters>>> {
+    fn all(&self) -> MutexGuard<'_, ByTenant> {
         self.by_tenant
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -87,16 +102,25 @@ impl Collector for Requests {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let all = self.all();
-        let series = all.iter().flat_map(|(id, meters)| {
-            let ends = meters.ends.iter();
-            ends.map(|(kind, end, count)| series(id, kind, end, count))
-        });
+        let by_tenant = self.all();
+        // By label: a tenant may be called what those are called who are counted together.
+        let mut ends: BTreeMap<&str, Ends<u64>> = BTreeMap::new();
+        for (id, meters) in &*by_tenant {
+            let label = id.as_deref().unwrap_or(OTHER);
+            ends.entry(label).or_insert(Ends::NONE).add(&meters.ends);
+        }
+        let mut all = Vec::with_capacity(ends.len() * End::ALL.len() * Kind::ALL.len());
+        for (label, Ends(counts)) in ends {
+            for kind in Kind::ALL.iter().copied() {
+                let count = |end| counts[kind as usize][end as usize];
+                all.extend(End::ALL.map(|end| series(label, kind, end, count(end))));
+            }
+        }
         let mut family = MetricFamily::default();
         family.set_name(self.desc.fq_name.clone());
         family.set_help(self.desc.help.clone());
         family.set_field_type(MetricType::COUNTER);
-        family.set_metric(series.collect());
+        family.set_metric(all);
         vec![family]
     }
 }
