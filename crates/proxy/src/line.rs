@@ -129,12 +129,20 @@ impl Spent {
 
     /// What was spent in this turn.
     pub fn of(&self, turn: Turn) -> Duration {
-        Duration::from_nanos(self.0[turn as usize])
+        Duration::from_nanos(self.nanos(turn))
     }
 
     /// All of it.
     pub fn whole(&self) -> Duration {
-        Duration::from_nanos(self.0.iter().sum())
+        Duration::from_nanos(self.all_nanos())
+    }
+
+    fn nanos(&self, turn: Turn) -> u64 {
+        self.0[turn as usize]
+    }
+
+    fn all_nanos(&self) -> u64 {
+        self.0.iter().sum()
     }
 }
 
@@ -184,7 +192,7 @@ impl Line {
         let credential = party
             .zip(self.credential)
             .map(|(party, place)| &party.credentials[place as usize].credential);
-        let milliseconds = |turn| Millis::of(self.spent.of(turn));
+        let milliseconds = |turn| Millis::of(self.spent.nanos(turn));
         Fields {
             time,
             level: self.level,
@@ -203,7 +211,7 @@ impl Line {
             shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            ms: Millis::of(self.spent.whole()),
+            ms: Millis::of(self.spent.all_nanos()),
             own_ms: milliseconds(Turn::Own),
             body_ms: milliseconds(Turn::Body),
             journal_ms: milliseconds(Turn::Journal),
@@ -324,8 +332,7 @@ impl Fields<'_> {
 
 /// Text that is written on at its end and used again when it is empty.
 ///
-/// Like a `Vec`, which would call two functions for every piece: most pieces have a length that is known here, and are
-/// written by an instruction or two.
+/// Like a `Vec`, but nothing of growing it stands where a piece is written: a line has some sixty.
 #[derive(Default)]
 pub struct Text {
     bytes: Vec<u8>,
@@ -624,9 +631,10 @@ struct Millis {
 }
 
 impl Millis {
-    fn of(time: Duration) -> Self {
-        let micros = time.as_secs() * 1_000_000 + u64::from(time.subsec_nanos() + 500) / 1_000;
-        Self { micros }
+    fn of(nanos: u64) -> Self {
+        Self {
+            micros: nanos.saturating_add(500) / 1_000,
+        }
     }
 
     /// The whole ones, and the digits behind the point.
@@ -811,7 +819,7 @@ pub(crate) mod tests {
 
         #[test]
         fn milliseconds_are_written_as_floating_point_would_write_them(micros in 0_u64..1 << 40, nanos in 0_u64..499) {
-            let time = Millis::of(Duration::from_nanos(micros * 1_000 + nanos));
+            let time = Millis::of(micros * 1_000 + nanos);
             #[expect(clippy::cast_precision_loss, reason = "a week and more fits")]
             let float = micros as f64 / 1e3;
             let mut out = Text::default();

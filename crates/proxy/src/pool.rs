@@ -62,7 +62,8 @@ pub struct Place(Weak<Places>);
 pub struct Connection {
     /// What it sends and reads by.
     pub wire: Wire,
-    born: Instant,
+    /// When it is too old.
+    old: Instant,
     idle_since: Instant,
 }
 
@@ -135,7 +136,7 @@ impl Pool {
         Ok(Had {
             connection: Connection {
                 wire,
-                born: now,
+                old: now + MAX_AGE,
                 idle_since: now,
             },
             reused: false,
@@ -255,8 +256,7 @@ impl Drop for Place {
 
 impl Connection {
     fn is_fresh(&self, now: Instant) -> bool {
-        now.duration_since(self.idle_since) < IDLE_TIMEOUT
-            && now.duration_since(self.born) < MAX_AGE
+        now < self.idle_since + IDLE_TIMEOUT && now < self.old
     }
 }
 
