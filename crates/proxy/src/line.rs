@@ -339,7 +339,10 @@ pub struct Text {
     length: usize,
 }
 
-#[expect(clippy::inline_always, reason = "see above")]
+#[expect(
+    clippy::inline_always,
+    reason = "a piece takes a few instructions, and calling for them as many"
+)]
 impl Text {
     /// What stands there.
     pub fn as_bytes(&self) -> &[u8] {

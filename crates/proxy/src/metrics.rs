@@ -1,5 +1,6 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
+mod durations;
 mod limits;
 mod requests;
 mod size;
@@ -15,10 +16,11 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{Catalogue, Kind};
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
+use self::durations::Durations;
 pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
 use self::requests::{Ends, Requests};
 pub use self::size::Size;
@@ -52,7 +54,7 @@ pub struct Metrics {
     /// Limits, and how the institution's quota is shared.
     pub limits: LimitMetrics,
     refusals: HashMap<&'static str, IntCounter>,
-    durations: Vec<Durations>,
+    took: Took,
     answers: [IntCounter; CODES.len()],
     other_answers: IntCounter,
     /// Connections from tenants that are open.
@@ -135,11 +137,13 @@ pub struct ReloadMeters {
     at_work: IntGaugeVec,
 }
 
-/// How long requests for one operation take.
-struct Durations {
-    whole: Histogram,
-    upstream: Histogram,
-    own: Histogram,
+/// How long requests take.
+struct Took {
+    whole: Durations,
+    /// Of that GatePay.
+    upstream: Durations,
+    /// And the proxy itself.
+    own: Durations,
 }
 
 /// What the way to GatePay is like.
@@ -274,7 +278,7 @@ impl Metrics {
             refusals: Refusal::SLUGS
                 .map(|slug| (slug, refusals.with_label_values(&[slug])))
                 .into(),
-            durations: Durations::of_each(catalogue, &make),
+            took: Took::new(catalogue, &make),
             answers: CODES.map(|code| answers.with_label_values(&[code])),
             other_answers: answers.with_label_values(&[OTHER]),
             connections: make.gauge("connections", "Open connections from tenants."),
@@ -381,12 +385,13 @@ impl Metrics {
 
     /// Records how long a request took, of that how long the proxy did, and GatePay if it was `sent` there.
     pub fn took(&self, operation: usize, spent: &Spent, sent: bool) {
-        let durations = &self.durations[operation];
-        durations.whole.observe(spent.whole().as_secs_f64());
-        durations.own.observe(spent.of(Turn::Own).as_secs_f64());
+        let took = &self.took;
+        took.whole.observe(operation, spent.whole().as_secs_f64());
+        took.own
+            .observe(operation, spent.of(Turn::Own).as_secs_f64());
         if sent {
             let upstream = spent.of(Turn::Upstream);
-            durations.upstream.observe(upstream.as_secs_f64());
+            took.upstream.observe(operation, upstream.as_secs_f64());
         }
     }
 
@@ -408,34 +413,28 @@ impl Metrics {
     }
 }
 
-impl Durations {
-    /// In the order of the catalogue.
-    fn of_each(catalogue: &Catalogue, make: &Make<'_>) -> Vec<Self> {
-        let whole = make.histograms(
-            "request_duration_seconds",
-            "From the head of a request to the end of its answer, by operation.",
-            &SECONDS,
-        );
-        let upstream = make.histograms(
-            "upstream_duration_seconds",
-            "From sending a request to GatePay to having its answer, by operation.",
-            &SECONDS,
-        );
-        let own = make.histograms(
-            "own_duration_seconds",
-            "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
-            &OWN_SECONDS,
-        );
-        let rows = catalogue.rows().iter();
-        rows.map(|row| {
-            let child = |vec: &HistogramVec| vec.with_label_values(&[row.name.as_ref()]);
-            Self {
-                whole: child(&whole),
-                upstream: child(&upstream),
-                own: child(&own),
-            }
-        })
-        .collect()
+impl Took {
+    fn new(catalogue: &Catalogue, make: &Make<'_>) -> Self {
+        Self {
+            whole: make.register(Durations::new(
+                "request_duration_seconds",
+                "From the head of a request to the end of its answer, by operation.",
+                &SECONDS,
+                catalogue,
+            )),
+            upstream: make.register(Durations::new(
+                "upstream_duration_seconds",
+                "From sending a request to GatePay to having its answer, by operation.",
+                &SECONDS,
+                catalogue,
+            )),
+            own: make.register(Durations::new(
+                "own_duration_seconds",
+                "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
+                &OWN_SECONDS,
+                catalogue,
+            )),
+        }
     }
 }
 
@@ -660,14 +659,6 @@ impl Make<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.register(GaugeVec::new(opts(name, help), labels))
-    }
-
-    fn histograms(&self, name: &str, help: &str, seconds: &[f64]) -> HistogramVec {
-        let opts = HistogramOpts {
-            common_opts: opts(name, help),
-            buckets: seconds.to_vec(),
-        };
-        self.register(HistogramVec::new(opts, &["operation"]))
     }
 }
 

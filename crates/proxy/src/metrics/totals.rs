@@ -1,10 +1,8 @@
 //! What was counted so far, over all tenants and operations: for the status page, which compares two looks.
 
 use gatepay_core::Kind;
-use prometheus::Histogram;
-use prometheus::core::Metric as _;
 
-use super::{Durations, End, Metrics};
+use super::{End, Metrics};
 use crate::refusal::Refusal;
 
 /// All of it.
@@ -27,8 +25,6 @@ pub struct Spread(Vec<(f64, u64)>);
 impl Metrics {
     /// What was counted so far.
     pub fn totals(&self) -> Totals {
-        let all =
-            |which: fn(&Durations) -> &Histogram| Spread::of(self.durations.iter().map(which));
         Totals {
             outcomes: self.requests.sum().0,
             refusals: Refusal::SLUGS.map(|slug| {
@@ -36,9 +32,9 @@ impl Metrics {
                     .get(slug)
                     .map_or(0, prometheus::IntCounter::get)
             }),
-            whole: all(|durations| &durations.whole),
-            upstream: all(|durations| &durations.upstream),
-            own: all(|durations| &durations.own),
+            whole: Spread(self.took.whole.within()),
+            upstream: Spread(self.took.upstream.within()),
+            own: Spread(self.took.own.within()),
         }
     }
 }
@@ -102,28 +98,6 @@ impl Totals {
 }
 
 impl Spread {
-    fn of<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Self {
-        let mut all: Vec<(f64, u64)> = Vec::new();
-        for histogram in histograms {
-            let metric = histogram.metric();
-            let buckets = metric.get_histogram().get_bucket();
-            if all.is_empty() {
-                all = buckets
-                    .iter()
-                    .map(|bucket| (bucket.upper_bound(), 0))
-                    .collect();
-                all.push((f64::INFINITY, 0));
-            }
-            for ((_, sum), bucket) in all.iter_mut().zip(buckets) {
-                *sum += bucket.cumulative_count();
-            }
-            if let Some((_, sum)) = all.last_mut() {
-                *sum += metric.get_histogram().get_sample_count();
-            }
-        }
-        Self(all)
-    }
-
     /// How long this part of the observations took at most, in seconds: by straight lines within a bucket, as Prometheus
     /// has it, and no more than the last bound. `None` if there are none.
     pub fn quantile(&self, part: f64) -> Option<f64> {

@@ -1,0 +1,240 @@
+//! How long something takes, by operation. Every thread counts in a part of its own, and whoever looks adds the parts up:
+//! a histogram that workers share costs a request a dozen locked operations, on memory another processor has just written.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use gatepay_core::Catalogue;
+use prometheus::core::{Collector, Desc, Describer as _};
+use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::opts;
+
+/// How many parts there are. The first threads have one each; all later ones share the last.
+const PARTS: usize = 16;
+
+/// A histogram for every operation.
+#[derive(Clone)]
+pub(super) struct Durations(Arc<Family>);
+
+struct Family {
+    desc: Desc,
+    /// Upper bounds, in seconds.
+    bounds: &'static [f64],
+    operations: Vec<String>,
+    /// Of every operation as many counts as there are bounds, one more for what is above them, and the sum in seconds. A
+    /// part comes with the first thread that needs it.
+    parts: [OnceLock<Box<[AtomicU64]>>; PARTS],
+}
+
+/// What was observed of one operation.
+struct Observed {
+    /// By bound, and above them.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+thread_local! {
+    /// This thread's part.
+    static MINE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which part the next thread gets.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+impl Durations {
+    pub(super) fn new(
+        name: &str,
+        help: &str,
+        bounds: &'static [f64],
+        catalogue: &Catalogue,
+    ) -> prometheus::Result<Self> {
+        let opts = opts(name, help).variable_labels(vec!["operation".to_owned()]);
+        let rows = catalogue.rows().iter();
+        Ok(Self(Arc::new(Family {
+            desc: opts.describe()?,
+            bounds,
+            operations: rows.map(|row| row.name.to_string()).collect(),
+            parts: Default::default(),
+        })))
+    }
+
+    /// One more took so long, by the place of its operation in the catalogue.
+    pub(super) fn observe(&self, operation: usize, seconds: f64) {
+        let family = &*self.0;
+        let part = mine();
+        let cells = family.parts[part].get_or_init(|| {
+            let cells = family.operations.len() * family.width();
+            (0..cells).map(|_| AtomicU64::new(0)).collect()
+        });
+        let (counts, sum) = family.of(cells, operation);
+        let within = family.bounds.iter().position(|bound| seconds <= *bound);
+        let count = &counts[within.unwrap_or(family.bounds.len())];
+        let add = |sum: u64| (f64::from_bits(sum) + seconds).to_bits();
+        if part == PARTS - 1 {
+            count.fetch_add(1, Ordering::Relaxed);
+            let more = |sum| Some(add(sum));
+            // It always says what it becomes.
+            let _ = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        } else {
+            // Nobody else writes here, so that nothing comes between.
+            count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            sum.store(add(sum.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
+    }
+
+    /// How many of all operations took no longer than each bound, and how many there are.
+    pub(super) fn within(&self) -> Vec<(f64, u64)> {
+        let family = &*self.0;
+        let bounds = family.bounds.iter().copied().chain([f64::INFINITY]);
+        let mut all: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
+        for operation in 0..family.operations.len() {
+            let counts = family.observed(operation).counts;
+            for ((_, all), within) in all.iter_mut().zip(cumulative(&counts)) {
+                *all += within;
+            }
+        }
+        all
+    }
+}
+
+impl Family {
+    /// How many cells an operation has.
+    fn width(&self) -> usize {
+        self.bounds.len() + 2
+    }
+
+    /// An operation's counts, and its sum.
+    fn of<'a>(&self, cells: &'a [AtomicU64], operation: usize) -> (&'a [AtomicU64], &'a AtomicU64) {
+        let own = &cells[operation * self.width()..][..self.width()];
+        let (sum, counts) = own.split_last().expect("a sum at least");
+        (counts, sum)
+    }
+
+    fn observed(&self, operation: usize) -> Observed {
+        let mut all = Observed {
+            counts: vec![0; self.bounds.len() + 1],
+            sum: 0.0,
+        };
+        for cells in self.parts.iter().filter_map(OnceLock::get) {
+            let (counts, sum) = self.of(cells, operation);
+            for (all, count) in all.counts.iter_mut().zip(counts) {
+                *all += count.load(Ordering::Relaxed);
+            }
+            all.sum += f64::from_bits(sum.load(Ordering::Relaxed));
+        }
+        all
+    }
+
+    fn series(&self, operation: usize) -> Metric {
+        let observed = self.observed(operation);
+        let mut buckets = Vec::with_capacity(self.bounds.len());
+        for (bound, within) in self.bounds.iter().zip(cumulative(&observed.counts)) {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(within);
+            buckets.push(bucket);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(observed.counts.iter().sum());
+        histogram.set_sample_sum(observed.sum);
+        let mut label = LabelPair::default();
+        label.set_name("operation".to_owned());
+        label.set_value(self.operations[operation].clone());
+        let mut metric = Metric::from_label(vec![label]);
+        metric.set_histogram(histogram);
+        metric
+    }
+}
+
+impl Collector for Durations {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let family = &*self.0;
+        let mut all = MetricFamily::default();
+        all.set_name(family.desc.fq_name.clone());
+        all.set_help(family.desc.help.clone());
+        all.set_field_type(MetricType::HISTOGRAM);
+        let operations = 0..family.operations.len();
+        all.set_metric(
+            operations
+                .map(|operation| family.series(operation))
+                .collect(),
+        );
+        vec![all]
+    }
+}
+
+/// How many there are up to each.
+fn cumulative(counts: &[u64]) -> impl Iterator<Item = u64> {
+    counts.iter().scan(0, |all, count| {
+        *all += count;
+        Some(*all)
+    })
+}
+
+fn mine() -> usize {
+    MINE.get().unwrap_or_else(|| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed).min(PARTS - 1);
+        MINE.set(Some(next));
+        next
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::{Encoder as _, HistogramOpts, HistogramVec, Registry, TextEncoder};
+
+    const BOUNDS: [f64; 3] = [0.25, 0.5, 2.0];
+
+    fn text(collector: impl Collector + 'static) -> String {
+        let registry = Registry::new();
+        registry.register(Box::new(collector)).unwrap();
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&registry.gather(), &mut text)
+            .unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn what_many_threads_observe_is_written_as_the_library_would() {
+        let catalogue = Catalogue::standard();
+        let ours = Durations::new("took_seconds", "How long.", &BOUNDS, &catalogue).unwrap();
+        let theirs = HistogramOpts {
+            common_opts: opts("took_seconds", "How long."),
+            buckets: BOUNDS.to_vec(),
+        };
+        let theirs = HistogramVec::new(theirs, &["operation"]).unwrap();
+        for row in catalogue.rows() {
+            let _there_at_zero = theirs.with_label_values(&[row.name.as_ref()]);
+        }
+        assert_eq!(text(ours.clone()), text(theirs.clone()));
+        // More threads than parts; sums of such times are exact in any order.
+        std::thread::scope(|scope| {
+            for thread in 0..2 * PARTS {
+                let (ours, theirs, catalogue) = (&ours, &theirs, &catalogue);
+                scope.spawn(move || {
+                    for (count, eighths) in (0..2_000).zip((0_u8..32).cycle()) {
+                        let operation = (count + thread) % 5;
+                        let seconds = f64::from(eighths) / 8.0;
+                        ours.observe(operation, seconds);
+                        let name = catalogue.rows()[operation].name.as_ref();
+                        theirs.with_label_values(&[name]).observe(seconds);
+                    }
+                });
+            }
+        });
+        assert_eq!(text(ours.clone()), text(theirs));
+        let within: Vec<u64> = ours.within().iter().map(|(_, count)| *count).collect();
+        // Of 2,000 the first 16 of 32 times come 63 times, the others 62 times.
+        let all = [3 * 63, 5 * 63, 16 * 63 + 62, 2_000];
+        assert_eq!(within, all.map(|of_one| of_one * 2 * PARTS as u64));
+    }
+}
