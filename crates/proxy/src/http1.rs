@@ -139,12 +139,12 @@ pub async fn serve(
             rest: reading.rest(),
             tell: if reading.waits() { CONTINUE } else { b"" },
         };
-        let reply = match app.crowd.seat(peer) {
-            Some(seat) => {
-                let busy = busy.seated(seat);
-                journey::handle(worker, peer, busy, entering, &head, &mut body).await
-            }
-            None => Some(journey::crowded(app, peer, busy, &head)),
+        let reply = if let Some(seat) = app.crowd.seat(peer) {
+            let busy = busy.seated(seat);
+            journey::handle(worker, peer, busy, entering, &head, &mut body).await
+        } else {
+            drop(entering);
+            Some(journey::crowded(app, peer, busy, &head))
         };
         let Some(reply) = reply else {
             return;
