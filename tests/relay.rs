@@ -4,6 +4,7 @@ use gatepay_sandbox::{Failure, Fault};
 use http::header::SET_COOKIE;
 use std::collections::BTreeSet;
 use std::io;
+use std::time::Duration;
 
 /// The names of an answer's headers.
 fn names(answer: &Answer) -> BTreeSet<&str> {
@@ -150,6 +151,31 @@ async fn assert_shows_every_cut(version: &str) {
         caller.write(request.replace("HTTP/1.1", version)).await;
         let all = caller.rest().await;
         assert!(shows_the_cut(&all), "{framing}: it looks whole");
+    }
+}
+
+#[tokio::test]
+async fn nor_by_a_caller_that_took_too_long_to_read_it() {
+    // More than all buffers between here and there hold.
+    let body = vec![b'x'; 24 << 20];
+    let mut wire = chunks(&body, 1 << 20);
+    wire.extend_from_slice(b"0\r\n\r\n");
+    let upstream = Scripted::always(Then::Answer(wire));
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(|settings| {
+                settings.listen.head_timeout = Duration::from_secs(1);
+                settings.listen.answer_timeout = Duration::from_secs(1);
+            })
+            .start();
+        let request = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
+        let request = String::from_utf8(request).unwrap();
+        let mut caller = proxy.raw().await;
+        caller.write(request.replace("HTTP/1.1", version)).await;
+        proxy.counts("readers_stalled_total 1").await;
+        proxy.counts("connections 0").await;
+        // It is not left to the system to send what is left for as long as it likes.
+        assert!(caller.rest().await.is_err(), "{version}: it is reset");
     }
 }
 

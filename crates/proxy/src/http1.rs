@@ -279,6 +279,8 @@ impl Connection {
             drop(reply);
             return self.write(out).await;
         }
+        // Until it is out, the connection must not end as if it were.
+        self.stream.ends_whole(ends != Ends::Closing);
         loop {
             let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
                 Ok(Some(piece)) => piece,
@@ -312,7 +314,9 @@ impl Connection {
         if ends == Ends::Chunks {
             out.extend_from_slice(b"0\r\n\r\n");
         }
-        self.write(out).await
+        self.write(out).await?;
+        self.stream.ends_whole(true);
+        Ok(())
     }
 
     /// Writes all of this.

@@ -29,6 +29,8 @@ pub struct Inbound {
     left: Range<usize>,
     /// Of HTTP/2.
     frames: Option<Frames>,
+    /// No answer is on its way whose end is the connection's.
+    whole: bool,
     pace: Arc<Pace>,
 }
 
@@ -66,6 +68,7 @@ impl Inbound {
                 seen,
                 left: 0..length,
                 frames: http2.then(Frames::begin),
+                whole: true,
                 pace,
             },
         ))
@@ -73,6 +76,11 @@ impl Inbound {
 }
 
 impl Inbound {
+    /// Whether an end of the connection leaves nothing half said; otherwise it is reset if it is let go.
+    pub fn ends_whole(&mut self, whole: bool) {
+        self.whole = whole;
+    }
+
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.pace.blocked(),
@@ -90,7 +98,7 @@ impl Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         // To a caller that counts on the connection's end, an orderly one would make half an answer whole.
-        if self.pace.is_aborted() {
+        if self.pace.is_aborted() || !self.whole {
             let tcp = match &self.stream {
                 Stream::Plain(tcp) => tcp,
                 Stream::Tls(tls) => tls.get_ref().0,

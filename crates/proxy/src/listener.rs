@@ -209,11 +209,7 @@ async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: En
         app.floods.ended(address);
     }
     match ended {
-        Err(Ended::Stalled) => {
-            // What is left of the answer is not waited for.
-            pace.abort();
-            app.metrics.readers_stalled.inc();
-        }
+        Err(Ended::Stalled) => app.metrics.readers_stalled.inc(),
         Err(Ended::Broken(error)) if is_flood(&error) => app.metrics.http2_floods.inc(),
         Ok(()) | Err(Ended::Broken(_)) => {}
     }
@@ -247,6 +243,12 @@ enum Ended {
     Broken(hyper::Error),
     /// Its peer does not take its answers.
     Stalled,
+}
+
+/// What is left of the answer is not waited for, by the system either: it is told before the connection is let go.
+fn stalled(pace: &Pace) -> Ended {
+    pace.abort();
+    Ended::Stalled
 }
 
 /// Whether a peer sent more frames than it may, by our count or by the library's.
@@ -297,7 +299,7 @@ async fn serve_http1(
             match pace.judge() {
                 Verdict::Fine(until) => alarm.set(sleep_until(until)),
                 Verdict::Late => return Poll::Ready(Ok(())),
-                Verdict::Stalled => return Poll::Ready(Err(Ended::Stalled)),
+                Verdict::Stalled => return Poll::Ready(Err(stalled(pace))),
             }
             is_set = false;
         }
@@ -394,7 +396,7 @@ async fn serve_http2(
             }
             // A peer that has gone silent never acknowledges the GOAWAY; once it has all its answers it is left.
             () = &mut alarm => match pace.judge() {
-                Verdict::Stalled => return Err(Ended::Stalled),
+                Verdict::Stalled => return Err(stalled(pace)),
                 Verdict::Late if late => return Ok(()),
                 // A request that is under way meets a GOAWAY, and not a closed door.
                 Verdict::Late => {
