@@ -130,3 +130,66 @@ async fn who_waits_for_leave_to_send_its_body_gets_it() {
     caller.write(BY_NUMBER).await;
     assert_eq!(caller.answer().await.status, 200);
 }
+
+#[tokio::test]
+async fn who_has_begun_to_send_its_body_is_not_told_to() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let call = acme().post(QUERY, BY_NUMBER);
+    let expecting = |more: &str| {
+        let framing = format!(
+            "content-length: {}\r\nexpect: 100-continue{more}",
+            BY_NUMBER.len()
+        );
+        String::from_utf8(call.head(&proxy.clock, &framing)).unwrap()
+    };
+    let mut caller = proxy.raw().await;
+    // Nor is who knows of no such thing, nor who is refused: that one may not send it any more either.
+    let old = expecting("\r\nconnection: keep-alive").replace("HTTP/1.1", "HTTP/1.0");
+    for head in [expecting(""), old] {
+        caller.write(head + BY_NUMBER).await;
+        assert_eq!(caller.answer().await.status, 200);
+    }
+    caller
+        .write(expecting("").replace(QUERY, "/v1/nowhere"))
+        .await;
+    let answer = caller.answer().await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (404, Some("close"))
+    );
+    assert_eq!(caller.rest().await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_connection_of_http_1_0_lasts_if_both_say_so() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let old = || request(&proxy).replacen("HTTP/1.1", "HTTP/1.0", 1);
+    let lasting = || old().replacen("host:", "connection: Keep-Alive\r\nhost:", 1);
+    let mut caller = proxy.raw().await;
+    caller
+        .write([lasting(), lasting(), old(), old()].concat())
+        .await;
+    for said in ["keep-alive", "keep-alive", "close"] {
+        let answer = caller.answer().await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some(said))
+        );
+    }
+    assert_eq!(caller.rest().await.unwrap(), b"", "it was told");
+}
+
+#[tokio::test]
+async fn a_head_that_came_with_the_request_before_it_may_not_dawdle_either() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.listen.head_timeout = Duration::from_secs(1))
+        .start();
+    let mut caller = proxy.raw().await;
+    caller.write(request(&proxy) + "POST /v1/pay/").await;
+    assert_eq!(caller.answer().await.status, 200);
+    // Long before it had idled too long.
+    assert_eq!(caller.rest().await.unwrap(), b"");
+}

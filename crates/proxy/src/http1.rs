@@ -232,7 +232,8 @@ impl Connection {
         loop {
             if !self.came.is_empty() {
                 match self.reading.read(&self.came) {
-                    Ok(None) => {}
+                    // Some of it may have come with the request before, when no time was taken.
+                    Ok(None) => self.stream.head_begun(),
                     Ok(Some(length)) => return Some(Ok(length)),
                     Err(fault) => return Some(Err(fault)),
                 }

@@ -81,6 +81,11 @@ impl Inbound {
         self.whole = whole;
     }
 
+    /// Some of a head is there.
+    pub fn head_begun(&self) {
+        self.pace.head_begun();
+    }
+
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.pace.blocked(),

@@ -1,7 +1,7 @@
 //! Pace: how long a connection may take for its next head, how long to take its answers, and how long it may idle.
 //!
-//! hyper has one time-out for the first and the last, and arms a timer for every request. Here a connection notes when
-//! it began to wait, and one alarm per connection looks once in a while.
+//! A timer for every request would cost. Here a connection notes when it began to wait, and one alarm per connection
+//! looks once in a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -105,6 +105,13 @@ impl Pace {
         }
     }
 
+    /// Some of a head is there, whenever it came.
+    pub fn head_begun(&self) {
+        if self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now() + 1, Ordering::Relaxed);
+        }
+    }
+
     /// So many bytes went out.
     pub fn wrote(&self, bytes: usize) {
         let now = self.now();
@@ -157,11 +164,6 @@ impl Pace {
     /// Whether there has been a request.
     pub fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
-    }
-
-    /// Whether a head is awaited of which something may have come, and no request is in flight.
-    pub fn is_reading(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) > 0
     }
 
     /// Whether an answer was cut short.
