@@ -112,12 +112,14 @@ async fn hang_up(bytes: &[u8], until: Until, way: Way, address: SocketAddr) {
 /// How long the answer is on the wire.
 async fn answer_to(bytes: &[u8], address: SocketAddr) -> usize {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    tcp.write_all(bytes).await.unwrap();
-    // The proxy answers and then sees that nothing more comes.
-    tcp.shutdown().await.unwrap();
+    // Asked for its end: who says that nothing more comes has left, and is answered nothing.
+    let last = "connection: close\r\n";
+    let request = String::from_utf8_lossy(bytes).replacen("host:", &format!("{last}host:"), 1);
+    tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     tcp.read_to_end(&mut answer).await.unwrap();
-    answer.len()
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    answer.len() - last.len()
 }
 
 /// What as many callers are answered at a time as there are seats: none of them was lost.
