@@ -12,6 +12,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
@@ -100,17 +101,19 @@ impl Drain {
     pub async fn reached(&self, phase: Phase) {
         let mut changes = self.phase.subscribe();
         let mut reached = pin!(changes.wait_for(|now| *now >= phase));
-        let mut asked: Option<(Phase, Waker)> = None;
+        let mut asked: Option<Waker> = None;
         poll_fn(|cx| {
             // Every connection waits for this, and looks whenever it does anything. The library takes two locks each time;
-            // but it knows already whom to wake if the phase is still the one it was asked in.
-            if let Some((then, waker)) = &asked
-                && *then == self.phase()
+            // but it knows already whom to wake if it was asked and the process still serves. Later it is asked each
+            // time: a phase can be seen before those who wait are woken for it, and who was is not remembered.
+            if let Some(waker) = &asked
+                && self.phase() == Phase::Serving
                 && waker.will_wake(cx.waker())
             {
                 return Poll::Pending;
             }
-            asked = Some((*self.phase.borrow(), cx.waker().clone()));
+            // A task that has used up its turn is not remembered either.
+            asked = has_budget_remaining().then(|| cx.waker().clone());
             // The sender lives as long as this struct, so waiting does not fail.
             reached.as_mut().poll(cx).map(drop)
         })
@@ -204,6 +207,8 @@ impl Drop for Running {
 mod tests {
     use super::*;
     use std::task::{Context, Wake};
+    use tokio::task::coop::consume_budget;
+    use tokio::task::yield_now;
 
     #[derive(Default)]
     struct Woken(AtomicUsize);
@@ -241,6 +246,77 @@ mod tests {
         assert_eq!(drain.phase(), Phase::Finishing);
         drain.enter(Phase::Leaving);
         assert_eq!(drain.phase(), Phase::Finishing, "there is no way back");
+    }
+
+    /// Does something in the midst of waking those who wait.
+    struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+    impl Wake for Meanwhile {
+        fn wake(self: Arc<Self>) {
+            let act = self.0.lock().unwrap().take();
+            if let Some(act) = act {
+                act();
+            }
+        }
+    }
+
+    #[test]
+    fn who_sees_a_phase_before_being_woken_for_it_is_woken_for_the_next() {
+        let drain: &'static Drain = Box::leak(Box::default());
+        let reached = || Box::pin(drain.reached(Phase::Finishing));
+        // They are woken in an unknown order, so there are many, of both kinds.
+        let waiting = (0..64).map(|_| (reached(), Arc::<Woken>::default()));
+        let waiting = Arc::new(Mutex::new(waiting.collect::<Vec<_>>()));
+        let look = {
+            let waiting = Arc::clone(&waiting);
+            move || {
+                for (reached, woken) in &mut *waiting.lock().unwrap() {
+                    woken.0.store(0, Ordering::Relaxed);
+                    let waker = Waker::from(Arc::clone(woken));
+                    let looked = reached.as_mut().poll(&mut Context::from_waker(&waker));
+                    assert!(looked.is_pending());
+                }
+            }
+        };
+        let meanwhile = Arc::new(Meanwhile(Mutex::new(Some(Box::new(look.clone())))));
+        let waker = Waker::from(Arc::clone(&meanwhile));
+        let mut others: Vec<_> = (0..64).map(|_| reached()).collect();
+        for other in &mut others {
+            let looked = other.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(looked.is_pending());
+        }
+        drain.enter(Phase::Leaving);
+        assert!(meanwhile.0.lock().unwrap().is_none(), "they have looked");
+        look();
+        drain.enter(Phase::Finishing);
+        for (_, woken) in &*waiting.lock().unwrap() {
+            assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_looks_when_its_turn_is_used_up_is_woken_too() {
+        let drain = Drain::default();
+        let mut reached = pin!(drain.reached(Phase::Finishing));
+        let woken = Arc::<Woken>::default();
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut look = || {
+            let looked = reached.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(looked.is_pending());
+        };
+        poll_fn(|cx| {
+            while has_budget_remaining() {
+                let _used = pin!(consume_budget()).poll(cx);
+            }
+            look();
+            Poll::Ready(())
+        })
+        .await;
+        yield_now().await;
+        look();
+        woken.0.store(0, Ordering::Relaxed);
+        drain.enter(Phase::Leaving);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

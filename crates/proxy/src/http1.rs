@@ -18,7 +18,6 @@ use http_body::{Body, Frame, SizeHint};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
-use tokio::task::coop::has_budget_remaining;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -94,7 +93,6 @@ pub async fn serve(
     let mut finishing = Finishing {
         drain: &app.drain,
         reached: pin!(app.drain.reached(Phase::Finishing)),
-        asked: false,
     };
     let still_sends = loop {
         // Who has not asked yet may: it was accepted, so it believes that it will be served.
@@ -167,25 +165,15 @@ pub async fn serve(
 struct Finishing<'a, F> {
     drain: &'a Drain,
     reached: Pin<&'a mut F>,
-    /// Whether it was asked, and so wakes the connection with the next phase.
-    asked: bool,
 }
 
 impl<F: Future<Output = ()>> Finishing<'_, F> {
-    /// Looked at with every request: so while the process serves, what would wake the connection is asked once, not each
-    /// time.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let phase = self.drain.phase();
-        if phase >= Phase::Finishing {
+        // What is reached is not asked again.
+        if self.drain.phase() >= Phase::Finishing {
             return Poll::Ready(());
         }
-        // Later it is asked each time: a phase can be seen before those who wait for it are woken, and whoever is woken
-        // for a phase that it has seen is not remembered for the next. Nor is a task that has used up its turn.
-        if (!self.asked || phase > Phase::Serving) && has_budget_remaining() {
-            self.asked = true;
-            return self.reached.as_mut().poll(cx);
-        }
-        Poll::Pending
+        self.reached.as_mut().poll(cx)
     }
 }
 
@@ -503,76 +491,6 @@ impl Upload for Incoming<'_> {
         match ready!(read_more(self.stream, self.came, READ, cx)) {
             Ok(1..) => Poll::Pending,
             Ok(0) | Err(_) => Poll::Ready(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::{Wake, Waker};
-
-    /// Notes that a connection was woken.
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Does something in the midst of waking those who wait.
-    struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-    impl Wake for Meanwhile {
-        fn wake(self: Arc<Self>) {
-            let act = self.0.lock().unwrap().take();
-            if let Some(act) = act {
-                act();
-            }
-        }
-    }
-
-    #[test]
-    fn who_sees_a_phase_before_being_woken_for_it_is_woken_for_the_next() {
-        let drain: &'static Drain = Box::leak(Box::default());
-        let reached = || Box::leak(Box::new(drain.reached(Phase::Finishing)));
-        // They are woken in an unknown order, so there are many, of both kinds.
-        let idle = (0..64).map(|_| {
-            let finishing = Finishing {
-                drain,
-                reached: Pin::static_mut(reached()),
-                asked: false,
-            };
-            (finishing, Arc::new(Woken::default()))
-        });
-        let idle = Arc::new(Mutex::new(idle.collect::<Vec<_>>()));
-        let look = {
-            let idle = Arc::clone(&idle);
-            move || {
-                for (finishing, woken) in &mut *idle.lock().unwrap() {
-                    woken.0.store(false, Ordering::Relaxed);
-                    let waker = Waker::from(Arc::clone(woken));
-                    let polled = finishing.poll(&mut Context::from_waker(&waker));
-                    assert!(polled.is_pending());
-                }
-            }
-        };
-        let meanwhile = Arc::new(Meanwhile(Mutex::new(Some(Box::new(look.clone())))));
-        let waker = Waker::from(Arc::clone(&meanwhile));
-        for _ in 0..64 {
-            let waits = Pin::static_mut(reached()).poll(&mut Context::from_waker(&waker));
-            assert!(waits.is_pending());
-        }
-        drain.enter(Phase::Leaving);
-        assert!(meanwhile.0.lock().unwrap().is_none(), "they were looked at");
-        look();
-        drain.enter(Phase::Finishing);
-        for (_, woken) in &*idle.lock().unwrap() {
-            assert!(woken.0.load(Ordering::Relaxed));
         }
     }
 }
