@@ -412,7 +412,8 @@ fn date(unix_s: u64) -> [u8; DATE] {
 /// How long a `Date` is.
 const DATE: usize = 29;
 
-/// Reads what has come behind what came, at most about as much as `most`.
+/// Reads what has come behind what came. There is room for half of `most` at least; there may be more, for what was made
+/// for a longer body or head is used up first, and that is never more than [`BUFFERS`].
 fn read_more(
     stream: &mut Inbound,
     came: &mut BytesMut,
