@@ -223,6 +223,9 @@ async fn enter(
 
     let target = ingress::target(head, &lines)?;
     let found = authenticate::claimed(&generation.registry, &lines);
+    if let Some(found) = &found {
+        generation.warm(found);
+    }
     let position = route::operation(&generation.catalogue, &target, found.map(|found| found.who))?;
     let operation = &generation.catalogue.rows()[position];
     record.operation(position, &generation);

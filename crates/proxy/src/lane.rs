@@ -207,6 +207,11 @@ impl Lane {
             .expect("there is a rate over all calls")
     }
 
+    /// How many of its requests are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.seats.taken()
+    }
+
     /// A limit refused a request.
     pub fn refused(&self, limit: Limit) {
         self.refused.fetch_add(1, Ordering::Relaxed);
