@@ -24,7 +24,7 @@ pub const REQUEST: usize = 10 << 10;
 /// A stream of HTTP/2 that was refused, until the peer has been told and for as long as the library remembers it: 1.2 to 1.5
 /// KB.
 pub const STREAM: usize = 2 << 10;
-/// A connection's own state: an idle one has 26 to 42 KB, with the library's first buffers.
+/// A connection's own state: an idle one has 10 KB over HTTP/1; over HTTP/2 the library's first buffers come on top.
 pub const CONNECTION: usize = 40 << 10;
 /// A call's answer, those to changes whole, those to reads up to a length, and the connection to GatePay.
 pub const ANSWER: usize = if WHOLE_OF_A_CHANGE > WHOLE {

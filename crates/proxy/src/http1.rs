@@ -42,7 +42,7 @@ const READ_MORE: usize = 16 * 1024;
 const TOGETHER: usize = 8 * 1024;
 
 /// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
-pub const BUFFERS: usize = 4 * HEAD_LIMIT;
+pub const BUFFERS: usize = 5 * HEAD_LIMIT;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -61,7 +61,7 @@ struct Incoming<'a> {
     came: &'a mut BytesMut,
     rest: Rest,
     /// How much of it the caller still has to be told before it sends the body.
-    tell: &'static [u8],
+    tell: Option<&'static [u8]>,
 }
 
 /// Why a body did not come whole.
@@ -131,11 +131,13 @@ pub async fn serve(
             is_old: reading.is_old(),
             keeps: reading.keeps(),
         };
+        let rest = reading.rest();
+        let is_usual = matches!(rest, Rest::Length(body) if length as u64 + body <= READ as u64);
         let mut body = Incoming {
             stream,
             came,
-            rest: reading.rest(),
-            tell: if reading.waits() { CONTINUE } else { b"" },
+            rest,
+            tell: reading.waits().then_some(CONTINUE),
         };
         let reply = if let Some(seat) = app.crowd.seat(peer) {
             let busy = busy.seated(seat);
@@ -144,7 +146,7 @@ pub async fn serve(
             drop(entering);
             Some(journey::crowded(app, peer, busy, &head))
         };
-        let Some(reply) = reply else {
+        let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
             return;
         };
         // What is left of a body nobody read would be taken for the next request.
@@ -155,6 +157,10 @@ pub async fn serve(
         }
         if !asked.keeps || app.drain.phase() >= Phase::Finishing {
             break is_unread;
+        }
+        if !is_usual && connection.came.is_empty() {
+            // Room for a long one is not kept while nothing comes.
+            connection.came = BytesMut::new();
         }
         connection.reading.again();
     };
@@ -225,8 +231,6 @@ impl Connection {
                     Ok(Some(length)) => return Some(Ok(length)),
                     Err(fault) => return Some(Err(fault)),
                 }
-            } else if self.came.capacity() > READ {
-                self.came = BytesMut::new();
             }
             // A head that has begun may end.
             let may_end = may_end && self.came.is_empty();
@@ -429,11 +433,22 @@ fn read_more(
 impl Incoming<'_> {
     /// Tells a caller that waits for it to send the body.
     fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.tell.is_empty() {
-            let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, self.tell))?;
-            self.tell = &self.tell[written..];
+        while let Some(left) = self.tell {
+            if left.is_empty() {
+                ready!(Pin::new(&mut *self.stream).poll_flush(cx))?;
+                self.tell = None;
+            } else {
+                let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, left))?;
+                self.tell = Some(&left[written..]);
+            }
         }
-        Pin::new(&mut *self.stream).poll_flush(cx)
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it was told in part: what is said next would stand in the midst of it.
+    fn is_half_told(&self) -> bool {
+        let left = self.tell.map_or(0, <[u8]>::len);
+        (1..CONTINUE.len()).contains(&left)
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
@@ -441,15 +456,13 @@ impl Incoming<'_> {
             match self.rest.step(self.came)? {
                 Step::Piece(piece) => {
                     // Whoever sends does not wait to be told.
-                    self.tell = b"";
+                    self.tell = None;
                     return Poll::Ready(Ok(Some(piece)));
                 }
                 Step::Over => return Poll::Ready(Ok(None)),
                 Step::More => {}
             }
-            if !self.tell.is_empty() {
-                ready!(self.poll_tell(cx))?;
-            }
+            ready!(self.poll_tell(cx))?;
             let is_long = self.rest.at_least() > READ as u64;
             let most = if is_long { READ_MORE } else { READ };
             if ready!(read_more(self.stream, self.came, most, cx))? == 0 {

@@ -93,6 +93,10 @@ impl Worker {
     }
 }
 
+/// What a request is told of which a later process could not tell that it was admitted.
+const UNMARKED: &str =
+    "the state folder cannot be written; the same request may be sent again as it is";
+
 /// What is allowed to go to GatePay.
 struct Admitted {
     generation: Arc<Generation>,
@@ -281,10 +285,7 @@ async fn enter(
         Refusal::Internal(Outcome::NotExecuted)
     })?;
     if !app.mark.covers(caller.stamp.millis()).await {
-        let refusal = Refusal::Overloaded(
-            "the state folder cannot be written; the same request may be sent again as it is",
-        );
-        return Err(refusal.into());
+        return Err(Refusal::Overloaded(UNMARKED).into());
     }
     let journal = app
         .journal
