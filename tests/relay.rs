@@ -179,6 +179,23 @@ async fn nor_by_a_caller_that_took_too_long_to_read_it() {
     }
 }
 
+#[tokio::test]
+async fn what_ends_with_its_connection_ends_it_whatever_the_caller_would_keep() {
+    let mut wire = chunks(&vec![b'x'; 200 << 10], 1 << 14);
+    wire.extend_from_slice(b"0\r\n\r\n");
+    let upstream = Scripted::always(Then::Answer(wire));
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let request = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
+    let request = String::from_utf8(request).unwrap();
+    let old = "HTTP/1.0\r\nConnection: keep-alive";
+    let mut caller = proxy.raw().await;
+    caller.write(request.replacen("HTTP/1.1", old, 1)).await;
+    let all = caller.rest().await.unwrap();
+    assert!(all.len() > 200 << 10, "{} bytes", all.len());
+    let head = String::from_utf8_lossy(&all[..400]).to_lowercase();
+    assert!(head.contains("connection: close"), "{head}");
+}
+
 /// Whether a client can tell that something is missing: by the connection's end, by the length, or by the last chunk.
 fn shows_the_cut(all: &io::Result<Vec<u8>>) -> bool {
     let Ok(all) = all else { return true };

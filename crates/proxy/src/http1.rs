@@ -2,7 +2,7 @@
 //!
 //! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
 //! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
-//! where they were read, an answer is put together in a buffer that the connection keeps, and is written at once.
+//! where they were read, and an answer is put together in one place and written at once.
 //! HTTP/2 is hyper's.
 
 use std::cell::Cell;
@@ -122,11 +122,10 @@ pub async fn serve(
             stream,
             came,
             reading,
-            ..
         } = &mut connection;
         let text = came.split_to(length);
         let head = reading.head(&text);
-        let mut asked = Asked {
+        let asked = Asked {
             for_head: head.method == "HEAD",
             is_old: reading.is_old(),
             keeps: reading.keeps(),
@@ -151,11 +150,14 @@ pub async fn serve(
         };
         // What is left of a body nobody read would be taken for the next request.
         let is_unread = !body.rest.is_over();
-        asked.keeps &= !is_unread && !reply.closes();
-        if connection.answer(&app.clock, reply, asked).await.is_err() {
+        let asked = Asked {
+            keeps: asked.keeps && !is_unread && !reply.closes(),
+            ..asked
+        };
+        let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
             return;
-        }
-        if !asked.keeps || app.drain.phase() >= Phase::Finishing {
+        };
+        if !keeps || app.drain.phase() >= Phase::Finishing {
             break is_unread;
         }
         if !is_usual && connection.came.is_empty() {
@@ -254,23 +256,22 @@ impl Connection {
         read_more(&mut self.stream, &mut self.came, READ, cx)
     }
 
-    /// Writes an answer.
+    /// Writes an answer; whether the connection may be used again.
     ///
     /// # Errors
     /// If it could not be written, or was cut: the connection is good for nothing then.
-    async fn answer(
-        &mut self,
-        clock: &Clock,
-        mut reply: Reply,
-        mut asked: Asked,
-    ) -> io::Result<()> {
+    async fn answer(&mut self, clock: &Clock, mut reply: Reply, asked: Asked) -> io::Result<bool> {
         let ends = ends(&reply, asked);
-        asked.keeps &= ends != Ends::Closing;
+        let asked = Asked {
+            keeps: asked.keeps && ends != Ends::Closing,
+            ..asked
+        };
         let mut out = scratch::take();
         write_head(&mut out, clock, &reply, asked, ends);
         if asked.for_head || ends == Ends::AtOnce {
             drop(reply);
-            return self.write(out).await;
+            self.write(out).await?;
+            return Ok(asked.keeps);
         }
         // Until it is out, the connection must not end as if it were.
         self.stream.ends_whole(ends != Ends::Closing);
@@ -309,7 +310,7 @@ impl Connection {
         }
         self.write(out).await?;
         self.stream.ends_whole(true);
-        Ok(())
+        Ok(asked.keeps)
     }
 
     /// Writes all of this.
