@@ -18,9 +18,9 @@ pub struct Head<'a> {
 /// Where a line stands in the head it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineAt {
-    /// Where the name begins, and where the value, without blanks around it; and where each ends.
+    /// Where its name begins and ends.
     pub name: (u16, u16),
-    /// The value.
+    /// Where its value does, without the blanks around it.
     pub value: (u16, u16),
 }
 
