@@ -69,6 +69,7 @@ pub mod server;
 pub mod signer;
 pub mod state;
 pub mod status;
+pub mod threads;
 pub mod tls;
 pub mod trace;
 pub mod uses;

@@ -5,10 +5,9 @@
 //! waits, and its text, are kept few enough to stay in a processor's cache: otherwise they would drive out of it what
 //! requests need.
 
-use std::cell::Cell;
 use std::io::Write;
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +18,7 @@ use prometheus::IntCounter;
 
 use crate::generation::Generation;
 use crate::line::{Line, Rest, Text, Times};
+use crate::threads;
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;
@@ -80,14 +80,6 @@ pub struct LogMeters {
     /// Lines of successes that `log.sample_successes` left out.
     pub left_out: IntCounter,
 }
-
-thread_local! {
-    /// This thread's queue.
-    static MINE: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// Which queue the next thread gets.
-static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 impl AccessLog {
     /// Starts the writer.
@@ -160,7 +152,7 @@ impl AccessLog {
             self.left_out.inc();
             return;
         }
-        let mut waiting = self.queues[mine()].lock();
+        let mut waiting = self.queues[threads::number() % QUEUES].lock();
         if waiting.lines.len() < QUEUE {
             waiting.push(line, rest);
         } else {
@@ -246,14 +238,6 @@ impl Waiting {
         self.texts.shrink_to(KEPT_TEXT);
         self.generations.clear();
     }
-}
-
-fn mine() -> usize {
-    MINE.get().unwrap_or_else(|| {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed) % QUEUES;
-        MINE.set(Some(next));
-        next
-    })
 }
 
 /// A part between 0 and 1, of 2³².

@@ -1,8 +1,7 @@
 //! How long something takes, by operation. Every thread counts in a part of its own, and whoever looks adds the parts up:
 //! a histogram that workers share costs a request a dozen locked operations, on memory another processor has just written.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use gatepay_core::Catalogue;
@@ -10,6 +9,7 @@ use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::opts;
+use crate::threads;
 
 /// How many parts there are. The first threads have one each; all later ones share the last.
 const PARTS: usize = 16;
@@ -35,14 +35,6 @@ struct Observed {
     sum: f64,
 }
 
-thread_local! {
-    /// This thread's part.
-    static MINE: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// Which part the next thread gets.
-static NEXT: AtomicUsize = AtomicUsize::new(0);
-
 impl Durations {
     pub(super) fn new(
         name: &str,
@@ -63,7 +55,7 @@ impl Durations {
     /// One more took so long, by the place of its operation in the catalogue.
     pub(super) fn observe(&self, operation: usize, seconds: f64) {
         let family = &*self.0;
-        let part = mine();
+        let part = threads::number().min(PARTS - 1);
         let cells = family.parts[part].get_or_init(|| {
             let cells = family.operations.len() * family.width();
             (0..cells).map(|_| AtomicU64::new(0)).collect()
@@ -175,14 +167,6 @@ fn cumulative(counts: &[u64]) -> impl Iterator<Item = u64> {
     counts.iter().scan(0, |all, count| {
         *all += count;
         Some(*all)
-    })
-}
-
-fn mine() -> usize {
-    MINE.get().unwrap_or_else(|| {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed).min(PARTS - 1);
-        MINE.set(Some(next));
-        next
     })
 }
 
