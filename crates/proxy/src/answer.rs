@@ -142,7 +142,7 @@ pub fn head(
             // It is about this connection only.
             continue;
         }
-        fields.pass(line.name, line.value);
+        fields.add(line.name, line.value);
     }
     let is_new = parsed.version == Some(1);
     let (rest, is_plain) = said.rest(code, is_new);

@@ -20,15 +20,8 @@ impl Fields {
     }
 
     /// One line more.
-    pub fn add(&mut self, name: &HeaderName, value: impl AsRef<[u8]>) {
+    pub fn add(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         headers::write(&mut self.0, name, value.as_ref());
-    }
-
-    /// One line more, as it was parsed.
-    pub fn pass(&mut self, name: &str, value: &[u8]) {
-        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-            self.0.extend_from_slice(part);
-        }
     }
 
     /// The value of the first line of this name.
@@ -78,8 +71,8 @@ mod tests {
     fn what_is_added_is_found_and_written_in_its_order() {
         let mut fields = Fields::default();
         assert_eq!(fields.get(&header::DATE), None);
-        fields.pass("X-Empty", b"");
-        fields.pass("Date", b"a: b");
+        fields.add("X-Empty", b"");
+        fields.add("Date", b"a: b");
         fields.add(&header::VARY, "x");
         fields.add(&header::VARY, "y");
         assert_eq!(
