@@ -5,7 +5,7 @@ use std::fmt;
 use gatepay_core::explain::{self, Request};
 use gatepay_core::signature::SIGNATURE_DIGITS;
 use gatepay_core::{ClientId, SecretKey, Signature, SigningKey, Stamp, Window, payload, verify};
-use gatepay_proxy::headers::{self, Lines, Repeated};
+use gatepay_proxy::headers::{self, Repeated};
 use gatepay_proxy::refusal::{Mismatch, Refusal, Stale};
 use http::{HeaderName, HeaderValue};
 
@@ -115,8 +115,7 @@ fn present(input: &Input) -> Result<String, Refusal> {
     let repeated = |name: &HeaderName| {
         Refusal::MalformedRequest(format!("{name} stands more than once").into())
     };
-    let head = input.headers.iter();
-    let lines = Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+    let lines = input.lines();
     let client_id = lines
         .client_id
         .map_err(|Repeated| repeated(&headers::CLIENT_ID))?
@@ -283,9 +282,7 @@ mod tests {
     fn refusal(input: &Input) -> Option<String> {
         let registry = registry();
         let body = Bytes::copy_from_slice(&input.body);
-        let head = input.headers.iter();
-        let lines =
-            Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+        let lines = input.lines();
         let found = authenticate::claimed(&registry, &lines);
         let authentic = authenticate::identify(found, &lines, NOW).and_then(|caller| {
             let mut payload = caller.payload();

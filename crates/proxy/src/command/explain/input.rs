@@ -1,5 +1,6 @@
 //! A request from a file, or from its parts.
 
+use gatepay_proxy::headers::Lines;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 /// A request as it was sent.
@@ -15,6 +16,12 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// What the proxy reads of its head.
+    pub(super) fn lines(&self) -> Lines<'_> {
+        let head = self.headers.iter();
+        Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+    }
+
     /// A header's first value as text.
     pub(super) fn header(&self, name: &HeaderName) -> Option<String> {
         self.headers
