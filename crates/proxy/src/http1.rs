@@ -33,6 +33,7 @@ use crate::journey::{self, Worker};
 use crate::pace::Pace;
 use crate::relay::Reply;
 use crate::scratch;
+use crate::turn;
 
 /// How much is read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
@@ -315,6 +316,7 @@ impl Connection {
 
     /// Writes all of this.
     async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
+        turn::last().await;
         self.stream.write_all(&out).await?;
         scratch::give(out);
         self.stream.flush().await

@@ -72,5 +72,6 @@ pub mod status;
 pub mod threads;
 pub mod tls;
 pub mod trace;
+pub mod turn;
 pub mod uses;
 pub mod wire;
