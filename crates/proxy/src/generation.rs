@@ -95,6 +95,7 @@ impl Generation {
         let (beside, party) = (&self.beside[found.position], found.who.party());
         let used = beside.uses.at(found.place).count();
         let dates = (party.window.past_ms, found.credential.not_before);
+        found.credential.credential.key.warm();
         black_box((used, beside.lane.in_flight(), dates));
     }
 

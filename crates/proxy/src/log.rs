@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use gatepay_tenancy::settings::{Log, LogFormat};
 use prometheus::IntCounter;
 
@@ -31,6 +32,8 @@ const KEPT: usize = 1_024;
 const KEPT_TEXT: usize = 64 << 10;
 /// How much text is written in one piece, about.
 const PIECE: usize = 32 << 10;
+/// For how many lines at once what they name is brought near.
+const NEAR: usize = 16;
 /// How long the end waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the writer looks.
@@ -272,11 +275,21 @@ impl Sheet {
     /// collector is what is missing then.
     fn write(&mut self, waiting: &Waiting) -> u64 {
         let (mut lost, mut lines) = (0, 0);
-        for (line, rest) in waiting.iter() {
-            line.write(rest, self.format, &mut self.times, &mut self.text);
-            lines += 1;
-            if self.text.as_bytes().len() >= PIECE {
-                lost += self.hand_over(mem::take(&mut lines));
+        let mut all = waiting.iter();
+        loop {
+            let some: ArrayVec<_, NEAR> = all.by_ref().take(NEAR).collect();
+            if some.is_empty() {
+                break;
+            }
+            for (line, rest) in &some {
+                line.warm(*rest);
+            }
+            for (line, rest) in some {
+                line.write(rest, self.format, &mut self.times, &mut self.text);
+                lines += 1;
+                if self.text.as_bytes().len() >= PIECE {
+                    lost += self.hand_over(mem::take(&mut lines));
+                }
             }
         }
         lost + self.hand_over(lines)

@@ -26,9 +26,11 @@ pub struct Registry {
 }
 
 /// Where a credential is: whose it is, the party's position, and the place in its `credentials`. The party itself as well,
-/// though its position says who it is: every request asks, and would find it one far look later.
+/// though its position says who it is, and its credentials, though it has them: every request asks, and would find each
+/// one far look later.
 struct At {
     party: Whose,
+    credentials: Arc<[DatedCredential]>,
     position: u32,
     credential: u32,
 }
@@ -63,7 +65,7 @@ pub enum Who<'a> {
 
 impl At {
     fn dated(&self) -> &DatedCredential {
-        &self.party.who().party().credentials[self.credential as usize]
+        &self.credentials[self.credential as usize]
     }
 }
 
@@ -190,6 +192,7 @@ impl Registry {
             for (credential, dated) in who.party().credentials.iter().enumerate() {
                 let at = At {
                     party: Whose::of(who),
+                    credentials: Arc::clone(&who.party().credentials),
                     position: place(position),
                     credential: place(credential),
                 };
