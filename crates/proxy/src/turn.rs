@@ -1,9 +1,8 @@
 //! Turn: answers are written one after the other, when all that was ready before them has been looked at.
 //!
-//! A write to a socket takes longer than all we do for a request, and most of it is the kernel's: its code drives ours out
-//! of the nearest cache, and ours the kernel's. So writes stand together under load. A peer on the same machine gains as
-//! much: it is woken once for many answers, where it would have read each and gone back to sleep.
-//! Without load nothing is ready, and a turn is over at once.
+//! Much of what a write costs is waking whoever reads, and a peer on the same machine that is given one answer has read it
+//! and sleeps again before the next. Answers that are written together wake it once. Without load nothing else is ready,
+//! and a turn is over at once.
 
 use std::future::poll_fn;
 use std::task::Poll;
