@@ -3,6 +3,7 @@
 //! Whatever fails here, nothing of a request was sent.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,11 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::happy_eyeballs::{self, Reached, SilentAddresses};
 use crate::metrics::UpstreamMeters;
 use crate::pool::Place;
 use crate::wire::{Metered, Stream, Wire};
 
-/// How long one address may take to answer.
-const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The largest head an egress proxy's answer may have.
 const MAX_TUNNEL_HEAD: usize = 8 * 1024;
 
@@ -30,6 +30,7 @@ pub struct Upstream {
     egress: Option<Egress>,
     /// How long connecting may take, all of it together.
     limit: Duration,
+    silent: SilentAddresses,
 }
 
 /// Why no connection could be had. Nothing of a request was sent.
@@ -85,6 +86,7 @@ impl Upstream {
             tls,
             egress: None,
             limit,
+            silent: SilentAddresses::default(),
         })
     }
 
@@ -102,27 +104,56 @@ impl Upstream {
         self.url.authority()
     }
 
-    /// A new connection, tried on every address the name has now.
+    /// A new connection to the first address of the name that answers, TLS included.
     pub async fn connect(
         &self,
         place: Place,
         deadline: Instant,
         meters: &UpstreamMeters,
     ) -> Result<Wire, ConnectError> {
-        let limit = self
-            .limit
-            .min(deadline.saturating_duration_since(Instant::now()));
-        match timeout(limit, self.dial(place, meters)).await {
-            Ok(dialed) => dialed,
+        let now = Instant::now();
+        let limit = self.limit.min(deadline.saturating_duration_since(now));
+        let dialed = async {
+            let addresses = self.resolve().await.map_err(ConnectError::Connect)?;
+            self.dial(addresses, now + limit, meters).await
+        };
+        match timeout(limit, dialed).await {
+            Ok(stream) => Ok(Wire::new(stream?, place, meters.connections.clone())),
             Err(_) => Err(ConnectError::Timeout(limit)),
         }
     }
 
-    async fn dial(&self, place: Place, meters: &UpstreamMeters) -> Result<Wire, ConnectError> {
+    /// The addresses of the first hop: of GatePay, or of the egress proxy.
+    async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let first = self.egress.as_ref().map_or(&self.url, |egress| &egress.url);
-        let mut tcp = connect_any(&first.host, first.port)
-            .await
-            .map_err(ConnectError::Connect)?;
+        let addresses = lookup_host((first.host.as_str(), first.port)).await?;
+        Ok(addresses.collect())
+    }
+
+    async fn dial(
+        &self,
+        addresses: Vec<SocketAddr>,
+        deadline: Instant,
+        meters: &UpstreamMeters,
+    ) -> Result<Stream, ConnectError> {
+        let reached: Vec<_> = addresses.iter().map(|_| Reached::default()).collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        happy_eyeballs::connect(addresses, left, &self.silent, &reached, |to, reached| {
+            self.dial_one(to, reached, meters)
+        })
+        .await
+        .map_err(|error| error.unwrap_or_else(no_address))
+    }
+
+    async fn dial_one(
+        &self,
+        address: SocketAddr,
+        reached: &Reached,
+        meters: &UpstreamMeters,
+    ) -> Result<Stream, ConnectError> {
+        let connected = TcpStream::connect(address).await;
+        let mut tcp = connected.map_err(ConnectError::Connect)?;
+        reached.set();
         tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
         if let Some(egress) = &self.egress {
             tunnel(&mut tcp, &self.url, egress.authorization.as_ref())
@@ -131,33 +162,20 @@ impl Upstream {
         }
         meters.connects.inc();
         let tcp = Metered::new(tcp);
-        let stream = match &self.tls {
-            None => Stream::Plain(tcp),
-            Some((tls, name)) => {
-                let stream = tls
-                    .connect(name.clone(), tcp)
-                    .await
-                    .map_err(ConnectError::Tls)?;
-                let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-                meters.handshakes[usize::from(resumed)].inc();
-                Stream::Tls(Box::new(stream))
-            }
+        let Some((tls, name)) = &self.tls else {
+            return Ok(Stream::Plain(tcp));
         };
-        Ok(Wire::new(stream, place, meters.connections.clone()))
+        let handshake = tls.connect(name.clone(), tcp).await;
+        let stream = handshake.map_err(ConnectError::Tls)?;
+        let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        meters.handshakes[usize::from(resumed)].inc();
+        Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
-/// Tries every address of a name in turn, none for so long that it hides the others.
-async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await? {
-        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
+fn no_address() -> ConnectError {
+    let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    ConnectError::Connect(error)
 }
 
 /// Asks an egress proxy for a tunnel to GatePay (RFC 9110, 9.3.6). Nothing of GatePay's passes before it says yes.
@@ -211,6 +229,50 @@ fn status(answer: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An address whose connections are never completed: its queue is full, so SYNs are dropped.
+    struct BlackHole {
+        address: SocketAddr,
+        _listener: socket2::Socket,
+        _queued: Vec<std::net::TcpStream>,
+    }
+
+    impl BlackHole {
+        fn new() -> Self {
+            let listener =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+            listener.bind(&any.into()).unwrap();
+            listener.listen(0).unwrap();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            let patience = Duration::from_millis(50);
+            let connect = || std::net::TcpStream::connect_timeout(&address, patience).ok();
+            Self {
+                address,
+                _queued: std::iter::from_fn(connect).take(16).collect(),
+                _listener: listener,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn dead_addresses_before_a_good_one_do_not_keep_it_from_being_used() {
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let holes: Vec<_> = (0..4).map(|_| BlackHole::new()).collect();
+        let mut addresses: Vec<_> = holes.iter().map(|hole| hole.address).collect();
+        addresses.push(good.local_addr().unwrap());
+        let url = UpstreamUrl::parse("http://127.0.0.1:9").unwrap();
+        let upstream = Upstream::new(url, None, Duration::from_secs(5)).unwrap();
+        let metrics = crate::metrics::Metrics::new(&gatepay_core::Catalogue::standard());
+        for _ in 0..2 {
+            let deadline = Instant::now() + Duration::from_mins(1);
+            let dialed = upstream.dial(addresses.clone(), deadline, &metrics.upstream);
+            let Ok(Stream::Plain(_)) = dialed.await else {
+                panic!("the good address was not reached");
+            };
+        }
+        assert_eq!(metrics.upstream.connects.get(), 2);
+    }
 
     #[test]
     fn a_tunnels_status_is_read_or_refused() {

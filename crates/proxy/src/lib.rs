@@ -33,6 +33,7 @@ pub mod frames;
 pub mod framing;
 pub mod generation;
 pub mod guardian;
+pub mod happy_eyeballs;
 pub mod head;
 pub mod headers;
 pub mod http1;
