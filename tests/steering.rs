@@ -14,6 +14,7 @@ const FIELDS: [&str; 5] = [
     "sub_merchant_id",
 ];
 const BATCH: &str = "/v1/pay/batch/transfer";
+const BANK: &str = "/withdraw/open/otc/api/bank/create";
 const FIXED: &str = "/v1/pay/fixedaddress/save";
 
 #[tokio::test]
@@ -158,6 +159,105 @@ async fn a_money_call_has_one_reading_however_lenient_the_checks() {
     let one = " {\"refundRequestId\":\"R-0001\"}\r\n";
     assert_eq!(proxy.send(acme().post(REFUND, one)).await.refusal(), None);
     assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn names_of_calls_that_change_something_are_ascii_at_every_depth() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.checks = Strictness::Off;
+            settings.fixed_address_callback = FixedAddressCallback::Forward;
+        })
+        .start();
+    for name in [
+        r"callbac\u212aUrl",
+        "callbac\u{212a}Url",
+        "\u{17f}ub_merchant_id",
+        "merchant_\u{131}d",
+        r"account\u0130d",
+        "\u{ff41}ccountId",
+        "caf\u{e9}",
+    ] {
+        for path in [FIXED, CREATE, CLOSE, REFUND, BATCH] {
+            for body in [
+                format!(r#"{{"{name}":""}}"#),
+                format!(r#"{{"a":[{{"b":{{"{name}":1}}}}]}}"#),
+            ] {
+                let answer = proxy.send(acme().post(path, body.clone())).await;
+                assert_eq!(answer.refused(), (400, "invalid_body"), "{path} {body}");
+                assert_eq!(answer.outcome(), Some("not-executed"));
+                assert!(
+                    answer.message().contains("not ASCII"),
+                    "{}",
+                    answer.message()
+                );
+            }
+        }
+    }
+    for name in ["account%C4%B0d", "callbac%e2%84%aaUrl", "%ff"] {
+        let answer = proxy
+            .send(acme().post(&format!("{CLOSE}?a=1;{name}=9"), BY_NUMBER))
+            .await;
+        assert_eq!(answer.refused(), (400, "invalid_body"), "{name}");
+    }
+    assert_eq!(gatepay.count(), 0);
+    let text = r#"{"merchantTradeNo":"A-0001","note":"caf\u00e9 \u212a","x":["\u0131"]}"#;
+    assert_eq!(proxy.send(acme().post(CLOSE, text)).await.refusal(), None);
+}
+
+#[tokio::test]
+async fn a_read_names_nobodys_account_in_letters_that_fold_to_ascii() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    for name in [
+        "merchant_\u{131}d",
+        r"account\u0130d",
+        "\u{17f}ub_merchant_id",
+    ] {
+        let theirs = format!(r#"{{"merchantTradeNo":"A-0001","{name}":"9"}}"#);
+        let answer = proxy.send(acme().post(QUERY, theirs.clone())).await;
+        assert_eq!(answer.refused(), (403, "on_behalf_of_mismatch"), "{name}");
+        let broken = acme().post(QUERY, theirs + " x");
+        let answer = proxy.send(broken).await;
+        assert_eq!(answer.refused(), (400, "invalid_body"), "{name}");
+    }
+    assert_eq!(gatepay.count(), 0);
+    let harmless = acme().post(QUERY, "{\"merchantTradeNo\":\"A-0001\",\"caf\u{e9}\":1}");
+    assert_eq!(proxy.send(harmless).await.refusal(), None);
+}
+
+#[tokio::test]
+async fn the_parts_of_a_form_have_names_that_no_reader_changes() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let form = |disposition: &str| {
+        let form =
+            format!("--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n9\r\n--b--\r\n");
+        let media = "multipart/form-data; boundary=b";
+        acme().post(BANK, form).instead("content-type", media)
+    };
+    let mismatch = (403, "on_behalf_of_mismatch");
+    for (disposition, refused) in [
+        ("name*=utf-8''acc%6funtId", (400, "invalid_body")),
+        ("NAME * =utf-8''bankName", (400, "invalid_body")),
+        ("name*0=\"account\"; name*1=\"Id\"", (400, "invalid_body")),
+        ("name=\"=?utf-8?Q?acc=6funtId?=\"", (400, "invalid_body")),
+        ("name=\"account\u{130}\"", (400, "invalid_body")),
+        ("name=\"acc%6funtId\"", mismatch),
+        ("name=\"acc\\ountId\"", mismatch),
+        ("name=\r\n \"accountId\"", mismatch),
+        ("name=\"account\u{130}d\"", mismatch),
+    ] {
+        let answer = proxy.send(form(disposition)).await;
+        assert_eq!(answer.refused(), refused, "{disposition}");
+        assert_eq!(answer.outcome(), Some("not-executed"));
+    }
+    assert_eq!(gatepay.count(), 0);
+    let answer = proxy
+        .send(form("name=\"iban\"; filename*=utf-8''a%20b"))
+        .await;
+    assert_eq!(answer.refusal(), None);
 }
 
 #[tokio::test]

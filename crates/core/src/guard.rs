@@ -4,6 +4,9 @@
 //! The signature proves who sent a body, not that it is about the sender. These rules hold however lenient the other
 //! checks are.
 
+mod form;
+
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
@@ -12,7 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 use crate::json::{self, Raw};
 use crate::operation::{Kind, Media, Operation};
-use crate::sent::{decode, unhex};
+use crate::sent::{decode, end_of, unhex};
 
 /// Names that matter, by their letters. Readers differ in what they take for the same name, so every spelling of a name
 /// counts as that name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are one.
@@ -37,9 +40,33 @@ enum Name {
 
 impl Name {
     fn of(name: &[u8]) -> Option<Self> {
-        let named = |(letters, _): &&(&str, Self)| has_letters(name, letters);
+        let name = fold(name);
+        let named = |(letters, _): &&(&str, Self)| has_letters(&name, letters);
         NAMES.iter().find(named).map(|(_, name)| *name)
     }
+}
+
+/// A name with its letters as a reader that ignores case takes them. Outside ASCII there are letters that differ from
+/// one of ASCII only in case (`ſ`, `ı`, `İ` and the Kelvin sign), and the wide ones of East Asian typesetting.
+fn fold(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.is_ascii() {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(fold_letters(name))
+    }
+}
+
+#[cold]
+fn fold_letters(name: &[u8]) -> Vec<u8> {
+    let name = String::from_utf8_lossy(name);
+    let narrow = name.chars().map(|letter| match letter {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(letter) - 0xfee0).unwrap_or(letter),
+        _ => letter,
+    });
+    let folded = narrow
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase);
+    folded.collect::<String>().into_bytes()
 }
 
 /// Whether these are the letters of a name, without what tells spellings apart: case, separators, and an index.
@@ -92,6 +119,20 @@ pub enum Steering {
         /// Bytes of that line up to the second one.
         column: usize,
     },
+    /// The body of a write or money call has a member whose name is not ASCII: readers that ignore case take some
+    /// letters outside ASCII for letters of it, others do not.
+    NotAscii {
+        /// Counted from 1.
+        line: usize,
+        /// Bytes of that line up to the name.
+        column: usize,
+    },
+    /// The query of a write or money call has a parameter whose name is not ASCII.
+    ParameterNotAscii,
+    /// A form has a part whose name is encoded as RFC 2231 says: `name*`. Some readers decode it, others see no name.
+    EncodedName,
+    /// A form has a part whose name is not plain: readers undo escapes, encodings and quotes in different ways.
+    PartName,
 }
 
 impl fmt::Display for Steering {
@@ -108,6 +149,19 @@ impl fmt::Display for Steering {
             Self::Repeated { line, column } => {
                 write!(f, "body names one member twice (line {line}, column {column})")
             }
+            Self::NotAscii { line, column } => write!(
+                f,
+                "body has a member whose name is not ASCII (line {line}, column {column})"
+            ),
+            Self::ParameterNotAscii => {
+                f.write_str("query has a parameter whose name is not ASCII")
+            }
+            Self::EncodedName => f.write_str(
+                "a part of the form has its name encoded (name*): name it in plain ASCII",
+            ),
+            Self::PartName => f.write_str(
+                "a part of the form has a name that is not plain: one name of ASCII letters, digits, and any of . _ - [ ]",
+            ),
         }
     }
 }
@@ -116,7 +170,7 @@ impl fmt::Display for Steering {
 /// office, which may name any account.
 ///
 /// A money call is read whole, at every depth; of others the query and the top of the body, where GatePay's calls have
-/// their parameters.
+/// their parameters. Names in a call that changes something are ASCII, at every depth.
 pub fn guard(
     operation: &Operation,
     query: Option<&str>,
@@ -124,6 +178,9 @@ pub fn guard(
     own: Option<Own<'_>>,
     callbacks: bool,
 ) -> Result<(), Steering> {
+    if operation.kind != Kind::Read {
+        names_are_ascii(operation, query, body)?;
+    }
     if let Some(own) = own {
         let rules = Rules { own, callbacks };
         if let Some(query) = query {
@@ -136,8 +193,14 @@ pub fn guard(
                     if operation.kind == Kind::Read && !mentions_name(body) => {}
                 judged => judged?,
             },
-            Media::Multipart => rules.multipart(body)?,
+            Media::Multipart => {}
         }
+    }
+    if operation.media == Media::Multipart {
+        form::guard(body, |name| match name {
+            Name::Account(_) => own.is_none(),
+            Name::Callback => callbacks,
+        })?;
     }
     match operation.kind {
         Kind::Money => one_reading(body, own),
@@ -145,24 +208,59 @@ pub fn guard(
     }
 }
 
+/// Whether every name in the query and in the body is ASCII, at every depth.
+fn names_are_ascii(
+    operation: &Operation,
+    query: Option<&str>,
+    body: &[u8],
+) -> Result<(), Steering> {
+    let mut names = query.unwrap_or_default().split(['&', ';']);
+    if !names.all(|pair| decode(pair.split('=').next().unwrap_or_default()).is_ascii()) {
+        return Err(Steering::ParameterNotAscii);
+    }
+    // A body of an operator's may be no JSON, and then has no names.
+    match (operation.media, str::from_utf8(body)) {
+        (Media::Json, Ok(text)) => match json::name_outside_ascii(text) {
+            Some(at) => {
+                let (line, column) = end_of(&body[..at]);
+                Err(Steering::NotAscii { line, column })
+            }
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Whether a name that matters stands anywhere in a body, in any spelling, escape or width of characters.
+///
+/// Letters outside ASCII may stand for `i`, `k` or `s` (see [`fold`]), in any encoding: these three are left out of
+/// what is looked for and of what is looked at.
 #[cold]
 fn mentions_name(body: &[u8]) -> bool {
+    let keep = |letter: u8| {
+        let letter = letter.to_ascii_lowercase();
+        let kept = letter.is_ascii_lowercase() && !matches!(letter, b'i' | b'k' | b's');
+        kept.then(|| char::from(letter))
+    };
     let mut letters = String::with_capacity(body.len());
-    let mut rest = body;
+    let folded = fold(body);
+    let mut rest = &*folded;
     while let [first, after @ ..] = rest {
         let (byte, after) = match (first, after) {
-            (b'\\', [b'u', b'0', b'0', high, low, after @ ..]) => {
-                (unhex(*high, *low).unwrap_or(0), after)
+            (b'\\', [b'u', a, b, c, d, after @ ..])
+                if let (Some(high), Some(low)) = (unhex(*a, *b), unhex(*c, *d)) =>
+            {
+                (if high == 0 { low } else { 0 }, after)
             }
             _ => (*first, after),
         };
-        if byte.is_ascii_alphanumeric() {
-            letters.push(char::from(byte.to_ascii_lowercase()));
-        }
+        letters.extend(keep(byte));
         rest = after;
     }
-    NAMES.iter().any(|(name, _)| letters.contains(name))
+    NAMES.iter().any(|(name, _)| {
+        let name: String = name.bytes().filter_map(keep).collect();
+        letters.contains(&name)
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -210,37 +308,6 @@ impl Rules<'_> {
             column: error.column(),
         })?;
         steering
-    }
-
-    /// The names of a form's parts, wherever in the body something looks like one.
-    #[cold]
-    fn multipart(self, body: &[u8]) -> Result<(), Steering> {
-        let mut rest = body;
-        while let Some(at) = rest
-            .windows(4)
-            .position(|window| window.eq_ignore_ascii_case(b"name"))
-        {
-            let (before, after) = rest.split_at(at);
-            rest = &after[4..];
-            // `filename` names no part.
-            if before.last().is_some_and(u8::is_ascii_alphanumeric) {
-                continue;
-            }
-            let value = rest
-                .split(|byte| matches!(byte, b'\r' | b'\n' | b';'))
-                .next()
-                .unwrap_or_default();
-            let value = value
-                .rsplit(|byte| matches!(byte, b'=' | b'\''))
-                .next()
-                .unwrap_or_default();
-            match Name::of(value) {
-                Some(Name::Account(field)) => return Err(Steering::Account(field)),
-                Some(Name::Callback) if !self.callbacks => return Err(Steering::Callback),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// One value of a name; `None` is neither text nor number.
@@ -424,7 +491,7 @@ mod tests {
         /// However it is spelled, and only then.
         #[test]
         fn a_name_is_what_its_letters_are(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
-            let plain: String = name.split('[').next().unwrap().chars()
+            let plain: String = name.split('[').next().unwrap().to_uppercase().to_lowercase().chars()
                 .filter(char::is_ascii_alphanumeric)
                 .map(|letter| letter.to_ascii_lowercase())
                 .collect();
@@ -638,6 +705,126 @@ mod tests {
             let harmless = judge(operation, None, r#"{"a":"9"} x"#);
             assert_eq!(harmless.is_ok(), row.kind == Kind::Read, "{operation}");
         }
+    }
+
+    /// Names that a reader which ignores case takes for `callbackUrl`, `sub_merchant_id`, `accountId`, `merchant_id`.
+    const FOLDED: [&str; 9] = [
+        "callbac\u{212a}Url",
+        "CALLBAC\\u212aURL",
+        "\u{17f}ub_merchant_id",
+        r"\u017fub_merchant_id",
+        "merchant_\u{131}d",
+        r"merchant_\u0131d",
+        "account\u{130}d",
+        r"account\u0130D",
+        "\u{ff41}ccount\u{ff29}d",
+    ];
+
+    #[test]
+    fn a_call_that_changes_something_has_ascii_names_at_every_depth() {
+        let names = FOLDED
+            .into_iter()
+            .chain(["\u{e9}", r"a\u00e9", r"\ud800", r"\\\u00e9"]);
+        for name in names {
+            for body in [
+                format!(r#"{{"{name}":""}}"#),
+                format!(r#"{{"a":"\u00e9","b":[1,{{"{name}" : null}}]}}"#),
+                format!(
+                    "{{\"a\":{}{{\"{name}\":1}}{}}}",
+                    "[".repeat(100),
+                    "]".repeat(100)
+                ),
+            ] {
+                for operation in [
+                    "close_order",
+                    "create_order",
+                    "refund_order",
+                    "create_payout",
+                ] {
+                    let judged = judge(operation, None, &body);
+                    assert!(
+                        matches!(judged, Err(Steering::NotAscii { .. })),
+                        "{operation} {body}"
+                    );
+                }
+            }
+        }
+        for body in [
+            "{\"a\":\"\u{e9}\"}",
+            r#"{"a":"\u00e9","b":["\u212a"]}"#,
+            r#"{"\\u00e9":"1"}"#,
+            r#"{"\u0061":"x","a\"":"\u00e9"}"#,
+            "{\"a\":\"\\\"\u{e9}\\\":\"}",
+        ] {
+            assert_eq!(judge("close_order", None, body), Ok(()), "{body}");
+            assert_eq!(judge("refund_order", None, body), Ok(()), "{body}");
+        }
+        let place = judge("close_order", None, "{\"a\":1,\n \"\u{e9}\":2}");
+        assert_eq!(place, Err(Steering::NotAscii { line: 2, column: 2 }));
+    }
+
+    #[test]
+    fn a_parameter_of_a_call_that_changes_something_has_an_ascii_name() {
+        for query in [
+            "a=1&%E2%84%AA=2",
+            "%c3%a9",
+            "a=%c3%a9;%ff=1",
+            "a=1&b%C5%BF=1",
+        ] {
+            for operation in ["close_order", "refund_order", "create_otc_bank"] {
+                let judged = judge(operation, Some(query), "");
+                assert_eq!(
+                    judged,
+                    Err(Steering::ParameterNotAscii),
+                    "{operation} {query}"
+                );
+            }
+            assert_eq!(
+                judge("query_order", Some(query), ""),
+                Ok(()),
+                "a read: {query}"
+            );
+        }
+        assert_eq!(
+            judge("refund_order", Some("a=%c3%a9&b=\u{e9}"), ""),
+            Ok(()),
+            "a value"
+        );
+    }
+
+    #[test]
+    fn a_read_names_no_account_in_letters_that_fold_to_ascii() {
+        for name in FOLDED {
+            for body in [
+                format!(r#"{{"{name}":"9"}}"#),
+                format!(r#"{{"{name}":"9"}} x"#),
+            ] {
+                assert!(judge("query_order", None, &body).is_err(), "{body}");
+            }
+            if name.is_ascii() {
+                continue;
+            }
+            let wide: Vec<u8> = format!(r#"{{"{name}":"9"}}"#)
+                .encode_utf16()
+                .flat_map(u16::to_be_bytes)
+                .collect();
+            let catalogue = Catalogue::standard();
+            let row = catalogue.named("query_order").unwrap();
+            let is_fullwidth = name.contains('\u{ff41}');
+            assert!(
+                is_fullwidth || guard(row, None, &wide, Some(OWN), false).is_err(),
+                "{name}"
+            );
+            assert!(
+                judge("query_order", Some(&format!("{name}=9")), "").is_err(),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            judge("query_order", None, "{\"\u{e9}\":\"9\"}"),
+            Ok(()),
+            "no account"
+        );
     }
 
     proptest! {

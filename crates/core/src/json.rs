@@ -41,6 +41,19 @@ pub(crate) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, ser
     }
 }
 
+/// Where in a text that is JSON the first member's name stands that is not ASCII, at any depth.
+pub(crate) fn name_outside_ascii(text: &str) -> Option<usize> {
+    // Most bodies end here: neither a character nor an escape could be one.
+    if text.is_ascii() && !text.contains("\\u") {
+        return None;
+    }
+    let is_foreign =
+        |name: &str| !name.is_ascii() || Raw(name).text().is_none_or(|name| !name.is_ascii());
+    plain::names(text.as_bytes())
+        .find(|name| is_foreign(&text[name.clone()]))
+        .map(|name| name.start)
+}
+
 /// Reads what is not plain, and says what is wrong with what is no JSON.
 #[cold]
 fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde_json::Error> {

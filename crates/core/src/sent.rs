@@ -143,7 +143,7 @@ impl<'a> Value<'a> {
 }
 
 /// The line and column, in bytes, that follow a text.
-fn end_of(text: &[u8]) -> (usize, usize) {
+pub(crate) fn end_of(text: &[u8]) -> (usize, usize) {
     let mut lines = text.rsplit(|byte| *byte == b'\n');
     let last = lines.next().unwrap_or_default();
     (lines.count() + 1, last.len() + 1)

@@ -172,9 +172,12 @@ pub fn body(
     .map_err(|steering| match steering {
         Steering::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
         Steering::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
-        Steering::NotOneText { .. } | Steering::Repeated { .. } => {
-            Refusal::InvalidBody(steering.to_string())
-        }
+        Steering::NotOneText { .. }
+        | Steering::Repeated { .. }
+        | Steering::NotAscii { .. }
+        | Steering::ParameterNotAscii
+        | Steering::EncodedName
+        | Steering::PartName => Refusal::InvalidBody(steering.to_string()),
     })?;
     check::inspect(operation, query, body, rules.strictness)
         .map(|inspected| inspected.key)

@@ -5,6 +5,8 @@
 //!
 //! Each function is given the text from where it is to read on, and gives what stands behind what it read.
 
+use std::ops::Range;
+
 use super::{Found, Raw, Shape};
 
 /// Reads a whole text and hands over each member of its top object, name and value, in their order. Nothing, if the text
@@ -101,6 +103,23 @@ fn string(mut text: &[u8]) -> Option<&[u8]> {
             _ => return None,
         }
     }
+}
+
+/// Where the names stand in a text that is JSON, quotes included, of objects at every depth. Over another text it gives
+/// whatever is followed by a colon.
+pub(super) fn names(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let quote = rest.iter().position(|byte| *byte == b'"')?;
+            let begin = text.len() - rest.len() + quote;
+            let behind = string(&rest[quote + 1..])?;
+            rest = behind;
+            if let [b':', ..] = behind_space(behind) {
+                return Some(begin..text.len() - behind.len());
+            }
+        }
+    })
 }
 
 /// An escape behind its backslash. Half of a surrogate pair is one: nobody has asked for the text.

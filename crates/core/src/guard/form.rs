@@ -1,0 +1,282 @@
+//! What the parts of a form (`multipart/form-data`, RFC 7578) are called.
+//!
+//! The boundary is not signed, and readers differ in what they take for a header. So every line counts that could be one,
+//! wherever it stands, and a name has to be one that no reader changes.
+
+use super::{Name, Steering};
+use crate::sent::decode;
+
+/// Whether every part has a name that is read in one way, and no part may be taken for one that names an account or
+/// makes GatePay call the caller (`is_allowed` says which of these names may be used).
+///
+/// Each byte is looked at a fixed number of times, however many names, quotes and separators there are.
+#[cold]
+pub(super) fn guard(body: &[u8], is_allowed: impl Fn(Name) -> bool) -> Result<(), Steering> {
+    for line in lines_with_a_name(body) {
+        let is_disposition = is_disposition(line);
+        for (position, parameter) in line.split(|byte| *byte == b';').enumerate() {
+            if is_encoded(parameter) {
+                return Err(Steering::EncodedName);
+            }
+            if let Some(name) = name_that_matters(parameter)
+                && !is_allowed(name)
+            {
+                return Err(match name {
+                    Name::Account(field) => Steering::Account(field),
+                    Name::Callback => Steering::Callback,
+                });
+            }
+            if is_disposition && position > 0 && !is_plain(parameter) {
+                return Err(Steering::PartName);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a body in which `name` stands. A folded header is one line: it goes on where the next begins with a
+/// blank.
+fn lines_with_a_name(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    std::iter::from_fn(move || {
+        let name = begin + names(&body[begin..]).next()?;
+        let before = (begin..name).rev().find(|at| is_end(body, *at));
+        let start = before.map_or(begin, |at| at + 1);
+        let end = (name..body.len()).find(|at| is_end(body, *at));
+        let end = end.unwrap_or(body.len());
+        begin = end;
+        Some(&body[start..end])
+    })
+}
+
+fn is_end(body: &[u8], at: usize) -> bool {
+    #[cfg(test)]
+    tests::LOOKED_AT.set(tests::LOOKED_AT.get() + 1);
+    matches!(body[at], b'\r' | b'\n')
+        && !matches!(
+            body[at + 1..],
+            [b' ' | b'\t', ..] | [b'\n', b' ' | b'\t', ..]
+        )
+}
+
+fn is_disposition(line: &[u8]) -> bool {
+    const WORD: &[u8] = b"disposition";
+    line.windows(WORD.len())
+        .any(|window| window.eq_ignore_ascii_case(WORD))
+}
+
+/// The name that matters that a reader may find in a parameter: behind its last separator, as it stands or unescaped.
+fn name_that_matters(parameter: &[u8]) -> Option<Name> {
+    let name = names(parameter).last()? + NAME.len();
+    let separator = parameter
+        .iter()
+        .rposition(|byte| matches!(byte, b'=' | b'\''));
+    let value = &parameter[separator.map_or(name, |at| name.max(at + 1))..];
+    Name::of(value).or_else(|| Name::of(decode(&String::from_utf8_lossy(value)).as_bytes()))
+}
+
+/// Whether a parameter may be `name*`, or a numbered piece of it: `name*0` (RFC 2231). Some readers decode it.
+fn is_encoded(parameter: &[u8]) -> bool {
+    let Some(equals) = parameter.iter().rposition(|byte| *byte == b'=') else {
+        return false;
+    };
+    names(&parameter[..equals]).any(|name| {
+        let behind = parameter[name + NAME.len()..].trim_ascii_start();
+        behind.starts_with(b"*")
+    })
+}
+
+/// Whether a parameter of a part's disposition is another than its name, or is `name=` and a name that no reader
+/// changes: nothing to unquote, decode or fold.
+fn is_plain(parameter: &[u8]) -> bool {
+    let parameter = parameter.trim_ascii();
+    let is_filename = parameter
+        .get(..FILENAME.len())
+        .is_some_and(|word| word.eq_ignore_ascii_case(FILENAME));
+    let value_of = |name: usize| parameter[name + NAME.len()..].trim_ascii_start();
+    match names(parameter).next() {
+        Some(0) => has_plain_name(value_of(0)),
+        // In the middle of a file's name; or of something else, and then it is a name to a reader that splits there.
+        Some(_) => is_filename || !names(parameter).any(|at| value_of(at).starts_with(b"=")),
+        None => true,
+    }
+}
+
+/// Whether what stands behind `name` is `=` and a plain name. A longer word is not `name`: `name-of-file`.
+fn has_plain_name(behind: &[u8]) -> bool {
+    let [b'=', value @ ..] = behind else {
+        return matches!(behind, [first, ..] if first.is_ascii_alphanumeric() || matches!(first, b'-' | b'_'));
+    };
+    let name = match value.trim_ascii() {
+        [b'"', quoted @ .., b'"'] => quoted,
+        unquoted => unquoted,
+    };
+    let is_plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'[' | b']' | b' ')
+    };
+    !name.is_empty() && name.iter().all(is_plain)
+}
+
+/// Where `name` stands and is not the end of a longer word: `filename` names no part.
+fn names(text: &[u8]) -> impl Iterator<Item = usize> {
+    let is_name = |at: &usize| {
+        text[*at..]
+            .get(..NAME.len())
+            .is_some_and(|word| word.eq_ignore_ascii_case(NAME))
+            && !(*at > 0 && text[at - 1].is_ascii_alphanumeric())
+    };
+    (0..text.len()).filter(move |at| {
+        #[cfg(test)]
+        tests::LOOKED_AT.set(tests::LOOKED_AT.get() + 1);
+        matches!(text[*at], b'n' | b'N') && is_name(at)
+    })
+}
+
+const NAME: &[u8] = b"name";
+const FILENAME: &[u8] = b"filename";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often a byte was compared with the beginning of `name`, or with the end of a line.
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn judge(disposition: &str) -> Result<(), Steering> {
+        let form = format!(
+            "--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\nname\r\n--b--\r\n"
+        );
+        guard(form.as_bytes(), |_| false)
+    }
+
+    #[test]
+    fn a_name_encoded_by_rfc_2231_or_5987_is_refused() {
+        for name in [
+            "name*=utf-8''acc%6funtId",
+            "NAME*=UTF-8'en'bankName",
+            "name*0=account; name*1=Id",
+            "name*0*=utf-8''acc%6f; name*1=untId",
+            "name * = utf-8''x",
+            "name\t*0 =x",
+            "name\r\n *=utf-8''x",
+            "\"name*\"=x; name*=y",
+            "filename=\"a\" name*=utf-8''x",
+            "name=\"bankName\"; name*=utf-8''x",
+        ] {
+            assert_eq!(judge(name), Err(Steering::EncodedName), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_readers_change_in_different_ways_is_refused() {
+        for name in [
+            "name=\"bank\\Name\"",
+            "name=\"bank%4eame\"",
+            "name=\"=?utf-8?Q?acc=6funtId?=\"",
+            "name=\"bank;Name\"",
+            "name=\"bank\"Name\"",
+            "name=\"bankName",
+            "name=bank\"Name\"",
+            "name='bankName'",
+            "name=\"bankName\", x=\"1\"",
+            "name=\"b\u{e4}nk\"",
+            "name=\"bank\u{17f}\"",
+            "name=\"bank\0\"",
+            "name=\"bank\r\n Name\"",
+            "name=\"\"",
+            "name=",
+            "name",
+            "name:\"bankName\"",
+            "x name=\"bankName\"",
+            "\u{a0}name=\"bankName\"",
+        ] {
+            assert_eq!(judge(name), Err(Steering::PartName), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_found_behind_escapes_folds_and_encodings() {
+        for name in [
+            "name=\"acc\\ountId\"",
+            "name=\"acc%6funtId\"",
+            "name=acc%6FuntId",
+            "name = \"accountId\"",
+            "name=\r\n \"accountId\"",
+            "name=\n\taccountId",
+            "name=\"accountId",
+            "name=\"account\u{130}d\"",
+            "name=\"\u{17f}ub_merchant_id\"",
+            "name=\"account\0Id\"",
+            "name=\"accountId\"; name=\"bankName\"",
+            "filename=\"a\"; name=\"accountId\"",
+            "filename=\"a\" name=\"accountId\"",
+        ] {
+            assert!(
+                matches!(judge(name), Err(Steering::Account(_))),
+                "{name}: {:?}",
+                judge(name)
+            );
+        }
+    }
+
+    #[test]
+    fn what_clients_send_passes() {
+        for name in [
+            "name=\"bankAccountName\"",
+            "name=iban",
+            "name = \"iban\" ",
+            "Name=\"files[0]\"; filename=\"a; my name.pdf\"",
+            "name=\"file\"; filename=\"ausweis m\u{fc}ller.pdf\"; filename*=UTF-8''ausweis%20m%C3%BCller.pdf",
+            "name=\"file\"; filename=\"my name=x.pdf\"",
+            "name=\"file\";\r\n filename=\"C:\\scans\\name.pdf\"",
+            "name=\"file\"; name-of-file=x",
+        ] {
+            assert_eq!(judge(name), Ok(()), "{name}");
+        }
+        for file in [
+            "name*",
+            "a name\n* 1",
+            "<x name=\"\u{e4}\"/>",
+            "name=\u{e4}",
+        ] {
+            assert_eq!(guard(file.as_bytes(), |_| false), Ok(()), "{file}");
+        }
+    }
+
+    #[test]
+    fn twice_the_body_is_twice_the_work_whatever_is_in_it() {
+        for piece in [
+            "=name",
+            "name",
+            "name ",
+            "name=",
+            "name*",
+            "name'",
+            "name;",
+            "name\r",
+            "name\n ",
+            "name=\"",
+            "\r\n",
+            "\r\n ",
+            ";",
+            "=",
+            "nam",
+            "-",
+            "disposition",
+            "disposition;name=x ",
+            "disposition name=",
+        ] {
+            let looks = |times: usize| {
+                LOOKED_AT.set(0);
+                let _judged = guard(piece.repeat(times).as_bytes(), |_| true);
+                LOOKED_AT.get()
+            };
+            let (half, whole) = (looks(1_000), looks(2_000));
+            assert!(whole <= 2 * half + 8, "{piece:?}: {half}, then {whole}");
+            assert!(whole <= 6 * 2_000 * piece.len(), "{piece:?}: {whole}");
+        }
+    }
+}
