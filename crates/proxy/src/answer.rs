@@ -4,6 +4,7 @@
 //! (RFC 9112, 6.3), for that decides what a cut answer is, and whether the connection may serve another request.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -17,6 +18,8 @@ const HEAD: usize = 64 * 1024;
 const LINES: usize = 100;
 /// How much room there is for lines besides those of GatePay: for what `relay` adds.
 const OUR_LINES: usize = 160;
+/// How long before the server's own time-out an idle connection is given up.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
 /// The longest line that says how long a chunk is, and the longest trailer.
 const CHUNK_LINE: usize = 4 * 1024;
 
@@ -102,6 +105,8 @@ pub struct Head {
     pub rest: Rest,
     /// Whether the connection may serve another request after it.
     pub keeps: bool,
+    /// How long it may idle before the next request, if the server said so.
+    pub idle: Option<Duration>,
 }
 
 /// Takes a head off the front of `came`, if it is all there. `seen` is how much of it was looked at in vain before. Of its
@@ -147,9 +152,15 @@ pub fn head(
     let is_new = parsed.version == Some(1);
     let (rest, is_plain) = said.rest(code, is_new);
     let keeps = is_plain && rest.shows_its_end() && said.keeps(is_new);
+    let idle = said.keep_alive.and_then(idle);
     let status = code.try_into().map_err(|_| Unreadable::Head)?;
     let parts = Parts { status, fields };
-    Ok(Some(Head { parts, rest, keeps }))
+    Ok(Some(Head {
+        parts,
+        rest,
+        keeps,
+        idle,
+    }))
 }
 
 /// Where the empty line ends.
@@ -173,6 +184,7 @@ struct Said<'a> {
     lines: &'a [httparse::Header<'a>],
     /// Whether there is a `Connection` among them: mostly there is none, or one that names nothing.
     connection: bool,
+    keep_alive: Option<&'a [u8]>,
 }
 
 impl<'a> Said<'a> {
@@ -182,6 +194,7 @@ impl<'a> Said<'a> {
             coding: None,
             lines,
             connection: false,
+            keep_alive: None,
         };
         for line in lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
@@ -199,6 +212,8 @@ impl<'a> Said<'a> {
                 said.coding = coding.map(<[u8]>::trim_ascii);
             } else if is("connection") {
                 said.connection = true;
+            } else if is("keep-alive") {
+                said.keep_alive = Some(line.value);
             }
         }
         Ok(said)
@@ -235,6 +250,27 @@ impl<'a> Said<'a> {
             (None, Some(length)) => (Rest::Exactly(length), true),
         }
     }
+}
+
+/// How long a connection may idle by `Keep-Alive: timeout=5, max=100` (RFC 2068, 19.7.1.1). The server closes at that
+/// time, so a margin is left for the next request to arrive: a second, or half if it is shorter. After `max=0` nothing
+/// may follow.
+fn idle(value: &[u8]) -> Option<Duration> {
+    let parameter = |name: &str| {
+        let named = value
+            .split(|byte| matches!(byte, b',' | b';'))
+            .find_map(|part| {
+                let (key, number) = str::from_utf8(part).ok()?.split_once('=')?;
+                key.trim().eq_ignore_ascii_case(name).then_some(number)
+            });
+        named?.trim().trim_matches('"').parse::<u32>().ok()
+    };
+    if parameter("max") == Some(0) {
+        return Some(Duration::ZERO);
+    }
+    let timeout = Duration::from_secs(parameter("timeout")?.into());
+    let margin = IDLE_MARGIN.min(timeout / 2);
+    Some(timeout.saturating_sub(margin))
 }
 
 /// Digits and nothing else: no sign, no list.
@@ -333,6 +369,26 @@ impl Chunk {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_servers_idle_timeout_is_read_and_leaves_a_margin() {
+        for (value, expected) in [
+            ("timeout=60", Some(59_000)),
+            ("timeout=5, max=100", Some(4_000)),
+            ("max=1000,TIMEOUT = 2", Some(1_000)),
+            ("timeout=\"1\"", Some(500)),
+            ("timeout=0", Some(0)),
+            ("max=0, timeout=9", Some(0)),
+            ("max=7", None),
+            ("timeout=-1", None),
+            ("timeout=99999999999", None),
+            ("timeout", None),
+            ("", None),
+        ] {
+            let expected = expected.map(Duration::from_millis);
+            assert_eq!(idle(value.as_bytes()), expected, "{value}");
+        }
+    }
+
     use super::*;
     use crate::headers;
     use http::HeaderName;

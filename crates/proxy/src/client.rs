@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::egress::{ConnectError, Upstream};
 use crate::headers;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolLimits};
 use crate::wire::Broken;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
@@ -34,7 +34,12 @@ pub async fn send(
 ) -> Result<Response<Bytes>, CallError> {
     // A pool counts; nobody asks what.
     let metrics = Metrics::new(&Catalogue::standard());
-    let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), 1, 0);
+    let limits = PoolLimits {
+        connections: 1,
+        idle: 0,
+        idle_timeout: Duration::ZERO,
+    };
+    let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), limits);
     exchange(&pool, &request, timeout).await
 }
 

@@ -19,8 +19,6 @@ use crate::metrics::Metrics;
 use crate::repeat::Reason;
 use crate::wire::{Surely, Wire};
 
-/// How long an idle connection is kept. Below the 60 s of common load balancers, which close without a word.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
 /// opened again between two of them.
 const SPARE: Duration = Duration::from_secs(1);
@@ -34,10 +32,20 @@ pub struct Pool {
     places: Arc<Places>,
 }
 
+/// How many connections a pool may have, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Of those, without a request for longer than a moment.
+    pub idle: usize,
+    /// How long a connection may idle, unless the server says less.
+    pub idle_timeout: Duration,
+}
+
 /// How many connections there may be, and what is free of them.
 struct Places {
-    most: usize,
-    most_idle: usize,
+    limits: PoolLimits,
     state: Mutex<State>,
 }
 
@@ -65,6 +73,8 @@ pub struct Connection {
     /// When it is too old.
     old: Instant,
     idle_since: Instant,
+    /// How long it may idle.
+    idle_timeout: Duration,
 }
 
 /// A connection to send by.
@@ -76,26 +86,21 @@ pub struct Had {
 }
 
 impl Pool {
-    /// Without connections; there may be `most`, and `most_idle` of them without a request for longer than a moment.
-    pub fn new(
-        upstream: Arc<Upstream>,
-        metrics: Arc<Metrics>,
-        most: usize,
-        most_idle: usize,
-    ) -> Self {
+    /// Without connections yet.
+    pub fn new(upstream: Arc<Upstream>, metrics: Arc<Metrics>, limits: PoolLimits) -> Self {
         Self {
             upstream,
             metrics,
             places: Arc::new(Places {
-                most,
-                most_idle,
+                limits,
                 state: Mutex::default(),
             }),
         }
     }
 
-    /// An idle connection that is still alive, the last used first, or none. For a call that must not be sent in vain it is
-    /// looked at more closely.
+    /// An idle connection that is still alive, the last used first, or none. For a write or money call the kernel is
+    /// asked whether it is, and one that has idled for half of its time is not used: the server may close it just now,
+    /// and then nothing tells whether the call was received.
     pub fn reuse(&self, kind: Kind, now: Instant) -> Option<Connection> {
         let surely = match kind {
             Kind::Read => Surely::Lately,
@@ -104,7 +109,7 @@ impl Pool {
         // What is found dead is dropped after the lock is given back, since that takes the lock.
         let mut dead = Vec::new();
         let mut state = self.places.state();
-        while let Some(mut connection) = state.idle.pop() {
+        while let Some(mut connection) = state.idle.pop_if(|last| last.suits(kind, now)) {
             if connection.is_fresh(now) && connection.wire.is_quiet(surely) {
                 drop(state);
                 return Some(connection);
@@ -138,6 +143,7 @@ impl Pool {
                 wire,
                 old: now + MAX_AGE,
                 idle_since: now,
+                idle_timeout: self.places.limits.idle_timeout,
             },
             reused: false,
         })
@@ -147,7 +153,7 @@ impl Pool {
     async fn place(&self, deadline: Instant) -> Result<Grant, ConnectError> {
         let granted = {
             let mut state = self.places.state();
-            if state.taken < self.places.most {
+            if state.taken < self.places.limits.connections {
                 state.taken += 1;
                 return Ok(Grant::Place(Place(Arc::downgrade(&self.places))));
             }
@@ -162,17 +168,20 @@ impl Pool {
         self.metrics.upstream.waits.inc();
         match timeout_at(deadline, granted).await {
             Ok(Ok(grant)) => Ok(grant),
-            Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.places.most)),
+            Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.places.limits.connections)),
         }
     }
 
     /// Keeps a connection for the next request, if it can take one.
     pub fn give_back(&self, mut connection: Connection) {
         let now = Instant::now();
+        connection.idle_since = now;
+        if let Some(said) = connection.wire.idle() {
+            connection.idle_timeout = said.min(self.places.limits.idle_timeout);
+        }
         if !connection.wire.is_free() || !connection.is_fresh(now) {
             return;
         }
-        connection.idle_since = now;
         let mut grant = Grant::Connection(connection);
         let mut state = self.places.state();
         while let Some(first) = state.line.pop_front() {
@@ -183,7 +192,7 @@ impl Pool {
             }
         }
         let over = match grant {
-            Grant::Connection(connection) if self.places.most_idle > 0 => {
+            Grant::Connection(connection) if self.places.limits.idle > 0 => {
                 state.idle.push(connection);
                 None
             }
@@ -208,7 +217,7 @@ impl Pool {
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut state = self.places.state();
-        let mut spare = state.idle.len().saturating_sub(self.places.most_idle);
+        let mut spare = state.idle.len().saturating_sub(self.places.limits.idle);
         let over: Vec<_> = state
             .idle
             .extract_if(.., |connection| {
@@ -256,7 +265,12 @@ impl Drop for Place {
 
 impl Connection {
     fn is_fresh(&self, now: Instant) -> bool {
-        now < self.idle_since + IDLE_TIMEOUT && now < self.old
+        now < self.idle_since + self.idle_timeout && now < self.old
+    }
+
+    /// Whether it has idled for so short a time that a call of this kind may be sent by it.
+    fn suits(&self, kind: Kind, now: Instant) -> bool {
+        kind == Kind::Read || now <= self.idle_since + self.idle_timeout / 2
     }
 }
 
@@ -266,6 +280,7 @@ mod tests {
     use gatepay_core::Catalogue;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     /// A pool of so many connections to something that accepts and says nothing.
@@ -281,7 +296,19 @@ mod tests {
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let metrics = Metrics::new(&Catalogue::standard());
-        Arc::new(Pool::new(Arc::new(upstream), Arc::new(metrics), most, most))
+        Arc::new(Pool::new(
+            Arc::new(upstream),
+            Arc::new(metrics),
+            limits(most, most),
+        ))
+    }
+
+    fn limits(connections: usize, idle: usize) -> PoolLimits {
+        PoolLimits {
+            connections,
+            idle,
+            idle_timeout: Duration::from_secs(50),
+        }
     }
 
     fn soon() -> Instant {
@@ -336,7 +363,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_needed_in_turns_is_kept_for_a_moment_and_no_longer() {
         let pool = pool(10).await;
-        let pool = Pool::new(Arc::clone(&pool.upstream), Arc::clone(&pool.metrics), 10, 2);
+        let pool = Pool::new(
+            Arc::clone(&pool.upstream),
+            Arc::clone(&pool.metrics),
+            limits(10, 2),
+        );
         let mut held = Vec::new();
         for _ in 0..10 {
             held.push(pool.connect(soon()).await.unwrap().connection);
@@ -352,6 +383,66 @@ mod tests {
         }
         pool.sweep();
         assert_eq!(open(), 2);
+    }
+
+    /// A pool with one connection, given back after an answer with these header lines.
+    async fn pool_after_an_answer(lines: &str) -> Pool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{lines}\r\n");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 64];
+            let _read = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let limit = Duration::from_secs(5);
+        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let metrics = Metrics::new(&Catalogue::standard());
+        let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), limits(1, 1));
+        let mut connection = pool.connect(soon()).await.unwrap().connection;
+        let request = |out: &mut Vec<u8>| {
+            out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+            bytes::Bytes::new()
+        };
+        let asked = connection.wire.ask(request, |_| true, soon());
+        asked.await.unwrap();
+        pool.give_back(connection);
+        pool
+    }
+
+    #[tokio::test]
+    async fn a_connection_idles_no_longer_than_the_server_lets_it() {
+        for (lines, idle_ms) in [
+            ("", 50_000),
+            ("keep-alive: timeout=1\r\n", 500),
+            ("Keep-Alive: timeout=20, max=5\r\n", 19_000),
+            ("keep-alive: timeout=3600\r\n", 50_000),
+        ] {
+            let pool = pool_after_an_answer(lines).await;
+            let idle = Duration::from_millis(idle_ms);
+            let since = pool.places.state().idle[0].idle_since;
+            let before = pool.reuse(Kind::Read, since + idle - Duration::from_millis(1));
+            pool.places.state().idle.push(before.expect(lines));
+            assert!(pool.reuse(Kind::Read, since + idle).is_none(), "{lines}");
+        }
+        let pool = pool_after_an_answer("keep-alive: max=0\r\n").await;
+        assert!(pool.places.state().idle.is_empty());
+    }
+
+    #[tokio::test]
+    async fn money_uses_no_connection_that_has_idled_for_half_of_its_time() {
+        let pool = pool_after_an_answer("keep-alive: timeout=1\r\n").await;
+        let since = pool.places.state().idle[0].idle_since;
+        let later = since + Duration::from_millis(251);
+        for kind in [Kind::Money, Kind::Write] {
+            assert!(pool.reuse(kind, later).is_none());
+        }
+        assert!(
+            pool.reuse(Kind::Read, later).is_some(),
+            "reads still use it"
+        );
     }
 
     #[tokio::test]
@@ -379,7 +470,7 @@ mod tests {
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
-        let pool = Arc::new(Pool::new(Arc::new(upstream), metrics, 1, 1));
+        let pool = Arc::new(Pool::new(Arc::new(upstream), metrics, limits(1, 1)));
         let mut held = pool.connect(soon()).await.unwrap();
         let waiting = Arc::clone(&pool);
         let next = tokio::spawn(async move { waiting.connect(soon()).await.unwrap() });

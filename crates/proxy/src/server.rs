@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::drain::{Door, Phase};
 use crate::journey::Worker;
 use crate::mark::Mark;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolLimits};
 use crate::reload::{self, Environment};
 use crate::repeat::Budget;
 use crate::state::{Inheritance, State};
@@ -273,8 +273,11 @@ async fn work(
     let pool = Arc::new(Pool::new(
         Arc::clone(&app.upstream),
         Arc::clone(&app.metrics),
-        share.connections,
-        share.idle_connections,
+        PoolLimits {
+            connections: share.connections,
+            idle: share.idle_connections,
+            idle_timeout: app.settings.upstream.idle_timeout,
+        },
     ));
     let sweeping = tokio::spawn({
         let pool = Arc::clone(&pool);

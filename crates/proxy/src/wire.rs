@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prometheus::IntGauge;
@@ -40,6 +41,8 @@ pub struct Wire {
     rest: Rest,
     /// Whether the connection may serve another request after this answer.
     keeps: bool,
+    /// How long the server lets it idle, by its latest word.
+    idle: Option<Duration>,
     /// One timer for all requests: it is moved, not made anew.
     alarm: Pin<Box<Sleep>>,
     _open: Open,
@@ -93,6 +96,7 @@ impl Wire {
             came: BytesMut::new(),
             rest: Rest::Exactly(0),
             keeps: true,
+            idle: None,
             alarm: Box::pin(sleep_until(Instant::now())),
             _open: Open(open),
             place,
@@ -159,6 +163,7 @@ impl Wire {
                     self.rest = head.rest;
                     // Who answers before it was asked, or has not heard all of it, is not asked again.
                     self.keeps = head.keeps && sending.is_over;
+                    self.idle = head.idle.or(self.idle);
                     return Poll::Ready(Ok(head.parts));
                 }
                 seen = self.came.len();
@@ -218,6 +223,11 @@ impl Wire {
     /// What is still to come of the answer.
     pub fn rest(&self) -> Rest {
         self.rest
+    }
+
+    /// How long the server lets it idle, if it said so, less a margin.
+    pub fn idle(&self) -> Option<Duration> {
+        self.idle
     }
 
     /// Whether the answer is over and another request may follow. What stands behind an answer belongs to nobody.
@@ -430,11 +440,10 @@ mod tests {
     use super::*;
     use crate::egress::Upstream;
     use crate::metrics::Metrics;
-    use crate::pool::Pool;
+    use crate::pool::{Pool, PoolLimits};
     use gatepay_core::Catalogue;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::Arc;
-    use std::time::Duration;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio::task::yield_now;
@@ -454,7 +463,12 @@ mod tests {
         let limit = Duration::from_secs(20);
         let upstream = Upstream::new(UpstreamUrl::parse(url).unwrap(), tls, limit).unwrap();
         let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
-        let pool = Pool::new(Arc::new(upstream), metrics, 1, 1);
+        let limits = PoolLimits {
+            connections: 1,
+            idle: 1,
+            idle_timeout: limit,
+        };
+        let pool = Pool::new(Arc::new(upstream), metrics, limits);
         pool.connect(after(20_000)).await.unwrap().connection.wire
     }
 

@@ -192,6 +192,7 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<E
                 Ok(usize::try_from(number).expect("the bounds are within the type's"))
             },
         ),
+        idle_timeout: reader.or("idle_ms", default.idle_timeout, value::millis),
         connect_timeout: reader.or("connect_timeout_ms", default.connect_timeout, value::millis),
         plaintext: reader.or("plaintext", default.plaintext, value::flag),
         deadline: reader.or("deadline_ms", default.deadline, value::millis),

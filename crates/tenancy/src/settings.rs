@@ -155,6 +155,8 @@ pub struct Upstream {
     pub max_connections: NonZeroUsize,
     /// Of those, how many are kept without a request.
     pub max_idle_connections: usize,
+    /// How long one of them is kept, unless GatePay's side says less.
+    pub idle_timeout: Duration,
     /// How long connecting may take: name, egress proxy and TLS together.
     pub connect_timeout: Duration,
     /// Whether plain HTTP to another machine is meant.
@@ -436,6 +438,8 @@ impl Upstream {
             max_connections: NonZeroUsize::new(512).expect("not zero"),
             // A second's burst finds them open; each costs GatePay memory.
             max_idle_connections: 128,
+            // Below the 60 s of common load balancers, which close without a word.
+            idle_timeout: Duration::from_secs(50),
             // GatePay answers in less, or not at all.
             connect_timeout: Duration::from_secs(5),
             plaintext: false,

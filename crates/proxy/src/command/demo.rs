@@ -15,7 +15,7 @@ use gatepay_proxy::client;
 use gatepay_proxy::clock::{self, Clock};
 use gatepay_proxy::egress::Upstream;
 use gatepay_proxy::metrics::Metrics;
-use gatepay_proxy::pool::Pool;
+use gatepay_proxy::pool::{Pool, PoolLimits};
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
@@ -158,8 +158,11 @@ impl Stage {
         let pool = Pool::new(
             Arc::new(Upstream::new(url, None, Duration::from_secs(5))?),
             Arc::new(Metrics::new(&Catalogue::standard())),
-            8,
-            0,
+            PoolLimits {
+                connections: 8,
+                idle: 0,
+                idle_timeout: Duration::ZERO,
+            },
         );
         Ok(Self {
             sandbox,
