@@ -98,6 +98,8 @@ mod reload;
 mod rotation;
 // It ends without losing a request, and without waiting for callers that have none.
 mod drain;
+// It ends by its deadline even if one of its threads does not.
+mod endings;
 // Nor when it is restarted on sockets that outlive it.
 mod restart;
 // What is secret stays secret, and what a caller said is not repeated.

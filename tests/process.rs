@@ -107,6 +107,41 @@ async fn asked_twice_it_ends_at_once_and_says_of_each_call_that_its_outcome_is_o
 }
 
 #[tokio::test]
+async fn signals_that_log_rotation_and_timers_send_do_not_kill_it() {
+    let gatepay = GatePay::now();
+    let program = Program::serve(&Folder::before(&gatepay.url())).await;
+    for signal in ["USR1", "USR2", "ALRM", "VTALRM", "IO", "PWR", "XFSZ"] {
+        for _ in 0..2 {
+            program.signal(&format!("-{signal}"));
+        }
+        let said = format!("SIG{signal}\"");
+        until(&said, || program.stderr().contains(&said)).await;
+    }
+    for signal in ["PIPE", "WINCH", "URG", "CHLD", "CONT"] {
+        program.signal(&format!("-{signal}"));
+    }
+    let request = acme().post(QUERY, BY_NUMBER).request(&Clock::system());
+    let answer = Connection::open(program.address).await.send(request).await;
+    assert_eq!(answer.status, 200);
+    assert!(program.stderr().contains("SIGHUP reloads, SIGTERM ends"));
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn every_signal_that_asks_it_to_end_drains() {
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    for signal in ["TERM", "INT", "QUIT"] {
+        let program = Program::serve(&folder).await;
+        program.signal(&format!("-{signal}"));
+        let (code, _, err) = program.end().await;
+        assert_eq!(code, Some(0), "{signal}: {err}");
+        assert!(err.contains("replay memory handed over"), "{signal}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn at_the_drains_deadline_it_leaves_and_the_next_still_knows_what_was_admitted() {
     let upstream = Scripted::held();
     let folder = Folder::before(&upstream.url());

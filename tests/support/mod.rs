@@ -28,6 +28,7 @@ pub(crate) mod scripted;
 mod shop;
 pub(crate) mod tls;
 pub(crate) mod traffic;
+mod wedge;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub(crate) use proxy::{Plan, Proxy};
 pub(crate) use raw::Raw;
 pub(crate) use relay::{Break, EVERY_HOW, Relay, Way};
 pub(crate) use shop::{Shop, acme, credential, globex, office, rate, target};
+pub(crate) use wedge::Wedge;
 
 /// When these tests take place: the first moment of 2026.
 pub(crate) const T0: u64 = 1_767_225_600_000;

@@ -359,7 +359,8 @@ impl Program {
         self.signal("-HUP");
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends it this signal (`-USR1`).
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &id]).status();
         assert!(killed.expect("there is a kill").success());

@@ -17,8 +17,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
 
-/// How long before its end whatever waits for more has to say what it knows.
+/// How long before the cut a look-up that still waits has to answer with what it knows.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How much of the deadline is kept for closing, at most: records and access lines of calls that were cut are written,
+/// and threads end.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How much time closing has at least, however short the deadline is or however late somebody asked to end at once.
+const CLOSING_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How far along the end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +44,8 @@ pub struct Drain {
     /// The same, or ahead of it for a moment: who only looks takes no lock.
     ahead: AtomicU8,
     began: OnceLock<Instant>,
+    /// When [`Phase::Over`] began.
+    over: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
     doors: Mutex<Vec<Arc<Door>>>,
@@ -66,6 +73,7 @@ impl Default for Drain {
             phase: watch::Sender::new(Phase::Serving),
             ahead: AtomicU8::new(Phase::Serving as u8),
             began: OnceLock::new(),
+            over: OnceLock::new(),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
             doors: Mutex::default(),
@@ -88,6 +96,9 @@ impl Drain {
     pub fn enter(&self, phase: Phase) {
         if phase > Phase::Serving {
             self.began.get_or_init(Instant::now);
+        }
+        if phase == Phase::Over {
+            self.over.get_or_init(Instant::now);
         }
         self.ahead.fetch_max(phase as u8, Ordering::AcqRel);
         self.phase.send_if_modified(|now| {
@@ -123,8 +134,34 @@ impl Drain {
     /// Waits until a drain that may take as long as this is about to end.
     pub async fn nearly_over(&self, deadline: Duration) {
         self.reached(Phase::Leaving).await;
-        let began = *self.began.get_or_init(Instant::now);
-        sleep_until(began + deadline.saturating_sub(LAST_WORDS)).await;
+        let cut = self.cut_at(deadline);
+        sleep_until(cut.checked_sub(LAST_WORDS).unwrap_or(cut)).await;
+    }
+
+    /// When whatever is still in flight is cut, in a drain that may take `deadline`: a little earlier than the deadline,
+    /// so that the process has ended by then.
+    pub fn cut_at(&self, deadline: Duration) -> Instant {
+        self.began() + cut_after(deadline)
+    }
+
+    /// When the process has to be gone, in a drain that may take `deadline`, whatever its threads do. A deadline under
+    /// ten seconds may be exceeded by up to a second, because closing takes its time.
+    pub fn ends_at(&self, deadline: Duration) -> Instant {
+        let end = (self.began() + deadline).max(self.cut_at(deadline) + CLOSING_AT_LEAST);
+        match self.over.get() {
+            Some(over) => end.min(*over + CLOSING),
+            None => end,
+        }
+    }
+
+    /// Whether what was in flight has been cut, or should have been.
+    pub fn is_cut(&self, deadline: Duration) -> bool {
+        self.over.get().is_some() || Instant::now() >= self.cut_at(deadline)
+    }
+
+    /// When the drain began; now, before it has.
+    fn began(&self) -> Instant {
+        self.began.get().copied().unwrap_or_else(Instant::now)
     }
 
     /// A door that is counted in [`entered`](Self::entered).
@@ -160,6 +197,11 @@ impl Drain {
             idle.await;
         }
     }
+}
+
+/// How long after the drain began calls in flight are cut.
+pub fn cut_after(deadline: Duration) -> Duration {
+    deadline.saturating_sub(CLOSING.min(deadline / 10))
 }
 
 impl Running {

@@ -23,6 +23,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
+use crate::shutdown::comes_true;
 use entry::{After, Attempt, Before, Entry, Timed};
 use folder::Folder;
 use writer::Writer;
@@ -144,18 +145,25 @@ impl Journal {
 
     /// Writes what is queued and the record that the run ended in order.
     pub fn finish(&self) {
-        let thread = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
-            self.shared.lock().ending = true;
-            self.shared.wake.notify_one();
-            if thread.join().is_err() {
-                tracing::error!("the audit journal's thread panicked");
-            }
+        self.end_unless(|| false);
+    }
+
+    /// The same, unless the disk takes so long that it is `overdue`: gives whether it was written.
+    pub fn end_unless(&self, overdue: impl FnMut() -> bool) -> bool {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(thread) = writer.take() else {
+            return true;
+        };
+        self.shared.lock().ending = true;
+        self.shared.wake.notify_one();
+        if !comes_true(|| thread.is_finished(), overdue) {
+            tracing::error!("the audit journal was not ended in order: the disk does not answer");
+            return false;
         }
+        if thread.join().is_err() {
+            tracing::error!("the audit journal's thread panicked");
+        }
+        true
     }
 }
 

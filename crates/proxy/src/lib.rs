@@ -67,6 +67,7 @@ pub mod roster;
 pub mod rows;
 pub mod scratch;
 pub mod server;
+pub mod shutdown;
 pub mod signer;
 pub mod state;
 pub mod status;

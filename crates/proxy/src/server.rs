@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use crate::activation::{self, Sockets};
 use crate::app::{App, StartError};
 use crate::clock::Clock;
-use crate::drain::{Door, Phase};
+use crate::drain::{Door, Phase, cut_after};
 use crate::journey::Worker;
 use crate::mark::Mark;
 use crate::pool::{Pool, PoolLimits};
 use crate::reload::{self, Environment};
 use crate::repeat::Budget;
+use crate::shutdown::{join_unless, lock_unless, until};
 use crate::state::{Inheritance, State};
 use crate::{admin, descriptors, listener};
 
@@ -33,6 +34,15 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const LAST_CALL: Duration = Duration::from_secs(2);
 /// How much longer than a drain may take a successor waits for the lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after calls were cut the control thread may take to notice.
+const CONTROL_AFTER_CUT: Duration = Duration::from_millis(300);
+/// How much time has to be left before the end once the workers have been waited for, and so on. Together with what
+/// the control thread takes it is less than closing has at least.
+const LEFT_AFTER_WORKERS: Duration = Duration::from_millis(500);
+const LEFT_AFTER_MEMORY: Duration = Duration::from_millis(400);
+const LEFT_AFTER_JOURNAL: Duration = Duration::from_millis(200);
+/// How long the reload thread is waited for.
+const RELOAD: Duration = Duration::from_secs(2);
 
 /// Sockets that are bound and threads that serve them.
 pub struct Server {
@@ -40,8 +50,9 @@ pub struct Server {
     address: SocketAddr,
     admin_address: SocketAddr,
     workers: Vec<JoinHandle<()>>,
-    control: JoinHandle<(Ended, Memory)>,
+    control: JoinHandle<Ended>,
     reload: Option<JoinHandle<()>>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 /// The replay memory's way to the next process, until it has gone it.
@@ -135,21 +146,22 @@ impl Server {
                     .map_err(StartError::Thread)
             })
             .collect::<Result<_, _>>()?;
+        let memory = Arc::new(Mutex::new(Memory {
+            state,
+            handed_over: false,
+        }));
         let control = {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
-            let mut memory = Memory {
-                state,
-                handed_over: false,
-            };
+            let memory = Arc::clone(&memory);
             thread::Builder::new()
                 .name("control".into())
                 .spawn(move || {
                     let watchdog = runtime.spawn(activation::keep_telling(turning));
-                    let controlled = control(&app, admin_socket, admin_outlives, &mut memory);
+                    let controlled = control(&app, admin_socket, admin_outlives, &memory);
                     let ended = runtime.block_on(controlled);
                     watchdog.abort();
                     runtime.shutdown_background();
-                    (ended, memory)
+                    ended
                 })
                 .map_err(StartError::Thread)?
         };
@@ -160,6 +172,7 @@ impl Server {
             workers,
             control,
             reload: None,
+            memory,
         })
     }
 
@@ -202,34 +215,55 @@ impl Server {
         move || app.drain.enter(Phase::Over)
     }
 
-    /// Waits for the end that [`leave`](Self::leave) begins.
+    /// When the process has to be gone, whatever its threads do, once it was asked to end.
+    pub fn ends_at(&self) -> impl Fn() -> Instant + Send + 'static {
+        let app = Arc::clone(&self.app);
+        move || app.drain.ends_at(app.settings.drain.deadline)
+    }
+
+    /// Waits for the end that [`leave`](Self::leave) begins. A thread that does not end is waited for until shortly
+    /// before [`ends_at`](Self::ends_at) and then left behind; it ends with the process.
     ///
     /// # Panics
     /// If a thread of the program panicked, with its message.
     pub fn wait(self) -> Ended {
-        let (ended, mut memory) = self
-            .control
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Late or not, the workers end: what they drop is recorded as it falls.
-        self.app.drain.enter(Phase::Over);
-        for worker in self.workers {
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let app = &self.app;
+        let (drain, deadline) = (&app.drain, app.settings.drain.deadline);
+        let mut cut = None;
+        let ended = join_unless(self.control, || {
+            drain.is_cut(deadline)
+                && cut.get_or_insert_with(Instant::now).elapsed() >= CONTROL_AFTER_CUT
+        });
+        let mut ended = ended.unwrap_or(Ended::Late);
+        if ended == Ended::Late {
+            drain.enter(Phase::Over);
         }
-        self.app.reload.end();
-        memory.hand_over(&self.app);
-        if let Some(journal) = &self.app.journal {
-            journal.finish();
+        // Where nothing was cut there is all the time that is left of the deadline.
+        let end = drain.ends_at(deadline);
+        drain.enter(Phase::Over);
+        // Late or not, the workers end: what they drop is recorded as it falls.
+        for worker in self.workers {
+            if join_unless(worker, until(end, LEFT_AFTER_WORKERS)).is_none() {
+                ended = Ended::Late;
+            }
+        }
+        app.reload.end();
+        match lock_unless(&self.memory, until(end, LEFT_AFTER_MEMORY)) {
+            Some(mut memory) => memory.hand_over(app),
+            None => ended = Ended::Late,
+        }
+        if let Some(journal) = &app.journal
+            && !journal.end_unless(until(end, LEFT_AFTER_JOURNAL))
+        {
+            ended = Ended::Late;
         }
         if let Some(reload) = self.reload {
-            reload
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // What it may still be reading is no longer needed.
+            let overdue = until(end.min(Instant::now() + RELOAD), LEFT_AFTER_JOURNAL);
+            join_unless(reload, overdue);
         }
         // Last and not for long: a reader that has stalled must not cost the memory.
-        self.app.log.finish();
+        app.log.finish();
         ended
     }
 }
@@ -315,7 +349,7 @@ async fn control(
     app: &Arc<App>,
     socket: TcpListener,
     socket_outlives: bool,
-    memory: &mut Memory,
+    memory: &Mutex<Memory>,
 ) -> Ended {
     let admin = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => Some(tokio::spawn(admin::serve(Arc::clone(app), listener))),
@@ -347,14 +381,15 @@ async fn control(
     });
     let marking = tokio::spawn(keep_mark(Arc::clone(app)));
     app.drain.reached(Phase::Leaving).await;
-    let deadline = Instant::now() + app.settings.drain.deadline;
+    let deadline = app.drain.cut_at(app.settings.drain.deadline);
     let ended = tokio::select! {
         // What is cut because of it counts as cut, even if nothing is left running then.
         biased;
         () = app.drain.reached(Phase::Over) => Ended::Late,
         ended = async {
             say_goodbye(app).await;
-            memory.hand_over(app);
+            let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory().hand_over(app);
             if let Some(admin) = admin.filter(|_| socket_outlives) {
                 // From here on the next process answers there.
                 admin.abort();
@@ -388,11 +423,17 @@ async fn keep_mark(app: Arc<App>) {
 async fn say_goodbye(app: &App) {
     let times = app.settings.drain;
     let running = || app.drain.running();
-    tracing::info!(grace = ?times.grace, running = running(), "draining: asking callers to leave");
-    sleep(times.grace).await;
+    let cut = cut_after(times.deadline);
+    let grace = times.grace.min(cut);
+    tracing::info!(
+        ?grace,
+        running = running(),
+        "draining: asking callers to leave"
+    );
+    sleep(grace).await;
     app.drain.enter(Phase::Finishing);
     tracing::info!(running = running(), "draining: no new connections");
-    let left = times.deadline.saturating_sub(times.grace);
+    let left = cut.saturating_sub(grace);
     if timeout(LAST_CALL.min(left), app.drain.entered())
         .await
         .is_err()

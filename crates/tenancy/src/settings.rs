@@ -261,7 +261,7 @@ impl Institution {
 pub struct Drain {
     /// How long it still answers, asking callers to go elsewhere.
     pub grace: Duration,
-    /// How long in all until it ends, finished or not.
+    /// How long in all until the process has ended, finished or not.
     pub deadline: Duration,
 }
 

@@ -25,7 +25,8 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::sandbox::wall_clock;
-use super::{Exit, fail, say, wait_for_signal};
+use super::signals::wait_for_signal;
+use super::{Exit, fail, say};
 
 /// See it work: a sandbox, the proxy and two tenants in one process; no file and no network needed.
 ///

@@ -11,6 +11,7 @@ pub(crate) mod sandbox;
 pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod sign;
+mod signals;
 pub(crate) mod tenant;
 
 use std::env;
@@ -19,8 +20,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use gatepay_tenancy::settings::LogFormat;
-use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 
 /// How a command ended.
@@ -38,15 +37,22 @@ pub(crate) enum Exit {
     Usage,
 }
 
+impl Exit {
+    /// What the process that started this one sees.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Failed => 1,
+            Self::Late => 2,
+            Self::Changes => 3,
+            Self::Usage => 64,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Fine => 0,
-            Exit::Failed => 1,
-            Exit::Late => 2,
-            Exit::Changes => 3,
-            Exit::Usage => 64,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -88,66 +94,6 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
         LogFormat::Human => log.try_init(),
     };
     guard
-}
-
-/// Waits for SIGTERM or Ctrl-C.
-pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
-    Ok(Signals::listen()?.wait())
-}
-
-/// SIGTERM and Ctrl-C from the moment this is made: one that comes before it is waited for ends nothing by itself.
-pub(crate) struct Signals {
-    runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn listen() -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let entered = runtime.enter();
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
-        drop(entered);
-        Ok(Self {
-            runtime,
-            terminate,
-            interrupt,
-        })
-    }
-
-    /// SIGHUP, likewise, for [`wait_and`](Self::wait_and).
-    pub(crate) fn hangup(&self) -> io::Result<Signal> {
-        let _entered = self.runtime.enter();
-        signal(SignalKind::hangup())
-    }
-
-    /// The next one.
-    pub(crate) fn wait(&mut self) -> &'static str {
-        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        })
-    }
-
-    /// The next one; meanwhile every hang-up is a reload.
-    pub(crate) fn wait_and(&mut self, hangup: &mut Signal, reload: impl Fn()) -> &'static str {
-        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
-        self.runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => return "SIGTERM",
-                    _ = interrupt.recv() => return "SIGINT",
-                    _ = hangup.recv() => reload(),
-                }
-            }
-        })
-    }
 }
 
 /// A program's environment, for configuration that names variables.

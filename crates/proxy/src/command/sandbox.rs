@@ -12,7 +12,8 @@ use gatepay_proxy::tls;
 use gatepay_sandbox::{Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
 
 use super::from::SecretFrom;
-use super::{Exit, complain, fail, say, wait_for_signal};
+use super::signals::wait_for_signal;
+use super::{Exit, complain, fail, say};
 
 /// Run the GatePay emulator: it verifies the institution's requests and keeps orders in memory.
 ///

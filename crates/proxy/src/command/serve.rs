@@ -2,16 +2,29 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use clap::Args;
 use gatepay_proxy::activation::{self, Stage};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_tenancy::Watch;
+use tracing_appender::non_blocking::WorkerGuard;
 
-use super::{Exit, Signals, complain, environment, fail, log_to_stderr};
+use super::signals::{Asked, Signals};
+use super::{Exit, complain, environment, fail, log_to_stderr};
 
-/// Serve tenants until SIGTERM or Ctrl-C, then drain; a second signal ends the drain at once.
+/// How long the log may take to write its last lines when the process has to end.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// Serve tenants until SIGTERM, SIGQUIT or Ctrl-C, then drain; a second signal cuts what is in flight, a third ends at
+/// once.
+///
+/// The process ends by `drain.deadline_ms`, whatever its threads do.
 ///
 /// Changed files are brought in every `poll_ms`, and at once on SIGHUP or POST /-/reload.
 ///
@@ -28,6 +41,11 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> Exit {
+        // First: from here on a signal is not lost, and none kills that should not.
+        let mut signals = match Signals::listen_for_reloads() {
+            Ok(signals) => signals,
+            Err(error) => return fail(format_args!("cannot start: signals: {error}")),
+        };
         let (watch, configuration) = match Watch::open(&self.config, &environment) {
             Ok(opened) => opened,
             Err(problems) => {
@@ -35,7 +53,8 @@ impl Serve {
                 return Exit::Usage;
             }
         };
-        let _log = log_to_stderr(configuration.settings.log.format);
+        let log = log_to_stderr(configuration.settings.log.format);
+        let log = Arc::new(Mutex::new(Some(log)));
         let tenants = configuration.registry.tenants().len();
         if tenants == 0 {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
@@ -44,12 +63,6 @@ impl Serve {
         let sockets = match activation::inherited() {
             Ok(sockets) => sockets,
             Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
-        };
-        // Before it is said to serve: whoever is told so may end it at once, in order, or have it reload.
-        let listening = Signals::listen().and_then(|signals| Ok((signals.hangup()?, signals)));
-        let (mut hangup, mut signals) = match listening {
-            Ok(listening) => listening,
-            Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
         let mut server = match Server::start(
             configuration,
@@ -76,19 +89,71 @@ impl Serve {
                 "starting: stamps of the run before cannot be told from repeats, so requests wait"
             );
         }
-        let signal = signals.wait_and(&mut hangup, server.reload());
+        let reload = server.reload();
+        let signal = loop {
+            match signals.next() {
+                Asked::End(signal) => break signal,
+                Asked::Reload => reload(),
+            }
+        };
         tracing::info!(signal, "asked to end");
         activation::tell(Stage::Stopping);
         server.leave();
-        let hurry = server.hurry();
-        std::thread::spawn(move || {
-            signals.wait();
-            tracing::warn!("asked again: ending at once");
-            hurry();
-        });
-        match server.wait() {
+        let backstop = Backstop {
+            signals,
+            log: Arc::clone(&log),
+        };
+        let (hurry, ends_at) = (server.hurry(), server.ends_at());
+        thread::spawn(move || backstop.hold(hurry, ends_at));
+        let exit = match server.wait() {
             Ended::Drained => Exit::Fine,
             Ended::Late => Exit::Late,
+        };
+        drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
+        exit
+    }
+}
+
+/// Ends the process if it does not end by itself in time.
+struct Backstop {
+    signals: Signals,
+    log: Arc<Mutex<Option<WorkerGuard>>>,
+}
+
+impl Backstop {
+    /// Waits for the end: until then, a signal cuts what is in flight, and another ends the process.
+    fn hold(mut self, hurry: impl FnOnce(), ends_at: impl Fn() -> tokio::time::Instant) {
+        let mut hurry = Some(hurry);
+        loop {
+            match (self.signals.next_until(ends_at()), hurry.take()) {
+                (Some(Asked::Reload), unused) => hurry = unused,
+                (Some(Asked::End(_)), Some(hurry)) => {
+                    tracing::warn!("asked again: ending at once");
+                    hurry();
+                }
+                (Some(Asked::End(_)), None) => {
+                    tracing::error!("asked a third time: what is not written yet is lost");
+                    break;
+                }
+                (None, _) => {
+                    tracing::error!("a thread does not end in time: the process ends without it");
+                    break;
+                }
+            }
         }
+        self.end();
+    }
+
+    /// Ends the process without asking any thread.
+    fn end(self) -> ! {
+        let (written, wait) = mpsc::channel::<()>();
+        let log = self.log;
+        // Standard error may be what is stuck.
+        thread::spawn(move || {
+            drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(written);
+        });
+        let _ = wait.recv_timeout(LAST_LINES);
+        process::exit(Exit::Late.code().into())
     }
 }

@@ -1,0 +1,134 @@
+//! Signals: which end the program, which have it reload, and which must not kill it.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use rustix::process::Signal as Number;
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
+
+/// Signals that end the program.
+const ENDING: [(&str, Number); 3] = [
+    ("SIGTERM", Number::TERM),
+    ("SIGINT", Number::INT),
+    ("SIGQUIT", Number::QUIT),
+];
+/// Signals that mean something to other programs (reopen the log, write a status, tick) and would kill one that does
+/// not expect them. A file that has reached its size limit fails the write instead.
+const IGNORED: [(&str, Number); 7] = [
+    ("SIGUSR1", Number::USR1),
+    ("SIGUSR2", Number::USR2),
+    ("SIGALRM", Number::ALARM),
+    ("SIGVTALRM", Number::VTALARM),
+    ("SIGIO", Number::IO),
+    ("SIGPWR", Number::POWER),
+    ("SIGXFSZ", Number::XFSZ),
+];
+
+/// Waits for a signal that ends the program.
+pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
+    Ok(Signals::listen()?.wait())
+}
+
+/// Every signal that concerns the program, from the moment this is made: one that comes before it is waited for ends
+/// nothing by itself.
+pub(crate) struct Signals {
+    runtime: Runtime,
+    streams: Streams,
+}
+
+struct Streams {
+    ending: Vec<(&'static str, Signal)>,
+    ignored: Vec<(&'static str, Signal)>,
+    /// SIGHUP, if it is a reload.
+    hangup: Option<Signal>,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To end; the signal's name.
+    End(&'static str),
+    /// To reload.
+    Reload,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let streams = Streams {
+            ending: listen(&ENDING)?,
+            ignored: listen(&IGNORED)?,
+            hangup: None,
+        };
+        drop(entered);
+        Ok(Self { runtime, streams })
+    }
+
+    /// The same, and SIGHUP is a reload.
+    pub(crate) fn listen_for_reloads() -> io::Result<Self> {
+        let mut signals = Self::listen()?;
+        let entered = signals.runtime.enter();
+        signals.streams.hangup = Some(signal(SignalKind::hangup())?);
+        drop(entered);
+        Ok(signals)
+    }
+
+    /// The next signal that asks for something.
+    pub(crate) fn next(&mut self) -> Asked {
+        let streams = &mut self.streams;
+        self.runtime.block_on(poll_fn(|cx| streams.poll(cx)))
+    }
+
+    /// The same, unless none comes until `end`.
+    pub(crate) fn next_until(&mut self, end: Instant) -> Option<Asked> {
+        let streams = &mut self.streams;
+        let next = async { timeout_at(end, poll_fn(|cx| streams.poll(cx))).await };
+        self.runtime.block_on(next).ok()
+    }
+
+    /// The next signal that ends the program.
+    pub(crate) fn wait(&mut self) -> &'static str {
+        loop {
+            if let Asked::End(name) = self.next() {
+                return name;
+            }
+        }
+    }
+}
+
+fn listen(signals: &[(&'static str, Number)]) -> io::Result<Vec<(&'static str, Signal)>> {
+    let listen = |(name, number): &(&'static str, Number)| {
+        let kind = SignalKind::from_raw(number.as_raw());
+        Ok((*name, signal(kind)?))
+    };
+    signals.iter().map(listen).collect()
+}
+
+impl Streams {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
+        for (signal, stream) in &mut self.ignored {
+            while stream.poll_recv(cx).is_ready() {
+                tracing::warn!(
+                    signal,
+                    "ignored: SIGHUP reloads, SIGTERM ends; access lines go to standard output, so there is no file to reopen"
+                );
+            }
+        }
+        for (name, stream) in &mut self.ending {
+            if stream.poll_recv(cx).is_ready() {
+                return Poll::Ready(Asked::End(name));
+            }
+        }
+        let hangup = self.hangup.as_mut();
+        if hangup.is_some_and(|hangup| hangup.poll_recv(cx).is_ready()) {
+            return Poll::Ready(Asked::Reload);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,91 @@
+//! Shutdown: every thread is waited for, and none for longer than the process may take to end.
+//!
+//! A thread may be stuck in a loop, or in a system call on a disk that does not answer. It is left behind then and ends
+//! with the process; what the others have to write is written.
+
+use std::panic::resume_unwind;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often a thread that has not ended is looked at again.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Waits for a thread until it is `overdue`; then it is left behind, and the log says so.
+///
+/// # Panics
+/// If the thread panicked, with its message.
+pub fn join_unless<T>(thread: JoinHandle<T>, overdue: impl FnMut() -> bool) -> Option<T> {
+    if !comes_true(|| thread.is_finished(), overdue) {
+        let name = thread.thread().name().unwrap_or_default();
+        tracing::error!(
+            thread = name,
+            "draining: a thread does not end; it is left behind"
+        );
+        return None;
+    }
+    let ended = thread.join();
+    Some(ended.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+/// Takes a lock, unless whatever holds it keeps it until `overdue`.
+pub fn lock_unless<T>(
+    mutex: &Mutex<T>,
+    mut overdue: impl FnMut() -> bool,
+) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(error)) => return Some(PoisonError::into_inner(error)),
+            Err(TryLockError::WouldBlock) if overdue() => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOK),
+        }
+    }
+}
+
+/// Whether something becomes true before it is `overdue`.
+pub fn comes_true(mut done: impl FnMut() -> bool, mut overdue: impl FnMut() -> bool) -> bool {
+    while !done() {
+        if overdue() {
+            return false;
+        }
+        thread::sleep(LOOK);
+    }
+    true
+}
+
+/// What is overdue when so much time is `left` until `end`.
+pub fn until(end: Instant, left: Duration) -> impl Fn() -> bool {
+    move || Instant::now() + left >= end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_thread_that_ends_is_joined_and_one_that_does_not_is_left_behind() {
+        let (go, gone) = mpsc::channel::<()>();
+        let stuck = thread::spawn(move || gone.recv().is_err());
+        let mut looks = 0;
+        let joined = join_unless(stuck, || {
+            looks += 1;
+            looks == 3
+        });
+        assert_eq!(joined, None);
+        drop(go);
+        assert_eq!(join_unless(thread::spawn(|| 7), || false), Some(7));
+    }
+
+    #[test]
+    fn a_lock_that_is_never_given_back_is_not_waited_for() {
+        let mutex = Mutex::new(7);
+        let held = mutex.lock().unwrap();
+        assert!(lock_unless(&mutex, || true).is_none());
+        drop(held);
+        assert_eq!(lock_unless(&mutex, || true).as_deref(), Some(&7));
+    }
+}
