@@ -116,6 +116,33 @@ async fn http_2_by_prior_knowledge_carries_many_calls_at_once() {
 }
 
 #[tokio::test]
+async fn http_2_heads_are_held_to_the_rules_of_http_1() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let mut connection = Http2::open(proxy.address()).await;
+    for (authority, host, status) in [
+        ("pay.example", None, 200),
+        ("pay.example", Some("PAY.example:80"), 200),
+        ("pay.example", Some("other.example"), 400),
+        ("pay.example", Some("user@pay.example"), 400),
+        ("user:key@pay.example", None, 400),
+    ] {
+        let mut request = acme().post(QUERY, BY_NUMBER).request(&proxy.clock);
+        *request.uri_mut() = format!("http://{authority}{QUERY}").parse().unwrap();
+        request.headers_mut().remove("host");
+        if let Some(host) = host {
+            request.headers_mut().insert("host", host.parse().unwrap());
+        }
+        let answer = connection.send_as_it_is(request).await;
+        assert_eq!(answer.status, status, "{authority} {host:?}");
+        if status == 400 {
+            assert_eq!(answer.refusal(), Some("malformed_request"));
+        }
+    }
+    proxy.counts("unreadable_heads_total 3").await;
+}
+
+#[tokio::test]
 async fn who_waits_for_leave_to_send_its_body_gets_it() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();

@@ -71,6 +71,11 @@ impl Http2 {
         let host = host.to_str().expect("a host is text");
         *request.uri_mut() =
             Uri::try_from(format!("http://{host}{}", request.uri())).expect("a good target");
+        self.send_as_it_is(request).await
+    }
+
+    /// Sends a request whose target names the host or does not.
+    pub(crate) async fn send_as_it_is(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.0.ready().await.expect("the connection is open");
         let response = self.0.send_request(request).await.expect("an answer");
         collect(response).await.expect("a whole answer")

@@ -36,6 +36,7 @@ pub enum Fault {
     NoHost,
     Hosts,
     OddHost,
+    OtherHost,
     Length,
     Coding,
     LengthAndCoding,
@@ -192,7 +193,7 @@ impl Reading {
         if method == b"CONNECT" || method == b"TRACE" {
             return Err(Fault::Method);
         }
-        if target.first() != Some(&b'/') || !target.iter().all(|byte| TARGET[usize::from(*byte)]) {
+        if !is_target(target) {
             return Err(Fault::Target);
         }
         self.flags.request_line = true;
@@ -215,7 +216,7 @@ impl Reading {
                 if mem::replace(&mut flags.host, true) {
                     return Err(Fault::Hosts);
                 }
-                if value.is_empty() || !value.iter().all(|byte| HOST[usize::from(*byte)]) {
+                if !is_host(value) {
                     return Err(Fault::OddHost);
                 }
             }
@@ -467,6 +468,7 @@ impl Fault {
             Self::NoHost => "Host is missing",
             Self::Hosts => "Host stands more than once",
             Self::OddHost => "Host must be a name or an address, and perhaps a port",
+            Self::OtherHost => "Host and :authority name different hosts",
             Self::Length => "Content-Length must stand once, in plain digits",
             Self::Coding => {
                 "Transfer-Encoding must be chunked, once, in HTTP/1.1, without chunk extensions"
@@ -475,6 +477,16 @@ impl Fault {
             Self::Expect => "nothing but 100-continue can be expected, once",
         }
     }
+}
+
+/// Whether this may be a request's target: a path, perhaps with a query.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    target.first() == Some(&b'/') && target.iter().all(|byte| TARGET[usize::from(*byte)])
+}
+
+/// Whether this may be a host, perhaps with a port. User information is none of it.
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    !host.is_empty() && host.iter().all(|byte| HOST[usize::from(*byte)])
 }
 
 /// The bytes of a token (RFC 9110 section 5.6.2).

@@ -37,6 +37,7 @@ pub mod happy_eyeballs;
 pub mod head;
 pub mod headers;
 pub mod http1;
+pub mod http2_head;
 pub mod identity;
 pub mod inbound;
 pub mod journal;

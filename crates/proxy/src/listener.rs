@@ -25,6 +25,7 @@ use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
 use crate::head::Head;
 use crate::http1;
+use crate::http2_head;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::ingress;
@@ -317,9 +318,17 @@ async fn answer_stream(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, h2::Error> {
     let (parts, mut body) = request.into_parts();
-    let head = Head::of_parts(&parts);
-    let reply = journey::handle(&worker, &peer, busy, entering, &head, &mut body).await;
-    let reply = reply.ok_or(h2::Reason::CANCEL)?;
+    let reply = match http2_head::check(&parts) {
+        Ok(()) => {
+            let head = Head::of_parts(&parts);
+            let reply = journey::handle(&worker, &peer, busy, entering, &head, &mut body).await;
+            reply.ok_or(h2::Reason::CANCEL)?
+        }
+        Err(fault) => {
+            worker.app.metrics.unreadable_heads.inc();
+            journey::unreadable(&worker.app, &peer, busy, fault)
+        }
+    };
     if !body.is_end_stream() {
         ingress::discard(&mut body).await;
     }

@@ -1,0 +1,171 @@
+//! The head of an HTTP/2 request, held to the rules of HTTP/1: the library accepts more, and an authority in two forms.
+
+use http::header::{EXPECT, HOST};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method};
+
+use crate::framing::{self, Fault};
+
+/// Finds what an HTTP/1 head would be refused for.
+///
+/// One rule cannot be kept: `:path` is cut at `#` by the `http` crate before any code of ours sees it.
+///
+/// # Errors
+/// The first such fault.
+pub fn check(parts: &Parts) -> Result<(), Fault> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Fault::Method);
+    }
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    if !framing::is_target(target.as_bytes()) {
+        return Err(Fault::Target);
+    }
+    let mut expected = parts.headers.get_all(EXPECT).iter();
+    if let Some(expect) = expected.next()
+        && (expected.next().is_some() || !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        return Err(Fault::Expect);
+    }
+    check_host(parts)
+}
+
+/// One host, in `:authority`, in `Host`, or the same in both (RFC 9113, section 8.3.1).
+fn check_host(parts: &Parts) -> Result<(), Fault> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Err(Fault::Hosts);
+    }
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let authority = authority.map(str::as_bytes);
+    for named in [authority, host].into_iter().flatten() {
+        if !framing::is_host(named) {
+            return Err(Fault::OddHost);
+        }
+    }
+    match (authority, host) {
+        (None, None) => Err(Fault::NoHost),
+        (Some(authority), Some(host)) if !is_same(parts.uri.scheme_str(), authority, host) => {
+            Err(Fault::OtherHost)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether both name one host and port, whatever their case; the scheme's own port may be left out.
+fn is_same(scheme: Option<&str>, one: &[u8], other: &[u8]) -> bool {
+    let port: &[u8] = match scheme {
+        Some("https") => b":443",
+        _ => b":80",
+    };
+    let plain = |named: &[u8]| {
+        let lower = named.to_ascii_lowercase();
+        lower
+            .strip_suffix(port)
+            .map_or(lower.clone(), <[u8]>::to_vec)
+    };
+    plain(one) == plain(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn checked(method: &str, uri: &str, lines: &[(&str, &str)]) -> Result<(), Fault> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn an_authority_and_a_host_are_one_or_the_request_is_refused() {
+        for (uri, lines, expected) in [
+            ("https://pay.example/v1", &[][..], Ok(())),
+            ("/v1", &[("host", "pay.example")], Ok(())),
+            ("https://pay.example/v1", &[("host", "PAY.example")], Ok(())),
+            (
+                "https://pay.example:443/v1",
+                &[("host", "pay.example")],
+                Ok(()),
+            ),
+            (
+                "http://pay.example/v1",
+                &[("host", "pay.example:80")],
+                Ok(()),
+            ),
+            (
+                "https://[2001:db8::1]:8443/v1",
+                &[("host", "[2001:DB8::1]:8443")],
+                Ok(()),
+            ),
+            (
+                "https://pay.example/v1",
+                &[("host", "other.example")],
+                Err(Fault::OtherHost),
+            ),
+            (
+                "https://pay.example/v1",
+                &[("host", "pay.example:80")],
+                Err(Fault::OtherHost),
+            ),
+            (
+                "http://pay.example/v1",
+                &[("host", "pay.example:443")],
+                Err(Fault::OtherHost),
+            ),
+            (
+                "https://pay.example/v1",
+                &[("host", "")],
+                Err(Fault::OddHost),
+            ),
+            (
+                "https://pay.example/v1",
+                &[("host", "x@pay.example")],
+                Err(Fault::OddHost),
+            ),
+            ("https://user@pay.example/v1", &[], Err(Fault::OddHost)),
+            (
+                "https://user:key@pay.example/v1",
+                &[("host", "pay.example")],
+                Err(Fault::OddHost),
+            ),
+            ("/v1", &[], Err(Fault::NoHost)),
+            ("/v1", &[("host", "a"), ("host", "a")], Err(Fault::Hosts)),
+        ] {
+            assert_eq!(checked("POST", uri, lines), expected, "{uri} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn methods_targets_and_expectations_are_those_of_http_1() {
+        let uri = "https://pay.example/v1";
+        for (method, uri, lines, expected) in [
+            ("TRACE", uri, &[][..], Err(Fault::Method)),
+            ("CONNECT", "pay.example:443", &[], Err(Fault::Method)),
+            ("OPTIONS", "*", &[("host", "a")], Err(Fault::Target)),
+            ("GET", "https://a/v1?é", &[], Err(Fault::Target)),
+            ("GET", "https://a/v1?a=b", &[], Ok(())),
+            ("POST", uri, &[("expect", "100-Continue")], Ok(())),
+            ("POST", uri, &[("expect", "200-ok")], Err(Fault::Expect)),
+            (
+                "POST",
+                uri,
+                &[("expect", "100-continue"), ("expect", "100-continue")],
+                Err(Fault::Expect),
+            ),
+        ] {
+            assert_eq!(
+                checked(method, uri, lines),
+                expected,
+                "{method} {uri} {lines:?}"
+            );
+        }
+    }
+}
