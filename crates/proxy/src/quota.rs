@@ -5,6 +5,7 @@
 //! counts.
 
 mod activity;
+mod aimd;
 mod bands;
 mod core;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use gatepay_tenancy::settings;
 use crate::clock::Clock;
 use crate::limiter::Spent;
 use crate::metrics::QuotaMeters;
+pub use aimd::{Aimd, RateRange};
 pub use core::Purpose;
 use core::{Core, Ground, Short, Taken, Terms};
 

@@ -12,23 +12,18 @@
 //! long as the same are active. Many who come new at one moment can take each other's first tokens for a moment.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use gatepay_tenancy::{Rate, settings};
 
 use super::activity::{ACTIVE, Activity, Seen};
+use super::aimd::{Aimd, RateRange};
 use super::bands::{Bands, WHOLE};
 use super::{QuotaView, ShareView};
 
 /// A token in units: tokens per second are then units per nanosecond.
 pub(super) const TOKEN: i64 = 1_000_000_000;
 const SECOND: u64 = 1_000_000_000;
-
-/// GatePay's pushing back is believed once in this time: what was under way then tells nothing new.
-const SHRINK_EVERY: u64 = SECOND;
-/// How long after that the rate begins to grow again, by a hundredth of the full one each second.
-const GROW_AFTER: u64 = 5 * SECOND;
-/// A longer `Retry-After` of GatePay's is not believed: payments would stand still for a slip.
-const LONGEST_HOLD: u64 = 60 * SECOND;
 
 /// Everything the quota remembers.
 #[derive(Clone)]
@@ -52,8 +47,7 @@ pub(super) struct Core {
     vacant: Vec<u32>,
     /// Members' calls that are in flight.
     seated: u32,
-    shrunk: Option<u64>,
-    grows: u64,
+    aimd: Aimd,
     /// How often terms or the rate in force changed: what was taken before is not given back.
     epoch: u64,
 }
@@ -186,8 +180,7 @@ impl Core {
             members: Vec::new(),
             vacant: Vec::new(),
             seated: 0,
-            shrunk: None,
-            grows: 0,
+            aimd: Aimd::default(),
             epoch: 0,
         }
     }
@@ -308,16 +301,13 @@ impl Core {
     /// GatePay said that it is too much. Shrinks at once, by three tenths, or to the floor for as long as GatePay asks.
     pub(super) fn pushed_back(&mut self, retry_after: Option<u64>, now: u64) {
         self.advance(now);
-        if let Some(hold) = retry_after {
-            self.force(self.terms.floor);
-            self.grows = self.grows.max(now + hold.min(LONGEST_HOLD));
+        let retry_after = retry_after.map(Duration::from_nanos);
+        let now = Duration::from_nanos(now);
+        let (rate, range) = (self.per_second, self.range());
+        let shrunk = self.aimd.shrink(rate, range, retry_after, now);
+        if shrunk != rate {
+            self.force(shrunk);
         }
-        if self.shrunk.is_none_or(|last| now >= last + SHRINK_EVERY) {
-            self.shrunk = Some(now);
-            let shrunk = u64::from(self.per_second) * 7 / 10;
-            self.force(u32::try_from(shrunk).expect("less than it was"));
-        }
-        self.grows = self.grows.max(now + GROW_AFTER);
     }
 
     /// Other terms from now on. What was spent stays spent, token for token.
@@ -415,10 +405,19 @@ impl Core {
             self.rest = shared - each * weight;
         }
         self.activity.advance(now / SECOND);
-        while self.per_second < self.terms.per_second && now >= self.grows {
-            let step = self.terms.per_second.div_ceil(100);
-            self.force(self.per_second.saturating_add(step));
-            self.grows += SECOND;
+        if self.per_second < self.terms.per_second {
+            let (rate, range) = (self.per_second, self.range());
+            let grown = self.aimd.grow(rate, range, Duration::from_nanos(now));
+            if grown != rate {
+                self.force(grown);
+            }
+        }
+    }
+
+    fn range(&self) -> RateRange {
+        RateRange {
+            full: self.terms.per_second,
+            floor: self.terms.floor,
         }
     }
 

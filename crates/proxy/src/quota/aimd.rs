@@ -1,0 +1,74 @@
+//! How a rate falls while GatePay pushes back, and grows again: additive increase, multiplicative decrease (AIMD), as
+//! TCP does it. The institution's rate follows it, and so does the rate of each party that GatePay pushes back.
+
+use std::time::Duration;
+
+/// GatePay's pushing back is believed once in this time: what was under way then tells nothing new.
+const SHRINK_EVERY: Duration = Duration::from_secs(1);
+/// How long after the last push-back the rate begins to grow.
+const GROW_AFTER: Duration = Duration::from_secs(5);
+/// The rate grows by a step each second.
+const GROW_EVERY: Duration = Duration::from_secs(1);
+/// A longer `Retry-After` of GatePay's is not believed: payments would stand still for a slip.
+const LONGEST_HOLD: Duration = Duration::from_mins(1);
+
+/// When the rate fell, and when it grows next.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aimd {
+    shrunk: Option<Duration>,
+    grows: Duration,
+}
+
+/// What a rate may be, in requests per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateRange {
+    /// The rate when GatePay does not push back.
+    pub full: u32,
+    /// The rate never falls below this.
+    pub floor: u32,
+}
+
+impl RateRange {
+    /// Up to `full`, and never less than a tenth of it.
+    pub fn of(full: u32) -> Self {
+        Self {
+            full,
+            floor: (full / 10).max(1),
+        }
+    }
+}
+
+impl Aimd {
+    /// The rate after a push-back: three tenths less, once a second; the floor for as long as `Retry-After` says.
+    pub fn shrink(
+        &mut self,
+        per_second: u32,
+        range: RateRange,
+        retry_after: Option<Duration>,
+        now: Duration,
+    ) -> u32 {
+        let mut per_second = per_second;
+        if let Some(hold) = retry_after {
+            per_second = range.floor;
+            self.grows = self.grows.max(now + hold.min(LONGEST_HOLD));
+        }
+        if self.shrunk.is_none_or(|last| now >= last + SHRINK_EVERY) {
+            self.shrunk = Some(now);
+            let shrunk = u64::from(per_second) * 7 / 10;
+            per_second = u32::try_from(shrunk).expect("less than it was");
+        }
+        self.grows = self.grows.max(now + GROW_AFTER);
+        per_second.max(range.floor.min(range.full))
+    }
+
+    /// The rate at `now`: each second a hundredth of the full rate more.
+    pub fn grow(&mut self, per_second: u32, range: RateRange, now: Duration) -> u32 {
+        let mut per_second = per_second;
+        while per_second < range.full && now >= self.grows {
+            let step = range.full.div_ceil(100);
+            per_second = per_second.saturating_add(step).min(range.full);
+            self.grows += GROW_EVERY;
+        }
+        per_second
+    }
+}
