@@ -1,6 +1,6 @@
 use crate::support::scripted::{self, Scripted};
 use crate::support::*;
-use gatepay_tenancy::settings::Breaker;
+use gatepay_tenancy::settings::{Breaker, Settings};
 use std::time::{Duration, Instant};
 
 fn query(shop: &Shop) -> Call {
@@ -311,8 +311,27 @@ async fn who_comes_back_when_told_is_not_refused_twice() {
     }
 }
 
+/// A push-back of GatePay's: a status with more lines, and the code of the envelope.
+fn push_back(lines: &str, code: &str) -> Vec<u8> {
+    let body = format!("{{\"status\":\"FAIL\",\"code\":\"{code}\",\"errorMessage\":\"\"}}");
+    let (status, more) = lines.split_once("\r\n").unwrap_or((lines, ""));
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!("{more}\r\n")
+    };
+    scripted::answer(status, &more, body.as_bytes())
+}
+
+fn a_hundred(settings: &mut Settings) {
+    settings.upstream.quota.rate = rate(100, 100);
+    settings.upstream.quota.pushback_codes = vec!["400603".to_owned()];
+}
+
+const IN_FORCE: &str = "quota_requests_per_second{rate=\"in_force\"}";
+
 #[tokio::test]
-async fn when_gatepay_pushes_back_less_is_sent_at_once() {
+async fn when_gatepay_pushes_two_parties_back_less_is_sent_at_once() {
     for (lines, code, in_force) in [
         ("429 Too Many Requests", "400001", 70),
         ("200 OK", "400603", 70),
@@ -320,36 +339,76 @@ async fn when_gatepay_pushes_back_less_is_sent_at_once() {
         // Nobody said that this one means too much.
         ("200 OK", "400604", 100),
     ] {
-        let body = format!("{{\"status\":\"FAIL\",\"code\":\"{code}\",\"errorMessage\":\"\"}}");
-        let (status, more) = lines.split_once("\r\n").unwrap_or((lines, ""));
-        let more = if more.is_empty() {
-            String::new()
-        } else {
-            format!("{more}\r\n")
-        };
-        let answer = scripted::answer(status, &more, body.as_bytes());
-        let upstream = Scripted::always(scripted::Then::Answer(answer));
-        let proxy = Proxy::before_scripted(&upstream)
-            .with(|settings| {
-                settings.upstream.quota.rate = rate(100, 100);
-                settings.upstream.quota.pushback_codes = vec!["400603".to_owned()];
-            })
-            .start();
-        // What GatePay said is relayed as it is.
-        let answer = proxy.send(query(&acme())).await;
-        assert_eq!((answer.code(), answer.refusal()), (code.to_owned(), None));
-        let line = format!("quota_requests_per_second{{rate=\"in_force\"}} {in_force}");
-        proxy.counts(&line).await;
-        proxy
-            .counts(&format!(
-                "quota_pushbacks_total {}",
-                u32::from(in_force < 100)
-            ))
-            .await;
+        let upstream = Scripted::always(scripted::Then::Answer(push_back(lines, code)));
+        let proxy = Proxy::before_scripted(&upstream).with(a_hundred).start();
+        for (shop, in_force) in [(acme(), 100), (globex(), in_force)] {
+            // What GatePay said is relayed as it is.
+            let answer = proxy.send(query(&shop)).await;
+            assert_eq!((answer.code(), answer.refusal()), (code.to_owned(), None));
+            proxy.counts(&format!("{IN_FORCE} {in_force}")).await;
+        }
+        let pushed_back = if in_force < 100 { 2 } else { 0 };
+        let count = |name: &str| format!("{name} {pushed_back}");
+        proxy.counts(&count("quota_pushbacks_total")).await;
+        proxy.counts(&count("quota_pushed_back_tenants")).await;
         proxy.clock.advance(Duration::from_mins(10));
+        proxy.counts(&format!("{IN_FORCE} 100")).await;
+        proxy.counts("quota_pushed_back_tenants 0").await;
+    }
+}
+
+#[tokio::test]
+async fn one_account_that_gatepay_pushes_back_costs_no_other_tenant_anything() {
+    for (lines, code, left) in [
+        ("429 Too Many Requests", "400001", 70),
+        ("200 OK", "400603", 70),
+        ("429 Too Many Requests\r\nretry-after: 30", "400001", 10),
+    ] {
+        let pushed_back = push_back(lines, code);
+        let upstream = Scripted::each(move |request| {
+            let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
+            Some(if request.contains(acme().sub_account) {
+                pushed_back.clone()
+            } else {
+                scripted::answer("200 OK", "", body)
+            })
+        });
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(a_hundred)
+            .tenant(acme().rate(100, 100))
+            .tenant(globex())
+            .start();
+        // As often as it likes, over a minute.
+        let mut relayed = 0;
+        for _ in 0..30 {
+            relayed += usize::from(proxy.send(query(&acme())).await.refusal().is_none());
+            proxy.clock.advance(Duration::from_secs(2));
+        }
         proxy
-            .counts("quota_requests_per_second{rate=\"in_force\"} 100")
+            .counts(&format!("quota_pushbacks_total {relayed}"))
             .await;
+        proxy.counts(&format!("{IN_FORCE} 100")).await;
+        proxy.counts("quota_pushed_back_tenants 1").await;
+        let floor = proxy.admin("/tenants/acme").await.json();
+        assert_eq!(floor["pushed_back_to"], 10, "the floor, by then");
+        let other = proxy.admin("/tenants/globex").await.json();
+        assert_eq!(other.get("pushed_back_to"), None);
+        // Its own rate grows back, and falls again with the next push-back.
+        proxy.clock.advance(Duration::from_mins(3));
+        assert_eq!(proxy.send(query(&acme())).await.code(), code);
+        let lowered = proxy.admin("/tenants/acme").await.json();
+        assert_eq!(lowered["pushed_back_to"], left);
+        let mut more = 0;
+        while proxy.send(query(&acme())).await.refusal().is_none() {
+            more += 1;
+        }
+        assert!(more < left, "{more} more within {left} a second");
+        let refused = proxy.send(query(&acme())).await;
+        assert_eq!(refused.refused(), (429, "rate_limited"));
+        proxy.clock.advance(Duration::from_secs(10));
+        for _ in 0..60 {
+            assert_eq!(proxy.send(query(&globex())).await.status, 200);
+        }
     }
 }
 

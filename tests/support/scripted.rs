@@ -21,6 +21,9 @@ struct Shared {
     opened: Condvar,
 }
 
+/// What is said to a request, head and body.
+type Say = Box<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+
 /// What is done once a request has arrived.
 pub(crate) enum Then {
     /// These bytes are sent; the connection stays open.
@@ -29,6 +32,8 @@ pub(crate) enum Then {
     AnswerAndClose(Vec<u8>),
     /// Another code every time: how many requests came before.
     Codes,
+    /// What is said to this request, head and body; nothing: its connection is closed without an answer.
+    Each(Say),
 }
 
 impl Scripted {
@@ -45,6 +50,11 @@ impl Scripted {
     /// Refuses every request, each under a code that nobody has seen.
     pub(crate) fn codes() -> Self {
         Self::always(Then::Codes)
+    }
+
+    /// Answers each request as `say` says; nothing: its connection is closed without an answer.
+    pub(crate) fn each(say: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::always(Then::Each(Box::new(say)))
     }
 
     /// Holds every answer back until [`release`](Self::release).
@@ -142,7 +152,8 @@ impl Shared {
         let mut buffer = Vec::new();
         loop {
             while let Some(length) = whole(&buffer) {
-                let request = buffer.drain(..length).collect();
+                let request: Vec<u8> = buffer.drain(..length).collect();
+                let asked = String::from_utf8_lossy(&request).into_owned();
                 let mut received = self.received.lock().expect("nobody panicked");
                 let code = received.len();
                 received.push(request);
@@ -150,6 +161,10 @@ impl Shared {
                 let open = self.open.lock().expect("nobody panicked");
                 drop(self.opened.wait_while(open, |open| !*open));
                 let (bytes, close) = match &self.then {
+                    Then::Each(say) => match say(&asked) {
+                        Some(bytes) => (bytes.into(), false),
+                        None => (Vec::new().into(), true),
+                    },
                     Then::Answer(bytes) => (Cow::from(bytes), false),
                     Then::AnswerAndClose(bytes) => (Cow::from(bytes), true),
                     Then::Codes => {

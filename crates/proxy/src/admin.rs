@@ -168,6 +168,10 @@ fn metrics(app: &App) -> Answer {
     for lane in generation.lanes() {
         lane.meters().limits.stands(|| lane.view());
     }
+    let pushed_back = generation
+        .lanes()
+        .filter(|lane| lane.pushed_back_to().is_some());
+    metrics.limits.pushed_back(pushed_back.count());
     let own = app.settings.metrics.own(&generation.registry);
     let scrape = metrics.scrape(&generation, &own);
     let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -31,6 +31,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The lane of the party whose call it is.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     /// Whether the call goes ahead. Dropped before it does, the permit gives back what was taken for it.
     pub fn spend(&mut self, goes_ahead: bool) {
         self.spent = goes_ahead;
@@ -293,7 +298,7 @@ mod tests {
     use crate::quota::{Purpose, Quota};
     use gatepay_core::{Catalogue, Stamp};
     use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
-    use gatepay_tenancy::{Limits, Rate, ReplayRule};
+    use gatepay_tenancy::{Limits, PartyId, Rate, ReplayRule};
     use std::num::NonZeroU32;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -326,7 +331,14 @@ mod tests {
                 ..Limits::default()
             };
             Self {
-                lane: Lane::new(&limits, NonZeroU32::MIN, &quota, metrics.tenant(None)).into(),
+                lane: Lane::new(
+                    PartyId::parse("acme").unwrap(),
+                    &limits,
+                    NonZeroU32::MIN,
+                    &quota,
+                    metrics.tenant(None),
+                )
+                .into(),
                 replay: Replay::new(DEFAULT_WINDOW, 100, [7; 16], 0),
                 quota,
             }

@@ -19,6 +19,7 @@ use crate::egress::ConnectError;
 use crate::guardian::Guardian;
 use crate::headers;
 use crate::ingress::Pieces;
+use crate::lane::Lane;
 use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
@@ -43,6 +44,8 @@ pub struct Road<'a> {
     pub breaker: &'a Breaker,
     /// What time it is there.
     pub guardian: &'a Guardian,
+    /// The party whose call it is; none for a call of the proxy's own.
+    pub party: Option<&'a Lane>,
 }
 
 /// GatePay's answer.
@@ -158,7 +161,7 @@ pub async fn send(
             continue;
         }
         if let Ok(answer) = &tried {
-            hear(road.quota, answer);
+            hear(road, answer);
         }
         if is_failing(&tried) {
             road.breaker.failed();
@@ -204,20 +207,24 @@ fn is_failing(tried: &Result<Answer, Failure>) -> bool {
     }
 }
 
-/// Whether GatePay says that it is too much: then everybody sends less.
-fn hear(quota: &Quota, answer: &Answer) {
+/// Whether GatePay says that it is too much: then the party whose call it was sends less, or everybody.
+fn hear(road: Road<'_>, answer: &Answer) {
     let head = &answer.head;
     let code = match &answer.body {
         AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
         AnswerBody::Long(_) => None,
     };
     let code = code.map(envelope::Code::as_str);
-    if head.status.as_u16() == 429 || code.is_some_and(|code| quota.is_pushback(code)) {
+    if head.status.as_u16() == 429 || code.is_some_and(|code| road.quota.is_pushback(code)) {
         let after = head.fields.get(&RETRY_AFTER);
         let after = after.and_then(|value| str::from_utf8(value).ok());
         // A date is not worth reading another clock for: what falls by itself is enough then.
         let after = after.and_then(|text| text.trim().parse().ok());
-        quota.pushed_back(after.map(Duration::from_secs));
+        let after = after.map(Duration::from_secs);
+        match road.party {
+            Some(lane) => lane.pushed_back(after),
+            None => road.quota.pushed_back(after),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::headers::Lines;
 use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
+use crate::lane::Lane;
 use crate::line::Turn;
 use crate::origin::Origin;
 use crate::pace::Busy;
@@ -49,13 +50,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn road(&self) -> Road<'_> {
+    /// What a call of this party's travels by, or one of the proxy's own.
+    fn road<'a>(&'a self, party: Option<&'a Lane>) -> Road<'a> {
         Road {
             pool: &self.pool,
             budget: &self.budget,
             quota: &self.app.quota,
             breaker: &self.app.breaker,
             guardian: &self.app.guardian,
+            party,
         }
     }
 
@@ -71,7 +74,7 @@ impl Worker {
                 outbound.attempt(signing.credential(), &app.guardian.stamp(), head)
             })
         };
-        probe::watch(self.road(), ask).await;
+        probe::watch(self.road(None), ask).await;
     }
 
     /// Has another credential of the institution's sign when it is time and GatePay accepts it, for as long as it is
@@ -87,7 +90,7 @@ impl Worker {
             let attempt = |head: &mut Vec<u8>| {
                 read.attempt(signing.credential(), &app.guardian.stamp(), head)
             };
-            probe::prove(self.road(), attempt).await
+            probe::prove(self.road(None), attempt).await
         };
         app.signer.watch(institution, proves).await;
     }
@@ -419,7 +422,8 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
-    let sent = forward::send(worker.road(), kind, now, limit, attempt).await;
+    let road = worker.road(Some(admitted.permit.lane()));
+    let sent = forward::send(road, kind, now, limit, attempt).await;
     record.turn(Turn::Own);
     let Answer { head, body } = match sent {
         Ok(answer) => answer,
@@ -529,8 +533,9 @@ async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) 
     };
     let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
     let within = app.settings.upstream.resolve;
+    let road = worker.road(Some(admitted.permit.lane()));
     tokio::select! {
-        () = resolve::resolve(worker.road(), &question, within, &mut seen, ask) => {}
+        () = resolve::resolve(road, &question, within, &mut seen, ask) => {}
         // Then what is known is said while there is time to say it.
         () = app.drain.nearly_over(app.settings.drain.deadline) => {}
     }

@@ -16,6 +16,7 @@ use crate::limit::{self, Limit};
 use crate::limiter::{Limiter, Seats, Spent};
 use crate::metrics::{Metrics, TenantMeters};
 use crate::quota::{Quota, Share};
+use crate::throttle::PushbackThrottle;
 
 /// One party's room. Of a thousand parties none is in a near cache when its turn comes, so what a request asks of its
 /// lane lies in two cache lines, and what the end of one asks in the first of them (with the count of the [`Arc`] that a
@@ -31,6 +32,8 @@ pub struct Lane {
     /// Read by every request, written by a reload that changes the limits.
     terms: RwLock<Terms>,
     refused: AtomicU64,
+    /// Its name, for the log.
+    id: PartyId,
 }
 
 /// Limiters that change together.
@@ -42,6 +45,8 @@ struct Terms {
     /// Boxed, since few parties have them and all would have the room.
     by_kind: [Option<Box<Limiter>>; 3],
     weight: NonZeroU32,
+    /// Its rate while GatePay pushes it back; boxed, since hardly any party has one.
+    throttle: Option<Box<PushbackThrottle>>,
     limits: Limits,
 }
 
@@ -68,6 +73,9 @@ pub struct LaneView {
     pub borrowed: u64,
     /// Calls ever refused for any limit.
     pub refused: u64,
+    /// The rate that is left to it while GatePay pushes it back, per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed_back_to: Option<u32>,
 }
 
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
@@ -75,6 +83,7 @@ const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
 impl Lane {
     /// Full buckets, free seats.
     pub fn new(
+        id: PartyId,
         limits: &Limits,
         weight: NonZeroU32,
         quota: &Arc<Quota>,
@@ -85,6 +94,7 @@ impl Lane {
             changes: 0,
             by_kind: KINDS.map(|kind| limits.of_kind(kind).map(Limiter::new).map(Box::new)),
             weight,
+            throttle: None,
             limits: *limits,
         };
         Self {
@@ -93,6 +103,7 @@ impl Lane {
             share: Share::new(quota, weight),
             terms: RwLock::new(terms),
             refused: AtomicU64::new(0),
+            id,
         }
     }
 
@@ -127,6 +138,9 @@ impl Lane {
             // One that is gone is kept, unasked: it may come back.
         }
         terms.limits = *limits;
+        if let Some(throttle) = &terms.throttle {
+            throttle.adjust(self.full(&terms), now);
+        }
         terms.changes += 1;
         self.seats.adjust(limits.in_flight);
     }
@@ -139,7 +153,12 @@ impl Lane {
         now: Duration,
         shadow: &mut limit::Limits,
     ) -> Result<Tokens, (Limit, Spent)> {
-        let terms = self.terms();
+        let mut terms = self.terms();
+        if terms.is_throttle_over(now) {
+            drop(terms);
+            self.unthrottle(now);
+            terms = self.terms();
+        }
         let mut worst: Option<(Limit, Spent)> = None;
         let mut refused = |limit, spent: Spent, in_shadow| {
             if in_shadow {
@@ -153,6 +172,7 @@ impl Lane {
             changes: terms.changes,
             all: false,
             of_kind: None,
+            throttled: false,
         };
         match terms.all.take(now) {
             Ok(()) => tokens.all = true,
@@ -166,6 +186,12 @@ impl Lane {
                 refused(Limit::of_kind(kind), spent, in_shadow);
             }
         }
+        match terms.throttle.as_ref().map(|throttle| throttle.take(now)) {
+            None => {}
+            Some(Ok(())) => tokens.throttled = true,
+            // That one is GatePay's: it is in force whatever is in shadow.
+            Some(Err(spent)) => refused(Limit::Rate, spent, false),
+        }
         match worst {
             None => Ok(tokens),
             Some(refused) => {
@@ -173,6 +199,53 @@ impl Lane {
                 Err(refused)
             }
         }
+    }
+
+    /// GatePay says to this party that it is too much, and perhaps for how long: it sends less from now on, and so do
+    /// all if another party was told so lately.
+    pub fn pushed_back(&self, retry_after: Option<Duration>) {
+        let (before, after) = self.throttled(retry_after);
+        if after < before {
+            let party = self.id.as_str();
+            tracing::warn!(%party, %before, %after, ?retry_after, "GatePay pushes one party back: its requests per second were lowered");
+        }
+        self.share.pushed_back(retry_after);
+    }
+
+    /// Lowers the party's rate; returns it before and after.
+    fn throttled(&self, retry_after: Option<Duration>) -> (u32, u32) {
+        let now = self.share.now();
+        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let full = self.full(&terms);
+        // What is held by then is forfeit: it was taken at another rate.
+        terms.changes += 1;
+        let Terms { all, throttle, .. } = &mut *terms;
+        let begun = || Box::new(PushbackThrottle::new(all, full, now));
+        throttle
+            .get_or_insert_with(begun)
+            .pushed_back(retry_after, now)
+    }
+
+    /// Ends a throttle whose rate has grown to the full one.
+    fn unthrottle(&self, now: Duration) {
+        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        if terms.is_throttle_over(now) {
+            terms.throttle = None;
+        }
+    }
+
+    /// The rate that GatePay's pushing back lowers: the party's own, within the institution's.
+    fn full(&self, terms: &Terms) -> Rate {
+        let (own, most) = (terms.limits.all, self.share.most());
+        Rate {
+            per_second: own.per_second.min(most.per_second),
+            burst: own.burst.min(most.burst),
+        }
+    }
+
+    /// The party's rate while GatePay pushes it back, per second.
+    pub fn pushed_back_to(&self) -> Option<u32> {
+        self.terms().pushed_back_to(self.share.now())
     }
 
     /// Undoes [`take`](Self::take).
@@ -201,8 +274,10 @@ impl Lane {
     pub fn left(&self, kind: Kind) -> (Rate, u32) {
         let (terms, now) = (self.terms(), self.share.now());
         let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
+        let throttle = terms.throttle.as_ref().map(|throttle| throttle.left(now));
         limiters
             .map(|limiter| (limiter.rate(), limiter.left(now)))
+            .chain(throttle)
             .min_by_key(|(_, left)| *left)
             .expect("there is a rate over all calls")
     }
@@ -234,11 +309,11 @@ impl Lane {
     /// How it stands.
     pub fn view(&self) -> LaneView {
         let share = self.share.view();
-        let terms = self.terms();
+        let (terms, now) = (self.terms(), self.share.now());
         LaneView {
             requests_per_second: terms.limits.all.per_second.get(),
             burst: terms.limits.all.burst.get(),
-            left: terms.all.left(self.share.now()),
+            left: terms.all.left(now),
             in_flight_limit: self.seats.all(),
             in_flight: self.seats.taken(),
             weight: share.weight,
@@ -246,6 +321,7 @@ impl Lane {
             used: share.used,
             borrowed: share.borrowed,
             refused: self.refused.load(Ordering::Relaxed),
+            pushed_back_to: terms.pushed_back_to(now),
         }
     }
 
@@ -254,6 +330,7 @@ impl Lane {
         let (terms, now) = (self.terms(), self.share.now());
         let by_kind = terms.by_kind.iter().flatten().map(|limiter| &**limiter);
         self.seats.taken() == 0
+            && terms.pushed_back_to(now).is_none()
             && by_kind
                 .chain([&terms.all])
                 .all(|limiter| limiter.left(now) == limiter.rate().burst.get())
@@ -283,6 +360,19 @@ impl Terms {
         if tokens.all {
             self.all.give_back(held);
         }
+        if let Some(throttle) = self.throttle.as_ref().filter(|_| tokens.throttled) {
+            throttle.give_back(held);
+        }
+    }
+
+    fn is_throttle_over(&self, now: Duration) -> bool {
+        let throttle = self.throttle.as_ref();
+        throttle.is_some_and(|throttle| throttle.is_over(now))
+    }
+
+    fn pushed_back_to(&self, now: Duration) -> Option<u32> {
+        let throttle = self.throttle.as_ref()?;
+        (!throttle.is_over(now)).then(|| throttle.left(now).0.per_second.get())
     }
 }
 
@@ -294,6 +384,7 @@ pub struct Tokens {
     changes: u64,
     all: bool,
     of_kind: Option<Kind>,
+    throttled: bool,
 }
 
 /// All lanes by party, so that a reload finds them again.
@@ -338,7 +429,7 @@ impl Lanes {
                 }
                 Arc::clone(lane)
             } else {
-                let lane = Lane::new(&party.limits, weight, &self.quota, meters);
+                let lane = Lane::new(party.id.clone(), &party.limits, weight, &self.quota, meters);
                 let lane = Arc::new(lane);
                 lanes.insert(party.id.clone(), Arc::clone(&lane));
                 lane
@@ -372,6 +463,7 @@ mod tests {
             clock,
         );
         Arc::new(Lane::new(
+            PartyId::parse("acme").unwrap(),
             limits,
             NonZeroU32::MIN,
             &quota,
@@ -402,7 +494,7 @@ mod tests {
         let lock = size_of::<RwLock<Terms>>() - size_of::<Terms>();
         assert!(lane(offset_of!(Lane, terms)) <= 64);
         assert!(lane(offset_of!(Lane, terms) + lock + offset_of!(Terms, weight)) <= 128);
-        assert!(lane(size_of::<Lane>()) <= 192);
+        assert!(lane(size_of::<Lane>()) <= 256);
     }
 
     #[test]

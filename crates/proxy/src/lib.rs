@@ -73,6 +73,7 @@ pub mod signer;
 pub mod state;
 pub mod status;
 pub mod threads;
+pub mod throttle;
 pub mod tls;
 pub mod trace;
 pub mod turn;

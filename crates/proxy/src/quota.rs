@@ -8,6 +8,7 @@ mod activity;
 mod aimd;
 mod bands;
 mod core;
+mod pushes;
 #[cfg(test)]
 mod simulation;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gatepay_core::Kind;
-use gatepay_tenancy::settings;
+use gatepay_tenancy::{Rate, settings};
 
 use crate::clock::Clock;
 use crate::limiter::Spent;
@@ -130,12 +131,17 @@ impl Quota {
         self.has_codes.load(Ordering::Acquire) && self.codes.load().iter().any(|it| it == code)
     }
 
-    /// GatePay says that it is too much, and perhaps for how long: from now on less is sent.
+    /// GatePay says to a call of the proxy's own that it is too much, and perhaps for how long: from now on less is sent.
     pub fn pushed_back(&self, retry_after: Option<Duration>) {
+        self.hear(None, retry_after);
+    }
+
+    /// Whether less is sent from now on: what is said to one party alone is that party's.
+    fn hear(&self, member: Option<u32>, retry_after: Option<Duration>) {
         self.meters.pushbacks.inc();
         let (mut core, now) = self.core();
         let before = core.rate().per_second;
-        core.pushed_back(retry_after.map(nanos), now);
+        core.hear(member, retry_after.map(nanos), now);
         let after = core.rate().per_second;
         drop(core);
         if after < before {
@@ -212,6 +218,16 @@ impl Share {
     pub fn wait(&self, kind: Kind) -> Duration {
         let (mut core, now) = self.quota.core();
         Duration::from_nanos(core.wait(self.member, acts(kind), now))
+    }
+
+    /// GatePay says to this party that it is too much. If it said so to another one lately, all send less from now on.
+    pub fn pushed_back(&self, retry_after: Option<Duration>) {
+        self.quota.hear(Some(self.member), retry_after);
+    }
+
+    /// The institution's configured rate, within which every party's lies.
+    pub fn most(&self) -> Rate {
+        self.quota.lock().full()
     }
 
     /// How it stands.

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::drain::Phase;
 use crate::generation::Generation;
-use crate::lane::LaneView;
+use crate::lane::{Lane, LaneView};
 use crate::metrics::{End, Spread, Totals};
 use crate::quota::QuotaView;
 use crate::reload;
@@ -152,6 +152,8 @@ struct Shared {
     used: f64,
     left: i64,
     active: u32,
+    /// Parties whose own rate is lowered, for GatePay pushed them back; not more than some.
+    pushed_back: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -263,6 +265,7 @@ fn status(
         used,
         left,
         active,
+        pushed_back: named(&generation, |lane| lane.pushed_back_to().is_some()),
     };
     let journal = app.journal.as_ref().map(|journal| Journal {
         available: journal.is_available(),
@@ -338,6 +341,14 @@ fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
         lane,
     };
     (busy.into_iter().map(named).collect(), used)
+}
+
+/// The first parties of which this is so.
+fn named(generation: &Generation, is_so: impl Fn(&Lane) -> bool) -> Vec<String> {
+    let lanes = generation.lanes().enumerate();
+    let lanes = lanes.filter(|(_, lane)| is_so(lane)).take(BUSIEST);
+    let id = |(position, _)| generation.registry.at(position).party().id.to_string();
+    lanes.map(id).collect()
 }
 
 /// Those that were used last.

@@ -18,6 +18,7 @@ pub struct LimitMetrics {
     left: IntGauge,
     active: IntGauge,
     in_flight: IntGauge,
+    pushed_back: IntGauge,
     /// What the quota itself counts.
     pub quota: QuotaMeters,
 }
@@ -85,6 +86,10 @@ impl LimitMetrics {
                 "quota_in_flight",
                 "Requests that count against upstream.quota.in_flight.",
             ),
+            pushed_back: make.gauge(
+                "quota_pushed_back_tenants",
+                "Tenants and operators whose own rate is lowered, for GatePay pushed them back.",
+            ),
             quota: QuotaMeters {
                 pushbacks: make.counter(
                     "quota_pushbacks_total",
@@ -135,6 +140,12 @@ impl LimitMetrics {
         self.left.set(view.left);
         self.active.set(view.active.into());
         self.in_flight.set(view.in_flight.into());
+    }
+
+    /// Shows how many parties' own rates are lowered.
+    pub fn pushed_back(&self, parties: usize) {
+        self.pushed_back
+            .set(i64::try_from(parties).unwrap_or(i64::MAX));
     }
 }
 

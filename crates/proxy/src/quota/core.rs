@@ -19,6 +19,7 @@ use gatepay_tenancy::{Rate, settings};
 use super::activity::{ACTIVE, Activity, Seen};
 use super::aimd::{Aimd, RateRange};
 use super::bands::{Bands, WHOLE};
+use super::pushes::Pushes;
 use super::{QuotaView, ShareView};
 
 /// A token in units: tokens per second are then units per nanosecond.
@@ -48,6 +49,7 @@ pub(super) struct Core {
     /// Members' calls that are in flight.
     seated: u32,
     aimd: Aimd,
+    pushes: Pushes,
     /// How often terms or the rate in force changed: what was taken before is not given back.
     epoch: u64,
 }
@@ -181,6 +183,7 @@ impl Core {
             vacant: Vec::new(),
             seated: 0,
             aimd: Aimd::default(),
+            pushes: Pushes::default(),
             epoch: 0,
         }
     }
@@ -203,6 +206,7 @@ impl Core {
     pub(super) fn leave(&mut self, member: u32) {
         let it = &self.members[member as usize];
         self.activity.forget(it.seen, it.weight.into());
+        self.pushes.forget(member);
         self.vacant.push(member);
     }
 
@@ -298,6 +302,14 @@ impl Core {
         Ok(())
     }
 
+    /// GatePay said to a member, or to a call of the proxy's own, that it is too much. What only one member was told
+    /// lately concerns no other.
+    pub(super) fn hear(&mut self, member: Option<u32>, retry_after: Option<u64>, now: u64) {
+        if member.is_none_or(|member| self.pushes.note(member, now)) {
+            self.pushed_back(retry_after, now);
+        }
+    }
+
     /// GatePay said that it is too much. Shrinks at once, by three tenths, or to the floor for as long as GatePay asks.
     pub(super) fn pushed_back(&mut self, retry_after: Option<u64>, now: u64) {
         self.advance(now);
@@ -328,6 +340,15 @@ impl Core {
         Rate {
             per_second: at_least_one(self.per_second),
             burst: at_least_one(self.burst),
+        }
+    }
+
+    /// The configured rate.
+    pub(super) fn full(&self) -> Rate {
+        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Rate {
+            per_second: at_least_one(self.terms.per_second),
+            burst: at_least_one(self.terms.burst),
         }
     }
 

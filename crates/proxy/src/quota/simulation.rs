@@ -352,6 +352,21 @@ fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
 }
 
 #[test]
+fn one_partys_push_back_is_its_own_and_that_of_a_call_of_the_proxys_own_is_everybodys() {
+    let mut core = Core::new(terms(500, 500), 0);
+    let (one, other) = (core.join(1), core.join(1));
+    for second in 1..100 {
+        core.hear(Some(one), Some(SECOND), second * SECOND);
+    }
+    assert_eq!(core.rate().per_second.get(), 500);
+    core.hear(Some(other), None, 105 * SECOND);
+    assert_eq!(core.rate().per_second.get(), 350);
+    let mut core = Core::new(terms(500, 500), 0);
+    core.hear(None, None, SECOND);
+    assert_eq!(core.rate().per_second.get(), 350);
+}
+
+#[test]
 fn how_long_gatepay_asks_to_be_spared_it_is_spared() {
     let mut core = Core::new(terms(500, 500), 0);
     core.pushed_back(Some(20 * SECOND), SECOND);

@@ -89,6 +89,9 @@ impl Found {
             "GatePay has pushed back: {in_force} requests a second of {configured} are in force"
         );
         self.say(Warn, in_force < configured, text);
+        let pushed_back = quota.pushed_back.join(", ");
+        let text = format!("GatePay pushes back {pushed_back}: less of theirs is sent");
+        self.say(Warn, !pushed_back.is_empty(), text);
         let spent = since.refused("institution_quota") > 0;
         self.say(Warn, spent, "the institution's quota is spent");
     }
