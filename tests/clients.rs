@@ -2,7 +2,10 @@ use crate::support::*;
 use gatepay_core::header;
 use gatepay_sandbox::examples;
 use http::Method;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 
 const BANK: &str = "/withdraw/open/otc/api/bank/create";
 const FORM: &str = "multipart/form-data; boundary=example-boundary";
@@ -44,7 +47,6 @@ async fn an_upload_arrives_with_every_byte_of_its_files() {
 async fn only_uploads_may_be_larger_than_the_limit() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
-    // It is refused unread: whoever went on sending might see the connection closed before the answer.
     let head = acme()
         .post(CREATE, "{")
         .head(&proxy.clock, "content-length: 3145728");
@@ -53,6 +55,56 @@ async fn only_uploads_may_be_larger_than_the_limit() {
     let answer = raw.answer().await;
     assert_eq!(answer.refused(), (413, "body_too_large"));
     assert_eq!(gatepay.count(), 0);
+}
+
+/// Sends all of a body before it reads, as Node's client does, and takes what is answered.
+fn send_before_reading(address: SocketAddr, head: &[u8], bytes: usize) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(head)?;
+    let piece = vec![b'x'; 64 * 1024];
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(piece.len());
+        stream.write_all(&piece[..part])?;
+        left -= part;
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_refused_body_to_its_end_still_sees_why() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    for megabytes in [1, 5, 30] {
+        let bytes = (megabytes << 20) + 1;
+        let head = acme()
+            .post(CREATE, "{")
+            .head(&proxy.clock, &format!("content-length: {bytes}"));
+        let address = proxy.address();
+        let sent = spawn_blocking(move || send_before_reading(address, &head, bytes));
+        let answer = sent.await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{megabytes}: {answer}");
+        assert!(answer.contains("body_too_large"), "{megabytes}: {answer}");
+    }
+    assert_eq!(gatepay.count(), 0);
+}
+
+#[tokio::test]
+async fn a_refused_body_without_end_is_cut_off() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let endless = 1 << 30;
+    let head = acme()
+        .post(CREATE, "{")
+        .head(&proxy.clock, &format!("content-length: {endless}"));
+    let address = proxy.address();
+    let sent = spawn_blocking(move || send_before_reading(address, &head, endless));
+    let error = sent.await.unwrap().unwrap_err();
+    let cut = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+    assert!(cut.contains(&error.kind()), "{error}");
+    proxy.counts("connections 0").await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -19,7 +20,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::answer;
 use crate::clock::Clock;
@@ -28,7 +29,7 @@ use crate::drain::{Drain, Entering, Phase};
 use crate::framing::{Fault, Reading, Rest, Step};
 use crate::headers;
 use crate::inbound::Inbound;
-use crate::ingress::{DISCARD, DISCARD_TIME, HEAD_LIMIT, Upload};
+use crate::ingress::{HEAD_LIMIT, Upload};
 use crate::journey::{self, Worker};
 use crate::pace::Pace;
 use crate::relay::Reply;
@@ -44,6 +45,13 @@ const TOGETHER: usize = 8 * 1024;
 
 /// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
 pub const BUFFERS: usize = 5 * HEAD_LIMIT;
+
+/// How much of a refused body is read and thrown away after the answer: more than the largest upload has.
+const LINGER: usize = 64 << 20;
+/// How long that may take once the process ends. Before, it is the time any body has: `listen.body_timeout_ms`.
+const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
+/// After so many bytes other connections of the worker get their turn.
+const YIELD_AFTER: usize = 64 * 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -167,7 +175,16 @@ pub async fn serve(
         }
         connection.reading.again();
     };
-    connection.end(still_sends).await;
+    if connection.stream.shutdown().await.is_ok() && still_sends {
+        let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
+        tokio::select! {
+            _ = lingering => {}
+            () = async {
+                app.drain.reached(Phase::Finishing).await;
+                sleep(LINGER_AT_THE_END).await;
+            } => {}
+        }
+    }
 }
 
 /// Whether the process finishes what is in flight, and takes no new requests.
@@ -322,24 +339,25 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// Ends the connection in order. A caller that is still sending would have it reset, and many lose the answer then:
-    /// for a moment its bytes are read and thrown away.
-    async fn end(&mut self, still_sends: bool) {
-        if self.stream.shutdown().await.is_err() || !still_sends {
-            return;
-        }
-        let discard = async {
-            let mut left = DISCARD;
-            while left > 0 {
-                self.came.clear();
-                match poll_fn(|cx| self.poll_read(cx)).await {
-                    Ok(read @ 1..) => left = left.saturating_sub(read),
-                    Ok(0) | Err(_) => return,
+    /// Reads and throws away what the caller still sends after its answer. If the connection were closed at once, the
+    /// kernel would reset it at the next byte, and the caller would see that and not the answer.
+    async fn linger(&mut self) {
+        let (mut left, mut since_yield) = (LINGER, 0);
+        while left > 0 {
+            self.came.clear();
+            let (stream, came) = (&mut self.stream, &mut self.came);
+            match poll_fn(|cx| read_more(stream, came, READ_MORE, cx)).await {
+                Ok(read @ 1..) => {
+                    left = left.saturating_sub(read);
+                    since_yield += read;
                 }
+                Ok(0) | Err(_) => return,
             }
-        };
-        // Whoever has not stopped by then is cut off.
-        let _stopped = timeout(DISCARD_TIME, discard).await;
+            if since_yield >= YIELD_AFTER {
+                since_yield = 0;
+                yield_now().await;
+            }
+        }
     }
 }
 

@@ -381,10 +381,11 @@ where
     }
 }
 
-/// How much of a refused body is read.
-pub const DISCARD: usize = 64 * 1024;
+/// How much of a refused body is read in HTTP/2 before the answer goes out. The stream's window stops the sender, and
+/// its connection stays open, so the answer cannot be lost.
+const DISCARD: usize = 64 * 1024;
 /// How long that may take.
-pub const DISCARD_TIME: Duration = Duration::from_millis(500);
+const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// A body in the making. Most arrive in one piece, which is kept as it is.
 #[derive(Default)]
