@@ -86,6 +86,8 @@ mod records;
 mod operating;
 // What is counted is bounded, and rules and dashboard ask for nothing else.
 mod metrics;
+// A worker that is stuck is noticed.
+mod workers;
 // A page for people says how things are now.
 mod status;
 // A real Prometheus scrapes it, and finds what dashboard and rules ask for.

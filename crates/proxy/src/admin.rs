@@ -23,14 +23,14 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::app::App;
-use crate::drain::Phase;
+use crate::app::{App, Readiness};
 use crate::reload::{State, Verdict};
 use crate::signer::Switch;
 use crate::{roster, rows, status};
 
 /// Scrapes and probes are few; more than this at once is a fault or an attack.
 const CONNECTIONS: usize = 64;
+const TEXT: &str = "text/plain; charset=utf-8";
 
 type Answer = Response<Full<Bytes>>;
 
@@ -135,14 +135,7 @@ async fn open(app: &Arc<App>, path: &str) -> Option<Answer> {
     Some(match path {
         "/metrics" => aside(app, metrics).await,
         "/live" => text(StatusCode::OK, "live\n"),
-        "/ready" if app.drain.phase() != Phase::Serving => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-        }
-        "/ready" if app.is_starting() => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "starting: waiting for stamps of the run before to go stale\n",
-        ),
-        "/ready" => text(StatusCode::OK, "ready\n"),
+        "/ready" => ready(app.readiness()),
         "/version" => text(
             StatusCode::OK,
             concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n"),
@@ -153,10 +146,26 @@ async fn open(app: &Arc<App>, path: &str) -> Option<Answer> {
     })
 }
 
+fn ready(readiness: Readiness) -> Answer {
+    match readiness {
+        Readiness::Ready => text(StatusCode::OK, "ready\n"),
+        Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        Readiness::Starting => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting: waiting for stamps of the run before to go stale\n",
+        ),
+        Readiness::Stalled(stalled) => answer_of(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            format!("stalled: {stalled}\n").into(),
+        ),
+    }
+}
+
 /// What Prometheus scrapes.
 fn metrics(app: &App) -> Answer {
     let metrics = &app.metrics;
-    let ready = app.drain.phase() == Phase::Serving && !app.is_starting();
+    let ready = app.readiness() == Readiness::Ready;
     metrics.ready.set(i64::from(ready));
     let number = |entries| i64::try_from(entries).unwrap_or(i64::MAX);
     metrics.replay_entries.set(number(app.replay.entries()));
@@ -361,7 +370,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 
 fn text(status: StatusCode, body: &'static str) -> Answer {
     let body = Bytes::from_static(body.as_bytes());
-    answer_of(status, "text/plain; charset=utf-8", body)
+    answer_of(status, TEXT, body)
 }
 
 fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {

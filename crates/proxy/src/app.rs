@@ -13,10 +13,11 @@ use crate::bound::replay_capacity;
 use crate::breaker::Breaker;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::egress::Upstream;
 use crate::generation::{Generation, Means};
 use crate::guardian::Guardian;
+use crate::heartbeat::{Heartbeats, Stalled};
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
 use crate::journal::folder::Disk;
@@ -83,6 +84,8 @@ pub struct App {
     pub identity: Option<Identity>,
     /// How far along the end is.
     pub drain: Drain,
+    /// Whether every worker still turns.
+    pub heartbeats: Heartbeats,
     /// Where a reload is asked for, and what became of the last.
     pub reload: Reload,
     /// Which of the institution's credentials signs.
@@ -91,6 +94,19 @@ pub struct App {
     pub looks: Looks,
     /// When it was made, in milliseconds since 1970.
     pub began_ms: u64,
+}
+
+/// Whether requests are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// They are.
+    Ready,
+    /// Until stamps of the run before have gone stale they are not.
+    Starting,
+    /// Not for long, and on no new connection.
+    Draining,
+    /// Those of a worker that does not turn are not.
+    Stalled(Stalled),
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -196,6 +212,7 @@ impl App {
             quota,
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
+            heartbeats: Heartbeats::new(metrics.workers.clone()),
             identity,
             breaker: Breaker::new(
                 settings.upstream.breaker,
@@ -237,6 +254,18 @@ impl App {
     /// was ahead and made the memory forget them.
     pub fn is_starting(&self) -> bool {
         self.clock.unix_ms() <= self.replay.horizon()
+    }
+
+    /// Whether requests are answered, and why not.
+    pub fn readiness(&self) -> Readiness {
+        if self.drain.phase() != Phase::Serving {
+            return Readiness::Draining;
+        }
+        if self.is_starting() {
+            return Readiness::Starting;
+        }
+        let stalled = self.heartbeats.stalled();
+        stalled.map_or(Readiness::Ready, Readiness::Stalled)
     }
 }
 

@@ -36,6 +36,7 @@ pub mod guardian;
 pub mod happy_eyeballs;
 pub mod head;
 pub mod headers;
+pub mod heartbeat;
 pub mod http1;
 pub mod http2_head;
 pub mod identity;

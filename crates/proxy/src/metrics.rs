@@ -26,6 +26,7 @@ use self::requests::{Ends, Requests};
 pub use self::size::Size;
 pub use self::totals::{Spread, Totals};
 use crate::guardian::Fault;
+use crate::heartbeat::WorkerMeters;
 use crate::journal;
 use crate::line::{Spent, Turn};
 use crate::log::LogMeters;
@@ -101,6 +102,8 @@ pub struct Metrics {
     pub reloads: ReloadMeters,
     /// How the institution's credentials take turns.
     pub signer: SignerMeters,
+    /// Whether workers turn.
+    pub workers: WorkerMeters,
 }
 
 /// Counts of the institution's credentials taking over.
@@ -343,11 +346,12 @@ impl Metrics {
             ),
             ready: make.gauge(
                 "ready",
-                "1 while the process answers requests, 0 while it starts or drains.",
+                "1 while the process answers requests, 0 while it starts or drains or a worker has stalled.",
             ),
             journal: journal_meters(&make),
             reloads: ReloadMeters::new(&make),
             signer: SignerMeters::new(&make),
+            workers: worker_meters(&make),
             process: make.register(Process::new()),
             requests: make.register(Requests::new()),
             registry,
@@ -499,6 +503,19 @@ impl ClockMeters {
                 Fault::WORDS,
             ),
         }
+    }
+}
+
+fn worker_meters(make: &Make<'_>) -> WorkerMeters {
+    WorkerMeters {
+        stalled: make.gauge(
+            "workers_stalled",
+            "Worker threads that have not turned for over a second.",
+        ),
+        stalls: make.counter(
+            "worker_stalls_total",
+            "Times a worker thread had not turned for a second.",
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::activation::{self, Sockets};
 use crate::app::{App, StartError};
 use crate::clock::Clock;
 use crate::drain::{Door, Phase, cut_after};
+use crate::heartbeat::Heartbeat;
 use crate::journey::Worker;
 use crate::mark::Mark;
 use crate::pool::{Pool, PoolLimits};
@@ -133,13 +134,14 @@ impl Server {
                     .map_err(|error| StartError::Listen(address, error))?;
                 let (app, room) = (Arc::clone(&app), Arc::clone(&room));
                 let door = app.drain.door();
+                let heart = app.heartbeats.add();
                 let runtime = runtime()?;
                 turning.push(runtime.handle().clone());
                 let share = Share::of(&app.settings.upstream, number, threads);
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
-                        runtime.block_on(work(app, socket, room, door, share));
+                        runtime.block_on(work(app, socket, room, (door, heart), share));
                         // A name that is still being looked up is not waited for.
                         runtime.shutdown_background();
                     })
@@ -293,7 +295,7 @@ async fn work(
     app: Arc<App>,
     socket: TcpListener,
     room: Arc<Semaphore>,
-    door: Arc<Door>,
+    (door, heart): (Arc<Door>, Arc<Heartbeat>),
     share: Share,
 ) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
@@ -304,6 +306,10 @@ async fn work(
             return;
         }
     };
+    let beating = tokio::spawn({
+        let heart = Arc::clone(&heart);
+        async move { heart.beat().await }
+    });
     let pool = Arc::new(Pool::new(
         Arc::clone(&app.upstream),
         Arc::clone(&app.metrics),
@@ -338,6 +344,8 @@ async fn work(
         () = app.drain.finished() => {}
         () = app.drain.reached(Phase::Over) => {}
     }
+    heart.end();
+    beating.abort();
     sweeping.abort();
     if let Some(probing) = probing {
         probing.abort();
@@ -380,6 +388,10 @@ async fn control(
         }
     });
     let marking = tokio::spawn(keep_mark(Arc::clone(app)));
+    let watching = tokio::spawn({
+        let app = Arc::clone(app);
+        async move { app.heartbeats.watch().await }
+    });
     app.drain.reached(Phase::Leaving).await;
     let deadline = app.drain.cut_at(app.settings.drain.deadline);
     let ended = tokio::select! {
@@ -399,6 +411,7 @@ async fn control(
     };
     housekeeping.abort();
     marking.abort();
+    watching.abort();
     ended
 }
 

@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::drain::Phase;
 use crate::generation::Generation;
+use crate::heartbeat::Stalled;
 use crate::lane::{Lane, LaneView};
 use crate::metrics::{End, Spread, Totals};
 use crate::quota::QuotaView;
@@ -87,6 +88,7 @@ pub struct Status {
     replay: Memory,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<Journal>,
+    workers: Workers,
     reload: reload::State,
     process: Kernel,
 }
@@ -174,6 +176,13 @@ struct Memory {
 struct Journal {
     available: bool,
     records: u64,
+}
+
+#[derive(Default, Serialize)]
+struct Workers {
+    /// Those that have not turned for a second.
+    stalled: usize,
+    longest_stall_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -320,6 +329,15 @@ fn status(
             limit: app.replay.capacity(),
         },
         journal,
+        workers: app.heartbeats.stalled().map_or_else(
+            Workers::default,
+            |Stalled {
+                 workers, longest, ..
+             }| Workers {
+                stalled: workers,
+                longest_stall_seconds: longest.as_secs_f64(),
+            },
+        ),
         reload: app.reload.state(),
         process,
     };

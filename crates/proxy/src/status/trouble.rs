@@ -3,7 +3,7 @@
 use gatepay_core::Kind;
 use serde::Serialize;
 
-use super::Status;
+use super::{Status, Workers};
 use crate::metrics::{End, Totals};
 
 /// Something that is not as it should be.
@@ -103,6 +103,14 @@ impl Found {
             internal,
             "requests are answered `internal`: the log says why",
         );
+        let Workers {
+            stalled,
+            longest_stall_seconds: longest,
+        } = status.workers;
+        let text = format!(
+            "{stalled} workers have not turned for {longest:.0} s: their callers wait, and one has to be restarted"
+        );
+        self.say(Bad, stalled > 0, text);
         let full = since.refused("overloaded") > 0;
         self.say(Bad, full, "the proxy is full and refuses requests");
         let replay = &status.replay;
