@@ -5,7 +5,6 @@
 
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
-use std::borrow::Cow;
 use std::env;
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -88,7 +87,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
             black_box(print);
             continue;
         }
-        let permit = admit::enter(lane, &replay, Kind::Read, print, NOW, || Cow::Borrowed(""));
+        let permit = admit::enter(lane, &replay, Kind::Read, print, NOW);
         if let Ok(mut permit) = black_box(permit) {
             permit.spend(true);
             admitted += 1;

@@ -3,7 +3,6 @@
 //! `journey` is the order of `journey::enter` and the signing after it, from a head as hyper reads it to a request as it
 //! is sent. The rest of a request's way needs sockets, for GatePay is reached over TCP: `end_to_end` has that.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::hint::black_box;
 use std::io;
@@ -87,7 +86,7 @@ fn single_use(criterion: &mut Criterion, world: &World) {
     criterion.bench_function("replay", |bencher| {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
-            assert!(memory.check(print).is_ok());
+            assert!(memory.arrive(print).is_ok());
             black_box(memory.record(print, stamps.now.get())).expect("a new one");
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
@@ -98,9 +97,7 @@ fn single_use(criterion: &mut Criterion, world: &World) {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
             let lane = lanes.next().expect("there are tenants");
-            let permit = admit::enter(lane, memory, Kind::Read, print, stamps.now.get(), || {
-                Cow::Borrowed("")
-            });
+            let permit = admit::enter(lane, memory, Kind::Read, print, stamps.now.get());
             permit.expect("limits are far away").spend(true);
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
@@ -150,7 +147,7 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                 let begun = Instant::now();
                 for _ in 0..batch {
                     let mut record = Record::begin(&world.app, HERE, &lines, pace.request());
-                    record.operation(position, &world.generation);
+                    record.operation(position, &world.generation, false);
                     record.claimed(&caller);
                     record.body(BODY.len());
                     record.verified(&caller);
@@ -278,7 +275,7 @@ impl World {
         let print = app
             .replay
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
-        app.replay.check(print).expect("a new one");
+        app.replay.arrive(print).expect("a new one");
         admit::allowed(&tenant.party, position, operation, HERE).expect("it may");
         let registry = &self.generation.registry;
         let institution = &self.generation.institution;
@@ -297,9 +294,7 @@ impl World {
         let acting = acting.expect("for itself");
         let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
         let lane = self.generation.lane(caller.position);
-        let permit = admit::enter(lane, &app.replay, operation.kind, print, NOW, || {
-            Cow::Borrowed("")
-        });
+        let permit = admit::enter(lane, &app.replay, operation.kind, print, NOW);
         let permit = permit.expect("limits are far away");
         (outbound.expect("it can be sent"), permit)
     }

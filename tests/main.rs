@@ -58,6 +58,8 @@ mod checks;
 mod limits;
 // When GatePay cannot be heard, what is said about the money is true.
 mod outcomes;
+// And of copies: what is said to be not executed was executed by none of them.
+mod copies;
 // Nor is it untrue when a connection breaks, wherever it does.
 mod faults;
 // However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.

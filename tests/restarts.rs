@@ -171,6 +171,12 @@ async fn say_again(address: SocketAddr, captured: &[Captured]) -> HashMap<String
     let mut connection = Connection::open(address).await;
     for request in captured {
         let answer = connection.send(request.clone()).await;
+        if answer.refusal().is_some() {
+            // It may have been executed, so it is not said not to have been.
+            assert_eq!(answer.outcome(), Some("unknown"), "{:?}", answer.refused());
+            let look_up = "ask POST /v1/pay/order/query by merchantTradeNo ";
+            assert!(answer.message().contains(look_up), "{}", answer.message());
+        }
         *answers.entry(answer.refused().1.to_owned()).or_default() += 1;
     }
     answers

@@ -211,7 +211,6 @@ pub fn enter(
     kind: Kind,
     print: Fingerprint,
     now_ms: u64,
-    advice: impl FnOnce() -> Cow<'static, str>,
 ) -> Result<Permit, Refusal> {
     let met = |limit, refusal| {
         lane.refused(limit);
@@ -246,7 +245,7 @@ pub fn enter(
         .map_err(|seats| met(Limit::InFlight, Refusal::TooManyInFlight { seats }))?;
     replay
         .record(print, now_ms)
-        .map_err(|unusable| refuse(unusable, now_ms, advice))?;
+        .map_err(|unusable| refuse(unusable, now_ms))?;
     if grant.is_beyond_share() {
         permit.shadow.add(Limit::Institution);
     }
@@ -257,22 +256,16 @@ pub fn enter(
     Ok(permit)
 }
 
-/// What a stamp that cannot be used is answered with; `advice` says how to learn what became of its first copy.
-pub fn refuse(
-    unusable: Unusable,
-    now_ms: u64,
-    advice: impl FnOnce() -> Cow<'static, str>,
-) -> Refusal {
+/// What a stamp that cannot be used is answered with.
+pub fn refuse(unusable: Unusable, now_ms: u64) -> Refusal {
     match unusable {
         Unusable::Seen { admitted_ms } => Refusal::Replayed {
             what: "this timestamp and nonce were",
             admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
-            advice: advice(),
         },
         Unusable::NonceSeen { admitted_ms } => Refusal::Replayed {
             what: "this nonce was used with another timestamp, which was",
             admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
-            advice: advice(),
         },
         Unusable::Guarded { wait_ms } => Refusal::Starting {
             retry: Duration::from_millis(wait_ms),
@@ -282,10 +275,10 @@ pub fn refuse(
         },
         Unusable::Forgotten { .. } => Refusal::StaleTimestamp(Stale::Forgotten),
         Unusable::HandedOver => Refusal::Overloaded(
-            "this process is ending; the same request may be sent again as it is",
+            "this process is ending; send the same bytes again after Retry-After",
         ),
         Unusable::Full => Refusal::Overloaded(
-            "the replay memory is full; the same request may be sent again as it is",
+            "the replay memory is full; send the same bytes again after Retry-After",
         ),
     }
 }
@@ -348,9 +341,7 @@ mod tests {
             let timestamp = NOW.to_string();
             let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
             let print = self.replay.fingerprint("c", &stamp, ReplayRule::Pair);
-            let permit = enter(&self.lane, &self.replay, Kind::Read, print, NOW, || {
-                "".into()
-            });
+            let permit = enter(&self.lane, &self.replay, Kind::Read, print, NOW);
             permit.map_err(|refusal| refusal.slug())
         }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use gatepay_core::{Credential, Kind, Operation, envelope, translate};
 use gatepay_tenancy::Who;
 
 use crate::app::App;
+use crate::authenticate::Caller;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
 use crate::head::Head;
-use crate::headers::Lines;
+use crate::headers::{Lines, Single};
 use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
@@ -30,7 +32,7 @@ use crate::origin::Origin;
 use crate::pace::Busy;
 use crate::pool::Pool;
 use crate::record::Record;
-use crate::refusal::{self, Outcome, Refusal};
+use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
 use crate::sign::{Inbound, Outbound, Unsendable};
@@ -98,7 +100,7 @@ impl Worker {
 
 /// What a request is told of which a later process could not tell that it was admitted.
 const UNMARKED: &str =
-    "the state folder cannot be written; the same request may be sent again as it is";
+    "the state folder cannot be written; send the same bytes again after Retry-After";
 
 /// What is allowed to go to GatePay.
 struct Admitted {
@@ -140,10 +142,12 @@ impl From<Gone> for Stopped {
 pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Reply {
     app.metrics.requests_crowded.inc();
     let origin = app.trusted.caller(peer.origin, head);
-    let mut record = Record::begin(app, origin.address, &Lines::read(head.lines()), busy);
+    let lines = Lines::read(head.lines());
+    let mut record = Record::begin(app, origin.address, &lines, busy);
     if head.method == "HEAD" {
         record.relayed();
     }
+    remember_stamp(&lines, &mut record);
     let refusal =
         Refusal::Overloaded("too many requests are being answered; come back in a moment");
     let mut reply = refuse(app, record, refusal);
@@ -177,7 +181,7 @@ pub async fn handle<B: Upload>(
         record.relayed();
     }
     let held = app.bodies.hold(peer.unproved());
-    let entered = enter(worker, origin, held, (head, lines), body, &mut record).await;
+    let entered = enter(worker, origin, held, (head, &lines), body, &mut record).await;
     drop(entering);
     let mut reply = match entered {
         Err(Stopped::Gone) => return None,
@@ -187,6 +191,7 @@ pub async fn handle<B: Upload>(
             {
                 app.penalties.failed(address);
             }
+            remember_stamp(&lines, &mut record);
             refuse(app, record, refusal)
         }
         Ok(admitted) if admitted.operation().kind == Kind::Read => {
@@ -220,7 +225,7 @@ async fn enter(
     worker: &Worker,
     origin: Origin,
     mut held: Held,
-    (head, lines): (&Head<'_>, Lines<'_>),
+    (head, lines): (&Head<'_>, &Lines<'_>),
     body: &mut impl Upload,
     record: &mut Record,
 ) -> Result<Box<Admitted>, Stopped> {
@@ -228,19 +233,24 @@ async fn enter(
     let now_ms = record.began_unix_ms();
     let generation = app.generation.load_full();
 
-    let target = ingress::target(head, &lines)?;
-    let found = authenticate::claimed(&generation.registry, &lines);
+    let target = ingress::target(head, lines)?;
+    let found = authenticate::claimed(&generation.registry, lines);
     if let Some(found) = &found {
         generation.warm(found);
     }
-    let position = route::operation(&generation.catalogue, &target, found.map(|found| found.who))?;
+    let who = found.map(|found| found.who);
+    let position = route::operation(&generation.catalogue, &target, who)?;
     let operation = &generation.catalogue.rows()[position];
-    record.operation(position, &generation);
+    let operator = matches!(who, Some(Who::Operator(_)));
+    record.operation(position, &generation, operator);
 
-    let caller = authenticate::identify(found, &lines, now_ms)?;
+    let caller = authenticate::identify(found, lines, now_ms)?;
     let party = caller.who.party();
-    let operator = matches!(caller.who, Who::Operator(_));
     record.claimed(&caller);
+    let print = app
+        .replay
+        .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
+    let usable = record.arrives(print);
     if !body.is_end_stream() {
         held.begin(target.bytes, body.size_hint().lower())?;
         ingress::media_type(lines.content_type, operation.media)?;
@@ -249,32 +259,23 @@ async fn enter(
     held.proved();
 
     let lane = generation.lane(caller.position);
-    let print = app
-        .replay
-        .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
-    app.replay.check(print).map_err(|unusable| {
-        record.key(admit::key(operation, target.query, &body));
-        admit::refuse(unusable, now_ms, || {
-            advice(&generation, operation, record.known_key(), operator)
-        })
-    })?;
-
-    admit::allowed(party, position, operation, origin.address)?;
-    let acting = admit::acting(
-        caller.who,
-        operation,
-        lines.on_behalf_of,
-        &generation.registry,
-        &generation.institution,
-    )?;
-    let own = match caller.who {
-        Who::Tenant(tenant) => Some(Own {
-            account: tenant.sub_account.as_str(),
-            client_id: caller.client_id.as_str(),
-        }),
-        Who::Operator(_) => None,
+    let verified = Verified {
+        caller: &caller,
+        position,
+        peer: origin.address,
+        on_behalf_of: lines.on_behalf_of,
+        query: target.query,
+        body: &body,
     };
-    let key = admit::body(operation, target.query, &body, own, &app.rules)?;
+    let judged = usable
+        .map_err(|unusable| admit::refuse(unusable, now_ms))
+        .and_then(|()| judge(app, &generation, &verified));
+    let (acting, key) = judged.inspect_err(|_| {
+        if record.is_in_doubt() {
+            record.key(admit::key(operation, target.query, &body));
+        }
+    })?;
+    record.key(key);
     // Operators speak the institution's form already.
     let translated = !operator && !operation.is_verbatim();
     let inbound = Inbound {
@@ -299,9 +300,8 @@ async fn enter(
     }
     // The body may have taken its time: the stamp is judged once more, under the memory's lock.
     let now_ms = app.clock.unix_ms();
-    let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms, || {
-        advice(&generation, operation, key.as_deref(), operator)
-    })?;
+    let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms)?;
+    record.admitted();
     let before = journal.map(|_| Before {
         id: record.id(),
         party: party.id.as_str().to_owned(),
@@ -310,13 +310,12 @@ async fn enter(
         operation: operation.name.to_string(),
         kind: operation.kind.as_str(),
         account: acting.account().map(str::to_owned),
-        key: key.clone(),
+        key: record.known_key().map(str::to_owned),
         timestamp: caller.stamp.timestamp().to_owned(),
         nonce: caller.stamp.nonce().to_owned(),
         body: outbound.content().1.clone(),
         signature: caller.into(),
     });
-    record.key(key);
     record.shadow(permit.shadow);
     Ok(Box::new(Admitted {
         position,
@@ -328,6 +327,48 @@ async fn enter(
         _held: held,
         generation,
     }))
+}
+
+/// A verified request, as it is judged.
+struct Verified<'a, 'b> {
+    caller: &'b Caller<'a>,
+    position: usize,
+    peer: IpAddr,
+    on_behalf_of: Single<'a>,
+    query: Option<&'b str>,
+    body: &'b [u8],
+}
+
+/// Whether the caller may make this call, and with this body: whom it is made for, and the idempotency key it carries.
+fn judge<'a>(
+    app: &App,
+    generation: &'a Generation,
+    verified: &Verified<'a, '_>,
+) -> Result<(admit::Acting<'a>, Option<String>), Refusal> {
+    let caller = verified.caller;
+    let operation = &generation.catalogue.rows()[verified.position];
+    admit::allowed(
+        caller.who.party(),
+        verified.position,
+        operation,
+        verified.peer,
+    )?;
+    let acting = admit::acting(
+        caller.who,
+        operation,
+        verified.on_behalf_of,
+        &generation.registry,
+        &generation.institution,
+    )?;
+    let own = match caller.who {
+        Who::Tenant(tenant) => Some(Own {
+            account: tenant.sub_account.as_str(),
+            client_id: caller.client_id.as_str(),
+        }),
+        Who::Operator(_) => None,
+    };
+    let key = admit::body(operation, verified.query, verified.body, own, &app.rules)?;
+    Ok((acting, key))
 }
 
 /// What is sent for an admitted call.
@@ -352,7 +393,7 @@ async fn receive(
     held: &mut Held,
     incoming: &mut impl Upload,
     operation: &Operation,
-    caller: &authenticate::Caller<'_>,
+    caller: &Caller<'_>,
     record: &mut Record,
 ) -> Result<Bytes, Stopped> {
     let listen = &app.settings.listen;
@@ -567,9 +608,41 @@ fn advice(
     refusal::advice(operation, look_up, key)
 }
 
+/// Has the record know the stamp of a head whose caller was not identified: copies of it may have been admitted.
+fn remember_stamp(lines: &Lines<'_>, record: &mut Record) {
+    if let Some((client_id, stamp)) = authenticate::stamp(lines) {
+        record.is_refused_unidentified(client_id, &stamp);
+    }
+}
+
+/// What to ask if the path was none of an operation: the signature does not cover it.
+const ELSEWHERE: &str =
+    "look up the call that was first sent with this timestamp and nonce, before anything else";
+
+/// What the answer to a refused call has to know of it.
+fn refused_call(record: &mut Record) -> RefusedCall {
+    record.is_in_doubt();
+    let doubt = record.doubt().map(|why| Doubt {
+        why,
+        advice: match record.known_operation() {
+            Some((generation, position, operator)) => {
+                let operation = &generation.catalogue.rows()[position];
+                advice(generation, operation, record.known_key(), operator)
+            }
+            None => ELSEWHERE.into(),
+        },
+    });
+    RefusedCall {
+        kind: record.kind(),
+        has_key: record.known_key().is_some(),
+        doubt,
+    }
+}
+
 fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
     record.refused(&refusal);
-    let (status, fields, body) = refusal.into_answer(app.settings.refusal_status);
+    let call = refused_call(&mut record);
+    let (status, fields, body) = refusal.into_answer(app.settings.refusal_status, &call);
     record.status(status.as_u16());
     relay::refusal(status, fields, body, record)
 }

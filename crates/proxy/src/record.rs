@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
-use gatepay_core::{ClientId, FreshStamp, Kind};
-use gatepay_tenancy::Rate;
+use gatepay_core::{ClientId, FreshStamp, Kind, Stamp};
+use gatepay_tenancy::{Rate, ReplayRule};
 
 use crate::app::App;
 use crate::authenticate::Caller;
@@ -28,6 +28,7 @@ use crate::line::{Level, Line, Rest, Turn};
 use crate::metrics::End;
 use crate::pace::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
+use crate::replay::{EarlierCopy, Fingerprint, Unusable};
 use crate::trace::Trace;
 
 /// What is known of a request so far.
@@ -40,6 +41,12 @@ pub struct Record {
     detail: Option<String>,
     /// Of the operation.
     kind: Option<Kind>,
+    /// Its stamp, while it is counted as under way.
+    arrival: Option<Fingerprint>,
+    /// Why its stamp may have been admitted though it is refused.
+    doubt: Option<EarlierCopy>,
+    /// Whether it came by an operator's path.
+    by_operator: bool,
     /// Whose turn it is, and since when.
     turn: (Turn, Duration),
     /// Written down in the audit journal; when it is let go, so is how the call ended.
@@ -63,6 +70,9 @@ impl Record {
             key: None,
             detail: None,
             kind: None,
+            arrival: None,
+            doubt: None,
+            by_operator: false,
             journal: None,
             relayed: false,
             busy,
@@ -87,8 +97,9 @@ impl Record {
         self.line.trace.map(|trace| trace.answer(*span))
     }
 
-    /// The operation it is for.
-    pub fn operation(&mut self, position: usize, generation: &Arc<Generation>) {
+    /// The operation it is for, and whether it speaks the institution's form.
+    pub fn operation(&mut self, position: usize, generation: &Arc<Generation>, by_operator: bool) {
+        self.by_operator = by_operator;
         self.kind = Some(generation.catalogue.rows()[position].kind);
         self.line.operation = place(position);
         self.generation = Some(Arc::clone(generation));
@@ -97,6 +108,59 @@ impl Record {
     /// Whom it claims to be from.
     pub fn claimed(&mut self, caller: &Caller<'_>) {
         self.line.party = place(caller.position);
+    }
+
+    /// Its stamp is read: until it is admitted or refused, it counts as a copy under way.
+    pub fn arrives(&mut self, print: Fingerprint) -> Result<(), Unusable> {
+        self.arrival = Some(print);
+        self.app.replay.arrive(print)
+    }
+
+    /// Its stamp was recorded as used, for this request.
+    pub fn admitted(&mut self) {
+        self.arrival = None;
+    }
+
+    /// It is refused: whether another copy of it was or may be executed. Decided once.
+    pub fn is_in_doubt(&mut self) -> bool {
+        if let Some(print) = self.arrival.take() {
+            let doubt = self.app.replay.refused(print);
+            self.doubts(doubt);
+        }
+        self.doubt.is_some()
+    }
+
+    /// The same of a request that was refused before its caller was identified, whose head has this stamp.
+    pub fn is_refused_unidentified(&mut self, client_id: &str, stamp: &Stamp<'_>) {
+        if self.arrival.is_none() && self.doubt.is_none() {
+            let replay = &self.app.replay;
+            let print = replay.fingerprint(client_id, stamp, ReplayRule::Pair);
+            let doubt = replay.doubt(print);
+            self.doubts(doubt);
+        }
+    }
+
+    /// A read executes nothing; its stamp may have been admitted for another path, which the signature does not cover.
+    fn doubts(&mut self, doubt: Option<EarlierCopy>) {
+        let is_read = self.kind == Some(Kind::Read);
+        self.doubt =
+            doubt.filter(|doubt| !is_read || matches!(doubt, EarlierCopy::Admitted { .. }));
+    }
+
+    /// Why it may have been executed though it is refused, if it may.
+    pub fn doubt(&self) -> Option<EarlierCopy> {
+        self.doubt
+    }
+
+    /// What it does, if its path is known.
+    pub fn kind(&self) -> Option<Kind> {
+        self.kind
+    }
+
+    /// Its operation's place in this generation's catalogue, and whether an operator calls it, if its path is known.
+    pub fn known_operation(&self) -> Option<(&Generation, usize, bool)> {
+        let position = self.line.operation? as usize;
+        Some((self.generation.as_deref()?, position, self.by_operator))
     }
 
     /// It is from whom it claims to be from: from here on it counts as that tenant's.
@@ -288,6 +352,9 @@ fn place(at: usize) -> Option<u32> {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(print) = self.arrival.take() {
+            self.app.replay.refused(print);
+        }
         self.turn(Turn::Own);
         let metrics = &self.app.metrics;
         metrics.in_flight.dec();

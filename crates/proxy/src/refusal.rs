@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::Kind;
 use gatepay_core::envelope::Envelope;
 use gatepay_core::look_up::{Observation, Observed};
 use gatepay_core::operation::Method;
@@ -22,6 +23,7 @@ use crate::fields::Fields;
 use crate::headers;
 use crate::limiter::Spent;
 use crate::quota::Denied;
+use crate::replay::EarlierCopy;
 
 /// Why the caller gets no answer of GatePay's.
 #[derive(Debug)]
@@ -49,8 +51,6 @@ pub enum Refusal {
         what: &'static str,
         /// How long ago the first copy was admitted, in milliseconds.
         admitted_ms_ago: u64,
-        /// What to ask, and by which key, to learn what became of it.
-        advice: Cow<'static, str>,
     },
     /// The header, or a field of query or body, names another account than the tenant's own.
     OnBehalfOfMismatch(String),
@@ -134,10 +134,31 @@ pub enum Stale {
     Forgotten,
 }
 
+/// What an answer has to know of the call that is refused, beside the reason.
+#[derive(Debug, Default)]
+pub struct RefusedCall {
+    /// What the call does, if its operation is known.
+    pub kind: Option<Kind>,
+    /// Whether it is known to carry its row's idempotency key.
+    pub has_key: bool,
+    /// Why another copy of it may have been executed, if one may.
+    pub doubt: Option<Doubt>,
+}
+
+/// Another copy of a refused call was or may be executed.
+#[derive(Debug)]
+pub struct Doubt {
+    /// Which copy.
+    pub why: EarlierCopy,
+    /// What to ask, and by which key, to learn what became of it.
+    pub advice: Cow<'static, str>,
+}
+
 /// What became of the call, as far as is known. "Not executed" and "unknown" are different facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing reached GatePay, or GatePay refused it before acting: safe to repeat, signed anew.
+    /// Nothing with this stamp was or can have been executed, by this delivery or any other that arrived; or GatePay
+    /// refused it before acting. Safe to repeat, signed anew.
     NotExecuted,
     /// GatePay may have acted on it.
     Unknown,
@@ -253,7 +274,8 @@ impl Refusal {
         }
     }
 
-    /// What became of the call. A replayed stamp's first copy may have been acted on.
+    /// What became of this delivery of the call. Another copy may have been executed: that is [`Doubt`]'s to say, except
+    /// of a replayed stamp, whose first copy was admitted.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::OutcomeUnknown {
@@ -314,22 +336,55 @@ impl Refusal {
         })
     }
 
+    /// What becomes of the call in the light of other copies of it.
+    fn outcome_of(&self, call: &RefusedCall) -> Outcome {
+        match (self.outcome(), &call.doubt) {
+            (Outcome::NotExecuted, Some(_)) => Outcome::Unknown,
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// What a caller reads, and what it is told to do about it.
+    fn message(&self, call: &RefusedCall) -> String {
+        match (&call.doubt, self) {
+            // It says so itself.
+            (_, Self::OutcomeUnknown { .. }) => self.to_string(),
+            (Some(Doubt { advice, .. }), Self::Replayed { .. }) => format!(
+                "{self}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
+            ),
+            (Some(Doubt { why, advice }), _) => format!("{self}; outcome unknown: {why}; {advice}"),
+            (None, Self::Starting { .. } | Self::StaleTimestamp(Stale::Forgotten)) => {
+                format!("{self}; sign anew")
+            }
+            (None, _) => self.to_string(),
+        }
+    }
+
     /// The answer: status, lines and envelope.
     ///
     /// # Panics
     /// Never: strings always serialize.
-    pub fn into_answer(self, statuses: RefusalStatus) -> (StatusCode, Fields, Bytes) {
+    pub fn into_answer(
+        self,
+        statuses: RefusalStatus,
+        call: &RefusedCall,
+    ) -> (StatusCode, Fields, Bytes) {
         let (slug, mut code) = self.code();
-        let status = match (statuses, &self) {
-            (RefusalStatus::Http, _) => self.status(),
-            // What GatePay itself says when it does not know: repeat with the same parameters.
-            (RefusalStatus::Gatepay, Self::OutcomeUnknown { .. }) => {
-                code = "400000";
+        let outcome = self.outcome_of(call);
+        let is_open = outcome != Outcome::NotExecuted && call.kind != Some(Kind::Read);
+        let status = match statuses {
+            RefusalStatus::Http => self.status(),
+            RefusalStatus::Gatepay if is_open => {
+                // What GatePay itself says when it does not know: repeat with the same parameters. Without a key that
+                // would be a second call.
+                if call.has_key {
+                    code = "400000";
+                }
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            (RefusalStatus::Gatepay, _) => StatusCode::OK,
+            RefusalStatus::Gatepay => StatusCode::OK,
         };
-        let message = self.to_string();
+        let message = self.message(call);
         let label = slug.to_uppercase();
         let data = match &self {
             Self::OutcomeUnknown { observation, .. } => observation.as_ref(),
@@ -343,7 +398,7 @@ impl Refusal {
         // JSON, whatever a browser that was led here makes of it.
         lines.add(&header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         lines.add(&headers::REFUSAL, slug);
-        lines.add(&headers::OUTCOME, self.outcome().as_str());
+        lines.add(&headers::OUTCOME, outcome.as_str());
         if let Some(seconds) = self.retry_after() {
             lines.add(&header::RETRY_AFTER, seconds.to_string());
             if let Some((policy, left)) = self.policy(seconds) {
@@ -399,28 +454,24 @@ impl fmt::Display for Refusal {
             Self::StaleTimestamp(stale) => write!(f, "stale timestamp: {stale}"),
             Self::UnknownClient(what) => write!(f, "unknown client: {what}"),
             Self::MalformedNonce(error) => write!(f, "malformed nonce: {error}"),
-            Self::Replayed { what, admitted_ms_ago, advice } => write!(
-                f,
-                "replayed: {what} admitted {admitted_ms_ago} ms ago; if the answer was lost, {advice}; \
-                 a new request needs a new nonce and signature"
-            ),
+            Self::Replayed { what, admitted_ms_ago } => write!(f, "replayed: {what} admitted {admitted_ms_ago} ms ago"),
             Self::OnBehalfOfMismatch(what) => write!(f, "on-behalf-of mismatch: {what}"),
             Self::TenantSuspended => f.write_str("tenant suspended: ask your institution"),
             Self::OperationNotAllowed(why) => write!(f, "operation not allowed: {why}"),
             Self::RateLimited(_) => {
-                f.write_str("rate limited: your own request rate is spent; the same request may be sent again as it is")
+                f.write_str("rate limited: your own request rate is spent; send the same bytes again after Retry-After")
             }
             Self::TooManyInFlight { seats } => write!(
                 f,
-                "too many in flight: {seats} of your requests are being answered, as many as you may have at once; the same \
-                 request may be sent again as it is"
+                "too many in flight: {seats} of your requests are being answered, as many as you may have at once; send the \
+                 same bytes again after Retry-After"
             ),
             Self::InstitutionQuota(Denied::Rate(_)) => f.write_str(
-                "institution quota: the institution's request rate is spent; the same request may be sent again as it is",
+                "institution quota: the institution's request rate is spent; send the same bytes again after Retry-After",
             ),
             Self::InstitutionQuota(Denied::Places { .. }) => f.write_str(
-                "institution quota: as many of the institution's requests are being answered as may be at once; the same \
-                 request may be sent again as it is",
+                "institution quota: as many of the institution's requests are being answered as may be at once; send the \
+                 same bytes again after Retry-After",
             ),
             Self::Overloaded(what) => write!(f, "overloaded: {what}"),
             Self::UpstreamUnreachable => f.write_str(
@@ -456,7 +507,7 @@ impl fmt::Display for Refusal {
                  tell your institution",
             ),
             Self::Starting { .. } => {
-                f.write_str("starting: requests stamped before the last restart cannot be told from repeats; sign anew")
+                f.write_str("starting: requests stamped before the last restart cannot be told from repeats")
             }
             Self::JournalUnavailable => f.write_str("journal unavailable: the audit journal cannot be written"),
         }
@@ -481,9 +532,7 @@ impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skew(skew) => write!(f, "{skew}"),
-            Self::Forgotten => {
-                f.write_str("it lies before what the replay memory remembers; sign anew")
-            }
+            Self::Forgotten => f.write_str("it lies before what the replay memory remembers"),
         }
     }
 }
@@ -525,7 +574,7 @@ pub fn advice(
             "ask {method} {path} by {fields}{value} before anything else, and repeat it only under the same {fields}"
         )
         .into(),
-        None if operation.kind == gatepay_core::Kind::Read => "it is a read: it may be repeated, signed anew".into(),
+        None if operation.kind == Kind::Read => "it is a read: it may be repeated, signed anew".into(),
         None => "GatePay offers no query for this call: settle it with your institution before you repeat it".into(),
     }
 }
@@ -561,7 +610,6 @@ mod tests {
             Refusal::Replayed {
                 what: "this timestamp and nonce were",
                 admitted_ms_ago: 1,
-                advice: "x".into(),
             },
             Refusal::OnBehalfOfMismatch("x".into()),
             Refusal::TenantSuspended,
@@ -605,7 +653,7 @@ mod tests {
     fn a_429_and_a_503_say_when_to_come_back() {
         for refusal in one_of_each() {
             let (slug, status) = (refusal.slug(), refusal.status());
-            let (_, headers, _) = refusal.into_answer(RefusalStatus::Http);
+            let (_, headers, _) = refusal.into_answer(RefusalStatus::Http, &RefusedCall::default());
             let wanted = matches!(
                 status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
@@ -621,7 +669,7 @@ mod tests {
     #[test]
     fn a_429_names_the_limit_that_was_met() {
         let refusal = Refusal::RateLimited(SPENT);
-        let (_, headers, _) = refusal.into_answer(RefusalStatus::Http);
+        let (_, headers, _) = refusal.into_answer(RefusalStatus::Http, &RefusedCall::default());
         let policy = headers.get(&headers::RATELIMIT_POLICY);
         assert_eq!(policy, Some(&b"\"tenant\";q=120;w=3"[..]));
         let left = headers.get(&headers::RATELIMIT);
@@ -639,27 +687,74 @@ mod tests {
         }
     }
 
+    fn call(kind: Option<Kind>, has_key: bool, why: Option<EarlierCopy>) -> RefusedCall {
+        let doubt = why.map(|why| Doubt {
+            why,
+            advice: "ask X".into(),
+        });
+        RefusedCall {
+            kind,
+            has_key,
+            doubt,
+        }
+    }
+
     #[test]
-    fn a_client_that_reads_only_the_envelope_gets_gatepays_own_unknown() {
-        let refusal = Refusal::OutcomeUnknown {
+    fn no_refusal_says_not_executed_of_a_call_another_copy_of_which_may_have_been() {
+        for refusal in one_of_each() {
+            let slug = refusal.slug();
+            let call = call(Some(Kind::Money), false, Some(EarlierCopy::UnderWay));
+            let (_, lines, body) = refusal.into_answer(RefusalStatus::Http, &call);
+            assert_eq!(
+                lines.get(&headers::OUTCOME),
+                Some(&b"unknown"[..]),
+                "{slug}"
+            );
+            let body = String::from_utf8(body.into()).unwrap();
+            assert!(
+                slug == "outcome_unknown" || body.contains("ask X"),
+                "{body}"
+            );
+            assert!(!body.contains("sign anew"), "{body}");
+        }
+    }
+
+    #[test]
+    fn clients_that_read_only_the_envelope_are_never_told_of_a_failure_that_is_not_certain() {
+        let lost = || Refusal::OutcomeUnknown {
             what: "x",
             advice: "x".into(),
             observation: None,
         };
-        let (status, headers, body) = refusal.into_answer(RefusalStatus::Gatepay);
-        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-        let slug = headers.get(&headers::REFUSAL);
-        assert_eq!(slug, Some(&b"outcome_unknown"[..]));
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(
-            (&body["status"], &body["code"]),
-            (&"FAIL".into(), &"400000".into())
-        );
-        assert_eq!(
-            Refusal::UnknownOperation
-                .into_answer(RefusalStatus::Gatepay)
-                .0,
-            StatusCode::OK
-        );
+        let starting = || Refusal::Starting {
+            retry: Duration::from_secs(1),
+        };
+        let doubt = Some(EarlierCopy::BeforeTheStart);
+        let (money, read) = (Some(Kind::Money), Some(Kind::Read));
+        for (refusal, call, status, code) in [
+            (lost(), call(money, true, None), 500, "400000"),
+            (lost(), call(money, false, None), 500, "900011"),
+            (lost(), call(read, false, None), 200, "900011"),
+            (starting(), call(money, true, doubt), 500, "400000"),
+            (starting(), call(money, false, doubt), 500, "900019"),
+            (starting(), call(None, false, doubt), 500, "900019"),
+            (starting(), call(money, true, None), 200, "900019"),
+            (
+                Refusal::UnknownOperation,
+                call(None, false, None),
+                200,
+                "900016",
+            ),
+        ] {
+            let slug = refusal.slug();
+            let (got, lines, body) = refusal.into_answer(RefusalStatus::Gatepay, &call);
+            assert_eq!(lines.get(&headers::REFUSAL), Some(slug.as_bytes()));
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                (got.as_u16(), &body["status"], &body["code"]),
+                (status, &"FAIL".into(), &code.into()),
+                "{slug} {call:?}"
+            );
+        }
     }
 }

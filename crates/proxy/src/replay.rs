@@ -4,6 +4,7 @@
 //! stale; this memory is what stops the second use. It is exact: a stamp is refused if and only if it was recorded,
 //! or lies at or below the horizon. Forgetting moves the horizon first, so nothing forgotten can come back.
 
+use std::fmt;
 use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -80,9 +81,35 @@ pub enum Unusable {
     Full,
 }
 
+/// Why it is not certain that no copy of a refused request was or will be executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlierCopy {
+    /// One was admitted.
+    Admitted {
+        /// When, in milliseconds since 1970.
+        admitted_ms: u64,
+    },
+    /// A run before this one may have admitted one.
+    BeforeTheStart,
+    /// One may have been admitted and forgotten: the stamp is at or below the horizon.
+    Forgotten,
+    /// The memory was handed over, and the next process may have admitted one.
+    HandedOver,
+    /// One has arrived, and is neither admitted nor refused yet.
+    UnderWay,
+}
+
 struct Shard {
     /// A ring over time: the slice of time `n` lies in slot `n % slots.len()`.
     slots: Box<[Slot]>,
+    /// Stamps that have arrived and are neither admitted nor refused yet.
+    arrived: HashTable<Arrived>,
+}
+
+/// Copies of one stamp on their way to [`record`](Replay::record).
+struct Arrived {
+    print: Print,
+    copies: u32,
 }
 
 #[derive(Default)]
@@ -123,6 +150,7 @@ impl Replay {
         let shard = || {
             Mutex::new(Shard {
                 slots: (0..slots).map(|_| Slot::default()).collect(),
+                arrived: HashTable::new(),
             })
         };
         Self {
@@ -158,9 +186,38 @@ impl Replay {
         }
     }
 
-    /// Whether a stamp could be recorded now. Another request may still be first.
-    pub fn check(&self, print: Fingerprint) -> Result<(), Unusable> {
-        self.judge(&self.shard(print.pair), print)
+    /// Whether a stamp could be recorded now; another request may still be first. Counts a copy of the stamp as under way
+    /// until [`record`](Self::record) admits it or [`refused`](Self::refused) lets it go.
+    pub fn arrive(&self, print: Fingerprint) -> Result<(), Unusable> {
+        let mut shard = self.shard(print.pair);
+        shard.arrive(print.pair);
+        self.judge(&shard, print)
+    }
+
+    /// A copy that has [arrived](Self::arrive) is refused: says whether another was or may still be admitted. What is
+    /// admitted later has arrived later, since this is decided under the lock that admits.
+    pub fn refused(&self, print: Fingerprint) -> Option<EarlierCopy> {
+        let mut shard = self.shard(print.pair);
+        shard.depart(print.pair);
+        self.earlier_copy(&shard, print)
+    }
+
+    /// The same of a stamp that was not counted.
+    pub fn doubt(&self, print: Fingerprint) -> Option<EarlierCopy> {
+        self.earlier_copy(&self.shard(print.pair), print)
+    }
+
+    fn earlier_copy(&self, shard: &Shard, print: Fingerprint) -> Option<EarlierCopy> {
+        match self.judge(shard, print) {
+            Err(Unusable::Seen { admitted_ms } | Unusable::NonceSeen { admitted_ms }) => {
+                Some(EarlierCopy::Admitted { admitted_ms })
+            }
+            Err(Unusable::Guarded { .. }) => Some(EarlierCopy::BeforeTheStart),
+            Err(Unusable::Forgotten { .. }) => Some(EarlierCopy::Forgotten),
+            _ if self.closed.load(Ordering::Acquire) => Some(EarlierCopy::HandedOver),
+            _ if shard.is_under_way(print.pair) => Some(EarlierCopy::UnderWay),
+            _ => None,
+        }
     }
 
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
@@ -188,6 +245,7 @@ impl Replay {
                 });
             }
         }
+        shard.depart(print.pair);
         Ok(())
     }
 
@@ -389,6 +447,22 @@ fn slots(window: Window) -> u64 {
     (window.past_ms + window.future_ms) / SLICE_MS + 3
 }
 
+impl fmt::Display for EarlierCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admitted { .. } => "an earlier copy with this timestamp and nonce was admitted",
+            Self::BeforeTheStart => "an earlier copy may have been admitted before the last restart",
+            Self::Forgotten => {
+                "an earlier copy may have been admitted: this timestamp is older than what is remembered"
+            }
+            Self::HandedOver => {
+                "this process is ending, and the next one may have admitted another copy"
+            }
+            Self::UnderWay => "another copy of this request is under way",
+        })
+    }
+}
+
 impl From<Hash128> for Print {
     fn from(hash: Hash128) -> Self {
         Self {
@@ -406,6 +480,32 @@ impl Shard {
 
     fn index(&self, slice: u64) -> usize {
         usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small")
+    }
+
+    fn arrive(&mut self, print: Print) {
+        let same = |arrived: &Arrived| arrived.print == print;
+        if let Some(arrived) = self.arrived.find_mut(print.high, same) {
+            arrived.copies += 1;
+        } else {
+            let arrived = Arrived { print, copies: 1 };
+            let hash = |arrived: &Arrived| arrived.print.high;
+            self.arrived.insert_unique(print.high, arrived, hash);
+        }
+    }
+
+    fn depart(&mut self, print: Print) {
+        let same = |arrived: &Arrived| arrived.print == print;
+        if let Ok(mut found) = self.arrived.find_entry(print.high, same) {
+            found.get_mut().copies -= 1;
+            if found.get().copies == 0 {
+                found.remove();
+            }
+        }
+    }
+
+    fn is_under_way(&self, print: Print) -> bool {
+        let same = |arrived: &Arrived| arrived.print == print;
+        self.arrived.find(print.high, same).is_some()
     }
 
     /// When this was admitted, whatever the stamp.
@@ -456,14 +556,14 @@ mod tests {
     fn the_second_use_is_refused_and_told_when_the_first_was() {
         let memory = memory();
         let stamp = print(&memory, NOW - 5_000, "n");
-        assert_eq!(memory.check(stamp), Ok(()));
+        assert_eq!(memory.arrive(stamp), Ok(()));
         assert_eq!(memory.record(stamp, NOW), Ok(()));
         assert_eq!(
             memory.record(stamp, NOW + 9),
             Err(Unusable::Seen { admitted_ms: NOW })
         );
         assert_eq!(
-            memory.check(stamp),
+            memory.arrive(stamp),
             Err(Unusable::Seen { admitted_ms: NOW })
         );
     }
@@ -560,7 +660,7 @@ mod tests {
         memory.record(stamp, NOW).unwrap();
         memory.forget(NOW + WINDOW.past_ms);
         assert_eq!(
-            memory.check(stamp),
+            memory.arrive(stamp),
             Err(Unusable::Seen { admitted_ms: NOW })
         );
     }
@@ -699,6 +799,53 @@ mod tests {
         let mut flipped = bytes.clone();
         flipped[40] ^= 1;
         assert!(Replay::take_over(&flipped, WINDOW, 10).is_none());
+    }
+
+    #[test]
+    fn a_refusal_knows_of_every_copy_that_arrived_before_it() {
+        let memory = memory();
+        let stamp = print(&memory, NOW, "n");
+        assert_eq!(memory.doubt(stamp), None);
+        for _ in 0..3 {
+            memory.arrive(stamp).unwrap();
+        }
+        assert_eq!(memory.refused(stamp), Some(EarlierCopy::UnderWay));
+        assert_eq!(memory.record(stamp, NOW), Ok(()));
+        let admitted = Some(EarlierCopy::Admitted { admitted_ms: NOW });
+        assert_eq!(memory.refused(stamp), admitted);
+        assert_eq!(memory.doubt(stamp), admitted);
+        let other = print(&memory, NOW, "other");
+        memory.arrive(other).unwrap();
+        assert_eq!(memory.refused(other), None, "it was the only one");
+        memory.forget(NOW + WINDOW.past_ms + 60_000);
+        assert_eq!(memory.doubt(other), Some(EarlierCopy::Forgotten));
+        assert!(
+            memory
+                .shards
+                .iter()
+                .all(|shard| lock(shard).arrived.is_empty())
+        );
+    }
+
+    #[test]
+    fn once_it_is_handed_over_only_the_next_process_knows() {
+        let memory = memory();
+        let stamp = print(&memory, NOW, "n");
+        memory.arrive(stamp).unwrap();
+        memory.hand_over();
+        assert_eq!(memory.record(stamp, NOW), Err(Unusable::HandedOver));
+        assert_eq!(memory.refused(stamp), Some(EarlierCopy::HandedOver));
+    }
+
+    #[test]
+    fn what_a_run_before_may_have_admitted_is_in_doubt_and_what_it_cannot_is_not() {
+        let memory = Replay::new(WINDOW, 10, [7; 16], NOW + WINDOW.future_ms);
+        let stamp = |millis| memory.doubt(print(&memory, millis, "n"));
+        assert_eq!(
+            stamp(NOW + WINDOW.future_ms),
+            Some(EarlierCopy::BeforeTheStart)
+        );
+        assert_eq!(stamp(NOW + WINDOW.future_ms + 1), None);
     }
 
     proptest! {

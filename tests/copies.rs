@@ -1,0 +1,262 @@
+//! `not-executed` is said of a stamp, not of one delivery: no copy of the request was executed, whichever way it came.
+
+use crate::support::scripted::Scripted;
+use crate::support::*;
+use bytes::Bytes;
+use gatepay_tenancy::settings::RefusalStatus;
+use http::Request;
+use http_body_util::Full;
+use std::time::Duration;
+
+const PATH: &str = "/v2/pay/refund/details";
+
+fn refund() -> Call {
+    acme()
+        .post(REFUND, A_REFUND)
+        .nonce("once")
+        .timestamp(&(T0 - 1_000))
+}
+
+fn answering() -> Scripted {
+    Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#)
+}
+
+/// A refund that this proxy executed.
+async fn executed(proxy: &Proxy) -> Request<Full<Bytes>> {
+    let request = refund().request(&proxy.clock);
+    let answer = proxy.connect().await.send(request.clone()).await;
+    assert_eq!(answer.refused(), (200, "not refused"));
+    request
+}
+
+/// It is refused for this reason, its outcome is unknown, and the message names the look-up.
+fn in_doubt(answer: &Answer, refused: (u16, &str), key: &str) {
+    assert_eq!(answer.refused(), refused, "{}", answer.message());
+    assert_eq!(answer.outcome(), Some("unknown"), "{refused:?}");
+    let look_up = format!("{PATH} by refundRequestId{key} before anything else");
+    let message = answer.message();
+    assert!(message.contains(&look_up), "{message}");
+    assert!(!message.contains("sign anew"), "{message}");
+}
+
+#[tokio::test]
+async fn after_a_crash_the_outcome_of_a_refund_sent_again_is_unknown() {
+    let upstream = answering();
+    let before = Proxy::before_scripted(&upstream).start();
+    let request = executed(&before).await;
+    let after = Proxy::before_scripted(&upstream).after_a_crash().start();
+    let answer = after.connect().await.send(request.clone()).await;
+    in_doubt(&answer, (503, "starting"), " R-0001");
+    // Nor is it certain once the guard is over.
+    after.clock.advance(Duration::from_secs(11));
+    let answer = after.connect().await.send(request.clone()).await;
+    in_doubt(&answer, (503, "starting"), " R-0001");
+    after.clock.advance(Duration::from_mins(5));
+    let answer = after.connect().await.send(request).await;
+    in_doubt(&answer, (401, "stale_timestamp"), "");
+    assert_eq!(upstream.count(), 1);
+    // A read executes nothing, whatever became of its copies.
+    let again = Proxy::before_scripted(&upstream).after_a_crash().start();
+    let answer = again.send(acme().post(QUERY, BY_NUMBER)).await;
+    assert_eq!(answer.refused(), (503, "starting"));
+    assert_eq!(answer.outcome(), Some("not-executed"));
+    assert!(answer.message().contains("sign anew"));
+}
+
+#[tokio::test]
+async fn a_timestamp_grown_old_leaves_the_outcome_unknown_and_one_too_far_ahead_does_not() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let request = executed(&proxy).await;
+    proxy.clock.advance(Duration::from_secs(301));
+    let answer = proxy.connect().await.send(request.clone()).await;
+    in_doubt(&answer, (401, "stale_timestamp"), "");
+    // Of one that was forgotten nobody can say whether it was admitted.
+    until("it forgets", || proxy.app().replay.horizon() >= T0 - 10_000).await;
+    proxy.clock.advance(Duration::from_mins(10));
+    until("it forgets", || proxy.app().replay.horizon() > T0).await;
+    for request in [request, refund().nonce("never sent").request(&proxy.clock)] {
+        let answer = proxy.connect().await.send(request).await;
+        in_doubt(&answer, (401, "stale_timestamp"), "");
+    }
+    let ahead = refund().timestamp(&(proxy.clock.unix_ms() + 10_001));
+    let answer = proxy.send(ahead).await;
+    assert_eq!(answer.refused(), (401, "stale_timestamp"));
+    assert_eq!(answer.outcome(), Some("not-executed"));
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_makes_no_executed_refund_not_executed() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let request = executed(&proxy).await;
+    let send = || async { proxy.connect().await.send(request.clone()).await };
+    // Back, so that the stamp lies ahead of what is accepted.
+    proxy.clock.set(T0 - 3_600_000);
+    in_doubt(&send().await, (401, "stale_timestamp"), "");
+    // Ahead, so that it is forgotten, and back again, so that it would be fresh.
+    proxy.clock.set(T0 + 3_600_000);
+    until("it forgets", || proxy.app().replay.horizon() > T0).await;
+    in_doubt(&send().await, (401, "stale_timestamp"), "");
+    proxy.clock.set(T0);
+    in_doubt(&send().await, (503, "starting"), " R-0001");
+    assert_eq!(upstream.count(), 1);
+}
+
+/// The signature covers neither path nor most of the head, and copies may be torn or changed on the way.
+#[tokio::test]
+async fn whatever_else_is_wrong_with_a_copy_of_an_executed_refund_its_outcome_is_unknown() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(|settings| settings.listen.body_timeout = Duration::from_millis(100))
+        .start();
+    executed(&proxy).await;
+    let stranger = Shop::new("x", "client-acme", "fake-other-secret-9999", "1");
+    for (slug, call) in [
+        ("signature_mismatch", refund().secret("fake-other")),
+        ("signature_mismatch", refund().signing("{}")),
+        ("signature_mismatch", refund().signature("00")),
+        (
+            "unsupported_media_type",
+            refund().instead("content-type", "text/plain"),
+        ),
+        (
+            "body_too_large",
+            refund().header("content-length", "99999999"),
+        ),
+        ("request_timeout", refund().header("content-length", "62")),
+        ("replayed", refund()),
+        (
+            "signature_mismatch",
+            stranger
+                .post(REFUND, A_REFUND)
+                .nonce("once")
+                .timestamp(&(T0 - 1_000)),
+        ),
+    ] {
+        let mut raw = proxy.raw().await;
+        let framed = if slug == "body_too_large" || slug == "request_timeout" {
+            [call.head(&proxy.clock, "x-framing: none").as_slice(), b"{"].concat()
+        } else {
+            call.bytes(&proxy.clock)
+        };
+        raw.write(framed).await;
+        let answer = raw.answer().await;
+        let key = if slug == "replayed" { " R-0001" } else { "" };
+        in_doubt(&answer, (answer.status, slug), key);
+    }
+    // By a path that is none, or that only reads.
+    let elsewhere = |path| {
+        acme()
+            .post(path, A_REFUND)
+            .nonce("once")
+            .timestamp(&(T0 - 1_000))
+    };
+    for (slug, path) in [
+        ("unknown_operation", "/v1/pay/nowhere"),
+        ("malformed_request", "/v1//pay"),
+        ("replayed", QUERY),
+    ] {
+        let answer = proxy.send(elsewhere(path)).await;
+        assert_eq!(answer.refusal(), Some(slug));
+        assert_eq!(answer.outcome(), Some("unknown"), "{slug}");
+    }
+    // And none of it is said of a stamp that was never admitted.
+    for call in [
+        refund().nonce("other").secret("fake-other"),
+        elsewhere("/v1/pay/nowhere").nonce("other"),
+    ] {
+        assert_eq!(proxy.send(call).await.outcome(), Some("not-executed"));
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn a_429_says_send_the_same_bytes_again_and_is_certain_only_while_no_other_copy_is_under_way()
+{
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(acme().rate(1, 1))
+        .start();
+    assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
+    // The first copy has not arrived whole when the second is refused.
+    let mut slow = proxy.raw().await;
+    let bytes = refund().bytes(&proxy.clock);
+    slow.write(&bytes[..bytes.len() - 1]).await;
+    until("its head was read", || {
+        let (client_id, stamp) = (acme().client_id, (T0 - 1_000).to_string());
+        let stamp = gatepay_core::Stamp::parse(stamp.as_bytes(), b"once").unwrap();
+        let replay = &proxy.app().replay;
+        let print = replay.fingerprint(client_id, &stamp, gatepay_tenancy::ReplayRule::Pair);
+        replay.doubt(print).is_some()
+    })
+    .await;
+    let answer = proxy.send(refund()).await;
+    in_doubt(&answer, (429, "rate_limited"), " R-0001");
+    let again = "send the same bytes again after Retry-After";
+    assert!(answer.message().contains(again), "{}", answer.message());
+    assert!(
+        answer
+            .message()
+            .contains("another copy of this request is under way")
+    );
+    // Once no copy is under way, nothing is open.
+    proxy.clock.advance(Duration::from_secs(1));
+    slow.write(&bytes[bytes.len() - 1..]).await;
+    assert_eq!(slow.answer().await.status, 200);
+    let other = refund().nonce("another");
+    let answer = proxy.send(other.clone()).await;
+    assert_eq!(answer.refused(), (429, "rate_limited"));
+    assert_eq!(answer.outcome(), Some("not-executed"));
+    assert!(answer.message().contains(again), "{}", answer.message());
+    proxy.clock.advance(Duration::from_secs(1));
+    assert_eq!(proxy.send(other).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_copy_whose_sender_left_is_no_longer_under_way() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(acme().rate(1, 1))
+        .start();
+    assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
+    let mut slow = proxy.raw().await;
+    let bytes = refund().bytes(&proxy.clock);
+    slow.write(&bytes[..bytes.len() - 1]).await;
+    until_outcome(&proxy, "unknown").await;
+    drop(slow);
+    until_outcome(&proxy, "not-executed").await;
+}
+
+/// Sends copies that are refused for their rate until this is their outcome.
+async fn until_outcome(proxy: &Proxy, outcome: &str) {
+    let sending = async { while proxy.send(refund()).await.outcome() != Some(outcome) {} };
+    let sent = tokio::time::timeout(PATIENCE, sending).await;
+    assert_eq!(sent, Ok(()), "it never was {outcome}");
+}
+
+#[tokio::test]
+async fn who_reads_only_the_envelope_is_told_500_of_every_refund_that_may_have_been_executed() {
+    let upstream = answering();
+    let plan = |plan: Plan| plan.with(|settings| settings.refusal_status = RefusalStatus::Gatepay);
+    let before = plan(Proxy::before_scripted(&upstream)).start();
+    let request = executed(&before).await;
+    let replayed = before.connect().await.send(request.clone()).await;
+    let mismatch = before.send(refund().secret("fake-other")).await;
+    let after = plan(Proxy::before_scripted(&upstream))
+        .after_a_crash()
+        .start();
+    let starting = after.connect().await.send(request).await;
+    let read = after.send(acme().post(QUERY, BY_NUMBER)).await;
+    for (answer, status, slug, code) in [
+        // With its key GatePay would know the call again, so its own "repeat with the same parameters" is right.
+        (&replayed, 500, "replayed", "400000"),
+        (&starting, 500, "starting", "400000"),
+        // Here the key is not known: the body is not the caller's.
+        (&mismatch, 500, "signature_mismatch", "400002"),
+        (&read, 200, "starting", "900019"),
+    ] {
+        assert_eq!(answer.refused(), (status, slug));
+        assert_eq!(answer.code(), code, "{slug}");
+    }
+}
