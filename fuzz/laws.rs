@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
+use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{Own, guard};
 use gatepay_core::operation::{self, Method};
@@ -332,7 +333,8 @@ pub(crate) fn body(bytes: &[u8]) {
         account: ACCOUNT,
         client_id: CLIENT,
     };
-    let passed = guard(operation, query, body, Some(own), false).is_ok();
+    let reading = BodyReading::read(operation, query, body);
+    let passed = guard(operation, &reading, Some(own), false).is_ok();
     if passed
         && operation.kind == Kind::Money
         && let Ok(json) = serde_json::from_slice::<Value>(body)
@@ -340,11 +342,11 @@ pub(crate) fn body(bytes: &[u8]) {
         assert!(!names_another(&json), "{}: {json}", operation.name);
     }
     for strictness in [Strictness::Off, Strictness::Certain, Strictness::Strict] {
-        let _ = inspect(operation, query, body, strictness);
+        let _ = inspect(operation, &reading, strictness);
     }
     let _ = envelope::judge(operation.kind, 200, body);
     let _ = translate::balance_answer(body);
-    let _ = translate::balance_request(query, body, &["USDT"]);
+    let _ = translate::balance_request(&reading, &["USDT"]);
 }
 
 const ACCOUNT: &str = "2124538349";

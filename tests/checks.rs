@@ -119,6 +119,25 @@ async fn an_id_in_the_query_counts_as_sent() {
 }
 
 #[tokio::test]
+async fn another_case_of_a_required_field_is_not_certain_to_be_refused() {
+    let gatepay = GatePay::start();
+    let proxy = proxy(&gatepay, Strictness::Certain);
+    for call in [
+        acme().post(
+            CREATE,
+            order("A-0001").replace("merchantTradeNo", "MerchantTradeNo"),
+        ),
+        acme().post(REFUND, A_REFUND.replace("prepayId", "PREPAYID")),
+        acme().post(QUERY, r#"{"MerchantTradeNo":"A-0001"}"#),
+        acme().post(&format!("{QUERY}?prepayid=5"), "{}"),
+        acme().post(&format!("{QUERY}?x=1;prepayId=5"), "{}"),
+    ] {
+        assert_eq!(proxy.send(call).await.refusal(), None);
+    }
+    assert_eq!(gatepay.count(), 5);
+}
+
+#[tokio::test]
 async fn what_a_tenant_must_not_steer_is_refused_however_lenient_the_checks() {
     let gatepay = GatePay::start();
     let proxy = proxy(&gatepay, Strictness::Off);

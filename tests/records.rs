@@ -252,6 +252,46 @@ async fn a_write_ends_though_its_caller_left() {
 }
 
 #[tokio::test]
+async fn a_key_is_recorded_in_whatever_case_it_was_sent() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let refund = |name: &str| A_REFUND.replace("refundRequestId", name);
+    let clear = format!("{CLOSE}?PREPAYID=7");
+    let unclear = format!("{CLOSE}?prepayId=7;8");
+    let calls = [
+        (
+            acme().post(
+                CREATE,
+                order("A-1").replace("merchantTradeNo", "MerchantTradeNo"),
+            ),
+            json!("A-1"),
+        ),
+        (
+            acme().post(REFUND, refund("RefundRequestID")),
+            json!("R-0001"),
+        ),
+        (
+            acme().post(REFUND, refund(r"refund\u0052EQUESTId")),
+            json!("R-0001"),
+        ),
+        (acme().post(&clear, "{}"), json!("7")),
+        // It is 7 to one reader and 7;8 to another.
+        (acme().post(&unclear, "{}"), Value::Null),
+    ];
+    let mut keys = Vec::new();
+    for (call, key) in calls {
+        let answer = proxy.send(call).await;
+        assert_eq!(answer.refusal(), None, "{key}");
+        keys.push((answer.request_id(), key));
+    }
+    let lines = proxy.stop().await;
+    for (id, key) in keys {
+        let line = lines.iter().find(|line| line["id"] == id);
+        assert_eq!(line.unwrap()["key"], key, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn a_read_ends_with_its_caller() {
     let (lines, sent) = leave_during(acme().post(QUERY, BY_NUMBER)).await;
     assert_eq!((lines.len(), sent), (1, 1));

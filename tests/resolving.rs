@@ -62,6 +62,28 @@ async fn a_lost_call_that_gatepay_carried_out_is_found_with_its_order() {
 }
 
 #[tokio::test]
+async fn a_call_is_looked_up_by_its_key_in_whatever_case_it_was_sent() {
+    for (name, query) in [
+        ("MerchantTradeNo", ""),
+        ("MERCHANTTRADENO", "?"),
+        ("x", "?merchanttradeno=A-0001"),
+    ] {
+        let gatepay = GatePay::start();
+        let proxy = Proxy::before(&gatepay).with(one_question).start();
+        assert_eq!(proxy.send(create()).await.code(), "SUCCESS");
+        gatepay.inject(Fault::ResetAfterExecuting.once());
+        let body = order("A-0001").replace("merchantTradeNo", name);
+        let answer = proxy
+            .send(acme().post(&format!("{CREATE}{query}"), body))
+            .await;
+        assert_eq!(observed(&answer), "found", "{name}{query}");
+        assert_eq!(&*gatepay.last().body, br#"{"merchantTradeNo":"A-0001"}"#);
+        let lines = proxy.stop().await;
+        assert_eq!(lines[1]["key"], "A-0001", "{name}{query}");
+    }
+}
+
+#[tokio::test]
 async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
     let catalogue = everything_on();
     let mut calls = JoinSet::new();

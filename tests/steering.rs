@@ -142,7 +142,12 @@ async fn a_money_call_has_one_reading_however_lenient_the_checks() {
     for body in [
         r#"{"refundRequestId":"R-0001","refundAmount":"1","refundAmount":"2"}"#,
         r#"{"refundRequestId":"R-0001","refundAmount":"1","refund\u0041mount":"2"}"#,
+        r#"{"refundRequestId":"R-0001","refundAmount":"1","RefundAmount":"2"}"#,
+        r#"{"refundRequestId":"R-0001","REFUND\u0041MOUNT":"1","refundAmount":"2"}"#,
         r#"{"refundRequestId":"R-0001","more":[{"a":1,"a":2}]}"#,
+        r#"{"refundRequestId":"R-0001","more":[{"a":1,"b":{"a":3},"A":2}]}"#,
+        r#"{"refundRequestId":"R-0001","refundAmount":1e999}"#,
+        r#"{"refundRequestId":"R-0001","refundReason":"\ud83d"}"#,
         r#"{"refundRequestId":"R-0001"} {"refundRequestId":"R-0002"}"#,
         r#"{"refundRequestId":"R-0001"}]"#,
         r#"{"refundRequestId":"R-0001",}"#,
@@ -159,6 +164,64 @@ async fn a_money_call_has_one_reading_however_lenient_the_checks() {
     let one = " {\"refundRequestId\":\"R-0001\"}\r\n";
     assert_eq!(proxy.send(acme().post(REFUND, one)).await.refusal(), None);
     assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
+async fn the_top_of_a_write_names_no_member_twice_in_any_case() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.checks = Strictness::Off)
+        .start();
+    let many: Vec<_> = (0..100).map(|at| format!(r#""m{at}":{at},"#)).collect();
+    let many = many.concat();
+    for body in [
+        r#"{"prepayId":"1","prepayId":"2"}"#.to_owned(),
+        r#"{"prepayId":"1","PrepayId":"1"}"#.to_owned(),
+        r#"{"prepayId":"1","prepay\u0049D":"2"}"#.to_owned(),
+        format!(r#"{{"prepayId":"1",{many}"PREPAYID":"2"}}"#),
+    ] {
+        let answer = proxy.send(acme().post(CLOSE, body.clone())).await;
+        assert_eq!(answer.refused(), (400, "invalid_body"), "{body}");
+        assert!(answer.message().contains("twice"), "{}", answer.message());
+    }
+    assert_eq!(gatepay.count(), 0);
+    for (path, body) in [
+        (CLOSE, r#"{"prepayId":"1","labels":{"a":1,"A":2,"a":3}}"#),
+        (QUERY, r#"{"prepayId":"1","PrepayId":"1","prepayId":"2"}"#),
+    ] {
+        assert_eq!(
+            proxy.send(acme().post(path, body)).await.refusal(),
+            None,
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_nests_as_deep_as_parsers_agree_to_read() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.checks = Strictness::Off)
+        .start();
+    let deep = |levels: usize| {
+        let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
+        format!(r#"{{"prepayId":"1","x":{open}{close}}}"#)
+    };
+    for path in [CLOSE, REFUND] {
+        let answer = proxy.send(acme().post(path, deep(128))).await;
+        assert_eq!(answer.refusal(), None, "{path}");
+        for levels in [129, 400_000] {
+            let answer = proxy.send(acme().post(path, deep(levels))).await;
+            assert_eq!(answer.refused(), (400, "invalid_body"), "{path} {levels}");
+        }
+    }
+    assert_eq!(
+        proxy
+            .send(acme().post(QUERY, deep(400_000)))
+            .await
+            .refusal(),
+        None
+    );
 }
 
 #[tokio::test]

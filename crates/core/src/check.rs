@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
+use crate::body::{BodyReading, Place, Value};
 use crate::field::{Field, Form, Need};
 use crate::operation::{Key, Kind, Operation};
-use crate::sent::Sent;
 use crate::words::words;
 
 /// How much is refused; `checks` in the configuration.
@@ -62,29 +62,19 @@ pub enum Problem {
 
 /// Checks a request by the rules of its row.
 ///
-/// A field may stand in the query or in the body: clients send ids in either, or in both (schemas.md). Without rules
-/// nothing is refused, and a body that is no JSON merely has no key.
+/// A field may stand in the query or in the body, in any case: clients send ids in either, or in both (schemas.md), and
+/// GatePay is not certain to refuse another spelling. Without rules nothing is refused, and a body that is no JSON merely
+/// has no key.
 pub fn inspect(
     operation: &Operation,
-    query: Option<&str>,
-    body: &[u8],
+    reading: &BodyReading<'_>,
     strictness: Strictness,
 ) -> Result<Inspected, Fault> {
     let rules = match strictness {
         Strictness::Off => &[],
         Strictness::Certain | Strictness::Strict => operation.fields,
     };
-    let key = match operation.kind {
-        Kind::Read => &Key::None,
-        Kind::Write | Kind::Money => &operation.key,
-    };
-    if rules.is_empty() && *key == Key::None {
-        return Ok(Inspected::default());
-    }
-    let names = || rules.iter().map(|field| field.name).chain(key.fields());
-    let mut sent = Sent::default();
-    sent.read_query(query.unwrap_or_default(), names);
-    if let Err((line, column)) = sent.read_body(body, names)
+    if let Some(Place { line, column }) = reading.fault()
         && !rules.is_empty()
     {
         return Err(Fault {
@@ -92,13 +82,15 @@ pub fn inspect(
             problem: Problem::NotJson { line, column },
         });
     }
-    check(rules, &sent, strictness)?;
-    Ok(Inspected {
-        key: key_of(key, &sent),
-    })
+    check(rules, reading, strictness)?;
+    let key = match operation.kind {
+        Kind::Read => None,
+        Kind::Write | Kind::Money => key_of(&operation.key, reading),
+    };
+    Ok(Inspected { key })
 }
 
-fn check(fields: &[Field], sent: &Sent<'_>, strictness: Strictness) -> Result<(), Fault> {
+fn check(fields: &[Field], sent: &BodyReading<'_>, strictness: Strictness) -> Result<(), Fault> {
     for field in fields {
         check_need(field, sent)?;
         if strictness == Strictness::Strict {
@@ -108,7 +100,7 @@ fn check(fields: &[Field], sent: &Sent<'_>, strictness: Strictness) -> Result<()
     Ok(())
 }
 
-fn check_need(field: &Field, sent: &Sent<'_>) -> Result<(), Fault> {
+fn check_need(field: &Field, sent: &BodyReading<'_>) -> Result<(), Fault> {
     match field.need {
         Need::Required if !sent.has(field.name) => Err(field.fault(Problem::Missing)),
         Need::Or(other) if !sent.has(field.name) && !sent.has(other) => {
@@ -119,14 +111,13 @@ fn check_need(field: &Field, sent: &Sent<'_>) -> Result<(), Fault> {
 }
 
 /// Every occurrence has to be right: nobody knows which one GatePay reads.
-fn check_form(field: &Field, sent: &Sent<'_>) -> Result<(), Fault> {
+fn check_form(field: &Field, sent: &BodyReading<'_>) -> Result<(), Fault> {
     let malformed = field.fault(Problem::NotOfForm(field.form));
     for value in sent.values(field.name) {
         if let Form::Object(fields) = field.form {
-            let names = || fields.iter().map(|field| field.name);
-            let members = value.members(names).ok_or(malformed)?;
+            let members = value.members().ok_or(malformed)?;
             check(fields, &members, Strictness::Strict)?;
-        } else if !field.form.admits(value) {
+        } else if !field.form.admits(&value) {
             return Err(malformed);
         }
     }
@@ -134,8 +125,8 @@ fn check_form(field: &Field, sent: &Sent<'_>) -> Result<(), Fault> {
 }
 
 /// What names the transaction, if it is whole and fit for a log.
-fn key_of(key: &Key, sent: &Sent<'_>) -> Option<String> {
-    let text = |field: &str| sent.values(field).last()?.text_or_number();
+fn key_of(key: &Key, sent: &BodyReading<'_>) -> Option<String> {
+    let text = |field: &str| sent.last(field);
     let key = match key {
         Key::None => None,
         Key::One(field) => text(field),
@@ -146,6 +137,42 @@ fn key_of(key: &Key, sent: &Sent<'_>) -> Option<String> {
     }?;
     let fit = key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_graphic());
     fit.then(|| key.into_owned())
+}
+
+impl Form {
+    /// Whether a value has this form. The members of an object are not looked at.
+    pub(crate) fn admits(self, value: &Value<'_>) -> bool {
+        let text = |fits: &dyn Fn(&str) -> bool| value.text().is_some_and(|text| fits(&text));
+        match self {
+            Self::Text => text(&|_| true),
+            Self::Characters(least, most) => {
+                text(&|text| (least..=most).contains(&text.chars().count()))
+            }
+            Self::Bytes(most) => text(&|text| text.len() <= most),
+            Self::OneOf(words) => text(&|text| words.contains(&text)),
+            Self::Amount(decimals) => text(&|text| is_positive_amount(text, decimals)),
+            Self::Integer => value.number().is_some_and(is_integer),
+            Self::Texts => value.is_list_of_texts(),
+            Self::Object(_) => value.members().is_some(),
+        }
+    }
+}
+
+/// `^\d+(\.\d{1,n})?$`, and not zero.
+fn is_positive_amount(text: &str, decimals: usize) -> bool {
+    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let well_formed = match text.split_once('.') {
+        Some((whole, fraction)) => {
+            is_digits(whole) && is_digits(fraction) && fraction.len() <= decimals
+        }
+        None => is_digits(text),
+    };
+    well_formed && text.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
+}
+
+fn is_integer(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Field {
@@ -195,6 +222,15 @@ mod tests {
 
     const CREATE: &str = r#"{"merchantTradeNo":"22212345678555","env":{"terminalType":"APP"},"currency":"GT","orderAmount":"1.21","goods":{"goodsName":"NF2T"}}"#;
 
+    fn inspect_bytes(
+        row: &Operation,
+        query: Option<&str>,
+        body: &[u8],
+        strictness: Strictness,
+    ) -> Result<Inspected, Fault> {
+        inspect(row, &BodyReading::read(row, query, body), strictness)
+    }
+
     fn run(
         name: &str,
         query: &str,
@@ -204,7 +240,7 @@ mod tests {
         let catalogue = Catalogue::standard();
         let row = catalogue.named(name).unwrap();
         let query = Some(query).filter(|query| !query.is_empty());
-        inspect(row, query, body.as_bytes(), strictness)
+        inspect_bytes(row, query, body.as_bytes(), strictness)
             .map(|inspected| inspected.key)
             .map_err(|fault| fault.to_string())
     }
@@ -274,11 +310,38 @@ mod tests {
                 ("", "{}"),
                 ("", r#"{"prepayId":"","merchantTradeNo":null}"#),
                 ("prepayId=&merchantTradeNo", r#"["prepayId"]"#),
-                ("prepayid=1", "null"),
+                ("prepay_id=1", "null"),
             ] {
                 assert_eq!(certain(row, query, body), fault(neither), "{query} {body}");
             }
         }
+    }
+
+    #[test]
+    fn a_required_field_in_another_case_is_not_certain_to_be_missed() {
+        for (row, query, body) in [
+            (
+                "create_order",
+                "",
+                CREATE.replace("merchantTradeNo", "MerchantTradeNo"),
+            ),
+            ("create_order", "", CREATE.replace("goods\"", "GOODS\"")),
+            ("query_order", "", r#"{"PREPAYID":"1"}"#.to_owned()),
+            ("query_order", "prepayid=1", String::new()),
+            ("query_order", "x=1;prepayId=1", String::new()),
+        ] {
+            assert!(certain(row, query, &body).is_ok(), "{query} {body}");
+        }
+        let strict = |from: &str, to: &str| strict("create_order", &CREATE.replace(from, to));
+        assert!(strict("goodsName", "GoodsName").is_ok());
+        let short = strict(
+            "merchantTradeNo\":\"22212345678555",
+            "MerchantTradeNo\":\"1",
+        );
+        assert_eq!(
+            short,
+            fault("merchantTradeNo: must be text of 5 to 32 characters")
+        );
     }
 
     #[test]
@@ -293,7 +356,7 @@ mod tests {
         }
         let catalogue = Catalogue::standard();
         let row = catalogue.named("query_order").unwrap();
-        let fault = inspect(row, None, b"{\n\"\xff\"}", Strictness::Certain).unwrap_err();
+        let fault = inspect_bytes(row, None, b"{\n\"\xff\"}", Strictness::Certain).unwrap_err();
         assert_eq!(fault.to_string(), "body is not JSON (line 2, column 2)");
     }
 
@@ -454,6 +517,20 @@ mod tests {
             Ok(Some("Q".to_owned()))
         );
         assert_eq!(
+            certain(
+                "create_order",
+                "",
+                &CREATE.replace("merchantTradeNo", "MerchantTradeNo")
+            ),
+            Ok(Some("22212345678555".to_owned())),
+            "as Java's library writes it"
+        );
+        assert_eq!(
+            certain("close_order", "merchantTradeNo=Q;R", "{}"),
+            none,
+            "Q, or Q;R"
+        );
+        assert_eq!(
             certain("close_order", "prepayId=Q", r#"{"prepayId":"P"}"#),
             Ok(Some("P".to_owned()))
         );
@@ -536,7 +613,7 @@ mod tests {
             assert!(!row.fields.is_empty(), "{path}");
             let body = sample["request"].to_string();
             for strictness in Strictness::ALL {
-                let inspected = inspect(row, None, body.as_bytes(), *strictness).unwrap();
+                let inspected = inspect_bytes(row, None, body.as_bytes(), *strictness).unwrap();
                 assert_eq!(inspected.key.is_some(), row.kind != Kind::Read, "{path}");
             }
         }
@@ -597,7 +674,7 @@ mod tests {
         #[test]
         fn what_is_certain_is_strict_too(body in near_body(), query in "((prepayId|merchantTradeNo|env)=[%+a1]{0,3}&?){0,2}") {
             for row in Catalogue::standard().rows() {
-                let of = |strictness| inspect(row, Some(&query), &body, strictness);
+                let of = |strictness| inspect_bytes(row, Some(&query), &body, strictness);
                 if of(Strictness::Certain).is_err() {
                     prop_assert!(of(Strictness::Strict).is_err(), "{}", row.name);
                 }
@@ -609,7 +686,7 @@ mod tests {
         fn inspecting_never_panics(body: Vec<u8>, query: String) {
             for row in Catalogue::standard().rows() {
                 for strictness in Strictness::ALL {
-                    drop(inspect(row, Some(&query), &body, *strictness));
+                    drop(inspect_bytes(row, Some(&query), &body, *strictness));
                 }
             }
         }

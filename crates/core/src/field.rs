@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use crate::sent::Value;
-
 /// One member of a body, and what is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
@@ -77,42 +75,6 @@ const fn after_last_dot(path: &'static str) -> &'static str {
         at -= 1;
     }
     path.split_at(at).1
-}
-
-impl Form {
-    /// Whether a value has this form. The members of an object are not looked at.
-    pub(crate) fn admits(self, value: &Value<'_>) -> bool {
-        let text = |fits: &dyn Fn(&str) -> bool| value.text().is_some_and(|text| fits(&text));
-        match self {
-            Self::Text => text(&|_| true),
-            Self::Characters(least, most) => {
-                text(&|text| (least..=most).contains(&text.chars().count()))
-            }
-            Self::Bytes(most) => text(&|text| text.len() <= most),
-            Self::OneOf(words) => text(&|text| words.contains(&text)),
-            Self::Amount(decimals) => text(&|text| is_positive_amount(text, decimals)),
-            Self::Integer => value.number().is_some_and(is_integer),
-            Self::Texts => value.is_list_of_texts(),
-            Self::Object(_) => value.members(std::iter::empty).is_some(),
-        }
-    }
-}
-
-/// `^\d+(\.\d{1,n})?$`, and not zero.
-fn is_positive_amount(text: &str, decimals: usize) -> bool {
-    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let well_formed = match text.split_once('.') {
-        Some((whole, fraction)) => {
-            is_digits(whole) && is_digits(fraction) && fraction.len() <= decimals
-        }
-        None => is_digits(text),
-    };
-    well_formed && text.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
-}
-
-fn is_integer(number: &str) -> bool {
-    let digits = number.strip_prefix('-').unwrap_or(number);
-    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The rest of a sentence that begins with the field's name.

@@ -6,88 +6,12 @@
 
 mod form;
 
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-
-use crate::json::{self, Raw};
+use crate::body::{BodyReading, Place};
 use crate::operation::{Kind, Media, Operation};
-use crate::sent::{decode, end_of, unhex};
-
-/// Names that matter, by their letters. Readers differ in what they take for the same name, so every spelling of a name
-/// counts as that name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are one.
-const NAMES: [(&str, Name); 5] = [
-    ("merchantid", Name::Account("merchant_id")),
-    ("clientid", Name::Account(CLIENT_ID)),
-    ("accountid", Name::Account("accountId (account_id)")),
-    ("submerchantid", Name::Account("sub_merchant_id")),
-    // Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
-    ("callbackurl", Name::Callback),
-];
-const CLIENT_ID: &str = "client_id";
-
-/// A name that a tenant must not use freely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Name {
-    /// It names an account (schemas.md); refusals call it so.
-    Account(&'static str),
-    /// It makes GatePay call somebody.
-    Callback,
-}
-
-impl Name {
-    fn of(name: &[u8]) -> Option<Self> {
-        let name = fold(name);
-        let named = |(letters, _): &&(&str, Self)| has_letters(&name, letters);
-        NAMES.iter().find(named).map(|(_, name)| *name)
-    }
-}
-
-/// A name with its letters as a reader that ignores case takes them. Outside ASCII there are letters that differ from
-/// one of ASCII only in case (`ſ`, `ı`, `İ` and the Kelvin sign), and the wide ones of East Asian typesetting.
-fn fold(name: &[u8]) -> Cow<'_, [u8]> {
-    if name.is_ascii() {
-        Cow::Borrowed(name)
-    } else {
-        Cow::Owned(fold_letters(name))
-    }
-}
-
-#[cold]
-fn fold_letters(name: &[u8]) -> Vec<u8> {
-    let name = String::from_utf8_lossy(name);
-    let narrow = name.chars().map(|letter| match letter {
-        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(letter) - 0xfee0).unwrap_or(letter),
-        _ => letter,
-    });
-    let folded = narrow
-        .flat_map(char::to_uppercase)
-        .flat_map(char::to_lowercase);
-    folded.collect::<String>().into_bytes()
-}
-
-/// Whether these are the letters of a name, without what tells spellings apart: case, separators, and an index.
-///
-/// Not to be inlined: that would make five of it, of which most names need the first line.
-#[inline(never)]
-fn has_letters(name: &[u8], letters: &str) -> bool {
-    if name.len() < letters.len() {
-        return false;
-    }
-    let mut letters = letters.bytes();
-    for byte in name {
-        if *byte == b'[' {
-            break;
-        }
-        if byte.is_ascii_alphanumeric() && letters.next() != Some(byte.to_ascii_lowercase()) {
-            return false;
-        }
-    }
-    letters.next().is_none()
-}
+use crate::query::decode;
+use crate::reserved::{self, CLIENT_ID, ReservedName};
 
 /// What a tenant may call itself.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +36,8 @@ pub enum Steering {
         /// Bytes of that line up to the fault.
         column: usize,
     },
-    /// The body of a money call has an object with two members of one name: two parsers could read two requests.
+    /// A write or money call has an object with two members of one name: two parsers could read two requests. Upper
+    /// and lower case are one name, since some readers ignore case. Of a write only the top of the body counts.
     Repeated {
         /// Counted from 1.
         line: usize,
@@ -125,6 +50,13 @@ pub enum Steering {
         /// Counted from 1.
         line: usize,
         /// Bytes of that line up to the name.
+        column: usize,
+    },
+    /// The body of a write or money call nests more arrays and objects in one another than parsers agree to read.
+    TooDeep {
+        /// Counted from 1.
+        line: usize,
+        /// Bytes of that line up to the one too many.
         column: usize,
     },
     /// The query of a write or money call has a parameter whose name is not ASCII.
@@ -147,11 +79,15 @@ impl fmt::Display for Steering {
                 write!(f, "body is not JSON (line {line}, column {column})")
             }
             Self::Repeated { line, column } => {
-                write!(f, "body names one member twice (line {line}, column {column})")
+                write!(f, "body names one member twice, in any case (line {line}, column {column})")
             }
             Self::NotAscii { line, column } => write!(
                 f,
                 "body has a member whose name is not ASCII (line {line}, column {column})"
+            ),
+            Self::TooDeep { line, column } => write!(
+                f,
+                "body nests more than 128 arrays and objects (line {line}, column {column})"
             ),
             Self::ParameterNotAscii => {
                 f.write_str("query has a parameter whose name is not ASCII")
@@ -173,94 +109,61 @@ impl fmt::Display for Steering {
 /// their parameters. Names in a call that changes something are ASCII, at every depth.
 pub fn guard(
     operation: &Operation,
-    query: Option<&str>,
-    body: &[u8],
+    reading: &BodyReading<'_>,
     own: Option<Own<'_>>,
     callbacks: bool,
 ) -> Result<(), Steering> {
-    if operation.kind != Kind::Read {
-        names_are_ascii(operation, query, body)?;
-    }
-    if let Some(own) = own {
-        let rules = Rules { own, callbacks };
-        if let Some(query) = query {
-            rules.query(query)?;
-        }
-        match operation.media {
-            Media::Json => match rules.json(body) {
-                // Nothing depends on how a read is read, unless an account could be read out of it.
-                Err(Steering::NotOneText { .. })
-                    if operation.kind == Kind::Read && !mentions_name(body) => {}
-                judged => judged?,
-            },
-            Media::Multipart => {}
-        }
-    }
-    if operation.media == Media::Multipart {
-        form::guard(body, |name| match name {
-            Name::Account(_) => own.is_none(),
-            Name::Callback => callbacks,
-        })?;
-    }
-    match operation.kind {
-        Kind::Money => one_reading(body, own),
-        Kind::Read | Kind::Write => Ok(()),
-    }
-}
-
-/// Whether every name in the query and in the body is ASCII, at every depth.
-fn names_are_ascii(
-    operation: &Operation,
-    query: Option<&str>,
-    body: &[u8],
-) -> Result<(), Steering> {
-    let mut names = query.unwrap_or_default().split(['&', ';']);
-    if !names.all(|pair| decode(pair.split('=').next().unwrap_or_default()).is_ascii()) {
+    if operation.kind != Kind::Read && !reading.parameters_are_ascii() {
         return Err(Steering::ParameterNotAscii);
     }
-    // A body of an operator's may be no JSON, and then has no names.
-    match (operation.media, str::from_utf8(body)) {
-        (Media::Json, Ok(text)) => match json::name_outside_ascii(text) {
-            Some(at) => {
-                let (line, column) = end_of(&body[..at]);
-                Err(Steering::NotAscii { line, column })
-            }
-            None => Ok(()),
-        },
-        _ => Ok(()),
+    if let Some(own) = own {
+        Rules { own, callbacks }.query(reading)?;
+    }
+    match operation.media {
+        Media::Json => json(operation.kind, reading, own, callbacks),
+        Media::Multipart => form::guard(reading.body(), |name| match name {
+            ReservedName::Account(_) => own.is_none(),
+            ReservedName::Callback => callbacks,
+        }),
     }
 }
 
-/// Whether a name that matters stands anywhere in a body, in any spelling, escape or width of characters.
-///
-/// Letters outside ASCII may stand for `i`, `k` or `s` (see [`fold`]), in any encoding: these three are left out of
-/// what is looked for and of what is looked at.
-#[cold]
-fn mentions_name(body: &[u8]) -> bool {
-    let keep = |letter: u8| {
-        let letter = letter.to_ascii_lowercase();
-        let kept = letter.is_ascii_lowercase() && !matches!(letter, b'i' | b'k' | b's');
-        kept.then(|| char::from(letter))
-    };
-    let mut letters = String::with_capacity(body.len());
-    let folded = fold(body);
-    let mut rest = &*folded;
-    while let [first, after @ ..] = rest {
-        let (byte, after) = match (first, after) {
-            (b'\\', [b'u', a, b, c, d, after @ ..])
-                if let (Some(high), Some(low)) = (unhex(*a, *b), unhex(*c, *d)) =>
-            {
-                (if high == 0 { low } else { 0 }, after)
-            }
-            _ => (*first, after),
+fn json(
+    kind: Kind,
+    reading: &BodyReading<'_>,
+    own: Option<Own<'_>>,
+    callbacks: bool,
+) -> Result<(), Steering> {
+    if let Some(Place { line, column }) = reading.fault() {
+        // What is no JSON a lenient reader may find an account in, before what it does not mind, trailing garbage say.
+        // Nothing depends on how a read is read, unless an account could be read out of it.
+        let matters = match kind {
+            Kind::Money => true,
+            Kind::Write => own.is_some(),
+            Kind::Read => own.is_some() && reserved::is_mentioned(reading.body()),
         };
-        letters.extend(keep(byte));
-        rest = after;
+        return if matters {
+            Err(Steering::NotOneText { line, column })
+        } else {
+            Ok(())
+        };
     }
-    NAMES.iter().any(|(name, _)| {
-        let name: String = name.bytes().filter_map(keep).collect();
-        letters.contains(&name)
-    })
+    if let Some(Place { line, column }) = reading.not_ascii() {
+        return Err(Steering::NotAscii { line, column });
+    }
+    if let Some(own) = own {
+        Rules { own, callbacks }.members(reading)?;
+    }
+    if let Some(Place { line, column }) = reading.repeated() {
+        return Err(Steering::Repeated { line, column });
+    }
+    if let Some(Place { line, column }) = reading.too_deep() {
+        return Err(Steering::TooDeep { line, column });
+    }
+    match reading.unreadable() {
+        Some(Place { line, column }) => Err(Steering::NotOneText { line, column }),
+        None => Ok(()),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -270,55 +173,35 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Both separators that are in use count.
-    #[inline(never)]
-    fn query(self, query: &str) -> Result<(), Steering> {
-        for pair in query.split(['&', ';']) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if let Some(name) = Name::of(decode(name).as_bytes()) {
+    fn query(self, reading: &BodyReading<'_>) -> Result<(), Steering> {
+        for (name, value) in reading.parameters() {
+            if let Some(name) = ReservedName::of(decode(name).as_bytes()) {
                 self.admit(name, Some(&decode(value)))?;
             }
         }
         Ok(())
     }
 
-    /// The top of a JSON text. What is none is a fault: a lenient reader may find an account before what it does not
-    /// mind, trailing garbage say.
-    fn json(self, body: &[u8]) -> Result<(), Steering> {
-        if body.trim_ascii().is_empty() {
-            return Ok(());
-        }
-        let not_text = |error: std::str::Utf8Error| Steering::NotOneText {
-            line: 1,
-            column: error.valid_up_to() + 1,
-        };
-        let text = str::from_utf8(body).map_err(not_text)?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut steering = Ok(());
-        let mut found = |name: &[u8], value: Raw<'_>| {
-            if let Some(name) = Name::of(name)
-                && steering.is_ok()
-                && !matches!(value.as_str(), "null" | "\"\"")
-            {
-                steering = self.admit(name, value.text_or_number().as_deref());
+    fn members(self, reading: &BodyReading<'_>) -> Result<(), Steering> {
+        for (name, value) in reading.reserved() {
+            if !value.is_nothing() {
+                self.admit(*name, value.text_or_number().as_deref())?;
             }
-        };
-        json::read(text, &mut found).map_err(|error| Steering::NotOneText {
-            line: error.line(),
-            column: error.column(),
-        })?;
-        steering
+        }
+        Ok(())
     }
 
     /// One value of a name; `None` is neither text nor number.
-    fn admit(self, name: Name, value: Option<&str>) -> Result<(), Steering> {
+    fn admit(self, name: ReservedName, value: Option<&str>) -> Result<(), Steering> {
         match name {
-            Name::Callback if self.callbacks || value == Some("") => Ok(()),
-            Name::Callback => Err(Steering::Callback),
-            Name::Account(field) if value.is_some_and(|value| self.own.admits(field, value)) => {
+            ReservedName::Callback if self.callbacks || value == Some("") => Ok(()),
+            ReservedName::Callback => Err(Steering::Callback),
+            ReservedName::Account(field)
+                if value.is_some_and(|value| self.own.admits(field, value)) =>
+            {
                 Ok(())
             }
-            Name::Account(field) => Err(Steering::Account(field)),
+            ReservedName::Account(field) => Err(Steering::Account(field)),
         }
     }
 }
@@ -329,137 +212,6 @@ impl Own<'_> {
         matches!(value, "" | "0")
             || value == self.account
             || (field == CLIENT_ID && value == self.client_id)
-    }
-}
-
-/// Reads a body at every depth: one text, no name twice in an object, no account but the tenant's own.
-#[inline(never)]
-fn one_reading(body: &[u8], own: Option<Own<'_>>) -> Result<(), Steering> {
-    if body.trim_ascii().is_empty() {
-        return Ok(());
-    }
-    let found = Cell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = Walk {
-        own,
-        found: &found,
-        field: None,
-    }
-    .deserialize(&mut deserializer)
-    .and_then(|()| deserializer.end());
-    read.map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        match found.get() {
-            Some(Found::Account(field)) => Steering::Account(field),
-            Some(Found::Repeated) => Steering::Repeated { line, column },
-            None => Steering::NotOneText { line, column },
-        }
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Found {
-    Account(&'static str),
-    Repeated,
-}
-
-/// Walks a value; `field` is the account field it is the value of, if it is.
-#[derive(Clone, Copy)]
-struct Walk<'w> {
-    own: Option<Own<'w>>,
-    found: &'w Cell<Option<Found>>,
-    field: Option<&'static str>,
-}
-
-impl Walk<'_> {
-    fn scalar<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        match self.field {
-            Some(field) if !self.own.is_none_or(|own| own.admits(field, value)) => {
-                self.stop(Found::Account(field))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn compound<E: serde::de::Error>(self) -> Result<(), E> {
-        match self.field {
-            Some(field) if self.own.is_some() => self.stop(Found::Account(field)),
-            _ => Ok(()),
-        }
-    }
-
-    fn stop<E: serde::de::Error>(self, found: Found) -> Result<(), E> {
-        self.found.set(Some(found));
-        Err(E::custom("refused"))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
-        self.scalar(if value { "true" } else { "false" })
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        self.scalar(&value.to_string())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        self.scalar(&value.to_string())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        self.scalar(&value.to_string())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.compound()?;
-        while items
-            .next_element_seed(Walk {
-                field: None,
-                ..self
-            })?
-            .is_some()
-        {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        self.compound()?;
-        let mut seen = HashSet::new();
-        while let Some(name) = members.next_key::<String>()? {
-            let field = match Name::of(name.as_bytes()) {
-                Some(Name::Account(field)) => Some(field),
-                Some(Name::Callback) | None => None,
-            };
-            if !seen.insert(name) {
-                self.found.set(Some(Found::Repeated));
-                return Err(A::Error::custom("refused"));
-            }
-            members.next_value_seed(Walk { field, ..self })?;
-        }
-        Ok(())
     }
 }
 
@@ -487,22 +239,19 @@ mod tests {
         ("sub_merchant_id", "sub_merchant_id"),
     ];
 
-    proptest! {
-        /// However it is spelled, and only then.
-        #[test]
-        fn a_name_is_what_its_letters_are(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
-            let plain: String = name.split('[').next().unwrap().to_uppercase().to_lowercase().chars()
-                .filter(char::is_ascii_alphanumeric)
-                .map(|letter| letter.to_ascii_lowercase())
-                .collect();
-            let known = NAMES.iter().find(|(other, _)| *other == plain).map(|(_, name)| *name);
-            prop_assert_eq!(Name::of(name.as_bytes()), known);
-        }
+    fn guard_bytes(
+        row: &Operation,
+        query: Option<&str>,
+        body: &[u8],
+        own: Option<Own<'_>>,
+        callbacks: bool,
+    ) -> Result<(), Steering> {
+        guard(row, &BodyReading::read(row, query, body), own, callbacks)
     }
 
     fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), Steering> {
         let catalogue = Catalogue::standard();
-        guard(
+        guard_bytes(
             catalogue.named(operation).unwrap(),
             query,
             body.as_bytes(),
@@ -587,6 +336,13 @@ mod tests {
                 },
             ),
             (
+                r#"{"refundAmount":1,"RefundAmount":1}"#,
+                Steering::Repeated {
+                    line: 1,
+                    column: 32,
+                },
+            ),
+            (
                 r#"{"x":[{"a":1,"\u0061":2}]}"#,
                 Steering::Repeated {
                     line: 1,
@@ -602,7 +358,8 @@ mod tests {
         ] {
             assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
             let write = match refused {
-                Steering::Repeated { .. } => Ok(()),
+                // Deeper down it is the merchant's own.
+                Steering::Repeated { .. } if body.contains('x') => Ok(()),
                 refused => Err(refused),
             };
             assert_eq!(judge("close_order", None, body), write, "a write: {body}");
@@ -612,7 +369,7 @@ mod tests {
         assert_eq!(judge("refund_order", None, ""), Ok(()));
         let catalogue = Catalogue::standard();
         let transfer = |body: &str| {
-            guard(
+            guard_bytes(
                 catalogue.named("create_transfer").unwrap(),
                 None,
                 body.as_bytes(),
@@ -645,7 +402,10 @@ mod tests {
         );
         let catalogue = Catalogue::standard();
         let row = catalogue.named("save_fixed_address").unwrap();
-        assert_eq!(guard(row, None, body.as_bytes(), Some(OWN), true), Ok(()));
+        assert_eq!(
+            guard_bytes(row, None, body.as_bytes(), Some(OWN), true),
+            Ok(())
+        );
     }
 
     #[test]
@@ -692,7 +452,7 @@ mod tests {
         for operation in ["query_order_v2", "query_payout", "close_order"] {
             let row = catalogue.named(operation).unwrap();
             assert!(
-                guard(row, None, &utf_16, Some(OWN), false).is_err(),
+                guard_bytes(row, None, &utf_16, Some(OWN), false).is_err(),
                 "{operation}"
             );
             for body in [
@@ -812,7 +572,7 @@ mod tests {
             let row = catalogue.named("query_order").unwrap();
             let is_fullwidth = name.contains('\u{ff41}');
             assert!(
-                is_fullwidth || guard(row, None, &wide, Some(OWN), false).is_err(),
+                is_fullwidth || guard_bytes(row, None, &wide, Some(OWN), false).is_err(),
                 "{name}"
             );
             assert!(
@@ -832,7 +592,7 @@ mod tests {
         fn no_bytes_make_it_panic(body: Vec<u8>, query in "[ -~]{0,40}") {
             let catalogue = Catalogue::standard();
             for operation in ["refund_order", "query_order"] {
-                let _unread = guard(catalogue.named(operation).unwrap(), Some(&query), &body, Some(OWN), false);
+                let _unread = guard_bytes(catalogue.named(operation).unwrap(), Some(&query), &body, Some(OWN), false);
             }
         }
     }

@@ -1,9 +1,11 @@
 //! JSON read in one pass and only as far as somebody asks: the members of one object, their values as they stand.
 
 mod plain;
+mod walk;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -41,17 +43,47 @@ pub(crate) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, ser
     }
 }
 
-/// Where in a text that is JSON the first member's name stands that is not ASCII, at any depth.
-pub(crate) fn name_outside_ascii(text: &str) -> Option<usize> {
-    // Most bodies end here: neither a character nor an escape could be one.
-    if text.is_ascii() && !text.contains("\\u") {
-        return None;
+/// A member of an object, at whatever depth.
+pub(crate) struct Member<'a> {
+    /// Where its object begins, which no other object does.
+    pub(crate) object: usize,
+    /// How many arrays and objects the object stands in.
+    pub(crate) depth: usize,
+    /// Where its name stands, quotes included.
+    pub(crate) place: Range<usize>,
+    /// Its name, without escapes.
+    pub(crate) name: Cow<'a, [u8]>,
+    pub(crate) value: Raw<'a>,
+}
+
+/// Takes what a text has, in one pass. Before a fault it may be handed anything.
+pub(crate) trait Visit<'a> {
+    /// Forgets what it was handed: the text is read again from its beginning.
+    fn again(&mut self);
+    /// A member; those inside its value come before it.
+    fn member(&mut self, member: Member<'a>);
+    /// A value that some readers cannot hold begins here: half of a surrogate pair, a number beyond the largest.
+    fn unreadable(&mut self, at: usize);
+    /// An array or object begins here that stands in [`DEEPEST`] others. Its members are not handed over.
+    fn too_deep(&mut self, at: usize);
+}
+
+/// How many arrays and objects may stand in one another, the outermost counted.
+pub(crate) const DEEPEST: usize = 128;
+
+/// Reads a whole text and hands over each member of each of its objects. Nesting costs no stack, and nothing is read
+/// twice but what is not plain.
+pub(crate) fn read_deep<'a>(
+    text: &'a str,
+    visit: &mut dyn Visit<'a>,
+) -> Result<Shape, serde_json::Error> {
+    if let Some(shape) = plain::read_deep(text, visit) {
+        return Ok(shape);
     }
-    let is_foreign =
-        |name: &str| !name.is_ascii() || Raw(name).text().is_none_or(|name| !name.is_ascii());
-    plain::names(text.as_bytes())
-        .find(|name| is_foreign(&text[name.clone()]))
-        .map(|name| name.start)
+    visit.again();
+    let shape = read_by_serde(text, &mut |_, _| {})?;
+    walk::walk(text, visit);
+    Ok(shape)
 }
 
 /// Reads what is not plain, and says what is wrong with what is no JSON.
@@ -92,6 +124,11 @@ impl<'a> Raw<'a> {
         self == other || self.text().is_some_and(|text| other.text() == Some(text))
     }
 
+    /// Whether it is null or an empty text, which count as not sent (schemas.md).
+    pub(crate) fn is_nothing(self) -> bool {
+        matches!(self.0, "null" | "\"\"")
+    }
+
     /// The content of a string. Half of a surrogate pair, which the grammar allows, is no text.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let content = self.0.strip_prefix('"')?.strip_suffix('"')?;
@@ -105,6 +142,29 @@ impl<'a> Raw<'a> {
     #[cold]
     fn unescaped(self) -> Option<String> {
         serde_json::from_str(self.0).ok()
+    }
+
+    /// The content of a string as bytes. Half of a surrogate pair becomes bytes that are no text.
+    pub(crate) fn bytes(self) -> Cow<'a, [u8]> {
+        match self
+            .0
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+        {
+            Some(content) if !content.as_bytes().contains(&b'\\') => {
+                Cow::Borrowed(content.as_bytes())
+            }
+            _ => Cow::Owned(self.unescaped_bytes()),
+        }
+    }
+
+    #[cold]
+    fn unescaped_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_str(self.0);
+        // Of what is no string nothing is read.
+        let _no_string = Name(&mut bytes).deserialize(&mut deserializer);
+        bytes
     }
 
     /// The digits of a number, as they were written.
@@ -256,10 +316,72 @@ mod tests {
         (shape, members)
     }
 
+    /// A member at whatever depth: its object and depth, its name, its value as it stands.
+    type Deep = (usize, usize, Vec<u8>, String);
+
+    #[derive(Default)]
+    struct Collected(Vec<Deep>);
+
+    impl<'a> Visit<'a> for Collected {
+        fn member(&mut self, member: Member<'a>) {
+            let name = member.name.into_owned();
+            let value = member.value.as_str().to_owned();
+            self.0.push((member.object, member.depth, name, value));
+        }
+
+        fn again(&mut self) {
+            self.0.clear();
+        }
+
+        fn unreadable(&mut self, _: usize) {}
+
+        fn too_deep(&mut self, _: usize) {}
+    }
+
+    /// Every member, each behind those in its value, by reading value after value with `serde_json`.
+    fn deep_by_serde(whole: &str, text: &str, depth: usize, all: &mut Vec<Deep>) {
+        let text = text.trim_ascii_start();
+        let object = text.as_ptr().addr() - whole.as_ptr().addr();
+        let mut members = Vec::new();
+        match text.as_bytes().first() {
+            Some(b'{') => {
+                let mut found = |name: &[u8], value: Raw<'_>| {
+                    deep_by_serde(whole, value.as_str(), depth + 1, &mut members);
+                    members.push((object, depth, name.to_vec(), value.as_str().to_owned()));
+                };
+                // The lifetime of what is handed over is that of the text, whose addresses say where it stands.
+                read_by_serde(text, &mut found).unwrap();
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(text).unwrap();
+                for item in items {
+                    deep_by_serde(whole, item.get(), depth + 1, &mut members);
+                }
+            }
+            _ => {}
+        }
+        all.append(&mut members);
+    }
+
     /// A text is read as `serde_json` alone reads it.
     fn is_read_as_by_serde(text: &[u8]) -> Result<(), TestCaseError> {
         if let Ok(text) = str::from_utf8(text) {
             prop_assert_eq!(reading(text, read), reading(text, read_by_serde));
+            let mut deep_members = Collected::default();
+            let deep = read_deep(text, &mut deep_members);
+            let shape = read_by_serde(text, &mut |_, _| {});
+            let is_json = deep.is_ok();
+            let text_of =
+                |shape: Result<Shape, serde_json::Error>| shape.map_err(|error| error.to_string());
+            prop_assert_eq!(text_of(deep), text_of(shape));
+            if is_json {
+                let mut want = Vec::new();
+                deep_by_serde(text, text, 0, &mut want);
+                prop_assert_eq!(&deep_members.0, &want);
+                let mut walked = Collected::default();
+                walk::walk(text, &mut walked);
+                prop_assert_eq!(&walked.0, &want);
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]), and how to learn what became of a call that
 //! got none ([`look_up`]).
 
+pub mod body;
 pub mod chain;
 pub mod check;
 pub mod credential;
@@ -29,15 +30,16 @@ pub mod verify;
 
 mod catalogue;
 mod json;
-mod sent;
+mod query;
+mod reserved;
 mod words;
 
 pub use chain::Link;
 pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Catalogue, Kind, Operation};
 pub use payload::Payload;
+pub use query::decode as query_text;
 pub use secret::SecretKey;
-pub use sent::decode as query_text;
 pub use sign::sign;
 pub use signature::Signature;
 pub use stamp::{FreshStamp, Stamp, Window};

@@ -9,9 +9,10 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::body::BodyReading;
 use crate::envelope::{self, Verdict};
 use crate::operation::{Key, Kind, LookUp, Method, Operation};
-use crate::sent::{self, Sent};
+use crate::query;
 use crate::words::words;
 
 /// What GatePay was seen to have of a call.
@@ -65,22 +66,16 @@ impl Observation {
 }
 
 impl Question {
-    /// What to ask `row`, the look-up's own row, about a call with this query and body. Nothing, if the call names no
-    /// key, or names it in two ways.
-    pub fn about(
-        look_up: &LookUp,
-        row: &Operation,
-        query: Option<&str>,
-        body: &[u8],
-    ) -> Option<Self> {
-        let names = || look_up.by.fields().chain(look_up.same.iter().copied());
-        let mut sent = Sent::default();
-        sent.read_query(query.unwrap_or_default(), names);
-        sent.read_body(body, names).ok()?;
+    /// What to ask `row`, the look-up's own row, about a call. Nothing, if the call names no key, or names it in two
+    /// ways.
+    pub fn about(look_up: &LookUp, row: &Operation, sent: &BodyReading<'_>) -> Option<Self> {
+        if sent.fault().is_some() {
+            return None;
+        }
         let by: Vec<_> = look_up
             .by
             .fields()
-            .map(|field| Some((field.to_owned(), one(&sent, field)?)))
+            .map(|field| Some((field.to_owned(), sent.only(field)?.into_owned())))
             .collect();
         let by: Vec<_> = match look_up.by {
             Key::Either(..) => by.into_iter().flatten().collect(),
@@ -90,13 +85,13 @@ impl Question {
             return None;
         }
         let same = look_up.same.iter();
-        let same = same.filter_map(|field| Some((*field, one(&sent, field)?)));
+        let same = same.filter_map(|field| Some((*field, sent.only(field)?.into_owned())));
         let fields = by
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
         let fields = fields.chain(look_up.with.iter().copied());
         let (query, body) = match row.institution_method {
-            Method::Get | Method::Delete => (Some(sent::encode(fields)), String::new()),
+            Method::Get | Method::Delete => (Some(query::encode(fields)), String::new()),
             Method::Post | Method::Put => (None, object(fields)),
         };
         Some(Self {
@@ -182,15 +177,6 @@ impl Question {
 /// address, batch.
 const ABSENT: [&str; 5] = ["400202", "400304", "500203", "500207", "550249"];
 
-/// The value a field was sent with, if it was sent with one only.
-fn one(sent: &Sent<'_>, field: &str) -> Option<String> {
-    let mut values = sent.values(field).map(sent::Value::text_or_number);
-    let first = values.next()??;
-    values
-        .all(|other| other.as_ref() == Some(&first))
-        .then(|| first.into_owned())
-}
-
 fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let members = fields.map(|(name, value)| (name.to_owned(), Value::from(value)));
     Value::Object(members.collect()).to_string()
@@ -271,7 +257,8 @@ mod tests {
         let look_up = catalogue.named(call).unwrap().look_up.clone().unwrap();
         let row = catalogue.named(look_up.operation).unwrap();
         let query = Some(query).filter(|query| !query.is_empty());
-        Question::about(&look_up, row, query, body.as_bytes())
+        let sent = BodyReading::read(catalogue.named(call).unwrap(), query, body.as_bytes());
+        Question::about(&look_up, row, &sent)
     }
 
     fn observe(call: &str, body: &str, answer: &str) -> (Observed, Option<String>) {
@@ -298,6 +285,12 @@ mod tests {
                 r#"{"merchantTradeNo":17}"#,
                 None,
                 r#"{"merchantTradeNo":"17"}"#,
+            ),
+            (
+                "create_order",
+                r#"{"MerchantTradeNo":"A-1"}"#,
+                None,
+                r#"{"merchantTradeNo":"A-1"}"#,
             ),
             (
                 "close_order",
@@ -341,6 +334,12 @@ mod tests {
                 "merchantTradeNo=B",
                 r#"{"merchantTradeNo":"A"}"#,
             ),
+            (
+                "create_order",
+                "merchanttradeno=B",
+                r#"{"MerchantTradeNo":"A"}"#,
+            ),
+            ("create_order", "merchantTradeNo=A;B", "{}"),
             ("save_fixed_address", "", r#"{"channelId":"c"}"#),
             ("close_order", "", r#"{"x":"1"}"#),
         ] {

@@ -3,19 +3,14 @@
 
 use std::borrow::Cow;
 
+use crate::body::BodyReading;
 use crate::json::{self, Raw};
-use crate::sent::Sent;
 
 /// Where a merchant may name currencies; the page documents none of them.
 const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
 
 /// The institution's balance query for a merchant's: a JSON array of currencies, those the caller names, or `default`.
-pub fn balance_request<S: AsRef<str>>(query: Option<&str>, body: &[u8], default: &[S]) -> Vec<u8> {
-    let fields = || CURRENCY_FIELDS.into_iter();
-    let mut sent = Sent::default();
-    sent.read_query(query.unwrap_or_default(), fields);
-    // A body that is no JSON names no currency.
-    let _no_json = sent.read_body(body, fields);
+pub fn balance_request<S: AsRef<str>>(sent: &BodyReading<'_>, default: &[S]) -> Vec<u8> {
     let mut currencies: Vec<String> = Vec::new();
     for value in CURRENCY_FIELDS.iter().flat_map(|field| sent.values(field)) {
         let named = value.texts().into_iter().flat_map(|text| {
@@ -83,11 +78,15 @@ fn offset(text: &str, part: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Catalogue;
 
     const DEFAULT: [&str; 2] = ["USDT", "BTC"];
 
     fn request(query: Option<&str>, body: &str) -> String {
-        String::from_utf8(balance_request(query, body.as_bytes(), &DEFAULT)).unwrap()
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named("query_balance").unwrap();
+        let sent = BodyReading::read(row, query, body.as_bytes());
+        String::from_utf8(balance_request(&sent, &DEFAULT)).unwrap()
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepay_core::body::BodyReading;
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::guard::{Own, Steering, guard};
 use gatepay_core::operation::Account;
@@ -167,24 +168,20 @@ pub fn body(
     own: Option<Own<'_>>,
     rules: &Rules,
 ) -> Result<Option<String>, Refusal> {
-    guard(
-        operation,
-        query,
-        body,
-        own,
-        own.is_none() || rules.callbacks,
-    )
-    .map_err(|steering| match steering {
+    let reading = BodyReading::read(operation, query, body);
+    let callbacks = own.is_none() || rules.callbacks;
+    guard(operation, &reading, own, callbacks).map_err(|steering| match steering {
         Steering::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
         Steering::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
         Steering::NotOneText { .. }
         | Steering::Repeated { .. }
         | Steering::NotAscii { .. }
+        | Steering::TooDeep { .. }
         | Steering::ParameterNotAscii
         | Steering::EncodedName
         | Steering::PartName => Refusal::InvalidBody(steering.to_string()),
     })?;
-    check::inspect(operation, query, body, rules.strictness)
+    check::inspect(operation, &reading, rules.strictness)
         .map(|inspected| inspected.key)
         .map_err(|fault| Refusal::InvalidBody(fault.to_string()))
 }
@@ -199,7 +196,8 @@ pub struct Rules {
 
 /// The idempotency key a body carries, whatever else is wrong with it.
 pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<String> {
-    check::inspect(operation, query, body, Strictness::Off)
+    let reading = BodyReading::read(operation, query, body);
+    check::inspect(operation, &reading, Strictness::Off)
         .ok()
         .and_then(|inspected| inspected.key)
 }

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gatepay_core::body::BodyReading;
 use gatepay_core::envelope::Verdict;
 use gatepay_core::guard::Own;
 use gatepay_core::look_up::{Observation, Question};
@@ -565,7 +566,11 @@ async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) 
     let outbound = &admitted.outbound;
     let (query, body) = outbound.content();
     let asked = look_up_row(&admitted.generation, admitted.operation()).and_then(|(by, row)| {
-        let question = Question::about(by, row, query, body)?;
+        let question = Question::about(
+            by,
+            row,
+            &BodyReading::read(admitted.operation(), query, body),
+        )?;
         let outbound = outbound.look_up(row, &question).ok()?;
         Some((question, outbound))
     });

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::Question;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, translate};
@@ -73,7 +74,10 @@ impl Outbound {
         host: &HeaderValue,
         currencies: &[String],
     ) -> Result<Self, Unsendable> {
-        let body = translate::balance_request(inbound.query, &inbound.body, currencies);
+        let body = translate::balance_request(
+            &BodyReading::read(operation, inbound.query, &inbound.body),
+            currencies,
+        );
         let mut outbound = Self::begin(operation, None, [JSON], body.into())?;
         outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)

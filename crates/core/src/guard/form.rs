@@ -3,15 +3,19 @@
 //! The boundary is not signed, and readers differ in what they take for a header. So every line counts that could be one,
 //! wherever it stands, and a name has to be one that no reader changes.
 
-use super::{Name, Steering};
-use crate::sent::decode;
+use super::Steering;
+use crate::query::decode;
+use crate::reserved::ReservedName;
 
 /// Whether every part has a name that is read in one way, and no part may be taken for one that names an account or
 /// makes GatePay call the caller (`is_allowed` says which of these names may be used).
 ///
 /// Each byte is looked at a fixed number of times, however many names, quotes and separators there are.
 #[cold]
-pub(super) fn guard(body: &[u8], is_allowed: impl Fn(Name) -> bool) -> Result<(), Steering> {
+pub(super) fn guard(
+    body: &[u8],
+    is_allowed: impl Fn(ReservedName) -> bool,
+) -> Result<(), Steering> {
     for line in lines_with_a_name(body) {
         let is_disposition = is_disposition(line);
         for (position, parameter) in line.split(|byte| *byte == b';').enumerate() {
@@ -22,8 +26,8 @@ pub(super) fn guard(body: &[u8], is_allowed: impl Fn(Name) -> bool) -> Result<()
                 && !is_allowed(name)
             {
                 return Err(match name {
-                    Name::Account(field) => Steering::Account(field),
-                    Name::Callback => Steering::Callback,
+                    ReservedName::Account(field) => Steering::Account(field),
+                    ReservedName::Callback => Steering::Callback,
                 });
             }
             if is_disposition && position > 0 && !is_plain(parameter) {
@@ -66,13 +70,14 @@ fn is_disposition(line: &[u8]) -> bool {
 }
 
 /// The name that matters that a reader may find in a parameter: behind its last separator, as it stands or unescaped.
-fn name_that_matters(parameter: &[u8]) -> Option<Name> {
+fn name_that_matters(parameter: &[u8]) -> Option<ReservedName> {
     let name = names(parameter).last()? + NAME.len();
     let separator = parameter
         .iter()
         .rposition(|byte| matches!(byte, b'=' | b'\''));
     let value = &parameter[separator.map_or(name, |at| name.max(at + 1))..];
-    Name::of(value).or_else(|| Name::of(decode(&String::from_utf8_lossy(value)).as_bytes()))
+    ReservedName::of(value)
+        .or_else(|| ReservedName::of(decode(&String::from_utf8_lossy(value)).as_bytes()))
 }
 
 /// Whether a parameter may be `name*`, or a numbered piece of it: `name*0` (RFC 2231). Some readers decode it.

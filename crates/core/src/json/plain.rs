@@ -5,40 +5,81 @@
 //!
 //! Each function is given the text from where it is to read on, and gives what stands behind what it read.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-use super::{Found, Raw, Shape};
+use super::{Found, Member, Raw, Shape, Visit};
 
 /// Reads a whole text and hands over each member of its top object, name and value, in their order. Nothing, if the text
 /// is not plain, or not JSON; some of the members may have been handed over by then.
 pub(super) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Option<Shape> {
+    read_into(text, &mut Top { text, found })
+}
+
+/// Reads a whole text and hands over each member of each of its objects, behind its value. As with [`read`], some of them
+/// may have been handed over of a text that is not plain.
+pub(super) fn read_deep<'a>(text: &'a str, visit: &mut dyn Visit<'a>) -> Option<Shape> {
+    read_into(text, &mut Deep { text, visit })
+}
+
+fn read_into<'a>(text: &'a str, sink: &mut impl Sink<'a>) -> Option<Shape> {
     let begin = behind_space(text.as_bytes());
     let (shape, rest) = match begin {
-        [b'{', rest @ ..] => {
-            let found = |name: &[u8], value: &[u8], rest: &[u8]| {
-                // Both ends are beside a character of ASCII.
-                found(
-                    name,
-                    Raw(&text[text.len() - value.len()..text.len() - rest.len()]),
-                );
-            };
-            (Shape::Object, members(rest, DEPTH, found)?)
-        }
-        [b'[', rest @ ..] => (Shape::Array, items(rest, DEPTH)?),
-        _ => (Shape::Scalar, value(begin, DEPTH)?),
+        [b'{', rest @ ..] => (Shape::Object, members(rest, DEPTH, sink)?),
+        [b'[', rest @ ..] => (Shape::Array, items(rest, DEPTH, sink)?),
+        _ => (Shape::Scalar, value(begin, DEPTH, sink)?),
     };
     behind_space(rest).is_empty().then_some(shape)
+}
+
+/// Takes members. Places are told by how many bytes are left of the text.
+trait Sink<'a> {
+    /// A member of the object that begins where `object` bytes are left; `depth` counts down from [`DEPTH`].
+    fn member(&mut self, depth: u8, object: usize, name: &'a [u8], begin: usize, end: usize);
+}
+
+struct Top<'f, 'a> {
+    text: &'a str,
+    found: Found<'f, 'a>,
+}
+
+impl<'a> Sink<'a> for Top<'_, 'a> {
+    fn member(&mut self, depth: u8, _: usize, name: &'a [u8], begin: usize, end: usize) {
+        if depth == DEPTH {
+            // Both ends are beside a character of ASCII.
+            let length = self.text.len();
+            (self.found)(name, Raw(&self.text[length - begin..length - end]));
+        }
+    }
+}
+
+struct Deep<'v, 'a> {
+    text: &'a str,
+    visit: &'v mut dyn Visit<'a>,
+}
+
+impl<'a> Sink<'a> for Deep<'_, 'a> {
+    fn member(&mut self, depth: u8, object: usize, name: &'a [u8], begin: usize, end: usize) {
+        let length = self.text.len();
+        let at = name.as_ptr().addr() - self.text.as_ptr().addr() - 1;
+        self.visit.member(Member {
+            object: length - object,
+            depth: usize::from(DEPTH - depth),
+            place: at..at + name.len() + 2,
+            name: Cow::Borrowed(name),
+            value: Raw(&self.text[length - begin..length - end]),
+        });
+    }
 }
 
 /// How many arrays and objects may stand in one another below the top. What is deeper is not plain.
 const DEPTH: u8 = 16;
 
-fn value(text: &[u8], depth: u8) -> Option<&[u8]> {
+fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
     let (first, rest) = text.split_first()?;
     match first {
         b'"' => string(rest),
-        b'{' => members(rest, depth.checked_sub(1)?, |_, _, _| {}),
-        b'[' => items(rest, depth.checked_sub(1)?),
+        b'{' => members(rest, depth.checked_sub(1)?, sink),
+        b'[' => items(rest, depth.checked_sub(1)?, sink),
         b'-' => number(rest),
         b'0'..=b'9' => number(text),
         b't' => rest.strip_prefix(b"rue"),
@@ -48,12 +89,9 @@ fn value(text: &[u8], depth: u8) -> Option<&[u8]> {
     }
 }
 
-/// An object behind its brace. Of each member it hands over the name, the text from its value on, and that behind it.
-fn members<'a>(
-    mut text: &'a [u8],
-    depth: u8,
-    mut found: impl FnMut(&'a [u8], &'a [u8], &'a [u8]),
-) -> Option<&'a [u8]> {
+/// An object behind its brace.
+fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
+    let object = text.len() + 1;
     if let [b'}', rest @ ..] = behind_space(text) {
         return Some(rest);
     }
@@ -70,8 +108,8 @@ fn members<'a>(
             return None;
         };
         let begin = behind_space(rest);
-        let end = value(begin, depth)?;
-        found(name, begin, end);
+        let end = value(begin, depth, sink)?;
+        sink.member(depth, object, name, begin.len(), end.len());
         match behind_space(end) {
             [b',', rest @ ..] => text = rest,
             [b'}', rest @ ..] => return Some(rest),
@@ -81,12 +119,12 @@ fn members<'a>(
 }
 
 /// An array behind its bracket.
-fn items(mut text: &[u8], depth: u8) -> Option<&[u8]> {
+fn items<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
     if let [b']', rest @ ..] = behind_space(text) {
         return Some(rest);
     }
     loop {
-        match behind_space(value(behind_space(text), depth)?) {
+        match behind_space(value(behind_space(text), depth, sink)?) {
             [b',', rest @ ..] => text = rest,
             [b']', rest @ ..] => return Some(rest),
             _ => return None,
@@ -105,24 +143,7 @@ fn string(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Where the names stand in a text that is JSON, quotes included, of objects at every depth. Over another text it gives
-/// whatever is followed by a colon.
-pub(super) fn names(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let quote = rest.iter().position(|byte| *byte == b'"')?;
-            let begin = text.len() - rest.len() + quote;
-            let behind = string(&rest[quote + 1..])?;
-            rest = behind;
-            if let [b':', ..] = behind_space(behind) {
-                return Some(begin..text.len() - behind.len());
-            }
-        }
-    })
-}
-
-/// An escape behind its backslash. Half of a surrogate pair is one: nobody has asked for the text.
+/// An escape behind its backslash. One of a surrogate is not plain: it may be half of a pair, which is no text.
 fn escape(text: &[u8]) -> Option<&[u8]> {
     match text {
         [
@@ -131,7 +152,11 @@ fn escape(text: &[u8]) -> Option<&[u8]> {
         ] => Some(rest),
         [b'u', digits @ ..] => {
             let (digits, rest) = digits.split_first_chunk::<4>()?;
-            digits.iter().all(u8::is_ascii_hexdigit).then_some(rest)
+            let is_surrogate = matches!(
+                digits,
+                [b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]
+            );
+            (digits.iter().all(u8::is_ascii_hexdigit) && !is_surrogate).then_some(rest)
         }
         _ => None,
     }
@@ -170,7 +195,7 @@ fn marks(eight: [u8; 8]) -> u64 {
     (less(bytes, 0x20) | is(b'"') | is(b'\\')) & (ONES << 7)
 }
 
-/// A number behind its sign.
+/// A number behind its sign. A long one is not plain, nor one with a long exponent: it may be too large to be read.
 fn number(text: &[u8]) -> Option<&[u8]> {
     let mut rest = match text {
         [b'0', b'0'..=b'9', ..] => return None,
@@ -179,14 +204,24 @@ fn number(text: &[u8]) -> Option<&[u8]> {
     if let [b'.', fraction @ ..] = rest {
         rest = digits(fraction)?;
     }
+    if text.len() - rest.len() > MOST_DIGITS {
+        return None;
+    }
     if let [b'e' | b'E', exponent @ ..] = rest {
-        rest = match exponent {
-            [b'+' | b'-', exponent @ ..] => digits(exponent)?,
-            _ => digits(exponent)?,
+        let exponent = match exponent {
+            [b'+' | b'-', exponent @ ..] => exponent,
+            _ => exponent,
         };
+        rest = digits(exponent)?;
+        if exponent.len() - rest.len() > 2 {
+            return None;
+        }
     }
     Some(rest)
 }
+
+/// With an exponent of two digits still below the largest number that every reader can hold, about 10^308.
+const MOST_DIGITS: usize = 200;
 
 /// At least one digit.
 fn digits(text: &[u8]) -> Option<&[u8]> {

@@ -1,0 +1,480 @@
+//! A request's query and body, read once: what the guard, the checks, the idempotency key and the look-up ask of them.
+
+mod names;
+mod value;
+
+use std::borrow::Cow;
+
+use arrayvec::ArrayVec;
+
+use crate::json::{self, Member, Raw, Shape, Visit};
+use crate::operation::{Kind, Media, Operation};
+use crate::query::{self, decode};
+use crate::reserved::ReservedName;
+use names::SeenNames;
+
+pub(crate) use value::Value;
+
+/// A place in a body, to tell its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 1.
+    pub line: usize,
+    /// Bytes of that line up to the place, counted from 1.
+    pub column: usize,
+}
+
+/// What stands in a request, read in one pass over its body.
+///
+/// Fields are found ignoring ASCII case, since published clients differ in it. An ordinary body takes nothing from the
+/// heap.
+pub struct BodyReading<'a> {
+    query: &'a str,
+    body: &'a [u8],
+    fault: Option<Place>,
+    found: Found<'a>,
+    not_ascii: Option<Place>,
+    repeated: Option<Place>,
+    unreadable: Option<Place>,
+    too_deep: Option<Place>,
+}
+
+impl<'a> BodyReading<'a> {
+    /// Reads the query and body of a call to `operation`. A form has no members.
+    pub fn read(operation: &Operation, query: Option<&'a str>, body: &'a [u8]) -> Self {
+        let mut reading = Self::new(query.unwrap_or_default(), body);
+        if operation.media == Media::Json && !body.trim_ascii().is_empty() {
+            reading.read_body(operation.kind);
+        }
+        reading
+    }
+
+    fn new(query: &'a str, body: &'a [u8]) -> Self {
+        Self {
+            query,
+            body,
+            fault: None,
+            found: Found::default(),
+            not_ascii: None,
+            repeated: None,
+            unreadable: None,
+            too_deep: None,
+        }
+    }
+
+    fn read_body(&mut self, kind: Kind) {
+        let text = match str::from_utf8(self.body) {
+            Ok(text) => text,
+            Err(error) => {
+                self.fault = Some(place(self.body, error.valid_up_to()));
+                return;
+            }
+        };
+        // A reader may ignore a byte order mark (RFC 8259, 8.1), so GatePay is not certain to refuse it. A money call
+        // would have two readings.
+        let text = match text.strip_prefix('\u{feff}') {
+            Some(text) if kind != Kind::Money => text,
+            _ => text,
+        };
+        let mut reader = Reader::new(kind, &mut self.found);
+        match json::read_deep(text, &mut reader) {
+            Ok(_) => {
+                let place = |at: usize| place(text.as_bytes(), at);
+                self.not_ascii = reader.not_ascii.map(place);
+                self.repeated = reader.repeated.map(place);
+                self.unreadable = reader.unreadable.map(place);
+                self.too_deep = reader.too_deep.map(place);
+            }
+            Err(error) => {
+                self.found = Found::default();
+                self.fault = Some(Place {
+                    line: error.line(),
+                    column: error.column(),
+                });
+            }
+        }
+    }
+
+    /// The members of a text, if it is an object.
+    fn of_object(text: &'a str) -> Option<Self> {
+        let mut reading = Self::new("", text.as_bytes());
+        let shape = json::read_deep(text, &mut Reader::new(Kind::Read, &mut reading.found));
+        (shape.ok()? == Shape::Object).then_some(reading)
+    }
+
+    /// The body as it came.
+    pub(crate) fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// Where the body stops being one JSON text. It has no members then: nobody would read those before the fault. A body
+    /// without content has none either, and no fault.
+    pub(crate) fn fault(&self) -> Option<Place> {
+        self.fault
+    }
+
+    /// The first name outside ASCII, of a call that changes something.
+    pub(crate) fn not_ascii(&self) -> Option<Place> {
+        self.not_ascii
+    }
+
+    /// Where the first second member of one name has been named: of a money call at every depth, of a write at the top.
+    pub(crate) fn repeated(&self) -> Option<Place> {
+        self.repeated
+    }
+
+    /// The first value of a money call that some readers cannot hold.
+    pub(crate) fn unreadable(&self) -> Option<Place> {
+        self.unreadable
+    }
+
+    /// The first array or object of a call that changes something that stands in [`json::DEEPEST`] others.
+    pub(crate) fn too_deep(&self) -> Option<Place> {
+        self.too_deep
+    }
+
+    /// Members with a reserved name: of a money call at every depth, of others at the top.
+    pub(crate) fn reserved(&self) -> &[(ReservedName, Raw<'a>)] {
+        &self.found.reserved
+    }
+
+    /// The query's parameters, names and values as they stand.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        query::pairs(self.query)
+    }
+
+    pub(crate) fn parameters_are_ascii(&self) -> bool {
+        self.parameters().all(|(name, _)| decode(name).is_ascii())
+    }
+
+    /// Whether a field was sent at all. Null and empty text were not sent (schemas.md).
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.members(field).next().is_some() || self.in_query(field).next().is_some()
+    }
+
+    /// Every value a field was sent with, the query before the body.
+    pub(crate) fn values<'f>(
+        &self,
+        field: &'f str,
+    ) -> impl Iterator<Item = Value<'a>> + use<'a, 'f, '_> {
+        let parameters = self.in_query(field).map(Value::Query);
+        parameters.chain(self.members(field).map(Value::Body))
+    }
+
+    fn in_query<'f>(&self, field: &'f str) -> impl Iterator<Item = Cow<'a, str>> + use<'a, 'f> {
+        query::pairs(self.query)
+            .filter(move |(name, value)| {
+                !value.is_empty() && decode(name).eq_ignore_ascii_case(field)
+            })
+            .map(|(_, value)| decode(value))
+    }
+
+    fn members<'f>(&self, field: &'f str) -> impl Iterator<Item = Raw<'a>> + use<'a, 'f, '_> {
+        let members = self.found.few.iter().chain(&self.found.more);
+        members
+            .filter(move |(name, value)| {
+                name.eq_ignore_ascii_case(field.as_bytes()) && !value.is_nothing()
+            })
+            .map(|(_, value)| *value)
+    }
+
+    /// The last value of a field, which is what most readers take, if it is a text or a number.
+    pub(crate) fn last(&self, field: &str) -> Option<Cow<'a, str>> {
+        self.clear(field)?.last()?.text_or_number()
+    }
+
+    /// The value of a field, if it was sent with one only.
+    pub(crate) fn only(&self, field: &str) -> Option<Cow<'a, str>> {
+        let mut values = self.clear(field)?.map(|value| value.text_or_number());
+        let first = values.next()??;
+        values
+            .all(|other| other.as_ref() == Some(&first))
+            .then_some(first)
+    }
+
+    /// The values of a field, unless it stands in a query in which readers differ about where a value ends.
+    fn clear<'f>(
+        &self,
+        field: &'f str,
+    ) -> Option<impl Iterator<Item = Value<'a>> + use<'a, 'f, '_>> {
+        (query::is_clear(self.query) || self.in_query(field).next().is_none())
+            .then(|| self.values(field))
+    }
+}
+
+/// Members that may be asked for.
+#[derive(Default)]
+struct Found<'a> {
+    /// Those of the top object, by their names.
+    few: ArrayVec<(Cow<'a, [u8]>, Raw<'a>), 16>,
+    /// What finds no room there.
+    more: Vec<(Cow<'a, [u8]>, Raw<'a>)>,
+    reserved: Vec<(ReservedName, Raw<'a>)>,
+}
+
+impl<'a> Found<'a> {
+    fn push(&mut self, name: Cow<'a, [u8]>, value: Raw<'a>) {
+        if let Err(full) = self.few.try_push((name, value)) {
+            self.more.push(full.element());
+        }
+    }
+}
+
+/// Takes what one pass over a text finds.
+struct Reader<'r, 'a> {
+    kind: Kind,
+    found: &'r mut Found<'a>,
+    seen: SeenNames<'a>,
+    not_ascii: Option<usize>,
+    repeated: Option<usize>,
+    unreadable: Option<usize>,
+    too_deep: Option<usize>,
+}
+
+impl<'r, 'a> Reader<'r, 'a> {
+    fn new(kind: Kind, found: &'r mut Found<'a>) -> Self {
+        Self {
+            kind,
+            found,
+            seen: SeenNames::default(),
+            not_ascii: None,
+            repeated: None,
+            unreadable: None,
+            too_deep: None,
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Reader<'_, 'a> {
+    fn again(&mut self) {
+        *self.found = Found::default();
+        self.seen = SeenNames::default();
+        self.not_ascii = None;
+        self.repeated = None;
+    }
+
+    fn member(&mut self, member: Member<'a>) {
+        let Member {
+            object,
+            depth,
+            place,
+            name,
+            value,
+        } = member;
+        let is_top = depth == 0;
+        if self.kind != Kind::Read && self.not_ascii.is_none() && !name.is_ascii() {
+            self.not_ascii = Some(place.start);
+        }
+        if !is_top && self.kind != Kind::Money {
+            return;
+        }
+        match ReservedName::of(&name) {
+            // Deeper down it is nothing that GatePay knows.
+            Some(ReservedName::Callback) if !is_top => {}
+            Some(reserved) => self.found.reserved.push((reserved, value)),
+            None => {}
+        }
+        if self.kind != Kind::Read
+            && self.repeated.is_none()
+            && self.seen.repeats(depth, object, name.clone())
+        {
+            self.repeated = Some(place.end - 1);
+        }
+        if is_top {
+            self.found.push(name, value);
+        }
+    }
+
+    fn unreadable(&mut self, at: usize) {
+        if self.kind == Kind::Money {
+            self.unreadable.get_or_insert(at);
+        }
+    }
+
+    fn too_deep(&mut self, at: usize) {
+        if self.kind != Kind::Read {
+            self.too_deep.get_or_insert(at);
+        }
+    }
+}
+
+fn place(text: &[u8], at: usize) -> Place {
+    let before = &text[..at];
+    let mut lines = before.rsplit(|byte| *byte == b'\n');
+    let last = lines.next().unwrap_or_default();
+    Place {
+        line: lines.count() + 1,
+        column: last.len() + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Catalogue;
+    use proptest::prelude::*;
+
+    fn with<T>(row: &str, query: &str, body: &str, ask: impl Fn(&BodyReading<'_>) -> T) -> T {
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named(row).unwrap();
+        ask(&BodyReading::read(row, Some(query), body.as_bytes()))
+    }
+
+    /// What is repeated, too deep and unreadable.
+    fn places(row: &str, body: &str) -> [Option<Place>; 3] {
+        with(row, "", body, |reading| {
+            [reading.repeated(), reading.too_deep(), reading.unreadable()]
+        })
+    }
+
+    #[test]
+    fn fields_are_found_in_any_case_in_query_and_body() {
+        let texts = |query: &str, body: &str| {
+            with("close_order", query, body, |reading| {
+                let values = reading.values("prepayId");
+                values
+                    .map(|value| value.text_or_number().unwrap().into_owned())
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(texts("", r#"{"PrepayID":"1"}"#), ["1"]);
+        assert_eq!(
+            texts("PREPAYID=1;x&prepay%49d=2", r#"{"prepay\u0069d":3}"#),
+            ["1", "2", "3"]
+        );
+        assert_eq!(
+            texts("prepayId=", r#"{"prepayId":null,"prepayID":""}"#),
+            [""; 0]
+        );
+        assert_eq!(
+            texts("prepay_id=1", r#"{"prepay":"1","a":{"prepayId":"2"}}"#),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn a_value_whose_end_is_a_matter_of_opinion_is_no_key() {
+        let ask = |query: &str, body: &str| {
+            with("close_order", query, body, |reading| {
+                let text = |value: Option<Cow<'_, str>>| value.map(Cow::into_owned);
+                (
+                    text(reading.last("prepayId")),
+                    text(reading.only("prepayId")),
+                )
+            })
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(ask("prepayId=A", ""), (some("A"), some("A")));
+        assert_eq!(ask("prepayId=A;B", ""), (None, None));
+        assert_eq!(ask("x=1;prepayId=A", r#"{"prepayId":"A"}"#), (None, None));
+        assert_eq!(ask("x=1;y", r#"{"prepayId":"A"}"#), (some("A"), some("A")));
+        assert_eq!(ask("prepayId=B", r#"{"PREPAYID":"A"}"#), (some("A"), None));
+    }
+
+    #[test]
+    fn one_name_twice_is_found_however_many_there_are() {
+        for others in [0, 1, 15, 16, 17, 31, 32, 33, 500] {
+            let members: Vec<_> = (0..others)
+                .map(|at| format!(r#""m{at}":{{"a":[1,{{"b":1}}]}},"#))
+                .collect();
+            let members = members.concat();
+            for (row, first, second, at_top, repeats) in [
+                ("refund_order", "a", "a", true, true),
+                (
+                    "refund_order",
+                    "merchantTradeNo",
+                    "MerchantTradeNo",
+                    true,
+                    true,
+                ),
+                ("refund_order", "a", "A", false, true),
+                ("close_order", "a", "A", true, true),
+                ("close_order", "a", "a", false, false),
+                ("query_order", "a", "a", true, false),
+                ("refund_order", "a", "a ", true, false),
+                ("refund_order", "a", "b", false, false),
+            ] {
+                let pair = format!(r#""{first}":1,{members}"{second}":2"#);
+                let body = if at_top {
+                    format!("{{{pair}}}")
+                } else {
+                    format!(r#"{{"x":[{{{pair}}}]}}"#)
+                };
+                let found = places(row, &body)[0].is_some();
+                assert_eq!(found, repeats, "{row} {others}: {first}, then {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn objects_beside_each_other_may_have_the_same_names() {
+        let items = |count: usize| vec![r#"{"id":1,"to":{"id":2}}"#; count].join(",");
+        for body in [
+            format!(r#"{{"a":[{}],"b":[{}]}}"#, items(3), items(100)),
+            format!("[[{}],{},[[{}]]]", items(1), items(2), items(40)),
+            r#"{"a":{"x":1,"a":{"x":2}},"x":{"a":1}}"#.to_owned(),
+        ] {
+            assert_eq!(places("refund_order", &body)[0], None, "{body}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_limited_for_calls_that_change_something() {
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            for (deep, fits) in [
+                (16, true),
+                (17, true),
+                (128, true),
+                (129, false),
+                (300_000, false),
+            ] {
+                // The outermost object is one of them.
+                let nested = open.repeat(deep - 1) + "1" + &close.repeat(deep - 1);
+                let body = format!(r#"{{"prepayId":{nested},"x":1}}"#);
+                for row in ["refund_order", "close_order", "query_order"] {
+                    let too_deep = places(row, &body)[1];
+                    assert_eq!(
+                        too_deep.is_none(),
+                        fits || row == "query_order",
+                        "{row} {deep}"
+                    );
+                    assert!(
+                        with(row, "", &body, |reading| reading.has("x")),
+                        "{row} {deep}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_some_readers_cannot_hold_is_placed_in_money_calls() {
+        for (value, readable) in [
+            ("1e999", false),
+            ("-1E+400", false),
+            (r#"["\ud83d"]"#, false),
+            (r#"{"a":"\udc00\ud800"}"#, false),
+            (r#""\ud83d\ude00""#, true),
+            ("1e-999", true),
+            ("0.1e5", true),
+            (&"9".repeat(300), true),
+            (&"9".repeat(400), false),
+        ] {
+            let body = format!(r#"{{"a":{value}}}"#);
+            let found = places("refund_order", &body)[2];
+            assert_eq!(found.is_none(), readable, "{value}");
+            assert_eq!(places("close_order", &body)[2], None, "a write: {value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(body: Vec<u8>, text: String, query: String) {
+            for row in ["refund_order", "close_order", "query_order", "create_otc_bank"] {
+                with(row, &query, &text, |reading| reading.has("prepayId"));
+                let catalogue = Catalogue::standard();
+                let _reading = BodyReading::read(catalogue.named(row).unwrap(), None, &body);
+            }
+        }
+    }
+}

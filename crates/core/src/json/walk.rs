@@ -1,0 +1,181 @@
+//! Every member of a text that is known to be JSON, at every depth, in a loop: its nesting costs no stack.
+
+use super::{DEEPEST, Member, Raw, Visit};
+
+/// Hands over each member behind its value, so that those inside it come first.
+#[cold]
+pub(super) fn walk<'a>(text: &'a str, visit: &mut dyn Visit<'a>) {
+    Walk {
+        text,
+        at: 0,
+        open: Vec::new(),
+        visit,
+    }
+    .run();
+}
+
+struct Walk<'v, 'a> {
+    text: &'a str,
+    at: usize,
+    /// The arrays and objects around `at`.
+    open: Vec<Open>,
+    visit: &'v mut dyn Visit<'a>,
+}
+
+/// An array or object that has begun.
+enum Open {
+    Array,
+    Object {
+        /// Where.
+        at: usize,
+        /// Where the latest member's name begins and ends, and its value begins.
+        name: (usize, usize),
+        value: usize,
+    },
+}
+
+impl Walk<'_, '_> {
+    /// Between two rounds `at` stands behind a value, a name with its colon, an opening bracket or a comma.
+    fn run(&mut self) {
+        loop {
+            let begin = self.next();
+            match self.byte() {
+                Some(b'{') => self.open(Open::Object {
+                    at: begin,
+                    name: (0, 0),
+                    value: 0,
+                }),
+                Some(b'[') => self.open(Open::Array),
+                Some(b'}' | b']') => {
+                    self.member();
+                    self.open.pop();
+                    self.at += 1;
+                }
+                Some(b',') => {
+                    self.member();
+                    self.at += 1;
+                    if let Some(Open::Object { .. }) = self.open.last() {
+                        self.name();
+                    }
+                }
+                Some(b'"') => {
+                    self.at = self.behind_string();
+                    let text = Raw(&self.text[begin..self.at]);
+                    if text.text().is_none() {
+                        self.visit.unreadable(begin);
+                    }
+                }
+                Some(_) => {
+                    self.at = self.behind_word();
+                    let number = Raw(&self.text[begin..self.at]).number();
+                    if number.is_some_and(|number| !number.parse().is_ok_and(f64::is_finite)) {
+                        self.visit.unreadable(begin);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn open(&mut self, open: Open) {
+        if self.open.len() == DEEPEST {
+            self.visit.too_deep(self.at);
+            self.at = self.behind_compound();
+            return;
+        }
+        let is_object = matches!(open, Open::Object { .. });
+        self.open.push(open);
+        self.at += 1;
+        if is_object {
+            self.name();
+        }
+    }
+
+    /// A name and its colon, unless the object ends here.
+    fn name(&mut self) {
+        let begin = self.next();
+        if self.byte() != Some(b'"') {
+            return;
+        }
+        self.at = self.behind_string();
+        let end = self.at;
+        self.next();
+        self.at += 1;
+        let begins = self.next();
+        if let Some(Open::Object { name, value, .. }) = self.open.last_mut() {
+            *name = (begin, end);
+            *value = begins;
+        }
+    }
+
+    /// Hands over the member whose value ends here, if the innermost is an object and has one.
+    fn member(&mut self) {
+        let Some(Open::Object { at, name, value }) = self.open.last() else {
+            return;
+        };
+        if name.1 == 0 {
+            return;
+        }
+        let end = self.text[..self.at].trim_ascii_end().len();
+        self.visit.member(Member {
+            object: *at,
+            depth: self.open.len() - 1,
+            place: name.0..name.1,
+            name: Raw(&self.text[name.0..name.1]).bytes(),
+            value: Raw(&self.text[*value..end]),
+        });
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes on to what is no white space.
+    fn next(&mut self) -> usize {
+        while self.byte().is_some_and(|byte| byte.is_ascii_whitespace()) {
+            self.at += 1;
+        }
+        self.at
+    }
+
+    fn behind_string(&self) -> usize {
+        let mut at = self.at + 1;
+        while let Some(byte) = self.text.as_bytes().get(at) {
+            match byte {
+                b'"' => return at + 1,
+                b'\\' => at += 2,
+                _ => at += 1,
+            }
+        }
+        self.text.len()
+    }
+
+    /// Behind the array or object that begins here.
+    fn behind_compound(&mut self) -> usize {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.byte() {
+            match byte {
+                b'"' => {
+                    self.at = self.behind_string();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+        self.at
+    }
+
+    fn behind_word(&self) -> usize {
+        let rest = &self.text.as_bytes()[self.at..];
+        let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+        rest.iter()
+            .position(is_end)
+            .map_or(self.text.len(), |length| self.at + length)
+    }
+}
