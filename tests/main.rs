@@ -86,6 +86,8 @@ mod scale;
 mod records;
 // Operators see counts and readiness, also after a crash.
 mod operating;
+// Nobody who reaches the admin listener keeps probes out, and few see and change anything.
+mod admin;
 // What is counted is bounded, and rules and dashboard ask for nothing else.
 mod metrics;
 // A worker that is stuck is noticed.

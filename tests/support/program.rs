@@ -381,7 +381,7 @@ impl Program {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", "admin");
+            .header("host", self.admin.to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

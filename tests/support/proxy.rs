@@ -1,6 +1,6 @@
 //! A proxy: how it is set up, and how it is reached through its real listener.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
@@ -30,6 +30,7 @@ pub(crate) struct Plan {
     catalogue: Catalogue,
     adjust: Vec<Adjust>,
     fresh: bool,
+    sockets: Sockets,
 }
 
 impl Plan {
@@ -53,6 +54,12 @@ impl Plan {
 
     pub(crate) fn with(mut self, adjust: impl FnOnce(&mut Settings) + 'static) -> Self {
         self.adjust.push(Box::new(adjust));
+        self
+    }
+
+    /// Has this socket for operators, as from a launcher.
+    pub(crate) fn admin_socket(mut self, socket: TcpListener) -> Self {
+        self.sockets.admin = Some(socket);
         self
     }
 
@@ -106,7 +113,7 @@ impl Plan {
                 registry,
                 catalogue,
             },
-            Sockets::default(),
+            self.sockets,
             self.clock.clone(),
             Box::new(log.clone()),
             self.fresh,
@@ -151,6 +158,7 @@ impl Proxy {
             catalogue: Catalogue::standard(),
             adjust: Vec::new(),
             fresh: true,
+            sockets: Sockets::default(),
         }
     }
 
@@ -197,7 +205,7 @@ impl Proxy {
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         let request = Request::builder()
             .uri(path)
-            .header("host", "admin")
+            .header("host", self.admin_address().to_string())
             .body(Full::default())
             .expect("well formed");
         Connection::open(self.server().admin_address())

@@ -28,6 +28,14 @@ impl Raw {
         }
     }
 
+    /// Over a connection that was made otherwise.
+    pub(crate) fn over(tcp: TcpStream) -> Self {
+        Self {
+            tcp,
+            seen: Vec::new(),
+        }
+    }
+
     /// From another of this machine's loopback addresses. It may be reset before it is noticed to be open.
     pub(crate) async fn open_from(from: &str, address: SocketAddr) -> io::Result<Self> {
         let socket = TcpSocket::new_v4().expect("a socket");

@@ -1,90 +1,143 @@
 //! Admin: metrics, health, version and reload, on a listener of their own, never on the tenants' address.
 
+mod gate;
+mod places;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::{SecretKey, SigningKey, query_text};
+use gatepay_core::query_text;
 use gatepay_tenancy::facts::{self, Facts};
-use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::Authority;
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use zeroize::Zeroizing;
 
+use self::gate::{Denied, Gate};
+use self::places::{Observed, Place, Places};
 use crate::app::{App, Readiness};
 use crate::reload::{State, Verdict};
 use crate::signer::Switch;
 use crate::{roster, rows, status};
 
-/// Scrapes and probes are few; more than this at once is a fault or an attack.
-const CONNECTIONS: usize = 64;
+/// The longest head, and how much of an answer is kept in pieces.
+const BUFFER: usize = 64 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 type Answer = Response<Full<Bytes>>;
 
 /// Answers until the runtime it runs on ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Places::new());
+    // The socket may have been bound by whatever started the process, elsewhere than `admin.address` says.
+    let bound = listener.local_addr();
+    let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());
+    let gate = Arc::new(Gate { is_local });
     loop {
-        let permit = Arc::clone(&room)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "an admin connection was not accepted");
                 sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let app = Arc::clone(&app);
+        let Some(taken) = places.take(peer.ip()) else {
+            continue;
+        };
+        let (app, places, gate) = (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
         tokio::spawn(async move {
-            let _permit = permit;
-            let service = service_fn(|request| {
-                let app = Arc::clone(&app);
-                async move { Ok::<_, Infallible>(answer(&app, &request).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(30))
-                .serve_connection(TokioIo::new(tcp), service);
-            // Who asks and leaves has not asked for anything that matters.
-            let _ = connection.await;
+            let place = Arc::clone(taken.place());
+            let exchange = |request| {
+                let (app, places, gate) =
+                    (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
+                let place = Arc::clone(taken.place());
+                async move {
+                    place.asks();
+                    let answer = answer(&app, &gate, &places, &place, &request).await;
+                    place.answers();
+                    answer
+                }
+            };
+            connection(tcp, place, exchange).await;
         });
     }
 }
 
-async fn answer(app: &Arc<App>, request: &Request<Incoming>) -> Answer {
+/// One connection, to its end or until its place is needed or it takes too long.
+async fn connection<S, F>(stream: S, place: Arc<Place>, exchange: impl Fn(Request<Incoming>) -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Answer>,
+{
+    let stream = Observed {
+        stream,
+        place: Arc::clone(&place),
+    };
+    let service = service_fn(|request| {
+        let answer = exchange(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        // The time for a head is part of the time for the whole exchange.
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // Who asks and leaves has not asked for anything that matters.
+        _ = connection => {}
+        () = place.ends() => {}
+    }
+}
+
+async fn answer(
+    app: &Arc<App>,
+    gate: &Gate,
+    places: &Places,
+    place: &Place,
+    request: &Request<Incoming>,
+) -> Answer {
     let path = request.uri().path();
-    // Known by everybody who watches it: no secrets, and nothing to change.
-    if let Some(open) = open(app, path).await {
-        return match *request.method() {
-            Method::GET => open,
-            _ => text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET is answered here\n",
-            ),
+    let method = match request.method() {
+        // hyper leaves the body out.
+        &Method::HEAD => &Method::GET,
+        method => method,
+    };
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return refusal(Denied::Malformed).await;
+    }
+    // Known by everybody who watches it, under any name: no secrets, and nothing to change. It costs nothing either.
+    if let Some(probe) = probe(app, path) {
+        return only_get(method).unwrap_or(probe);
+    }
+    let _turn = places.turn(place, method != Method::GET).await;
+    if path == "/metrics" {
+        return match only_get(method) {
+            Some(refusal) => refusal,
+            None => aside(app, metrics).await,
         };
     }
-    if let Some(refusal) = forbidden(app, request) {
-        // Guessing a token takes its time.
-        sleep(Duration::from_millis(100)).await;
-        return refusal;
+    let token = app.settings.admin.token.as_ref();
+    if path == "/" {
+        return match gate.denies_page(request, token) {
+            Some(denied) => refusal(denied).await,
+            None => only_get(method).unwrap_or_else(page),
+        };
     }
-    match (request.method(), path) {
+    if let Some(denied) = gate.denies(request, token) {
+        return refusal(denied).await;
+    }
+    match (method, path) {
         (&Method::GET, "/status") => {
             aside(app, |app| json(StatusCode::OK, &app.looks.look(app))).await
         }
@@ -130,20 +183,63 @@ async fn answer(app: &Arc<App>, request: &Request<Incoming>) -> Answer {
     }
 }
 
-/// What answers to everybody, on any address.
-async fn open(app: &Arc<App>, path: &str) -> Option<Answer> {
+/// What answers at once, to everybody, on any address.
+fn probe(app: &App, path: &str) -> Option<Answer> {
     Some(match path {
-        "/metrics" => aside(app, metrics).await,
         "/live" => text(StatusCode::OK, "live\n"),
         "/ready" => ready(app.readiness()),
         "/version" => text(
             StatusCode::OK,
             concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), "\n"),
         ),
-        // It has no figures of its own: it asks for them, with the token if there is one.
-        "/" if app.settings.admin.token.is_some() || is_local(app) => page(),
         _ => return None,
     })
+}
+
+/// What a request with another method than GET is answered with.
+fn only_get(method: &Method) -> Option<Answer> {
+    (method != Method::GET).then(|| {
+        text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered here\n",
+        )
+    })
+}
+
+async fn refusal(denied: Denied) -> Answer {
+    match denied {
+        Denied::Malformed => text(
+            StatusCode::BAD_REQUEST,
+            "a request has one Host, in visible ASCII\n",
+        ),
+        Denied::Address => text(
+            StatusCode::FORBIDDEN,
+            "this answers on a loopback address, or with admin.token\n",
+        ),
+        Denied::Name => text(
+            StatusCode::FORBIDDEN,
+            "without admin.token this answers under localhost or a loopback address: the request's Host is another\n",
+        ),
+        Denied::Browser => text(StatusCode::FORBIDDEN, "this is not for browsers\n"),
+        Denied::Token => unproved("Bearer").await,
+        Denied::PageToken => {
+            unproved("Basic realm=\"the password is what admin.token holds\"").await
+        }
+    }
+}
+
+async fn unproved(challenge: &'static str) -> Answer {
+    // Guessing a token takes its time.
+    sleep(Duration::from_millis(100)).await;
+    let mut refusal = text(
+        StatusCode::UNAUTHORIZED,
+        "say Authorization: Bearer and what admin.token holds\n",
+    );
+    let challenge = HeaderValue::from_static(challenge);
+    refusal
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    refusal
 }
 
 fn ready(readiness: Readiness) -> Answer {
@@ -187,11 +283,6 @@ fn metrics(app: &App) -> Answer {
     answer_of(StatusCode::OK, kind, scrape.into())
 }
 
-/// Whether only this machine reaches the listener.
-fn is_local(app: &App) -> bool {
-    app.settings.admin.address.ip().is_loopback()
-}
-
 /// The status page, which may fetch from here, and run and load nothing else.
 fn page() -> Answer {
     let body = Bytes::from_static(status::PAGE.as_bytes());
@@ -207,60 +298,6 @@ fn page() -> Answer {
         lines.insert(name, HeaderValue::from_static(value));
     }
     page
-}
-
-/// Why somebody may not see and do the rest. With the token they may if there is one, else on this machine only.
-fn forbidden(app: &App, request: &Request<Incoming>) -> Option<Answer> {
-    let admin = &app.settings.admin;
-    let headers = request.headers();
-    let Some(token) = &admin.token else {
-        if !is_local(app) {
-            return Some(text(
-                StatusCode::FORBIDDEN,
-                "this answers on a loopback address, or with admin.token\n",
-            ));
-        }
-        // No operator's tool sends it. A page in a browser on this machine is nobody who may ask, but for our own.
-        let browser =
-            headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
-        let browser = browser && !(request.method() == Method::GET && is_own_page(headers));
-        return browser.then(|| text(StatusCode::FORBIDDEN, "this is not for browsers\n"));
-    };
-    let presented = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .and_then(|(_, presented)| SecretKey::new(Zeroizing::new(presented.to_owned())).ok());
-    if presented.is_some_and(|presented| SigningKey::new(&presented).same_secret(token)) {
-        return None;
-    }
-    let mut refusal = text(
-        StatusCode::UNAUTHORIZED,
-        "say Authorization: Bearer and what admin.token holds\n",
-    );
-    let challenge = HeaderValue::from_static("Bearer");
-    refusal
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, challenge);
-    Some(refusal)
-}
-
-/// Whether a browser asks for the page that came from here, or somebody typed the address: not for a page of somebody
-/// else's, and not under a name that somebody else made lead here.
-fn is_own_page(headers: &HeaderMap) -> bool {
-    let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = says("host").and_then(|host| host.parse::<Authority>().ok());
-    let local = host.is_some_and(|host| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name == "localhost"
-            || name
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-    });
-    local
-        && !headers.contains_key(header::ORIGIN)
-        && matches!(says("sec-fetch-site"), Some("same-origin" | "none"))
 }
 
 async fn switch(app: &App, query: Option<&str>) -> Answer {
@@ -379,4 +416,105 @@ fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::{Instant, timeout};
+
+    const ASKS: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    /// A connection to something that answers with a megabyte; gives after how long it ended.
+    fn serving() -> (DuplexStream, impl Future<Output = Duration>) {
+        let (peer, stream) = duplex(1 << 10);
+        let places = Arc::new(Places::new());
+        let began = Instant::now();
+        let ended = async move {
+            let taken = places.take([127, 0, 0, 1].into()).unwrap();
+            let exchange = |_| {
+                let place = Arc::clone(taken.place());
+                async move {
+                    place.asks();
+                    place.answers();
+                    answer_of(StatusCode::OK, TEXT, vec![b'.'; 1 << 20].into())
+                }
+            };
+            connection(stream, Arc::clone(taken.place()), exchange).await;
+            began.elapsed()
+        };
+        (peer, ended)
+    }
+
+    /// Reads one answer to its end.
+    async fn reads_an_answer(peer: &mut DuplexStream) {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            text.push(peer.read_u8().await.unwrap());
+        }
+        let mut body = vec![0; 1 << 20];
+        peer.read_exact(&mut body).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_takes_a_minute_at_most_however_its_peer_dawdles() {
+        let never = std::future::pending::<()>;
+        let says_nothing = async |_peer: DuplexStream| never().await;
+        let says_half = async |mut peer: DuplexStream| {
+            peer.write_all(b"GET /live HT").await.unwrap();
+            never().await;
+        };
+        let dribbles = async |mut peer: DuplexStream| {
+            for byte in b"GET /live HTTP/1.1\r\nx: "
+                .iter()
+                .chain([b'.'; 1_000].iter())
+            {
+                if peer.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let never_reads = async |mut peer: DuplexStream| {
+            while peer.write_all(ASKS).await.is_ok() {}
+        };
+        let sips = async |mut peer: DuplexStream| {
+            peer.write_all(ASKS).await.unwrap();
+            while peer.read_u8().await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let minute = Duration::from_mins(1);
+        let mut ends = Vec::new();
+        macro_rules! ended {
+            ($peer:expr) => {{
+                let (peer, ended) = serving();
+                let both = async { tokio::select! { ended = ended => ended, () = async { $peer(peer).await; never().await } => unreachable!() } };
+                ends.push(timeout(2 * minute, both).await.expect(stringify!($peer)));
+            }};
+        }
+        ended!(says_nothing);
+        ended!(says_half);
+        ended!(dribbles);
+        ended!(never_reads);
+        ended!(sips);
+        assert_eq!(ends, [minute; 5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lasts_for_as_long_as_somebody_asks_and_takes_the_answers() {
+        let (mut peer, ended) = serving();
+        let asks = async {
+            for _ in 0..100 {
+                peer.write_all(ASKS).await.unwrap();
+                reads_an_answer(&mut peer).await;
+                sleep(Duration::from_secs(59)).await;
+            }
+            // Then it is idle, and after a while it is closed.
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+        };
+        let (lasted, ()) = tokio::join!(ended, asks);
+        assert_eq!(lasted, Duration::from_secs(99 * 59 + 75));
+    }
 }

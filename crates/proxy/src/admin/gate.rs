@@ -1,0 +1,282 @@
+//! Gate: which requests may see and change more than probes and Prometheus.
+//!
+//! With `admin.token` those that present it. Without one, those that came to a loopback listener under a loopback name:
+//! a browser on this machine can be made to send a request here, by a page that points at this address or whose own name
+//! was made to lead here (DNS rebinding), but the request then names that page's host, or its origin.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepay_core::{SecretKey, SigningKey};
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Version};
+use zeroize::Zeroizing;
+
+/// Which requests are let through.
+pub(super) struct Gate {
+    /// Whether the listening socket's own address is this machine's alone.
+    pub(super) is_local: bool,
+}
+
+/// Why one is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// More than one Host, or none where HTTP/1.1 wants one.
+    Malformed,
+    /// Nothing but probes and metrics answers on this address.
+    Address,
+    /// It is for a name that is not this machine's.
+    Name,
+    /// A page of another site in a browser sends it.
+    Browser,
+    /// The token is missing or wrong.
+    Token,
+    /// The same, of the page: a browser can ask for it.
+    PageToken,
+}
+
+impl Gate {
+    /// Why a request may not see and do the rest.
+    pub(super) fn denies<B>(
+        &self,
+        request: &Request<B>,
+        token: Option<&SigningKey>,
+    ) -> Option<Denied> {
+        let name = match named(request) {
+            Ok(name) => name,
+            Err(denied) => return Some(denied),
+        };
+        let Some(token) = token else {
+            return self.denies_without_token(request, name);
+        };
+        if is_foreign(request.headers(), name) {
+            return Some(Denied::Browser);
+        }
+        (!presents(request, token)).then_some(Denied::Token)
+    }
+
+    fn denies_without_token<B>(&self, request: &Request<B>, name: Option<&str>) -> Option<Denied> {
+        if !self.is_local {
+            return Some(Denied::Address);
+        }
+        if !name.is_some_and(is_loopback_name) {
+            return Some(Denied::Name);
+        }
+        // No operator's tool sends these. Of a browser's pages only our own may ask, and only look.
+        let headers = request.headers();
+        let browser =
+            headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+        let own_page = is_look(request.method())
+            && !headers.contains_key(header::ORIGIN)
+            && !is_foreign(headers, name);
+        (browser && !own_page).then_some(Denied::Browser)
+    }
+
+    /// Why a request may not have the page, which has no figures of its own: what leads here from elsewhere may show it.
+    pub(super) fn denies_page<B>(
+        &self,
+        request: &Request<B>,
+        token: Option<&SigningKey>,
+    ) -> Option<Denied> {
+        let name = match named(request) {
+            Ok(name) => name,
+            Err(denied) => return Some(denied),
+        };
+        let local = self.is_local && name.is_some_and(is_loopback_name);
+        if local || token.is_some_and(|token| presents(request, token)) {
+            return None;
+        }
+        Some(match token {
+            Some(_) => Denied::PageToken,
+            None if self.is_local => Denied::Name,
+            None => Denied::Address,
+        })
+    }
+}
+
+/// Whether a request with this method only looks.
+pub(super) fn is_look(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// The name a request is for (RFC 9112, 3.2 and 3.3): that of its target, else of its one Host. HTTP/1.1 has one.
+pub(super) fn named<B>(request: &Request<B>) -> Result<Option<&str>, Denied> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() || host.is_none() && request.version() > Version::HTTP_10 {
+        return Err(Denied::Malformed);
+    }
+    if let Some(authority) = request.uri().authority() {
+        return Ok(Some(authority.as_str()));
+    }
+    let host = host.map(|host| host.to_str().map_err(|_| Denied::Malformed));
+    host.transpose()
+}
+
+/// Whether a name with or without a port is `localhost` or a loopback address, and nothing else with it.
+fn is_loopback_name(name: &str) -> bool {
+    let (host, port) = match name.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, port)) => {
+                let loopback = host.parse().is_ok_and(|address: Ipv6Addr| {
+                    IpAddr::V6(address).to_canonical().is_loopback()
+                });
+                return loopback && is_port(port);
+            }
+            None => return false,
+        },
+        None => name.find(':').map_or((name, ""), |at| name.split_at(at)),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let loopback = host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse()
+            .is_ok_and(|address: Ipv4Addr| address.is_loopback());
+    loopback && is_port(port)
+}
+
+/// Whether this is nothing, or a colon and a port.
+fn is_port(text: &str) -> bool {
+    let digits = text.strip_prefix(':');
+    text.is_empty()
+        || digits.is_some_and(|digits| {
+            digits.bytes().all(|byte| byte.is_ascii_digit())
+                && (digits.is_empty() || digits.parse::<u16>().is_ok())
+        })
+}
+
+/// Whether a browser sends it for a page that did not come from here, `name` being what it takes us for.
+fn is_foreign(headers: &HeaderMap, name: Option<&str>) -> bool {
+    let elsewhere = headers
+        .get_all("sec-fetch-site")
+        .iter()
+        .any(|site| site != "same-origin" && site != "none");
+    let own = |origin: &header::HeaderValue| {
+        let origin = origin.to_str().ok()?;
+        let (_, host) = origin.split_once("://")?;
+        Some(host.eq_ignore_ascii_case(name?))
+    };
+    let origins = headers.get_all(header::ORIGIN);
+    elsewhere || origins.iter().any(|origin| own(origin) != Some(true))
+}
+
+/// Whether it presents the token: `Bearer`, or to look also as the password of `Basic`, for which browsers ask.
+fn presents<B>(request: &Request<B>, token: &SigningKey) -> bool {
+    let mut lines = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    let Some((scheme, presented)) = line.to_str().ok().and_then(|line| line.split_once(' ')) else {
+        return false;
+    };
+    let presented = if scheme.eq_ignore_ascii_case("bearer") {
+        Some(Zeroizing::new(presented.to_owned()))
+    } else if scheme.eq_ignore_ascii_case("basic") && is_look(request.method()) {
+        password(presented)
+    } else {
+        None
+    };
+    presented
+        .and_then(|presented| SecretKey::new(presented).ok())
+        .is_some_and(|presented| SigningKey::new(&presented).same_secret(token))
+}
+
+/// The password of `Basic`, whoever the user is.
+fn password(encoded: &str) -> Option<Zeroizing<String>> {
+    let decoded = Zeroizing::new(STANDARD.decode(encoded.trim()).ok()?);
+    let (_, password) = str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(Zeroizing::new(password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine_are_loopback_and_no_others() {
+        for name in [
+            "localhost",
+            "LocalHost:9090",
+            "localhost.",
+            "localhost.:1",
+            "localhost:",
+            "127.0.0.1",
+            "127.0.0.1:9090",
+            "127.255.3.4:65535",
+            "127.0.0.1.",
+            "[::1]",
+            "[::1]:9090",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(is_loopback_name(name), "{name}");
+        }
+        for name in [
+            "",
+            ":9090",
+            ".",
+            "evil.example",
+            "localhost.evil.example",
+            "evil.localhost",
+            "localhost..",
+            "localhost:65536",
+            "localhost:9090x",
+            "localhost:-1",
+            "localhost:+1",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "localhost, evil.example",
+            "localhost:80:80",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:80@evil.example",
+            "0.0.0.0",
+            "127.1",
+            "0x7f.0.0.1",
+            "2130706433",
+            "128.0.0.1",
+            "10.0.0.7:9090",
+            "::1",
+            "[::1",
+            "[::1]evil.example",
+            "[::]",
+            "[fe80::1]",
+            "[127.0.0.1]",
+            "[::ffff:10.0.0.1]",
+            " localhost",
+        ] {
+            assert!(!is_loopback_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_our_own_if_it_came_from_the_name_it_asks() {
+        let foreign = |lines: &[(&'static str, &str)], name| {
+            let mut headers = HeaderMap::new();
+            for (line, value) in lines {
+                headers.append(*line, value.parse().unwrap());
+            }
+            is_foreign(&headers, Some(name))
+        };
+        let name = "127.0.0.1:9090";
+        assert!(!foreign(&[], name));
+        assert!(!foreign(&[("origin", "http://127.0.0.1:9090")], name));
+        assert!(!foreign(&[("sec-fetch-site", "same-origin")], name));
+        assert!(!foreign(&[("sec-fetch-site", "none")], name));
+        for origin in [
+            "http://127.0.0.1:8000",
+            "http://127.0.0.1",
+            "http://localhost:9090",
+            "https://evil.example",
+            "null",
+            "",
+        ] {
+            assert!(foreign(&[("origin", origin)], name), "{origin}");
+        }
+        for site in ["same-site", "cross-site", "null", ""] {
+            assert!(foreign(&[("sec-fetch-site", site)], name), "{site}");
+        }
+        let both = [("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
+        assert!(foreign(&both, name));
+    }
+}

@@ -1,0 +1,341 @@
+//! Places: how many connections the admin listener serves, which of them gives way when there are too many, and how long
+//! one may take.
+//!
+//! What a connection will ask for is known only once it has asked, so no place can be kept for probes. A new connection
+//! gets one in any case: when all are taken, one on which the proxy waits for its peer (for a request, or until an answer
+//! is taken) gives way, the longest of those of the address that has most. So a probe always gets in, and it needs no more
+//! than a moment.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+
+/// Scrapes and probes are few; more connections than this are a fault or an attack.
+const CONNECTIONS: usize = 64;
+/// How many requests to look at something are worked on at once; the others queue. Probes need no turn.
+const LOOKS: usize = 8;
+/// Likewise of those that change something: they may take their time, and must not keep anybody from looking.
+const CHANGES: usize = 4;
+/// From the first byte of a head, or the beginning of a connection, until the answer is written.
+const EXCHANGE: Duration = Duration::from_mins(1);
+/// How long a connection may be idle between two exchanges: Prometheus asks every minute or more often.
+const IDLE: Duration = Duration::from_secs(75);
+/// How often a connection is compared with its deadline.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Every connection's place.
+pub(super) struct Places {
+    all: Mutex<Vec<Arc<Place>>>,
+    looks: Semaphore,
+    changes: Semaphore,
+}
+
+/// One connection's place. It gives it back when it is dropped.
+pub(super) struct Taken {
+    places: Arc<Places>,
+    place: Arc<Place>,
+}
+
+/// How far along a connection is.
+pub(super) struct Place {
+    address: IpAddr,
+    now: Mutex<(Stage, Instant)>,
+    gives_way: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The last answer is written, and nothing of another request was read.
+    Idle,
+    /// A request is being read, or waits for its turn.
+    Asking,
+    /// A request is being worked on.
+    Working,
+    /// An answer is being written.
+    Answering,
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        Self {
+            all: Mutex::default(),
+            looks: Semaphore::new(LOOKS),
+            changes: Semaphore::new(CHANGES),
+        }
+    }
+
+    /// A place for a connection from this address; if none was free, another connection has given way. None if all of
+    /// them are being worked for.
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Taken> {
+        let place = Arc::new(Place::of(address));
+        let mut all = self.lock();
+        if all.len() >= CONNECTIONS {
+            let longest = longest_wait(&all)?;
+            all.swap_remove(longest).gives_way.notify_one();
+        }
+        all.push(Arc::clone(&place));
+        drop(all);
+        Some(Taken {
+            places: Arc::clone(self),
+            place,
+        })
+    }
+
+    /// A turn to be worked for, with all others that only look or all others that change something. Meanwhile the
+    /// connection does not give way.
+    pub(super) async fn turn<'a>(&'a self, place: &'a Place, changes: bool) -> Turn<'a> {
+        let turns = if changes { &self.changes } else { &self.looks };
+        let permit = turns.acquire().await.expect("it is never closed");
+        place.lock().0 = Stage::Working;
+        Turn {
+            place,
+            _permit: permit,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Place>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which connection gives way: of those that are waited for, the one that has been for longest, of the address that has
+/// most of them.
+fn longest_wait(all: &[Arc<Place>]) -> Option<usize> {
+    let waiting: Vec<_> = all
+        .iter()
+        .enumerate()
+        .filter_map(|(at, place)| {
+            let (stage, since) = *place.lock();
+            (stage != Stage::Working).then_some((at, place.address, since))
+        })
+        .collect();
+    let of = |address| waiting.iter().filter(|(_, of, _)| *of == address).count();
+    let most = waiting.iter().map(|(_, address, _)| of(*address)).max()?;
+    let longest = waiting
+        .iter()
+        .filter(|(_, address, _)| of(*address) == most)
+        .min_by_key(|(_, _, since)| *since)?;
+    Some(longest.0)
+}
+
+impl Taken {
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let place = &self.place;
+        self.places
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, place));
+    }
+}
+
+impl Place {
+    /// A connection that has just begun: it is expected to ask.
+    fn of(address: IpAddr) -> Self {
+        Self {
+            address,
+            now: Mutex::new((Stage::Asking, Instant::now())),
+            gives_way: Notify::new(),
+        }
+    }
+
+    /// Waits until the connection has to end: it takes too long, or gives way to another.
+    pub(super) async fn ends(&self) {
+        tokio::select! {
+            () = self.gives_way.notified() => {}
+            () = self.overdue() => {}
+        }
+    }
+
+    async fn overdue(&self) {
+        loop {
+            let (stage, since) = *self.lock();
+            let deadline = match stage {
+                Stage::Idle => since + IDLE,
+                Stage::Asking | Stage::Working | Stage::Answering => since + EXCHANGE,
+            };
+            let now = Instant::now();
+            if deadline <= now {
+                return;
+            }
+            sleep_until(deadline.min(now + LOOK)).await;
+        }
+    }
+
+    /// A request is there, or begins to be.
+    pub(super) fn asks(&self) {
+        self.enter(Stage::Asking);
+    }
+
+    /// Its answer is there, and is about to be written.
+    pub(super) fn answers(&self) {
+        self.lock().0 = Stage::Answering;
+    }
+
+    /// Enters another stage if the connection was idle.
+    fn enter(&self, stage: Stage) {
+        let mut now = self.lock();
+        if now.0 == Stage::Idle {
+            *now = (stage, Instant::now());
+        }
+    }
+
+    /// All that was to be written is written.
+    fn written(&self) {
+        let mut now = self.lock();
+        if now.0 == Stage::Answering {
+            *now = (Stage::Idle, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Stage, Instant)> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a request holds while it is worked on.
+pub(super) struct Turn<'a> {
+    place: &'a Place,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.place.lock().0 = Stage::Asking;
+    }
+}
+
+/// A connection's bytes, which say how far along it is.
+pub(super) struct Observed<S> {
+    pub(super) stream: S,
+    pub(super) place: Arc<Place>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.place.asks();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.place.enter(Stage::Answering);
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    /// hyper flushes once nothing is left to write.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.place.written();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.place.enter(Stage::Answering);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_places_are_taken_the_longest_wait_of_the_address_with_most_gives_way() {
+        let places = Arc::new(Places::new());
+        let other = places.take(address(2)).unwrap();
+        let mut taken = Vec::new();
+        while places.lock().len() < CONNECTIONS {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            taken.push(places.take(address(1)).unwrap());
+        }
+        // The first has a turn, so it is the second that has waited for longest.
+        let turn = places.turn(taken[0].place(), false).await;
+        let new = places.take(address(3)).unwrap();
+        assert_eq!(places.lock().len(), CONNECTIONS);
+        taken[1].place().gives_way.notified().await;
+        let still = |taken: &Taken| {
+            let all = places.lock();
+            all.iter().any(|place| Arc::ptr_eq(place, &taken.place))
+        };
+        assert!(still(&taken[0]) && !still(&taken[1]) && still(&taken[2]));
+        assert!(still(&other) && still(&new));
+        drop(turn);
+        drop(new);
+        assert_eq!(places.lock().len(), CONNECTIONS - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_connections_does_not_take_the_place_of_another_address() {
+        let places = Arc::new(Places::new());
+        let probe = places.take(address(2)).unwrap();
+        let mut flood = Vec::new();
+        for _ in 0..1_000 {
+            flood.push(places.take(address(1)).unwrap());
+        }
+        let all = places.lock();
+        assert!(all.iter().any(|place| Arc::ptr_eq(place, &probe.place)));
+        assert_eq!(all.len(), CONNECTIONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn not_all_places_can_be_worked_for() {
+        const { assert!(LOOKS + CHANGES < CONNECTIONS) };
+        let places = Arc::new(Places::new());
+        let taken: Vec<_> = (0..CONNECTIONS)
+            .map(|_| places.take(address(1)).unwrap())
+            .collect();
+        let mut turns = Vec::new();
+        for taken in &taken {
+            for changes in [false, true] {
+                let turn = places.turn(taken.place(), changes);
+                let turn = tokio::time::timeout(Duration::ZERO, turn).await;
+                turns.extend(turn);
+            }
+        }
+        assert_eq!(turns.len(), LOOKS + CHANGES);
+        assert!(places.take(address(1)).is_some());
+    }
+}
