@@ -101,6 +101,8 @@ fn a_file_that_would_open_what_is_the_institutions_own_is_refused() {
             said(&[(fine.0, &path)], &[]),
             said(&[(fine.0, &path.to_uppercase())], &[]),
             said(&[(fine.0, &format!("{path}/x"))], &[]),
+            said(&[(fine.0, &path.replace("/v1/", "/v2/"))], &[]),
+            said(&[(fine.0, &path.replace("/v1/", "/"))], &[]),
             said(&[(&path, fine.1)], &[]),
             said(&[], &[&name]),
         ] {

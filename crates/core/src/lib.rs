@@ -24,6 +24,7 @@ pub mod payload;
 pub mod secret;
 pub mod sign;
 pub mod signature;
+pub mod spelling;
 pub mod stamp;
 pub mod translate;
 pub mod verify;

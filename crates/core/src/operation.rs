@@ -8,7 +8,10 @@ use std::fmt;
 
 use crate::catalogue;
 use crate::field::Field;
+use crate::spelling::{KnownKinds, Side, folded};
 use crate::words::words;
+
+pub use crate::spelling::is_reserved;
 
 /// HTTP methods that occur in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -229,6 +232,9 @@ pub enum CatalogueError {
     /// A tenant's row with a path that belongs to the institution alone.
     #[error("operation {0} would open a path of the institution's own to tenants")]
     Reserved(String),
+    /// A row that is weaker than its path is known to be: a read that leads to a write or money call, for one.
+    #[error("operation {0} has the path of {1}, which is of a stronger kind")]
+    Weaker(String, String),
     /// A path that no request could match.
     #[error("operation {0} has a path that is not canonical")]
     NotCanonical(String),
@@ -244,7 +250,7 @@ impl Catalogue {
     }
 
     /// Builds the index; a duplicate or ambiguous row is an error, and so is one that would let a tenant reach what is
-    /// the institution's own: no configuration gets past here.
+    /// the institution's own, or that leads to the path of a stronger kind: no configuration gets past here.
     ///
     /// # Panics
     /// With more than 65,536 rows.
@@ -256,7 +262,7 @@ impl Catalogue {
             .iter()
             .filter(|row| row.scope == Scope::Institution)
             .filter_map(|row| row.institution_path.as_deref())
-            .map(str::to_ascii_lowercase)
+            .map(folded)
             .collect();
         for (index, row) in rows.iter().enumerate() {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
@@ -282,7 +288,7 @@ impl Catalogue {
             }
             let mut paths = row.merchant_path.iter().chain(&row.institution_path);
             if row.scope == Scope::Tenant
-                && paths.any(|path| is_reserved(path) || own.contains(&path.to_ascii_lowercase()))
+                && paths.any(|path| is_reserved(path) || own.contains(&folded(path)))
             {
                 return Err(CatalogueError::Reserved(row.name.to_string()));
             }
@@ -291,6 +297,15 @@ impl Catalogue {
             }
             if let Some(path) = &row.institution_path {
                 insert(&mut by_institution_path, row.institution_method, path)?;
+            }
+        }
+        let published = catalogue::rows();
+        let known = KnownKinds::of(&published, &rows);
+        for row in &rows {
+            let institution = known.stronger(row, Side::Institution);
+            if let Some(stronger) = institution.or_else(|| known.stronger(row, Side::Merchant)) {
+                let names = (row.name.to_string(), stronger.name.to_string());
+                return Err(CatalogueError::Weaker(names.0, names.1));
             }
         }
         Ok(Self {
@@ -334,21 +349,6 @@ impl Catalogue {
     pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
         self.by_institution_path.get(path)?[method as usize].map(usize::from)
     }
-}
-
-/// Paths that act on accounts other than the caller's: sub-accounts, fee settings, transfer and charge (protocol.md 2).
-/// Whatever a configuration says, no tenant's row leads there.
-const RESERVED: [&str; 4] = [
-    "/merchant/open/institution/v1/accounts",
-    "/rate/",
-    "/transfer/open/institution/v1/pay/transfer",
-    "/transfer/open/institution/v1/pay/charge",
-];
-
-/// Whether a path belongs to the institution alone, in any case of letters: nobody knows how GatePay compares.
-pub fn is_reserved(path: &str) -> bool {
-    let path = path.to_ascii_lowercase();
-    RESERVED.iter().any(|reserved| path.starts_with(reserved))
 }
 
 /// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,

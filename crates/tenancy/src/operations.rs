@@ -2,8 +2,8 @@
 //! side, or added.
 //!
 //! What a row is (who may call it, what it does, how tenants call it) is not for configuration to change. Whatever is
-//! written, no tenant's row leads where only the institution may go: `paths` says so, with the place, and
-//! [`Catalogue::new`] does not build such a catalogue either.
+//! written, no tenant's row leads where only the institution may go, and no read to the path of a write or money call:
+//! `paths` says so, with the place, and [`Catalogue::new`] does not build such a catalogue either.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,13 +41,10 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
         .collect();
     // Rows are judged only now, so that two of them may swap their paths.
     let placed = zip(&changed, &tables);
-    let whole = Whole {
-        rows: &rows,
-        built_in: standard.rows(),
-        places: placed
-            .filter_map(|(position, table)| Some(((*position)?, table.place("name"))))
-            .collect(),
-    };
+    let places = placed
+        .filter_map(|(position, table)| Some(((*position)?, table.place("name"))))
+        .collect();
+    let whole = Whole::new(&rows, standard.rows(), places);
     let mut reported = false;
     for (position, table) in zip(changed, tables) {
         for (key, fault) in position.map_or_else(Vec::new, |position| whole.faults(position)) {

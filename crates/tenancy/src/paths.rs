@@ -1,9 +1,12 @@
-//! Where the rows of a changed catalogue may lead: no tenant's to what is the institution's own, and no two to one place.
+//! Where the rows of a changed catalogue may lead: no tenant's to what is the institution's own, none to the path of a
+//! stronger kind, and no two to one place.
 
 use std::collections::HashMap;
+use std::iter::zip;
 
 use gatepay_core::Operation;
-use gatepay_core::operation::{Scope, is_reserved};
+use gatepay_core::operation::Scope;
+use gatepay_core::spelling::{KnownKinds, Side, folded, is_reserved};
 
 use crate::reader::Place;
 
@@ -11,11 +14,31 @@ const OWN: &str = "is the institution's own and is never open to tenants";
 
 /// All rows as the tables leave them, to be judged together.
 pub(crate) struct Whole<'a> {
-    pub(crate) rows: &'a [Operation],
+    rows: &'a [Operation],
     /// Those of GatePay's documentation, in the same order; what follows them was added.
-    pub(crate) built_in: &'a [Operation],
+    built_in: &'a [Operation],
     /// Where the rows stand that tables changed or added.
-    pub(crate) places: HashMap<usize, Place>,
+    places: HashMap<usize, Place>,
+    /// Of each row, the institution path without what a router may ignore.
+    folded: Vec<Option<String>>,
+    known: KnownKinds<'a>,
+}
+
+impl<'a> Whole<'a> {
+    pub(crate) fn new(
+        rows: &'a [Operation],
+        built_in: &'a [Operation],
+        places: HashMap<usize, Place>,
+    ) -> Self {
+        let folded = |row: &Operation| row.institution_path.as_deref().map(folded);
+        Self {
+            rows,
+            built_in,
+            places,
+            folded: rows.iter().map(folded).collect(),
+            known: KnownKinds::of(built_in, rows),
+        }
+    }
 }
 
 impl Whole<'_> {
@@ -35,9 +58,8 @@ impl Whole<'_> {
         if row.scope == Scope::Tenant && self.is_own(path) {
             return Some(OWN.to_owned());
         }
-        let is_tenants = |other: &Operation| other.scope == Scope::Tenant && leads_to(other, path);
         if row.scope == Scope::Institution
-            && let Some(other) = self.rows.iter().position(is_tenants)
+            && let Some(other) = self.leads(Scope::Tenant, path)
         {
             let other = self.name(other);
             return Some(format!(
@@ -50,6 +72,9 @@ impl Whole<'_> {
         });
         if let Some(other) = twin {
             return Some(format!("leads where {other} does, by the same method"));
+        }
+        if let Some(fault) = self.kind_fault(position, Side::Institution) {
+            return Some(fault);
         }
         let is_known = self
             .built_in
@@ -77,21 +102,53 @@ impl Whole<'_> {
             other.method == row.method && other.merchant_path.as_deref() == Some(path)
         });
         twin.map(|other| format!("is that of {other} already, by the same method"))
+            .or_else(|| self.kind_fault(position, Side::Merchant))
     }
 
-    /// Whether a path is the institution's own, in any case of letters.
+    /// Why a row's kind does not go with a path: the path is known for a stronger call, or this call is stronger than a
+    /// built-in read of that path.
+    fn kind_fault(&self, position: usize, side: Side) -> Option<String> {
+        let row = &self.rows[position];
+        let path = side.path(row).map(folded);
+        // A built-in row without a table of its own has no place where the fault could stand.
+        let makes_weak = |(other, weaker): (usize, &Operation)| {
+            weaker.kind < row.kind
+                && !self.places.contains_key(&other)
+                && side.path(weaker).map(folded) == path
+                && self.known.stronger(weaker, side) == Some(row)
+        };
+        let stronger = self.known.stronger(row, side);
+        let stronger = stronger.and_then(|stronger| self.position(stronger));
+        let mut rows = self.rows.iter().enumerate();
+        let other = stronger.or_else(|| rows.position(makes_weak))?;
+        let (name, kind) = (self.name(other), self.rows[other].kind);
+        Some(format!(
+            "is the path of {name}, which is of kind {kind}: no call of kind {} may lead there, in any version or \
+             spelling and by any method",
+            row.kind
+        ))
+    }
+
+    /// Whether a path is the institution's own, in any version and spelling.
     fn is_own(&self, path: &str) -> bool {
-        let mut own = self
-            .rows
-            .iter()
-            .filter(|row| row.scope == Scope::Institution);
-        is_reserved(path) || own.any(|row| leads_to(row, path))
+        is_reserved(path) || self.leads(Scope::Institution, path).is_some()
+    }
+
+    /// The row of a scope that leads to a path, in any version and spelling.
+    fn leads(&self, scope: Scope, path: &str) -> Option<usize> {
+        let path = folded(path);
+        let mut rows = zip(self.rows, &self.folded);
+        rows.position(|(row, own)| row.scope == scope && own.as_ref() == Some(&path))
     }
 
     fn other_than(&self, position: usize, is: impl Fn(&Operation) -> bool) -> Option<String> {
         let mut rows = self.rows.iter().enumerate();
         let other = rows.find(|(other, row)| *other != position && is(row));
         other.map(|(other, _)| self.name(other))
+    }
+
+    fn position(&self, row: &Operation) -> Option<usize> {
+        self.rows.iter().position(|other| other.name == row.name)
     }
 
     /// A name of ours, or where one of the operator's making stands.
@@ -101,11 +158,6 @@ impl Whole<'_> {
             _ => self.rows[position].name.to_string(),
         }
     }
-}
-
-fn leads_to(row: &Operation, path: &str) -> bool {
-    let own = row.institution_path.as_deref();
-    own.is_some_and(|own| own.eq_ignore_ascii_case(path))
 }
 
 /// Whether GatePay's pages print this institution path for a row.

@@ -133,14 +133,161 @@ fn every_published_alternative_can_be_chosen() {
 }
 
 #[test]
-fn two_operations_may_swap_their_paths() {
+fn two_operations_of_one_kind_may_swap_their_paths() {
     let prefix = "/payment/open/institution/v1/pay/order";
     let catalogue = catalogue(&format!(
-        "[[operation]]\nname = 'query_order'\ninstitution_path = '{prefix}/close'
-[[operation]]\nname = 'close_order'\ninstitution_path = '{prefix}/query'"
+        "[[operation]]\nname = 'query_order'\ninstitution_path = '{prefix}/refund/query'
+[[operation]]\nname = 'query_refund'\ninstitution_path = '{prefix}/query'"
     ));
-    let position = catalogue.institution(Method::Post, &format!("{prefix}/close"));
+    let position = catalogue.institution(Method::Post, &format!("{prefix}/refund/query"));
     assert_eq!(position, catalogue.position("query_order"));
+}
+
+fn too_weak(name: &str, kind: &str, own: &str) -> String {
+    format!(
+        "is the path of {name}, which is of kind {kind}: no call of kind {own} may lead there, in any version or \
+         spelling and by any method"
+    )
+}
+
+const ORDER: &str = "/payment/open/institution/v1/pay/order";
+
+/// A read that moves funds would be repeated, and never be looked up.
+#[test]
+fn no_read_leads_to_the_path_of_a_write_or_money_call() {
+    let refund = too_weak("refund_order", "money", "read");
+    for path in [
+        "v1/pay/order",
+        "v2/pay/order",
+        "V1/PAY/Order",
+        "v3beta/pay/order",
+        "pay/order",
+    ] {
+        for method in ["POST", "GET", "PUT"] {
+            let added = VOUCHER.replace("money", "read").replace(
+                "institution_path = '/payment/open/institution/v1/pay/voucher'",
+                &format!("institution_method = '{method}'\ninstitution_path = '/payment/open/institution/{path}/refund'"),
+            );
+            let fault = match (path, method) {
+                ("v1/pay/order", "POST") => "leads where refund_order does, by the same method",
+                _ => &refund,
+            };
+            assert_eq!(
+                problems(&added),
+                [format!("8: operation[0].institution_path: {fault}")],
+                "{method} {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_correction_and_no_swap_leads_to_the_path_of_a_stronger_call() {
+    assert_eq!(
+        problems(&format!(
+            "[[operation]]\nname = 'query_order'\ninstitution_path = '{ORDER}/close'
+[[operation]]\nname = 'close_order'\ninstitution_path = '{ORDER}/query'"
+        )),
+        [
+            format!(
+                "3: operation[0].institution_path: {}",
+                too_weak("close_order", "write", "read")
+            ),
+            format!(
+                "6: operation[1].institution_path: {}",
+                too_weak("query_order_v2", "read", "write")
+            ),
+        ]
+    );
+    assert_eq!(
+        problems(&format!(
+            "[[operation]]\nname = 'close_order'\ninstitution_path = '{ORDER}/REFUND'"
+        )),
+        [format!(
+            "3: operation[0].institution_path: {}",
+            too_weak("refund_order", "money", "write")
+        )]
+    );
+    assert_eq!(
+        problems(&format!(
+            "[[operation]]\nname = 'query_order'\ninstitution_path = '{ORDER}/close2'
+[[operation]]\nname = 'close_order'\ninstitution_path = '{ORDER}/Close2'"
+        )),
+        [format!(
+            "3: operation[0].institution_path: {}",
+            too_weak("close_order", "write", "read")
+        )]
+    );
+    // What is merely printed on a page is known as well, and so is what tenants call.
+    for (path, name) in [
+        (
+            "/transfer/open/institution/v1/pay/convert",
+            "create_conversion",
+        ),
+        ("/payment/open/institution/v2/pay/withdraw", "create_payout"),
+    ] {
+        assert_eq!(
+            problems(&format!(
+                "[[operation]]\nname = 'query_order'\ninstitution_path = '{path}'"
+            )),
+            [format!(
+                "3: operation[0].institution_path: {}",
+                too_weak(name, "money", "read")
+            )]
+        );
+    }
+}
+
+#[test]
+fn the_path_of_a_stronger_call_is_known_from_both_sides_and_from_other_tables() {
+    let refund = too_weak("refund_order", "money", "read");
+    let own = "[[operation]]
+name = 'list_refunds'
+scope = 'institution'
+module = 'payment'
+kind = 'read'
+method = 'POST'
+institution_path = '/v1/pay/order/refund'
+";
+    assert_eq!(
+        problems(own),
+        [format!("7: operation[0].institution_path: {refund}")]
+    );
+    let merchant = VOUCHER
+        .replace("money", "read")
+        .replace("'POST'", "'GET'")
+        .replace("'/v1/pay/voucher'", "'/V1/pay/order/refund'");
+    assert_eq!(
+        problems(&merchant),
+        [format!("6: operation[0].merchant_path: {refund}")]
+    );
+    // The stronger of two tables makes the weaker one wrong, and a built-in read stays one.
+    let again = VOUCHER
+        .replace("create_voucher", "list_vouchers")
+        .replace("money", "read")
+        .replace("/v1/pay/voucher'\ninst", "/v1/pay/vouchers'\ninst")
+        .replace("'POST'", "'GET'");
+    assert_eq!(
+        problems(&format!("{VOUCHER}{again}")),
+        [format!(
+            "14: operation[1].institution_path: {}",
+            too_weak("the operation at proxy.toml:2", "money", "read")
+        )]
+    );
+    let over = VOUCHER
+        .replace("'POST'", "'PUT'")
+        .replace("pay/voucher'\n[", "")
+        .replace(
+            "/payment/open/institution/v1/pay/voucher",
+            &format!("{ORDER}/query"),
+        );
+    assert_eq!(
+        problems(&over),
+        [format!(
+            "7: operation[0].institution_path: {}",
+            too_weak("query_order", "read", "money")
+        )]
+    );
 }
 
 #[test]
@@ -244,9 +391,18 @@ fn no_tenants_operation_leads_to_what_is_the_institutions_own() {
         "/merchant/open/institution/v1/accounts/create",
         "/merchant/open/institution/v1/accounts",
         "/Merchant/Open/Institution/V1/Accounts/close",
+        "/merchant/open/institution/v2/accounts/create",
+        "/merchant/open/institution/v10/accounts/create",
+        "/merchant/open/institution/V2/Accounts/create",
+        "/merchant/open/institution/v2beta/accounts/create",
+        "/merchant/open/institution/accounts/create",
         "/rate/commission_rule",
+        "/v2/rate/commission_rule",
         "/transfer/open/institution/v1/pay/transfer/batch",
+        "/transfer/open/institution/v2/pay/transfer",
+        "/transfer/open/institution/pay/transfer",
         "/transfer/open/institution/v1/pay/charges/detail",
+        "/transfer/open/institution/v2/pay/charge",
     ] {
         assert_eq!(
             problems(&format!(
@@ -461,12 +617,23 @@ fn path() -> impl Strategy<Value = String> {
             format!("{own}/other"),
             format!("{own}s"),
             own.to_uppercase(),
+            own.replace("v1", "v2"),
+            own.replace("/v1", ""),
         ]
     });
+    let respelled = known.iter().flat_map(|path| {
+        [
+            path.to_uppercase(),
+            path.replace("/v1/", "/V7beta/"),
+            path.replace("/v1/", "/"),
+        ]
+    });
+    let respelled: Vec<_> = respelled.collect();
     let new = (0..1_000).prop_map(|n| format!("/payment/open/institution/v9/{n}"));
     prop_oneof![
         2 => prop::sample::select(known),
         1 => prop::sample::select(near.collect::<Vec<_>>()),
+        1 => prop::sample::select(respelled),
         3 => new,
     ]
 }
@@ -536,7 +703,7 @@ proptest! {
             }
             let path = row.institution_path.as_deref().unwrap_or_default().to_lowercase();
             prop_assert!(!is_reserved(&path), "{}: {path}", row.name);
-            prop_assert!(!OWN.iter().any(|own| path.starts_with(own)), "{}: {path}", row.name);
+            prop_assert!(!OWN.iter().any(|own| without_version(&path).starts_with(&without_version(own))), "{}: {path}", row.name);
             let same = |other: &Operation| other.institution_path.as_deref().is_some_and(|it| it.to_lowercase() == path);
             prop_assert!(!rows.iter().any(|it| it.scope == Scope::Institution && same(it)), "{}: {path}", row.name);
         }
@@ -544,4 +711,35 @@ proptest! {
             prop_assert_eq!(configuration.catalogue.named(&row.name).unwrap().scope, Scope::Institution);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn no_configuration_lets_a_read_lead_to_the_path_of_a_write_or_money_call(
+        tables in prop::collection::vec(prop_oneof![corrected(), added()], 1..4),
+    ) {
+        let Ok(configuration) = folder().proxy(&tables.concat()).load() else { return Ok(()) };
+        let (rows, standard) = (configuration.catalogue.rows(), Catalogue::standard());
+        let path = |row: &Operation| row.institution_path.as_deref().map(without_version);
+        for read in rows.iter().filter(|row| row.kind == Kind::Read && row.institution_path.is_some()) {
+            // GatePay's pages have one path for setting and for reading a fee rule.
+            let is_fee_rule = standard.rows().contains(read) && read.name == "query_fee_rule";
+            let strong = rows.iter().chain(standard.rows()).filter(|row| row.kind != Kind::Read);
+            for strong in strong.filter(|_| !is_fee_rule) {
+                prop_assert!(path(read) != path(strong), "{} and {}", read.name, strong.name);
+            }
+        }
+    }
+}
+
+/// A path in lower case, without segments that are versions.
+fn without_version(path: &str) -> String {
+    let path = path.to_lowercase();
+    let is_version = |segment: &&str| {
+        segment.starts_with('v') && segment[1..].starts_with(|digit: char| digit.is_ascii_digit())
+    };
+    let segments = path.split('/').filter(|segment| !is_version(segment));
+    segments.collect::<Vec<_>>().join("/")
 }
