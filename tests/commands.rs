@@ -199,7 +199,13 @@ fn a_tenants_life_is_a_line_of_commands_each() {
     assert_eq!(folder.run("check").status.code(), Some(0));
     folder.file("tenants.d/half.toml", "id = ");
     let (_, code) = tenant(&folder, &["suspend", "globex"]);
-    assert_eq!(code, Some(64), "a folder that is not whole is not edited");
+    assert_eq!(
+        code,
+        Some(0),
+        "rights can be taken away whatever else is wrong"
+    );
+    let (_, code) = tenant(&folder, &["resume", "globex"]);
+    assert_eq!(code, Some(64), "and given only in a folder that is whole");
 }
 
 #[test]

@@ -707,3 +707,45 @@ async fn a_hundred_reloads_under_load_are_each_seen_within_the_interval() {
         seen.slowest
     );
 }
+
+/// Runs `tenant` with these arguments on a folder's configuration.
+fn tenant_command(folder: &Folder, arguments: &[&str]) -> (String, Option<i32>) {
+    let proxy_toml = folder.path("proxy.toml");
+    let told = ["--config", proxy_toml.to_str().unwrap()];
+    printed(&run(&[&["tenant"], arguments, &told].concat()))
+}
+
+#[tokio::test]
+async fn the_kill_switch_and_the_list_work_while_other_files_are_wrong() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    let program = Program::serve(&folder).await;
+    folder.tenant(&globex(), "limits = { requests_per_second = 0 }");
+    folder.file("tenants.d/initech.toml", "id = ");
+    folder.file("tenants.d/hooli.json", "{");
+    assert_eq!(program.reload("").await.0, 422);
+    for (command, status) in [
+        (&["suspend", "acme", "--read-only"][..], 200),
+        (&["suspend", "acme"], 403),
+    ] {
+        let (said, code) = tenant_command(&folder, command);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("tenants.d/initech.toml:1"), "{said}");
+        let begun = Instant::now();
+        let refund = async || {
+            let request = acme().post(REFUND, A_REFUND).request(&Clock::system());
+            let mut caller = Connection::open(program.address).await;
+            caller.send(request).await.status
+        };
+        while refund().await != 403 {
+            assert!(begun.elapsed() < PATIENCE, "it may still move money");
+        }
+        becomes(&program, &acme(), status).await;
+    }
+    let (said, code) = tenant_command(&folder, &["list"]);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(
+        said.contains("suspended") && said.contains("tenants.d/hooli.json"),
+        "{said}"
+    );
+}

@@ -335,13 +335,13 @@ impl Follower {
         }
     }
 
-    /// Suspends, in the generation at work, whoever the files say is suspended. Gives what is at work then, if anybody was.
+    /// Lowers, in the generation at work, each standing that the files say is lower. Gives what is at work then, if any was.
     ///
     /// Nothing happens here that does not happen anyway once the rest is mended or confirmed, and what somebody's own table
     /// says need not wait for anybody else's.
     fn suspend_ahead(&mut self) -> Option<Arc<Generation>> {
         let before = self.app.generation.load_full();
-        let registry = before.registry.suspending(self.watch.suspended())?;
+        let registry = before.registry.lowering(self.watch.lowered())?;
         let app = &self.app;
         let generation = Arc::new(Generation::new(
             Some(&before),
@@ -373,7 +373,7 @@ impl Follower {
         tracing::warn!(
             parties = some.collect::<Vec<_>>().join(", "),
             count = suspended.len(),
-            "suspended at once; the rest of what the files say is not at work yet"
+            "suspended at once, or held to reads; the rest of what the files say is not at work yet"
         );
         self.leftover.push(before);
         Some(generation)

@@ -1,7 +1,8 @@
 //! Edits of tenants that are there: what they may do at all, their keys, their end.
 //!
 //! An edit keeps comments and order. Before it is made the whole configuration is read as it would be with it; if that has
-//! a problem, nothing is changed. Random bytes and the time are arguments.
+//! a problem, nothing is changed. An edit that takes rights away is made all the same if the problems were there before:
+//! a broken file must not keep anybody from stopping a stolen key. Random bytes and the time are arguments.
 
 use std::fs;
 use std::io;
@@ -13,9 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::document::{self, Node, Table, Value};
 use crate::durable::{self, Replaced};
-use crate::load::{Configuration, Supposing, load_supposing, party_files};
+use crate::load::{Configuration, Supposing, load_readable, load_supposing, party_files};
 use crate::onboard::{self, Random};
 use crate::party::{PartyId, Standing};
+use crate::party_file::STANDINGS;
 use crate::problem::{Problem, closest};
 use crate::secrets::Environment;
 use crate::{facts, value};
@@ -40,6 +42,8 @@ pub struct Stood {
     pub file: PathBuf,
     /// Whether it had to be changed.
     pub changed: bool,
+    /// What else is wrong with the configuration, and was before.
+    pub problems: Vec<Problem>,
 }
 
 /// What the tenant has to be told, and where it was written.
@@ -56,6 +60,8 @@ pub struct Rotated {
     pub ending: Vec<String>,
     /// When they end.
     pub ends: String,
+    /// What else is wrong with the configuration, and was before.
+    pub problems: Vec<Problem>,
 }
 
 /// What was removed.
@@ -117,6 +123,15 @@ struct NewCredential<'a> {
     secret_file: &'a str,
 }
 
+/// How much of the configuration has to be right for an edit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judging {
+    /// All of it: the edit gives rights.
+    Whole,
+    /// The edit adds no problem: it takes rights away.
+    NoNewProblem,
+}
+
 /// The file that a tenant stands in.
 pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
     Ok(Folder::of(files)?.find(id)?.file)
@@ -124,20 +139,34 @@ pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
 
 /// Says what a tenant may do at all.
 pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stood, EditError> {
-    let folder = Folder::of(files)?;
+    let judging = match standing {
+        Standing::Active => Judging::Whole,
+        Standing::ReadOnly | Standing::Suspended => Judging::NoNewProblem,
+    };
+    let folder = Folder::judging(files, judging)?;
     let tenant = folder.find(id)?;
     let word = standing.as_str();
     let says = document::text(tenant.table(), "standing").unwrap_or(Standing::Active.as_str());
     let changed = says != word;
+    let mut problems = Vec::new();
     if changed {
         let edited = match tenant.form {
             Form::Json => json::stand(&tenant.text, tenant.index, word),
             Form::Toml => toml::stand(&tenant.text, tenant.index, word),
         };
-        tenant.rewrite(files, edited)?;
+        // From `suspended` even `read_only` gives rights.
+        let before = STANDINGS.iter().find(|(word, _)| *word == says);
+        let judging = match before {
+            Some((_, before)) if *before < standing => Judging::Whole,
+            _ => judging,
+        };
+        problems = tenant.rewrite(files, edited, judging)?;
     }
-    let file = tenant.file;
-    Ok(Stood { file, changed })
+    Ok(Stood {
+        file: tenant.file,
+        changed,
+        problems,
+    })
 }
 
 /// Gives a tenant one more credential, and lets those it has end after a time in which both are good.
@@ -151,7 +180,12 @@ pub fn rotate(
     overlap: Duration,
     random: &Random,
 ) -> Result<Rotated, EditError> {
-    let folder = Folder::of(files)?;
+    let judging = if overlap.is_zero() {
+        Judging::NoNewProblem
+    } else {
+        Judging::Whole
+    };
+    let folder = Folder::judging(files, judging)?;
     let tenant = folder.find(id)?;
     let overlap_ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
     // Whole seconds, which read better in a file.
@@ -199,11 +233,10 @@ pub fn rotate(
     durable::make_secrets_folder(secrets).map_err(at(secrets))?;
     let like = tenant.secret_files().last().filter(|like| like.is_file());
     durable::write_secret(&secret_file, &secret, like.as_deref()).map_err(at(&secret_file))?;
-    if let Err(error) = tenant.rewrite(files, edited) {
+    let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
         // It was made a moment ago, by us, and nobody names it.
         let _unremoved = fs::remove_file(&secret_file);
-        return Err(error);
-    }
+    })?;
     Ok(Rotated {
         client_id,
         secret,
@@ -211,6 +244,7 @@ pub fn rotate(
         secret_file,
         ending,
         ends,
+        problems,
     })
 }
 
@@ -231,7 +265,7 @@ pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Rem
             Form::Json => json::remove(&tenant.text, index),
             Form::Toml => toml::remove(&tenant.text, index, &tenant.lines()),
         };
-        tenant.rewrite(files, edited)?;
+        tenant.rewrite(files, edited, Judging::Whole)?;
     }
     let mut removed = Removed {
         tenant_file: tenant.file,
@@ -268,6 +302,10 @@ pub(crate) struct Folder {
 impl Folder {
     /// Keeps other edits out until it is dropped.
     pub(crate) fn of(files: &Files<'_>) -> Result<Self, EditError> {
+        Self::judging(files, Judging::Whole)
+    }
+
+    fn judging(files: &Files<'_>, judging: Judging) -> Result<Self, EditError> {
         let problems = |faults: Vec<document::Fault>| {
             let problem = |fault: document::Fault| Problem {
                 file: files.proxy_toml.file_name().unwrap_or_default().into(),
@@ -277,7 +315,11 @@ impl Folder {
             };
             EditError::Problems(faults.into_iter().map(problem).collect())
         };
-        let root = document::read(files.proxy_toml).map_err(problems)?;
+        let root = match document::read(files.proxy_toml) {
+            // It cannot say where the tenants are: they are looked for where they are by default.
+            Err(_) if judging == Judging::NoNewProblem => Table::new(),
+            read => read.map_err(problems)?,
+        };
         let beside = files.proxy_toml.parent().unwrap_or(Path::new(""));
         let named = |key| document::text(&root, key).map(|name| beside.join(name));
         let tenants = named("tenants").unwrap_or_else(|| beside.join("tenants.d"));
@@ -444,15 +486,20 @@ impl Located {
         }
     }
 
+    /// Writes the edited text; gives the problems that were there before.
     fn rewrite(
         &self,
         files: &Files<'_>,
         edited: Result<String, Misshapen>,
-    ) -> Result<(), EditError> {
+        judging: Judging,
+    ) -> Result<Vec<Problem>, EditError> {
         let edited = edited.map_err(|Misshapen| EditError::Misshapen(self.file.clone()))?;
-        judge(files, &self.file, Some(&edited))?;
+        let problems = match judging {
+            Judging::Whole => judge(files, &self.file, Some(&edited)).map(|_| Vec::new())?,
+            Judging::NoNewProblem => judge_what_is_new(files, &self.file, &edited)?,
+        };
         match durable::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
-            Replaced::Done => Ok(()),
+            Replaced::Done => Ok(problems),
             Replaced::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
         }
     }
@@ -469,6 +516,39 @@ pub(crate) fn judge(
         secrets_elsewhere: files.secrets_elsewhere,
     };
     load_supposing(files.proxy_toml, files.env, supposing).map_err(EditError::Problems)
+}
+
+/// Reads what can be read as it would be with one file saying this; gives the problems, if all of them are there already.
+fn judge_what_is_new(
+    files: &Files<'_>,
+    file: &Path,
+    says: &str,
+) -> Result<Vec<Problem>, EditError> {
+    let problems = |file| {
+        let supposing = Supposing {
+            file,
+            secrets_elsewhere: files.secrets_elsewhere,
+        };
+        load_readable(files.proxy_toml, files.env, supposing).1
+    };
+    let after = problems(Some((file, Some(says))));
+    if after.is_empty() {
+        return Ok(after);
+    }
+    let before = problems(None);
+    let is_new = |one: &&Problem| !before.iter().any(|other| is_same(one, other));
+    let new: Vec<Problem> = after.iter().filter(is_new).cloned().collect();
+    if new.is_empty() {
+        Ok(after)
+    } else {
+        Err(EditError::Problems(new))
+    }
+}
+
+/// Whether both are one problem, whatever line it stands on now.
+fn is_same(one: &Problem, other: &Problem) -> bool {
+    let words = |problem: &Problem| problem.text.replace(|it: char| it.is_ascii_digit(), "");
+    (&one.file, &one.key) == (&other.file, &other.key) && words(one) == words(other)
 }
 
 fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {

@@ -62,6 +62,32 @@ pub fn load_supposing(
     finish(reading.problems, configuration)
 }
 
+/// Like [`load_supposing`], but with all that can be read, and the problems of the rest: for looking, and for taking
+/// rights away. Nothing is served by it. If `proxy.toml` is no TOML, tenants are looked for where they are by default.
+pub fn load_readable(
+    proxy_toml: &Path,
+    env: &Environment<'_>,
+    supposing: Supposing<'_>,
+) -> (Configuration, Vec<Problem>) {
+    let reads = Reads::default();
+    let mut reading = Reading::new(proxy_toml, env, &reads);
+    reading.supposing = supposing;
+    let mut claims = Claims::default();
+    if let Some(configuration) = reading.proxy(proxy_toml, &mut claims, |_| true) {
+        return (configuration, reading.problems.sorted());
+    }
+    let mut problems = reading.problems.sorted();
+    let mut bare = Reading::new(proxy_toml, env, &reads);
+    bare.supposing = supposing;
+    let configuration =
+        bare.configuration(proxy_toml, &Table::new(), &mut Claims::default(), |_| true);
+    // That an empty proxy.toml lacks keys is no news.
+    let own = bare.file(proxy_toml).name;
+    let rest = bare.problems.sorted();
+    problems.extend(rest.into_iter().filter(|problem| *problem.file != *own));
+    (configuration, problems)
+}
+
 /// What is wrong with `proxy.toml`, with the folders it names, and with these files of tenants and operators among each
 /// other: what a reload reports, without reading everybody else again.
 pub(crate) fn problems(
@@ -206,9 +232,19 @@ impl<'a> Reading<'a> {
         wanted: impl Fn(&Path) -> bool,
     ) -> Option<Configuration> {
         let root = self.document(path)?;
-        let mut reader = Reader::new(self.file(path), &root);
+        Some(self.configuration(path, &root, claims, wanted))
+    }
+
+    fn configuration(
+        &self,
+        path: &Path,
+        root: &Table,
+        claims: &mut Claims<Place>,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Configuration {
+        let mut reader = Reader::new(self.file(path), root);
         let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
-        settings.written = facts::as_written(&root);
+        settings.written = facts::as_written(root);
         let catalogue = operations::read(&mut reader);
         let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         files.suppose(&settings.tenants, self.supposing);
@@ -216,11 +252,11 @@ impl<'a> Reading<'a> {
         files.tenants.retain(|path| wanted(path));
         files.operators.retain(|path| wanted(path));
         let registry = self.registry(&files, &settings, &catalogue, claims);
-        Some(Configuration {
+        Configuration {
             settings,
             registry,
             catalogue,
-        })
+        }
     }
 
     /// Whoever has a problem is left out; the registry is then not used.

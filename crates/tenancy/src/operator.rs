@@ -2,7 +2,7 @@
 
 use gatepay_core::Catalogue;
 
-use crate::party::{DatedCredential, Party, PartyId};
+use crate::party::{DatedCredential, Party, PartyId, Standing};
 use crate::permissions::Permissions;
 
 /// Somebody of the institution's own back office. It calls institution paths, and so needs no institution secret.
@@ -20,9 +20,9 @@ impl Operator {
     }
 
     /// The same, suspended.
-    pub(crate) fn suspended(&self) -> Self {
+    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
         Self {
-            party: self.party.suspended(),
+            party: self.party.with_standing(standing),
         }
     }
 }

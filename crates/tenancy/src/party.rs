@@ -52,10 +52,10 @@ impl Party {
     }
 
     /// The same, suspended.
-    pub(crate) fn suspended(&self) -> Self {
+    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
         Self {
             id: self.id.clone(),
-            standing: Standing::Suspended,
+            standing,
             addresses: self.addresses.clone(),
             replay: self.replay,
             limits: self.limits,
@@ -121,14 +121,16 @@ impl fmt::Debug for PartyId {
 }
 
 /// What somebody may do at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Ordered by how much that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// Everything its permissions allow.
-    Active,
-    /// Of that, reads only.
-    ReadOnly,
     /// Nothing.
     Suspended,
+    /// Of what its permissions allow, reads only.
+    ReadOnly,
+    /// Everything its permissions allow.
+    Active,
 }
 
 impl Standing {

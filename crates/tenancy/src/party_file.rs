@@ -62,7 +62,7 @@ pub(crate) fn read(
     })
 }
 
-const STANDINGS: &[(&str, Standing)] = &[
+pub(crate) const STANDINGS: &[(&str, Standing)] = &[
     (Standing::Active.as_str(), Standing::Active),
     (Standing::ReadOnly.as_str(), Standing::ReadOnly),
     (Standing::Suspended.as_str(), Standing::Suspended),

@@ -1,6 +1,6 @@
 //! All tenants and operators, found by client id.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -211,21 +211,26 @@ impl Registry {
         registry
     }
 
-    /// The same registry but for parties of these names, who are suspended in it. `None` if all of them are, or nobody has
-    /// these names.
-    pub fn suspending<'a>(&self, ids: impl IntoIterator<Item = &'a PartyId>) -> Option<Self> {
-        let at_work = |at: &usize| self.at(*at).party().standing != Standing::Suspended;
-        let found = ids.into_iter().filter_map(|id| self.position(id.as_str()));
-        let positions: BTreeSet<usize> = found.filter(at_work).collect();
-        if positions.is_empty() {
+    /// The same registry, but with the standing of these parties lowered to these. `None` if no standing is higher, or no
+    /// party has these names.
+    pub fn lowering<'a>(
+        &self,
+        standings: impl IntoIterator<Item = (&'a PartyId, Standing)>,
+    ) -> Option<Self> {
+        let found = standings
+            .into_iter()
+            .filter_map(|(id, standing)| Some((self.position(id.as_str())?, standing)));
+        let lower = |(at, standing): &(usize, Standing)| *standing < self.at(*at).party().standing;
+        let lowered: BTreeMap<usize, Standing> = found.filter(lower).collect();
+        if lowered.is_empty() {
             return None;
         }
         let (mut tenants, mut operators) = (self.tenants.clone(), self.operators.clone());
-        for at in positions {
+        for (at, standing) in lowered {
             match self.at(at) {
-                Who::Tenant(tenant) => tenants[at] = Arc::new(tenant.suspended()),
+                Who::Tenant(tenant) => tenants[at] = Arc::new(tenant.with_standing(standing)),
                 Who::Operator(operator) => {
-                    operators[at - self.tenants.len()] = Arc::new(operator.suspended());
+                    operators[at - self.tenants.len()] = Arc::new(operator.with_standing(standing));
                 }
             }
         }

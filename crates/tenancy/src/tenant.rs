@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use gatepay_core::Catalogue;
 use smol_str::SmolStr;
 
-use crate::party::{DatedCredential, Party, PartyId};
+use crate::party::{DatedCredential, Party, PartyId, Standing};
 use crate::permissions::Permissions;
 
 /// One of the institution's customers. Of a thousand none is in a near cache when its turn comes, so what a request asks
@@ -41,9 +41,9 @@ impl Tenant {
     }
 
     /// The same, suspended.
-    pub(crate) fn suspended(&self) -> Self {
+    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
         Self {
-            party: self.party.suspended(),
+            party: self.party.with_standing(standing),
             sub_account: self.sub_account.clone(),
             shared_sub_account: self.shared_sub_account,
             weight: self.weight,

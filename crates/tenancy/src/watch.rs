@@ -28,7 +28,7 @@ use crate::claims::Claims;
 use crate::load::{self, Configuration, Reading};
 use crate::look::{Look, Reads, Seen};
 use crate::operator::Operator;
-use crate::party::{DatedCredential, PartyId};
+use crate::party::{DatedCredential, PartyId, Standing};
 use crate::party_file::Terms;
 use crate::problem::Problem;
 use crate::reader::{Place, Reader};
@@ -283,9 +283,10 @@ impl Watch {
         Err(problems)
     }
 
-    /// Whom the files say to be suspended, as far as they were read, whether or not they can be used as a whole.
-    pub fn suspended(&self) -> impl Iterator<Item = &PartyId> {
-        self.tenants.suspended().chain(self.operators.suspended())
+    /// The parties whose standing is less than `active`, as far as the files were read, whether or not these can be used
+    /// as a whole.
+    pub fn lowered(&self) -> impl Iterator<Item = (&PartyId, Standing)> {
+        self.tenants.lowered().chain(self.operators.lowered())
     }
 
     /// Adds the files that hold something only one may hold.

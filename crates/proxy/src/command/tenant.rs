@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use gatepay_proxy::clock;
 use gatepay_tenancy::edit::{EditError, Files};
 use gatepay_tenancy::facts::time;
-use gatepay_tenancy::load::{Supposing, load_supposing};
+use gatepay_tenancy::load::{Supposing, load_readable};
 use gatepay_tenancy::onboard::Random;
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};
 use serde_json::{Value, json};
@@ -25,7 +25,8 @@ use super::{Exit, complain, environment, fail, say};
 /// Add, list, show, re-key, suspend, resume and remove tenants, in their files.
 ///
 /// An edit keeps comments and order. Before it is made the whole configuration is checked as it would be with it; if that
-/// has a problem, nothing is changed. A proxy that is running takes it up by itself, after `poll_ms` at the latest.
+/// has a problem, nothing is changed. `suspend` and `rotate --overlap 0s` take rights away: they do not wait for problems
+/// that were there before. A proxy that is running takes it up by itself, after `poll_ms` at the latest.
 #[derive(Subcommand)]
 pub(crate) enum Tenant {
     Add(add::Add),
@@ -74,13 +75,13 @@ impl Told {
         }
     }
 
-    fn load(&self) -> Result<Configuration, Exit> {
+    /// What can be read, and what is wrong with the rest.
+    fn load(&self) -> (Configuration, Vec<Problem>) {
         let supposing = Supposing {
             file: None,
             secrets_elsewhere: self.without_secrets,
         };
-        load_supposing(&self.config, &environment, supposing)
-            .map_err(|problems| refuse(&problems, "the configuration has"))
+        load_readable(&self.config, &environment, supposing)
     }
 
     /// The JSON or the lines.
@@ -117,10 +118,22 @@ fn not_edited(error: EditError) -> Exit {
 }
 
 fn refuse(problems: &[Problem], why: &str) -> Exit {
+    name(problems, why);
+    Exit::Usage
+}
+
+/// Names problems, and how many there are.
+fn name(problems: &[Problem], why: &str) {
     problems.iter().for_each(complain);
     let plural = if problems.len() == 1 { "" } else { "s" };
     complain(format_args!("{why} {} problem{plural}", problems.len()));
-    Exit::Usage
+}
+
+/// Names what is wrong with the rest, if anything is.
+fn name_the_rest(problems: &[Problem], what: &str) {
+    if !problems.is_empty() {
+        name(problems, what);
+    }
 }
 
 /// A credential without its key.

@@ -233,12 +233,12 @@ impl<T: Holding> Folder<T> {
         parties
     }
 
-    /// Whom a table says to be suspended, whatever else is wrong with it.
-    pub(super) fn suspended(&self) -> impl Iterator<Item = &PartyId> {
+    /// The parties whose table says less than `active`, whatever else is wrong with it.
+    pub(super) fn lowered(&self) -> impl Iterator<Item = (&PartyId, Standing)> {
         let parties = self.files.iter().flat_map(|file| &file.parties);
         let parties = parties.map(|one| one.party());
-        let suspended = parties.filter(|party| party.standing == Standing::Suspended);
-        suspended.map(|party| &party.id)
+        let lowered = parties.filter(|party| party.standing < Standing::Active);
+        lowered.map(|party| (&party.id, party.standing))
     }
 
     pub(super) fn wrong(&self) -> impl Iterator<Item = PathBuf> {

@@ -7,7 +7,7 @@ use gatepay_tenancy::onboard::{self, AddError, NewTenant, Place, Random};
 use gatepay_tenancy::{PartyId, Standing, SubAccount};
 use zeroize::Zeroizing;
 
-use crate::support::{Folder, folder, lines, operator, tenant};
+use crate::support::{Folder, PROXY, folder, lines, operator, tenant};
 
 /// 2026-01-01T00:00:00Z and a bit.
 const NOW_MS: u64 = 1_767_225_600_417;
@@ -310,9 +310,9 @@ fn the_one_file_of_tenants_may_be_left_with_none() {
 }
 
 #[test]
-fn an_edit_that_would_leave_a_problem_changes_nothing() {
+fn an_edit_that_gives_rights_and_would_leave_a_problem_changes_nothing() {
     let folder = folder()
-        .tenant("acme", "")
+        .tenant("acme", "standing = 'suspended'")
         .tenant("hooli", "limits = { burst = 0 }");
     let before = folder.text("tenants.d/acme.toml");
     let problems = |error: EditError| match error {
@@ -321,7 +321,7 @@ fn an_edit_that_would_leave_a_problem_changes_nothing() {
     };
     let hooli = "tenants.d/hooli.toml:4: limits.burst: must be at least 1";
     assert_eq!(
-        problems(folder.stand("acme", Standing::Suspended).unwrap_err()),
+        problems(folder.stand("acme", Standing::Active).unwrap_err()),
         [hooli]
     );
     assert_eq!(problems(folder.rotate("acme").err().unwrap()), [hooli]);
@@ -333,7 +333,7 @@ fn an_edit_that_would_leave_a_problem_changes_nothing() {
     );
     // What mends it is welcome.
     folder.remove("hooli").unwrap();
-    assert!(folder.stand("acme", Standing::Suspended).unwrap());
+    assert!(folder.stand("acme", Standing::Active).unwrap());
 }
 
 #[test]
@@ -372,11 +372,12 @@ fn a_checkout_without_secrets_can_be_edited_all_the_same() {
         env: &env,
         secrets_elsewhere,
     };
-    let stand = |files: &Files<'_>| edit::stand(files, &id("acme"), Standing::Suspended);
-    assert!(
-        matches!(stand(&files(false)), Err(EditError::Problems(problems)) if problems.len() == 3)
-    );
-    assert!(stand(&files(true)).unwrap().changed);
+    let stand = |files: &Files<'_>, standing| edit::stand(files, &id("acme"), standing);
+    let suspended = stand(&files(false), Standing::Suspended).unwrap();
+    assert_eq!(suspended.problems.len(), 3);
+    let resumed = stand(&files(false), Standing::Active);
+    assert!(matches!(resumed, Err(EditError::Problems(problems)) if problems.len() == 3));
+    assert!(stand(&files(true), Standing::Active).unwrap().changed);
 }
 
 #[test]
@@ -389,5 +390,58 @@ fn a_name_that_is_not_there_is_told_what_may_be_meant() {
     assert!(
         error.contains("no tenant globax") && error.ends_with("did you mean globex?"),
         "{error}"
+    );
+}
+
+/// A folder in which acme is fine, and every other file is wrong in its own way.
+fn wrong_elsewhere(proxy: &str) -> Folder {
+    folder()
+        .tenant("acme", "")
+        .tenant("globex", "limits = { requests_per_second = 0 }")
+        .file("tenants.d/initech.toml", "id = ")
+        .file("operators.d/desk.json", "{")
+        .file("proxy.toml", proxy)
+}
+
+#[test]
+fn taking_rights_away_does_not_wait_for_problems_that_were_there_before() {
+    for proxy in [
+        &format!("unknown_key = 1\noperators = 'operators.d'\n{PROXY}"),
+        "this is no TOML",
+        "",
+    ] {
+        let folder = wrong_elsewhere(proxy);
+        let suspended = folder.edit(|files| edit::stand(files, &id("acme"), Standing::Suspended));
+        let suspended = suspended.unwrap_or_else(|error| panic!("{proxy}: {error}"));
+        assert!(
+            suspended.changed && suspended.problems.len() >= 3,
+            "{proxy}"
+        );
+        assert!(
+            folder
+                .text("tenants.d/acme.toml")
+                .contains("standing = \"suspended\"")
+        );
+        for gives in [Standing::Active, Standing::ReadOnly] {
+            assert!(folder.stand("acme", gives).is_err(), "{proxy}: {gives:?}");
+        }
+        assert!(folder.rotate("acme").is_err(), "an overlap gives a right");
+        let now = Duration::ZERO;
+        let rotated = folder.edit(|files| edit::rotate(files, &id("acme"), NOW_MS, now, &random()));
+        let rotated = rotated.unwrap_or_else(|error| panic!("{proxy}: {error}"));
+        assert_eq!(rotated.ending.len(), 1);
+        assert!(rotated.problems.len() >= 3, "{proxy}");
+    }
+}
+
+#[test]
+fn a_tenant_with_a_problem_of_its_own_can_be_suspended_too() {
+    let folder = folder().tenant("acme", "limits = { burst = 0 }");
+    assert!(folder.stand("acme", Standing::ReadOnly).unwrap());
+    assert!(folder.stand("acme", Standing::Suspended).unwrap());
+    assert!(
+        folder
+            .text("tenants.d/acme.toml")
+            .contains("standing = \"suspended\"")
     );
 }

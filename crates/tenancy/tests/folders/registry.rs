@@ -2,7 +2,9 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
-use gatepay_tenancy::{DatedCredential, Party, PartyId, Plan, Registry, Side, SubAccount, Tenant};
+use gatepay_tenancy::{
+    DatedCredential, Party, PartyId, Plan, Registry, Side, Standing, SubAccount, Tenant,
+};
 use zeroize::Zeroizing;
 
 use crate::support::{folder, operator, tenant};
@@ -54,7 +56,8 @@ fn suspending_takes_from_those_it_names_and_leaves_all_else_as_it_was() {
     let configuration = folder.loads();
     let before = &configuration.registry;
     let named = ["acme", "desk", "nobody", "zeta"].map(|id| PartyId::parse(id).unwrap());
-    let after = before.suspending(&named).unwrap();
+    let suspended = || named.iter().map(|id| (id, Standing::Suspended));
+    let after = before.lowering(suspended()).unwrap();
     let begin = Side::of(&configuration);
     let end = Side {
         registry: &after,
@@ -71,7 +74,15 @@ fn suspending_takes_from_those_it_names_and_leaves_all_else_as_it_was() {
         assert_eq!(after.find(client_id).unwrap().position, position);
         assert_eq!(after.position(new.id.as_str()), Some(position));
     }
-    assert!(after.suspending(&named).is_none(), "all of them are");
+    assert!(after.lowering(suspended()).is_none(), "all of them are");
+    let read_only = || named.iter().map(|id| (id, Standing::ReadOnly));
+    assert!(
+        after.lowering(read_only()).is_none(),
+        "nothing is given back"
+    );
+    let lower = before.lowering(read_only()).unwrap();
+    let at = lower.position("acme").unwrap();
+    assert_eq!(lower.at(at).party().standing, Standing::ReadOnly);
 }
 
 #[test]

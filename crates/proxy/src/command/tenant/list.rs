@@ -5,7 +5,7 @@ use gatepay_proxy::clock::Clock;
 use gatepay_tenancy::Tenant;
 use serde_json::{Value, json};
 
-use super::{Told, credential, time};
+use super::{Told, credential, refuse, time};
 use crate::command::Exit;
 
 /// List the tenants, one line each. No secrets.
@@ -17,10 +17,7 @@ pub(crate) struct List {
 
 impl List {
     pub(super) fn run(self) -> Exit {
-        let configuration = match self.told.load() {
-            Ok(configuration) => configuration,
-            Err(exit) => return exit,
-        };
+        let (configuration, problems) = self.told.load();
         let now_ms = Clock::system().unix_ms();
         let tenants = configuration.registry.tenants();
         let head = [
@@ -39,7 +36,12 @@ impl List {
             .iter()
             .map(|tenant| object(tenant, now_ms))
             .collect();
-        self.told.tell(&json, &lines)
+        let exit = self.told.tell(&json, &lines);
+        if problems.is_empty() {
+            exit
+        } else {
+            refuse(&problems, "what could be read is listed; the rest has")
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use gatepay_tenancy::PartyId;
 use gatepay_tenancy::edit;
 use serde_json::json;
 
-use super::{Told, credential_lines, not_edited, random};
+use super::{Told, credential_lines, name_the_rest, not_edited, random};
 use crate::command::Exit;
 
 /// Give a tenant a new credential, and let the one it has end after an overlap.
@@ -35,6 +35,11 @@ impl Rotate {
             Ok(rotated) => rotated,
             Err(error) => return not_edited(error),
         };
+        name_the_rest(
+            &rotated.problems,
+            "it is changed, but a running proxy goes by it only once the configuration is mended (suspend the tenant to \
+             stop it at once), which has",
+        );
         let told = json!({
             "id": self.id.as_str(),
             "client_id": rotated.client_id.as_str(),

@@ -5,7 +5,7 @@ use gatepay_proxy::clock::Clock;
 use gatepay_tenancy::{PartyId, Side, Who, edit, facts};
 use serde_json::{Value, json};
 
-use super::{Told, credential, not_edited};
+use super::{Told, credential, name_the_rest, not_edited, refuse};
 use crate::command::Exit;
 
 /// Show all that is said of one tenant, defaults included. No secrets.
@@ -24,12 +24,15 @@ impl Show {
             Ok(file) => file,
             Err(error) => return not_edited(error),
         };
-        let configuration = match self.told.load() {
-            Ok(configuration) => configuration,
-            Err(exit) => return exit,
-        };
+        let (configuration, problems) = self.told.load();
         let mut tenants = configuration.registry.tenants().iter();
         let Some(tenant) = tenants.find(|tenant| tenant.party.id == self.id) else {
+            if !problems.is_empty() {
+                return refuse(
+                    &problems,
+                    "this tenant cannot be read; the configuration has",
+                );
+            }
             return not_edited(edit::EditError::Changed(file));
         };
         let now_ms = Clock::system().unix_ms();
@@ -66,6 +69,7 @@ impl Show {
         json["id"] = json!(self.id.as_str());
         json["file"] = json!(file);
         json["credentials"] = credentials.into();
+        name_the_rest(&problems, "the configuration has");
         self.told.tell(&json, &lines)
     }
 }

@@ -5,7 +5,7 @@ use gatepay_tenancy::edit;
 use gatepay_tenancy::{PartyId, Standing};
 use serde_json::json;
 
-use super::{Told, not_edited};
+use super::{Told, name_the_rest, not_edited};
 use crate::command::Exit;
 
 /// Stop a tenant's calls, or all but its reads.
@@ -66,5 +66,9 @@ fn stand(told: &Told, id: &PartyId, standing: Standing) -> Exit {
     } else {
         format!("{file}: {id} is {word} already")
     };
+    name_the_rest(
+        &stood.problems,
+        "it is changed, and a running proxy suspends at once; other changes wait until the configuration is mended, which has",
+    );
     told.tell(&json, &[line])
 }
