@@ -30,6 +30,8 @@ mod framing;
 mod fuzzing;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
+// When all connections are taken, those without a request give way, and none lasts for ever.
+mod slots;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.
 mod authentication;
 // A signed request is acted on once.

@@ -65,6 +65,11 @@ impl Http2 {
         Self(sender)
     }
 
+    /// Whether the connection is over, or the other side said that it will be.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Sends a request as HTTP/2 writes it: with its host in the target.
     pub(crate) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Answer {
         let host = request.headers_mut().remove("host").expect("it has a host");

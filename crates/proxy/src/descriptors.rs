@@ -2,8 +2,10 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Kept for files, listeners, the admin side, and what runtimes need.
-const RESERVED: u64 = 64;
+use crate::slots::LINE;
+
+/// Kept for files, listeners, the admin side, and what runtimes need; and for connections that wait for a slot.
+const RESERVED: u64 = 64 + LINE as u64;
 
 /// Raises the process's limit as far as it may without privileges, and says how many connections from tenants fit
 /// into it: each may need one to GatePay as well.
@@ -31,8 +33,8 @@ mod tests {
 
     #[test]
     fn each_connection_leaves_room_for_one_to_gatepay() {
-        assert_eq!(fit(1024), 480);
-        assert_eq!(fit(20_064), 10_000);
+        assert_eq!(fit(1024), 448);
+        assert_eq!(fit(20_128), 10_000);
         assert_eq!(fit(0), 1, "better one than none");
     }
 

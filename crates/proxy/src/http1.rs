@@ -106,7 +106,7 @@ pub async fn serve(
     let still_sends = loop {
         // Who has not asked yet may: it was accepted, so it believes that it will be served.
         let may_end = first.is_none();
-        let Some(read) = connection.head(&mut finishing, may_end).await else {
+        let Some(read) = connection.head(&mut finishing, may_end, pace).await else {
             break false;
         };
         let entering = first.take().unwrap_or_else(|| worker.door.enter());
@@ -160,7 +160,7 @@ pub async fn serve(
         // What is left of a body nobody read would be taken for the next request.
         let is_unread = !body.rest.is_over();
         let asked = Asked {
-            keeps: asked.keeps && !is_unread && !reply.closes(),
+            keeps: asked.keeps && !is_unread && !reply.closes() && pace.leaves().is_none(),
             ..asked
         };
         let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
@@ -241,6 +241,7 @@ impl Connection {
         &mut self,
         finishing: &mut Finishing<'_, impl Future<Output = ()>>,
         may_end: bool,
+        pace: &Pace,
     ) -> Option<Result<usize, Fault>> {
         let mut told = false;
         loop {
@@ -255,6 +256,8 @@ impl Connection {
             // A head that has begun may end.
             let may_end = may_end && self.came.is_empty();
             let read = poll_fn(|cx| match self.poll_read(cx) {
+                // Without a complete head no request is under way. The task is woken when it is asked to leave.
+                Poll::Pending if pace.leaves().is_some() => Poll::Ready(None),
                 Poll::Pending if may_end => finishing.poll(cx).map(|()| None),
                 read => read.map(Some),
             });

@@ -1,7 +1,9 @@
 //! Identity: what the listener shows to callers, its certificate and key, exchanged while it serves.
 //!
-//! Connections that are open keep what they were opened with.
+//! Connections that are open keep what they were opened with, but for one thing: once `client_ca` says something else, the
+//! listener asks those to leave that were let in by what it said before.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,8 +23,19 @@ struct Current {
     acceptor: TlsAcceptor,
     expires: u64,
     /// Of all the files, so that reading the same again changes nothing.
-    digest: [u8; 32],
+    digest: Digests,
 }
+
+/// What files said, so that it shows when they say something else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Digests {
+    all: [u8; 32],
+    client_ca: ClientCa,
+}
+
+/// A content of `client_ca`, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientCa(Option<[u8; 32]>);
 
 /// What reading the files again came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +74,11 @@ impl Identity {
         self.current.load().acceptor.clone()
     }
 
+    /// By what the next caller's certificate is judged.
+    pub fn client_ca(&self) -> ClientCa {
+        self.current.load().digest.client_ca
+    }
+
     /// When the first certificate of the chain that expires does, in seconds since 1970.
     pub fn expires(&self) -> u64 {
         self.current.load().expires
@@ -68,7 +86,7 @@ impl Identity {
 }
 
 impl Current {
-    fn read(files: &ListenTls, digest: [u8; 32]) -> Result<Self, String> {
+    fn read(files: &ListenTls, digest: Digests) -> Result<Self, String> {
         Ok(Self {
             acceptor: tls::listener(files)?,
             expires: tls::expiry(&files.certificate)?,
@@ -77,14 +95,20 @@ impl Current {
     }
 }
 
-fn digest(files: &ListenTls) -> Result<[u8; 32], String> {
-    let mut digest = Sha256::new();
-    let paths = [&files.certificate, &files.key];
-    for path in paths.into_iter().chain(&files.client_ca) {
+fn digest(files: &ListenTls) -> Result<Digests, String> {
+    let of = |path: &PathBuf| {
         let bytes = std::fs::read(path).map(zeroize::Zeroizing::new);
         let bytes = bytes.map_err(|error| tls::fault(path, &error.kind()))?;
-        // Each by itself, so that nothing moved from one file to the next looks the same.
-        digest.update(Sha256::digest(&*bytes));
-    }
-    Ok(digest.finalize().into())
+        Ok::<[u8; 32], String>(Sha256::digest(&*bytes).into())
+    };
+    // Each by itself, so that nothing moved from one file to the next looks the same.
+    let mut all = Sha256::new();
+    all.update(of(&files.certificate)?);
+    all.update(of(&files.key)?);
+    let client_ca = files.client_ca.as_ref().map(of).transpose()?;
+    all.update(client_ca.as_ref().map_or(&[][..], |digest| digest));
+    Ok(Digests {
+        all: all.finalize().into(),
+        client_ca: ClientCa(client_ca),
+    })
 }

@@ -71,6 +71,7 @@ pub mod scratch;
 pub mod server;
 pub mod shutdown;
 pub mod signer;
+pub mod slots;
 pub mod state;
 pub mod status;
 pub mod threads;

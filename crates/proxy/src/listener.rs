@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::iter;
 use std::pin::pin;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -16,25 +17,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
+use crate::clock;
 use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
 use crate::head::Head;
 use crate::http1;
 use crate::http2_head;
-use crate::identity::Identity;
+use crate::identity::{ClientCa, Identity};
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::origin::Origin;
-use crate::pace::{Busy, Limits, Pace, Verdict};
+use crate::pace::{Busy, Leave, Limits, Pace, Verdict};
 use crate::penalty::FLOOD_WAIT;
 use crate::proxy_header;
 use crate::relay::Reply;
+use crate::slots::{Holder, InLine, Outcome, Slot, Slots};
 
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
 /// they may, so that none of those is refused.
@@ -60,31 +62,25 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(2);
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often it is said again that it did.
-const ACCEPT_NEWS: Duration = Duration::from_secs(10);
+/// How often it is said again that connections are not accepted.
+const NEWS: Duration = Duration::from_secs(10);
 
-/// Accepts until the drain ends that. `room` is shared by all workers.
-pub async fn accept(worker: Arc<Worker>, listener: TcpListener, room: Arc<Semaphore>) {
-    accept_until_told(&worker, listener, room).await;
+/// Accepts until the drain ends that. `slots` are shared by all workers.
+pub async fn accept(worker: Arc<Worker>, listener: TcpListener, slots: Arc<Slots>) {
+    accept_until_told(&worker, listener, slots).await;
     worker.door.shut();
 }
 
-async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, room: Arc<Semaphore>) {
+async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, slots: Arc<Slots>) {
     let app = Arc::clone(&worker.app);
     let mut finishing = pin!(app.drain.reached(Phase::Finishing));
     let mut said = None;
     loop {
-        if room.available_permits() == 0 {
-            app.metrics.connections_full.inc();
-        }
         let next = async {
-            let permit = Arc::clone(&room)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            (permit, listener.accept().await)
+            let line = slots.line(|| app.metrics.connections_full.inc()).await;
+            (line, listener.accept().await)
         };
-        let (permit, accepted) = tokio::select! {
+        let (line, accepted) = tokio::select! {
             () = &mut finishing => return,
             next = next => next,
         };
@@ -95,22 +91,159 @@ async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, room: Ar
                     reset(&tcp);
                     continue;
                 };
+                let newcomer = Newcomer {
+                    slots: Arc::clone(&slots),
+                    line,
+                    tcp,
+                    peer: Peer { origin, place },
+                };
                 let (worker, entering) = (Arc::clone(worker), worker.door.enter());
                 let running = Running::begin(&app);
                 tokio::spawn(async move {
-                    let _until_it_ends = (permit, running);
-                    serve(worker, tcp, Peer { origin, place }, entering).await;
+                    let _until_it_ends = running;
+                    serve(worker, newcomer, entering).await;
                 });
             }
             Err(error) => {
                 app.metrics.accept_errors.inc();
-                if said.is_none_or(|said: Instant| said.elapsed() >= ACCEPT_NEWS) {
+                if said.is_none_or(|said: Instant| said.elapsed() >= NEWS) {
                     said = Some(Instant::now());
                     tracing::warn!(%error, "connections are not accepted");
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// A connection that was accepted, and may have no slot yet.
+struct Newcomer {
+    slots: Arc<Slots>,
+    line: InLine,
+    tcp: TcpStream,
+    peer: Peer,
+}
+
+/// A connection that can be served.
+struct Begun {
+    slot: Slot,
+    peer: Peer,
+    http2: bool,
+    stream: Inbound,
+    lifetime: Lifetime,
+}
+
+impl Newcomer {
+    /// Waits for a slot, then for what comes before the first request: a PROXY header, the TLS handshake, the bytes that
+    /// tell which HTTP is spoken. Nothing if the connection ends before.
+    async fn begin(self, app: &Arc<App>, pace: &Arc<Pace>) -> Option<Begun> {
+        let Self {
+            slots,
+            line,
+            mut tcp,
+            mut peer,
+        } = self;
+        let told = |outcome| full(app, &slots, outcome);
+        let Ok(slot) = slots.take(line, peer.origin, pace, told).await else {
+            reset(&tcp);
+            return None;
+        };
+        let listen = &app.settings.listen;
+        if listen.proxy_protocol && peer.origin.is_trusted() {
+            peer = announced(app, &mut tcp, peer.origin).await.ok()?;
+            slot.comes_from(peer.origin);
+        }
+        if let Some(address) = peer.origin.accountable()
+            && app.floods.remember(address)
+        {
+            sleep(FLOOD_WAIT).await;
+        }
+        pace.begin();
+        let lifetime = Lifetime::begin(app, pace);
+        let acceptor = app.identity.as_ref().map(Identity::acceptor);
+        let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(pace));
+        match timeout(listen.head_timeout, begun).await {
+            Ok(Ok((http2, stream))) => Some(Begun {
+                slot,
+                peer,
+                http2,
+                stream,
+                lifetime,
+            }),
+            // Port scans and health checks connect and say nothing; that is no event.
+            Ok(Err(error)) => {
+                let address = peer.origin.address;
+                tracing::debug!(%error, %address, "a connection ended before its first request");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Counts what became of a connection that found no slot free, and says so now and then.
+fn full(app: &App, slots: &Slots, outcome: Outcome) {
+    let ended = &app.metrics.connections_ended;
+    let holder = match outcome {
+        Outcome::NoneIdle => return app.metrics.connections_full.inc(),
+        Outcome::Refused => return ended.full_refused.inc(),
+        Outcome::Leaves(holder) => holder,
+    };
+    match holder {
+        Holder::Party(_) => ended.full_verified.inc(),
+        Holder::Address(_) => ended.full_unverified.inc(),
+    }
+    if !slots.is_news(NEWS) {
+        return;
+    }
+    let most = app.settings.listen.max_connections;
+    match holder {
+        Holder::Address(address) => {
+            tracing::info!(%address, %most, "all connections are taken: idle ones of this address end for new ones");
+        }
+        Holder::Party(number) => {
+            let generation = app.generation.load();
+            let mut lanes = generation.lanes();
+            let position = lanes.position(|lane| NonNull::from(&**lane).addr() == number);
+            let party = position.map(|at| generation.registry.at(at).party().id.as_str());
+            tracing::info!(party, %most, "all connections are taken: idle ones of this party end for new ones");
+        }
+    }
+}
+
+/// What ends a connection although nothing on it is late.
+struct Lifetime {
+    app: Arc<App>,
+    pace: Arc<Pace>,
+    ends: Instant,
+    client_ca: Option<ClientCa>,
+}
+
+impl Lifetime {
+    fn begin(app: &Arc<App>, pace: &Arc<Pace>) -> Self {
+        let age = app.settings.listen.connection_age;
+        // Connections that were opened together do not end together.
+        let early = age
+            .mul_f64(f64::from(u16::from_le_bytes(clock::random())) / f64::from(u16::MAX) / 10.0);
+        Self {
+            app: Arc::clone(app),
+            pace: Arc::clone(pace),
+            ends: Instant::now() + age.saturating_sub(early),
+            client_ca: app.identity.as_ref().map(Identity::client_ca),
+        }
+    }
+
+    /// Asks the connection to leave if it is time; when to look again otherwise, `next` at the latest.
+    fn judge(&self, next: Instant) -> Instant {
+        let ended = &self.app.metrics.connections_ended;
+        let is_old = self.ends <= Instant::now();
+        let client_ca = self.app.identity.as_ref().map(Identity::client_ca);
+        if is_old && self.pace.leave(Leave::Age) {
+            ended.age.inc();
+        } else if client_ca != self.client_ca && self.pace.leave(Leave::ClientCa) {
+            ended.client_ca.inc();
+        }
+        if is_old { next } else { next.min(self.ends) }
     }
 }
 
@@ -155,53 +288,38 @@ async fn announced(app: &App, tcp: &mut TcpStream, proxy: Origin) -> Result<Peer
     Ok(Peer { origin, place })
 }
 
-async fn serve(worker: Arc<Worker>, mut tcp: TcpStream, peer: Peer, entering: Entering) {
+async fn serve(worker: Arc<Worker>, newcomer: Newcomer, entering: Entering) {
     let app = Arc::clone(&worker.app);
     let _open = Open::count(&app.metrics.connections);
     let listen = &app.settings.listen;
-    let begin = async {
-        let peer = if listen.proxy_protocol && peer.origin.is_trusted() {
-            announced(&app, &mut tcp, peer.origin).await?
-        } else {
-            peer
-        };
-        if let Some(address) = peer.origin.accountable()
-            && app.floods.remember(address)
-        {
-            sleep(FLOOD_WAIT).await;
-        }
-        let pace = Pace::new(Limits {
-            head: listen.head_timeout,
-            answer: listen.answer_timeout,
-            idle: listen.idle_timeout,
-        });
-        let acceptor = app.identity.as_ref().map(Identity::acceptor);
-        let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(&pace));
-        match timeout(listen.head_timeout, begun).await {
-            Ok(Ok((http2, stream))) => Ok((peer, pace, http2, stream)),
-            // Port scans and health checks connect and say nothing; that is no event.
-            Ok(Err(error)) => {
-                let address = peer.origin.address;
-                tracing::debug!(%error, %address, "a connection ended before its first request");
-                Err(())
-            }
-            Err(_) => Err(()),
-        }
-    };
+    let pace = Pace::new(Limits {
+        head: listen.head_timeout,
+        answer: listen.answer_timeout,
+        idle: listen.idle_timeout,
+    });
     let begun = tokio::select! {
-        begun = begin => begun,
+        begun = newcomer.begin(&app, &pace) => begun,
         // The process does not wait for those who never ask.
         () = long_after(&app, Phase::Finishing) => return,
+        // Nor does a new connection.
+        () = pace.asked_to_leave() => return,
     };
-    let Ok((peer, pace, http2, stream)) = begun else {
+    let Some(begun) = begun else {
         return;
     };
+    let Begun {
+        slot: _slot,
+        peer,
+        http2,
+        stream,
+        lifetime,
+    } = begun;
     let origin = peer.origin;
     let peer = Arc::new(peer);
     let ended = if http2 {
-        serve_http2(&worker, stream, peer, &pace, entering).await
+        serve_http2(&worker, stream, peer, &lifetime, entering).await
     } else {
-        serve_http1(&worker, stream, &peer, &pace, entering).await
+        serve_http1(&worker, stream, &peer, &lifetime, entering).await
     };
     if let Err(Ended::Broken(error)) = &ended
         && is_abuse(error)
@@ -282,13 +400,21 @@ async fn serve_http1(
     worker: &Arc<Worker>,
     stream: Inbound,
     peer: &Peer,
-    pace: &Arc<Pace>,
+    lifetime: &Lifetime,
     entering: Entering,
 ) -> Result<(), Ended> {
+    let pace = &lifetime.pace;
     let mut serving = pin!(http1::serve(worker, stream, peer, pace, entering));
-    let mut alarm = pin!(sleep(worker.app.settings.listen.head_timeout));
-    let mut is_set = false;
+    let mut leaving = pin!(pace.asked_to_leave());
+    let first = Instant::now() + worker.app.settings.listen.head_timeout;
+    let mut alarm = pin!(sleep_until(first.min(lifetime.ends)));
+    let (mut listens, mut is_set) = (false, false);
     poll_fn(|cx| {
+        // What serves looks by itself; it only has to be woken.
+        if !listens && has_budget_remaining() {
+            listens = true;
+            let _asked = leaving.as_mut().poll(cx);
+        }
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -298,7 +424,7 @@ async fn serve_http1(
             is_set = has_budget_remaining();
             ready!(alarm.as_mut().poll(cx));
             match pace.judge() {
-                Verdict::Fine(until) => alarm.set(sleep_until(until)),
+                Verdict::Fine(until) => alarm.set(sleep_until(lifetime.judge(until))),
                 Verdict::Late => return Poll::Ready(Ok(())),
                 Verdict::Stalled => return Poll::Ready(Err(stalled(pace))),
             }
@@ -339,9 +465,10 @@ async fn serve_http2(
     worker: &Arc<Worker>,
     stream: Inbound,
     peer: Arc<Peer>,
-    pace: &Arc<Pace>,
+    lifetime: &Lifetime,
     entering: Entering,
 ) -> Result<(), Ended> {
+    let pace = &lifetime.pace;
     pace.http2();
     let service = service_fn(|request| {
         let entering = worker.door.enter();
@@ -390,9 +517,11 @@ async fn serve_http2(
             } => {}
         }
     });
-    let mut alarm = pin!(sleep(worker.app.settings.listen.head_timeout));
+    let first = Instant::now() + worker.app.settings.listen.head_timeout;
+    let mut alarm = pin!(sleep_until(first.min(lifetime.ends)));
+    let mut asked_to_leave = pin!(pace.asked_to_leave());
     let mut finishing = pin!(worker.app.drain.reached(Phase::Finishing));
-    let (mut told, mut ending, mut late) = (false, false, false);
+    let (mut told, mut ending, mut late, mut leaves) = (false, false, false, false);
     // Its caller opens more requests until it has read the GOAWAY, so the connection stays at the door for so long.
     let mut entering = Some(entering);
     let mut known = pin!(sleep(FIRST_WORD));
@@ -406,6 +535,8 @@ async fn serve_http2(
             // A peer that has gone silent never acknowledges the GOAWAY; once it has all its answers it is left.
             () = &mut alarm => match pace.judge() {
                 Verdict::Stalled => return Err(stalled(pace)),
+                // It had its time to acknowledge the GOAWAY.
+                _ if leaves && pace.is_idle_for(farewell(worker, pace)) => return Ok(()),
                 Verdict::Late if late => return Ok(()),
                 // A request that is under way meets a GOAWAY, and not a closed door.
                 Verdict::Late => {
@@ -414,9 +545,14 @@ async fn serve_http2(
                     alarm.set(sleep(FAREWELL));
                 }
                 _ if ending && pace.is_settled() => return Ok(()),
-                _ if ending => alarm.set(sleep(ENDING)),
-                Verdict::Fine(until) => alarm.set(sleep_until(until)),
+                _ if ending || leaves => alarm.set(sleep(ENDING)),
+                Verdict::Fine(until) => alarm.set(sleep_until(lifetime.judge(until))),
             },
+            () = &mut asked_to_leave, if !leaves => {
+                leaves = true;
+                connection.as_mut().graceful_shutdown();
+                alarm.set(sleep(farewell(worker, pace)));
+            }
             // GOAWAY: streams that are open end, new ones go elsewhere.
             () = &mut leaving, if !told => {
                 told = true;
@@ -425,5 +561,15 @@ async fn serve_http2(
             }
             () = &mut known, if told && entering.is_some() => entering = None,
         }
+    }
+}
+
+/// How long a caller has to acknowledge the GOAWAY by which its connection leaves.
+fn farewell(worker: &Worker, pace: &Pace) -> Duration {
+    match (pace.leaves(), pace.party()) {
+        // A new connection waits meanwhile.
+        (Some(Leave::Full), None) => ENDING,
+        (Some(Leave::Full), Some(_)) => FAREWELL / 4,
+        _ => worker.app.settings.listen.head_timeout,
     }
 }

@@ -62,7 +62,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Heads that hyper could not read and answered itself, or closed.
     pub unreadable_heads: IntCounter,
-    /// Connections refused because there are as many as there may be.
+    /// Times a new connection found no slot free and none that could be given up.
     pub connections_full: IntCounter,
     /// When the listener's certificate expires.
     pub certificate_expiry: IntGauge,
@@ -72,6 +72,8 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Connections of trusted proxies that did not begin with a PROXY header.
     pub proxy_headers_refused: IntCounter,
+    /// Connections that were asked to end although nothing on them was late.
+    pub connections_ended: EndedMeters,
     /// Connections closed because answers were not being taken.
     pub readers_stalled: IntCounter,
     /// Connections of HTTP/2 closed because of what they were flooded with.
@@ -104,6 +106,20 @@ pub struct Metrics {
     pub signer: SignerMeters,
     /// Whether workers turn.
     pub workers: WorkerMeters,
+}
+
+/// Counts of connections that were asked to end although nothing on them was late.
+pub struct EndedMeters {
+    /// For a new connection, when all slots were taken: of a party.
+    pub full_verified: IntCounter,
+    /// The same, where no request was ever verified.
+    pub full_unverified: IntCounter,
+    /// A new one, of an address that had more requests under way than any holder of an idle connection had connections.
+    pub full_refused: IntCounter,
+    /// It was open for `listen.connection_age_ms`.
+    pub age: IntCounter,
+    /// `listen.tls.client_ca` changed.
+    pub client_ca: IntCounter,
 }
 
 /// Counts of the institution's credentials taking over.
@@ -291,7 +307,7 @@ impl Metrics {
             ),
             connections_full: make.counter(
                 "connections_full_total",
-                "Times accepting paused because listen.max_connections were open.",
+                "Times a connection had to wait because listen.max_connections were open and none of them was idle.",
             ),
             certificate_expiry: make
                 .gauge_vec(
@@ -312,6 +328,7 @@ impl Metrics {
                 "proxy_headers_refused_total",
                 "Connections of trusted proxies closed because their PROXY header was malformed, late or missing.",
             ),
+            connections_ended: EndedMeters::new(&make),
             readers_stalled: make.counter(
                 "readers_stalled_total",
                 "Connections closed because nothing of an answer was taken for listen.answer_timeout_ms.",
@@ -526,6 +543,36 @@ fn tell_version(make: &Make<'_>) {
         &["version"],
     );
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+}
+
+impl EndedMeters {
+    fn new(make: &Make<'_>) -> Self {
+        let [
+            full_verified,
+            full_unverified,
+            full_refused,
+            age,
+            client_ca,
+        ] = make.counter_each(
+            "connections_ended_total",
+            "Connections without a request under way that were closed although nothing on them was late, by reason.",
+            "reason",
+            [
+                "full_verified",
+                "full_unverified",
+                "full_refused",
+                "age",
+                "client_ca",
+            ],
+        );
+        Self {
+            full_verified,
+            full_unverified,
+            full_refused,
+            age,
+            client_ca,
+        }
+    }
 }
 
 impl SignerMeters {

@@ -3,10 +3,12 @@
 //! A timer for every request would cost. Here a connection notes when it began to wait, and one alarm per connection
 //! looks once in a while.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::crowd::Seat;
@@ -38,7 +40,25 @@ pub struct Pace {
     looked: AtomicU64,
     /// An answer was cut short, so that the connection must not end as if it were whole.
     aborted: AtomicBool,
+    /// The party whose request was verified last, as [`verified`](Busy::verified) was told; 0 if none ever was.
+    party: AtomicUsize,
+    /// A [`Leave`], once the connection is to end as soon as no request is under way; 0 until then.
+    leave: AtomicU8,
+    /// Wakes the connection when `leave` is set.
+    told: Notify,
     limits: Limits,
+}
+
+/// Why a connection is to end although nothing on it is late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Leave {
+    /// All slots are taken, and a new connection needs one.
+    Full = 1,
+    /// It has been open for `listen.connection_age_ms`.
+    Age = 2,
+    /// `listen.tls.client_ca` is not what it was when the caller showed its certificate.
+    ClientCa = 3,
 }
 
 /// How long things may take.
@@ -89,8 +109,72 @@ impl Pace {
             newer: AtomicUsize::new(0),
             looked: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
+            party: AtomicUsize::new(0),
+            leave: AtomicU8::new(0),
+            told: Notify::new(),
             limits,
         })
+    }
+
+    /// The connection is read from now on: until then it waited for a slot, a PROXY header or the end of a penalty.
+    pub fn begin(&self) {
+        let now = self.now();
+        self.moved.store(now, Ordering::Relaxed);
+        self.head_since.store(now + 1, Ordering::Relaxed);
+    }
+
+    /// Asks the connection to end as soon as no request is under way; whether this is the first reason, which stands.
+    pub fn leave(&self, why: Leave) -> bool {
+        let first = self
+            .leave
+            .compare_exchange(0, why as u8, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if first {
+            self.told.notify_one();
+        }
+        first
+    }
+
+    /// Why the connection was asked to end, if it was.
+    pub fn leaves(&self) -> Option<Leave> {
+        match self.leave.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Leave::Full),
+            2 => Some(Leave::Age),
+            _ => Some(Leave::ClientCa),
+        }
+    }
+
+    /// Waits until the connection is asked to end. One task at a time may wait.
+    pub async fn asked_to_leave(&self) {
+        while self.leaves().is_none() {
+            self.told.notified().await;
+        }
+    }
+
+    /// The party whose request was verified last on the connection, if any was.
+    pub fn party(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.party.load(Ordering::Relaxed))
+    }
+
+    /// Since when no request has been under way: since the last answer, or since a head began that is not complete.
+    /// Nothing while a request is under way, that is from its complete head until its answer is written.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let is_busy = self.busy.load(Ordering::Relaxed) > 0;
+        let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
+        if is_busy || is_writing {
+            return None;
+        }
+        let answered = self.answered.load(Ordering::Relaxed);
+        let head = self.head_since.load(Ordering::Relaxed).saturating_sub(1);
+        Some(self.at(answered.max(head)))
+    }
+
+    /// Whether the last answer ended so long ago, and is written.
+    pub fn is_idle_for(&self, time: Duration) -> bool {
+        let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
+        let answered = self.at(self.answered.load(Ordering::Relaxed));
+        self.busy.load(Ordering::Relaxed) == 0 && !is_writing && answered.elapsed() >= time
     }
 
     /// Bytes came in.
@@ -191,8 +275,12 @@ impl Pace {
         } else {
             &self.moved
         };
-        // Whoever waits for GatePay is not idle.
-        let idle = if busy { idle.max(WAITING) } else { idle };
+        // A connection that waits for GatePay is not idle. One on which nothing was ever verified may be anybody's.
+        let idle = match busy {
+            true => idle.max(WAITING),
+            false if self.party().is_none() => idle.min(head),
+            false => idle,
+        };
         let idle_until = self.at(last.load(Ordering::Relaxed)) + idle;
         let until = match self.head_since.load(Ordering::Relaxed) {
             since if since > 0 && !busy => idle_until.min(self.at(since - 1) + head),
@@ -249,6 +337,14 @@ impl Busy {
         self.pace.abort();
     }
 
+    /// The request was proved to be this party's. Any number that is one party's alone will do.
+    pub fn verified(&self, party: NonZeroUsize) {
+        // A store is seen by other cores; on most connections the party never changes.
+        if self.pace.party.load(Ordering::Relaxed) != party.get() {
+            self.pace.party.store(party.get(), Ordering::Relaxed);
+        }
+    }
+
     /// The answer begins, or more of it was taken.
     pub fn answering(&mut self) {
         let newer = self.pace.newer.load(Ordering::Relaxed);
@@ -297,6 +393,15 @@ mod tests {
         idle: IDLE,
     };
 
+    const PARTY: NonZeroUsize = NonZeroUsize::MIN;
+
+    /// A connection on which a request was verified and answered.
+    fn verified() -> Arc<Pace> {
+        let pace = Pace::new(LIMITS);
+        pace.request().verified(PARTY);
+        pace
+    }
+
     /// Looks as often as it asks to, for so long; what it finds at last.
     async fn watch(pace: &Pace, time: Duration) -> Verdict {
         let end = Instant::now() + time;
@@ -323,7 +428,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn between_requests_it_may_idle_but_the_next_head_may_not_dawdle() {
-        let pace = Pace::new(LIMITS);
+        let pace = verified();
         pace.read();
         drop(pace.request());
         advance(Duration::from_mins(1)).await;
@@ -364,7 +469,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_long_answer_that_is_being_taken_is_not_stalled() {
-        let pace = Pace::new(LIMITS);
+        let pace = verified();
         let mut long = pace.request();
         for _ in 0..100 {
             long.answering();
@@ -389,8 +494,7 @@ mod tests {
         }
         assert_eq!(watch(&pace, Duration::from_secs(2)).await, Verdict::Stalled);
 
-        let pace = Pace::new(LIMITS);
-        drop(pace.request());
+        let pace = verified();
         for _ in 0..100 {
             pace.blocked();
             assert!(matches!(
@@ -414,14 +518,67 @@ mod tests {
         ping();
         assert_eq!(watch(&pace, HEAD).await, Verdict::Late, "no first request");
 
-        let pace = Pace::new(LIMITS);
+        let pace = verified();
         pace.http2();
-        drop(pace.request());
         for _ in 0..11 {
             pace.read();
             pace.wrote(17);
             assert!(matches!(watch(&pace, HEAD).await, Verdict::Fine(_)));
         }
         assert_eq!(watch(&pace, HEAD).await, Verdict::Late);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nothing_was_verified_idles_no_longer_than_a_head_may_take() {
+        for http2 in [false, true] {
+            let pace = Pace::new(LIMITS);
+            if http2 {
+                pace.http2();
+            }
+            for _ in 0..3 {
+                drop(pace.request());
+                advance(HEAD / 2).await;
+                assert!(matches!(pace.judge(), Verdict::Fine(_)));
+            }
+            // A request that waits for its body or for GatePay is not held to it.
+            let busy = pace.request();
+            assert!(matches!(watch(&pace, IDLE).await, Verdict::Fine(_)));
+            drop(busy);
+            assert_eq!(watch(&pace, HEAD).await, Verdict::Late, "http2: {http2}");
+            let pace = verified();
+            assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_between_an_answer_and_the_next_complete_head() {
+        let pace = Pace::new(LIMITS);
+        let made = Instant::now();
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(pace.idle_since(), Some(made), "it waits for its first head");
+        let busy = pace.request();
+        assert_eq!(pace.idle_since(), None);
+        drop(busy);
+        pace.blocked();
+        assert_eq!(pace.idle_since(), None, "its answer is being written");
+        pace.flushed();
+        assert_eq!(pace.idle_since(), Some(Instant::now()));
+        advance(Duration::from_secs(1)).await;
+        pace.head_begun();
+        let begun = Instant::now();
+        // A head that drips is idle since it began.
+        advance(Duration::from_secs(1)).await;
+        pace.read();
+        assert_eq!(pace.idle_since(), Some(begun));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_asked_to_leave_learns_it_once_and_keeps_the_first_reason() {
+        let pace = Pace::new(LIMITS);
+        assert_eq!(pace.leaves(), None);
+        pace.leave(Leave::Age);
+        pace.leave(Leave::Full);
+        pace.asked_to_leave().await;
+        assert_eq!(pace.leaves(), Some(Leave::Age));
     }
 }

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +170,9 @@ impl Record {
         if let Some(generation) = &self.generation {
             let used = generation.used(caller.position, caller.place);
             used.note(self.line.time);
+            // Positions change with a reload, lanes do not.
+            let lane = NonNull::from(&**generation.lane(caller.position));
+            self.busy.verified(lane.addr());
         }
     }
 

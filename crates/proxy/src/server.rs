@@ -10,7 +10,6 @@ use std::time::Duration;
 use gatepay_tenancy::settings::Upstream;
 use gatepay_tenancy::{Configuration, Watch};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
@@ -25,6 +24,7 @@ use crate::pool::{Pool, PoolLimits};
 use crate::reload::{self, Environment};
 use crate::repeat::Budget;
 use crate::shutdown::{join_unless, lock_unless, until};
+use crate::slots::Slots;
 use crate::state::{Inheritance, State};
 use crate::{admin, descriptors, listener};
 
@@ -111,8 +111,7 @@ impl Server {
                 "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
             );
         }
-        let room = wanted.min(fit).min(Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(room));
+        let slots = Slots::new(wanted.min(fit));
 
         // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
         let inherit = || {
@@ -132,7 +131,7 @@ impl Server {
                 let socket = socket
                     .try_clone()
                     .map_err(|error| StartError::Listen(address, error))?;
-                let (app, room) = (Arc::clone(&app), Arc::clone(&room));
+                let (app, slots) = (Arc::clone(&app), Arc::clone(&slots));
                 let door = app.drain.door();
                 let heart = app.heartbeats.add();
                 let runtime = runtime()?;
@@ -141,7 +140,7 @@ impl Server {
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
-                        runtime.block_on(work(app, socket, room, (door, heart), share));
+                        runtime.block_on(work(app, socket, slots, (door, heart), share));
                         // A name that is still being looked up is not waited for.
                         runtime.shutdown_background();
                     })
@@ -294,7 +293,7 @@ impl Share {
 async fn work(
     app: Arc<App>,
     socket: TcpListener,
-    room: Arc<Semaphore>,
+    slots: Arc<Slots>,
     (door, heart): (Arc<Door>, Arc<Heartbeat>),
     share: Share,
 ) {
@@ -339,7 +338,7 @@ async fn work(
         let worker = Arc::clone(&worker);
         tokio::spawn(async move { tokio::join!(worker.probe(), worker.rotate()) })
     });
-    listener::accept(worker, listener, room).await;
+    listener::accept(worker, listener, slots).await;
     tokio::select! {
         () = app.drain.finished() => {}
         () = app.drain.reached(Phase::Over) => {}

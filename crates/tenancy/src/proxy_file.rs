@@ -131,6 +131,7 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         ),
         answer_timeout: reader.or("answer_timeout_ms", default.answer_timeout, value::millis),
         idle_timeout: reader.or("idle_timeout_ms", default.idle_timeout, value::millis),
+        connection_age: reader.or("connection_age_ms", default.connection_age, value::millis),
         body_limit: reader.or("body_limit_bytes", default.body_limit, value::body_bytes),
         max_connections,
         max_connections_per_address: reader.or(

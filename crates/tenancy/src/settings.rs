@@ -115,6 +115,8 @@ pub struct Listen {
     pub answer_timeout: Duration,
     /// How long a connection may idle.
     pub idle_timeout: Duration,
+    /// How long a connection may be open; after that it ends as soon as no request is under way.
+    pub connection_age: Duration,
     /// The largest body, in bytes.
     pub body_limit: u64,
     /// Connections at the same time.
@@ -408,6 +410,8 @@ impl Default for Listen {
             answer_timeout: Duration::from_secs(30),
             // Above the 90 s of common clients, or their reused connections die under a payment.
             idle_timeout: Duration::from_mins(2),
+            // As nginx has it (`keepalive_time`): callers look up the name again, and a load balancer spreads them anew.
+            connection_age: Duration::from_hours(1),
             // Far above the largest JSON body of the documentation.
             body_limit: 1_048_576,
             max_connections,

@@ -97,6 +97,7 @@ fn of_listen(listen: &Listen) -> Vec<(&'static str, Value)> {
         body_bytes_per_second,
         answer_timeout,
         idle_timeout,
+        connection_age,
         body_limit,
         max_connections,
         max_connections_per_address,
@@ -120,6 +121,7 @@ fn of_listen(listen: &Listen) -> Vec<(&'static str, Value)> {
         ("body_bytes_per_second", body_bytes_per_second.get().into()),
         ("answer_timeout_ms", millis(*answer_timeout)),
         ("idle_timeout_ms", millis(*idle_timeout)),
+        ("connection_age_ms", millis(*connection_age)),
         ("body_limit_bytes", (*body_limit).into()),
         ("max_connections", max_connections.get().into()),
         (

@@ -1,0 +1,569 @@
+//! Slots: `listen.max_connections` places for connections, and which connection gives its place up when all are taken.
+//!
+//! A new connection takes a free slot. If there is none, the longest idle connection of the holder of most slots is asked
+//! to leave: the holder is the party whose request was verified last on a connection, or the address if none ever was. A
+//! connection with a request under way never is. Connections that find no idle one wait, a few of them accepted, the
+//! others in the backlog.
+//!
+//! A request takes no lock for this: [`Pace`] has when its connection was last used, and all of them are looked through
+//! only when there is no slot, once for up to [`RANKED`] new connections.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::time::{Instant, sleep};
+
+use crate::origin::{Origin, network};
+use crate::pace::{Leave, Pace};
+
+/// How many connections one look through all of them ranks at most. A look at 10,000 takes about a millisecond, so that
+/// a new connection that needs one to leave costs some ten microseconds.
+const RANKED: usize = 64;
+/// For how long a ranking holds.
+const FRESH: Duration = Duration::from_millis(100);
+/// How soon all are looked through again if none that was ranked is idle any more.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How many accepted connections wait for a slot. They have no buffers yet.
+pub const LINE: usize = 64;
+/// How long a new connection waits for one that was asked to leave, or for one to become idle, before it looks again.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The slots of all workers.
+pub struct Slots {
+    free: Arc<Semaphore>,
+    line: Arc<Semaphore>,
+    taken: Mutex<Taken>,
+}
+
+/// A connection's slot, until dropped.
+pub struct Slot {
+    slots: Arc<Slots>,
+    number: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A place in the line for a slot, taken before a connection is accepted.
+pub struct InLine(OwnedSemaphorePermit);
+
+/// To which of two kinds of holders a connection belonged that was asked to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Holder {
+    /// A party, by the number that [`verified`](crate::pace::Busy::verified) was told.
+    Party(NonZeroUsize),
+    /// An address, of IPv6 a /64; of a connection on which nothing was verified.
+    Address(IpAddr),
+}
+
+/// What a connection that finds no slot free comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A connection of this holder was asked to leave.
+    Leaves(Holder),
+    /// None is idle.
+    NoneIdle,
+    /// Its own address has more slots, all with requests under way, than any holder of an idle connection.
+    Refused,
+}
+
+/// Its address has more slots than any that could give one up.
+#[derive(Debug)]
+pub struct Refused;
+
+#[derive(Default)]
+struct Taken {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+    ranking: Option<Ranking>,
+    /// When the log was last told.
+    said: Option<Instant>,
+}
+
+struct Entry {
+    network: IpAddr,
+    pace: Arc<Pace>,
+}
+
+/// Which connections leave next, in this order.
+struct Ranking {
+    made: Instant,
+    next: VecDeque<Candidate>,
+    /// How many slots each address has for connections on which nothing was verified.
+    addresses: HashMap<IpAddr, usize>,
+}
+
+struct Candidate {
+    number: u64,
+    since: Instant,
+    holder: Holder,
+    /// How many slots the holder has.
+    held: usize,
+}
+
+/// What one holder has.
+#[derive(Default)]
+struct Held {
+    slots: usize,
+    idle: BinaryHeap<Reverse<(Instant, u64)>>,
+}
+
+impl Slots {
+    /// So many.
+    pub fn new(slots: usize) -> Arc<Self> {
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
+            line: Arc::new(Semaphore::new(LINE)),
+            taken: Mutex::default(),
+        })
+    }
+
+    /// Waits until one more connection may be accepted; says so to `full` if that is not at once.
+    pub async fn line(&self, full: impl FnOnce()) -> InLine {
+        let permit = match Arc::clone(&self.line).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                full();
+                let permit = Arc::clone(&self.line).acquire_owned().await;
+                permit.expect("the semaphore is never closed")
+            }
+        };
+        InLine(permit)
+    }
+
+    /// A slot for a connection that was accepted, as soon as there is one; `told` hears what it takes until then.
+    ///
+    /// # Errors
+    /// If its address has more than any that could give one up.
+    pub async fn take(
+        self: &Arc<Self>,
+        line: InLine,
+        origin: Origin,
+        pace: &Arc<Pace>,
+        told: impl Fn(Outcome),
+    ) -> Result<Slot, Refused> {
+        let permit = match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.next(origin.accountable(), told).await?,
+        };
+        drop(line.0);
+        let network = network(origin.address);
+        let mut taken = self.taken();
+        let number = taken.next;
+        taken.next += 1;
+        let pace = Arc::clone(pace);
+        taken.entries.insert(number, Entry { network, pace });
+        Ok(Slot {
+            slots: Arc::clone(self),
+            number,
+            _permit: permit,
+        })
+    }
+
+    /// The next slot that is given up. Who waits keeps its turn while it looks again.
+    async fn next(
+        &self,
+        newcomer: Option<IpAddr>,
+        told: impl Fn(Outcome),
+    ) -> Result<OwnedSemaphorePermit, Refused> {
+        let mut permit = pin!(Arc::clone(&self.free).acquire_owned());
+        let mut waits = false;
+        loop {
+            let outcome = self.make_room(newcomer);
+            if outcome != Outcome::NoneIdle || !waits {
+                told(outcome);
+            }
+            match outcome {
+                Outcome::Refused => return Err(Refused),
+                Outcome::NoneIdle => waits = true,
+                Outcome::Leaves(_) => {}
+            }
+            tokio::select! {
+                permit = &mut permit => return Ok(permit.expect("the semaphore is never closed")),
+                () = sleep(PATIENCE) => {}
+            }
+        }
+    }
+
+    /// Asks a connection to leave for a new one from this address; of a trusted proxy none is given, for behind it are
+    /// many.
+    fn make_room(&self, newcomer: Option<IpAddr>) -> Outcome {
+        let newcomer = newcomer.map(network);
+        let mut taken = self.taken();
+        let taken = &mut *taken;
+        if let Some(ranking) = &mut taken.ranking
+            && ranking.made.elapsed() < FRESH
+            && let Some(outcome) = ranking.make_room(&taken.entries, newcomer)
+        {
+            return outcome;
+        }
+        if let Some(ranking) = &taken.ranking
+            && ranking.made.elapsed() < AGAIN
+        {
+            return Outcome::NoneIdle;
+        }
+        let ranking = taken.ranking.insert(Ranking::of(&taken.entries));
+        ranking
+            .make_room(&taken.entries, newcomer)
+            .unwrap_or(Outcome::NoneIdle)
+    }
+
+    /// Whether nothing was said of it for so long; from now on something was.
+    pub fn is_news(&self, every: Duration) -> bool {
+        let mut taken = self.taken();
+        let is_news = taken.said.is_none_or(|said| said.elapsed() >= every);
+        if is_news {
+            taken.said = Some(Instant::now());
+        }
+        is_news
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// The connection turned out to come from somewhere else: its PROXY header says so.
+    pub fn comes_from(&self, origin: Origin) {
+        let network = network(origin.address);
+        if let Some(entry) = self.slots.taken().entries.get_mut(&self.number) {
+            entry.network = network;
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.taken().entries.remove(&self.number);
+    }
+}
+
+impl Ranking {
+    /// Looks through all connections. The largest holder gives one up, is one smaller then, and so on; of two with as
+    /// many, the one of which nothing was verified, then the one whose connection has idled for longer.
+    fn of(entries: &HashMap<u64, Entry>) -> Self {
+        let mut holders: HashMap<Holder, Held> = HashMap::new();
+        for (number, entry) in entries {
+            if entry.pace.leaves().is_some() {
+                continue;
+            }
+            let held = holders.entry(entry.holder()).or_default();
+            held.slots += 1;
+            let since = entry.pace.idle_since();
+            held.idle
+                .extend(since.map(|since| Reverse((since, *number))));
+        }
+        let addresses = holders.iter().filter_map(|(holder, held)| match holder {
+            Holder::Address(address) => Some((*address, held.slots)),
+            Holder::Party(_) => None,
+        });
+        let addresses = addresses.collect();
+        let mut largest = BinaryHeap::with_capacity(holders.len());
+        largest.extend(
+            holders
+                .iter()
+                .filter_map(|(holder, held)| held.rank(*holder)),
+        );
+        let mut next = VecDeque::with_capacity(RANKED);
+        while let Some((held, _, _, holder)) = largest.pop()
+            && next.len() < RANKED
+        {
+            let Some(of) = holders.get_mut(&holder) else {
+                continue;
+            };
+            let Some(Reverse((since, number))) = of.idle.pop() else {
+                continue;
+            };
+            of.slots -= 1;
+            largest.extend(of.rank(holder));
+            next.push_back(Candidate {
+                number,
+                since,
+                holder,
+                held,
+            });
+        }
+        Self {
+            made: Instant::now(),
+            next,
+            addresses,
+        }
+    }
+
+    /// Asks the first to leave that is still idle, unless the new connection's own address has more; nothing if all that
+    /// were ranked are gone or in use again.
+    fn make_room(
+        &mut self,
+        entries: &HashMap<u64, Entry>,
+        newcomer: Option<IpAddr>,
+    ) -> Option<Outcome> {
+        let own = newcomer.and_then(|newcomer| self.addresses.get(&newcomer));
+        while let Some(candidate) = self.next.pop_front() {
+            let entry = entries.get(&candidate.number);
+            let Some(entry) = entry.filter(|entry| candidate.is_still(&entry.pace)) else {
+                continue;
+            };
+            if own.is_some_and(|own| *own > candidate.held) {
+                self.next.push_front(candidate);
+                return Some(Outcome::Refused);
+            }
+            entry.pace.leave(Leave::Full);
+            return Some(Outcome::Leaves(candidate.holder));
+        }
+        None
+    }
+}
+
+impl Held {
+    /// How it compares with others, if it has an idle connection at all.
+    fn rank(&self, holder: Holder) -> Option<(usize, bool, Reverse<Instant>, Holder)> {
+        let Reverse((since, _)) = self.idle.peek()?;
+        let is_unverified = matches!(holder, Holder::Address(_));
+        Some((self.slots, is_unverified, Reverse(*since), holder))
+    }
+}
+
+impl Candidate {
+    /// Whether it has neither been used since it was ranked nor been asked to leave.
+    fn is_still(&self, pace: &Pace) -> bool {
+        pace.leaves().is_none() && pace.idle_since() == Some(self.since)
+    }
+}
+
+impl Entry {
+    fn holder(&self) -> Holder {
+        self.pace
+            .party()
+            .map_or(Holder::Address(self.network), Holder::Party)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::Trusted;
+    use crate::pace::{Busy, Limits};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use tokio::time::advance;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn origin(address: &str) -> Origin {
+        Trusted::new(&["10.0.0.0/8".parse().unwrap()]).origin(address.parse().unwrap())
+    }
+
+    fn party(number: usize) -> Holder {
+        Holder::Party(number.try_into().unwrap())
+    }
+
+    fn address(address: &str) -> Holder {
+        Holder::Address(address.parse().unwrap())
+    }
+
+    fn pace() -> Arc<Pace> {
+        Pace::new(Limits {
+            head: MINUTE,
+            answer: MINUTE,
+            idle: MINUTE,
+        })
+    }
+
+    /// Connections that are open.
+    struct Open {
+        slots: Arc<Slots>,
+        connections: Vec<(Arc<Pace>, Slot)>,
+    }
+
+    impl Open {
+        fn new(slots: usize) -> Self {
+            Self {
+                slots: Slots::new(slots),
+                connections: Vec::new(),
+            }
+        }
+
+        /// Opens one that finds a slot free.
+        async fn from(&mut self, address: &str) -> Arc<Pace> {
+            let pace = pace();
+            let line = self.slots.line(|| {}).await;
+            let slot = self.slots.take(line, origin(address), &pace, |_| {}).await;
+            self.connections.push((Arc::clone(&pace), slot.unwrap()));
+            // Which is idle for longest must not depend on chance.
+            advance(Duration::from_millis(1)).await;
+            pace
+        }
+
+        /// The same, with a request of this party's answered on it.
+        async fn of(&mut self, party: usize, address: &str) -> Arc<Pace> {
+            let pace = self.from(address).await;
+            pace.request().verified(party.try_into().unwrap());
+            advance(Duration::from_millis(1)).await;
+            pace
+        }
+
+        /// Closes those that were asked to leave, as their tasks do.
+        fn close(&mut self) {
+            self.connections.retain(|(pace, _)| pace.leaves().is_none());
+        }
+
+        /// What it came to when one more was opened from there; those that were asked to leave do.
+        async fn one_more(&mut self, address: &str) -> Vec<Outcome> {
+            let outcomes = Rc::new(RefCell::new(Vec::new()));
+            let line = self.slots.line(|| {}).await;
+            let slots = Arc::clone(&self.slots);
+            let (pace, heard) = (pace(), Rc::clone(&outcomes));
+            let told = move |outcome| heard.borrow_mut().push(outcome);
+            let mut taking = pin!(slots.take(line, origin(address), &pace, told));
+            let slot = tokio::select! {
+                biased;
+                slot = &mut taking => Some(slot),
+                () = sleep(PATIENCE / 2) => None,
+            };
+            self.close();
+            let slot = match slot {
+                Some(slot) => slot.ok(),
+                None => tokio::time::timeout(MINUTE, taking)
+                    .await
+                    .map_or(None, Result::ok),
+            };
+            self.connections
+                .extend(slot.map(|slot| (Arc::clone(&pace), slot)));
+            outcomes.take()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_of_the_largest_holder_leaves() {
+        let mut open = Open::new(6);
+        let single = open.of(1, "192.0.2.1").await;
+        let first = open.from("192.0.2.2").await;
+        let second = open.from("192.0.2.2").await;
+        // One party, whatever its addresses are.
+        let mut of_party = Vec::new();
+        for from in ["192.0.2.3", "192.0.2.4", "192.0.2.5"] {
+            of_party.push(open.of(2, from).await);
+        }
+        drop(of_party[0].request());
+        assert_eq!(
+            open.one_more("192.0.2.9").await,
+            [Outcome::Leaves(party(2))]
+        );
+        assert_eq!(
+            of_party[1].leaves(),
+            Some(Leave::Full),
+            "used before the others"
+        );
+        // With as many each, one on which nothing was verified leaves.
+        assert_eq!(
+            open.one_more("192.0.2.9").await,
+            [Outcome::Leaves(address("192.0.2.2"))]
+        );
+        assert_eq!((first.leaves(), second.leaves()), (Some(Leave::Full), None));
+        assert_eq!(single.leaves(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_ipv6_a_64_is_one_holder() {
+        let mut open = Open::new(4);
+        for from in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
+            open.from(from).await;
+        }
+        let leaves = open.one_more("192.0.2.9").await;
+        assert_eq!(leaves, [Outcome::Leaves(address("2001:db8::"))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_whose_requests_are_all_under_way_is_passed_over_and_all_such_wait() {
+        let mut open = Open::new(3);
+        let busy: Vec<Busy> = vec![
+            open.of(1, "192.0.2.1").await.request(),
+            open.of(1, "192.0.2.1").await.request(),
+        ];
+        let idle = open.of(2, "192.0.2.2").await;
+        assert_eq!(
+            open.one_more("192.0.2.3").await,
+            [Outcome::Leaves(party(2))]
+        );
+        assert_eq!(idle.leaves(), Some(Leave::Full));
+        let last = open.connections[2].0.request();
+        assert_eq!(open.one_more("192.0.2.4").await, [Outcome::NoneIdle]);
+        drop((busy, last));
+        assert_eq!(
+            open.one_more("192.0.2.4").await,
+            [Outcome::Leaves(party(1))]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_with_more_under_way_than_any_could_give_up_is_refused_unless_it_is_trusted()
+    {
+        let mut open = Open::new(3);
+        let _busy = [
+            open.from("10.0.0.1").await.request(),
+            open.from("10.0.0.1").await.request(),
+        ];
+        open.of(1, "192.0.2.1").await;
+        assert_eq!(open.one_more("10.0.0.1").await, [Outcome::Leaves(party(1))]);
+
+        let mut open = Open::new(3);
+        let _busy = [
+            open.from("192.0.2.2").await.request(),
+            open.from("192.0.2.2").await.request(),
+        ];
+        let idle = open.of(1, "192.0.2.1").await;
+        assert_eq!(open.one_more("192.0.2.2").await, [Outcome::Refused]);
+        assert_eq!(idle.leaves(), None);
+        // Others are let in.
+        assert_eq!(
+            open.one_more("192.0.2.3").await,
+            [Outcome::Leaves(party(1))]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_look_serves_many_new_connections_and_what_changed_since_is_noticed() {
+        let mut open = Open::new(100);
+        for _ in 0..100 {
+            open.from("192.0.2.1").await;
+        }
+        let mut made = Vec::new();
+        for _ in 0..RANKED {
+            open.slots.make_room(None);
+            made.push(open.slots.taken().ranking.as_ref().unwrap().made);
+        }
+        made.dedup();
+        assert_eq!(made.len(), 1);
+        let asked = |open: &Open| {
+            let leaving = open.connections.iter();
+            leaving.filter(|(pace, _)| pace.leaves().is_some()).count()
+        };
+        assert_eq!(asked(&open), RANKED);
+        advance(AGAIN).await;
+        open.slots.make_room(None);
+        let left: Vec<_> = open.connections.iter().map(|(pace, _)| pace).collect();
+        let idle = || left.iter().filter(|pace| pace.leaves().is_none());
+        // All but one of the others are used again after they were ranked.
+        let busy: Vec<Busy> = idle().skip(1).map(|pace| pace.request()).collect();
+        assert!(matches!(open.slots.make_room(None), Outcome::Leaves(_)));
+        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        assert_eq!(asked(&open), RANKED + 2);
+        drop(busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_is_given_back_is_forgotten() {
+        let mut open = Open::new(2);
+        open.from("192.0.2.1").await;
+        open.from("192.0.2.1").await;
+        open.connections.clear();
+        assert!(open.slots.taken().entries.is_empty());
+        assert_eq!(open.slots.free.available_permits(), 2);
+        assert_eq!(open.slots.line.available_permits(), LINE);
+    }
+}
