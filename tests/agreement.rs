@@ -231,7 +231,8 @@ impl Tally {
             return;
         };
         match (answer.refusal(), answer.outcome()) {
-            (None, None) => {
+            (None, outcome) => {
+                Self::judge_outcome(kind, number, outcome, executed);
                 let same = |one: &&Received| {
                     one.answer_status == Some(answer.status) && one.answer_body == answer.body
                 };
@@ -269,6 +270,17 @@ impl Tally {
                 }
             }
             _ => panic!("{kind:?} {number}: {answer:?}"),
+        }
+    }
+
+    /// Holds what a relayed answer says of the outcome against what happened.
+    fn judge_outcome(kind: Kind, number: &str, outcome: Option<&str>, executed: bool) {
+        match outcome {
+            None => assert!(kind.repeats(), "{kind:?} {number}"),
+            Some("executed" | "found") => assert!(executed, "{kind:?} {number}: {outcome:?}"),
+            Some("refused") => assert!(!executed, "{kind:?} {number} was executed"),
+            Some("unknown") => {}
+            Some(_) => panic!("{kind:?} {number}: {outcome:?}"),
         }
     }
 

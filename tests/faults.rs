@@ -204,7 +204,9 @@ impl Tally {
         }
         let executed = known.iter().any(|one| one.executed);
         match (answer.refusal(), answer.outcome()) {
-            (None, None) => {
+            (None, outcome) => {
+                let said = (!case.repeats).then_some(if executed { "executed" } else { "refused" });
+                assert_eq!(outcome, said, "{number}: {answer:?}");
                 let same = |one: &Received| {
                     one.answer_status == Some(answer.status) && one.answer_body == answer.body
                 };

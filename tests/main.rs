@@ -62,6 +62,8 @@ mod limits;
 mod outcomes;
 // And of copies: what is said to be not executed was executed by none of them.
 mod copies;
+// What an answer to money proves is said, and what it does not prove is looked up.
+mod answers;
 // Nor is it untrue when a connection breaks, wherever it does.
 mod faults;
 // However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.

@@ -6,7 +6,9 @@ use std::time::Duration;
 #[tokio::test]
 async fn metrics_count_every_end_by_tenant_and_kind() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.resolve = Duration::from_millis(600))
+        .start();
     for call in [
         acme().post(CREATE, order("A-0001")),
         acme().post(CREATE, order("A-0001")),

@@ -4,6 +4,7 @@ use gatepay_sandbox::Fault;
 use gatepay_tenancy::settings::LogFormat;
 use http::Method;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Some of a line's fields.
 fn fields(line: &Value, names: &[&str]) -> Value {
@@ -22,7 +23,9 @@ const WHAT: [&str; 6] = [
 #[tokio::test]
 async fn every_request_leaves_one_line_under_the_id_its_answer_has() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.resolve = Duration::from_millis(600))
+        .start();
     let create = || acme().post(CREATE, order("A-0001"));
     let cases = [
         (

@@ -69,24 +69,36 @@ async fn gatepay_cannot_forge_what_marks_an_answer_as_ours() {
 #[tokio::test]
 async fn gatepays_own_failures_are_relayed_as_they_are() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).start();
-    gatepay.inject(Fault::Failure(Failure::SystemError).once());
-    let answer = proxy.send(acme().post(CREATE, order("A-0001"))).await;
-    assert_eq!((answer.status, answer.refusal()), (500, None));
-    assert_eq!(answer.code(), "300000");
-    assert_eq!(answer.body, gatepay.last().answer_body);
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.resolve = Duration::ZERO)
+        .start();
+    for call in [
+        acme().post(CREATE, order("A-0001")),
+        acme().post(QUERY, BY_NUMBER),
+    ] {
+        gatepay.inject(Fault::Failure(Failure::UnknownError).once());
+        let answer = proxy.send(call).await;
+        assert_eq!((answer.status, answer.refusal()), (500, None));
+        assert_eq!(answer.code(), "400000");
+        assert_eq!(answer.body, gatepay.last().answer_body);
+    }
+}
 
-    let body = bytes::Bytes::from_static(b"<html>bad gateway</html>");
-    gatepay.inject(
-        Fault::Status {
-            status: 502,
-            body: body.clone(),
-        }
-        .once(),
-    );
-    let answer = proxy.send(acme().post(CREATE, order("A-0001"))).await;
-    assert_eq!((answer.status, answer.refusal()), (502, None));
-    assert_eq!(answer.body, body);
+#[tokio::test]
+async fn a_read_is_answered_as_gatepay_or_what_stands_before_it_answers() {
+    for (status, body) in [
+        ("200 OK", "<html>maintenance</html>"),
+        ("404 Not Found", "<html>not found</html>"),
+        ("302 Found", "<html>elsewhere</html>"),
+        ("500 Oops", "<html>oops</html>"),
+    ] {
+        let lines = "Location: https://login.example/\r\n";
+        let upstream = Scripted::always(Then::Answer(answer(status, lines, body.as_bytes())));
+        let answer = asked(&upstream).await;
+        assert!(status.starts_with(&answer.status.to_string()), "{status}");
+        assert_eq!((answer.refusal(), answer.outcome()), (None, None));
+        assert_eq!(answer.body, body.as_bytes());
+    }
 }
 
 #[tokio::test]

@@ -32,7 +32,9 @@ fn problems(status: &Value) -> Vec<(&str, &str)> {
 #[tokio::test]
 async fn a_look_says_how_things_are_and_the_next_what_came_since() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.upstream.resolve = Duration::from_millis(600))
+        .start();
     proxy.clock.advance(Duration::from_secs(10));
     for call in [
         acme().post(CREATE, order("A-0001")),

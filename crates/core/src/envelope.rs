@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::json::{self, Raw, Shape};
 use crate::operation::Kind;
+use crate::proof::{self, CodeMeaning};
+use crate::text;
 use crate::words::words;
 
 /// What an answer says about the call.
@@ -29,36 +31,66 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// GatePay's code, if the answer has one.
     pub code: Option<Code>,
+    /// What its body is.
+    pub form: Form,
+}
+
+/// What the body of an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Nothing, or white space.
+    Empty,
+    /// Not one whole JSON text and nothing else.
+    NotJson,
+    /// A JSON text that shows no end: of a number that was cut the rest is a number.
+    Scalar,
+    /// A JSON object or array, which was not cut, for its last bracket is there.
+    Structure,
+}
+
+impl Judgement {
+    /// Of an answer that was not read.
+    pub const UNREAD: Self = Self {
+        verdict: Verdict::Unknown,
+        code: None,
+        form: Form::NotJson,
+    };
 }
 
 /// Judges a whole answer by the rules of protocol.md 4.1, in their order. It never changes what is relayed.
 ///
-/// An answer that was cut off is not for this function: whoever read it knows that it is [`Verdict::Unknown`].
+/// An answer that was cut off is not for this function: its reader knows that it is [`Verdict::Unknown`].
 pub fn judge(kind: Kind, status: u16, body: &[u8]) -> Judgement {
-    let Some(members) = Members::read(body) else {
+    let members = str::from_utf8(body).ok().and_then(Members::read);
+    match members {
+        Some(members) => members.judge(kind, status),
+        None => judge_recoded(kind, status, body),
+    }
+}
+
+/// Judges what is not JSON in UTF-8. It may be JSON in another encoding, or say in the midst of an unknown one that GatePay
+/// rejects the institution: that is an alarm, though no verdict.
+#[cold]
+fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> Judgement {
+    if body.trim_ascii().is_empty() {
         return Judgement {
-            verdict: Verdict::Unknown,
-            code: None,
+            form: Form::Empty,
+            ..Judgement::UNREAD
         };
-    };
-    let code = members.code.and_then(Raw::text_or_number);
-    let verdict = if status >= 500 || code.as_deref().is_some_and(is_unsettled) {
-        Verdict::Unknown
-    } else {
-        match (status, members.verdict(kind, code.as_deref())) {
-            (200..=299, verdict) => verdict,
-            (_, Verdict::Failure) => Verdict::Failure,
-            (_, Verdict::Success | Verdict::Unknown) => Verdict::Unknown,
-        }
-    };
+    }
+    if let Some(members) = text::decode(body).as_deref().and_then(Members::read) {
+        return members.judge(kind, status);
+    }
+    let lossy = String::from_utf8_lossy(body);
+    let code = Members::read(&lossy).and_then(|members| members.kept_code());
     Judgement {
-        verdict,
-        code: code.as_deref().and_then(Code::new),
+        code,
+        ..Judgement::UNREAD
     }
 }
 
 /// Whether a code judges the institution's signature, clock or client id: a tenant who saw it would look for the
-/// fault in its own (protocol.md 4.2).
+/// fault in its own (protocol.md 4.2). Asked of every answer, so not of the table in [`proof`], which it agrees with.
 pub fn rejects_institution(code: &str) -> bool {
     matches!(code, "400002" | "400003" | "400004" | "400020")
 }
@@ -196,7 +228,7 @@ struct Members<'a> {
 
 impl<'a> Members<'a> {
     /// Nothing, if the body is not one JSON text and nothing else.
-    fn read(body: &'a [u8]) -> Option<Self> {
+    fn read(body: &'a str) -> Option<Self> {
         let mut members = Self {
             shape: Shape::Scalar,
             success: None,
@@ -204,7 +236,7 @@ impl<'a> Members<'a> {
             code: None,
             contradictory: false,
         };
-        let shape = json::read(str::from_utf8(body).ok()?, &mut |name, value| {
+        let shape = json::read(body, &mut |name, value| {
             let slot = match name {
                 b"success" => &mut members.success,
                 b"status" => &mut members.status,
@@ -218,14 +250,54 @@ impl<'a> Members<'a> {
         Some(members)
     }
 
+    fn judge(&self, kind: Kind, status: u16) -> Judgement {
+        let code = self.code.and_then(printed_code);
+        let code = code.as_deref();
+        let verdict = if status >= 500 || code.is_some_and(is_unsettled) {
+            Verdict::Unknown
+        } else {
+            match (status, self.verdict(kind, code)) {
+                (200..=299, Verdict::Success) if kind != Kind::Read && self.denies(code) => {
+                    Verdict::Unknown
+                }
+                (200..=299, verdict) => verdict,
+                (_, Verdict::Failure) => Verdict::Failure,
+                (_, Verdict::Success | Verdict::Unknown) => Verdict::Unknown,
+            }
+        };
+        Judgement {
+            verdict,
+            code: code.and_then(Code::new),
+            form: match self.shape {
+                Shape::Scalar => Form::Scalar,
+                Shape::Object | Shape::Array => Form::Structure,
+            },
+        }
+    }
+
+    fn kept_code(&self) -> Option<Code> {
+        Code::new(&self.code.and_then(printed_code)?)
+    }
+
+    /// Whether an answer that says success has a code that says failure: of money neither is believed.
+    fn denies(&self, code: Option<&str>) -> bool {
+        let is_usual = self.code.is_none() || code == Some("000000");
+        !is_usual
+            && code
+                .and_then(proof::meaning)
+                .is_some_and(|meaning| meaning != CodeMeaning::Success)
+    }
+
     /// The verdict of a 2xx.
     fn verdict(&self, kind: Kind, code: Option<&str>) -> Verdict {
         if self.contradictory {
             return Verdict::Unknown;
         }
         match (self.shape, self.success.map(Raw::as_str)) {
-            (Shape::Array, _) | (_, Some("true")) => return Verdict::Success,
-            (Shape::Scalar, _) => return Verdict::Unknown,
+            // Only reads answer with a bare list (protocol.md 4.1).
+            (Shape::Array, _) if kind == Kind::Read => return Verdict::Success,
+            (Shape::Array | Shape::Scalar, _) => return Verdict::Unknown,
+            (_, Some("true")) => return Verdict::Success,
             (_, Some("false")) => return Verdict::Failure,
             _ => {}
         }
@@ -245,6 +317,27 @@ impl<'a> Members<'a> {
             // A code that is neither number nor text, or a `success` that is no boolean, says nothing.
             (_, None) => Verdict::Unknown,
         }
+    }
+}
+
+/// A code as it is printed: a text or a number, which may be written as `4.00002e5` too.
+fn printed_code(code: Raw<'_>) -> Option<Cow<'_, str>> {
+    let text = code.text_or_number()?;
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Some(text);
+    }
+    Some(plain_code(code, text))
+}
+
+#[cold]
+fn plain_code<'a>(code: Raw<'a>, text: Cow<'a, str>) -> Cow<'a, str> {
+    let number = code.number().and_then(|number| number.parse::<f64>().ok());
+    match number {
+        Some(number) if number.fract() == 0.0 && (0.0..1e9).contains(&number) => {
+            Cow::Owned(format!("{number:.0}"))
+        }
+        Some(_) => text,
+        None => Cow::Owned(text.trim().to_owned()),
     }
 }
 
@@ -344,9 +437,71 @@ mod tests {
     }
 
     #[test]
-    fn wallet_lists_have_no_envelope() {
-        assert_eq!(ok(r#"[{"status":"DONE","code":"1"}]"#), Success);
-        assert_eq!(ok("[]"), Success);
+    fn wallet_lists_have_no_envelope_and_nothing_that_changes_something_is_answered_by_one() {
+        for body in [r#"[{"status":"DONE","code":"1"}]"#, "[]"] {
+            assert_eq!(verdict(Read, 200, body), Success);
+            assert_eq!(verdict(Write, 200, body), Unknown);
+            assert_eq!(verdict(Money, 200, body), Unknown);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_money_that_says_success_and_has_the_code_of_a_failure_is_unknown() {
+        for body in [
+            r#"{"status":"SUCCESS","code":"400605"}"#,
+            r#"{"success":true,"code":400002}"#,
+        ] {
+            assert_eq!(
+                verdict(Read, 200, body),
+                Success,
+                "as protocol.md 4.1 has it"
+            );
+            assert_eq!(verdict(Write, 200, body), Unknown);
+            assert_eq!(verdict(Money, 200, body), Unknown);
+        }
+    }
+
+    #[test]
+    fn one_json_text_is_judged_alike_in_every_encoding() {
+        let text = r#"{"status":"FAIL","code":"400002"}"#;
+        let units: Vec<u16> = text.encode_utf16().collect();
+        let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+        let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let plain = judge(Money, 200, text.as_bytes());
+        assert_eq!((plain.verdict, plain.form), (Failure, Form::Structure));
+        for mark in [true, false] {
+            for (encoded, bom) in [
+                (text.as_bytes(), &b"\xef\xbb\xbf"[..]),
+                (&big, b"\xfe\xff"),
+                (&little, b"\xff\xfe"),
+            ] {
+                let body = [if mark { bom } else { b"" }, encoded].concat();
+                assert_eq!(judge(Money, 200, &body), plain, "{body:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rejection_of_the_institution_is_seen_in_text_of_any_encoding_and_spelling() {
+        for code in [
+            r#""400002""#,
+            "400002",
+            "400002.0",
+            "4.00002e5",
+            r#"" 400002 ""#,
+            r#""\u0034\u0030\u0030\u0030\u0030\u0032""#,
+        ] {
+            let body = format!(r#"{{"status":"FAIL","code":{code},"errorMessage":"é"}}"#);
+            let latin = body.replace('é', "?").into_bytes();
+            let latin: Vec<u8> = latin
+                .iter()
+                .map(|byte| if *byte == b'?' { 0xe9 } else { *byte })
+                .collect();
+            for body in [body.into_bytes(), latin] {
+                let judged = judge(Read, 200, &body).code.unwrap();
+                assert!(rejects_institution(judged.as_str()), "{code}");
+            }
+        }
     }
 
     #[test]
@@ -439,6 +594,17 @@ mod tests {
             &format!("{success}{success}"),
         ] {
             assert_eq!(ok(body), Unknown, "{body}");
+        }
+        for (body, form) in [
+            ("", Form::Empty),
+            (" \r\n\t", Form::Empty),
+            ("<html>", Form::NotJson),
+            (&success[..19], Form::NotJson),
+            ("12", Form::Scalar),
+            ("[]", Form::Structure),
+            (success, Form::Structure),
+        ] {
+            assert_eq!(judge(Money, 200, body.as_bytes()).form, form, "{body}");
         }
         assert_eq!(
             judge(Read, 200, b"{\"status\":\"SUCCESS\",\"x\":\"\xff\"}").verdict,

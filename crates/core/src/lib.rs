@@ -5,7 +5,8 @@
 //!
 //! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
-//! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]), and how to learn what became of a call that
+//! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]) and
+//! what it proves ([`proof`]), and how to learn what became of a call that
 //! got none ([`look_up`]).
 
 pub mod body;
@@ -21,6 +22,7 @@ pub mod look_up;
 pub mod operation;
 pub mod order;
 pub mod payload;
+pub mod proof;
 pub mod secret;
 pub mod sign;
 pub mod signature;
@@ -33,6 +35,7 @@ mod catalogue;
 mod json;
 mod query;
 mod reserved;
+mod text;
 mod words;
 
 pub use chain::Link;

@@ -13,6 +13,7 @@ use crate::body::BodyReading;
 use crate::envelope::{self, Verdict};
 use crate::operation::{Key, Kind, LookUp, Method, Operation};
 use crate::query;
+use crate::text;
 use crate::words::words;
 
 /// What GatePay was seen to have of a call.
@@ -120,12 +121,14 @@ impl Question {
                     order: None,
                 }
             }
-            Verdict::Success => self.read(body).unwrap_or(Observation::UNKNOWN),
+            Verdict::Success => text::decode(body)
+                .and_then(|body| self.read(&body))
+                .unwrap_or(Observation::UNKNOWN),
         }
     }
 
-    fn read(&self, body: &[u8]) -> Option<Observation> {
-        let answer: Value = serde_json::from_slice(body).ok()?;
+    fn read(&self, body: &str) -> Option<Observation> {
+        let answer: Value = serde_json::from_str(body).ok()?;
         let whole = match answer.get("data") {
             Some(Value::String(text)) => serde_json::from_str(text).ok()?,
             Some(data) => data.clone(),
@@ -236,14 +239,14 @@ fn shortest(amount: &str) -> Option<(&str, &str)> {
 }
 
 /// `data` of an answer, or all of one without, as it was printed.
-fn printed(body: &[u8]) -> Option<Box<RawValue>> {
+fn printed(body: &str) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
     struct Printed {
         data: Option<Box<RawValue>>,
     }
-    match serde_json::from_slice::<Printed>(body) {
+    match serde_json::from_str::<Printed>(body) {
         Ok(Printed { data: Some(data) }) => Some(data),
-        _ => serde_json::from_slice(body).ok(),
+        _ => serde_json::from_str(body).ok(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
-use gatepay_core::envelope::{self, Judgement, Verdict};
+use gatepay_core::envelope::{self, Form, Judgement};
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
@@ -319,7 +319,7 @@ async fn read(
     }
     let body = whole.into_bytes();
     let judgement = envelope::judge(kind, head.status.as_u16(), &body);
-    if !shows_its_end && judgement.verdict == Verdict::Unknown {
+    if !shows_its_end && judgement.form != Form::Structure {
         return Err(endless());
     }
     pool.give_back(connection);

@@ -28,7 +28,7 @@ pub const REFUSAL: HeaderName = HeaderName::from_static("x-gatepay-proxy-refusal
 pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// What is left of it.
 pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// What became of the call: `not-executed`, `unknown` or `found`.
+/// What became of the call: `not-executed`, `unknown`, `found`, `executed` or `refused`.
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome");
 
 /// The name under which a line of a tenant's head is sent on, if it is: besides `Content-Type` nothing else is (design).

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gatepay_core::body::BodyReading;
-use gatepay_core::envelope::Verdict;
+use gatepay_core::envelope::{Code, Judgement, Verdict};
 use gatepay_core::guard::Own;
 use gatepay_core::look_up::{Observation, Question};
 use gatepay_core::operation::LookUp;
+use gatepay_core::proof::{AnswerProof, LookUpRule};
 use gatepay_core::{Credential, Kind, Operation, envelope, translate};
 use gatepay_tenancy::Who;
 
+use crate::answer::Parts;
 use crate::app::App;
 use crate::authenticate::Caller;
 use crate::crowd::Peer;
@@ -23,7 +25,7 @@ use crate::forward::{self, Answer, AnswerBody, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
 use crate::head::Head;
-use crate::headers::{Lines, Single};
+use crate::headers::{self, Lines, Single};
 use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
@@ -36,6 +38,7 @@ use crate::record::Record;
 use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
+use crate::resolve::Schedule;
 use crate::sign::{Inbound, Outbound, Unsendable};
 use crate::signer::Signing;
 use crate::{admit, authenticate, ingress, probe, resolve, route};
@@ -482,47 +485,118 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
             return Box::pin(lose(worker, &admitted, credential, record, what)).await;
         }
     };
-    let status = head.status.as_u16();
     match body {
         AnswerBody::Whole(body, judgement) => {
-            record.answered(status, &judgement, &body);
-            let rejected = judgement.verdict != Verdict::Success
-                && judgement
-                    .code
-                    .is_some_and(|code| envelope::rejects_institution(code.as_str()));
-            if rejected {
-                // Relayed as it is, it would send the tenant looking for the fault in its own key.
-                let mut detail: String = String::from_utf8_lossy(&body).chars().take(512).collect();
-                if let Some(offset) = app.guardian.offset_ms() {
-                    let _ = write!(
-                        detail,
-                        " (GatePay's clock is {offset} ms ahead of this one)"
-                    );
-                }
-                app.guardian.is_refused();
-                record.detail(detail);
-                if judgement.verdict == Verdict::Failure {
-                    return refuse(app, record, Refusal::InstitutionRejected);
-                }
-                let what = "GatePay's answer contradicts itself";
-                return Box::pin(lose(worker, &admitted, credential, record, what)).await;
-            }
-            let body = if admitted.translated {
-                translate::balance_answer(&body).into_owned().into()
-            } else {
-                body
+            let answer = WholeAnswer {
+                head,
+                body,
+                judgement,
             };
-            relay::whole(head, body, record, Some(admitted.permit))
+            tell(worker, admitted, credential, record, answer).await
         }
         AnswerBody::Long(long) => {
-            let judgement = envelope::Judgement {
-                verdict: Verdict::Unknown,
-                code: None,
-            };
-            record.answered(status, &judgement, &Bytes::new());
+            record.answered(head.status.as_u16(), &Judgement::UNREAD, &Bytes::new());
             relay::long(head, long, limit, record, admitted.permit)
         }
     }
+}
+
+/// An answer of GatePay's that is all there.
+struct WholeAnswer {
+    head: Parts,
+    body: Bytes,
+    judgement: Judgement,
+}
+
+/// What the caller is told of GatePay's whole answer.
+async fn tell(
+    worker: &Worker,
+    admitted: Box<Admitted>,
+    credential: &Credential,
+    mut record: Box<Record>,
+    answer: WholeAnswer,
+) -> Reply {
+    let app = &worker.app;
+    let WholeAnswer {
+        mut head,
+        body,
+        judgement,
+    } = answer;
+    let status = head.status.as_u16();
+    record.answered(status, &judgement, &body);
+    if is_rejection(&judgement) {
+        // Relayed as it is, it would send the tenant looking for the fault in its own key.
+        app.guardian.is_refused();
+        record.detail(rejection(&body, app.guardian.offset_ms()));
+        if judgement.verdict == Verdict::Failure {
+            return refuse(app, record, Refusal::InstitutionRejected);
+        }
+        let what = "GatePay's answer contradicts itself";
+        return Box::pin(lose(worker, &admitted, credential, record, what)).await;
+    }
+    if admitted.operation().kind == Kind::Read {
+        let body = if admitted.translated {
+            translate::balance_answer(&body).into_owned().into()
+        } else {
+            body
+        };
+        return relay::whole(head, body, record, Some(admitted.permit));
+    }
+    let outcome = match AnswerProof::of(status, &judgement) {
+        AnswerProof::Executed => Outcome::Executed,
+        AnswerProof::Refused => Outcome::Refused,
+        AnswerProof::LookUp(rule) => {
+            Box::pin(settle(worker, &admitted, credential, &mut record, rule)).await
+        }
+        AnswerProof::Lost(what) => {
+            record.detail(format!("HTTP {status} with {} bytes of body", body.len()));
+            return Box::pin(lose(worker, &admitted, credential, record, what)).await;
+        }
+    };
+    record.settled(outcome);
+    head.fields.add(&headers::OUTCOME, outcome.as_str());
+    head.status = refusal::relayed_status(app.settings.refusal_status, head.status, outcome);
+    record.status(head.status.as_u16());
+    relay::whole(head, body, record, Some(admitted.permit))
+}
+
+/// Whether GatePay judges the institution's own signature, clock or client id.
+fn is_rejection(judgement: &Judgement) -> bool {
+    let rejects = |code: Code| envelope::rejects_institution(code.as_str());
+    judgement.verdict != Verdict::Success && judgement.code.is_some_and(rejects)
+}
+
+/// What the log may know of it.
+fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
+    let mut detail: String = String::from_utf8_lossy(body).chars().take(512).collect();
+    if let Some(offset) = offset_ms {
+        let _ = write!(
+            detail,
+            " (GatePay's clock is {offset} ms ahead of this one)"
+        );
+    }
+    detail
+}
+
+/// What became of a call whose answer alone does not say.
+async fn settle(
+    worker: &Worker,
+    admitted: &Admitted,
+    credential: &Credential,
+    record: &mut Record,
+    rule: LookUpRule,
+) -> Outcome {
+    let schedule = match rule {
+        LookUpRule::UnderWay => &resolve::AFTER_LOSS,
+        LookUpRule::Decided | LookUpRule::RefusedIfAbsent | LookUpRule::RefusedUnlessFound => {
+            &resolve::AFTER_REFUSAL
+        }
+    };
+    record.turn(Turn::LookUp);
+    let Observation { observed, .. } = look_up(worker, admitted, credential, schedule).await;
+    record.turn(Turn::Own);
+    record.observed(observed);
+    rule.settle(observed).into()
 }
 
 /// The answer to a call that was sent and got none that can be relayed: what became of it, as far as GatePay says.
@@ -538,7 +612,7 @@ async fn lose(
         Kind::Read => None,
         Kind::Write | Kind::Money => {
             record.turn(Turn::LookUp);
-            Some(look_up(worker, admitted, credential).await)
+            Some(look_up(worker, admitted, credential, &resolve::AFTER_LOSS).await)
         }
     };
     record.turn(Turn::Own);
@@ -559,13 +633,18 @@ async fn lose(
     refuse(app, record, refusal)
 }
 
-/// What GatePay has of a call, asked until it is there, or `upstream.resolve_ms` or the drain end it.
-async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) -> Observation {
+/// What GatePay has of a call, asked as scheduled until it is there, or `upstream.resolve_ms` or the drain end it.
+async fn look_up(
+    worker: &Worker,
+    admitted: &Admitted,
+    credential: &Credential,
+    schedule: &Schedule,
+) -> Observation {
     let app = &worker.app;
     let mut seen = Observation::UNKNOWN;
     let outbound = &admitted.outbound;
     let (query, body) = outbound.content();
-    let asked = look_up_row(&admitted.generation, admitted.operation()).and_then(|(by, row)| {
+    let question = look_up_row(&admitted.generation, admitted.operation()).and_then(|(by, row)| {
         let question = Question::about(
             by,
             row,
@@ -574,14 +653,14 @@ async fn look_up(worker: &Worker, admitted: &Admitted, credential: &Credential) 
         let outbound = outbound.look_up(row, &question).ok()?;
         Some((question, outbound))
     });
-    let Some((question, outbound)) = asked else {
+    let Some((question, outbound)) = question else {
         return seen;
     };
     let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
     let within = app.settings.upstream.resolve;
     let road = worker.road(Some(admitted.permit.lane()));
     tokio::select! {
-        () = resolve::resolve(road, &question, within, &mut seen, ask) => {}
+        () = resolve::resolve(road, &question, schedule, within, &mut seen, ask) => {}
         // Then what is known is said while there is time to say it.
         () = app.drain.nearly_over(app.settings.drain.deadline) => {}
     }

@@ -279,6 +279,18 @@ impl Record {
         }
     }
 
+    /// What became of the write or money call that was answered, after all that was asked about it.
+    pub fn settled(&mut self, outcome: Outcome) {
+        let line = &mut self.line;
+        (line.end, line.level) = match outcome {
+            Outcome::Executed => (End::Success, Level::Info),
+            Outcome::Refused | Outcome::NotExecuted => (End::Failure, Level::Info),
+            // GatePay said no, and it is known why: `observed` says that it has what has this key.
+            Outcome::Found if line.end == End::Failure => (End::Failure, Level::Info),
+            Outcome::Found | Outcome::Unknown => (End::Unknown, Level::Warn),
+        };
+    }
+
     /// The proxy refused.
     pub fn refused(&mut self, refusal: &Refusal) {
         let slug = refusal.slug();

@@ -13,6 +13,7 @@ use gatepay_core::Kind;
 use gatepay_core::envelope::Envelope;
 use gatepay_core::look_up::{Observation, Observed};
 use gatepay_core::operation::Method;
+use gatepay_core::proof::Settled;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{Skew, StampError};
 use gatepay_tenancy::Rate;
@@ -164,6 +165,20 @@ pub enum Outcome {
     Unknown,
     /// It was unknown, then looked up: GatePay has it.
     Found,
+    /// GatePay accepted it. It does not say that the money arrived.
+    Executed,
+    /// GatePay refused it, and not because of an earlier delivery.
+    Refused,
+}
+
+impl From<Settled> for Outcome {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Found => Self::Found,
+            Settled::Refused => Self::Refused,
+            Settled::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// Whose fault it is; decides the level of the log line.
@@ -544,7 +559,18 @@ impl Outcome {
             Self::NotExecuted => "not-executed",
             Self::Unknown => "unknown",
             Self::Found => "found",
+            Self::Executed => "executed",
+            Self::Refused => "refused",
         }
+    }
+}
+
+/// The status under which an answer of GatePay's is relayed. Clients that read only the envelope take any other than 500
+/// for the end of the matter.
+pub fn relayed_status(statuses: RefusalStatus, status: StatusCode, outcome: Outcome) -> StatusCode {
+    match (statuses, outcome) {
+        (RefusalStatus::Gatepay, Outcome::Unknown) => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => status,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Resolve: what became of a call whose answer was lost, asked of GatePay instead of guessed.
+//! Resolve: what became of a call whose answer was lost or proves nothing, asked of GatePay instead of guessed.
 //!
 //! The call itself is never repeated. Its look-up is a read, signed for the same account; it is asked a few times, since
 //! the call may still be under way, and never longer than `upstream.resolve_ms` after the loss.
@@ -13,32 +13,47 @@ use tokio::time::{Instant, sleep_until};
 use crate::forward::{self, Answer, AnswerBody, Road};
 use crate::quota::Purpose;
 
-/// When GatePay is asked, after the loss: soon, for a caller waits; then when a slow call is through.
-const ASKED: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_millis(1_500),
-    Duration::from_secs(4),
-];
+/// When GatePay is asked, and how much of the quota that may take.
+pub struct Schedule {
+    after: &'static [Duration],
+    purpose: Purpose,
+}
+
+/// After a loss: soon, for a caller waits; then when a slow call is through.
+pub const AFTER_LOSS: Schedule = Schedule {
+    after: &[
+        Duration::from_millis(500),
+        Duration::from_millis(1_500),
+        Duration::from_secs(4),
+    ],
+    purpose: Purpose::LookUp,
+};
+/// After an answer that says that GatePay has decided: at once, and once, for a second answer would be the same.
+pub const AFTER_REFUSAL: Schedule = Schedule {
+    after: &[Duration::ZERO],
+    purpose: Purpose::Settle,
+};
 /// How long one answer is waited for, so that one that hangs is not all that is heard.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks until GatePay has it, or until the time is up. What is known stands in `seen` at any moment, so that it is
+/// Asks as scheduled until GatePay has it, or until the time is up. What is known stands in `seen` at any moment, so that it is
 /// known as well when nobody waits for the rest.
 pub async fn resolve(
     road: Road<'_>,
     question: &Question,
+    schedule: &Schedule,
     within: Duration,
     seen: &mut Observation,
     mut ask: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) {
-    let lost = Instant::now();
-    let until = lost + within;
-    for after in ASKED {
+    let began = Instant::now();
+    let until = began + within;
+    for &after in schedule.after {
         if after >= within || Instant::now() >= until {
             return;
         }
-        sleep_until(lost + after).await;
-        if road.quota.take_for(Purpose::LookUp).is_err() {
+        sleep_until(began + after).await;
+        if road.quota.take_for(schedule.purpose).is_err() {
             continue;
         }
         let now = Instant::now();

@@ -146,19 +146,23 @@ pub enum Purpose {
     LookUp,
     /// To repeat a read that got no answer.
     Repeat,
+    /// To learn whether an earlier delivery is behind an answer that says no. Ranks as low as a repeat, since a tenant
+    /// can cause as many of them as it makes calls.
+    Settle,
     /// To see whether GatePay is there.
     Probe,
 }
 
 impl Purpose {
     /// Every purpose, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::LookUp, Self::Repeat, Self::Probe];
+    pub const ALL: [Self; 4] = [Self::LookUp, Self::Repeat, Self::Settle, Self::Probe];
 
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LookUp => "look_up",
             Self::Repeat => "repeat",
+            Self::Settle => "settle",
             Self::Probe => "probe",
         }
     }
@@ -285,7 +289,7 @@ impl Core {
         self.advance(now);
         let kept = match purpose {
             Purpose::LookUp => 0,
-            Purpose::Repeat => self.bands.saved,
+            Purpose::Repeat | Purpose::Settle => self.bands.saved,
             Purpose::Probe => self.bands.read,
         };
         match self.wait_for(kept) {

@@ -1,0 +1,344 @@
+//! What GatePay's whole answer to a write or money call proves, and what has to be looked up before anything is said.
+//!
+//! A refusal is about this delivery of the call. A caller asks about its key: an earlier delivery, whose answer it lost,
+//! may have been executed, and be the very reason why GatePay refuses this one. So every code of protocol.md 4.2 says
+//! here whether that can be.
+
+use crate::envelope::{Code, Form, Judgement, Verdict};
+use crate::look_up::Observed;
+
+/// What a code says about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CodeMeaning {
+    /// GatePay accepted it.
+    Success,
+    /// GatePay does not know itself: "retry with the same parameters".
+    Unsettled,
+    /// GatePay refused the institution's signature, clock, client id or nonce, before it looked at the call.
+    InstitutionRejected,
+    /// The request itself is wrong, or names what does not exist. No earlier delivery under the same key can be the
+    /// cause: it would have been refused likewise.
+    Refused,
+    /// The state of funds or prices is against it. An earlier delivery under the same key may be the cause: it may have
+    /// taken the balance, or what was left to refund.
+    ShortOfFunds,
+    /// The state of what it acts on is against it, and that may be the state which an earlier delivery brought about: an
+    /// order that is closed cannot be closed.
+    StateConflict,
+    /// Something with its key exists: an earlier delivery was executed, or another call used the key.
+    KeyExists,
+}
+
+/// What a whole answer to a write or money call proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerProof {
+    /// It is no answer: the call is as one whose answer was lost. Says why.
+    Lost(&'static str),
+    /// GatePay accepted the call.
+    Executed,
+    /// GatePay refused it, and no earlier delivery of it can be the reason.
+    Refused,
+    /// Nothing yet: GatePay is asked first.
+    LookUp(LookUpRule),
+}
+
+/// What is concluded from what GatePay is then seen to have. If it has the call, the outcome is always "found".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookUpRule {
+    /// The call may still be under way, so that GatePay is asked as often as after a lost answer. Otherwise unknown.
+    UnderWay,
+    /// GatePay has decided, so that it is asked once. Otherwise unknown.
+    Decided,
+    /// Likewise. Refused if GatePay shows nothing under the key, otherwise unknown.
+    RefusedIfAbsent,
+    /// Likewise. Otherwise refused.
+    RefusedUnlessFound,
+}
+
+/// What became of a call that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// GatePay was seen to have it.
+    Found,
+    /// GatePay refused it.
+    Refused,
+    /// It may have been executed.
+    Unknown,
+}
+
+impl AnswerProof {
+    /// What an answer with this status proves.
+    pub fn of(status: u16, judgement: &Judgement) -> Self {
+        if matches!(status, 300..=399) {
+            // A client that follows it repeats a signed body elsewhere.
+            return Self::Lost("GatePay's answer was a redirect");
+        }
+        match judgement.form {
+            Form::Empty => return Self::Lost("GatePay's answer was empty"),
+            Form::NotJson => return Self::Lost("GatePay's answer was not one whole JSON text"),
+            Form::Scalar | Form::Structure => {}
+        }
+        match judgement.verdict {
+            Verdict::Success => Self::Executed,
+            Verdict::Unknown => Self::LookUp(LookUpRule::UnderWay),
+            Verdict::Failure => {
+                Self::of_refusal(judgement.code.as_ref().map(Code::as_str).and_then(meaning))
+            }
+        }
+    }
+
+    fn of_refusal(meaning: Option<CodeMeaning>) -> Self {
+        match meaning {
+            Some(CodeMeaning::Refused | CodeMeaning::InstitutionRejected) => Self::Refused,
+            Some(CodeMeaning::ShortOfFunds) => Self::LookUp(LookUpRule::RefusedUnlessFound),
+            Some(CodeMeaning::StateConflict) => Self::LookUp(LookUpRule::RefusedIfAbsent),
+            // A code that is not published may mean that the key exists: none is published for most keys.
+            Some(CodeMeaning::KeyExists) | None => Self::LookUp(LookUpRule::Decided),
+            // It says no, with a code that does not.
+            Some(CodeMeaning::Success | CodeMeaning::Unsettled) => {
+                Self::LookUp(LookUpRule::UnderWay)
+            }
+        }
+    }
+}
+
+impl LookUpRule {
+    /// What became of the call, by what GatePay was seen to have of it.
+    pub fn settle(self, observed: Observed) -> Settled {
+        match (observed, self) {
+            (Observed::Found, _) => Settled::Found,
+            (Observed::NotFound, Self::RefusedIfAbsent) | (_, Self::RefusedUnlessFound) => {
+                Settled::Refused
+            }
+            (Observed::NotFound | Observed::Unknown, _) => Settled::Unknown,
+        }
+    }
+}
+
+/// What a code means, if GatePay publishes it (protocol.md 4.2).
+pub fn meaning(code: &str) -> Option<CodeMeaning> {
+    let row = TABLE.iter().find(|(_, codes)| codes.contains(&code));
+    row.map(|(meaning, _)| *meaning)
+}
+
+/// Every code of protocol.md 4.2.
+const TABLE: [(CodeMeaning, &[&str]); 7] = [
+    (CodeMeaning::Success, &["000000"]),
+    (CodeMeaning::Unsettled, &["300000", "300001", "400000"]),
+    (
+        CodeMeaning::InstitutionRejected,
+        &["400002", "400003", "400004", "400020"],
+    ),
+    (
+        CodeMeaning::Refused,
+        &[
+            "400001", // parameters malformed
+            "400007", // Content-Type
+            "400202", // order does not exist
+            "400203", // merchant does not exist
+            "400205", // invalid currency
+            "400304", // refund id does not exist
+            "400603", // order timed out: one that was acted on in time did not
+            "400621", // wrong payment amount
+            "400623", // currency not supported for payment
+            "400624", // invalid notification address
+            "500008", // merchant not found
+            "500203", // address payment: order not found
+            "500204", // refund receiver is not a Gate user
+            "500205", // refund currency does not match
+            "500207", // address refund not found
+            "500208", // not a converted-address order
+            "550234", // memo too long
+            "550235", // amount precision
+            "550238", // too many sub-orders
+            "550239", // amount missing
+            "550240", // currency missing
+            "550241", // address missing
+            "550242", // chain missing
+            "550249", // invalid batch_id or withdraw_order_id
+        ],
+    ),
+    (
+        CodeMeaning::ShortOfFunds,
+        &[
+            "400605", // insufficient balance
+            "400607", // too many refunds
+            "400608", // refund amount wrong: more than is left
+            "400622", // exchange rate moved
+            "500206", // refund amount over the limit
+            "550233", // insufficient balance
+        ],
+    ),
+    (
+        CodeMeaning::StateConflict,
+        &[
+            "400204", // order status does not allow it
+            "400604", // order to refund not in a final state
+            "500100", // QR code expired: it may have been used before
+            "500101", // QR code already used
+            "500103", // address payment: conversion error, which may come after the conversion began
+        ],
+    ),
+    (
+        CodeMeaning::KeyExists,
+        &[
+            "400201", // merchant order number already exists
+            "400620", // duplicate payment of the order
+            "550245", // batch_id exists
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{judge, rejects_institution};
+    use crate::operation::Kind;
+    use std::collections::BTreeSet;
+
+    fn proof(status: u16, body: &str) -> AnswerProof {
+        let judgements =
+            [Kind::Write, Kind::Money].map(|kind| judge(kind, status, body.as_bytes()));
+        assert_eq!(judgements[0], judgements[1], "{status} {body}");
+        AnswerProof::of(status, &judgements[0])
+    }
+
+    fn refusal(code: &str) -> AnswerProof {
+        proof(
+            200,
+            &format!(r#"{{"status":"FAIL","code":"{code}","data":null}}"#),
+        )
+    }
+
+    #[test]
+    fn the_table_has_every_published_code_once_and_no_other() {
+        let page = include_str!("../../../docs/gatepay/protocol.md");
+        let begin = page.find("### 4.2 Error codes").unwrap();
+        let end = page.find("### 4.3").unwrap();
+        let published: BTreeSet<&str> = page[begin..end]
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|digits| digits.len() == 6)
+            .collect();
+        let listed: Vec<&str> = TABLE
+            .iter()
+            .flat_map(|(_, codes)| *codes)
+            .copied()
+            .collect();
+        let once: BTreeSet<&str> = listed.iter().copied().collect();
+        assert_eq!(published.len(), 46, "what the page is read to have");
+        assert_eq!(once, published);
+        assert_eq!(listed.len(), once.len(), "each once");
+        for code in published {
+            let rejects = meaning(code) == Some(CodeMeaning::InstitutionRejected);
+            assert_eq!(rejects_institution(code), rejects, "{code}");
+            let unsettled = meaning(code) == Some(CodeMeaning::Unsettled);
+            let judged = judge(
+                Kind::Money,
+                200,
+                format!(r#"{{"success":true,"code":{code}}}"#).as_bytes(),
+            );
+            assert!(!unsettled || judged.verdict == Verdict::Unknown, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_code_that_means_that_the_key_exists_is_never_a_refusal() {
+        for code in ["400201", "400620", "550245"] {
+            let AnswerProof::LookUp(rule) = refusal(code) else {
+                panic!("{code} is looked up");
+            };
+            assert_eq!(rule.settle(Observed::Found), Settled::Found);
+            for observed in [Observed::NotFound, Observed::Unknown] {
+                assert_eq!(rule.settle(observed), Settled::Unknown, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_that_an_earlier_delivery_may_have_caused_is_a_refusal_only_if_none_is_found() {
+        for (code, absent, unclear) in [
+            ("400204", Settled::Refused, Settled::Unknown),
+            ("400605", Settled::Refused, Settled::Refused),
+        ] {
+            let AnswerProof::LookUp(rule) = refusal(code) else {
+                panic!("{code} is looked up");
+            };
+            assert_eq!(rule.settle(Observed::Found), Settled::Found, "{code}");
+            assert_eq!(rule.settle(Observed::NotFound), absent, "{code}");
+            assert_eq!(rule.settle(Observed::Unknown), unclear, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_request_itself_is_refused() {
+        for code in ["400001", "400202", "550241"] {
+            assert_eq!(refusal(code), AnswerProof::Refused, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_another_code_or_none_proves_nothing() {
+        for body in [
+            r#"{"status":"FAIL","code":"400999"}"#,
+            r#"{"status":"FAIL"}"#,
+            r#"{"success":false}"#,
+            r#"{"code":"ERROR","message":"","data":null}"#,
+        ] {
+            let rule = AnswerProof::LookUp(LookUpRule::Decided);
+            assert_eq!(proof(200, body), rule, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_lost_whatever_its_status() {
+        for status in [200, 202, 204, 404, 408, 425, 429, 500, 502, 503, 504] {
+            for body in [
+                "",
+                " \r\n",
+                "<html>",
+                r#"{"status":"SUCCESS""#,
+                r#"{"status":"SUCCESS"}{}"#,
+                r#"{"status":"SUCCESS"}<"#,
+                "\u{1f}\u{8b}\u{8}",
+            ] {
+                assert!(
+                    matches!(proof(status, body), AnswerProof::Lost(_)),
+                    "{status} {body}"
+                );
+            }
+        }
+        for status in [300, 301, 302, 303, 304, 307, 308, 399] {
+            let body = r#"{"status":"SUCCESS","code":"000000"}"#;
+            assert!(matches!(proof(status, body), AnswerProof::Lost(_)));
+        }
+    }
+
+    #[test]
+    fn whole_json_without_a_verdict_is_looked_up_as_a_lost_answer_is() {
+        let success = r#"{"status":"SUCCESS","code":"000000"}"#;
+        for (status, body) in [
+            (200, "null"),
+            (200, "1"),
+            (200, r#""SUCCESS""#),
+            (200, "[]"),
+            (200, r#"[{"status":"SUCCESS"}]"#),
+            (200, "{}"),
+            (200, r#"{"prepayId":"1"}"#),
+            (200, r#"{"status":"FAIL","code":"300000"}"#),
+            (200, r#"{"status":"FAIL","code":"000000"}"#),
+            (200, r#"{"status":"SUCCESS","code":"400605"}"#),
+            (200, r#"{"success":true,"code":"400002"}"#),
+            (404, r#"{"status":404,"error":"Not Found"}"#),
+            (429, r#"{"message":"slow down"}"#),
+            (500, r#"{"status":"FAIL","code":"400605"}"#),
+            (502, success),
+            (400, success),
+        ] {
+            let rule = AnswerProof::LookUp(LookUpRule::UnderWay);
+            assert_eq!(proof(status, body), rule, "{status} {body}");
+        }
+        assert_eq!(proof(200, success), AnswerProof::Executed);
+        let with_mark = format!("\u{feff}{success}");
+        assert_eq!(proof(202, &with_mark), AnswerProof::Executed);
+    }
+}

@@ -1,0 +1,309 @@
+//! What GatePay's answers prove of a write or money call.
+
+use crate::support::scripted::{Scripted, Then, answer};
+use crate::support::*;
+use gatepay_sandbox::{Failure, Fault};
+use gatepay_tenancy::settings::{RefusalStatus, Settings};
+use serde_json::json;
+use std::time::Duration;
+
+const SUCCESS: &str = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"17"}}"#;
+
+fn create() -> Call {
+    acme().post(CREATE, order("A-0001"))
+}
+
+/// A write and a money call.
+fn changes() -> [Call; 2] {
+    [create(), acme().post(REFUND, A_REFUND)]
+}
+
+/// Long enough for the first question, which comes after half a second.
+fn one_question(settings: &mut Settings) {
+    settings.upstream.resolve = Duration::from_millis(1_400);
+}
+
+fn status(status: u16, body: &'static str) -> Fault {
+    Fault::Status {
+        status,
+        body: body.into(),
+    }
+}
+
+/// What each call is answered when GatePay sends these bytes and closes, and says so to every question.
+async fn told(wire: &[u8], call: Call) -> Answer {
+    let upstream = Scripted::always(Then::AnswerAndClose(wire.to_vec()));
+    let proxy = Proxy::before_scripted(&upstream).start();
+    let answer = proxy.send(call).await;
+    proxy.stop().await;
+    answer
+}
+
+#[tokio::test]
+async fn an_answer_that_is_empty_cut_no_json_or_a_redirect_is_a_lost_one() {
+    let html = "<html>busy</html>";
+    let mut wires = vec![
+        answer("200 OK", "", b""),
+        answer("200 OK", "", b" \r\n"),
+        answer("201 Created", "", b""),
+        b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
+        answer("200 OK", "", format!("{SUCCESS}{SUCCESS}").as_bytes()),
+        answer("200 OK", "", format!("{SUCCESS};").as_bytes()),
+        answer("200 OK", "", format!("{SUCCESS}\0").as_bytes()),
+        answer("200 OK", "", &SUCCESS.as_bytes()[..SUCCESS.len() - 1]),
+        // A length that is shorter than the JSON, and one that is longer.
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n{SUCCESS}").into_bytes(),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{SUCCESS}").into_bytes(),
+        answer("200 OK", "", b"\x1f\x8b\x08\0\0\0\0\0\0\x03"),
+        answer("200 OK", "", b"{\"status\":\"SUCCESS\",\"data\":\"\xff\"}"),
+    ];
+    for code in [
+        "200 OK",
+        "400 Bad Request",
+        "404 Not Found",
+        "408 Request Timeout",
+        "425 Too Early",
+        "429 Too Many Requests",
+        "500 Oops",
+        "502 Bad Gateway",
+        "503 Busy",
+        "504 Late",
+    ] {
+        wires.push(answer(code, "", html.as_bytes()));
+        wires.push(answer(code, "", b""));
+    }
+    for code in ["300 x", "301 x", "302 x", "303 x", "307 x", "308 x"] {
+        let lines = "location: https://elsewhere.example/\r\n";
+        wires.push(answer(code, lines, SUCCESS.as_bytes()));
+    }
+    for wire in wires {
+        for call in changes() {
+            let answer = told(&wire, call).await;
+            let wire = String::from_utf8_lossy(&wire);
+            assert_eq!(answer.refused(), (504, "outcome_unknown"), "{wire}");
+            assert_eq!(answer.outcome(), Some("unknown"), "{wire}");
+            assert!(answer.message().contains("before anything else"), "{wire}");
+            assert_eq!(answer.header("location"), None, "{wire}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whole_json_is_relayed_byte_for_byte_with_what_it_proves() {
+    let fail = |code: &str| format!(r#"{{"status":"FAIL","code":"{code}","data":null}}"#);
+    for (code, body, outcome) in [
+        ("200 OK", SUCCESS.to_owned(), "executed"),
+        ("202 Accepted", SUCCESS.to_owned(), "executed"),
+        ("200 OK", format!("\u{feff}{SUCCESS}"), "executed"),
+        ("200 OK", fail("400202"), "refused"),
+        ("400 Bad", fail("400001"), "refused"),
+        ("200 OK", fail("400605"), "refused"),
+        ("200 OK", fail("400204"), "unknown"),
+        ("200 OK", fail("400201"), "unknown"),
+        ("200 OK", fail("550245"), "unknown"),
+        ("200 OK", fail("400620"), "unknown"),
+        ("200 OK", fail("400999"), "unknown"),
+        ("200 OK", r#"{"status":"FAIL"}"#.to_owned(), "unknown"),
+        ("200 OK", r#"{"success":false}"#.to_owned(), "unknown"),
+        ("200 OK", fail("300000"), "unknown"),
+        ("500 Oops", fail("300001"), "unknown"),
+        ("500 Oops", fail("400605"), "unknown"),
+        ("503 Busy", SUCCESS.to_owned(), "unknown"),
+        ("429 Slow", r#"{"message":"x"}"#.to_owned(), "unknown"),
+        ("200 OK", r#"{"prepayId":"17"}"#.to_owned(), "unknown"),
+        ("200 OK", "{}".to_owned(), "unknown"),
+        ("200 OK", "[]".to_owned(), "unknown"),
+        ("200 OK", "null".to_owned(), "unknown"),
+        ("200 OK", "17".to_owned(), "unknown"),
+        ("200 OK", r#""SUCCESS""#.to_owned(), "unknown"),
+    ] {
+        for call in changes() {
+            let answer = told(&answer(code, "", body.as_bytes()), call).await;
+            assert_eq!(answer.refusal(), None, "{code} {body}");
+            assert!(code.starts_with(&answer.status.to_string()), "{code}");
+            assert_eq!(answer.body, body.as_bytes(), "{code}");
+            assert_eq!(answer.outcome(), Some(outcome), "{code} {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_utf_16_is_judged_like_any_other() {
+    let body: Vec<u8> = SUCCESS.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for call in changes() {
+        let answer = told(&answer("200 OK", "", &body), call).await;
+        assert_eq!(
+            (answer.refusal(), answer.outcome()),
+            (None, Some("executed"))
+        );
+        assert_eq!(answer.body, body);
+    }
+}
+
+#[tokio::test]
+async fn of_every_published_code_the_outcome_is_what_the_code_proves() {
+    let page = include_str!("../docs/gatepay/protocol.md");
+    let begin = page.find("### 4.2 Error codes").unwrap();
+    let end = page.find("### 4.3").unwrap();
+    let codes = page[begin..end]
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|digits| digits.len() == 6);
+    let mut seen = 0;
+    for code in codes {
+        let body = format!(r#"{{"status":"FAIL","code":"{code}","data":null}}"#);
+        let answer = told(&answer("200 OK", "", body.as_bytes()), changes()[1].clone()).await;
+        let outcome = answer.outcome().unwrap();
+        match code {
+            "400002" | "400003" | "400004" | "400020" => {
+                assert_eq!(answer.refused(), (502, "institution_rejected"));
+                assert_eq!(outcome, "not-executed");
+            }
+            "000000" | "300000" | "300001" | "400000" | "400201" | "400620" | "550245"
+            | "400204" | "400604" | "500100" | "500101" | "500103" => {
+                assert_eq!(outcome, "unknown", "{code}");
+            }
+            _ => assert_eq!(outcome, "refused", "{code}"),
+        }
+        seen += 1;
+    }
+    assert!(seen > 45, "{seen}");
+}
+
+#[tokio::test]
+async fn what_is_lost_or_unclear_is_looked_up_and_found() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    assert_eq!(proxy.send(create()).await.outcome(), Some("executed"));
+    for (fault, is_relayed) in [
+        (status(200, ""), false),
+        (status(204, ""), false),
+        (status(200, "<html>"), false),
+        (status(302, SUCCESS), false),
+        (status(429, "<html>"), false),
+        (status(503, "<html>"), false),
+        (status(200, "null"), true),
+        (status(200, "[]"), true),
+        (status(200, "{}"), true),
+        (status(500, "{}"), true),
+        (Fault::Failure(Failure::SystemError), true),
+        (Fault::Failure(Failure::UnknownError), true),
+    ] {
+        gatepay.sandbox.clear();
+        gatepay.inject(fault.clone().once());
+        let answer = proxy.send(create()).await;
+        assert_eq!(answer.outcome(), Some("found"), "{fault:?}");
+        let asked: Vec<_> = gatepay.received();
+        assert_eq!(asked.len(), 2, "{fault:?}: the call, and one question");
+        assert_eq!(asked[1].operation.as_deref(), Some("query_order"));
+        if is_relayed {
+            assert_eq!(answer.refusal(), None, "{fault:?}");
+            assert_eq!(answer.body, asked[0].answer_body, "{fault:?}");
+        } else {
+            assert_eq!(answer.refused(), (504, "outcome_unknown"), "{fault:?}");
+            assert_eq!(answer.json()["data"]["observed"], "found", "{fault:?}");
+        }
+    }
+    let lines = proxy.stop().await;
+    for line in &lines[1..] {
+        let told = (&line["outcome"], &line["observed"]);
+        assert_eq!(told, (&json!("unknown"), &json!("found")));
+    }
+}
+
+#[tokio::test]
+async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_called_refused() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let dearer = acme().post(CREATE, order("A-0001").replace("1.21", "5.00"));
+    let mut told = Vec::new();
+    for (call, outcome) in [
+        (create(), "executed"),
+        (create(), "found"),
+        // What has this number is not what this call would have made.
+        (dearer, "unknown"),
+    ] {
+        let answer = proxy.send(call).await;
+        assert_eq!((answer.status, answer.refusal()), (200, None));
+        assert_eq!(answer.outcome(), Some(outcome));
+        told.push(answer.request_id());
+    }
+    assert_eq!(gatepay.count(), 5, "one question about each of the two");
+    let lines = proxy.stop().await;
+    let ends = told.iter().map(|id| {
+        let line = lines.iter().find(|line| line["id"] == **id).unwrap();
+        json!([line["outcome"], line["observed"]])
+    });
+    let expected = [
+        json!(["success", null]),
+        json!(["failure", "found"]),
+        json!(["unknown", "not_found"]),
+    ];
+    assert_eq!(ends.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_refusal_that_an_earlier_delivery_caused_is_not_called_one() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let paid = gatepay.paid_order(&proxy).await;
+    let refund = |id: &str| {
+        let body =
+            format!(r#"{{"refundRequestId":"{id}","prepayId":"{paid}","refundAmount":"0.01"}}"#);
+        acme().post(REFUND, body)
+    };
+    // The caller never saw this answer.
+    gatepay.inject(Fault::ResetAfterExecuting.once());
+    proxy.send(refund("R-1")).await;
+    for (id, failure, outcome) in [
+        ("R-1", Failure::InsufficientBalance, "found"),
+        ("R-1", Failure::OrderStatus, "found"),
+        ("R-2", Failure::InsufficientBalance, "refused"),
+        ("R-2", Failure::OrderStatus, "refused"),
+    ] {
+        gatepay.inject(Fault::Failure(failure).once());
+        let answer = proxy.send(refund(id)).await;
+        assert_eq!((answer.refusal(), &*answer.code()), (None, failure.code()));
+        assert_eq!(answer.outcome(), Some(outcome), "{id} {failure}");
+    }
+    let close = || acme().post(CLOSE, BY_NUMBER);
+    assert_eq!(proxy.send(create()).await.outcome(), Some("executed"));
+    assert_eq!(proxy.send(close()).await.outcome(), Some("executed"));
+    let again = proxy.send(close()).await;
+    assert_eq!(
+        (&*again.code(), again.outcome()),
+        ("400204", Some("unknown"))
+    );
+}
+
+#[tokio::test]
+async fn an_answer_to_a_read_says_nothing_of_an_outcome() {
+    for body in [SUCCESS, "[]", "null", "<html>", "", "{}"] {
+        let read = acme().post(QUERY, BY_NUMBER);
+        let answer = told(&answer("200 OK", "", body.as_bytes()), read).await;
+        assert_eq!(answer.refused(), (200, "not refused"), "{body}");
+        assert_eq!((answer.outcome(), &*answer.body), (None, body.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_only_the_envelope_is_told_by_the_status_that_the_outcome_is_unknown() {
+    for (body, relayed, outcome) in [
+        (r#"{"status":"FAIL","code":"400999"}"#, 500, "unknown"),
+        (r#"{"prepayId":"17"}"#, 500, "unknown"),
+        (r#"{"status":"FAIL","code":"400001"}"#, 200, "refused"),
+        (SUCCESS, 200, "executed"),
+    ] {
+        let upstream = Scripted::body(body);
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(|settings| settings.refusal_status = RefusalStatus::Gatepay)
+            .start();
+        let answer = proxy.send(create()).await;
+        assert_eq!((answer.status, answer.refusal()), (relayed, None), "{body}");
+        assert_eq!(
+            (answer.outcome(), &*answer.body),
+            (Some(outcome), body.as_bytes())
+        );
+    }
+}
