@@ -228,14 +228,14 @@ async fn a_terminal_gets_lines_for_people() {
     assert_eq!(text.lines().count(), 1);
 }
 
-/// Sends this, waits until GatePay has it, hangs up, and lets GatePay answer when the proxy has seen that.
+/// Sends this, waits until GatePay has it, resets the connection, and lets GatePay answer when the proxy has seen that.
 async fn leave_during(call: Call) -> (Vec<Value>, usize) {
     let upstream = Scripted::held();
     let proxy = Proxy::before_scripted(&upstream).start();
     let mut caller = proxy.raw().await;
     caller.write(call.bytes(&proxy.clock)).await;
     until("GatePay has it", || upstream.count() == 1).await;
-    drop(caller);
+    caller.reset();
     proxy.counts("connections 0").await;
     upstream.release();
     proxy.counts("in_flight 0").await;

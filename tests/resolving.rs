@@ -213,7 +213,7 @@ async fn a_caller_that_leaves_does_not_end_the_search() {
     let mut caller = proxy.raw().await;
     caller.write(&create().bytes(&proxy.clock)).await;
     until("GatePay has it", || gatepay.count() == 1).await;
-    drop(caller);
+    caller.reset();
     until("GatePay was asked", || gatepay.count() == 2).await;
     let line = &proxy.stop().await[0];
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,6 +47,18 @@ impl Raw {
             tcp: socket.connect(address).await?,
             seen: Vec::new(),
         })
+    }
+
+    /// Sends nothing more, and goes on reading.
+    pub(crate) async fn half_close(&mut self) {
+        self.tcp.shutdown().await.expect("the connection lasts");
+    }
+
+    /// Leaves, as a caller does that crashes, or a firewall in between.
+    pub(crate) fn reset(self) {
+        let socket = socket2::SockRef::from(&self.tcp);
+        let set = socket.set_linger(Some(Duration::ZERO));
+        set.expect("a connected socket");
     }
 
     /// Says as much as it can to somebody who may have stopped listening.

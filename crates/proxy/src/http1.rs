@@ -71,6 +71,8 @@ struct Incoming<'a> {
     rest: Rest,
     /// How much of it the caller still has to be told before it sends the body.
     tell: Option<&'static [u8]>,
+    /// The caller sends nothing more. It may still wait for its answer.
+    is_half_closed: bool,
 }
 
 /// Why a body did not come whole.
@@ -146,6 +148,7 @@ pub async fn serve(
             came,
             rest,
             tell: reading.waits().then_some(CONTINUE),
+            is_half_closed: false,
         };
         let reply = if let Some(seat) = app.crowd.seat(peer) {
             let busy = busy.seated(seat);
@@ -159,8 +162,9 @@ pub async fn serve(
         };
         // What is left of a body nobody read would be taken for the next request.
         let is_unread = !body.rest.is_over();
+        let may_follow = !body.is_half_closed && !reply.closes() && pace.leaves().is_none();
         let asked = Asked {
-            keeps: asked.keeps && !is_unread && !reply.closes() && pace.leaves().is_none(),
+            keeps: asked.keeps && !is_unread && may_follow,
             ..asked
         };
         let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
@@ -469,6 +473,12 @@ impl Incoming<'_> {
         Poll::Ready(Ok(()))
     }
 
+    /// From here on nothing is read, so that nothing wakes the request but what it waits for.
+    fn half_closed(&mut self) -> Poll<()> {
+        self.is_half_closed = true;
+        Poll::Pending
+    }
+
     /// Whether it was told in part: what is said next would stand in the midst of it.
     fn is_half_told(&self) -> bool {
         let left = self.tell.map_or(0, <[u8]>::len);
@@ -523,12 +533,17 @@ impl Body for Incoming<'_> {
 impl Upload for Incoming<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Behind a body that is not over, or bytes of the next request, the end is not seen.
-        if !self.rest.is_over() || !self.came.is_empty() {
+        if !self.rest.is_over() || !self.came.is_empty() || self.is_half_closed {
             return Poll::Pending;
         }
         match ready!(read_more(self.stream, self.came, READ, cx)) {
             Ok(1..) => Poll::Pending,
-            Ok(0) | Err(_) => Poll::Ready(()),
+            // A FIN, with TLS's close_notify before it or without: nothing more is asked, but the answer may be read
+            // (RFC 9112, 9.6). A caller that closed both ways says the same, and shows that it left by its reset of what
+            // is written.
+            Ok(0) => self.half_closed(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.half_closed(),
+            Err(_) => Poll::Ready(()),
         }
     }
 }

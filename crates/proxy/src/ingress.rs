@@ -72,7 +72,8 @@ pub fn unreadable(fault: Fault) -> Refusal {
 
 /// A body that is still to be read, and its sender.
 pub trait Upload: Body<Data = Bytes> + Unpin {
-    /// Whether the sender has left. Asked while something else is waited for.
+    /// Whether the sender has left: it reset the connection or the stream. One that only sends nothing more has not.
+    /// Asked while something else is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
