@@ -215,7 +215,7 @@ impl World {
             registry,
             catalogue,
         };
-        let nothing_before = || Ok((Inheritance::FirstStart, Mark::nowhere()));
+        let nothing_before = || Ok((Inheritance::NeverServed, Mark::nowhere()));
         let app = App::new(
             configuration,
             Clock::manual(NOW),

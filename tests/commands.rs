@@ -31,7 +31,7 @@ fn five_mistakes_are_told_at_once_and_nothing_is_served() {
             assert!(said.contains(problem), "{command}: {problem}\n{said}");
         }
     }
-    assert!(!folder.path("state").exists(), "it did not even begin");
+    assert!(!folder.path("state/used").exists(), "it did not even begin");
 }
 
 #[test]

@@ -60,4 +60,5 @@ client_id = "{env["INSTITUTION_ID"]}"
 secret = {{ file = "secrets/institution" }}
 """)
 PYTHON
+"$binary" state init --never-served --config "$folder/proxy.toml"
 exec "$binary" serve --config "$folder/proxy.toml" > "$folder/access.log"

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gatepay_proxy::state::Initialized;
 use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
@@ -53,6 +54,19 @@ impl Folder {
     }
 
     pub(crate) fn with(url: &str, secret: &str, shops: &[Shop]) -> Self {
+        let folder = Self::never_marked(url, secret, shops);
+        folder.never_served("state");
+        folder
+    }
+
+    /// Says of a state folder that no process ever served: its first start does not wait.
+    pub(crate) fn never_served(&self, name: &str) {
+        let made = gatepay_proxy::state::init(&self.path(name), true);
+        assert_eq!(made.expect("a folder"), Initialized::NeverServed);
+    }
+
+    /// A folder whose first start waits.
+    pub(crate) fn never_marked(url: &str, secret: &str, shops: &[Shop]) -> Self {
         let folder = Self(TempDir::new().expect("a temporary folder"));
         folder.file(
             "proxy.toml",

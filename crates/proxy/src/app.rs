@@ -32,7 +32,7 @@ use crate::quota::Quota;
 use crate::reload::Reload;
 use crate::replay::Replay;
 use crate::signer::Signer;
-use crate::state::Inheritance;
+use crate::state::{self, Inheritance};
 use crate::status::Looks;
 use crate::tls;
 
@@ -281,8 +281,8 @@ fn tell_expiry(identity: &Identity, metrics: &Metrics, clock: &Clock) {
     }
 }
 
-/// What is wrong with the certificates and keys that settings name: what starting would fail by.
-pub fn certificate_faults(settings: &Settings) -> Vec<StartError> {
+/// What is wrong with the certificates, the keys and the state folder that settings name: what starting would fail by.
+pub fn start_faults(settings: &Settings) -> Vec<StartError> {
     let upstream = settings
         .upstream
         .url
@@ -290,8 +290,11 @@ pub fn certificate_faults(settings: &Settings) -> Vec<StartError> {
         .then(|| tls::client(settings.upstream.ca.as_deref()));
     let listener = settings.listen.tls.as_ref().map(Identity::read);
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
+    let folder = settings.state_dir.as_deref().map(state::inspect);
+    let folder = folder.and_then(Result::err).map(StartError::State);
     upstream
         .into_iter()
+        .chain(folder)
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
 }
@@ -313,7 +316,7 @@ fn journal(
     Journal::start(folder, audit.key, rotation, clock, &metrics.journal).map(Some)
 }
 
-/// The memory handed over; an empty one on a first start; otherwise one that guards against what it cannot know: what
+/// The memory handed over; an empty one if nothing was ever served; otherwise one that guards against what it cannot know: what
 /// the run before admitted by its clock, of which there is the mark, or by this one.
 fn memory(
     inheritance: Inheritance,
@@ -325,9 +328,9 @@ fn memory(
     let empty =
         |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
     match inheritance {
-        Inheritance::FirstStart => Some(empty(0)),
+        Inheritance::NeverServed => Some(empty(0)),
         Inheritance::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
-        Inheritance::Lost => None,
+        Inheritance::Lost | Inheritance::FirstUse => None,
     }
     .unwrap_or_else(|| {
         let usual = clock.unix_ms() + settings.window.future_ms;

@@ -33,6 +33,8 @@ enum Command {
     #[command(subcommand)]
     Audit(command::audit::Audit),
     Schema(command::schema::Schema),
+    #[command(subcommand)]
+    State(command::state::State),
 }
 
 /// A hundred thousand tenants are a million small texts.
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Operations(operations) => operations.run(),
         Command::Audit(audit) => audit.run(),
         Command::Schema(schema) => schema.run(),
+        Command::State(state) => state.run(),
     };
     exit.into()
 }

@@ -5,9 +5,10 @@
 //! clock before would be new once more. The mark runs ahead of the clock by what a stamp may, so that in normal running
 //! it makes nobody wait and adds nothing to the guard; it is moved once every second or so, by the control thread.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Mark {
 /// Where it is written next.
 struct Place {
     file: File,
+    /// Where the next process will look for it.
+    path: PathBuf,
     second: bool,
 }
 
@@ -52,8 +55,8 @@ impl Mark {
         }
     }
 
-    /// The mark in a file, which must be open for reading and writing.
-    pub fn in_file(file: File) -> Self {
+    /// The mark in the file at this path, which must be open for reading and writing.
+    pub fn in_file(file: File, path: PathBuf) -> Self {
         let [first, second] = PLACES.map(|at| read(&file, at).unwrap_or(0));
         let left_ms = first.max(second);
         Self {
@@ -62,6 +65,7 @@ impl Mark {
             // The later of the two must stay until the other is whole.
             place: Mutex::new(Some(Place {
                 file,
+                path,
                 second: first >= second,
             })),
             left_ms,
@@ -110,10 +114,19 @@ impl Mark {
     pub fn advance(&self, now_ms: u64, future_ms: u64) -> io::Result<()> {
         let until_ms = now_ms + lead(future_ms);
         let mut place = self.place();
-        let Some(Place { file, second }) = place.as_mut().filter(|_| until_ms > self.until_ms())
+        let Some(Place { file, path, second }) =
+            place.as_mut().filter(|_| until_ms > self.until_ms())
         else {
             return Ok(());
         };
+        // The next process would not find it, and might even run already.
+        let (there, own) = (fs::symlink_metadata(&*path)?, file.metadata()?);
+        if (there.ino(), there.dev()) != (own.ino(), own.dev()) {
+            return Err(io::Error::other(format!(
+                "{} was exchanged while it was in use",
+                path.display()
+            )));
+        }
         let moment = until_ms.to_le_bytes();
         let digest = Sha256::digest(moment);
         file.write_all_at(
@@ -143,7 +156,7 @@ fn read(file: &File, at: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, OpenOptions};
+    use std::fs::OpenOptions;
     use std::path::Path;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -155,7 +168,7 @@ mod tests {
             .create(true)
             .truncate(false)
             .open(path);
-        Mark::in_file(file.unwrap())
+        Mark::in_file(file.unwrap(), path.to_owned())
     }
 
     #[test]
@@ -176,6 +189,19 @@ mod tests {
         mark.close();
         mark.advance(NOW + 60_000, 10_000).unwrap();
         assert_eq!(open(&path).left_ms(), NOW + 11_000, "it is the next one's");
+    }
+
+    #[test]
+    fn it_is_not_moved_where_the_next_process_would_not_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mark = open(&path);
+        mark.advance(NOW, 10_000).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(mark.advance(NOW + 1_000, 10_000).is_err(), "it is gone");
+        open(&path).advance(NOW, 10_000).unwrap();
+        assert!(mark.advance(NOW + 1_000, 10_000).is_err(), "it is another");
+        assert_eq!(mark.until_ms(), NOW + 10_000);
     }
 
     #[test]

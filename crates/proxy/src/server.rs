@@ -25,7 +25,7 @@ use crate::reload::{self, Environment};
 use crate::repeat::Budget;
 use crate::shutdown::{join_unless, lock_unless, until};
 use crate::slots::Slots;
-use crate::state::{Inheritance, State};
+use crate::state::{Departure, Inheritance, State};
 use crate::{admin, descriptors, listener};
 
 /// How often memory is returned and idle connections are looked at.
@@ -59,6 +59,8 @@ pub struct Server {
 /// The replay memory's way to the next process, until it has gone it.
 struct Memory {
     state: Option<State>,
+    /// What was left, until this process ends.
+    departure: Option<Departure>,
     handed_over: bool,
 }
 
@@ -76,8 +78,8 @@ impl Server {
     ///
     /// With a socket that outlives the process it waits for its turn: the process before this one may still be draining.
     ///
-    /// Without `state_dir` it is unknown what a run before this one admitted, so the replay guard applies, unless
-    /// `fresh_credentials` says that none of the credentials existed before this process.
+    /// Without `state_dir`, and where one is used for the first time, it is unknown what was admitted before, so the replay
+    /// guard applies, unless `fresh_credentials` says that none of the credentials existed before this process.
     pub fn start(
         configuration: Configuration,
         sockets: Sockets,
@@ -113,16 +115,21 @@ impl Server {
         }
         let slots = Slots::new(wanted.min(fit));
 
+        let guard = Duration::from_millis(settings.window.future_ms);
         // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
         let inherit = || {
             if in_turn && let Some(folder) = &folder {
                 state = Some(State::open_in_turn(folder, patience)?);
             }
-            match &state {
-                Some(state) => Ok((state.inherit()?, state.mark()?)),
-                None if fresh_credentials => Ok((Inheritance::FirstStart, Mark::nowhere())),
-                None => Ok((Inheritance::Lost, Mark::nowhere())),
-            }
+            let (inheritance, mark) = match &mut state {
+                Some(state) => (state.inherit(guard)?, state.mark()?),
+                None => (Inheritance::FirstUse, Mark::nowhere()),
+            };
+            let inheritance = match inheritance {
+                Inheritance::FirstUse if fresh_credentials => Inheritance::NeverServed,
+                inheritance => inheritance,
+            };
+            Ok((inheritance, mark))
         };
         let app = App::new(configuration, clock, inherit, access)?;
         let mut turning = Vec::new();
@@ -149,6 +156,7 @@ impl Server {
             .collect::<Result<_, _>>()?;
         let memory = Arc::new(Mutex::new(Memory {
             state,
+            departure: None,
             handed_over: false,
         }));
         let control = {
@@ -250,7 +258,10 @@ impl Server {
         }
         app.reload.end();
         match lock_unless(&self.memory, until(end, LEFT_AFTER_MEMORY)) {
-            Some(mut memory) => memory.hand_over(app),
+            Some(mut memory) => {
+                memory.hand_over(app);
+                memory.ends();
+            }
             None => ended = Ended::Late,
         }
         if let Some(journal) = &app.journal
@@ -471,6 +482,14 @@ async fn finish(app: &App, deadline: Instant) -> Ended {
 }
 
 impl Memory {
+    /// The process ends a moment from now. The next tells by this how long none served.
+    fn ends(&mut self) {
+        let departure = self.departure.take();
+        if let Some(Err(error)) = departure.map(|departure| departure.touch()) {
+            tracing::warn!(%error, "state_dir: the next start may wait");
+        }
+    }
+
     /// Closes the memory, so that nothing more is admitted here, leaves it for the next process, and lets that one have
     /// the folder. Whoever owns the folder's lock owns the memory: never two, whatever is still in flight here.
     fn hand_over(&mut self, app: &App) {
@@ -484,11 +503,14 @@ impl Memory {
             return;
         };
         match state.hand_over(&memory) {
-            Ok(()) => tracing::info!(
-                bytes = memory.len(),
-                running = app.drain.running(),
-                "draining: replay memory handed over"
-            ),
+            Ok(departure) => {
+                self.departure = Some(departure);
+                tracing::info!(
+                    bytes = memory.len(),
+                    running = app.drain.running(),
+                    "draining: replay memory handed over"
+                );
+            }
             Err(error) => tracing::error!(
                 %error,
                 "the replay memory was not handed over: the next start will wait"

@@ -6,34 +6,64 @@
 //! | `used` | says that there was a run, and has the number of the latest |
 //! | `mark` | above which no stamp was admitted, see [`mark`](crate::mark) |
 //! | `replay` | between two runs: the memory, for the next |
+//! | `never-served` | until the first run: the operator's word that none was before |
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+mod access;
+mod evidence;
+
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::mark::Mark;
+use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
 
 /// The lock on the folder, held until dropped.
 pub struct State {
-    _lock: File,
+    lock: File,
     folder: PathBuf,
+    identity: FileIdentity,
+    /// The number of this run, once it has [inherited](Self::inherit).
+    run: Option<RunNumber>,
 }
 
 /// What a run before this one left.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inheritance {
-    /// There was none: nothing can have been admitted before.
-    FirstStart,
+    /// There was none, on the operator's word or since the credentials were made a moment ago: nothing can have been
+    /// admitted before.
+    NeverServed,
+    /// There was none in this folder; elsewhere there may have been.
+    FirstUse,
     /// Its replay memory, handed over when it ended in order.
     HandedOver(Vec<u8>),
     /// Nothing, though there was one: what it admitted is unknown.
     Lost,
 }
 
+/// A memory that was left for the next run, by a process that has not ended yet.
+pub struct Departure {
+    memory: File,
+    last: u8,
+    at: u64,
+}
+
+/// How [`init`] found the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initialized {
+    /// No process ever used it, and now it says that none ever served the credentials.
+    NeverServed,
+    /// No process ever used it; the first will wait.
+    Unused,
+    /// It was used: there is nothing to do.
+    Used,
+}
+
+const LOCK: &str = "lock";
 /// Marks a folder that was in use, so that a first start is told apart from one whose hand-over was lost.
 const USED: &str = "used";
 /// How often a successor looks whether the lock is free.
@@ -42,21 +72,18 @@ const LOOK: Duration = Duration::from_millis(5);
 const MARK: &str = "mark";
 /// What is handed over.
 const MEMORY: &str = "replay";
-/// The number of a run, in hexadecimal: random, so that no two runs have the same.
-const RUN: usize = 32;
-/// Behind the memory: the run that left it, and when its file was made, in milliseconds since 1970.
-const TRAILER: usize = RUN + 8;
-/// How long after it was made the file may have got its name and place. Restored from a backup it gets them much later.
-const MADE_WITHIN_MS: i64 = 60_000;
+/// That no process ever served.
+const NEVER_SERVED: &str = "never-served";
+/// All of them.
+const FILES: [&str; 5] = [LOCK, USED, MARK, MEMORY, NEVER_SERVED];
+/// What a folder may have in it that no process ever used: a disk's own.
+const LOST_AND_FOUND: &str = "lost+found";
 
 impl State {
     /// Takes the lock. Nothing is changed yet: a start that goes no further leaves the memory where it is.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let lock = private()
-            .create(true)
-            .truncate(false)
-            .open(folder.join("lock"))?;
+        let folder = access::open_folder(folder)?;
+        let lock = access::open(&folder.join(LOCK))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
                 io::ErrorKind::WouldBlock,
@@ -68,8 +95,10 @@ impl State {
             TryLockError::Error(error) => error,
         })?;
         Ok(Self {
-            _lock: lock,
-            folder: folder.to_owned(),
+            lock,
+            identity: FileIdentity::of(&fs::metadata(&folder)?),
+            folder,
+            run: None,
         })
     }
 
@@ -95,71 +124,119 @@ impl State {
         }
     }
 
-    /// Takes what a run before this one left. It is removed as it is read, so that it is used once.
-    pub fn inherit(&self) -> io::Result<Inheritance> {
-        let inheritance = match fs::read(self.folder.join(USED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) if self.folder.join(MARK).exists() => Inheritance::Lost,
-            Err(_) => Inheritance::FirstStart,
-            Ok(run) => self.memory_of(&run)?,
+    /// Takes what a run before this one left `within` this time. It is removed as it is read, so that it is used once.
+    pub fn inherit(&mut self, within: Duration) -> io::Result<Inheritance> {
+        let inheritance = match access::read(&self.path(USED))? {
+            Some((run, _)) => self.memory_of(&run, within)?,
+            None if self.path(MARK).exists() || self.path(MEMORY).exists() => Inheritance::Lost,
+            None if self.is_never_served()? => Inheritance::NeverServed,
+            None => {
+                let folder = self.folder.display();
+                tracing::warn!(
+                    %folder,
+                    "state_dir is used for the first time: what was served without it is not known, so requests wait"
+                );
+                Inheritance::FirstUse
+            }
         };
         // Before anything is admitted it is certain that the folder is marked, and that no memory is for the next run
         // but what this one will leave: a copy of the file names another run.
-        let run = hex::encode(clock::random::<{ RUN / 2 }>());
-        self.replace(USED, |file| file.write_all(run.as_bytes()))?;
-        match fs::remove_file(self.folder.join(MEMORY)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => self.sync_folder()?,
-        }
+        let mut run = RunNumber::default();
+        hex::encode_to_slice(clock::random::<16>(), &mut run).map_err(io::Error::other)?;
+        self.replace(USED, |file| file.write_all(&run))?;
+        self.run = Some(run);
+        access::remove(&self.path(MEMORY))?;
+        access::remove(&self.path(NEVER_SERVED))?;
+        self.sync_folder()?;
         Ok(inheritance)
     }
 
     /// The mark, as it was left.
     pub fn mark(&self) -> io::Result<Mark> {
-        let mark = private()
-            .read(true)
-            .create(true)
-            .truncate(false)
-            .open(self.folder.join(MARK))?;
+        let path = self.path(MARK);
+        let mark = access::open(&path)?;
         self.sync_folder()?;
-        Ok(Mark::in_file(mark))
+        Ok(Mark::in_file(mark, path))
     }
 
     /// The memory that this run left, if it is there, and the very file that was left.
-    fn memory_of(&self, run: &[u8]) -> io::Result<Inheritance> {
-        let path = self.folder.join(MEMORY);
-        let mut memory = match fs::read(&path) {
-            Ok(memory) => memory,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Inheritance::Lost),
-            Err(error) => return Err(error),
+    fn memory_of(&self, run: &[u8], within: Duration) -> io::Result<Inheritance> {
+        let Some((mut memory, metadata)) = access::read(&self.path(MEMORY))? else {
+            return Ok(Inheritance::Lost);
         };
-        let content = memory.len().saturating_sub(TRAILER);
-        let trailer = memory.split_off(content);
-        let of_run = trailer.strip_prefix(run).filter(|_| run.len() == RUN);
-        let made = of_run.and_then(|made| made.try_into().ok());
-        let there = fs::metadata(&path)?;
-        let there = there.ctime() * 1000 + there.ctime_nsec() / 1_000_000;
-        let lies = made.map(|made| there.saturating_sub(i64::from_le_bytes(made)));
-        if lies.is_some_and(|lies| (-MADE_WITHIN_MS..=MADE_WITHIN_MS).contains(&lies)) {
+        let trailer = memory.split_off(memory.len().saturating_sub(TRAILER));
+        let now_ms = self.now_ms()?;
+        let misfit = match Trailer::parse(&trailer) {
+            Some(trailer) => trailer.misfit(run, &metadata, now_ms, within),
+            None => Some("it is not whole, or of another version"),
+        };
+        let Some(why) = misfit else {
             return Ok(Inheritance::HandedOver(memory));
-        }
+        };
         tracing::warn!(
-            "the replay memory in state_dir is not the file that the latest run left there: it is not used"
+            why,
+            "the replay memory in state_dir is not what the latest run left there a moment ago: it is not used"
         );
         Ok(Inheritance::Lost)
     }
 
+    /// The time by the file system's clock, in milliseconds since 1970.
+    fn now_ms(&self) -> io::Result<u64> {
+        self.lock.write_all_at(b"\n", 0)?;
+        Ok(modified_ms(&self.lock.metadata()?))
+    }
+
+    /// Whether the operator's word is there, and was given for this very folder.
+    fn is_never_served(&self) -> io::Result<bool> {
+        let Some((word, metadata)) = access::read(&self.path(NEVER_SERVED))? else {
+            return Ok(false);
+        };
+        let is_here = word == self.word(FileIdentity::of(&metadata));
+        if !is_here {
+            tracing::warn!(
+                "state_dir is a copy of one that was marked as never served: the mark is not believed"
+            );
+        }
+        Ok(is_here)
+    }
+
+    /// What stands in the file that says that no process ever served.
+    fn word(&self, file: FileIdentity) -> Vec<u8> {
+        let identities = [self.identity, file].map(FileIdentity::to_bytes).concat();
+        hex::encode(identities).into_bytes()
+    }
+
     /// Leaves the memory for the next run: whole or not at all.
-    pub fn hand_over(&self, memory: &[u8]) -> io::Result<()> {
-        let run = fs::read(self.folder.join(USED))?;
-        self.replace(MEMORY, |file| {
+    pub fn hand_over(&self, memory: &[u8]) -> io::Result<Departure> {
+        let here = FileIdentity::of(&fs::metadata(&self.folder)?);
+        let used = access::read(&self.path(USED))?.map(|(run, _)| run);
+        let Some(run) = self
+            .run
+            .filter(|run| here == self.identity && used.as_deref() == Some(run))
+        else {
+            return Err(io::Error::other(format!(
+                "{} is not the folder that this process began with",
+                self.folder.display()
+            )));
+        };
+        let mut last = 0;
+        let file = self.replace(MEMORY, |file| {
+            let metadata = file.metadata()?;
+            let trailer = Trailer {
+                run,
+                file: FileIdentity::of(&metadata),
+                boot: boot(),
+                written_ms: modified_ms(&metadata),
+            };
+            let trailer = trailer.to_bytes();
+            last = trailer[TRAILER - 1];
             file.write_all(memory)?;
-            file.write_all(&run)?;
-            // By the clock that will say when it got its name.
-            let made = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
-            let made = made.map_err(io::Error::other)?.as_millis();
-            let made = i64::try_from(made).map_err(io::Error::other)?;
-            file.write_all(&made.to_le_bytes())
+            file.write_all(&trailer)
+        })?;
+        Ok(Departure {
+            memory: file,
+            last,
+            at: (memory.len() + TRAILER - 1) as u64,
         })
     }
 
@@ -168,43 +245,101 @@ impl State {
         &self,
         name: &str,
         write: impl FnOnce(&mut File) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let unfinished = self.folder.join(format!("{name}.unfinished"));
-        let mut file = private().create(true).truncate(true).open(&unfinished)?;
+    ) -> io::Result<File> {
+        let unfinished = self.path(&access::unfinished(name));
+        access::remove(&unfinished)?;
+        let mut file = access::create(&unfinished)?;
         write(&mut file)?;
         file.sync_all()?;
-        fs::rename(&unfinished, self.folder.join(name))?;
-        self.sync_folder()
+        fs::rename(&unfinished, self.path(name))?;
+        self.sync_folder()?;
+        Ok(file)
     }
 
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
 }
 
-/// For writing, readable by the owner alone: the memory's key would let others aim for collisions.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
+impl Departure {
+    /// The process that left it ends: what was away until the next run begins now. Content does not change.
+    pub fn touch(&self) -> io::Result<()> {
+        self.memory.write_all_at(&[self.last], self.at)
+    }
+}
+
+/// Makes a state folder for its owner alone. With `never_served` it is marked: no process ever served the credentials
+/// of its configuration, so the first start need not wait. A folder that was used is not marked.
+pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
+    let state = State::open(folder)?;
+    let known = [LOCK, NEVER_SERVED, LOST_AND_FOUND];
+    for file in fs::read_dir(&state.folder)? {
+        if !known
+            .iter()
+            .any(|known| file.as_ref().is_ok_and(|file| file.file_name() == *known))
+        {
+            return Ok(Initialized::Used);
+        }
+    }
+    if !never_served {
+        return Ok(Initialized::Unused);
+    }
+    access::remove(&state.path(NEVER_SERVED))?;
+    state.replace(NEVER_SERVED, |file| {
+        let word = state.word(FileIdentity::of(&file.metadata()?));
+        file.write_all(&word)
+    })?;
+    Ok(Initialized::NeverServed)
+}
+
+/// What starting would fail by: who may write the folder, and what its files are. Changes nothing.
+pub fn inspect(folder: &Path) -> io::Result<()> {
+    match access::inspect(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        inspected => inspected,
+    }
+}
+
+/// Whether a start with this folder has to wait, for it is the first and nothing says that none served without it.
+pub fn is_first_use(folder: &Path) -> bool {
+    let left = [USED, MARK, MEMORY, NEVER_SERVED];
+    !left.iter().any(|name| folder.join(name).exists())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    const SOON: Duration = Duration::from_mins(1);
 
     fn inherit(folder: &Path) -> Inheritance {
-        State::open(folder).unwrap().inherit().unwrap()
+        State::open(folder).unwrap().inherit(SOON).unwrap()
     }
 
-    fn hand_over(folder: &Path, memory: &[u8]) {
-        State::open(folder).unwrap().hand_over(memory).unwrap();
+    /// A run that ends in order.
+    fn run(folder: &Path, memory: &[u8]) {
+        let mut state = State::open(folder).unwrap();
+        state.inherit(SOON).unwrap();
+        state.hand_over(memory).unwrap().touch().unwrap();
+    }
+
+    /// What is in a folder, put into another as a backup does it.
+    fn restore(from: &Path, to: &Path) {
+        for file in fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
     }
 
     #[test]
-    fn a_first_start_is_told_apart_from_a_lost_hand_over() {
+    fn a_first_use_is_told_apart_from_a_lost_hand_over() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(inherit(folder.path()), Inheritance::FirstStart);
+        assert_eq!(inherit(folder.path()), Inheritance::FirstUse);
         assert_eq!(inherit(folder.path()), Inheritance::Lost);
         State::open(folder.path()).unwrap().mark().unwrap();
         fs::remove_file(folder.path().join(USED)).unwrap();
@@ -212,10 +347,46 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_word_is_good_for_one_first_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = init(folder.path(), false).unwrap();
+        assert_eq!(made, Initialized::Unused);
+        for _ in 0..2 {
+            let made = init(folder.path(), true).unwrap();
+            assert_eq!(made, Initialized::NeverServed);
+        }
+        let mut state = State::open(folder.path()).unwrap();
+        assert!(init(folder.path(), true).is_err(), "it is in use");
+        assert_eq!(state.inherit(SOON).unwrap(), Inheritance::NeverServed);
+        drop(state);
+        assert_eq!(init(folder.path(), true).unwrap(), Initialized::Used);
+        assert_eq!(inherit(folder.path()), Inheritance::Lost);
+    }
+
+    #[test]
+    fn a_folder_in_which_anything_of_a_run_is_left_is_not_marked() {
+        for name in [USED, MARK, MEMORY, "audit-head", "used.unfinished"] {
+            let folder = tempfile::tempdir().unwrap();
+            access::create(&folder.path().join(name)).unwrap();
+            let made = init(folder.path(), true).unwrap();
+            assert_eq!(made, Initialized::Used, "{name}");
+            assert!(!folder.path().join(NEVER_SERVED).exists());
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_marked_folder_is_a_first_use() {
+        let [marked, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        init(marked.path(), true).unwrap();
+        restore(marked.path(), copy.path());
+        assert_eq!(inherit(copy.path()), Inheritance::FirstUse);
+        assert_eq!(inherit(marked.path()), Inheritance::NeverServed);
+    }
+
+    #[test]
     fn what_is_handed_over_is_used_once() {
         let folder = tempfile::tempdir().unwrap();
-        inherit(folder.path());
-        hand_over(folder.path(), b"memory");
+        run(folder.path(), b"memory");
         drop(State::open(folder.path()).unwrap());
         assert_eq!(
             inherit(folder.path()),
@@ -230,68 +401,118 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_is_moved_as_a_whole_is_the_same() {
+        let parent = tempfile::tempdir().unwrap();
+        let [before, after] = ["before", "after"].map(|name| parent.path().join(name));
+        run(&before, b"memory");
+        fs::rename(&before, &after).unwrap();
+        let memory = Inheritance::HandedOver(b"memory".to_vec());
+        assert_eq!(inherit(&after), memory);
+    }
+
+    #[test]
     fn a_memory_that_is_put_back_is_not_used_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let memory = folder.path().join(MEMORY);
-        inherit(folder.path());
-        hand_over(folder.path(), b"memory");
-        let backup = fs::read(&memory).unwrap();
-        inherit(folder.path());
-        fs::write(&memory, &backup).unwrap();
+        let [folder, backup] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        run(folder.path(), b"memory");
+        restore(folder.path(), backup.path());
         assert_eq!(
-            inherit(folder.path()),
+            inherit(backup.path()),
             Inheritance::Lost,
-            "after a run that left none"
+            "a copy elsewhere"
         );
-        hand_over(folder.path(), b"newer");
-        fs::write(&memory, &backup).unwrap();
+        restore(folder.path(), backup.path());
+        run(folder.path(), b"newer");
+        restore(backup.path(), folder.path());
         assert_eq!(
             inherit(folder.path()),
             Inheritance::Lost,
             "instead of the newer one"
         );
-        assert!(!memory.exists());
+        restore(backup.path(), folder.path());
+        assert_eq!(
+            inherit(folder.path()),
+            Inheritance::Lost,
+            "after a run that left none, with its number"
+        );
+        assert!(!folder.path().join(MEMORY).exists());
     }
 
-    /// The whole folder comes back, so that memory and run agree; only the system knows that the file is younger.
     #[test]
-    fn a_folder_from_a_backup_hands_nothing_over() {
+    fn a_memory_that_was_left_long_ago_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
-        inherit(folder.path());
-        hand_over(folder.path(), b"memory");
-        let memory = folder.path().join(MEMORY);
-        let mut older = fs::read(&memory).unwrap();
-        let made = older.split_off(older.len() - 8);
-        let made = i64::from_le_bytes(made.try_into().unwrap()) - MADE_WITHIN_MS - 1_000;
-        older.extend(made.to_le_bytes());
-        fs::write(&memory, older).unwrap();
-        assert_eq!(inherit(folder.path()), Inheritance::Lost);
+        let mut state = State::open(folder.path()).unwrap();
+        state.inherit(SOON).unwrap();
+        state.hand_over(b"memory").unwrap();
+        drop(state);
+        let memory = File::options().write(true).open(folder.path().join(MEMORY));
+        let (memory, second) = (memory.unwrap(), Duration::from_secs(1));
+        let left = memory.metadata().unwrap().modified().unwrap();
+        // The program that ended later than this says so by touching it.
+        memory.set_modified(left + 30 * second).unwrap();
+        let state = || State::open(folder.path()).unwrap();
+        let now_ms = state().now_ms().unwrap() + 31_000;
+        let (content, metadata) = access::read(&folder.path().join(MEMORY)).unwrap().unwrap();
+        let trailer = Trailer::parse(&content[content.len() - TRAILER..]).unwrap();
+        let misfit = |now_ms, within| trailer.misfit(&trailer.run, &metadata, now_ms, within);
+        assert_eq!(misfit(now_ms, 2 * second), None);
+        assert!(misfit(now_ms + 2_000, second).is_some_and(|why| why.contains("longer ago")));
+        assert!(misfit(now_ms - 5_000, second).is_some_and(|why| why.contains("clock went back")));
+        let other = Trailer {
+            boot: [1; 16],
+            ..trailer
+        };
+        let misfit = other.misfit(&trailer.run, &metadata, now_ms, 2 * second);
+        assert!(misfit.is_some_and(|why| why.contains("machine was started")));
+        assert_eq!(
+            state().inherit(Duration::ZERO).unwrap(),
+            Inheritance::Lost,
+            "nor by a process"
+        );
     }
 
     #[test]
     fn half_a_memory_and_an_empty_one_hand_nothing_over() {
         let folder = tempfile::tempdir().unwrap();
-        inherit(folder.path());
-        hand_over(folder.path(), b"memory");
+        run(folder.path(), b"memory");
         let memory = folder.path().join(MEMORY);
         let (used, whole) = (folder.path().join(USED), fs::read(&memory).unwrap());
         let run = fs::read(&used).unwrap();
+        let put = |path: &Path, content: &[u8]| {
+            access::remove(path).unwrap();
+            access::create(path).unwrap().write_all(content).unwrap();
+        };
         for cut in 0..whole.len() {
-            fs::write(&memory, &whole[..cut]).unwrap();
-            fs::write(&used, &run).unwrap();
+            put(&memory, &whole[..cut]);
+            put(&used, &run);
             assert_eq!(inherit(folder.path()), Inheritance::Lost, "cut at {cut}");
         }
-        fs::write(&used, "").unwrap();
-        fs::write(&memory, &whole).unwrap();
+        put(&used, b"");
+        put(&memory, &whole);
         assert_eq!(inherit(folder.path()), Inheritance::Lost, "no run is named");
+    }
+
+    #[test]
+    fn a_folder_that_was_exchanged_meanwhile_gets_no_memory() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("state");
+        let mut state = State::open(&folder).unwrap();
+        state.inherit(SOON).unwrap();
+        fs::rename(&folder, parent.path().join("old")).unwrap();
+        assert!(state.hand_over(b"memory").is_err(), "it is gone");
+        let mut other = State::open(&folder).unwrap();
+        other.inherit(SOON).unwrap();
+        assert!(state.hand_over(b"memory").is_err(), "it is another's");
+        assert!(!folder.join(MEMORY).exists());
     }
 
     #[test]
     fn nobody_else_may_read_what_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        inherit(folder.path());
+        init(folder.path(), true).unwrap();
+        let mode = |name| fs::metadata(folder.path().join(name)).unwrap().mode();
+        assert_eq!(mode(NEVER_SERVED) & 0o777, 0o600);
         State::open(folder.path()).unwrap().mark().unwrap();
-        hand_over(folder.path(), b"memory");
+        run(folder.path(), b"memory");
         for file in fs::read_dir(folder.path()).unwrap() {
             let file = file.unwrap();
             let mode = file.metadata().unwrap().mode();

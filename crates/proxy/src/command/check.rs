@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gatepay_proxy::app::certificate_faults;
+use gatepay_proxy::app::start_faults;
 use gatepay_proxy::bound::{self, Bound};
 use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::Size;
+use gatepay_proxy::state;
 use gatepay_tenancy::load::{Supposing, load_supposing};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{Configuration, Hash, Plan, Registry, Side, Who};
@@ -53,7 +54,7 @@ impl Check {
         let faults = if self.without_secrets {
             Vec::new()
         } else {
-            certificate_faults(&configuration.settings)
+            start_faults(&configuration.settings)
         };
         if !faults.is_empty() {
             faults.iter().for_each(complain);
@@ -186,11 +187,16 @@ fn report(name: &str, configuration: &Configuration) {
         bound::SERIES >> 10,
         bound::STAMP
     ));
-    if settings.state_dir.is_none() {
-        say(format_args!(
-            "note: without state_dir every start waits {} ms before it admits requests",
-            settings.window.future_ms
-        ));
+    let guard = settings.window.future_ms;
+    match &settings.state_dir {
+        None => say(format_args!(
+            "note: without state_dir every start waits {guard} ms before it admits requests"
+        )),
+        Some(folder) if state::is_first_use(folder) => say(format_args!(
+            "note: the first start with this state_dir waits {guard} ms before it admits requests, unless no process ever \
+             served these credentials: then run `gatepay-proxy state init --never-served` first"
+        )),
+        Some(_) => {}
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod sign;
 mod signals;
+pub(crate) mod state;
 pub(crate) mod tenant;
 
 use std::env;

@@ -86,7 +86,7 @@ impl Serve {
             let guard = server.app().settings.window.future_ms;
             tracing::warn!(
                 guard_ms = guard,
-                "starting: stamps of the run before cannot be told from repeats, so requests wait"
+                "starting: what was admitted before this start is not known, so requests wait"
             );
         }
         let reload = server.reload();

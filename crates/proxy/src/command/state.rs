@@ -1,0 +1,79 @@
+//! `state`: the folder that outlives a process.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use gatepay_proxy::state::{Initialized, init};
+use gatepay_tenancy::load::{Supposing, load_supposing};
+
+use super::{Exit, complain, environment, fail, say};
+
+/// Prepare the folder that the replay memory is handed over in.
+#[derive(Subcommand)]
+pub(crate) enum State {
+    Init(Init),
+}
+
+/// Make `state_dir` for its owner alone.
+///
+/// The first start with it waits for `timestamp.future_ms`, since what was served without it is not known. With
+/// --never-served it does not: that is your word that no process, here or elsewhere, ever served the credentials of this
+/// configuration. If one did, requests of the last minutes can be executed a second time. Exits with 0 if the folder is
+/// there, 1 if it could not be made or, with --never-served, was used before, 64 for a wrong configuration.
+#[derive(Args)]
+pub(crate) struct Init {
+    /// The process's configuration; it names the folder.
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+    /// No process ever served these credentials: the first start need not wait.
+    #[arg(long)]
+    never_served: bool,
+}
+
+impl State {
+    pub(crate) fn run(self) -> Exit {
+        match self {
+            Self::Init(init) => init.run(),
+        }
+    }
+}
+
+impl Init {
+    fn run(self) -> Exit {
+        let supposing = Supposing {
+            file: None,
+            secrets_elsewhere: true,
+        };
+        let settings = match load_supposing(&self.config, &environment, supposing) {
+            Ok(configuration) => configuration.settings,
+            Err(problems) => {
+                problems.iter().for_each(complain);
+                return Exit::Usage;
+            }
+        };
+        let Some(folder) = &settings.state_dir else {
+            complain(format_args!(
+                "{}: there is no state_dir",
+                self.config.display()
+            ));
+            return Exit::Usage;
+        };
+        let (name, guard) = (folder.display(), settings.window.future_ms);
+        match init(folder, self.never_served) {
+            Ok(Initialized::NeverServed) => say(format_args!(
+                "{name}: marked: no process ever served these credentials, so the first start does not wait"
+            )),
+            Ok(Initialized::Unused) => say(format_args!(
+                "{name}: ready; the first start waits {guard} ms before it admits requests"
+            )),
+            Ok(Initialized::Used) if self.never_served => {
+                return fail(format_args!(
+                    "{name}: was used before, so it is not marked as never served"
+                ));
+            }
+            Ok(Initialized::Used) => say(format_args!("{name}: was used before; nothing changes")),
+            Err(error) => return fail(format_args!("state_dir: {error}")),
+        }
+        Exit::Fine
+    }
+}

@@ -1,0 +1,204 @@
+//! Access to the state folder: nobody but its owner may put anything there, and nothing there leads elsewhere.
+//!
+//! A spent replay memory that is put back admits spent requests again, so a folder or a file that others may write is
+//! refused, and so are links. A group may write: Kubernetes' `fsGroup` has it so.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Makes the folder for its owner alone if it is not there; gives its path without links.
+pub(super) fn open_folder(folder: &Path) -> io::Result<PathBuf> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    // The folder itself may be behind a link, as systemd makes one; but only once, so that it stays one folder.
+    let folder = folder.canonicalize()?;
+    inspect(&folder)?;
+    Ok(folder)
+}
+
+/// Refuses a folder that others may write, or in which a file of ours is none or is open to others.
+pub(super) fn inspect(folder: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(folder)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{} is no folder", folder.display()),
+        ));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        let folder = folder.display();
+        return refuse(&format!(
+            "{folder}: everybody may write here, and could put a spent replay memory back: run `chmod o-w {folder}`"
+        ));
+    }
+    let files = super::FILES.iter().map(|name| (*name).to_owned());
+    let unfinished = super::FILES.iter().map(|name| unfinished(name));
+    for name in files.chain(unfinished) {
+        inspect_file(&folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// The name of a file while it is written.
+pub(super) fn unfinished(name: &str) -> String {
+    format!("{name}.unfinished")
+}
+
+fn inspect_file(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => inspect_opened(path, &metadata),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn inspect_opened(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let path = path.display();
+    if metadata.is_symlink() {
+        return refuse(&format!(
+            "{path} is a symbolic link: run `rm {path}`; what it leads to is not used"
+        ));
+    }
+    if !metadata.is_file() {
+        return refuse(&format!("{path} is no regular file: remove it"));
+    }
+    if metadata.nlink() > 1 {
+        return refuse(&format!(
+            "{path} has another name (a hard link), by which it could be put back: remove that one, or run `rm {path}`"
+        ));
+    }
+    if metadata.mode() & 0o007 != 0 {
+        return refuse(&format!(
+            "{path} is open to everybody: run `chmod o= {path}`"
+        ));
+    }
+    Ok(())
+}
+
+fn refuse(what: &str) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+/// A file of the folder, for reading and writing; made for its owner alone if it is not there.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    opened(private().create(true).truncate(false), path)
+}
+
+/// A file that must not be there yet.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    opened(private().create_new(true), path)
+}
+
+/// A file's content and what it looks like, if it is there.
+pub(super) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+    let mut file = match opened(&mut private(), path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(Some((content, metadata)))
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What was inspected by its name may have been exchanged since: what was opened is inspected again.
+fn opened(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.open(path)?;
+    inspect_opened(path, &file.metadata()?)?;
+    Ok(file)
+}
+
+/// Readable by the owner alone: the memory's key would let others aim for collisions.
+fn private() -> OpenOptions {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = flags.bits().try_into().expect("flags fit C's int");
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(flags);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn refusal(folder: &Path) -> String {
+        let error = open_folder(folder).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_folder_that_everybody_may_write_is_refused_and_one_of_a_group_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o1777, 0o702, 0o703] {
+            set_mode(folder.path(), mode);
+            let said = refusal(folder.path());
+            assert!(said.contains("chmod o-w /"), "{mode:o}: {said}");
+        }
+        for mode in [0o700, 0o750, 0o755, 0o770, 0o2775] {
+            set_mode(folder.path(), mode);
+            assert!(open_folder(folder.path()).is_ok(), "{mode:o}");
+        }
+        let made = open_folder(&folder.path().join("a/b")).unwrap();
+        assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_name_of_ours_that_is_a_link_or_no_file_or_open_to_everybody_is_refused() {
+        for name in super::super::FILES {
+            for name in [name.to_owned(), unfinished(name)] {
+                let folder = tempfile::tempdir().unwrap();
+                let (path, other) = (folder.path().join(&name), folder.path().join("other"));
+                symlink(&other, &path).unwrap();
+                assert!(refusal(folder.path()).contains("symbolic link"), "{name}");
+                fs::remove_file(&path).unwrap();
+                create(&other).unwrap();
+                fs::hard_link(&other, &path).unwrap();
+                assert!(refusal(folder.path()).contains("hard link"), "{name}");
+                fs::remove_file(&other).unwrap();
+                assert!(open_folder(folder.path()).is_ok());
+                for mode in [0o604, 0o602, 0o666] {
+                    set_mode(&path, mode);
+                    assert!(refusal(folder.path()).contains("chmod o= /"), "{mode:o}");
+                }
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+                assert!(refusal(folder.path()).contains("no regular file"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_behind_a_link_is_used_by_its_own_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, link) = (folder.path().join("own"), folder.path().join("link"));
+        fs::create_dir(&own).unwrap();
+        symlink(&own, &link).unwrap();
+        let own = own.canonicalize().unwrap();
+        assert_eq!(open_folder(&link).unwrap(), own);
+    }
+}

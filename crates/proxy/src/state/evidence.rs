@@ -1,0 +1,137 @@
+//! Evidence that a file is the very one that a run left, not long ago, and no copy of it.
+//!
+//! A copy has the content and may have the times that programs can set, but neither the inode nor the time of its birth.
+//! What no file tells, such as a snapshot of the whole disk or a run elsewhere meanwhile, time does: a run that takes no
+//! memory over is guarded for `timestamp.future_ms`, so while that has not passed there was none that admitted anything.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What a copy of a file or folder does not share with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    inode: u64,
+    /// Nanoseconds since 1970; 0 where the file system does not tell.
+    born: u64,
+}
+
+/// Stands behind a memory: who left it, where and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trailer {
+    pub run: RunNumber,
+    pub file: FileIdentity,
+    pub boot: BootNumber,
+    /// When it was written, in milliseconds since 1970 by the file system's clock.
+    pub written_ms: u64,
+}
+
+/// The number of a run, in hexadecimal: random, so that no two runs have the same.
+pub(super) type RunNumber = [u8; 32];
+/// The number the kernel gives to the time between two starts of the machine; zeros where it does not tell.
+pub(super) type BootNumber = [u8; 16];
+
+/// How many bytes a trailer has.
+pub(super) const TRAILER: usize = 32 + 16 + 16 + 8;
+/// Without a time of birth, how long after it was written a file may have got its name and place. Restored from a backup
+/// it gets them much later.
+const PLACED_WITHIN_MS: u64 = 60_000;
+/// How far file times may go back without a clock that did: they are rounded.
+const ROUNDING_MS: u64 = 100;
+
+impl FileIdentity {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        let born = metadata.created().ok();
+        let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        let born = born.and_then(|born| born.as_nanos().try_into().ok());
+        Self {
+            inode: metadata.ino(),
+            born: born.unwrap_or(0),
+        }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.born.to_le_bytes());
+        bytes
+    }
+}
+
+/// When a file was last written, in milliseconds since 1970.
+pub(super) fn modified_ms(metadata: &Metadata) -> u64 {
+    millis(metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn millis(seconds: i64, nanoseconds: i64) -> u64 {
+    u64::try_from(seconds * 1_000 + nanoseconds / 1_000_000).unwrap_or(0)
+}
+
+/// The machine's number since its last start.
+pub(super) fn boot() -> BootNumber {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mut boot = [0; 16];
+    // Another form is none.
+    let _ = hex::decode_to_slice(text.trim().replace('-', ""), &mut boot);
+    boot
+}
+
+impl Trailer {
+    pub(super) fn to_bytes(self) -> [u8; TRAILER] {
+        let mut bytes = [0; TRAILER];
+        bytes[..32].copy_from_slice(&self.run);
+        bytes[32..48].copy_from_slice(&self.file.to_bytes());
+        bytes[48..64].copy_from_slice(&self.boot);
+        bytes[64..].copy_from_slice(&self.written_ms.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (run, rest) = bytes.split_first_chunk()?;
+        let (inode, rest) = rest.split_first_chunk()?;
+        let (born, rest) = rest.split_first_chunk()?;
+        let (boot, rest) = rest.split_first_chunk()?;
+        let (written, rest) = rest.split_first_chunk()?;
+        rest.is_empty().then_some(Self {
+            run: *run,
+            file: FileIdentity {
+                inode: u64::from_le_bytes(*inode),
+                born: u64::from_le_bytes(*born),
+            },
+            boot: *boot,
+            written_ms: u64::from_le_bytes(*written),
+        })
+    }
+
+    /// Why a file with this trailer, which looks like this `now_ms` by the file system's clock, is not what `run` left
+    /// less than `within` ago; `None` if it is.
+    pub(super) fn misfit(
+        &self,
+        run: &[u8],
+        file: &Metadata,
+        now_ms: u64,
+        within: Duration,
+    ) -> Option<&'static str> {
+        let placed_ms = millis(file.ctime(), file.ctime_nsec());
+        // Touched when the process that left it ended.
+        let left_ms = modified_ms(file).max(self.written_ms);
+        let away = Duration::from_millis(now_ms.saturating_sub(left_ms));
+        if self.run != run {
+            Some("another run than the latest left it")
+        } else if self.file != FileIdentity::of(file) {
+            Some("it is a copy")
+        } else if self.file.born == 0 && placed_ms.abs_diff(self.written_ms) > PLACED_WITHIN_MS {
+            Some("it got its place long after it was written")
+        } else if self.boot != boot() {
+            Some("the machine was started since")
+        } else if now_ms + ROUNDING_MS < left_ms {
+            Some("the clock went back since")
+        } else if away > within {
+            Some(
+                "it was left longer ago than timestamp.future_ms, and another process may have served since",
+            )
+        } else {
+            None
+        }
+    }
+}
