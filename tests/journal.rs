@@ -1,6 +1,7 @@
 //! The audit journal of the real binary.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
@@ -198,4 +199,189 @@ async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
     assert!(log.contains("the audit journal cannot be written"), "{log}");
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// What is done to a journal while it is written, and whether it can be undone.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    FileMoved,
+    FileRemoved,
+    FileReplaced,
+    FolderMoved,
+    FolderRemoved,
+}
+
+impl Harm {
+    const ALL: [Self; 5] = [
+        Self::FileMoved,
+        Self::FileRemoved,
+        Self::FileReplaced,
+        Self::FolderMoved,
+        Self::FolderRemoved,
+    ];
+
+    fn is_done_to(self, folder: &Folder) {
+        let (file, aside) = (folder.path(FIRST), folder.path("aside"));
+        let done = match self {
+            Self::FileMoved => fs::rename(file, aside),
+            Self::FileRemoved => fs::remove_file(file),
+            // The same bytes in another file.
+            Self::FileReplaced => {
+                fs::rename(&file, &aside).and_then(|()| fs::copy(&aside, &file).map(drop))
+            }
+            Self::FolderMoved => fs::rename(folder.path("audit"), aside),
+            Self::FolderRemoved => fs::remove_dir_all(folder.path("audit")),
+        };
+        done.unwrap();
+    }
+
+    /// Puts back what was moved; false if there is nothing to put back.
+    fn is_undone(self, folder: &Folder) -> bool {
+        let to = match self {
+            Self::FileMoved | Self::FileReplaced => FIRST,
+            Self::FolderMoved => "audit",
+            Self::FileRemoved | Self::FolderRemoved => return false,
+        };
+        fs::rename(folder.path("aside"), folder.path(to)).unwrap();
+        true
+    }
+}
+
+const FIRST: &str = "audit/audit-000001-0001.jsonl";
+
+/// Asks again until it is so.
+async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("this never happened: {what}"));
+}
+
+#[tokio::test]
+async fn a_journal_that_is_moved_or_removed_while_it_is_written_stops_money_at_once() {
+    for harm in Harm::ALL {
+        let gatepay = GatePay::now();
+        let folder = folder(&gatepay.url());
+        let program = Program::serve(&folder).await;
+        let order = |number| acme().post(CREATE, order(number));
+        assert_eq!(send(&program, order("A-0001")).await.status, 200);
+        harm.is_done_to(&folder);
+        let refused = send(&program, order("A-0002")).await;
+        assert_eq!(refused.refused(), (503, "journal_unavailable"), "{harm:?}");
+        assert_eq!(refused.outcome(), Some("not-executed"), "{harm:?}");
+        assert_eq!(
+            send(&program, acme().post(QUERY, BY_NUMBER)).await.status,
+            200
+        );
+        let is_undone = harm.is_undone(&folder);
+        if is_undone {
+            until_so("the journal can be written again", async || {
+                send(&program, order("A-0003")).await.status == 200
+            })
+            .await;
+        }
+        let log = end(program).await;
+        assert!(log.contains("was moved, removed or replaced"), "{log}");
+        let (said, code) = audit(&folder, "verify", &[]);
+        assert_eq!(code, Some(i32::from(!is_undone)), "{harm:?}: {said}");
+    }
+}
+
+/// It is not asked for anything, and yet it is known within a moment.
+#[tokio::test]
+async fn a_journal_that_is_removed_while_nothing_is_written_is_seen_in_the_metrics() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    fs::remove_file(folder.path(FIRST)).unwrap();
+    until_so("the metric says so", async || {
+        let metrics = http::Request::get("/metrics").header("host", "admin");
+        let metrics = metrics.body(http_body_util::Full::default()).unwrap();
+        let metrics = Connection::open(program.admin).await.send(metrics).await;
+        metrics.text().contains("gatepay_proxy_journal_available 0")
+    })
+    .await;
+    end(program).await;
+}
+
+#[tokio::test]
+async fn the_last_runs_files_are_missed_and_its_number_is_not_given_again() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    for number in ["A-0001", "A-0002"] {
+        let program = Program::serve(&folder).await;
+        send(&program, acme().post(CREATE, order(number))).await;
+        end(program).await;
+    }
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    fs::remove_file(folder.path("audit/audit-000002-0001.jsonl")).unwrap();
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("run 2 is known from its head and is not here"),
+        "{said}"
+    );
+    let log = end(Program::serve(&folder).await).await;
+    assert!(
+        log.contains("does not have the last record that is known of it"),
+        "{log}"
+    );
+    assert!(folder.path("audit/audit-000003-0001.jsonl").exists());
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("as run 3 began, record"), "{said}");
+
+    // Away from the proxy the heads are named, or it says what is not compared.
+    let name = |name: &str| folder.name(name);
+    let away = |more: &[&str]| {
+        let (dir, key) = (name("audit"), name("secrets/audit.key"));
+        let command = [
+            "audit",
+            "verify",
+            "--dir",
+            &dir,
+            "--key-file",
+            &key,
+            "--from-run",
+            "3",
+        ];
+        printed(&run(&[&command, more].concat()))
+    };
+    let (said, code) = away(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("note: no --state-dir is given"), "{said}");
+    let text = folder.journal();
+    let record = text.lines().next_back().unwrap().to_owned() + "\n";
+    let cut = fs::read_to_string(folder.path("audit/audit-000003-0001.jsonl")).unwrap();
+    folder.file(
+        "audit/audit-000003-0001.jsonl",
+        cut.strip_suffix(&record).unwrap(),
+    );
+    let (said, _) = away(&["--state-dir", &name("state")]);
+    assert!(
+        said.contains("the end of run 3 was cut or altered"),
+        "{said}"
+    );
+    assert!(!said.contains("no --state-dir"), "{said}");
+}
+
+#[test]
+fn a_configured_journal_that_is_not_there_is_a_finding() {
+    let folder = folder("http://127.0.0.1:1");
+    for exists in [false, true] {
+        if exists {
+            fs::create_dir(folder.path("audit")).unwrap();
+        }
+        let (said, code) = audit(&folder, "verify", &[]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("there is no journal here"), "{said}");
+    }
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    folder.file("proxy.toml", &proxy.replace("state_dir = 'state'\n", ""));
+    let (said, _) = audit(&folder, "verify", &[]);
+    assert!(said.contains("note: no state_dir is configured"), "{said}");
 }

@@ -21,6 +21,7 @@ use crate::heartbeat::{Heartbeats, Stalled};
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
 use crate::journal::folder::Disk;
+use crate::journal::head::HeadFolder;
 use crate::journal::{Journal, Rotation};
 use crate::lane::Lanes;
 use crate::log::{AccessLog, Seldom};
@@ -313,7 +314,14 @@ fn journal(
         age: audit.file_age,
     };
     let folder = Disk::open(&audit.dir)?;
-    Journal::start(folder, audit.key, rotation, clock, &metrics.journal).map(Some)
+    if settings.state_dir.is_none() {
+        tracing::warn!(
+            "without state_dir the audit journal's head is kept beside the journal: what can cut the one can cut the other"
+        );
+    }
+    let heads = HeadFolder::of(settings.state_dir.as_deref(), &audit.dir);
+    let (key, meters) = (audit.key, &metrics.journal);
+    Journal::start(folder, Some(&heads), key, rotation, clock, meters).map(Some)
 }
 
 /// The memory handed over; an empty one if nothing was ever served; otherwise one that guards against what it cannot know: what

@@ -5,8 +5,10 @@
 //! nobody. Records are chained with a keyed hash ([`gatepay_core::chain`]), so that altering, removing or reordering
 //! them shows. One thread writes: while it waits for the disk, what arrives gathers for the next sync (group commit).
 
+mod begin;
 pub mod entry;
 pub mod folder;
+pub mod head;
 pub mod show;
 pub mod verify;
 mod writer;
@@ -26,6 +28,7 @@ use crate::clock::Clock;
 use crate::shutdown::comes_true;
 use entry::{After, Attempt, Before, Entry, Timed};
 use folder::Folder;
+use head::HeadFolder;
 use writer::Writer;
 
 /// How long a record that nobody waits for may lie before it is written.
@@ -90,15 +93,17 @@ struct Queue {
 }
 
 impl Journal {
-    /// Begins a run in `folder`, with a first record on the disk when this returns.
+    /// Begins a run in `folder`, with a first record on the disk when this returns. Its head is kept in `heads`.
     pub fn start(
         folder: impl Folder + Send + 'static,
+        heads: Option<&HeadFolder>,
         key: SigningKey,
         rotation: Rotation,
         clock: &Clock,
         meters: &Meters,
     ) -> io::Result<Self> {
-        let mut writer = Writer::begin(folder, key, rotation, clock.clone(), meters.clone())?;
+        let mut writer =
+            Writer::begin(folder, heads, key, rotation, clock.clone(), meters.clone())?;
         meters.available.set(1);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -310,5 +315,9 @@ fn write(shared: &Shared, writer: &mut Writer<impl Folder>) {
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod head_tests;
 #[cfg(test)]
 mod tests;

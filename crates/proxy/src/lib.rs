@@ -29,6 +29,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod egress;
 pub mod fields;
+pub mod files;
 pub mod frames;
 pub mod framing;
 pub mod generation;

@@ -8,6 +8,7 @@ use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::head::Head;
 use crate::line::Time;
 
 /// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
@@ -38,6 +39,10 @@ pub(super) enum Entry {
     Begun {
         version: &'static str,
         follows: Option<Follows>,
+        /// The head of an earlier run that was not in the journal as it was written.
+        missing: Option<Head>,
+        /// Numbers that starts took without writing a record.
+        unused: Vec<u32>,
     },
     /// A call is about to be sent.
     Before(Before),
@@ -62,6 +67,9 @@ pub struct Follows {
     pub link: String,
     /// Bytes after it that were no whole record: what was being written when the process or the machine died.
     pub torn_bytes: u64,
+    /// Whether that run's process still had the file open, so that more may have come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running: bool,
 }
 
 /// Who asks for what.
@@ -145,6 +153,10 @@ enum What<'a> {
         version: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         follows: Option<&'a Follows>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        missing: Option<String>,
+        #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+        unused: &'a [u32],
     },
     Before {
         id: &'a str,
@@ -195,6 +207,14 @@ pub(super) struct Place {
     pub(super) link: Link,
 }
 
+impl Place {
+    /// The head of the chain while this is its last record.
+    pub(super) fn head(&self) -> Head {
+        let Self { run, seq, link } = *self;
+        Head { run, seq, link }
+    }
+}
+
 /// Appends the record that follows `place` and moves on to it.
 pub(super) fn append(text: &mut Vec<u8>, place: &mut Place, key: &SigningKey, timed: &Timed) {
     place.seq += 1;
@@ -242,9 +262,16 @@ pub(super) fn seq(line: &[u8]) -> Option<u64> {
 
 fn what(entry: &Entry) -> What<'_> {
     match entry {
-        Entry::Begun { version, follows } => What::Begun {
+        Entry::Begun {
+            version,
+            follows,
+            missing,
+            unused,
+        } => What::Begun {
             version,
             follows: follows.as_ref(),
+            missing: missing.map(|head| head.to_string()),
+            unused,
         },
         Entry::Before(before) => What::Before {
             id: digits(&before.id),

@@ -1,10 +1,12 @@
 //! The journal's files: every run begins a new one, so that a process that drains and its successor never write the
 //! same, and what a crash tore stays as it is.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::files::{Files, OpenFile};
 
 /// One file: a run of the process, and which of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,12 @@ pub trait Folder {
     fn read(&self, part: Part) -> io::Result<Vec<u8>>;
     /// Makes a file; one that exists is an error. When it returns, the file's name is on the disk.
     fn create(&self, part: Part) -> io::Result<Self::File>;
+    /// Opens a file that this run began to make and that counts for nothing yet, and empties it.
+    fn reopen(&self, part: Part) -> io::Result<Self::File>;
+    /// Whether the name still leads to this file: it was not moved, removed or replaced, and neither was the folder.
+    fn is_in_place(&self, part: Part, file: &Self::File) -> io::Result<bool>;
+    /// Whether a process has the file open for writing.
+    fn is_written(&self, part: Part) -> io::Result<bool>;
 }
 
 /// A file that is only added to.
@@ -38,52 +46,87 @@ pub trait Medium {
 }
 
 /// A folder on a disk.
-pub struct Disk(PathBuf);
+pub struct Disk {
+    files: Files,
+    folder: PathBuf,
+}
 
 impl Disk {
     /// Opens the folder, and makes it if it is not there, for its owner alone.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        Ok(Self::at(folder))
+        let disk = Self::at(folder);
+        disk.files.make_folder(folder)?;
+        Ok(disk)
     }
 
     /// The folder, whether it is there or not, for reading.
     pub fn at(folder: &Path) -> Self {
-        Self(folder.to_owned())
+        Self::with(Files::default(), folder)
+    }
+
+    pub(super) fn with(files: Files, folder: &Path) -> Self {
+        let folder = folder.to_owned();
+        Self { files, folder }
+    }
+
+    fn path(&self, part: Part) -> PathBuf {
+        self.folder.join(part.to_string())
+    }
+
+    /// The file, locked for as long as it is open.
+    fn open_file(&self, options: &OpenOptions, part: Part) -> io::Result<OpenFile> {
+        let file = self.files.open(options, &self.path(part))?;
+        file.try_lock()?;
+        Ok(file)
     }
 }
 
 impl Folder for Disk {
-    type File = File;
+    type File = OpenFile;
 
     fn parts(&self) -> io::Result<Vec<Part>> {
-        let mut parts = Vec::new();
-        for file in fs::read_dir(&self.0)? {
-            parts.extend(file?.file_name().to_str().and_then(Part::parse));
-        }
+        let names = match self.files.names(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        let names = names.iter().filter_map(|name| name.to_str());
+        let mut parts: Vec<_> = names.filter_map(Part::parse).collect();
         parts.sort_unstable();
         Ok(parts)
     }
 
     fn read(&self, part: Part) -> io::Result<Vec<u8>> {
-        fs::read(self.0.join(part.to_string()))
+        self.files.read(&self.path(part))
     }
 
-    fn create(&self, part: Part) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.0.join(part.to_string()))?;
-        File::open(&self.0)?.sync_all()?;
+    fn create(&self, part: Part) -> io::Result<OpenFile> {
+        let mut options = OpenOptions::new();
+        options.append(true).create_new(true).mode(0o600);
+        let file = self.open_file(&options, part)?;
+        self.files.sync_folder(&self.folder)?;
         Ok(file)
+    }
+
+    fn reopen(&self, part: Part) -> io::Result<OpenFile> {
+        let mut file = self.open_file(OpenOptions::new().append(true), part)?;
+        file.truncate(0)?;
+        self.files.sync_folder(&self.folder)?;
+        Ok(file)
+    }
+
+    fn is_in_place(&self, part: Part, file: &OpenFile) -> io::Result<bool> {
+        file.is_at(&self.path(part))
+    }
+
+    fn is_written(&self, part: Part) -> io::Result<bool> {
+        let file = self
+            .files
+            .open(OpenOptions::new().read(true), &self.path(part))?;
+        Ok(!file.try_lock()?)
     }
 }
 
-impl Medium for File {
+impl Medium for OpenFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)
     }
@@ -93,7 +136,7 @@ impl Medium for File {
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)?;
+        self.set_length(length)?;
         self.sync_all()
     }
 }

@@ -19,6 +19,8 @@ struct SimulatedDisk(Arc<Mutex<Platters>>);
 struct Platters {
     files: BTreeMap<Part, File>,
     full: bool,
+    /// Files get a name and cannot be used.
+    no_new_files: bool,
 }
 
 #[derive(Clone, Default)]
@@ -54,7 +56,10 @@ impl SimulatedDisk {
     fn tampered(&self, change: impl FnOnce(&mut BTreeMap<Part, File>)) -> Self {
         let mut files = self.lock().files.clone();
         change(&mut files);
-        Self(Arc::new(Mutex::new(Platters { files, full: false })))
+        Self(Arc::new(Mutex::new(Platters {
+            files,
+            ..Platters::default()
+        })))
     }
 
     fn durable_text(&self) -> String {
@@ -92,7 +97,27 @@ impl Folder for SimulatedDisk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         platters.files.insert(part, File::default());
+        if platters.no_new_files {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         Ok(Handle(self.clone(), part))
+    }
+
+    fn reopen(&self, part: Part) -> io::Result<Handle> {
+        let mut platters = self.lock();
+        if platters.no_new_files {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        platters.files.insert(part, File::default());
+        Ok(Handle(self.clone(), part))
+    }
+
+    fn is_in_place(&self, part: Part, _file: &Handle) -> io::Result<bool> {
+        Ok(self.lock().files.contains_key(&part))
+    }
+
+    fn is_written(&self, _part: Part) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -126,16 +151,19 @@ impl Medium for Handle {
     }
 }
 
-const ROOMY: Rotation = Rotation {
+/// No descriptor is left.
+const EMFILE: i32 = 24;
+
+pub(super) const ROOMY: Rotation = Rotation {
     bytes: 1 << 20,
     age: Duration::from_hours(24),
 };
 
-fn key() -> SigningKey {
+pub(super) fn key() -> SigningKey {
     SigningKey::new(&SecretKey::new("an-audit-key-that-is-visibly-fake".to_owned().into()).unwrap())
 }
 
-fn meters() -> Meters {
+pub(super) fn meters() -> Meters {
     Meters {
         records: IntCounter::new("records", "records").unwrap(),
         syncs: Histogram::with_opts(prometheus::HistogramOpts::new("syncs", "syncs")).unwrap(),
@@ -145,14 +173,14 @@ fn meters() -> Meters {
 
 fn journal(disk: &SimulatedDisk, rotation: Rotation) -> Journal {
     let clock = Clock::manual(1_767_225_600_000);
-    Journal::start(disk.clone(), key(), rotation, &clock, &meters()).unwrap()
+    Journal::start(disk.clone(), None, key(), rotation, &clock, &meters()).unwrap()
 }
 
 fn id(number: usize) -> [u8; 32] {
     format!("{number:032}").into_bytes().try_into().unwrap()
 }
 
-fn call(number: usize) -> Before {
+pub(super) fn call(number: usize) -> Before {
     Before {
         id: id(number),
         party: if number.is_multiple_of(2) {
@@ -280,7 +308,7 @@ fn files_are_rotated_and_the_chain_goes_on_through_them() {
 #[test]
 fn a_file_that_is_old_is_followed_by_another() {
     let (disk, clock) = (SimulatedDisk::default(), Clock::manual(1_767_225_600_000));
-    let journal = Journal::start(disk.clone(), key(), ROOMY, &clock, &meters()).unwrap();
+    let journal = Journal::start(disk.clone(), None, key(), ROOMY, &clock, &meters()).unwrap();
     for (number, files) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
         if files > disk.parts().unwrap().len() {
             clock.advance(ROOMY.age + Duration::from_secs(1));
@@ -290,6 +318,37 @@ fn a_file_that_is_old_is_followed_by_another() {
     }
     journal.finish();
     assert_eq!(disk.verify().findings, []);
+}
+
+/// A file is made and then no descriptor is left for the folder, for which the system is asked next.
+#[test]
+fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
+    let (disk, clock) = (SimulatedDisk::default(), Clock::manual(1_767_225_600_000));
+    let small = Rotation {
+        bytes: 1_000,
+        ..ROOMY
+    };
+    let journal = Journal::start(disk.clone(), None, key(), small, &clock, &meters()).unwrap();
+    let write = |number| drop(wait(journal.before(call(number))).unwrap());
+    disk.lock().no_new_files = true;
+    (0..10).for_each(write);
+    assert!(journal.is_available());
+    let file = Part { run: 1, part: 1 };
+    let written = |part| disk.lock().files[&part].bytes.len();
+    assert!(written(file) > 4_000, "the first file was written on");
+    assert_eq!(disk.parts().unwrap().len(), 2);
+    disk.lock().no_new_files = false;
+    // Not at once, for it was tried a moment ago.
+    let (before, second) = (written(file), Part { run: 1, part: 2 });
+    write(10);
+    assert!(written(file) > before && written(second) == 0);
+    clock.advance(Duration::from_mins(1));
+    (11..20).for_each(write);
+    assert!(written(second) > 0);
+    journal.finish();
+    let report = disk.verify();
+    assert_eq!(report.findings, []);
+    assert_eq!((report.calls, report.open), (20, 0));
 }
 
 /// What is logged, for tests of that.
@@ -319,7 +378,8 @@ fn the_head_is_logged_once_a_minute_if_there_is_another() {
     let log = log.with_writer(move || to.clone()).finish();
     tracing::subscriber::with_default(log, || {
         let folder = SimulatedDisk::default();
-        let mut writer = Writer::begin(folder, key(), ROOMY, clock.clone(), meters()).unwrap();
+        let mut writer =
+            Writer::begin(folder, None, key(), ROOMY, clock.clone(), meters()).unwrap();
         for (records, seconds, told) in [(0, 0, 1), (0, 60, 1), (1, 0, 2), (3, 59, 2), (0, 1, 3)] {
             for number in 0..records {
                 let entry = Entry::Before(call(number));
@@ -402,7 +462,7 @@ fn calls_that_come_together_share_a_sync() {
     let disk = SimulatedDisk::default();
     let clock = Clock::manual(1_767_225_600_000);
     let meters = meters();
-    let journal = Journal::start(disk, key(), ROOMY, &clock, &meters).unwrap();
+    let journal = Journal::start(disk, None, key(), ROOMY, &clock, &meters).unwrap();
     wait(async {
         let calls: Vec<_> = (0..64).map(|number| journal.before(call(number))).collect();
         for opened in futures_all(calls).await {

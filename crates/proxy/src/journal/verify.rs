@@ -9,31 +9,9 @@ use serde::Deserialize;
 
 use super::entry::{self, Follows};
 use super::folder::{Folder, Part};
+use super::head::{KeptHead, KeptHeads};
 
-/// Where a chain ended at some time, as the log says it: `run.seq.link`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    run: u32,
-    seq: u64,
-    link: Link,
-}
-
-impl std::str::FromStr for Head {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut fields = text.split('.');
-        let head = (|| {
-            Some(Self {
-                run: fields.next()?.parse().ok()?,
-                seq: fields.next()?.parse().ok()?,
-                link: Link::parse(fields.next()?)?,
-            })
-        })();
-        head.filter(|_| fields.next().is_none())
-            .ok_or("must be a head as the log has it: run.seq.link")
-    }
-}
+pub use super::head::Head;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -77,6 +55,9 @@ struct Seen {
     record: String,
     id: Option<String>,
     follows: Option<Follows>,
+    missing: Option<String>,
+    #[serde(default)]
+    unused: Vec<u32>,
 }
 
 /// How a run reads.
@@ -86,6 +67,10 @@ struct Run {
     links: Vec<Link>,
     ended: bool,
     follows: Option<Follows>,
+    /// A head that this run did not find in the journal as it began.
+    missing: Option<Head>,
+    /// Numbers that were taken for no run.
+    unused: Vec<u32>,
     /// Where the chain broke, and how many bytes stand from there on.
     broken: Option<Broken>,
 }
@@ -97,74 +82,170 @@ struct Broken {
     torn: bool,
 }
 
-/// Verifies everything in `folder`. The first run that must be there is `from`; `heads` are known from elsewhere.
+/// What a journal is compared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The first run that must be there.
+    pub from: u32,
+    /// Heads from the log.
+    pub heads: &'a [Head],
+    /// Heads that were kept beside the journal; `None` if it is not known where.
+    pub kept: Option<&'a KeptHeads>,
+}
+
+/// Verifies everything in `folder`. The first run that must be there is `from`; `heads` are known from the log.
 pub fn verify(
     folder: &impl Folder,
     key: &SigningKey,
     from: u32,
     heads: &[Head],
 ) -> io::Result<Report> {
-    let parts: Vec<Part> = folder
-        .parts()?
-        .into_iter()
-        .filter(|part| part.run >= from)
-        .collect();
+    let kept = None;
+    verify_against(folder, key, &Known { from, heads, kept })
+}
+
+/// Verifies everything in `folder` from some run on, and that what is known of its end is there.
+pub fn verify_against(
+    folder: &impl Folder,
+    key: &SigningKey,
+    known: &Known<'_>,
+) -> io::Result<Report> {
+    let from = known.from;
+    let mut parts = folder.parts()?;
+    parts.retain(|part| part.run >= from);
+    let heads = known.all_heads();
     let mut report = Report::default();
     let mut open = HashSet::new();
     let mut before: Option<Run> = None;
+    let (mut empty, mut gaps) = (Vec::new(), Vec::new());
     let mut wanted = from;
-    let mut begin = 0;
-    while begin < parts.len() {
-        let number = parts[begin].run;
-        let end = parts[begin..].partition_point(|part| part.run == number) + begin;
-        let run = read_run(folder, key, &parts[begin..end], &mut report, &mut open)?;
-        let first = parts[begin];
-        for missing in wanted..number {
-            report.find(first, 0, format!("run {missing} is not here"));
+    for parts in parts.chunk_by(|one, other| one.run == other.run) {
+        let (first, last) = (parts[0], parts[parts.len() - 1]);
+        let run = read_run(folder, key, parts, &mut report, &mut open)?;
+        gaps.extend((wanted..run.number).map(|missing| (missing, first)));
+        wanted = run.number + 1;
+        judge_heads(&heads, &run, last, &mut report);
+        if run.is_empty() {
+            // It was interrupted as it began: the next run follows the one before it.
+            report.note_empty(&run);
+            empty.push(run.number);
+            continue;
         }
-        judge_seam(before.as_ref(), &run, first, &mut report);
-        for head in heads.iter().filter(|head| head.run == number) {
-            if usize::try_from(head.seq)
-                .ok()
-                .and_then(|seq| run.links.get(seq))
-                != Some(&head.link)
-            {
-                let what = format!(
-                    "record {} is known from its head and is not here as it was: the end of run {number} was cut or altered",
-                    head.seq
-                );
-                report.find(parts[end - 1], 0, what);
-            }
+        gaps.retain(|(missing, _)| !run.unused.contains(missing));
+        // A version before this one followed runs without a record.
+        let is_after_empty = |follows: &Follows| follows.seq == 0 && empty.contains(&follows.run);
+        if !run.follows.as_ref().is_some_and(is_after_empty) {
+            judge_seam(before.as_ref(), &run, first, &mut report);
         }
-        wanted = number + 1;
-        begin = end;
         before = Some(run);
     }
     match &before {
         Some(last) => judge_end(last, &mut report),
-        None => report.notes.push("there is no journal here".to_owned()),
+        None if parts.is_empty() => {
+            let part = Part { run: from, part: 1 };
+            report.find(part, 0, "there is no journal here".to_owned());
+        }
+        None => {}
     }
-    for head in heads
-        .iter()
-        .filter(|head| head.run < from || head.run >= wanted)
-    {
+    for (missing, before) in gaps {
+        report.find(before, 0, format!("run {missing} is not here"));
+    }
+    let absent = |head: &&Head| head.run < from || head.run >= wanted;
+    for head in heads.iter().filter(absent) {
         let part = Part {
             run: head.run,
             part: 1,
         };
-        report.find(
-            part,
-            0,
-            format!("run {} is known from its head and is not here", head.run),
-        );
+        let what = format!("run {} is known from its head and is not here", head.run);
+        report.find(part, 0, what);
     }
+    judge_kept(known, before.as_ref(), &mut report);
     report.open = open.len() as u64;
     Ok(report)
+}
+
+impl Known<'_> {
+    /// Those of the log, and those that were kept of runs that must be there.
+    fn all_heads(&self) -> Vec<Head> {
+        let kept = self.kept.into_iter().flatten();
+        let kept = kept.filter_map(|(run, kept)| match kept {
+            KeptHead::At(head, _) if *run >= self.from => Some(*head),
+            _ => None,
+        });
+        let mut heads = self.heads.to_vec();
+        heads.extend(kept);
+        heads
+    }
+}
+
+/// Whether the records of heads are in their run.
+fn judge_heads(heads: &[Head], run: &Run, last: Part, report: &mut Report) {
+    for head in heads.iter().filter(|head| head.run == run.number) {
+        if !run.has(head) {
+            let what = format!(
+                "record {} is known from its head and is not here as it was: the end of run {} was cut or altered",
+                head.seq, run.number
+            );
+            report.find(last, 0, what);
+        }
+    }
+}
+
+/// What the kept heads say of themselves, and whether they are as new as the journal.
+fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
+    let Some(kept) = known.kept else {
+        return;
+    };
+    for (run, _) in kept.iter().filter(|(_, kept)| **kept == KeptHead::Altered) {
+        let part = Part { run: *run, part: 1 };
+        let what = format!("the kept head of run {run} is not as it was written");
+        report.find(part, 0, what);
+    }
+    let Some(last) = last else {
+        return;
+    };
+    let is_older = match kept.get(&last.number) {
+        None | Some(KeptHead::Claimed) => true,
+        Some(KeptHead::At(head, _)) => last.ended && last.seq() > head.seq,
+        Some(KeptHead::Altered) => false,
+    };
+    if is_older {
+        report.notes.push(format!(
+            "the kept heads do not have the end of run {}: they are of another journal or older than it (the machine lost \
+             power, or a backup was put back), so that a cut end does not show by them",
+            last.number
+        ));
+    }
+}
+
+impl Run {
+    /// Whether it is no more than a file that was made.
+    fn is_empty(&self) -> bool {
+        self.links.len() == 1 && self.broken.as_ref().is_none_or(|broken| broken.torn)
+    }
+
+    fn has(&self, head: &Head) -> bool {
+        let seq = usize::try_from(head.seq).ok();
+        seq.and_then(|seq| self.links.get(seq)) == Some(&head.link)
+    }
+
+    /// The number of its last record.
+    fn seq(&self) -> u64 {
+        self.links.len() as u64 - 1
+    }
 }
 
 impl Report {
     fn find(&mut self, part: Part, line: usize, what: String) {
         self.findings.push(Finding { part, line, what });
+    }
+
+    fn note_empty(&mut self, run: &Run) {
+        let bytes = run.broken.as_ref().map_or(0, |broken| broken.bytes);
+        self.notes.push(format!(
+            "run {} has no record and {bytes} bytes: it was interrupted as it began",
+            run.number
+        ));
     }
 }
 
@@ -181,6 +262,8 @@ fn read_run(
         links: vec![Link::ORIGIN],
         ended: false,
         follows: None,
+        missing: None,
+        unused: Vec::new(),
         broken: None,
     };
     for (index, part) in parts.iter().enumerate() {
@@ -231,6 +314,8 @@ fn read_part(
                 }
                 if seen.seq == 1 {
                     run.follows = seen.follows;
+                    run.missing = seen.missing.and_then(|head| head.parse().ok());
+                    run.unused = seen.unused;
                 }
                 run.ended = seen.record == "ended";
             }
@@ -275,36 +360,51 @@ fn record(line: &[u8], key: &SigningKey, run: &Run) -> Result<(Seen, Link), &'st
 
 /// Whether a run says of the one before it what is there.
 fn judge_seam(before: Option<&Run>, run: &Run, first: Part, report: &mut Report) {
+    let was_missing = |head: &&Head| !before.is_some_and(|before| before.has(head));
+    if let Some(head) = run.missing.as_ref().filter(was_missing) {
+        let what = format!(
+            "as run {} began, record {} of run {} was known and was not here",
+            run.number, head.seq, head.run
+        );
+        report.find(first, 1, what);
+    }
     let Some(before) = before else {
         return;
     };
-    let follows = run
-        .follows
-        .as_ref()
-        .filter(|follows| follows.run == before.number);
-    let known = follows.is_some_and(|follows| {
-        let seq = usize::try_from(follows.seq).ok();
-        let link = seq.and_then(|seq| before.links.get(seq));
-        link.is_some_and(|link| link.to_string() == follows.link)
-    });
-    match (known, &before.broken) {
-        (true, Some(broken)) if broken.torn => report.notes.push(format!(
-            "{}: {} bytes were being written when run {} was interrupted",
-            broken.at, broken.bytes, before.number
-        )),
-        (true, None) => {
-            if !before.ended {
+    let follows = run.follows.as_ref().filter(|follows| follows.is_of(before));
+    match (follows, &before.broken) {
+        (Some(follows), broken) => {
+            let bytes = broken.as_ref().map_or(0, |broken| broken.bytes as u64);
+            if broken.as_ref().is_some_and(|broken| !broken.torn) {
+                report.findings.extend(broken.as_ref().map(Broken::finding));
+            } else if before.ended && bytes > 0 {
+                report
+                    .findings
+                    .extend(broken.as_ref().map(Broken::behind_end));
+            } else if follows.seq == before.seq() && !follows.running && follows.torn_bytes != bytes
+            {
+                let what = format!(
+                    "as run {} began, {} bytes stood behind the last record of run {}, and now {bytes} do",
+                    run.number, follows.torn_bytes, before.number
+                );
+                report.find(first, 1, what);
+            } else if let Some(broken) = broken {
+                report.notes.push(format!(
+                    "{}: {bytes} bytes were being written when run {} was interrupted",
+                    broken.at, before.number
+                ));
+            } else if !before.ended {
                 report.notes.push(format!(
                     "run {} has no end: it was killed, or is still ending",
                     before.number
                 ));
             }
         }
-        (_, Some(broken)) => report.findings.push(broken.at.copy()),
-        (_, None) if run.broken.is_some() && run.links.len() == 1 => {
+        (None, Some(broken)) => report.findings.push(broken.finding()),
+        (None, None) if run.broken.is_some() && run.links.len() == 1 => {
             // Its first record is the finding.
         }
-        (_, None) => report.find(
+        (None, None) => report.find(
             first,
             1,
             format!(
@@ -315,19 +415,45 @@ fn judge_seam(before: Option<&Run>, run: &Run, first: Part, report: &mut Report)
     }
 }
 
+impl Follows {
+    /// Whether this is the end of a run, or stood in it when it was written down.
+    fn is_of(&self, run: &Run) -> bool {
+        let link = usize::try_from(self.seq).ok();
+        let link = link.and_then(|seq| run.links.get(seq));
+        self.run == run.number && link.is_some_and(|link| link.to_string() == self.link)
+    }
+}
+
 /// The last run may still be running.
 fn judge_end(last: &Run, report: &mut Report) {
     match &last.broken {
+        Some(broken) if last.ended => report.findings.push(broken.behind_end()),
         Some(broken) if broken.torn => report.notes.push(format!(
             "{}: {} bytes are no whole record: being written, or interrupted",
             broken.at, broken.bytes
         )),
-        Some(broken) => report.findings.push(broken.at.copy()),
+        Some(broken) => report.findings.push(broken.finding()),
         None if !last.ended => report.notes.push(format!(
             "run {} has no end: it is running, was killed, or its end was cut; give --head from its log to know",
             last.number
         )),
         None => {}
+    }
+}
+
+impl Broken {
+    fn finding(&self) -> Finding {
+        self.at.copy()
+    }
+
+    fn behind_end(&self) -> Finding {
+        Finding {
+            what: format!(
+                "{} bytes stand behind the record with which run {} ended",
+                self.bytes, self.at.part.run
+            ),
+            ..self.at.copy()
+        }
     }
 }
 

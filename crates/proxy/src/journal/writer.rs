@@ -5,13 +5,19 @@ use std::time::Duration;
 
 use gatepay_core::{Link, SigningKey};
 
-use super::entry::{self, Entry, Follows, Place, Timed};
+use super::begin::{Beginning, begin};
+use super::entry::{self, Entry, Place, Timed};
 use super::folder::{Folder, Medium, Part};
+use super::head::{HeadFile, HeadFolder};
 use super::{Meters, Rotation};
 use crate::clock::Clock;
 
-/// How often the head is written to the log, where whoever cuts the journal's end cannot reach it.
+/// How often the head is written to the log, out of reach of a hand that cuts the journal's end.
 const TELL: Duration = Duration::from_mins(1);
+/// How long after another file could not be begun that is tried again. Each further time it is twice as long.
+const RETRY: Duration = Duration::from_secs(1);
+/// But at most this long.
+const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 
 pub(super) struct Writer<F: Folder> {
     folder: F,
@@ -25,6 +31,11 @@ pub(super) struct Writer<F: Folder> {
     length: u64,
     /// When the file was begun.
     began: Duration,
+    /// When another may be begun, and how long that was put off, if it could not.
+    put_off: Option<(Duration, Duration)>,
+    /// Where the head is kept, and whether that worked the last time.
+    head: Option<HeadFile>,
+    head_is_kept: bool,
     /// The last durable record.
     place: Place,
     /// Since when something may stand behind it that does not count.
@@ -34,32 +45,29 @@ pub(super) struct Writer<F: Folder> {
 }
 
 impl<F: Folder> Writer<F> {
-    /// Begins a run after the last there is.
+    /// Begins a run after the last there is. Without `heads` nothing says whether the last is still there.
     pub(super) fn begin(
         folder: F,
+        heads: Option<&HeadFolder>,
         key: SigningKey,
         rotation: Rotation,
         clock: Clock,
         meters: Meters,
     ) -> io::Result<Self> {
-        let parts = folder.parts()?;
-        let follows = last_run(&folder, &parts, &key)?;
-        let mut part = Part {
-            run: parts.last().map_or(0, |last| last.run) + 1,
-            part: 1,
-        };
-        let file = loop {
-            match folder.create(part) {
-                // Another process began at the same moment.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => part.run += 1,
-                made => break made?,
-            }
-        };
+        let Beginning {
+            part,
+            file,
+            head,
+            begun,
+        } = begin(&folder, heads, &key)?;
         let mut writer = Self {
             folder,
             key,
             rotation,
             began: clock.elapsed(),
+            put_off: None,
+            head,
+            head_is_kept: true,
             meters,
             part,
             file,
@@ -74,17 +82,18 @@ impl<F: Folder> Writer<F> {
             told: None,
             clock,
         };
-        let version = env!("CARGO_PKG_VERSION");
-        writer.commit(&[writer.now(Entry::Begun { version, follows })])?;
+        writer.commit(&[writer.now(begun)])?;
+        writer.sync_head()?;
         Ok(writer)
     }
 
-    /// Makes the records durable, all of them or none.
+    /// Makes the records durable, all of them or none. Without any, looks whether the journal is still there.
     pub(super) fn commit(&mut self, entries: &[Timed]) -> io::Result<()> {
-        if entries.is_empty() && self.failing_since.is_none() {
-            return Ok(());
-        }
-        let written = self.write(entries);
+        let written = if entries.is_empty() && self.failing_since.is_none() {
+            self.is_in_place()
+        } else {
+            self.write(entries)
+        };
         if written.is_err() {
             self.failing_since.get_or_insert(self.clock.elapsed());
         }
@@ -106,33 +115,103 @@ impl<F: Folder> Writer<F> {
             entry::append(&mut self.text, &mut place, &self.key, timed);
         }
         let added = self.text.len() as u64;
-        self.rotate(added)?;
+        self.rotate(added);
         self.file.append(&self.text)?;
         let timer = self.meters.syncs.start_timer();
         self.file.sync()?;
         timer.observe_duration();
+        // What is on the disk under another name, or none, is written nowhere.
+        self.is_in_place()?;
         self.meters.records.inc_by(place.seq - self.place.seq);
         self.length += added;
         self.place = place;
         self.failing_since = None;
+        self.keep_head();
         Ok(())
     }
 
-    /// Begins another file if this one would become too large or is too old.
-    fn rotate(&mut self, added: u64) -> io::Result<()> {
-        let full = self.length > 0 && self.length + added > self.rotation.bytes;
-        let old = self.clock.elapsed().saturating_sub(self.began) > self.rotation.age;
-        if full || old {
-            let part = Part {
-                part: self.part.part + 1,
-                ..self.part
-            };
-            self.file = self.folder.create(part)?;
-            self.part = part;
-            self.length = 0;
-            self.began = self.clock.elapsed();
+    fn is_in_place(&self) -> io::Result<()> {
+        if self.folder.is_in_place(self.part, &self.file)? {
+            return Ok(());
         }
-        Ok(())
+        Err(io::Error::other(format!(
+            "{} was moved, removed or replaced: put it back, or restart to begin another run",
+            self.part
+        )))
+    }
+
+    /// Notes the end of the chain beside it. The records are on the disk already, so calls go on if this fails.
+    fn keep_head(&mut self) {
+        let Some(head) = &mut self.head else {
+            return;
+        };
+        let kept = head.write(&self.place, self.part, &self.key);
+        self.say_of_head(kept);
+    }
+
+    fn say_of_head(&mut self, kept: io::Result<()>) {
+        let is_kept = kept.is_ok();
+        match kept {
+            Err(error) if self.head_is_kept => tracing::error!(
+                %error,
+                "the audit journal's head cannot be written: a cut end may not show until it can"
+            ),
+            Ok(()) if !self.head_is_kept => {
+                tracing::info!("the audit journal's head can be written again");
+            }
+            _ => {}
+        }
+        self.head_is_kept = is_kept;
+    }
+
+    fn sync_head(&self) -> io::Result<()> {
+        match &self.head {
+            Some(_) if !self.head_is_kept => Err(io::Error::other("its head cannot be written")),
+            Some(head) => head.sync(),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins another file if this one would become too large or is too old. If that cannot be, this one is written
+    /// on, and it is tried again later: no call is refused for the want of a new file.
+    fn rotate(&mut self, added: u64) {
+        let now = self.clock.elapsed();
+        let full = self.length > 0 && self.length + added > self.rotation.bytes;
+        let old = now.saturating_sub(self.began) > self.rotation.age;
+        if !(full || old) || self.put_off.is_some_and(|(until, _)| now < until) {
+            return;
+        }
+        let part = Part {
+            part: self.part.part + 1,
+            ..self.part
+        };
+        match self.make(part) {
+            Ok(file) => {
+                self.file = file;
+                self.part = part;
+                self.length = 0;
+                self.began = now;
+                if self.put_off.take().is_some() {
+                    tracing::info!(file = %part, "another file of the audit journal could be begun");
+                }
+            }
+            Err(error) => {
+                let put_off = self.put_off.map_or(RETRY, |(_, wait)| wait * 2);
+                let put_off = put_off.min(RETRY_AT_MOST);
+                if self.put_off.is_none() {
+                    tracing::error!(%error, file = %part, "another file of the audit journal cannot be begun: the last is written on");
+                }
+                self.put_off = Some((now + put_off, put_off));
+            }
+        }
+    }
+
+    /// Makes the file, or takes it as an attempt before this one left it.
+    fn make(&self, part: Part) -> io::Result<F::File> {
+        match self.folder.create(part) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.folder.reopen(part),
+            made => made,
+        }
     }
 
     /// Writes to the log where the chain ends, if it went on and a while has passed.
@@ -143,8 +222,12 @@ impl<F: Folder> Writer<F> {
             .is_none_or(|(at, seq)| seq != self.place.seq && now.saturating_sub(at) >= TELL);
         if due {
             self.told = Some((now, self.place.seq));
-            let Place { run, seq, link } = self.place;
-            tracing::info!(head = %format_args!("{run}.{seq}.{link}"), "audit journal");
+            let head = self.place.head();
+            tracing::info!(%head, "audit journal");
+            if self.head_is_kept {
+                let synced = self.sync_head();
+                self.say_of_head(synced);
+            }
         }
     }
 
@@ -166,52 +249,4 @@ impl<F: Folder> Writer<F> {
             entry,
         }
     }
-}
-
-/// How the last run ended: its last record that is whole and follows from the one before it in the same file.
-fn last_run(folder: &impl Folder, parts: &[Part], key: &SigningKey) -> io::Result<Option<Follows>> {
-    let Some(last) = parts.last() else {
-        return Ok(None);
-    };
-    let mut torn_bytes = 0;
-    for part in parts.iter().rev().take_while(|part| part.run == last.run) {
-        let text = folder.read(*part)?;
-        let (end, whole) = last_record(&text, key);
-        torn_bytes += (text.len() - whole) as u64;
-        if let Some((seq, link)) = end {
-            return Ok(Some(Follows {
-                run: last.run,
-                seq,
-                link: link.to_string(),
-                torn_bytes,
-            }));
-        }
-    }
-    Ok(Some(Follows {
-        run: last.run,
-        seq: 0,
-        link: Link::ORIGIN.to_string(),
-        torn_bytes,
-    }))
-}
-
-/// The last record of a file that follows from the one before, and how many bytes are whole. The first is taken as it
-/// is: `audit verify` looks at all.
-fn last_record(text: &[u8], key: &SigningKey) -> (Option<(u64, Link)>, usize) {
-    let (mut end, mut whole) = (None, 0);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let parsed = line.strip_suffix(b"\n").and_then(|line| {
-            let (record, link) = entry::split(line)?;
-            Some((record, link, entry::seq(line)?))
-        });
-        match (parsed, end) {
-            (Some((_, link, seq)), None) => end = Some((seq, link)),
-            (Some((record, link, seq)), Some((_, before))) if before.next(key, record) == link => {
-                end = Some((seq, link));
-            }
-            _ => break,
-        }
-        whole += line.len();
-    }
-    (end, whole)
 }

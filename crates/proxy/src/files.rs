@@ -1,0 +1,413 @@
+//! The system calls on files that must not fail unnoticed: those of the state folder and of the audit journal.
+//!
+//! In the program they are what the standard library does. In tests [`Faults`](faults::Faults) lets any of them fail.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
+use std::path::Path;
+#[cfg(test)]
+use std::path::PathBuf;
+
+/// Where files are opened.
+#[derive(Clone, Default)]
+pub struct Files {
+    #[cfg(test)]
+    faults: faults::Faults,
+}
+
+/// An open file.
+pub struct OpenFile {
+    file: File,
+    files: Files,
+    #[cfg(test)]
+    path: PathBuf,
+}
+
+/// A system call, for tests that let it fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
+pub(crate) enum Call {
+    Open,
+    MakeFolder,
+    List,
+    Read,
+    Write,
+    Sync,
+    SetLength,
+    Metadata,
+    Rename,
+    Remove,
+    Lock,
+}
+
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "only tests let calls fail"
+    )
+)]
+impl Files {
+    /// Files whose calls fail as a test says.
+    #[cfg(test)]
+    pub(crate) fn with(faults: &faults::Faults) -> Self {
+        Self {
+            faults: faults.clone(),
+        }
+    }
+
+    /// Fails if a test says so.
+    #[inline]
+    fn point(&self, call: Call) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.point(call)?;
+        let _ = call;
+        Ok(())
+    }
+
+    /// Makes a folder and those above it, for their owner alone.
+    pub fn make_folder(&self, path: &Path) -> io::Result<()> {
+        self.point(Call::MakeFolder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+    }
+
+    /// The names of what is in a folder.
+    pub fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.point(Call::Open)?;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            self.point(Call::List)?;
+            names.push(entry?.file_name());
+        }
+        Ok(names)
+    }
+
+    /// Opens a file.
+    pub fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
+        self.point(Call::Open)?;
+        #[cfg(test)]
+        if !path.exists() {
+            self.faults.named(path);
+        }
+        let file = options.open(path)?;
+        Ok(OpenFile {
+            file,
+            files: self.clone(),
+            #[cfg(test)]
+            path: path.to_owned(),
+        })
+    }
+
+    /// All that is in a file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.point(Call::Open)?;
+        let mut file = File::open(path)?;
+        self.point(Call::Read)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// What the system knows of the file at a path, which may not be the one that was opened there.
+    pub fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.point(Call::Metadata)?;
+        fs::metadata(path)
+    }
+
+    /// Gives a file another name, in place of the file that has it.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.point(Call::Rename)?;
+        #[cfg(test)]
+        self.faults.named(to);
+        fs::rename(from, to)
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        self.point(Call::Remove)?;
+        fs::remove_file(path)
+    }
+
+    /// Returns when the names in a folder are on the disk.
+    pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.point(Call::Open)?;
+        let folder = File::open(path)?;
+        self.point(Call::Sync)?;
+        #[cfg(test)]
+        if self.faults.synced_folder(path) {
+            return Ok(());
+        }
+        folder.sync_all()
+    }
+}
+
+impl OpenFile {
+    /// Writes all of it at the end of what was written, or at the end of the file if it was opened to append.
+    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_with(bytes, |mut file, part, _| file.write(part))
+    }
+
+    /// Writes all of it at a place.
+    pub fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.write_with(bytes, |file, part, done| file.write_at(part, at + done))
+    }
+
+    fn write_with(
+        &self,
+        mut bytes: &[u8],
+        write: impl Fn(&File, &[u8], u64) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while !bytes.is_empty() {
+            #[cfg(test)]
+            let part = &bytes[..self.files.faults.write(&self.path, bytes.len())?];
+            #[cfg(not(test))]
+            let part = bytes;
+            match write(&self.file, part, done) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    done += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            #[cfg(test)]
+            self.files.faults.written()?;
+        }
+        Ok(())
+    }
+
+    /// Fills the buffer from a place.
+    pub fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.files.point(Call::Read)?;
+        self.file.read_exact_at(bytes, at)
+    }
+
+    /// Returns when all that was written is on the disk.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.sync_with(File::sync_data)
+    }
+
+    /// The same, with what the system knows of the file.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.sync_with(File::sync_all)
+    }
+
+    fn sync_with(&self, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        self.files.point(Call::Sync)?;
+        #[cfg(test)]
+        if self.files.faults.synced(&self.path) {
+            return Ok(());
+        }
+        sync(&self.file)
+    }
+
+    /// Makes the file so long.
+    pub fn set_length(&self, length: u64) -> io::Result<()> {
+        self.files.point(Call::SetLength)?;
+        #[cfg(test)]
+        self.files.faults.changed(&self.path);
+        self.file.set_len(length)
+    }
+
+    /// What the system knows of it.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.files.point(Call::Metadata)?;
+        self.file.metadata()
+    }
+
+    /// Takes the lock on it, which is held until the file is closed; false if another has it.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        self.files.point(Call::Lock)?;
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Whether the path still leads to this file, and not to none or another.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let there = match self.files.metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            there => there?,
+        };
+        let own = self.metadata()?;
+        Ok((there.dev(), there.ino()) == (own.dev(), own.ino()) && own.nlink() > 0)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod faults {
+    //! Calls that fail: the n-th, and as many after it as a test says.
+
+    use std::collections::HashSet;
+    use std::io;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex, MutexGuard};
+
+    use super::Call;
+
+    /// Says which calls fail. Without a plan none does.
+    #[derive(Clone, Default)]
+    pub(crate) struct Faults(Option<Arc<Mutex<Plan>>>);
+
+    pub(crate) struct Plan {
+        calls: usize,
+        first: usize,
+        last: usize,
+        error: i32,
+        /// Set by a write that took a part before it fails.
+        pending: bool,
+        failed: Vec<Call>,
+        /// Files that were changed and not synced since.
+        unsynced: HashSet<PathBuf>,
+        /// Files whose folder was not synced since they got their name.
+        unnamed: HashSet<PathBuf>,
+    }
+
+    impl Faults {
+        /// Lets the calls from the `first` to the `last`, counted from 0, fail by an error number. A write takes half
+        /// of its bytes first.
+        pub(crate) fn between(first: usize, last: usize, error: i32) -> Self {
+            Self(Some(Arc::new(Mutex::new(Plan {
+                calls: 0,
+                first,
+                last,
+                error,
+                pending: false,
+                failed: Vec::new(),
+                unsynced: HashSet::new(),
+                unnamed: HashSet::new(),
+            }))))
+        }
+
+        /// Lets none fail, and only says that the disk has what it was given.
+        pub(crate) fn none() -> Self {
+            Self::between(usize::MAX, 0, 0)
+        }
+
+        fn plan(&self) -> Option<MutexGuard<'_, Plan>> {
+            self.0.as_ref().map(|plan| plan.lock().unwrap())
+        }
+
+        /// From now on nothing fails.
+        pub(crate) fn end(&self) {
+            if let Some(mut plan) = self.plan() {
+                plan.last = 0;
+                plan.first = usize::MAX;
+            }
+        }
+
+        /// How many calls there were.
+        pub(crate) fn calls(&self) -> usize {
+            self.plan().map_or(0, |plan| plan.calls)
+        }
+
+        /// The calls that failed.
+        pub(crate) fn failed(&self) -> Vec<Call> {
+            self.plan()
+                .map(|plan| plan.failed.clone())
+                .unwrap_or_default()
+        }
+
+        /// Whether all that was written to the file, and its name, is on the disk.
+        pub(crate) fn is_durable(&self, path: &Path) -> bool {
+            let plan = self.plan().unwrap();
+            !plan.unsynced.contains(path) && !plan.unnamed.contains(path)
+        }
+
+        pub(super) fn point(&self, call: Call) -> io::Result<()> {
+            let Some(mut plan) = self.plan() else {
+                return Ok(());
+            };
+            let fails = plan.is_next_to_fail(call);
+            plan.result(fails)
+        }
+
+        /// How many bytes of a write are taken.
+        pub(super) fn write(&self, path: &Path, bytes: usize) -> io::Result<usize> {
+            let Some(mut plan) = self.plan() else {
+                return Ok(bytes);
+            };
+            plan.unsynced.insert(path.to_owned());
+            if !plan.is_next_to_fail(Call::Write) {
+                return Ok(bytes);
+            }
+            plan.pending = true;
+            match (bytes / 2, plan.error) {
+                (0, 0) => Ok(bytes),
+                (0, error) => Err(io::Error::from_raw_os_error(error)),
+                (half, _) => Ok(half),
+            }
+        }
+
+        /// Fails if the write that took half was to fail. A short write alone is no failure.
+        pub(super) fn written(&self) -> io::Result<()> {
+            let Some(mut plan) = self.plan() else {
+                return Ok(());
+            };
+            let fails = std::mem::take(&mut plan.pending) && plan.error != 0;
+            plan.result(fails)
+        }
+
+        pub(super) fn named(&self, path: &Path) {
+            if let Some(mut plan) = self.plan() {
+                plan.unnamed.insert(path.to_owned());
+            }
+        }
+
+        pub(super) fn changed(&self, path: &Path) {
+            if let Some(mut plan) = self.plan() {
+                plan.unsynced.insert(path.to_owned());
+            }
+        }
+
+        /// Whether the disk need not be waited for, since a test counts.
+        pub(super) fn synced(&self, path: &Path) -> bool {
+            let plan = self.plan();
+            plan.is_some_and(|mut plan| {
+                plan.unsynced.remove(path);
+                true
+            })
+        }
+
+        /// The same of the names in a folder.
+        pub(super) fn synced_folder(&self, path: &Path) -> bool {
+            let plan = self.plan();
+            plan.is_some_and(|mut plan| {
+                plan.unnamed.retain(|file| file.parent() != Some(path));
+                true
+            })
+        }
+    }
+
+    impl Plan {
+        fn result(&self, fails: bool) -> io::Result<()> {
+            if fails {
+                Err(io::Error::from_raw_os_error(self.error))
+            } else {
+                Ok(())
+            }
+        }
+
+        fn is_next_to_fail(&mut self, call: Call) -> bool {
+            let number = self.calls;
+            self.calls += 1;
+            // Error 0 stands for short writes: nothing else is short.
+            let fails = (self.first..=self.last).contains(&number)
+                && (self.error != 0 || call == Call::Write);
+            if fails {
+                self.failed.push(call);
+            }
+            fails
+        }
+    }
+}

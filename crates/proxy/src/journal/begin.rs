@@ -1,0 +1,179 @@
+//! Beginning: a run's number and first file, and what its first record says of the runs before it.
+
+use std::io;
+
+use gatepay_core::{Link, SigningKey};
+
+use super::entry::{self, Entry, Follows};
+use super::folder::{Folder, Part};
+use super::head::{Head, HeadFile, HeadFolder, KeptHead, KeptHeads};
+
+/// A run that has a number and a file, and no record yet.
+pub(super) struct Beginning<F: Folder> {
+    pub(super) part: Part,
+    pub(super) file: F::File,
+    pub(super) head: Option<HeadFile>,
+    /// Its first record.
+    pub(super) begun: Entry,
+}
+
+/// Takes the number after all that were ever given, as far as files or heads of them are left.
+pub(super) fn begin<F: Folder>(
+    folder: &F,
+    heads: Option<&HeadFolder>,
+    key: &SigningKey,
+) -> io::Result<Beginning<F>> {
+    let kept = heads.map(|heads| heads.read(key)).transpose()?;
+    let kept = kept.unwrap_or_default();
+    let parts = folder.parts()?;
+    let follows = last_run(folder, &parts, key)?;
+    let missing = missing(folder, &kept, &parts, key)?;
+    let last = parts.last().map(|last| last.run);
+    let last = last.max(kept.keys().next_back().copied());
+    let mut run = last.unwrap_or(0);
+    let (part, file, head) = loop {
+        run += 1;
+        let part = Part { run, part: 1 };
+        match claim(folder, heads, part) {
+            // Another process began at the same moment.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            taken => {
+                let (file, head) = taken?;
+                break (part, file, head);
+            }
+        }
+    };
+    if let Some(heads) = heads {
+        heads.prune(&kept, run);
+    }
+    let begun = Entry::Begun {
+        version: env!("CARGO_PKG_VERSION"),
+        follows,
+        missing,
+        unused: unused(&kept, &parts),
+    };
+    Ok(Beginning {
+        part,
+        file,
+        head,
+        begun,
+    })
+}
+
+fn claim<F: Folder>(
+    folder: &F,
+    heads: Option<&HeadFolder>,
+    part: Part,
+) -> io::Result<(F::File, Option<HeadFile>)> {
+    let head = heads.map(|heads| heads.claim(part.run)).transpose()?;
+    Ok((folder.create(part)?, head))
+}
+
+/// Numbers that were taken by starts that went no further.
+fn unused(kept: &KeptHeads, parts: &[Part]) -> Vec<u32> {
+    let has_file = |run: u32| parts.iter().any(|part| part.run == run);
+    let claimed = kept.iter().filter(|(_, kept)| **kept == KeptHead::Claimed);
+    claimed
+        .map(|(run, _)| *run)
+        .filter(|run| !has_file(*run))
+        .collect()
+}
+
+/// The latest head that is known, if the journal does not have its record.
+fn missing(
+    folder: &impl Folder,
+    kept: &KeptHeads,
+    parts: &[Part],
+    key: &SigningKey,
+) -> io::Result<Option<Head>> {
+    for run in kept.iter().filter(|(_, kept)| **kept == KeptHead::Altered) {
+        tracing::error!(
+            run = run.0,
+            "the kept head of the audit journal's run was altered"
+        );
+    }
+    let latest = kept.values().rev().find_map(|kept| match kept {
+        KeptHead::At(head, part) => Some((*head, *part)),
+        _ => None,
+    });
+    let Some((head, part)) = latest else {
+        return Ok(None);
+    };
+    let is_there = parts.contains(&part) && has_record(&folder.read(part)?, &head, key);
+    if is_there {
+        return Ok(None);
+    }
+    tracing::error!(
+        %head,
+        file = %part,
+        "the audit journal does not have the last record that is known of it: its end was cut, removed or replaced, or \
+         it came from a backup; see `audit verify`"
+    );
+    Ok(Some(head))
+}
+
+/// Whether a file has the record, made by the journal's key.
+fn has_record(text: &[u8], head: &Head, key: &SigningKey) -> bool {
+    let mut before = None;
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some((record, link)) = entry::split(line) else {
+            return false;
+        };
+        // Of the first in a file it is unknown here which it follows.
+        if before.is_some_and(|before: Link| before.next(key, record) != link) {
+            return false;
+        }
+        if link == head.link {
+            return entry::seq(line) == Some(head.seq);
+        }
+        before = Some(link);
+    }
+    false
+}
+
+/// How the last run that has a record ended: its last record that is whole and follows from the one before it in the
+/// same file.
+fn last_run(folder: &impl Folder, parts: &[Part], key: &SigningKey) -> io::Result<Option<Follows>> {
+    let mut torn_bytes = 0;
+    for (index, part) in parts.iter().enumerate().rev() {
+        let text = folder.read(*part)?;
+        let (end, whole) = last_record(&text, key);
+        // Those of a later run without a record are not behind this one's.
+        if parts.get(index + 1).is_none_or(|next| next.run != part.run) {
+            torn_bytes = 0;
+        }
+        torn_bytes += (text.len() - whole) as u64;
+        if let Some((seq, link)) = end {
+            let last = parts.iter().rev().find(|last| last.run == part.run);
+            return Ok(Some(Follows {
+                run: part.run,
+                seq,
+                link: link.to_string(),
+                torn_bytes,
+                running: folder.is_written(*last.unwrap_or(part))?,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// The last record of a file that follows from the one before, and how many bytes are whole. The first is taken as it
+/// is: `audit verify` looks at all.
+fn last_record(text: &[u8], key: &SigningKey) -> (Option<(u64, Link)>, usize) {
+    let (mut end, mut whole) = (None, 0);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let parsed = line.strip_suffix(b"\n").and_then(|line| {
+            let (record, link) = entry::split(line)?;
+            Some((record, link, entry::seq(line)?))
+        });
+        match (parsed, end) {
+            (Some((_, link, seq)), None) => end = Some((seq, link)),
+            (Some((record, link, seq)), Some((_, before))) if before.next(key, record) == link => {
+                end = Some((seq, link));
+            }
+            _ => break,
+        }
+        whole += line.len();
+    }
+    (end, whole)
+}

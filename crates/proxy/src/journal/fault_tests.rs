@@ -1,0 +1,201 @@
+//! Every system call of the journal fails once, or for a while: nothing is lost, doubled, or said to be on the disk too
+//! early, and once the fault is gone the journal goes on by itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::folder::Disk;
+use super::head::HeadFolder;
+use super::tests::{ROOMY, call, key, meters};
+use super::verify::{Known, verify_against};
+use super::writer::Writer;
+use super::*;
+use crate::files::faults::Faults;
+use crate::files::{Call, Files};
+
+/// Input or output failed; no space; no descriptor; and 0, by which writes are only short.
+const ERRORS: [i32; 4] = [5, 28, 24, 0];
+/// Records small enough for three files.
+const SMALL: Rotation = Rotation {
+    bytes: 2_000,
+    ..ROOMY
+};
+const CALLS: usize = 8;
+
+/// A journal and the folder of its heads, used by one process after the other.
+struct Machine {
+    folder: tempfile::TempDir,
+    clock: Clock,
+    faults: Faults,
+}
+
+impl Machine {
+    fn new(faults: Faults) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            clock: Clock::manual(1_767_225_600_000),
+            faults,
+        }
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.folder.path().join("audit")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn begin(&self, faults: &Faults) -> io::Result<Writer<Disk>> {
+        let files = Files::with(faults);
+        files.make_folder(&self.journal())?;
+        let disk = Disk::with(files.clone(), &self.journal());
+        let heads = HeadFolder::with(files, &self.state());
+        Writer::begin(
+            disk,
+            Some(&heads),
+            key(),
+            SMALL,
+            self.clock.clone(),
+            meters(),
+        )
+    }
+
+    fn write(&self, writer: &mut Writer<Disk>, number: usize) -> io::Result<()> {
+        let entry = Entry::Before(call(number));
+        let unix_ms = self.clock.unix_ms();
+        writer.commit(&[Timed { unix_ms, entry }])
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.journal()).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
+    /// How often each call is written down.
+    fn written(&self) -> BTreeMap<usize, usize> {
+        let mut written = BTreeMap::new();
+        for file in self.files() {
+            let text = fs::read_to_string(file).unwrap();
+            for number in 0..=CALLS {
+                let key = format!("\"key\":\"trade-{number}\"");
+                *written.entry(number).or_default() += text.matches(&key).count();
+            }
+        }
+        written
+    }
+
+    /// Whether the record of a call is on the disk, and its file's name too.
+    fn is_durable(&self, number: usize) -> bool {
+        let key = format!("\"key\":\"trade-{number}\"");
+        let mut files = self.files().into_iter();
+        let file = files.find(|file| fs::read_to_string(file).unwrap().contains(&key));
+        file.is_some_and(|file| self.faults.is_durable(&file))
+    }
+}
+
+/// A run that was killed while it wrote, for the run under test to follow.
+fn killed(machine: &Machine) {
+    let mut writer = machine.begin(&Faults::none()).unwrap();
+    machine.write(&mut writer, CALLS).unwrap();
+    drop(writer);
+    let file = machine.journal().join("audit-000001-0001.jsonl");
+    append(&file, b"{\"run\":1,\"se");
+}
+
+fn append(file: &Path, bytes: &[u8]) {
+    use std::io::Write as _;
+    let file = fs::OpenOptions::new().append(true).open(file);
+    file.unwrap().write_all(bytes).unwrap();
+}
+
+/// A process serves while calls fail; then they do no more, and it ends in order; then another runs.
+fn survives(machine: &Machine) {
+    killed(machine);
+    let faults = &machine.faults;
+    let mut acknowledged = Vec::new();
+    // A process that cannot start is started again.
+    let mut writer = (0..3).find_map(|_| machine.begin(faults).ok());
+    for number in 0..CALLS {
+        machine.clock.advance(Duration::from_secs(1));
+        let Some(writer) = &mut writer else {
+            break;
+        };
+        if machine.write(writer, number).is_ok() {
+            assert!(
+                machine.is_durable(number),
+                "call {number} was let go too early"
+            );
+            acknowledged.push(number);
+        }
+    }
+    faults.end();
+    let mut writer = writer.unwrap_or_else(|| machine.begin(faults).unwrap());
+    machine.clock.advance(Duration::from_mins(2));
+    writer.commit(&[]).unwrap();
+    writer.end().unwrap();
+    drop(writer);
+    machine.begin(faults).unwrap().end().unwrap();
+
+    acknowledged.push(CALLS);
+    for (number, times) in machine.written() {
+        let expected = usize::from(acknowledged.contains(&number));
+        assert_eq!(times, expected, "call {number}");
+    }
+    let kept = HeadFolder::at(&machine.state()).read(&key()).unwrap();
+    let known = Known {
+        from: 1,
+        heads: &[],
+        kept: Some(&kept),
+    };
+    let report = verify_against(&Disk::at(&machine.journal()), &key(), &known).unwrap();
+    assert_eq!(report.findings, []);
+    assert_eq!(report.calls, acknowledged.len() as u64);
+    let older = report.notes.iter().any(|note| note.contains("kept heads"));
+    assert!(!older, "{:?}", report.notes);
+}
+
+#[test]
+fn any_system_call_of_the_journal_may_fail() {
+    let mut failed = Vec::new();
+    for error in ERRORS {
+        // How long a fault lasts makes a difference; by which number, for long, does not.
+        let lengths = [0, 4, usize::MAX / 2];
+        for long in &lengths[..if error == ERRORS[0] { 3 } else { 1 }] {
+            let mut first = 0;
+            loop {
+                let machine =
+                    Machine::new(Faults::between(first, first.saturating_add(*long), error));
+                let survived = std::panic::AssertUnwindSafe(|| survives(&machine));
+                if let Err(panic) = std::panic::catch_unwind(survived) {
+                    let calls = machine.faults.failed();
+                    eprintln!(
+                        "error {error} of calls {first} to {}: {calls:?}",
+                        first.saturating_add(*long)
+                    );
+                    std::panic::resume_unwind(panic);
+                }
+                if first >= machine.faults.calls() {
+                    break;
+                }
+                failed.extend(machine.faults.failed());
+                first += 1;
+            }
+            assert!(first > 60, "{first} calls");
+        }
+    }
+    for call in [
+        Call::Open,
+        Call::MakeFolder,
+        Call::List,
+        Call::Read,
+        Call::Write,
+        Call::Sync,
+        Call::SetLength,
+        Call::Metadata,
+        Call::Lock,
+    ] {
+        assert!(failed.contains(&call), "{call:?} never failed");
+    }
+}

@@ -1,0 +1,251 @@
+//! The journal against the heads that are kept beside it: what a chain alone does not show.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::folder::Disk;
+use super::head::HeadFolder;
+use super::tests::{ROOMY, call, key, meters};
+use super::verify::{Known, Report, verify_against};
+use super::writer::Writer;
+use super::*;
+
+/// A journal and the folder of its heads.
+struct Kept(tempfile::TempDir);
+
+impl Kept {
+    /// With some runs that ended in order.
+    fn after(runs: usize) -> Self {
+        let kept = Self(tempfile::tempdir().unwrap());
+        (0..runs).for_each(|_| kept.run());
+        kept
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.0.path().join("audit")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn begin(&self) -> Writer<Disk> {
+        let disk = Disk::open(&self.journal()).unwrap();
+        let heads = HeadFolder::at(&self.state());
+        let clock = Clock::manual(1_767_225_600_000);
+        let mut writer = Writer::begin(disk, Some(&heads), key(), ROOMY, clock, meters()).unwrap();
+        for number in 0..3 {
+            let entry = Entry::Before(call(number));
+            writer.commit(&[Timed { unix_ms: 0, entry }]).unwrap();
+        }
+        writer
+    }
+
+    fn run(&self) {
+        self.begin().end().unwrap();
+    }
+
+    fn file(&self, run: u32) -> PathBuf {
+        self.journal().join(format!("audit-{run:06}-0001.jsonl"))
+    }
+
+    fn verify(&self) -> Report {
+        let kept = HeadFolder::at(&self.state()).read(&key()).unwrap();
+        let known = Known {
+            from: 1,
+            heads: &[],
+            kept: Some(&kept),
+        };
+        verify_against(&Disk::at(&self.journal()), &key(), &known).unwrap()
+    }
+
+    /// What is changed shows now, and also after another run, which does not take the number of one before it.
+    #[track_caller]
+    fn shows(&self, last: u32, changed: &str) {
+        assert_ne!(self.verify().findings, [], "{changed}");
+        self.run();
+        assert!(self.file(last + 1).exists(), "{changed}: its number");
+        assert_ne!(self.verify().findings, [], "{changed}, and then a run");
+    }
+}
+
+fn append(file: &Path, bytes: &[u8]) {
+    let mut text = fs::read(file).unwrap();
+    text.extend(bytes);
+    fs::write(file, text).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn what_ended_in_order_is_as_its_heads_say() {
+    let report = Kept::after(3).verify();
+    assert_eq!(report.findings, []);
+    assert_eq!(report.notes, Vec::<String>::new());
+}
+
+#[test]
+fn the_files_of_the_last_runs_are_missed() {
+    for gone in 1..=3 {
+        let kept = Kept::after(3);
+        for run in 4 - gone..=3 {
+            fs::remove_file(kept.file(run)).unwrap();
+        }
+        kept.shows(3, &format!("the last {gone} runs were removed"));
+    }
+    let kept = Kept::after(2);
+    fs::remove_dir_all(kept.journal()).unwrap();
+    kept.shows(2, "the folder was removed");
+}
+
+#[test]
+fn the_end_of_the_last_run_is_missed_wherever_it_is_cut() {
+    let whole = Kept::after(2);
+    let text = fs::read(whole.file(2)).unwrap();
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    for left in 0..lines.len() {
+        let kept = Kept::after(2);
+        let text = fs::read(kept.file(2)).unwrap();
+        let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        fs::write(kept.file(2), lines[..left].concat()).unwrap();
+        kept.shows(2, &format!("{left} records are left"));
+    }
+    // So it is while a run goes on, or after it was killed.
+    let kept = Kept::after(1);
+    drop(kept.begin());
+    let text = fs::read(kept.file(2)).unwrap();
+    let last = text[..text.len() - 1]
+        .iter()
+        .rposition(|byte| *byte == b'\n');
+    fs::write(kept.file(2), &text[..=last.unwrap()]).unwrap();
+    kept.shows(2, "the last record of a run that was killed");
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_run_are_found() {
+    for bytes in [b"\n".as_slice(), b"\0", b"{\"run\":2,", b"garbage\n"] {
+        for run in [1, 2] {
+            let kept = Kept::after(2);
+            append(&kept.file(run), bytes);
+            kept.shows(2, &format!("{bytes:?} behind run {run}"));
+            let kept = Kept::after(2);
+            let part = kept.journal().join(format!("audit-{run:06}-0002.jsonl"));
+            fs::write(part, bytes).unwrap();
+            kept.shows(2, &format!("{bytes:?} in another file of run {run}"));
+        }
+    }
+}
+
+#[test]
+fn bytes_that_were_torn_are_compared_with_what_the_next_run_found() {
+    let torn = b"{\"run\":1,\"seq\":";
+    let killed = || {
+        let kept = Kept::after(0);
+        drop(kept.begin());
+        append(&kept.file(1), torn);
+        kept.run();
+        assert_eq!(kept.verify().findings, []);
+        kept
+    };
+    let kept = killed();
+    append(&kept.file(1), b"5");
+    kept.shows(2, "a byte came");
+    let kept = killed();
+    let text = fs::read(kept.file(1)).unwrap();
+    fs::write(kept.file(1), &text[..text.len() - torn.len()]).unwrap();
+    kept.shows(2, "all went");
+}
+
+#[test]
+fn a_run_that_still_ends_as_the_next_begins_may_write_on() {
+    let kept = Kept::after(1);
+    let mut draining = kept.begin();
+    let mut next = kept.begin();
+    append(&kept.file(2), b"{\"run\":2,");
+    drop(draining.commit(&[]));
+    drop(draining);
+    next.end().unwrap();
+    assert_eq!(kept.verify().findings, [], "it was killed as it wrote");
+}
+
+#[test]
+fn older_and_exchanged_files_are_found() {
+    let kept = Kept::after(2);
+    let mut writer = kept.begin();
+    let older = fs::read(kept.file(3)).unwrap();
+    writer.end().unwrap();
+    fs::write(kept.file(3), older).unwrap();
+    kept.shows(3, "the last file is an older copy");
+
+    let kept = Kept::after(3);
+    let texts = [1, 2].map(|run| fs::read(kept.file(run)).unwrap());
+    fs::write(kept.file(1), &texts[1]).unwrap();
+    fs::write(kept.file(2), &texts[0]).unwrap();
+    kept.shows(3, "two runs were exchanged");
+
+    let kept = Kept::after(2);
+    let text = fs::read_to_string(kept.file(2)).unwrap();
+    fs::write(kept.file(2), text.replace("trade-1", "trade-7")).unwrap();
+    kept.shows(2, "a record in the middle was altered");
+}
+
+#[test]
+fn a_journal_from_a_backup_is_older_than_its_heads() {
+    let kept = Kept::after(2);
+    let backup = kept.0.path().join("backup");
+    copy(&kept.journal(), &backup);
+    kept.run();
+    fs::remove_dir_all(kept.journal()).unwrap();
+    copy(&backup, &kept.journal());
+    kept.shows(3, "the journal came from a backup");
+}
+
+#[test]
+fn heads_from_a_backup_are_noted_and_give_no_number_twice() {
+    let kept = Kept::after(1);
+    let backup = kept.0.path().join("backup");
+    copy(&kept.state(), &backup);
+    kept.run();
+    kept.run();
+    fs::remove_dir_all(kept.state()).unwrap();
+    copy(&backup, &kept.state());
+    let report = kept.verify();
+    assert_eq!(report.findings, []);
+    assert!(report.notes[0].contains("the kept heads do not have the end of run 3"));
+    kept.run();
+    assert!(kept.file(4).exists());
+    let report = kept.verify();
+    assert_eq!((report.findings, report.notes), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_head_that_was_altered_is_found() {
+    let kept = Kept::after(2);
+    let head = kept.state().join("audit-000002.head");
+    let text = fs::read(&head).unwrap();
+    // An older one that this run did write has its place only in the file of this run.
+    fs::copy(kept.state().join("audit-000001.head"), &head).unwrap();
+    assert_ne!(kept.verify().findings, []);
+    let altered: Vec<u8> = text.iter().map(|byte| byte ^ 1).collect();
+    fs::write(&head, altered).unwrap();
+    kept.shows(2, "a head was altered");
+}
+
+#[test]
+fn a_number_that_was_taken_and_not_used_is_no_gap() {
+    let kept = Kept::after(1);
+    fs::write(kept.state().join("audit-000002.head"), "").unwrap();
+    // This start went as far as its file, and had a part of a record in it.
+    fs::write(kept.file(3), "{\"run\":3").unwrap();
+    kept.run();
+    assert!(kept.file(4).exists());
+    assert_eq!(kept.verify().findings, []);
+    fs::remove_file(kept.file(1)).unwrap();
+    kept.shows(4, "the run before it was removed");
+}
