@@ -5,6 +5,7 @@ use crate::support::*;
 use gatepay_core::Catalogue;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 #[test]
 fn five_mistakes_are_told_at_once_and_nothing_is_served() {
@@ -32,6 +33,44 @@ fn five_mistakes_are_told_at_once_and_nothing_is_served() {
         }
     }
     assert!(!folder.path("state/used").exists(), "it did not even begin");
+}
+
+#[tokio::test]
+async fn a_state_folder_is_marked_once_and_then_its_first_start_does_not_wait() {
+    let folder = Folder::never_marked(UNUSED, INSTITUTION_SECRET, &[acme()]);
+    let config = folder.name("proxy.toml");
+    let init = |more: &[&str]| {
+        let words = [&["state", "init", "--config", &config], more].concat();
+        printed(&run(&words))
+    };
+    let check = || printed(&folder.run("check")).0;
+    let waits = "the first start with this state_dir waits 10000 ms";
+    assert!(check().contains(waits), "{}", check());
+    let (said, code) = init(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("the first start waits 10000 ms"), "{said}");
+    let mode = fs::metadata(folder.path("state"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(check().contains(waits), "it is made, and not marked");
+
+    let (said, code) = init(&["--never-served"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!check().contains(waits));
+    let program = Program::serve(&folder).await;
+    assert_eq!(program.admin("GET", "/ready").await.status, 200);
+    let (said, code) = init(&["--never-served"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("in use"), "{said}");
+    drop(program);
+
+    let (said, code) = init(&["--never-served"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("was used before"), "{said}");
+    let program = Program::serve(&folder).await;
+    assert_eq!(program.admin("GET", "/ready").await.status, 503);
 }
 
 #[test]

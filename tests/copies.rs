@@ -161,6 +161,13 @@ async fn whatever_else_is_wrong_with_a_copy_of_an_executed_refund_its_outcome_is
         assert_eq!(answer.refusal(), Some(slug));
         assert_eq!(answer.outcome(), Some("unknown"), "{slug}");
     }
+    // By HTTP/2, with a line that has two readings.
+    let torn = refund()
+        .header("expect", "the unexpected")
+        .request(&proxy.clock);
+    let answer = Http2::open(proxy.address()).await.send(torn).await;
+    assert_eq!(answer.refusal(), Some("malformed_request"));
+    assert_eq!(answer.outcome(), Some("unknown"));
     // And none of it is said of a stamp that was never admitted.
     for call in [
         refund().nonce("other").secret("fake-other"),

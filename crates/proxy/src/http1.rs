@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::crowd::Peer;
 use crate::drain::{Drain, Entering, Phase};
 use crate::framing::{Fault, Reading, Rest, Step};
-use crate::headers;
+use crate::headers::{self, Lines};
 use crate::inbound::Inbound;
 use crate::ingress::{HEAD_LIMIT, Upload};
 use crate::journey::{self, Worker};
@@ -117,7 +117,7 @@ pub async fn serve(
             Ok(length) => length,
             Err(fault) => {
                 app.metrics.unreadable_heads.inc();
-                let reply = journey::unreadable(app, peer, busy, fault);
+                let reply = journey::unreadable(app, peer, busy, fault, &Lines::NONE);
                 drop(entering);
                 if connection
                     .answer(&app.clock, reply, Asked::UNREADABLE)

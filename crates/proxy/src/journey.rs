@@ -159,9 +159,16 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
     reply
 }
 
-/// Answers a head that cannot be read in one way.
-pub fn unreadable(app: &Arc<App>, peer: &Peer, busy: Busy, fault: Fault) -> Reply {
-    let record = Record::begin(app, peer.origin.address, &Lines::NONE, busy);
+/// Answers a head that cannot be read in one way; `lines` are those that can.
+pub fn unreadable(
+    app: &Arc<App>,
+    peer: &Peer,
+    busy: Busy,
+    fault: Fault,
+    lines: &Lines<'_>,
+) -> Reply {
+    let mut record = Record::begin(app, peer.origin.address, &Lines::NONE, busy);
+    remember_stamp(lines, &mut record);
     let mut reply = refuse(app, record, ingress::unreadable(fault));
     reply.close();
     reply

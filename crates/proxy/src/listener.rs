@@ -25,6 +25,7 @@ use crate::clock;
 use crate::crowd::{Peer, Place};
 use crate::drain::{Entering, Phase, Running};
 use crate::head::Head;
+use crate::headers::Lines;
 use crate::http1;
 use crate::http2_head;
 use crate::identity::{ClientCa, Identity};
@@ -452,7 +453,8 @@ async fn answer_stream(
         }
         Err(fault) => {
             worker.app.metrics.unreadable_heads.inc();
-            journey::unreadable(&worker.app, &peer, busy, fault)
+            let lines = Lines::read(Head::of_parts(&parts).lines());
+            journey::unreadable(&worker.app, &peer, busy, fault, &lines)
         }
     };
     if !body.is_end_stream() {
