@@ -4,8 +4,9 @@
 use crate::support::abuse::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, head};
 use crate::support::program::{Folder, Program};
 use crate::support::scripted::Scripted;
+use crate::support::tls::Pair;
 use crate::support::*;
-use gatepay_proxy::bound::{ANSWER, CONNECTION, REQUEST, STREAM};
+use gatepay_proxy::bound::{ANSWER, CONNECTION, PARTY, PROGRAM, REQUEST, STREAM, TLS};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::http1::BUFFERS;
 use gatepay_proxy::ingress::{HEAD_LIMIT, WAITING};
@@ -49,9 +50,14 @@ async fn program(url: &str, listen: &str) -> Program {
 
 /// Bytes in memory that are of no file.
 fn held(program: &Program) -> usize {
+    memory(program, "RssAnon:")
+}
+
+/// A line of what the kernel says of the process's memory, in bytes.
+fn memory(program: &Program, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
     let mut lines = status.lines();
-    let kib = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = lines.find_map(|line| line.strip_prefix(name));
     let kib: usize = kib.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
     kib * 1024
 }
@@ -296,4 +302,91 @@ async fn a_call_that_is_at_gatepay_takes_what_is_counted_for_it() {
     // With room for its answer, and a connection to GatePay.
     judge("a call at GatePay", all, 200, REQUEST + ANSWER);
     gatepay.release();
+}
+
+#[tokio::test]
+async fn the_program_itself_takes_what_is_counted_for_it() {
+    let program = program(UNUSED, "max_requests = 1_000").await;
+    for _ in 0..20 {
+        let _scraped = count(&program, "in_flight").await;
+    }
+    // Its binary is larger here than in a release, whose 20 MiB are counted beside this.
+    judge("the program", held(&program), 1, PROGRAM - (20 << 20));
+}
+
+#[tokio::test]
+async fn a_tenant_takes_what_is_counted_for_it_also_while_all_files_are_read_again() {
+    const TENANTS: usize = 800;
+    let most = async |tenants: usize| {
+        let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[acme()]);
+        for number in 1..tenants {
+            folder.file(
+                &format!("tenants.d/t{number}.toml"),
+                &format!(
+                    "id = 't{number}'\nsub_account = '99{number}'\ncredential = [{{ client_id = 'client-{number}', secret = {{ file = '../secrets/t{number}.key' }} }}]\n"
+                ),
+            );
+            folder.secret(
+                &format!("t{number}"),
+                &format!("fake-secret-of-{number:08}"),
+            );
+        }
+        let program = Program::serve(&folder).await;
+        for seats in [7, 8] {
+            for number in 1..tenants {
+                let name = format!("tenants.d/t{number}.toml");
+                let text = fs::read_to_string(folder.path(&name)).unwrap();
+                let text = text.split("limits").next().unwrap();
+                folder.file(
+                    &name,
+                    &format!("{text}limits = {{ in_flight = {seats} }}\n"),
+                );
+            }
+            assert_eq!(program.reload("").await.0, 200);
+        }
+        let _scraped = count(&program, "in_flight").await;
+        memory(&program, "VmHWM:")
+    };
+    let (one, many) = (most(1).await, most(TENANTS + 1).await);
+    judge("a tenant", many - one, TENANTS, PARTY);
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_does_not_end_takes_what_is_counted_for_it() {
+    let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[acme()]);
+    let pair = Pair::new();
+    folder.file("cert.pem", &pair.certificate.pem());
+    folder.secret("listener", &pair.key.serialize_pem());
+    folder.edit(
+        "proxy.toml",
+        "threads = 2 }",
+        "threads = 2, head_timeout_ms = 120_000, max_connections_per_address = 1_000, tls = { certificate = 'cert.pem', key = 'secrets/listener.key' } }",
+    );
+    let program = Program::serve(&folder).await;
+    let before = held(&program);
+    // A client's first message, of nearly 64 KiB, but for its end.
+    let (message, record) = (65_000_usize, 16_000);
+    let mut wire = Vec::new();
+    let begin = [&[1, 0], &65_000_u16.to_be_bytes()[..]].concat();
+    let body = [begin, vec![0; message - 1_000]].concat();
+    for piece in body.chunks(record) {
+        let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+        wire.extend_from_slice(&[&[22, 3, 1], &length[..], piece].concat());
+    }
+    let peers: Vec<_> = (0..400)
+        .map(|_| Peer::open("127.0.0.8", program.address))
+        .collect();
+    for peer in &peers {
+        peer.say(&wire);
+    }
+    counts(&program, &["connections"], peers.len()).await;
+    let mut last = 0;
+    while held(&program) > last {
+        last = held(&program);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let most = CONNECTION + TLS;
+    let all = held(&program) - before;
+    judge("a handshake that does not end", all, peers.len(), most);
+    assert_eq!(count(&program, "connections").await, peers.len());
 }

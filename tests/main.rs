@@ -24,6 +24,8 @@ mod tls;
 mod abuse;
 // What one of anything takes is no more than the memory's bound counts for it.
 mod bound;
+// Nor is all of it together, under attack.
+mod memory;
 // Nobody between the caller and GatePay could have read another request than was acted on.
 mod framing;
 // What must hold for any bytes at all.

@@ -18,6 +18,10 @@ use crate::pace::Pace;
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// After so many bytes were read of an HTTP/2 connection, its streams get their turn: what they have not taken is queued
+/// frame by frame, each with all that was read with it.
+const TURN: usize = 16 * 1024;
+
 /// Answers up to this length are written in one piece.
 const TOGETHER: usize = 2 * 1024;
 
@@ -29,6 +33,8 @@ pub struct Inbound {
     left: Range<usize>,
     /// Of HTTP/2.
     frames: Option<Frames>,
+    /// How much was read since the last turn of others.
+    in_turn: usize,
     /// No answer is on its way whose end is the connection's.
     whole: bool,
     pace: Arc<Pace>,
@@ -68,6 +74,7 @@ impl Inbound {
                 seen,
                 left: 0..length,
                 frames: http2.then(Frames::begin),
+                in_turn: 0,
                 whole: true,
                 pace,
             },
@@ -127,9 +134,19 @@ impl AsyncRead for Inbound {
             self.left.start += take;
             return Poll::Ready(Ok(()));
         }
+        if self.in_turn >= TURN && self.frames.is_some() {
+            self.in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_pending() {
+            self.in_turn = 0;
+        }
+        ready!(polled)?;
         let read = &buf.filled()[before..];
+        self.in_turn += read.len();
         if !read.is_empty() {
             self.pace.read();
         }

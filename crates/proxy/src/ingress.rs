@@ -160,14 +160,15 @@ impl BodyTime {
     }
 }
 
-/// Reads a whole body and hands each piece to `taken` as it arrives, which may refuse it.
+/// Reads a whole body and hands each piece to `read` as it arrives. What is allocated for it is taken from `held` before.
 ///
 /// A body that is announced as too long is refused before any of it is read.
 pub async fn body<B>(
     body: &mut B,
     limit: u64,
     time: &BodyTime,
-    mut taken: impl FnMut(&[u8]) -> Result<(), Refusal>,
+    held: &mut Held,
+    mut read: impl FnMut(&[u8]),
 ) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -204,21 +205,34 @@ where
         if whole.len() as u64 + piece.len() as u64 > limit {
             return Err(too_large);
         }
+        let is_all = whole.is_empty() && body.is_end_stream();
+        if is_all {
+            held.more(piece.len())?;
+        } else {
+            let announced = body.size_hint().upper();
+            let left = announced.map_or(usize::MAX, |left| {
+                usize::try_from(left).map_or(usize::MAX, |left| left.saturating_add(piece.len()))
+            });
+            let missing = whole.missing(piece.len(), left);
+            held.more(missing)?;
+            whole.reserve(missing);
+        }
         for part in piece.chunks(YIELD_AFTER) {
-            taken(part)?;
+            read(part);
             since_yield += part.len();
             if since_yield >= YIELD_AFTER {
                 since_yield = 0;
                 tokio::task::yield_now().await;
             }
         }
-        if body.is_end_stream() {
+        if is_all {
             whole.push(piece);
         } else {
+            // A piece holds on to all that was read with it: a byte of a body could keep many KiB.
             whole.copy(&piece);
         }
     }
-    Ok(whole.into_bytes())
+    whole.join(held).await
 }
 
 /// The next frame of a body or its end, if it is there already.
@@ -248,7 +262,8 @@ pub struct Held {
     taken: usize,
     /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
     begun: usize,
-    arrived: usize,
+    /// What was allocated for the body.
+    allocated: usize,
     /// Of everybody at its address, until it is proved to be somebody's.
     unproved: Option<Unproved>,
 }
@@ -259,7 +274,8 @@ struct Unproved {
     bytes: usize,
 }
 
-/// How many bytes of requests may be held at once: hundreds of the largest JSON bodies, or four bank uploads.
+/// How many bytes of requests may be held at once: a hundred of the largest JSON bodies, or two bank uploads, which take
+/// twice their length while their parts are put together.
 pub const BODIES: usize = 256 << 20;
 /// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
 pub const UNPROVED: usize = 80 << 20;
@@ -267,6 +283,7 @@ pub const UNPROVED: usize = 80 << 20;
 pub const WAITING: usize = 10 << 10;
 /// Bodies up to this length are given room once, when they are announced.
 const SMALL: usize = 4096;
+const NO_ROOM: &str = "too many large bodies are being read; come back in a moment";
 /// Room is given out in pieces of this many bytes.
 const PIECE: usize = 1024;
 
@@ -277,7 +294,7 @@ impl Room {
             room: Arc::clone(&self.0),
             taken: 0,
             begun: 0,
-            arrived: 0,
+            allocated: 0,
             unproved: unproved.map(|of| Unproved {
                 of: Arc::clone(of),
                 bytes: 0,
@@ -294,10 +311,27 @@ impl Held {
         self.take(self.begun + small)
     }
 
-    /// Takes room for so many bytes of a body more.
+    /// Takes room for so many bytes more that are allocated for a body.
     pub fn more(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.arrived += bytes;
-        self.take(self.begun + self.arrived)
+        self.allocated += bytes;
+        self.take(self.begun + self.allocated)
+    }
+
+    /// Takes room for a body once more, while its parts are put together: how many pieces. That is over in a moment, so
+    /// it is not counted to the address.
+    fn twice(&mut self, bytes: usize) -> Result<usize, Refusal> {
+        let pieces = bytes.div_ceil(PIECE);
+        if !self.room.take(pieces) {
+            return Err(Refusal::Overloaded(NO_ROOM));
+        }
+        self.taken += pieces;
+        Ok(pieces)
+    }
+
+    /// Gives room back.
+    fn give(&mut self, pieces: usize) {
+        self.taken -= pieces;
+        self.room.0.fetch_sub(pieces, Ordering::Relaxed);
     }
 
     /// It is proved whose it is: to its address it no longer counts.
@@ -318,9 +352,7 @@ impl Held {
             ));
         }
         if !self.room.take(missing) {
-            return Err(Refusal::Overloaded(
-                "too many large bodies are being read; come back in a moment",
-            ));
+            return Err(Refusal::Overloaded(NO_ROOM));
         }
         self.taken += missing;
         Ok(())
@@ -388,51 +420,114 @@ const DISCARD: usize = 64 * 1024;
 /// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_millis(500);
 
-/// A body in the making. Most arrive in one piece, which is kept as it is.
+/// A body in the making. Most arrive in one piece, which is kept as it is. Others are copied into parts that never grow,
+/// so that what is allocated is known before and nothing is moved.
 #[derive(Default)]
 pub struct Pieces {
     first: Bytes,
-    rest: BytesMut,
+    parts: Vec<BytesMut>,
+    length: usize,
 }
+
+/// How large parts are: the first is small, for most bodies are.
+const PARTS: [usize; 3] = [SMALL, 16 * 1024, 64 * 1024];
+/// After so many parts that were put together, others get their turn: about a MiB, which takes some 100 µs.
+const JOINED: usize = 16;
 
 impl Pieces {
     /// How many bytes there are.
     pub fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
+        self.length
     }
 
     /// Whether there is nothing yet.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Adds a piece while others are still to come. It is copied, for it holds on to all that was read with it, and a byte
-    /// of a body could keep many KiB that nobody counts.
-    fn copy(&mut self, piece: &[u8]) {
-        self.rest.extend_from_slice(piece);
+        self.length == 0
     }
 
     /// Adds a piece.
     pub fn push(&mut self, piece: Bytes) {
         if self.is_empty() {
+            self.length = piece.len();
             self.first = piece;
-        } else {
-            if self.rest.is_empty() {
-                self.rest.reserve(self.first.len() + piece.len());
-                self.rest
-                    .extend_from_slice(&std::mem::take(&mut self.first));
-            }
-            self.rest.extend_from_slice(&piece);
+            return;
+        }
+        let first = std::mem::take(&mut self.first);
+        if !first.is_empty() {
+            self.length = 0;
+            self.reserve(self.missing(first.len() + piece.len(), usize::MAX));
+            self.copy(&first);
+        }
+        self.reserve(self.missing(piece.len(), usize::MAX));
+        self.copy(&piece);
+    }
+
+    /// How much has to be allocated before so many bytes are copied here, if no more than `left` will be.
+    fn missing(&self, bytes: usize, left: usize) -> usize {
+        let missing = bytes.saturating_sub(self.free());
+        if missing == 0 {
+            return 0;
+        }
+        let usual = PARTS[self.parts.len().min(PARTS.len() - 1)];
+        missing.max(usual.min(left.saturating_sub(self.free())))
+    }
+
+    /// Allocates a part of so many bytes, if of any.
+    fn reserve(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.parts.push(BytesMut::with_capacity(bytes));
         }
     }
 
-    /// The whole.
-    pub fn into_bytes(self) -> Bytes {
-        if self.rest.is_empty() {
-            self.first
-        } else {
-            self.rest.freeze()
+    /// Adds a piece that there is room for.
+    fn copy(&mut self, mut piece: &[u8]) {
+        self.length += piece.len();
+        let last = self.parts.len().saturating_sub(2);
+        for part in &mut self.parts[last..] {
+            let now = piece.len().min(part.capacity() - part.len());
+            part.extend_from_slice(&piece[..now]);
+            piece = &piece[now..];
         }
+        debug_assert!(piece.is_empty(), "room was reserved for all of it");
+    }
+
+    /// What the last part still has room for.
+    fn free(&self) -> usize {
+        let last = self.parts.last();
+        last.map_or(0, |part| part.capacity() - part.len())
+    }
+
+    /// The whole.
+    pub fn into_bytes(mut self) -> Bytes {
+        match self.parts.len() {
+            0 => self.first,
+            1 => self.parts.remove(0).freeze(),
+            _ => {
+                let mut whole = Vec::with_capacity(self.length);
+                for part in self.parts {
+                    whole.extend_from_slice(&part);
+                }
+                whole.into()
+            }
+        }
+    }
+
+    /// The same, in turns with others and with room taken for it.
+    async fn join(self, held: &mut Held) -> Result<Bytes, Refusal> {
+        if self.parts.len() <= 1 {
+            return Ok(self.into_bytes());
+        }
+        let twice = held.twice(self.length)?;
+        let mut whole = Vec::with_capacity(self.length);
+        for (joined, part) in self.parts.into_iter().enumerate() {
+            whole.extend_from_slice(&part);
+            drop(part);
+            if joined % JOINED == JOINED - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        held.give(twice);
+        Ok(whole.into())
     }
 }
 
@@ -484,10 +579,9 @@ mod tests {
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
         let read = async |bytes: &'static [u8]| {
-            body(&mut Full::new(Bytes::from_static(bytes)), 5, &TIME, |_| {
-                Ok(())
-            })
-            .await
+            let mut held = Room::default().hold(None);
+            let mut whole = Full::new(Bytes::from_static(bytes));
+            body(&mut whole, 5, &TIME, &mut held, |_| {}).await
         };
         assert_eq!(read(b"12345").await.unwrap(), "12345");
         assert_eq!(read(b"123456").await.unwrap_err().slug(), "body_too_large");
@@ -507,8 +601,107 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
-        let refusal = body(&mut Never, 5, &TIME, |_| Ok(())).await.unwrap_err();
+        let mut held = Room::default().hold(None);
+        let refusal = body(&mut Never, 5, &TIME, &mut held, |_| {}).await;
+        let refusal = refusal.unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");
+    }
+
+    /// A body in pieces of this length, with or without a length.
+    struct Chunked {
+        whole: Bytes,
+        piece: usize,
+        announced: bool,
+    }
+
+    impl Body for Chunked {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let now = self.piece.min(self.whole.len());
+            let piece = self.whole.split_to(now);
+            Poll::Ready((now > 0).then(|| Ok(Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            if self.announced {
+                http_body::SizeHint::with_exact(self.whole.len() as u64)
+            } else {
+                http_body::SizeHint::default()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_allocated_for_a_body_is_held_whatever_its_pieces() {
+        for length in [1, 300, 5_000, 70_000, 3 << 20] {
+            for piece in [1, 7, 1_000, 16 * 1024, 100_000] {
+                for announced in [false, true] {
+                    let name = format!("{length} bytes in pieces of {piece}, {announced}");
+                    let room = Room::default();
+                    let mut held = room.hold(None);
+                    let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+                    let mut sent = Chunked {
+                        whole: Bytes::from(bytes.clone()),
+                        piece,
+                        announced,
+                    };
+                    let mut seen = Vec::new();
+                    let read = body(&mut sent, u64::MAX, &TIME, &mut held, |part| {
+                        seen.extend_from_slice(part);
+                    });
+                    assert_eq!(read.await.unwrap(), bytes, "{name}");
+                    assert_eq!(seen, bytes, "{name}");
+                    let taken = held.taken * PIECE;
+                    assert!(taken >= length, "{name}: {taken}");
+                    // Of the last part some is left over.
+                    let most = length + piece.max(64 * 1024) + PIECE;
+                    assert!(taken <= most, "{name}: {taken} of {most}");
+                    drop(held);
+                    assert_eq!(room.0.0.load(Ordering::Relaxed), 0, "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_never_grow_and_what_they_need_is_said_before() {
+        let mut whole = Pieces::default();
+        let mut allocated = 0;
+        for piece in [1, 4_000, 90, 6, 70_000, 1, 200_000] {
+            let missing = whole.missing(piece, usize::MAX);
+            allocated += missing;
+            whole.reserve(missing);
+            whole.copy(&vec![7; piece]);
+            let capacity: usize = whole.parts.iter().map(BytesMut::capacity).sum();
+            assert_eq!(capacity, allocated);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_put_together_only_if_there_is_room_for_it_twice() {
+        let room = Room::default();
+        let address = Arc::default();
+        let mut other = room.hold(None);
+        other.more(BODIES - (3 << 20)).unwrap();
+        let read = async |length: usize, held: &mut Held| {
+            let mut sent = Chunked {
+                whole: Bytes::from(vec![7; length]),
+                piece: 16 * 1024,
+                announced: true,
+            };
+            body(&mut sent, u64::MAX, &TIME, held, |_| {}).await
+        };
+        let mut held = room.hold(Some(&address));
+        assert_eq!(read(1 << 20, &mut held).await.unwrap().len(), 1 << 20);
+        assert!(address.load(Ordering::Relaxed) < (1 << 20) + (80 << 10));
+        drop(held);
+        let refusal = read(2 << 20, &mut room.hold(None)).await.unwrap_err();
+        assert_eq!(refusal.slug(), "overloaded");
     }
 
     /// A body whose frames never arrive.

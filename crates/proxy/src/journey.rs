@@ -419,13 +419,12 @@ async fn receive(
             if failing.is_none() {
                 payload.body(piece);
             }
-            held.more(piece.len())
         };
         let time = BodyTime {
             whole: listen.body_timeout,
             bytes_per_second: listen.body_bytes_per_second,
         };
-        let read = ingress::body(incoming, limit, &time, piece);
+        let read = ingress::body(incoming, limit, &time, held, piece);
         body = record.waits(Turn::Body, pin!(read)).await?;
         record.body(body.len());
     }

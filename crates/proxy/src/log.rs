@@ -26,6 +26,9 @@ const QUEUES: usize = 16;
 /// How many lines may wait in one: a fifth of a second of the fastest worker. With some 250 bytes a line, 65 MiB in all,
 /// besides keys and details.
 const QUEUE: usize = 16_384;
+/// How much memory lines take at most while they wait, besides keys and details: those in the queues, and those of one that
+/// are being written.
+pub const MOST: usize = (QUEUES + 1) * QUEUE * size_of::<(Line, Lengths)>();
 /// How many lines an empty queue keeps room for.
 const KEPT: usize = 1_024;
 /// How many bytes of keys and details it does.

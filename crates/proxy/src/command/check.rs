@@ -235,8 +235,18 @@ fn memory(settings: &Settings, registry: &Registry) {
         mebibytes(bound.replay)
     ));
     say(format_args!(
+        "the program, its threads and log: {:.0} MiB; {} tenants and operators: {:.1} MiB",
+        mebibytes(bound.base),
+        registry.parties().count(),
+        mebibytes(bound.parties)
+    ));
+    say(format_args!(
         "memory: at most {:.0} MiB, if all of that came at once",
         mebibytes(bound.all)
+    ));
+    say(format_args!(
+        "memory limit: {:.0} MiB for a pod or unit: that, and an eighth for what the kernel counts to it, as the buffers of sockets",
+        mebibytes(bound.limit())
     ));
 }
 
