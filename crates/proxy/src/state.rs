@@ -286,7 +286,12 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
         }
     }
     if !never_served {
-        return Ok(Initialized::Unused);
+        let is_marked = state.is_never_served()?;
+        return Ok(if is_marked {
+            Initialized::NeverServed
+        } else {
+            Initialized::Unused
+        });
     }
     access::remove(&state.path(NEVER_SERVED))?;
     state.replace(NEVER_SERVED, |file| {
@@ -355,6 +360,8 @@ mod tests {
             let made = init(folder.path(), true).unwrap();
             assert_eq!(made, Initialized::NeverServed);
         }
+        let made = init(folder.path(), false).unwrap();
+        assert_eq!(made, Initialized::NeverServed, "its word stays");
         let mut state = State::open(folder.path()).unwrap();
         assert!(init(folder.path(), true).is_err(), "it is in use");
         assert_eq!(state.inherit(SOON).unwrap(), Inheritance::NeverServed);
