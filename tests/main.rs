@@ -70,6 +70,8 @@ mod answers;
 mod faults;
 // However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.
 mod agreement;
+// Nor does any order of calls, crashes, clock steps and restored folders make an answer about money untrue.
+mod money_model;
 // Callers may hang up at any byte; what they asked for is done whole, or not at all.
 mod hang_ups;
 // A lost call is not guessed about: GatePay is asked what became of it.

@@ -60,6 +60,14 @@ impl Call {
         self
     }
 
+    /// Sends another body than was signed.
+    pub(crate) fn with_body(&self, body: impl Into<Bytes>) -> Self {
+        let mut call = self.clone();
+        let signed = std::mem::replace(&mut call.body, body.into());
+        call.signed_body.get_or_insert(signed);
+        call
+    }
+
     /// Signs with another secret than the shop's.
     pub(crate) fn secret(mut self, secret: &'static str) -> Self {
         self.secret = Some(secret);

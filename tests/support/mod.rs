@@ -47,10 +47,10 @@ pub(crate) use gatepay::{
 };
 pub(crate) use load::Load;
 pub(crate) use property::holds;
-pub(crate) use proxy::{Plan, Proxy};
+pub(crate) use proxy::{Plan, Proxy, is_free};
 pub(crate) use raw::Raw;
 pub(crate) use relay::{Break, EVERY_HOW, Relay, Way};
-pub(crate) use shop::{Shop, acme, credential, globex, office, rate, target};
+pub(crate) use shop::{Shop, acme, credential, globex, office, rate, secret, target};
 pub(crate) use wedge::Wedge;
 
 /// When these tests take place: the first moment of 2026.

@@ -1,13 +1,17 @@
 //! A proxy: how it is set up, and how it is reached through its real listener.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
 use gatepay_proxy::activation::Sockets;
-use gatepay_proxy::app::App;
+use gatepay_proxy::app::{App, StartError};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
+use gatepay_proxy::state::State;
 use gatepay_tenancy::settings::{Breaker, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;
@@ -18,7 +22,7 @@ use super::log::Log;
 use super::scripted::Scripted;
 use super::{
     Answer, Call, Connection, GatePay, PATIENCE, Raw, Shop, T0, acme, any_port, globex,
-    institution, rate,
+    institution, rate, until,
 };
 
 /// A proxy in the making.
@@ -69,7 +73,12 @@ impl Plan {
         self
     }
 
-    pub(crate) fn start(mut self) -> Proxy {
+    pub(crate) fn start(self) -> Proxy {
+        self.try_start().expect("the proxy starts")
+    }
+
+    /// Starts, unless something that is left of a run before forbids it.
+    pub(crate) fn try_start(mut self) -> Result<Proxy, StartError> {
         if self.shops.is_empty() {
             self.shops = vec![acme(), globex()];
         }
@@ -117,13 +126,12 @@ impl Plan {
             self.clock.clone(),
             Box::new(log.clone()),
             self.fresh,
-        )
-        .expect("the proxy starts");
-        Proxy {
+        )?;
+        Ok(Proxy {
             server: Some(server),
             clock: self.clock,
             log,
-        }
+        })
     }
 }
 
@@ -265,6 +273,30 @@ impl Proxy {
         log.text()
     }
 
+    /// Ends it as a kill does: nothing is finished, and nothing is left for the next process but what is on the disk.
+    pub(crate) async fn crash(mut self) {
+        let server = self.server.take().expect("it is ended once");
+        let app = Arc::downgrade(server.app());
+        let folder = server.app().settings.state_dir.clone();
+        server.hurry()();
+        // Nobody waits for it to end, so its memory is not handed over: it falls with the thread that has it.
+        drop(server);
+        until("nothing of it is left", || app.strong_count() == 0).await;
+        until("its folder is free", || {
+            folder.as_ref().is_none_or(|folder| is_free(folder))
+        })
+        .await;
+    }
+
+    /// Ends it at once, whatever is in flight. What it admitted is handed over.
+    pub(crate) async fn end_at_once(mut self) {
+        let server = self.server.take().expect("it is ended once");
+        server.leave();
+        server.hurry()();
+        let ended = tokio::task::spawn_blocking(move || server.wait());
+        ended.await.expect("no thread panicked");
+    }
+
     async fn end(mut self) {
         let server = self.server.take().expect("it is stopped once");
         server.leave();
@@ -272,6 +304,12 @@ impl Proxy {
         let ended = tokio::task::spawn_blocking(move || server.wait());
         assert_eq!(ended.await.expect("no thread panicked"), Ended::Drained);
     }
+}
+
+/// Whether no process has this state folder.
+pub(crate) fn is_free(folder: &Path) -> bool {
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    !State::open(folder).as_ref().is_err_and(in_use)
 }
 
 impl Drop for Proxy {

@@ -75,10 +75,16 @@ impl Raw {
 
     /// The next answer. It must have a Content-Length.
     pub(crate) async fn answer(&mut self) -> Answer {
+        self.try_answer().await.expect("the connection lasts")
+    }
+
+    /// The same, unless the connection ends before it begins.
+    pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         let end = loop {
             match self.seen.windows(4).position(|four| four == b"\r\n\r\n") {
                 Some(at) => break at,
-                None => self.more().await,
+                None if self.try_more().await => {}
+                None => return None,
             }
         };
         let head = String::from_utf8(self.seen.drain(..end + 4).collect()).expect("text");
@@ -102,11 +108,11 @@ impl Raw {
         while self.seen.len() < length {
             self.more().await;
         }
-        Answer {
+        Some(Answer {
             status: status.expect("a status"),
             headers,
             body: self.seen.drain(..length).collect::<Vec<u8>>().into(),
-        }
+        })
     }
 
     /// Everything up to the end of the connection, or how the connection broke.
@@ -118,11 +124,24 @@ impl Raw {
         Ok(rest)
     }
 
+    /// Whether an answer has begun, or the connection has ended.
+    pub(crate) fn is_answered(&mut self) -> bool {
+        let ended = match self.tcp.try_read_buf(&mut self.seen) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        ended || !self.seen.is_empty()
+    }
+
     async fn more(&mut self) {
-        let read = timeout(PATIENCE, self.tcp.read_buf(&mut self.seen))
-            .await
-            .expect("the proxy answers")
-            .expect("the connection lasts");
-        assert_ne!(read, 0, "closed after {} bytes", self.seen.len());
+        let more = self.try_more().await;
+        assert!(more, "closed after {} bytes", self.seen.len());
+    }
+
+    /// Whether anything more came.
+    async fn try_more(&mut self) -> bool {
+        let read = timeout(PATIENCE, self.tcp.read_buf(&mut self.seen)).await;
+        let read = read.expect("the proxy answers");
+        read.is_ok_and(|bytes| bytes > 0)
     }
 }

@@ -151,10 +151,14 @@ pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {
 }
 
 /// A credential whose secret everybody may see.
-pub(crate) fn credential(client_id: &str, secret: &str) -> Credential {
-    let secret = SecretKey::new(Zeroizing::new(secret.to_owned())).expect("a good secret");
+pub(crate) fn credential(client_id: &str, secret_text: &str) -> Credential {
     Credential::new(
         ClientId::parse(client_id).expect("a good client id"),
-        &secret,
+        &secret(secret_text),
     )
+}
+
+/// A secret that everybody may see.
+pub(crate) fn secret(text: &str) -> SecretKey {
+    SecretKey::new(Zeroizing::new(text.to_owned())).expect("a good secret")
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use gatepay_core::FreshStamp;
@@ -17,8 +17,17 @@ enum Source {
     System {
         started: Instant,
     },
-    /// Milliseconds since 1970, moved by hand. Both kinds of time follow it.
-    Manual(Arc<AtomicU64>),
+    /// Moved by hand.
+    Manual(Arc<Hands>),
+}
+
+/// A manual clock's time.
+#[derive(Debug)]
+struct Hands {
+    /// Monotonic time, in milliseconds.
+    elapsed_ms: AtomicU64,
+    /// How far wall time (milliseconds since 1970) is ahead of that.
+    ahead_ms: AtomicI64,
 }
 
 impl Clock {
@@ -31,14 +40,21 @@ impl Clock {
 
     /// A clock that stands still at `unix_ms` until it is moved, for tests.
     pub fn manual(unix_ms: u64) -> Self {
-        Self(Source::Manual(Arc::new(AtomicU64::new(unix_ms))))
+        Self(Source::Manual(Arc::new(Hands {
+            elapsed_ms: AtomicU64::new(unix_ms),
+            ahead_ms: AtomicI64::new(0),
+        })))
     }
 
     /// Milliseconds since 1970, UTC.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
             Source::System { .. } => system_unix_ms(),
-            Source::Manual(now) => now.load(Ordering::Relaxed),
+            Source::Manual(hands) => {
+                let ahead = hands.ahead_ms.load(Ordering::Relaxed);
+                let elapsed = hands.elapsed_ms.load(Ordering::Relaxed);
+                elapsed.saturating_add_signed(ahead)
+            }
         }
     }
 
@@ -46,7 +62,9 @@ impl Clock {
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
             Source::System { started } => started.elapsed(),
-            Source::Manual(now) => Duration::from_millis(now.load(Ordering::Relaxed)),
+            Source::Manual(hands) => {
+                Duration::from_millis(hands.elapsed_ms.load(Ordering::Relaxed))
+            }
         }
     }
 
@@ -66,18 +84,27 @@ impl Clock {
 
     /// Moves a manual clock; the machine's clock is not ours to move.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(now) = &self.0 {
-            now.fetch_add(
+        if let Source::Manual(hands) = &self.0 {
+            hands.elapsed_ms.fetch_add(
                 u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
                 Ordering::Relaxed,
             );
         }
     }
 
-    /// Sets a manual clock to a time that may lie in its past, as a stepped clock does.
+    /// Sets both times of a manual clock to one that may lie in its past.
     pub fn set(&self, unix_ms: u64) {
-        if let Source::Manual(now) = &self.0 {
-            now.store(unix_ms, Ordering::Relaxed);
+        if let Source::Manual(hands) = &self.0 {
+            hands.elapsed_ms.store(unix_ms, Ordering::Relaxed);
+            hands.ahead_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Steps the wall time of a manual clock, forth or back, as the machine's is stepped when it is corrected. Monotonic
+    /// time does not notice.
+    pub fn step(&self, by_ms: i64) {
+        if let Source::Manual(hands) = &self.0 {
+            hands.ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
         }
     }
 }
@@ -154,5 +181,11 @@ mod tests {
         );
         clock.set(500);
         assert_eq!(clock.unix_ms(), 500);
+        clock.step(-200);
+        assert_eq!(
+            (clock.unix_ms(), clock.elapsed()),
+            (300, Duration::from_millis(500)),
+            "only wall time is stepped"
+        );
     }
 }

@@ -1,0 +1,134 @@
+//! What goes wrong at GatePay, in the sandbox's words.
+
+use std::time::Duration;
+
+use gatepay_sandbox::{Failure, Fault};
+
+use super::scenario::Mishap;
+use crate::support::scripted::answer;
+
+/// How long a slow answer takes, and one that is under way while a process ends.
+pub(super) const SLOW: Duration = Duration::from_millis(250);
+/// What a short deadline is.
+pub(super) const SHORT_DEADLINE: Duration = Duration::from_millis(100);
+
+/// Something that does not say what became of a call.
+struct Unclear {
+    status: &'static str,
+    lines: &'static str,
+    body: &'static str,
+}
+
+const fn unclear(status: &'static str, lines: &'static str, body: &'static str) -> Unclear {
+    Unclear {
+        status,
+        lines,
+        body,
+    }
+}
+
+const HTML: &str = "<html>not now</html>";
+const REDIRECT: &str = "location: https://other.example/\r\n";
+const UNCLEAR: [Unclear; 20] = [
+    unclear("200 OK", "", ""),
+    unclear("204 No Content", "", ""),
+    unclear("200 OK", "", HTML),
+    unclear("200 OK", "", r#"{"status":"SUCCESS","co"#),
+    unclear("200 OK", "", "null"),
+    unclear("200 OK", "", "{}"),
+    unclear("200 OK", "", r#"{"other":1}"#),
+    unclear(
+        "200 OK",
+        "",
+        r#"{"status":"FAIL","code":"400000","data":null}"#,
+    ),
+    unclear(
+        "200 OK",
+        "",
+        r#"{"status":"FAIL","code":"300000","data":null}"#,
+    ),
+    unclear(
+        "200 OK",
+        "",
+        r#"{"status":"FAIL","code":"300001","data":null}"#,
+    ),
+    unclear("302 Found", REDIRECT, ""),
+    unclear(
+        "307 Temporary Redirect",
+        REDIRECT,
+        r#"{"status":"SUCCESS","code":"000000"}"#,
+    ),
+    unclear("408 Request Timeout", "", HTML),
+    unclear("425 Too Early", "", HTML),
+    unclear("429 Too Many Requests", "", HTML),
+    unclear("500 Internal Server Error", "", ""),
+    unclear("500 Internal Server Error", "", r#"{"error":"x"}"#),
+    unclear("502 Bad Gateway", "", HTML),
+    unclear(
+        "503 Service Unavailable",
+        "",
+        r#"{"status":"SUCCESS","code":"000000"}"#,
+    ),
+    unclear("504 Gateway Timeout", "", HTML),
+];
+
+impl Mishap {
+    /// Its name in the tally.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::LostUnread => "LostUnread",
+            Self::LostBefore => "LostBefore",
+            Self::LostAfter => "LostAfter",
+            Self::CutAt(_) => "CutAt",
+            Self::Halved => "Halved",
+            Self::Slow => "Slow",
+            Self::ExecutedBut(_) => "ExecutedBut",
+            Self::Instead(_) => "Instead",
+            Self::RefusesSignature => "RefusesSignature",
+            Self::SystemError => "SystemError",
+        }
+    }
+
+    pub(super) fn fault(self) -> Fault {
+        match self {
+            Self::LostUnread => Fault::ResetBeforeReading,
+            Self::LostBefore => Fault::ResetBeforeExecuting,
+            Self::LostAfter => Fault::ResetAfterExecuting,
+            Self::CutAt(after) => Fault::ResetMidAnswer {
+                after_bytes: after.into(),
+            },
+            Self::Halved => Fault::Truncated,
+            Self::Slow => Fault::Delay(SLOW),
+            Self::ExecutedBut(which) => {
+                let Unclear {
+                    status,
+                    lines,
+                    body,
+                } = which_of(which);
+                Fault::Garbage(wire(status, lines, body).into())
+            }
+            Self::Instead(which) => {
+                let Unclear { status, body, .. } = which_of(which);
+                let (digits, _) = status.split_once(' ').expect("a status line");
+                Fault::Status {
+                    status: digits.parse().expect("digits"),
+                    body: body.as_bytes().into(),
+                }
+            }
+            Self::RefusesSignature => Fault::Failure(Failure::InvalidSignature),
+            Self::SystemError => Fault::Failure(Failure::SystemError),
+        }
+    }
+}
+
+fn which_of(which: u8) -> &'static Unclear {
+    &UNCLEAR[usize::from(which) % UNCLEAR.len()]
+}
+
+/// Whole, and as a status without a body is written.
+fn wire(status: &str, lines: &str, body: &str) -> Vec<u8> {
+    if status.starts_with("204") {
+        return format!("HTTP/1.1 {status}\r\n{lines}\r\n").into_bytes();
+    }
+    answer(status, lines, body.as_bytes())
+}
