@@ -282,7 +282,7 @@ fn mishap() -> impl Strategy<Value = Option<Mishap>> {
     let which = prop_oneof![
         1 => Just(Mishap::LostUnread),
         1 => Just(Mishap::LostBefore),
-        3 => Just(Mishap::LostAfter),
+        6 => Just(Mishap::LostAfter),
         1 => (0..200_u8).prop_map(Mishap::CutAt),
         1 => Just(Mishap::Halved),
         1 => Just(Mishap::Slow),
@@ -322,7 +322,7 @@ fn restart() -> impl Strategy<Value = Restart> {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         30 => Just(Change::Nothing),
-        2 => Just(Change::GatePayIsDown),
+        3 => Just(Change::GatePayIsDown),
         1 => Just(Change::Suspended),
         1 => Just(Change::ReadOnly),
         1 => Just(Change::OtherAddress),
