@@ -48,7 +48,6 @@ const WANTED: &[(&str, &[&str])] = &[
     (
         "refusal",
         &[
-            "journal_unavailable",
             "outcome_unknown",
             "rate_limited",
             "replayed",
@@ -66,6 +65,12 @@ const WANTED: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// What is too rare for a short run to be sure of; `found` has a scenario for each.
+const RARE: &[(&str, &[&str])] = &[
+    ("outcome", &["found"]),
+    ("refusal", &["journal_unavailable"]),
+];
+
 #[test]
 fn whatever_happens_what_is_said_about_money_is_true() {
     let tally = hold(500);
@@ -78,6 +83,7 @@ fn whatever_happens_what_is_said_about_money_is_true() {
 fn whatever_happens_in_ten_thousand_scenarios_it_is() {
     let tally = hold(10_000);
     tally.is_not_vacuous(WANTED);
+    tally.is_not_vacuous(RARE);
     say(tally);
 }
 

@@ -2,9 +2,10 @@
 
 use super::run::run;
 use super::scenario::{
-    Back, Change, Deadline, End, FUTURE_MS, Merchant, Mishap, Restart, Scenario, Setup, Sort,
+    Back, Change, Deadline, End, FUTURE_MS, Flaw, Merchant, Mishap, Restart, Scenario, Setup, Sort,
     StateMove, Step,
 };
+use super::tally::Tally;
 use super::world::World;
 
 const STATE_DIR: Setup = Setup {
@@ -26,7 +27,7 @@ const fn restart(end: End, state: StateMove) -> Step {
     })
 }
 
-async fn hold(setup: Setup, steps: &[Step]) {
+async fn hold(setup: Setup, steps: &[Step]) -> Tally {
     let world = World::new().await;
     let scenario = Scenario {
         setup,
@@ -34,6 +35,7 @@ async fn hold(setup: Setup, steps: &[Step]) {
     };
     let report = run(&world, &scenario).await;
     assert_eq!(report.violations, [], "{}in\n{scenario:?}", report.story);
+    report.tally
 }
 
 #[tokio::test]
@@ -113,4 +115,81 @@ async fn what_stands_before_gatepay_answers_what_proves_nothing() {
             hold(STATE_DIR, &[call, Step::Obey(Back(0))]).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_is_lost_is_found() {
+    let setup = Setup {
+        look_ups: true,
+        ..STATE_DIR
+    };
+    let lost = Step::Call(Sort::Refund, Merchant::Acme, 0, Some(Mishap::LostAfter));
+    let tally = hold(setup, &[lost, AGAIN]).await;
+    assert_eq!(tally.of("outcome", "found"), 1, "{tally}");
+}
+
+#[tokio::test]
+async fn a_refund_is_asked_for_while_the_journal_cannot_be_written() {
+    let setup = Setup {
+        journal: true,
+        ..STATE_DIR
+    };
+    let obey = Step::Obey(Back(0));
+    let steps = [
+        Step::JournalBreaks,
+        REFUND,
+        obey,
+        AGAIN,
+        Step::JournalMends,
+        obey,
+        AGAIN,
+    ];
+    let tally = hold(setup, &steps).await;
+    assert!(tally.of("refusal", "journal_unavailable") > 0, "{tally}");
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_refund_are_sent_again_when_their_shop_may_not_call_any_more() {
+    for change in [
+        Change::Suspended,
+        Change::ReadOnly,
+        Change::OtherAddress,
+        Change::Unknown,
+        Change::GatePayIsDown,
+    ] {
+        for end in [End::Crash, End::Drain] {
+            let restart = Step::Restart(Restart {
+                end,
+                in_flight: None,
+                state: StateMove::Stays,
+                change,
+            });
+            hold(STATE_DIR, &[REFUND, restart, AGAIN]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_stamp_of_a_refund_comes_again_in_another_request() {
+    let flaws = [
+        Flaw::Body,
+        Flaw::Signature,
+        Flaw::NoDigits,
+        Flaw::MediaType,
+        Flaw::OnBehalfOf,
+    ];
+    let crash = restart(End::Crash, StateMove::Stays);
+    for again in flaws.map(|flaw| Step::Flawed(Back(0), flaw)) {
+        hold(
+            STATE_DIR,
+            &[REFUND, again, crash, again, PAST_THE_GUARD, again],
+        )
+        .await;
+    }
+    let again = Step::Elsewhere(Back(0));
+    hold(
+        STATE_DIR,
+        &[REFUND, again, crash, again, PAST_THE_GUARD, again],
+    )
+    .await;
 }

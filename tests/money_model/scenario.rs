@@ -322,7 +322,7 @@ fn restart() -> impl Strategy<Value = Restart> {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         30 => Just(Change::Nothing),
-        3 => Just(Change::GatePayIsDown),
+        4 => Just(Change::GatePayIsDown),
         1 => Just(Change::Suspended),
         1 => Just(Change::ReadOnly),
         1 => Just(Change::OtherAddress),
