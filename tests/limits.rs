@@ -235,8 +235,8 @@ async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
         .with(|settings| settings.upstream.quota.in_flight = Some(2.try_into().unwrap()))
         .start();
     // A reader that is alone has its place; one is kept from borrowers.
-    let (mut caller, request) = (proxy.connect().await, query(&acme()).request(&proxy.clock));
-    let first = tokio::spawn(async move { caller.send(request).await.status });
+    let mut first = proxy.raw().await;
+    first.write(query(&acme()).bytes(&proxy.clock)).await;
     until("the first is at GatePay", || upstream.count() == 1).await;
     let (mut caller, request) = (
         proxy.connect().await,
@@ -255,7 +255,7 @@ async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
             .contains("institution-in-flight")
     );
     // Whoever leaves makes room.
-    first.abort();
+    first.reset();
     proxy.counts("quota_in_flight 1").await;
     let (mut caller, request) = (proxy.connect().await, early.request(&proxy.clock));
     let third = tokio::spawn(async move { caller.send(request).await.status });
