@@ -67,6 +67,55 @@ async fn gatepay_cannot_forge_what_marks_an_answer_as_ours() {
 }
 
 #[tokio::test]
+async fn what_the_proxy_says_for_itself_is_said_once_whatever_gatepay_says() {
+    let lines = "RateLimit: \"gw\";r=999999\r\nratelimit-policy: \"gw\";q=1\r\nRateLimit-Limit: 7\r\n\
+                 RateLimit-Remaining: 7\r\nX-RateLimit-Limit: 7\r\nX-Rate-Limit-Reset: 7\r\n\
+                 TraceResponse: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
+                 X-Request-ID: theirs\r\nX-Gatepay-Proxy-Else: theirs\r\nX-Gatepay-Proxy-Outcome: found\r\n\
+                 Retry-After: 3\r\n";
+    let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
+    let upstream = Scripted::always(Then::Answer(answer("200 OK", lines, body)));
+    let trace = "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbb-01";
+    for says_limits in [true, false] {
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(move |settings| settings.ratelimit_headers = says_limits)
+            .start();
+        for (call, outcome) in [
+            (acme().post(QUERY, BY_NUMBER), None),
+            (acme().post(CREATE, order("A-0001")), Some("executed")),
+            (acme().post(REFUND, A_REFUND), Some("executed")),
+        ] {
+            let answer = proxy.send(call.header("traceparent", trace)).await;
+            assert_eq!((answer.status, answer.outcome()), (200, outcome));
+            let all: Vec<_> = answer
+                .headers
+                .keys()
+                .map(http::HeaderName::as_str)
+                .collect();
+            let theirs = all.iter().filter(|name| name.contains("rate"));
+            let limits = if says_limits { 2 } else { 0 };
+            assert_eq!(theirs.count(), limits, "{all:?}");
+            for name in [
+                "ratelimit",
+                "ratelimit-policy",
+                "traceresponse",
+                "x-request-id",
+            ] {
+                let values: Vec<_> = answer.headers.get_all(name).iter().collect();
+                let times = usize::from(says_limits || !name.starts_with("rate"));
+                assert_eq!(values.len(), times, "{name}: {values:?}");
+                let told = format!("{values:?}");
+                assert!(!told.contains("gw") && !told.contains("theirs"), "{told}");
+            }
+            let ours = answer.header("traceresponse").unwrap();
+            assert!(ours.contains("aaaaaaaa"), "{ours}");
+            assert_eq!(answer.header("x-gatepay-proxy-else"), None);
+            assert_eq!(answer.header("retry-after"), Some("3"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn gatepays_own_failures_are_relayed_as_they_are() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)

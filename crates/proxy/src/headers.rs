@@ -127,17 +127,34 @@ pub fn passes(name: &str) -> bool {
         7 => &["trailer", "upgrade", "alt-svc"],
         10 => &["connection", "keep-alive", "set-cookie"],
         12 => &["x-request-id"],
+        13 => &["traceresponse"],
         // `Content-Length` is written anew, from the body that is relayed.
         14 => &["content-length"],
         16 => &["proxy-connection"],
         17 => &["transfer-encoding"],
         18 => &["proxy-authenticate"],
         19 => &["proxy-authorization"],
-        23 => &["x-gatepay-proxy-refusal", "x-gatepay-proxy-outcome"],
         25 => &["strict-transport-security"],
         _ => &[],
     };
-    !stays.iter().any(|stays| stays.eq_ignore_ascii_case(name))
+    !stays.iter().any(|stays| stays.eq_ignore_ascii_case(name)) && !is_ours(name)
+}
+
+/// Whether it begins like what the proxy says for itself: what became of a call, and the limits of the tenant. GatePay's
+/// limits are the institution's, and a client that heeds them would wait for the wrong ones.
+fn is_ours(name: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = [
+        "ratelimit",
+        "x-ratelimit",
+        "x-rate-limit",
+        "x-gatepay-proxy-",
+    ];
+    let begins = |with: &&str| {
+        let beginning = name.as_bytes().get(..with.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    matches!(name.as_bytes(), [b'r' | b'R' | b'x' | b'X', ..])
+        && BEGINNINGS.iter().any(|with| begins(with))
 }
 
 #[cfg(test)]
@@ -212,6 +229,14 @@ mod tests {
             REQUEST_ID,
             REFUSAL,
             OUTCOME,
+            TRACERESPONSE,
+            RATELIMIT,
+            RATELIMIT_POLICY,
+            HeaderName::from_static("ratelimit-limit"),
+            HeaderName::from_static("ratelimit-reset"),
+            HeaderName::from_static("x-ratelimit-remaining"),
+            HeaderName::from_static("x-rate-limit-limit"),
+            HeaderName::from_static("x-gatepay-proxy-anything"),
             header::CONNECTION,
             HeaderName::from_static("keep-alive"),
             HeaderName::from_static("proxy-connection"),
@@ -229,6 +254,16 @@ mod tests {
         ] {
             assert!(!passes(name.as_str()), "{name}");
             assert!(!passes(&name.as_str().to_uppercase()), "{name}");
+        }
+        for name in [
+            "x",
+            "rate",
+            "x-rate",
+            "retry-after",
+            "x-gatepay-timestamp",
+            "date",
+        ] {
+            assert!(passes(name), "{name}");
         }
     }
 }
