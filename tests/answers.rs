@@ -307,3 +307,71 @@ async fn whoever_reads_only_the_envelope_is_told_by_the_status_that_the_outcome_
         );
     }
 }
+
+#[tokio::test]
+async fn a_head_that_is_a_little_odd_costs_nobody_an_answer_but_its_connection() {
+    let length = SUCCESS.len();
+    let many = "x-many: y\r\n".repeat(150);
+    for head in [
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nx-odd: a\r\n b\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nx-odd : a\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\ncontent-length : {length}\r\n\r\n"),
+        format!(
+            "HTTP/1.1 200 OK\r\n{many}content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        ),
+        format!("HTTP/1.1 200 OK\ncontent-length: {length}\n\n"),
+        format!("HTTP/1.1  200 OK\r\ncontent-length: {length}\r\n\r\n"),
+    ] {
+        let wire = format!("{head}{SUCCESS}").into_bytes();
+        let upstream = Scripted::always(Then::Answer(wire));
+        let proxy = Proxy::before_scripted(&upstream)
+            .with(|settings| settings.listen.threads = Some(1.try_into().unwrap()))
+            .start();
+        for call in changes() {
+            let answer = proxy.send(call).await;
+            assert_eq!(answer.refused(), (200, "not refused"), "{head:.70}");
+            assert_eq!(answer.outcome(), Some("executed"), "{head:.70}");
+            assert_eq!(&*answer.body, SUCCESS.as_bytes());
+            if head.contains("x-many") {
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+            }
+            let odd = answer.header("x-odd").unwrap_or("a");
+            assert!(odd.starts_with('a') && odd.split_whitespace().count() <= 2);
+        }
+        assert_eq!(upstream.connections(), 2, "not used again: {head:.70}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_in_doubt_is_none() {
+    let length = SUCCESS.len();
+    let chunked = format!("{length:x}\r\n{SUCCESS}\r\n0\r\n\r\n");
+    for (lines, body) in [
+        (format!("content-length: +{length}"), SUCCESS),
+        (format!("content-length: {length}\r\n 1"), SUCCESS),
+        (
+            format!("content-length: 5\r\ncontent-length : {length}"),
+            SUCCESS,
+        ),
+        (
+            format!("content-length: {length}\r\ntransfer-encoding: chunked"),
+            &chunked,
+        ),
+        (
+            "transfer-encoding: chunked\r\ncontent-length : 9999".to_owned(),
+            &chunked,
+        ),
+        ("transfer-encoding: gzip, chunked".to_owned(), &chunked),
+        (
+            "transfer-encoding: chunked\r\nTransfer-Encoding: chunked".to_owned(),
+            &chunked,
+        ),
+    ] {
+        let wire = format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}");
+        for call in changes() {
+            let answer = told(wire.as_bytes(), call).await;
+            assert_eq!(answer.refused(), (504, "outcome_unknown"), "{lines}");
+            assert_eq!(answer.outcome(), Some("unknown"), "{lines}");
+        }
+    }
+}

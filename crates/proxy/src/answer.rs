@@ -14,8 +14,13 @@ use crate::fields::Fields;
 
 /// The largest head an answer may have.
 const HEAD: usize = 64 * 1024;
-/// The most lines it may have.
+/// As many lines as most have; there is room for so many.
 const LINES: usize = 100;
+/// So many of them are relayed, and of the others what the body is read by: common clients take no head of more than 100
+/// lines, and the proxy adds some.
+const RELAYED_LINES: usize = 80;
+/// The most lines it may have.
+const MOST_LINES: usize = 1_000;
 /// How much room there is for lines besides those of GatePay: for what `relay` adds.
 const OUR_LINES: usize = 160;
 /// How long before the server's own time-out an idle connection is given up.
@@ -131,22 +136,79 @@ pub fn head(
     }
     let head = came.split_to(end);
     let mut lines = [const { MaybeUninit::uninit() }; LINES];
+    let read = match read(&head, &ParserConfig::default(), &mut lines, passes) {
+        Err(Unreadable::Head | Unreadable::TooLarge) => read_odd(head, passes)?,
+        read => {
+            let mut read = read?;
+            // RFC 9112, 2.2, lets a line end in LF alone; the next answer may be worse.
+            read.keeps &= has_usual_line_ends(&head);
+            read
+        }
+    };
+    Ok(Some(read))
+}
+
+/// Reads a head that a client may read though no server should write it (RFC 9112, 4, 5.1 and 5.2): with folded lines,
+/// with blanks before a colon or between the words of the status line, or with more lines than usual. Its connection
+/// serves no other request.
+#[cold]
+fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<Head, Unreadable> {
+    unfold(&mut head);
+    let mut config = ParserConfig::default();
+    config
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_multiple_spaces_in_response_status_delimiters(true);
+    let mut lines = vec![MaybeUninit::uninit(); MOST_LINES];
+    let read = read(&head, &config, &mut lines, passes)?;
+    Ok(Head {
+        keeps: false,
+        ..read
+    })
+}
+
+/// Puts blanks in place of each line end that only folds a line. Behind the status line there is nothing to fold: what
+/// begins with a blank there stays, and cannot be read.
+fn unfold(head: &mut [u8]) {
+    let Some(first) = memchr::memchr(b'\n', head) else {
+        return;
+    };
+    for at in first + 1..head.len() - 1 {
+        if head[at] == b'\n' && matches!(head[at + 1], b' ' | b'\t') {
+            head[at] = b' ';
+            if head[at - 1] == b'\r' {
+                head[at - 1] = b' ';
+            }
+        }
+    }
+}
+
+fn has_usual_line_ends(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
+}
+
+/// Reads a head that is all there.
+fn read<'a>(
+    head: &'a [u8],
+    config: &ParserConfig,
+    lines: &mut [MaybeUninit<httparse::Header<'a>>],
+    passes: fn(&str) -> bool,
+) -> Result<Head, Unreadable> {
     let mut parsed = httparse::Response::new(&mut []);
-    let status =
-        ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut lines);
-    match status {
-        Ok(Status::Complete(used)) if used == end => {}
+    match config.parse_response_with_uninit_headers(&mut parsed, head, lines) {
+        Ok(Status::Complete(used)) if used == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Unreadable::TooLarge),
         Ok(_) | Err(_) => return Err(Unreadable::Head),
     }
     let code = parsed.code.ok_or(Unreadable::Head)?;
     let said = Said::of(parsed.headers)?;
-    let mut fields = Fields::with_capacity(end + OUR_LINES);
+    let mut fields = Fields::with_capacity(head.len() + OUR_LINES);
+    let mut passed = 0;
     for line in parsed.headers.iter().filter(|line| passes(line.name)) {
-        if said.names(line.name) {
-            // It is about this connection only.
+        // One that `Connection` names is about this connection only.
+        if said.names(line.name) || (passed >= RELAYED_LINES && !is_needed(line.name)) {
             continue;
         }
+        passed += 1;
         fields.add(line.name, line.value);
     }
     let is_new = parsed.version == Some(1);
@@ -155,12 +217,20 @@ pub fn head(
     let idle = said.keep_alive.and_then(idle);
     let status = code.try_into().map_err(|_| Unreadable::Head)?;
     let parts = Parts { status, fields };
-    Ok(Some(Head {
+    Ok(Head {
         parts,
         rest,
         keeps,
         idle,
-    }))
+    })
+}
+
+/// Whether a caller reads the body, or repeats the call, by this line.
+fn is_needed(name: &str) -> bool {
+    const NEEDED: [&str; 4] = ["content-type", "content-encoding", "date", "retry-after"];
+    NEEDED
+        .iter()
+        .any(|needed| needed.eq_ignore_ascii_case(name))
 }
 
 /// Where the empty line ends.
@@ -179,7 +249,7 @@ fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
 /// What a head says about where its answer ends and what becomes of the connection.
 struct Said<'a> {
     length: Option<u64>,
-    /// The last transfer coding.
+    /// The transfer coding.
     coding: Option<&'a [u8]>,
     lines: &'a [httparse::Header<'a>],
     /// Whether there is a `Connection` among them: mostly there is none, or one that names nothing.
@@ -208,13 +278,20 @@ impl<'a> Said<'a> {
                     return Err(Unreadable::Length);
                 }
             } else if is("transfer-encoding") {
-                let coding = line.value.rsplit(|byte| *byte == b',').next();
-                said.coding = coding.map(<[u8]>::trim_ascii);
+                let coding = line.value.trim_ascii();
+                // We ask for none, and take chunks off and nothing else: more codings than one cannot be undone.
+                if coding.contains(&b',') || said.coding.replace(coding).is_some() {
+                    return Err(Unreadable::Length);
+                }
             } else if is("connection") {
                 said.connection = true;
             } else if is("keep-alive") {
                 said.keep_alive = Some(line.value);
             }
+        }
+        if said.coding.is_some() && said.length.is_some() {
+            // Chunks would count (RFC 9112, 6.3), but who writes both has been seen to mean the other.
+            return Err(Unreadable::Length);
         }
         Ok(said)
     }
@@ -242,9 +319,9 @@ impl<'a> Said<'a> {
     fn rest(&self, code: u16, is_new: bool) -> (Rest, bool) {
         match (self.coding, self.length) {
             _ if matches!(code, 100..=199 | 204 | 304) => (Rest::Exactly(0), true),
-            (Some(coding), length) if coding.eq_ignore_ascii_case(b"chunked") => {
+            (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => {
                 // HTTP/1.0 knows of no chunks (RFC 9112, 6.1).
-                (Rest::Chunked(Chunk::Size), length.is_none() && is_new)
+                (Rest::Chunked(Chunk::Size), is_new)
             }
             (Some(_), _) | (None, None) => (Rest::UntilClosed, true),
             (None, Some(length)) => (Rest::Exactly(length), true),
@@ -450,7 +527,8 @@ mod tests {
                 true,
             ),
             ("HTTP/1.1 200 OK\r\n\r\n{}", "{}", false),
-            ("HTTP/1.1 200 OK\nContent-Length: 2\n\n{}", "{}", true),
+            ("HTTP/1.1 200 OK\nContent-Length: 2\n\n{}", "{}", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n{}", "{}", false),
             ("HTTP/1.1 204 No Content\r\n\r\n", "", true),
             (
                 "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
@@ -461,12 +539,6 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: y\r\n\r\n",
                 "{}",
                 true,
-            ),
-            // Two lengths: the chunks count, and nobody is to guess what comes after.
-            (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-                "{}",
-                false,
             ),
             (
                 "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
@@ -491,7 +563,10 @@ mod tests {
     #[test]
     fn what_has_no_one_end_is_not_read() {
         let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(HEAD));
-        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(LINES + 1));
+        let many = format!(
+            "HTTP/1.1 200 OK\r\n{}\r\n",
+            "X: y\r\n".repeat(MOST_LINES + 1)
+        );
         let trailers = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}\r\n",
             "X: y\r\n".repeat(HEAD / 6 + 1)
@@ -540,16 +615,89 @@ mod tests {
             ),
             (&trailers, Unreadable::Chunks),
             (
-                "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+                "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n 2\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length : 3\r\n\r\n{}",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                Unreadable::Length,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\n X: y\r\nContent-Length: 2\r\n\r\n{}",
                 Unreadable::Head,
             ),
-            ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Unreadable::Head),
+            ("HTTP/1.1 200 OK\r\nX y: z\r\n\r\n", Unreadable::Head),
+            ("HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n", Unreadable::Head),
             ("HTTP/2 200\r\n\r\n", Unreadable::Head),
             ("SSH-2.0-x\r\n\r\n", Unreadable::Head),
             (&long, Unreadable::TooLarge),
             (&many, Unreadable::TooLarge),
         ] {
             assert_eq!(read_text(text).unwrap_err(), why, "{text:.80}");
+        }
+    }
+
+    #[test]
+    fn an_odd_head_is_read_as_rfc_9112_lets_a_client_and_its_connection_not_used_again() {
+        let many = format!(
+            "HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\n{{}}",
+            "x: y\r\n".repeat(LINES)
+        );
+        for (text, line) in [
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: a\r\n\tb\r\n  c\r\n\r\n{}",
+                "x: a  \tb    c\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\nContent-Length: 2\nx: a\n b\n\n{}",
+                "x: a  b\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nx: a\r\n b\r\nContent-Length:\r\n 2\r\n\r\n{}",
+                "x: a   b\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length \t: 2\r\nx : a\r\n\r\n{}",
+                "x: a\r\n",
+            ),
+            (
+                "HTTP/1.1  200  OK\r\nContent-Length: 2\r\nx: a\r\n\r\n{}",
+                "x: a\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nx: a\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                "x: a\r\n",
+            ),
+            (&many, "x: y\r\n"),
+        ] {
+            for cut in 0..text.len() {
+                let pieces = [&text.as_bytes()[..cut], &text.as_bytes()[cut..]];
+                let (head, body, whole) = read(&pieces).unwrap();
+                assert_eq!((&body[..], whole), (&b"{}"[..], true), "{text:.80}");
+                assert!(!head.keeps, "{text:.80}");
+                let fields = head.parts.fields.as_bytes();
+                assert!(fields.starts_with(line.as_bytes()), "{text:.80}");
+            }
         }
     }
 
