@@ -375,3 +375,73 @@ async fn a_length_that_is_in_doubt_is_none() {
         }
     }
 }
+
+/// The failure with code 400002, compressed with gzip.
+const REJECTION_IN_GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x2e\x49\x2c\x29\x2d\x56\xb2\x52\x72\x73\xf4\xf4\x51\xd2\x51\x4a\xce\x4f\x49\x05\xf2\x4c\x0c\x80\xc0\x08\xc8\xcf\x49\x4c\x4a\xcd\x01\x0a\x78\xfa\x85\x39\xfa\x78\xba\xc4\x07\x7b\xba\xfb\x39\x86\x84\x06\xb9\x2a\xd5\x02\x00\xd1\xf1\x8d\xd4\x3d\x00\x00\x00";
+
+#[tokio::test]
+async fn an_answer_in_a_coding_nobody_asked_for_is_not_relayed() {
+    let long = [REJECTION_IN_GZIP, &vec![0; 100_000]].concat();
+    let coded = "content-encoding: gzip\r\n";
+    for (lines, body) in [
+        (coded, REJECTION_IN_GZIP),
+        ("Content-Encoding: br\r\n", b"\x0b\x02\x80{}\x03"),
+        ("content-encoding: x-gzip, identity\r\n", REJECTION_IN_GZIP),
+        // No line says so, but its first bytes do.
+        ("", REJECTION_IN_GZIP),
+        (coded, SUCCESS.as_bytes()),
+        (coded, &long),
+        ("", &long),
+    ] {
+        let wire = answer("200 OK", lines, body);
+        let [write, money] = changes();
+        for call in [write, money, acme().post(QUERY, BY_NUMBER)] {
+            let answer = told(&wire, call).await;
+            let what = answer.text();
+            assert_eq!(answer.refused(), (504, "outcome_unknown"), "{lines} {what}");
+            assert_eq!(answer.outcome(), Some("unknown"), "{lines}");
+            assert_eq!(answer.header("content-encoding"), None);
+        }
+    }
+    let plain = "content-encoding: identity\r\n";
+    for call in changes() {
+        let answer = told(&answer("200 OK", plain, SUCCESS.as_bytes()), call).await;
+        assert_eq!(answer.outcome(), Some("executed"));
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_of_the_institution_is_known_in_every_encoding_of_text() {
+    let text = r#"{"status":"FAIL","code":"400002","label":"INVALID_SIGNATURE"}"#;
+    let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let latin = [
+        text.trim_end_matches('}').as_bytes(),
+        b",\"errorMessage\":\"\xe9\"}",
+    ]
+    .concat();
+    for (body, is_certain) in [
+        (text.as_bytes().to_vec(), true),
+        ([b"\xef\xbb\xbf", text.as_bytes()].concat(), true),
+        ([b"\xff\xfe", &little[..]].concat(), true),
+        ([b"\xfe\xff", &big[..]].concat(), true),
+        (little, true),
+        (big, true),
+        (text.replace("\"400002\"", "4.00002e5").into_bytes(), true),
+        (latin, false),
+    ] {
+        let [write, money] = changes();
+        for call in [write, money, acme().post(QUERY, BY_NUMBER)] {
+            let upstream = Scripted::always(Then::Answer(answer("200 OK", "", &body)));
+            let proxy = Proxy::before_scripted(&upstream).start();
+            let answer = proxy.send(call).await;
+            let refused = if is_certain {
+                (502, "institution_rejected")
+            } else {
+                (504, "outcome_unknown")
+            };
+            assert_eq!(answer.refused(), refused, "{body:?}");
+            assert!(!answer.text().contains("INVALID_SIGNATURE"), "{body:?}");
+        }
+    }
+}

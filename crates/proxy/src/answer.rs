@@ -89,6 +89,8 @@ pub struct Parts {
     pub status: StatusCode,
     /// The lines that may pass.
     pub fields: Fields,
+    /// Whether the body is in a content coding.
+    pub is_coded: bool,
 }
 
 impl Parts {
@@ -216,7 +218,11 @@ fn read<'a>(
     let keeps = is_plain && rest.shows_its_end() && said.keeps(is_new);
     let idle = said.keep_alive.and_then(idle);
     let status = code.try_into().map_err(|_| Unreadable::Head)?;
-    let parts = Parts { status, fields };
+    let parts = Parts {
+        status,
+        fields,
+        is_coded: said.is_coded,
+    };
     Ok(Head {
         parts,
         rest,
@@ -255,6 +261,7 @@ struct Said<'a> {
     /// Whether there is a `Connection` among them: mostly there is none, or one that names nothing.
     connection: bool,
     keep_alive: Option<&'a [u8]>,
+    is_coded: bool,
 }
 
 impl<'a> Said<'a> {
@@ -265,6 +272,7 @@ impl<'a> Said<'a> {
             lines,
             connection: false,
             keep_alive: None,
+            is_coded: false,
         };
         for line in lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
@@ -287,6 +295,10 @@ impl<'a> Said<'a> {
                 said.connection = true;
             } else if is("keep-alive") {
                 said.keep_alive = Some(line.value);
+            } else if is("content-encoding") {
+                let coding = line.value.trim_ascii();
+                let is_none = coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+                said.is_coded |= !is_none;
             }
         }
         if said.coding.is_some() && said.length.is_some() {

@@ -56,6 +56,21 @@ pub struct Answer {
     pub body: AnswerBody,
 }
 
+impl Answer {
+    /// Whether its body is in a content coding, though none was asked for: by its head, or by how it begins.
+    pub fn is_coded(&self) -> bool {
+        const GZIP: &[u8] = &[0x1f, 0x8b];
+        const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+        let begun: &[u8] = match &self.body {
+            AnswerBody::Whole(body, _) => body,
+            AnswerBody::Long(long) => long.begun.as_deref().unwrap_or_default(),
+        };
+        self.head.is_coded && !begun.is_empty()
+            || begun.starts_with(GZIP)
+            || begun.starts_with(ZSTD)
+    }
+}
+
 /// An answer's body.
 pub enum AnswerBody {
     /// All of it, and what it says.

@@ -153,8 +153,7 @@ fn is_ours(name: &str) -> bool {
         let beginning = name.as_bytes().get(..with.len());
         beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with.as_bytes()))
     };
-    matches!(name.as_bytes(), [b'r' | b'R' | b'x' | b'X', ..])
-        && BEGINNINGS.iter().any(|with| begins(with))
+    matches!(name.as_bytes(), [b'r' | b'R' | b'x' | b'X', ..]) && BEGINNINGS.iter().any(begins)
 }
 
 #[cfg(test)]

@@ -370,7 +370,7 @@ impl Connection {
 
 /// Puts a head together.
 fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
-    let answer::Parts { status, fields } = reply.head();
+    let answer::Parts { status, fields, .. } = reply.head();
     let version: &[u8] = if asked.is_old {
         b"HTTP/1.0 "
     } else {

@@ -476,7 +476,7 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
     let road = worker.road(Some(admitted.permit.lane()));
     let sent = forward::send(road, kind, now, limit, attempt).await;
     record.turn(Turn::Own);
-    let Answer { head, body } = match sent {
+    let answer = match sent {
         Ok(answer) => answer,
         Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
             record.detail(detail);
@@ -491,6 +491,16 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
             return Box::pin(lose(worker, &admitted, credential, record, what)).await;
         }
     };
+    if answer.is_coded() {
+        record.answered(
+            answer.head.status.as_u16(),
+            &Judgement::UNREAD,
+            &Bytes::new(),
+        );
+        let what = "GatePay's answer is in a content coding, and none was asked for";
+        return Box::pin(lose(worker, &admitted, credential, record, what)).await;
+    }
+    let Answer { head, body } = answer;
     match body {
         AnswerBody::Whole(body, judgement) => {
             let answer = WholeAnswer {

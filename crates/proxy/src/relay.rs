@@ -70,7 +70,11 @@ pub fn long(
 
 /// An answer of the proxy's own.
 pub fn refusal(status: StatusCode, fields: Fields, body: Bytes, record: Box<Record>) -> Reply {
-    let head = Parts { status, fields };
+    let head = Parts {
+        status,
+        fields,
+        is_coded: false,
+    };
     finish(head, Source::Whole(Some(body)), record, None)
 }
 

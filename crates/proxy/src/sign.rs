@@ -151,6 +151,8 @@ impl Outbound {
     ) -> Result<(), Unsendable> {
         let head = &mut self.head;
         headers::write(head, &header::HOST, host.as_bytes());
+        // Without it any coding is allowed (RFC 9110, 12.5.3), and a coded answer is one that nobody here can judge.
+        headers::write(head, &header::ACCEPT_ENCODING, b"identity");
         for (name, value) in inbound.iter().flat_map(Head::lines) {
             if let Some(name) = headers::to_gatepay(name) {
                 headers::write(head, name, value);
@@ -206,7 +208,7 @@ const SIGNED: usize = 512;
 const JSON: &[u8] = b"application/json";
 
 /// How much room a head is given: most need no more.
-const HEAD: usize = 512;
+const HEAD: usize = 544;
 
 /// A part of a request's target, if it cannot end there or begin anything else.
 fn target(part: &str) -> Result<&[u8], Unsendable> {
