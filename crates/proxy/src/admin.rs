@@ -277,6 +277,9 @@ fn metrics(app: &App) -> Answer {
         .lanes()
         .filter(|lane| lane.pushed_back_to().is_some());
     metrics.limits.pushed_back(pushed_back.count());
+    let failing = generation.lanes().filter(|lane| lane.breaker.is_failing());
+    let failing = number(failing.count());
+    metrics.upstream.breaker_open_tenants.set(failing);
     let own = app.settings.metrics.own(&generation.registry);
     let scrape = metrics.scrape(&generation, &own);
     let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -284,6 +284,7 @@ pub fn refuse(unusable: Unusable, now_ms: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breaker::{Era, PartyBreaker};
     use crate::clock::Clock;
     use crate::metrics::Metrics;
     use crate::quota::{Purpose, Quota};
@@ -323,7 +324,7 @@ mod tests {
             };
             Self {
                 lane: Lane::new(
-                    PartyId::parse("acme").unwrap(),
+                    PartyBreaker::new(PartyId::parse("acme").unwrap(), Era::default()),
                     &limits,
                     NonZeroU32::MIN,
                     &quota,

@@ -209,17 +209,17 @@ impl App {
             crowd: Crowd::new(&settings.listen),
             penalties: Penalties::default(),
             floods: Floods::default(),
+            breaker: Breaker::new(
+                settings.upstream.breaker,
+                lanes.era.clone(),
+                metrics.upstream.breaker.clone(),
+            ),
             lanes,
             quota,
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
             heartbeats: Heartbeats::new(metrics.workers.clone()),
             identity,
-            breaker: Breaker::new(
-                settings.upstream.breaker,
-                metrics.upstream.breaker_open.clone(),
-                metrics.upstream.breaker_opened.clone(),
-            ),
             guardian: Guardian::new(
                 clock.clone(),
                 settings.clock == ClockSource::Follow,

@@ -1,255 +1,411 @@
-//! Breaker: while GatePay keeps failing nothing is sent to it but a read now and then, to see whether it is back.
+//! Breaker: while GatePay keeps failing nothing is sent to it but a read of the proxy's own now and then, to see whether
+//! it is back.
 //!
 //! A call that is refused meanwhile was certainly not executed, which is more than one can say of a call that is sent
-//! to something that is failing. Money is never sent to find out.
+//! to something that is failing. Money is never sent to find out whether GatePay is well.
+//!
+//! Every party has one vote (`votes`), so that none can take GatePay away from the others: what fails for one party alone
+//! opens a breaker of that party's own (`party`).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+mod party;
+#[cfg(test)]
+mod tests;
+mod votes;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gatepay_core::Kind;
 use gatepay_tenancy::settings;
 use prometheus::{IntCounter, IntGauge};
+use tokio::sync::Notify;
 
-/// How often one read may find out whether GatePay is back: often enough to be back within a second.
+use party::Streak;
+pub use party::{Era, PartyBreaker};
+use votes::{Evidence, Votes, WINDOW};
+
+/// How often a read of the proxy's own may find out how GatePay is: often enough to be back within a second.
 const EVERY: Duration = Duration::from_millis(500);
-/// The time over which failures are compared with attempts.
-const WINDOW: Duration = Duration::from_secs(10);
-/// Fewer attempts have no ratio.
-const FEWEST: u32 = 20;
 
-/// Shared by all workers. While GatePay is well it costs an attempt two atomic operations.
+/// Shared by all workers. While GatePay is well it costs an attempt four relaxed loads, and nothing is written.
 pub struct Breaker {
-    /// How many failures in a row open it; 0 for never.
-    failures: u32,
-    /// Which part of the attempts must fail to open it; 0 for never.
-    ratio: f64,
-    open: AtomicBool,
-    in_a_row: AtomicU32,
-    /// Attempts in the upper half, failures among them in the lower.
-    counts: AtomicU64,
-    times: Mutex<Times>,
-    is_open: IntGauge,
-    opened: IntCounter,
+    /// Whether it is open, and the numbers of the row and the window that are running: see [`Phase`].
+    phase: AtomicU64,
+    /// Ends when GatePay is found well: then every party's own breaker is half open.
+    era: Era,
+    /// What times are measured from.
+    begun: Instant,
+    state: Mutex<State>,
+    /// A read of the proxy's own is wanted.
+    wanted: Notify,
+    meters: BreakerMeters,
 }
 
-struct Times {
-    /// When the counts began.
-    window: Instant,
-    /// When the next read may find out.
+/// What the breaker counts.
+#[derive(Clone)]
+pub struct BreakerMeters {
+    /// 1 while it is open.
+    pub is_open: IntGauge,
+    /// How often it opened.
+    pub opened: IntCounter,
+    /// How often one of a party's own did.
+    pub party_opened: IntCounter,
+}
+
+struct State {
+    votes: Votes,
+    /// Whether it has failures or a ratio to open by.
+    is_on: bool,
+    /// When the next read of the proxy's own may find out.
     probe: Instant,
+    /// Failures of parties since the last such read.
+    unasked: u32,
     /// When it opened.
     opened: Instant,
+    /// Whether a party's breaker opened since GatePay was found well.
+    has_party_opened: bool,
+}
+
+/// The one word that every attempt looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phase {
+    is_open: bool,
+    /// 0 if none is running.
+    row: u32,
+    /// 0 if none is running.
+    window: u16,
+}
+
+/// On whose behalf an attempt is made.
+#[derive(Clone, Copy)]
+pub enum Sender<'a> {
+    /// The proxy's own.
+    Own,
+    /// A party's call.
+    Party(&'a PartyBreaker),
+    /// The look-up of a call of a party's whose outcome is unknown: the party's own breaker does not keep it back.
+    LookUp(&'a PartyBreaker),
 }
 
 /// The right to send an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// GatePay is well.
+    /// Nothing keeps it back.
     Free,
-    /// It is not; this attempt finds out whether it is again.
+    /// GatePay is not well; this read of the proxy's own finds out whether it is again.
     Probe,
+}
+
+/// Why an attempt may not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// GatePay keeps failing.
+    Institution,
+    /// Only this party's calls do.
+    Party {
+        /// In how long one of them may find out whether that is over.
+        wait: Duration,
+    },
+}
+
+impl Phase {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each part of the word has its own bits"
+    )]
+    fn from_word(word: u64) -> Self {
+        Self {
+            is_open: word >> 48 != 0,
+            row: (word >> 16) as u32,
+            window: word as u16,
+        }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.is_open) << 48 | u64::from(self.row) << 16 | u64::from(self.window)
+    }
+}
+
+impl<'a> Sender<'a> {
+    fn party(self) -> Option<&'a PartyBreaker> {
+        match self {
+            Self::Own => None,
+            Self::Party(party) | Self::LookUp(party) => Some(party),
+        }
+    }
 }
 
 impl Breaker {
     /// Closed.
-    pub fn new(settings: settings::Breaker, is_open: IntGauge, opened: IntCounter) -> Self {
+    pub fn new(settings: settings::Breaker, era: Era, meters: BreakerMeters) -> Self {
         let now = Instant::now();
         Self {
-            failures: settings.failures,
-            ratio: settings.ratio,
-            open: AtomicBool::new(false),
-            in_a_row: AtomicU32::new(0),
-            counts: AtomicU64::new(0),
-            times: Mutex::new(Times {
-                window: now,
+            phase: AtomicU64::new(0),
+            era,
+            begun: now,
+            state: Mutex::new(State {
+                votes: Votes::new(settings, now),
+                is_on: settings.failures > 0 || settings.ratio > 0.0,
                 probe: now,
+                unasked: 0,
                 opened: now,
+                has_party_opened: false,
             }),
-            is_open,
-            opened,
+            wanted: Notify::new(),
+            meters,
         }
     }
 
     /// Whether an attempt of this kind may be sent now.
-    pub fn pass(&self, kind: Kind) -> Option<Pass> {
-        if !self.is_open() {
-            return Some(Pass::Free);
+    pub fn pass(&self, sender: Sender<'_>, kind: Kind) -> Result<Pass, Open> {
+        if self.is_open() {
+            let probes = matches!(sender, Sender::Own) && self.claim(Instant::now());
+            return probes.then_some(Pass::Probe).ok_or(Open::Institution);
         }
-        (kind == Kind::Read && self.claim(Instant::now())).then_some(Pass::Probe)
+        match sender {
+            Sender::Party(party) if party.is_open() => self.try_again(party, kind, Instant::now()),
+            Sender::Own | Sender::Party(_) | Sender::LookUp(_) => Ok(Pass::Free),
+        }
     }
 
     /// Whether GatePay keeps failing.
     pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is open and nobody has tried to find out for a while.
-    pub fn is_due(&self) -> bool {
-        self.is_open() && Instant::now() >= self.times().probe
-    }
-
-    /// There is no read to find out by. After a while it is closed all the same, or calls that change something would be
-    /// refused for ever where there are no others.
-    pub fn despair(&self) {
-        let now = Instant::now();
-        let waited = now.saturating_duration_since(self.times().opened);
-        if self.is_open() && waited > WINDOW {
-            self.close(now);
-        }
-    }
-
-    /// Whether nobody else finds out just now. One that hangs does not keep the next from trying.
-    fn claim(&self, now: Instant) -> bool {
-        let mut times = self.times();
-        let due = now >= times.probe;
-        if due {
-            times.probe = now + EVERY;
-        }
-        due
+        self.phase().is_open
     }
 
     /// GatePay answered, whatever it said.
-    pub fn succeeded(&self, pass: Pass) {
-        self.counts.fetch_add(1 << 32, Ordering::Relaxed);
-        if self.in_a_row.load(Ordering::Relaxed) != 0 {
-            self.in_a_row.store(0, Ordering::Relaxed);
-        }
-        if pass == Pass::Probe {
-            self.close(Instant::now());
+    pub fn answered(&self, sender: Sender<'_>, pass: Pass) {
+        let Some(party) = sender.party() else {
+            return self.own_answered(pass, Instant::now());
+        };
+        let phase = self.phase();
+        if !party.is_settled(phase.row, phase.window) {
+            self.party_answered(party, Instant::now());
         }
     }
 
     /// No connection, no whole answer, or one of something that stands before GatePay.
-    pub fn failed(&self) {
-        self.failed_at(Instant::now());
-    }
-
-    fn failed_at(&self, now: Instant) {
-        let in_a_row = self
-            .in_a_row
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        let mut times = self.times();
-        if now.saturating_duration_since(times.window) > WINDOW {
-            times.window = now;
-            self.counts.store(0, Ordering::Relaxed);
-        }
-        let counts = self.counts.fetch_add((1 << 32) + 1, Ordering::Relaxed) + (1 << 32) + 1;
-        let attempts = u32::try_from(counts >> 32).unwrap_or(u32::MAX);
-        let failures = u32::try_from(counts & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-        let enough = self.failures != 0 && in_a_row >= self.failures;
-        let often = self.ratio > 0.0
-            && attempts >= FEWEST
-            && f64::from(failures) >= self.ratio * f64::from(attempts);
-        if (enough || often) && !self.open.swap(true, Ordering::Relaxed) {
-            (times.opened, times.probe) = (now, now + EVERY);
-            self.is_open.set(1);
-            self.opened.inc();
-            tracing::error!(
-                in_a_row,
-                failures,
-                attempts,
-                "GatePay keeps failing: until a read gets through, nothing else is sent"
-            );
+    pub fn failed(&self, sender: Sender<'_>) {
+        match sender.party() {
+            None => self.own_failed(Instant::now()),
+            Some(party) => self.party_failed(party, Instant::now()),
         }
     }
 
-    fn close(&self, now: Instant) {
-        let mut times = self.times();
-        if self.open.swap(false, Ordering::Relaxed) {
-            self.in_a_row.store(0, Ordering::Relaxed);
-            self.counts.store(0, Ordering::Relaxed);
-            times.window = now;
-            self.is_open.set(0);
-            let after = now.saturating_duration_since(times.opened);
-            tracing::warn!(?after, "GatePay answers again: everything is sent");
+    /// Waits until a read of the proxy's own is wanted.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Whether a read of the proxy's own is to be asked now: while it is open, and when half as many failures have come
+    /// as open it.
+    pub fn wants_read(&self) -> bool {
+        self.wants_read_at(Instant::now())
+    }
+
+    fn wants_read_at(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        state.votes.end_window(now);
+        self.show(&state);
+        let is_wanted = self.is_open() || state.unasked >= state.votes.half();
+        state.is_on && is_wanted && now >= state.probe
+    }
+
+    /// Such a read is being asked.
+    pub fn asked(&self) {
+        self.asked_at(Instant::now());
+    }
+
+    fn asked_at(&self, now: Instant) {
+        let mut state = self.state();
+        state.unasked = 0;
+        // While it is open, the attempt itself claims its time.
+        if !self.is_open() {
+            state.probe = now + EVERY;
         }
     }
 
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn breaker(failures: u32, ratio: f64) -> Breaker {
-        let gauge = IntGauge::new("open", "open").unwrap();
-        let counter = IntCounter::new("opened", "opened").unwrap();
-        Breaker::new(settings::Breaker { failures, ratio }, gauge, counter)
+    /// There is no read to find out by. After a while it is closed all the same, or all calls would be refused for ever;
+    /// then two failures open it again.
+    pub fn despair(&self) {
+        self.despair_at(Instant::now());
     }
 
-    #[test]
-    fn failures_in_a_row_open_it_and_one_success_between_does_not() {
-        let breaker = breaker(3, 0.0);
-        for _ in 0..100 {
-            breaker.failed();
-            breaker.failed();
-            breaker.succeeded(Pass::Free);
+    fn despair_at(&self, now: Instant) {
+        let mut state = self.state();
+        let waited = now.saturating_duration_since(state.opened);
+        if self.is_open() && waited > WINDOW {
+            self.close(&mut state, Some(now + WINDOW), now);
         }
-        assert!(!breaker.is_open());
-        for _ in 0..3 {
-            assert!(!breaker.is_open());
-            breaker.failed();
-        }
-        assert!(breaker.is_open());
-        assert_eq!((breaker.is_open.get(), breaker.opened.get()), (1, 1));
     }
 
-    #[test]
-    fn a_part_that_fails_opens_it_once_there_are_enough_of_them() {
-        let breaker = breaker(0, 0.5);
-        for _ in 0..9 {
-            breaker.succeeded(Pass::Free);
-            breaker.failed();
+    /// Whether no other read finds out just now. One that hangs does not keep the next from trying.
+    fn claim(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let due = now >= state.probe;
+        if due {
+            state.probe = now + EVERY;
         }
-        assert!(!breaker.is_open(), "18 attempts have no ratio");
-        breaker.succeeded(Pass::Free);
-        breaker.failed();
-        assert!(breaker.is_open());
+        due
     }
 
-    #[test]
-    fn old_attempts_do_not_hide_new_failures_nor_old_failures_new_success() {
-        let breaker = breaker(0, 0.5);
-        for _ in 0..1_000 {
-            breaker.succeeded(Pass::Free);
+    fn try_again(&self, party: &PartyBreaker, kind: Kind, now: Instant) -> Result<Pass, Open> {
+        match party.claim(kind, self.since(now)) {
+            Ok(()) => Ok(Pass::Free),
+            Err(wait) => Err(Open::Party { wait }),
         }
-        let later = Instant::now() + WINDOW + EVERY;
-        for _ in 0..20 {
-            assert!(!breaker.is_open());
-            breaker.failed_at(later);
-        }
-        assert!(breaker.is_open());
     }
 
-    #[test]
-    fn while_it_is_open_one_read_at_a_time_finds_out_and_nothing_else_goes() {
-        let breaker = breaker(1, 0.0);
-        breaker.failed();
-        let now = Instant::now();
-        for kind in [Kind::Read, Kind::Write, Kind::Money] {
-            assert_eq!(breaker.pass(kind), None, "it has only just opened");
+    fn own_answered(&self, pass: Pass, now: Instant) {
+        let mut state = self.state();
+        state.votes.own(true, now);
+        if std::mem::take(&mut state.has_party_opened) {
+            self.era.found_well();
         }
-        assert!(!breaker.claim(now) && breaker.claim(now + EVERY));
-        assert!(!breaker.claim(now + EVERY), "somebody else has it");
-        assert!(breaker.claim(now + 2 * EVERY), "though it did not end");
-        breaker.succeeded(Pass::Free);
-        assert!(breaker.is_open(), "what was sent before it opened");
-        breaker.succeeded(Pass::Probe);
-        assert_eq!(breaker.pass(Kind::Money), Some(Pass::Free));
-        assert_eq!((breaker.is_open.get(), breaker.opened.get()), (0, 1));
+        if self.is_open() {
+            // What was sent before it opened says little.
+            if pass == Pass::Probe {
+                self.close(&mut state, None, now);
+            }
+        }
+        self.show(&state);
     }
 
-    #[test]
-    fn without_limits_it_never_opens() {
-        let breaker = breaker(0, 0.0);
-        for _ in 0..1_000 {
-            breaker.failed();
+    fn own_failed(&self, now: Instant) {
+        let mut state = self.state();
+        state.votes.own(false, now);
+        self.judge(&mut state, now);
+    }
+
+    fn party_answered(&self, party: &PartyBreaker, now: Instant) {
+        let mut state = self.state();
+        let streak = party.streak();
+        party.set_streak(Streak::default());
+        let tally = if streak.is_open {
+            tracing::warn!(party = %party.id().as_str(), "GatePay answers this party again: its calls are sent");
+            state.votes.forget(party.tally())
+        } else {
+            party.tally()
+        };
+        party.set_tally(state.votes.count(tally, false, now));
+        party.set_vote(state.votes.answered(party.vote()));
+        self.show(&state);
+    }
+
+    fn party_failed(&self, party: &PartyBreaker, now: Instant) {
+        let mut state = self.state();
+        if !state.is_on || self.is_open() {
+            return;
         }
-        assert!(!breaker.is_open());
+        state.unasked = state.unasked.saturating_add(1);
+        let streak = party.streak();
+        let failures = streak.failures.saturating_add(1);
+        party.set_streak(Streak { failures, ..streak });
+        // What is known to fail for this party alone has no vote.
+        if !party.is_open() {
+            party.set_tally(state.votes.count(party.tally(), true, now));
+            party.set_vote(state.votes.failed(party.vote(), now));
+            if state.votes.is_failing_alone(failures, party.tally()) {
+                self.open_party(&mut state, party, now);
+            }
+        }
+        self.judge(&mut state, now);
+        if !self.is_open() && state.unasked >= state.votes.half() && now >= state.probe {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Opens a party's own breaker; also one that was half open, so that it has been said already.
+    fn open_party(&self, state: &mut State, party: &PartyBreaker, now: Instant) {
+        let (streak, tally) = (party.streak(), party.tally());
+        party.begin_trials(self.since(now));
+        party.set_streak(Streak {
+            era: self.era.now(),
+            is_open: true,
+            ..streak
+        });
+        if streak.is_open {
+            return;
+        }
+        state.has_party_opened = true;
+        self.meters.party_opened.inc();
+        tracing::error!(
+            party = %party.id().as_str(),
+            in_a_row = streak.failures,
+            failures = tally.failures,
+            attempts = tally.attempts,
+            "GatePay keeps failing this party's calls: until one of them is answered, only a call now and then is sent"
+        );
+    }
+
+    /// Opens it if the votes say so.
+    fn judge(&self, state: &mut State, now: Instant) {
+        if self.is_open() {
+            return;
+        }
+        let Some(Evidence {
+            in_a_row,
+            parties,
+            own_failed,
+        }) = state.votes.verdict(now)
+        else {
+            return self.show(state);
+        };
+        (state.opened, state.probe) = (now, now + EVERY);
+        self.set_phase(Phase {
+            is_open: true,
+            row: 0,
+            window: 0,
+        });
+        self.meters.is_open.set(1);
+        self.meters.opened.inc();
+        tracing::error!(
+            in_a_row,
+            parties,
+            own_failed,
+            "GatePay keeps failing: until a read of the proxy's own gets through, nothing else is sent"
+        );
+    }
+
+    fn close(&self, state: &mut State, wary: Option<Instant>, now: Instant) {
+        state.votes.clear(wary);
+        state.unasked = 0;
+        self.era.outage_over();
+        self.set_phase(Phase {
+            is_open: false,
+            row: 0,
+            window: 0,
+        });
+        self.meters.is_open.set(0);
+        let after = now.saturating_duration_since(state.opened);
+        tracing::warn!(?after, "GatePay answers again: everything is sent");
+    }
+
+    /// Shows attempts which row and window are running, while it is closed.
+    fn show(&self, state: &State) {
+        if !self.is_open() {
+            self.set_phase(Phase {
+                is_open: false,
+                row: state.votes.row(),
+                window: state.votes.window(),
+            });
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::from_word(self.phase.load(Ordering::Relaxed))
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase.word(), Ordering::Relaxed);
+    }
+
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begun)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

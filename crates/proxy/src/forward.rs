@@ -14,7 +14,7 @@ use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
 use crate::answer::{Parts, Rest};
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Open, Sender};
 use crate::egress::ConnectError;
 use crate::guardian::Guardian;
 use crate::headers;
@@ -44,8 +44,29 @@ pub struct Road<'a> {
     pub breaker: &'a Breaker,
     /// What time it is there.
     pub guardian: &'a Guardian,
-    /// The party whose call it is; none for a call of the proxy's own.
-    pub party: Option<&'a Lane>,
+    /// Whose call it is.
+    pub owner: CallOwner<'a>,
+}
+
+/// Whose call one is: what comes of it is counted for that party.
+#[derive(Clone, Copy)]
+pub enum CallOwner<'a> {
+    /// The proxy's own.
+    Proxy,
+    /// A party's.
+    Party(&'a Lane),
+    /// A look-up for a party, of its call whose outcome is unknown.
+    LookUp(&'a Lane),
+}
+
+impl<'a> CallOwner<'a> {
+    fn sender(self) -> Sender<'a> {
+        match self {
+            Self::Proxy => Sender::Own,
+            Self::Party(lane) => Sender::Party(&lane.breaker),
+            Self::LookUp(lane) => Sender::LookUp(&lane.breaker),
+        }
+    }
 }
 
 /// GatePay's answer.
@@ -129,8 +150,8 @@ pub enum Failure {
     NotSent(String),
     /// Nothing was written, for all connections there may be were in use.
     NoPlace(String),
-    /// Nothing was written, for GatePay has been failing.
-    Unavailable,
+    /// Nothing was written, for GatePay has been failing, or this party's calls to it.
+    Unavailable(Open),
     /// Something was written, and no whole answer came.
     Lost {
         /// What the caller is told.
@@ -152,8 +173,10 @@ pub async fn send(
     let deadline = now + limit;
     road.budget.earn();
     let mut repeats = 0;
+    let sender = road.owner.sender();
+    let pass = road.breaker.pass(sender, kind);
+    let mut pass = pass.map_err(Failure::Unavailable)?;
     let mut kept = road.pool.reuse(kind, now);
-    let mut pass = road.breaker.pass(kind).ok_or(Failure::Unavailable)?;
     loop {
         let had = match kept.take() {
             Some(connection) => Ok(Had {
@@ -179,9 +202,9 @@ pub async fn send(
             hear(road, answer);
         }
         if is_failing(&tried) {
-            road.breaker.failed();
+            road.breaker.failed(sender);
         } else {
-            road.breaker.succeeded(pass);
+            road.breaker.answered(sender, pass);
         }
         let Some(reason) = repeat::reason(kind, &tried) else {
             return tried;
@@ -200,7 +223,7 @@ pub async fn send(
             return tried;
         }
         sleep(pause).await;
-        let Some(next) = road.breaker.pass(kind) else {
+        let Ok(next) = road.breaker.pass(sender, kind) else {
             return tried;
         };
         pass = next;
@@ -236,9 +259,9 @@ fn hear(road: Road<'_>, answer: &Answer) {
         // A date is not worth reading another clock for: what falls by itself is enough then.
         let after = after.and_then(|text| text.trim().parse().ok());
         let after = after.map(Duration::from_secs);
-        match road.party {
-            Some(lane) => lane.pushed_back(after),
-            None => road.quota.pushed_back(after),
+        match road.owner {
+            CallOwner::Party(lane) | CallOwner::LookUp(lane) => lane.pushed_back(after),
+            CallOwner::Proxy => road.quota.pushed_back(after),
         }
     }
 }

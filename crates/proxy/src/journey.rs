@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::authenticate::Caller;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
-use crate::forward::{self, Answer, AnswerBody, Failure, Road};
+use crate::forward::{self, Answer, AnswerBody, CallOwner, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
 use crate::head::Head;
@@ -29,7 +29,6 @@ use crate::headers::{self, Lines, Single};
 use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
-use crate::lane::Lane;
 use crate::line::Turn;
 use crate::origin::Origin;
 use crate::pace::Busy;
@@ -56,15 +55,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// What a call of this party's travels by, or one of the proxy's own.
-    fn road<'a>(&'a self, party: Option<&'a Lane>) -> Road<'a> {
+    fn road<'a>(&'a self, owner: CallOwner<'a>) -> Road<'a> {
         Road {
             pool: &self.pool,
             budget: &self.budget,
             quota: &self.app.quota,
             breaker: &self.app.breaker,
             guardian: &self.app.guardian,
-            party,
+            owner,
         }
     }
 
@@ -80,7 +78,7 @@ impl Worker {
                 outbound.attempt(signing.credential(), &app.guardian.stamp(), head)
             })
         };
-        probe::watch(self.road(None), ask).await;
+        probe::watch(self.road(CallOwner::Proxy), ask).await;
     }
 
     /// Has another credential of the institution's sign when it is time and GatePay accepts it, for as long as it is
@@ -96,7 +94,7 @@ impl Worker {
             let attempt = |head: &mut Vec<u8>| {
                 read.attempt(signing.credential(), &app.guardian.stamp(), head)
             };
-            probe::prove(self.road(None), attempt).await
+            probe::prove(self.road(CallOwner::Proxy), attempt).await
         };
         app.signer.watch(institution, proves).await;
     }
@@ -473,7 +471,7 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
-    let road = worker.road(Some(admitted.permit.lane()));
+    let road = worker.road(CallOwner::Party(admitted.permit.lane()));
     let sent = forward::send(road, kind, now, limit, attempt).await;
     record.turn(Turn::Own);
     let answer = match sent {
@@ -482,9 +480,9 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
             record.detail(detail);
             return refuse(app, record, Refusal::UpstreamUnreachable);
         }
-        Err(Failure::Unavailable) => {
+        Err(Failure::Unavailable(open)) => {
             admitted.permit.spend(false);
-            return refuse(app, record, Refusal::UpstreamUnavailable);
+            return refuse(app, record, Refusal::UpstreamUnavailable(open));
         }
         Err(Failure::Lost { what, detail }) => {
             record.detail(detail);
@@ -674,7 +672,7 @@ async fn look_up(
     };
     let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
     let within = app.settings.upstream.resolve;
-    let road = worker.road(Some(admitted.permit.lane()));
+    let road = worker.road(CallOwner::LookUp(admitted.permit.lane()));
     tokio::select! {
         () = resolve::resolve(road, &question, schedule, within, &mut seen, ask) => {}
         // Then what is known is said while there is time to say it.

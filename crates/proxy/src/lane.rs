@@ -12,6 +12,7 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
 use serde::Serialize;
 
+use crate::breaker::{Era, PartyBreaker};
 use crate::limit::{self, Limit};
 use crate::limiter::{Limiter, Seats, Spent};
 use crate::metrics::{Metrics, TenantMeters};
@@ -29,11 +30,11 @@ pub struct Lane {
     seats: Seats,
     /// Its share of the institution's quota.
     pub share: Share,
+    /// Whether GatePay answers it.
+    pub breaker: PartyBreaker,
     /// Read by every request, written by a reload that changes the limits.
     terms: RwLock<Terms>,
     refused: AtomicU64,
-    /// Its name, for the log.
-    id: PartyId,
 }
 
 /// Limiters that change together.
@@ -42,11 +43,11 @@ struct Terms {
     all: Limiter,
     /// How often they were changed.
     changes: u64,
-    /// Boxed, since few parties have them and all would have the room.
-    by_kind: [Option<Box<Limiter>>; 3],
-    weight: NonZeroU32,
+    /// Boxed, since few parties have some and all would have the room.
+    by_kind: Option<Box<[Option<Limiter>; 3]>>,
     /// Its rate while GatePay pushes it back; boxed, since hardly any party has one.
     throttle: Option<Box<PushbackThrottle>>,
+    weight: NonZeroU32,
     limits: Limits,
 }
 
@@ -76,6 +77,9 @@ pub struct LaneView {
     /// The rate that is left to it while GatePay pushes it back, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed_back_to: Option<u32>,
+    /// Whether its calls keep failing at GatePay, so that they are refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub breaker_open: bool,
 }
 
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
@@ -83,7 +87,7 @@ const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
 impl Lane {
     /// Full buckets, free seats.
     pub fn new(
-        id: PartyId,
+        breaker: PartyBreaker,
         limits: &Limits,
         weight: NonZeroU32,
         quota: &Arc<Quota>,
@@ -92,7 +96,8 @@ impl Lane {
         let terms = Terms {
             all: Limiter::new(limits.all),
             changes: 0,
-            by_kind: KINDS.map(|kind| limits.of_kind(kind).map(Limiter::new).map(Box::new)),
+            by_kind: has_kinds(limits)
+                .then(|| Box::new(KINDS.map(|kind| limits.of_kind(kind).map(Limiter::new)))),
             weight,
             throttle: None,
             limits: *limits,
@@ -101,9 +106,9 @@ impl Lane {
             meters: ArcSwap::new(meters),
             seats: Seats::new(limits.in_flight),
             share: Share::new(quota, weight),
+            breaker,
             terms: RwLock::new(terms),
             refused: AtomicU64::new(0),
-            id,
         }
     }
 
@@ -127,15 +132,18 @@ impl Lane {
         }
         let now = self.share.now();
         terms.all = terms.all.carried_to(limits.all, now);
-        for kind in KINDS {
-            let slot = &mut terms.by_kind[kind as usize];
-            if let Some(rate) = limits.of_kind(kind) {
-                *slot = Some(Box::new(match slot {
-                    Some(limiter) => limiter.carried_to(rate, now),
-                    None => Limiter::new(rate),
-                }));
+        if has_kinds(limits) || terms.by_kind.is_some() {
+            let by_kind = terms.by_kind.get_or_insert_default();
+            for kind in KINDS {
+                let slot = &mut by_kind[kind as usize];
+                if let Some(rate) = limits.of_kind(kind) {
+                    *slot = Some(match slot {
+                        Some(limiter) => limiter.carried_to(rate, now),
+                        None => Limiter::new(rate),
+                    });
+                }
+                // One that is gone is kept, unasked: it may come back.
             }
-            // One that is gone is kept, unasked: it may come back.
         }
         terms.limits = *limits;
         if let Some(throttle) = &terms.throttle {
@@ -206,7 +214,7 @@ impl Lane {
     pub fn pushed_back(&self, retry_after: Option<Duration>) {
         let (before, after) = self.throttled(retry_after);
         if after < before {
-            let party = self.id.as_str();
+            let party = self.breaker.id().as_str();
             tracing::warn!(%party, %before, %after, ?retry_after, "GatePay pushes one party back: its requests per second were lowered");
         }
         self.share.pushed_back(retry_after);
@@ -322,13 +330,15 @@ impl Lane {
             borrowed: share.borrowed,
             refused: self.refused.load(Ordering::Relaxed),
             pushed_back_to: terms.pushed_back_to(now),
+            breaker_open: self.breaker.is_failing(),
         }
     }
 
     /// Whether nothing is in flight and every bucket is full, so that a new lane would be no different.
     fn is_at_rest(&self) -> bool {
         let (terms, now) = (self.terms(), self.share.now());
-        let by_kind = terms.by_kind.iter().flatten().map(|limiter| &**limiter);
+        let by_kind = terms.by_kind.iter().flat_map(|by_kind| by_kind.iter());
+        let by_kind = by_kind.flatten();
         self.seats.taken() == 0
             && terms.pushed_back_to(now).is_none()
             && by_kind
@@ -344,7 +354,7 @@ impl Lane {
 impl Terms {
     fn of_kind(&self, kind: Kind) -> Option<&Limiter> {
         // One that is not there is not asked for: few are, and the limits lie apart.
-        let limiter = self.by_kind[kind as usize].as_deref()?;
+        let limiter = self.by_kind.as_ref()?[kind as usize].as_ref()?;
         self.limits.of_kind(kind).map(|_| limiter)
     }
 
@@ -376,6 +386,11 @@ impl Terms {
     }
 }
 
+/// Whether calls of some kind have a limit of their own.
+fn has_kinds(limits: &Limits) -> bool {
+    KINDS.iter().any(|kind| limits.of_kind(*kind).is_some())
+}
+
 /// What was taken of a lane's limits: spent, unless it is given back.
 #[must_use]
 #[derive(Clone, Copy)]
@@ -391,6 +406,8 @@ pub struct Tokens {
 pub struct Lanes {
     by_party: Mutex<HashMap<PartyId, Arc<Lane>>>,
     quota: Arc<Quota>,
+    /// For the breaker, whose the lanes' own are a part of.
+    pub era: Era,
 }
 
 impl Lanes {
@@ -399,6 +416,7 @@ impl Lanes {
         Self {
             by_party: Mutex::default(),
             quota,
+            era: Era::default(),
         }
     }
 
@@ -429,7 +447,8 @@ impl Lanes {
                 }
                 Arc::clone(lane)
             } else {
-                let lane = Lane::new(party.id.clone(), &party.limits, weight, &self.quota, meters);
+                let breaker = PartyBreaker::new(party.id.clone(), self.era.clone());
+                let lane = Lane::new(breaker, &party.limits, weight, &self.quota, meters);
                 let lane = Arc::new(lane);
                 lanes.insert(party.id.clone(), Arc::clone(&lane));
                 lane
@@ -463,7 +482,7 @@ mod tests {
             clock,
         );
         Arc::new(Lane::new(
-            PartyId::parse("acme").unwrap(),
+            PartyBreaker::new(PartyId::parse("acme").unwrap(), Era::default()),
             limits,
             NonZeroU32::MIN,
             &quota,
@@ -494,7 +513,7 @@ mod tests {
         let lock = size_of::<RwLock<Terms>>() - size_of::<Terms>();
         assert!(lane(offset_of!(Lane, terms)) <= 64);
         assert!(lane(offset_of!(Lane, terms) + lock + offset_of!(Terms, weight)) <= 128);
-        assert!(lane(size_of::<Lane>()) <= 256);
+        assert!(lane(size_of::<Lane>()) <= 192);
     }
 
     #[test]

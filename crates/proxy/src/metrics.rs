@@ -25,6 +25,7 @@ pub use self::limits::{LimitMetrics, QuotaMeters, TenantLimits};
 use self::requests::{Ends, Requests};
 pub use self::size::Size;
 pub use self::totals::{Spread, Totals};
+use crate::breaker::BreakerMeters;
 use crate::guardian::Fault;
 use crate::heartbeat::WorkerMeters;
 use crate::journal;
@@ -181,10 +182,10 @@ pub struct UpstreamMeters {
     pub repeats_denied: IntCounter,
     /// What look-ups of lost calls saw, by [`Observed`].
     pub resolutions: [IntCounter; Observed::ALL.len()],
-    /// 1 while the breaker is open.
-    pub breaker_open: IntGauge,
-    /// How often it opened.
-    pub breaker_opened: IntCounter,
+    /// The breaker's.
+    pub breaker: BreakerMeters,
+    /// Parties whose own breaker is open.
+    pub breaker_open_tenants: IntGauge,
 }
 
 /// How the machine's clock is, beside GatePay's.
@@ -490,13 +491,23 @@ impl UpstreamMeters {
                 "observed",
                 [Observed::Found, Observed::NotFound, Observed::Unknown].map(Observed::as_str),
             ),
-            breaker_open: make.gauge(
-                "upstream_breaker_open",
-                "1 while nothing but reads that find out is sent, for GatePay keeps failing.",
-            ),
-            breaker_opened: make.counter(
-                "upstream_breaker_opened_total",
-                "Times GatePay was found to keep failing.",
+            breaker: BreakerMeters {
+                is_open: make.gauge(
+                    "upstream_breaker_open",
+                    "1 while nothing but reads of the proxy's own is sent, for GatePay keeps failing.",
+                ),
+                opened: make.counter(
+                    "upstream_breaker_opened_total",
+                    "Times GatePay was found to keep failing.",
+                ),
+                party_opened: make.counter(
+                    "upstream_breaker_tenant_opened_total",
+                    "Times GatePay was found to keep failing the calls of one tenant or operator alone.",
+                ),
+            },
+            breaker_open_tenants: make.gauge(
+                "upstream_breaker_open_tenants",
+                "Tenants and operators whose calls are refused, for GatePay keeps failing theirs alone.",
             ),
         }
     }

@@ -1,5 +1,5 @@
-//! Probe: what the proxy asks GatePay by itself, when it has to know and no tenant's read tells: whether GatePay is back,
-//! what time it is there, and whether it accepts a credential.
+//! Probe: what the proxy asks GatePay by itself, when it has to know: whether GatePay is well when some calls fail, or is
+//! back, what time it is there, and whether it accepts a credential.
 
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ pub async fn prove(
         Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
             Err(format!("GatePay was not reached: {detail}"))
         }
-        Err(Failure::Unavailable) => Err("GatePay has been failing".to_owned()),
+        Err(Failure::Unavailable(_)) => Err("GatePay has been failing".to_owned()),
         Err(Failure::Lost { what, .. }) => Err(what.to_owned()),
     }
 }
 
-/// Asks whenever the breaker is open or GatePay's time is followed and unknown. `ask` gives what signs a read that
+/// Asks whenever the breaker wants to know how GatePay is, or GatePay's time is followed and unknown. `ask` gives what signs a read that
 /// concerns nobody, if there is such a read.
 pub async fn watch<A>(road: Road<'_>, ask: impl Fn() -> Option<A>)
 where
@@ -51,8 +51,11 @@ where
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        if !road.breaker.is_due() && !road.guardian.is_lost() {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = road.breaker.wanted() => {}
+        }
+        if !road.breaker.wants_read() && !road.guardian.is_lost() {
             continue;
         }
         let Some(attempt) = ask() else {
@@ -60,6 +63,7 @@ where
             continue;
         };
         if road.quota.take_for(Purpose::Probe).is_ok() {
+            road.breaker.asked();
             // What comes of it, breaker and guardian hear from `forward`.
             let _ = forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await;
         }

@@ -20,6 +20,7 @@ use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
 
+use crate::breaker::Open;
 use crate::fields::Fields;
 use crate::headers;
 use crate::limiter::Spent;
@@ -72,8 +73,8 @@ pub enum Refusal {
     Overloaded(&'static str),
     /// No connection to GatePay could be had; nothing was sent.
     UpstreamUnreachable,
-    /// The breaker is open; nothing was sent.
-    UpstreamUnavailable,
+    /// The breaker is open, or this party's own; nothing was sent.
+    UpstreamUnavailable(Open),
     /// Sent, and no whole answer came.
     OutcomeUnknown {
         /// What happened to the connection.
@@ -212,7 +213,7 @@ impl Refusal {
             Self::InstitutionQuota(_) => ("institution_quota", "900007"),
             Self::Overloaded(_) => ("overloaded", "900008"),
             Self::UpstreamUnreachable => ("upstream_unreachable", "900009"),
-            Self::UpstreamUnavailable => ("upstream_unavailable", "900010"),
+            Self::UpstreamUnavailable(_) => ("upstream_unavailable", "900010"),
             Self::OutcomeUnknown { .. } => ("outcome_unknown", "900011"),
             Self::RequestTimeout { .. } => ("request_timeout", "900012"),
             Self::BodyTooLarge { .. } => ("body_too_large", "900013"),
@@ -249,7 +250,7 @@ impl Refusal {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UpstreamUnreachable | Self::InstitutionRejected => StatusCode::BAD_GATEWAY,
             Self::Overloaded(_)
-            | Self::UpstreamUnavailable
+            | Self::UpstreamUnavailable(_)
             | Self::Starting { .. }
             | Self::JournalUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -278,9 +279,9 @@ impl Refusal {
             | Self::AddressNotAllowed
             | Self::UnknownOperation
             | Self::HeadTooLarge => Blame::Caller,
-            Self::UpstreamUnreachable | Self::UpstreamUnavailable | Self::OutcomeUnknown { .. } => {
-                Blame::Upstream
-            }
+            Self::UpstreamUnreachable
+            | Self::UpstreamUnavailable(_)
+            | Self::OutcomeUnknown { .. } => Blame::Upstream,
             Self::Overloaded(_)
             | Self::Internal(_)
             | Self::InstitutionRejected
@@ -322,10 +323,11 @@ impl Refusal {
         let wait = match self {
             Self::RateLimited(spent) | Self::InstitutionQuota(Denied::Rate(spent)) => spent.wait,
             Self::Starting { retry } => *retry,
+            Self::UpstreamUnavailable(Open::Party { wait }) => *wait,
             Self::TooManyInFlight { .. }
             | Self::InstitutionQuota(Denied::Places { .. })
             | Self::Overloaded(_)
-            | Self::UpstreamUnavailable
+            | Self::UpstreamUnavailable(Open::Institution)
             | Self::JournalUnavailable => Duration::from_secs(1),
             _ => return None,
         };
@@ -492,8 +494,12 @@ impl fmt::Display for Refusal {
             Self::UpstreamUnreachable => f.write_str(
                 "upstream unreachable: no connection to GatePay could be made, nothing was sent; it is safe to repeat, signed anew",
             ),
-            Self::UpstreamUnavailable => f.write_str(
+            Self::UpstreamUnavailable(Open::Institution) => f.write_str(
                 "upstream unavailable: GatePay has been failing, nothing was sent; it is safe to repeat, signed anew",
+            ),
+            Self::UpstreamUnavailable(Open::Party { .. }) => f.write_str(
+                "upstream unavailable: GatePay has been failing the calls of this account, nothing was sent; it is safe to \
+                 repeat, signed anew",
             ),
             Self::OutcomeUnknown { what, advice, observation } => {
                 write!(f, "outcome unknown: {what}; ")?;
@@ -645,7 +651,7 @@ mod tests {
             Refusal::InstitutionQuota(Denied::Rate(SPENT)),
             Refusal::Overloaded("x"),
             Refusal::UpstreamUnreachable,
-            Refusal::UpstreamUnavailable,
+            Refusal::UpstreamUnavailable(Open::Institution),
             Refusal::OutcomeUnknown {
                 what: "x",
                 advice: "x".into(),

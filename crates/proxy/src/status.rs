@@ -161,6 +161,8 @@ struct Shared {
 #[derive(Serialize)]
 struct Gatepay {
     breaker_open: bool,
+    /// Parties whose own breaker is open; not more than some.
+    failing: Vec<String>,
     connections: i64,
     clock_offset_ms: Option<i64>,
     lost_calls: u64,
@@ -315,6 +317,7 @@ fn status(
         quota,
         upstream: Gatepay {
             breaker_open: app.breaker.is_open(),
+            failing: named(&generation, |lane| lane.breaker.is_failing()),
             connections: metrics.upstream.connections.get(),
             clock_offset_ms: app.guardian.offset_ms(),
             lost_calls: metrics

@@ -198,7 +198,8 @@ impl Authorization {
     }
 }
 
-/// When GatePay is taken for down, so that nothing is sent to it but a read now and then.
+/// When GatePay is taken for down, so that nothing is sent to it but a read of the proxy's own now and then; and when it fails
+/// one party alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Breaker {
     /// After so many failures in a row; 0 for never.

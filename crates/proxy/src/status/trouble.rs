@@ -75,6 +75,11 @@ impl Found {
     fn at_gatepay(&mut self, status: &Status, since: &Totals) {
         let down = "GatePay is taken for down: calls are refused without being sent";
         self.say(Bad, status.upstream.breaker_open, down);
+        let failing = status.upstream.failing.join(", ");
+        let text = format!(
+            "GatePay keeps failing the calls of {failing}: they are refused without being sent"
+        );
+        self.say(Warn, !failing.is_empty(), text);
         let rejected = since.refused("institution_rejected") > 0;
         let text = "GatePay refuses the institution's own signature, clock or client id: no tenant can pay";
         self.say(Bad, rejected, text);

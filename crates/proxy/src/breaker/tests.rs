@@ -1,0 +1,452 @@
+use super::*;
+use gatepay_tenancy::PartyId;
+use proptest::prelude::*;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+/// A breaker and its parties, in a time that only a test moves.
+struct World {
+    breaker: Breaker,
+    parties: Vec<PartyBreaker>,
+    now: Instant,
+    /// Money calls that were sent.
+    sent: u32,
+}
+
+impl World {
+    fn new(failures: u32, ratio: f64, parties: usize) -> Self {
+        let gauge = IntGauge::new("open", "open").unwrap();
+        let counter = || IntCounter::new("opened", "opened").unwrap();
+        let meters = BreakerMeters {
+            is_open: gauge,
+            opened: counter(),
+            party_opened: counter(),
+        };
+        let era = Era::default();
+        let party = |number| {
+            let id = PartyId::parse(&format!("party-{number}")).unwrap();
+            PartyBreaker::new(id, era.clone())
+        };
+        Self {
+            parties: (0..parties).map(party).collect(),
+            breaker: Breaker::new(settings::Breaker { failures, ratio }, era, meters),
+            now: Instant::now(),
+            sent: 0,
+        }
+    }
+
+    fn passes(&self, party: usize, kind: Kind) -> bool {
+        let sender = Sender::Party(&self.parties[party]);
+        if self.breaker.is_open() || !self.parties[party].is_open() {
+            return self.breaker.pass(sender, kind).is_ok();
+        }
+        let party = &self.parties[party];
+        self.breaker.try_again(party, kind, self.now).is_ok()
+    }
+
+    fn fail(&self, party: usize) {
+        self.breaker.party_failed(&self.parties[party], self.now);
+    }
+
+    fn answer(&self, party: usize) {
+        let party = &self.parties[party];
+        let phase = self.breaker.phase();
+        if !party.is_settled(phase.row, phase.window) {
+            self.breaker.party_answered(party, self.now);
+        }
+    }
+
+    /// A money call, if it may be sent; it gets no answer.
+    fn lose(&mut self, party: usize) {
+        if self.passes(party, Kind::Money) {
+            self.sent += 1;
+            self.fail(party);
+        }
+    }
+
+    /// A read of the proxy's own, if one is wanted.
+    fn probe(&self, is_answered: bool) {
+        if !self.breaker.wants_read_at(self.now) {
+            return;
+        }
+        self.breaker.asked_at(self.now);
+        let pass = if self.breaker.is_open() {
+            assert!(self.breaker.claim(self.now));
+            Pass::Probe
+        } else {
+            Pass::Free
+        };
+        if is_answered {
+            self.breaker.own_answered(pass, self.now);
+        } else {
+            self.breaker.own_failed(self.now);
+        }
+    }
+
+    fn later(&mut self, by: Duration) {
+        self.now += by;
+    }
+}
+
+#[test]
+fn a_thousand_parties_lose_as_many_calls_as_open_it_and_no_more() {
+    for failures in [2, 3, 10, 100] {
+        for own_reads in [None, Some(false), Some(true)] {
+            let mut world = World::new(failures, 0.0, 1_000);
+            for party in 0..1_000 {
+                world.lose(party);
+                if let Some(is_answered) = own_reads {
+                    world.probe(is_answered);
+                }
+                if world.breaker.is_open() {
+                    break;
+                }
+            }
+            assert_eq!(world.sent, failures, "own reads: {own_reads:?}");
+        }
+    }
+}
+
+#[test]
+fn two_parties_open_it_and_one_alone_opens_its_own() {
+    let mut world = World::new(10, 0.5, 2);
+    for _ in 0..100 {
+        world.lose(0);
+        world.probe(true);
+    }
+    assert_eq!(world.sent, 10);
+    assert!(world.parties[0].is_open() && !world.breaker.is_open());
+    assert!(world.passes(1, Kind::Money));
+    let mut world = World::new(10, 0.5, 2);
+    for call in 0..10 {
+        world.lose(call % 2);
+    }
+    assert!(world.breaker.is_open());
+    assert_eq!(world.breaker.meters.opened.get(), 1);
+    assert!((0..2).all(|party| !world.passes(party, Kind::Read)));
+}
+
+#[test]
+fn one_partys_failures_open_it_if_the_proxys_own_read_fails_too() {
+    let mut world = World::new(10, 0.5, 2);
+    for failure in 1..=10 {
+        assert!(!world.breaker.is_open());
+        assert_eq!(
+            world.breaker.wants_read_at(world.now),
+            failure == 6,
+            "{failure}"
+        );
+        world.lose(0);
+        if failure == 6 {
+            world.probe(false);
+        }
+    }
+    assert!(world.breaker.is_open() && world.sent == 10);
+    // It makes no difference when the read fails.
+    let mut world = World::new(10, 0.5, 2);
+    (0..50).for_each(|_| world.lose(0));
+    assert!(!world.breaker.is_open() && world.sent == 10);
+    world.probe(false);
+    assert!(world.breaker.is_open());
+}
+
+#[test]
+fn two_parties_that_conspire_cannot_outvote_another_one_and_the_proxy() {
+    let mut world = World::new(10, 0.5, 3);
+    for _ in 0..10_000 {
+        for party in [0, 1] {
+            world.fail(party);
+        }
+        world.probe(true);
+        assert!(world.passes(2, Kind::Money) || world.breaker.is_open());
+        world.answer(2);
+        for party in [0, 1] {
+            world.answer(party);
+        }
+        world.later(Duration::from_millis(20));
+    }
+    assert_eq!(world.breaker.meters.opened.get(), 0);
+}
+
+#[test]
+fn an_own_read_is_asked_at_half_of_the_failures_and_not_more_often_than_twice_a_second() {
+    let mut world = World::new(10, 0.5, 2);
+    let mut asked = 0;
+    for _ in 0..1_000 {
+        world.fail(0);
+        world.answer(0);
+        asked += u32::from(world.breaker.wants_read_at(world.now));
+        world.probe(true);
+        world.later(Duration::from_millis(10));
+    }
+    // Ten seconds.
+    assert_eq!(asked, 20);
+}
+
+#[test]
+fn while_it_is_open_only_a_read_of_the_proxys_own_goes() {
+    let mut world = World::new(2, 0.0, 3);
+    world.fail(0);
+    world.fail(1);
+    assert!(world.breaker.is_open());
+    assert!(
+        !world.breaker.wants_read_at(world.now),
+        "it has only just opened"
+    );
+    for kind in [Kind::Read, Kind::Write, Kind::Money] {
+        assert_eq!(
+            world.breaker.pass(Sender::Party(&world.parties[2]), kind),
+            Err(Open::Institution)
+        );
+        assert_eq!(
+            world.breaker.pass(Sender::LookUp(&world.parties[2]), kind),
+            Err(Open::Institution)
+        );
+    }
+    world.later(EVERY);
+    assert!(world.breaker.wants_read_at(world.now));
+    assert!(world.breaker.claim(world.now) && !world.breaker.claim(world.now));
+    world.later(EVERY);
+    assert!(
+        world.breaker.claim(world.now),
+        "though the one before did not end"
+    );
+    world.answer(0);
+    world.breaker.own_answered(Pass::Free, world.now);
+    assert!(world.breaker.is_open(), "what was sent before it opened");
+    world.breaker.own_answered(Pass::Probe, world.now);
+    assert!((0..3).all(|party| world.passes(party, Kind::Money)));
+    let meters = &world.breaker.meters;
+    assert_eq!((meters.is_open.get(), meters.opened.get()), (0, 1));
+}
+
+#[test]
+fn a_partys_own_breaker_is_half_open_once_gatepay_was_found_well() {
+    let mut world = World::new(10, 0.0, 1);
+    (0..20).for_each(|_| world.lose(0));
+    world.probe(false);
+    assert!(world.breaker.is_open());
+    world.later(EVERY);
+    world.probe(true);
+    assert!(!world.breaker.is_open() && !world.parties[0].is_open());
+    world.lose(0);
+    assert_eq!(world.sent, 11);
+    assert!(world.parties[0].is_open(), "one more failure is enough");
+    assert!(!world.passes(0, Kind::Read));
+    world.later(EVERY);
+    assert!(world.passes(0, Kind::Read) && !world.passes(0, Kind::Read));
+    world.answer(0);
+    assert!(!world.parties[0].is_open() && world.passes(0, Kind::Money));
+    (0..9).for_each(|_| world.fail(0));
+    assert!(!world.parties[0].is_open(), "an answer forgives all of it");
+}
+
+#[test]
+fn a_party_that_only_moves_money_tries_one_call_every_ten_seconds() {
+    let mut world = World::new(10, 0.0, 2);
+    (0..10).for_each(|_| world.lose(0));
+    for _ in 0..600 {
+        world.later(Duration::from_millis(100));
+        world.lose(0);
+    }
+    assert_eq!(world.sent, 10 + 6);
+    assert!(!world.breaker.is_open());
+}
+
+#[test]
+fn where_there_is_no_read_of_the_proxys_own_two_parties_are_needed_and_it_closes_by_itself() {
+    let mut world = World::new(10, 0.0, 1_000);
+    (0..5_000).for_each(|_| world.lose(0));
+    assert!(!world.breaker.is_open() && world.parties[0].is_open());
+    (1..1_000).for_each(|party| world.lose(party));
+    assert!(world.breaker.is_open());
+    let before = world.sent;
+    world.breaker.despair_at(world.now + WINDOW);
+    assert!(world.breaker.is_open());
+    world.later(WINDOW + EVERY);
+    world.breaker.despair_at(world.now);
+    assert!(!world.breaker.is_open());
+    (1..1_000).for_each(|party| world.lose(party));
+    assert!(world.breaker.is_open());
+    assert_eq!(world.sent - before, 2, "it is wary");
+}
+
+#[test]
+fn a_part_of_the_parties_that_fails_opens_it_and_a_part_of_one_partys_calls_its_own() {
+    // No party fails twice in a row.
+    let half = |world: &World, party| {
+        world.fail(party);
+        world.answer(party);
+    };
+    let world = World::new(0, 0.5, 2);
+    for call in 0..10 {
+        assert!(!world.breaker.is_open());
+        half(&world, call % 2);
+    }
+    world.fail(0);
+    assert!(world.breaker.is_open() && !world.parties[0].is_open());
+    let world = World::new(0, 0.5, 20);
+    for call in 0..9 {
+        half(&world, 0);
+        world.answer(1 + call);
+    }
+    assert!(!world.parties[0].is_open(), "18 attempts have no ratio");
+    half(&world, 0);
+    world.fail(0);
+    assert!(world.parties[0].is_open() && !world.breaker.is_open());
+}
+
+#[test]
+fn old_attempts_do_not_hide_new_failures() {
+    let mut world = World::new(0, 0.5, 2);
+    world.fail(0);
+    for call in 0..1_000 {
+        world.answer(call % 2);
+    }
+    world.later(WINDOW + EVERY);
+    for call in 0..20 {
+        assert!(!world.breaker.is_open());
+        world.fail(call % 2);
+    }
+    assert!(world.breaker.is_open());
+}
+
+#[test]
+fn without_limits_it_never_opens() {
+    let world = World::new(0, 0.0, 3);
+    for call in 0..3_000 {
+        world.fail(call % 3);
+        world.probe(false);
+    }
+    assert!(!world.breaker.is_open() && !world.parties[0].is_open());
+}
+
+#[test]
+fn in_parallel_only_those_under_way_are_lost_on_top() {
+    const THREADS: usize = 8;
+    let world = World::new(10, 0.5, 1_000);
+    let (sent, start) = (AtomicUsize::new(0), Barrier::new(THREADS));
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (world, sent, start) = (&world, &sent, &start);
+            scope.spawn(move || {
+                start.wait();
+                for party in (thread..1_000).step_by(THREADS) {
+                    let sender = Sender::Party(&world.parties[party]);
+                    if world.breaker.pass(sender, Kind::Money).is_ok() {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                        world.breaker.failed(sender);
+                    }
+                }
+            });
+        }
+    });
+    assert!(world.breaker.is_open());
+    let sent = sent.into_inner();
+    assert!((10..10 + THREADS).contains(&sent), "{sent}");
+}
+
+/// What happens to a breaker.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Fail(usize),
+    Answer(usize),
+    Probe,
+    Pause(u64),
+}
+
+fn event(parties: usize) -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..parties).prop_map(Event::Fail),
+        3 => (0..parties).prop_map(Event::Answer),
+        1 => Just(Event::Probe),
+        1 => (0..6_000_u64).prop_map(Event::Pause),
+    ]
+}
+
+impl World {
+    fn meet(&mut self, event: Event, own_is_answered: bool) {
+        match event {
+            // What is sent is what the breaker lets through.
+            Event::Fail(party) => self.lose(party),
+            Event::Answer(party) => {
+                if self.passes(party, Kind::Read) {
+                    self.answer(party);
+                }
+            }
+            Event::Probe => self.probe(own_is_answered),
+            Event::Pause(ms) => self.later(Duration::from_millis(ms)),
+        }
+    }
+}
+
+proptest! {
+    /// Whatever one party's calls do, and in whatever order: while the others' and the proxy's own are answered, GatePay is
+    /// not taken for down, and no other party's call is kept back.
+    #[test]
+    fn one_party_alone_never_opens_it(
+        failures in 0..12_u32, ratio in prop::sample::select(vec![0.0, 0.1, 0.5]),
+        events in prop::collection::vec(event(4), 1..400),
+    ) {
+        let mut world = World::new(failures, ratio, 4);
+        for event in events {
+            let event = match event {
+                Event::Fail(party) if party > 1 => Event::Answer(party),
+                Event::Fail(_) => Event::Fail(0),
+                event => event,
+            };
+            world.meet(event, true);
+            prop_assert!(!world.breaker.is_open());
+            for party in 1..4 {
+                prop_assert!(!world.parties[party].is_open());
+                prop_assert!(world.passes(party, Kind::Money));
+            }
+        }
+    }
+
+    /// Whatever was before: once nothing is answered any more, neither calls nor the proxy's own reads, a few calls in
+    /// any order are lost, and then nothing is sent.
+    #[test]
+    fn whatever_was_before_an_outage_costs_few_calls(
+        failures in 1..12_u32, ratio in prop::sample::select(vec![0.0, 0.5]),
+        before in prop::collection::vec(event(30), 0..300),
+        during in prop::collection::vec(0..30_usize, 200..201),
+        reads in any::<bool>(),
+    ) {
+        let mut world = World::new(failures, ratio, 30);
+        for event in before {
+            world.meet(event, true);
+        }
+        world.later(EVERY);
+        world.probe(true);
+        prop_assume!(!world.breaker.is_open());
+        let before = world.sent;
+        for party in during {
+            world.lose(party);
+            if reads {
+                world.probe(false);
+            }
+        }
+        let kept_back = world.parties.iter().all(PartyBreaker::is_open);
+        prop_assert!(world.breaker.is_open() || kept_back);
+        prop_assert!(world.sent - before <= failures + 2, "{} calls", world.sent - before);
+    }
+
+    /// Two parties that get no answer open it, if no other party was answered since.
+    #[test]
+    fn two_silent_parties_open_it(
+        failures in 2..12_u32, parties in prop::collection::vec(0..2_usize, 0..200),
+    ) {
+        let mut world = World::new(failures, 0.0, 2);
+        for party in parties {
+            world.lose(party);
+            let lost = [0, 1].map(|party: usize| world.parties[party].streak().failures);
+            let both = lost.iter().all(|lost| *lost > 0);
+            prop_assert_eq!(world.breaker.is_open(), both && lost.iter().sum::<u32>() >= failures);
+            if world.breaker.is_open() {
+                break;
+            }
+        }
+    }
+}

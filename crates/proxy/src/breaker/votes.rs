@@ -1,0 +1,339 @@
+//! The votes on whether GatePay is well, as arithmetic: no clock, no lock.
+//!
+//! Every party has one vote, and so has the proxy with the reads it asks by itself. There are two polls:
+//!
+//! The *row* is about failures in a row. It begins with a failure. A party is *silent* in it if its last attempt failed,
+//! and *answered* if its last attempt got an answer. Once more parties are answered than silent, the row is void.
+//!
+//! The *window* is about a part of the attempts, over ten seconds. A party is *failing* in it if that part of its own
+//! attempts failed.
+
+use std::time::{Duration, Instant};
+
+use gatepay_tenancy::settings;
+
+/// The time over which failures are compared with attempts.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+/// Fewer attempts have no ratio.
+pub(super) const FEWEST: u32 = 20;
+/// A party counts for at most so many of those: it takes two.
+pub(super) const MOST_OF_ONE: u32 = FEWEST / 2;
+
+/// Both polls.
+#[derive(Debug)]
+pub(super) struct Votes {
+    rules: settings::Breaker,
+    row: Row,
+    window: Window,
+    /// The last read of the proxy's own.
+    own: Option<(Own, Instant)>,
+    /// Until then two failures are enough: it was closed without knowing whether GatePay is well.
+    wary: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    /// Which one it is, from 1.
+    number: u32,
+    is_running: bool,
+    /// Parties whose last attempt failed.
+    silent: u32,
+    /// Parties whose last attempt got an answer.
+    answered: u32,
+    /// Failures of the silent ones.
+    failures: u32,
+    own: Option<Own>,
+}
+
+/// What became of the last read of the proxy's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Answered,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// Which one it is, from 1.
+    number: u16,
+    is_running: bool,
+    began: Instant,
+    /// Parties that made an attempt.
+    seen: u32,
+    /// Those of them that are failing.
+    failing: u32,
+    /// Attempts, of each party only the first few.
+    attempts: u32,
+    own: Option<Own>,
+}
+
+/// What a party said in a row: how often it failed since its last answer; none if that was its last attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Vote {
+    pub(super) row: u32,
+    pub(super) failures: u32,
+}
+
+/// A party's attempts in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) window: u16,
+    /// Whether it is counted as failing.
+    pub(super) is_failing: bool,
+    pub(super) attempts: u32,
+    pub(super) failures: u32,
+}
+
+/// Why the breaker opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// Failures in the row.
+    pub(super) in_a_row: u32,
+    /// Parties that got no answer since their failure.
+    pub(super) parties: u32,
+    /// Whether a read of the proxy's own failed too.
+    pub(super) own_failed: bool,
+}
+
+impl Votes {
+    pub(super) fn new(rules: settings::Breaker, now: Instant) -> Self {
+        Self {
+            rules,
+            row: Row::default(),
+            window: Window {
+                number: 0,
+                is_running: false,
+                began: now,
+                seen: 0,
+                failing: 0,
+                attempts: 0,
+                own: None,
+            },
+            own: None,
+            wary: None,
+        }
+    }
+
+    /// The number of the row, or 0 if none is running.
+    pub(super) fn row(&self) -> u32 {
+        if self.row.is_running {
+            self.row.number
+        } else {
+            0
+        }
+    }
+
+    /// The number of the window, or 0 if none is running.
+    pub(super) fn window(&self) -> u16 {
+        if self.window.is_running {
+            self.window.number
+        } else {
+            0
+        }
+    }
+
+    /// An attempt of a party failed: its vote in the row.
+    pub(super) fn failed(&mut self, vote: Vote, now: Instant) -> Vote {
+        if !self.row.is_running {
+            self.row = Row {
+                number: self.row.number.wrapping_add(1).max(1),
+                is_running: true,
+                own: self.heard_lately(now),
+                ..Row::default()
+            };
+        }
+        let row = &mut self.row;
+        let before = (vote.row == row.number).then_some(vote.failures);
+        if before == Some(0) {
+            row.answered = row.answered.saturating_sub(1);
+        }
+        if before.unwrap_or(0) == 0 {
+            row.silent += 1;
+        }
+        row.failures = row.failures.saturating_add(1);
+        Vote {
+            row: row.number,
+            failures: before.unwrap_or(0).saturating_add(1),
+        }
+    }
+
+    /// An attempt of a party got an answer: its vote in the row.
+    pub(super) fn answered(&mut self, vote: Vote) -> Vote {
+        let row = &mut self.row;
+        if !row.is_running {
+            return vote;
+        }
+        match (vote.row == row.number).then_some(vote.failures) {
+            Some(0) => {}
+            Some(failures) => {
+                row.silent = row.silent.saturating_sub(1);
+                row.failures = row.failures.saturating_sub(failures);
+                row.answered += 1;
+            }
+            None => row.answered += 1,
+        }
+        let vote = Vote {
+            row: row.number,
+            failures: 0,
+        };
+        self.void_if_outvoted();
+        vote
+    }
+
+    /// What became of a read of the proxy's own.
+    pub(super) fn own(&mut self, is_answered: bool, now: Instant) {
+        let own = if is_answered {
+            self.wary = None;
+            Own::Answered
+        } else {
+            Own::Failed
+        };
+        self.own = Some((own, now));
+        if self.window.is_running {
+            self.window.own = Some(own);
+        }
+        if self.row.is_running {
+            self.row.own = Some(own);
+            self.void_if_outvoted();
+        }
+    }
+
+    /// What the last read of the proxy's own says now: the next may not be asked earlier than this.
+    fn heard_lately(&self, now: Instant) -> Option<Own> {
+        let (own, at) = self.own?;
+        (now.saturating_duration_since(at) <= super::EVERY).then_some(own)
+    }
+
+    fn void_if_outvoted(&mut self) {
+        let (row, own) = (&self.row, self.row.own);
+        let answered = row.answered + u32::from(own == Some(Own::Answered));
+        let silent = row.silent + u32::from(own == Some(Own::Failed));
+        if row.silent == 0 || answered > silent {
+            self.row.is_running = false;
+            self.wary = None;
+        }
+    }
+
+    /// Counts an attempt of a party in the window, which begins with a failure.
+    pub(super) fn count(&mut self, tally: Tally, has_failed: bool, now: Instant) -> Tally {
+        self.end_window(now);
+        if has_failed && !self.window.is_running {
+            self.window = Window {
+                number: self.window.number.wrapping_add(1).max(1),
+                is_running: true,
+                began: now,
+                seen: 0,
+                failing: 0,
+                attempts: 0,
+                own: self.heard_lately(now),
+            };
+        }
+        if !self.window.is_running {
+            return tally;
+        }
+        let window = &mut self.window;
+        let before = if tally.window == window.number {
+            tally
+        } else {
+            window.seen += 1;
+            Tally {
+                window: window.number,
+                ..Tally::default()
+            }
+        };
+        window.attempts += u32::from(before.attempts < MOST_OF_ONE);
+        let (attempts, failures) = (before.attempts + 1, before.failures + u32::from(has_failed));
+        let tally = Tally {
+            window: before.window,
+            is_failing: failures > 0 && self.is_much(failures, attempts),
+            attempts,
+            failures,
+        };
+        self.moved(before.is_failing, tally.is_failing);
+        tally
+    }
+
+    /// Forgets what a party's tally says: it begins anew.
+    pub(super) fn forget(&mut self, tally: Tally) -> Tally {
+        if tally.window == self.window() {
+            self.moved(tally.is_failing, false);
+        }
+        Tally {
+            window: tally.window,
+            ..Tally::default()
+        }
+    }
+
+    fn moved(&mut self, was_failing: bool, is_failing: bool) {
+        let failing = self.window.failing + u32::from(is_failing);
+        self.window.failing = failing.saturating_sub(u32::from(was_failing));
+    }
+
+    /// Ends a window that is over.
+    pub(super) fn end_window(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.window.began) > WINDOW {
+            self.window.is_running = false;
+        }
+    }
+
+    /// Whether a party alone fails so often that it gets a breaker of its own.
+    pub(super) fn is_failing_alone(&self, in_a_row: u32, tally: Tally) -> bool {
+        let enough = self.rules.failures != 0 && in_a_row >= self.rules.failures;
+        let is_current = tally.window != 0 && tally.window == self.window();
+        enough || (is_current && tally.attempts >= FEWEST && tally.is_failing)
+    }
+
+    fn is_much(&self, part: u32, all: u32) -> bool {
+        let ratio = self.rules.ratio;
+        ratio > 0.0 && f64::from(part) >= ratio * f64::from(all)
+    }
+
+    /// After how many failures the proxy asks a read of its own.
+    pub(super) fn half(&self) -> u32 {
+        match self.rules.failures {
+            0 => FEWEST / 2,
+            failures => failures.div_ceil(2),
+        }
+    }
+
+    /// Whether the breaker opens: for failures in a row of two parties without an answer since, if fewer voters were
+    /// answered; for those of one party, if a read of the proxy's own failed too; or if a part of most parties' attempts fails.
+    pub(super) fn verdict(&self, now: Instant) -> Option<Evidence> {
+        let row = &self.row;
+        let own = row.own.filter(|_| row.is_running);
+        let answered = row.answered + u32::from(own == Some(Own::Answered));
+        let agreed = match own {
+            Some(Own::Failed) => row.silent >= 1,
+            _ => row.silent >= 2 && row.silent > answered,
+        };
+        let is_wary = self.wary.is_some_and(|until| now < until);
+        let most = if is_wary { 2 } else { u32::MAX };
+        let most = self.rules.failures.min(most);
+        let enough = row.is_running && most != 0 && row.failures >= most && agreed;
+        (enough || self.is_window_failing()).then_some(Evidence {
+            in_a_row: row.failures,
+            parties: row.silent.max(self.window.failing),
+            own_failed: [own, self.window.own].contains(&Some(Own::Failed)),
+        })
+    }
+
+    /// Whether most parties are failing; the proxy's own read is one of them.
+    fn is_window_failing(&self) -> bool {
+        let window = &self.window;
+        let own = window.own;
+        let heard = u32::from(own.is_some());
+        let failing = window.failing + u32::from(own == Some(Own::Failed));
+        window.is_running
+            && window.attempts + heard * MOST_OF_ONE >= FEWEST
+            && window.failing >= 1
+            && failing >= 2
+            && 2 * failing > window.seen + heard
+    }
+
+    /// Begins anew: GatePay was found well, or (`wary`) nobody can find out.
+    pub(super) fn clear(&mut self, wary: Option<Instant>) {
+        self.row.is_running = false;
+        self.window.is_running = false;
+        self.wary = wary;
+    }
+}
