@@ -1,6 +1,6 @@
 //! Where GatePay is: scheme, host and port, and nothing else.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Scheme, host and port; never a path, a query or a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,21 +43,24 @@ impl UpstreamUrl {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
-                host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
+                let address = host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
                 let port = match rest {
                     "" => None,
                     _ => Some(rest.strip_prefix(':').ok_or(UrlError::Port)?),
                 };
-                (host, port)
+                (address.to_canonical().to_string(), port)
             }
-            None => match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
+            None => {
+                let (host, port) = match authority.split_once(':') {
+                    Some((host, port)) => (host, Some(port)),
+                    None => (authority, None),
+                };
+                if !is_name(host) {
+                    return Err(UrlError::Host);
+                }
+                (host.to_ascii_lowercase(), port)
+            }
         };
-        if !host.contains(':') && !is_name(host) {
-            return Err(UrlError::Host);
-        }
         let port = match port {
             None if tls => 443,
             None => 80,
@@ -68,11 +71,7 @@ impl UpstreamUrl {
                 .ok_or(UrlError::Port)?,
             Some(_) => return Err(UrlError::Port),
         };
-        Ok(Self {
-            tls,
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        Ok(Self { tls, host, port })
     }
 
     /// Whether it is on this machine: an address of loopback, or `localhost`.
@@ -102,8 +101,19 @@ pub enum UrlError {
     Port,
 }
 
-/// A DNS name or an IPv4 address.
+/// A DNS name or an IPv4 address. What ends in a number and is no such address is none of both, though systems look it
+/// up as one: `127.1`, `0x7f.1`.
 fn is_name(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let last_is_number = last.bytes().all(|b| b.is_ascii_digit())
+        || last
+            .get(..2)
+            .is_some_and(|it| it.eq_ignore_ascii_case("0x"))
+            && is_hexadecimal(&last[2..]);
+    if last_is_number && host.parse::<Ipv4Addr>().is_err() {
+        return false;
+    }
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label
@@ -116,6 +126,31 @@ fn is_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_one_spelling() {
+        let host = |text: &str| UpstreamUrl::parse(text).map(|url| url.host);
+        for (text, expected) in [
+            ("http://[::ffff:127.0.0.1]:80", "127.0.0.1"),
+            ("http://[0:0:0:0:0:0:0:1]", "::1"),
+            ("http://[2001:DB8::1]", "2001:db8::1"),
+            ("http://127.0.0.1", "127.0.0.1"),
+            ("http://gate.0xyz", "gate.0xyz"),
+        ] {
+            assert_eq!(host(text), Ok(expected.to_owned()), "{text}");
+        }
+        for odd in [
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "0X7F000001",
+            "127.0.0.01",
+            "1.2.3.4.5",
+            "256.1.1.1",
+        ] {
+            assert_eq!(host(&format!("http://{odd}")), Err(UrlError::Host), "{odd}");
+        }
+    }
 
     #[test]
     fn a_url_is_scheme_host_and_port() {

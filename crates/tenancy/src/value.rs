@@ -1,13 +1,13 @@
 //! What a single value may be: parsers from a [`Value`] to a type that cannot be wrong.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -135,21 +135,50 @@ pub(crate) fn path(folder: &Path) -> impl Fn(&Value) -> Result<PathBuf, Fault> {
     })
 }
 
-/// A network, or one address.
+/// A network, or one address. IPv4 addresses in IPv6 form are IPv4 addresses, as those of callers are.
 pub(crate) fn network(value: &Value) -> Result<IpNet, Fault> {
     let parse = |text: &str| {
-        let network = text.parse::<IpNet>();
-        let network = network.or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        // `/08` may mean 8 or, to some, another number.
+        let is_odd = text
+            .split_once('/')
+            .is_some_and(|(_, length)| length.len() > 1 && length.starts_with('0'));
+        let network = text.parse::<IpNet>().ok().filter(|_| !is_odd);
+        let network = network.or_else(|| text.parse::<IpAddr>().map(IpNet::from).ok());
         match network {
             // 203.0.113.7/24 may mean one machine or a whole network.
-            Ok(network) if network != network.trunc() => {
+            Some(network) if network != network.trunc() => {
                 Err("has bits set beyond the length of its prefix")
             }
-            Ok(network) => Ok(network),
-            Err(_) => Err("must be a network or an address, like \"203.0.113.0/24\""),
+            Some(IpNet::V6(network)) => canonical(network),
+            Some(network) => Ok(network),
+            None => Err("must be a network or an address, like \"203.0.113.0/24\""),
         }
     };
     text(parse)(value)
+}
+
+/// The bits before an IPv4 address in IPv6 form, `::ffff:0:0/96`.
+const MAPPED_BITS: u8 = 96;
+
+fn canonical(network: Ipv6Net) -> Result<IpNet, &'static str> {
+    let address = network.addr();
+    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    if let Some(address) = address.to_ipv4_mapped()
+        && let Some(length) = network.prefix_len().checked_sub(MAPPED_BITS)
+    {
+        let network = Ipv4Net::new(address, length);
+        return network.map(IpNet::V4).map_err(|_| "has a wrong prefix");
+    }
+    // A network above all IPv4 addresses would be read as if it had them; `::/0` is all of IPv6.
+    if network.prefix_len() > 0 && network.contains(&mapped) {
+        return Err("has IPv4 addresses in IPv6 form beside others; write IPv4 networks apart");
+    }
+    // Of these no caller has one.
+    let is_compatible = address.segments()[..6] == [0; 6] && u128::from(address) > 1;
+    if network.prefix_len() >= MAPPED_BITS && is_compatible {
+        return Err("has an IPv4 address in a form that is out of use; write it as 203.0.113.7");
+    }
+    Ok(IpNet::V6(network))
 }
 
 /// A point in time in milliseconds since 1970, from RFC 3339 with an offset: a TOML time or a text.
@@ -229,6 +258,51 @@ mod tests {
         assert!(parse("203.0.113.7/24").is_err());
         assert!(parse("example.org").is_err());
         assert!(network(&Value::Integer(1)).is_err());
+    }
+
+    /// Callers' addresses are canonical, so that a network in another form would match none of them.
+    #[test]
+    fn a_network_of_ipv4_addresses_is_one_in_either_form() {
+        let parse = |entry: &str| network(&text(entry)).map(|network| network.to_string());
+        for (entry, expected) in [
+            ("::ffff:127.0.0.1", "127.0.0.1/32"),
+            ("::FFFF:7f00:1", "127.0.0.1/32"),
+            ("0:0:0:0:0:ffff:203.0.113.7", "203.0.113.7/32"),
+            ("::ffff:127.0.0.1/128", "127.0.0.1/32"),
+            ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("::1", "::1/128"),
+            ("::", "::/128"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+            ("64:ff9b::/96", "64:ff9b::/96"),
+        ] {
+            is(parse(entry), Ok(expected.to_owned()));
+        }
+        for odd in [
+            "::ffff:203.0.113.7/120",
+            "::/80",
+            "::fffe:0:0/95",
+            "::127.0.0.1",
+            "::10.0.0.0/104",
+            "203.0.113.0/024",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10.0.0.0/",
+            "010.0.0.1",
+            "127.1",
+            "0x7f.0.0.1",
+            "2130706433",
+            "127.0.0.1:80",
+            "[::1]",
+            "fe80::1%eth0",
+            " 127.0.0.1",
+            "127.0.0.1 ",
+            "10.0.0.0/255.0.0.0",
+        ] {
+            assert!(parse(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]
