@@ -19,11 +19,30 @@ pub enum SecretError {
     /// White space or a control byte, which no issued secret has: a paste or an editor put it there.
     #[error("has white space or a control character at byte {0}")]
     Whitespace(usize),
+    /// A character outside visible ASCII, which no issued secret has either: a byte order mark, or a character that no
+    /// editor shows.
+    #[error("has U+{:04X} at byte {at}, which is not visible ASCII", u32::from(*.found))]
+    NotVisible {
+        /// The character.
+        found: char,
+        /// How many bytes stand before it.
+        at: usize,
+    },
 }
 
 impl SecretKey {
-    /// Takes a secret exactly as issued: every character counts, a trailing `=` too.
+    /// Takes a secret exactly as issued: every character counts, a trailing `=` too. All are visible ASCII.
     pub fn new(text: Zeroizing<String>) -> Result<Self, SecretError> {
+        let odd = text.char_indices().find(|(_, c)| !c.is_ascii_graphic());
+        match odd {
+            Some((at, found)) if !found.is_ascii() => Err(SecretError::NotVisible { found, at }),
+            _ => Self::of_any_text(text),
+        }
+    }
+
+    /// The same, with characters outside ASCII, for a secret that was issued with some. White space and control
+    /// characters are refused still.
+    pub fn of_any_text(text: Zeroizing<String>) -> Result<Self, SecretError> {
         if text.is_empty() {
             return Err(SecretError::Empty);
         }
@@ -91,10 +110,32 @@ mod tests {
         assert_eq!(error(""), Some(SecretError::Empty));
         assert_eq!(error("abc "), Some(SecretError::Whitespace(3)));
         assert_eq!(error("ab\nc"), Some(SecretError::Whitespace(2)));
+    }
+
+    #[test]
+    fn what_no_editor_shows_is_refused_by_code_point_and_position() {
+        for (found, at, text) in [
+            ('\u{feff}', 0, "\u{feff}abc"),
+            ('\u{200b}', 3, "abc\u{200b}"),
+            ('\u{2060}', 1, "a\u{2060}bc"),
+            ('\u{ad}', 1, "a\u{ad}"),
+            ('é', 1, "aé"),
+            ('\u{a0}', 2, "ab\u{a0}"),
+            ('\u{1f511}', 0, "\u{1f511} "),
+        ] {
+            let expected = SecretError::NotVisible { found, at };
+            assert_eq!(error(text), Some(expected), "{text:?}");
+        }
+        let any = |text: &str| SecretKey::of_any_text(Zeroizing::new(text.to_owned())).err();
+        assert_eq!(any("\u{feff}aé"), None);
+        assert_eq!(any("ab\u{a0}"), Some(SecretError::Whitespace(2)));
+        let said = SecretError::NotVisible {
+            found: '\u{feff}',
+            at: 0,
+        };
         assert_eq!(
-            error("\u{feff}abc"),
-            None,
-            "a byte order mark is text; it fails to verify, and explain says so"
+            said.to_string(),
+            "has U+FEFF at byte 0, which is not visible ASCII"
         );
     }
 }

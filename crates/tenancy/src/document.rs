@@ -103,6 +103,8 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
     let json = path
         .extension()
         .is_some_and(|extension| extension == "json");
+    // RFC 8259 lets readers of JSON pass over a byte order mark, and TOML 1.1 says that they do.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut root = if json {
         from_json(text).map_err(|fault| vec![fault])?
     } else {

@@ -410,6 +410,11 @@ impl Located {
     fn in_file(file: PathBuf, id: &PartyId) -> Option<Self> {
         let root = document::read(&file).ok()?;
         let text = fs::read_to_string(&file).ok()?;
+        // Written again it has none.
+        let text = text
+            .strip_prefix('\u{feff}')
+            .map(str::to_owned)
+            .unwrap_or(text);
         let mut tables = document::tenants(&root).into_iter();
         let position = tables.position(|table| document::text(table, "id") == Some(id.as_str()))?;
         let json = file

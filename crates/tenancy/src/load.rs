@@ -1,5 +1,6 @@
 //! Reads everything, and reports every problem at once.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,7 +20,7 @@ use crate::problem::{Problem, Problems};
 use crate::reader::{File, Place, Reader};
 use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
-use crate::settings::Settings;
+use crate::settings::{SecretText, Settings};
 use crate::{facts, operations, operator_file, proxy_file, tenant_file};
 
 /// All that the files say.
@@ -165,15 +166,42 @@ pub(crate) fn party_names(path: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        let hidden = name.as_encoded_bytes().starts_with(b".");
-        let extension = Path::new(&name).extension();
-        if !hidden && extension.is_some_and(|it| it == "toml" || it == "json") {
+        if !is_hidden(&name) && is_party_name(&name) {
             names.push(name);
         }
     }
     // As bytes: paths are compared part by part, which takes long for a hundred thousand.
     names.sort_unstable();
     Ok(names)
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_party_name(name: &OsStr) -> bool {
+    let extension = Path::new(name).extension();
+    extension.is_some_and(|it| it == "toml" || it == "json")
+}
+
+/// What lies beside the files of tenants and operators and is not read, though its name does not say that it is not
+/// meant: `ACME.TOML`, `acme.yaml`, a folder. Sorted by name.
+pub fn unread_files(settings: &Settings) -> Vec<PathBuf> {
+    let folders = [Some(&settings.tenants), settings.operators.as_ref()];
+    let mut unread = Vec::new();
+    for folder in folders.into_iter().flatten() {
+        // One that cannot be listed, and one file in place of a folder, were told of by the reading.
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name());
+        let is_unread = |name: &OsString| {
+            let is_backup = name.as_encoded_bytes().ends_with(b"~");
+            !is_hidden(name) && !is_backup && !is_party_name(name)
+        };
+        unread.extend(names.filter(is_unread).map(|name| folder.join(name)));
+    }
+    unread.sort();
+    unread.dedup();
+    unread
 }
 
 /// A file by such a name.
@@ -210,6 +238,8 @@ pub(crate) struct Reading<'a> {
     env: &'a Environment<'a>,
     supposing: Supposing<'a>,
     reads: &'a Reads,
+    /// What `proxy.toml` says of secrets, for the files of tenants and operators.
+    pub(crate) secret_text: Cell<SecretText>,
     pub(crate) problems: Problems,
 }
 
@@ -220,6 +250,7 @@ impl<'a> Reading<'a> {
             env,
             supposing: Supposing::default(),
             reads,
+            secret_text: Cell::default(),
             problems: Problems::default(),
         }
     }
@@ -249,6 +280,7 @@ impl<'a> Reading<'a> {
         let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         files.suppose(&settings.tenants, self.supposing);
         reader.finish();
+        self.secret_text.set(settings.secret_text);
         files.tenants.retain(|path| wanted(path));
         files.operators.retain(|path| wanted(path));
         let registry = self.registry(&files, &settings, &catalogue, claims);
@@ -339,6 +371,7 @@ impl<'a> Reading<'a> {
             env: self.env,
             elsewhere: self.supposing.secrets_elsewhere,
             reads: self.reads,
+            text: self.secret_text.get(),
         }
     }
 }

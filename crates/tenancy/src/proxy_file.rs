@@ -19,7 +19,7 @@ use crate::secrets::{self, Sources};
 use crate::settings::{
     Admin, Audit, Authorization, Breaker, ClockSource, DEFAULT_WINDOW, Drain, Egress,
     FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
-    QuotaShadow, RefusalStatus, Settings, Upstream,
+    QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
 };
 use crate::tenant::SubAccount;
 use crate::url::{UpstreamUrl, UrlError};
@@ -44,6 +44,16 @@ pub(crate) fn read(
     claims: &mut Claims<Place>,
 ) -> Settings {
     let path = || value::path(sources.folder);
+    // Before any secret is read.
+    let secret_text = reader.or(
+        "secret_text",
+        SecretText::default(),
+        value::word(SECRET_TEXTS),
+    );
+    let sources = Sources {
+        text: secret_text,
+        ..sources
+    };
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
@@ -74,6 +84,7 @@ pub(crate) fn read(
         institution: default.institution,
         window: window(reader.section("timestamp")),
         drain: drain(reader.section("drain")),
+        secret_text,
         audit: reader
             .table("audit")
             .and_then(|table| audit(table, sources)),
@@ -102,6 +113,9 @@ pub(crate) const CALLBACKS: &[(&str, FixedAddressCallback)] = &[
     ("refuse", FixedAddressCallback::Refuse),
     ("forward", FixedAddressCallback::Forward),
 ];
+
+pub(crate) const SECRET_TEXTS: &[(&str, SecretText)] =
+    &[("visible", SecretText::Visible), ("any", SecretText::Any)];
 
 pub(crate) const CLOCKS: &[(&str, ClockSource)] = &[
     ("local", ClockSource::Local),
@@ -429,6 +443,7 @@ fn log(mut reader: Reader<'_>) -> Log {
 fn address(value: &Value) -> Result<SocketAddr, Fault> {
     let parse = |text: &str| {
         let address = text.parse::<SocketAddr>();
+        let address = address.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
         address.map_err(|_| "must be an address and a port, like \"127.0.0.1:8080\"")
     };
     value::text(parse)(value)

@@ -19,7 +19,7 @@ use crate::party_file::Terms;
 use crate::problem::Problems;
 use crate::reader::{File, Reader};
 use crate::secrets::Sources;
-use crate::settings::DEFAULT_WINDOW;
+use crate::settings::{DEFAULT_WINDOW, SecretText};
 use crate::{operations, operator_file, proxy_file, tenant_file};
 
 /// The one that editors know best.
@@ -72,6 +72,7 @@ fn told(read: impl FnOnce(Reader<'_>, Sources<'_>)) -> Value {
     };
     let asked = Rc::new(Asked::default());
     let sources = Sources {
+        text: SecretText::default(),
         folder: Path::new(""),
         env: &|_| None,
         elsewhere: false,
@@ -301,6 +302,7 @@ mod tests {
             problems: &problems,
         };
         let sources = Sources {
+            text: SecretText::default(),
             folder: Path::new("/nowhere"),
             env: &|_| None,
             elsewhere: true,

@@ -5,12 +5,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use gatepay_core::SecretKey;
+use gatepay_core::secret::SecretError;
 use zeroize::Zeroizing;
 
 use crate::document::{Value, error_text};
 use crate::look::Reads;
 use crate::reader::{Fault, Reader};
 use crate::regular::Regular;
+use crate::settings::SecretText;
 use crate::value;
 
 /// Looks up an environment variable; an argument, so that tests need not set the process's own.
@@ -26,6 +28,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) elsewhere: bool,
     /// Which files were opened for it.
     pub(crate) reads: &'a Reads,
+    /// Which characters a secret may have.
+    pub(crate) text: SecretText,
 }
 
 /// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
@@ -65,7 +69,7 @@ pub(crate) fn optional(
         match value {
             // As it is written, so that two checkouts of the same files have the same.
             Value::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),
-            _ => read_file(&path, sources.reads),
+            _ => read_file(&path, sources),
         }
     });
     let from_env = source.optional("env", |value| {
@@ -76,7 +80,7 @@ pub(crate) fn optional(
         });
         match (variable(value)?, value) {
             (text, Value::Text(name)) if text.is_empty() && sources.elsewhere => stand_in(name),
-            (text, _) => parse(text),
+            (text, _) => parse(line_of(&text), sources.text),
         }
     });
     source.one();
@@ -93,16 +97,17 @@ pub(crate) fn optional(
 
 /// A secret of its own for each name: good for finding out what else is wrong, and for nothing else.
 fn stand_in(name: &str) -> Result<SecretKey, Fault> {
-    parse(Zeroizing::new(format!("elsewhere:{}", hex::encode(name))))
+    let text = format!("elsewhere:{}", hex::encode(name));
+    parse(&text, SecretText::Visible)
 }
 
 /// Reads a secret file, less one final line end.
-fn read_file(path: &Path, reads: &Reads) -> Result<SecretKey, Fault> {
+fn read_file(path: &Path, sources: Sources<'_>) -> Result<SecretKey, Fault> {
     let io_fault = |error: io::Error| match error.kind() {
         io::ErrorKind::IsADirectory => "names something that is not a regular file".into(),
         _ => Fault::Borrowed(error_text(&error)),
     };
-    let file = Regular::open(path, reads).map_err(io_fault)?;
+    let file = Regular::open(path, sources.reads).map_err(io_fault)?;
     if file.metadata.permissions().mode() & OTHERS != 0 {
         return Err(
             "names a file that everybody on this machine may open; take that away with chmod o="
@@ -120,11 +125,26 @@ fn read_file(path: &Path, reads: &Reads) -> Result<SecretKey, Fault> {
         .into());
     }
     let text = str::from_utf8(&bytes).map_err(|_| "names a file that is not UTF-8")?;
-    let ends = ["\r\n", "\n"];
-    let line = ends.iter().find_map(|end| text.strip_suffix(end));
-    parse(Zeroizing::new(line.unwrap_or(text).to_owned()))
+    parse(line_of(text), sources.text)
 }
 
-fn parse(text: Zeroizing<String>) -> Result<SecretKey, Fault> {
-    SecretKey::new(text).map_err(|error| format!("names a secret that {error}").into())
+/// A text without one final line end, which is no part of a secret.
+fn line_of(text: &str) -> &str {
+    let ends = ["\r\n", "\n"];
+    let line = ends.iter().find_map(|end| text.strip_suffix(end));
+    line.unwrap_or(text)
+}
+
+fn parse(text: &str, allowed: SecretText) -> Result<SecretKey, Fault> {
+    let text = Zeroizing::new(text.to_owned());
+    let parsed = match allowed {
+        SecretText::Visible => SecretKey::new(text),
+        SecretText::Any => SecretKey::of_any_text(text),
+    };
+    parsed.map_err(|error| match error {
+        SecretError::NotVisible { .. } => {
+            format!("names a secret that {error}; secret_text = \"any\" allows it").into()
+        }
+        _ => format!("names a secret that {error}").into(),
+    })
 }

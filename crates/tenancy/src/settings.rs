@@ -55,6 +55,8 @@ pub struct Settings {
     pub window: Window,
     /// How the process ends.
     pub drain: Drain,
+    /// Which characters a secret may have.
+    pub secret_text: SecretText,
     /// The audit journal; without it nothing is written down.
     pub audit: Option<Audit>,
     /// What is measured.
@@ -268,6 +270,16 @@ pub struct Drain {
     pub deadline: Duration,
 }
 
+/// Which characters a secret may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecretText {
+    /// Visible ASCII: others were put there by an editor or a paste.
+    #[default]
+    Visible,
+    /// All but white space and control characters.
+    Any,
+}
+
 /// The audit journal.
 pub struct Audit {
     /// Its folder.
@@ -360,6 +372,7 @@ impl Settings {
             institution: Arc::new(institution),
             window: DEFAULT_WINDOW,
             drain: Drain::default(),
+            secret_text: SecretText::default(),
             audit: None,
             metrics: Metrics::default(),
             log: Log::default(),

@@ -40,26 +40,23 @@ impl UpstreamUrl {
         if authority.contains(['/', '?', '#']) {
             return Err(UrlError::Path);
         }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
-                let address = host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
-                let port = match rest {
-                    "" => None,
-                    _ => Some(rest.strip_prefix(':').ok_or(UrlError::Port)?),
-                };
-                (address.to_canonical().to_string(), port)
+        let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
+            let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
+            let address = host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
+            let port = match rest {
+                "" => None,
+                _ => Some(rest.strip_prefix(':').ok_or(UrlError::Port)?),
+            };
+            (address.to_canonical().to_string(), port)
+        } else {
+            let (host, port) = match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            };
+            if !is_name(host) {
+                return Err(UrlError::Host);
             }
-            None => {
-                let (host, port) = match authority.split_once(':') {
-                    Some((host, port)) => (host, Some(port)),
-                    None => (authority, None),
-                };
-                if !is_name(host) {
-                    return Err(UrlError::Host);
-                }
-                (host.to_ascii_lowercase(), port)
-            }
+            (host.to_ascii_lowercase(), port)
         };
         let port = match port {
             None if tls => 443,

@@ -34,7 +34,7 @@ use crate::problem::Problem;
 use crate::reader::{Place, Reader};
 use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
-use crate::settings::Settings;
+use crate::settings::{SecretText, Settings};
 use crate::tenant::Tenant;
 use crate::{operator_file, tenant_file};
 
@@ -60,6 +60,7 @@ pub struct Watch {
     /// What parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: Window,
+    secret_text: SecretText,
     /// What is held is compared by hashes that nobody can foresee.
     hasher: RandomState,
 }
@@ -143,6 +144,7 @@ impl Watch {
             operators: Folder::at(said.settings.operators.as_deref()),
             catalogue: catalogue.clone(),
             window: settings.window,
+            secret_text: settings.secret_text,
             certificates: certificates(&settings),
             trust: settings.upstream.ca.as_deref().map(Trust::at),
             proxy,
@@ -233,6 +235,7 @@ impl Watch {
             proxy_toml: &self.proxy_toml,
             env,
             hasher: &self.hasher,
+            secret_text: self.secret_text,
         };
         let tenants = |table: Reader<'_>, sources: Sources<'_>, claims: &mut Claims<Place>| {
             tenant_file::read(table, terms, sources, claims)

@@ -11,11 +11,11 @@ use gatepay_proxy::bound::{self, Bound};
 use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::Size;
 use gatepay_proxy::state;
-use gatepay_tenancy::load::{Supposing, load_supposing};
+use gatepay_tenancy::load::{Supposing, load_supposing, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{Configuration, Hash, Plan, Registry, Side, Who};
 
-use super::{Exit, complain, environment, fail, say};
+use super::{Exit, UNREAD, complain, environment, fail, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
@@ -51,6 +51,11 @@ impl Check {
 
     fn checked(&self) -> Result<Exit, Exit> {
         let configuration = self.load(&self.config)?;
+        if !self.json {
+            for file in unread_files(&configuration.settings) {
+                say(format_args!("note: {}: {UNREAD}", file.display()));
+            }
+        }
         let faults = if self.without_secrets {
             Vec::new()
         } else {

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_core::SecretKey;
+use gatepay_core::secret::SecretError;
 use zeroize::Zeroizing;
+
+use super::complain;
 
 /// Where a secret is. Never on the command line, which every process of the machine may read.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct SecretFrom {
-    /// A file that holds the secret; one final line feed is not part of it.
+    /// A file that holds the secret; one final line end is not part of it.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     /// An environment variable that holds the secret.
@@ -30,28 +33,30 @@ impl SecretFrom {
         }
     }
 
-    /// The text, as it stands there, but for one final LF or CR LF of a file.
+    /// The text, as it stands there, but for one final LF or CR LF.
     pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
-        match (&self.secret_file, &self.secret_env) {
-            (Some(path), _) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
-                let text = Zeroizing::new(text);
-                let line = text.strip_suffix('\n').map_or(text.as_str(), |line| {
-                    line.strip_suffix('\r').unwrap_or(line)
-                });
-                Ok(Zeroizing::new(line.to_owned()))
+        let text = match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => fs::read_to_string(path)
+                .map_err(|error| format!("{}: {}", path.display(), error.kind())),
+            (None, Some(name)) => {
+                env::var(name).map_err(|_| format!("environment variable {name} is not set"))
             }
-            (None, Some(name)) => env::var(name)
-                .map(Zeroizing::new)
-                .map_err(|_| format!("environment variable {name} is not set")),
             (None, None) => Err("name the secret with --secret-file or --secret-env".to_owned()),
-        }
+        };
+        let text = Zeroizing::new(text?);
+        let line = text.strip_suffix('\n').map_or(text.as_str(), |line| {
+            line.strip_suffix('\r').unwrap_or(line)
+        });
+        Ok(Zeroizing::new(line.to_owned()))
     }
 
-    /// The secret.
+    /// The secret. That it has characters outside visible ASCII is said, for they are seldom meant.
     pub(crate) fn key(&self) -> Result<SecretKey, String> {
-        SecretKey::new(self.text()?).map_err(|error| format!("the secret {error}"))
+        let text = self.text()?;
+        if let Err(error @ SecretError::NotVisible { .. }) = SecretKey::new(text.clone()) {
+            complain(format_args!("note: the secret {error}"));
+        }
+        SecretKey::of_any_text(text).map_err(|error| format!("the secret {error}"))
     }
 }
 

@@ -97,6 +97,9 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     guard
 }
 
+/// What is said of a file beside those of tenants.
+pub(crate) const UNREAD: &str = "is not read: only names that end in .toml or .json are";
+
 /// A program's environment, for configuration that names variables.
 pub(crate) fn environment(name: &str) -> Option<String> {
     env::var(name).ok()

@@ -13,10 +13,11 @@ use gatepay_proxy::activation::{self, Stage};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_tenancy::Watch;
+use gatepay_tenancy::load::unread_files;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::signals::{Asked, Signals};
-use super::{Exit, complain, environment, fail, log_to_stderr};
+use super::{Exit, UNREAD, complain, environment, fail, log_to_stderr};
 
 /// How long the log may take to write its last lines when the process has to end.
 const LAST_LINES: Duration = Duration::from_millis(100);
@@ -58,6 +59,9 @@ impl Serve {
         let tenants = configuration.registry.tenants().len();
         if tenants == 0 {
             tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
+        }
+        for file in unread_files(&configuration.settings) {
+            tracing::warn!(file = %file.display(), "{UNREAD}");
         }
         let upstream = configuration.settings.upstream.url.authority();
         let sockets = match activation::inherited() {

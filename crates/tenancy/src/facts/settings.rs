@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Facts;
 use crate::party::PartyId;
-use crate::proxy_file::{CALLBACKS, CHECKS, CLOCKS, FORMATS, STATUSES};
+use crate::proxy_file::{CALLBACKS, CHECKS, CLOCKS, FORMATS, SECRET_TEXTS, STATUSES};
 use crate::settings::{
     Admin, Audit, Breaker, Drain, Egress, Listen, ListenTls, Log, Metrics, Quota, QuotaShadow,
     Settings, Upstream,
@@ -31,6 +31,7 @@ pub fn of_settings(settings: &Settings) -> Facts {
         fixed_address_callback,
         balance_currencies,
         clock,
+        secret_text,
         listen,
         admin: Admin { address, token },
         upstream,
@@ -65,6 +66,7 @@ pub fn of_settings(settings: &Settings) -> Facts {
         ),
         ("balance.currencies", balance_currencies.clone().into()),
         ("clock", word(CLOCKS, clock)),
+        ("secret_text", word(SECRET_TEXTS, secret_text)),
         ("admin.address", address.to_string().into()),
         ("admin.token", secret(token.is_some())),
         ("timestamp.past_ms", window.past_ms.into()),

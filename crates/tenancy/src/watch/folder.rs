@@ -16,6 +16,7 @@ use crate::look::{Look, Reads, Seen};
 use crate::party::{PartyId, Standing};
 use crate::reader::{Place, Reader};
 use crate::secrets::{Environment, Sources};
+use crate::settings::SecretText;
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
 const READ_BY_A_THREAD: usize = 20_000;
@@ -85,6 +86,7 @@ pub(super) struct By<'a> {
     pub(super) proxy_toml: &'a Path,
     pub(super) env: &'a Environment<'a>,
     pub(super) hasher: &'a RandomState,
+    pub(super) secret_text: SecretText,
 }
 
 impl Differ {
@@ -270,6 +272,7 @@ impl<T: Holding> PartyFile<T> {
         let path = in_folder(folder, name);
         let reads = Reads::default();
         let reading = Reading::new(by.proxy_toml, by.env, &reads);
+        reading.secret_text.set(by.secret_text);
         let mut claims = Claims::default();
         let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
             read(table, sources, &mut claims).map(Arc::new)

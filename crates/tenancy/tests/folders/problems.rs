@@ -1,3 +1,5 @@
+use gatepay_tenancy::load::unread_files;
+
 use crate::support::{folder, tenant};
 
 #[test]
@@ -385,4 +387,48 @@ fn nesting_without_end_is_a_problem_and_no_crash() {
         let folder = folder().file(&format!("tenants.d/{name}"), piece.repeat(100_000));
         assert!(!folder.problems().is_empty(), "{piece}");
     }
+}
+
+#[test]
+fn a_byte_order_mark_before_a_file_is_passed_over() {
+    let json = r#"{"id": "acme", "sub_account": "1", "credential": [{"client_id": "acme", "secret": {"file": "../secrets/acme.key"}}]}"#;
+    let folder = folder()
+        .file("tenants.d/acme.json", format!("\u{feff}{json}"))
+        .secret("acme", "made-up-acme-secret")
+        .file(
+            "tenants.d/globex.toml",
+            format!("\u{feff}{}", tenant("globex", "")),
+        )
+        .secret("globex", "made-up-globex-secret");
+    assert_eq!(folder.loads().registry.tenants().len(), 2);
+    let twice = folder.file("tenants.d/acme.json", format!("\u{feff}\u{feff}{json}"));
+    assert_eq!(twice.problems().len(), 1);
+}
+
+#[test]
+fn what_lies_beside_the_files_of_tenants_and_is_not_read_is_named() {
+    let folder = folder().tenant("acme", "").operator("desk", "");
+    let folder = folder.proxy("operators = 'operators.d'");
+    let beside = [
+        "operators.d/DESK.Json",
+        "tenants.d/T9.TOML",
+        "tenants.d/a.yaml",
+        "tenants.d/acme",
+        "tenants.d/acme.toml.bak",
+    ];
+    let folder = beside
+        .iter()
+        .fold(folder, |folder, name| folder.file(name, ""));
+    // Of editors and of Kubernetes.
+    let folder = [".acme.toml.swp", "acme.toml~", "..data/acme.toml"]
+        .iter()
+        .fold(folder, |folder, name| {
+            folder.file(&format!("tenants.d/{name}"), "")
+        });
+    let unread = unread_files(&folder.loads().settings);
+    let names = unread
+        .iter()
+        .map(|file| file.strip_prefix(folder.path("")).unwrap());
+    let names: Vec<_> = names.map(|name| name.to_str().unwrap()).collect();
+    assert_eq!(names, beside);
 }

@@ -1,6 +1,8 @@
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+use gatepay_tenancy::Watch;
+
 use crate::support::{Folder, folder, tenant};
 
 /// The one problem of a folder whose tenant has this secret.
@@ -146,6 +148,51 @@ fn a_secret_may_come_from_a_variable() {
         ".env: names a secret that has white space or a control character at byte 4"
     );
     folder.variable("ACME", "made-up").loads();
+}
+
+#[test]
+fn one_final_line_end_of_a_variable_is_not_part_of_a_secret() {
+    let key = |value: &str| {
+        let folder = secret_table("{ env = 'ACME' }").variable("ACME", value);
+        folder.loads().registry
+    };
+    let [plain, line, windows] = ["made-up", "made-up\n", "made-up\r\n"].map(key);
+    for ended in [line, windows] {
+        let [one, other] =
+            [&plain, &ended].map(|it| &it.tenants()[0].party.credentials[0].credential.key);
+        assert!(one.same_secret(other));
+    }
+    let folder = secret_table("{ env = 'ACME' }").variable("ACME", "made-up\n\n");
+    assert_eq!(
+        problem(&folder),
+        ".env: names a secret that has white space or a control character at byte 7"
+    );
+}
+
+/// No editor shows them, and every signature would be wrong.
+#[test]
+fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
+    for (content, found) in [
+        ("\u{feff}made-up", "U+FEFF at byte 0"),
+        ("made\u{200b}-up", "U+200B at byte 4"),
+        ("made-up\u{a0}", "U+00A0 at byte 7"),
+        ("made-üp\n", "U+00FC at byte 5"),
+    ] {
+        let said = format!(
+            "names a secret that has {found}, which is not visible ASCII; secret_text = \"any\" allows it"
+        );
+        let folder = acme().secret("acme", content);
+        assert_eq!(problem(&folder), format!(".file: {said}"));
+        let variable = secret_table("{ env = 'ACME' }").variable("ACME", content);
+        assert_eq!(problem(&variable), format!(".env: {said}"));
+        // A blank is none of the characters that may be meant.
+        if !content.contains('\u{a0}') {
+            let folder = folder.proxy("secret_text = 'any'");
+            folder.loads();
+            let served = Watch::open(&folder.path("proxy.toml"), &folder.env());
+            assert!(served.is_ok(), "{content:?}");
+        }
+    }
 }
 
 #[test]
