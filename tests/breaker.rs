@@ -161,6 +161,32 @@ async fn one_tenants_reads_that_get_no_answer_cost_no_other_tenant_anything() {
 }
 
 #[tokio::test]
+async fn one_tenants_reads_that_get_no_answer_leave_the_others_their_repeats() {
+    let is_first = AtomicBool::new(true);
+    let upstream = Scripted::each(move |request| {
+        let is_dropped = request.contains(acme().sub_account)
+            || (request.contains(globex().sub_account) && is_first.swap(false, Ordering::Relaxed));
+        (!is_dropped).then(|| scripted::answer("200 OK", "", SUCCESS.as_bytes()))
+    });
+    let never = Breaker {
+        failures: 100_000,
+        ratio: 0.0,
+    };
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(move |settings| settings.upstream.breaker = never)
+        .start();
+    for _ in 0..60 {
+        assert_eq!(proxy.send(read()).await.status, 504);
+    }
+    // Of the first alone: after that it is known to fail.
+    proxy
+        .counts(r#"upstream_repeats_total{reason="lost"} 2"#)
+        .await;
+    let answer = proxy.send(globex().post(QUERY, BY_NUMBER)).await;
+    assert_eq!(answer.refused(), (200, "not refused"));
+}
+
+#[tokio::test]
 async fn a_tenant_that_is_answered_again_is_served_again() {
     let drops = Arc::new(AtomicBool::new(true));
     let upstream = Scripted::each({

@@ -60,6 +60,16 @@ pub enum CallOwner<'a> {
 }
 
 impl<'a> CallOwner<'a> {
+    /// Whether more attempts in a row failed than one call has.
+    fn keeps_failing(self) -> bool {
+        match self {
+            Self::Proxy => false,
+            Self::Party(lane) | Self::LookUp(lane) => {
+                lane.breaker.failures_in_a_row() > repeat::MOST + 1
+            }
+        }
+    }
+
     fn sender(self) -> Sender<'a> {
         match self {
             Self::Proxy => Sender::Own,
@@ -213,12 +223,13 @@ pub async fn send(
         if repeats == repeat::MOST || Instant::now() + pause >= deadline {
             return tried;
         }
-        if !road.budget.spend() {
+        let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
+        // What fails for one party again and again is not repeated out of what all have together.
+        if (was_sent && road.owner.keeps_failing()) || !road.budget.spend() {
             road.pool.repeat_denied();
             return tried;
         }
         // What was sent costs GatePay a request more, and the institution a part of its quota.
-        let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
         if was_sent && road.quota.take_for(Purpose::Repeat).is_err() {
             return tried;
         }

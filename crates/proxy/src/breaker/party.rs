@@ -85,6 +85,11 @@ impl PartyBreaker {
         &self.rest.id
     }
 
+    /// Failures without an answer since.
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.streak().failures
+    }
+
     /// Whether its calls alone keep failing: its breaker is open, or half open and nothing was answered since.
     pub fn is_failing(&self) -> bool {
         let streak = self.streak();
