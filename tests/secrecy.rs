@@ -212,6 +212,8 @@ fn a_panic_says_where_and_never_what() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = "secrecy::a_panic_says_where_and_never_what";
     command.args(["--exact", name, "--nocapture"]);
+    // The steps stand in the backtrace.
+    command.env("RUST_BACKTRACE", "1");
     let (said, code) = printed(&command.env(PANICKING, "1").output().unwrap());
     assert_eq!(code, Some(0), "{said}");
     assert!(!said.contains(CANARY), "{}", around(&said, CANARY));

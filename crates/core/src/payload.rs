@@ -56,11 +56,32 @@ fn words(signature: &Signature) -> [u64; 8] {
 
 /// SHA-256 of the whole signed string: a caller who compares it with its own learns which half of its code is wrong.
 pub fn digest(stamp: &Stamp<'_>, body: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    head(stamp, |bytes| hash.update(bytes));
-    hash.update(body);
-    hash.update(b"\n");
-    hash.finalize().into()
+    let mut digest = PayloadDigest::begin(stamp);
+    digest.body(body);
+    digest.end()
+}
+
+/// The same, which takes the body piece by piece.
+pub struct PayloadDigest(Sha256);
+
+impl PayloadDigest {
+    /// Starts with the stamp; the body follows.
+    pub fn begin(stamp: &Stamp<'_>) -> Self {
+        let mut hash = Sha256::new();
+        head(stamp, |bytes| hash.update(bytes));
+        Self(hash)
+    }
+
+    /// Adds the next bytes of the body.
+    pub fn body(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Ends the body and gives the digest.
+    pub fn end(mut self) -> [u8; 32] {
+        self.0.update(b"\n");
+        self.0.finalize().into()
+    }
 }
 
 fn head(stamp: &Stamp<'_>, mut feed: impl FnMut(&[u8])) {

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::guard::{Own, Steering, guard};
 use gatepay_core::operation::Account;
-use gatepay_core::{Kind, Operation};
+use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::Institution;
 use gatepay_tenancy::{Party, Registry, Standing, Who};
 
@@ -19,6 +20,7 @@ use crate::limit::{Limit, Limits};
 use crate::quota::{Denied, Grant};
 use crate::refusal::{Refusal, Stale};
 use crate::replay::{Fingerprint, Replay, Unusable};
+use crate::yielding::{Offload, YIELD_AFTER};
 
 /// The right to be in flight, until dropped.
 pub struct Permit {
@@ -186,7 +188,54 @@ pub fn body(
         .map_err(|fault| Refusal::InvalidBody(fault.to_string()))
 }
 
+/// The same for a body of any length: a long one is read on another thread.
+pub async fn judge_body(
+    offload: &Offload,
+    (catalogue, position): (&Arc<Catalogue>, usize),
+    query: Option<&str>,
+    sent: &Bytes,
+    own: Option<Own<'_>>,
+    rules: Rules,
+) -> Result<Option<String>, Refusal> {
+    if sent.len() <= YIELD_AFTER {
+        return body(&catalogue.rows()[position], query, sent, own, &rules);
+    }
+    let (catalogue, sent) = (Arc::clone(catalogue), sent.clone());
+    let query = query.map(str::to_owned);
+    let own = own.map(|own| (own.account.to_owned(), own.client_id.to_owned()));
+    let judged = offload.run(move || {
+        let own = own
+            .as_ref()
+            .map(|(account, client_id)| Own { account, client_id });
+        body(
+            &catalogue.rows()[position],
+            query.as_deref(),
+            &sent,
+            own,
+            &rules,
+        )
+    });
+    Box::pin(judged).await
+}
+
+/// The idempotency key of a body of any length, likewise.
+pub async fn key_of_body(
+    offload: &Offload,
+    (catalogue, position): (&Arc<Catalogue>, usize),
+    query: Option<&str>,
+    sent: &Bytes,
+) -> Option<String> {
+    if sent.len() <= YIELD_AFTER {
+        return key(&catalogue.rows()[position], query, sent);
+    }
+    let (catalogue, sent) = (Arc::clone(catalogue), sent.clone());
+    let query = query.map(str::to_owned);
+    let read = offload.run(move || key(&catalogue.rows()[position], query.as_deref(), &sent));
+    Box::pin(read).await
+}
+
 /// How bodies are judged, for all tenants alike.
+#[derive(Clone, Copy)]
 pub struct Rules {
     /// How much of what GatePay would refuse is refused here.
     pub strictness: Strictness,
@@ -292,6 +341,8 @@ mod tests {
     use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
     use gatepay_tenancy::{Limits, PartyId, Rate, ReplayRule};
     use std::num::NonZeroU32;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     const NOW: u64 = 1_767_225_600_000;
 
@@ -350,6 +401,52 @@ mod tests {
             let (left, in_flight) = (lane.left.into(), lane.in_flight.into());
             [left, in_flight, quota.left, quota.in_flight.into()]
         }
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_read_on_another_thread_and_a_short_one_here() {
+        let catalogue = Arc::new(Catalogue::standard());
+        let rows = catalogue.rows();
+        let position = rows.iter().position(|row| row.name == "query_order");
+        let row = (&catalogue, position.unwrap());
+        let rules = Rules {
+            strictness: Strictness::Off,
+            callbacks: true,
+        };
+        let own = Own {
+            account: "1",
+            client_id: "c",
+        };
+        let body = |filler: usize| {
+            let filler = "x".repeat(filler);
+            Bytes::from(format!(r#"{{"merchantTradeNo":"A-1","goods":"{filler}"}}"#))
+        };
+        let short = body(YIELD_AFTER - 100);
+        let long = body(YIELD_AFTER);
+        // Without a thread what needs one never ends.
+        let none = Offload::with(0);
+        for (body, is_here) in [(&short, true), (&long, false)] {
+            let judge = judge_body(&none, row, None, body, Some(own), rules);
+            assert_eq!(is_ready_at_once(judge), is_here);
+            let key = key_of_body(&none, row, None, body);
+            assert_eq!(is_ready_at_once(key), is_here);
+        }
+        let offload = Offload::default();
+        let judge = |sent| judge_body(&offload, row, None, sent, Some(own), rules);
+        let key = |sent| key_of_body(&offload, row, None, sent);
+        assert_eq!(judge(&long).await.ok(), judge(&short).await.ok());
+        assert_eq!(key(&long).await, key(&short).await);
+        let foreign =
+            Bytes::from([&long[..long.len() - 1], br#","sub_merchant_id":"2"}"#].concat());
+        assert_eq!(
+            judge(&foreign).await.unwrap_err().slug(),
+            "on_behalf_of_mismatch"
+        );
+    }
+
+    fn is_ready_at_once(future: impl Future) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        pin!(future).poll(&mut cx).is_ready()
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::signer::Signer;
 use crate::state::{self, Inheritance};
 use crate::status::Looks;
 use crate::tls;
+use crate::yielding::Offload;
 
 /// What outlives every request and every reload.
 pub struct App {
@@ -87,6 +88,8 @@ pub struct App {
     pub drain: Drain,
     /// Whether every worker still turns.
     pub heartbeats: Heartbeats,
+    /// Threads for work on long bodies.
+    pub offload: Offload,
     /// Where a reload is asked for, and what became of the last.
     pub reload: Reload,
     /// Which of the institution's credentials signs.
@@ -219,6 +222,7 @@ impl App {
             generation: ArcSwap::from_pointee(generation),
             drain: Drain::default(),
             heartbeats: Heartbeats::new(metrics.workers.clone()),
+            offload: Offload::default(),
             identity,
             guardian: Guardian::new(
                 clock.clone(),

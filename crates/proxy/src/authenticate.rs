@@ -1,6 +1,7 @@
 //! Authenticate: whose request is this, and is every signed byte theirs?
 
 use bytes::Bytes;
+use gatepay_core::payload::PayloadDigest;
 use gatepay_core::stamp::StampError;
 use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
 use gatepay_tenancy::{Found, Registry, Who};
@@ -8,6 +9,7 @@ use http::HeaderName;
 
 use crate::headers::{self, Lines, Single};
 use crate::refusal::{Mismatch, Refusal, Stale};
+use crate::yielding::in_pieces;
 
 /// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
 pub struct Caller<'a> {
@@ -101,12 +103,29 @@ impl Caller<'_> {
         if payload.verify(&self.signature) {
             return Ok(());
         }
-        let digest = payload::digest(&self.stamp, body);
-        Err(Refusal::SignatureMismatch(Mismatch::Bytes {
-            body_bytes: body.len(),
-            digest,
-        }))
+        Err(mismatch(body, payload::digest(&self.stamp, body)))
     }
+
+    /// The same, for a long body: others have their turn while a refusal's digest is made.
+    pub async fn verify_in_pieces(&self, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
+        if payload.verify(&self.signature) {
+            return Ok(());
+        }
+        Err(mismatch(body, digest_in_pieces(&self.stamp, body).await))
+    }
+}
+
+async fn digest_in_pieces(stamp: &Stamp<'_>, body: &[u8]) -> [u8; 32] {
+    let mut digest = PayloadDigest::begin(stamp);
+    in_pieces(body, |piece| digest.body(piece)).await;
+    digest.end()
+}
+
+fn mismatch(body: &Bytes, digest: [u8; 32]) -> Refusal {
+    Refusal::SignatureMismatch(Mismatch::Bytes {
+        body_bytes: body.len(),
+        digest,
+    })
 }
 
 /// What proves the claim, for the journal alone.
@@ -128,4 +147,20 @@ fn required<'a>(line: Single<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal
 
 fn repeated(name: &HeaderName) -> Refusal {
     Refusal::MalformedRequest(format!("{name} stands more than once").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yielding::YIELD_AFTER;
+    use crate::yielding::tests::polls;
+
+    #[test]
+    fn the_digest_of_a_long_body_is_made_in_pieces_and_is_the_same() {
+        let stamp = Stamp::parse(b"1767225600000", b"n").unwrap();
+        let body = vec![7; 16 * YIELD_AFTER + 1];
+        let (polls, digest) = polls(digest_in_pieces(&stamp, &body));
+        assert_eq!(polls, 17);
+        assert_eq!(digest, payload::digest(&stamp, &body));
+    }
 }

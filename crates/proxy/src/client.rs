@@ -53,7 +53,11 @@ pub async fn exchange(
     let mut wire = pool.connect(deadline).await?.connection.wire;
     let exchange = async {
         let head = wire
-            .ask(|head| write(request, head), |_| true, deadline)
+            .ask(
+                &mut |head: &mut Vec<u8>| write(request, head),
+                |_| true,
+                deadline,
+            )
             .await?;
         let mut body = BytesMut::new();
         while let Some(piece) = wire.piece().await? {

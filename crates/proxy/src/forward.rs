@@ -23,7 +23,8 @@ use crate::lane::Lane;
 use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget, Reason};
-use crate::wire::Broken;
+use crate::wire::{Attempt, Broken};
+use crate::yielding::{Offload, SinceYield, YIELD_AFTER};
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
 pub const WHOLE: usize = 64 * 1024;
@@ -44,6 +45,8 @@ pub struct Road<'a> {
     pub breaker: &'a Breaker,
     /// What time it is there.
     pub guardian: &'a Guardian,
+    /// Threads for what is long.
+    pub offload: &'a Offload,
     /// Whose call it is.
     pub owner: CallOwner<'a>,
 }
@@ -107,7 +110,7 @@ pub enum AnswerBody {
     /// All of it, and what it says.
     Whole(Bytes, Judgement),
     /// The beginning of a long one, and where the rest comes from.
-    Long(Long),
+    Long(Box<Long>),
 }
 
 /// A body too long to be held.
@@ -117,6 +120,7 @@ pub struct Long {
     /// Where the rest comes from, until all of it has.
     connection: Option<Connection>,
     pool: Arc<Pool>,
+    since_yield: SinceYield,
 }
 
 impl Long {
@@ -124,9 +128,16 @@ impl Long {
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         let piece = match (self.begun.take(), &mut self.connection) {
             (Some(begun), _) => Ok(Some(begun)),
+            (None, Some(_)) if self.since_yield.is_time() => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             (None, Some(connection)) => ready!(connection.wire.poll_piece(cx)),
             (None, None) => Ok(None),
         };
+        if let Ok(Some(piece)) = &piece {
+            self.since_yield.add(piece.len());
+        }
         // Who was told a length does not always ask what follows the last piece.
         let is_over = |connection: &mut Connection| {
             matches!(piece, Ok(None)) || connection.wire.rest() == Rest::Exactly(0)
@@ -171,14 +182,13 @@ pub enum Failure {
     },
 }
 
-/// Sends what `attempt` makes, afresh for every try, and reads the answer, within this time from now on. It writes the head into the buffer it is given
-/// and returns the body.
+/// Sends what `attempt` makes, afresh for every try, and reads the answer, within this time from now on.
 pub async fn send(
     road: Road<'_>,
     kind: Kind,
     now: Instant,
     limit: Duration,
-    mut attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
+    mut attempt: impl Attempt,
 ) -> Result<Answer, Failure> {
     let deadline = now + limit;
     road.budget.earn();
@@ -281,7 +291,7 @@ async fn exchange(
     road: Road<'_>,
     mut connection: Connection,
     kind: Kind,
-    attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
+    attempt: &mut impl Attempt,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
     let listens = road.guardian.listens();
@@ -313,12 +323,12 @@ async fn exchange(
         // Nobody asked for it, and what follows is no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
-    read(road.pool, connection, kind, head).await
+    read(road, connection, kind, head).await
 }
 
 /// The body of an answer, whole if it has to be.
 async fn read(
-    pool: &Arc<Pool>,
+    road: Road<'_>,
     mut connection: Connection,
     kind: Kind,
     head: Parts,
@@ -335,11 +345,15 @@ async fn read(
         Kind::Read => WHOLE,
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
-    let mut whole = Pieces::default();
+    let (mut whole, mut since_yield) = (Pieces::default(), SinceYield::default());
     loop {
         match connection.wire.piece().await {
             Ok(None) => break,
-            Ok(Some(piece)) => whole.push(piece),
+            Ok(Some(piece)) => {
+                let bytes = piece.len();
+                whole.push(piece);
+                since_yield.worked_on(bytes).await;
+            }
             Err(Broken::Late) => {
                 return Err(lost("GatePay's answer did not end in time", &Broken::Late));
             }
@@ -358,24 +372,34 @@ async fn read(
             let long = Long {
                 begun: Some(whole.into_bytes()),
                 connection: Some(connection),
-                pool: Arc::clone(pool),
+                pool: Arc::clone(road.pool),
+                since_yield: SinceYield::default(),
             };
             return Ok(Answer {
                 head,
-                body: AnswerBody::Long(long),
+                body: AnswerBody::Long(Box::new(long)),
             });
         }
     }
     let body = whole.into_bytes();
-    let judgement = envelope::judge(kind, head.status.as_u16(), &body);
+    let judgement = judged(road.offload, kind, head.status.as_u16(), &body).await;
     if !shows_its_end && judgement.form != Form::Structure {
         return Err(endless());
     }
-    pool.give_back(connection);
+    road.pool.give_back(connection);
     Ok(Answer {
         head,
         body: AnswerBody::Whole(body, judgement),
     })
+}
+
+/// What a whole answer says.
+async fn judged(offload: &Offload, kind: Kind, status: u16, body: &Bytes) -> Judgement {
+    if body.len() <= YIELD_AFTER {
+        return envelope::judge(kind, status, body);
+    }
+    let body = body.clone();
+    Box::pin(offload.run(move || envelope::judge(kind, status, &body))).await
 }
 
 fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> Failure {

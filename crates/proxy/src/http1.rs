@@ -35,6 +35,7 @@ use crate::pace::Pace;
 use crate::relay::Reply;
 use crate::scratch;
 use crate::turn;
+use crate::yielding::{SinceYield, YIELD_AFTER};
 
 /// How much is read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
@@ -50,8 +51,6 @@ pub const BUFFERS: usize = 5 * HEAD_LIMIT;
 const LINGER: usize = 64 << 20;
 /// How long that may take once the process ends. Before, it is the time any body has: `listen.body_timeout_ms`.
 const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
-/// After so many bytes other connections of the worker get their turn.
-const YIELD_AFTER: usize = 64 * 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -319,7 +318,7 @@ impl Connection {
             } else {
                 // Not copied.
                 self.write(std::mem::take(&mut out)).await?;
-                self.stream.write_all(&piece).await?;
+                write_in_pieces(&mut self.stream, &piece).await?;
             }
             if ends == Ends::Chunks {
                 out.extend_from_slice(b"\r\n");
@@ -349,23 +348,31 @@ impl Connection {
     /// Reads and throws away what the caller still sends after its answer. If the connection were closed at once, the
     /// kernel would reset it at the next byte, and the caller would see that and not the answer.
     async fn linger(&mut self) {
-        let (mut left, mut since_yield) = (LINGER, 0);
+        let (mut left, mut since_yield) = (LINGER, SinceYield::default());
         while left > 0 {
             self.came.clear();
             let (stream, came) = (&mut self.stream, &mut self.came);
             match poll_fn(|cx| read_more(stream, came, READ_MORE, cx)).await {
                 Ok(read @ 1..) => {
                     left = left.saturating_sub(read);
-                    since_yield += read;
+                    since_yield.worked_on(read).await;
                 }
                 Ok(0) | Err(_) => return,
             }
-            if since_yield >= YIELD_AFTER {
-                since_yield = 0;
-                yield_now().await;
-            }
         }
     }
+}
+
+/// Writes all of a long piece; others have their turn in between.
+async fn write_in_pieces(stream: &mut Inbound, piece: &[u8]) -> io::Result<()> {
+    let mut since_yield = SinceYield::default();
+    for part in piece.chunks(YIELD_AFTER) {
+        stream.write_all(part).await?;
+        if part.len() < piece.len() {
+            since_yield.worked_on(part.len()).await;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a head together.

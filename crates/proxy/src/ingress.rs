@@ -20,13 +20,14 @@ use crate::framing::Fault;
 use crate::head::Head;
 use crate::headers::{self, Lines, Single};
 use crate::refusal::Refusal;
+use crate::yielding::{SinceYield, YIELD_AFTER};
 
 /// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
 /// The most lines a head may have; GatePay's clients send about a dozen.
 pub const HEAD_LINES: usize = 64;
-/// After so many bytes hashed in one go, others get their turn: a MiB takes about 1.8 ms.
-const YIELD_AFTER: usize = 64 * 1024;
+/// A piece of a body is counted as so many bytes at least.
+const LEAST_PIECE: usize = 64;
 
 /// What of a head decides where a request goes.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +180,7 @@ where
     }
     let mut waiting_since = None;
     let mut whole = Pieces::default();
-    let mut since_yield = 0;
+    let mut since_yield = SinceYield::default();
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
         // Most bodies are there with their head: only one that is waited for costs a look at the clock.
@@ -219,11 +220,8 @@ where
         }
         for part in piece.chunks(YIELD_AFTER) {
             read(part);
-            since_yield += part.len();
-            if since_yield >= YIELD_AFTER {
-                since_yield = 0;
-                tokio::task::yield_now().await;
-            }
+            // Tiny pieces cost more than their bytes.
+            since_yield.worked_on(part.len().max(LEAST_PIECE)).await;
         }
         if is_all {
             whole.push(piece);
@@ -539,6 +537,8 @@ mod tests {
     use proptest::prelude::*;
     use std::convert::Infallible;
 
+    use crate::yielding::tests::polls;
+
     const TIME: BodyTime = BodyTime {
         whole: Duration::from_secs(10),
         bytes_per_second: NonZeroU32::new(1_024).unwrap(),
@@ -557,6 +557,42 @@ mod tests {
         let head = Head::of_parts(&parts);
         let target = target(&head, &Lines::read(head.lines()));
         target.err().map(|refusal| refusal.slug())
+    }
+
+    /// So many pieces of a byte each.
+    struct Bytewise(usize);
+
+    impl Body for Bytewise {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let left = self.0.checked_sub(1);
+            Poll::Ready(left.map(|left| {
+                self.0 = left;
+                Ok(Frame::data(Bytes::from_static(b"x")))
+            }))
+        }
+    }
+
+    #[test]
+    fn others_have_their_turn_while_a_long_body_is_taken_however_it_comes() {
+        let most = u64::MAX;
+        let whole = vec![b'x'; 16 * YIELD_AFTER];
+        let mut at_once = Full::new(Bytes::from(whole.clone()));
+        let (mut since, mut held) = (0, Room::default().hold(None));
+        let read = |piece: &[u8]| since += piece.len();
+        let (turns, all) = polls(body(&mut at_once, most, &TIME, &mut held, read));
+        assert_eq!((turns, all.unwrap().len()), (17, whole.len()));
+        assert_eq!(since, whole.len());
+
+        let (mut bytewise, mut held) = (Bytewise(16 * 1024), Room::default().hold(None));
+        let read = body(&mut bytewise, most, &TIME, &mut held, |_| {});
+        let (turns, _) = polls(read);
+        assert_eq!(turns, 17, "every 1024 pieces");
     }
 
     #[test]

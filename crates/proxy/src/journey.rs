@@ -13,7 +13,7 @@ use gatepay_core::guard::Own;
 use gatepay_core::look_up::{Observation, Question};
 use gatepay_core::operation::LookUp;
 use gatepay_core::proof::{AnswerProof, LookUpRule};
-use gatepay_core::{Credential, Kind, Operation, envelope, translate};
+use gatepay_core::{Credential, Kind, Operation, Payload, envelope, translate};
 use gatepay_tenancy::Who;
 
 use crate::answer::Parts;
@@ -24,6 +24,7 @@ use crate::drain::{Door, Entering, Phase, Running};
 use crate::forward::{self, Answer, AnswerBody, CallOwner, Failure, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
+use crate::guardian::Guardian;
 use crate::head::Head;
 use crate::headers::{self, Lines, Single};
 use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
@@ -40,6 +41,8 @@ use crate::repeat::Budget;
 use crate::resolve::Schedule;
 use crate::sign::{Inbound, Outbound, Unsendable};
 use crate::signer::Signing;
+use crate::wire::Attempt;
+use crate::yielding::{YIELD_AFTER, in_pieces};
 use crate::{admit, authenticate, ingress, probe, resolve, route};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -62,6 +65,7 @@ impl Worker {
             quota: &self.app.quota,
             breaker: &self.app.breaker,
             guardian: &self.app.guardian,
+            offload: &self.app.offload,
             owner,
         }
     }
@@ -276,14 +280,17 @@ async fn enter(
         query: target.query,
         body: &body,
     };
-    let judged = usable
-        .map_err(|unusable| admit::refuse(unusable, now_ms))
-        .and_then(|()| judge(app, &generation, &verified));
-    let (acting, key) = judged.inspect_err(|_| {
-        if record.is_in_doubt() {
-            record.key(admit::key(operation, target.query, &body));
+    let judged = match usable {
+        Ok(()) => judge(app, &generation, &verified).await,
+        Err(unusable) => Err(admit::refuse(unusable, now_ms)),
+    };
+    let (acting, key) = match judged {
+        Ok(judged) => judged,
+        Err(refusal) => {
+            remember_key(app, &generation, &verified, record).await;
+            return Err(refusal.into());
         }
-    })?;
+    };
     record.key(key);
     // Operators speak the institution's form already.
     let translated = !operator && !operation.is_verbatim();
@@ -292,7 +299,7 @@ async fn enter(
         head: *head,
         body,
     };
-    let outbound = outbound(app, operation, inbound, acting, translated);
+    let outbound = outbound(app, (&generation, position), inbound, acting, translated).await;
     let outbound = outbound.map_err(|error| {
         record.detail(error.to_string());
         Refusal::Internal(Outcome::NotExecuted)
@@ -345,11 +352,25 @@ struct Verified<'a, 'b> {
     peer: IpAddr,
     on_behalf_of: Single<'a>,
     query: Option<&'b str>,
-    body: &'b [u8],
+    body: &'b Bytes,
+}
+
+/// Has the record know the key of a refused call of which copies may have been admitted.
+async fn remember_key(
+    app: &App,
+    generation: &Generation,
+    verified: &Verified<'_, '_>,
+    record: &mut Record,
+) {
+    if record.is_in_doubt() {
+        let row = (&generation.catalogue, verified.position);
+        let (query, body) = (verified.query, verified.body);
+        record.key(admit::key_of_body(&app.offload, row, query, body).await);
+    }
 }
 
 /// Whether the caller may make this call, and with this body: whom it is made for, and the idempotency key it carries.
-fn judge<'a>(
+async fn judge<'a>(
     app: &App,
     generation: &'a Generation,
     verified: &Verified<'a, '_>,
@@ -376,23 +397,44 @@ fn judge<'a>(
         }),
         Who::Operator(_) => None,
     };
-    let key = admit::body(operation, verified.query, verified.body, own, &app.rules)?;
+    let row = (&generation.catalogue, verified.position);
+    let (query, body) = (verified.query, verified.body);
+    let key = admit::judge_body(&app.offload, row, query, body, own, app.rules).await?;
     Ok((acting, key))
 }
 
 /// What is sent for an admitted call.
-fn outbound(
+async fn outbound(
     app: &App,
-    operation: &Operation,
+    (generation, position): (&Generation, usize),
     inbound: Inbound<'_>,
     acting: admit::Acting<'_>,
     translated: bool,
 ) -> Result<Outbound, Unsendable> {
+    let (operation, host) = (&generation.catalogue.rows()[position], &app.upstream_host);
     if !translated {
-        return Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
+        return Outbound::verbatim(operation, inbound, acting, host);
     }
     let currencies = &app.settings.balance_currencies;
-    Outbound::balance(operation, &inbound, acting, &app.upstream_host, currencies)
+    let body = if inbound.body.len() <= YIELD_AFTER {
+        translate::balance_request(
+            &BodyReading::read(operation, inbound.query, &inbound.body),
+            currencies,
+        )
+    } else {
+        let (catalogue, body) = (Arc::clone(&generation.catalogue), inbound.body.clone());
+        let query = inbound.query.map(str::to_owned);
+        let currencies = currencies.clone();
+        let read = move || {
+            let row = &catalogue.rows()[position];
+            translate::balance_request(
+                &BodyReading::read(row, query.as_deref(), &body),
+                &currencies,
+            )
+        };
+        Box::pin(app.offload.run(read)).await
+    };
+    Outbound::balance(operation, &inbound, acting, host, body)
 }
 
 /// The body, verified as the caller's: nothing is done with one that is not.
@@ -431,13 +473,21 @@ async fn receive(
         let turn = pin!(app.penalties.turn(address));
         let turn = unless_gone(incoming, turn);
         let _turn = record.waits(Turn::Body, pin!(turn)).await?;
-        payload.body(&body);
-        caller.verify(payload, &body)?;
+        in_pieces(&body, |piece| payload.body(piece)).await;
+        verify(caller, payload, &body).await?;
     } else {
-        caller.verify(payload, &body)?;
+        verify(caller, payload, &body).await?;
     }
     record.verified(caller);
     Ok(body)
+}
+
+/// Proves the claim of the caller, whatever the length of the body.
+async fn verify(caller: &Caller<'_>, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
+    if body.len() <= YIELD_AFTER {
+        return caller.verify(payload, body);
+    }
+    Box::pin(caller.verify_in_pieces(payload, body)).await
 }
 
 impl Admitted {
@@ -464,15 +514,16 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
     };
     let now = app.clock.instant(record.turn(Turn::Connect));
     let credential = signing.credential();
-    let attempt = |head: &mut Vec<u8>| {
-        let stamp = app.guardian.stamp();
-        record.attempt(&credential.client_id, &stamp);
-        admitted.outbound.attempt(credential, &stamp, head)
+    let attempts = Attempts {
+        outbound: &admitted.outbound,
+        credential,
+        guardian: &app.guardian,
+        record: &mut record,
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
     let road = worker.road(CallOwner::Party(admitted.permit.lane()));
-    let sent = forward::send(road, kind, now, limit, attempt).await;
+    let sent = forward::send(road, kind, now, limit, attempts).await;
     record.turn(Turn::Own);
     let answer = match sent {
         Ok(answer) => answer,
@@ -582,7 +633,8 @@ fn is_rejection(judgement: &Judgement) -> bool {
 
 /// What the log may know of it.
 fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
-    let mut detail: String = String::from_utf8_lossy(body).chars().take(512).collect();
+    let begins = &body[..body.len().min(2048)];
+    let mut detail: String = String::from_utf8_lossy(begins).chars().take(512).collect();
     if let Some(offset) = offset_ms {
         let _ = write!(
             detail,
@@ -611,6 +663,28 @@ async fn settle(
     record.turn(Turn::Own);
     record.observed(observed);
     rule.settle(observed).into()
+}
+
+/// What makes the attempts of a call, each under a stamp of its own, which is recorded.
+struct Attempts<'a> {
+    outbound: &'a Outbound,
+    credential: &'a Credential,
+    guardian: &'a Guardian,
+    record: &'a mut Record,
+}
+
+impl Attempt for Attempts<'_> {
+    async fn make(&mut self, head: &mut Vec<u8>) -> Bytes {
+        let stamp = self.guardian.stamp();
+        self.record.attempt(&self.credential.client_id, &stamp);
+        if self.outbound.body().len() <= YIELD_AFTER {
+            return self.outbound.attempt(self.credential, &stamp, head);
+        }
+        let attempt = self
+            .outbound
+            .attempt_in_pieces(self.credential, &stamp, head);
+        Box::pin(attempt).await
+    }
 }
 
 /// The answer to a call that was sent and got none that can be relayed: what became of it, as far as GatePay says.
@@ -658,16 +732,19 @@ async fn look_up(
     let mut seen = Observation::UNKNOWN;
     let outbound = &admitted.outbound;
     let (query, body) = outbound.content();
-    let question = look_up_row(&admitted.generation, admitted.operation()).and_then(|(by, row)| {
-        let question = Question::about(
-            by,
-            row,
-            &BodyReading::read(admitted.operation(), query, body),
-        )?;
-        let outbound = outbound.look_up(row, &question).ok()?;
-        Some((question, outbound))
-    });
-    let Some((question, outbound)) = question else {
+    let asked = if body.len() <= YIELD_AFTER {
+        question(&admitted.generation, admitted.position, query, body)
+    } else {
+        let (generation, position) = (Arc::clone(&admitted.generation), admitted.position);
+        let (query, body) = (query.map(str::to_owned), body.clone());
+        let read = move || question(&generation, position, query.as_deref(), &body);
+        app.offload.run(read).await
+    };
+    let row = look_up_row(&admitted.generation, admitted.operation());
+    let Some((question, (_, row))) = asked.zip(row) else {
+        return seen;
+    };
+    let Ok(outbound) = outbound.look_up(row, &question) else {
         return seen;
     };
     let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
@@ -679,6 +756,18 @@ async fn look_up(
         () = app.drain.nearly_over(app.settings.drain.deadline) => {}
     }
     seen
+}
+
+/// What to ask about a call with this body.
+fn question(
+    generation: &Generation,
+    position: usize,
+    query: Option<&str>,
+    body: &[u8],
+) -> Option<Question> {
+    let operation = &generation.catalogue.rows()[position];
+    let (by, row) = look_up_row(generation, operation)?;
+    Question::about(by, row, &BodyReading::read(operation, query, body))
 }
 
 /// What tells of a call, and its row, if it has one that is on.

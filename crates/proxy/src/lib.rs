@@ -82,3 +82,4 @@ pub mod trace;
 pub mod turn;
 pub mod uses;
 pub mod wire;
+pub mod yielding;

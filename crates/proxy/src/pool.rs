@@ -402,11 +402,11 @@ mod tests {
         let metrics = Metrics::new(&Catalogue::standard());
         let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), limits(1, 1));
         let mut connection = pool.connect(soon()).await.unwrap().connection;
-        let request = |out: &mut Vec<u8>| {
+        let mut request = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
             bytes::Bytes::new()
         };
-        let asked = connection.wire.ask(request, |_| true, soon());
+        let asked = connection.wire.ask(&mut request, |_| true, soon());
         asked.await.unwrap();
         pool.give_back(connection);
         pool

@@ -50,7 +50,7 @@ pub fn whole(head: Parts, body: Bytes, record: Box<Record>, permit: Option<Permi
 /// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
 pub fn long(
     head: Parts,
-    long: Long,
+    long: Box<Long>,
     stall: Duration,
     record: Box<Record>,
     permit: Permit,
@@ -59,7 +59,7 @@ pub fn long(
     finish(
         head,
         Source::Long {
-            long: Box::new(long),
+            long,
             stalled,
             stall,
         },

@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::Question;
 use gatepay_core::operation::{Method, Operation};
-use gatepay_core::{Credential, FreshStamp, translate};
+use gatepay_core::{Credential, FreshStamp, Payload, Signature};
 use http::header::{self, HeaderValue};
 
 use crate::admit::Acting;
 use crate::head::Head;
 use crate::headers;
+use crate::yielding::in_pieces;
 
 /// What is sent to GatePay, apart from what each attempt makes fresh.
 ///
@@ -65,19 +65,15 @@ impl Outbound {
         Ok(outbound)
     }
 
-    /// The institution's balance query for a merchant's: another method, and a body that asks for the currencies the
-    /// tenant names, or for `currencies`.
+    /// The institution's balance query for a merchant's: another method, and this body, which says what the merchant's
+    /// asked for ([`gatepay_core::translate::balance_request`]).
     pub fn balance(
         operation: &Operation,
         inbound: &Inbound<'_>,
         acting: Acting<'_>,
         host: &HeaderValue,
-        currencies: &[String],
+        body: Vec<u8>,
     ) -> Result<Self, Unsendable> {
-        let body = translate::balance_request(
-            &BodyReading::read(operation, inbound.query, &inbound.body),
-            currencies,
-        );
         let mut outbound = Self::begin(operation, None, [JSON], body.into())?;
         outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)
@@ -96,6 +92,11 @@ impl Outbound {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
         outbound.lines(None, Acting::Nobody, host)?;
         Ok(outbound)
+    }
+
+    /// The body.
+    pub fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// The query as it is sent, and the body.
@@ -178,9 +179,33 @@ impl Outbound {
         stamp: &FreshStamp,
         head: &mut Vec<u8>,
     ) -> Bytes {
+        let signature = gatepay_core::sign(&credential.key, &stamp.as_stamp(), &self.body);
+        self.signed(credential, stamp, &signature, head)
+    }
+
+    /// The same, for a long body: others have their turn while it is hashed.
+    pub async fn attempt_in_pieces(
+        &self,
+        credential: &Credential,
+        stamp: &FreshStamp,
+        head: &mut Vec<u8>,
+    ) -> Bytes {
+        let mut payload = Payload::begin(&credential.key, &stamp.as_stamp());
+        in_pieces(&self.body, |piece| payload.body(piece)).await;
+        self.signed(credential, stamp, &payload.sign(), head)
+    }
+
+    /// An attempt with this signature.
+    fn signed(
+        &self,
+        credential: &Credential,
+        stamp: &FreshStamp,
+        signature: &Signature,
+        head: &mut Vec<u8>,
+    ) -> Bytes {
         let stamp = stamp.as_stamp();
         let [timestamp, nonce] = stamp.bytes();
-        let signature = gatepay_core::sign(&credential.key, &stamp, &self.body).to_hex();
+        let signature = signature.to_hex();
         head.reserve(self.head.len() + SIGNED);
         head.extend_from_slice(&self.head);
         // Ids, digits and symbols: each is visible ASCII by its type.
@@ -223,7 +248,35 @@ fn target(part: &str) -> Result<&[u8], Unsendable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatepay_core::Catalogue;
+    use crate::yielding::YIELD_AFTER;
+    use crate::yielding::tests::polls;
+    use gatepay_core::{Catalogue, ClientId, SecretKey, SigningKey};
+
+    #[test]
+    fn a_long_body_is_signed_in_pieces_and_as_it_would_be_at_once() {
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named("create_order").unwrap();
+        let host = HeaderValue::from_static("gatepay.example");
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let inbound = Inbound {
+            query: None,
+            head: Head::of_parts(&parts),
+            body: vec![b'x'; 16 * YIELD_AFTER].into(),
+        };
+        let outbound = Outbound::verbatim(row, inbound, Acting::Nobody, &host).unwrap();
+        let secret = SecretKey::new("fake-institution-secret".to_owned().into()).unwrap();
+        let credential = Credential {
+            client_id: ClientId::parse("institution").unwrap(),
+            key: SigningKey::new(&secret),
+        };
+        let stamp = FreshStamp::new(1_767_225_600_000, [7; 32]);
+        let (mut at_once, mut head) = (Vec::new(), Vec::new());
+        let body = outbound.attempt(&credential, &stamp, &mut at_once);
+        let in_pieces = outbound.attempt_in_pieces(&credential, &stamp, &mut head);
+        let (polls, same) = polls(in_pieces);
+        assert_eq!(polls, 16);
+        assert_eq!((head, same), (at_once, body));
+    }
 
     #[test]
     fn nothing_that_would_end_a_line_is_sent() {

@@ -5,7 +5,7 @@
 //! known only by asking another task, and every request wakes it twice. Here whoever asks also writes and reads, and a
 //! connection that is dropped writes nothing more.
 
-use std::future::poll_fn;
+use std::future::{self, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use crate::answer::{self, Parts, Rest, Step, Unreadable};
 use crate::pool::Place;
 use crate::scratch;
+use crate::yielding::{SinceYield, YIELD_AFTER};
 
 /// How much is read at once: an answer has a few hundred bytes.
 const READ: usize = 4 * 1024;
@@ -55,6 +56,19 @@ pub enum Stream {
     Plain(Metered),
     /// Encrypted.
     Tls(Box<TlsStream<Metered>>),
+}
+
+/// What makes the attempts of a call.
+pub trait Attempt {
+    /// Makes one, signed at this moment: puts its head into the buffer it is given and returns the body.
+    fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send;
+}
+
+/// What needs no turn of others in between.
+impl<F: FnMut(&mut Vec<u8>) -> Bytes> Attempt for F {
+    fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send {
+        future::ready(self(head))
+    }
 }
 
 /// Why there is no whole answer.
@@ -108,20 +122,20 @@ impl Wire {
         self.stream.metered().written
     }
 
-    /// Asks: `write` puts a head into the buffer it is given and returns the body. Ends with the head of the answer, of
+    /// Asks what `attempt` makes. Ends with the head of the answer, of
     /// which the lines are there whose names `passes`; its body comes by [`poll_piece`](Self::poll_piece).
     ///
     /// # Errors
     /// If there is no answer that can be read, by `deadline`. The connection is good for nothing then.
     pub async fn ask(
         &mut self,
-        write: impl FnOnce(&mut Vec<u8>) -> Bytes,
+        attempt: &mut impl Attempt,
         passes: fn(&str) -> bool,
         deadline: Instant,
     ) -> Result<Parts, Broken> {
         self.keeps = false;
         self.out = scratch::take();
-        let mut body = write(&mut self.out);
+        let mut body = attempt.make(&mut self.out).await;
         if body.len() <= TOGETHER {
             self.out.extend_from_slice(&body);
             body = Bytes::new();
@@ -131,6 +145,7 @@ impl Wire {
         let mut sending = Sending {
             done: 0,
             body,
+            since_yield: SinceYield::default(),
             is_over: false,
         };
         // How much of what came was looked at for a head.
@@ -280,6 +295,7 @@ struct Sending {
     done: usize,
     /// The body, if it is not written together with its head.
     body: Bytes,
+    since_yield: SinceYield,
     is_over: bool,
 }
 
@@ -293,12 +309,22 @@ impl Sending {
         let whole = head.len() + self.body.len();
         while self.done < whole {
             let part = match self.done.checked_sub(head.len()) {
-                Some(of_body) => &self.body[of_body..],
+                Some(of_body) => {
+                    let most = self.body.len().min(of_body + YIELD_AFTER);
+                    &self.body[of_body..most]
+                }
                 None => &head[self.done..],
             };
             match ready!(Pin::new(&mut *stream).poll_write(cx, part))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.done += written,
+                written => {
+                    self.done += written;
+                    self.since_yield.add(written);
+                    if self.done < whole && self.since_yield.is_time() {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
             }
         }
         Pin::new(stream).poll_flush(cx)
@@ -476,11 +502,12 @@ mod tests {
         Instant::now() + Duration::from_millis(milliseconds)
     }
 
-    fn request(body: usize) -> impl FnOnce(&mut Vec<u8>) -> Bytes {
+    fn request(body: usize) -> impl FnMut(&mut Vec<u8>) -> Bytes {
+        let bytes = Bytes::from(vec![b'x'; body]);
         move |head| {
             let text = format!("POST / HTTP/1.1\r\ncontent-length: {body}\r\n\r\n");
             head.extend_from_slice(text.as_bytes());
-            Bytes::from(vec![b'x'; body])
+            bytes.clone()
         }
     }
 
@@ -500,6 +527,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn others_have_their_turn_while_a_long_request_is_written() {
+        let (mut wire, mut peer) = pair().await;
+        let reads = tokio::spawn(async move {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).await.unwrap();
+            all.len()
+        });
+        let body = 64 * YIELD_AFTER;
+        let mut sending = Sending {
+            done: 0,
+            body: vec![b'x'; body].into(),
+            since_yield: SinceYield::default(),
+            is_over: false,
+        };
+        poll_fn(|cx| {
+            let before = sending.done;
+            let sent = sending.poll(b"head", &mut wire.stream, cx);
+            assert!(sending.done - before <= 2 * YIELD_AFTER, "in one turn");
+            sent
+        })
+        .await
+        .unwrap();
+        drop(wire);
+        assert_eq!(reads.await.unwrap(), body + 4);
+    }
+
+    #[tokio::test]
     async fn one_request_follows_another_whatever_is_said_in_between_them() {
         let (mut wire, mut peer) = pair().await;
         for _ in 0..3 {
@@ -511,7 +565,8 @@ mod tests {
                 yield_now().await;
                 peer.write_all(&answer[40..]).await.unwrap();
             };
-            let (head, ()) = tokio::join!(wire.ask(request(9), |_| true, after(20_000)), rest);
+            let mut request = request(9);
+            let (head, ()) = tokio::join!(wire.ask(&mut request, |_| true, after(20_000)), rest);
             assert_eq!(head.unwrap().status.as_u16(), 200);
             assert_eq!(body(&mut wire).await.unwrap(), b"{}");
             assert!(wire.is_free() && wire.is_quiet(Surely::Now) && wire.is_quiet(Surely::Lately));
@@ -528,8 +583,9 @@ mod tests {
                 peer.write_all(answer).await.unwrap();
                 (!closes).then_some(peer)
             };
+            let mut request = request(FLOOD);
             let (head, _peer) =
-                tokio::join!(wire.ask(request(FLOOD), |_| true, after(20_000)), server);
+                tokio::join!(wire.ask(&mut request, |_| true, after(20_000)), server);
             assert_eq!(head.unwrap().status.as_u16(), 413, "closes: {closes}");
             assert_eq!(body(&mut wire).await.unwrap(), b"{}");
             assert!(!wire.is_free());
@@ -539,14 +595,16 @@ mod tests {
     #[tokio::test]
     async fn an_answer_from_before_the_request_is_not_its_answer() {
         let (mut wire, mut peer) = pair().await;
-        let late = wire.ask(request(FLOOD), |_| true, after(100)).await;
+        let mut flood = request(FLOOD);
+        // Long enough for the kernel to be full by then.
+        let late = wire.ask(&mut flood, |_| true, after(2_000)).await;
         assert!(matches!(late, Err(Broken::Late)), "it does not read");
         let before = wire.written();
         assert!(before > 0 && before < FLOOD as u64);
         peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await
             .unwrap();
-        let unasked = wire.ask(request(9), |_| true, after(20_000)).await;
+        let unasked = wire.ask(&mut request(9), |_| true, after(20_000)).await;
         assert!(matches!(unasked, Err(Broken::Unasked)), "{unasked:?}");
         assert_eq!(wire.written(), before, "and nothing was sent");
     }
@@ -558,7 +616,7 @@ mod tests {
             .await
             .unwrap();
         peer.shutdown().await.unwrap();
-        let closed = wire.ask(request(9), |_| true, after(20_000)).await;
+        let closed = wire.ask(&mut request(9), |_| true, after(20_000)).await;
         assert!(matches!(closed, Err(Broken::Closed)), "{closed:?}");
         assert!(!wire.is_free());
     }
@@ -577,7 +635,7 @@ mod tests {
                 while peer.write_all(flood.as_bytes()).await.is_ok() {}
             });
             let exchange = async {
-                wire.ask(request(9), |_| true, after(200)).await?;
+                wire.ask(&mut request(9), |_| true, after(200)).await?;
                 while wire.piece().await?.is_some() {}
                 Ok(())
             };
@@ -599,7 +657,9 @@ mod tests {
             peer.write_all(&[answer(filled), answer(3)].concat())
                 .await
                 .unwrap();
-            wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+            wire.ask(&mut request(9), |_| true, after(20_000))
+                .await
+                .unwrap();
             assert_eq!(body(&mut wire).await.unwrap().len(), filled);
             assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
             assert!(!(wire.is_free() && wire.is_quiet(Surely::Lately)));
@@ -636,7 +696,9 @@ mod tests {
                 .await
                 .unwrap();
             peer.flush().await.unwrap();
-            wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+            wire.ask(&mut request(9), |_| true, after(20_000))
+                .await
+                .unwrap();
             assert_eq!(body(&mut wire).await.unwrap(), b"{}");
             // As a ticket is: something of TLS itself, when nobody asks.
             peer.get_mut().1.refresh_traffic_keys().unwrap();
@@ -653,7 +715,9 @@ mod tests {
             .await
             .unwrap();
         peer.flush().await.unwrap();
-        wire.ask(request(9), |_| true, after(20_000)).await.unwrap();
+        wire.ask(&mut request(9), |_| true, after(20_000))
+            .await
+            .unwrap();
         assert_eq!(body(&mut wire).await.unwrap().len(), 4_055);
         assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
     }
