@@ -207,8 +207,35 @@ pub(super) fn scenarios() -> impl Strategy<Value = Scenario> {
         look_ups,
         deadline,
     });
-    let steps = prop::collection::vec(step(), 1..=14);
-    (setup, steps).prop_map(|(setup, steps)| Scenario { setup, steps })
+    let steps = prop_oneof![
+        20 => step().prop_map(|step| vec![step]),
+        1 => spent_before_a_copy_returns(),
+    ];
+    let steps = prop::collection::vec(steps, 1..=14);
+    (setup, steps).prop_map(|(setup, steps)| Scenario {
+        setup,
+        steps: steps.concat(),
+    })
+}
+
+/// What single steps seldom come to: a call is executed after a copy was made, and sent again when that copy is back.
+fn spent_before_a_copy_returns() -> impl Strategy<Value = Vec<Step>> {
+    let copies = Restart {
+        end: End::Drain,
+        in_flight: None,
+        state: StateMove::Stays,
+        change: Change::Nothing,
+    };
+    let call = (sort(), shop()).prop_map(|(sort, shop)| Step::Call(sort, shop, 0, None));
+    (call, restart(), back()).prop_map(move |(call, returns, copy)| {
+        let returns = Restart {
+            state: StateMove::Restored(copy),
+            in_flight: None,
+            ..returns
+        };
+        let [copies, returns] = [copies, returns].map(Step::Restart);
+        vec![copies, call, returns, Step::Again(Back(0))]
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
