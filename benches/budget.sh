@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 INSTRUCTIONS=75500
-ALLOCATIONS=6
+ALLOCATIONS=5
 
 export CARGO_TERM_COLOR=never
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

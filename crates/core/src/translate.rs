@@ -2,6 +2,7 @@
 //! merchant's again (protocol.md 2).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use crate::body::BodyReading;
 use crate::json::{self, Raw};
@@ -12,14 +13,15 @@ const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
 /// The institution's balance query for a merchant's: a JSON array of currencies, those the caller names, or `default`.
 pub fn balance_request<S: AsRef<str>>(sent: &BodyReading<'_>, default: &[S]) -> Vec<u8> {
     let mut currencies: Vec<String> = Vec::new();
+    // Each once, in the order of their first mention.
+    let mut known = HashSet::new();
     for value in CURRENCY_FIELDS.iter().flat_map(|field| sent.values(field)) {
-        let named = value.texts().into_iter().flat_map(|text| {
-            let words: Vec<_> = text.split(',').map(|word| word.trim().to_owned()).collect();
-            words
-        });
-        for currency in named.filter(|currency| !currency.is_empty()) {
-            if !currencies.contains(&currency) {
-                currencies.push(currency);
+        for text in value.texts() {
+            let words = text.split(',').map(str::trim);
+            for currency in words.filter(|currency| !currency.is_empty()) {
+                if known.insert(currency.to_owned()) {
+                    currencies.push(currency.to_owned());
+                }
             }
         }
     }

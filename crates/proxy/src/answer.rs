@@ -6,6 +6,7 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
@@ -14,6 +15,8 @@ use crate::fields::Fields;
 
 /// The largest head an answer may have.
 const HEAD: usize = 64 * 1024;
+/// The most bytes its trailers may have.
+const TRAILERS: u32 = 64 * 1024;
 /// As many lines as most have; there is room for so many.
 const LINES: usize = 100;
 /// So many of them are relayed, and of the others what the body is read by: common clients take no head of more than 100
@@ -27,6 +30,10 @@ const OUR_LINES: usize = 160;
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
 /// The longest line that says how long a chunk is, and the longest trailer.
 const CHUNK_LINE: usize = 4 * 1024;
+
+/// How many names of `Connection` are heeded: each line is compared with all of them. With more the connection serves no
+/// other request.
+const OPTIONS: usize = 16;
 
 /// Why an answer cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,14 +66,15 @@ pub enum Rest {
 /// What is expected next of a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunk {
-    /// How long the next one is.
-    Size,
+    /// How long the next one is, in a line of which so many bytes were looked at in vain.
+    Size(u32),
     /// So many bytes of one.
     Data(u64),
     /// The line end after one.
     End,
-    /// Trailers, of which there may be so many bytes, or the empty line that is the end of everything.
-    Trailers(usize),
+    /// Trailers, of which there may be so many bytes, or the empty line that is the end of everything. Of the next line so
+    /// many bytes were looked at in vain.
+    Trailers(u32, u32),
     /// Nothing.
     Over,
 }
@@ -137,13 +145,18 @@ pub fn head(
         return Err(Unreadable::TooLarge);
     }
     let head = came.split_to(end);
+    let ends = LineEnds::of(&head);
+    // Beside the lines there are the status line and the empty one.
+    if ends.count > LINES + 2 {
+        return read_odd(head, passes).map(Some);
+    }
     let mut lines = [const { MaybeUninit::uninit() }; LINES];
     let read = match read(&head, &ParserConfig::default(), &mut lines, passes) {
-        Err(Unreadable::Head | Unreadable::TooLarge) => read_odd(head, passes)?,
+        Err(Unreadable::Head) => read_odd(head, passes)?,
         read => {
             let mut read = read?;
             // RFC 9112, 2.2, lets a line end in LF alone; the next answer may be worse.
-            read.keeps &= has_usual_line_ends(&head);
+            read.keeps &= ends.are_usual;
             read
         }
     };
@@ -174,18 +187,38 @@ fn unfold(head: &mut [u8]) {
     let Some(first) = memchr::memchr(b'\n', head) else {
         return;
     };
-    for at in first + 1..head.len() - 1 {
-        if head[at] == b'\n' && matches!(head[at + 1], b' ' | b'\t') {
+    let mut from = first + 1;
+    while let Some(found) = memchr::memchr(b'\n', &head[from..]) {
+        let at = from + found;
+        if matches!(head.get(at + 1), Some(b' ' | b'\t')) {
             head[at] = b' ';
             if head[at - 1] == b'\r' {
                 head[at - 1] = b' ';
             }
         }
+        from = at + 1;
     }
 }
 
-fn has_usual_line_ends(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
+/// How the lines of a head end.
+struct LineEnds {
+    count: usize,
+    /// All in CR LF.
+    are_usual: bool,
+}
+
+impl LineEnds {
+    fn of(head: &[u8]) -> Self {
+        let mut ends = Self {
+            count: 0,
+            are_usual: true,
+        };
+        for at in memchr::memchr_iter(b'\n', head) {
+            ends.count += 1;
+            ends.are_usual &= at > 0 && head[at - 1] == b'\r';
+        }
+        ends
+    }
 }
 
 /// Reads a head that is all there.
@@ -257,9 +290,10 @@ struct Said<'a> {
     length: Option<u64>,
     /// The transfer coding.
     coding: Option<&'a [u8]>,
-    lines: &'a [httparse::Header<'a>],
-    /// Whether there is a `Connection` among them: mostly there is none, or one that names nothing.
-    connection: bool,
+    /// What `Connection` names: mostly there is none, or one that names nothing.
+    options: ArrayVec<&'a [u8], OPTIONS>,
+    /// `Connection` names more than is heeded.
+    is_crowded: bool,
     keep_alive: Option<&'a [u8]>,
     is_coded: bool,
 }
@@ -269,8 +303,8 @@ impl<'a> Said<'a> {
         let mut said = Self {
             length: None,
             coding: None,
-            lines,
-            connection: false,
+            options: ArrayVec::new(),
+            is_crowded: false,
             keep_alive: None,
             is_coded: false,
         };
@@ -292,7 +326,12 @@ impl<'a> Said<'a> {
                     return Err(Unreadable::Length);
                 }
             } else if is("connection") {
-                said.connection = true;
+                for option in line.value.split(|byte| *byte == b',') {
+                    let option = option.trim_ascii();
+                    if !option.is_empty() {
+                        said.is_crowded |= said.options.try_push(option).is_err();
+                    }
+                }
             } else if is("keep-alive") {
                 said.keep_alive = Some(line.value);
             } else if is("content-encoding") {
@@ -310,21 +349,18 @@ impl<'a> Said<'a> {
 
     /// Whether a `Connection` names this.
     fn names(&self, name: &str) -> bool {
-        self.connection
-            && self
-                .lines
-                .iter()
-                .filter(|line| line.name.eq_ignore_ascii_case("connection"))
-                .flat_map(|line| line.value.split(|byte| *byte == b','))
-                .any(|word| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+        self.options
+            .iter()
+            .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     fn keeps(&self, is_new: bool) -> bool {
-        if is_new {
+        let asked = if is_new {
             !self.names("close")
         } else {
             self.names("keep-alive")
-        }
+        };
+        asked && !self.is_crowded
     }
 
     /// How the body ends, and whether that was said in one way only.
@@ -333,7 +369,7 @@ impl<'a> Said<'a> {
             _ if matches!(code, 100..=199 | 204 | 304) => (Rest::Exactly(0), true),
             (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => {
                 // HTTP/1.0 knows of no chunks (RFC 9112, 6.1).
-                (Rest::Chunked(Chunk::Size), is_new)
+                (Rest::Chunked(Chunk::Size(0)), is_new)
             }
             (Some(_), _) | (None, None) => (Rest::UntilClosed, true),
             (None, Some(length)) => (Rest::Exactly(length), true),
@@ -413,47 +449,64 @@ impl Chunk {
         loop {
             match self {
                 // The parser takes no digits at all for a zero, and that would be the end.
-                Self::Size if came.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                Self::Size(_) if came.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
                     return Err(Unreadable::Chunks);
                 }
-                Self::Size => match httparse::parse_chunk_size(came) {
-                    Ok(Status::Complete((used, size))) => {
-                        let _line = came.split_to(used);
-                        *self = if size == 0 {
-                            Self::Trailers(HEAD)
-                        } else {
-                            Self::Data(size)
-                        };
+                Self::Size(seen) => {
+                    if line(came, seen)?.is_none() {
+                        return Ok(Step::More);
                     }
-                    Ok(Status::Partial) if came.len() <= CHUNK_LINE => return Ok(Step::More),
-                    Ok(Status::Partial) | Err(_) => return Err(Unreadable::Chunks),
-                },
+                    let Ok(Status::Complete((used, size))) = httparse::parse_chunk_size(came)
+                    else {
+                        return Err(Unreadable::Chunks);
+                    };
+                    let _line = came.split_to(used);
+                    *self = if size == 0 {
+                        Self::Trailers(TRAILERS, 0)
+                    } else {
+                        Self::Data(size)
+                    };
+                }
                 Self::Data(0) => *self = Self::End,
                 Self::Data(left) => return Ok(take(came, left)),
                 Self::End => match came.get(..2) {
                     Some(b"\r\n") => {
                         let _end = came.split_to(2);
-                        *self = Self::Size;
+                        *self = Self::Size(0);
                     }
                     Some(_) => return Err(Unreadable::Chunks),
                     None => return Ok(Step::More),
                 },
                 // Trailers are read and dropped: nothing in the protocol uses them.
-                Self::Trailers(left) => match memchr::memchr(b'\n', came) {
-                    Some(end) => {
-                        let line = came.split_to(end + 1);
-                        *left = left.checked_sub(line.len()).ok_or(Unreadable::Chunks)?;
-                        if matches!(&line[..], b"\r\n" | b"\n") {
-                            *self = Self::Over;
-                        }
+                Self::Trailers(left, seen) => {
+                    let Some(end) = line(came, seen)? else {
+                        return Ok(Step::More);
+                    };
+                    let line = came.split_to(end);
+                    let length = u32::try_from(end).map_err(|_| Unreadable::Chunks)?;
+                    *left = left.checked_sub(length).ok_or(Unreadable::Chunks)?;
+                    if matches!(&line[..], b"\r\n" | b"\n") {
+                        *self = Self::Over;
                     }
-                    None if came.len() <= CHUNK_LINE => return Ok(Step::More),
-                    None => return Err(Unreadable::Chunks),
-                },
+                }
                 Self::Over => return Ok(Step::Over),
             }
         }
     }
+}
+
+/// Where a line ends, if it is there; `seen` is how much of it was looked at in vain.
+fn line(came: &[u8], seen: &mut u32) -> Result<Option<usize>, Unreadable> {
+    let from = *seen as usize;
+    if let Some(end) = memchr::memchr(b'\n', &came[from..]) {
+        *seen = 0;
+        return Ok(Some(from + end + 1));
+    }
+    if came.len() > CHUNK_LINE {
+        return Err(Unreadable::Chunks);
+    }
+    *seen = u32::try_from(came.len()).map_err(|_| Unreadable::Chunks)?;
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub enum Fault {
 pub struct Reading {
     /// Where the first line begins that was not looked at.
     at: usize,
+    /// How much of that line was looked at in vain.
+    seen: usize,
     method: (u16, u16),
     target: (u16, u16),
     lines: Vec<LineAt>,
@@ -102,21 +104,22 @@ impl Reading {
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
         loop {
             let rest = &bytes[self.at..];
-            let Some(end) = memchr(b'\n', rest) else {
+            let Some(end) = memchr(b'\n', &rest[self.seen..]).map(|end| self.seen + end) else {
                 if bytes.len() > HEAD_LIMIT {
                     return Err(Fault::TooLarge);
                 }
-                // Not waited for: whoever sends this will not send a head.
+                // Not waited for: whoever sends this will not send a head. The last byte may be half of a line's end.
                 let unended = rest.strip_suffix(b"\r").unwrap_or(rest);
-                return if is_plain(unended) {
-                    Ok(None)
-                } else {
-                    Err(Fault::Control)
-                };
+                if !is_plain(&unended[self.seen..]) {
+                    return Err(Fault::Control);
+                }
+                self.seen = unended.len();
+                return Ok(None);
             };
             let line = rest[..end].strip_suffix(b"\r").ok_or(Fault::Control)?;
             let at = self.at;
             self.at += end + 1;
+            self.seen = 0;
             if self.at > HEAD_LIMIT {
                 return Err(Fault::TooLarge);
             }
@@ -174,6 +177,7 @@ impl Reading {
     /// From the beginning, for the next request.
     pub fn again(&mut self) {
         self.at = 0;
+        self.seen = 0;
         self.lines.clear();
         self.flags = Flags::default();
         self.length = None;

@@ -43,18 +43,25 @@ pub async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     }
 }
 
+/// A header that is there whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Header {
-    length: usize,
-    source: Option<IpAddr>,
+pub struct Header {
+    /// How many bytes it has.
+    pub length: usize,
+    /// Whom the connection is for, if the proxy says so.
+    pub source: Option<IpAddr>,
 }
 
+/// What begins a connection is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a PROXY header")]
-struct Malformed;
+pub struct Malformed;
 
 /// The header these bytes begin with; `None` if more of it has to come.
-fn parse(seen: &[u8]) -> Result<Option<Header>, Malformed> {
+///
+/// # Errors
+/// If they begin none.
+pub fn parse(seen: &[u8]) -> Result<Option<Header>, Malformed> {
     if begins(seen, BINARY) {
         binary(seen)
     } else if begins(seen, TEXT) {

@@ -116,7 +116,7 @@ impl Style {
             Node::Object(members) => {
                 let mut members: Vec<_> = members.iter().collect();
                 if self.sorted {
-                    members.sort_by_key(|(name, _)| unescaped(name));
+                    members.sort_by_cached_key(|(name, _)| unescaped(name));
                 }
                 let colon = if matches!(self.space, Space::Compact) {
                     ":"

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Counts what reading costs, in instructions, over bytes made to be dear to their reader, and fails if any reader takes
+# more than 2.2 times as many for all it may be given as for half of it. Counted, not timed: the same on a busy machine.
+# Needs valgrind. With a reader's name, only that one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Without link-time optimization, as benches/admission.sh.
+export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 CARGO_TERM_COLOR=never
+built=$(cargo bench --locked --package gatepay-proxy --bench linear --no-run 2>&1) || { echo "$built"; exit 1; }
+program=$(sed -n 's/^ *Executable.*(\(.*\))$/\1/p' <<<"$built")
+
+# The C library copies and clears long pieces by one instruction that is counted once a byte: a step, and no law of ours.
+export GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+begun=$SECONDS
+# Each call of `measured` leaves a file of its own, with what was counted in it alone.
+valgrind --tool=callgrind --collect-atstart=no --toggle-collect='linear::measured' --dump-after='linear::measured' \
+    --callgrind-out-file="$folder/out" "$program" "$@" >"$folder/lines" 2>"$folder/log" || { cat "$folder/log"; exit 1; }
+
+# Reader, family, bytes; then the instructions.
+paste "$folder/lines" <(
+    for number in $(seq "$(wc -l <"$folder/lines")"); do
+        sed -n 's/^\(summary\|totals\): //p' "$folder/out.$number" | head -n 1
+    done
+) >"$folder/counted"
+awk -F '\t' '
+    NR % 2 { half = $4; bytes = $3; next }
+    {
+        if (half < 100 || $4 < 100) { print "nothing was counted of " $1 ": " $2; failed = 1; next }
+        ratio = $4 / half
+        times = $3 / bytes
+        each = $4 / $3
+        if (ratio > 2.2) { printf "%-32s %-28s %9.1f a byte, %.2f times as many for twice the bytes\n", $1, $2, each, ratio; failed = 1 }
+        count++
+        if (ratio > most) { most = ratio; where = $1 ": " $2 }
+        if (each > dearest) { dearest = each; dear = $1 ": " $2 }
+    }
+    END {
+        if (count < 1) { print "nothing was counted"; exit 1 }
+        printf "%d families: for twice the bytes at most %.2f times as many instructions (%s), at most %.0f a byte (%s)\n", count, most, where, dearest, dear
+        exit failed
+    }
+' "$folder/counted"
+echo "counted in $((SECONDS - begun)) s"
