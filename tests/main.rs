@@ -22,6 +22,8 @@ mod origins;
 mod tls;
 // Whoever attacks a connection, loses that connection, and nobody else notices.
 mod abuse;
+// A tenant that does all the harm it can takes nobody's service away.
+mod isolation;
 // What one of anything takes is no more than the memory's bound counts for it.
 mod bound;
 // Nor is all of it together, under attack.

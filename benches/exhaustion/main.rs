@@ -27,8 +27,11 @@ mod abuse;
 mod attackers;
 #[path = "../support/binary.rs"]
 mod binary;
+#[path = "../support/honest.rs"]
 mod honest;
 mod machine;
+#[path = "../support/signed.rs"]
+mod signed;
 
 use std::env;
 use std::process::ExitCode;
@@ -39,10 +42,13 @@ use std::time::{Duration, Instant};
 use abuse::ATTACKS;
 use attackers::SLOW;
 use binary::Running;
-use honest::{Calls, Honest};
+use honest::{Calls, Honest, Plan};
 use machine::Processors;
+use signed::Signer;
 
 const QUERY: &str = "/v1/pay/order/query";
+const BODY: &[u8] = br#"{"merchantTradeNo":"tea-0001"}"#;
+const JSON: &str = "application/json";
 /// Where the honest tenant calls from; slowhttptest calls from 127.0.0.1.
 const HONEST: &str = "127.0.0.9";
 const ABUSER: &str = "127.0.0.8";
@@ -90,8 +96,16 @@ fn main() -> ExitCode {
         "most",
         "sockets"
     );
+    let acme = Signer::new("client-acme", "fake-acme-secret");
     let mut trial = Trial {
-        honest: Honest::calling(address),
+        honest: Honest::calling(Plan {
+            address,
+            from: HONEST,
+            every: Duration::from_millis(5),
+            // GatePay knows no such order, and says so.
+            expects: "",
+            request: Box::new(move |_| acme.post(QUERY, JSON, BODY)),
+        }),
         before: None,
         proxy,
         bound,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::operation::Method;
-use gatepay_core::{Catalogue, Operation};
+use gatepay_core::{Catalogue, Operation, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
@@ -152,7 +152,9 @@ pub(crate) async fn exchange(
     }
 
     let reached = world.reach(&head);
-    let fault = world.state().faults.strike(head.uri.path());
+    let account = head.headers.get(header::ON_BEHALF_OF);
+    let account = account.and_then(|value| value.to_str().ok());
+    let fault = world.state().faults.strike(head.uri.path(), account);
     let mut received = received(at_ms, &head, reached);
     if fault == Some(Fault::ResetBeforeReading) {
         world.state().log.push(received);

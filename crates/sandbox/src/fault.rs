@@ -61,6 +61,7 @@ impl Fault {
             fault: self,
             left: Some(times),
             path: None,
+            account: None,
         }
     }
 
@@ -70,6 +71,7 @@ impl Fault {
             fault: self,
             left: None,
             path: None,
+            account: None,
         }
     }
 }
@@ -82,6 +84,8 @@ pub struct Injection {
     left: Option<u32>,
     /// The only path it strikes; `None` is any.
     path: Option<String>,
+    /// The only `X-GatePay-On-Behalf-Of` it strikes; `None` is any.
+    account: Option<String>,
 }
 
 impl Injection {
@@ -90,6 +94,21 @@ impl Injection {
     pub fn on(mut self, path: impl Into<String>) -> Self {
         self.path = Some(path.into());
         self
+    }
+
+    /// Strikes requests on behalf of this account only.
+    #[must_use]
+    pub fn of(mut self, account: impl Into<String>) -> Self {
+        self.account = Some(account.into());
+        self
+    }
+
+    fn fits(&self, path: &str, account: Option<&str>) -> bool {
+        self.path.as_deref().is_none_or(|only| only == path)
+            && self
+                .account
+                .as_deref()
+                .is_none_or(|only| Some(only) == account)
     }
 }
 
@@ -106,13 +125,13 @@ impl Faults {
         self.0.clear();
     }
 
-    /// The fault for a request to `path`, counted as spent.
-    pub(crate) fn strike(&mut self, path: &str) -> Option<Fault> {
+    /// The fault for a request to `path` on behalf of `account`, counted as spent.
+    pub(crate) fn strike(&mut self, path: &str, account: Option<&str>) -> Option<Fault> {
         self.0.retain(|injection| injection.left != Some(0));
         let injection = self
             .0
             .iter_mut()
-            .find(|injection| injection.path.as_deref().is_none_or(|only| only == path))?;
+            .find(|injection| injection.fits(path, account))?;
         injection.left = injection.left.map(|left| left - 1);
         Some(injection.fault.clone())
     }
@@ -128,7 +147,7 @@ mod tests {
         faults.inject(Fault::Truncated.times(2).on("/a"));
         faults.inject(Fault::ResetBeforeReading.always());
         let strikes: Vec<_> = ["/b", "/a", "/a", "/a"]
-            .map(|path| faults.strike(path))
+            .map(|path| faults.strike(path, None))
             .into();
         let reset = Some(Fault::ResetBeforeReading);
         let truncated = Some(Fault::Truncated);
@@ -137,13 +156,26 @@ mod tests {
             [reset.clone(), truncated.clone(), truncated, reset]
         );
         faults.clear();
-        assert_eq!(faults.strike("/a"), None);
+        assert_eq!(faults.strike("/a", None), None);
+    }
+
+    #[test]
+    fn a_fault_of_one_account_strikes_no_other() {
+        let mut faults = Faults::default();
+        faults.inject(Fault::Truncated.always().of("7"));
+        for (account, struck) in [(Some("7"), true), (Some("77"), false), (None, false)] {
+            assert_eq!(
+                faults.strike("/a", account).is_some(),
+                struck,
+                "{account:?}"
+            );
+        }
     }
 
     #[test]
     fn a_fault_injected_for_no_request_strikes_none() {
         let mut faults = Faults::default();
         faults.inject(Fault::Truncated.times(0));
-        assert_eq!(faults.strike("/a"), None);
+        assert_eq!(faults.strike("/a", None), None);
     }
 }

@@ -1,6 +1,5 @@
 //! The tenant that only wants to be served: it calls on a fixed schedule, whatever becomes of its calls.
 
-use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
@@ -9,16 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::clock::Clock;
 use socket2::{Domain, Socket, Type};
-use zeroize::Zeroizing;
 
-use crate::{HONEST, QUERY};
-
-const BODY: &str = r#"{"merchantTradeNo":"tea-0001"}"#;
-/// How often a call is due.
-const EVERY: Duration = Duration::from_millis(5);
 /// How many callers take turns, so that a call is made in time while others are still under way.
 const CALLERS: u32 = 8;
 /// A caller makes a new connection for every so many calls.
@@ -26,15 +17,30 @@ const CALLS_ON_A_CONNECTION: u32 = 10;
 /// When a call has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What the tenant calls, from where, and how often.
+pub(crate) struct Plan {
+    /// Where the proxy listens.
+    pub(crate) address: SocketAddr,
+    /// Where the tenant calls from, an address of this machine's.
+    pub(crate) from: &'static str,
+    /// How often a call is due.
+    pub(crate) every: Duration,
+    /// What the body of every answer has to say, in lower case.
+    pub(crate) expects: &'static str,
+    /// The bytes of a call, by its number.
+    pub(crate) request: Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
+}
+
 /// The callers; they end when this is dropped.
 pub(crate) struct Honest {
     begun: Instant,
+    every: Duration,
     shared: Arc<Shared>,
     callers: Vec<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    plan: Plan,
     over: AtomicBool,
     calls: Mutex<Vec<Call>>,
 }
@@ -56,14 +62,20 @@ pub(crate) struct Calls {
 
 impl Honest {
     /// Begins to call.
-    pub(crate) fn calling(address: SocketAddr) -> Self {
-        let (begun, shared) = (Instant::now(), Arc::new(Shared::default()));
+    pub(crate) fn calling(plan: Plan) -> Self {
+        let (begun, every) = (Instant::now(), plan.every);
+        let shared = Arc::new(Shared {
+            plan,
+            over: AtomicBool::new(false),
+            calls: Mutex::default(),
+        });
         let callers = (0..CALLERS).map(|first| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.call(first, begun, address))
+            thread::spawn(move || shared.call(first, begun))
         });
         Self {
             begun,
+            every,
             callers: callers.collect(),
             shared,
         }
@@ -72,7 +84,7 @@ impl Honest {
     /// What became of all calls that were due in this time, once they are over.
     pub(crate) fn due(&self, time: Range<Instant>) -> Calls {
         let number = |at: Instant| {
-            let calls = (at - self.begun).as_micros() / EVERY.as_micros();
+            let calls = (at - self.begun).as_micros() / self.every.as_micros();
             u32::try_from(calls).unwrap() + 1
         };
         let numbers = number(time.start)..number(time.end);
@@ -86,7 +98,7 @@ impl Honest {
             if due.len() == numbers.len() {
                 return Calls::of(&due);
             }
-            thread::sleep(EVERY);
+            thread::sleep(self.every);
         }
     }
 }
@@ -102,17 +114,16 @@ impl Drop for Honest {
 
 impl Shared {
     /// Makes every so many-th call, each when it is due or, if the one before takes longer, right after it.
-    fn call(&self, first: u32, begun: Instant, address: SocketAddr) {
-        let (clock, credential) = (Clock::system(), credential());
+    fn call(&self, first: u32, begun: Instant) {
         let mut connection = None;
         let mut number = first;
         while !self.over.load(Ordering::Relaxed) {
-            let due = begun + EVERY * number;
+            let due = begun + self.plan.every * number;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             if (number / CALLERS).is_multiple_of(CALLS_ON_A_CONNECTION) {
                 connection = None;
             }
-            let answered = call(&mut connection, address, &clock, &credential);
+            let answered = call(&mut connection, &self.plan, number);
             let took = matches!(answered, Ok(200)).then(|| due.elapsed());
             if took.is_none() {
                 connection = None;
@@ -161,35 +172,24 @@ impl Calls {
 }
 
 /// The status of the answer, if it is GatePay's.
-fn call(
-    connection: &mut Option<TcpStream>,
-    address: SocketAddr,
-    clock: &Clock,
-    credential: &Credential,
-) -> io::Result<u16> {
+fn call(connection: &mut Option<TcpStream>, plan: &Plan, number: u32) -> io::Result<u16> {
     let mut tcp = match connection.take() {
         Some(tcp) => tcp,
-        None => connect(address)?,
+        None => connect(plan.from, plan.address)?,
     };
-    let mut request = format!(
-        "POST {QUERY} HTTP/1.1\r\nhost: pay.example\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
-        BODY.len()
-    );
-    let stamp = clock.stamp();
-    for (name, value) in sign::headers(credential, &stamp.as_stamp(), BODY.as_bytes()) {
-        write!(request, "{name}: {value}\r\n").unwrap();
+    tcp.write_all(&(plan.request)(number))?;
+    let (status, body) = answer(&mut tcp)?;
+    if !body.contains(plan.expects) {
+        return Err(io::ErrorKind::InvalidData.into());
     }
-    request += "\r\n";
-    request += BODY;
-    tcp.write_all(request.as_bytes())?;
-    let status = answer(&mut tcp)?;
     *connection = Some(tcp);
     Ok(status)
 }
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// A connection from this address, on which nothing waits for longer than a call may take.
+pub(crate) fn connect(from: &str, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(HONEST.parse().unwrap(), 0).into())?;
+    socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into())?;
     socket.connect_timeout(&address.into(), PATIENCE)?;
     let tcp = TcpStream::from(socket);
     tcp.set_nodelay(true)?;
@@ -198,8 +198,8 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// Reads a whole answer, which is short and says how long it is.
-fn answer(tcp: &mut TcpStream) -> io::Result<u16> {
+/// Reads a whole answer, which is short and says how long it is: its status, and its body in lower case.
+pub(crate) fn answer(tcp: &mut TcpStream) -> io::Result<(u16, String)> {
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
     let mut bytes = Vec::new();
     let mut piece = [0; 8 * 1024];
@@ -222,12 +222,7 @@ fn answer(tcp: &mut TcpStream) -> io::Result<u16> {
                 return Err(broken());
             }
             let status = line("http/1.1 ").and_then(|status| status.get(..3)?.parse().ok());
-            return status.ok_or_else(broken);
+            return Ok((status.ok_or_else(broken)?, body.to_owned()));
         }
     }
-}
-
-fn credential() -> Credential {
-    let secret = SecretKey::new(Zeroizing::new("fake-acme-secret".to_owned())).unwrap();
-    Credential::new(ClientId::parse("client-acme").unwrap(), &secret)
 }
