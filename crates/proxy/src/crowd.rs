@@ -14,7 +14,7 @@ use crate::origin::{Origin, network};
 
 /// Who has connections open. Of IPv6 a /64 counts as one address. It holds no more entries than connections are open.
 pub struct Crowd {
-    most: usize,
+    most: AtomicUsize,
     open: Mutex<HashMap<IpAddr, Neighborhood>>,
     requests: Requests,
 }
@@ -74,7 +74,7 @@ impl Crowd {
     /// So many connections for each, and so many requests for all, as these say.
     pub fn new(listen: &Listen) -> Arc<Self> {
         Arc::new(Self {
-            most: listen.max_connections_per_address.get(),
+            most: AtomicUsize::new(listen.max_connections_per_address.get()),
             open: Mutex::default(),
             requests: Requests {
                 most: listen.max_requests.get(),
@@ -83,12 +83,17 @@ impl Crowd {
         })
     }
 
+    /// From here on an address may have so many connections.
+    pub fn limit_addresses_to(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
     /// One more connection from this address, unless it has as many as it may.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let network = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let neighborhood = open.entry(network).or_default();
-        if neighborhood.connections >= self.most {
+        if neighborhood.connections >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         neighborhood.connections += 1;

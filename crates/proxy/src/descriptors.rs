@@ -4,8 +4,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::slots::LINE;
 
-/// Kept for files, listeners, the admin side, and what runtimes need; and for connections that wait for a slot.
-const RESERVED: u64 = 64 + LINE as u64;
+/// Kept for files, listeners, the admin side, and what runtimes need.
+const RESERVED: u64 = 64;
+/// Of what there is, how much one address may have where there is less than is configured: one part of so many.
+const PART: usize = 4;
 
 /// Raises the process's limit as far as it may without privileges, and says how many connections from tenants fit
 /// into it: each may need one to GatePay as well.
@@ -23,8 +25,21 @@ pub fn room_for_connections() -> usize {
 }
 
 fn fit(limit: u64) -> usize {
-    let both = limit.saturating_sub(RESERVED).max(2);
+    let left = limit.saturating_sub(RESERVED);
+    // Connections that wait for a slot, which few are when there are few.
+    let line = (LINE as u64).min(left / 4);
+    let both = (left - line).max(2);
     usize::try_from(both / 2).unwrap_or(usize::MAX)
+}
+
+/// How many connections one address may have if of those that are `wanted` only so many `fit`: the same part as of
+/// those that are wanted, and a quarter if that is more, so that a shop can work and no address takes every slot.
+pub fn of_one_address(configured: usize, wanted: usize, fit: usize) -> usize {
+    if fit >= wanted {
+        return configured;
+    }
+    let same_part = configured.saturating_mul(fit) / wanted.max(1);
+    same_part.max(fit / PART).clamp(1, configured)
 }
 
 #[cfg(test)]
@@ -36,6 +51,21 @@ mod tests {
         assert_eq!(fit(1024), 448);
         assert_eq!(fit(20_128), 10_000);
         assert_eq!(fit(0), 1, "better one than none");
+    }
+
+    #[test]
+    fn with_few_descriptors_there_are_few_connections_and_of_one_address_fewer() {
+        assert_eq!(fit(110), 17);
+        assert_eq!(of_one_address(1_000, 10_000, 17), 4);
+        assert_eq!(of_one_address(1_000, 10_000, 5_000), 1_000);
+        assert_eq!(of_one_address(1_000, 10_000, 10_000), 1_000);
+        assert_eq!(
+            of_one_address(9_000, 10_000, 100),
+            90,
+            "as it is configured"
+        );
+        assert_eq!(of_one_address(1_000, 10_000, 1), 1);
+        assert_eq!(of_one_address(2, 10_000, 5_000), 2, "never more");
     }
 
     #[test]

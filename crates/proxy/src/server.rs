@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::settings::Upstream;
+use gatepay_tenancy::settings::{Listen, Upstream};
 use gatepay_tenancy::{Configuration, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
@@ -104,16 +104,7 @@ impl Server {
             .map_or_else(cores, NonZeroUsize::get)
             // A worker that may have no connection could carry nothing.
             .min(settings.upstream.max_connections.get());
-        let wanted = settings.listen.max_connections.get();
-        let fit = descriptors::room_for_connections();
-        if fit < wanted {
-            tracing::warn!(
-                wanted,
-                fit,
-                "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
-            );
-        }
-        let slots = Slots::new(wanted.min(fit));
+        let (slots, of_one_address) = slots(&settings.listen);
 
         let guard = Duration::from_millis(settings.window.future_ms);
         // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
@@ -132,6 +123,7 @@ impl Server {
             Ok((inheritance, mark))
         };
         let app = App::new(configuration, clock, inherit, access)?;
+        app.crowd.limit_addresses_to(of_one_address);
         let mut turning = Vec::new();
         let workers = (0..threads)
             .map(|number| {
@@ -297,6 +289,24 @@ impl Share {
             probes: number == 0,
         }
     }
+}
+
+/// Places for as many connections as are wanted and file descriptors allow, and how many of them one address may have.
+fn slots(listen: &Listen) -> (Arc<Slots>, usize) {
+    let wanted = listen.max_connections.get();
+    let fit = descriptors::room_for_connections();
+    let each = listen.max_connections_per_address.get();
+    let of_one_address = descriptors::of_one_address(each, wanted, fit);
+    if fit >= wanted {
+        return (Slots::new(wanted), of_one_address);
+    }
+    tracing::warn!(
+        wanted,
+        fit,
+        of_one_address,
+        "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
+    );
+    (Slots::of_few(fit), of_one_address)
 }
 
 /// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay, a door of its

@@ -113,11 +113,20 @@ struct Held {
 }
 
 impl Slots {
-    /// So many.
+    /// So many, and as many connections in line as there may be.
     pub fn new(slots: usize) -> Arc<Self> {
+        Self::with_line(slots, LINE)
+    }
+
+    /// So many, and of descriptors so few that the line is shorter too.
+    pub fn of_few(slots: usize) -> Arc<Self> {
+        Self::with_line(slots, LINE.min((slots / 2).max(1)))
+    }
+
+    fn with_line(slots: usize, line: usize) -> Arc<Self> {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
-            line: Arc::new(Semaphore::new(LINE)),
+            line: Arc::new(Semaphore::new(line)),
             taken: Mutex::default(),
         })
     }
