@@ -59,6 +59,14 @@ pub enum Steering {
         /// Bytes of that line up to the one too many.
         column: usize,
     },
+    /// The body of a money call is JSON, but has a text that is half of a surrogate pair or a number beyond the largest
+    /// (RFC 8259, sections 7 and 6): some parsers read another value, others none.
+    ReadDifferently {
+        /// Counted from 1.
+        line: usize,
+        /// Bytes of that line up to the value.
+        column: usize,
+    },
     /// The query of a write or money call has a parameter whose name is not ASCII.
     ParameterNotAscii,
     /// A form has a part whose name is encoded as RFC 2231 says: `name*`. Some readers decode it, others see no name.
@@ -88,6 +96,11 @@ impl fmt::Display for Steering {
             Self::TooDeep { line, column } => write!(
                 f,
                 "body nests more than 128 arrays and objects (line {line}, column {column})"
+            ),
+            Self::ReadDifferently { line, column } => write!(
+                f,
+                "body is JSON, but has a number or an escape that parsers read differently: half of a surrogate pair, or a \
+                 number above 1.7e308 (line {line}, column {column})"
             ),
             Self::ParameterNotAscii => {
                 f.write_str("query has a parameter whose name is not ASCII")
@@ -161,7 +174,7 @@ fn json(
         return Err(Steering::TooDeep { line, column });
     }
     match reading.unreadable() {
-        Some(Place { line, column }) => Err(Steering::NotOneText { line, column }),
+        Some(Place { line, column }) => Err(Steering::ReadDifferently { line, column }),
         None => Ok(()),
     }
 }
@@ -217,6 +230,29 @@ impl Own<'_> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_money_body_that_is_json_is_not_called_anything_else() {
+        for body in [
+            r#"{"refundReason":"\ud800"}"#,
+            r#"{"refundReason":"\udfff\ud800"}"#,
+            r#"{"x":[1e400]}"#,
+            r#"{"refundAmount":-1E+999}"#,
+        ] {
+            let refused = judge("refund_order", None, body).unwrap_err();
+            assert!(
+                matches!(refused, Steering::ReadDifferently { .. }),
+                "{body}"
+            );
+            assert!(refused.to_string().contains("is JSON, but"), "{body}");
+            assert_eq!(judge("create_order", None, body), Ok(()), "a write: {body}");
+            assert_eq!(judge("query_order", None, body), Ok(()), "a read: {body}");
+        }
+        assert_eq!(
+            judge("refund_order", None, r#"{"a":"\ud83d\ude00","b":1e308}"#),
+            Ok(())
+        );
+    }
+
     use super::*;
     use crate::Catalogue;
     use proptest::prelude::*;

@@ -179,6 +179,7 @@ pub fn body(
         | Steering::Repeated { .. }
         | Steering::NotAscii { .. }
         | Steering::TooDeep { .. }
+        | Steering::ReadDifferently { .. }
         | Steering::ParameterNotAscii
         | Steering::EncodedName
         | Steering::PartName => Refusal::InvalidBody(steering.to_string()),
