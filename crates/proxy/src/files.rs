@@ -1,6 +1,6 @@
 //! The system calls on files that must not fail unnoticed: those of the state folder and of the audit journal.
 //!
-//! In the program they are what the standard library does. In tests [`Faults`](faults::Faults) lets any of them fail.
+//! In the program they are what the standard library does. In tests `faults::Faults` lets any of them fail.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};

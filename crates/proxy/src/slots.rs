@@ -6,7 +6,7 @@
 //! others in the backlog.
 //!
 //! A request takes no lock for this: [`Pace`] has when its connection was last used, and all of them are looked through
-//! only when there is no slot, once for up to [`RANKED`] new connections.
+//! only when there is no slot, once for up to `RANKED` new connections.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
