@@ -4,6 +4,10 @@
 //! Without it the guard after a crash would begin at the clock of that start, and a stamp that was admitted by the later
 //! clock before would be new once more. The mark runs ahead of the clock by what a stamp may, so that in normal running
 //! it makes nobody wait and adds nothing to the guard; it is moved once every second or so, by the control thread.
+//!
+//! A file that cannot be read fails the start. One that was read and is not whole says nothing certain, so the mark is then
+//! taken to be as far ahead as any configuration allows of the moment the file was last written, or what is whole of it
+//! if that is later.
 
 use std::fs::{self, File};
 use std::io;
@@ -36,9 +40,12 @@ struct Place {
 }
 
 /// The file has two places, written in turns, so that one of them is always whole.
-const PLACES: [u64; 2] = [0, 4096];
+const PLACES: [usize; 2] = [0, 4096];
 /// A moment and its digest.
 const BYTES: usize = 40;
+/// The furthest a mark runs ahead of the clock, whatever the configuration of the run that wrote it:
+/// `timestamp.future_ms` is at most this.
+const WIDEST_LEAD_MS: u64 = 300_000;
 /// The mark runs at least so far ahead, however little the future of stamps is.
 const LEAST_LEAD_MS: u64 = 3_000;
 /// How long a stamp above the mark waits for it. It is moved once a second, unless the disk is slow.
@@ -55,11 +62,11 @@ impl Mark {
         }
     }
 
-    /// The mark in the file at this path, which must be open for reading and writing.
-    pub fn in_file(file: File, path: PathBuf) -> Self {
-        let [first, second] = PLACES.map(|at| read(&file, at).unwrap_or(0));
+    /// The mark in the file at this path, which must be whole, and open for reading and writing.
+    pub fn in_file(file: File, path: PathBuf) -> io::Result<Self> {
+        let [first, second] = [read(&file, PLACES[0])?, read(&file, PLACES[1])?];
         let left_ms = first.max(second);
-        Self {
+        Ok(Self {
             until_ms: AtomicU64::new(left_ms),
             moved: Notify::new(),
             // The later of the two must stay until the other is whole.
@@ -69,10 +76,32 @@ impl Mark {
                 second: first >= second,
             })),
             left_ms,
-        }
+        })
     }
 
-    /// Above which no run before this one admitted anything, as far as was written down; 0 if nothing was.
+    /// What a file holds whose mark is at this moment; 0 before it was ever moved.
+    pub fn content(until_ms: u64) -> Vec<u8> {
+        let mut content = written(until_ms).to_vec();
+        content.resize(PLACES[1], 0);
+        content.extend_from_slice(&written(until_ms));
+        content
+    }
+
+    /// The latest moment at which the mark can have been in a file that is not whole, by what is whole of it and when it
+    /// was last written; `None` if it is whole.
+    pub fn damaged(content: &[u8], changed_ms: u64) -> Option<u64> {
+        let [first, second] = PLACES.map(|at| {
+            let place = content.get(at..)?.first_chunk()?;
+            moment(place)
+        });
+        if first.is_some() && second.is_some() {
+            return None;
+        }
+        let latest = changed_ms.saturating_add(WIDEST_LEAD_MS);
+        Some(latest.max(first.or(second).unwrap_or(0)))
+    }
+
+    /// Above which no run before this one admitted anything, as far as is known; 0 if none admitted any.
     pub fn left_ms(&self) -> u64 {
         self.left_ms
     }
@@ -127,12 +156,7 @@ impl Mark {
                 path.display()
             )));
         }
-        let moment = until_ms.to_le_bytes();
-        let digest = Sha256::digest(moment);
-        file.write_all_at(
-            &[moment.as_slice(), &digest].concat(),
-            PLACES[usize::from(*second)],
-        )?;
+        file.write_all_at(&written(until_ms), PLACES[usize::from(*second)] as u64)?;
         file.sync_data()?;
         *second = !*second;
         self.until_ms.store(until_ms, Ordering::Release);
@@ -145,12 +169,27 @@ fn lead(future_ms: u64) -> u64 {
     future_ms.max(LEAST_LEAD_MS)
 }
 
-/// What stands in one of the places, if it is whole.
-fn read(file: &File, at: u64) -> Option<u64> {
+/// What stands in a place.
+fn written(until_ms: u64) -> [u8; BYTES] {
+    let moment = until_ms.to_le_bytes();
     let mut bytes = [0; BYTES];
-    file.read_exact_at(&mut bytes, at).ok()?;
-    let (moment, digest) = bytes.split_first_chunk()?;
-    (Sha256::digest(moment).as_slice() == digest).then(|| u64::from_le_bytes(*moment))
+    bytes[..8].copy_from_slice(&moment);
+    bytes[8..].copy_from_slice(&Sha256::digest(moment));
+    bytes
+}
+
+/// The moment that stands in a place, if it is whole.
+fn moment(place: &[u8; BYTES]) -> Option<u64> {
+    let (moment, _) = place.split_first_chunk()?;
+    let moment = u64::from_le_bytes(*moment);
+    (*place == written(moment)).then_some(moment)
+}
+
+fn read(file: &File, at: usize) -> io::Result<u64> {
+    let mut place = [0; BYTES];
+    file.read_exact_at(&mut place, at as u64)?;
+    moment(&place)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the mark is not whole"))
 }
 
 #[cfg(test)]
@@ -161,14 +200,17 @@ mod tests {
 
     const NOW: u64 = 1_767_225_600_000;
 
+    /// As a start does it.
     fn open(path: &Path) -> Mark {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path);
-        Mark::in_file(file.unwrap(), path.to_owned())
+        let until_ms = match fs::read(path) {
+            Ok(content) => Mark::damaged(&content, 0),
+            Err(_) => Some(0),
+        };
+        if let Some(until_ms) = until_ms {
+            fs::write(path, Mark::content(until_ms)).unwrap();
+        }
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        Mark::in_file(file.unwrap(), path.to_owned()).unwrap()
     }
 
     #[test]
@@ -238,8 +280,46 @@ mod tests {
             fs::write(&path, &after).unwrap();
             assert_eq!(open(&path).left_ms(), NOW + step + 10_000);
         }
-        fs::write(&path, b"").unwrap();
-        assert_eq!(open(&path).until_ms(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_is_taken_to_reach_as_far_as_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mark = open(&path);
+        for step in [0, 1_000] {
+            mark.advance(NOW + step, 10_000).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let garbage = vec![b'x'; whole.len()];
+        let zeros = vec![0; whole.len()];
+        let half = [&whole[..BYTES], &zeros[BYTES..]].concat();
+        let cuts = [0, 1, BYTES - 1, BYTES, 4096, 4096 + BYTES - 1].map(|cut| &whole[..cut]);
+        for content in cuts.into_iter().chain([&*garbage, &*zeros, &*half]) {
+            // The machine's clock was long before what is whole of the file, or long after.
+            for changed_ms in [NOW - 86_400_000, NOW + 86_400_000] {
+                let latest = Mark::damaged(content, changed_ms).unwrap();
+                assert!(latest >= changed_ms + WIDEST_LEAD_MS);
+                let first = content.get(..BYTES) == Some(&whole[..BYTES]);
+                assert!(!first || latest >= NOW + 10_000);
+            }
+            fs::write(&path, content).unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            assert!(Mark::in_file(file.unwrap(), path.clone()).is_err());
+        }
+        assert_eq!(Mark::damaged(&whole, NOW), None);
+        assert_eq!(Mark::damaged(&Mark::content(0), NOW), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_no_mark_of_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        open(&path).advance(NOW, 10_000).unwrap();
+        let before = fs::read(&path).unwrap();
+        let unreadable = OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(Mark::in_file(unreadable, path.clone()).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
     }
 
     #[tokio::test(start_paused = true)]

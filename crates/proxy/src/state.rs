@@ -128,7 +128,9 @@ impl State {
     pub fn inherit(&mut self, within: Duration) -> io::Result<Inheritance> {
         let inheritance = match access::read(&self.path(USED))? {
             Some((run, _)) => self.memory_of(&run, within)?,
-            None if self.path(MARK).exists() || self.path(MEMORY).exists() => Inheritance::Lost,
+            None if self.path(MARK).try_exists()? || self.path(MEMORY).try_exists()? => {
+                Inheritance::Lost
+            }
             None if self.is_never_served()? => Inheritance::NeverServed,
             None => {
                 let folder = self.folder.display();
@@ -151,12 +153,26 @@ impl State {
         Ok(inheritance)
     }
 
-    /// The mark, as it was left.
+    /// The mark, as it was left. A new one is whole once it has its name, so one that is not was damaged.
     pub fn mark(&self) -> io::Result<Mark> {
+        let until_ms = match access::read(&self.path(MARK))? {
+            None => Some(0),
+            Some((content, metadata)) => {
+                let damaged = Mark::damaged(&content, modified_ms(&metadata));
+                if let Some(until_ms) = damaged {
+                    tracing::error!(
+                        until_ms,
+                        "the mark in state_dir is not whole: nothing is admitted up to the latest it can have been"
+                    );
+                }
+                damaged
+            }
+        };
+        if let Some(until_ms) = until_ms {
+            self.replace(MARK, |file| file.write_all(&Mark::content(until_ms)))?;
+        }
         let path = self.path(MARK);
-        let mark = access::open(&path)?;
-        self.sync_folder()?;
-        Ok(Mark::in_file(mark, path))
+        Mark::in_file(access::open(&path)?, path)
     }
 
     /// The memory that this run left, if it is there, and the very file that was left.
@@ -167,7 +183,7 @@ impl State {
         let trailer = memory.split_off(memory.len().saturating_sub(TRAILER));
         let now_ms = self.now_ms()?;
         let misfit = match Trailer::parse(&trailer) {
-            Some(trailer) => trailer.misfit(run, &metadata, now_ms, within),
+            Some(trailer) => trailer.misfit(run, &metadata, boot()?, now_ms, within),
             None => Some("it is not whole, or of another version"),
         };
         let Some(why) = misfit else {
@@ -225,7 +241,7 @@ impl State {
             let trailer = Trailer {
                 run,
                 file: FileIdentity::of(&metadata),
-                boot: boot(),
+                boot: boot()?,
                 written_ms: modified_ms(&metadata),
             };
             let trailer = trailer.to_bytes();
@@ -278,10 +294,8 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
     let state = State::open(folder)?;
     let known = [LOCK, NEVER_SERVED, LOST_AND_FOUND];
     for file in fs::read_dir(&state.folder)? {
-        if !known
-            .iter()
-            .any(|known| file.as_ref().is_ok_and(|file| file.file_name() == *known))
-        {
+        let name = file?.file_name();
+        if !known.iter().any(|known| name == *known) {
             return Ok(Initialized::Used);
         }
     }
@@ -310,9 +324,13 @@ pub fn inspect(folder: &Path) -> io::Result<()> {
 }
 
 /// Whether a start with this folder has to wait, for it is the first and nothing says that none served without it.
-pub fn is_first_use(folder: &Path) -> bool {
-    let left = [USED, MARK, MEMORY, NEVER_SERVED];
-    !left.iter().any(|name| folder.join(name).exists())
+pub fn is_first_use(folder: &Path) -> io::Result<bool> {
+    for name in [USED, MARK, MEMORY, NEVER_SERVED] {
+        if folder.join(name).try_exists()? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -349,6 +367,32 @@ mod tests {
         State::open(folder.path()).unwrap().mark().unwrap();
         fs::remove_file(folder.path().join(USED)).unwrap();
         assert_eq!(inherit(folder.path()), Inheritance::Lost, "it has a mark");
+    }
+
+    #[test]
+    fn a_file_of_a_run_that_cannot_be_looked_at_is_not_taken_for_none() {
+        for name in [MARK, MEMORY] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut state = State::open(folder.path()).unwrap();
+            // A link to itself leads nowhere, and the system says so.
+            std::os::unix::fs::symlink(name, folder.path().join(name)).unwrap();
+            assert!(state.inherit(SOON).is_err(), "{name}");
+            assert!(is_first_use(folder.path()).is_err(), "{name}");
+            assert!(!folder.path().join(USED).exists(), "nothing was changed");
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_cut_is_guarded_for_and_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(MARK);
+        let mark = || State::open(folder.path()).unwrap().mark().unwrap();
+        assert_eq!(mark().left_ms(), 0, "nothing was admitted");
+        assert_eq!(mark().left_ms(), 0, "nor since");
+        File::create(&path).unwrap();
+        let changed_ms = modified_ms(&fs::metadata(&path).unwrap());
+        assert!(mark().left_ms() > changed_ms + 60_000);
+        assert_eq!(mark().left_ms(), mark().left_ms(), "it is whole again");
     }
 
     #[test]
@@ -460,7 +504,9 @@ mod tests {
         let now_ms = state().now_ms().unwrap() + 31_000;
         let (content, metadata) = access::read(&folder.path().join(MEMORY)).unwrap().unwrap();
         let trailer = Trailer::parse(&content[content.len() - TRAILER..]).unwrap();
-        let misfit = |now_ms, within| trailer.misfit(&trailer.run, &metadata, now_ms, within);
+        let misfit = |now_ms, within| {
+            trailer.misfit(&trailer.run, &metadata, boot().unwrap(), now_ms, within)
+        };
         assert_eq!(misfit(now_ms, 2 * second), None);
         assert!(misfit(now_ms + 2_000, second).is_some_and(|why| why.contains("longer ago")));
         assert!(misfit(now_ms - 5_000, second).is_some_and(|why| why.contains("clock went back")));
@@ -468,7 +514,7 @@ mod tests {
             boot: [1; 16],
             ..trailer
         };
-        let misfit = other.misfit(&trailer.run, &metadata, now_ms, 2 * second);
+        let misfit = other.misfit(&trailer.run, &metadata, boot().unwrap(), now_ms, 2 * second);
         assert!(misfit.is_some_and(|why| why.contains("machine was started")));
         assert_eq!(
             state().inherit(Duration::ZERO).unwrap(),

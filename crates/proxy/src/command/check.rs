@@ -197,11 +197,14 @@ fn report(name: &str, configuration: &Configuration) {
         None => say(format_args!(
             "note: without state_dir every start waits {guard} ms before it admits requests"
         )),
-        Some(folder) if state::is_first_use(folder) => say(format_args!(
-            "note: the first start with this state_dir waits {guard} ms before it admits requests, unless no process ever \
-             served these credentials: then run `gatepay-proxy state init --never-served` first"
-        )),
-        Some(_) => {}
+        Some(folder) => match state::is_first_use(folder) {
+            Ok(false) => {}
+            Ok(true) => say(format_args!(
+                "note: the first start with this state_dir waits {guard} ms before it admits requests, unless no process \
+                 ever served these credentials: then run `gatepay-proxy state init --never-served` first"
+            )),
+            Err(error) => say(format_args!("note: state_dir cannot be read: {error}")),
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 //! memory over is guarded for `timestamp.future_ms`, so while that has not passed there was none that admitted anything.
 
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -67,13 +68,23 @@ fn millis(seconds: i64, nanoseconds: i64) -> u64 {
     u64::try_from(seconds * 1_000 + nanoseconds / 1_000_000).unwrap_or(0)
 }
 
-/// The machine's number since its last start.
-pub(super) fn boot() -> BootNumber {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+/// The machine's number since its last start. A system that does not tell it never does; one that fails to may.
+pub(super) fn boot() -> io::Result<BootNumber> {
+    let text = match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            String::new()
+        }
+        text => text?,
+    };
     let mut boot = [0; 16];
     // Another form is none.
     let _ = hex::decode_to_slice(text.trim().replace('-', ""), &mut boot);
-    boot
+    Ok(boot)
 }
 
 impl Trailer {
@@ -103,12 +114,13 @@ impl Trailer {
         })
     }
 
-    /// Why a file with this trailer, which looks like this `now_ms` by the file system's clock, is not what `run` left
-    /// less than `within` ago; `None` if it is.
+    /// Why a file with this trailer, which looks like this `now_ms` by the file system's clock since this `boot`, is not
+    /// what `run` left less than `within` ago; `None` if it is.
     pub(super) fn misfit(
         &self,
         run: &[u8],
         file: &Metadata,
+        boot: BootNumber,
         now_ms: u64,
         within: Duration,
     ) -> Option<&'static str> {
@@ -122,7 +134,7 @@ impl Trailer {
             Some("it is a copy")
         } else if self.file.born == 0 && placed_ms.abs_diff(self.written_ms) > PLACED_WITHIN_MS {
             Some("it got its place long after it was written")
-        } else if self.boot != boot() {
+        } else if self.boot != boot {
             Some("the machine was started since")
         } else if now_ms + ROUNDING_MS < left_ms {
             Some("the clock went back since")
