@@ -120,6 +120,18 @@ impl Files {
         fs::metadata(path)
     }
 
+    /// The same of a link itself, if it is one.
+    pub fn link_metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.point(Call::Metadata)?;
+        fs::symlink_metadata(path)
+    }
+
+    /// Whether there is anything at a path.
+    pub fn is_there(&self, path: &Path) -> io::Result<bool> {
+        self.point(Call::Metadata)?;
+        path.try_exists()
+    }
+
     /// Gives a file another name, in place of the file that has it.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.point(Call::Rename)?;
@@ -154,7 +166,7 @@ impl OpenFile {
     }
 
     /// Writes all of it at a place.
-    pub fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+    pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.write_with(bytes, |file, part, done| file.write_at(part, at + done))
     }
 
@@ -182,6 +194,19 @@ impl OpenFile {
             self.files.faults.written()?;
         }
         Ok(())
+    }
+
+    /// All that is in it from where it was read to.
+    pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+        self.files.point(Call::Read)?;
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// What the system knows of the file that is at a path now, or of a link there.
+    pub fn link_metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.files.link_metadata(path)
     }
 
     /// Fills the buffer from a place.
@@ -341,7 +366,8 @@ pub(crate) mod faults {
             if !plan.is_next_to_fail(Call::Write) {
                 return Ok(bytes);
             }
-            plan.pending = true;
+            // A single byte is not taken by half: its write fails at once, and none is left to fail.
+            plan.pending = bytes > 1;
             match (bytes / 2, plan.error) {
                 (0, 0) => Ok(bytes),
                 (0, error) => Err(io::Error::from_raw_os_error(error)),

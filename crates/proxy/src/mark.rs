@@ -9,9 +9,8 @@
 //! taken to be as far ahead as any configuration allows of the moment the file was last written, or what is whole of it
 //! if that is later.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +19,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+use crate::files::OpenFile;
 
 /// Up to which stamp may be admitted now.
 pub struct Mark {
@@ -33,7 +34,7 @@ pub struct Mark {
 
 /// Where it is written next.
 struct Place {
-    file: File,
+    file: OpenFile,
     /// Where the next process will look for it.
     path: PathBuf,
     second: bool,
@@ -63,7 +64,7 @@ impl Mark {
     }
 
     /// The mark in the file at this path, which must be whole, and open for reading and writing.
-    pub fn in_file(file: File, path: PathBuf) -> io::Result<Self> {
+    pub fn in_file(file: OpenFile, path: PathBuf) -> io::Result<Self> {
         let [first, second] = [read(&file, PLACES[0])?, read(&file, PLACES[1])?];
         let left_ms = first.max(second);
         Ok(Self {
@@ -149,7 +150,7 @@ impl Mark {
             return Ok(());
         };
         // The next process would not find it, and might even run already.
-        let (there, own) = (fs::symlink_metadata(&*path)?, file.metadata()?);
+        let (there, own) = (file.link_metadata(path)?, file.metadata()?);
         if (there.ino(), there.dev()) != (own.ino(), own.dev()) {
             return Err(io::Error::other(format!(
                 "{} was exchanged while it was in use",
@@ -185,7 +186,7 @@ fn moment(place: &[u8; BYTES]) -> Option<u64> {
     (*place == written(moment)).then_some(moment)
 }
 
-fn read(file: &File, at: usize) -> io::Result<u64> {
+fn read(file: &OpenFile, at: usize) -> io::Result<u64> {
     let mut place = [0; BYTES];
     file.read_exact_at(&mut place, at as u64)?;
     moment(&place)
@@ -195,7 +196,8 @@ fn read(file: &File, at: usize) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::OpenOptions;
+    use crate::files::Files;
+    use std::fs::{self, OpenOptions};
     use std::path::Path;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -209,7 +211,7 @@ mod tests {
         if let Some(until_ms) = until_ms {
             fs::write(path, Mark::content(until_ms)).unwrap();
         }
-        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = Files::default().open(OpenOptions::new().read(true).write(true), path);
         Mark::in_file(file.unwrap(), path.to_owned()).unwrap()
     }
 
@@ -304,7 +306,7 @@ mod tests {
                 assert!(!first || latest >= NOW + 10_000);
             }
             fs::write(&path, content).unwrap();
-            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = Files::default().open(OpenOptions::new().read(true).write(true), &path);
             assert!(Mark::in_file(file.unwrap(), path.clone()).is_err());
         }
         assert_eq!(Mark::damaged(&whole, NOW), None);
@@ -317,7 +319,9 @@ mod tests {
         let path = folder.path().join("mark");
         open(&path).advance(NOW, 10_000).unwrap();
         let before = fs::read(&path).unwrap();
-        let unreadable = OpenOptions::new().write(true).open(&path).unwrap();
+        let unreadable = Files::default()
+            .open(OpenOptions::new().write(true), &path)
+            .unwrap();
         assert!(Mark::in_file(unreadable, path.clone()).is_err());
         assert_eq!(fs::read(&path).unwrap(), before);
     }

@@ -10,21 +10,23 @@
 
 mod access;
 mod evidence;
+#[cfg(test)]
+mod fault_tests;
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::files::{Files, OpenFile};
 use crate::mark::Mark;
 use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
 
 /// The lock on the folder, held until dropped.
 pub struct State {
-    lock: File,
+    files: Files,
+    lock: OpenFile,
     folder: PathBuf,
     identity: FileIdentity,
     /// The number of this run, once it has [inherited](Self::inherit).
@@ -47,7 +49,7 @@ pub enum Inheritance {
 
 /// A memory that was left for the next run, by a process that has not ended yet.
 pub struct Departure {
-    memory: File,
+    memory: OpenFile,
     last: u8,
     at: u64,
 }
@@ -82,22 +84,26 @@ const LOST_AND_FOUND: &str = "lost+found";
 impl State {
     /// Takes the lock. Nothing is changed yet: a start that goes no further leaves the memory where it is.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let folder = access::open_folder(folder)?;
-        let lock = access::open(&folder.join(LOCK))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(
+        Self::open_with(Files::default(), folder)
+    }
+
+    fn open_with(files: Files, folder: &Path) -> io::Result<Self> {
+        let folder = access::open_folder(&files, folder)?;
+        let lock = access::open(&files, &folder.join(LOCK))?;
+        if !lock.try_lock()? {
+            return Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
                 format!(
                     "{} is in use: one process at a time may own the replay memory",
                     folder.display()
                 ),
-            ),
-            TryLockError::Error(error) => error,
-        })?;
+            ));
+        }
         Ok(Self {
             lock,
-            identity: FileIdentity::of(&fs::metadata(&folder)?),
+            identity: FileIdentity::of(&files.metadata(&folder)?),
             folder,
+            files,
             run: None,
         })
     }
@@ -126,9 +132,11 @@ impl State {
 
     /// Takes what a run before this one left `within` this time. It is removed as it is read, so that it is used once.
     pub fn inherit(&mut self, within: Duration) -> io::Result<Inheritance> {
-        let inheritance = match access::read(&self.path(USED))? {
+        let inheritance = match access::read(&self.files, &self.path(USED))? {
             Some((run, _)) => self.memory_of(&run, within)?,
-            None if self.path(MARK).try_exists()? || self.path(MEMORY).try_exists()? => {
+            None if self.files.is_there(&self.path(MARK))?
+                || self.files.is_there(&self.path(MEMORY))? =>
+            {
                 Inheritance::Lost
             }
             None if self.is_never_served()? => Inheritance::NeverServed,
@@ -147,15 +155,15 @@ impl State {
         hex::encode_to_slice(clock::random::<16>(), &mut run).map_err(io::Error::other)?;
         self.replace(USED, |file| file.write_all(&run))?;
         self.run = Some(run);
-        access::remove(&self.path(MEMORY))?;
-        access::remove(&self.path(NEVER_SERVED))?;
+        access::remove(&self.files, &self.path(MEMORY))?;
+        access::remove(&self.files, &self.path(NEVER_SERVED))?;
         self.sync_folder()?;
         Ok(inheritance)
     }
 
     /// The mark, as it was left. A new one is whole once it has its name, so one that is not was damaged.
     pub fn mark(&self) -> io::Result<Mark> {
-        let until_ms = match access::read(&self.path(MARK))? {
+        let until_ms = match access::read(&self.files, &self.path(MARK))? {
             None => Some(0),
             Some((content, metadata)) => {
                 let damaged = Mark::damaged(&content, modified_ms(&metadata));
@@ -172,18 +180,18 @@ impl State {
             self.replace(MARK, |file| file.write_all(&Mark::content(until_ms)))?;
         }
         let path = self.path(MARK);
-        Mark::in_file(access::open(&path)?, path)
+        Mark::in_file(access::open(&self.files, &path)?, path)
     }
 
     /// The memory that this run left, if it is there, and the very file that was left.
     fn memory_of(&self, run: &[u8], within: Duration) -> io::Result<Inheritance> {
-        let Some((mut memory, metadata)) = access::read(&self.path(MEMORY))? else {
+        let Some((mut memory, metadata)) = access::read(&self.files, &self.path(MEMORY))? else {
             return Ok(Inheritance::Lost);
         };
         let trailer = memory.split_off(memory.len().saturating_sub(TRAILER));
         let now_ms = self.now_ms()?;
         let misfit = match Trailer::parse(&trailer) {
-            Some(trailer) => trailer.misfit(run, &metadata, boot()?, now_ms, within),
+            Some(trailer) => trailer.misfit(run, &metadata, boot(&self.files)?, now_ms, within),
             None => Some("it is not whole, or of another version"),
         };
         let Some(why) = misfit else {
@@ -204,7 +212,7 @@ impl State {
 
     /// Whether the operator's word is there, and was given for this very folder.
     fn is_never_served(&self) -> io::Result<bool> {
-        let Some((word, metadata)) = access::read(&self.path(NEVER_SERVED))? else {
+        let Some((word, metadata)) = access::read(&self.files, &self.path(NEVER_SERVED))? else {
             return Ok(false);
         };
         let is_here = word == self.word(FileIdentity::of(&metadata));
@@ -224,8 +232,8 @@ impl State {
 
     /// Leaves the memory for the next run: whole or not at all.
     pub fn hand_over(&self, memory: &[u8]) -> io::Result<Departure> {
-        let here = FileIdentity::of(&fs::metadata(&self.folder)?);
-        let used = access::read(&self.path(USED))?.map(|(run, _)| run);
+        let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
+        let used = access::read(&self.files, &self.path(USED))?.map(|(run, _)| run);
         let Some(run) = self
             .run
             .filter(|run| here == self.identity && used.as_deref() == Some(run))
@@ -241,7 +249,7 @@ impl State {
             let trailer = Trailer {
                 run,
                 file: FileIdentity::of(&metadata),
-                boot: boot()?,
+                boot: boot(&self.files)?,
                 written_ms: modified_ms(&metadata),
             };
             let trailer = trailer.to_bytes();
@@ -260,20 +268,20 @@ impl State {
     fn replace(
         &self,
         name: &str,
-        write: impl FnOnce(&mut File) -> io::Result<()>,
-    ) -> io::Result<File> {
+        write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
+    ) -> io::Result<OpenFile> {
         let unfinished = self.path(&access::unfinished(name));
-        access::remove(&unfinished)?;
-        let mut file = access::create(&unfinished)?;
+        access::remove(&self.files, &unfinished)?;
+        let mut file = access::create(&self.files, &unfinished)?;
         write(&mut file)?;
         file.sync_all()?;
-        fs::rename(&unfinished, self.path(name))?;
+        self.files.rename(&unfinished, &self.path(name))?;
         self.sync_folder()?;
         Ok(file)
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+        self.files.sync_folder(&self.folder)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -293,8 +301,7 @@ impl Departure {
 pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
     let state = State::open(folder)?;
     let known = [LOCK, NEVER_SERVED, LOST_AND_FOUND];
-    for file in fs::read_dir(&state.folder)? {
-        let name = file?.file_name();
+    for name in state.files.names(&state.folder)? {
         if !known.iter().any(|known| name == *known) {
             return Ok(Initialized::Used);
         }
@@ -307,7 +314,7 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
             Initialized::Unused
         });
     }
-    access::remove(&state.path(NEVER_SERVED))?;
+    access::remove(&state.files, &state.path(NEVER_SERVED))?;
     state.replace(NEVER_SERVED, |file| {
         let word = state.word(FileIdentity::of(&file.metadata()?));
         file.write_all(&word)
@@ -317,7 +324,7 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
 
 /// What starting would fail by: who may write the folder, and what its files are. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
-    match access::inspect(folder) {
+    match access::inspect(&Files::default(), folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         inspected => inspected,
     }
@@ -336,6 +343,7 @@ pub fn is_first_use(folder: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, File};
     use std::os::unix::fs::MetadataExt as _;
 
     const SOON: Duration = Duration::from_mins(1);
@@ -418,7 +426,7 @@ mod tests {
     fn a_folder_in_which_anything_of_a_run_is_left_is_not_marked() {
         for name in [USED, MARK, MEMORY, "audit-head", "used.unfinished"] {
             let folder = tempfile::tempdir().unwrap();
-            access::create(&folder.path().join(name)).unwrap();
+            access::create(&Files::default(), &folder.path().join(name)).unwrap();
             let made = init(folder.path(), true).unwrap();
             assert_eq!(made, Initialized::Used, "{name}");
             assert!(!folder.path().join(NEVER_SERVED).exists());
@@ -502,10 +510,18 @@ mod tests {
         memory.set_modified(left + 30 * second).unwrap();
         let state = || State::open(folder.path()).unwrap();
         let now_ms = state().now_ms().unwrap() + 31_000;
-        let (content, metadata) = access::read(&folder.path().join(MEMORY)).unwrap().unwrap();
+        let (content, metadata) = access::read(&Files::default(), &folder.path().join(MEMORY))
+            .unwrap()
+            .unwrap();
         let trailer = Trailer::parse(&content[content.len() - TRAILER..]).unwrap();
         let misfit = |now_ms, within| {
-            trailer.misfit(&trailer.run, &metadata, boot().unwrap(), now_ms, within)
+            trailer.misfit(
+                &trailer.run,
+                &metadata,
+                boot(&Files::default()).unwrap(),
+                now_ms,
+                within,
+            )
         };
         assert_eq!(misfit(now_ms, 2 * second), None);
         assert!(misfit(now_ms + 2_000, second).is_some_and(|why| why.contains("longer ago")));
@@ -514,7 +530,13 @@ mod tests {
             boot: [1; 16],
             ..trailer
         };
-        let misfit = other.misfit(&trailer.run, &metadata, boot().unwrap(), now_ms, 2 * second);
+        let misfit = other.misfit(
+            &trailer.run,
+            &metadata,
+            boot(&Files::default()).unwrap(),
+            now_ms,
+            2 * second,
+        );
         assert!(misfit.is_some_and(|why| why.contains("machine was started")));
         assert_eq!(
             state().inherit(Duration::ZERO).unwrap(),
@@ -531,8 +553,11 @@ mod tests {
         let (used, whole) = (folder.path().join(USED), fs::read(&memory).unwrap());
         let run = fs::read(&used).unwrap();
         let put = |path: &Path, content: &[u8]| {
-            access::remove(path).unwrap();
-            access::create(path).unwrap().write_all(content).unwrap();
+            access::remove(&Files::default(), path).unwrap();
+            access::create(&Files::default(), path)
+                .unwrap()
+                .write_all(content)
+                .unwrap();
         };
         for cut in 0..whole.len() {
             put(&memory, &whole[..cut]);

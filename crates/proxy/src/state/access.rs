@@ -3,28 +3,27 @@
 //! A spent replay memory that is put back admits spent requests again, so a folder or a file that others may write is
 //! refused, and so are links. A group may write: Kubernetes' `fsGroup` has it so.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::files::{Files, OpenFile};
+
 /// Makes the folder for its owner alone if it is not there; gives its path without links.
-pub(super) fn open_folder(folder: &Path) -> io::Result<PathBuf> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
+pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {
+    files.make_folder(folder)?;
     // The folder itself may be behind a link, as systemd makes one; but only once, so that it stays one folder.
     let folder = folder.canonicalize()?;
-    inspect(&folder)?;
+    inspect(files, &folder)?;
     Ok(folder)
 }
 
 /// Refuses a folder that others may write, or in which a file of ours is none or is open to others.
-pub(super) fn inspect(folder: &Path) -> io::Result<()> {
-    let metadata = fs::metadata(folder)?;
+pub(super) fn inspect(files: &Files, folder: &Path) -> io::Result<()> {
+    let metadata = files.metadata(folder)?;
     if !metadata.is_dir() {
         return Err(io::Error::new(
             io::ErrorKind::NotADirectory,
@@ -37,10 +36,10 @@ pub(super) fn inspect(folder: &Path) -> io::Result<()> {
             "{folder}: everybody may write here, and could put a spent replay memory back: run `chmod o-w {folder}`"
         ));
     }
-    let files = super::FILES.iter().map(|name| (*name).to_owned());
+    let names = super::FILES.iter().map(|name| (*name).to_owned());
     let unfinished = super::FILES.iter().map(|name| unfinished(name));
-    for name in files.chain(unfinished) {
-        inspect_file(&folder.join(name))?;
+    for name in names.chain(unfinished) {
+        inspect_file(files, &folder.join(name))?;
     }
     Ok(())
 }
@@ -50,8 +49,8 @@ pub(super) fn unfinished(name: &str) -> String {
     format!("{name}.unfinished")
 }
 
-fn inspect_file(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
+fn inspect_file(files: &Files, path: &Path) -> io::Result<()> {
+    match files.link_metadata(path) {
         Ok(metadata) => inspect_opened(path, &metadata),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -86,39 +85,37 @@ fn refuse(what: &str) -> io::Result<()> {
 }
 
 /// A file of the folder, for reading and writing; made for its owner alone if it is not there.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    opened(private().create(true).truncate(false), path)
+pub(super) fn open(files: &Files, path: &Path) -> io::Result<OpenFile> {
+    opened(files, private().create(true).truncate(false), path)
 }
 
 /// A file that must not be there yet.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    opened(private().create_new(true), path)
+pub(super) fn create(files: &Files, path: &Path) -> io::Result<OpenFile> {
+    opened(files, private().create_new(true), path)
 }
 
 /// A file's content and what it looks like, if it is there.
-pub(super) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
-    let mut file = match opened(&mut private(), path) {
+pub(super) fn read(files: &Files, path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+    let mut file = match opened(files, &mut private(), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
-    let mut content = Vec::new();
-    file.read_to_end(&mut content)?;
-    Ok(Some((content, metadata)))
+    Ok(Some((file.read_to_end()?, metadata)))
 }
 
 /// Removes a file, if it is there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+pub(super) fn remove(files: &Files, path: &Path) -> io::Result<()> {
+    match files.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
 /// What was inspected by its name may have been exchanged since: what was opened is inspected again.
-fn opened(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let file = options.open(path)?;
+fn opened(files: &Files, options: &mut OpenOptions, path: &Path) -> io::Result<OpenFile> {
+    let file = files.open(options, path)?;
     inspect_opened(path, &file.metadata()?)?;
     Ok(file)
 }
@@ -139,6 +136,7 @@ fn private() -> OpenOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     fn set_mode(path: &Path, mode: u32) {
@@ -146,7 +144,7 @@ mod tests {
     }
 
     fn refusal(folder: &Path) -> String {
-        let error = open_folder(folder).unwrap_err();
+        let error = open_folder(&Files::default(), folder).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         error.to_string()
     }
@@ -161,9 +159,12 @@ mod tests {
         }
         for mode in [0o700, 0o750, 0o755, 0o770, 0o2775] {
             set_mode(folder.path(), mode);
-            assert!(open_folder(folder.path()).is_ok(), "{mode:o}");
+            assert!(
+                open_folder(&Files::default(), folder.path()).is_ok(),
+                "{mode:o}"
+            );
         }
-        let made = open_folder(&folder.path().join("a/b")).unwrap();
+        let made = open_folder(&Files::default(), &folder.path().join("a/b")).unwrap();
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
     }
 
@@ -176,11 +177,11 @@ mod tests {
                 symlink(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("symbolic link"), "{name}");
                 fs::remove_file(&path).unwrap();
-                create(&other).unwrap();
+                create(&Files::default(), &other).unwrap();
                 fs::hard_link(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("hard link"), "{name}");
                 fs::remove_file(&other).unwrap();
-                assert!(open_folder(folder.path()).is_ok());
+                assert!(open_folder(&Files::default(), folder.path()).is_ok());
                 for mode in [0o604, 0o602, 0o666] {
                     set_mode(&path, mode);
                     assert!(refusal(folder.path()).contains("chmod o= /"), "{mode:o}");
@@ -199,6 +200,6 @@ mod tests {
         fs::create_dir(&own).unwrap();
         symlink(&own, &link).unwrap();
         let own = own.canonicalize().unwrap();
-        assert_eq!(open_folder(&link).unwrap(), own);
+        assert_eq!(open_folder(&Files::default(), &link).unwrap(), own);
     }
 }

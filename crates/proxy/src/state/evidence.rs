@@ -4,10 +4,13 @@
 //! What no file tells, such as a snapshot of the whole disk or a run elsewhere meanwhile, time does: a run that takes no
 //! memory over is guarded for `timestamp.future_ms`, so while that has not passed there was none that admitted anything.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
+
+use crate::files::Files;
 
 /// What a copy of a file or folder does not share with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,21 +72,24 @@ fn millis(seconds: i64, nanoseconds: i64) -> u64 {
 }
 
 /// The machine's number since its last start. A system that does not tell it never does; one that fails to may.
-pub(super) fn boot() -> io::Result<BootNumber> {
-    let text = match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+pub(super) fn boot(files: &Files) -> io::Result<BootNumber> {
+    let text = match files.read(Path::new("/proc/sys/kernel/random/boot_id")) {
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
             ) =>
         {
-            String::new()
+            Vec::new()
         }
         text => text?,
     };
     let mut boot = [0; 16];
     // Another form is none.
-    let _ = hex::decode_to_slice(text.trim().replace('-', ""), &mut boot);
+    let _ = hex::decode_to_slice(
+        String::from_utf8_lossy(&text).trim().replace('-', ""),
+        &mut boot,
+    );
     Ok(boot)
 }
 

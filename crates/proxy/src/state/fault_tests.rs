@@ -1,0 +1,142 @@
+//! Every system call of the state folder and of the mark fails once, for a while, or for good: no memory is used twice,
+//! no mark goes back, no run has the number of another, and once the fault is gone the next start succeeds.
+
+use std::collections::HashSet;
+use std::fs;
+
+use super::*;
+use crate::files::Call;
+use crate::files::faults::Faults;
+
+/// Input or output failed; no space; no descriptor; and 0, by which writes are only short.
+const ERRORS: [i32; 4] = [5, 28, 24, 0];
+const NOW: u64 = 1_767_225_600_000;
+const WITHIN: Duration = Duration::from_mins(10);
+const FUTURE_MS: u64 = 10_000;
+
+/// What processes that follow each other did with one folder.
+struct Runs {
+    folder: tempfile::TempDir,
+    faults: Faults,
+    now_ms: u64,
+    /// Memories that a start used.
+    used: HashSet<Vec<u8>>,
+    numbers: HashSet<RunNumber>,
+    /// What the latest run left, if it came so far.
+    left: Option<Vec<u8>>,
+    /// The latest stamp that may have been admitted.
+    admitted_ms: u64,
+}
+
+impl Runs {
+    /// A process that starts, serves while the mark is moved twice, and is killed or ends in order; none if the start
+    /// fails.
+    fn run(&mut self, in_order: bool) -> io::Result<()> {
+        let mut state = State::open_with(Files::with(&self.faults), self.folder.path())?;
+        let inheritance = state.inherit(WITHIN)?;
+        assert!(
+            self.numbers.insert(state.run.unwrap()),
+            "a number came again"
+        );
+        let left = self.left.take();
+        let is_guarded = match inheritance {
+            Inheritance::HandedOver(memory) => {
+                assert_eq!(Some(&memory), left.as_ref(), "not the latest memory");
+                assert!(self.used.insert(memory), "a memory was used twice");
+                false
+            }
+            Inheritance::NeverServed => panic!("nobody said so"),
+            Inheritance::FirstUse => {
+                assert_eq!(self.admitted_ms, 0, "stamps were admitted before");
+                true
+            }
+            Inheritance::Lost => true,
+        };
+        let mark = state.mark()?;
+        // A guard lasts until the mark at least: nothing admitted before is admitted again.
+        assert!(
+            mark.left_ms() >= self.admitted_ms,
+            "the mark went back, guarded: {is_guarded}"
+        );
+        for _ in 0..3 {
+            if mark.advance(self.now_ms, FUTURE_MS).is_ok() {
+                self.admitted_ms = self.admitted_ms.max(self.now_ms + FUTURE_MS);
+            }
+            self.now_ms += 1_000;
+        }
+        mark.close();
+        if in_order {
+            // The number tells it apart from all others.
+            let memory = [&state.run.unwrap()[..], &self.admitted_ms.to_le_bytes()].concat();
+            self.left = Some(memory.clone());
+            if let Ok(departure) = state.hand_over(&memory) {
+                // The next start may wait longer if it fails.
+                let _ = departure.touch();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A first use that ends in order, a start that takes its memory over and is killed, and two more.
+fn survives(runs: &mut Runs) {
+    for in_order in [true, false, true, true] {
+        // A process that cannot start is started again; what it had admitted in that time is nothing.
+        let _ = (0..3).find_map(|_| runs.run(in_order).ok());
+        // Its clock may come back earlier than it was.
+        runs.now_ms -= 2_500;
+    }
+    runs.faults.end();
+    for in_order in [true, false] {
+        runs.run(in_order).unwrap();
+    }
+    let names = fs::read_dir(runs.folder.path()).unwrap();
+    assert!(names.count() <= FILES.len() + 1);
+}
+
+#[test]
+fn any_system_call_of_the_state_folder_may_fail() {
+    let mut failed = Vec::new();
+    for error in ERRORS {
+        // How long a fault lasts makes a difference; by which number, for long, does not.
+        let lengths = [0, 4, usize::MAX / 2];
+        for &long in &lengths[..if error == ERRORS[0] { 3 } else { 1 }] {
+            for first in 0.. {
+                let faults = Faults::between(first, first.saturating_add(long), error);
+                let mut runs = Runs {
+                    folder: tempfile::tempdir().unwrap(),
+                    faults,
+                    now_ms: NOW,
+                    used: HashSet::new(),
+                    numbers: HashSet::new(),
+                    left: None,
+                    admitted_ms: 0,
+                };
+                let survived = std::panic::AssertUnwindSafe(|| survives(&mut runs));
+                if let Err(panic) = std::panic::catch_unwind(survived) {
+                    let calls = runs.faults.failed();
+                    eprintln!("error {error} of {long} calls after {first}: {calls:?}");
+                    std::panic::resume_unwind(panic);
+                }
+                if first >= runs.faults.calls() {
+                    assert!(first > 60, "{first} calls");
+                    break;
+                }
+                failed.extend(runs.faults.failed());
+            }
+        }
+    }
+    for call in [
+        Call::Open,
+        Call::MakeFolder,
+        Call::Read,
+        Call::Write,
+        Call::Sync,
+        Call::Metadata,
+        Call::Rename,
+        Call::Remove,
+        Call::Lock,
+    ] {
+        assert!(failed.contains(&call), "{call:?} never failed");
+    }
+}
