@@ -19,6 +19,7 @@ fn slots(slots: usize) -> impl FnOnce(&mut Settings) {
     move |settings| {
         settings.listen.max_connections = slots.try_into().unwrap();
         settings.listen.head_timeout = Duration::from_mins(10);
+        settings.listen.body_timeout = Duration::from_mins(10);
         settings.listen.idle_timeout = Duration::from_hours(1);
     }
 }
@@ -69,7 +70,11 @@ async fn ended(proxy: &Proxy, reason: &str) -> usize {
 async fn connections_on_which_nothing_was_verified_give_their_slots_to_others() {
     let gatepay = GatePay::start();
     let http2_nowhere = || [preface(), stream(1, "GET", "/", &[])].concat();
-    let sieges: [(&str, &dyn Fn() -> Vec<u8>); 6] = [
+    let refused_unread = b"POST / HTTP/1.1\r\nhost: pay.example\r\ncontent-length: 900\r\n\r\n{";
+    let sieges: [(&str, &dyn Fn() -> Vec<u8>); 7] = [
+        ("refused, and the body never ends", &|| {
+            refused_unread.to_vec()
+        }),
         ("answered and idle", &|| NOWHERE.to_vec()),
         ("silent", &Vec::new),
         ("half a head", &|| NOWHERE[..20].to_vec()),

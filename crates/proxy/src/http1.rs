@@ -180,8 +180,14 @@ pub async fn serve(
     };
     if connection.stream.shutdown().await.is_ok() && still_sends {
         let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
+        // The task that serves is woken when its connection is asked to leave; here it looks.
+        let leaves = poll_fn(|_| match pace.leaves() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        });
         tokio::select! {
             _ = lingering => {}
+            () = leaves => {}
             () = async {
                 app.drain.reached(Phase::Finishing).await;
                 sleep(LINGER_AT_THE_END).await;
