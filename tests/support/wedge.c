@@ -27,7 +27,8 @@ int epoll_wait(int epoll, struct epoll_event *events, int most, int timeout) {
 }
 
 ssize_t write(int file, const void *bytes, size_t count) {
-  wedge();
+  /* The few bytes by which threads wake each other, and a signal handler them, are never waited for. */
+  if (count > 8) wedge();
   return NEXT(write)(file, bytes, count);
 }
 
