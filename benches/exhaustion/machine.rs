@@ -88,14 +88,17 @@ impl Running {
     }
 }
 
+/// Writes a file of a configuration, as secrets have to be: for its owner alone.
+pub(crate) fn write(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 /// Writes a configuration: one tenant, and little room, so that the bound says something.
 pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
-    let file = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    };
+    let file = |name: &str, text: &str| write(folder, name, text);
     file(
         "proxy.toml",
         &format!(

@@ -1,9 +1,7 @@
 //! GatePay, two tenants, and a proxy with few places.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use gatepay_proxy::clock::Clock;
 use gatepay_sandbox::{Config, Fault, Sandbox, SubAccount};
 
 use crate::attacks::{Answers, Attack};
+use crate::machine;
 use crate::signed::Signer;
 
 pub(crate) const QUERY: &str = "/v1/pay/order/query";
@@ -108,12 +107,7 @@ impl GatePay {
 
 /// Writes the proxy's configuration, with little room.
 pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
-    let file = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    };
+    let file = |name: &str, text: &str| machine::write(folder, name, text);
     let institution = INSTITUTION.client_id;
     file(
         "proxy.toml",
