@@ -222,6 +222,71 @@ async fn a_page_of_another_origin_changes_nothing_not_even_with_the_token() {
     assert_eq!(status(program.admin, &own).await, 200);
 }
 
+/// An answer's status and the lines that say what its body is, and whether bytes of a body come before the next answer.
+async fn described(address: SocketAddr, request: &str, more: &str) -> (String, Vec<String>, bool) {
+    let mut raw = Raw::open(address).await;
+    let next = "GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+    raw.write(format!("{head}{next}")).await;
+    let all = String::from_utf8(raw.rest().await.unwrap()).unwrap();
+    let (head, rest) = all.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.lines().map(str::to_ascii_lowercase);
+    let status = lines.next().unwrap();
+    let mut lines: Vec<_> = lines.filter(|line| !line.starts_with("date:")).collect();
+    lines.sort();
+    (status, lines, !rest.starts_with("HTTP/1.1 200"))
+}
+
+#[tokio::test]
+async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let address = proxy.admin_address();
+    for path in [
+        "/",
+        "/live",
+        "/ready",
+        "/version",
+        "/operations",
+        "/tenants/acme",
+        "/tenants/nobody",
+        "/tenants?before=x",
+        "/tenants?after=nobody",
+        "/config",
+        "/institution",
+        "/-/registry",
+        "/-/reload",
+        "/-/institution/switch",
+        "/nothing",
+        // What these say changes from one request to the next, and so may its length.
+        "/metrics",
+        "/status",
+        "/tenants",
+    ] {
+        let get = described(address, &format!("GET {path}"), "").await;
+        let head = described(address, &format!("HEAD {path}"), "").await;
+        let (status, lines, has_body) = head;
+        assert!(!has_body, "{path}");
+        assert!(get.2, "{path}: a body is seen where there is one");
+        assert_eq!(status, get.0, "{path}");
+        let changes = ["/metrics", "/status", "/tenants"].contains(&path);
+        let steady = |lines: Vec<String>| -> Vec<String> {
+            let cut = |line: String| match line.split_once(": ") {
+                Some((name @ "content-length", digits)) if changes && digits != "0" => name.into(),
+                _ => line,
+            };
+            lines.into_iter().map(cut).collect()
+        };
+        assert_eq!(steady(lines), steady(get.1), "{path}");
+    }
+    let foreign = "Origin: http://elsewhere\r\n";
+    let (status, _, has_body) = described(address, "HEAD /tenants", foreign).await;
+    assert_eq!(
+        (status.as_str(), has_body),
+        ("http/1.1 403 forbidden", false)
+    );
+}
+
 /// A folder whose admin listener is there, and has a token.
 fn token_folder(address: &str) -> Folder {
     let folder = Folder::before(UNUSED);

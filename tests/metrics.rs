@@ -275,6 +275,38 @@ async fn is_bounded(tenants: usize, own: usize, hostile: usize) {
 }
 
 #[tokio::test]
+async fn a_tenant_called_other_is_not_counted_with_tenants_that_have_no_series() {
+    let upstream = Scripted::codes();
+    let leak = |text: String| -> &'static str { text.leak() };
+    let shop = |id: &'static str, number: u32| {
+        Shop::new(
+            id,
+            leak(format!("client-{id}")),
+            leak(format!("fake-secret-{id}")),
+            leak(format!("{number:010}")),
+        )
+    };
+    let (named, first, last) = (shop("other", 1), shop("abc", 2), shop("xyz", 3));
+    let proxy = Proxy::before_scripted(&upstream)
+        .tenant(named.clone())
+        .tenant(first.clone())
+        .tenant(last.clone())
+        .with(|settings| settings.metrics.max_tenants = 2)
+        .start();
+    for (shop, times) in [(&named, 1), (&first, 2), (&last, 3)] {
+        for _ in 0..times {
+            assert_eq!(proxy.send(shop.get(DETAILS)).await.status, 200);
+        }
+    }
+    for (label, times) in [("_other", 1), ("abc", 2), ("other", 3)] {
+        let ended = format!(r#"requests_total{{kind="read",outcome="failure",tenant="{label}"}}"#);
+        proxy.counts(&format!("{ended} {times}")).await;
+    }
+    let uses = r#"credential_uses_total{client_id="client-other",tenant="_other"}"#;
+    proxy.counts(&format!("{uses} 1")).await;
+}
+
+#[tokio::test]
 async fn nothing_that_is_sent_makes_more_series_than_check_says() {
     say("in small: 600 tenants of 100,000");
     is_bounded(600, 50, 40).await;

@@ -46,8 +46,20 @@ const OWN_SECONDS: [f64; 12] = [
     0.1,
 ];
 
-/// The name under which tenants without series of their own are counted.
+/// The label of what has no series of its own: tenants that are counted together, codes that GatePay does not publish.
 const OTHER: &str = "other";
+
+/// The label `tenant` of the tenant or operator whose id is [`OTHER`]: no id begins with an underscore.
+const NAMED_OTHER: &str = "_other";
+
+/// The label `tenant` of a party by its id, or of all parties that are counted together.
+fn tenant_label(id: Option<&str>) -> &str {
+    match id {
+        None => OTHER,
+        Some(OTHER) => NAMED_OTHER,
+        Some(id) => id,
+    }
+}
 
 /// Every metric, and the children that are kept instead of looked up.
 pub struct Metrics {
@@ -744,6 +756,7 @@ fn opts(name: &str, help: &str) -> Opts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::{Limit, Limits};
 
     #[test]
     fn what_has_not_happened_yet_is_there_as_zero() {
@@ -789,21 +802,47 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_called_other_shares_a_series_and_not_its_standing() {
+    fn a_tenant_called_other_has_series_of_its_own_that_end_with_it() {
         let metrics = Metrics::new(&Catalogue::standard());
-        let [together, own] = [None, Some(OTHER)].map(|id| metrics.tenant(id));
-        together.ended(Kind::Read, End::Success);
-        own.ended(Kind::Read, End::Success);
-        let text = String::from_utf8(metrics.render()).unwrap();
-        let series =
-            "gatepay_proxy_requests_total{kind=\"read\",outcome=\"success\",tenant=\"other\"}";
-        let lines: Vec<_> = text
-            .lines()
-            .filter(|line| line.starts_with(series))
-            .collect();
-        assert_eq!(lines, [format!("{series} 2")]);
-        assert!(text.contains("quota_share_requests_per_second{tenant=\"other\"}"));
-        assert_eq!(metrics.totals().ended(End::Success), 2);
+        let [together, own] = [None, Some("other")].map(|id| metrics.tenant(id));
+        let mut shadow = Limits::default();
+        shadow.add(Limit::Money);
+        for (tenant, times) in [(&together, 3), (&own, 1)] {
+            for _ in 0..times {
+                tenant.ended(Kind::Read, End::Success);
+                tenant.limits.refused(Limit::Rate);
+                tenant.limits.admitted(true, shadow);
+            }
+        }
+        let series = || {
+            let text = String::from_utf8(metrics.render()).unwrap();
+            let of = |label: &str| {
+                let label = format!("tenant=\"{label}\"");
+                let lines = text.lines().filter(|line| line.contains(&label));
+                let counted = lines.filter(|line| !line.ends_with(" 0"));
+                let values = counted.map(|line| line.rsplit_once(' ').unwrap().1.to_owned());
+                values.collect::<Vec<_>>()
+            };
+            (of("other"), of("_other"))
+        };
+        let four = |count: &str| vec![count.to_owned(); 4];
+        assert_eq!(series(), (four("3"), four("1")));
+        assert_eq!(metrics.totals().ended(End::Success), 4);
+        metrics.forget_tenant("other");
+        assert_eq!(series(), (four("3"), Vec::new()));
+    }
+
+    #[test]
+    fn no_two_ids_and_no_id_and_the_overflow_have_one_label() {
+        let ids = [
+            "other", "others", "other_", "0other", "unknown", "none", "a",
+        ];
+        let ids = ids.map(|id| gatepay_tenancy::PartyId::parse(id).unwrap());
+        let labels = ids.iter().map(|id| tenant_label(Some(id.as_str())));
+        let labels: Vec<_> = labels.chain([tenant_label(None)]).collect();
+        let distinct: std::collections::BTreeSet<_> = labels.iter().collect();
+        assert_eq!(distinct.len(), labels.len(), "{labels:?}");
+        assert!(gatepay_tenancy::PartyId::parse(NAMED_OTHER).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::{Make, OTHER};
+use super::{Make, tenant_label};
 use crate::lane::LaneView;
 use crate::limit::{Limit, Limits};
 use crate::quota::{Purpose, QuotaView};
@@ -40,7 +40,7 @@ pub struct TenantLimits {
     standing: Option<[Gauge; 2]>,
     /// Looked up when it happens: few have a limit in shadow.
     shadowed: IntCounterVec,
-    id: String,
+    label: String,
 }
 
 impl LimitMetrics {
@@ -107,20 +107,22 @@ impl LimitMetrics {
 
     /// The children for one tenant.
     pub(super) fn tenant(&self, id: Option<&str>) -> TenantLimits {
-        let own = |vec: &GaugeVec, id| vec.with_label_values(&[id]);
-        let standing = id.map(|id| [own(&self.shares, id), own(&self.uses, id)]);
-        let id = id.unwrap_or(OTHER);
+        let label = tenant_label(id);
+        let own = |vec: &GaugeVec| vec.with_label_values(&[label]);
+        let standing = id.map(|_| [own(&self.shares), own(&self.uses)]);
         TenantLimits {
-            refused: Limit::ALL.map(|limit| self.refused.with_label_values(&[id, limit.as_str()])),
-            borrowed: self.borrowed.with_label_values(&[id]),
+            refused: Limit::ALL
+                .map(|limit| self.refused.with_label_values(&[label, limit.as_str()])),
+            borrowed: self.borrowed.with_label_values(&[label]),
             standing,
             shadowed: self.shadowed.clone(),
-            id: id.to_owned(),
+            label: label.to_owned(),
         }
     }
 
     /// Ends a tenant's series.
     pub(super) fn forget(&self, id: &str) {
+        let id = tenant_label(Some(id));
         // It may have had none.
         let _ = self.shares.remove_label_values(&[id]);
         let _ = self.uses.remove_label_values(&[id]);
@@ -161,7 +163,7 @@ impl TenantLimits {
             self.borrowed.inc();
         }
         for limit in shadow.iter() {
-            let labels = [self.id.as_str(), limit.as_str()];
+            let labels = [self.label.as_str(), limit.as_str()];
             self.shadowed.with_label_values(&labels).inc();
         }
     }

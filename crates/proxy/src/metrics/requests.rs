@@ -9,7 +9,7 @@ use gatepay_core::Kind;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{End, OTHER, TenantMeters, opts};
+use super::{End, TenantMeters, opts, tenant_label};
 
 /// One tenant's, by kind and end.
 pub(super) struct Ends<T>(pub(super) [[T; End::ALL.len()]; Kind::ALL.len()]);
@@ -103,18 +103,11 @@ impl Collector for Requests {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let by_tenant = self.all();
-        // By label: a tenant may be called what those are called who are counted together.
-        let mut ends: BTreeMap<&str, Ends<u64>> = BTreeMap::new();
+        let mut all = Vec::with_capacity(by_tenant.len() * End::ALL.len() * Kind::ALL.len());
         for (id, meters) in &*by_tenant {
-            let label = id.as_deref().unwrap_or(OTHER);
-            ends.entry(label).or_insert(Ends::NONE).add(&meters.ends);
-        }
-        let mut all = Vec::with_capacity(ends.len() * End::ALL.len() * Kind::ALL.len());
-        for (label, Ends(counts)) in ends {
-            for kind in Kind::ALL.iter().copied() {
-                let count = |end| counts[kind as usize][end as usize];
-                all.extend(End::ALL.map(|end| series(label, kind, end, count(end))));
-            }
+            let label = tenant_label(id.as_deref());
+            let ends = meters.ends.iter();
+            all.extend(ends.map(|(kind, end, count)| series(label, kind, end, count)));
         }
         let mut family = MetricFamily::default();
         family.set_name(self.desc.fq_name.clone());

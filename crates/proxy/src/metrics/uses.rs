@@ -3,7 +3,7 @@
 
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::{Make, Metrics};
+use super::{Make, Metrics, tenant_label};
 use crate::generation::Generation;
 
 /// A credential of somebody that has series of its own.
@@ -57,7 +57,7 @@ pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8>
     } in credentials
     {
         let seconds = i64::try_from(last_ms.unwrap_or(0) / 1_000).unwrap_or(i64::MAX);
-        let labels = &[tenant, client_id];
+        let labels = &[tenant_label(Some(tenant)), client_id];
         uses.with_label_values(labels).inc_by(count);
         last_used.with_label_values(labels).set(seconds);
     }
