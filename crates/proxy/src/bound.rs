@@ -8,8 +8,8 @@ use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
 
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
 use crate::http1;
+use crate::http2::{STREAMS, WINDOW};
 use crate::ingress::{BODIES, HEAD_LIMIT};
-use crate::listener::{STREAMS, WINDOW};
 use crate::log;
 use crate::replay;
 

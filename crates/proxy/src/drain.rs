@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
 
+/// How long a connection has to begin, and its caller to learn that it should go elsewhere, once the process drains: some
+/// round trips. It was accepted, so its caller believes that it will be served.
+pub const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How long before the cut a look-up that still waits has to answer with what it knows.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How much of the deadline is kept for closing, at most: records and access lines of calls that were cut are written,
@@ -129,6 +132,12 @@ impl Drain {
             reached.as_mut().poll(cx).map(drop)
         })
         .await;
+    }
+
+    /// Waits until connections that were accepted before a phase began have had the time to begin.
+    pub async fn long_after(&self, phase: Phase) {
+        self.reached(phase).await;
+        sleep(FIRST_WORD).await;
     }
 
     /// Waits until a drain that may take as long as this is about to end.

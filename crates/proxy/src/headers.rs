@@ -1,6 +1,10 @@
 //! Header names and lists: what is read, what goes to GatePay, what comes back.
 
+use std::cell::Cell;
+
 use http::header::{self, HeaderName};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 
 /// `X-GatePay-Certificate-ClientId`.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static(gatepay_core::header::CLIENT_ID);
@@ -116,6 +120,33 @@ pub fn write(head: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
         head.extend_from_slice(part);
     }
 }
+
+/// This second as a `Date` says it. Most answers bring GatePay's own.
+pub fn date(unix_s: u64) -> [u8; DATE] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; DATE])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+    }
+    let (second, text) = LAST.get();
+    if second == unix_s {
+        return text;
+    }
+    let now = i64::try_from(unix_s)
+        .ok()
+        .and_then(|second| Timestamp::from_second(second).ok());
+    let now = now.and_then(|now| {
+        DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&now)
+            .ok()
+    });
+    let text = now
+        .and_then(|now| now.as_bytes().try_into().ok())
+        .unwrap_or(text);
+    LAST.set((unix_s, text));
+    text
+}
+
+/// How long a `Date` is.
+pub const DATE: usize = 29;
 
 /// Whether a line of GatePay's answer may reach a caller. What belongs to one hop may not, nor to GatePay's own site, nor
 /// what marks an answer as ours.

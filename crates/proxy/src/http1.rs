@@ -5,7 +5,6 @@
 //! where they were read, and an answer is put together in one place and written at once.
 //! HTTP/2 is hyper's.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -16,8 +15,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use http_body::{Body, Frame, SizeHint};
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -410,7 +407,7 @@ fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, end
         Ends::Chunks => headers::write(out, &header::TRANSFER_ENCODING, b"chunked"),
     }
     if fields.get(&header::DATE).is_none() {
-        headers::write(out, &header::DATE, &date(clock.unix_ms() / 1_000));
+        headers::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
     }
     match (asked.keeps, asked.is_old) {
         (false, _) => headers::write(out, &header::CONNECTION, b"close"),
@@ -429,33 +426,6 @@ fn ends(reply: &Reply, asked: Asked) -> Ends {
         None => Ends::Chunks,
     }
 }
-
-/// This second as a `Date` says it. Most answers bring GatePay's own.
-fn date(unix_s: u64) -> [u8; DATE] {
-    thread_local! {
-        static LAST: Cell<(u64, [u8; DATE])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
-    }
-    let (second, text) = LAST.get();
-    if second == unix_s {
-        return text;
-    }
-    let now = i64::try_from(unix_s)
-        .ok()
-        .and_then(|second| Timestamp::from_second(second).ok());
-    let now = now.and_then(|now| {
-        DateTimePrinter::new()
-            .timestamp_to_rfc9110_string(&now)
-            .ok()
-    });
-    let text = now
-        .and_then(|now| now.as_bytes().try_into().ok())
-        .unwrap_or(text);
-    LAST.set((unix_s, text));
-    text
-}
-
-/// How long a `Date` is.
-const DATE: usize = 29;
 
 /// Reads what has come behind what came. There is room for half of `most` at least; there may be more, for what was made
 /// for a longer body or head is used up first, and that is never more than [`BUFFERS`].
