@@ -324,6 +324,49 @@ async fn the_parts_of_a_form_have_names_that_no_reader_changes() {
 }
 
 #[tokio::test]
+async fn a_call_that_changes_something_has_each_parameter_and_each_part_of_a_form_once() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| settings.checks = Strictness::Off)
+        .start();
+    for query in [
+        "prepayId=1&prepayId=2",
+        "prepayId=1;PREPAYID=2",
+        "prepayId=1&prepay%49d=1",
+        "prepayId[]=1&prepayId[]=2",
+        "prepayI%2564=1",
+        "merchantTradeNo=another",
+    ] {
+        for path in [CLOSE, REFUND] {
+            let call = acme().post(&format!("{path}?{query}"), BY_NUMBER);
+            let answer = proxy.send(call).await;
+            assert_eq!(answer.refused(), (400, "invalid_body"), "{query}");
+            assert_eq!(answer.outcome(), Some("not-executed"));
+        }
+    }
+    let form = |names: [&str; 2]| {
+        let part = |name: &str| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n9\r\n")
+        };
+        let form = names.map(part).concat() + "--b--\r\n";
+        let media = "multipart/form-data; boundary=b";
+        acme().post(BANK, form).instead("content-type", media)
+    };
+    for names in [["iban", "IBAN"], ["iban", "iban"], ["iban[]", "i_ban"]] {
+        let answer = proxy.send(form(names)).await;
+        assert_eq!(answer.refused(), (400, "invalid_body"), "{names:?}");
+    }
+    assert_eq!(gatepay.count(), 0);
+    for call in [
+        form(["iban", "swift"]),
+        acme().post(&format!("{CLOSE}?merchantTradeNo=A-0001"), BY_NUMBER),
+        acme().post(&format!("{QUERY}?x=1&x=2"), BY_NUMBER),
+    ] {
+        assert_eq!(proxy.send(call).await.refusal(), None);
+    }
+}
+
+#[tokio::test]
 async fn gatepay_is_not_made_to_call_a_tenant_directly_unless_the_institution_says_so() {
     let gatepay = GatePay::start();
     let example = || {

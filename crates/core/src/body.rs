@@ -138,6 +138,12 @@ impl<'a> BodyReading<'a> {
         &self.found.reserved
     }
 
+    /// The members at the top of the body.
+    pub(crate) fn top(&self) -> impl Iterator<Item = (&[u8], Raw<'a>)> {
+        let members = self.found.few.iter().chain(&self.found.more);
+        members.map(|(name, value)| (&**name, *value))
+    }
+
     /// The query's parameters, names and values as they stand.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         query::pairs(self.query)
@@ -170,12 +176,11 @@ impl<'a> BodyReading<'a> {
     }
 
     fn members<'f>(&self, field: &'f str) -> impl Iterator<Item = Raw<'a>> + use<'a, 'f, '_> {
-        let members = self.found.few.iter().chain(&self.found.more);
-        members
+        self.top()
             .filter(move |(name, value)| {
                 name.eq_ignore_ascii_case(field.as_bytes()) && !value.is_nothing()
             })
-            .map(|(_, value)| *value)
+            .map(|(_, value)| value)
     }
 
     /// The last value of a field, which is what most readers take, if it is a text or a number.

@@ -5,6 +5,7 @@
 //! checks are.
 
 mod form;
+mod parameters;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use crate::body::{BodyReading, Place};
 use crate::operation::{Kind, Media, Operation};
 use crate::query::decode;
 use crate::reserved::{self, CLIENT_ID, ReservedName};
+use parameters::Parameters;
 
 /// What a tenant may call itself.
 #[derive(Debug, Clone, Copy)]
@@ -69,10 +71,23 @@ pub enum Steering {
     },
     /// The query of a write or money call has a parameter whose name is not ASCII.
     ParameterNotAscii,
+    /// The query of a write or money call has a parameter whose name is not plain: readers undo escapes, and cut names
+    /// short, in different ways.
+    ParameterName,
+    /// The query of a write or money call has two parameters of one name, however it is spelled: some readers take the
+    /// first, some the last, some both.
+    RepeatedParameter,
+    /// The query and the body of a write or money call give a field of one name different values.
+    Contradicted,
     /// A form has a part whose name is encoded as RFC 2231 says: `name*`. Some readers decode it, others see no name.
     EncodedName,
-    /// A form has a part whose name is not plain: readers undo escapes, encodings and quotes in different ways.
+    /// A form has a part whose name is not plain: readers undo escapes, encodings and quotes in different ways. Or a part
+    /// has two names.
     PartName,
+    /// A form has two parts of one name, however it is spelled, or a part of a name that the query has too.
+    RepeatedPart,
+    /// A form has more parts than readers agree to read.
+    TooManyParts,
 }
 
 impl fmt::Display for Steering {
@@ -105,12 +120,26 @@ impl fmt::Display for Steering {
             Self::ParameterNotAscii => {
                 f.write_str("query has a parameter whose name is not ASCII")
             }
+            Self::ParameterName => f.write_str(
+                "query has a parameter whose name is not plain: ASCII letters, digits, and any of . _ - [ ]",
+            ),
+            Self::RepeatedParameter => f.write_str(
+                "query names one parameter twice; names that differ in case, punctuation or an index count as one",
+            ),
+            Self::Contradicted => {
+                f.write_str("query and body give one field different values; send it in the body only")
+            }
             Self::EncodedName => f.write_str(
                 "a part of the form has its name encoded (name*): name it in plain ASCII",
             ),
             Self::PartName => f.write_str(
                 "a part of the form has a name that is not plain: one name of ASCII letters, digits, and any of . _ - [ ]",
             ),
+            Self::RepeatedPart => f.write_str(
+                "a name stands at two parts of the form, or in the query too; names that differ in case, punctuation or an \
+                 index count as one",
+            ),
+            Self::TooManyParts => write!(f, "the form has more than {} parts", form::MOST_PARTS),
         }
     }
 }
@@ -126,19 +155,47 @@ pub fn guard(
     own: Option<Own<'_>>,
     callbacks: bool,
 ) -> Result<(), Steering> {
-    if operation.kind != Kind::Read && !reading.parameters_are_ascii() {
+    let changes = operation.kind != Kind::Read;
+    if changes && !reading.parameters_are_ascii() {
         return Err(Steering::ParameterNotAscii);
     }
     if let Some(own) = own {
         Rules { own, callbacks }.query(reading)?;
     }
+    let parameters = if changes {
+        Parameters::read(reading)?
+    } else {
+        Parameters::default()
+    };
     match operation.media {
-        Media::Json => json(operation.kind, reading, own, callbacks),
-        Media::Multipart => form::guard(reading.body(), |name| match name {
+        Media::Json => {
+            json(operation.kind, reading, own, callbacks)?;
+            if parameters.contradict(reading) {
+                return Err(Steering::Contradicted);
+            }
+            Ok(())
+        }
+        Media::Multipart => form::guard(reading.body(), &parameters, |name| match name {
             ReservedName::Account(_) => own.is_none(),
             ReservedName::Callback => callbacks,
         }),
     }
+}
+
+/// Whether no reader changes a name: there is nothing in it to unquote, decode, fold or cut short.
+fn is_plain_name(name: &[u8]) -> bool {
+    let is_plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'[' | b']' | b' ')
+    };
+    !name.is_empty() && name.iter().all(is_plain)
+}
+
+/// A name by its letters and digits up to an index, in lower case, since readers differ in what they take for the same
+/// name: `bankName`, `bank_name` and `BankName[0]` are one.
+fn folded(name: &[u8]) -> Vec<u8> {
+    let name = name.iter().take_while(|byte| **byte != b'[');
+    let letters = name.filter(|byte| byte.is_ascii_alphanumeric());
+    letters.map(u8::to_ascii_lowercase).collect()
 }
 
 fn json(
@@ -586,6 +643,118 @@ mod tests {
             Ok(()),
             "a value"
         );
+    }
+
+    #[test]
+    fn a_parameter_of_a_call_that_changes_something_stands_once_in_any_spelling() {
+        for query in [
+            "prepayId=1&prepayId=2",
+            "prepayId=1&prepayId=1",
+            "prepayId=1;prepayId=2",
+            "prepayId=1&x=1;PrepayID=2",
+            "prepayId=1&prepay%49d=2",
+            "prepayId=1&%70repayId",
+            "prepayId=&prepayId=2",
+            "prepayId[]=1&prepayId[]=2",
+            "prepayId=1&prepayId[]=2",
+            "prepayId=1&prepayId%5B0%5D=2",
+            "a+b=1&a%20b=2",
+            "a+b=1&ab=2",
+            "prepay_id=1&prepayId=2",
+            "=1&=2",
+        ] {
+            for operation in ["close_order", "refund_order", "create_otc_bank"] {
+                let judged = judge(operation, Some(query), "");
+                let refused = if query.starts_with('=') {
+                    Steering::ParameterName
+                } else {
+                    Steering::RepeatedParameter
+                };
+                assert_eq!(judged, Err(refused), "{operation} {query}");
+            }
+            assert_eq!(
+                judge("query_order", Some(query), ""),
+                Ok(()),
+                "a read: {query}"
+            );
+        }
+        for query in [
+            "",
+            "&&",
+            "a=1&b=2&",
+            "a=1&b=1;c=1",
+            "a[0]=x&b[0]=x",
+            "_=17&a.b-c=1",
+        ] {
+            assert_eq!(judge("refund_order", Some(query), ""), Ok(()), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_a_call_that_changes_something_has_a_name_that_no_reader_changes() {
+        for query in [
+            "prepayI%2564=1",
+            "prepay%u0049d=1",
+            "prepayId%00=1",
+            "prepayId%0a=1",
+            "a%26prepayId=1",
+            "a%3Bprepay=1",
+            "a%3D1=1",
+            "%22a%22=1",
+            "a%2Bb=1",
+            "%=1",
+        ] {
+            for operation in ["close_order", "refund_order", "create_otc_bank"] {
+                let judged = judge(operation, Some(query), "");
+                assert_eq!(judged, Err(Steering::ParameterName), "{operation} {query}");
+            }
+            assert_eq!(judge("query_order", Some(query), ""), Ok(()), "{query}");
+        }
+    }
+
+    #[test]
+    fn query_and_body_of_a_call_that_changes_something_do_not_contradict_each_other() {
+        let cases = [
+            ("prepayId=1", r#"{"prepayId":"2"}"#, false),
+            ("prepayId=1", r#"{"PREPAY_ID":2}"#, false),
+            ("x=1&prepay%49d=1", r#"{"prepayId":"2"}"#, false),
+            ("prepayId=1", r#"{"prepayId":["1"]}"#, false),
+            ("prepayId=1", r#"{"prepayId":1.0}"#, false),
+            ("prepayId=1", r#"{"prepayId":"1"}"#, true),
+            ("prepayId=%31", r#"{"prepayId":1}"#, true),
+            ("flag=true", r#"{"flag":true}"#, true),
+            ("prepayId=", r#"{"prepayId":"2"}"#, true),
+            ("prepayId=1", r#"{"prepayId":""}"#, true),
+            ("prepayId=1", r#"{"prepayId":null}"#, true),
+            ("prepayId=1", r#"{"x":{"prepayId":"2"}}"#, true),
+            ("prepayId=1", r#"["2"]"#, true),
+            ("", r#"{"prepayId":"2"}"#, true),
+        ];
+        for (query, body, passes) in cases {
+            for operation in ["close_order", "refund_order"] {
+                let judged = judge(operation, Some(query), body);
+                assert_eq!(judged.is_ok(), passes, "{operation} {query} {body}");
+            }
+            assert_eq!(
+                judge("query_order", Some(query), body),
+                Ok(()),
+                "{query} {body}"
+            );
+        }
+        let many: String = (0..40).map(|at| format!(r#""m{at}":1,"#)).collect();
+        let body = format!(r#"{{{many}"prepayId":"2"}}"#);
+        let judged = judge("close_order", Some("prepayId=1"), &body);
+        assert_eq!(judged, Err(Steering::Contradicted));
+    }
+
+    #[test]
+    fn a_parameter_has_no_name_of_a_part() {
+        let form = "--b\r\nContent-Disposition: form-data; name=\"iban\"\r\n\r\n7\r\n--b--\r\n";
+        for query in ["iban=7", "IBAN=9", "iban[]=9"] {
+            let judged = judge("create_otc_bank", Some(query), form);
+            assert_eq!(judged, Err(Steering::RepeatedPart), "{query}");
+        }
+        assert_eq!(judge("create_otc_bank", Some("x=7"), form), Ok(()));
     }
 
     #[test]

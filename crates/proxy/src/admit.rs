@@ -181,8 +181,13 @@ pub fn body(
         | Steering::TooDeep { .. }
         | Steering::ReadDifferently { .. }
         | Steering::ParameterNotAscii
+        | Steering::ParameterName
+        | Steering::RepeatedParameter
+        | Steering::Contradicted
         | Steering::EncodedName
-        | Steering::PartName => Refusal::InvalidBody(steering.to_string()),
+        | Steering::PartName
+        | Steering::RepeatedPart
+        | Steering::TooManyParts => Refusal::InvalidBody(steering.to_string()),
     })?;
     check::inspect(operation, &reading, rules.strictness)
         .map(|inspected| inspected.key)

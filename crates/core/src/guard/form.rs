@@ -3,44 +3,88 @@
 //! The boundary is not signed, and readers differ in what they take for a header. So every line counts that could be one,
 //! wherever it stands, and a name has to be one that no reader changes.
 
-use super::Steering;
+use std::ops::Range;
+
+use super::parameters::Parameters;
+use super::{Steering, folded, is_plain_name};
 use crate::query::decode;
 use crate::reserved::ReservedName;
 
-/// Whether every part has a name that is read in one way, and no part may be taken for one that names an account or
-/// makes GatePay call the caller (`is_allowed` says which of these names may be used).
+/// Whether every part has a name of its own that is read in one way, which the query has not, and no part may be taken for
+/// one that names an account or makes GatePay call the caller (`is_allowed` says which of these names may be used).
 ///
 /// Each byte is looked at a fixed number of times, however many names, quotes and separators there are.
 #[cold]
 pub(super) fn guard(
     body: &[u8],
+    parameters: &Parameters<'_>,
     is_allowed: impl Fn(ReservedName) -> bool,
 ) -> Result<(), Steering> {
+    let (mut parts, mut last_end) = (Vec::new(), None);
     for line in lines_with_a_name(body) {
-        let is_disposition = is_disposition(line);
-        for (position, parameter) in line.split(|byte| *byte == b';').enumerate() {
-            if is_encoded(parameter) {
-                return Err(Steering::EncodedName);
-            }
-            if let Some(name) = name_that_matters(parameter)
-                && !is_allowed(name)
-            {
-                return Err(match name {
-                    ReservedName::Account(field) => Steering::Account(field),
-                    ReservedName::Callback => Steering::Callback,
-                });
-            }
-            if is_disposition && position > 0 && !is_plain(parameter) {
-                return Err(Steering::PartName);
-            }
+        let Some(name) = name_of_part(&body[line.clone()], &is_allowed)? else {
+            continue;
+        };
+        // Two names in one head.
+        if last_end.is_some_and(|end| !has_empty_line(&body[end..line.start])) {
+            return Err(Steering::PartName);
         }
+        last_end = Some(line.end);
+        let name = folded(name);
+        if parameters.has(&name) || parts.contains(&name) {
+            return Err(Steering::RepeatedPart);
+        }
+        if parts.len() == MOST_PARTS {
+            return Err(Steering::TooManyParts);
+        }
+        parts.push(name);
     }
     Ok(())
 }
 
+/// The name that a line gives a part, if it does.
+fn name_of_part<'a>(
+    line: &'a [u8],
+    is_allowed: &impl Fn(ReservedName) -> bool,
+) -> Result<Option<&'a [u8]>, Steering> {
+    let is_disposition = is_disposition(line);
+    let mut found = None;
+    for (position, parameter) in line.split(|byte| *byte == b';').enumerate() {
+        if is_encoded(parameter) {
+            return Err(Steering::EncodedName);
+        }
+        if let Some(name) = name_that_matters(parameter)
+            && !is_allowed(name)
+        {
+            return Err(match name {
+                ReservedName::Account(field) => Steering::Account(field),
+                ReservedName::Callback => Steering::Callback,
+            });
+        }
+        if !is_disposition || position == 0 {
+            continue;
+        }
+        if !is_plain(parameter) {
+            return Err(Steering::PartName);
+        }
+        if let Some(name) = value_of_name(parameter)
+            && found.replace(name).is_some()
+        {
+            return Err(Steering::PartName);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a part's head ends in these bytes (RFC 2046, section 5.1), so that what follows them belongs to another part.
+fn has_empty_line(bytes: &[u8]) -> bool {
+    let mut ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    ends.any(|(at, _)| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
 /// The lines of a body in which `name` stands. A folded header is one line: it goes on where the next begins with a
 /// blank.
-fn lines_with_a_name(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn lines_with_a_name(body: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut begin = 0;
     std::iter::from_fn(move || {
         let name = begin + names(&body[begin..]).next()?;
@@ -49,7 +93,7 @@ fn lines_with_a_name(body: &[u8]) -> impl Iterator<Item = &[u8]> {
         let end = (name..body.len()).find(|at| is_end(body, *at));
         let end = end.unwrap_or(body.len());
         begin = end;
-        Some(&body[start..end])
+        Some(start..end)
     })
 }
 
@@ -112,14 +156,22 @@ fn has_plain_name(behind: &[u8]) -> bool {
     let [b'=', value @ ..] = behind else {
         return matches!(behind, [first, ..] if first.is_ascii_alphanumeric() || matches!(first, b'-' | b'_'));
     };
-    let name = match value.trim_ascii() {
+    is_plain_name(unquoted(value))
+}
+
+/// The name that a parameter gives its part, if it is plain.
+fn value_of_name(parameter: &[u8]) -> Option<&[u8]> {
+    let parameter = parameter.trim_ascii();
+    let behind = (names(parameter).next() == Some(0)).then(|| &parameter[NAME.len()..])?;
+    let value = behind.trim_ascii_start().strip_prefix(b"=")?;
+    Some(unquoted(value))
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value.trim_ascii() {
         [b'"', quoted @ .., b'"'] => quoted,
         unquoted => unquoted,
-    };
-    let is_plain = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'[' | b']' | b' ')
-    };
-    !name.is_empty() && name.iter().all(is_plain)
+    }
 }
 
 /// Where `name` stands and is not the end of a longer word: `filename` names no part.
@@ -137,6 +189,8 @@ fn names(text: &[u8]) -> impl Iterator<Item = usize> {
     })
 }
 
+/// How many parts a form may have: GatePay's have less than ten, and servers stop at some number too.
+pub(super) const MOST_PARTS: usize = 128;
 const NAME: &[u8] = b"name";
 const FILENAME: &[u8] = b"filename";
 
@@ -154,7 +208,7 @@ mod tests {
         let form = format!(
             "--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\nname\r\n--b--\r\n"
         );
-        guard(form.as_bytes(), |_| false)
+        guard(form.as_bytes(), &Parameters::default(), |_| false)
     }
 
     #[test]
@@ -196,6 +250,10 @@ mod tests {
             "name",
             "name:\"bankName\"",
             "x name=\"bankName\"",
+            "name=\"bankName\"; name=\"iban\"",
+            "name=\"bankName\"; Name=bankName",
+            "name=\"bankName\"\r\nContent-Disposition: form-data; name=\"iban\"",
+            "name=\"bankName\"\nx: y\r\nContent-Disposition: form-data; name=\"iban\"",
             "\u{a0}name=\"bankName\"",
         ] {
             assert_eq!(judge(name), Err(Steering::PartName), "{name}");
@@ -227,6 +285,55 @@ mod tests {
         }
     }
 
+    /// A form with parts of these names, each as it is given.
+    fn form(names: &[&str]) -> String {
+        let part =
+            |name: &&str| format!("--b\r\nContent-Disposition: form-data; {name}\r\n\r\n1\r\n");
+        names.iter().map(part).collect::<String>() + "--b--\r\n"
+    }
+
+    #[test]
+    fn a_form_has_each_name_once_in_any_spelling() {
+        for other in [
+            "name=\"iban\"",
+            "name=iban",
+            "NAME = \"IBAN\"",
+            "name=\"Iban\"; filename=\"a.pdf\"",
+            "name=\"i-ban\"",
+            "name=\"iban[]\"",
+            "name=\"iban[0]\"",
+            "name=\" iban \"",
+        ] {
+            for names in [
+                ["name=\"iban\"", "name=\"bankName\"", other],
+                [other, "name=\"swift\"", "name=\"iban\""],
+            ] {
+                let judged = guard(form(&names).as_bytes(), &Parameters::default(), |_| false);
+                assert_eq!(judged, Err(Steering::RepeatedPart), "{names:?}");
+            }
+        }
+        let names = [
+            "name=\"iban\"",
+            "name=\"iban2\"",
+            "name=\"file\"; filename=\"iban\"",
+        ];
+        assert_eq!(
+            guard(form(&names).as_bytes(), &Parameters::default(), |_| false),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_form_has_as_many_parts_as_readers_agree_to_read() {
+        let of = |parts: usize| {
+            let names: Vec<_> = (0..parts).map(|at| format!("name=\"m{at}\"")).collect();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            guard(form(&names).as_bytes(), &Parameters::default(), |_| false)
+        };
+        assert_eq!(of(MOST_PARTS), Ok(()));
+        assert_eq!(of(MOST_PARTS + 1), Err(Steering::TooManyParts));
+    }
+
     #[test]
     fn what_clients_send_passes() {
         for name in [
@@ -247,7 +354,11 @@ mod tests {
             "<x name=\"\u{e4}\"/>",
             "name=\u{e4}",
         ] {
-            assert_eq!(guard(file.as_bytes(), |_| false), Ok(()), "{file}");
+            assert_eq!(
+                guard(file.as_bytes(), &Parameters::default(), |_| false),
+                Ok(()),
+                "{file}"
+            );
         }
     }
 
@@ -276,7 +387,8 @@ mod tests {
         ] {
             let looks = |times: usize| {
                 LOOKED_AT.set(0);
-                let _judged = guard(piece.repeat(times).as_bytes(), |_| true);
+                let body = piece.repeat(times);
+                let _judged = guard(body.as_bytes(), &Parameters::default(), |_| true);
                 LOOKED_AT.get()
             };
             let (half, whole) = (looks(1_000), looks(2_000));

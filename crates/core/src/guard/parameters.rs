@@ -1,0 +1,59 @@
+//! The parameters of a write or money call's query: each name once, in one spelling, and nothing that the body denies.
+//!
+//! The signature does not cover a query, but GatePay may read it. Readers split it at `&`, some at `;` too, and of two
+//! parameters of one name take the first, the last, or both.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::{Steering, folded, is_plain_name};
+use crate::body::BodyReading;
+use crate::query::decode;
+
+/// Values by their names as [`folded`] has them.
+#[derive(Default)]
+pub(super) struct Parameters<'a>(HashMap<Vec<u8>, Cow<'a, str>>);
+
+impl<'a> Parameters<'a> {
+    /// The parameters of a query, if each has a plain name of its own.
+    pub(super) fn read(reading: &BodyReading<'a>) -> Result<Self, Steering> {
+        let mut values = HashMap::new();
+        for (name, value) in reading.parameters() {
+            // Two separators in a row, or one at an end.
+            if name.is_empty() && value.is_empty() {
+                continue;
+            }
+            let name = decode(name);
+            if !is_plain_name(name.as_bytes()) {
+                return Err(Steering::ParameterName);
+            }
+            let before = values.insert(folded(name.as_bytes()), decode(value));
+            if before.is_some() {
+                return Err(Steering::RepeatedParameter);
+            }
+        }
+        Ok(Self(values))
+    }
+
+    /// Whether there is one of this name.
+    pub(super) fn has(&self, folded: &[u8]) -> bool {
+        self.0.contains_key(folded)
+    }
+
+    /// Whether a field at the top of the body has another value here. Clients send a field in either, or the same value
+    /// in both; null and empty text count as absent (schemas.md).
+    pub(super) fn contradict(&self, reading: &BodyReading<'_>) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let mut members = reading.top();
+        members.any(|(name, value)| {
+            let parameter = self.0.get(&folded(name));
+            let parameter = parameter.filter(|text| !text.is_empty() && !value.is_nothing());
+            parameter.is_some_and(|text| match value.text_or_number() {
+                Some(member) => member != *text,
+                None => value.as_str() != text,
+            })
+        })
+    }
+}
