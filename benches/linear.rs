@@ -345,6 +345,7 @@ fn queries() -> Vec<(&'static str, Made)> {
         ("%", Family("", "%", "")),
         ("+", Family("", "+", "")),
         ("one name", Family("", "a&", "")),
+        ("many names", Family("", "m@=1&", "")),
         ("prepayId", Family("", "prepayId=@&", "")),
         ("escaped", Family("", "prepay%49d=%41;", "")),
         ("accounts", Family("", "accountId=0&", "")),
