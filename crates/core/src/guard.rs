@@ -741,7 +741,8 @@ mod tests {
                 "{query} {body}"
             );
         }
-        let many: String = (0..40).map(|at| format!(r#""m{at}":1,"#)).collect();
+        let many: Vec<_> = (0..40).map(|at| format!(r#""m{at}":1,"#)).collect();
+        let many = many.concat();
         let body = format!(r#"{{{many}"prepayId":"2"}}"#);
         let judged = judge("close_order", Some("prepayId=1"), &body);
         assert_eq!(judged, Err(Steering::Contradicted));
