@@ -54,7 +54,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
         in_flight: NonZeroU32::new(1_000),
         ..settings::Quota::default()
     };
-    let quota = Quota::new(&quota, metrics.limits.quota.clone(), &clock);
+    let quota = Quota::new(&quota, metrics.tenants.limits.quota.clone(), &clock);
     let all = (0..tenants).map(|number| {
         let text = |what: &str| format!("{what}-{number}");
         let secret = SecretKey::new(Zeroizing::new(text("made-up-secret"))).expect("a secret");
@@ -71,7 +71,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = registry.expect("tenants that differ");
     let lanes = Lanes::new(Arc::clone(&quota));
     let own = settings::Metrics::default().own(&registry);
-    let lanes = lanes.arrange(&registry, &own, &metrics);
+    let lanes = lanes.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.
     for lane in &lanes {

@@ -20,12 +20,13 @@ use gatepay_core::guard::{Own, guard};
 use gatepay_core::look_up::Question;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
 use gatepay_proxy::answer;
-use gatepay_proxy::framing::{Reading, Step};
+use gatepay_proxy::framing::{self, Reading, Step};
 use gatepay_proxy::headers::{self, Lines};
 use gatepay_proxy::ingress::{self, BodyTime, Room};
-use gatepay_proxy::line::{Line, Rest, Text, Times};
+use gatepay_proxy::line::{Line, Rest, Text};
 use gatepay_proxy::origin::Trusted;
 use gatepay_proxy::proxy_header;
+use gatepay_proxy::timestamp::Times;
 use gatepay_tenancy::settings::LogFormat;
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -191,7 +192,7 @@ fn readers() -> Vec<Named> {
 
 /// An eighth of what a JSON body has at most by default, so that it takes a minute and not ten.
 const BODY: usize = 1 << 17;
-const HEAD: usize = ingress::HEAD_LIMIT - 512;
+const HEAD: usize = framing::HEAD_LIMIT - 512;
 const ANSWER_HEAD: usize = 60 * 1_024;
 /// A body is signed in some thousand ways then.
 const EXPLAINED: usize = 1_024;

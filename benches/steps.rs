@@ -146,7 +146,8 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                 let batch = left.min(QUEUE);
                 let begun = Instant::now();
                 for _ in 0..batch {
-                    let mut record = Record::begin(&world.app, HERE, &lines, pace.request());
+                    let mut record =
+                        Record::begin(&world.app.telemetry, HERE, &lines, pace.request());
                     record.operation(position, &world.generation, false);
                     record.claimed(&caller);
                     record.body(BODY.len());

@@ -158,7 +158,7 @@ async fn one_address_has_a_quarter_of_all_requests_and_the_others_the_rest() {
             proxy.app().metrics.requests_crowded.get() > 0
         })
         .await;
-        assert!(proxy.app().metrics.in_flight.get() <= 2);
+        assert!(proxy.app().metrics.requests.in_flight.get() <= 2);
         // Refused in HTTP/1 as in HTTP/2, and unread.
         let mut same = proxy.raw_from(ABUSER).await;
         same.write(acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock))

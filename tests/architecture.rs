@@ -191,7 +191,7 @@ fn a_step_knows_neither_the_application_nor_the_steps_after_it() {
 #[test]
 fn only_those_that_share_it_know_the_application() {
     let sharers = [
-        "app", "journey", "record", "listener", "admin", "server", "drain", "reload", "status",
+        "app", "journey", "listener", "admin", "server", "reload", "status",
     ];
     let allowed: BTreeSet<&str> = sharers
         .into_iter()

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use gatepay_core::Catalogue;
-use gatepay_proxy::metrics::{Metrics, Size};
+use gatepay_proxy::metrics::Metrics;
+use gatepay_proxy::metrics::size::Size;
 use gatepay_sandbox::Fault;
 use serde_json::Value;
 
@@ -111,7 +112,7 @@ fn every_alert_is_tested_and_has_a_page_on_what_to_do() {
 /// Every series' name that this program has.
 fn names() -> BTreeSet<String> {
     let metrics = Metrics::new(&Catalogue::standard());
-    let _tenant = metrics.tenant(Some("acme"));
+    let _tenant = metrics.tenants.of(Some("acme"));
     metrics.reloads.at_work("0");
     let text = String::from_utf8(metrics.render()).unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));

@@ -211,7 +211,7 @@ async fn an_address_whose_requests_take_the_slots_takes_no_others_connection() {
         let mut caller = proxy.raw_from("127.0.1.1").await;
         caller.write(&head).await;
         until("its body is awaited", || {
-            proxy.app().metrics.in_flight.get() == waiting
+            proxy.app().metrics.requests.in_flight.get() == waiting
         })
         .await;
         held.push(caller);

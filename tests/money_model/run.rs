@@ -287,7 +287,7 @@ impl<'w> Run<'w> {
         raw.write(first).await;
         let metrics = std::sync::Arc::clone(&self.proxy().app().metrics);
         until("its head has arrived", || {
-            raw.is_answered() || metrics.in_flight.get() > 0
+            raw.is_answered() || metrics.requests.in_flight.get() > 0
         })
         .await;
         if raw.is_answered() {

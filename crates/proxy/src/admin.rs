@@ -26,8 +26,9 @@ use tokio::time::sleep;
 use self::gate::{Denied, Gate};
 use self::places::{Observed, Place, Places};
 use crate::app::{App, Readiness};
-use crate::reload::{State, Verdict};
+use crate::reload_status::{State, Verdict};
 use crate::signer::Switch;
+use crate::status::Looks;
 use crate::{roster, rows, status};
 
 /// The longest head, and how much of an answer is kept in pieces.
@@ -39,6 +40,7 @@ type Answer = Response<Full<Bytes>>;
 /// Answers until the runtime it runs on ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let places = Arc::new(Places::new());
+    let looks = Arc::new(Looks::default());
     // The socket may have been bound by whatever started the process, elsewhere than `admin.address` says.
     let bound = listener.local_addr();
     let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());
@@ -56,15 +58,16 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
             continue;
         };
         let (app, places, gate) = (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
+        let looks = Arc::clone(&looks);
         tokio::spawn(async move {
             let place = Arc::clone(taken.place());
             let exchange = |request| {
                 let (app, places, gate) =
                     (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
-                let place = Arc::clone(taken.place());
+                let (place, looks) = (Arc::clone(taken.place()), Arc::clone(&looks));
                 async move {
                     place.asks();
-                    let answer = answer(&app, &gate, &places, &place, &request).await;
+                    let answer = answer(&app, &looks, &gate, &places, &place, &request).await;
                     place.answers();
                     answer
                 }
@@ -102,6 +105,7 @@ where
 
 async fn answer(
     app: &Arc<App>,
+    looks: &Arc<Looks>,
     gate: &Gate,
     places: &Places,
     place: &Place,
@@ -139,7 +143,8 @@ async fn answer(
     }
     match (method, path) {
         (&Method::GET, "/status") => {
-            aside(app, |app| json(StatusCode::OK, &app.looks.look(app))).await
+            let looks = Arc::clone(looks);
+            aside(app, move |app| json(StatusCode::OK, &looks.look(app))).await
         }
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
@@ -268,15 +273,18 @@ fn metrics(app: &App) -> Answer {
     metrics
         .replay_entries_limit
         .set(number(app.replay.capacity()));
-    metrics.limits.stands(&app.quota.view());
+    metrics.tenants.limits.stands(&app.quota.view());
     let generation = app.generation.load_full();
     for lane in generation.lanes() {
-        lane.meters().limits.stands(|| lane.view());
+        lane.meters().limits.stands(|| {
+            let view = lane.view();
+            [view.share, view.used]
+        });
     }
     let pushed_back = generation
         .lanes()
         .filter(|lane| lane.pushed_back_to().is_some());
-    metrics.limits.pushed_back(pushed_back.count());
+    metrics.tenants.limits.pushed_back(pushed_back.count());
     let failing = generation.lanes().filter(|lane| lane.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
@@ -396,7 +404,7 @@ fn registry(app: &App) -> Answer {
 
 /// Answers on a thread of its own: of a hundred thousand tenants that is some megabytes, which must not hold up the clock's
 /// and the drain's thread.
-async fn aside(app: &Arc<App>, answer: fn(&App) -> Answer) -> Answer {
+async fn aside(app: &Arc<App>, answer: impl FnOnce(&App) -> Answer + Send + 'static) -> Answer {
     let app = Arc::clone(app);
     let told = tokio::task::spawn_blocking(move || answer(&app)).await;
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))

@@ -373,7 +373,7 @@ mod tests {
                 in_flight: Some(number(5)),
                 ..settings::Quota::default()
             };
-            let quota = Quota::new(&quota, metrics.limits.quota.clone(), &clock);
+            let quota = Quota::new(&quota, metrics.tenants.limits.quota.clone(), &clock);
             let limits = Limits {
                 all: rate(3),
                 in_flight: number(2),
@@ -385,7 +385,7 @@ mod tests {
                     &limits,
                     NonZeroU32::MIN,
                     &quota,
-                    metrics.tenant(None),
+                    metrics.tenants.of(None),
                 )
                 .into(),
                 replay: Replay::new(DEFAULT_WINDOW, 100, [7; 16], 0),

@@ -9,7 +9,6 @@ use gatepay_tenancy::settings::{ClockSource, FixedAddressCallback, Settings};
 use http::HeaderValue;
 
 use crate::admit::Rules;
-use crate::bound::replay_capacity;
 use crate::breaker::Breaker;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
@@ -20,9 +19,10 @@ use crate::guardian::Guardian;
 use crate::heartbeat::{Heartbeats, Stalled};
 use crate::identity::{Identity, Renewal};
 use crate::ingress::Room;
+use crate::journal::Journal;
 use crate::journal::folder::Disk;
 use crate::journal::head::HeadFolder;
-use crate::journal::{Journal, Rotation};
+use crate::journal::meters::Rotation;
 use crate::lane::Lanes;
 use crate::log::{AccessLog, Seldom};
 use crate::mark::Mark;
@@ -30,11 +30,12 @@ use crate::metrics::Metrics;
 use crate::origin::Trusted;
 use crate::penalty::{Floods, Penalties};
 use crate::quota::Quota;
-use crate::reload::Reload;
+use crate::reload_status::Reload;
 use crate::replay::Replay;
+use crate::replay_capacity::replay_capacity;
 use crate::signer::Signer;
 use crate::state::{self, Inheritance};
-use crate::status::Looks;
+use crate::telemetry::Telemetry;
 use crate::tls;
 use crate::yielding::Offload;
 
@@ -49,7 +50,7 @@ pub struct App {
     /// How bodies are judged.
     pub rules: Rules,
     /// What makes a request single-use.
-    pub replay: Replay,
+    pub replay: Arc<Replay>,
     /// Up to which stamp may be admitted.
     pub mark: Mark,
     /// Room for the bodies of all requests.
@@ -68,12 +69,10 @@ pub struct App {
     pub quota: Arc<Quota>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
-    /// Access lines.
-    pub log: AccessLog,
+    /// What records of requests are written with.
+    pub telemetry: Arc<Telemetry>,
     /// Where write and money calls are written down, if anywhere.
     pub journal: Option<Journal>,
-    /// How often the program's log says what happens to every request.
-    pub seldom: Seldom,
     /// Where GatePay is.
     pub upstream: Arc<Upstream>,
     /// Whether it is well.
@@ -85,7 +84,7 @@ pub struct App {
     /// What tenants' connections are secured with; without it they are plain text.
     pub identity: Option<Identity>,
     /// How far along the end is.
-    pub drain: Drain,
+    pub drain: Arc<Drain>,
     /// Whether every worker still turns.
     pub heartbeats: Heartbeats,
     /// Threads for work on long bodies.
@@ -94,8 +93,6 @@ pub struct App {
     pub reload: Reload,
     /// Which of the institution's credentials signs.
     pub signer: Signer,
-    /// What was counted when somebody looked.
-    pub looks: Looks,
     /// When it was made, in milliseconds since 1970.
     pub began_ms: u64,
 }
@@ -151,25 +148,14 @@ impl App {
             catalogue,
         } = configuration;
         let reload = Reload::beginning_with(&settings);
-        let to = &settings.upstream;
-        let upstream_tls = to
-            .url
-            .tls
-            .then(|| tls::client(to.ca.as_deref()))
-            .transpose()
-            .map_err(StartError::Upstream)?;
-        let mut upstream = Upstream::new(to.url.clone(), upstream_tls, to.connect_timeout)
-            .map_err(|error| StartError::Upstream(error.to_string()))?;
-        if let Some(egress) = settings.egress.take() {
-            upstream = upstream.by_way_of(egress);
-        }
+        let upstream = upstream(&mut settings)?;
         let upstream_host = HeaderValue::try_from(upstream.authority())
             .map_err(|error| StartError::Upstream(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&catalogue));
         metrics.reloads.applied_now(clock.unix_ms());
         let log =
             AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
-        let meters = metrics.limits.quota.clone();
+        let meters = metrics.tenants.limits.quota.clone();
         let quota = Quota::new(&settings.upstream.quota, meters, &clock);
         let lanes = Lanes::new(Arc::clone(&quota));
         let generation = Generation::new(
@@ -181,7 +167,7 @@ impl App {
             Means {
                 settings: &settings,
                 lanes: &lanes,
-                metrics: &metrics,
+                series: &metrics.tenants,
             },
         );
         let identity = settings.listen.tls.as_ref().map(Identity::read);
@@ -191,15 +177,26 @@ impl App {
         }
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let (inheritance, mark) = inherit().map_err(StartError::State)?;
-        let replay = memory(
+        let replay = Arc::new(memory(
             inheritance,
             &settings,
             replay_capacity(&settings, &settings.upstream.quota, &generation.registry),
             &clock,
             mark.left_ms(),
-        );
+        ));
         mark.advance(clock.unix_ms(), settings.window.future_ms)
             .map_err(StartError::State)?;
+        let drain = Arc::<Drain>::default();
+        let telemetry = Arc::new(Telemetry {
+            clock: clock.clone(),
+            requests: Arc::clone(&metrics.requests),
+            upstream: Arc::clone(&metrics.upstream),
+            log,
+            seldom: Seldom::default(),
+            replay: Arc::clone(&replay),
+            drain: Arc::clone(&drain),
+            ratelimit_headers: settings.ratelimit_headers,
+        });
         Ok(Arc::new(Self {
             replay,
             mark,
@@ -220,7 +217,7 @@ impl App {
             lanes,
             quota,
             generation: ArcSwap::from_pointee(generation),
-            drain: Drain::default(),
+            drain,
             heartbeats: Heartbeats::new(metrics.workers.clone()),
             offload: Offload::default(),
             identity,
@@ -232,14 +229,12 @@ impl App {
             ),
             reload,
             signer: Signer::new(&settings.institution, clock.clone(), metrics.signer.clone()),
-            looks: Looks::default(),
             began_ms: clock.unix_ms(),
             upstream: Arc::new(upstream),
             upstream_host,
             metrics,
-            log,
+            telemetry,
             journal,
-            seldom: Seldom::default(),
             clock,
             settings,
         }))
@@ -302,6 +297,19 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .chain(folder)
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
+}
+
+/// The way to GatePay that settings describe.
+fn upstream(settings: &mut Settings) -> Result<Upstream, StartError> {
+    let to = &settings.upstream;
+    let tls = to.url.tls.then(|| tls::client(to.ca.as_deref()));
+    let tls = tls.transpose().map_err(StartError::Upstream)?;
+    let upstream = Upstream::new(to.url.clone(), tls, to.connect_timeout)
+        .map_err(|error| StartError::Upstream(error.to_string()))?;
+    Ok(match settings.egress.take() {
+        Some(egress) => upstream.by_way_of(egress),
+        None => upstream,
+    })
 }
 
 /// The audit journal, begun, if settings ask for one.

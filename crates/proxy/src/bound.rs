@@ -3,15 +3,17 @@
 //! Each part is what our own limits allow, all of it used at once; the allocator's rounding and what it keeps for later
 //! are in `BASE`. `check` prints it, and `benches/exhaustion` holds the process to it.
 
-use gatepay_tenancy::settings::{Quota, Settings};
-use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
+use gatepay_tenancy::Registry;
+use gatepay_tenancy::settings::Settings;
 
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
+use crate::framing::HEAD_LIMIT;
 use crate::http1;
 use crate::http2::{STREAMS, WINDOW};
-use crate::ingress::{BODIES, HEAD_LIMIT};
+use crate::ingress::BODIES;
 use crate::log;
 use crate::replay;
+use crate::replay_capacity::replay_capacity;
 
 // Measured, by `tests/bound.rs`, which fails if one of them is less than what is taken.
 /// The program itself, with its threads, metrics, scrapes, and the list of addresses that keep failing: 33 to 56 MB of its
@@ -138,25 +140,6 @@ fn calls(settings: &Settings, registry: &Registry) -> usize {
     let quota = u64::from(quota.burst.get())
         .saturating_add(u64::from(quota.per_second.get()).saturating_mul(lasts.as_secs() + 1));
     usize::try_from(seats.min(quota)).unwrap_or(usize::MAX)
-}
-
-/// How many entries the replay memory may have to hold: one for each stamp that all parties may have admitted, or the
-/// institution may send, whichever is less, while a stamp is fresh; and one more for each whose nonce is remembered by
-/// itself.
-pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) -> usize {
-    let window = settings.window;
-    // A stamp is remembered from its admission until it is stale, and one slice of time more.
-    let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;
-    let most =
-        |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
-    let institution = most(quota.rate);
-    let stamps = |of: &dyn Fn(&Party) -> bool| {
-        let parties = registry.parties().map(Who::party).filter(|party| of(party));
-        let parties = parties.map(|party| most(party.limits.all));
-        parties.fold(0_u64, u64::saturating_add).min(institution)
-    };
-    let nonces = stamps(&|party| party.replay == ReplayRule::Nonce);
-    usize::try_from(stamps(&|_| true).saturating_add(nonces)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

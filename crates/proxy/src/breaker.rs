@@ -23,10 +23,7 @@ use tokio::sync::Notify;
 
 use party::Streak;
 pub use party::{Era, PartyBreaker};
-use votes::{Evidence, Votes, WINDOW};
-
-/// How often a read of the proxy's own may find out how GatePay is: often enough to be back within a second.
-const EVERY: Duration = Duration::from_millis(500);
+use votes::{EVERY, Evidence, Votes, WINDOW};
 
 /// Shared by all workers. While GatePay is well it costs an attempt four relaxed loads, and nothing is written.
 pub struct Breaker {

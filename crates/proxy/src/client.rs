@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gatepay_core::Catalogue;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, header};
 use tokio::time::Instant;
 
 use crate::egress::{ConnectError, Upstream};
 use crate::headers;
-use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolLimits};
+use crate::upstream_meters::UpstreamMeters;
 use crate::wire::Broken;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
@@ -33,13 +32,13 @@ pub async fn send(
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
     // A pool counts; nobody asks what.
-    let metrics = Metrics::new(&Catalogue::standard());
+    let meters = UpstreamMeters::unscraped();
     let limits = PoolLimits {
         connections: 1,
         idle: 0,
         idle_timeout: Duration::ZERO,
     };
-    let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), limits);
+    let pool = Pool::new(Arc::new(upstream), Arc::new(meters), limits);
     exchange(&pool, &request, timeout).await
 }
 
@@ -50,7 +49,8 @@ pub async fn exchange(
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
     let deadline = Instant::now() + timeout;
-    let mut wire = pool.connect(deadline).await?.connection.wire;
+    let mut connection = pool.connect(deadline).await?.connection;
+    let wire = &mut connection.wire;
     let exchange = async {
         let head = wire
             .ask(

@@ -15,8 +15,6 @@ use tokio::sync::{Notify, watch};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::app::App;
-
 /// How long a connection has to begin, and its caller to learn that it should go elsewhere, once the process drains: some
 /// round trips. It was accepted, so its caller believes that it will be served.
 pub const FIRST_WORD: Duration = Duration::from_secs(1);
@@ -55,7 +53,7 @@ pub struct Drain {
 }
 
 /// Something that must end before the process does: a connection, or a call that outlived its caller.
-pub struct Running(Arc<App>);
+pub struct Running(Arc<Drain>);
 
 /// Where one worker's callers come in. One each, so that counting them costs other cores nothing.
 #[derive(Default)]
@@ -215,9 +213,9 @@ pub fn cut_after(deadline: Duration) -> Duration {
 
 impl Running {
     /// Counts one more.
-    pub fn begin(app: &Arc<App>) -> Self {
-        app.drain.running.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(app))
+    pub fn begin(drain: &Arc<Drain>) -> Self {
+        drain.running.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(drain))
     }
 }
 
@@ -247,9 +245,8 @@ impl Drop for Entering {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let drain = &self.0.drain;
-        if drain.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            drain.idle.notify_waiters();
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
         }
     }
 }

@@ -16,8 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::happy_eyeballs::{self, Reached, SilentAddresses};
-use crate::metrics::UpstreamMeters;
-use crate::pool::Place;
+use crate::upstream_meters::UpstreamMeters;
 use crate::wire::{Metered, Stream, Wire};
 
 /// The largest head an egress proxy's answer may have.
@@ -107,7 +106,6 @@ impl Upstream {
     /// A new connection to the first address of the name that answers, TLS included.
     pub async fn connect(
         &self,
-        place: Place,
         deadline: Instant,
         meters: &UpstreamMeters,
     ) -> Result<Wire, ConnectError> {
@@ -118,7 +116,7 @@ impl Upstream {
             self.dial(addresses, now + limit, meters).await
         };
         match timeout(limit, dialed).await {
-            Ok(stream) => Ok(Wire::new(stream?, place, meters.connections.clone())),
+            Ok(stream) => Ok(Wire::new(stream?, meters.connections.clone())),
             Err(_) => Err(ConnectError::Timeout(limit)),
         }
     }
@@ -229,7 +227,6 @@ fn status(answer: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     /// An address whose connections are never completed: its queue is full, so SYNs are dropped.
     struct BlackHole {
         address: SocketAddr,
@@ -263,15 +260,15 @@ mod tests {
         addresses.push(good.local_addr().unwrap());
         let url = UpstreamUrl::parse("http://127.0.0.1:9").unwrap();
         let upstream = Upstream::new(url, None, Duration::from_secs(5)).unwrap();
-        let metrics = crate::metrics::Metrics::new(&gatepay_core::Catalogue::standard());
+        let meters = UpstreamMeters::unscraped();
         for _ in 0..2 {
             let deadline = Instant::now() + Duration::from_mins(1);
-            let dialed = upstream.dial(addresses.clone(), deadline, &metrics.upstream);
+            let dialed = upstream.dial(addresses.clone(), deadline, &meters);
             let Ok(Stream::Plain(_)) = dialed.await else {
                 panic!("the good address was not reached");
             };
         }
-        assert_eq!(metrics.upstream.connects.get(), 2);
+        assert_eq!(meters.connects.get(), 2);
     }
 
     #[test]

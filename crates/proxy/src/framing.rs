@@ -19,7 +19,11 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
 use crate::head::{Head, LineAt};
-use crate::ingress::{HEAD_LIMIT, HEAD_LINES};
+
+/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
+pub const HEAD_LIMIT: usize = 16 * 1024;
+/// The most lines a head may have; GatePay's clients send about a dozen.
+pub const HEAD_LINES: usize = 64;
 
 /// What keeps a head, or the body behind it, from having one reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

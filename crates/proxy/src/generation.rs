@@ -10,7 +10,7 @@ use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{DatedCredential, Found, Party, PartyId, Registry, Side};
 
 use crate::lane::{Lane, Lanes};
-use crate::metrics::Metrics;
+use crate::tenant_meters::TenantSeries;
 use crate::uses::{Use, Uses};
 
 /// What a request is judged by, loaded once and kept to its end.
@@ -41,7 +41,7 @@ pub struct Means<'a> {
     /// The lanes there are.
     pub lanes: &'a Lanes,
     /// Where series are made.
-    pub metrics: &'a Metrics,
+    pub series: &'a TenantSeries,
 }
 
 impl Generation {
@@ -56,7 +56,7 @@ impl Generation {
         means: Means<'_>,
     ) -> Self {
         let own = means.settings.metrics.own(&registry);
-        let lanes = means.lanes.arrange(&registry, &own, means.metrics);
+        let lanes = means.lanes.arrange(&registry, &own, means.series);
         let beside = registry.parties().zip(lanes).map(|(who, lane)| {
             let party = who.party();
             let same = |dated: &_| before.and_then(|before| before.same_use(party, dated));
@@ -137,7 +137,7 @@ impl Generation {
             own.map(|(who, _)| who.party().id.clone()).collect()
         };
         for id in own(before).difference(&own(self)) {
-            means.metrics.forget_tenant(id.as_str());
+            means.series.forget(id.as_str());
         }
     }
 }
@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::limit::Limits;
+    use crate::metrics::Metrics;
     use crate::quota::Quota;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
@@ -176,7 +177,7 @@ mod tests {
             settings.metrics.max_tenants = 2;
             let metrics = Metrics::new(&Catalogue::standard());
             let clock = Clock::manual(START);
-            let meters = metrics.limits.quota.clone();
+            let meters = metrics.tenants.limits.quota.clone();
             let quota = Quota::new(&settings.upstream.quota, meters, &clock);
             Self {
                 settings,
@@ -190,7 +191,7 @@ mod tests {
             Means {
                 settings: &self.settings,
                 lanes: &self.lanes,
-                metrics: &self.metrics,
+                series: &self.metrics.tenants,
             }
         }
 

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
 use crate::clock::{self, Clock};
-use crate::metrics::ClockMeters;
+use crate::upstream_meters::{ClockMeters, Fault};
 
 /// How many answers are remembered.
 const REMEMBERED: usize = 16;
@@ -76,20 +76,6 @@ enum State {
     Off,
     /// So far off that something is refused.
     Beyond,
-}
-
-/// What is wrong with how the machine's clock moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It moved by more or less than the time that passed; by how many milliseconds.
-    Stepped(i64),
-    /// It stands still.
-    Frozen,
-}
-
-impl Fault {
-    /// The labels, in the order of the meters.
-    pub const WORDS: [&'static str; 2] = ["stepped", "frozen"];
 }
 
 impl Guardian {

@@ -16,6 +16,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::crowd::Peer;
 use crate::drain::{Entering, FIRST_WORD, Phase};
+use crate::framing::HEAD_LIMIT;
 use crate::head::Head;
 use crate::headers::Lines;
 use crate::http2_head;
@@ -109,7 +110,7 @@ pub async fn serve(
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(2 * ingress::HEAD_LIMIT).expect("the limit is small"))
+        .max_header_list_size(u32::try_from(2 * HEAD_LIMIT).expect("the limit is small"))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
         .initial_stream_window_size(WINDOW)

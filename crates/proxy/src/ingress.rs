@@ -16,16 +16,12 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use crate::framing::Fault;
+use crate::framing::{Fault, HEAD_LIMIT, HEAD_LINES};
 use crate::head::Head;
 use crate::headers::{self, Lines, Single};
 use crate::refusal::Refusal;
 use crate::yielding::{SinceYield, YIELD_AFTER};
 
-/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
-pub const HEAD_LIMIT: usize = 16 * 1024;
-/// The most lines a head may have; GatePay's clients send about a dozen.
-pub const HEAD_LINES: usize = 64;
 /// A piece of a body is counted as so many bytes at least.
 const LEAST_PIECE: usize = 64;
 

@@ -9,6 +9,8 @@ mod begin;
 pub mod entry;
 pub mod folder;
 pub mod head;
+pub mod meters;
+mod place;
 pub mod show;
 pub mod verify;
 mod writer;
@@ -21,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepay_core::{ClientId, SigningKey, Stamp};
-use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -29,6 +30,7 @@ use crate::shutdown::comes_true;
 use entry::{After, Attempt, Before, Entry, Timed};
 use folder::Folder;
 use head::HeadFolder;
+use meters::{Meters, Rotation};
 use writer::Writer;
 
 /// How long a record that nobody waits for may lie before it is written.
@@ -43,26 +45,6 @@ const GATHER: Duration = Duration::from_micros(500);
 pub struct Journal {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// When a new file is begun.
-#[derive(Debug, Clone, Copy)]
-pub struct Rotation {
-    /// Before a file would be larger, in bytes.
-    pub bytes: u64,
-    /// When a file is older.
-    pub age: Duration,
-}
-
-/// What is counted.
-#[derive(Clone)]
-pub struct Meters {
-    /// Records written and synced.
-    pub records: IntCounter,
-    /// Syncs; records per sync say how well calls share them.
-    pub syncs: Histogram,
-    /// 1 while it can be written.
-    pub available: IntGauge,
 }
 
 /// The record before could not be written: nothing may be sent.

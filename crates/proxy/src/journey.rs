@@ -21,7 +21,8 @@ use crate::app::App;
 use crate::authenticate::Caller;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
-use crate::forward::{self, Answer, AnswerBody, CallOwner, Failure, Road};
+use crate::exchange::{Answer, AnswerBody, Failure};
+use crate::forward::{self, CallOwner, Road};
 use crate::framing::Fault;
 use crate::generation::Generation;
 use crate::guardian::Guardian;
@@ -149,7 +150,7 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
     app.metrics.requests_crowded.inc();
     let origin = app.trusted.caller(peer.origin, head);
     let lines = Lines::read(head.lines());
-    let mut record = Record::begin(app, origin.address, &lines, busy);
+    let mut record = Record::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
         record.relayed();
     }
@@ -169,7 +170,7 @@ pub fn unreadable(
     fault: Fault,
     lines: &Lines<'_>,
 ) -> Reply {
-    let mut record = Record::begin(app, peer.origin.address, &Lines::NONE, busy);
+    let mut record = Record::begin(&app.telemetry, peer.origin.address, &Lines::NONE, busy);
     remember_stamp(lines, &mut record);
     let mut reply = refuse(app, record, ingress::unreadable(fault));
     reply.close();
@@ -188,7 +189,7 @@ pub async fn handle<B: Upload>(
     let app = &worker.app;
     let origin = app.trusted.caller(peer.origin, head);
     let lines = Lines::read(head.lines());
-    let mut record = Record::begin(app, origin.address, &lines, busy);
+    let mut record = Record::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
         // The head is all there is to hand over.
         record.relayed();
@@ -213,7 +214,7 @@ pub async fn handle<B: Upload>(
         }
         Ok(admitted) => {
             // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
-            let running = Running::begin(app);
+            let running = Running::begin(&app.drain);
             let worker = Arc::clone(worker);
             let detached = tokio::spawn(async move {
                 let reply = leave(&worker, admitted, record).await;

@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::breaker::{Era, PartyBreaker};
 use crate::limit::{self, Limit};
 use crate::limiter::{Limiter, Seats, Spent};
-use crate::metrics::{Metrics, TenantMeters};
 use crate::quota::{Quota, Share};
+use crate::tenant_meters::{TenantMeters, TenantSeries};
 use crate::throttle::PushbackThrottle;
 
 /// One party's room. Of a thousand parties none is in a near cache when its turn comes, so what a request asks of its
@@ -425,17 +425,22 @@ impl Lanes {
     ///
     /// The lane of a party that is gone is kept until it is at rest: removed and added again, a party finds its buckets
     /// as it left them.
-    pub fn arrange(&self, registry: &Registry, own: &[bool], metrics: &Metrics) -> Vec<Arc<Lane>> {
+    pub fn arrange(
+        &self,
+        registry: &Registry,
+        own: &[bool],
+        series: &TenantSeries,
+    ) -> Vec<Arc<Lane>> {
         let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
-        let other = metrics.tenant(None);
+        let other = series.of(None);
         let everybody = registry.tenants().len() + registry.operators().len();
         let mut arranged = Vec::with_capacity(everybody);
         for (position, who) in registry.parties().enumerate() {
             let (party, weight) = (who.party(), who.weight());
             // Which tenants have series of their own follows from configuration, never from traffic.
             let meters = if own[position] {
-                metrics.tenant(Some(party.id.as_str()))
+                series.of(Some(party.id.as_str()))
             } else {
                 Arc::clone(&other)
             };
@@ -463,6 +468,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::metrics::Metrics;
     use gatepay_core::Catalogue;
     use gatepay_tenancy::{LimitsShadow, settings};
     use std::mem::offset_of;
@@ -478,7 +484,7 @@ mod tests {
         let metrics = Metrics::new(&Catalogue::standard());
         let quota = Quota::new(
             &settings::Quota::default(),
-            metrics.limits.quota.clone(),
+            metrics.tenants.limits.quota.clone(),
             clock,
         );
         Arc::new(Lane::new(
@@ -486,7 +492,7 @@ mod tests {
             limits,
             NonZeroU32::MIN,
             &quota,
-            metrics.tenant(None),
+            metrics.tenants.of(None),
         ))
     }
 

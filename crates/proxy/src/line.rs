@@ -15,11 +15,11 @@ use gatepay_core::envelope::Code;
 use gatepay_core::look_up::Observed;
 use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
-use serde::{Serialize, Serializer};
 
 use crate::generation::Generation;
 use crate::limit::{Limit, Limits};
-use crate::metrics::End;
+use crate::outcome::End;
+use crate::timestamp::{Times, three_digits};
 use crate::trace::Trace;
 
 /// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
@@ -604,46 +604,6 @@ static DIGITS: [[u8; 2]; 256] = {
     all
 };
 
-/// Milliseconds since 1970, written as RFC 3339.
-pub(crate) struct Time(pub(crate) u64);
-
-impl Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = i64::try_from(self.0).ok();
-        let time = time.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        write!(f, "{:.3}", time.unwrap_or_default())
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Times as `Time` writes them. Lines mostly follow one another within a second, whose text is kept.
-#[derive(Default)]
-pub struct Times {
-    second: Option<u64>,
-    text: String,
-}
-
-impl Times {
-    fn text(&mut self, unix_ms: u64) -> &str {
-        let (second, millis) = (unix_ms / 1_000, unix_ms % 1_000);
-        if self.second != Some(second) {
-            self.second = Some(second);
-            self.text = Time(second * 1_000).to_string();
-        }
-        self.text.truncate(self.text.len() - "000Z".len());
-        let digits = three_digits(millis);
-        let digits = str::from_utf8(&digits).expect("digits are ASCII");
-        self.text.push_str(digits);
-        self.text.push('Z');
-        &self.text
-    }
-}
-
 /// Milliseconds, kept and written to the microsecond.
 #[derive(Clone, Copy)]
 struct Millis {
@@ -679,11 +639,6 @@ impl Display for Millis {
 fn decimals_of(digits: &[u8; 3]) -> Option<&[u8]> {
     let last = digits.iter().rposition(|digit| *digit != b'0')?;
     Some(&digits[..=last])
-}
-
-fn three_digits(number: u64) -> [u8; 3] {
-    let digit = |place: u64| b'0' + u8::try_from(number / place % 10).expect("one digit");
-    [digit(100), digit(10), digit(1)]
 }
 
 #[cfg(test)]
@@ -817,7 +772,10 @@ pub(crate) mod tests {
             1_767_225_601_010,
             12,
         ] {
-            assert_eq!(times.text(unix_ms), Time(unix_ms).to_string());
+            assert_eq!(
+                times.text(unix_ms),
+                crate::timestamp::Time(unix_ms).to_string()
+            );
         }
     }
 

@@ -66,7 +66,7 @@ async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, slots: A
                     peer: Peer { origin, place },
                 };
                 let (worker, entering) = (Arc::clone(worker), worker.door.enter());
-                let running = Running::begin(&app);
+                let running = Running::begin(&app.drain);
                 tokio::spawn(async move {
                     let _until_it_ends = running;
                     serve(worker, newcomer, entering).await;

@@ -18,8 +18,9 @@ use gatepay_tenancy::settings::{Log, LogFormat};
 use prometheus::IntCounter;
 
 use crate::generation::Generation;
-use crate::line::{Line, Rest, Text, Times};
+use crate::line::{Line, Rest, Text};
 use crate::threads;
+use crate::timestamp::Times;
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;

@@ -15,8 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::egress::{ConnectError, Upstream};
-use crate::metrics::Metrics;
-use crate::repeat::Reason;
+use crate::upstream_meters::{Reason, UpstreamMeters};
 use crate::wire::{Surely, Wire};
 
 /// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
@@ -28,7 +27,7 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 /// One worker's connections.
 pub struct Pool {
     upstream: Arc<Upstream>,
-    metrics: Arc<Metrics>,
+    meters: Arc<UpstreamMeters>,
     places: Arc<Places>,
 }
 
@@ -63,7 +62,7 @@ enum Grant {
     Place(Place),
 }
 
-/// The right to have a connection. It lies with the socket, so that there are never more of those than places.
+/// The right to have a connection. It lies beside the socket, so that there are never more of those than places.
 pub struct Place(Weak<Places>);
 
 /// A connection that belongs to one request until it is given back.
@@ -75,6 +74,8 @@ pub struct Connection {
     idle_since: Instant,
     /// How long it may idle.
     idle_timeout: Duration,
+    /// Given back last, when the socket is closed.
+    place: Place,
 }
 
 /// A connection to send by.
@@ -87,10 +88,10 @@ pub struct Had {
 
 impl Pool {
     /// Without connections yet.
-    pub fn new(upstream: Arc<Upstream>, metrics: Arc<Metrics>, limits: PoolLimits) -> Self {
+    pub fn new(upstream: Arc<Upstream>, meters: Arc<UpstreamMeters>, limits: PoolLimits) -> Self {
         Self {
             upstream,
-            metrics,
+            meters,
             places: Arc::new(Places {
                 limits,
                 state: Mutex::default(),
@@ -132,11 +133,13 @@ impl Pool {
                         reused: true,
                     });
                 }
-                connection.wire.close()
+                // The socket closes before its place is another's.
+                let Connection { wire, place, .. } = connection;
+                drop(wire);
+                place
             }
         };
-        let upstream = &self.metrics.upstream;
-        let wire = self.upstream.connect(place, deadline, upstream).await?;
+        let wire = self.upstream.connect(deadline, &self.meters).await?;
         let now = Instant::now();
         Ok(Had {
             connection: Connection {
@@ -144,6 +147,7 @@ impl Pool {
                 old: now + MAX_AGE,
                 idle_since: now,
                 idle_timeout: self.places.limits.idle_timeout,
+                place,
             },
             reused: false,
         })
@@ -165,7 +169,7 @@ impl Pool {
             state.line.push_back(grant);
             granted
         };
-        self.metrics.upstream.waits.inc();
+        self.meters.waits.inc();
         match timeout_at(deadline, granted).await {
             Ok(Ok(grant)) => Ok(grant),
             Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.places.limits.connections)),
@@ -204,12 +208,12 @@ impl Pool {
 
     /// Counts an attempt that is made again.
     pub fn repeated(&self, reason: Reason) {
-        self.metrics.upstream.repeats[reason as usize].inc();
+        self.meters.repeats[reason as usize].inc();
     }
 
     /// Counts an attempt that is not made again because too many are.
     pub fn repeat_denied(&self) {
-        self.metrics.upstream.repeats_denied.inc();
+        self.meters.repeats_denied.inc();
     }
 
     /// Closes what has been idle or open for too long, is more than should be idle, or was closed by the other side. Called
@@ -277,11 +281,14 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatepay_core::Catalogue;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+
+    fn meters() -> Arc<UpstreamMeters> {
+        Arc::new(UpstreamMeters::unscraped())
+    }
 
     /// A pool of so many connections to something that accepts and says nothing.
     async fn pool(most: usize) -> Arc<Pool> {
@@ -295,12 +302,7 @@ mod tests {
         });
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
-        let metrics = Metrics::new(&Catalogue::standard());
-        Arc::new(Pool::new(
-            Arc::new(upstream),
-            Arc::new(metrics),
-            limits(most, most),
-        ))
+        Arc::new(Pool::new(Arc::new(upstream), meters(), limits(most, most)))
     }
 
     fn limits(connections: usize, idle: usize) -> PoolLimits {
@@ -343,7 +345,7 @@ mod tests {
                 assert_eq!(turn.fetch_add(1, Ordering::Relaxed), number);
                 had
             }));
-            while pool.metrics.upstream.waits.get() <= number as u64 {
+            while pool.meters.waits.get() <= number as u64 {
                 tokio::task::yield_now().await;
             }
         }
@@ -357,7 +359,7 @@ mod tests {
             held = next.await.unwrap();
             assert_eq!(held.reused, number % 2 == 0);
         }
-        assert_eq!(pool.metrics.upstream.connections.get(), 1);
+        assert_eq!(pool.meters.connections.get(), 1);
     }
 
     #[tokio::test]
@@ -365,7 +367,7 @@ mod tests {
         let pool = pool(10).await;
         let pool = Pool::new(
             Arc::clone(&pool.upstream),
-            Arc::clone(&pool.metrics),
+            Arc::clone(&pool.meters),
             limits(10, 2),
         );
         let mut held = Vec::new();
@@ -376,7 +378,7 @@ mod tests {
             pool.give_back(connection);
         }
         pool.sweep();
-        let open = || pool.metrics.upstream.connections.get();
+        let open = || pool.meters.connections.get();
         assert_eq!(open(), 10);
         for connection in &mut pool.places.state().idle {
             connection.idle_since = Instant::now() - SPARE * 2;
@@ -399,8 +401,7 @@ mod tests {
         });
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
-        let metrics = Metrics::new(&Catalogue::standard());
-        let pool = Pool::new(Arc::new(upstream), Arc::new(metrics), limits(1, 1));
+        let pool = Pool::new(Arc::new(upstream), meters(), limits(1, 1));
         let mut connection = pool.connect(soon()).await.unwrap().connection;
         let mut request = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
@@ -454,7 +455,7 @@ mod tests {
             tokio::spawn(async move { pool.connect(soon()).await.unwrap() })
         };
         let (first, second) = (line(&pool), line(&pool));
-        while pool.metrics.upstream.waits.get() < 2 {
+        while pool.meters.waits.get() < 2 {
             tokio::task::yield_now().await;
         }
         first.abort();
@@ -469,12 +470,11 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
-        let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
-        let pool = Arc::new(Pool::new(Arc::new(upstream), metrics, limits(1, 1)));
+        let pool = Arc::new(Pool::new(Arc::new(upstream), meters(), limits(1, 1)));
         let mut held = pool.connect(soon()).await.unwrap();
         let waiting = Arc::clone(&pool);
         let next = tokio::spawn(async move { waiting.connect(soon()).await.unwrap() });
-        while pool.metrics.upstream.waits.get() < 1 {
+        while pool.meters.waits.get() < 1 {
             tokio::task::yield_now().await;
         }
         drop(listener.accept().await.unwrap());
@@ -483,6 +483,6 @@ mod tests {
         }
         pool.give_back(held.connection);
         assert!(!next.await.unwrap().reused);
-        assert_eq!(pool.metrics.upstream.connections.get(), 0);
+        assert_eq!(pool.meters.connections.get(), 0);
     }
 }

@@ -8,7 +8,8 @@ use gatepay_core::Kind;
 use gatepay_core::envelope::Verdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::forward::{self, Answer, AnswerBody, Failure, Road};
+use crate::exchange::{Answer, AnswerBody, Failure};
+use crate::forward::{self, Road};
 use crate::quota::Purpose;
 
 /// How often it is looked whether there is something to ask.

@@ -11,6 +11,7 @@ mod core;
 mod pushes;
 #[cfg(test)]
 mod simulation;
+mod view;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +21,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
+use prometheus::IntCounter;
 
 use crate::clock::Clock;
 use crate::limiter::Spent;
-use crate::metrics::QuotaMeters;
 pub use aimd::{Aimd, RateRange};
 pub use core::Purpose;
 use core::{Core, Ground, Short, Taken, Terms};
+pub use view::{QuotaView, ShareView};
 
 /// What the institution as a whole may send.
 pub struct Quota {
@@ -62,34 +64,13 @@ pub enum Denied {
     },
 }
 
-/// What is seen of the whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuotaView {
-    /// The configured rate, per second.
-    pub configured: u32,
-    /// The rate in force: less since GatePay pushed back.
-    pub in_force: u32,
-    /// Tokens of the burst that are left.
-    pub left: i64,
-    /// Parties that asked in the last ten seconds.
-    pub active: u32,
-    /// What they weigh together.
-    pub weight: u64,
-    /// Calls of parties that are in flight, if they are limited.
-    pub in_flight: u32,
-}
-
-/// What is seen of one party's share.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ShareView {
-    /// Its weight.
-    pub weight: u32,
-    /// What it is guaranteed now, per second; if it is not active, what it would be.
-    pub share: f64,
-    /// What it took in the last ten seconds or so, per second.
-    pub used: f64,
-    /// Calls ever admitted out of what others left.
-    pub borrowed: u64,
+/// What the institution's quota counts.
+#[derive(Clone)]
+pub struct QuotaMeters {
+    /// Answers by which GatePay said that it is too much.
+    pub pushbacks: IntCounter,
+    /// Calls of the proxy's own, by purpose.
+    pub own_calls: [IntCounter; Purpose::ALL.len()],
 }
 
 impl Quota {

@@ -16,7 +16,6 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind, Stamp};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::app::App;
 use crate::authenticate::Caller;
 use crate::clock;
 use crate::drain::Phase;
@@ -26,15 +25,16 @@ use crate::journal;
 use crate::lane::Lane;
 use crate::limit::Limits;
 use crate::line::{Level, Line, Rest, Turn};
-use crate::metrics::End;
+use crate::outcome::End;
 use crate::pace::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
 use crate::replay::{EarlierCopy, Fingerprint, Unusable};
+use crate::telemetry::Telemetry;
 use crate::trace::Trace;
 
 /// What is known of a request so far.
 pub struct Record {
-    app: Arc<App>,
+    telemetry: Arc<Telemetry>,
     /// What the access line will say, with what it does not hold itself.
     line: Line,
     generation: Option<Arc<Generation>>,
@@ -60,13 +60,18 @@ pub struct Record {
 
 impl Record {
     /// Begins when the head has arrived, in the place where it stays: it is handed on from step to step, and large.
-    pub fn begin(app: &Arc<App>, peer: IpAddr, lines: &Lines<'_>, busy: Busy) -> Box<Self> {
-        app.metrics.in_flight.inc();
+    pub fn begin(
+        telemetry: &Arc<Telemetry>,
+        peer: IpAddr,
+        lines: &Lines<'_>,
+        busy: Busy,
+    ) -> Box<Self> {
+        telemetry.requests.in_flight.inc();
         let (id, trace) = (clock::random(), Trace::read(lines));
         Box::new(Self {
-            line: Line::begin(app.clock.unix_ms(), id, trace, peer),
-            turn: (Turn::Own, app.clock.elapsed()),
-            app: Arc::clone(app),
+            line: Line::begin(telemetry.clock.unix_ms(), id, trace, peer),
+            turn: (Turn::Own, telemetry.clock.elapsed()),
+            telemetry: Arc::clone(telemetry),
             generation: None,
             key: None,
             detail: None,
@@ -114,7 +119,7 @@ impl Record {
     /// Its stamp is read: until it is admitted or refused, it counts as a copy under way.
     pub fn arrives(&mut self, print: Fingerprint) -> Result<(), Unusable> {
         self.arrival = Some(print);
-        self.app.replay.arrive(print)
+        self.telemetry.replay.arrive(print)
     }
 
     /// Its stamp was recorded as used, for this request.
@@ -125,7 +130,7 @@ impl Record {
     /// It is refused: whether another copy of it was or may be executed. Decided once.
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {
-            let doubt = self.app.replay.refused(print);
+            let doubt = self.telemetry.replay.refused(print);
             self.doubts(doubt);
         }
         self.doubt.is_some()
@@ -134,7 +139,7 @@ impl Record {
     /// The same of a request that was refused before its caller was identified, whose head has this stamp.
     pub fn is_refused_unidentified(&mut self, client_id: &str, stamp: &Stamp<'_>) {
         if self.arrival.is_none() && self.doubt.is_none() {
-            let replay = &self.app.replay;
+            let replay = &self.telemetry.replay;
             let print = replay.fingerprint(client_id, stamp, ReplayRule::Pair);
             let doubt = replay.doubt(print);
             self.doubts(doubt);
@@ -196,7 +201,7 @@ impl Record {
 
     /// From here on it is somebody's turn. Where a request's time goes is told by this. Gives the time by the clock.
     pub fn turn(&mut self, turn: Turn) -> Duration {
-        let now = self.app.clock.elapsed();
+        let now = self.telemetry.clock.elapsed();
         let (before, since) = self.turn;
         self.line.spent.add(before, now.saturating_sub(since));
         self.turn = (turn, now);
@@ -225,7 +230,7 @@ impl Record {
 
     /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
     pub fn left(&self) -> Option<(Rate, u32)> {
-        let kind = self.kind.filter(|_| self.app.settings.ratelimit_headers)?;
+        let kind = self.kind.filter(|_| self.telemetry.ratelimit_headers)?;
         self.lane().map(|lane| lane.left(kind))
     }
 
@@ -253,7 +258,7 @@ impl Record {
         if let Some(open) = &mut self.journal {
             open.observed(observed.as_str());
         }
-        self.app.metrics.upstream.resolutions[observed as usize].inc();
+        self.telemetry.upstream.resolutions[observed as usize].inc();
     }
 
     /// What the log may know beyond what the caller is told.
@@ -275,7 +280,7 @@ impl Record {
         }
         line.code = judgement.code;
         if let Some(code) = &line.code {
-            self.app.metrics.answered(code);
+            self.telemetry.requests.answered(code);
         }
     }
 
@@ -307,8 +312,8 @@ impl Record {
             (Blame::Upstream, _) => Level::Warn,
             (Blame::Us, _) => Level::Error,
         };
-        self.app.metrics.refused(slug);
-        let (app, detail) = (&self.app, self.detail.as_deref());
+        self.telemetry.requests.refused(slug);
+        let (telemetry, detail) = (&self.telemetry, self.detail.as_deref());
         let digits = self.id();
         let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
         let tenant = self.generation.as_ref().zip(self.line.party);
@@ -316,7 +321,7 @@ impl Record {
         match self.line.level {
             Level::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
             // In an outage it is the same for every request, and each has its access line.
-            _ if !app.seldom.may(app.clock.elapsed()) => {}
+            _ if !telemetry.seldom.may(telemetry.clock.elapsed()) => {}
             Level::Warn => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
             Level::Error => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
         }
@@ -369,11 +374,11 @@ fn place(at: usize) -> Option<u32> {
 impl Drop for Record {
     fn drop(&mut self) {
         if let Some(print) = self.arrival.take() {
-            self.app.replay.refused(print);
+            self.telemetry.replay.refused(print);
         }
         self.turn(Turn::Own);
-        let metrics = &self.app.metrics;
-        metrics.in_flight.dec();
+        let requests = &self.telemetry.requests;
+        requests.in_flight.dec();
         let line = &mut self.line;
         if std::thread::panicking() {
             line.end = End::Unknown;
@@ -389,10 +394,10 @@ impl Drop for Record {
             line.end = End::Unknown;
             line.level = Level::Warn;
         }
-        line.caller_left = !self.relayed && self.app.drain.phase() < Phase::Over;
+        line.caller_left = !self.relayed && self.telemetry.drain.phase() < Phase::Over;
         let line = &self.line;
         if let Some((position, kind)) = line.operation.zip(self.kind) {
-            metrics.took(position as usize, &line.spent, line.attempts > 0);
+            requests.took(position as usize, &line.spent, line.attempts > 0);
             if let Some(lane) = self.lane() {
                 lane.meters().ended(kind, line.end);
             }
@@ -408,6 +413,6 @@ impl Drop for Record {
             key: self.key.as_deref(),
             detail: self.detail.as_deref(),
         };
-        self.app.log.submit(line, rest, routine);
+        self.telemetry.log.submit(line, rest, routine);
     }
 }

@@ -11,8 +11,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::admit::Permit;
 use crate::answer::Parts;
+use crate::exchange::Long;
 use crate::fields::Fields;
-use crate::forward::Long;
 use crate::headers;
 use crate::line::Turn;
 use crate::record::Record;

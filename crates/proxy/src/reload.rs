@@ -9,23 +9,21 @@
 //! only ever takes from what is allowed, and nothing gives it back but a generation that is whole.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gatepay_tenancy::facts::{self, Facts};
-use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::watch::{Glance, Next};
 use gatepay_tenancy::{Hash, Plan, Problem, Side, Watch};
-use serde::Serialize;
-use tokio::sync::oneshot;
 
 use crate::activation::{self, Stage};
 use crate::app::App;
-use crate::bound::replay_capacity;
 use crate::generation::{Generation, Means};
 use crate::identity::Renewal;
+use crate::reload_status::{Answer, Ask, State, Verdict, Waiting};
+use crate::replay_capacity::replay_capacity;
 
 /// Looks up an environment variable.
 pub type Environment = fn(&str) -> Option<String>;
@@ -52,139 +50,9 @@ const LIVE: [&str; 2] = ["tenants", "operators"];
 /// Likewise, whatever follows.
 const LIVE_BELOW: &str = "upstream.quota.";
 
-/// Where a reload is asked for, and what became of the last.
-#[derive(Default)]
-pub struct Reload {
-    asks: Mutex<Option<Sender<Ask>>>,
-    state: Mutex<State>,
-    /// What is in force of `proxy.toml`, said there or not.
-    settings: Mutex<Facts>,
-}
-
-enum Ask {
-    Now {
-        confirm: Option<String>,
-        reply: oneshot::Sender<Answer>,
-    },
-    End,
-}
-
-/// What became of a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// What the files say is at work.
-    Applied,
-    /// It was before.
-    Unchanged,
-    /// Something is wrong with it, and what was at work still is.
-    Failed,
-    /// It removes or moves too much to be an accident nobody minds: somebody has to confirm it.
-    Waiting,
-    /// The files keep changing; they are looked at again.
-    Unsettled,
-}
-
-/// What is answered to whoever asks for a reload.
-#[derive(Debug, Serialize)]
-pub struct Answer {
-    /// What became of it.
-    pub result: Verdict,
-    /// What changes, or would.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Plan>,
-    /// What is wrong, each with file, line and key.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
-}
-
-/// How the files and what is at work compare.
-#[derive(Debug, Default, Clone, Serialize)]
-pub struct State {
-    /// Whether what the files say is at work.
-    pub in_step: bool,
-    /// When it was applied, in milliseconds since 1970; `null` if nobody watches the files.
-    pub applied_ms: Option<u64>,
-    /// What is wrong with the files.
-    pub problems: Vec<String>,
-    /// The change that waits to be confirmed.
-    pub waiting: Option<Waiting>,
-    /// Who was suspended ahead of the rest, which is wrong or waits.
-    pub suspended_ahead: BTreeSet<String>,
-    /// Keys of `proxy.toml` that wait for the next start.
-    pub restart: BTreeSet<String>,
-    /// What all that is at work is called: the same for the same configuration, in any process. `null` until it is known.
-    pub hash: Option<String>,
-}
-
-/// A change that somebody has to confirm.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Waiting {
-    /// What to confirm it with.
-    pub confirm: String,
-    /// What it changes, in a line.
-    pub summary: String,
-    /// Why it waits.
-    pub guard: Vec<String>,
-}
-
-impl Reload {
-    /// Asks for a reload, with the hash of the change that is meant if it has to be confirmed. `None` if nobody watches
-    /// the files, or the process is ending.
-    pub async fn now(&self, confirm: Option<String>) -> Option<Answer> {
-        let (reply, answer) = oneshot::channel();
-        let asks = lock(&self.asks).clone()?;
-        asks.send(Ask::Now { confirm, reply }).ok()?;
-        answer.await.ok()
-    }
-
-    /// The same, without waiting for what becomes of it.
-    pub fn soon(&self) {
-        if let Some(asks) = &*lock(&self.asks) {
-            let (reply, _) = oneshot::channel();
-            // If it has ended, so does the process.
-            let _ = asks.send(Ask::Now {
-                confirm: None,
-                reply,
-            });
-        }
-    }
-
-    /// How the files and what is at work compare.
-    pub fn state(&self) -> State {
-        lock(&self.state).clone()
-    }
-
-    /// Of a process that starts with these settings.
-    pub fn beginning_with(settings: &Settings) -> Self {
-        Self {
-            settings: Mutex::new(facts::of_settings(settings)),
-            ..Self::default()
-        }
-    }
-
-    /// What is in force of `proxy.toml`, said there or not.
-    pub fn settings(&self) -> Facts {
-        lock(&self.settings).clone()
-    }
-
-    /// Looks at the files no more.
-    pub fn end(&self) {
-        if let Some(asks) = lock(&self.asks).take() {
-            // It may have ended by itself.
-            let _ = asks.send(Ask::End);
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Watches the files from now on, on a thread of its own, until [`Reload::end`].
 pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result<JoinHandle<()>> {
-    let (asks, asked) = channel();
-    *lock(&app.reload.asks) = Some(asks);
+    let asked = app.reload.asked();
     let mut follower = Follower {
         app: Arc::clone(app),
         watch,
@@ -193,7 +61,7 @@ pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result
         unbuilt: false,
         hash: Hash::default(),
     };
-    *lock(&app.reload.state) = State {
+    *app.reload.lock_state() = State {
         in_step: true,
         applied_ms: Some(app.clock.unix_ms()),
         ..State::default()
@@ -221,7 +89,7 @@ impl Follower {
         self.hash = Hash::of(self.app.generation.load().side());
         let hash = self.hash.to_string();
         self.app.metrics.reloads.at_work(&hash);
-        lock(&self.app.reload.state).hash = Some(hash);
+        self.app.reload.lock_state().hash = Some(hash);
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
         // A change is at work within the interval: so looking comes earlier by what settling takes, and by something for
@@ -363,7 +231,7 @@ impl Follower {
         let hash = self.hash.to_string();
         let app = &self.app;
         app.metrics.reloads.at_work(&hash);
-        let mut state = lock(&app.reload.state);
+        let mut state = app.reload.lock_state();
         state.hash = Some(hash);
         state.suspended_ahead.extend(suspended.iter().cloned());
         let count = i64::try_from(state.suspended_ahead.len()).unwrap_or(i64::MAX);
@@ -404,7 +272,7 @@ impl Follower {
         meters.failed.inc();
         meters.in_step.set(0);
         meters.waiting.set(0);
-        let mut state = lock(&self.app.reload.state);
+        let mut state = self.app.reload.lock_state();
         state.in_step = false;
         state.waiting = None;
         state.problems.clone_from(&problems);
@@ -420,7 +288,7 @@ impl Follower {
         meters.guarded.inc();
         meters.in_step.set(0);
         meters.waiting.set(1);
-        let mut state = lock(&self.app.reload.state);
+        let mut state = self.app.reload.lock_state();
         state.in_step = false;
         state.problems.clear();
         state.waiting = Some(Waiting {
@@ -484,10 +352,10 @@ impl Follower {
         let hash = self.hash.to_string();
         let app = &self.app;
         app.metrics.reloads.at_work(&hash);
-        let mut settings = lock(&app.reload.settings);
+        let mut settings = app.reload.lock_settings();
         *settings = in_force(&settings, &facts::of_settings(&next.settings));
         drop(settings);
-        let mut state = lock(&app.reload.state);
+        let mut state = app.reload.lock_state();
         if restart != state.restart && !restart.is_empty() {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
             tracing::warn!(
@@ -512,7 +380,7 @@ impl Follower {
         Means {
             settings: &self.app.settings,
             lanes: &self.app.lanes,
-            metrics: &self.app.metrics,
+            series: &self.app.metrics.tenants,
         }
     }
 
@@ -536,16 +404,6 @@ impl Follower {
             .collect();
         keys.extend(next.restart.iter().map(|key| (*key).to_owned()));
         keys
-    }
-}
-
-impl Answer {
-    fn unsettled() -> Self {
-        Self {
-            result: Verdict::Unsettled,
-            plan: None,
-            problems: Vec::new(),
-        }
     }
 }
 

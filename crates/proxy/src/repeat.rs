@@ -9,45 +9,13 @@ use std::time::Duration;
 use gatepay_core::Kind;
 
 use crate::clock;
-use crate::forward::{Answer, AnswerBody, Failure};
+use crate::exchange::{Answer, AnswerBody, Failure};
+use crate::upstream_meters::Reason;
 
 /// How often one request is repeated at most.
 pub const MOST: u32 = 2;
 /// How long the first repeat waits, about; each later one twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Why an attempt is made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// A kept connection had died; nothing was written to it.
-    StaleConnection,
-    /// No connection, or one that took nothing.
-    NotSent,
-    /// A read that got no whole answer.
-    Lost,
-    /// A read that GatePay, or what stands before it, could not answer just then.
-    Answer,
-}
-
-impl Reason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 4] = [
-        Self::StaleConnection,
-        Self::NotSent,
-        Self::Lost,
-        Self::Answer,
-    ];
-
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::StaleConnection => "stale_connection",
-            Self::NotSent => "not_sent",
-            Self::Lost => "lost",
-            Self::Answer => "answer",
-        }
-    }
-}
 
 /// Why an attempt that ended so may be made again; nothing if it may not.
 pub fn reason(kind: Kind, tried: &Result<Answer, Failure>) -> Option<Reason> {

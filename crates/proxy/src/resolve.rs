@@ -10,7 +10,8 @@ use gatepay_core::Kind;
 use gatepay_core::look_up::{Observation, Observed, Question};
 use tokio::time::{Instant, sleep_until};
 
-use crate::forward::{self, Answer, AnswerBody, Road};
+use crate::exchange::{Answer, AnswerBody};
+use crate::forward::{self, Road};
 use crate::quota::Purpose;
 
 /// When GatePay is asked, and how much of the quota that may take.

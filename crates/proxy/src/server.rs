@@ -267,7 +267,7 @@ impl Server {
             join_unless(reload, overdue);
         }
         // Last and not for long: a reader that has stalled must not cost the memory.
-        app.log.finish();
+        app.telemetry.log.finish();
         ended
     }
 }
@@ -332,7 +332,7 @@ async fn work(
     });
     let pool = Arc::new(Pool::new(
         Arc::clone(&app.upstream),
-        Arc::clone(&app.metrics),
+        Arc::clone(&app.metrics.upstream),
         PoolLimits {
             connections: share.connections,
             idle: share.idle_connections,

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::Clock;
-use crate::metrics::SignerMeters;
+use crate::upstream_meters::SignerMeters;
 
 /// How often it is looked whether another credential has begun.
 const EVERY: Duration = Duration::from_millis(250);

@@ -3,6 +3,7 @@
 //!
 //! Nothing is measured for it: it compares what is counted anyway with what was counted when somebody looked before.
 
+mod report;
 mod trouble;
 
 use std::cmp::Reverse;
@@ -13,18 +14,20 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
 use crate::drain::Phase;
 use crate::generation::Generation;
 use crate::heartbeat::Stalled;
-use crate::lane::{Lane, LaneView};
-use crate::metrics::{End, Spread, Totals};
+use crate::lane::Lane;
+use crate::metrics::totals::{Spread, Totals};
+use crate::outcome::End;
 use crate::quota::QuotaView;
-use crate::reload;
-use trouble::Trouble;
+use report::{
+    Busy, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused, Shared,
+    Status, Traffic, Workers,
+};
 
 /// The page: one file, which fetches `/status` and nothing else.
 pub const PAGE: &str = include_str!("status/page.html");
@@ -62,139 +65,6 @@ struct Look {
     at: Duration,
     totals: Totals,
     cpu: f64,
-}
-
-/// How things are.
-#[derive(Serialize)]
-pub struct Status {
-    version: &'static str,
-    now_ms: u64,
-    started_ms: u64,
-    phase: &'static str,
-    /// What somebody should know, the worst first.
-    problems: Vec<Trouble>,
-    /// How long ago the look was that this one is compared with.
-    window_seconds: f64,
-    tenants_total: usize,
-    traffic: Traffic,
-    latency_ms: Latencies,
-    refusals: Vec<Refused>,
-    /// The busiest, by what they take of the institution's quota.
-    tenants: Vec<Busy>,
-    /// Those that were used last.
-    credentials: Vec<Key>,
-    quota: Shared,
-    upstream: Gatepay,
-    replay: Memory,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    journal: Option<Journal>,
-    workers: Workers,
-    reload: reload::State,
-    process: Kernel,
-}
-
-#[derive(Serialize)]
-struct Traffic {
-    requests_per_second: f64,
-    in_flight: i64,
-    connections: i64,
-    outcomes: Outcomes,
-}
-
-#[derive(Serialize)]
-struct Outcomes {
-    success: u64,
-    failure: u64,
-    unknown: u64,
-    refused: u64,
-    caller_left: u64,
-}
-
-#[derive(Serialize)]
-struct Latencies {
-    whole: Latency,
-    upstream: Latency,
-    own: Latency,
-}
-
-#[derive(Serialize)]
-struct Latency {
-    p50: Option<f64>,
-    p90: Option<f64>,
-    p99: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Refused {
-    reason: &'static str,
-    count: u64,
-    total: u64,
-}
-
-#[derive(Serialize)]
-struct Busy {
-    id: String,
-    #[serde(flatten)]
-    lane: LaneView,
-}
-
-#[derive(Serialize)]
-struct Key {
-    client_id: String,
-    party: String,
-    uses: u64,
-    last_used_ms: u64,
-    not_after_ms: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Shared {
-    configured: u32,
-    in_force: u32,
-    used: f64,
-    left: i64,
-    active: u32,
-    /// Parties whose own rate is lowered, for GatePay pushed them back; not more than some.
-    pushed_back: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Gatepay {
-    breaker_open: bool,
-    /// Parties whose own breaker is open; not more than some.
-    failing: Vec<String>,
-    connections: i64,
-    clock_offset_ms: Option<i64>,
-    lost_calls: u64,
-}
-
-#[derive(Serialize)]
-struct Memory {
-    entries: usize,
-    limit: usize,
-}
-
-#[derive(Serialize)]
-struct Journal {
-    available: bool,
-    records: u64,
-}
-
-#[derive(Default, Serialize)]
-struct Workers {
-    /// Those that have not turned for a second.
-    stalled: usize,
-    longest_stall_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Kernel {
-    /// Of a core.
-    cpu: f64,
-    resident_bytes: i64,
-    open_files: i64,
-    max_files: i64,
-    lines_dropped: u64,
 }
 
 impl Looks {
@@ -296,7 +166,7 @@ fn status(
         tenants_total: generation.registry.tenants().len(),
         traffic: Traffic {
             requests_per_second: since.requests() as f64 / window_seconds,
-            in_flight: metrics.in_flight.get(),
+            in_flight: metrics.requests.in_flight.get(),
             connections: metrics.connections.get(),
             outcomes: Outcomes {
                 success: outcome(End::Success),

@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use crate::answer::{self, Parts, Rest, Step, Unreadable};
-use crate::pool::Place;
 use crate::scratch;
 use crate::yielding::{SinceYield, YIELD_AFTER};
 
@@ -47,7 +46,6 @@ pub struct Wire {
     /// One timer for all requests: it is moved, not made anew.
     alarm: Pin<Box<Sleep>>,
     _open: Open,
-    place: Place,
 }
 
 /// What the bytes go through.
@@ -102,7 +100,7 @@ pub enum Surely {
 
 impl Wire {
     /// Nothing asked yet.
-    pub fn new(stream: Stream, place: Place, open: IntGauge) -> Self {
+    pub fn new(stream: Stream, open: IntGauge) -> Self {
         open.inc();
         Self {
             stream,
@@ -113,7 +111,6 @@ impl Wire {
             idle: None,
             alarm: Box::pin(sleep_until(Instant::now())),
             _open: Open(open),
-            place,
         }
     }
 
@@ -264,11 +261,6 @@ impl Wire {
             }
         }
         self.stream.is_silent(surely)
-    }
-
-    /// Closes it; its place may have another.
-    pub fn close(self) -> Place {
-        self.place
     }
 
     /// Whether the deadline passed.
@@ -465,9 +457,8 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
     use crate::egress::Upstream;
-    use crate::metrics::Metrics;
     use crate::pool::{Pool, PoolLimits};
-    use gatepay_core::Catalogue;
+    use crate::upstream_meters::UpstreamMeters;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
@@ -488,13 +479,13 @@ mod tests {
     async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> Wire {
         let limit = Duration::from_secs(20);
         let upstream = Upstream::new(UpstreamUrl::parse(url).unwrap(), tls, limit).unwrap();
-        let metrics = Arc::new(Metrics::new(&Catalogue::standard()));
+        let meters = UpstreamMeters::unscraped();
         let limits = PoolLimits {
             connections: 1,
             idle: 1,
             idle_timeout: limit,
         };
-        let pool = Pool::new(Arc::new(upstream), metrics, limits);
+        let pool = Pool::new(Arc::new(upstream), Arc::new(meters), limits);
         pool.connect(after(20_000)).await.unwrap().connection.wire
     }
 

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use gatepay_tenancy::settings;
 
+/// How often a read of the proxy's own may find out how GatePay is: often enough to be back within a second.
+pub(super) const EVERY: Duration = Duration::from_millis(500);
 /// The time over which failures are compared with attempts.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// Fewer attempts have no ratio.
@@ -201,7 +203,7 @@ impl Votes {
     /// What the last read of the proxy's own says now: the next may not be asked earlier than this.
     fn heard_lately(&self, now: Instant) -> Option<Own> {
         let (own, at) = self.own?;
-        (now.saturating_duration_since(at) <= super::EVERY).then_some(own)
+        (now.saturating_duration_since(at) <= EVERY).then_some(own)
     }
 
     fn void_if_outvoted(&mut self) {

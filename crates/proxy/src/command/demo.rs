@@ -14,9 +14,9 @@ use gatepay_proxy::activation::Sockets;
 use gatepay_proxy::client;
 use gatepay_proxy::clock::{self, Clock};
 use gatepay_proxy::egress::Upstream;
-use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::pool::{Pool, PoolLimits};
 use gatepay_proxy::server::{Ended, Server};
+use gatepay_proxy::upstream_meters::UpstreamMeters;
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};
@@ -158,7 +158,7 @@ impl Stage {
         let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
         let pool = Pool::new(
             Arc::new(Upstream::new(url, None, Duration::from_secs(5))?),
-            Arc::new(Metrics::new(&Catalogue::standard())),
+            Arc::new(UpstreamMeters::unscraped()),
             PoolLimits {
                 connections: 8,
                 idle: 0,

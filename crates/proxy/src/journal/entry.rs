@@ -8,8 +8,8 @@ use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::head::Head;
-use crate::line::Time;
+use super::place::{Head, Place};
+use crate::timestamp::Time;
 
 /// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
 const IDS: [&str; 12] = [
@@ -197,22 +197,6 @@ enum What<'a> {
         after_ms: u64,
     },
     Ended,
-}
-
-/// Where in the chain a record stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) run: u32,
-    pub(super) seq: u64,
-    pub(super) link: Link,
-}
-
-impl Place {
-    /// The head of the chain while this is its last record.
-    pub(super) fn head(&self) -> Head {
-        let Self { run, seq, link } = *self;
-        Head { run, seq, link }
-    }
 }
 
 /// Appends the record that follows `place` and moves on to it.

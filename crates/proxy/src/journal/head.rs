@@ -5,26 +5,17 @@
 //! disk. It is also what keeps the number of a run from being given twice.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::SigningKey;
 
-use super::entry::Place;
 use super::folder::Part;
+pub use super::place::Head;
+use super::place::Place;
 use crate::files::{Files, OpenFile};
-
-/// Where a chain ended at some time: `run.seq.link`, as the log says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    pub(super) run: u32,
-    pub(super) seq: u64,
-    pub(super) link: Link,
-}
 
 /// What the file of a run says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,29 +166,6 @@ fn run_of(name: &str) -> Option<u32> {
     (name_of(run) == name).then_some(run)
 }
 
-impl FromStr for Head {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut fields = text.split('.');
-        let head = (|| {
-            Some(Self {
-                run: fields.next()?.parse().ok()?,
-                seq: fields.next()?.parse().ok()?,
-                link: Link::parse(fields.next()?)?,
-            })
-        })();
-        head.filter(|_| fields.next().is_none())
-            .ok_or("must be a head as the log has it: run.seq.link")
-    }
-}
-
-impl fmt::Display for Head {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.run, self.seq, self.link)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -205,6 +173,7 @@ mod tests {
     use gatepay_core::SecretKey;
 
     use super::*;
+    use gatepay_core::Link;
 
     fn key(text: &str) -> SigningKey {
         SigningKey::new(&SecretKey::new(text.to_owned().into()).unwrap())

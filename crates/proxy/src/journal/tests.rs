@@ -10,6 +10,7 @@ use super::folder::{Medium, Part};
 use super::show::{Wanted, show};
 use super::verify::{Report, verify};
 use super::*;
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 /// A simulated disk: what was synced survives, what was only written may not.
 #[derive(Clone, Default)]

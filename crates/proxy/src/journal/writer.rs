@@ -6,10 +6,11 @@ use std::time::Duration;
 use gatepay_core::{Link, SigningKey};
 
 use super::begin::{Beginning, begin};
-use super::entry::{self, Entry, Place, Timed};
+use super::entry::{self, Entry, Timed};
 use super::folder::{Folder, Medium, Part};
 use super::head::{HeadFile, HeadFolder};
-use super::{Meters, Rotation};
+use super::meters::{Meters, Rotation};
+use super::place::Place;
 use crate::clock::Clock;
 
 /// How often the head is written to the log, out of reach of a hand that cuts the journal's end.

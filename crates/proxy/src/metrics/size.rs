@@ -36,7 +36,7 @@ impl Size {
         let ids = own.iter().map(|(who, _)| Some(who.party().id.as_str()));
         for id in ids.chain([None]) {
             // Series that only come when something happens are there then.
-            metrics.tenant(id).limits.admitted(true, every);
+            metrics.tenants.of(id).limits.admitted(true, every);
         }
         let uses = own.iter().flat_map(|(who, _)| {
             let party = who.party();

@@ -2,7 +2,8 @@
 
 use gatepay_core::Kind;
 
-use super::{End, Metrics};
+use super::Metrics;
+use crate::outcome::End;
 use crate::refusal::Refusal;
 
 /// All of it.
@@ -26,15 +27,11 @@ impl Metrics {
     /// What was counted so far.
     pub fn totals(&self) -> Totals {
         Totals {
-            outcomes: self.requests.sum().0,
-            refusals: Refusal::SLUGS.map(|slug| {
-                self.refusals
-                    .get(slug)
-                    .map_or(0, prometheus::IntCounter::get)
-            }),
-            whole: Spread(self.took.whole.within()),
-            upstream: Spread(self.took.upstream.within()),
-            own: Spread(self.took.own.within()),
+            outcomes: self.tenants.ended(),
+            refusals: self.requests.refusals(),
+            whole: Spread(self.requests.took.whole.within()),
+            upstream: Spread(self.requests.took.upstream.within()),
+            own: Spread(self.requests.took.own.within()),
         }
     }
 }
@@ -140,7 +137,7 @@ mod tests {
         for _ in 0..times {
             let mut spent = Spent::default();
             spent.add(Turn::Upstream, Duration::from_millis(milliseconds));
-            metrics.took(times % 5, &spent, true);
+            metrics.requests.took(times % 5, &spent, true);
         }
     }
 
@@ -167,15 +164,15 @@ mod tests {
     #[test]
     fn two_looks_say_what_came_between_them() {
         let metrics = Metrics::new(&Catalogue::standard());
-        let (acme, other) = (metrics.tenant(Some("acme")), metrics.tenant(None));
+        let (acme, other) = (metrics.tenants.of(Some("acme")), metrics.tenants.of(None));
         acme.ended(Kind::Money, End::Unknown);
-        metrics.refused("replayed");
+        metrics.requests.refused("replayed");
         took(&metrics, 7, 3);
         let before = metrics.totals();
         acme.ended(Kind::Money, End::Unknown);
         acme.ended(Kind::Read, End::Success);
         other.ended(Kind::Read, End::Success);
-        metrics.refused("replayed");
+        metrics.requests.refused("replayed");
         took(&metrics, 7, 1);
         let since = metrics.totals().since(&before);
         assert_eq!((since.requests(), since.ended(End::Success)), (3, 2));

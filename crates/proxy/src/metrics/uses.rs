@@ -3,8 +3,9 @@
 
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::{Make, Metrics, tenant_label};
+use super::Metrics;
 use crate::generation::Generation;
+use crate::registrar::{Registrar, tenant_label};
 
 /// A credential of somebody that has series of its own.
 pub(super) struct Used<'a> {
@@ -37,7 +38,7 @@ impl Metrics {
 /// Their series.
 pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8> {
     let registry = Registry::new();
-    let make = Make(&registry);
+    let make = Registrar(&registry);
     let labels = &["tenant", "client_id"];
     let uses = make.counters(
         "credential_uses_total",

@@ -20,7 +20,7 @@ use super::activity::{ACTIVE, Activity, Seen};
 use super::aimd::{Aimd, RateRange};
 use super::bands::{Bands, WHOLE};
 use super::pushes::Pushes;
-use super::{QuotaView, ShareView};
+use super::view::{QuotaView, ShareView};
 
 /// A token in units: tokens per second are then units per nanosecond.
 pub(super) const TOKEN: i64 = 1_000_000_000;

@@ -1,25 +1,10 @@
 //! What somebody should know, in words: the same causes as the alerts have, without their patience.
 
 use gatepay_core::Kind;
-use serde::Serialize;
 
-use super::{Status, Workers};
-use crate::metrics::{End, Totals};
-
-/// Something that is not as it should be.
-#[derive(Serialize)]
-pub(super) struct Trouble {
-    severity: Severity,
-    text: String,
-}
-
-/// How bad that is: the worst first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Severity {
-    Bad,
-    Warn,
-}
+use super::report::{Severity, Status, Trouble, Workers};
+use crate::metrics::totals::Totals;
+use crate::outcome::End;
 
 use Severity::{Bad, Warn};
 

@@ -8,7 +8,7 @@ use gatepay_core::Catalogue;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::opts;
+use crate::registrar::opts;
 use crate::threads;
 
 /// How many parts there are. The first threads have one each; all later ones share the last.
@@ -16,7 +16,7 @@ const PARTS: usize = 16;
 
 /// A histogram for every operation.
 #[derive(Clone)]
-pub(super) struct Durations(Arc<Family>);
+pub struct Durations(Arc<Family>);
 
 struct Family {
     desc: Desc,
@@ -36,7 +36,8 @@ struct Observed {
 }
 
 impl Durations {
-    pub(super) fn new(
+    /// A histogram for every operation of the catalogue, with upper bounds in seconds.
+    pub fn new(
         name: &str,
         help: &str,
         bounds: &'static [f64],
@@ -53,7 +54,7 @@ impl Durations {
     }
 
     /// One more took so long, by the place of its operation in the catalogue.
-    pub(super) fn observe(&self, operation: usize, seconds: f64) {
+    pub fn observe(&self, operation: usize, seconds: f64) {
         let family = &*self.0;
         let part = threads::number().min(PARTS - 1);
         let cells = family.parts[part].get_or_init(|| {
@@ -77,7 +78,7 @@ impl Durations {
     }
 
     /// How many of all operations took no longer than each bound, and how many there are.
-    pub(super) fn within(&self) -> Vec<(f64, u64)> {
+    pub fn within(&self) -> Vec<(f64, u64)> {
         let family = &*self.0;
         let bounds = family.bounds.iter().copied().chain([f64::INFINITY]);
         let mut all: Vec<_> = bounds.map(|bound| (bound, 0)).collect();

@@ -2,10 +2,9 @@
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::{Make, tenant_label};
-use crate::lane::LaneView;
 use crate::limit::{Limit, Limits};
-use crate::quota::{Purpose, QuotaView};
+use crate::quota::{Purpose, QuotaMeters, QuotaView};
+use crate::registrar::{Registrar, tenant_label};
 
 /// All of them.
 pub struct LimitMetrics {
@@ -23,15 +22,6 @@ pub struct LimitMetrics {
     pub quota: QuotaMeters,
 }
 
-/// What the institution's quota counts.
-#[derive(Clone)]
-pub struct QuotaMeters {
-    /// Answers by which GatePay said that it is too much.
-    pub pushbacks: IntCounter,
-    /// Calls of the proxy's own, by purpose.
-    pub own_calls: [IntCounter; Purpose::ALL.len()],
-}
-
 /// One tenant's children.
 pub struct TenantLimits {
     refused: [IntCounter; Limit::ALL.len()],
@@ -44,7 +34,8 @@ pub struct TenantLimits {
 }
 
 impl LimitMetrics {
-    pub(super) fn new(make: &Make<'_>) -> Self {
+    /// All at zero.
+    pub fn new(make: &Registrar<'_>) -> Self {
         let rates = make.gauge_vec(
             "quota_requests_per_second",
             "The institution's rate: configured, and in force since GatePay last pushed back.",
@@ -106,7 +97,7 @@ impl LimitMetrics {
     }
 
     /// The children for one tenant.
-    pub(super) fn tenant(&self, id: Option<&str>) -> TenantLimits {
+    pub fn tenant(&self, id: Option<&str>) -> TenantLimits {
         let label = tenant_label(id);
         let own = |vec: &GaugeVec| vec.with_label_values(&[label]);
         let standing = id.map(|_| [own(&self.shares), own(&self.uses)]);
@@ -121,7 +112,7 @@ impl LimitMetrics {
     }
 
     /// Ends a tenant's series.
-    pub(super) fn forget(&self, id: &str) {
+    pub fn forget(&self, id: &str) {
         let id = tenant_label(Some(id));
         // It may have had none.
         let _ = self.shares.remove_label_values(&[id]);
@@ -168,12 +159,12 @@ impl TenantLimits {
         }
     }
 
-    /// Shows share and use, if this tenant has series of its own.
-    pub fn stands(&self, view: impl FnOnce() -> LaneView) {
-        if let Some([share, used]) = &self.standing {
-            let view = view();
-            share.set(view.share);
-            used.set(view.used);
+    /// Shows share and use, in this order, if this tenant has series of its own.
+    pub fn stands(&self, view: impl FnOnce() -> [f64; 2]) {
+        if let Some(gauges) = &self.standing {
+            for (gauge, value) in gauges.iter().zip(view()) {
+                gauge.set(value);
+            }
         }
     }
 }

@@ -9,14 +9,30 @@ use gatepay_core::Kind;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{End, TenantMeters, opts, tenant_label};
+use crate::limit_meters::{LimitMetrics, TenantLimits};
+use crate::outcome::End;
+use crate::registrar::{Registrar, opts, tenant_label};
 
 /// One tenant's, by kind and end.
-pub(super) struct Ends<T>(pub(super) [[T; End::ALL.len()]; Kind::ALL.len()]);
+pub struct Ends<T>(pub [[T; End::ALL.len()]; Kind::ALL.len()]);
+
+/// What is counted of one tenant.
+pub struct TenantMeters {
+    ends: Ends<AtomicU64>,
+    /// Of its limits.
+    pub limits: TenantLimits,
+}
+
+/// The series of all tenants and operators.
+pub struct TenantSeries {
+    requests: Requests,
+    /// Limits, and how the institution's quota is shared.
+    pub limits: LimitMetrics,
+}
 
 /// All that have series.
 #[derive(Clone)]
-pub(super) struct Requests {
+struct Requests {
     desc: Desc,
     by_tenant: Arc<Mutex<ByTenant>>,
 }
@@ -24,12 +40,48 @@ pub(super) struct Requests {
 /// By name; those who are counted together have none.
 type ByTenant = BTreeMap<Option<String>, Arc<TenantMeters>>;
 
+impl TenantSeries {
+    /// Without any tenant.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        Self {
+            requests: make.register(Requests::new()),
+            limits: LimitMetrics::new(make),
+        }
+    }
+
+    /// What is counted of one tenant, or of all that have no series of their own.
+    pub fn of(&self, id: Option<&str>) -> Arc<TenantMeters> {
+        self.requests.of(id, || TenantMeters {
+            ends: Ends::zero(),
+            limits: self.limits.tenant(id),
+        })
+    }
+
+    /// Ends the series of a tenant that has none of its own any more.
+    pub fn forget(&self, id: &str) {
+        self.requests.forget(id);
+        self.limits.forget(id);
+    }
+
+    /// How all requests of all tenants ended.
+    pub fn ended(&self) -> [[u64; End::ALL.len()]; Kind::ALL.len()] {
+        self.requests.sum().0
+    }
+}
+
+impl TenantMeters {
+    /// Counts a request of this tenant.
+    pub fn ended(&self, kind: Kind, end: End) {
+        self.ends.count(kind, end);
+    }
+}
+
 impl Ends<AtomicU64> {
-    pub(super) fn zero() -> Self {
+    fn zero() -> Self {
         Self([const { [const { AtomicU64::new(0) }; End::ALL.len()] }; Kind::ALL.len()])
     }
 
-    pub(super) fn count(&self, kind: Kind, end: End) {
+    fn count(&self, kind: Kind, end: End) {
         self.0[kind as usize][end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -54,7 +106,7 @@ impl Ends<u64> {
 }
 
 impl Requests {
-    pub(super) fn new() -> prometheus::Result<Self> {
+    fn new() -> prometheus::Result<Self> {
         let labels = ["tenant", "kind", "outcome"].map(str::to_owned);
         let help = "Requests by tenant, kind of operation and how they ended.";
         let desc = opts("requests_total", help).variable_labels(labels.into());
@@ -65,23 +117,19 @@ impl Requests {
     }
 
     /// A tenant's, made anew if it has none.
-    pub(super) fn of(
-        &self,
-        id: Option<&str>,
-        new: impl FnOnce() -> TenantMeters,
-    ) -> Arc<TenantMeters> {
+    fn of(&self, id: Option<&str>, new: impl FnOnce() -> TenantMeters) -> Arc<TenantMeters> {
         let mut all = self.all();
         let made = all.entry(id.map(str::to_owned));
         Arc::clone(made.or_insert_with(|| Arc::new(new())))
     }
 
     /// Ends a tenant's series.
-    pub(super) fn forget(&self, id: &str) {
+    fn forget(&self, id: &str) {
         self.all().remove(&Some(id.to_owned()));
     }
 
     /// All tenants' together.
-    pub(super) fn sum(&self) -> Ends<u64> {
+    fn sum(&self) -> Ends<u64> {
         let mut sum = Ends::NONE;
         for meters in self.all().values() {
             sum.add(&meters.ends);

@@ -1,0 +1,53 @@
+//! Where in the journal's chain a record stands, and where a chain ended.
+
+use std::fmt;
+use std::str::FromStr;
+
+use gatepay_core::Link;
+
+/// Where a chain ended at some time: `run.seq.link`, as the log says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub(super) run: u32,
+    pub(super) seq: u64,
+    pub(super) link: Link,
+}
+
+/// Where in the chain a record stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) run: u32,
+    pub(super) seq: u64,
+    pub(super) link: Link,
+}
+
+impl Place {
+    /// The head of the chain while this is its last record.
+    pub(super) fn head(&self) -> Head {
+        let Self { run, seq, link } = *self;
+        Head { run, seq, link }
+    }
+}
+
+impl FromStr for Head {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut fields = text.split('.');
+        let head = (|| {
+            Some(Self {
+                run: fields.next()?.parse().ok()?,
+                seq: fields.next()?.parse().ok()?,
+                link: Link::parse(fields.next()?)?,
+            })
+        })();
+        head.filter(|_| fields.next().is_none())
+            .ok_or("must be a head as the log has it: run.seq.link")
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.run, self.seq, self.link)
+    }
+}

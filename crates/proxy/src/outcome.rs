@@ -1,0 +1,46 @@
+//! How a request ended: the label that metrics, access lines and the journal share.
+
+use gatepay_core::envelope::Verdict;
+
+/// How a request ended, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// GatePay said yes.
+    Success,
+    /// GatePay said no.
+    Failure,
+    /// GatePay's answer, or its absence, leaves it open.
+    Unknown,
+    /// The proxy said no.
+    Refused,
+    /// The caller left before it was forwarded, or during a read.
+    CallerLeft,
+}
+
+const ENDS: [&str; 5] = ["success", "failure", "unknown", "refused", "caller_left"];
+
+impl End {
+    /// Every end.
+    pub const ALL: [Self; ENDS.len()] = [
+        Self::Success,
+        Self::Failure,
+        Self::Unknown,
+        Self::Refused,
+        Self::CallerLeft,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        ENDS[self as usize]
+    }
+}
+
+impl From<Verdict> for End {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Success => Self::Success,
+            Verdict::Failure => Self::Failure,
+            Verdict::Unknown => Self::Unknown,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Registrar: makes metrics under the program's prefix and registers them.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
+pub const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0,
+];
+
+/// Makes and registers metrics under the program's prefix.
+pub struct Registrar<'a>(pub &'a Registry);
+
+impl Registrar<'_> {
+    /// Registers what was made.
+    pub fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let metric = made.expect("names and labels are well formed");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("names are distinct");
+        metric
+    }
+
+    /// A counter.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::with_opts(opts(name, help)))
+    }
+
+    /// Counters with these labels.
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    /// One counter for each value of a label that has no others.
+    pub fn counter_each<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> [IntCounter; N] {
+        let counters = self.counters(name, help, &[label]);
+        values.map(|value| counters.with_label_values(&[value]))
+    }
+
+    /// A gauge of whole numbers.
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::with_opts(opts(name, help)))
+    }
+
+    /// A gauge of numbers with decimals.
+    pub fn gauge_of_parts(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::with_opts(opts(name, help)))
+    }
+
+    /// Gauges of whole numbers with these labels.
+    pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    /// Gauges of numbers with decimals, with these labels.
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.register(GaugeVec::new(opts(name, help), labels))
+    }
+}
+
+/// A metric's name under the program's prefix, and its help.
+pub fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("gatepay_proxy")
+}
+
+/// The label of what has no series of its own: tenants that are counted together, codes that GatePay does not publish.
+pub const OTHER: &str = "other";
+
+/// The label `tenant` of the tenant or operator whose id is [`OTHER`]: no id begins with an underscore.
+pub const NAMED_OTHER: &str = "_other";
+
+/// The label `tenant` of a party by its id, or of all parties that are counted together.
+pub fn tenant_label(id: Option<&str>) -> &str {
+    match id {
+        None => OTHER,
+        Some(OTHER) => NAMED_OTHER,
+        Some(id) => id,
+    }
+}

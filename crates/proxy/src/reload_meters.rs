@@ -1,0 +1,85 @@
+//! What is counted of reloads.
+
+use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
+
+use crate::registrar::Registrar;
+
+/// Counts of reloads.
+pub struct ReloadMeters {
+    /// Changes that are at work.
+    pub applied: IntCounter,
+    /// Changes that were not, because something is wrong with them.
+    pub failed: IntCounter,
+    /// Changes that were not yet, because somebody has to confirm them.
+    pub guarded: IntCounter,
+    /// 1 while what the files say is at work, 0 while something is wrong with them or waits.
+    pub in_step: IntGauge,
+    /// 1 while a change waits to be confirmed.
+    pub waiting: IntGauge,
+    /// Parties that were suspended ahead of the rest, which is wrong or waits.
+    pub suspended_ahead: IntGauge,
+    /// 1 while a change of the process's own settings waits for its next start.
+    pub restart_needed: IntGauge,
+    /// When files were applied last, in seconds since 1970.
+    pub applied_at: IntGauge,
+    /// How long it is from one look at the files to the next.
+    pub poll_seconds: Gauge,
+    at_work: IntGaugeVec,
+}
+
+impl ReloadMeters {
+    /// A configuration of this hash is at work, and the one before it is not any more.
+    pub fn at_work(&self, hash: &str) {
+        self.at_work.reset();
+        self.at_work.with_label_values(&[hash]).set(1);
+    }
+
+    /// What the files say is at work since now.
+    pub fn applied_now(&self, now_ms: u64) {
+        let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
+        self.applied_at.set(seconds);
+    }
+
+    /// All at zero, and in step.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        let [applied, failed, guarded] = make.counter_each(
+            "reloads_total",
+            "Changes of files, by what became of them.",
+            "result",
+            ["applied", "failed", "guarded"],
+        );
+        let in_step = make.gauge(
+            "reload_in_step",
+            "1 while what the files say is at work, 0 while it is wrong or waits.",
+        );
+        in_step.set(1);
+        Self {
+            applied,
+            failed,
+            guarded,
+            in_step,
+            waiting: make.gauge("reload_waiting", "1 while a change waits to be confirmed."),
+            suspended_ahead: make.gauge(
+                "reload_suspended_ahead",
+                "Tenants and operators suspended ahead of the rest of what the files say, which is wrong or waits.",
+            ),
+            restart_needed: make.gauge(
+                "reload_restart_needed",
+                "1 while a change of the process's own settings waits for its next start.",
+            ),
+            applied_at: make.gauge(
+                "reload_last_applied_timestamp_seconds",
+                "When the files were applied last, the start included.",
+            ),
+            poll_seconds: make.gauge_of_parts(
+                "reload_poll_seconds",
+                "From one look at the files to the next; 0 if nobody looks.",
+            ),
+            at_work: make.gauge_vec(
+                "configuration_info",
+                "Always 1; the label is a hash of the configuration that is at work.",
+                &["hash"],
+            ),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Replay capacity: how many stamps the replay memory may have to hold, from the rates that are configured.
+
+use gatepay_tenancy::settings::{Quota, Settings};
+use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
+
+/// How many entries the replay memory may have to hold: one for each stamp that all parties may have admitted, or the
+/// institution may send, whichever is less, while a stamp is fresh; and one more for each whose nonce is remembered by
+/// itself.
+pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) -> usize {
+    let window = settings.window;
+    // A stamp is remembered from its admission until it is stale, and one slice of time more.
+    let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;
+    let most =
+        |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
+    let institution = most(quota.rate);
+    let stamps = |of: &dyn Fn(&Party) -> bool| {
+        let parties = registry.parties().map(Who::party).filter(|party| of(party));
+        let parties = parties.map(|party| most(party.limits.all));
+        parties.fold(0_u64, u64::saturating_add).min(institution)
+    };
+    let nonces = stamps(&|party| party.replay == ReplayRule::Nonce);
+    usize::try_from(stamps(&|_| true).saturating_add(nonces)).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,187 @@
+//! What is counted of requests: how they were refused, what GatePay answered, how long they took.
+
+use std::collections::HashMap;
+
+use gatepay_core::Catalogue;
+use gatepay_core::envelope::Code;
+use prometheus::{IntCounter, IntGauge};
+
+use crate::durations::Durations;
+use crate::line::{Spent, Turn};
+use crate::refusal::Refusal;
+use crate::registrar::{OTHER, Registrar, SECONDS};
+
+/// Upper bounds in seconds of the proxy's own part, which is a thousandth of a call.
+const OWN_SECONDS: [f64; 12] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
+    0.1,
+];
+
+/// What is counted of requests, whoever sends them.
+pub struct RequestMeters {
+    refusals: HashMap<&'static str, IntCounter>,
+    answers: [IntCounter; CODES.len()],
+    other_answers: IntCounter,
+    /// Requests between their head and the end of their answer.
+    pub in_flight: IntGauge,
+    /// How long requests take.
+    pub took: Took,
+}
+
+/// How long requests take.
+pub struct Took {
+    /// From the head to the end of the answer.
+    pub whole: Durations,
+    /// Of that GatePay.
+    pub upstream: Durations,
+    /// And the proxy itself.
+    pub own: Durations,
+}
+
+/// GatePay's codes that have a series of their own (protocol.md 4.2), sorted; every other is counted as `other`.
+const CODES: [&str; 42] = [
+    "0", "000000", "300000", "300001", "400000", "400001", "400002", "400003", "400004", "400007",
+    "400020", "400201", "400202", "400203", "400204", "400205", "400304", "400603", "400604",
+    "400605", "400607", "400608", "400620", "400621", "400622", "400623", "400624", "500008",
+    "500100", "500101", "500103", "500203", "500204", "500205", "500206", "500207", "500208",
+    "550233", "550238", "550245", "550249", "SUCCESS",
+];
+
+/// The same as [`Code::padded`] has them, as numbers: these are in the same order, and compared at once.
+static PADDED: [u128; CODES.len()] = {
+    let mut all = [0; CODES.len()];
+    let mut at = 0;
+    while at < all.len() {
+        let code = CODES[at].as_bytes();
+        let mut place = 0;
+        while place < 16 {
+            let byte = if place < code.len() { code[place] } else { 0 };
+            all[at] = (all[at] << 8) | byte as u128;
+            place += 1;
+        }
+        at += 1;
+    }
+    all
+};
+
+impl RequestMeters {
+    /// All at zero.
+    pub fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
+        let refusals = make.counters(
+            "refusals_total",
+            "Requests the proxy refused, by reason.",
+            &["reason"],
+        );
+        let answers = make.counters(
+            "gatepay_answers_total",
+            "Answers of GatePay's by envelope code.",
+            &["code"],
+        );
+        Self {
+            refusals: Refusal::SLUGS
+                .map(|slug| (slug, refusals.with_label_values(&[slug])))
+                .into(),
+            answers: CODES.map(|code| answers.with_label_values(&[code])),
+            other_answers: answers.with_label_values(&[OTHER]),
+            in_flight: make.gauge(
+                "in_flight",
+                "Requests between their head and the end of their answer.",
+            ),
+            took: Took::new(catalogue, make),
+        }
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, slug: &'static str) {
+        if let Some(counter) = self.refusals.get(slug) {
+            counter.inc();
+        }
+    }
+
+    /// Counts an answer of GatePay's by its code.
+    pub fn answered(&self, code: &Code) {
+        PADDED
+            .binary_search(&u128::from_be_bytes(code.padded()))
+            .map_or(&self.other_answers, |at| &self.answers[at])
+            .inc();
+    }
+
+    /// Records how long a request took, of that how long the proxy did, and GatePay if it was `sent` there.
+    pub fn took(&self, operation: usize, spent: &Spent, sent: bool) {
+        let took = &self.took;
+        took.whole.observe(operation, spent.whole().as_secs_f64());
+        took.own
+            .observe(operation, spent.of(Turn::Own).as_secs_f64());
+        if sent {
+            let upstream = spent.of(Turn::Upstream);
+            took.upstream.observe(operation, upstream.as_secs_f64());
+        }
+    }
+
+    /// How often each refusal was the answer, by slug.
+    pub fn refusals(&self) -> [u64; Refusal::SLUGS.len()] {
+        Refusal::SLUGS.map(|slug| self.refusals.get(slug).map_or(0, IntCounter::get))
+    }
+}
+
+impl Took {
+    fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
+        Self {
+            whole: make.register(Durations::new(
+                "request_duration_seconds",
+                "From the head of a request to the end of its answer, by operation.",
+                &SECONDS,
+                catalogue,
+            )),
+            upstream: make.register(Durations::new(
+                "upstream_duration_seconds",
+                "From sending a request to GatePay to having its answer, by operation.",
+                &SECONDS,
+                catalogue,
+            )),
+            own: make.register(Durations::new(
+                "own_duration_seconds",
+                "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
+                &OWN_SECONDS,
+                catalogue,
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::{Encoder as _, Registry, TextEncoder};
+
+    fn made() -> (Registry, RequestMeters) {
+        let registry = Registry::new();
+        let meters = RequestMeters::new(&Catalogue::standard(), &Registrar(&registry));
+        (registry, meters)
+    }
+
+    #[test]
+    fn codes_are_found_by_halves() {
+        assert!(CODES.is_sorted() && PADDED.is_sorted());
+        let (_registry, metrics) = made();
+        for (at, code) in CODES.iter().enumerate() {
+            metrics.answered(&Code::new(code).unwrap());
+            assert_eq!(metrics.answers[at].get(), 1, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_code_nobody_published_makes_no_series() {
+        let (registry, metrics) = made();
+        metrics.answered(&Code::new("31337").unwrap());
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&registry.gather(), &mut text)
+            .unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.contains("gatepay_proxy_gatepay_answers_total{code=\"other\"} 1")
+                && !text.contains("31337")
+        );
+    }
+}

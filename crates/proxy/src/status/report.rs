@@ -1,0 +1,154 @@
+//! The status as programs read it: fields are only added.
+
+use serde::Serialize;
+
+use crate::lane::LaneView;
+use crate::reload_status::State as ReloadState;
+
+/// How things are.
+#[derive(Serialize)]
+pub struct Status {
+    pub(super) version: &'static str,
+    pub(super) now_ms: u64,
+    pub(super) started_ms: u64,
+    pub(super) phase: &'static str,
+    /// What somebody should know, the worst first.
+    pub(super) problems: Vec<Trouble>,
+    /// How long ago the look was that this one is compared with.
+    pub(super) window_seconds: f64,
+    pub(super) tenants_total: usize,
+    pub(super) traffic: Traffic,
+    pub(super) latency_ms: Latencies,
+    pub(super) refusals: Vec<Refused>,
+    /// The busiest, by what they take of the institution's quota.
+    pub(super) tenants: Vec<Busy>,
+    /// Those that were used last.
+    pub(super) credentials: Vec<Key>,
+    pub(super) quota: Shared,
+    pub(super) upstream: Gatepay,
+    pub(super) replay: Memory,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) journal: Option<Journal>,
+    pub(super) workers: Workers,
+    pub(super) reload: ReloadState,
+    pub(super) process: Kernel,
+}
+
+#[derive(Serialize)]
+pub(super) struct Traffic {
+    pub(super) requests_per_second: f64,
+    pub(super) in_flight: i64,
+    pub(super) connections: i64,
+    pub(super) outcomes: Outcomes,
+}
+
+#[derive(Serialize)]
+pub(super) struct Outcomes {
+    pub(super) success: u64,
+    pub(super) failure: u64,
+    pub(super) unknown: u64,
+    pub(super) refused: u64,
+    pub(super) caller_left: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Latencies {
+    pub(super) whole: Latency,
+    pub(super) upstream: Latency,
+    pub(super) own: Latency,
+}
+
+#[derive(Serialize)]
+pub(super) struct Latency {
+    pub(super) p50: Option<f64>,
+    pub(super) p90: Option<f64>,
+    pub(super) p99: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Refused {
+    pub(super) reason: &'static str,
+    pub(super) count: u64,
+    pub(super) total: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Busy {
+    pub(super) id: String,
+    #[serde(flatten)]
+    pub(super) lane: LaneView,
+}
+
+#[derive(Serialize)]
+pub(super) struct Key {
+    pub(super) client_id: String,
+    pub(super) party: String,
+    pub(super) uses: u64,
+    pub(super) last_used_ms: u64,
+    pub(super) not_after_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Shared {
+    pub(super) configured: u32,
+    pub(super) in_force: u32,
+    pub(super) used: f64,
+    pub(super) left: i64,
+    pub(super) active: u32,
+    /// Parties whose own rate is lowered, for GatePay pushed them back; not more than some.
+    pub(super) pushed_back: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Gatepay {
+    pub(super) breaker_open: bool,
+    /// Parties whose own breaker is open; not more than some.
+    pub(super) failing: Vec<String>,
+    pub(super) connections: i64,
+    pub(super) clock_offset_ms: Option<i64>,
+    pub(super) lost_calls: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Memory {
+    pub(super) entries: usize,
+    pub(super) limit: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct Journal {
+    pub(super) available: bool,
+    pub(super) records: u64,
+}
+
+#[derive(Default, Serialize)]
+pub(super) struct Workers {
+    /// Those that have not turned for a second.
+    pub(super) stalled: usize,
+    pub(super) longest_stall_seconds: f64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Kernel {
+    /// Of a core.
+    pub(super) cpu: f64,
+    pub(super) resident_bytes: i64,
+    pub(super) open_files: i64,
+    pub(super) max_files: i64,
+    pub(super) lines_dropped: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Serialize)]
+pub(super) struct Trouble {
+    pub(super) severity: Severity,
+    pub(super) text: String,
+}
+
+/// How bad that is: the worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Severity {
+    Bad,
+    Warn,
+}

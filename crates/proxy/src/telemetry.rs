@@ -1,0 +1,30 @@
+//! Telemetry: what the record of a request needs of the program, whatever becomes of the request.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::drain::Drain;
+use crate::log::{AccessLog, Seldom};
+use crate::replay::Replay;
+use crate::request_meters::RequestMeters;
+use crate::upstream_meters::UpstreamMeters;
+
+/// What every [`Record`](crate::record::Record) is written with.
+pub struct Telemetry {
+    /// Time.
+    pub clock: Clock,
+    /// What is counted of requests.
+    pub requests: Arc<RequestMeters>,
+    /// What is counted of calls to GatePay.
+    pub upstream: Arc<UpstreamMeters>,
+    /// Access lines.
+    pub log: AccessLog,
+    /// How often the program's log says what happens to every request.
+    pub seldom: Seldom,
+    /// Stamps that were used, and copies that are under way.
+    pub replay: Arc<Replay>,
+    /// Whether the process is over: then a caller did not leave by itself.
+    pub drain: Arc<Drain>,
+    /// Whether every answer says what is left of the caller's rate.
+    pub ratelimit_headers: bool,
+}

@@ -1,0 +1,199 @@
+//! What is counted of the way to GatePay: connections, repeats, the clock beside GatePay's, and credentials that take over.
+
+use gatepay_core::look_up::Observed;
+use prometheus::{Gauge, IntCounter, IntGauge, Registry};
+
+use crate::breaker::BreakerMeters;
+use crate::registrar::{Registrar, opts};
+
+/// What the way to GatePay is like.
+pub struct UpstreamMeters {
+    /// Connections that were opened.
+    pub connects: IntCounter,
+    /// Connections that are open.
+    pub connections: IntGauge,
+    /// Times a request waited for a connection to be free.
+    pub waits: IntCounter,
+    /// TLS handshakes: full, resumed.
+    pub handshakes: [IntCounter; 2],
+    /// Attempts that were repeated, by [`Reason`].
+    pub repeats: [IntCounter; Reason::ALL.len()],
+    /// Attempts that were not repeated because the budget was spent.
+    pub repeats_denied: IntCounter,
+    /// What look-ups of lost calls saw, by [`Observed`].
+    pub resolutions: [IntCounter; Observed::ALL.len()],
+    /// The breaker's.
+    pub breaker: BreakerMeters,
+    /// Parties whose own breaker is open.
+    pub breaker_open_tenants: IntGauge,
+}
+
+/// How the machine's clock is, beside GatePay's.
+#[derive(Clone)]
+pub struct ClockMeters {
+    /// How far GatePay's is ahead, in seconds.
+    pub offset: Gauge,
+    /// How many answers agree on that.
+    pub agreeing: IntGauge,
+    /// What was wrong with how the machine's moves, by [`Fault::WORDS`].
+    pub faults: [IntCounter; Fault::WORDS.len()],
+}
+
+/// Counts of the institution's credentials taking over.
+#[derive(Clone)]
+pub struct SignerMeters {
+    /// One took over.
+    pub switched: IntCounter,
+    /// One should have, and GatePay did not accept it.
+    pub failed: IntCounter,
+    /// 1 while one should have.
+    pub failing: IntGauge,
+}
+
+/// Why an attempt is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A kept connection had died; nothing was written to it.
+    StaleConnection,
+    /// No connection, or one that took nothing.
+    NotSent,
+    /// A read that got no whole answer.
+    Lost,
+    /// A read that GatePay, or what stands before it, could not answer just then.
+    Answer,
+}
+
+impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::StaleConnection,
+        Self::NotSent,
+        Self::Lost,
+        Self::Answer,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StaleConnection => "stale_connection",
+            Self::NotSent => "not_sent",
+            Self::Lost => "lost",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// What is wrong with how the machine's clock moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It moved by more or less than the time that passed; by how many milliseconds.
+    Stepped(i64),
+    /// It stands still.
+    Frozen,
+}
+
+impl UpstreamMeters {
+    /// Of a program without a scrape.
+    pub fn unscraped() -> Self {
+        Self::new(&Registrar(&Registry::new()))
+    }
+
+    /// All at zero.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        Self {
+            connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
+            connections: make.gauge("upstream_connections", "Open connections to GatePay."),
+            waits: make.counter(
+                "upstream_waits_total",
+                "Times a request waited because upstream.max_connections were in use.",
+            ),
+            handshakes: make.counter_each(
+                "upstream_tls_handshakes_total",
+                "TLS handshakes with GatePay, by whether an earlier session was resumed.",
+                "kind",
+                ["full", "resumed"],
+            ),
+            repeats: make.counter_each(
+                "upstream_repeats_total",
+                "Attempts that were repeated, by reason.",
+                "reason",
+                Reason::ALL.map(Reason::as_str),
+            ),
+            repeats_denied: make.counter(
+                "upstream_repeats_denied_total",
+                "Attempts that might have been repeated, had upstream.repeat_budget not been spent.",
+            ),
+            resolutions: make.counter_each(
+                "resolutions_total",
+                "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
+                "observed",
+                [Observed::Found, Observed::NotFound, Observed::Unknown].map(Observed::as_str),
+            ),
+            breaker: BreakerMeters {
+                is_open: make.gauge(
+                    "upstream_breaker_open",
+                    "1 while nothing but reads of the proxy's own is sent, for GatePay keeps failing.",
+                ),
+                opened: make.counter(
+                    "upstream_breaker_opened_total",
+                    "Times GatePay was found to keep failing.",
+                ),
+                party_opened: make.counter(
+                    "upstream_breaker_tenant_opened_total",
+                    "Times GatePay was found to keep failing the calls of one tenant or operator alone.",
+                ),
+            },
+            breaker_open_tenants: make.gauge(
+                "upstream_breaker_open_tenants",
+                "Tenants and operators whose calls are refused, for GatePay keeps failing theirs alone.",
+            ),
+        }
+    }
+}
+
+impl ClockMeters {
+    /// All at zero.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        Self {
+            offset: make.register(Gauge::with_opts(opts(
+                "clock_offset_seconds",
+                "How far GatePay's clock is ahead of this machine's, by the dates of its answers.",
+            ))),
+            agreeing: make.gauge(
+                "clock_offset_answers",
+                "How many of the last answers agree on clock_offset_seconds; 0 while nothing is known.",
+            ),
+            faults: make.counter_each(
+                "clock_faults_total",
+                "Seconds in which this machine's clock did not move as time did, by what it did.",
+                "fault",
+                Fault::WORDS,
+            ),
+        }
+    }
+}
+
+impl SignerMeters {
+    /// All at zero.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        let [switched, failed] = make.counter_each(
+            "institution_switches_total",
+            "Times another credential of the institution's should sign, by whether GatePay accepted it.",
+            "result",
+            ["switched", "failed"],
+        );
+        Self {
+            switched,
+            failed,
+            failing: make.gauge(
+                "institution_switch_failing",
+                "1 while a credential should sign that GatePay does not accept.",
+            ),
+        }
+    }
+}
+
+impl Fault {
+    /// The labels, in the order of the meters.
+    pub const WORDS: [&'static str; 2] = ["stepped", "frozen"];
+}
