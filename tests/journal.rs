@@ -7,7 +7,7 @@ use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::clock::Clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A folder whose proxy keeps a journal.
 fn folder(url: &str) -> Folder {
@@ -384,4 +384,60 @@ fn a_configured_journal_that_is_not_there_is_a_finding() {
     folder.file("proxy.toml", &proxy.replace("state_dir = 'state'\n", ""));
     let (said, _) = audit(&folder, "verify", &[]);
     assert!(said.contains("note: no state_dir is configured"), "{said}");
+}
+
+/// The records before of a journal, in order.
+fn befores(folder: &Folder) -> Vec<Value> {
+    let text = folder.journal();
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records
+        .filter(|record| record["record"] == "before")
+        .collect()
+}
+
+#[tokio::test]
+async fn a_call_is_written_down_with_its_amounts_as_they_were_sent() {
+    let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
+    let folder = folder(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let payout = r#"{"batch_id":"B1","withdraw_list":[
+        {"merchant_withdraw_id":"1","currency":"USDT","amount":"0.1","chain":"MATIC","address":"0x1"},
+        {"merchant_withdraw_id":"2","currency":"USDT","amount":"0.20","chain":"MATIC","address":"0x2"},
+        {"merchant_withdraw_id":"3","currency":"GT","amount":7,"chain":"MATIC","address":"0x3"}]}"#;
+    let hostile = |amount: &str| {
+        format!(r#"{{"refundRequestId":"R-2","prepayId":"1","refundAmount":"{amount}"}}"#)
+    };
+    for call in [
+        acme().post(CREATE, order("A-0001")),
+        acme().post(REFUND, A_REFUND),
+        acme().post("/v1/pay/withdraw", payout),
+        acme().post(REFUND, hostile(&"9".repeat(10_000))),
+        acme().post(REFUND, hostile("=1\\u0022,\\\\+2")),
+        acme().post(CLOSE, BY_NUMBER),
+    ] {
+        assert_eq!(send(&program, call).await.status, 200);
+    }
+    end(program).await;
+    let before = befores(&folder);
+    let amounts: Vec<&Value> = before.iter().map(|record| &record["amounts"]).collect();
+    let refund: Value = serde_json::from_str(A_REFUND).unwrap();
+    let field = "withdraw_list.amount";
+    assert_eq!(
+        amounts,
+        [
+            &json!([{"field": "orderAmount", "amount": "1.21", "currency": "USDT"}]),
+            &json!([{"field": "refundAmount", "amount": refund["refundAmount"]}]),
+            &json!([
+                {"field": field, "amount": "0.30", "currency": "USDT", "count": 2},
+                {"field": field, "amount": "7", "currency": "GT"},
+            ]),
+            &json!([{"field": "refundAmount"}]),
+            &json!([{"field": "refundAmount", "amount": "=1\",\\+2"}]),
+            &Value::Null,
+        ]
+    );
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -8,7 +8,7 @@ use Module::{
     Mcp, Otc, Payment, Payout, Subscription, Transfer,
 };
 
-use crate::field::{self, Field};
+use crate::field::{self, AmountField, Field};
 use crate::operation::{
     Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch, Translation,
 };
@@ -22,6 +22,46 @@ const MULTIPART_LIMIT: u64 = 64 << 20;
 /// What an order costs: an order of that number at another price is another call's.
 const PRICE: &[&str] = &["orderAmount", "currency"];
 
+const ORDER_AMOUNTS: &[AmountField] = &[
+    AmountField::with_currency("orderAmount", "currency"),
+    AmountField::with_currency("fiatAmount", "fiatCurrency"),
+];
+
+/// Its currency is that of the order, which the body does not have.
+const REFUND_AMOUNT: &[AmountField] = &[AmountField::new("refundAmount")];
+
+const CONVERTED_REFUND_AMOUNTS: &[AmountField] = &[
+    AmountField::new("refundAmount"),
+    AmountField::with_currency("refundOrderAmount", "refundOrderCurrency"),
+    AmountField::with_currency("refundPayAmount", "refundPayCurrency"),
+];
+
+const CONVERSION_AMOUNTS: &[AmountField] = &[
+    AmountField::with_currency("sellAmount", "sellCurrency"),
+    AmountField::with_currency("buyAmount", "buyCurrency"),
+];
+
+const PAYOUT_AMOUNTS: &[AmountField] = &[AmountField::with_currency(
+    "withdraw_list.amount",
+    "currency",
+)];
+
+const TRANSFER_AMOUNTS: &[AmountField] = &[AmountField::with_currency(
+    "batchorderList.amount",
+    "currency",
+)];
+
+const OTC_AMOUNTS: &[AmountField] = &[
+    AmountField::with_currency("cryptoAmount", "cryptoCurrency"),
+    AmountField::with_currency("fiatAmount", "fiatCurrency"),
+];
+
+/// The amount of each card.
+const GIFT_AMOUNT: &[AmountField] =
+    &[AmountField::with_currency("amount", "currency").times("count")];
+
+const AMOUNT: &[AmountField] = &[AmountField::with_currency("amount", "currency")];
+
 #[expect(clippy::too_many_lines, reason = "a table reads best whole")]
 pub(crate) fn rows() -> Vec<Operation> {
     vec![
@@ -32,6 +72,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .same(PRICE)
             .fields(field::CREATE_ORDER)
             .derived()
+            .amounts(ORDER_AMOUNTS)
             .row(),
         tenant("query_order", Payment, Read, Post, "/v1/pay/order/query")
             .fields(field::ORDER_ID)
@@ -46,6 +87,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .key(one("refundRequestId"))
             .look_up("refund_details", one("refundRequestId"))
             .fields(field::REFUND_ORDER)
+            .amounts(REFUND_AMOUNT)
             .row(),
         tenant(
             "query_refund",
@@ -67,6 +109,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantTradeNo"))
         .look_up("query_order", one("merchantTradeNo"))
         .same(PRICE)
+        .amounts(ORDER_AMOUNTS)
         .row(),
         tenant(
             "create_checkout_order",
@@ -78,6 +121,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantTradeNo"))
         .look_up("query_order", one("merchantTradeNo"))
         .same(PRICE)
+        .amounts(ORDER_AMOUNTS)
         .row(),
         tenant(
             "refund_checkout_order",
@@ -89,6 +133,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("refundRequestId"))
         .look_up("refund_details", one("refundRequestId"))
         .derived()
+        .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
         tenant(
             "refund_order_v2",
@@ -99,6 +144,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .look_up("refund_details", one("refundRequestId"))
+        .amounts(REFUND_AMOUNT)
         .row(),
         tenant("query_order_v2", Payment, Read, Get, "/v2/pay/order/query").row(),
         tenant(
@@ -124,6 +170,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .key(one("refundRequestId"))
             .look_up("refund_details_v3", one("refundRequestId"))
             .derived()
+            .amounts(REFUND_AMOUNT)
             .row(),
         tenant(
             "refund_details_v3",
@@ -179,6 +226,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantTradeNo"))
         .look_up("query_address_order", one("merchantTradeNo"))
         .same(PRICE)
+        .amounts(ORDER_AMOUNTS)
         .row(),
         tenant(
             "query_address_order",
@@ -198,6 +246,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("refundRequestId"))
         .look_up("refund_details", one("refundRequestId"))
         .derived()
+        .amounts(REFUND_AMOUNT)
         .row(),
         tenant(
             "refund_converted_address_order",
@@ -208,6 +257,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .look_up("refund_details", one("refundRequestId"))
+        .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
         tenant(
             "address_transactions",
@@ -276,6 +326,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         tenant("create_conversion", Convert, Money, Post, "/v1/pay/convert")
             .or_at(&[(Post, "/transfer/open/institution/v1/pay/convert")])
             .key(one("clientReqId"))
+            .amounts(CONVERSION_AMOUNTS)
             .row(),
         tenant(
             "query_conversion",
@@ -292,6 +343,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .key(one("batch_id"))
             .look_up("query_payout", one("batch_id"))
             .with(&[("detail_status", "ALL")])
+            .amounts(PAYOUT_AMOUNTS)
             .row(),
         tenant("query_payout", Payout, Read, Post, "/v1/pay/withdraw/query")
             .at("/withdraw/open/institution/v1/pay/payouts/detail")
@@ -341,6 +393,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchant_batch_no"))
         .look_up("query_batch_transfer", one("merchant_batch_no"))
         .with(&[("detail_status", "ALL")])
+        .amounts(TRANSFER_AMOUNTS)
         .row(),
         tenant(
             "query_batch_transfer",
@@ -372,6 +425,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .at("/withdraw/open/institution/otc/api/order/create")
         .key(one("clientOrderId"))
         .look_up("otc_order_detail", one("clientOrderId"))
+        .amounts(OTC_AMOUNTS)
         .row(),
         tenant(
             "list_otc_orders",
@@ -439,6 +493,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/v1/pay/gift/create",
         )
+        .amounts(GIFT_AMOUNT)
         .row(),
         tenant(
             "list_gift_templates",
@@ -535,6 +590,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .at("/pay-subscription/open/institution/v1/order/deduct")
         .key(one("merchantDeductNo"))
+        .amounts(AMOUNT)
         .row(),
         tenant(
             "deduction_detail",
@@ -703,6 +759,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantBatchNo"))
         .look_up("transfer_detail", one("merchantBatchNo"))
         .same(&["amount", "currency"])
+        .amounts(AMOUNT)
         .row(),
         institution(
             "transfer_detail",
@@ -723,6 +780,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantBatchNo"))
         .look_up("charge_detail", one("merchantBatchNo"))
         .same(&["amount", "currency"])
+        .amounts(AMOUNT)
         .row(),
         institution(
             "charge_detail",
@@ -772,6 +830,7 @@ fn tenant(
         look_up: None,
         confirmed: true,
         fields: &[],
+        amounts: &[],
         translation: Translation::Verbatim,
         media: Media::Json,
         switch: Switch::Default,
@@ -864,6 +923,12 @@ impl Row {
     /// What the body must have.
     fn fields(mut self, fields: &'static [Field]) -> Self {
         self.0.fields = fields;
+        self
+    }
+
+    /// Where the body has amounts.
+    fn amounts(mut self, amounts: &'static [AmountField]) -> Self {
+        self.0.amounts = amounts;
         self
     }
 

@@ -50,6 +50,17 @@ pub enum Form {
     Object(&'static [Field]),
 }
 
+/// Where a body has an amount, and what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AmountField {
+    /// The field, or `list.field` if every item of a list has one.
+    pub path: &'static str,
+    /// The field of its currency, beside it. Items without one have that of the body.
+    pub currency: Option<&'static str>,
+    /// The field that says how many times the amount is meant.
+    pub times: Option<&'static str>,
+}
+
 impl Field {
     const fn required(path: &'static str, form: Form) -> Self {
         Self::new(path, Need::Required, form)
@@ -65,6 +76,30 @@ impl Field {
             name: after_last_dot(path),
             need,
             form,
+        }
+    }
+}
+
+impl AmountField {
+    pub(crate) const fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            currency: None,
+            times: None,
+        }
+    }
+
+    pub(crate) const fn with_currency(path: &'static str, currency: &'static str) -> Self {
+        Self {
+            currency: Some(currency),
+            ..Self::new(path)
+        }
+    }
+
+    pub(crate) const fn times(self, times: &'static str) -> Self {
+        Self {
+            times: Some(times),
+            ..self
         }
     }
 }

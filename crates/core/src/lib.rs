@@ -5,10 +5,11 @@
 //!
 //! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
-//! must have ([`check`], [`order`]), how an answer is judged ([`envelope`]) and
+//! must have ([`check`], [`order`]), which amounts it names ([`amount`]), how an answer is judged ([`envelope`]) and
 //! what it proves ([`proof`]), and how to learn what became of a call that
 //! got none ([`look_up`]).
 
+pub mod amount;
 pub mod body;
 pub mod chain;
 pub mod check;

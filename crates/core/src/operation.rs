@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::catalogue;
-use crate::field::Field;
+use crate::field::{AmountField, Field};
 use crate::spelling::{KnownKinds, Side, folded};
 use crate::words::words;
 
@@ -159,6 +159,8 @@ pub struct Operation {
     pub confirmed: bool,
     /// What its body must have, where GatePay's pages say so; empty means that nothing is checked.
     pub fields: &'static [Field],
+    /// Where its body has amounts; empty if it names none, or it is not known where.
+    pub amounts: &'static [AmountField],
     /// How the body is carried over.
     pub translation: Translation,
     /// What the body must be.

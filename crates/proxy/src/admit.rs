@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::amount::Amounts;
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::guard::{Own, Steering, guard};
@@ -161,15 +162,24 @@ pub fn acting<'a>(
     }
 }
 
-/// Whether the body acts for its `own`er alone (an operator's for whom it likes), in one reading, and is one GatePay might accept; gives the idempotency
-/// key it carries.
+/// What was read off a body that may be sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct JudgedBody {
+    /// The idempotency key it carries.
+    pub key: Option<String>,
+    /// The amounts it names, if they are written down.
+    pub amounts: Amounts,
+}
+
+/// Whether the body acts for its `own`er alone (an operator's for whom it likes), in one reading, and is one GatePay might
+/// accept; gives what else was asked of it.
 pub fn body(
     operation: &Operation,
     query: Option<&str>,
     body: &[u8],
     own: Option<Own<'_>>,
     rules: &Rules,
-) -> Result<Option<String>, Refusal> {
+) -> Result<JudgedBody, Refusal> {
     let reading = BodyReading::read(operation, query, body);
     let callbacks = own.is_none() || rules.callbacks;
     guard(operation, &reading, own, callbacks).map_err(|steering| match steering {
@@ -189,9 +199,17 @@ pub fn body(
         | Steering::RepeatedPart
         | Steering::TooManyParts => Refusal::InvalidBody(steering.to_string()),
     })?;
-    check::inspect(operation, &reading, rules.strictness)
-        .map(|inspected| inspected.key)
-        .map_err(|fault| Refusal::InvalidBody(fault.to_string()))
+    let inspected = check::inspect(operation, &reading, rules.strictness)
+        .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
+    let amounts = if rules.amounts && operation.kind != Kind::Read {
+        Amounts::read(operation, &reading)
+    } else {
+        Amounts::default()
+    };
+    Ok(JudgedBody {
+        key: inspected.key,
+        amounts,
+    })
 }
 
 /// The same for a body of any length: a long one is read on another thread.
@@ -202,7 +220,7 @@ pub async fn judge_body(
     sent: &Bytes,
     own: Option<Own<'_>>,
     rules: Rules,
-) -> Result<Option<String>, Refusal> {
+) -> Result<JudgedBody, Refusal> {
     if sent.len() <= YIELD_AFTER {
         return body(&catalogue.rows()[position], query, sent, own, &rules);
     }
@@ -247,6 +265,8 @@ pub struct Rules {
     pub strictness: Strictness,
     /// Whether a body may make GatePay call the tenant directly.
     pub callbacks: bool,
+    /// Whether amounts are read, since there is a journal that they are for.
+    pub amounts: bool,
 }
 
 /// The idempotency key a body carries, whatever else is wrong with it.
@@ -418,6 +438,7 @@ mod tests {
         let rules = Rules {
             strictness: Strictness::Off,
             callbacks: true,
+            amounts: true,
         };
         let own = Own {
             account: "1",

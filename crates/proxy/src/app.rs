@@ -203,6 +203,7 @@ impl App {
             rules: Rules {
                 strictness: settings.checks,
                 callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
+                amounts: journal.is_some(),
             },
             bodies: Room::default(),
             trusted: Trusted::new(&settings.listen.trusted_proxies),

@@ -16,6 +16,7 @@ use gatepay_core::proof::{AnswerProof, LookUpRule};
 use gatepay_core::{Credential, Kind, Operation, Payload, envelope, translate};
 use gatepay_tenancy::Who;
 
+use crate::admit::JudgedBody;
 use crate::answer::Parts;
 use crate::app::App;
 use crate::authenticate::Caller;
@@ -285,7 +286,7 @@ async fn enter(
         Ok(()) => judge(app, &generation, &verified).await,
         Err(unusable) => Err(admit::refuse(unusable, now_ms)),
     };
-    let (acting, key) = match judged {
+    let (acting, JudgedBody { key, amounts }) = match judged {
         Ok(judged) => judged,
         Err(refusal) => {
             remember_key(app, &generation, &verified, record).await;
@@ -328,6 +329,7 @@ async fn enter(
         kind: operation.kind.as_str(),
         account: acting.account().map(str::to_owned),
         key: record.known_key().map(str::to_owned),
+        amounts,
         timestamp: caller.stamp.timestamp().to_owned(),
         nonce: caller.stamp.nonce().to_owned(),
         body: outbound.content().1.clone(),
@@ -370,12 +372,12 @@ async fn remember_key(
     }
 }
 
-/// Whether the caller may make this call, and with this body: whom it is made for, and the idempotency key it carries.
+/// Whether the caller may make this call, and with this body: whom it is made for, and what was read off the body.
 async fn judge<'a>(
     app: &App,
     generation: &'a Generation,
     verified: &Verified<'a, '_>,
-) -> Result<(admit::Acting<'a>, Option<String>), Refusal> {
+) -> Result<(admit::Acting<'a>, JudgedBody), Refusal> {
     let caller = verified.caller;
     let operation = &generation.catalogue.rows()[verified.position];
     admit::allowed(
@@ -400,8 +402,8 @@ async fn judge<'a>(
     };
     let row = (&generation.catalogue, verified.position);
     let (query, body) = (verified.query, verified.body);
-    let key = admit::judge_body(&app.offload, row, query, body, own, app.rules).await?;
-    Ok((acting, key))
+    let judged = admit::judge_body(&app.offload, row, query, body, own, app.rules).await?;
+    Ok((acting, judged))
 }
 
 /// What is sent for an admitted call.

@@ -233,6 +233,7 @@ fn add(
         // Whoever wrote the path vouches for it.
         confirmed: true,
         fields: &[],
+        amounts: &[],
         translation: Translation::Verbatim,
         media: written.media.unwrap_or(Media::Json),
         switch,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use gatepay_core::amount::{Amount, Amounts};
 use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -90,6 +91,8 @@ pub struct Before {
     pub account: Option<String>,
     /// The value of its idempotency key.
     pub key: Option<String>,
+    /// The amounts that the body names.
+    pub amounts: Amounts,
     /// The caller's timestamp, as signed.
     pub timestamp: String,
     /// The caller's nonce, as signed.
@@ -169,6 +172,11 @@ enum What<'a> {
         account: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         key: Option<&'a str>,
+        #[serde(skip_serializing_if = "<[Amount]>::is_empty")]
+        amounts: &'a [Amount],
+        /// Of lists with more currencies than are kept apart.
+        #[serde(skip_serializing_if = "is_none")]
+        unlisted_amounts: u32,
         timestamp: &'a str,
         nonce: &'a str,
         signature: String,
@@ -197,6 +205,14 @@ enum What<'a> {
         after_ms: u64,
     },
     Ended,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it a reference"
+)]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Appends the record that follows `place` and moves on to it.
@@ -266,6 +282,8 @@ fn what(entry: &Entry) -> What<'_> {
             kind: before.kind,
             account: before.account.as_deref(),
             key: before.key.as_deref(),
+            amounts: &before.amounts.listed,
+            unlisted_amounts: before.amounts.unlisted,
             timestamp: &before.timestamp,
             nonce: &before.nonce,
             signature: String::from_utf8_lossy(&before.signature.to_hex()).into_owned(),
