@@ -20,9 +20,10 @@ use gatepay_core::guard::{Own, guard};
 use gatepay_core::look_up::Question;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
 use gatepay_proxy::answer;
+use gatepay_proxy::body_memory::BodyMemory;
 use gatepay_proxy::framing::{self, Reading, Step};
 use gatepay_proxy::headers::{self, Lines};
-use gatepay_proxy::ingress::{self, BodyTime, Room};
+use gatepay_proxy::ingress::{self, BodyTime};
 use gatepay_proxy::line::{Line, Rest, Text};
 use gatepay_proxy::origin::Trusted;
 use gatepay_proxy::proxy_header;
@@ -623,7 +624,7 @@ fn pieces(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
-    let mut held = Room::default().hold(None);
+    let mut held = BodyMemory::default().hold(None);
     let read = ingress::body(&mut body, u64::MAX, &time, &mut held, |_| {});
     let _body = black_box(runtime.expect("a runtime").block_on(read));
 }

@@ -149,9 +149,9 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                     let mut record =
                         Record::begin(&world.app.telemetry, HERE, &lines, pace.request());
                     record.operation(position, &world.generation, false);
-                    record.claimed(&caller);
+                    record.claimed(caller.position);
                     record.body(BODY.len());
-                    record.verified(&caller);
+                    record.verified(caller.position, caller.place);
                     let judgement = envelope::judge(Kind::Read, 200, &answer);
                     record.answered(200, &judgement, &answer);
                     record.sent(ANSWER.len() as u64);
@@ -285,7 +285,14 @@ impl World {
             account: tenant.sub_account.as_str(),
             client_id,
         };
-        let key = admit::body(operation, None, BODY, Some(own), &app.rules).expect("a good body");
+        let key = admit::body(
+            operation,
+            None,
+            BODY,
+            Some(own),
+            &admit::Rules::of(&app.settings, false),
+        )
+        .expect("a good body");
         black_box(key);
         let inbound = Inbound {
             query: None,

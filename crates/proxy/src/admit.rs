@@ -12,7 +12,7 @@ use gatepay_core::check::{self, Strictness};
 use gatepay_core::guard::{Own, Steering, guard};
 use gatepay_core::operation::Account;
 use gatepay_core::{Catalogue, Kind, Operation};
-use gatepay_tenancy::settings::Institution;
+use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{Party, Registry, Standing, Who};
 
 use crate::headers::Single;
@@ -267,6 +267,17 @@ pub struct Rules {
     pub callbacks: bool,
     /// Whether amounts are read, since there is a journal that they are for.
     pub amounts: bool,
+}
+
+impl Rules {
+    /// As the process's settings have them. `amounts` are read where a journal wants them.
+    pub fn of(settings: &Settings, amounts: bool) -> Self {
+        Self {
+            strictness: settings.checks,
+            callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
+            amounts,
+        }
+    }
 }
 
 /// The idempotency key a body carries, whatever else is wrong with it.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_tenancy::Configuration;
-use gatepay_tenancy::settings::{ClockSource, FixedAddressCallback, Settings};
+use gatepay_tenancy::settings::{ClockSource, Settings};
 use http::HeaderValue;
 
-use crate::admit::Rules;
+use crate::body_memory::BodyMemory;
 use crate::breaker::Breaker;
 use crate::clock::{self, Clock};
 use crate::crowd::Crowd;
@@ -18,7 +18,6 @@ use crate::generation::{Generation, Means};
 use crate::guardian::Guardian;
 use crate::heartbeat::{Heartbeats, Stalled};
 use crate::identity::{Identity, Renewal};
-use crate::ingress::Room;
 use crate::journal::Journal;
 use crate::journal::folder::Disk;
 use crate::journal::head::HeadFolder;
@@ -47,14 +46,12 @@ pub struct App {
     pub settings: Settings,
     /// The registry in force, loaded once per request and kept to its end.
     pub generation: ArcSwap<Generation>,
-    /// How bodies are judged.
-    pub rules: Rules,
     /// What makes a request single-use.
     pub replay: Arc<Replay>,
     /// Up to which stamp may be admitted.
     pub mark: Mark,
     /// Room for the bodies of all requests.
-    pub bodies: Room,
+    pub bodies: BodyMemory,
     /// Whose word about callers' addresses is believed.
     pub trusted: Trusted,
     /// How many connections and requests each address has.
@@ -200,12 +197,7 @@ impl App {
         Ok(Arc::new(Self {
             replay,
             mark,
-            rules: Rules {
-                strictness: settings.checks,
-                callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
-                amounts: journal.is_some(),
-            },
-            bodies: Room::default(),
+            bodies: BodyMemory::default(),
             trusted: Trusted::new(&settings.listen.trusted_proxies),
             crowd: Crowd::new(&settings.listen),
             penalties: Penalties::default(),

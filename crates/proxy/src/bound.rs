@@ -6,11 +6,11 @@
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
 
+use crate::body_memory::BODIES;
 use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
 use crate::framing::HEAD_LIMIT;
 use crate::http1;
 use crate::http2::{STREAMS, WINDOW};
-use crate::ingress::BODIES;
 use crate::log;
 use crate::replay;
 use crate::replay_capacity::replay_capacity;

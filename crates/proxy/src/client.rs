@@ -9,10 +9,10 @@ use http::{Method, Request, Response, header};
 use tokio::time::Instant;
 
 use crate::egress::{ConnectError, Upstream};
-use crate::headers;
 use crate::pool::{Pool, PoolLimits};
 use crate::upstream_meters::UpstreamMeters;
 use crate::wire::Broken;
+use crate::wire_lines;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +80,12 @@ fn write(request: &Request<Bytes>, head: &mut Vec<u8>) -> Bytes {
         head.extend_from_slice(part.as_bytes());
     }
     for (name, value) in request.headers() {
-        headers::write(head, name, value.as_bytes());
+        wire_lines::write(head, name, value.as_bytes());
     }
     let body = request.body();
     if !body.is_empty() || request.method() == Method::POST {
         let length = body.len().to_string();
-        headers::write(head, &header::CONTENT_LENGTH, length.as_bytes());
+        wire_lines::write(head, &header::CONTENT_LENGTH, length.as_bytes());
     }
     head.extend_from_slice(b"\r\n");
     body.clone()

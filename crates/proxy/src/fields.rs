@@ -7,7 +7,7 @@ use http::HeaderName;
 use http::header::{HeaderMap, HeaderValue};
 use memchr::memchr;
 
-use crate::headers;
+use crate::wire_lines;
 
 /// Lines of a head, each with its end. No value in it has a line end: they were parsed, or are made here.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ impl Fields {
 
     /// One line more.
     pub fn add(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        headers::write(&mut self.0, name, value.as_ref());
+        wire_lines::write(&mut self.0, name, value.as_ref());
     }
 
     /// The value of the first line of this name.

@@ -13,12 +13,12 @@ use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
 use crate::answer::Parts;
+use crate::body_buffer::Pieces;
 use crate::breaker::{Breaker, Sender};
 use crate::egress::ConnectError;
 use crate::exchange::{Answer, AnswerBody, Failure, Long};
 use crate::guardian::Guardian;
 use crate::headers;
-use crate::ingress::Pieces;
 use crate::lane::Lane;
 use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};

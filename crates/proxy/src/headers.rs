@@ -114,13 +114,6 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Writes one line of a head; neither name nor value has a line end in it.
-pub fn write(head: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
-    for part in [name.as_ref(), b": ", value, b"\r\n"] {
-        head.extend_from_slice(part);
-    }
-}
-
 /// This second as a `Date` says it. Most answers bring GatePay's own.
 pub fn date(unix_s: u64) -> [u8; DATE] {
     thread_local! {

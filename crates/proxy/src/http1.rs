@@ -32,6 +32,7 @@ use crate::pace::Pace;
 use crate::relay::Reply;
 use crate::scratch;
 use crate::turn;
+use crate::wire_lines;
 use crate::yielding::{SinceYield, YIELD_AFTER};
 
 /// How much is read at once: a request has less than a KiB.
@@ -402,16 +403,16 @@ fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, end
         Ends::Length(length) => {
             let mut digits = itoa::Buffer::new();
             let length = digits.format(length);
-            headers::write(out, &header::CONTENT_LENGTH, length.as_bytes());
+            wire_lines::write(out, &header::CONTENT_LENGTH, length.as_bytes());
         }
-        Ends::Chunks => headers::write(out, &header::TRANSFER_ENCODING, b"chunked"),
+        Ends::Chunks => wire_lines::write(out, &header::TRANSFER_ENCODING, b"chunked"),
     }
     if fields.get(&header::DATE).is_none() {
-        headers::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
+        wire_lines::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
     }
     match (asked.keeps, asked.is_old) {
-        (false, _) => headers::write(out, &header::CONNECTION, b"close"),
-        (true, true) => headers::write(out, &header::CONNECTION, b"keep-alive"),
+        (false, _) => wire_lines::write(out, &header::CONNECTION, b"close"),
+        (true, true) => wire_lines::write(out, &header::CONNECTION, b"keep-alive"),
         (true, false) => {}
     }
     out.extend_from_slice(b"\r\n");

@@ -4,18 +4,18 @@
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gatepay_core::operation::{self, Media, Method};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
+use crate::body_buffer::Pieces;
+use crate::body_memory::{BodyReservation, NoRoom};
 use crate::framing::{Fault, HEAD_LIMIT, HEAD_LINES};
 use crate::head::Head;
 use crate::headers::{self, Lines, Single};
@@ -164,7 +164,7 @@ pub async fn body<B>(
     body: &mut B,
     limit: u64,
     time: &BodyTime,
-    held: &mut Held,
+    held: &mut BodyReservation,
     mut read: impl FnMut(&[u8]),
 ) -> Result<Bytes, Refusal>
 where
@@ -226,7 +226,7 @@ where
             whole.copy(&piece);
         }
     }
-    whole.join(held).await
+    join(whole, held).await
 }
 
 /// The next frame of a body or its end, if it is there already.
@@ -239,153 +239,6 @@ where
         Poll::Pending => Poll::Ready(None),
     })
     .await
-}
-
-/// Room for all bodies together, so that many large ones cannot take the machine's memory.
-#[derive(Default)]
-pub struct Room(Arc<Taken>);
-
-/// How many pieces of it are taken. Nobody waits for one, so this is all there is to know.
-#[derive(Default)]
-struct Taken(AtomicUsize);
-
-/// Room that one request holds, until dropped.
-pub struct Held {
-    room: Arc<Taken>,
-    /// How many pieces of it.
-    taken: usize,
-    /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
-    begun: usize,
-    /// What was allocated for the body.
-    allocated: usize,
-    /// Of everybody at its address, until it is proved to be somebody's.
-    unproved: Option<Unproved>,
-}
-
-/// A part of what came from an address and is not proved to be anybody's.
-struct Unproved {
-    of: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-/// How many bytes of requests may be held at once: a hundred of the largest JSON bodies, or two bank uploads, which take
-/// twice their length while their parts are put together.
-pub const BODIES: usize = 256 << 20;
-/// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
-pub const UNPROVED: usize = 80 << 20;
-/// What a request takes besides its bytes while it waits for its body: 6 to 9 KB, as `tests/bound.rs` measures.
-pub const WAITING: usize = 10 << 10;
-/// Bodies up to this length are given room once, when they are announced.
-const SMALL: usize = 4096;
-const NO_ROOM: &str = "too many large bodies are being read; come back in a moment";
-/// Room is given out in pieces of this many bytes.
-const PIECE: usize = 1024;
-
-impl Room {
-    /// Room for a request whose body is about to be read. `unproved` counts what comes from its address.
-    pub fn hold(&self, unproved: Option<&Arc<AtomicUsize>>) -> Held {
-        Held {
-            room: Arc::clone(&self.0),
-            taken: 0,
-            begun: 0,
-            allocated: 0,
-            unproved: unproved.map(|of| Unproved {
-                of: Arc::clone(of),
-                bytes: 0,
-            }),
-        }
-    }
-}
-
-impl Held {
-    /// Takes room for a head, and for a body that is announced to have so many bytes.
-    pub fn begin(&mut self, head: usize, announced: u64) -> Result<(), Refusal> {
-        let small = usize::try_from(announced).map_or(SMALL, |bytes| bytes.min(SMALL));
-        self.begun = WAITING + head;
-        self.take(self.begun + small)
-    }
-
-    /// Takes room for so many bytes more that are allocated for a body.
-    pub fn more(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.allocated += bytes;
-        self.take(self.begun + self.allocated)
-    }
-
-    /// Takes room for a body once more, while its parts are put together: how many pieces. That is over in a moment, so
-    /// it is not counted to the address.
-    fn twice(&mut self, bytes: usize) -> Result<usize, Refusal> {
-        let pieces = bytes.div_ceil(PIECE);
-        if !self.room.take(pieces) {
-            return Err(Refusal::Overloaded(NO_ROOM));
-        }
-        self.taken += pieces;
-        Ok(pieces)
-    }
-
-    /// Gives room back.
-    fn give(&mut self, pieces: usize) {
-        self.taken -= pieces;
-        self.room.0.fetch_sub(pieces, Ordering::Relaxed);
-    }
-
-    /// It is proved whose it is: to its address it no longer counts.
-    pub fn proved(&mut self) {
-        self.unproved = None;
-    }
-
-    fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let missing = bytes.div_ceil(PIECE).saturating_sub(self.taken);
-        if missing == 0 {
-            return Ok(());
-        }
-        if let Some(unproved) = &mut self.unproved
-            && !unproved.more(missing * PIECE)
-        {
-            return Err(Refusal::Overloaded(
-                "too much is arriving from this address; come back in a moment",
-            ));
-        }
-        if !self.room.take(missing) {
-            return Err(Refusal::Overloaded(NO_ROOM));
-        }
-        self.taken += missing;
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.taken > 0 {
-            self.room.0.fetch_sub(self.taken, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Taken {
-    /// Takes so many pieces more, or none.
-    fn take(&self, pieces: usize) -> bool {
-        let more = |taken: usize| {
-            let all = taken.checked_add(pieces)?;
-            (all <= BODIES / PIECE).then_some(all)
-        };
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok()
-    }
-}
-
-impl Unproved {
-    /// So many more; whether that is not too much.
-    fn more(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        self.of.fetch_add(bytes, Ordering::Relaxed) + bytes <= UNPROVED
-    }
-}
-
-impl Drop for Unproved {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
 }
 
 /// Reads the rest of a body that was refused and throws it away, if it is short and comes soon.
@@ -414,124 +267,47 @@ const DISCARD: usize = 64 * 1024;
 /// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_millis(500);
 
-/// A body in the making. Most arrive in one piece, which is kept as it is. Others are copied into parts that never grow,
-/// so that what is allocated is known before and nothing is moved.
-#[derive(Default)]
-pub struct Pieces {
-    first: Bytes,
-    parts: Vec<BytesMut>,
-    length: usize,
+/// The whole of it, put together in turns with others and with room taken for that.
+async fn join(pieces: Pieces, held: &mut BodyReservation) -> Result<Bytes, Refusal> {
+    let (length, parts) = match pieces.into_parts() {
+        Ok(whole) => return Ok(whole),
+        Err(parts) => parts,
+    };
+    let twice = held.twice(length)?;
+    let mut whole = Vec::with_capacity(length);
+    for (joined, part) in parts.into_iter().enumerate() {
+        whole.extend_from_slice(&part);
+        drop(part);
+        if joined % JOINED == JOINED - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    held.give(twice);
+    Ok(whole.into())
 }
 
-/// How large parts are: the first is small, for most bodies are.
-const PARTS: [usize; 3] = [SMALL, 16 * 1024, 64 * 1024];
 /// After so many parts that were put together, others get their turn: about a MiB, which takes some 100 µs.
 const JOINED: usize = 16;
 
-impl Pieces {
-    /// How many bytes there are.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether there is nothing yet.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Adds a piece.
-    pub fn push(&mut self, piece: Bytes) {
-        if self.is_empty() {
-            self.length = piece.len();
-            self.first = piece;
-            return;
-        }
-        let first = std::mem::take(&mut self.first);
-        if !first.is_empty() {
-            self.length = 0;
-            self.reserve(self.missing(first.len() + piece.len(), usize::MAX));
-            self.copy(&first);
-        }
-        self.reserve(self.missing(piece.len(), usize::MAX));
-        self.copy(&piece);
-    }
-
-    /// How much has to be allocated before so many bytes are copied here, if no more than `left` will be.
-    fn missing(&self, bytes: usize, left: usize) -> usize {
-        let missing = bytes.saturating_sub(self.free());
-        if missing == 0 {
-            return 0;
-        }
-        let usual = PARTS[self.parts.len().min(PARTS.len() - 1)];
-        missing.max(usual.min(left.saturating_sub(self.free())))
-    }
-
-    /// Allocates a part of so many bytes, if of any.
-    fn reserve(&mut self, bytes: usize) {
-        if bytes > 0 {
-            self.parts.push(BytesMut::with_capacity(bytes));
-        }
-    }
-
-    /// Adds a piece that there is room for.
-    fn copy(&mut self, mut piece: &[u8]) {
-        self.length += piece.len();
-        let last = self.parts.len().saturating_sub(2);
-        for part in &mut self.parts[last..] {
-            let now = piece.len().min(part.capacity() - part.len());
-            part.extend_from_slice(&piece[..now]);
-            piece = &piece[now..];
-        }
-        debug_assert!(piece.is_empty(), "room was reserved for all of it");
-    }
-
-    /// What the last part still has room for.
-    fn free(&self) -> usize {
-        let last = self.parts.last();
-        last.map_or(0, |part| part.capacity() - part.len())
-    }
-
-    /// The whole.
-    pub fn into_bytes(mut self) -> Bytes {
-        match self.parts.len() {
-            0 => self.first,
-            1 => self.parts.remove(0).freeze(),
-            _ => {
-                let mut whole = Vec::with_capacity(self.length);
-                for part in self.parts {
-                    whole.extend_from_slice(&part);
-                }
-                whole.into()
-            }
-        }
-    }
-
-    /// The same, in turns with others and with room taken for it.
-    async fn join(self, held: &mut Held) -> Result<Bytes, Refusal> {
-        if self.parts.len() <= 1 {
-            return Ok(self.into_bytes());
-        }
-        let twice = held.twice(self.length)?;
-        let mut whole = Vec::with_capacity(self.length);
-        for (joined, part) in self.parts.into_iter().enumerate() {
-            whole.extend_from_slice(&part);
-            drop(part);
-            if joined % JOINED == JOINED - 1 {
-                tokio::task::yield_now().await;
-            }
-        }
-        held.give(twice);
-        Ok(whole.into())
+impl From<NoRoom> for Refusal {
+    fn from(no_room: NoRoom) -> Self {
+        Self::Overloaded(match no_room {
+            NoRoom::Everywhere => "too many large bodies are being read; come back in a moment",
+            NoRoom::OfAddress => "too much is arriving from this address; come back in a moment",
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body_memory::{BODIES, BodyMemory, PIECE};
     use http::{Request, request};
     use http_body_util::Full;
     use proptest::prelude::*;
     use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     use crate::yielding::tests::polls;
 
@@ -579,13 +355,13 @@ mod tests {
         let most = u64::MAX;
         let whole = vec![b'x'; 16 * YIELD_AFTER];
         let mut at_once = Full::new(Bytes::from(whole.clone()));
-        let (mut since, mut held) = (0, Room::default().hold(None));
+        let (mut since, mut held) = (0, BodyMemory::default().hold(None));
         let read = |piece: &[u8]| since += piece.len();
         let (turns, all) = polls(body(&mut at_once, most, &TIME, &mut held, read));
         assert_eq!((turns, all.unwrap().len()), (17, whole.len()));
         assert_eq!(since, whole.len());
 
-        let (mut bytewise, mut held) = (Bytewise(16 * 1024), Room::default().hold(None));
+        let (mut bytewise, mut held) = (Bytewise(16 * 1024), BodyMemory::default().hold(None));
         let read = body(&mut bytewise, most, &TIME, &mut held, |_| {});
         let (turns, _) = polls(read);
         assert_eq!(turns, 17, "every 1024 pieces");
@@ -611,7 +387,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_not() {
         let read = async |bytes: &'static [u8]| {
-            let mut held = Room::default().hold(None);
+            let mut held = BodyMemory::default().hold(None);
             let mut whole = Full::new(Bytes::from_static(bytes));
             body(&mut whole, 5, &TIME, &mut held, |_| {}).await
         };
@@ -621,19 +397,19 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_bytes_and_it_comes_back() {
-        let room = Room::default();
+        let room = BodyMemory::default();
         let (mut most, mut little) = (room.hold(None), room.hold(None));
         most.more(BODIES - PIECE).unwrap();
         little.more(1).unwrap();
         little.more(PIECE - 1).unwrap();
-        assert_eq!(little.more(1).unwrap_err().slug(), "overloaded");
+        assert_eq!(little.more(1), Err(NoRoom::Everywhere));
         drop(most);
         little.more(BODIES / 2).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_408() {
-        let mut held = Room::default().hold(None);
+        let mut held = BodyMemory::default().hold(None);
         let refusal = body(&mut Never, 5, &TIME, &mut held, |_| {}).await;
         let refusal = refusal.unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");
@@ -674,7 +450,7 @@ mod tests {
             for piece in [1, 7, 1_000, 16 * 1024, 100_000] {
                 for announced in [false, true] {
                     let name = format!("{length} bytes in pieces of {piece}, {announced}");
-                    let room = Room::default();
+                    let room = BodyMemory::default();
                     let mut held = room.hold(None);
                     let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
                     let mut sent = Chunked {
@@ -688,13 +464,13 @@ mod tests {
                     });
                     assert_eq!(read.await.unwrap(), bytes, "{name}");
                     assert_eq!(seen, bytes, "{name}");
-                    let taken = held.taken * PIECE;
+                    let taken = held.bytes();
                     assert!(taken >= length, "{name}: {taken}");
                     // Of the last part some is left over.
                     let most = length + piece.max(64 * 1024) + PIECE;
                     assert!(taken <= most, "{name}: {taken} of {most}");
                     drop(held);
-                    assert_eq!(room.0.0.load(Ordering::Relaxed), 0, "{name}");
+                    assert_eq!(room.bytes(), 0, "{name}");
                 }
             }
         }
@@ -709,18 +485,18 @@ mod tests {
             allocated += missing;
             whole.reserve(missing);
             whole.copy(&vec![7; piece]);
-            let capacity: usize = whole.parts.iter().map(BytesMut::capacity).sum();
+            let capacity: usize = whole.capacity();
             assert_eq!(capacity, allocated);
         }
     }
 
     #[tokio::test]
     async fn a_body_is_put_together_only_if_there_is_room_for_it_twice() {
-        let room = Room::default();
+        let room = BodyMemory::default();
         let address = Arc::default();
         let mut other = room.hold(None);
         other.more(BODIES - (3 << 20)).unwrap();
-        let read = async |length: usize, held: &mut Held| {
+        let read = async |length: usize, held: &mut BodyReservation| {
             let mut sent = Chunked {
                 whole: Bytes::from(vec![7; length]),
                 piece: 16 * 1024,
@@ -772,9 +548,9 @@ mod tests {
 
     #[test]
     fn one_address_holds_only_so_much_that_is_nobodys() {
-        let room = Room::default();
+        let room = BodyMemory::default();
         let address = Arc::default();
-        let mut held: Vec<Held> = Vec::new();
+        let mut held: Vec<BodyReservation> = Vec::new();
         let mut send = |bytes: usize| {
             let mut request = room.hold(Some(&address));
             let taken = request.begin(300, 100).and_then(|()| request.more(bytes));
@@ -787,7 +563,7 @@ mod tests {
         // Others are not concerned, and who is proved is not either.
         let mut other = room.hold(Some(&Arc::default()));
         assert!(other.more(64 << 20).is_ok());
-        held.iter_mut().for_each(Held::proved);
+        held.iter_mut().for_each(BodyReservation::proved);
         let mut next = room.hold(Some(&address));
         assert!(next.more(64 << 20).is_ok());
         drop(next);

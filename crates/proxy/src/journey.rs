@@ -20,6 +20,7 @@ use crate::admit::JudgedBody;
 use crate::answer::Parts;
 use crate::app::App;
 use crate::authenticate::Caller;
+use crate::body_memory::BodyReservation;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::exchange::{Answer, AnswerBody, Failure};
@@ -29,7 +30,7 @@ use crate::generation::Generation;
 use crate::guardian::Guardian;
 use crate::head::Head;
 use crate::headers::{self, Lines, Single};
-use crate::ingress::{BodyTime, Gone, Held, Upload, unless_gone};
+use crate::ingress::{BodyTime, Gone, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
 use crate::line::Turn;
@@ -123,7 +124,7 @@ struct Admitted {
     /// What is written down of it first.
     before: Option<Box<Before>>,
     /// Room for its body.
-    _held: Held,
+    _held: BodyReservation,
 }
 
 /// Why a request goes no further.
@@ -239,7 +240,7 @@ pub async fn handle<B: Upload>(
 async fn enter(
     worker: &Worker,
     origin: Origin,
-    mut held: Held,
+    mut held: BodyReservation,
     (head, lines): (&Head<'_>, &Lines<'_>),
     body: &mut impl Upload,
     record: &mut Record,
@@ -261,13 +262,14 @@ async fn enter(
 
     let caller = authenticate::identify(found, lines, now_ms)?;
     let party = caller.who.party();
-    record.claimed(&caller);
+    record.claimed(caller.position);
     let print = app
         .replay
         .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
     let usable = record.arrives(print);
     if !body.is_end_stream() {
-        held.begin(target.bytes, body.size_hint().lower())?;
+        held.begin(target.bytes, body.size_hint().lower())
+            .map_err(Refusal::from)?;
         ingress::media_type(lines.content_type, operation.media)?;
     }
     let body = receive(app, origin, &mut held, body, operation, &caller, record).await?;
@@ -402,7 +404,8 @@ async fn judge<'a>(
     };
     let row = (&generation.catalogue, verified.position);
     let (query, body) = (verified.query, verified.body);
-    let judged = admit::judge_body(&app.offload, row, query, body, own, app.rules).await?;
+    let rules = admit::Rules::of(&app.settings, app.journal.is_some());
+    let judged = admit::judge_body(&app.offload, row, query, body, own, rules).await?;
     Ok((acting, judged))
 }
 
@@ -444,7 +447,7 @@ async fn outbound(
 async fn receive(
     app: &App,
     origin: Origin,
-    held: &mut Held,
+    held: &mut BodyReservation,
     incoming: &mut impl Upload,
     operation: &Operation,
     caller: &Caller<'_>,
@@ -481,7 +484,7 @@ async fn receive(
     } else {
         verify(caller, payload, &body).await?;
     }
-    record.verified(caller);
+    record.verified(caller.position, caller.place);
     Ok(body)
 }
 

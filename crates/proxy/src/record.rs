@@ -16,7 +16,6 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind, Stamp};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::authenticate::Caller;
 use crate::clock;
 use crate::drain::Phase;
 use crate::generation::Generation;
@@ -111,9 +110,9 @@ impl Record {
         self.generation = Some(Arc::clone(generation));
     }
 
-    /// Whom it claims to be from.
-    pub fn claimed(&mut self, caller: &Caller<'_>) {
-        self.line.party = place(caller.position);
+    /// The party it claims to be from, by its position in the registry.
+    pub fn claimed(&mut self, position: usize) {
+        self.line.party = place(position);
     }
 
     /// Its stamp is read: until it is admitted or refused, it counts as a copy under way.
@@ -170,13 +169,13 @@ impl Record {
     }
 
     /// It is from whom it claims to be from: from here on it counts as that tenant's.
-    pub fn verified(&mut self, caller: &Caller<'_>) {
-        self.line.credential = place(caller.place);
+    pub fn verified(&mut self, position: usize, credential: usize) {
+        self.line.credential = place(credential);
         if let Some(generation) = &self.generation {
-            let used = generation.used(caller.position, caller.place);
+            let used = generation.used(position, credential);
             used.note(self.line.time);
             // Positions change with a reload, lanes do not.
-            let lane = NonNull::from(&**generation.lane(caller.position));
+            let lane = NonNull::from(&**generation.lane(position));
             self.busy.verified(lane.addr());
         }
     }

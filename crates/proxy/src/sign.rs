@@ -11,6 +11,7 @@ use http::header::{self, HeaderValue};
 use crate::admit::Acting;
 use crate::head::Head;
 use crate::headers;
+use crate::wire_lines;
 use crate::yielding::in_pieces;
 
 /// What is sent to GatePay, apart from what each attempt makes fresh.
@@ -132,7 +133,7 @@ impl Outbound {
         };
         head.extend_from_slice(b" HTTP/1.1\r\n");
         for media in media {
-            headers::write(&mut head, &header::CONTENT_TYPE, media);
+            wire_lines::write(&mut head, &header::CONTENT_TYPE, media);
         }
         Ok(Self {
             common: head.len(),
@@ -151,12 +152,12 @@ impl Outbound {
         host: &HeaderValue,
     ) -> Result<(), Unsendable> {
         let head = &mut self.head;
-        headers::write(head, &header::HOST, host.as_bytes());
+        wire_lines::write(head, &header::HOST, host.as_bytes());
         // Without it any coding is allowed (RFC 9110, 12.5.3), and a coded answer is one that nobody here can judge.
-        headers::write(head, &header::ACCEPT_ENCODING, b"identity");
+        wire_lines::write(head, &header::ACCEPT_ENCODING, b"identity");
         for (name, value) in inbound.iter().flat_map(Head::lines) {
             if let Some(name) = headers::to_gatepay(name) {
-                headers::write(head, name, value);
+                wire_lines::write(head, name, value);
             }
         }
         let (name, account) = match acting {
@@ -167,7 +168,7 @@ impl Outbound {
         if !account.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Unsendable::NotText("the account"));
         }
-        headers::write(head, &name, account.as_bytes());
+        wire_lines::write(head, &name, account.as_bytes());
         Ok(())
     }
 
@@ -215,12 +216,12 @@ impl Outbound {
             (headers::NONCE, nonce),
             (headers::SIGNATURE, &signature),
         ] {
-            headers::write(head, &name, value);
+            wire_lines::write(head, &name, value);
         }
         if !self.body.is_empty() || self.method == Method::Post {
             let mut digits = itoa::Buffer::new();
             let length = digits.format(self.body.len());
-            headers::write(head, &header::CONTENT_LENGTH, length.as_bytes());
+            wire_lines::write(head, &header::CONTENT_LENGTH, length.as_bytes());
         }
         head.extend_from_slice(b"\r\n");
         self.body.clone()

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::app::start_faults;
+use gatepay_proxy::body_memory::UNPROVED;
 use gatepay_proxy::bound::{self, Bound};
-use gatepay_proxy::ingress::UNPROVED;
 use gatepay_proxy::metrics::size::Size;
 use gatepay_proxy::state;
 use gatepay_tenancy::load::{Supposing, load_supposing, unread_files};
