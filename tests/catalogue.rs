@@ -2,7 +2,7 @@ use crate::support::*;
 use gatepay_core::envelope::{self, Verdict};
 use gatepay_core::operation::{Method, Operation, Scope};
 use gatepay_core::{Catalogue, header};
-use gatepay_sandbox::examples;
+use gatepay_sandbox::{AnswerForms, examples};
 use gatepay_tenancy::settings::FixedAddressCallback;
 use std::collections::BTreeSet;
 
@@ -13,15 +13,17 @@ const LEADS_NOWHERE: &str = "mcp_call";
 #[tokio::test]
 async fn every_operation_arrives_where_the_documentation_says() {
     let standard = Catalogue::standard();
-    let mut called = BTreeSet::new();
-    let gatepay = GatePay::start();
-    let proxy = before(&gatepay, everything_on());
-    for row in tenants_rows(&standard) {
-        let path = row.institution_path.as_deref().unwrap();
-        arrives(&gatepay, &proxy, row, row.institution_method, path).await;
-        called.insert(&row.name);
+    for forms in [AnswerForms::Clients, AnswerForms::Documentation] {
+        let mut called = BTreeSet::new();
+        let gatepay = GatePay::with(|config| config.answer_forms = forms);
+        let proxy = before(&gatepay, everything_on());
+        for row in tenants_rows(&standard) {
+            let path = row.institution_path.as_deref().unwrap();
+            arrives(&gatepay, &proxy, row, row.institution_method, path).await;
+            called.insert(&row.name);
+        }
+        assert_eq!(called.len(), OPEN_TO_TENANTS - 1, "all but {LEADS_NOWHERE}");
     }
-    assert_eq!(called.len(), OPEN_TO_TENANTS - 1, "all but {LEADS_NOWHERE}");
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn strict_holds_to_what_the_pages_state() {
             .send(acme().post(CREATE, order("A-0001")))
             .await
             .code(),
-        "SUCCESS"
+        "000000"
     );
 }
 

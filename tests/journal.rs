@@ -41,7 +41,7 @@ async fn who_asked_for_what_and_what_became_of_it_is_found_by_its_key() {
     let folder = folder(&gatepay.url());
     let program = Program::serve(&folder).await;
     let created = send(&program, acme().post(CREATE, order("A-0001"))).await;
-    assert_eq!(created.code(), "SUCCESS");
+    assert_eq!(created.code(), "000000");
     send(&program, acme().post(QUERY, BY_NUMBER)).await;
     send(&program, globex().post(REFUND, A_REFUND)).await;
     let log = end(program).await;

@@ -30,7 +30,7 @@ async fn metrics_count_every_end_by_tenant_and_kind() {
         r#"refusals_total{reason="signature_mismatch"} 1"#,
         r#"refusals_total{reason="invalid_body"} 1"#,
         r#"refusals_total{reason="outcome_unknown"} 1"#,
-        r#"gatepay_answers_total{code="SUCCESS"} 1"#,
+        r#"gatepay_answers_total{code="000000"} 1"#,
         r#"gatepay_answers_total{code="400201"} 1"#,
         r#"request_duration_seconds_count{operation="create_order"} 3"#,
         "replay_entries 4",

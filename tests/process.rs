@@ -22,7 +22,7 @@ async fn files_become_a_proxy_that_answers_signed_requests() {
         .post(CREATE, order("A-0001"))
         .request(&Clock::system());
     let answer = Connection::open(program.address).await.send(request).await;
-    assert_eq!((answer.status, answer.code()), (200, "SUCCESS".to_owned()));
+    assert_eq!((answer.status, answer.code()), (200, "000000".to_owned()));
     assert!(gatepay.last().executed);
     let ready = http::Request::get("/ready")
         .header("host", "admin")

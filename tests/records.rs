@@ -138,7 +138,7 @@ async fn a_line_tells_what_an_operator_asks_first() {
         "time": "2026-01-01T00:00:00.000Z", "level": "info", "id": answer.request_id(),
         "trace_id": null, "parent_id": null, "span_id": null, "tenant": "acme", "client_id": "client-acme",
         "operation": "create_order", "kind": "write", "key": "A-0001", "outcome": "success", "refusal": null,
-        "detail": null, "status": 200, "code": "SUCCESS", "bytes_in": body.len(), "bytes_out": answer.body.len(),
+        "detail": null, "status": 200, "code": "000000", "bytes_in": body.len(), "bytes_out": answer.body.len(),
         "ms": 0.0, "own_ms": 0.0, "body_ms": 0.0, "journal_ms": 0.0, "connect_ms": 0.0, "upstream_ms": 0.0, "look_up_ms": null,
         "relay_ms": 0.0, "attempts": 1, "observed": null, "peer": "127.0.0.1", "caller_left": false,
     });
@@ -222,7 +222,7 @@ async fn a_terminal_gets_lines_for_people() {
         .request_id();
     proxy.counts("in_flight 0").await;
     let text = proxy.stop_and_read().await;
-    let wanted = "2026-01-01T00:00:00.000Z info  acme create_order success 200 code=\"SUCCESS\" key=\"A-0001\" 0ms own=0ms \
+    let wanted = "2026-01-01T00:00:00.000Z info  acme create_order success 200 code=\"000000\" key=\"A-0001\" 0ms own=0ms \
                   gatepay=0ms attempts=1";
     assert!(text.starts_with(wanted) && text.contains(&id), "{text}");
     assert_eq!(text.lines().count(), 1);

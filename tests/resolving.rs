@@ -1,7 +1,7 @@
 use crate::support::*;
 use gatepay_core::operation::Account;
 use gatepay_core::{Catalogue, header};
-use gatepay_sandbox::{Fault, examples};
+use gatepay_sandbox::{AnswerForms, Fault, examples};
 use gatepay_tenancy::settings::Settings;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ async fn a_call_is_looked_up_by_its_key_in_whatever_case_it_was_sent() {
     ] {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay).with(one_question).start();
-        assert_eq!(proxy.send(create()).await.code(), "SUCCESS");
+        assert_eq!(proxy.send(create()).await.code(), "000000");
         gatepay.inject(Fault::ResetAfterExecuting.once());
         let body = order("A-0001").replace("merchantTradeNo", name);
         let answer = proxy
@@ -85,6 +85,15 @@ async fn a_call_is_looked_up_by_its_key_in_whatever_case_it_was_sent() {
 
 #[tokio::test]
 async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
+    every_call_is_looked_up(AnswerForms::Clients).await;
+}
+
+#[tokio::test]
+async fn it_is_looked_up_in_the_forms_that_the_documentation_prints_too() {
+    every_call_is_looked_up(AnswerForms::Documentation).await;
+}
+
+async fn every_call_is_looked_up(forms: AnswerForms) {
     let catalogue = everything_on();
     let mut calls = JoinSet::new();
     for row in Catalogue::standard().rows() {
@@ -93,7 +102,7 @@ async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
         };
         let (row, catalogue) = (row.clone(), catalogue.clone());
         calls.spawn(async move {
-            let gatepay = GatePay::start();
+            let gatepay = GatePay::with(|config| config.answer_forms = forms);
             let proxy = Proxy::before(&gatepay)
                 .catalogue(catalogue)
                 .operator(office())
@@ -127,6 +136,32 @@ async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
         });
     }
     assert_eq!(calls.join_all().await.len(), 18);
+}
+
+/// The second order query has two forms: with and without a wrapping of its own around the order.
+#[tokio::test]
+async fn an_order_is_found_by_a_query_that_wraps_it_and_by_one_that_does_not() {
+    for (forms, wrapped) in [
+        (AnswerForms::Clients, false),
+        (AnswerForms::Documentation, true),
+    ] {
+        let mut rows = Catalogue::standard().rows().to_vec();
+        let create_order = rows.iter_mut().find(|row| row.name == "create_order");
+        let look_up = create_order.and_then(|row| row.look_up.as_mut());
+        look_up.expect("the row has one").operation = "query_order_v2";
+        let catalogue = Catalogue::new(rows).expect("the query is in it");
+        let gatepay = GatePay::with(|config| config.answer_forms = forms);
+        let proxy = Proxy::before(&gatepay)
+            .catalogue(catalogue)
+            .with(one_question)
+            .start();
+        gatepay.inject(Fault::ResetAfterExecuting.once());
+        let answer = proxy.send(create()).await;
+        assert_eq!(observed(&answer), "found", "{forms:?}");
+        assert_eq!(questions(&gatepay), ["query_order_v2"]);
+        let order = &answer.json()["data"]["order"];
+        assert_eq!(order.get("bizData").is_some(), wrapped, "{order}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use gatepay_core::envelope::Envelope;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::Failure;
+use crate::{AnswerForms, Failure};
 
 /// One answer.
 #[derive(Debug, Clone)]
@@ -16,7 +16,8 @@ pub(crate) struct Answer {
 }
 
 /// What stands around the data of a success, in the forms that GatePay's pages print (protocol.md 4.1). Most pages
-/// print no failure; it is standard there.
+/// print no failure; it is standard there. The official client libraries have one decoder for all calls that have an
+/// envelope: it needs `status`, in upper case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// The standard envelope.
@@ -33,6 +34,19 @@ pub(crate) enum Form {
     Wrapped,
     /// No envelope: wallet queries.
     Bare,
+}
+
+impl Form {
+    /// The form of an answer: what the official client libraries can read, or what the page prints. They have no calls of
+    /// OTC and subscriptions, whose pages are the only evidence.
+    pub(crate) fn under(self, forms: AnswerForms) -> Self {
+        match (forms, self) {
+            (AnswerForms::Clients, Self::Coded(_) | Self::Created | Self::Wrapped) => {
+                Self::Standard
+            }
+            (AnswerForms::Clients | AnswerForms::Documentation, form) => form,
+        }
+    }
 }
 
 impl Answer {

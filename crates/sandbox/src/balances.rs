@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use crate::Failure;
 use crate::amount::Amount;
 use crate::ledger::{Call, Ledger, Outcome};
 use crate::page::Page;
 use crate::parameters::{CURRENCIES, Parameters};
+use crate::{AnswerForms, Failure};
 
 /// Whose money it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -114,7 +114,7 @@ pub(crate) fn bills(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
         .filter(|(_, entry)| currency.is_none_or(|currency| currency == entry.currency))
         .filter(|(_, entry)| kind.is_none_or(|kind| kind == entry.kind))
         .filter(|(_, entry)| id.is_none_or(|id| id == entry.id || id == entry.number))
-        .map(|(position, entry)| entry.describe(position))
+        .map(|(position, entry)| entry.describe(position, call.forms))
         .collect();
     let has_next = page.end() < found.len();
     Ok(json!({
@@ -297,7 +297,7 @@ impl Flow {
 }
 
 impl Entry {
-    fn describe(&self, position: usize) -> Value {
+    fn describe(&self, position: usize, forms: AnswerForms) -> Value {
         json!({
             "transactId": format!("{}", 60_000_000_001 + position),
             "transactTime": self.at_ms,
@@ -309,7 +309,10 @@ impl Entry {
             "balance": self.balance.to_string(),
             "balanceCurrency": self.currency,
             "status": "SUCCESS",
-            "payer": "",
+            "payer": match forms {
+                AnswerForms::Clients => json!(0),
+                AnswerForms::Documentation => json!(""),
+            },
             "buyer": "",
             "fullChain": "",
             "hash": "",
@@ -350,10 +353,7 @@ mod tests {
     #[test]
     fn the_merchants_form_has_no_list_if_there_is_nothing() {
         let mut desk = Desk::new();
-        let call = Call {
-            account: ACME,
-            now: NOW,
-        };
+        let call = desk.ledger.call(ACME, NOW);
         let nothing = query_as_merchant(&mut desk.ledger, call, &Parameters::default());
         assert_eq!(nothing, Ok(json!({"balance_list": null})));
         desk.fund(ACME, "USDT", "1");

@@ -24,6 +24,8 @@ pub struct Config {
     pub account_delay: Duration,
     /// Among whose orders, refunds and other business a number may occur once only.
     pub numbers_unique_per: NumbersUniquePer,
+    /// Which forms answers have, where the documentation and the official client libraries differ.
+    pub answer_forms: AnswerForms,
     /// What time it is.
     pub clock: Clock,
     /// With it the sandbox speaks TLS, without it plain text. ALPN is set to HTTP/1.1, whatever it says.
@@ -45,6 +47,7 @@ impl Config {
             opening_balances: Vec::new(),
             account_delay: Duration::ZERO,
             numbers_unique_per: NumbersUniquePer::SubAccount,
+            answer_forms: AnswerForms::Clients,
             clock,
             tls: None,
             // Some 20 MB of usual requests: a long test run, not a day of load.
@@ -124,4 +127,14 @@ pub enum NumbersUniquePer {
     SubAccount,
     /// A number used by one sub-account is taken for all.
     Institution,
+}
+
+/// Which forms answers have, where two sources differ. A client should be tested against both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerForms {
+    /// As the types of GatePay's official client libraries for Go, Java and Python read them: the best evidence of what
+    /// GatePay sends.
+    Clients,
+    /// As the samples of GatePay's documentation print them.
+    Documentation,
 }

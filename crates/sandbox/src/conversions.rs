@@ -63,13 +63,16 @@ pub(crate) fn preview(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -
         expires_ms: call.now.saturating_add(QUOTE_LIFE_MS),
     };
     conversions.quotes.insert(id.clone(), quote);
+    let rate = market::rate(sold, bought)?.to_string();
     Ok(json!({
         "quoteId": id,
         "sellCurrency": sold,
         "sellAmount": sell_amount.to_string(),
         "buyCurrency": bought,
         "buyAmount": buy_amount.to_string(),
-        "rate": market::rate(sold, bought)?.to_string(),
+        // Pages have the one name, client libraries the other.
+        "rate": rate,
+        "price": rate,
     }))
 }
 

@@ -33,7 +33,10 @@ pub(crate) fn convertible(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Ou
 
 /// `GET /v1/pay/convert/currency`.
 pub(crate) fn tradable(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
-    side(asked)?;
+    // An official client library sends no side here.
+    if asked.optional_text("side")?.is_some() {
+        side(asked)?;
+    }
     let names = CURRENCIES.map(|currency| currency.name);
     Ok(json!({ "currency": names }))
 }

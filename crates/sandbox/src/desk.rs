@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::accounts::Accounts;
 use crate::amount::Amount;
-use crate::ledger::{Call, Ledger, emulated};
+use crate::ledger::{Ledger, emulated};
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer, SubAccount, balances, orders};
+use crate::{AnswerForms, Failure, NumbersUniquePer, SubAccount, balances, orders};
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
 pub(crate) const INSTITUTION: &str = "1000000000";
@@ -31,12 +31,22 @@ impl Desk {
         Self::with(NumbersUniquePer::SubAccount)
     }
 
+    /// With numbers that are unique in this way.
     pub(crate) fn with(numbers: NumbersUniquePer) -> Self {
+        Self::with_rules(numbers, AnswerForms::Clients)
+    }
+
+    /// With the answers that the documentation prints.
+    pub(crate) fn documented() -> Self {
+        Self::with_rules(NumbersUniquePer::SubAccount, AnswerForms::Documentation)
+    }
+
+    fn with_rules(numbers: NumbersUniquePer, forms: AnswerForms) -> Self {
         let sub_accounts = vec![SubAccount::active(ACME), SubAccount::active(OTHER)];
         let delay = Duration::from_millis(DELAY_MS);
         let accounts = Accounts::new(INSTITUTION.to_owned(), None, delay, sub_accounts);
         Self {
-            ledger: Ledger::new(accounts, numbers),
+            ledger: Ledger::new(accounts, numbers, forms),
             now: NOW,
             catalogue: Catalogue::standard(),
         }
@@ -51,10 +61,7 @@ impl Desk {
     ) -> Result<Value, String> {
         let row = self.catalogue.named(operation).unwrap();
         let emulated = emulated(operation, row.institution_method).unwrap();
-        let call = Call {
-            account,
-            now: self.now,
-        };
+        let call = self.ledger.call(account, self.now);
         let asked = Parameters::parse(asked.to_string().as_bytes());
         let answer = self.ledger.perform(emulated, call, asked);
         assert_eq!(answer.status, 200, "{operation}");
@@ -79,10 +86,7 @@ impl Desk {
 
     /// Gives an account money from outside.
     pub(crate) fn fund(&mut self, account: &str, currency: &str, amount: &str) {
-        let call = Call {
-            account,
-            now: self.now,
-        };
+        let call = self.ledger.call(account, self.now);
         let amount = Amount::parse(amount).unwrap();
         balances::fund(&mut self.ledger, call, currency, amount).unwrap();
     }
@@ -99,10 +103,7 @@ impl Desk {
     }
 
     pub(crate) fn pay(&mut self, account: &str, prepay_id: &str) -> Result<(), Failure> {
-        let call = Call {
-            account,
-            now: self.now,
-        };
+        let call = self.ledger.call(account, self.now);
         orders::pay(&mut self.ledger, call, prepay_id)
     }
 

@@ -64,10 +64,7 @@ pub fn prepare_for(
     let mut state = world.state();
     state.examples += 1;
     let number = format!("example{}", state.examples);
-    let call = Call {
-        account: sub_account,
-        now,
-    };
+    let call = state.ledger.call(sub_account, now);
     let mut preparation = Preparation {
         state: &mut state,
         call,
@@ -122,10 +119,10 @@ impl Preparation<'_> {
             | "close_order"
             | "query_order_v2"
             | "query_order_v3"
-            | "query_address_order"
-            | "address_transactions" => {
+            | "query_address_order" => {
                 json!({"prepayId": self.placed_order()})
             }
+            "address_transactions" => json!({"prepayId": self.paid_address_order("USDT")}),
             "refund_order" | "refund_order_v2" | "refund_order_v3" => self.refund(),
             "query_refund" | "refund_details" | "refund_details_v3" => {
                 let refund = self.refund();
@@ -250,7 +247,12 @@ impl Preparation<'_> {
                 json!({"productNo": product["productNo"]})
             }
             "save_channel" => self.channel(),
-            "update_channel" | "delete_channel" => {
+            "update_channel" => {
+                let channel = self.channel();
+                self.perform("save_channel", &channel);
+                channel
+            }
+            "delete_channel" => {
                 let channel = self.channel();
                 self.perform("save_channel", &channel);
                 json!({"channelId": number})
@@ -359,7 +361,7 @@ impl Preparation<'_> {
             "merchant_batch_no": self.number,
             "currency": "USDT",
             "batchorderList": [
-                {"user_id": RECEIVER, "amount": "1", "currency": "USDT", "rewardId": "1"},
+                {"user_id": RECEIVER, "amount": "1", "rewardId": "1"},
             ],
         })
     }
@@ -408,7 +410,7 @@ impl Preparation<'_> {
     }
 
     fn channel(&self) -> Value {
-        json!({"channelId": self.number, "channelName": "An example"})
+        json!({"merchantChannelList": [{"channelId": self.number, "desc": "An example"}]})
     }
 
     fn account(&self) -> Value {

@@ -17,7 +17,7 @@ use crate::answer::Answer;
 use crate::disruption::{Disruption, on_the_wire};
 use crate::fault::{Fault, Faults};
 use crate::gate::Gate;
-use crate::ledger::{Call, Emulated, Ledger, emulated};
+use crate::ledger::{Emulated, Ledger, emulated};
 use crate::parameters::{Parameters, Sent};
 use crate::received::Log;
 use crate::{Clock, Failure, Received, balances, control, fixed_addresses, orders};
@@ -81,10 +81,7 @@ impl World {
             .owner(prepay_id)
             .ok_or(Failure::UnknownOrder)?
             .to_owned();
-        let call = Call {
-            account: &account,
-            now,
-        };
+        let call = ledger.call(&account, now);
         orders::pay(ledger, call, prepay_id)
     }
 
@@ -96,8 +93,8 @@ impl World {
         amount: Amount,
     ) -> Result<(), Failure> {
         let now = self.now();
-        let call = Call { account, now };
-        balances::fund(&mut self.state().ledger, call, currency, amount)
+        let ledger = &mut self.state().ledger;
+        balances::fund(ledger, ledger.call(account, now), currency, amount)
     }
 
     /// Sends money to a static address, as somebody on its chain would.
@@ -285,10 +282,7 @@ impl State {
             body: &received.body,
         };
         let asked = Parameters::read(reached.operation, sent);
-        let call = Call {
-            account: &account,
-            now,
-        };
+        let call = self.ledger.call(&account, now);
         Ok(self.ledger.perform(reached.emulated, call, asked))
     }
 }

@@ -23,10 +23,11 @@ use crate::refunds::{self, Refunds};
 use crate::rewards::{self, Rewards};
 use crate::subscriptions::{self, Subscriptions};
 use crate::transfers::{self, Transfers};
-use crate::{Failure, NumbersUniquePer, currencies, wallet};
+use crate::{AnswerForms, Failure, NumbersUniquePer, currencies, wallet};
 
 /// Everything that GatePay remembers of its merchants' business.
 pub(crate) struct Ledger {
+    answer_forms: AnswerForms,
     pub(crate) accounts: Accounts,
     pub(crate) balances: Balances,
     pub(crate) orders: Orders,
@@ -53,6 +54,8 @@ pub(crate) struct Call<'a> {
     pub(crate) account: &'a str,
     /// The time, in milliseconds since 1970.
     pub(crate) now: u64,
+    /// Which forms the answer has, where there are two.
+    pub(crate) forms: AnswerForms,
 }
 
 /// Data, or why there is none.
@@ -69,8 +72,13 @@ pub(crate) struct Emulated {
 }
 
 impl Ledger {
-    pub(crate) fn new(accounts: Accounts, numbers: NumbersUniquePer) -> Self {
+    pub(crate) fn new(
+        accounts: Accounts,
+        numbers: NumbersUniquePer,
+        answer_forms: AnswerForms,
+    ) -> Self {
         Self {
+            answer_forms,
             accounts,
             balances: Balances::default(),
             orders: Orders::new(numbers),
@@ -91,6 +99,15 @@ impl Ledger {
         }
     }
 
+    /// A call in an account's name.
+    pub(crate) fn call<'a>(&self, account: &'a str, now: u64) -> Call<'a> {
+        Call {
+            account,
+            now,
+            forms: self.answer_forms,
+        }
+    }
+
     /// Carries out an operation. What cannot be read was not asked for.
     pub(crate) fn perform(
         &mut self,
@@ -99,7 +116,7 @@ impl Ledger {
         asked: Result<Parameters, Failure>,
     ) -> Answer {
         let outcome = asked.and_then(|asked| (emulated.execute)(self, call, &asked));
-        Answer::new(emulated.form, outcome)
+        Answer::new(emulated.form.under(call.forms), outcome)
     }
 }
 

@@ -3,7 +3,8 @@
 //! It speaks the institution API over HTTP/1.1: it verifies requests as GatePay does, answers every operation of the
 //! catalogue that has an institution path, keeps accounts, balances and business in memory, remembers what it
 //! received, and misbehaves on demand. Money adds up: it is moved between accounts and the world outside, and never
-//! made. Where GatePay's documentation is silent it has to choose; [`Failure`] and the operations say where.
+//! made. Where GatePay's documentation and its official client libraries differ, answers are as the libraries' types read
+//! them, unless [`AnswerForms`] says otherwise. Where both are silent it has to choose; [`Failure`] and the operations say where.
 //! References like "protocol.md 4.2" are to the protocol notes in `docs/`.
 //!
 //! What this crate deliberately is not: it is no part of production, it keeps nothing beyond its own life, it reads
@@ -71,7 +72,9 @@ mod conservation;
 #[cfg(test)]
 mod desk;
 
-pub use config::{AccountStatus, Clock, Config, NumbersUniquePer, OpeningBalance, SubAccount};
+pub use config::{
+    AccountStatus, AnswerForms, Clock, Config, NumbersUniquePer, OpeningBalance, SubAccount,
+};
 pub use failure::Failure;
 pub use fault::{Fault, Injection};
 pub use received::Received;

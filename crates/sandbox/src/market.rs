@@ -97,7 +97,7 @@ pub(crate) fn full_name(currency: &str, chain: &str) -> String {
     format!("{currency}_{chain}")
 }
 
-/// The chains of a currency, as `GET /v1/pay/address/chains` has them.
+/// The chains of a currency, as `GET /v1/pay/address/chains` and `GET /v2/refund/support/chains` have them.
 pub(crate) fn chains_of(currency: &str) -> Value {
     let chains = CHAINS.map(|(chain, explorer_url)| {
         json!({
@@ -106,6 +106,10 @@ pub(crate) fn chains_of(currency: &str) -> Value {
             "full_curr_type": full_name(currency, chain),
             "symbol": currency,
             "explorer_url": explorer_url,
+            "show_chain_name_en": chain,
+            "hasWithdrawMemo": 0,
+            "withdrawPercent": "0%",
+            "withdrawFix": "0",
         })
     });
     json!(chains)

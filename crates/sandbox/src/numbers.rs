@@ -119,15 +119,18 @@ impl<T> Once<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AnswerForms;
     use serde_json::json;
 
     const ACME: Call<'_> = Call {
         account: "1",
         now: 0,
+        forms: AnswerForms::Clients,
     };
     const OTHER: Call<'_> = Call {
         account: "2",
         now: 0,
+        forms: AnswerForms::Clients,
     };
 
     fn asked(amount: &str) -> Parameters {

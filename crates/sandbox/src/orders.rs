@@ -13,7 +13,7 @@ use crate::balances::{Holder, Movement, Reason};
 use crate::ledger::{Call, Ledger, Outcome, data, signed};
 use crate::numbers::Number;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer, market};
+use crate::{AnswerForms, Failure, NumbersUniquePer, market};
 
 /// How long an order may stay unpaid, at most and by default (samples.json).
 const LONGEST_LIFE_MS: u64 = 3_600_000;
@@ -37,7 +37,7 @@ pub(crate) struct Order {
     pub(crate) price: Price,
     /// What the customer pays in: another currency makes it a converted order.
     pub(crate) pay_currency: String,
-    pay_amount: Amount,
+    pub(crate) pay_amount: Amount,
     /// Where the customer pays, for orders that are paid on a chain.
     on_chain: Option<OnChain>,
     terminal_type: String,
@@ -108,7 +108,8 @@ pub(crate) fn create_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Param
     Ok(json!({
         "prepayId": order.prepay_id,
         "orderAmount": order.price.text,
-        "surchargeAmount": asked.echo("surchargeAmount"),
+        "surchargeAmount": asked.echo_text("surchargeAmount"),
+        "toleranceAmount": asked.echo_text("toleranceAmount"),
         "currency": order.price.currency,
         "fiatCurrency": fiat_currency,
         "fiatAmount": fiat_amount,
@@ -121,6 +122,8 @@ pub(crate) fn create_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Param
         "chain": order.describe_chain(),
         "channelId": order.channel_id,
         "goodsName": order.goods_name,
+        "appName": "",
+        "appLogo": "",
         "inUsdt": order.in_usdt(),
     }))
 }
@@ -147,18 +150,29 @@ pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 /// `GET /v2/pay/order/query`; `/v3/…` is on no page and answers the same.
 pub(crate) fn query_v2(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
     let order = ledger.orders.named(call.account, asked)?;
-    Ok(order.describe_v2(call.now))
+    Ok(order.describe_v2(call))
 }
 
 /// `GET /v1/pay/address/query`.
 pub(crate) fn query_at_address(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    query_v2(ledger, call, asked).map_err(of_address_payment)
+    let order = ledger.orders.named(call.account, asked);
+    let order = order.map_err(of_address_payment)?;
+    let mut answer = order.describe_v2(call);
+    if call.forms == AnswerForms::Clients {
+        // The same under the names that client libraries have here, and only here.
+        answer["payCurrency"] = json!(order.pay_currency);
+        answer["payAmount"] = json!(order.pay_amount.to_string());
+    }
+    Ok(answer)
 }
 
-/// `GET /v1/pay/address/transactiondetail`. No page shows the answer.
+/// `GET /v1/pay/address/transactiondetail`. No page shows the answer; client libraries have types for it.
 pub(crate) fn transactions(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
     let order = ledger.orders.own(call.account, asked.text("prepayId")?);
     let order = order.map_err(of_address_payment)?;
+    if call.forms == AnswerForms::Clients {
+        return Ok(order.describe_with_transactions(call.now));
+    }
     let mut answer = order.describe_chain();
     answer["prepayId"] = json!(order.prepay_id);
     answer["transaction_info"] = order.describe_transactions();
@@ -454,10 +468,17 @@ impl Order {
     }
 
     /// The same and more.
-    fn describe_v2(&self, now: u64) -> Value {
+    fn describe_v2(&self, call: Call<'_>) -> Value {
         let chain = self.describe_chain();
-        let mut answer = data(self.describe(now));
-        answer["merchantId"] = json!(self.account);
+        let mut answer = data(self.describe(call.now));
+        match call.forms {
+            AnswerForms::Clients => {
+                let (currency, amount) = self.price.fiat.clone().unwrap_or_default();
+                answer["fiatCurrency"] = json!(currency);
+                answer["fiatAmount"] = json!(amount);
+            }
+            AnswerForms::Documentation => answer["merchantId"] = json!(self.account),
+        }
         answer["location"] = json!(self.location());
         answer["merchantName"] = json!("");
         answer["returnUrl"] = json!(self.return_url);
@@ -480,12 +501,72 @@ impl Order {
     }
 
     fn describe_transactions(&self) -> Value {
-        let done = match self.progress {
+        let done = self.done_amount().to_string();
+        json!({"done_amount": done, "confirming_list": []})
+    }
+
+    /// What the customer has paid, in the currency it is paid in.
+    fn done_amount(&self) -> Amount {
+        match self.progress {
             Progress::Paid { .. } => self.pay_amount,
             Progress::Created | Progress::Closed => Amount::ZERO,
-        };
-        json!({"done_amount": done.to_string(), "confirming_list": []})
+        }
     }
+
+    /// The order, and its one transaction on a chain if it was paid on one.
+    fn describe_with_transactions(&self, now: u64) -> Value {
+        let order = self.describe(now);
+        let none = || json!({"amount": "0", "txList": []});
+        let (updated_ms, done) = match (self.progress, &self.on_chain) {
+            (Progress::Paid { at_ms }, Some(on_chain)) => {
+                let transaction = json!({
+                    "chain": on_chain.chain,
+                    "address": on_chain.address,
+                    "fullCurrType": on_chain.full_curr_type,
+                    "amount": self.pay_amount.to_string(),
+                    "txId": format!("0x{}", self.prepay_id),
+                    "utcCreateTime": utc_text(at_ms),
+                    "utcUpdateTime": utc_text(at_ms),
+                    "fromAddress": market::address(0),
+                });
+                let amount = self.done_amount().to_string();
+                (at_ms, json!({"amount": amount, "txList": [transaction]}))
+            }
+            (Progress::Paid { at_ms }, None) => (at_ms, none()),
+            (Progress::Created | Progress::Closed, _) => (self.created_ms, none()),
+        };
+        json!({
+            "prepayId": order.prepay_id,
+            "merchantId": order.merchant_id,
+            "merchantTradeNo": order.merchant_trade_no,
+            "transactionId": order.transaction_id,
+            "goodsName": order.goods_name,
+            "currency": order.currency,
+            "orderAmount": order.order_amount,
+            "payCurrency": self.pay_currency,
+            "payAmount": self.pay_amount.to_string(),
+            "status": order.status,
+            "utcCreateTime": utc_text(self.created_ms),
+            "utcExpireTime": utc_text(self.expires_ms),
+            "utcUpdateTime": utc_text(updated_ms),
+            "transactTime": order.transact_time,
+            "order_name": order.order_name,
+            "channelId": order.channel_id,
+            "transactionDetail": {
+                "inTerm": {"done": done, "wait": none()},
+                "outOfTerm": {"done": none(), "wait": none()},
+            },
+        })
+    }
+}
+
+/// A time as text. Client libraries say that it is text, and not which; this is how GatePay writes other dates.
+fn utc_text(time_ms: u64) -> String {
+    let time = jiff::Timestamp::from_millisecond(signed(time_ms));
+    time.map_or_else(
+        |_| String::new(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
 }
 
 impl Status {
@@ -632,6 +713,46 @@ mod tests {
             (&json!("GT"), &json!("10"))
         );
         assert_eq!(checkout["fiatAmount"], "80.00");
+    }
+
+    #[test]
+    fn transactions_come_with_the_order_that_they_pay() {
+        let mut desk = Desk::new();
+        let order = desk.get("create_address_order", &address_order("1", "2.5", "USDT"));
+        let by_id = json!({"prepayId": order["prepayId"]});
+        let unpaid = desk.get("address_transactions", &by_id);
+        assert_eq!(unpaid["status"], "PENDING");
+        assert_eq!(unpaid["utcCreateTime"], "2026-01-01 00:00:00");
+        let done = &unpaid["transactionDetail"]["inTerm"]["done"];
+        assert_eq!(*done, json!({"amount": "0", "txList": []}));
+
+        desk.pay(ACME, order["prepayId"].as_str().unwrap()).unwrap();
+        let paid = desk.get("address_transactions", &by_id);
+        assert_eq!(paid["merchantTradeNo"], "1");
+        assert_eq!(paid["merchantId"], 2_124_538_349_u64);
+        let done = &paid["transactionDetail"]["inTerm"]["done"];
+        assert_eq!(done["amount"], "25");
+        assert_eq!(done["txList"][0]["address"], order["chain"]["address"]);
+
+        let mut desk = Desk::documented();
+        let order = desk.get("create_address_order", &address_order("1", "2.5", "USDT"));
+        let by_id = json!({"prepayId": order["prepayId"]});
+        let printed = desk.get("address_transactions", &by_id);
+        assert_eq!(printed["address"], order["chain"]["address"]);
+        assert_eq!(printed["transaction_info"]["done_amount"], "0");
+    }
+
+    #[test]
+    fn an_account_is_a_number_for_client_libraries_and_text_on_the_page_of_the_second_query() {
+        for (mut desk, expected) in [
+            (Desk::new(), json!(2_124_538_349_u64)),
+            (Desk::documented(), json!(ACME)),
+        ] {
+            desk.paid("order-1", "1");
+            let order = desk.get("query_order_v2", &by_number("order-1"));
+            let order = order.get("bizData").unwrap_or(&order);
+            assert_eq!(order["merchantId"], expected);
+        }
     }
 
     #[test]

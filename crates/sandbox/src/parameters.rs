@@ -1,4 +1,7 @@
 //! Reading what a call asks for, as GatePay does: unknown names are ignored, and null or empty text counts as absent.
+//!
+//! Upper and lower case of a name are the same: official client libraries send `MerchantTradeNo` and `Count` for what the
+//! pages call `merchantTradeNo` and `count`. A name that is spelled as the page has it goes before the others.
 
 use gatepay_core::Operation;
 use gatepay_core::operation::{Media, Method, Translation};
@@ -57,9 +60,9 @@ impl Parameters {
     fn add_query(&mut self, query: &str) {
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let slot = self.0.entry(decoded(name)).or_insert(Value::Null);
-            if is_absent(slot) {
-                *slot = Value::String(decoded(value));
+            let name = decoded(name);
+            if !name.is_empty() && self.present(&name).is_none() {
+                self.0.insert(name, Value::String(decoded(value)));
             }
         }
     }
@@ -71,7 +74,34 @@ impl Parameters {
 
     /// What was sent under a name, `null` if nothing was.
     pub(crate) fn echo(&self, name: &str) -> Value {
-        self.0.get(name).cloned().unwrap_or_default()
+        self.named(name).cloned().unwrap_or_default()
+    }
+
+    /// The same as text, which is what clients read; empty if nothing was sent.
+    pub(crate) fn echo_text(&self, name: &str) -> String {
+        match self.named(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// The same as a list; an empty one if none was sent.
+    pub(crate) fn echo_list(&self, name: &str) -> Value {
+        match self.named(name) {
+            Some(list @ Value::Array(_)) => list.clone(),
+            _ => Value::Array(Vec::new()),
+        }
+    }
+
+    /// Takes over what others say, and keeps what they do not say.
+    pub(crate) fn merge(&mut self, others: &Self) {
+        for (name, value) in &others.0 {
+            if !is_absent(value) {
+                self.0.retain(|own, _| !own.eq_ignore_ascii_case(name));
+                self.0.insert(name.clone(), value.clone());
+            }
+        }
     }
 
     /// A text that must be there.
@@ -106,14 +136,16 @@ impl Parameters {
         Amount::positive(self.text(name)?).ok_or(Failure::Malformed(name))
     }
 
-    /// Such an amount that need not be there.
+    /// Such an amount that need not be there. Clients send 0, as number or text, for "none".
     pub(crate) fn optional_amount(&self, name: &'static str) -> Result<Option<Amount>, Failure> {
-        match self.optional_text(name)? {
-            None => Ok(None),
-            Some(text) => Amount::positive(text)
-                .map(Some)
-                .ok_or(Failure::Malformed(name)),
-        }
+        let text = match self.present(name) {
+            None => return Ok(None),
+            Some(Value::Number(number)) if number.as_u64() == Some(0) => return Ok(None),
+            Some(Value::String(text)) => text,
+            Some(_) => return Err(Failure::Malformed(name)),
+        };
+        let amount = Amount::parse(text).ok_or(Failure::Malformed(name))?;
+        Ok(Some(amount).filter(|amount| *amount > Amount::ZERO))
     }
 
     /// An amount above zero, as a JSON number.
@@ -149,7 +181,7 @@ impl Parameters {
 
     /// An object that must be there.
     pub(crate) fn object(&self, name: &'static str) -> Result<Self, Failure> {
-        match self.0.get(name) {
+        match self.named(name) {
             Some(Value::Object(members)) => Ok(Self(members.clone())),
             _ => Err(Failure::Malformed(name)),
         }
@@ -157,7 +189,7 @@ impl Parameters {
 
     /// A list of objects that must be there and have something in it.
     pub(crate) fn objects(&self, name: &'static str) -> Result<Vec<Self>, Failure> {
-        let Some(Value::Array(items)) = self.0.get(name) else {
+        let Some(Value::Array(items)) = self.named(name) else {
             return Err(Failure::Malformed(name));
         };
         let objects = items.iter().map(|item| match item {
@@ -184,7 +216,19 @@ impl Parameters {
     }
 
     fn present(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !is_absent(value))
+        self.named(name).filter(|value| !is_absent(value))
+    }
+
+    /// What was sent under a name in any case: first as it is spelled here, last what counts as absent.
+    fn named(&self, name: &str) -> Option<&Value> {
+        let exact = self.0.get(name);
+        if exact.is_some_and(|value| !is_absent(value)) {
+            return exact;
+        }
+        let mut others = self.0.iter();
+        others
+            .find(|(other, value)| other.eq_ignore_ascii_case(name) && !is_absent(value))
+            .map_or(exact, |(_, value)| Some(value))
     }
 }
 
@@ -284,6 +328,53 @@ mod tests {
         assert_eq!(both.text("c"), Ok("body"));
         assert_eq!(both.text("d"), Ok("x"));
         assert_eq!(query("n=17", "{}").integer("n"), Ok(17));
+    }
+
+    #[test]
+    fn upper_and_lower_case_of_a_name_are_the_same() {
+        let asked = query(
+            "Count=5&AMOUNT=2&n=query",
+            r#"{"MerchantTradeNo":"A-1","amount":"1","N":"body","e":"","E":"x","Env":{"T":"APP"},"LIST":[{"Id":"7"}]}"#,
+        );
+        assert_eq!(asked.text("merchantTradeNo"), Ok("A-1"));
+        assert_eq!(asked.integer("count"), Ok(5));
+        assert_eq!(asked.text("Amount"), Ok("1"), "the body is signed");
+        assert_eq!(asked.text("n"), Ok("body"));
+        assert_eq!(asked.text("e"), Ok("x"), "an empty text counts as absent");
+        assert_eq!(asked.object("env").unwrap().text("t"), Ok("APP"));
+        assert_eq!(asked.objects("list").unwrap()[0].text("id"), Ok("7"));
+        assert_eq!(asked.echo("MERCHANTTRADENO"), "A-1");
+        let both = body(r#"{"ID":"1","id":"2","iD":"3"}"#);
+        assert_eq!(
+            both.text("id"),
+            Ok("2"),
+            "the page's own spelling goes first"
+        );
+    }
+
+    #[test]
+    fn an_amount_that_is_zero_in_any_form_is_none() {
+        for none in [
+            "{}",
+            r#"{"a":null}"#,
+            r#"{"a":""}"#,
+            r#"{"a":"0"}"#,
+            r#"{"a":"0.00"}"#,
+            r#"{"a":0}"#,
+        ] {
+            assert_eq!(body(none).optional_amount("a"), Ok(None), "{none}");
+            assert!(body(none).amount("a").is_err(), "{none}");
+        }
+        for odd in [r#"{"a":1}"#, r#"{"a":"-0"}"#, r#"{"a":"x"}"#] {
+            assert!(body(odd).optional_amount("a").is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_anew_replaces_what_was_said_whatever_its_case() {
+        let mut known = body(r#"{"Name":"a","city":"b"}"#);
+        known.merge(&body(r#"{"name":"c","CITY":"","zip":null}"#));
+        assert_eq!(known, body(r#"{"name":"c","city":"b"}"#));
     }
 
     #[test]

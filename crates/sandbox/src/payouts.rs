@@ -12,7 +12,7 @@ use crate::balances::{Holder, Movement, Reason};
 use crate::ledger::{Call, Ledger, Outcome};
 use crate::numbers::Once;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer};
+use crate::{AnswerForms, Failure, NumbersUniquePer};
 
 /// The first id of GatePay's own, for a batch and for a sub-order.
 const FIRST_ID: u64 = 90_000_000_001;
@@ -30,7 +30,7 @@ pub(crate) struct Payouts {
 
 struct Payout {
     id: String,
-    channel_id: Value,
+    channel_id: Option<String>,
     created_ms: u64,
     sub_orders: Vec<SubOrder>,
 }
@@ -44,6 +44,7 @@ struct SubOrder {
     chain: String,
     address: String,
     memo: String,
+    fee_type: u64,
 }
 
 /// `POST /v1/pay/withdraw`. A batch id is good once, also for the same payout (protocol.md 4.2).
@@ -82,7 +83,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
     })?;
     let payout = Payout {
         id,
-        channel_id: asked.echo("channel_id"),
+        channel_id: Some(asked.echo_text("channel_id")).filter(|id| !id.is_empty()),
         created_ms: call.now,
         sub_orders,
     };
@@ -107,7 +108,7 @@ pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
         .collect();
     Ok(json!({
         "batch_id": batch_id,
-        "merchant_id": call.account,
+        "merchant_id": merchant_id(call),
         "client_id": "",
         "status": "SUCCESS",
         "create_time": payout.created_ms,
@@ -161,6 +162,7 @@ impl SubOrder {
             chain: text("chain", Failure::PayoutChain)?,
             address: text("address", Failure::PayoutAddress)?,
             memo: asked.optional_text("memo")?.unwrap_or_default().to_owned(),
+            fee_type: asked.optional_integer("fee_type")?.unwrap_or_default(),
         })
     }
 
@@ -178,7 +180,7 @@ impl SubOrder {
         json!({
             "id": position + 1,
             "batch_id": batch_id,
-            "merchant_id": call.account,
+            "merchant_id": merchant_id(call),
             "suborder_id": id,
             "withdraw_id": id,
             "chain": self.chain,
@@ -194,6 +196,7 @@ impl SubOrder {
             "status": "DONE",
             "err_msg": "",
             "merchant_withdraw_id": self.number,
+            "fee_type": self.fee_type,
             "desc": "",
             "channel_id": payout.channel_id,
             "finish_time": payout.created_ms,
@@ -222,6 +225,14 @@ impl SubOrder {
             "timestamp2": seconds,
             "memo": self.memo,
         })
+    }
+}
+
+/// A number in the types of client libraries, text on the page.
+fn merchant_id(call: Call<'_>) -> Value {
+    match call.forms {
+        AnswerForms::Clients => json!(call.merchant_id()),
+        AnswerForms::Documentation => json!(call.account),
     }
 }
 
@@ -254,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_payout_is_done_at_once_and_described_in_the_documented_shape() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::documented();
         desk.fund(ACME, "USDT", "10");
         let created = desk.get(
             "create_payout",

@@ -15,7 +15,7 @@ use crate::ledger::{Call, Ledger, Outcome, data};
 use crate::numbers::Number;
 use crate::orders::{Order, Status, of_address_payment};
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer, market};
+use crate::{AnswerForms, Failure, NumbersUniquePer, market};
 
 /// The first id of GatePay's own.
 const FIRST_ID: u64 = 70_000_000_000_000_001;
@@ -109,7 +109,10 @@ pub(crate) fn refund_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Param
     let order = ledger.orders.own(call.account, asked.text("prepayId")?)?;
     let wanted = in_either_currency(asked, order, target)?;
     let (refund, order) = accept(ledger, call, asked, wanted)?;
-    Ok(refund.describe_v2(order))
+    Ok(match call.forms {
+        AnswerForms::Clients => refund.describe_converted(order),
+        AnswerForms::Documentation => refund.describe_v2(order),
+    })
 }
 
 /// `POST /v1/pay/order/refund/query`. The status is the word that notifications use, since no page prints this answer.
@@ -316,6 +319,20 @@ impl Refund {
         })
     }
 
+    /// What was refunded, in the order's currency and in the currency it was paid in.
+    fn describe_converted(&self, order: &Order) -> Value {
+        json!({
+            "refundRequestId": self.number,
+            "prepayId": self.asked.prepay_id,
+            "orderCurrency": order.price.currency,
+            "orderAmount": order.price.text,
+            "refundOrderAmount": self.asked.amount.to_string(),
+            "payCurrency": order.pay_currency,
+            "payAmount": order.pay_amount.to_string(),
+            "refundPayAmount": self.pay_amount.to_string(),
+        })
+    }
+
     fn describe_details(&self, order: &Order) -> Value {
         let target = &self.asked.target;
         json!({
@@ -437,16 +454,32 @@ mod tests {
     fn a_converted_order_is_refunded_in_the_currency_it_was_paid_in() {
         let mut desk = Desk::new();
         let prepay_id = converted(&mut desk);
-        let answer = desk.get(
-            "refund_converted_address_order",
-            &converted_refund(&prepay_id),
+        let mut refund = converted_refund(&prepay_id);
+        // As a client library says that the other amount is not given.
+        refund["refundOrderAmount"] = json!("0");
+        let answer = desk.get("refund_converted_address_order", &refund);
+        assert_eq!(
+            (&answer["orderCurrency"], &answer["refundOrderAmount"]),
+            (&json!("GT"), &json!("0.5"))
         );
+        assert_eq!(
+            (&answer["payCurrency"], &answer["refundPayAmount"]),
+            (&json!("USDT"), &json!("5"))
+        );
+        assert_eq!(desk.balance(ACME, "GT"), "1.5");
+    }
+
+    #[test]
+    fn the_documentation_has_one_form_for_refunds_of_converted_orders_and_others() {
+        let mut desk = Desk::documented();
+        let prepay_id = converted(&mut desk);
+        let refund = converted_refund(&prepay_id);
+        let answer = desk.get("refund_converted_address_order", &refund);
         assert_eq!(answer["refundAmount"], "0.5");
         assert_eq!(
             (&answer["payCurrency"], &answer["payAmount"]),
             (&json!("USDT"), &json!("5"))
         );
-        assert_eq!(desk.balance(ACME, "GT"), "1.5");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::disruption::{Disruption, Stream};
 use crate::exchange::{State, World, exchange};
 use crate::fault::Faults;
 use crate::gate::Gate;
-use crate::ledger::{Call, Ledger};
+use crate::ledger::Ledger;
 use crate::received::Log;
 use crate::{Config, Failure, Injection, OpeningBalance, Received, orders};
 
@@ -63,6 +63,7 @@ impl Sandbox {
             opening_balances,
             account_delay,
             numbers_unique_per,
+            answer_forms,
             clock,
             tls,
             record,
@@ -76,7 +77,7 @@ impl Sandbox {
         );
         let state = State {
             gate: Gate::new(institution),
-            ledger: Ledger::new(accounts, numbers_unique_per),
+            ledger: Ledger::new(accounts, numbers_unique_per, answer_forms),
             faults: Faults::default(),
             log: Log::new(record),
             examples: 0,
@@ -139,11 +140,9 @@ impl Sandbox {
 
     /// Pays an order of a sub-account, as its customer would.
     pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), Failure> {
-        let call = Call {
-            account: sub_account,
-            now: self.0.world.now(),
-        };
-        orders::pay(&mut self.0.world.state().ledger, call, prepay_id)
+        let now = self.0.world.now();
+        let ledger = &mut self.0.world.state().ledger;
+        orders::pay(ledger, ledger.call(sub_account, now), prepay_id)
     }
 
     /// Gives an account money from outside: a sub-account, or the institution's own.

@@ -16,7 +16,9 @@ pub(crate) fn chains(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome
     let chains = CHAINS.map(|(chain, _)| {
         json!({
             "chain": chain,
+            "name_cn": chain,
             "name_en": chain,
+            "contract_address": "",
             "is_disabled": 0,
             "is_deposit_disabled": 0,
             "is_withdraw_disabled": 0,
@@ -35,6 +37,13 @@ pub(crate) fn withdraw_status(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -
         let on_chains = |value: &str| Value::from_iter(CHAINS.map(|(chain, _)| (chain, value)));
         json!({
             "currency": currency,
+            "name": currency,
+            "name_cn": currency,
+            "deposit": "0",
+            "withdraw_day_limit": "5000000",
+            "withdraw_day_limit_remain": "5000000",
+            "withdraw_amount_mini": "0.0001",
+            "withdraw_eachtime_limit": "5000000",
             "withdraw_fix": "0",
             "withdraw_percent": "0%",
             "withdraw_fix_on_chains": on_chains("0"),

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use gatepay_core::{ClientId, Credential};
 use gatepay_proxy::clock::Clock;
 use gatepay_proxy::tls;
-use gatepay_sandbox::{Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
+use gatepay_sandbox::{AnswerForms, Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
 
 use super::from::SecretFrom;
 use super::signals::wait_for_signal;
@@ -41,6 +41,9 @@ pub(crate) struct Sandbox {
     /// Among whose orders a merchant order number may occur once only; GatePay does not say.
     #[arg(long, value_enum, default_value = "sub-account")]
     numbers_unique_per: UniquePer,
+    /// Which forms answers have, where GatePay's official client libraries and its documentation differ.
+    #[arg(long, value_enum, default_value = "clients")]
+    answer_forms: Forms,
     /// Hold every answer back this long.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
@@ -64,6 +67,14 @@ pub(crate) struct Sandbox {
 enum UniquePer {
     SubAccount,
     Institution,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Forms {
+    /// As the libraries' types read them.
+    Clients,
+    /// As the documentation's samples print them.
+    Documentation,
 }
 
 impl Sandbox {
@@ -90,6 +101,10 @@ impl Sandbox {
         config.numbers_unique_per = match self.numbers_unique_per {
             UniquePer::SubAccount => NumbersUniquePer::SubAccount,
             UniquePer::Institution => NumbersUniquePer::Institution,
+        };
+        config.answer_forms = match self.answer_forms {
+            Forms::Clients => AnswerForms::Clients,
+            Forms::Documentation => AnswerForms::Documentation,
         };
         let scheme = if self.tls_certificate.is_some() {
             "https"

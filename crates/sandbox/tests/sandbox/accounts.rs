@@ -92,7 +92,7 @@ fn an_account_that_is_created_can_be_acted_for_once_it_is_active() {
     let id = found["data"]["account_id"].as_str().unwrap();
     let path = "/payment/open/institution/v1/pay/order";
     let order = envelope(&sandbox, &post(path, id, &create_body("order-1")));
-    assert_eq!(order["code"], "SUCCESS");
+    assert_eq!(order["status"], "SUCCESS");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! - `service`: orders over HTTP, recording, the emulator's own paths, start and stop
 //! - `rows`: every operation of the catalogue is answered, under every path it has
+//! - `client_types`: every answer against the types of GatePay's official client libraries
+//! - `client_table`: the members and types that the libraries decode
 //! - `accounts`: in whose name a call may be made, and money as it moves over HTTP
 //! - `faults`: every fault, as it looks on the wire
 //! - `tls`: the same over TLS, with a certificate for `localhost` made for nothing else
@@ -9,6 +11,10 @@
 
 #[cfg(test)]
 mod accounts;
+#[cfg(test)]
+mod client_table;
+#[cfg(test)]
+mod client_types;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use gatepay_core::Catalogue;
 use gatepay_core::envelope::{Verdict, judge};
 use gatepay_core::operation::{Media, Method, Operation};
-use gatepay_sandbox::{Sandbox, examples};
+use gatepay_sandbox::{AnswerForms, Sandbox, examples};
 
-use crate::support::{ACME, MERCHANT_ID, call, config, example, signed, start};
+use crate::support::{
+    ACME, MERCHANT_ID, QUERY, call, config, create_body, example, post, signed, start,
+};
 
 /// The method and path that GatePay's pages print, and those that other sources do.
 fn paths(row: &Operation) -> impl Iterator<Item = (Method, &str)> {
@@ -16,19 +18,32 @@ fn paths(row: &Operation) -> impl Iterator<Item = (Method, &str)> {
 }
 
 fn sandbox() -> Sandbox {
+    sandbox_with(AnswerForms::Clients)
+}
+
+fn sandbox_with(forms: AnswerForms) -> Sandbox {
     let mut config = config();
+    config.answer_forms = forms;
     config.merchant_id = Some(MERCHANT_ID.to_owned());
     start(config)
 }
 
 #[test]
 fn every_row_is_answered_with_success_under_every_path() {
-    let sandbox = sandbox();
+    every_row_succeeds(&sandbox());
+}
+
+#[test]
+fn every_row_is_answered_with_success_in_the_documentations_forms_too() {
+    every_row_succeeds(&sandbox_with(AnswerForms::Documentation));
+}
+
+fn every_row_succeeds(sandbox: &Sandbox) {
     let mut answered = 0;
     for row in Catalogue::standard().rows() {
         for (method, path) in paths(row) {
-            let asked = examples::prepare_for(&sandbox, ACME, &row.name, method).unwrap();
-            let (status, _, body) = call(&sandbox, &example(path, ACME, &asked));
+            let asked = examples::prepare_for(sandbox, ACME, &row.name, method).unwrap();
+            let (status, _, body) = call(sandbox, &example(path, ACME, &asked));
             let verdict = judge(row.kind, status, body.as_bytes()).verdict;
             assert_eq!((status, verdict), (200, Verdict::Success), "{path}: {body}");
             answered += 1;
@@ -63,7 +78,7 @@ fn an_example_can_be_prepared_again_and_again() {
 
 #[test]
 fn parameters_of_a_get_may_stand_in_a_signed_body() {
-    let sandbox = sandbox();
+    let sandbox = sandbox_with(AnswerForms::Documentation);
     let asked = examples::prepare(&sandbox, ACME, "query_order_v2").unwrap();
     let (name, prepay_id) = asked.query.as_deref().unwrap().split_once('=').unwrap();
     let body = format!("{{\"{name}\":\"{prepay_id}\"}}");
@@ -76,6 +91,29 @@ fn parameters_of_a_get_may_stand_in_a_signed_body() {
     assert!(
         answer.contains("\"bizData\"") && answer.contains(prepay_id),
         "{answer}"
+    );
+}
+
+#[test]
+fn names_of_parameters_are_read_in_any_case() {
+    let sandbox = sandbox();
+    let base = "/payment/open/institution/v1/pay";
+    let native = post(
+        &format!("{base}/transactions/native"),
+        ACME,
+        &create_body("A-17").replace("merchantTradeNo", "MerchantTradeNo"),
+    );
+    let (_, _, created) = call(&sandbox, &native);
+    assert!(created.contains("\"prepayId\""), "{created}");
+    let query = post(QUERY, ACME, r#"{"MERCHANTTRADENO":"A-17"}"#);
+    let (_, _, found) = call(&sandbox, &query);
+    assert!(found.contains("PENDING"), "{found}");
+    let headers = [("X-GatePay-On-Behalf-Of", ACME)];
+    let list = format!("{base}/channelmanage/list?Page=0&Count=500");
+    let (_, _, refused) = call(&sandbox, &signed("GET", &list, &headers, ""));
+    assert!(
+        refused.contains("400001"),
+        "pages have 200 at most: {refused}"
     );
 }
 

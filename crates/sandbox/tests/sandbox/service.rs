@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use gatepay_core::header;
-use gatepay_sandbox::{AccountStatus, Failure, Sandbox, SubAccount};
+use gatepay_sandbox::{AccountStatus, AnswerForms, Failure, Sandbox, SubAccount};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -17,17 +17,24 @@ fn order(sandbox: &Sandbox, account: &str, step: &str, body: &Value) -> Value {
 }
 
 #[test]
+fn in_the_documentations_forms_a_created_order_has_no_status() {
+    let mut config = config();
+    config.answer_forms = AnswerForms::Documentation;
+    let sandbox = start(config);
+    let created = envelope(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
+    assert_eq!(created["code"], "SUCCESS");
+    assert!(created.get("status").is_none());
+}
+
+#[test]
 fn an_order_lives_its_whole_life_over_http() {
     let sandbox = start(config());
     let created = envelope(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
     let prepay_id = "50000000000000001";
+    let data = json!({"prepayId": prepay_id, "terminalType": "APP", "expireTime": NOW + 3_600_000});
     assert_eq!(
         created,
-        json!({
-            "code": "SUCCESS",
-            "message": "订单创建成功",
-            "data": {"prepayId": prepay_id, "terminalType": "APP", "expireTime": NOW + 3_600_000},
-        })
+        json!({"status": "SUCCESS", "code": "000000", "errorMessage": "", "data": data})
     );
 
     let refund =
