@@ -8,8 +8,8 @@ use gatepay_core::operation::{Account as Named, Operation, Scope};
 use hyper::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use crate::call::{Call, Outcome};
 use crate::gate::single;
-use crate::ledger::{Call, Ledger, Outcome};
 use crate::page::Page;
 use crate::parameters::Parameters;
 use crate::{AccountStatus, Failure, SubAccount};
@@ -48,8 +48,7 @@ struct Account {
 }
 
 /// `POST …/accounts/create`. The same request again has the same answer: INIT and no id, whatever became of it.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let accounts = &mut ledger.accounts;
+pub(crate) fn create(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
     let request_id = asked.text("request_id")?;
     asked.text("customer_id")?;
     asked.text("display_name")?;
@@ -72,8 +71,8 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `POST …/accounts/update`, of the account in On-Behalf-Of.
-pub(crate) fn update(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let mut accounts = ledger.accounts.sub.iter_mut();
+pub(crate) fn update(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let mut accounts = accounts.sub.iter_mut();
     let account = accounts
         .find(|account| account.id == call.account)
         .ok_or(Failure::UnknownAccount)?;
@@ -89,13 +88,13 @@ pub(crate) fn update(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/accounts/query`. Its parameters are on no page that was seen; any one that names an account will do.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(accounts: &Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
     let wanted = Filter::asked(asked)?;
     if wanted.names_nothing() {
         let names = "request_id, account_id or customer_id";
         return Err(Failure::Malformed(names));
     }
-    let accounts = ledger.accounts.sub.iter();
+    let accounts = accounts.sub.iter();
     accounts
         .filter(|account| wanted.fits(account, call.now))
         .map(|account| account.describe(call.now))
@@ -104,10 +103,10 @@ pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 }
 
 /// `GET …/accounts/list`.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(accounts: &Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
     let wanted = Filter::asked(asked)?;
     let page = Page::asked(asked, "cursor", "limit")?;
-    let accounts = ledger.accounts.sub.iter();
+    let accounts = accounts.sub.iter();
     let found: Vec<_> = accounts
         .filter(|account| wanted.fits(account, call.now))
         .map(|account| account.summarize(call.now))

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
+use crate::accounts::Accounts;
 use crate::amount::Amount;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::page::Page;
 use crate::parameters::{CURRENCIES, Parameters};
 use crate::{AnswerForms, Failure};
@@ -72,26 +73,26 @@ struct Entry {
 }
 
 /// `POST /payment/open/institution/v1/balance`. No currency means all.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let list = ledger.balances.list(call.account, asked)?;
+pub(crate) fn query(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let list = balances.list(call.account, asked)?;
     Ok(json!({ "balanceList": list }))
 }
 
 /// `GET /payment/open/institution/v1/pay/balance/query`, which other sources print (protocol.md 7).
 pub(crate) fn query_as_merchant(
-    ledger: &mut Ledger,
+    balances: &Balances,
     call: Call<'_>,
     asked: &Parameters,
 ) -> Outcome {
-    let list = ledger.balances.list(call.account, asked)?;
+    let list = balances.list(call.account, asked)?;
     let list = (!list.is_empty()).then_some(list);
     Ok(json!({ "balance_list": list }))
 }
 
 /// `GET /v1/pay/balance`.
-pub(crate) fn all(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn all(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
     let only = asked.optional_text("currency")?;
-    let held = ledger.balances.held(call.account);
+    let held = balances.held(call.account);
     let shown = held.filter(|(currency, _)| only.is_none_or(|only| only == *currency));
     Ok(shown
         .map(|(currency, amount)| (currency.to_owned(), json!(amount.to_string())))
@@ -100,14 +101,14 @@ pub(crate) fn all(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Ou
 }
 
 /// `GET /v1/pay/bill/orderlist`, newest first.
-pub(crate) fn bills(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn bills(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
     let from = asked.optional_time("startTime")?.unwrap_or_default();
     let to = asked.optional_time("endTime")?.unwrap_or(u64::MAX);
     let currency = asked.optional_text("currency")?;
     let kind = asked.optional_text("financialType")?;
     let id = asked.optional_text("orderIdNo")?;
     let page = Page::asked(asked, "page", "count")?;
-    let entries = ledger.balances.entries.iter().enumerate().rev();
+    let entries = balances.entries.iter().enumerate().rev();
     let found: Vec<_> = entries
         .filter(|(_, entry)| entry.account == call.account)
         .filter(|(_, entry)| (from..=to).contains(&entry.at_ms))
@@ -128,12 +129,13 @@ pub(crate) fn bills(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 
 /// What an account is given from outside, in no call of the API.
 pub(crate) fn fund(
-    ledger: &mut Ledger,
+    accounts: &Accounts,
+    balances: &mut Balances,
     call: Call<'_>,
     currency: &str,
     amount: Amount,
 ) -> Result<(), Failure> {
-    if !ledger.accounts.holds_money(call.account, call.now) {
+    if !accounts.holds_money(call.account, call.now) {
         return Err(Failure::UnknownAccount);
     }
     let reason = Reason {
@@ -147,7 +149,7 @@ pub(crate) fn fund(
         currency,
         amount,
     };
-    ledger.balances.post(call.now, reason, &[movement])
+    balances.post(call.now, reason, &[movement])
 }
 
 impl Holder {
@@ -354,10 +356,10 @@ mod tests {
     fn the_merchants_form_has_no_list_if_there_is_nothing() {
         let mut desk = Desk::new();
         let call = desk.ledger.call(ACME, NOW);
-        let nothing = query_as_merchant(&mut desk.ledger, call, &Parameters::default());
+        let nothing = query_as_merchant(&desk.ledger.balances, call, &Parameters::default());
         assert_eq!(nothing, Ok(json!({"balance_list": null})));
         desk.fund(ACME, "USDT", "1");
-        let something = query_as_merchant(&mut desk.ledger, call, &Parameters::default());
+        let something = query_as_merchant(&desk.ledger.balances, call, &Parameters::default());
         let list = json!([{"currency": "USDT", "available": "1"}]);
         assert_eq!(something, Ok(json!({ "balance_list": list })));
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::parameters::Parameters;
 
 /// The first bank account's id.
@@ -24,11 +24,11 @@ struct Bank {
 }
 
 /// `POST …/bank/create`.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(banks: &mut Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
     for required in ["bankAccountName", "bankName", "countryId", "iban", "swift"] {
         asked.text(required)?;
     }
-    let Banks(banks) = &mut ledger.banks;
+    let Banks(banks) = banks;
     let id = (FIRST_ID + banks.len()).to_string();
     banks.push(Bank {
         account: call.account.to_owned(),
@@ -48,12 +48,12 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/bank/list`. A part of a name or number is enough.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
     let mut wanted = Vec::new();
     for name in ["bankAccountName", "iban"] {
         wanted.extend(asked.optional_text(name)?.map(|part| (name, part)));
     }
-    let Banks(banks) = &ledger.banks;
+    let Banks(banks) = banks;
     let found = banks
         .iter()
         .filter(|bank| bank.account == call.account)
@@ -68,9 +68,9 @@ pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `POST …/bank/material/supplement`. Nobody looks into the material.
-pub(crate) fn supplement(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn supplement(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
     let id = asked.text("bankAccountId")?;
-    if !ledger.banks.has(call.account, id) {
+    if !banks.has(call.account, id) {
         return Err(Failure::NotFound("bankAccountId"));
     }
     Ok(json!({"bankAccountId": id, "needSupplementMaterial": false}))

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::page::Page;
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure};
@@ -28,8 +28,8 @@ struct Channel {
 }
 
 /// `POST /v1/pay/channelmanage/save`. A second save replaces the first.
-pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = &mut ledger.channels;
+pub(crate) fn save(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
     let mut saved = Vec::new();
     for said in all(asked)? {
         let channel = Channel {
@@ -45,13 +45,13 @@ pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `GET /v1/pay/channelmanage/list`.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(channels: &Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
     let page = Page::asked(asked, "page", "count")?;
     let mut wanted = Vec::new();
     for name in ["channelId", "desc", "channelType"] {
         wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
     }
-    let Channels(channels) = &ledger.channels;
+    let Channels(channels) = channels;
     let own: Vec<_> = channels
         .iter()
         .filter(|((account, _), _)| account == call.account)
@@ -73,8 +73,8 @@ pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `PUT /v1/pay/channelmanage/update`. What is not said stays. All channels are changed, or none.
-pub(crate) fn update(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = &mut ledger.channels;
+pub(crate) fn update(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
     let mut updated = Vec::new();
     for said in all(asked)? {
         let key = key(call, &said)?;
@@ -90,8 +90,8 @@ pub(crate) fn update(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `DELETE /v1/pay/channelmanage/delete`.
-pub(crate) fn delete(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = &mut ledger.channels;
+pub(crate) fn delete(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
     let deleted = channels.remove(&key(call, asked)?);
     let deleted = deleted.ok_or(Failure::NotFound("channelId"))?;
     Ok(done(call, [&deleted].into_iter()))

@@ -210,7 +210,15 @@ impl Play {
             Step::Deposit(cents) => {
                 let amount = Amount::parse(&text(cents)).unwrap();
                 let ledger = &mut self.desk.ledger;
-                fixed_addresses::deposit(ledger, NOW, &self.address, "USDT", amount).unwrap();
+                fixed_addresses::deposit(
+                    &mut ledger.fixed_addresses,
+                    &mut ledger.balances,
+                    NOW,
+                    &self.address,
+                    "USDT",
+                    amount,
+                )
+                .unwrap();
                 self.enter(ACME, "USDT", grains(&text(cents)));
             }
             Step::Again => {

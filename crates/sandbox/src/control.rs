@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::Failure;
 use crate::answer::{Answer, Form};
-use crate::exchange::World;
 use crate::parameters::Parameters;
 use crate::received::Received;
+use crate::world::World;
 
 /// No path of GatePay's starts like this.
 const PREFIX: &str = "/-/sandbox/";

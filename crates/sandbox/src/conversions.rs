@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::parameters::Parameters;
 use crate::{Failure, NumbersUniquePer, market};
@@ -41,7 +41,11 @@ struct Part {
 }
 
 /// `POST /v1/pay/convert/preview`.
-pub(crate) fn preview(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn preview(
+    conversions: &mut Conversions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let sold = market::currency(asked.text("sellCurrency")?)?.name;
     let bought = market::currency(asked.text("buyCurrency")?)?.name;
     if sold == bought {
@@ -53,7 +57,6 @@ pub(crate) fn preview(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -
         (None, Some(amount)) => (market::costs(bought, amount, sold)?, amount),
         (None, None) => return Err(Failure::Malformed("sellAmount or buyAmount")),
     };
-    let conversions = &mut ledger.conversions;
     conversions.quoted += 1;
     let id = format!("Q{}", conversions.quoted);
     let quote = Quote {
@@ -77,8 +80,12 @@ pub(crate) fn preview(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -
 }
 
 /// `POST /v1/pay/convert`. A quote is good once; a conversion that fails leaves it good.
-pub(crate) fn convert(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let conversions = &mut ledger.conversions;
+pub(crate) fn convert(
+    conversions: &mut Conversions,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let earlier = conversions.done.before(call, "clientReqId", asked)?;
     if let Some(earlier) = earlier {
         return Ok(earlier.clone());
@@ -110,7 +117,7 @@ pub(crate) fn convert(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -
         sold.movement(Holder::account(call.account), Holder::Market),
         bought.movement(Holder::Market, Holder::account(call.account)),
     ];
-    ledger.balances.post(call.now, reason, &movements)?;
+    balances.post(call.now, reason, &movements)?;
     let done = json!({
         "order_id": id,
         "userId": call.merchant_id(),
@@ -129,14 +136,14 @@ pub(crate) fn convert(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -
 }
 
 /// `GET /v1/pay/convert/order`. The parameter's name was inferred; the other spelling will do too.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(conversions: &Conversions, call: Call<'_>, asked: &Parameters) -> Outcome {
     let id = match asked.optional_text("orderId")? {
         Some(id) => id,
         None => asked
             .optional_text("order_id")?
             .ok_or(Failure::Malformed("orderId"))?,
     };
-    let mut done = ledger.conversions.done.of(call.account);
+    let mut done = conversions.done.of(call.account);
     done.find(|conversion| conversion["order_id"] == id)
         .cloned()
         .ok_or(Failure::NotFound("orderId"))

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::market::{self, CURRENCIES};
 use crate::parameters::Parameters;
 
@@ -12,19 +12,19 @@ const MIN: &str = "0.0001";
 const MAX: &str = "5000000";
 
 /// `GET /v1/pay/address/chains`.
-pub(crate) fn chains(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
     let currency = crypto(asked.text("currency")?)?;
     Ok(json!({"currency": currency, "chains": market::chains_of(currency)}))
 }
 
 /// `GET /v1/pay/address/currencies`.
 #[expect(clippy::unnecessary_wraps, reason = "all operations have one type")]
-pub(crate) fn on_chains(_: &mut Ledger, _: Call<'_>, _: &Parameters) -> Outcome {
+pub(crate) fn on_chains(_: Call<'_>, _: &Parameters) -> Outcome {
     Ok(json!({"currencies": market::cryptos()}))
 }
 
 /// `GET /v1/pay/address/supportedconvertcurrencies`: what an order in a currency may be paid in.
-pub(crate) fn convertible(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn convertible(_: Call<'_>, asked: &Parameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let mut others = market::cryptos();
     others.retain(|other| *other != currency);
@@ -32,7 +32,7 @@ pub(crate) fn convertible(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Ou
 }
 
 /// `GET /v1/pay/convert/currency`.
-pub(crate) fn tradable(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn tradable(_: Call<'_>, asked: &Parameters) -> Outcome {
     // An official client library sends no side here.
     if asked.optional_text("side")?.is_some() {
         side(asked)?;
@@ -42,7 +42,7 @@ pub(crate) fn tradable(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outco
 }
 
 /// `GET /v1/pay/convert/pair`: every other currency, to be sold for this one or bought with it.
-pub(crate) fn pairs(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn pairs(_: Call<'_>, asked: &Parameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let buys = side(asked)? == "buy";
     let others = CURRENCIES.iter().filter(|other| other.name != currency);

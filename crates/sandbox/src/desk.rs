@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::accounts::Accounts;
 use crate::amount::Amount;
-use crate::ledger::{Ledger, emulated};
+use crate::ledger::Ledger;
+use crate::operations::emulated;
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure, NumbersUniquePer, SubAccount, balances, orders};
 
@@ -63,7 +64,7 @@ impl Desk {
         let emulated = emulated(operation, row.institution_method).unwrap();
         let call = self.ledger.call(account, self.now);
         let asked = Parameters::parse(asked.to_string().as_bytes());
-        let answer = self.ledger.perform(emulated, call, asked);
+        let answer = emulated.perform(&mut self.ledger, call, asked);
         assert_eq!(answer.status, 200, "{operation}");
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
         let judgement = judge(row.kind, answer.status, &answer.body);
@@ -88,7 +89,15 @@ impl Desk {
     pub(crate) fn fund(&mut self, account: &str, currency: &str, amount: &str) {
         let call = self.ledger.call(account, self.now);
         let amount = Amount::parse(amount).unwrap();
-        balances::fund(&mut self.ledger, call, currency, amount).unwrap();
+        let ledger = &mut self.ledger;
+        balances::fund(
+            &ledger.accounts,
+            &mut ledger.balances,
+            call,
+            currency,
+            amount,
+        )
+        .unwrap();
     }
 
     pub(crate) fn balance(&self, account: &str, currency: &str) -> String {
@@ -104,7 +113,12 @@ impl Desk {
 
     pub(crate) fn pay(&mut self, account: &str, prepay_id: &str) -> Result<(), Failure> {
         let call = self.ledger.call(account, self.now);
-        orders::pay(&mut self.ledger, call, prepay_id)
+        orders::pay(
+            &mut self.ledger.orders,
+            &mut self.ledger.balances,
+            call,
+            prepay_id,
+        )
     }
 
     /// Acme's order in GT, paid.

@@ -22,10 +22,11 @@ use serde_json::{Value, json};
 
 use crate::Sandbox;
 use crate::amount::Amount;
-use crate::exchange::State;
-use crate::ledger::{Call, emulated};
+use crate::call::Call;
 use crate::market;
+use crate::operations::emulated;
 use crate::parameters::Parameters;
+use crate::world::State;
 
 /// A request, apart from its path and its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -450,8 +451,14 @@ impl Preparation<'_> {
 
     fn pay(&mut self, prepay_id: &Value) {
         let prepay_id = prepay_id.as_str().unwrap_or_default();
-        crate::orders::pay(&mut self.state.ledger, self.call, prepay_id)
-            .expect("an order placed a moment ago can be paid");
+        let ledger = &mut self.state.ledger;
+        crate::orders::pay(
+            &mut ledger.orders,
+            &mut ledger.balances,
+            self.call,
+            prepay_id,
+        )
+        .expect("an order placed a moment ago can be paid");
     }
 
     fn fund(&mut self) {
@@ -464,7 +471,8 @@ impl Preparation<'_> {
             ..self.call
         };
         let amount = Amount::parse("100").expect("these are digits");
-        crate::balances::fund(&mut self.state.ledger, call, "USDT", amount)
+        let ledger = &mut self.state.ledger;
+        crate::balances::fund(&ledger.accounts, &mut ledger.balances, call, "USDT", amount)
             .expect("examples are prepared for an active account");
     }
 
@@ -472,7 +480,7 @@ impl Preparation<'_> {
     fn perform(&mut self, operation: &str, asked: &Value) -> Value {
         let emulated = emulated(operation, Method::Post).expect("examples name operations");
         let asked = Parameters::parse(asked.to_string().as_bytes());
-        let answer = self.state.ledger.perform(emulated, self.call, asked);
+        let answer = emulated.perform(&mut self.state.ledger, self.call, asked);
         let mut answer: Value = serde_json::from_slice(&answer.body).expect("answers are JSON");
         answer["data"].take()
     }

@@ -5,7 +5,8 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::accounts::Accounts;
+use crate::call::{Call, Outcome};
 use crate::page::Page;
 use crate::parameters::Parameters;
 
@@ -28,32 +29,42 @@ struct FeeRule {
 }
 
 /// `POST /rate/commission_rule`: the first version.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    match ledger.fee_rules.newest(asked.text("sub_merchant_id")?) {
+pub(crate) fn create(
+    accounts: &Accounts,
+    fee_rules: &mut FeeRules,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    match fee_rules.newest(asked.text("sub_merchant_id")?) {
         Some(_) => Err(Failure::Reused("sub_merchant_id")),
-        None => add(ledger, call, asked, 1),
+        None => add(accounts, fee_rules, call, asked, 1),
     }
 }
 
 /// `POST /rate/commission_rule/upgrade`: another version.
-pub(crate) fn upgrade(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let newest = ledger.fee_rules.newest(asked.text("sub_merchant_id")?);
+pub(crate) fn upgrade(
+    accounts: &Accounts,
+    fee_rules: &mut FeeRules,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let newest = fee_rules.newest(asked.text("sub_merchant_id")?);
     let version = newest.ok_or(Failure::NotFound("sub_merchant_id"))?.version;
-    add(ledger, call, asked, version + 1)
+    add(accounts, fee_rules, call, asked, version + 1)
 }
 
 /// `GET /rate/commission_rule`: the newest version.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let newest = ledger.fee_rules.newest(asked.text("sub_merchant_id")?);
+pub(crate) fn query(fee_rules: &FeeRules, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let newest = fee_rules.newest(asked.text("sub_merchant_id")?);
     let newest = newest.ok_or(Failure::NotFound("sub_merchant_id"))?;
     Ok(newest.describe(call.now))
 }
 
 /// `POST /rate/commission_rule/list`: all versions, newest first.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(fee_rules: &FeeRules, call: Call<'_>, asked: &Parameters) -> Outcome {
     let only = asked.optional_text("sub_merchant_id")?;
     let page = Page::asked(asked, "page", "page_size")?;
-    let FeeRules(rules) = &ledger.fee_rules;
+    let FeeRules(rules) = fee_rules;
     let found: Vec<_> = rules
         .iter()
         .rev()
@@ -63,9 +74,15 @@ pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
     Ok(json!({"total": found.len(), "list": page.of(&found)}))
 }
 
-fn add(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters, version: usize) -> Outcome {
+fn add(
+    accounts: &Accounts,
+    fee_rules: &mut FeeRules,
+    call: Call<'_>,
+    asked: &Parameters,
+    version: usize,
+) -> Outcome {
     let sub_account = asked.text("sub_merchant_id")?;
-    if !ledger.accounts.is_active(sub_account, call.now) {
+    if !accounts.is_active(sub_account, call.now) {
         return Err(Failure::UnknownAccount);
     }
     let effective_date = asked.text("effective_date")?;
@@ -83,7 +100,7 @@ fn add(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters, version: usize) 
         created_ms: call.now,
     };
     let answer = rule.describe(call.now);
-    ledger.fee_rules.0.push(rule);
+    fee_rules.0.push(rule);
     Ok(answer)
 }
 

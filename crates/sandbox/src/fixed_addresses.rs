@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::market;
 use crate::page::Page;
 use crate::parameters::Parameters;
@@ -28,14 +28,18 @@ struct FixedAddress {
 }
 
 /// `POST /v1/pay/fixedaddress/save`. A second save of the same channel and chain changes the first.
-pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn save(
+    fixed_addresses: &mut FixedAddresses,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let channel_id = asked.id("channelId")?;
     let chain = asked.text("chain")?;
     asked.text("currencies")?;
     let currencies = asked.texts("currencies")?;
     let currencies = currencies.into_iter().map(ToOwned::to_owned).collect();
     let callback_url = asked.text("callbackUrl")?.to_owned();
-    let FixedAddresses(addresses) = &mut ledger.fixed_addresses;
+    let FixedAddresses(addresses) = fixed_addresses;
     let number = addresses.len();
     let known = addresses
         .iter_mut()
@@ -64,9 +68,13 @@ pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `GET /v1/pay/fixedaddress/detail`.
-pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn detail(
+    fixed_addresses: &FixedAddresses,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let (channel_id, chain) = (asked.id("channelId")?, asked.text("chain")?);
-    let FixedAddresses(addresses) = &ledger.fixed_addresses;
+    let FixedAddresses(addresses) = fixed_addresses;
     let address = addresses
         .iter()
         .find(|known| known.is(call.account, channel_id, chain))
@@ -79,11 +87,15 @@ pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET /v1/pay/fixedaddress/order/query`, newest first.
-pub(crate) fn deposits(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn deposits(
+    fixed_addresses: &FixedAddresses,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let channel_id = asked.optional_id("channelId")?;
     let chain = asked.optional_text("chain")?;
     let page = Page::asked(asked, "page", "count")?;
-    let FixedAddresses(addresses) = &ledger.fixed_addresses;
+    let FixedAddresses(addresses) = fixed_addresses;
     let mut details: Vec<_> = addresses
         .iter()
         .filter(|address| address.account == call.account)
@@ -97,13 +109,14 @@ pub(crate) fn deposits(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) 
 
 /// What somebody does on a chain, in no call of the API.
 pub(crate) fn deposit(
-    ledger: &mut Ledger,
+    fixed_addresses: &mut FixedAddresses,
+    balances: &mut Balances,
     now: u64,
     address: &str,
     currency: &str,
     amount: Amount,
 ) -> Result<(), Failure> {
-    let FixedAddresses(addresses) = &mut ledger.fixed_addresses;
+    let FixedAddresses(addresses) = fixed_addresses;
     let number: usize = addresses.iter().map(|address| address.deposits.len()).sum();
     let saved = addresses
         .iter_mut()
@@ -124,7 +137,7 @@ pub(crate) fn deposit(
         currency,
         amount,
     };
-    ledger.balances.post(now, reason, &[movement])?;
+    balances.post(now, reason, &[movement])?;
     saved.deposits.push(json!({
         "chain": saved.chain,
         "channelId": saved.channel_id,
@@ -197,7 +210,14 @@ mod tests {
         let now = desk.now;
         let mut send = |address: &str, currency: &str| {
             let amount = Amount::parse("2.5").unwrap();
-            deposit(&mut desk.ledger, now, address, currency, amount)
+            deposit(
+                &mut desk.ledger.fixed_addresses,
+                &mut desk.ledger.balances,
+                now,
+                address,
+                currency,
+                amount,
+            )
         };
         assert_eq!(send(address, "USDT"), Ok(()));
         assert_eq!(send(address, "BTC"), Err(Failure::InvalidCurrency));

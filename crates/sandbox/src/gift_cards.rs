@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure};
 
@@ -40,7 +40,12 @@ struct GiftCard {
 /// `POST /v1/pay/gift/create`. It has no number that would make a repetition harmless: asked for twice, paid twice.
 /// One card is answered as an object. For several the documentation has a list, and client libraries an object: here
 /// that of the first card, with all of them in `cards`.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(
+    gift_cards: &mut GiftCards,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let title = asked.text("title")?;
     let template = asked.text("templateId")?;
     if !TEMPLATES.iter().any(|(id, _)| *id == template) {
@@ -54,7 +59,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         .filter(|count| *count <= MOST_AT_ONCE)
         .ok_or(Failure::Malformed("count"))?;
 
-    let GiftCards(cards) = &mut ledger.gift_cards;
+    let GiftCards(cards) = gift_cards;
     let first = FIRST_NUMBER + cards.len() as u64;
     let movement = Movement {
         from: Holder::account(call.account),
@@ -67,7 +72,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         id: &first.to_string(),
         number: "",
     };
-    ledger.balances.post(call.now, reason, &[movement])?;
+    balances.post(call.now, reason, &[movement])?;
     let made = (first..).zip(0..count).map(|(number, _)| GiftCard {
         account: call.account.to_owned(),
         number: number.to_string(),
@@ -97,13 +102,13 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `POST /v1/pay/gift/query`. Where both are given the key counts.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(gift_cards: &GiftCards, call: Call<'_>, asked: &Parameters) -> Outcome {
     let key = asked.optional_text("key")?;
     let number = asked.optional_text("card_number")?;
     if key.or(number).is_none() {
         return Err(Failure::Malformed("card_number or key"));
     }
-    let GiftCards(cards) = &ledger.gift_cards;
+    let GiftCards(cards) = gift_cards;
     let card = cards
         .iter()
         .filter(|card| card.account == call.account)
@@ -122,7 +127,7 @@ pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 
 /// `GET /v1/pay/gift/temp/list`.
 #[expect(clippy::unnecessary_wraps, reason = "all operations have one type")]
-pub(crate) fn templates(_: &mut Ledger, call: Call<'_>, _: &Parameters) -> Outcome {
+pub(crate) fn templates(call: Call<'_>, _: &Parameters) -> Outcome {
     Ok(match call.forms {
         AnswerForms::Clients => json!(TEMPLATES.map(|(id, title)| {
             json!({

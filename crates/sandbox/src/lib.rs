@@ -11,8 +11,8 @@
 //! no clock (time is passed in), it takes no fees, and it sends no notifications.
 //!
 //! Read in this order: how it is started ([`Config`], [`Sandbox`]), what becomes of a request (`exchange`), who is let
-//! in (`gate`), what is asked for (`parameters`), what is done (`ledger`, whose table names one file for each part of
-//! the API), what is answered (`answer`, [`Failure`]), how it misbehaves ([`Fault`], `disruption`) and what it
+//! in (`gate`), what is asked for (`parameters`), what is done (`operations`, whose table names one file for each part of
+//! the API; `ledger` has their books), what is answered (`answer`, [`Failure`]), how it misbehaves ([`Fault`], `disruption`) and what it
 //! remembers ([`Received`]). [`examples`] has a request for every operation.
 //!
 //! Paths that start with `/-/sandbox/` are the emulator's own and unsigned; no path of GatePay's starts with `/-/`:
@@ -32,8 +32,11 @@ mod exchange;
 mod gate;
 mod multipart;
 mod parameters;
+mod world;
 
+mod call;
 mod ledger;
+mod operations;
 
 mod amount;
 mod balances;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::Call;
+use crate::call::Call;
 use crate::parameters::Parameters;
 use crate::{Failure, NumbersUniquePer};
 

@@ -9,8 +9,8 @@ use gatepay_core::order;
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome, data, signed};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome, data, signed};
 use crate::numbers::Number;
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure, NumbersUniquePer, market};
@@ -85,16 +85,16 @@ pub(crate) enum Status {
 }
 
 /// `POST /v1/pay/order`.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
     let price = Price::in_currency(asked)?;
-    let order = ledger.orders.place(call, asked, price, None)?;
+    let order = orders.place(call, asked, price, None)?;
     Ok(data(order.describe_new()))
 }
 
 /// `POST /v1/pay/transactions/native`: to be paid by scanning.
-pub(crate) fn create_native(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create_native(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
     let price = Price::in_currency(asked)?;
-    let order = ledger.orders.place(call, asked, price, None)?;
+    let order = orders.place(call, asked, price, None)?;
     let mut answer = data(order.describe_new());
     answer["qrContent"] = json!(order.location());
     answer["location"] = json!(order.location());
@@ -102,8 +102,8 @@ pub(crate) fn create_native(ledger: &mut Ledger, call: Call<'_>, asked: &Paramet
 }
 
 /// `POST /v1/pay/checkout/order`: to be paid on GatePay's page.
-pub(crate) fn create_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.place_on_chain(call, asked)?;
+pub(crate) fn create_checkout(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.place_on_chain(call, asked)?;
     let (fiat_currency, fiat_amount) = order.price.fiat.clone().unwrap_or_default();
     Ok(json!({
         "prepayId": order.prepay_id,
@@ -130,32 +130,32 @@ pub(crate) fn create_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Param
 
 /// `POST /v1/pay/address/create`: to be paid to an address.
 pub(crate) fn create_at_address(
-    ledger: &mut Ledger,
+    orders: &mut Orders,
     call: Call<'_>,
     asked: &Parameters,
 ) -> Outcome {
     asked.integer("orderExpireTime")?;
-    let order = ledger.orders.place_on_chain(call, asked)?;
+    let order = orders.place_on_chain(call, asked)?;
     let mut answer = data(order.describe_new());
     answer["chain"] = order.describe_chain();
     Ok(answer)
 }
 
 /// `POST /v1/pay/order/query`.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.named(call.account, asked)?;
+pub(crate) fn query(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.named(call.account, asked)?;
     Ok(data(order.describe(call.now)))
 }
 
 /// `GET /v2/pay/order/query`; `/v3/…` is on no page and answers the same.
-pub(crate) fn query_v2(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.named(call.account, asked)?;
+pub(crate) fn query_v2(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.named(call.account, asked)?;
     Ok(order.describe_v2(call))
 }
 
 /// `GET /v1/pay/address/query`.
-pub(crate) fn query_at_address(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.named(call.account, asked);
+pub(crate) fn query_at_address(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.named(call.account, asked);
     let order = order.map_err(of_address_payment)?;
     let mut answer = order.describe_v2(call);
     if call.forms == AnswerForms::Clients {
@@ -167,8 +167,8 @@ pub(crate) fn query_at_address(ledger: &mut Ledger, call: Call<'_>, asked: &Para
 }
 
 /// `GET /v1/pay/address/transactiondetail`. No page shows the answer; client libraries have types for it.
-pub(crate) fn transactions(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.own(call.account, asked.text("prepayId")?);
+pub(crate) fn transactions(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.own(call.account, asked.text("prepayId")?);
     let order = order.map_err(of_address_payment)?;
     if call.forms == AnswerForms::Clients {
         return Ok(order.describe_with_transactions(call.now));
@@ -180,8 +180,8 @@ pub(crate) fn transactions(ledger: &mut Ledger, call: Call<'_>, asked: &Paramete
 }
 
 /// `POST /v1/pay/order/close`.
-pub(crate) fn close(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.named(call.account, asked)?;
+pub(crate) fn close(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = orders.named(call.account, asked)?;
     match order.status(call.now) {
         Status::Pending => order.progress = Progress::Closed,
         Status::Paid | Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
@@ -190,8 +190,13 @@ pub(crate) fn close(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 }
 
 /// What the customer does, in no call of the API.
-pub(crate) fn pay(ledger: &mut Ledger, call: Call<'_>, prepay_id: &str) -> Result<(), Failure> {
-    let order = ledger.orders.own(call.account, prepay_id)?;
+pub(crate) fn pay(
+    orders: &mut Orders,
+    balances: &mut Balances,
+    call: Call<'_>,
+    prepay_id: &str,
+) -> Result<(), Failure> {
+    let order = orders.own(call.account, prepay_id)?;
     match order.status(call.now) {
         Status::Pending => {}
         Status::Paid => return Err(Failure::DuplicatePayment),
@@ -206,7 +211,7 @@ pub(crate) fn pay(ledger: &mut Ledger, call: Call<'_>, prepay_id: &str) -> Resul
         order.price.amount,
         order.pay_amount,
     );
-    ledger.balances.post(call.now, reason, &payment)?;
+    balances.post(call.now, reason, &payment)?;
     order.progress = Progress::Paid { at_ms: call.now };
     Ok(())
 }

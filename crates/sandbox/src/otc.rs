@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::banks::Banks;
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::page::Page;
 use crate::parameters::Parameters;
@@ -52,11 +53,10 @@ enum Side {
 }
 
 /// `POST …/v1/quote`.
-pub(crate) fn quote(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn quote(otc: &mut Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
     let deal = Deal::priced(asked)?;
     let rate = market::rate(&deal.crypto_currency, &deal.fiat_currency)?;
     let reverse = market::rate(&deal.fiat_currency, &deal.crypto_currency)?;
-    let otc = &mut ledger.otc;
     otc.quoted += 1;
     let token = format!("quote{}", otc.quoted);
     let answer = json!({
@@ -80,15 +80,20 @@ pub(crate) fn quote(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> 
 }
 
 /// `POST …/order/create`. A quote is good once; an order that fails leaves it good.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let otc = &mut ledger.otc;
+pub(crate) fn create(
+    otc: &mut Otc,
+    banks: &Banks,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     if let Some(earlier) = otc.orders.before(call, "clientOrderId", asked)? {
         return Ok(earlier.clone());
     }
     let number = asked.text("clientOrderId")?;
     let token = asked.text("quoteToken")?;
     let bank = asked.text("bankAccountId")?;
-    if !ledger.banks.has(call.account, bank) {
+    if !banks.has(call.account, bank) {
         return Err(Failure::NotFound("bankAccountId"));
     }
     let quote = otc
@@ -110,7 +115,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         number,
     };
     let movements = deal.movements(call.account);
-    ledger.balances.post(call.now, reason, &movements)?;
+    balances.post(call.now, reason, &movements)?;
     let order = json!({
         "orderId": id,
         "clientOrderId": number,
@@ -137,7 +142,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `POST …/order/list`, newest first.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
     let from = asked.optional_time("startTime")?.unwrap_or_default();
     let to = asked.optional_time("endTime")?.unwrap_or(u64::MAX);
     let page = Page::asked(asked, "page", "pageSize")?;
@@ -151,7 +156,7 @@ pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
     ] {
         wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
     }
-    let orders = ledger.otc.orders.of(call.account).rev();
+    let orders = otc.orders.of(call.account).rev();
     let found: Vec<_> = orders
         .filter(|order| wanted.iter().all(|(name, value)| order[name] == *value))
         .filter(|order| (from..=to).contains(&order["createTime"].as_u64().unwrap_or_default()))
@@ -160,7 +165,7 @@ pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `GET …/order/detail`.
-pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn detail(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
     let mut wanted = Vec::new();
     for name in ["orderId", "clientOrderId"] {
         wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
@@ -168,7 +173,7 @@ pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
     if wanted.is_empty() {
         return Err(Failure::Malformed("orderId or clientOrderId"));
     }
-    let mut orders = ledger.otc.orders.of(call.account);
+    let mut orders = otc.orders.of(call.account);
     orders
         .find(|order| wanted.iter().all(|(name, value)| order[name] == *value))
         .cloned()
@@ -176,8 +181,8 @@ pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/recharge/detail`. The calls that make a deposit are on no page that was seen; here it is an order that buys.
-pub(crate) fn deposit(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = detail(ledger, call, asked)?;
+pub(crate) fn deposit(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = detail(otc, call, asked)?;
     if order["type"] != Side::Buy.as_str() {
         return Err(Failure::UnknownOrder);
     }

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure, NumbersUniquePer};
@@ -48,8 +48,12 @@ struct SubOrder {
 }
 
 /// `POST /v1/pay/withdraw`. A batch id is good once, also for the same payout (protocol.md 4.2).
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let payouts = &mut ledger.payouts;
+pub(crate) fn create(
+    payouts: &mut Payouts,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let batch_id = batch_id(asked)?;
     if payouts.batches.is_taken(call.account, batch_id) {
         return Err(Failure::PayoutExists);
@@ -76,7 +80,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         .iter()
         .map(|order| order.movement(call))
         .collect();
-    let posted = ledger.balances.post(call.now, reason, &movements);
+    let posted = balances.post(call.now, reason, &movements);
     posted.map_err(|failure| match failure {
         Failure::InsufficientBalance => Failure::PayoutBalance,
         other => other,
@@ -93,11 +97,11 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `POST /v1/pay/withdraw/query`.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(payouts: &Payouts, call: Call<'_>, asked: &Parameters) -> Outcome {
     let batch_id = batch_id(asked)?;
     // Every sub-order is done.
     let shows_done = matches!(asked.text("detail_status")?, "ALL" | "DONE");
-    let payout = ledger.payouts.batches.find(call.account, batch_id);
+    let payout = payouts.batches.find(call.account, batch_id);
     let payout = payout.ok_or(Failure::PayoutId)?;
     let sub_orders: Vec<_> = payout
         .sub_orders

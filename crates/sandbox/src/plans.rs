@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::numbers::Number;
 use crate::page::Page;
 use crate::parameters::Parameters;
@@ -22,14 +22,14 @@ struct Plan {
 }
 
 /// `POST …/plan/save`. A second save under the same merchantPlanNo changes the first.
-pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn save(plans: &mut Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
     let number = asked.text("merchantPlanNo")?;
     at_most(asked.text("planName")?, "planName", 20)?;
     let description = asked.optional_text("planDesc")?;
     at_most(description.unwrap_or_default(), "planDesc", 100)?;
     asked.text("priceNo")?;
-    let numbers = ledger.plans.numbers_unique_per;
-    let plans = &mut ledger.plans.plans;
+    let numbers = plans.numbers_unique_per;
+    let plans = &mut plans.plans;
     let key = numbers.number(call.account, number);
     let known = plans.iter().position(|plan| plan.key == key);
     if known.is_some_and(|known| plans[known].account != call.account) {
@@ -61,19 +61,19 @@ pub(crate) fn save(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `GET …/plan/list`.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(plans: &Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
     let page = Page::asked(asked, "page", "pageSize")?;
-    let plans: Vec<_> = ledger.plans.of(call.account).collect();
+    let plans: Vec<_> = plans.of(call.account).collect();
     Ok(json!({"total": plans.len(), "list": page.of(&plans)}))
 }
 
 /// `GET …/plan/detail`.
-pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn detail(plans: &Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
     let (member, value) = match asked.optional_text("planNo")? {
         Some(number) => ("planNo", number),
         None => ("merchantPlanNo", asked.text("merchantPlanNo")?),
     };
-    let mut plans = ledger.plans.of(call.account);
+    let mut plans = plans.of(call.account);
     plans
         .find(|plan| plan[member] == value)
         .cloned()

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::call::{Call, Outcome};
 use crate::page::Page;
 use crate::parameters::Parameters;
 
@@ -18,9 +18,9 @@ struct Product {
 }
 
 /// `POST …/product/create`.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(products: &mut Products, call: Call<'_>, asked: &Parameters) -> Outcome {
     asked.text("productName")?;
-    let Products(products) = &mut ledger.products;
+    let Products(products) = products;
     let number = products.len() + 1;
     let mut description = Value::Object(asked.members().clone());
     description["productNo"] = json!(format!("PD{number:09}"));
@@ -34,17 +34,17 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/product/pageQuery`, newest first.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
     let page = Page::asked(asked, "page", "pageSize")?;
-    let mut products: Vec<_> = ledger.products.of(call.account).collect();
+    let mut products: Vec<_> = products.of(call.account).collect();
     products.reverse();
     Ok(json!({"total": products.len(), "list": page.of(&products)}))
 }
 
 /// `GET …/product/queryOne`.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
     let number = asked.text("productNo")?;
-    let mut products = ledger.products.of(call.account);
+    let mut products = products.of(call.account);
     products
         .find(|product| product["productNo"] == number)
         .cloned()

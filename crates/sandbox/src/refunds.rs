@@ -10,10 +10,10 @@ use gatepay_core::order;
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::Holder;
-use crate::ledger::{Call, Ledger, Outcome, data};
+use crate::balances::{Balances, Holder};
+use crate::call::{Call, Outcome, data};
 use crate::numbers::Number;
-use crate::orders::{Order, Status, of_address_payment};
+use crate::orders::{Order, Orders, Status, of_address_payment};
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure, NumbersUniquePer, market};
 
@@ -65,50 +65,90 @@ struct Target {
 }
 
 /// `POST /v1/pay/order/refund`. The same refund asked for again is answered again and done once.
-pub(crate) fn refund(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn refund(
+    refunds: &mut Refunds,
+    orders: &mut Orders,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let target = Target::default();
-    let (refund, order) = accept(ledger, call, asked, in_order_currency(asked, target)?)?;
+    let (refund, order) = accept(
+        refunds,
+        orders,
+        balances,
+        call,
+        asked,
+        in_order_currency(asked, target)?,
+    )?;
     Ok(data(refund.describe(order)))
 }
 
 /// `POST /v2/standard/order/refund`; `/v3/order/refund` is on no page and taken for the same.
-pub(crate) fn refund_v2(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn refund_v2(
+    refunds: &mut Refunds,
+    orders: &mut Orders,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let target = Target::asked(asked)?;
-    let (refund, order) = accept(ledger, call, asked, in_order_currency(asked, target)?)?;
+    let (refund, order) = accept(
+        refunds,
+        orders,
+        balances,
+        call,
+        asked,
+        in_order_currency(asked, target)?,
+    )?;
     Ok(refund.describe_v2(order))
 }
 
 /// `POST /v1/pay/address/refund`: of an order that was not converted.
 pub(crate) fn refund_at_address(
-    ledger: &mut Ledger,
+    refunds: &mut Refunds,
+    orders: &mut Orders,
+    balances: &mut Balances,
     call: Call<'_>,
     asked: &Parameters,
 ) -> Outcome {
     let wanted = in_order_currency(asked, Target::receiver(asked)?)?;
-    let order = ledger.orders.own(call.account, &wanted.prepay_id);
+    let order = orders.own(call.account, &wanted.prepay_id);
     if order.map_err(of_address_payment)?.is_converted() {
         return Err(Failure::NotConverted);
     }
-    let (refund, order) = accept(ledger, call, asked, wanted)?;
+    let (refund, order) = accept(refunds, orders, balances, call, asked, wanted)?;
     Ok(refund.describe_v2(order))
 }
 
 /// `POST /v1/pay/address/refundconvert`: of an order that was converted.
-pub(crate) fn refund_converted(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let order = ledger.orders.own(call.account, asked.text("prepayId")?);
+pub(crate) fn refund_converted(
+    refunds: &mut Refunds,
+    orders: &mut Orders,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let order = orders.own(call.account, asked.text("prepayId")?);
     if !order.map_err(of_address_payment)?.is_converted() {
         return Err(Failure::NotConverted);
     }
-    refund_checkout(ledger, call, asked)
+    refund_checkout(refunds, orders, balances, call, asked)
 }
 
 /// `POST /v1/pay/checkout/refund` takes the form of converted orders for any.
-pub(crate) fn refund_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn refund_checkout(
+    refunds: &mut Refunds,
+    orders: &mut Orders,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     let target = Target::receiver(asked)?;
     asked.text("refundReason")?;
-    let order = ledger.orders.own(call.account, asked.text("prepayId")?)?;
+    let order = orders.own(call.account, asked.text("prepayId")?)?;
     let wanted = in_either_currency(asked, order, target)?;
-    let (refund, order) = accept(ledger, call, asked, wanted)?;
+    let (refund, order) = accept(refunds, orders, balances, call, asked, wanted)?;
     Ok(match call.forms {
         AnswerForms::Clients => refund.describe_converted(order),
         AnswerForms::Documentation => refund.describe_v2(order),
@@ -116,23 +156,33 @@ pub(crate) fn refund_checkout(ledger: &mut Ledger, call: Call<'_>, asked: &Param
 }
 
 /// `POST /v1/pay/order/refund/query`. The status is the word that notifications use, since no page prints this answer.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let refund = ledger.refunds.named(call, asked)?;
-    let order = ledger.orders.own(call.account, &refund.asked.prepay_id)?;
+pub(crate) fn query(
+    refunds: &Refunds,
+    orders: &mut Orders,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let refund = refunds.named(call, asked)?;
+    let order = orders.own(call.account, &refund.asked.prepay_id)?;
     let mut answer = refund.describe(order);
     answer.refund_status = Some("REFUND_SUCCESS".to_owned());
     Ok(data(answer))
 }
 
 /// `GET /v2/pay/refund/details`; `/v3/…` is on no page and answers the same.
-pub(crate) fn details(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let refund = ledger.refunds.named(call, asked)?;
-    let order = ledger.orders.own(call.account, &refund.asked.prepay_id)?;
+pub(crate) fn details(
+    refunds: &Refunds,
+    orders: &mut Orders,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let refund = refunds.named(call, asked)?;
+    let order = orders.own(call.account, &refund.asked.prepay_id)?;
     Ok(refund.describe_details(order))
 }
 
 /// `GET /v2/refund/support/chains`, and `/v3/…`. No page shows the answer.
-pub(crate) fn chains(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
     let currency = asked.optional_text("currency")?.unwrap_or("USDT");
     Ok(json!({"currency": currency, "chains": market::chains_of(currency)}))
 }
@@ -178,17 +228,13 @@ fn reason(asked: &Parameters) -> Result<String, Failure> {
 
 /// Makes a refund, or finds that it was made before.
 fn accept<'l>(
-    ledger: &'l mut Ledger,
+    refunds: &'l mut Refunds,
+    orders: &'l mut Orders,
+    balances: &'l mut Balances,
     call: Call<'_>,
     parameters: &Parameters,
     asked: Asked,
 ) -> Result<(&'l Refund, &'l Order), Failure> {
-    let Ledger {
-        orders,
-        refunds,
-        balances,
-        ..
-    } = ledger;
     let number = parameters.id("refundRequestId")?;
     let key = refunds.numbers_unique_per.number(call.account, number);
     let order = orders.own(call.account, &asked.prepay_id);

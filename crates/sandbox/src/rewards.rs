@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::parameters::Parameters;
 use crate::{AnswerForms, Failure, NumbersUniquePer};
@@ -38,8 +38,13 @@ struct Reward {
 
 /// `POST /v1/pay/batch/transfer`. Paid at once, wholly or not at all. The page has a currency in every item of the list
 /// too, client libraries only beside it.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Rewards(rewards) = &mut ledger.rewards;
+pub(crate) fn create(
+    rewards: &mut Rewards,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let Rewards(rewards) = rewards;
     if let Some(earlier) = rewards.before(call, "merchant_batch_no", asked)? {
         return Ok(earlier.describe_new());
     }
@@ -55,7 +60,7 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         id: &id,
         number,
     };
-    ledger.balances.post(call.now, reason, &movements)?;
+    balances.post(call.now, reason, &movements)?;
     let batch = Batch {
         id,
         number: number.to_owned(),
@@ -71,8 +76,8 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `POST /v1/pay/batch/transfer/query`. No page shows the answer; client libraries have types for it.
-pub(crate) fn query(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Rewards(rewards) = &ledger.rewards;
+pub(crate) fn query(rewards: &Rewards, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Rewards(rewards) = rewards;
     let number = asked.optional_text("merchant_batch_no")?;
     let id = asked.optional_text("batch_id")?;
     let batch = match (number, id) {

@@ -27,11 +27,12 @@ use crate::accounts::Accounts;
 use crate::amount::Amount;
 use crate::answer::Answer;
 use crate::disruption::{Disruption, Stream};
-use crate::exchange::{State, World, exchange};
+use crate::exchange::exchange;
 use crate::fault::Faults;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::received::Log;
+use crate::world::{State, World};
 use crate::{Config, Failure, Injection, OpeningBalance, Received, orders};
 
 /// How many connections wait to be accepted: a load test opens them all at once.
@@ -142,7 +143,8 @@ impl Sandbox {
     pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), Failure> {
         let now = self.0.world.now();
         let ledger = &mut self.0.world.state().ledger;
-        orders::pay(ledger, ledger.call(sub_account, now), prepay_id)
+        let call = ledger.call(sub_account, now);
+        orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
     }
 
     /// Gives an account money from outside: a sub-account, or the institution's own.

@@ -4,11 +4,12 @@
 
 use serde_json::{Value, json};
 
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::page::Page;
 use crate::parameters::Parameters;
+use crate::plans::Plans;
 use crate::{Failure, NumbersUniquePer};
 
 /// The first id of GatePay's own, of a subscription and of a deduction.
@@ -24,19 +25,20 @@ pub(crate) struct Subscriptions {
 }
 
 /// `POST …/order/create`.
-pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let subscriptions = &mut ledger.subscriptions.subscriptions;
+pub(crate) fn create(
+    subscriptions: &mut Subscriptions,
+    plans: &Plans,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let subscriptions = &mut subscriptions.subscriptions;
     let earlier = subscriptions.before(call, "merchantSubscriptionOrderNo", asked)?;
     if let Some(earlier) = earlier {
         return Ok(describe_new(earlier));
     }
     let number = asked.text("merchantSubscriptionOrderNo")?;
     let plan = asked.text("planNo")?;
-    if !ledger
-        .plans
-        .of(call.account)
-        .any(|known| known["planNo"] == plan)
-    {
+    if !plans.of(call.account).any(|known| known["planNo"] == plan) {
         return Err(Failure::NotFound("planNo"));
     }
     let id = subscriptions.next_id(FIRST_ID);
@@ -54,43 +56,56 @@ pub(crate) fn create(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/order/list`, newest first.
-pub(crate) fn list(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(subscriptions: &Subscriptions, call: Call<'_>, asked: &Parameters) -> Outcome {
     let page = Page::asked(asked, "page", "pageSize")?;
-    let all = ledger.subscriptions.subscriptions.of(call.account).rev();
+    let all = subscriptions.subscriptions.of(call.account).rev();
     let all: Vec<_> = all.collect();
     Ok(json!({"total": all.len(), "list": page.of(&all)}))
 }
 
 /// `GET …/order/detail`.
-pub(crate) fn detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    ledger.subscriptions.named(call, asked).cloned()
+pub(crate) fn detail(
+    subscriptions: &mut Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    subscriptions.named(call, asked).cloned()
 }
 
 /// `POST …/order/complete`. Canceling is the one operation that was seen; canceled once more it stays canceled.
-pub(crate) fn complete(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn complete(
+    subscriptions: &mut Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
     if asked.text("operationType")? != "CANCEL" {
         return Err(Failure::Malformed("operationType"));
     }
-    let subscription = ledger.subscriptions.named(call, asked)?;
+    let subscription = subscriptions.named(call, asked)?;
     subscription["status"] = json!("CANCELED");
     Ok(subscription.clone())
 }
 
 /// `POST …/order/deduct`. The money comes from the subscriber.
-pub(crate) fn deduct(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let earlier = &ledger.subscriptions.deductions;
+pub(crate) fn deduct(
+    subscriptions: &mut Subscriptions,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let earlier = &subscriptions.deductions;
     if let Some(earlier) = earlier.before(call, "merchantDeductNo", asked)? {
         return Ok(earlier.clone());
     }
     let number = asked.text("merchantDeductNo")?;
     let amount = asked.number_amount("amount")?;
     let currency = asked.text("currency")?;
-    let subscription = ledger.subscriptions.named(call, asked)?;
+    let subscription = subscriptions.named(call, asked)?;
     if subscription["status"] != "ACTIVE" {
         return Err(Failure::OrderStatus);
     }
     let subscription_id = subscription["subscriptionOrderNo"].clone();
-    let deductions = &mut ledger.subscriptions.deductions;
+    let deductions = &mut subscriptions.deductions;
     let id = deductions.next_id(FIRST_DEDUCTION_ID);
     let reason = Reason {
         kind: "DEDUCTION",
@@ -103,7 +118,7 @@ pub(crate) fn deduct(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
         currency,
         amount,
     };
-    ledger.balances.post(call.now, reason, &[movement])?;
+    balances.post(call.now, reason, &[movement])?;
     let deduction = json!({
         "deductOrderNo": id,
         "merchantDeductNo": number,
@@ -118,8 +133,12 @@ pub(crate) fn deduct(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) ->
 }
 
 /// `GET …/deduction/order/detail`.
-pub(crate) fn deduction(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let deductions = &ledger.subscriptions.deductions;
+pub(crate) fn deduction(
+    subscriptions: &Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let deductions = &subscriptions.deductions;
     let deduction = match asked.optional_text("deductOrderNo")? {
         Some(id) => deductions
             .of(call.account)

@@ -4,8 +4,9 @@
 
 use serde_json::{Value, json};
 
-use crate::balances::{Holder, Movement, Reason};
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::accounts::Accounts;
+use crate::balances::{Balances, Holder, Movement, Reason};
+use crate::call::{Call, Outcome};
 use crate::numbers::Once;
 use crate::parameters::Parameters;
 use crate::{Failure, NumbersUniquePer};
@@ -17,41 +18,57 @@ pub(crate) struct Transfers {
 }
 
 /// `POST …/v1/pay/transfer`.
-pub(crate) fn transfer(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let other = other_side(ledger, call, asked)?;
-    let earlier = &ledger.transfers.transfers;
+pub(crate) fn transfer(
+    transfers: &mut Transfers,
+    accounts: &Accounts,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let other = other_side(accounts, call, asked)?;
+    let earlier = &transfers.transfers;
     if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
         return Ok(earlier.clone());
     }
-    let done = settle(ledger, call, asked, "TRANSFER", [call.account, other])?;
+    let done = settle(balances, call, asked, "TRANSFER", [call.account, other])?;
     let number = asked.text("merchantBatchNo")?;
-    let transfers = &mut ledger.transfers.transfers;
+    let transfers = &mut transfers.transfers;
     transfers.keep(call, number, asked, done.clone());
     Ok(done)
 }
 
 /// `POST …/v1/pay/charge`.
-pub(crate) fn charge(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let other = other_side(ledger, call, asked)?;
-    let earlier = &ledger.transfers.charges;
+pub(crate) fn charge(
+    transfers: &mut Transfers,
+    accounts: &Accounts,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let other = other_side(accounts, call, asked)?;
+    let earlier = &transfers.charges;
     if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
         return Ok(earlier.clone());
     }
-    let done = settle(ledger, call, asked, "CHARGE", [other, call.account])?;
+    let done = settle(balances, call, asked, "CHARGE", [other, call.account])?;
     let number = asked.text("merchantBatchNo")?;
-    let charges = &mut ledger.transfers.charges;
+    let charges = &mut transfers.charges;
     charges.keep(call, number, asked, done.clone());
     Ok(done)
 }
 
 /// `GET …/v1/pay/transfer/detail`.
-pub(crate) fn transfer_detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    detail(&ledger.transfers.transfers, call, asked)
+pub(crate) fn transfer_detail(
+    transfers: &Transfers,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    detail(&transfers.transfers, call, asked)
 }
 
 /// `GET …/v1/pay/charges/detail`.
-pub(crate) fn charge_detail(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
-    detail(&ledger.transfers.charges, call, asked)
+pub(crate) fn charge_detail(transfers: &Transfers, call: Call<'_>, asked: &Parameters) -> Outcome {
+    detail(&transfers.charges, call, asked)
 }
 
 impl Transfers {
@@ -65,7 +82,7 @@ impl Transfers {
 
 /// The account in the body: another than the caller's, and usable.
 fn other_side<'a>(
-    ledger: &Ledger,
+    accounts: &Accounts,
     call: Call<'_>,
     asked: &'a Parameters,
 ) -> Result<&'a str, Failure> {
@@ -73,7 +90,7 @@ fn other_side<'a>(
     if other == call.account {
         return Err(Failure::Malformed("accountId"));
     }
-    if !ledger.accounts.holds_money(other, call.now) {
+    if !accounts.holds_money(other, call.now) {
         return Err(Failure::UnknownAccount);
     }
     Ok(other)
@@ -81,7 +98,7 @@ fn other_side<'a>(
 
 /// Moves the money, and gives the answer.
 fn settle(
-    ledger: &mut Ledger,
+    balances: &mut Balances,
     call: Call<'_>,
     asked: &Parameters,
     kind: &'static str,
@@ -100,7 +117,7 @@ fn settle(
         id: number,
         number,
     };
-    ledger.balances.post(call.now, reason, &[movement])?;
+    balances.post(call.now, reason, &[movement])?;
     Ok(json!({
         "merchantBatchNo": number,
         "status": "PAID",

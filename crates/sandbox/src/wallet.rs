@@ -3,15 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
-use crate::ledger::{Call, Ledger, Outcome};
+use crate::balances::Balances;
+use crate::call::{Call, Outcome};
 use crate::market::{self, CHAINS};
 use crate::parameters::Parameters;
+use crate::payouts::Payouts;
 
 /// How far back withdrawals are listed unless it is asked for otherwise: 7 days, in seconds.
 const WITHDRAWALS_S: u64 = 7 * 24 * 3600;
 
 /// `GET /v1/pay/wallet/currency_chains`.
-pub(crate) fn chains(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
     market::currency(asked.text("currency")?)?;
     let chains = CHAINS.map(|(chain, _)| {
         json!({
@@ -29,7 +31,7 @@ pub(crate) fn chains(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome
 }
 
 /// `GET /v1/pay/wallet/withdraw_status`: what a payout costs, which is nothing here.
-pub(crate) fn withdraw_status(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn withdraw_status(_: Call<'_>, asked: &Parameters) -> Outcome {
     let only = asked.optional_text("currency")?;
     let mut currencies = market::cryptos();
     currencies.retain(|currency| only.is_none_or(|only| only == *currency));
@@ -54,12 +56,11 @@ pub(crate) fn withdraw_status(_: &mut Ledger, _: Call<'_>, asked: &Parameters) -
 }
 
 /// `GET /v1/pay/wallet/total_balance`: everything at its price in USDT, or in another currency.
-pub(crate) fn total_balance(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn total_balance(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
     let currency = asked.optional_text("currency")?.unwrap_or("USDT");
     market::currency(currency)?;
     // What has no price counts for nothing, and neither does what is too little to be worth a grain.
-    let total = ledger
-        .balances
+    let total = balances
         .held(call.account)
         .filter_map(|(held, amount)| market::buys(held, amount, currency).ok())
         .try_fold(Amount::ZERO, Amount::plus)
@@ -69,7 +70,7 @@ pub(crate) fn total_balance(ledger: &mut Ledger, call: Call<'_>, asked: &Paramet
 }
 
 /// `GET /v1/pay/wallet/withdrawals`, newest first. Its times are in seconds.
-pub(crate) fn withdrawals(ledger: &mut Ledger, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn withdrawals(payouts: &Payouts, call: Call<'_>, asked: &Parameters) -> Outcome {
     let to = asked.optional_time("to")?.unwrap_or(call.now / 1000);
     let from = asked.optional_time("from")?;
     let from = from.unwrap_or(to.saturating_sub(WITHDRAWALS_S));
@@ -84,7 +85,7 @@ pub(crate) fn withdrawals(ledger: &mut Ledger, call: Call<'_>, asked: &Parameter
         let value = asked.optional_text(parameter)?;
         wanted.extend(value.map(|value| (member, value)));
     }
-    let all = ledger.payouts.withdrawals(call.account).into_iter();
+    let all = payouts.withdrawals(call.account).into_iter();
     let list = all
         .filter(|(at_ms, _)| (from..=to).contains(&(at_ms / 1000)))
         .map(|(_, withdrawal)| withdrawal)
