@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
 use crate::support::*;
+use gatepay_core::{Link, SecretKey, SigningKey};
 use gatepay_proxy::clock::Clock;
 use serde_json::{Value, json};
 
@@ -440,4 +441,319 @@ async fn a_call_is_written_down_with_its_amounts_as_they_were_sent() {
     );
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// What `audit show` prints where results go and where complaints go, and its exit code.
+fn shown(folder: &Folder, more: &[&str]) -> (String, String, Option<i32>) {
+    let config = folder.name("proxy.toml");
+    let output = run(&[&["audit", "show", "--config", &config], more].concat());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (
+        text(&output.stdout),
+        text(&output.stderr),
+        output.status.code(),
+    )
+}
+
+/// The keys of the calls that are shown, a dash for anything else.
+fn keys_of(folder: &Folder, more: &[&str]) -> String {
+    let (shown, said, code) = shown(folder, &[more, &["--json"]].concat());
+    assert_eq!(code, Some(i32::from(shown.is_empty())), "{more:?}: {said}");
+    let lines = shown.lines();
+    let keys = lines.map(|line| {
+        let found: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(found["verified"], true, "{line}");
+        found["before"]["key"].as_str().unwrap_or("-").to_owned()
+    });
+    keys.collect::<Vec<_>>().join(" ")
+}
+
+fn initech() -> Shop {
+    Shop::new(
+        "initech",
+        "client-initech",
+        "fake-initech-secret-0003",
+        "2124538399",
+    )
+}
+
+/// Two orders of which one is refused, a refund, and a change of the configuration between them.
+async fn some_history() -> Folder {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    send(&program, acme().post(CREATE, order("A-0001"))).await;
+    folder.tenant(&initech(), "");
+    let (status, _) = program.reload("").await;
+    assert_eq!(status, 200);
+    send(&program, acme().post(CREATE, order("A-0001"))).await;
+    send(&program, globex().post(REFUND, A_REFUND)).await;
+    end(program).await;
+    folder
+}
+
+#[tokio::test]
+async fn calls_and_changes_are_found_by_everything_that_is_asked_together() {
+    let folder = some_history().await;
+    for (asked, found) in [
+        (&[][..], "A-0001 - A-0001 R-0001"),
+        (&["--operation", "create_order"], "A-0001 A-0001"),
+        (
+            &["--operation", "create_order,refund_order"],
+            "A-0001 A-0001 R-0001",
+        ),
+        (
+            &["--operation", "create_order", "--operation", "refund_order"],
+            "A-0001 A-0001 R-0001",
+        ),
+        (&["--operation", "create_order", "--tenant", "globex"], ""),
+        (&["--kind", "write"], "A-0001 A-0001"),
+        (&["--kind", "money"], "R-0001"),
+        (&["--kind", "money,configuration"], "- R-0001"),
+        (&["--kind", "configuration"], "-"),
+        (&["--kind", "configuration", "--tenant", "initech"], "-"),
+        (&["--kind", "configuration", "--tenant", "acme"], ""),
+        (&["--kind", "configuration", "--outcome", "success"], ""),
+        (&["--kind", "suspension"], ""),
+        (&["--tenant", "initech"], "-"),
+        (&["--tenant", "acme,globex"], "A-0001 A-0001 R-0001"),
+        (&["--outcome", "success"], "A-0001"),
+        (&["--outcome", "failure", "--tenant", "acme"], "A-0001"),
+        (
+            &["--outcome", "success,failure", "--tenant", "acme"],
+            "A-0001 A-0001",
+        ),
+        (&["--outcome", "open"], ""),
+        (
+            &["--key", "R-0001", "--key", "A-0001"],
+            "A-0001 A-0001 R-0001",
+        ),
+        (&["--limit", "1"], "R-0001"),
+        (&["--limit", "3"], "- A-0001 R-0001"),
+        (
+            &["--limit", "1", "--kind", "write", "--outcome", "success"],
+            "A-0001",
+        ),
+        (
+            &["--limit", "100", "--since", "1h"],
+            "A-0001 - A-0001 R-0001",
+        ),
+        (&["--until", "1h"], ""),
+    ] {
+        assert_eq!(keys_of(&folder, asked), found, "{asked:?}");
+    }
+    let (text, _, _) = shown(&folder, &[]);
+    assert!(
+        text.contains("  configuration ") && text.contains("+ tenant initech"),
+        "{text}"
+    );
+    assert!(text.contains("1.21 USDT (orderAmount)"), "{text}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused_with_the_nearest() {
+    let folder = some_history().await;
+    for (asked, said) in [
+        (
+            &["--operation", "creat_order"][..],
+            "did you mean create_order",
+        ),
+        (&["--operation", "refund"], "did you mean refund_order"),
+        (
+            &["--operation", "create_order,refnd_order"],
+            "\"refnd_order\": is no operation; did you mean refund_order",
+        ),
+        (&["--operation", "query_order"], "is a read"),
+        (&["--operation", ""], "is no operation"),
+        (&["--tenant", "acne"], "did you mean acme"),
+        (&["--tenant", "nobody-near"], "is no tenant or operator"),
+        (&["--kind", "monney"], "'money'"),
+        (
+            &["--kind", "read"],
+            "possible values: write, money, configuration, suspension",
+        ),
+        (&["--outcome", "sucess"], "'success'"),
+        (&["--outcome", "Success"], "'success'"),
+        (&["--limit", "0"], "zero"),
+        (&["--limit=-1"], "invalid digit"),
+        (&["--limit", "many"], "many"),
+        (&["--csv", "--json"], "cannot be used with"),
+    ] {
+        let (shown, complained, code) = shown(&folder, asked);
+        assert_eq!(
+            (code, shown.as_str()),
+            (Some(64), ""),
+            "{asked:?}: {complained}"
+        );
+        assert!(complained.contains(said), "{asked:?}: {complained}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_has_a_line_for_each_and_no_formula() {
+    let upstream =
+        Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{"refundId":"@id"}}"#);
+    let folder = folder(&upstream.url());
+    let program = Program::serve(&folder).await;
+    let refund = |id: &str, amount: &str| {
+        let body =
+            format!(r#"{{"refundRequestId":"{id}","prepayId":"1","refundAmount":"{amount}"}}"#);
+        acme().post(REFUND, body)
+    };
+    send(&program, refund("=1+1", "=cmd|'/C calc'!A0")).await;
+    send(&program, refund("a;=1,\\u0022b", "-5")).await;
+    send(&program, acme().post(CREATE, order("A-0001"))).await;
+    end(program).await;
+    let (table, said, code) = shown(&folder, &["--csv"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let lines: Vec<&str> = table.split("\r\n").collect();
+    assert_eq!(
+        lines.len(),
+        5,
+        "a header, three calls, and nothing behind: {table}"
+    );
+    assert!(
+        lines[0].starts_with("time,kind,operation,outcome,amount,currency,count,"),
+        "{table}"
+    );
+    assert!(
+        lines[1].contains(",money,refund_order,success,\"'=cmd|'/C calc'!A0\",,1,,acme,"),
+        "{table}"
+    );
+    assert!(lines[1].contains(",\"'=1+1\","), "{table}");
+    assert!(lines[1].contains(",\"refundId @id\","), "{table}");
+    assert!(
+        lines[2].contains(",-5,,1,,acme,") && lines[2].contains(",\"a;'=1,\"\"b\","),
+        "{table}"
+    );
+    assert!(
+        lines[3].contains(",write,create_order,success,1.21,USDT,1,,acme,"),
+        "{table}"
+    );
+    assert!(
+        lines[1..4].iter().all(|line| line.ends_with(",yes")),
+        "{table}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
+    let folder = some_history().await;
+    let whole = fs::read_to_string(folder.path(FIRST)).unwrap();
+    // The last call is altered; then a record is cut out in front of it; then the whole file is gone.
+    folder.file(
+        FIRST,
+        &whole.replace("\"amount\":\"1\"", "\"amount\":\"9\""),
+    );
+    let (text, said, code) = shown(&folder, &["--kind", "money"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(
+        text.contains("9 - (refundAmount)") && text.contains("NOT VERIFIED"),
+        "{text}"
+    );
+    assert!(said.contains("1 of 1 shown cannot be verified"), "{said}");
+    let (json, _, _) = shown(&folder, &["--json"]);
+    let verified: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["verified"].take())
+        .collect();
+    assert_eq!(verified, [true, true, true, false]);
+
+    // What is shown is whole, and something else is not.
+    let (_, said, code) = shown(&folder, &["--outcome", "success", "--csv"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(!said.contains("shown cannot be verified"), "{said}");
+    assert!(
+        said.contains("audit-000001-0001.jsonl:") && said.contains("findings: 2"),
+        "{said}"
+    );
+
+    fs::remove_file(folder.path(FIRST)).unwrap();
+    let (_, said, code) = shown(&folder, &["--key", "R-0001"]);
+    assert_eq!(
+        code,
+        Some(4),
+        "what was asked for may be what is gone: {said}"
+    );
+
+    // A copy without its key is shown and not verified; with it, it is.
+    folder.file(FIRST, &whole);
+    let (dir, key, state) = (
+        folder.name("audit"),
+        folder.name("secrets/audit.key"),
+        folder.name("state"),
+    );
+    for (more, noted, verified) in [
+        (&[][..], true, Value::Null),
+        (
+            &["--key-file", &key, "--state-dir", &state],
+            false,
+            json!(true),
+        ),
+    ] {
+        let command = ["audit", "show", "--dir", &dir, "--json", "--limit", "1"];
+        let (said, code) = printed(&run(&[&command, more].concat()));
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.contains("note: nothing is verified"), noted, "{said}");
+        let line = said.lines().find(|line| line.starts_with('{')).unwrap();
+        let call: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(call["verified"], verified, "{said}");
+    }
+}
+
+/// A run as it was written before there were amounts, without its links.
+const BEFORE_AMOUNTS: [&str; 4] = [
+    r#"{"run":1,"seq":1,"time":"2026-01-01T00:00:00.000Z","record":"begun","version":"0.1.0""#,
+    r#"{"run":1,"seq":2,"time":"2026-01-01T00:00:01.000Z","record":"before","id":"00000000000000000000000000000001","party":"acme","client_id":"client-acme","peer":"127.0.0.1","operation":"refund_order","kind":"money","account":"2124538349","key":"R-1","timestamp":"1767225601000","nonce":"n1","signature":"aa","signed_sha256":"bb","body_bytes":23"#,
+    r#"{"run":1,"seq":3,"time":"2026-01-01T00:00:02.000Z","record":"after","id":"00000000000000000000000000000001","party":"acme","outcome":"success","status":200,"code":"000000","attempts":[],"ids":{"refundId":"7"}"#,
+    r#"{"run":1,"seq":4,"time":"2026-01-01T00:00:03.000Z","record":"ended""#,
+];
+
+/// The records with their links.
+fn linked(key: &str, records: &[&str]) -> String {
+    let key = SigningKey::new(&SecretKey::new(key.to_owned().into()).unwrap());
+    let mut link = Link::ORIGIN;
+    let lines = records.iter().map(|record| {
+        link = link.next(&key, record.as_bytes());
+        format!("{record},\"link\":\"{link}\"}}\n")
+    });
+    lines.collect()
+}
+
+/// A journal of the version before, which has no amounts, and which this one goes on with.
+#[tokio::test]
+async fn a_journal_without_amounts_verifies_is_shown_and_goes_on() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    let key = fs::read_to_string(folder.path("secrets/audit.key")).unwrap();
+    fs::create_dir(folder.path("audit")).unwrap();
+    folder.file(FIRST, &linked(key.trim_end(), &BEFORE_AMOUNTS));
+    let program = Program::serve(&folder).await;
+    send(&program, acme().post(CREATE, order("A-0001"))).await;
+    end(program).await;
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let (table, said, code) = shown(&folder, &["--csv", "--kind", "write,money"]);
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<&str> = table.split("\r\n").collect();
+    assert!(
+        lines[1].contains(",money,refund_order,success,,,,,acme,"),
+        "{table}"
+    );
+    assert!(
+        lines[2].contains(",write,create_order,success,1.21,USDT,1,,acme,"),
+        "{table}"
+    );
+}
+
+/// Other files that are wrong keep nobody from looking.
+#[tokio::test]
+async fn a_journal_can_be_looked_at_while_a_tenants_file_is_wrong() {
+    let folder = some_history().await;
+    folder.file("tenants.d/broken.toml", "id = ");
+    for command in ["verify", "show"] {
+        let (said, code) = audit(&folder, command, &[]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("broken.toml"), "{said}");
+    }
 }

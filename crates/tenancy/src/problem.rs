@@ -78,6 +78,26 @@ pub(crate) fn closest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
+/// The candidates that may have been meant, most likely first and at most three: those at most two slips of the pen away,
+/// then those that have the word in them.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let slips = |candidate: &str| match distance(word.as_bytes(), candidate.as_bytes()) {
+        slips if slips <= if candidate.len() <= 3 { 1 } else { 2 } => Some(slips),
+        _ if word.len() >= 3 && candidate.contains(word) => Some(word.len() + candidate.len()),
+        _ => None,
+    };
+    // Nobody names anything by so much; it would only take long.
+    let candidates = candidates.into_iter().filter(|_| word.len() <= 128);
+    let near = candidates.filter_map(|candidate| Some((slips(candidate)?, candidate)));
+    let mut near: Vec<_> = near.collect();
+    near.sort_unstable();
+    near.dedup();
+    near.into_iter()
+        .map(|(_, candidate)| candidate)
+        .take(3)
+        .collect()
+}
+
 /// How many bytes have to be inserted, removed or replaced to turn one into the other (Levenshtein).
 fn distance(from: &[u8], to: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -130,5 +150,27 @@ mod tests {
         assert_eq!(closest("xy", keys), None);
         assert_eq!(closest("password", keys), None);
         assert_eq!(closest("", keys), None);
+    }
+
+    #[test]
+    fn the_nearest_names_come_first_and_few() {
+        let names = [
+            "refund_order",
+            "refund_order_v2",
+            "refund_order_v3",
+            "create_order",
+        ];
+        assert_eq!(nearest("refnd_order", names), ["refund_order"]);
+        assert_eq!(
+            nearest("refund_order_v4", names),
+            ["refund_order_v2", "refund_order_v3"]
+        );
+        assert_eq!(
+            nearest("refund", names),
+            ["refund_order", "refund_order_v2", "refund_order_v3"]
+        );
+        assert_eq!(nearest("x", names), [""; 0]);
+        assert_eq!(nearest("", ["", "ab"]), [""]);
+        assert_eq!(nearest(&"refund_order".repeat(1_000), names), [""; 0]);
     }
 }

@@ -1,23 +1,33 @@
 //! `audit`: the journal of write and money calls, verified and searched.
 
+mod csv;
+mod names;
 mod show;
+mod time;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gatepay_tenancy::settings::{Audit as AuditSettings, Settings};
+use gatepay_core::{Catalogue, SigningKey};
+use gatepay_proxy::journal::folder::Disk;
+use gatepay_proxy::journal::head::{HeadFolder, KeptHeads};
+use gatepay_proxy::journal::verify::{Head, Known, Report, verify_against};
+use gatepay_tenancy::Registry;
+use gatepay_tenancy::load::{Supposing, load_readable};
 
-use super::{Exit, complain, environment};
+use super::from::SecretFrom;
+use super::{Exit, complain, environment, fail};
 
-/// Verify the audit journal, or find a call in it.
+/// Verify the audit journal, or find calls and changes in it.
 #[derive(Subcommand)]
 pub(crate) enum Audit {
     Verify(verify::Verify),
-    Show(show::Show),
+    Show(Box<show::Show>),
 }
 
-/// Which journal.
+/// Which journal, and what its end is compared with.
 #[derive(Args)]
 struct Place {
     /// The process's configuration, whose `[audit]` says where the journal is.
@@ -26,6 +36,30 @@ struct Place {
     /// The journal's folder, wherever it was copied to; no configuration is read then.
     #[arg(long, value_name = "FOLDER", conflicts_with = "config")]
     dir: Option<PathBuf>,
+    /// The file that holds the journal's key, if it is looked at away from the proxy.
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    key_file: Option<PathBuf>,
+    /// The proxy's `state_dir`, or a copy of it, with the heads of the last runs.
+    #[arg(long, value_name = "FOLDER", requires = "dir")]
+    state_dir: Option<PathBuf>,
+    /// A head from the log, `run.seq.link`; may be repeated.
+    #[arg(long, value_name = "HEAD")]
+    head: Vec<Head>,
+    /// The first run that has to be there; files of earlier ones were moved away.
+    #[arg(long, value_name = "RUN", default_value_t = 1)]
+    from_run: u32,
+}
+
+/// The journal that a place leads to.
+struct Subject {
+    folder: PathBuf,
+    /// `None` if no `--key-file` goes with `--dir`.
+    key: Option<SigningKey>,
+    state_dir: Option<PathBuf>,
+    /// What is said if there is no state folder.
+    without: &'static str,
+    /// What else the configuration says; `None` with `--dir`.
+    configuration: Option<(Catalogue, Registry)>,
 }
 
 impl Audit {
@@ -38,21 +72,75 @@ impl Audit {
     }
 }
 
-fn configured(config: &Path) -> Result<Settings, Exit> {
-    let configuration = gatepay_tenancy::load(config, &environment).map_err(|problems| {
+impl Place {
+    fn subject(&self) -> Result<Subject, Exit> {
+        let Some(dir) = &self.dir else {
+            return self.configured();
+        };
+        let key = self.key_file.as_deref().map(|file| {
+            let secret = SecretFrom::file(file).key().map_err(usage)?;
+            Ok(SigningKey::new(&secret))
+        });
+        Ok(Subject {
+            folder: dir.clone(),
+            key: key.transpose()?,
+            state_dir: self.state_dir.clone(),
+            without: "no --state-dir is given: the end of the journal is compared with no head from there",
+            configuration: None,
+        })
+    }
+
+    /// The journal of the configuration, even if files of tenants are wrong: they are named, and it is looked at.
+    fn configured(&self) -> Result<Subject, Exit> {
+        let supposing = Supposing::default();
+        let (configuration, problems) = load_readable(&self.config, &environment, supposing);
         problems.iter().for_each(complain);
-        Exit::Usage
-    })?;
-    Ok(configuration.settings)
+        let settings = configuration.settings;
+        let Some(audit) = settings.audit else {
+            return Err(match problems.len() {
+                0 => usage(format_args!(
+                    "{} has no [audit]: there is no journal; name a folder with --dir",
+                    self.config.display()
+                )),
+                _ => Exit::Usage,
+            });
+        };
+        Ok(Subject {
+            folder: audit.dir,
+            key: Some(audit.key),
+            state_dir: settings.state_dir,
+            without: "no state_dir is configured: the end of the journal is compared with heads beside it only",
+            configuration: Some((configuration.catalogue, configuration.registry)),
+        })
+    }
 }
 
-fn journal(config: &Path, audit: Option<AuditSettings>) -> Result<AuditSettings, Exit> {
-    audit.ok_or_else(|| {
-        usage(format_args!(
-            "{} has no [audit]: there is no journal; name a folder with --dir",
-            config.display()
-        ))
-    })
+impl Subject {
+    /// The heads that are kept, read before the journal so that none is newer than what is read of it.
+    fn heads(&self, key: &SigningKey) -> Result<Option<KeptHeads>, Exit> {
+        let heads = HeadFolder::of(self.state_dir.as_deref(), &self.folder);
+        let kept = heads.read(key).map_err(|error| self.unreadable(&error))?;
+        Ok((self.state_dir.is_some() || !kept.is_empty()).then_some(kept))
+    }
+
+    fn verify(
+        &self,
+        place: &Place,
+        key: &SigningKey,
+        kept: Option<&KeptHeads>,
+    ) -> Result<Report, Exit> {
+        let known = Known {
+            from: place.from_run,
+            heads: &place.head,
+            kept,
+        };
+        let report = verify_against(&Disk::at(&self.folder), key, &known);
+        report.map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Exit {
+        fail(format_args!("{}: {error}", self.folder.display()))
+    }
 }
 
 fn usage(line: impl std::fmt::Display) -> Exit {

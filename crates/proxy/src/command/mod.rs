@@ -34,6 +34,8 @@ pub(crate) enum Exit {
     Late,
     /// What was compared differs.
     Changes,
+    /// What was read is not as it was written.
+    Altered,
     /// The command line or the configuration is wrong.
     Usage,
 }
@@ -46,6 +48,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Late => 2,
             Self::Changes => 3,
+            Self::Altered => 4,
             Self::Usage => 64,
         }
     }

@@ -252,12 +252,18 @@ pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
 
 /// The number a line says it has.
 pub(super) fn seq(line: &[u8]) -> Option<u64> {
+    numbers(line).map(|(_, seq)| seq)
+}
+
+/// The run a line says it is of, and its number there.
+pub(super) fn numbers(line: &[u8]) -> Option<(u32, u64)> {
     #[derive(Deserialize)]
     struct Numbered {
+        run: u32,
         seq: u64,
     }
     let numbered: Numbered = serde_json::from_slice(line).ok()?;
-    Some(numbered.seq)
+    Some((numbered.run, numbered.seq))
 }
 
 fn what(entry: &Entry) -> What<'_> {

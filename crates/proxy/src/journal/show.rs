@@ -1,97 +1,295 @@
-//! Finding what was asked for: records before and after, brought together by request.
+//! Finding what was asked for: calls, whose records before and after are brought together by request, and what was done
+//! to the proxy itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 
+use gatepay_core::{Link, SigningKey};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::folder::Folder;
+use super::entry;
+use super::folder::{Folder, Part};
 
-/// What to look for; what is `None` matches everything.
+/// A record as it was read.
+pub type Record = Map<String, Value>;
+
+/// What to look for. All that is given has to match; of a list, one of its values. An empty list matches everything.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    /// The tenant or operator.
-    pub party: Option<String>,
+    /// Tenants and operators: who made the call, or whom a change or a suspension names.
+    pub parties: Vec<String>,
     /// The value of the idempotency key, or of an id GatePay gave.
-    pub key: Option<String>,
+    pub keys: Vec<String>,
     /// The request's id.
-    pub id: Option<String>,
-    /// Compared with the time of the record before.
+    pub ids: Vec<String>,
+    /// The catalogue's names of calls.
+    pub operations: Vec<String>,
+    /// What a call does, or one of [`EVENTS`].
+    pub kinds: Vec<String>,
+    /// How a call ended, or [`OPEN`].
+    pub outcomes: Vec<String>,
+    /// Compared with the time of the record, of a call that of the record before.
     pub since: Option<Timestamp>,
-    /// Likewise; calls of this very moment are left out.
+    /// Likewise; what is of this very moment is left out.
     pub until: Option<Timestamp>,
+    /// Only the last so many.
+    pub limit: Option<usize>,
+}
+
+/// Records that are of no call: each is found by its own name as its kind.
+pub const EVENTS: [&str; 2] = ["configuration", "suspension"];
+/// The outcome of a call without a record after: it is in flight, or its end was lost with the process.
+pub const OPEN: &str = "open";
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// All that matches, in the order in which it was written down.
+    pub found: Vec<Found>,
+    /// The names of all calls in the journal.
+    pub operations: BTreeSet<String>,
+    /// All tenants and operators in the journal.
+    pub parties: BTreeSet<String>,
+}
+
+/// One thing that was found.
+#[derive(Debug)]
+pub enum Found {
+    /// A call.
+    Call(Call),
+    /// Something else that was done.
+    Event(Event),
+}
+
+impl Found {
+    /// Whether all its records are as they were written; `None` without the journal's key.
+    pub fn verified(&self) -> Option<bool> {
+        match self {
+            Self::Call(call) => call.verified,
+            Self::Event(event) => event.verified,
+        }
+    }
 }
 
 /// One call: what was asked for, and what became of it if that is known.
 #[derive(Debug)]
 pub struct Call {
     /// The record before.
-    pub before: Map<String, Value>,
+    pub before: Record,
     /// The record after.
-    pub after: Option<Map<String, Value>>,
+    pub after: Option<Record>,
+    /// Whether both are as they were written; `None` without the journal's key.
+    pub verified: Option<bool>,
 }
 
-/// All calls that match, in the order they were written down. Lines that are no records are passed over: whether
-/// they should be there is for [`verify`](super::verify::verify) to say.
-pub fn show(folder: &impl Folder, wanted: &Wanted) -> io::Result<Vec<Call>> {
-    let mut calls: Vec<Call> = Vec::new();
-    let mut positions: HashMap<String, usize> = HashMap::new();
+/// A change of the configuration, or a suspension.
+#[derive(Debug)]
+pub struct Event {
+    /// Its only record.
+    pub record: Record,
+    /// Whether it is as it was written; `None` without the journal's key.
+    pub verified: Option<bool>,
+}
+
+/// All that matches. Lines that are no records are passed over: whether they should be there is for
+/// [`verify`](super::verify::verify) to say. With the journal's key each record is said to be as it was written or not.
+pub fn show(folder: &impl Folder, key: Option<&SigningKey>, wanted: &Wanted) -> io::Result<Shown> {
+    let mut search = Search {
+        wanted,
+        shown: Shown::default(),
+        open: HashMap::new(),
+    };
+    let mut chain = Chain::new(key);
     for part in folder.parts()? {
-        let text = folder.read(part)?;
-        for line in text.split(|byte| *byte == b'\n') {
-            let Ok(Value::Object(record)) = serde_json::from_slice(line) else {
-                continue;
-            };
-            let Some(id) = text_of(&record, "id").map(str::to_owned) else {
-                continue;
-            };
-            match text_of(&record, "record") {
-                Some("before") if wanted.may_match(&record) => {
-                    positions.insert(id, calls.len());
-                    calls.push(Call {
-                        before: record,
-                        after: None,
-                    });
-                }
-                Some("after") => {
-                    if let Some(position) = positions.remove(&id) {
-                        calls[position].after = Some(record);
-                    }
-                }
-                _ => {}
+        chain.begin(part);
+        for line in folder.read(part)?.split_inclusive(|byte| *byte == b'\n') {
+            let verified = chain.verifies(line);
+            if let Ok(Value::Object(record)) = serde_json::from_slice(line) {
+                search.take(record, verified);
             }
         }
     }
-    if let Some(key) = &wanted.key {
-        calls.retain(|call| call.has_key(key));
+    let mut shown = search.shown;
+    shown.found.retain(|found| wanted.matches_end(found));
+    if let Some(limit) = wanted.limit {
+        let more = shown.found.len().saturating_sub(limit);
+        shown.found.drain(..more);
     }
-    Ok(calls)
+    Ok(shown)
+}
+
+struct Search<'w> {
+    wanted: &'w Wanted,
+    shown: Shown,
+    /// Where calls stand whose record after did not come yet, by request.
+    open: HashMap<String, usize>,
+}
+
+impl Search<'_> {
+    fn take(&mut self, record: Record, verified: Option<bool>) {
+        match text(&record, "record") {
+            Some("before") => self.take_before(record, verified),
+            Some("after") => self.take_after(record, verified),
+            Some(event) if EVENTS.contains(&event) && self.wanted.matches_event(&record, event) => {
+                let found = Found::Event(Event { record, verified });
+                self.shown.found.push(found);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_before(&mut self, before: Record, verified: Option<bool>) {
+        note(&mut self.shown.operations, text(&before, "operation"));
+        note(&mut self.shown.parties, text(&before, "party"));
+        if let Some(id) = text(&before, "id")
+            && self.wanted.matches_before(&before)
+        {
+            self.open.insert(id.to_owned(), self.shown.found.len());
+            self.shown.found.push(Found::Call(Call {
+                before,
+                after: None,
+                verified,
+            }));
+        }
+    }
+
+    fn take_after(&mut self, after: Record, verified: Option<bool>) {
+        let position = text(&after, "id").and_then(|id| self.open.remove(id));
+        let found = position.and_then(|position| self.shown.found.get_mut(position));
+        if let Some(Found::Call(call)) = found {
+            call.after = Some(after);
+            call.verified = call.verified.zip(verified).map(|(one, other)| one && other);
+        }
+    }
+}
+
+fn note(names: &mut BTreeSet<String>, name: Option<&str>) {
+    if let Some(name) = name
+        && !names.contains(name)
+    {
+        names.insert(name.to_owned());
+    }
 }
 
 impl Wanted {
-    /// All but the key, which the record after may have as well.
-    fn may_match(&self, before: &Map<String, Value>) -> bool {
-        let is = |name, wanted: &Option<String>| {
-            wanted.is_none() || text_of(before, name) == wanted.as_deref()
+    /// All but what the record after tells.
+    fn matches_before(&self, before: &Record) -> bool {
+        has(&self.parties, text(before, "party"))
+            && has(&self.ids, text(before, "id"))
+            && has(&self.operations, text(before, "operation"))
+            && has(&self.kinds, text(before, "kind"))
+            && self.matches_time(before)
+    }
+
+    fn matches_event(&self, record: &Record, event: &str) -> bool {
+        let of_calls = [&self.keys, &self.ids, &self.operations, &self.outcomes];
+        let names = |party: &String| names_party(record, party);
+        of_calls.iter().all(|values| values.is_empty())
+            && has(&self.kinds, Some(event))
+            && (self.parties.is_empty() || self.parties.iter().any(names))
+            && self.matches_time(record)
+    }
+
+    fn matches_time(&self, record: &Record) -> bool {
+        let time = text(record, "time").and_then(|time| time.parse().ok());
+        self.since.is_none_or(|since| time >= Some(since))
+            && self
+                .until
+                .is_none_or(|until| time.is_some_and(|time: Timestamp| time < until))
+    }
+
+    fn matches_end(&self, found: &Found) -> bool {
+        let Found::Call(call) = found else {
+            return true;
         };
-        let time = text_of(before, "time").and_then(|time| time.parse().ok());
-        is("party", &self.party)
-            && is("id", &self.id)
-            && self.since.is_none_or(|since| time >= Some(since))
-            && self.until.is_none_or(|until| time < Some(until))
+        let has_key = |key: &String| call.has_key(key);
+        has(&self.outcomes, Some(call.outcome()))
+            && (self.keys.is_empty() || self.keys.iter().any(has_key))
     }
 }
 
+/// Whether one of the values is this one, or there is none to compare with.
+fn has(values: &[String], value: Option<&str>) -> bool {
+    values.is_empty() || values.iter().any(|one| Some(one.as_str()) == value)
+}
+
+/// Whether it is of this party, or has a line such as `~ tenant acme: …`.
+fn names_party(record: &Record, party: &str) -> bool {
+    let changes = record.get("changes").and_then(Value::as_array);
+    let mut lines = changes.into_iter().flatten().filter_map(Value::as_str);
+    let names = |line: &str| {
+        let mut words = line.split(' ').skip(1);
+        matches!(words.next(), Some("tenant" | "operator"))
+            && words.next().map(|word| word.trim_end_matches(':')) == Some(party)
+    };
+    text(record, "party") == Some(party) || lines.any(names)
+}
+
 impl Call {
+    /// How it ended, or [`OPEN`].
+    pub fn outcome(&self) -> &str {
+        let after = self.after.as_ref();
+        after.map_or(OPEN, |after| text(after, "outcome").unwrap_or_default())
+    }
+
     fn has_key(&self, key: &str) -> bool {
         let ids = self.after.as_ref().and_then(|after| after.get("ids"));
         let ids = ids.and_then(Value::as_object);
-        text_of(&self.before, "key") == Some(key)
+        text(&self.before, "key") == Some(key)
             || ids.is_some_and(|ids| ids.values().any(|id| id.as_str() == Some(key)))
     }
 }
 
-fn text_of<'a>(record: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+/// Follows the chain of each run from its first record on. What stands behind a break is not verified.
+struct Chain<'k> {
+    key: Option<&'k SigningKey>,
+    part: Part,
+    seq: u64,
+    link: Link,
+    whole: bool,
+}
+
+impl<'k> Chain<'k> {
+    fn new(key: Option<&'k SigningKey>) -> Self {
+        Self {
+            key,
+            part: Part { run: 0, part: 0 },
+            seq: 0,
+            link: Link::ORIGIN,
+            whole: false,
+        }
+    }
+
+    /// Goes on to the next file.
+    fn begin(&mut self, part: Part) {
+        if part.run == self.part.run {
+            self.whole &= part.part == self.part.part + 1;
+        } else {
+            (self.seq, self.link) = (0, Link::ORIGIN);
+            self.whole = part.part == 1;
+        }
+        self.part = part;
+    }
+
+    fn verifies(&mut self, line: &[u8]) -> Option<bool> {
+        let key = self.key?;
+        self.whole = self.whole && self.goes_on(key, line).is_some();
+        Some(self.whole)
+    }
+
+    /// Whether the line is the record that has to come next.
+    fn goes_on(&mut self, key: &SigningKey, line: &[u8]) -> Option<()> {
+        let line = line.strip_suffix(b"\n")?;
+        let (record, link) = entry::split(line)?;
+        let is_next = self.link.next(key, record) == link
+            && entry::numbers(line)? == (self.part.run, self.seq + 1);
+        self.seq += 1;
+        self.link = link;
+        is_next.then_some(())
+    }
+}
+
+fn text<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
     record.get(name)?.as_str()
 }

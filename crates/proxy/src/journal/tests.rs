@@ -8,7 +8,7 @@ use gatepay_core::{SecretKey, Signature};
 use proptest::prelude::*;
 
 use super::folder::{Medium, Part};
-use super::show::{Wanted, show};
+use super::show::{Call, Found, Wanted, show};
 use super::verify::{Report, verify};
 use super::*;
 use prometheus::{Histogram, IntCounter, IntGauge};
@@ -243,15 +243,25 @@ fn a_call_is_on_the_disk_before_it_may_be_sent() {
     }
 }
 
+/// The calls that match.
+fn found(disk: &SimulatedDisk, wanted: &Wanted) -> Vec<Call> {
+    let shown = show(disk, Some(&key()), wanted).unwrap();
+    let calls = shown.found.into_iter().map(|found| match found {
+        Found::Call(call) => call,
+        Found::Event(event) => unreachable!("{event:?}"),
+    });
+    calls.collect()
+}
+
 #[test]
 fn what_was_written_verifies_and_is_found() {
     let disk = written(3, 10, ROOMY);
     let report = disk.verify();
     assert_eq!(report.findings, []);
     assert_eq!((report.calls, report.open), (30, 0));
-    let wanted = |wanted: Wanted| show(&disk, &wanted).unwrap();
+    let wanted = |wanted: Wanted| found(&disk, &wanted);
     let one = wanted(Wanted {
-        key: Some("trade-7".to_owned()),
+        keys: vec!["trade-7".to_owned()],
         ..Wanted::default()
     });
     assert_eq!(one.len(), 1);
@@ -260,7 +270,7 @@ fn what_was_written_verifies_and_is_found() {
     assert_eq!(after["ids"]["prepayId"], "77");
     assert_eq!(one[0].before["signature"], "a".repeat(128));
     let acme = wanted(Wanted {
-        party: Some("acme".to_owned()),
+        parties: vec!["acme".to_owned()],
         ..Wanted::default()
     });
     assert_eq!(acme.len(), 15);
@@ -271,7 +281,7 @@ fn what_was_written_verifies_and_is_found() {
     assert_eq!(wanted(late).len(), 0);
     assert_eq!(
         wanted(Wanted {
-            key: Some("77".to_owned()),
+            keys: vec!["77".to_owned()],
             ..Wanted::default()
         })
         .len(),
@@ -283,7 +293,7 @@ fn what_was_written_verifies_and_is_found() {
 #[test]
 fn the_digest_is_that_of_the_signed_string() {
     let disk = written(1, 1, ROOMY);
-    let calls = show(&disk, &Wanted::default()).unwrap();
+    let calls = found(&disk, &Wanted::default());
     let signed = b"1767225600000\nnonce-0\n{\"merchantTradeNo\":\"1\"}\n";
     let digest = <sha2::Sha256 as sha2::Digest>::digest(signed);
     assert_eq!(calls[0].before["signed_sha256"], hex::encode(digest));

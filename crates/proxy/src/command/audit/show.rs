@@ -1,166 +1,393 @@
 //! `audit show`.
 
-use clap::Args;
-use gatepay_proxy::clock::Clock;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::num::NonZeroUsize;
+
+use clap::{Args, ValueEnum};
+use gatepay_core::Catalogue;
 use gatepay_proxy::journal::folder::Disk;
-use gatepay_proxy::journal::show::{Call, Wanted, show};
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
-use serde_json::{Map, Value, json};
+use gatepay_proxy::journal::show::{Call, Event, Found, Record, Shown, Wanted, show};
+use gatepay_proxy::journal::verify::Report;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use super::{Place, configured, journal};
-use crate::command::{Exit, fail, say};
+use super::names::KnownNames;
+use super::time::moment;
+use super::{Place, csv};
+use crate::command::{Exit, complain, fail, say};
 
-/// Find calls: who asked, for what, and what became of it.
+/// Find calls and changes: who asked, for what, for how much, and what became of it.
 ///
-/// Prints every call that matches all that is given. Says nothing about whether the journal is whole: that is for
-/// `audit verify`.
+/// Prints all that matches everything that is given: calls, changes of the configuration, and suspensions by hand. Options
+/// that take several values may be repeated, and all but --key and --head take them separated by commas; of one option any
+/// value matches. Only calls match --operation, --outcome, --key and --id; of changes and suspensions those match --tenant
+/// that name it.
+///
+/// What is printed is verified with the journal's key, as `audit verify` does. What is not as it was written is marked,
+/// standard error says so, and the command exits with 4, whatever it found. Otherwise it exits with 0, with 1 if nothing
+/// matches or the journal cannot be read, and with 64 for bad usage, as for a name that neither the configuration nor the
+/// journal has. With --dir and without --key-file nothing is verified, and standard error says that.
 #[derive(Args)]
 pub(crate) struct Show {
     #[command(flatten)]
     place: Place,
-    /// Only calls of this tenant or operator.
-    #[arg(long, value_name = "ID")]
-    tenant: Option<String>,
+    /// Only what this tenant or operator asked for, and what was done to it.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    tenant: Vec<String>,
     /// Only calls with this idempotency key (merchantTradeNo, refundRequestId …) or id of GatePay's.
     #[arg(long, value_name = "VALUE")]
-    key: Option<String>,
+    key: Vec<String>,
     /// Only the request with this `X-Request-Id`.
-    #[arg(long, value_name = "REQUEST")]
-    id: Option<String>,
-    /// Only calls from then on: RFC 3339, a date (UTC), or a time ago such as 2h or 30d.
+    #[arg(long, value_name = "REQUEST", value_delimiter = ',')]
+    id: Vec<String>,
+    /// Only this call, by its name: `gatepay-proxy operations` lists them.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    operation: Vec<String>,
+    /// Only what is of this kind.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<RecordKind>,
+    /// Only calls that ended so. `open`: in flight, or the end was lost with the process.
+    #[arg(long, value_name = "OUTCOME", value_delimiter = ',')]
+    outcome: Vec<CallOutcome>,
+    /// Only what was done from then on: RFC 3339, a date (UTC), or a time ago such as 2h or 30d.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only calls before then, likewise.
+    /// Only what was done before then, likewise.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
-    /// Print one JSON object per call, with both its records.
+    /// Only the last so many that match.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<NonZeroUsize>,
+    /// Print one JSON object per line: a call's two records as `before` and `after`, anything else under its kind.
     #[arg(long)]
     json: bool,
+    /// Print a table as RFC 4180 has it, with a line of names.
+    ///
+    /// In front of what a spreadsheet would take for a formula stands an apostrophe. If a call names several amounts, the
+    /// first has columns of its own, and the others share `more_amounts`.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RecordKind {
+    Write,
+    Money,
+    Configuration,
+    Suspension,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CallOutcome {
+    Success,
+    Failure,
+    Unknown,
+    Refused,
+    #[value(name = "caller_left")]
+    CallerLeft,
+    Open,
 }
 
 impl Show {
-    pub(super) fn run(self) -> Result<Exit, Exit> {
-        let folder = match self.place.dir {
-            Some(dir) => dir,
-            None => journal(&self.place.config, configured(&self.place.config)?.audit)?.dir,
+    pub(super) fn run(&self) -> Result<Exit, Exit> {
+        let subject = self.place.subject()?;
+        let key = subject.key.as_ref();
+        let kept = key.map(|key| subject.heads(key)).transpose()?.flatten();
+        let shown = show(&Disk::at(&subject.folder), key, &self.wanted());
+        let shown = shown.map_err(|error| subject.unreadable(&error))?;
+        let standard = Catalogue::standard();
+        KnownNames::of(&subject, &standard, &shown).check(&self.operation, &self.tenant)?;
+        if self.csv {
+            say(csv::header());
+        }
+        shown.found.iter().for_each(|found| self.print(found));
+        let found = if shown.found.is_empty() {
+            Err(fail("nothing matches"))
+        } else {
+            Ok(Exit::Fine)
         };
-        let wanted = Wanted {
-            party: self.tenant,
-            key: self.key,
-            id: self.id,
+        let Some(key) = key else {
+            complain(
+                "note: nothing is verified: name the file of the journal's key with --key-file",
+            );
+            return found;
+        };
+        let report = subject.verify(&self.place, key, kept.as_ref())?;
+        if is_whole(&shown, &report) {
+            found
+        } else {
+            Err(Exit::Altered)
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            parties: self.tenant.clone(),
+            keys: self.key.clone(),
+            ids: self.id.clone(),
+            operations: self.operation.clone(),
+            kinds: words(&self.kind),
+            outcomes: words(&self.outcome),
             since: self.since,
             until: self.until,
-        };
-        let calls = show(&Disk::at(&folder), &wanted)
-            .map_err(|error| fail(format_args!("{}: {error}", folder.display())))?;
-        if calls.is_empty() {
-            return Err(fail("no call matches"));
+            limit: self.limit.map(NonZeroUsize::get),
         }
-        for call in calls {
-            if self.json {
-                say(json!({"before": call.before, "after": call.after}));
-            } else {
-                print(&call);
-            }
+    }
+
+    fn print(&self, found: &Found) {
+        match found {
+            _ if self.csv => say(csv::row(found)),
+            _ if self.json => say(json_line(&object(found))),
+            Found::Call(call) => print_call(call),
+            Found::Event(event) => print_event(event),
         }
-        Ok(Exit::Fine)
     }
 }
 
-fn print(call: &Call) {
-    let before = &call.before;
+/// The words that values are written as.
+fn words(values: &[impl ValueEnum]) -> Vec<String> {
+    let names = values.iter().filter_map(ValueEnum::to_possible_value);
+    names.map(|name| name.get_name().to_owned()).collect()
+}
+
+/// Says what is not as it was written: of what is shown, and of the journal.
+fn is_whole(shown: &Shown, report: &Report) -> bool {
+    let is_altered = |found: &&Found| found.verified() == Some(false);
+    let altered = shown.found.iter().filter(is_altered).count();
+    if altered > 0 {
+        complain(format_args!(
+            "{altered} of {} shown cannot be verified: altered, or behind a record that was",
+            shown.found.len()
+        ));
+    }
+    let findings = &report.findings;
+    findings.iter().take(FINDINGS).for_each(complain);
+    if !findings.is_empty() {
+        complain(format_args!(
+            "the journal is not as it was written, findings: {}; `audit verify` names all",
+            findings.len()
+        ));
+    }
+    altered == 0 && findings.is_empty()
+}
+
+/// How many findings are named where calls are looked for.
+const FINDINGS: usize = 3;
+
+fn object(found: &Found) -> Value {
+    match found {
+        Found::Call(Call {
+            before,
+            after,
+            verified,
+        }) => json!({"before": before, "after": after, "verified": verified}),
+        Found::Event(Event { record, verified }) => {
+            let kind = record.get("record").and_then(Value::as_str);
+            json!({kind.unwrap_or_default(): record, "verified": verified})
+        }
+    }
+}
+
+/// JSON in one line, in which what steers terminals is an escape.
+fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        // Outside a string there is none.
+        if c.is_control() {
+            let _ = write!(line, "\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+fn print_call(call: &Call) {
+    let before = |name| shown(&call.before, name);
     say(format_args!(
         "{}  {} {} key {} by {} ({}) from {}",
-        text(before, "time"),
-        text(before, "kind"),
-        text(before, "operation"),
-        text(before, "key"),
-        text(before, "party"),
-        text(before, "client_id"),
-        text(before, "peer"),
+        before("time"),
+        before("kind"),
+        before("operation"),
+        before("key"),
+        before("party"),
+        before("client_id"),
+        before("peer"),
     ));
+    let (amounts, unlisted) = amounts(&call.before);
+    for amount in amounts {
+        say(format_args!("    {}", visible(&amount.to_string())));
+    }
+    if let Some(unlisted) = unlisted {
+        say(format_args!("    {unlisted} amounts in other currencies"));
+    }
     say(format_args!(
         "    request {}  account {}  signed {} at {}, SHA-256 of the signed string {}",
-        text(before, "id"),
-        text(before, "account"),
-        text(before, "nonce"),
-        text(before, "timestamp"),
-        text(before, "signed_sha256"),
+        before("id"),
+        before("account"),
+        before("nonce"),
+        before("timestamp"),
+        before("signed_sha256"),
     ));
-    let Some(after) = &call.after else {
-        say("    in flight, or its end was lost with the process: ask GatePay");
-        return;
-    };
+    match &call.after {
+        Some(after) => print_end(after),
+        None => say("    in flight, or its end was lost with the process: ask GatePay"),
+    }
+    print_mark(call.verified);
+}
+
+fn print_end(after: &Record) {
     let attempts = after.get("attempts").and_then(Value::as_array);
+    let ids = ids(after).into_iter().map(|id| format!(", {id}"));
     say(format_args!(
         "    {} at {}: HTTP {}, code {}, attempts {}{}",
-        text(after, "outcome"),
-        text(after, "time"),
-        text(after, "status"),
-        text(after, "code"),
+        shown(after, "outcome"),
+        shown(after, "time"),
+        shown(after, "status"),
+        shown(after, "code"),
         attempts.map_or(0, Vec::len),
-        ids(after)
+        visible(&ids.collect::<String>())
     ));
 }
 
-fn text(record: &Map<String, Value>, name: &str) -> String {
-    match record.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-        None => "-".to_owned(),
+fn print_event(event: &Event) {
+    let kind = shown(&event.record, "record");
+    let hash = text(&event.record, "hash").unwrap_or_default();
+    let line = format!(
+        "{}  {kind} {}",
+        shown(&event.record, "time"),
+        visible(&hash)
+    );
+    say(line.trim_end());
+    for change in changes(&event.record) {
+        say(format_args!("    {}", visible(&change)));
+    }
+    print_mark(event.verified);
+}
+
+fn print_mark(verified: Option<bool>) {
+    if verified == Some(false) {
+        say("    NOT VERIFIED: altered, or behind a record that was");
     }
 }
 
-fn ids(after: &Map<String, Value>) -> String {
+/// One amount of a call.
+#[derive(Debug, Default)]
+pub(super) struct ShownAmount {
+    pub(super) amount: Option<String>,
+    pub(super) currency: Option<String>,
+    pub(super) count: Option<u64>,
+    field: Option<String>,
+}
+
+/// Those a record has, and how many are in currencies that are not listed.
+pub(super) fn amounts(before: &Record) -> (Vec<ShownAmount>, Option<u64>) {
+    let listed = before.get("amounts").and_then(Value::as_array);
+    let listed = listed.into_iter().flatten().filter_map(Value::as_object);
+    let amounts = listed.map(|amount| ShownAmount {
+        amount: text(amount, "amount"),
+        currency: text(amount, "currency"),
+        // Written only where it is more than one.
+        count: Some(amount.get("count").and_then(Value::as_u64).unwrap_or(1)),
+        field: text(amount, "field"),
+    });
+    let unlisted = before.get("unlisted_amounts").and_then(Value::as_u64);
+    (amounts.collect(), unlisted)
+}
+
+/// As in `3.5 USDT (withdraw_list.amount, 2 added)`.
+impl fmt::Display for ShownAmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
+        let (amount, currency) = (word(&self.amount), word(&self.currency));
+        write!(f, "{amount} {currency} ({}", word(&self.field))?;
+        match self.count {
+            Some(count) if count != 1 => write!(f, ", {count} added)"),
+            _ => f.write_str(")"),
+        }
+    }
+}
+
+/// What an event did, a line each.
+pub(super) fn changes(record: &Record) -> Vec<String> {
+    let lines = record.get("changes").and_then(Value::as_array);
+    let lines = lines.into_iter().flatten().filter_map(Value::as_str);
+    let mut changes: Vec<String> = lines.map(str::to_owned).collect();
+    if let Some(action) = text(record, "action") {
+        let word = |name| text(record, name).unwrap_or_default();
+        changes.push(format!(
+            "{action} {} by {} from {}",
+            word("party"),
+            word("by"),
+            word("peer")
+        ));
+    }
+    changes
+}
+
+/// The ids GatePay gave, as `prepayId 77`.
+pub(super) fn ids(after: &Record) -> Vec<String> {
     let ids = after.get("ids").and_then(Value::as_object);
     let ids = ids.into_iter().flatten();
-    let mut text = String::new();
-    for (name, id) in ids {
-        text += ", ";
-        text += name;
-        text += " ";
-        text += id.as_str().unwrap_or_default();
-    }
-    text
+    ids.map(|(name, id)| format!("{name} {}", id.as_str().unwrap_or_default()))
+        .collect()
 }
 
-/// A moment as people write it.
-fn moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(moment) = text.parse::<Timestamp>() {
-        return Ok(moment);
+/// A field of a record: text as it is, anything else as JSON.
+pub(super) fn text(record: &Record, name: &str) -> Option<String> {
+    match record.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
-    if let Ok(date) = text.parse::<Date>() {
-        let day = date.to_zoned(TimeZone::UTC);
-        return day
-            .map(|day| day.timestamp())
-            .map_err(|error| error.to_string());
+}
+
+/// The same for people.
+fn shown(record: &Record, name: &str) -> String {
+    let text = text(record, name);
+    text.map_or_else(|| "-".to_owned(), |text| visible(&text).into_owned())
+}
+
+/// Characters that end lines or steer terminals as escapes.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
-    let now =
-        Timestamp::from_millisecond(i64::try_from(Clock::system().unix_ms()).unwrap_or(i64::MAX))
-            .map_err(|error| error.to_string())?;
-    let ago = |span: Span| now.to_zoned(TimeZone::UTC).checked_sub(span).ok();
-    text.parse::<Span>()
-        .ok()
-        .and_then(ago)
-        .map(|moment| moment.timestamp())
-        .ok_or_else(|| "must be RFC 3339, a date, or a time ago such as 2h or 30d".to_owned())
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepay_proxy::journal::show::{EVENTS, OPEN};
+    use gatepay_proxy::outcome::End;
 
     #[test]
-    fn a_moment_is_a_time_a_date_or_a_time_ago() {
-        let time = moment("2026-11-21T10:00:00Z").unwrap();
+    fn json_stays_what_it_was_and_steers_no_terminal() {
+        let value = json!({"id": "a\u{1b}[2J\u{9b}2J\u{7f}\n"});
+        let line = json_line(&value);
+        assert!(!line.contains(char::is_control), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+    }
+
+    #[test]
+    fn every_outcome_and_kind_that_is_written_down_can_be_asked_for() {
+        let ends = End::ALL.map(End::as_str);
         assert_eq!(
-            moment("2026-11-21").unwrap(),
-            "2026-11-21T00:00:00Z".parse().unwrap()
+            words(CallOutcome::value_variants()),
+            [&ends[..], &[OPEN]].concat()
         );
-        assert!(time > moment("2026-11-21").unwrap());
-        assert!(moment("1h").unwrap() > moment("2d").unwrap());
-        assert!(moment("yesterday").is_err());
+        assert_eq!(
+            words(RecordKind::value_variants()),
+            [&["write", "money"], &EVENTS[..]].concat()
+        );
     }
 }
