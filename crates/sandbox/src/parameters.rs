@@ -3,6 +3,8 @@
 //! Upper and lower case of a name are the same: official client libraries send `MerchantTradeNo` and `Count` for what the
 //! pages call `merchantTradeNo` and `count`. A name that is spelled as the page has it goes before the others.
 
+use std::collections::HashSet;
+
 use gatepay_core::Operation;
 use gatepay_core::operation::{Media, Method, Translation};
 use serde_json::{Map, Value};
@@ -58,12 +60,17 @@ impl Parameters {
 
     /// Adds what the body does not say.
     fn add_query(&mut self, query: &str) {
+        let mut said = self.said();
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decoded(name);
-            if !name.is_empty() && self.present(&name).is_none() {
-                self.0.insert(name, Value::String(decoded(value)));
+            let (name, value) = (decoded(name), decoded(value));
+            if name.is_empty() || said.contains(&name.to_ascii_lowercase()) {
+                continue;
             }
+            if !value.is_empty() {
+                said.insert(name.to_ascii_lowercase());
+            }
+            self.0.insert(name, Value::String(value));
         }
     }
 
@@ -96,12 +103,18 @@ impl Parameters {
 
     /// Takes over what others say, and keeps what they do not say.
     pub(crate) fn merge(&mut self, others: &Self) {
-        for (name, value) in &others.0 {
-            if !is_absent(value) {
-                self.0.retain(|own, _| !own.eq_ignore_ascii_case(name));
-                self.0.insert(name.clone(), value.clone());
-            }
-        }
+        let said = others.said();
+        self.0
+            .retain(|name, _| !said.contains(&name.to_ascii_lowercase()));
+        let said = others.0.iter().filter(|(_, value)| !is_absent(value));
+        self.0
+            .extend(said.map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// The names under which something was sent, in lower case.
+    fn said(&self) -> HashSet<String> {
+        let said = self.0.iter().filter(|(_, value)| !is_absent(value));
+        said.map(|(name, _)| name.to_ascii_lowercase()).collect()
     }
 
     /// A text that must be there.
