@@ -3,9 +3,12 @@
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
 use gatepay_core::Catalogue;
+use gatepay_proxy::clock::Clock;
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
 
 #[test]
 fn five_mistakes_are_told_at_once_and_nothing_is_served() {
@@ -79,6 +82,57 @@ fn the_demo_shows_itself_and_ends() {
     assert_eq!(code, Some(0), "{said}");
     for word in ["creates", "refund", "replayed"] {
         assert!(said.contains(word), "{word}\n{said}");
+    }
+}
+
+/// The emulator by itself, ended when dropped.
+struct Emulator {
+    child: Child,
+    url: String,
+}
+
+impl Emulator {
+    fn start(folder: &Folder, more: &[&str]) -> Self {
+        let secret = folder.name("secrets/institution.key");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gatepay-proxy"))
+            .args(["sandbox", "--listen", "127.0.0.1:0"])
+            .args(["--client-id", INSTITUTION_ID, "--secret-file", &secret])
+            .args(["--sub-account", acme().sub_account])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped"))
+            .read_line(&mut line)
+            .expect("it says where it listens");
+        let url = line.trim_end().rsplit(' ').next().unwrap().to_owned();
+        Self { child, url }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_answers_as_client_libraries_read_it_or_as_the_documentation_prints_it() {
+    let folder = Folder::before(UNUSED);
+    for (more, code, has_status) in [
+        (&[][..], "000000", true),
+        (&["--answer-forms", "clients"], "000000", true),
+        (&["--answer-forms", "documentation"], "SUCCESS", false),
+    ] {
+        let emulator = Emulator::start(&folder, more);
+        let proxy = Proxy::at(&emulator.url, &Clock::system()).start();
+        let answer = proxy.send(acme().post(CREATE, order("A-0001"))).await;
+        assert_eq!(answer.code(), code, "{more:?}");
+        assert_eq!(answer.outcome(), Some("executed"), "{more:?}");
+        assert_eq!(answer.json().get("status").is_some(), has_status);
     }
 }
 
