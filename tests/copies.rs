@@ -55,12 +55,182 @@ async fn after_a_crash_the_outcome_of_a_refund_sent_again_is_unknown() {
     let answer = after.connect().await.send(request).await;
     in_doubt(&answer, (401, "stale_timestamp"), "");
     assert_eq!(upstream.count(), 1);
-    // A read executes nothing, whatever became of its copies.
-    let again = Proxy::before_scripted(&upstream).after_a_crash().start();
-    let answer = again.send(acme().post(QUERY, BY_NUMBER)).await;
-    assert_eq!(answer.refused(), (503, "starting"));
-    assert_eq!(answer.outcome(), Some("not-executed"));
-    assert!(answer.message().contains("sign anew"));
+}
+
+/// A read executes nothing, but its stamp may be that of a call that does: the signature does not cover the path.
+#[tokio::test]
+async fn an_executed_refund_sent_again_by_the_path_of_a_read_is_unknown_whatever_refuses_it() {
+    let upstream = answering();
+    let before = Proxy::before_scripted(&upstream).start();
+    executed(&before).await;
+    let by_a_read = || {
+        let call = acme().post(QUERY, A_REFUND).nonce("once");
+        call.timestamp(&(T0 - 1_000))
+    };
+    let after = Proxy::before_scripted(&upstream).after_a_crash().start();
+    let starting = after.send(by_a_read()).await;
+    assert_eq!(starting.refused(), (503, "starting"));
+    before.clock.advance(Duration::from_mins(10));
+    until("it forgets", || before.app().replay.horizon() > T0).await;
+    let stale = before.send(by_a_read()).await;
+    assert_eq!(stale.refused(), (401, "stale_timestamp"));
+    for answer in [starting, stale] {
+        assert_eq!(answer.outcome(), Some("unknown"));
+        let message = answer.message();
+        assert!(
+            message.contains("may be repeated, signed anew"),
+            "{message}"
+        );
+        assert!(message.contains("look that one up"), "{message}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+/// Sends this head, with the body of a refund, and nothing behind it; what is answered.
+async fn refused_head(proxy: &Proxy, head: &str) -> Answer {
+    let mut caller = proxy.raw().await;
+    caller.write(format!("{head}{A_REFUND}")).await;
+    let answer = caller.answer().await;
+    assert!(answer.refusal().is_some(), "{head}");
+    answer
+}
+
+/// What happens to a head on its way.
+type Tear<'a> = &'a dyn Fn(&str) -> String;
+
+#[tokio::test]
+async fn a_copy_of_an_executed_refund_whose_head_cannot_be_read_is_unknown() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    executed(&proxy).await;
+    let head = |nonce: &str| {
+        let call = acme().post(REFUND, A_REFUND).nonce(nonce);
+        let call = call.timestamp(&(T0 - 1_000));
+        let bytes = call.head(&proxy.clock, "content-length: 77");
+        String::from_utf8(bytes).unwrap()
+    };
+    let long = format!("x: {}\r\n", "y".repeat(64 << 10));
+    let many = "x: y\r\n".repeat(70);
+    let after_the_request_line =
+        |head: &str, line: &str| head.replacen("\r\n", &format!("\r\n{line}"), 1);
+    let at_the_end =
+        |head: &str, line: &str| head.replacen("\r\n\r\n", &format!("\r\n{line}\r\n"), 1);
+    let torn: [(&str, Tear); 16] = [
+        ("two hosts", &|head| {
+            after_the_request_line(head, "Host: x\r\n")
+        }),
+        ("no host", &|head| head.replace("host:", "x-host:")),
+        ("two lengths", &|head| {
+            after_the_request_line(head, "content-length: 1\r\n")
+        }),
+        ("a length and chunks", &|head| {
+            after_the_request_line(head, "transfer-encoding: chunked\r\n")
+        }),
+        ("a folded line", &|head| {
+            after_the_request_line(head, "x: y\r\n z\r\n")
+        }),
+        ("a folded nonce", &|head| {
+            head.replace("x-gatepay-nonce:", "x-gatepay-nonce:\r\n")
+        }),
+        ("a blank before a colon", &|head| {
+            head.replace("x-gatepay-nonce:", "x-gatepay-nonce :")
+        }),
+        ("bare line feeds", &|head| head.replace("\r\n", "\n")),
+        ("a control character", &|head| {
+            after_the_request_line(head, "x: \u{1}\r\n")
+        }),
+        ("another version", &|head| {
+            head.replacen("HTTP/1.1", "HTTP/1.2", 1)
+        }),
+        ("another expectation", &|head| {
+            after_the_request_line(head, "expect: more\r\n")
+        }),
+        ("too many lines", &|head| at_the_end(head, &many)),
+        ("a long line at the end", &|head| at_the_end(head, &long)),
+        ("a long line at the beginning", &|head| {
+            after_the_request_line(head, &long)
+        }),
+        ("two nonces", &|head| {
+            after_the_request_line(head, "x-gatepay-nonce: two\r\n")
+        }),
+        ("the stamp twice and two hosts", &|head| {
+            after_the_request_line(
+                head,
+                &format!("host: x\r\nx-gatepay-nonce: two\r\nx-gatepay-timestamp: {T0}\r\n"),
+            )
+        }),
+    ];
+    for (fault, tear) in torn {
+        let answer = refused_head(&proxy, &tear(&head("once"))).await;
+        assert_eq!(answer.outcome(), Some("unknown"), "{fault}");
+        assert!(
+            answer.message().contains("before anything else"),
+            "{fault}: {}",
+            answer.message()
+        );
+        // Of a stamp that was never admitted nothing is open, unless it was cut off before it showed.
+        let expected = if fault == "a long line at the beginning" {
+            "unknown"
+        } else {
+            "not-executed"
+        };
+        let answer = refused_head(&proxy, &tear(&head("never sent"))).await;
+        assert_eq!(answer.outcome(), Some(expected), "{fault}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn access_line_and_metric_say_of_a_copy_what_the_header_says() {
+    let upstream = answering();
+    let proxy = Proxy::before_scripted(&upstream).start();
+    executed(&proxy).await;
+    let (unread, head) = ("host: x\r\nhost: y\r\n", refund().bytes(&proxy.clock));
+    let torn = String::from_utf8(head)
+        .unwrap()
+        .replace("host:", unread.trim_end());
+    let mut caller = proxy.raw().await;
+    caller.write(torn).await;
+    let mut told = vec![caller.answer().await];
+    for call in [
+        refund(),
+        refund().instead("content-type", "text/plain"),
+        refund().secret("fake-other"),
+        refund().nonce("never sent").secret("fake-other"),
+        acme()
+            .post(QUERY, A_REFUND)
+            .nonce("once")
+            .timestamp(&(T0 - 1_000)),
+    ] {
+        told.push(proxy.send(call).await);
+    }
+    let told: Vec<_> = told
+        .iter()
+        .map(|answer| answer.outcome().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        told.iter()
+            .filter(|outcome| *outcome == "not-executed")
+            .count(),
+        1
+    );
+    proxy
+        .counts(r#"requests_total{kind="money",outcome="refused_unknown",tenant="acme"} 1"#)
+        .await;
+    proxy
+        .counts(r#"requests_total{kind="money",outcome="unknown",tenant="acme"} 0"#)
+        .await;
+    let lines = proxy.stop().await;
+    let of = |outcome: &str| {
+        lines
+            .iter()
+            .filter(|line| line["outcome"] == outcome)
+            .count()
+    };
+    assert_eq!(
+        (of("success"), of("refused"), of("refused_unknown")),
+        (1, 1, 5)
+    );
 }
 
 #[tokio::test]

@@ -33,13 +33,6 @@ pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a
     registry.find(str::from_utf8(client_id).ok()?)
 }
 
-/// The client id and the stamp that a head names, whoever sent it, if it names one of each.
-pub fn stamp<'a>(lines: &Lines<'a>) -> Option<(&'a str, Stamp<'a>)> {
-    let client_id = str::from_utf8(lines.client_id.ok()??).ok()?;
-    let stamp = Stamp::parse(lines.timestamp.ok()??, lines.nonce.ok()??).ok()?;
-    Some((client_id, stamp))
-}
-
 /// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
     found: Option<Found<'a>>,

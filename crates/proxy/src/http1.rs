@@ -20,15 +20,17 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use crate::answer;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::crowd::Peer;
 use crate::drain::{Drain, Entering, Phase};
 use crate::framing::{Fault, HEAD_LIMIT, Reading, Rest, Step};
-use crate::headers::{self, Lines};
+use crate::headers;
 use crate::inbound::Inbound;
 use crate::ingress::Upload;
 use crate::journey::{self, Worker};
-use crate::pace::Pace;
+use crate::pace::{Busy, Pace};
+use crate::refused_head::RefusedHead;
 use crate::relay::Reply;
 use crate::scratch;
 use crate::turn;
@@ -113,14 +115,8 @@ pub async fn serve(
         let length = match read {
             Ok(length) => length,
             Err(fault) => {
-                app.metrics.unreadable_heads.inc();
-                let reply = journey::unreadable(app, peer, busy, fault, &Lines::NONE);
-                drop(entering);
-                if connection
-                    .answer(&app.clock, reply, Asked::UNREADABLE)
-                    .await
-                    .is_err()
-                {
+                let refused = connection.refuse(app, peer, busy, entering, fault).await;
+                if refused.is_err() {
                     return;
                 }
                 break true;
@@ -278,6 +274,22 @@ impl Connection {
                 Some(Ok(0) | Err(_)) | None => return None,
             }
         }
+    }
+
+    /// Answers a head that cannot be read in one way.
+    async fn refuse(
+        &mut self,
+        app: &Arc<App>,
+        peer: &Peer,
+        busy: Busy,
+        entering: Entering,
+        fault: Fault,
+    ) -> io::Result<bool> {
+        app.metrics.unreadable_heads.inc();
+        let head = RefusedHead::of_bytes(&self.came);
+        let reply = journey::unreadable(app, peer, busy, fault, &head);
+        drop((head, entering));
+        self.answer(&app.clock, reply, Asked::UNREADABLE).await
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -18,13 +18,13 @@ use crate::crowd::Peer;
 use crate::drain::{Entering, FIRST_WORD, Phase};
 use crate::framing::HEAD_LIMIT;
 use crate::head::Head;
-use crate::headers::Lines;
 use crate::http2_head;
 use crate::inbound::Inbound;
 use crate::ingress;
 use crate::journey::{self, Worker};
 use crate::lifetime::{CloseReason, Lifetime};
 use crate::pace::{Busy, Leave, Pace, Verdict};
+use crate::refused_head::RefusedHead;
 use crate::relay::Reply;
 
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
@@ -64,8 +64,8 @@ async fn answer_stream(
         }
         Err(fault) => {
             worker.app.metrics.unreadable_heads.inc();
-            let lines = Lines::read(Head::of_parts(&parts).lines());
-            journey::unreadable(&worker.app, &peer, busy, fault, &lines)
+            let head = RefusedHead::of_lines(Head::of_parts(&parts).lines());
+            journey::unreadable(&worker.app, &peer, busy, fault, &head)
         }
     };
     if !body.is_end_stream() {

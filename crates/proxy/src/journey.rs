@@ -39,6 +39,7 @@ use crate::pace::Busy;
 use crate::pool::Pool;
 use crate::record::Record;
 use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
+use crate::refused_head::RefusedHead;
 use crate::relay::{self, Reply};
 use crate::repeat::Budget;
 use crate::resolve::Schedule;
@@ -156,7 +157,7 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
     if head.method == "HEAD" {
         record.relayed();
     }
-    remember_stamp(&lines, &mut record);
+    record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
     let refusal =
         Refusal::Overloaded("too many requests are being answered; come back in a moment");
     let mut reply = refuse(app, record, refusal);
@@ -164,16 +165,16 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
     reply
 }
 
-/// Answers a head that cannot be read in one way; `lines` are those that can.
+/// Answers a head that cannot be read in one way.
 pub fn unreadable(
     app: &Arc<App>,
     peer: &Peer,
     busy: Busy,
     fault: Fault,
-    lines: &Lines<'_>,
+    head: &RefusedHead<'_>,
 ) -> Reply {
     let mut record = Record::begin(&app.telemetry, peer.origin.address, &Lines::NONE, busy);
-    remember_stamp(lines, &mut record);
+    record.is_refused_unidentified(head);
     let mut reply = refuse(app, record, ingress::unreadable(fault));
     reply.close();
     reply
@@ -207,7 +208,7 @@ pub async fn handle<B: Upload>(
             {
                 app.penalties.failed(address);
             }
-            remember_stamp(&lines, &mut record);
+            record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
             refuse(app, record, refusal)
         }
         Ok(admitted) if admitted.operation().kind == Kind::Read => {
@@ -801,16 +802,13 @@ fn advice(
     refusal::advice(operation, look_up, key)
 }
 
-/// Has the record know the stamp of a head whose caller was not identified: copies of it may have been admitted.
-fn remember_stamp(lines: &Lines<'_>, record: &mut Record) {
-    if let Some((client_id, stamp)) = authenticate::stamp(lines) {
-        record.is_refused_unidentified(client_id, &stamp);
-    }
-}
-
 /// What to ask if the path was none of an operation: the signature does not cover it.
 const ELSEWHERE: &str =
     "look up the call that was first sent with this timestamp and nonce, before anything else";
+
+/// The same if the path is that of a read.
+const READ_ELSEWHERE: &str = "a read may be repeated, signed anew; if this timestamp and nonce were first sent with another \
+    call, look that one up";
 
 /// What the answer to a refused call has to know of it.
 fn refused_call(record: &mut Record) -> RefusedCall {
@@ -820,7 +818,12 @@ fn refused_call(record: &mut Record) -> RefusedCall {
         advice: match record.known_operation() {
             Some((generation, position, operator)) => {
                 let operation = &generation.catalogue.rows()[position];
-                advice(generation, operation, record.known_key(), operator)
+                match operation.kind {
+                    Kind::Read => READ_ELSEWHERE.into(),
+                    Kind::Write | Kind::Money => {
+                        advice(generation, operation, record.known_key(), operator)
+                    }
+                }
             }
             None => ELSEWHERE.into(),
         },
@@ -833,8 +836,8 @@ fn refused_call(record: &mut Record) -> RefusedCall {
 }
 
 fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
-    record.refused(&refusal);
     let call = refused_call(&mut record);
+    record.refused(&refusal);
     let (status, fields, body) = refusal.into_answer(app.settings.refusal_status, &call);
     record.status(status.as_u16());
     relay::refusal(status, fields, body, record)

@@ -70,6 +70,7 @@ pub mod process;
 pub mod proxy_header;
 pub mod quota;
 pub mod refusal;
+pub mod refused_head;
 pub mod registrar;
 pub mod reload;
 pub mod reload_meters;

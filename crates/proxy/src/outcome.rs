@@ -11,13 +11,22 @@ pub enum End {
     Failure,
     /// GatePay's answer, or its absence, leaves it open.
     Unknown,
-    /// The proxy said no.
+    /// The proxy said no, and nothing with the request's stamp was executed.
     Refused,
     /// The caller left before it was forwarded, or during a read.
     CallerLeft,
+    /// The proxy said no to this delivery, but another copy of the request was or may have been executed.
+    RefusedUnknown,
 }
 
-const ENDS: [&str; 5] = ["success", "failure", "unknown", "refused", "caller_left"];
+const ENDS: [&str; 6] = [
+    "success",
+    "failure",
+    "unknown",
+    "refused",
+    "caller_left",
+    "refused_unknown",
+];
 
 impl End {
     /// Every end.
@@ -27,6 +36,7 @@ impl End {
         Self::Unknown,
         Self::Refused,
         Self::CallerLeft,
+        Self::RefusedUnknown,
     ];
 
     /// The label.

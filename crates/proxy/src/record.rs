@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::envelope::{Code, Judgement};
 use gatepay_core::look_up::Observed;
-use gatepay_core::{ClientId, FreshStamp, Kind, Stamp};
+use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
 use crate::clock;
@@ -27,6 +27,7 @@ use crate::line::{Level, Line, Rest, Turn};
 use crate::outcome::End;
 use crate::pace::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
+use crate::refused_head::RefusedHead;
 use crate::replay::{EarlierCopy, Fingerprint, Unusable};
 use crate::telemetry::Telemetry;
 use crate::trace::Trace;
@@ -129,27 +130,19 @@ impl Record {
     /// It is refused: whether another copy of it was or may be executed. Decided once.
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {
-            let doubt = self.telemetry.replay.refused(print);
-            self.doubts(doubt);
+            self.doubt = self.telemetry.replay.refused(print);
         }
         self.doubt.is_some()
     }
 
-    /// The same of a request that was refused before its caller was identified, whose head has this stamp.
-    pub fn is_refused_unidentified(&mut self, client_id: &str, stamp: &Stamp<'_>) {
+    /// The same of a request that was refused before its caller was identified, by its head.
+    pub fn is_refused_unidentified(&mut self, head: &RefusedHead<'_>) {
         if self.arrival.is_none() && self.doubt.is_none() {
             let replay = &self.telemetry.replay;
-            let print = replay.fingerprint(client_id, stamp, ReplayRule::Pair);
-            let doubt = replay.doubt(print);
-            self.doubts(doubt);
+            self.doubt = head.doubt(|client_id, stamp| {
+                replay.doubt(replay.fingerprint(client_id, stamp, ReplayRule::Pair))
+            });
         }
-    }
-
-    /// A read executes nothing; its stamp may have been admitted for another path, which the signature does not cover.
-    fn doubts(&mut self, doubt: Option<EarlierCopy>) {
-        let is_read = self.kind == Some(Kind::Read);
-        self.doubt =
-            doubt.filter(|doubt| !is_read || matches!(doubt, EarlierCopy::Admitted { .. }));
     }
 
     /// Why it may have been executed though it is refused, if it may.
@@ -295,15 +288,15 @@ impl Record {
         };
     }
 
-    /// The proxy refused.
+    /// The proxy refused. Of the request's copies [`is_in_doubt`](Self::is_in_doubt) has been asked.
     pub fn refused(&mut self, refusal: &Refusal) {
         let slug = refusal.slug();
         self.line.refusal = Some(slug);
-        self.line.end = match refusal {
-            // The stamp was used before, so this request itself went nowhere.
-            Refusal::Replayed { .. } => End::Refused,
-            _ if refusal.outcome() != Outcome::NotExecuted => End::Unknown,
-            _ => End::Refused,
+        self.line.end = match (refusal, refusal.outcome()) {
+            (Refusal::Replayed { .. }, _) => End::RefusedUnknown,
+            (_, Outcome::NotExecuted) if self.doubt.is_some() => End::RefusedUnknown,
+            (_, Outcome::NotExecuted) => End::Refused,
+            _ => End::Unknown,
         };
         self.line.level = match (refusal.blame(), refusal) {
             // The start itself said so, once; whoever calls meanwhile is no news.

@@ -97,6 +97,8 @@ pub enum EarlierCopy {
     HandedOver,
     /// One has arrived, and is neither admitted nor refused yet.
     UnderWay,
+    /// The head does not show which stamp it has.
+    Unreadable,
 }
 
 struct Shard {
@@ -459,6 +461,9 @@ impl fmt::Display for EarlierCopy {
                 "this process is ending, and the next one may have admitted another copy"
             }
             Self::UnderWay => "another copy of this request is under way",
+            Self::Unreadable => {
+                "an earlier copy may have been admitted: the head does not show one timestamp and nonce"
+            }
         })
     }
 }

@@ -172,7 +172,7 @@ fn status(
                 success: outcome(End::Success),
                 failure: outcome(End::Failure),
                 unknown: outcome(End::Unknown),
-                refused: outcome(End::Refused),
+                refused: outcome(End::Refused) + outcome(End::RefusedUnknown),
                 caller_left: outcome(End::CallerLeft),
             },
         },
