@@ -53,7 +53,10 @@ async fn each_fault_is_refused_under_its_own_name() {
             let answer = proxy.send(call.clone()).await;
             assert_eq!(answer.refused(), (status, slug), "number {at}");
             assert_eq!(answer.code(), code, "{slug}, number {at}");
-            assert_eq!(answer.outcome(), Some("not-executed"));
+            // Of a stamp that is older than what is remembered a copy may have been admitted.
+            let is_old = slug == "stale_timestamp" && [0, 2].contains(&at);
+            let outcome = if is_old { "unknown" } else { "not-executed" };
+            assert_eq!(answer.outcome(), Some(outcome), "{slug}, number {at}");
             refused += 1;
         }
     }

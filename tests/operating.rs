@@ -79,7 +79,8 @@ async fn after_a_crash_it_waits_until_nothing_from_before_can_come_again() {
         .nonce("before");
     let answer = proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     assert_eq!(answer.refused(), (503, "starting"));
-    assert_eq!(answer.outcome(), Some("not-executed"));
+    // The same stamp may have been admitted before, on another path.
+    assert_eq!(answer.outcome(), Some("unknown"));
     assert_eq!(
         proxy.send(before.clone()).await.refused(),
         (503, "starting")

@@ -20,7 +20,6 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use crate::answer;
-use crate::app::App;
 use crate::clock::Clock;
 use crate::crowd::Peer;
 use crate::drain::{Drain, Entering, Phase};
@@ -115,7 +114,7 @@ pub async fn serve(
         let length = match read {
             Ok(length) => length,
             Err(fault) => {
-                let refused = connection.refuse(app, peer, busy, entering, fault).await;
+                let refused = connection.refuse(worker, peer, busy, entering, fault).await;
                 if refused.is_err() {
                     return;
                 }
@@ -279,12 +278,13 @@ impl Connection {
     /// Answers a head that cannot be read in one way.
     async fn refuse(
         &mut self,
-        app: &Arc<App>,
+        worker: &Worker,
         peer: &Peer,
         busy: Busy,
         entering: Entering,
         fault: Fault,
     ) -> io::Result<bool> {
+        let app = &worker.app;
         app.metrics.unreadable_heads.inc();
         let head = RefusedHead::of_bytes(&self.came);
         let reply = journey::unreadable(app, peer, busy, fault, &head);
