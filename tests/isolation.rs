@@ -137,6 +137,41 @@ async fn beside_reads_that_never_get_an_answer() {
 }
 
 #[tokio::test]
+async fn beside_more_reads_that_gatepay_does_not_answer_than_there_are_connections_to_it() {
+    const READS: usize = 12;
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay)
+        .with(|settings| {
+            settings.upstream.max_connections = 4.try_into().expect("not zero");
+            settings.upstream.deadline = Duration::from_secs(20);
+        })
+        .start();
+    let paid = gatepay.paid_order(&proxy).await;
+    gatepay.inject(
+        Fault::Delay(Duration::from_mins(10))
+            .always()
+            .of(globex().sub_account),
+    );
+    let before = proxy.app().metrics.upstream.waits.get();
+    let (address, clock) = (proxy.address(), proxy.clock.clone());
+    let _attack = attackers(READS, |_| {
+        let clock = clock.clone();
+        async move {
+            let mut caller = Connection::open(address).await;
+            loop {
+                let call = globex().post(QUERY, BY_NUMBER);
+                let _answer = caller.try_send(call.request(&clock)).await;
+            }
+        }
+    });
+    until("reads wait in line", || {
+        proxy.app().metrics.upstream.waits.get() - before >= 2
+    })
+    .await;
+    every_refund_is_executed(&gatepay, &proxy, &paid).await;
+}
+
+#[tokio::test]
 async fn beside_calls_that_gatepay_answers_with_too_many_requests() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)

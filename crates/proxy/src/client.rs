@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::egress::{ConnectError, Upstream};
 use crate::pool::{Pool, PoolLimits};
 use crate::upstream_meters::UpstreamMeters;
+use crate::wait_line::Claim;
 use crate::wire::Broken;
 use crate::wire_lines;
 
@@ -49,7 +50,7 @@ pub async fn exchange(
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
     let deadline = Instant::now() + timeout;
-    let mut connection = pool.connect(deadline).await?.connection;
+    let mut connection = pool.connect(Claim::OWN, deadline).await?.connection;
     let wire = &mut connection.wire;
     let exchange = async {
         let head = wire

@@ -3,6 +3,7 @@
 //! Nothing else repeats: whatever the library would do by itself is off. What may be repeated, and how often, is
 //! `repeat`'s to say; every attempt is signed afresh.
 
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::pool::{Connection, Had, Pool};
 use crate::quota::{Purpose, Quota};
 use crate::repeat::{self, Budget};
 use crate::upstream_meters::Reason;
+use crate::wait_line::Claim;
 use crate::wire::{Attempt, Broken};
 use crate::yielding::{Offload, SinceYield, YIELD_AFTER};
 
@@ -74,6 +76,17 @@ impl<'a> CallOwner<'a> {
         }
     }
 
+    /// How soon its calls of this kind get a connection. What finds out about a lost call, or about GatePay, is not one of
+    /// the reads that others must be kept from.
+    fn claim(self, kind: Kind) -> Claim {
+        let number = |lane: &Lane| ptr::from_ref(lane).addr();
+        match self {
+            Self::Proxy => Claim::OWN,
+            Self::Party(lane) => Claim::of_party(number(lane), kind),
+            Self::LookUp(lane) => Claim::urgent(number(lane)),
+        }
+    }
+
     fn sender(self) -> Sender<'a> {
         match self {
             Self::Proxy => Sender::Own,
@@ -97,14 +110,15 @@ pub async fn send(
     let sender = road.owner.sender();
     let pass = road.breaker.pass(sender, kind);
     let mut pass = pass.map_err(Failure::Unavailable)?;
-    let mut kept = road.pool.reuse(kind, now);
+    let claim = road.owner.claim(kind);
+    let mut kept = road.pool.reuse(kind, claim, now);
     loop {
         let had = match kept.take() {
             Some(connection) => Ok(Had {
                 connection,
                 reused: true,
             }),
-            None => road.pool.connect(deadline).await,
+            None => road.pool.connect(claim, deadline).await,
         };
         let reused = had.as_ref().is_ok_and(|had| had.reused);
         let tried = match had {
@@ -151,7 +165,7 @@ pub async fn send(
         pass = next;
         repeats += 1;
         road.pool.repeated(reason);
-        kept = road.pool.reuse(kind, Instant::now());
+        kept = road.pool.reuse(kind, claim, Instant::now());
     }
 }
 

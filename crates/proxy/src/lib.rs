@@ -99,6 +99,7 @@ pub mod trace;
 pub mod turn;
 pub mod upstream_meters;
 pub mod uses;
+pub mod wait_line;
 pub mod wire;
 pub mod wire_lines;
 pub mod yielding;

@@ -3,19 +3,19 @@
 //! Ours, because a general client cannot say whether anything of an attempt was written, and with money that decides
 //! between "not executed" and "unknown".
 //!
-//! Each worker has its part of the places. Who finds none waits in line: a connection that is given back goes to the
-//! first of the line, and so does the place of one that closes.
+//! Each worker has its part of the places. A call that finds none waits in [line](crate::wait_line): a connection that is
+//! given back goes to the next in line, and so does the place of one that closes. Reads never have the last places: a
+//! tenant whose reads GatePay answers slowly must not keep everybody's payments waiting.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use gatepay_core::Kind;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::egress::{ConnectError, Upstream};
 use crate::upstream_meters::{Reason, UpstreamMeters};
+use crate::wait_line::{Claim, Position, WaitLine};
 use crate::wire::{Surely, Wire};
 
 /// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
@@ -53,17 +53,29 @@ struct State {
     idle: Vec<Connection>,
     /// Places that are taken, by idle connections too.
     taken: usize,
-    line: VecDeque<oneshot::Sender<Grant>>,
+    /// Those that parties' reads have.
+    reads: usize,
+    line: WaitLine<Grant>,
 }
 
-/// What somebody in line is given.
+/// What a call in line is given.
 enum Grant {
     Connection(Connection),
     Place(Place),
 }
 
 /// The right to have a connection. It lies beside the socket, so that there are never more of those than places.
-pub struct Place(Weak<Places>);
+pub struct Place {
+    places: Weak<Places>,
+    /// Whether a party's read has it.
+    reads: bool,
+}
+
+/// A call's place in the line, until dropped.
+struct InLine<'a> {
+    places: &'a Places,
+    position: Position,
+}
 
 /// A connection that belongs to one request until it is given back.
 pub struct Connection {
@@ -102,7 +114,9 @@ impl Pool {
     /// An idle connection that is still alive, the last used first, or none. For a write or money call the kernel is
     /// asked whether it is, and one that has idled for half of its time is not used: the server may close it just now,
     /// and then nothing tells whether the call was received.
-    pub fn reuse(&self, kind: Kind, now: Instant) -> Option<Connection> {
+    ///
+    /// None either, if it is for a read and reads have as many connections as they may.
+    pub fn reuse(&self, kind: Kind, claim: Claim, now: Instant) -> Option<Connection> {
         let surely = match kind {
             Kind::Read => Surely::Lately,
             Kind::Write | Kind::Money => Surely::Now,
@@ -110,8 +124,13 @@ impl Pool {
         // What is found dead is dropped after the lock is given back, since that takes the lock.
         let mut dead = Vec::new();
         let mut state = self.places.state();
+        if claim.is_read() && !self.places.admits_reads(&state) {
+            return None;
+        }
         while let Some(mut connection) = state.idle.pop_if(|last| last.suits(kind, now)) {
             if connection.is_fresh(now) && connection.wire.is_quiet(surely) {
+                connection.place.reads = claim.is_read();
+                state.reads += usize::from(claim.is_read());
                 drop(state);
                 return Some(connection);
             }
@@ -122,8 +141,8 @@ impl Pool {
     }
 
     /// A new connection, or, if there are as many as there may be, the next that is given back or whose place is.
-    pub async fn connect(&self, deadline: Instant) -> Result<Had, ConnectError> {
-        let place = match self.place(deadline).await? {
+    pub async fn connect(&self, claim: Claim, deadline: Instant) -> Result<Had, ConnectError> {
+        let place = match self.place(claim, deadline).await? {
             Grant::Place(place) => place,
             Grant::Connection(mut connection) => {
                 // What has been said or closed behind its last answer nobody looked at yet.
@@ -154,21 +173,28 @@ impl Pool {
     }
 
     /// A place, at once or in line.
-    async fn place(&self, deadline: Instant) -> Result<Grant, ConnectError> {
-        let granted = {
+    async fn place(&self, claim: Claim, deadline: Instant) -> Result<Grant, ConnectError> {
+        let reads = claim.is_read();
+        let (position, granted) = {
             let mut state = self.places.state();
-            if state.taken < self.places.limits.connections {
-                state.taken += 1;
-                return Ok(Grant::Place(Place(Arc::downgrade(&self.places))));
-            }
-            if let Some(connection) = state.idle.pop() {
+            if !reads || self.places.admits_reads(&state) {
+                if state.taken < self.places.limits.connections {
+                    state.taken += 1;
+                    state.reads += usize::from(reads);
+                    let places = Arc::downgrade(&self.places);
+                    return Ok(Grant::Place(Place { places, reads }));
+                }
                 // It was given back meanwhile.
-                return Ok(Grant::Connection(connection));
+                if let Some(mut connection) = state.idle.pop() {
+                    connection.place.reads = reads;
+                    state.reads += usize::from(reads);
+                    return Ok(Grant::Connection(connection));
+                }
             }
-            let (grant, granted) = oneshot::channel();
-            state.line.push_back(grant);
-            granted
+            state.line.join(claim)
         };
+        let places = &*self.places;
+        let _in_line = InLine { places, position };
         self.meters.waits.inc();
         match timeout_at(deadline, granted).await {
             Ok(Ok(grant)) => Ok(grant),
@@ -186,21 +212,14 @@ impl Pool {
         if !connection.wire.is_free() || !connection.is_fresh(now) {
             return;
         }
-        let mut grant = Grant::Connection(connection);
         let mut state = self.places.state();
-        while let Some(first) = state.line.pop_front() {
-            match first.send(grant) {
-                Ok(()) => return,
-                // It has stopped waiting.
-                Err(refused) => grant = refused,
-            }
-        }
-        let over = match grant {
-            Grant::Connection(connection) if self.places.limits.idle > 0 => {
+        state.reads -= usize::from(std::mem::take(&mut connection.place.reads));
+        let over = match self.places.grant(&mut state, Grant::Connection(connection)) {
+            Some(Grant::Connection(connection)) if self.places.limits.idle > 0 => {
                 state.idle.push(connection);
                 None
             }
-            grant => Some(grant),
+            left => left,
         };
         drop(state);
         drop(over);
@@ -243,27 +262,64 @@ impl Places {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether one more read may have a connection: the last eighth of the places, and one at least, is not theirs. A
+    /// single place is everybody's.
+    fn admits_reads(&self, state: &State) -> bool {
+        let all = self.limits.connections;
+        let kept = if all < 2 { 0 } else { (all / 8).max(1) };
+        state.reads < all - kept
+    }
+
+    /// Gives the next call in line what is free; what is left if there is none.
+    fn grant(&self, state: &mut State, mut grant: Grant) -> Option<Grant> {
+        while let Some((next, is_read)) = state.line.next(self.admits_reads(state)) {
+            grant.place().reads = is_read;
+            match next.send(grant) {
+                Ok(()) => {
+                    state.reads += usize::from(is_read);
+                    return None;
+                }
+                // It has stopped waiting.
+                Err(refused) => grant = refused,
+            }
+        }
+        grant.place().reads = false;
+        Some(grant)
+    }
+}
+
+impl Grant {
+    fn place(&mut self) -> &mut Place {
+        match self {
+            Self::Connection(connection) => &mut connection.place,
+            Self::Place(place) => place,
+        }
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.places.state().line.leave(self.position);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(places) = self.0.upgrade() else {
+        let Some(places) = self.places.upgrade() else {
             return;
         };
         let mut state = places.state();
-        while let Some(first) = state.line.pop_front() {
-            let place = Place(Weak::clone(&self.0));
-            match first.send(Grant::Place(place)) {
-                Ok(()) => return,
-                // It has stopped waiting: what it was to have is not to be given back, for we hold the lock.
-                Err(refused) => {
-                    if let Grant::Place(mut place) = refused {
-                        place.0 = Weak::new();
-                    }
-                }
-            }
+        state.reads -= usize::from(self.reads);
+        let freed = Place {
+            places: Weak::clone(&self.places),
+            reads: false,
+        };
+        if let Some(mut left) = places.grant(&mut state, Grant::Place(freed)) {
+            state.taken -= 1;
+            // Its drop would take the lock that is held here.
+            left.place().places = Weak::new();
         }
-        state.taken -= 1;
     }
 }
 
@@ -320,14 +376,17 @@ mod tests {
     #[tokio::test]
     async fn who_waits_in_vain_is_told_so() {
         let pool = pool(1).await;
-        let held = pool.connect(soon()).await.unwrap();
+        let held = pool.connect(Claim::OWN, soon()).await.unwrap();
         let begun = Instant::now();
-        let refused = pool.connect(begun + Duration::from_millis(50)).await;
+        let refused = pool
+            .connect(Claim::OWN, begun + Duration::from_millis(50))
+            .await;
         assert!(matches!(refused, Err(ConnectError::NoPlace(1))));
         assert!(begun.elapsed() >= Duration::from_millis(50));
         pool.give_back(held.connection);
         assert!(
-            pool.reuse(Kind::Money, Instant::now()).is_some(),
+            pool.reuse(Kind::Money, Claim::OWN, Instant::now())
+                .is_some(),
             "nobody is in line any more"
         );
     }
@@ -335,13 +394,13 @@ mod tests {
     #[tokio::test]
     async fn places_and_connections_go_to_the_first_in_line() {
         let pool = pool(1).await;
-        let mut held = pool.connect(soon()).await.unwrap();
+        let mut held = pool.connect(Claim::OWN, soon()).await.unwrap();
         let turn = Arc::new(AtomicUsize::new(0));
         let mut line = Vec::new();
         for number in 0..10 {
             let (waiting, turn) = (Arc::clone(&pool), Arc::clone(&turn));
             line.push(tokio::spawn(async move {
-                let had = waiting.connect(soon()).await.unwrap();
+                let had = waiting.connect(Claim::OWN, soon()).await.unwrap();
                 assert_eq!(turn.fetch_add(1, Ordering::Relaxed), number);
                 had
             }));
@@ -372,7 +431,7 @@ mod tests {
         );
         let mut held = Vec::new();
         for _ in 0..10 {
-            held.push(pool.connect(soon()).await.unwrap().connection);
+            held.push(pool.connect(Claim::OWN, soon()).await.unwrap().connection);
         }
         for connection in held {
             pool.give_back(connection);
@@ -402,7 +461,7 @@ mod tests {
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let pool = Pool::new(Arc::new(upstream), meters(), limits(1, 1));
-        let mut connection = pool.connect(soon()).await.unwrap().connection;
+        let mut connection = pool.connect(Claim::OWN, soon()).await.unwrap().connection;
         let mut request = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
             bytes::Bytes::new()
@@ -424,9 +483,16 @@ mod tests {
             let pool = pool_after_an_answer(lines).await;
             let idle = Duration::from_millis(idle_ms);
             let since = pool.places.state().idle[0].idle_since;
-            let before = pool.reuse(Kind::Read, since + idle - Duration::from_millis(1));
+            let before = pool.reuse(
+                Kind::Read,
+                Claim::OWN,
+                since + idle - Duration::from_millis(1),
+            );
             pool.places.state().idle.push(before.expect(lines));
-            assert!(pool.reuse(Kind::Read, since + idle).is_none(), "{lines}");
+            assert!(
+                pool.reuse(Kind::Read, Claim::OWN, since + idle).is_none(),
+                "{lines}"
+            );
         }
         let pool = pool_after_an_answer("keep-alive: max=0\r\n").await;
         assert!(pool.places.state().idle.is_empty());
@@ -438,10 +504,10 @@ mod tests {
         let since = pool.places.state().idle[0].idle_since;
         let later = since + Duration::from_millis(251);
         for kind in [Kind::Money, Kind::Write] {
-            assert!(pool.reuse(kind, later).is_none());
+            assert!(pool.reuse(kind, Claim::OWN, later).is_none());
         }
         assert!(
-            pool.reuse(Kind::Read, later).is_some(),
+            pool.reuse(Kind::Read, Claim::OWN, later).is_some(),
             "reads still use it"
         );
     }
@@ -449,10 +515,10 @@ mod tests {
     #[tokio::test]
     async fn who_left_the_line_is_passed_over() {
         let pool = pool(1).await;
-        let held = pool.connect(soon()).await.unwrap();
+        let held = pool.connect(Claim::OWN, soon()).await.unwrap();
         let line = |pool: &Arc<Pool>| {
             let pool = Arc::clone(pool);
-            tokio::spawn(async move { pool.connect(soon()).await.unwrap() })
+            tokio::spawn(async move { pool.connect(Claim::OWN, soon()).await.unwrap() })
         };
         let (first, second) = (line(&pool), line(&pool));
         while pool.meters.waits.get() < 2 {
@@ -471,9 +537,9 @@ mod tests {
         let limit = Duration::from_secs(5);
         let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let pool = Arc::new(Pool::new(Arc::new(upstream), meters(), limits(1, 1)));
-        let mut held = pool.connect(soon()).await.unwrap();
+        let mut held = pool.connect(Claim::OWN, soon()).await.unwrap();
         let waiting = Arc::clone(&pool);
-        let next = tokio::spawn(async move { waiting.connect(soon()).await.unwrap() });
+        let next = tokio::spawn(async move { waiting.connect(Claim::OWN, soon()).await.unwrap() });
         while pool.meters.waits.get() < 1 {
             tokio::task::yield_now().await;
         }
@@ -484,5 +550,96 @@ mod tests {
         pool.give_back(held.connection);
         assert!(!next.await.unwrap().reused);
         assert_eq!(pool.meters.connections.get(), 0);
+    }
+
+    fn claim(party: usize, kind: Kind) -> Claim {
+        Claim::of_party(party, kind)
+    }
+
+    /// Starts a call that waits in line.
+    async fn waits(pool: &Arc<Pool>, claim: Claim) -> tokio::task::JoinHandle<Had> {
+        let (waiting, before) = (Arc::clone(pool), pool.meters.waits.get());
+        let call = tokio::spawn(async move { waiting.connect(claim, soon()).await.unwrap() });
+        while pool.meters.waits.get() == before {
+            tokio::task::yield_now().await;
+        }
+        call
+    }
+
+    #[tokio::test]
+    async fn reads_have_no_part_of_the_last_eighth_of_the_places() {
+        for (places, reads) in [(1, 1), (2, 1), (3, 2), (8, 7), (15, 14), (16, 14), (24, 21)] {
+            let pool = pool(places).await;
+            let mut held = Vec::new();
+            for _ in 0..reads {
+                held.push(pool.connect(claim(1, Kind::Read), soon()).await.unwrap());
+            }
+            let waiting = waits(&pool, claim(2, Kind::Read)).await;
+            for _ in reads..places {
+                held.push(pool.connect(claim(3, Kind::Money), soon()).await.unwrap());
+            }
+            let idle = held.len() - 1;
+            // What money gives back stays for others than reads.
+            if reads < places {
+                pool.give_back(held.remove(idle).connection);
+                let now = Instant::now();
+                assert!(pool.reuse(Kind::Read, claim(1, Kind::Read), now).is_none());
+                let kept = pool.reuse(Kind::Write, claim(1, Kind::Write), now);
+                drop(kept.unwrap());
+            }
+            assert!(!waiting.is_finished(), "{places}");
+            // What a read gives back does not.
+            pool.give_back(held.remove(0).connection);
+            assert!(waiting.await.unwrap().reused, "{places}");
+        }
+    }
+
+    #[tokio::test]
+    async fn money_gets_the_next_connection_before_reads_that_came_first() {
+        let pool = pool(1).await;
+        let held = pool.connect(claim(1, Kind::Read), soon()).await.unwrap();
+        let read = waits(&pool, claim(1, Kind::Read)).await;
+        let write = waits(&pool, claim(2, Kind::Write)).await;
+        let money = waits(&pool, claim(3, Kind::Money)).await;
+        pool.give_back(held.connection);
+        let held = money.await.unwrap();
+        assert!(!read.is_finished() && !write.is_finished());
+        // A place that is freed goes the same way.
+        drop(held);
+        let held = write.await.unwrap();
+        assert!(!held.reused && !read.is_finished());
+        pool.give_back(held.connection);
+        assert!(read.await.unwrap().reused);
+        assert_eq!(pool.places.state().reads, 0);
+    }
+
+    #[tokio::test]
+    async fn places_of_reads_are_counted_however_they_end() {
+        let pool = pool(8).await;
+        let read = || pool.connect(claim(1, Kind::Read), soon());
+        let (kept, closed) = (read().await.unwrap(), read().await.unwrap());
+        assert_eq!(pool.places.state().reads, 2);
+        drop(closed);
+        pool.give_back(kept.connection);
+        assert_eq!(pool.places.state().reads, 0);
+        let again = pool.reuse(Kind::Read, claim(1, Kind::Read), Instant::now());
+        assert_eq!(pool.places.state().reads, 1);
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(read().await.unwrap());
+        }
+        // A call that leaves the line while its connection is on its way gives it back.
+        let (gone, next) = (
+            waits(&pool, claim(2, Kind::Read)).await,
+            waits(&pool, claim(2, Kind::Read)).await,
+        );
+        drop(again);
+        gone.abort();
+        assert!(gone.await.is_err());
+        let next = next.await.unwrap();
+        assert_eq!(pool.places.state().reads, 7);
+        drop((held, next));
+        let state = pool.places.state();
+        assert_eq!((state.reads, state.taken), (0, 0));
     }
 }

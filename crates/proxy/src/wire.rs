@@ -459,6 +459,7 @@ mod tests {
     use crate::egress::Upstream;
     use crate::pool::{Pool, PoolLimits};
     use crate::upstream_meters::UpstreamMeters;
+    use crate::wait_line::Claim;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
@@ -486,7 +487,11 @@ mod tests {
             idle_timeout: limit,
         };
         let pool = Pool::new(Arc::new(upstream), Arc::new(meters), limits);
-        pool.connect(after(20_000)).await.unwrap().connection.wire
+        pool.connect(Claim::OWN, after(20_000))
+            .await
+            .unwrap()
+            .connection
+            .wire
     }
 
     fn after(milliseconds: u64) -> Instant {

@@ -1,0 +1,343 @@
+//! The line of calls that wait for a connection to GatePay: money first, then writes, then reads, and each party in turn.
+//!
+//! Of the calls of one kind those of a party that has fewer of them in line are first: each call of a party is one round
+//! behind the party's call before it (start-time fair queueing), so that a hundred calls of one party delay another's first
+//! call by one. Reads wait behind money and writes, but of [`PASSED`] + 1 grants in a row one is theirs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gatepay_core::Kind;
+use tokio::sync::oneshot::{self, Receiver, Sender};
+
+/// How often calls of one class are passed over by calls of better classes before it is their turn.
+const PASSED: u32 = 7;
+
+/// How soon a call is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precedence {
+    /// A money call.
+    Money,
+    /// A write; a read of the proxy's own, or one that looks up what became of a lost call.
+    Write,
+    /// A read of a party's.
+    Read,
+}
+
+/// Which call asks for a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// How soon it is served.
+    pub precedence: Precedence,
+    /// Whose it is: a number that no other party has.
+    pub party: usize,
+}
+
+impl Claim {
+    /// A call of the proxy's own.
+    pub const OWN: Self = Self {
+        precedence: Precedence::Write,
+        party: 0,
+    };
+
+    /// A party's call of this kind.
+    pub fn of_party(party: usize, kind: Kind) -> Self {
+        let precedence = match kind {
+            Kind::Money => Precedence::Money,
+            Kind::Write => Precedence::Write,
+            Kind::Read => Precedence::Read,
+        };
+        Self { precedence, party }
+    }
+
+    /// A party's call that is more urgent than a read, though it may be one.
+    pub fn urgent(party: usize) -> Self {
+        let precedence = Precedence::Write;
+        Self { precedence, party }
+    }
+
+    /// Whether it is a party's read.
+    pub fn is_read(self) -> bool {
+        self.precedence == Precedence::Read
+    }
+}
+
+/// Calls that wait for a `T`.
+pub struct WaitLine<T> {
+    classes: [Class<T>; 3],
+    arrivals: u64,
+}
+
+/// Where a call stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Position {
+    class: usize,
+    round: u64,
+    arrival: u64,
+}
+
+struct Class<T> {
+    /// By round, then by arrival.
+    waiting: BTreeMap<(u64, u64), Waiting<T>>,
+    /// The round of a party's last call, while it has one in line, and how many it has.
+    parties: HashMap<usize, (u64, usize)>,
+    /// The round that was served last.
+    served: u64,
+    /// How often better classes were served since.
+    passed: u32,
+}
+
+struct Waiting<T> {
+    party: usize,
+    sender: Sender<T>,
+}
+
+impl<T> Default for WaitLine<T> {
+    fn default() -> Self {
+        Self {
+            classes: Default::default(),
+            arrivals: 0,
+        }
+    }
+}
+
+impl<T> Default for Class<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            parties: HashMap::new(),
+            served: 0,
+            passed: 0,
+        }
+    }
+}
+
+impl<T> WaitLine<T> {
+    /// Puts a call into the line; where it stands, and what it will get.
+    pub fn join(&mut self, claim: Claim) -> (Position, Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        self.arrivals += 1;
+        let position = Position {
+            class: claim.precedence as usize,
+            round: self.classes[claim.precedence as usize].next_round(claim.party),
+            arrival: self.arrivals,
+        };
+        let party = claim.party;
+        let class = &mut self.classes[position.class];
+        let waiting = Waiting { party, sender };
+        class
+            .waiting
+            .insert((position.round, position.arrival), waiting);
+        (position, receiver)
+    }
+
+    /// Takes a call out that waits no longer.
+    pub fn leave(&mut self, position: Position) {
+        let class = &mut self.classes[position.class];
+        if let Some(gone) = class.waiting.remove(&(position.round, position.arrival)) {
+            class.left(gone.party);
+        }
+    }
+
+    /// The call that is next, with whether it is a party's read; reads are passed over unless `reads` says that they may go
+    /// ahead.
+    pub fn next(&mut self, reads: bool) -> Option<(Sender<T>, bool)> {
+        const READ: usize = Precedence::Read as usize;
+        let may_go =
+            |(at, class): &(usize, &Class<T>)| !class.waiting.is_empty() && (*at != READ || reads);
+        let classes = self.classes.iter().enumerate();
+        let mut ready = classes.filter(may_go).map(|(at, class)| (at, class.passed));
+        let (first, _) = ready.next()?;
+        let overdue = ready.rfind(|(_, passed)| *passed >= PASSED);
+        let turn = overdue.map_or(first, |(at, _)| at);
+        for (at, class) in self.classes.iter_mut().enumerate() {
+            if at > turn && !class.waiting.is_empty() && (at != READ || reads) {
+                class.passed += 1;
+            }
+        }
+        let sender = self.classes[turn].serve()?;
+        Some((sender, turn == READ))
+    }
+}
+
+impl<T> Class<T> {
+    /// The round in which the next call of a party is served.
+    fn next_round(&mut self, party: usize) -> u64 {
+        let (round, calls) = self.parties.entry(party).or_insert((self.served, 0));
+        *round += 1;
+        *calls += 1;
+        *round
+    }
+
+    fn serve(&mut self) -> Option<Sender<T>> {
+        let ((round, _), next) = self.waiting.pop_first()?;
+        self.served = round;
+        self.passed = 0;
+        self.left(next.party);
+        Some(next.sender)
+    }
+
+    fn left(&mut self, party: usize) {
+        if let Some((_, calls)) = self.parties.get_mut(&party) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.parties.remove(&party);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Calls in line, each by what it is.
+    #[derive(Default)]
+    struct Line {
+        line: WaitLine<()>,
+        receivers: Vec<(&'static str, Position, Receiver<()>)>,
+    }
+
+    impl Line {
+        fn join(&mut self, name: &'static str, kind: Kind, party: usize) {
+            let (position, receiver) = self.line.join(Claim::of_party(party, kind));
+            self.receivers.push((name, position, receiver));
+        }
+
+        /// Serves the next; what it is.
+        fn serve(&mut self, reads: bool) -> Option<&'static str> {
+            let (sender, is_read) = self.line.next(reads)?;
+            sender.send(()).unwrap();
+            let mut all = self.receivers.iter_mut();
+            let at = all.position(|(_, _, receiver)| receiver.try_recv().is_ok());
+            let (name, position, _) = self.receivers.remove(at.unwrap());
+            assert_eq!(is_read, position.class == Precedence::Read as usize);
+            Some(name)
+        }
+
+        fn serve_all(&mut self) -> Vec<&'static str> {
+            std::iter::from_fn(|| self.serve(true)).collect()
+        }
+    }
+
+    #[test]
+    fn money_is_served_before_writes_and_writes_before_reads() {
+        let mut line = Line::default();
+        for _ in 0..2 {
+            line.join("read", Kind::Read, 1);
+            line.join("write", Kind::Write, 1);
+            line.join("money", Kind::Money, 1);
+        }
+        let served = line.serve_all();
+        assert_eq!(served, ["money", "money", "write", "write", "read", "read"]);
+    }
+
+    #[test]
+    fn a_class_that_was_passed_over_seven_times_is_next() {
+        let mut line = Line::default();
+        line.join("read", Kind::Read, 1);
+        line.join("write", Kind::Write, 1);
+        for _ in 0..30 {
+            line.join("money", Kind::Money, 1);
+        }
+        let served = line.serve_all();
+        let place = |name| served.iter().position(|served| *served == name);
+        assert_eq!(served.len(), 32);
+        // Both are overdue after seven; the read goes first, since it would wait longest.
+        assert_eq!((place("read"), place("write")), (Some(7), Some(8)));
+    }
+
+    #[test]
+    fn a_read_is_passed_over_while_reads_may_not_go_and_loses_no_turn_by_it() {
+        let mut line = Line::default();
+        line.join("read", Kind::Read, 1);
+        assert_eq!(line.serve(false), None);
+        for _ in 0..20 {
+            line.join("money", Kind::Money, 1);
+            assert_eq!(line.serve(false), Some("money"));
+        }
+        line.join("money", Kind::Money, 1);
+        assert_eq!(line.serve(true), Some("money"), "nothing was saved up");
+        assert_eq!(line.serve(true), Some("read"));
+    }
+
+    #[test]
+    fn the_first_call_of_a_party_is_behind_one_of_another_partys_however_many_that_has() {
+        let mut line = Line::default();
+        for _ in 0..100 {
+            line.join("many", Kind::Read, 1);
+        }
+        for _ in 0..3 {
+            line.join("few", Kind::Read, 2);
+        }
+        let served: Vec<_> = (0..6).filter_map(|_| line.serve(true)).collect();
+        assert_eq!(served, ["many", "few", "many", "few", "many", "few"]);
+        // Later too.
+        line.join("few", Kind::Read, 2);
+        assert_eq!(
+            (line.serve(true), line.serve(true)),
+            (Some("many"), Some("few"))
+        );
+    }
+
+    #[test]
+    fn what_left_the_line_is_not_served_and_not_remembered() {
+        let mut line = Line::default();
+        for _ in 0..5 {
+            line.join("gone", Kind::Read, 1);
+        }
+        line.join("stays", Kind::Read, 2);
+        for (name, position, _) in &line.receivers {
+            if *name == "gone" {
+                line.line.leave(*position);
+                // It may have been served meanwhile.
+                line.line.leave(*position);
+            }
+        }
+        assert_eq!(line.serve_all(), ["stays"]);
+        let classes = &line.line.classes;
+        assert!(classes.iter().all(|class| class.parties.is_empty()));
+    }
+
+    proptest! {
+        /// Whatever joins and leaves, each call that stays is served once, and no party's calls out of their order.
+        #[test]
+        fn each_call_is_served_once(steps in proptest::collection::vec((0_usize..3, 0_usize..4, 0_u8..4), 0..200)) {
+            let kinds = [Kind::Money, Kind::Write, Kind::Read];
+            let mut line = WaitLine::<()>::default();
+            let mut waiting: Vec<(usize, Position, Receiver<()>)> = Vec::new();
+            for (kind, party, step) in steps {
+                match step {
+                    0 => {
+                        let next = line.next(true);
+                        prop_assert_eq!(next.is_some(), !waiting.is_empty());
+                        if let Some((sender, _)) = next {
+                            sender.send(()).unwrap();
+                            let served: Vec<_> = waiting
+                                .iter_mut()
+                                .enumerate()
+                                .filter_map(|(at, (_, _, receiver)): (_, &mut (_, _, Receiver<()>))| {
+                                    receiver.try_recv().ok().map(|()| at)
+                                })
+                                .collect();
+                            prop_assert_eq!(served.len(), 1);
+                            let (of, position, _) = waiting.remove(served[0]);
+                            let earlier = waiting.iter().find(|(other, at, _)| {
+                                *other == of && at.class == position.class && at.arrival < position.arrival
+                            });
+                            prop_assert!(earlier.is_none());
+                        }
+                    }
+                    1 if !waiting.is_empty() => {
+                        let (_, position, _) = waiting.remove(party % waiting.len());
+                        line.leave(position);
+                    }
+                    _ => {
+                        let (position, receiver) = line.join(Claim::of_party(party, kinds[kind]));
+                        waiting.push((party, position, receiver));
+                    }
+                }
+            }
+        }
+    }
+}
