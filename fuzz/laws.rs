@@ -21,7 +21,8 @@ use bytes::{Bytes, BytesMut};
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{Own, guard};
-use gatepay_core::operation::{self, Method};
+use gatepay_core::operation::Method;
+use gatepay_core::spelling;
 use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
     translate, verify,
@@ -297,7 +298,7 @@ pub(crate) fn path(bytes: &[u8]) {
         ];
         for row in found.into_iter().flatten() {
             assert_eq!(row, Some(text));
-            assert!(operation::is_canonical(text));
+            assert!(spelling::is_canonical(text));
         }
     }
     let Ok(request) = Request::builder().uri(text).body(()) else {
@@ -307,7 +308,7 @@ pub(crate) fn path(bytes: &[u8]) {
     let head = Head::of_parts(&parts);
     if let Ok(target) = ingress::target(&head, &Lines::read(head.lines())) {
         let path = target.path;
-        assert!(path == "/" || operation::is_canonical(path));
+        assert!(path == "/" || spelling::is_canonical(path));
         assert!(!path.contains("//") && !path.contains('%'), "{path}");
         assert!(
             !path.split('/').any(|segment| matches!(segment, "." | "..")),

@@ -17,6 +17,7 @@ mod connection;
 mod counting;
 mod dice;
 mod gatepay;
+pub(crate) mod imports;
 mod load;
 mod log;
 pub(crate) mod program;

@@ -1,946 +1,261 @@
-//! The rows of GatePay's documentation, in its order. `docs/gatepay/endpoints.json` says where each was seen, and a
-//! test holds the two together.
+//! The catalogue: every API call this program knows, found by method and path.
+//!
+//! Rows drive everything else. An API call without a row does not exist: there are no prefix rules (protocol.md 2).
 
-use Kind::{Money, Read, Write};
-use Method::{Delete, Get, Post, Put};
-use Module::{
-    Accounts, Address, Balance, Channel, Charge, CommissionRule, Convert, FixedAddress, GiftCard,
-    Mcp, Otc, Payment, Payout, Subscription, Transfer,
-};
+use std::collections::{HashMap, HashSet};
 
-use crate::field::{self, AmountField, Field};
-use crate::operation::{
-    Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch, Translation,
-};
+use crate::catalogue_rows;
+use crate::operation::{Account, Kind, Method, Operation, Scope};
+use crate::spelling::{KnownKinds, Side, folded, is_canonical, is_reserved};
 
-/// Most merchant paths become institution paths by this prefix; a row that does not says so.
-const PREFIX: &str = "/payment/open/institution";
-
-/// Five files of 4 MB in each of a few lists (endpoints.json: material/supplement), and the form around them.
-const MULTIPART_LIMIT: u64 = 64 << 20;
-
-/// What an order costs: an order of that number at another price is another call's.
-const PRICE: &[&str] = &["orderAmount", "currency"];
-
-const ORDER_AMOUNTS: &[AmountField] = &[
-    AmountField::with_currency("orderAmount", "currency"),
-    AmountField::with_currency("fiatAmount", "fiatCurrency"),
-];
-
-/// Its currency is that of the order, which the body does not have.
-const REFUND_AMOUNT: &[AmountField] = &[AmountField::new("refundAmount")];
-
-const CONVERTED_REFUND_AMOUNTS: &[AmountField] = &[
-    AmountField::new("refundAmount"),
-    AmountField::with_currency("refundOrderAmount", "refundOrderCurrency"),
-    AmountField::with_currency("refundPayAmount", "refundPayCurrency"),
-];
-
-const CONVERSION_AMOUNTS: &[AmountField] = &[
-    AmountField::with_currency("sellAmount", "sellCurrency"),
-    AmountField::with_currency("buyAmount", "buyCurrency"),
-];
-
-const PAYOUT_AMOUNTS: &[AmountField] = &[AmountField::with_currency(
-    "withdraw_list.amount",
-    "currency",
-)];
-
-const TRANSFER_AMOUNTS: &[AmountField] = &[AmountField::with_currency(
-    "batchorderList.amount",
-    "currency",
-)];
-
-const OTC_AMOUNTS: &[AmountField] = &[
-    AmountField::with_currency("cryptoAmount", "cryptoCurrency"),
-    AmountField::with_currency("fiatAmount", "fiatCurrency"),
-];
-
-/// The amount of each card.
-const GIFT_AMOUNT: &[AmountField] =
-    &[AmountField::with_currency("amount", "currency").times("count")];
-
-const AMOUNT: &[AmountField] = &[AmountField::with_currency("amount", "currency")];
-
-#[expect(clippy::too_many_lines, reason = "a table reads best whole")]
-pub(crate) fn rows() -> Vec<Operation> {
-    vec![
-        // payment
-        tenant("create_order", Payment, Write, Post, "/v1/pay/order")
-            .key(one("merchantTradeNo"))
-            .look_up("query_order", one("merchantTradeNo"))
-            .same(PRICE)
-            .fields(field::CREATE_ORDER)
-            .derived()
-            .amounts(ORDER_AMOUNTS)
-            .row(),
-        tenant("query_order", Payment, Read, Post, "/v1/pay/order/query")
-            .fields(field::ORDER_ID)
-            .row(),
-        tenant("close_order", Payment, Write, Post, "/v1/pay/order/close")
-            .key(either("merchantTradeNo", "prepayId"))
-            .look_up("query_order", either("merchantTradeNo", "prepayId"))
-            .proves_nothing()
-            .fields(field::ORDER_ID)
-            .row(),
-        tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
-            .key(one("refundRequestId"))
-            .look_up("refund_details", one("refundRequestId"))
-            .fields(field::REFUND_ORDER)
-            .amounts(REFUND_AMOUNT)
-            .row(),
-        tenant(
-            "query_refund",
-            Payment,
-            Read,
-            Post,
-            "/v1/pay/order/refund/query",
-        )
-        .fields(field::REFUND_ID)
-        .derived()
-        .row(),
-        tenant(
-            "create_native_order",
-            Payment,
-            Write,
-            Post,
-            "/v1/pay/transactions/native",
-        )
-        .key(one("merchantTradeNo"))
-        .look_up("query_order", one("merchantTradeNo"))
-        .same(PRICE)
-        .amounts(ORDER_AMOUNTS)
-        .row(),
-        tenant(
-            "create_checkout_order",
-            Payment,
-            Write,
-            Post,
-            "/v1/pay/checkout/order",
-        )
-        .key(one("merchantTradeNo"))
-        .look_up("query_order", one("merchantTradeNo"))
-        .same(PRICE)
-        .amounts(ORDER_AMOUNTS)
-        .row(),
-        tenant(
-            "refund_checkout_order",
-            Payment,
-            Money,
-            Post,
-            "/v1/pay/checkout/refund",
-        )
-        .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
-        .derived()
-        .amounts(CONVERTED_REFUND_AMOUNTS)
-        .row(),
-        tenant(
-            "refund_order_v2",
-            Payment,
-            Money,
-            Post,
-            "/v2/standard/order/refund",
-        )
-        .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
-        .amounts(REFUND_AMOUNT)
-        .row(),
-        tenant("query_order_v2", Payment, Read, Get, "/v2/pay/order/query").row(),
-        tenant(
-            "refund_details",
-            Payment,
-            Read,
-            Get,
-            "/v2/pay/refund/details",
-        )
-        .row(),
-        tenant(
-            "refund_chains",
-            Payment,
-            Read,
-            Get,
-            "/v2/refund/support/chains",
-        )
-        .row(),
-        tenant("query_order_v3", Payment, Read, Get, "/v3/pay/order/query")
-            .derived()
-            .row(),
-        tenant("refund_order_v3", Payment, Money, Post, "/v3/order/refund")
-            .key(one("refundRequestId"))
-            .look_up("refund_details_v3", one("refundRequestId"))
-            .derived()
-            .amounts(REFUND_AMOUNT)
-            .row(),
-        tenant(
-            "refund_details_v3",
-            Payment,
-            Read,
-            Get,
-            "/v3/pay/refund/details",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "refund_chains_v3",
-            Payment,
-            Read,
-            Get,
-            "/v3/refund/support/chains",
-        )
-        .derived()
-        .row(),
-        // address
-        tenant(
-            "address_chains",
-            Address,
-            Read,
-            Get,
-            "/v1/pay/address/chains",
-        )
-        .row(),
-        tenant(
-            "address_currencies",
-            Address,
-            Read,
-            Get,
-            "/v1/pay/address/currencies",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "address_convert_currencies",
-            Address,
-            Read,
-            Get,
-            "/v1/pay/address/supportedconvertcurrencies",
-        )
-        .row(),
-        tenant(
-            "create_address_order",
-            Address,
-            Write,
-            Post,
-            "/v1/pay/address/create",
-        )
-        .key(one("merchantTradeNo"))
-        .look_up("query_address_order", one("merchantTradeNo"))
-        .same(PRICE)
-        .amounts(ORDER_AMOUNTS)
-        .row(),
-        tenant(
-            "query_address_order",
-            Address,
-            Read,
-            Get,
-            "/v1/pay/address/query",
-        )
-        .row(),
-        tenant(
-            "refund_address_order",
-            Address,
-            Money,
-            Post,
-            "/v1/pay/address/refund",
-        )
-        .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
-        .derived()
-        .amounts(REFUND_AMOUNT)
-        .row(),
-        tenant(
-            "refund_converted_address_order",
-            Address,
-            Money,
-            Post,
-            "/v1/pay/address/refundconvert",
-        )
-        .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
-        .amounts(CONVERTED_REFUND_AMOUNTS)
-        .row(),
-        tenant(
-            "address_transactions",
-            Address,
-            Read,
-            Get,
-            "/v1/pay/address/transactiondetail",
-        )
-        .row(),
-        // fixedaddress
-        tenant(
-            "save_fixed_address",
-            FixedAddress,
-            Write,
-            Post,
-            "/v1/pay/fixedaddress/save",
-        )
-        .or_at(&[(Post, "/merchant/open/institution/v1/pay/fixedaddress/save")])
-        .key(both("channelId", "chain"))
-        .look_up("fixed_address_detail", both("channelId", "chain"))
-        .proves_nothing()
-        .row(),
-        tenant(
-            "fixed_address_detail",
-            FixedAddress,
-            Read,
-            Get,
-            "/v1/pay/fixedaddress/detail",
-        )
-        .row(),
-        tenant(
-            "fixed_address_orders",
-            FixedAddress,
-            Read,
-            Get,
-            "/v1/pay/fixedaddress/order/query",
-        )
-        .row(),
-        // balance
-        tenant("query_balance", Balance, Read, Get, "/v1/pay/balance/query")
-            .at("/payment/open/institution/v1/balance")
-            .translated(Translation::Balance, Post)
-            .or_at(&[(Get, "/payment/open/institution/v1/pay/balance/query")])
-            .row(),
-        tenant("all_balances", Balance, Read, Get, "/v1/pay/balance").row(),
-        tenant("list_bills", Balance, Read, Get, "/v1/pay/bill/orderlist").row(),
-        // convert
-        tenant(
-            "convert_currencies",
-            Convert,
-            Read,
-            Get,
-            "/v1/pay/convert/currency",
-        )
-        .or_at(&[(Get, "/transfer/open/institution/v1/pay/convert/currency")])
-        .row(),
-        tenant("convert_pairs", Convert, Read, Get, "/v1/pay/convert/pair").row(),
-        tenant(
-            "preview_conversion",
-            Convert,
-            Read,
-            Post,
-            "/v1/pay/convert/preview",
-        )
-        .row(),
-        tenant("create_conversion", Convert, Money, Post, "/v1/pay/convert")
-            .or_at(&[(Post, "/transfer/open/institution/v1/pay/convert")])
-            .key(one("clientReqId"))
-            .amounts(CONVERSION_AMOUNTS)
-            .row(),
-        tenant(
-            "query_conversion",
-            Convert,
-            Read,
-            Get,
-            "/v1/pay/convert/order",
-        )
-        .row(),
-        // payout
-        tenant("create_payout", Payout, Money, Post, "/v1/pay/withdraw")
-            .at("/withdraw/open/institution/v1/pay/create/payouts")
-            .or_at(&[(Post, "/payment/open/institution/v1/pay/withdraw")])
-            .key(one("batch_id"))
-            .look_up("query_payout", one("batch_id"))
-            .with(&[("detail_status", "ALL")])
-            .amounts(PAYOUT_AMOUNTS)
-            .row(),
-        tenant("query_payout", Payout, Read, Post, "/v1/pay/withdraw/query")
-            .at("/withdraw/open/institution/v1/pay/payouts/detail")
-            .or_at(&[(Post, "/payment/open/institution/v1/pay/withdraw/query")])
-            .row(),
-        tenant(
-            "wallet_chains",
-            Payout,
-            Read,
-            Get,
-            "/v1/pay/wallet/currency_chains",
-        )
-        .row(),
-        tenant(
-            "wallet_withdraw_status",
-            Payout,
-            Read,
-            Get,
-            "/v1/pay/wallet/withdraw_status",
-        )
-        .row(),
-        tenant(
-            "wallet_withdrawals",
-            Payout,
-            Read,
-            Get,
-            "/v1/pay/wallet/withdrawals",
-        )
-        .row(),
-        tenant(
-            "wallet_total_balance",
-            Payout,
-            Read,
-            Get,
-            "/v1/pay/wallet/total_balance",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "create_batch_transfer",
-            Payout,
-            Money,
-            Post,
-            "/v1/pay/batch/transfer",
-        )
-        .at("/v1/pay/batch/transfer")
-        .key(one("merchant_batch_no"))
-        .look_up("query_batch_transfer", one("merchant_batch_no"))
-        .with(&[("detail_status", "ALL")])
-        .amounts(TRANSFER_AMOUNTS)
-        .row(),
-        tenant(
-            "query_batch_transfer",
-            Payout,
-            Read,
-            Post,
-            "/v1/pay/batch/transfer/query",
-        )
-        .at("/v1/pay/batch/transfer/query")
-        .derived()
-        .row(),
-        // otc
-        tenant(
-            "otc_quote",
-            Otc,
-            Read,
-            Post,
-            "/withdraw/open/otc/api/v1/quote",
-        )
-        .at("/withdraw/open/institution/otc/api/v1/quote")
-        .row(),
-        tenant(
-            "create_otc_order",
-            Otc,
-            Money,
-            Post,
-            "/withdraw/open/otc/api/order/create",
-        )
-        .at("/withdraw/open/institution/otc/api/order/create")
-        .key(one("clientOrderId"))
-        .look_up("otc_order_detail", one("clientOrderId"))
-        .amounts(OTC_AMOUNTS)
-        .row(),
-        tenant(
-            "list_otc_orders",
-            Otc,
-            Read,
-            Post,
-            "/withdraw/open/otc/api/order/list",
-        )
-        .at("/withdraw/open/institution/otc/api/order/list")
-        .row(),
-        tenant(
-            "otc_order_detail",
-            Otc,
-            Read,
-            Get,
-            "/withdraw/open/otc/api/order/detail",
-        )
-        .at("/withdraw/open/institution/otc/api/order/detail")
-        .derived()
-        .row(),
-        tenant(
-            "create_otc_bank",
-            Otc,
-            Write,
-            Post,
-            "/withdraw/open/otc/api/bank/create",
-        )
-        .at("/withdraw/open/institution/otc/api/bank/create")
-        .multipart()
-        .row(),
-        tenant(
-            "list_otc_banks",
-            Otc,
-            Read,
-            Get,
-            "/withdraw/open/otc/api/bank/list",
-        )
-        .at("/withdraw/open/institution/otc/api/bank/list")
-        .row(),
-        tenant(
-            "supplement_otc_bank",
-            Otc,
-            Write,
-            Post,
-            "/withdraw/open/otc/api/bank/material/supplement",
-        )
-        .at("/withdraw/open/institution/otc/api/bank/material/supplement")
-        .multipart()
-        .row(),
-        tenant(
-            "otc_deposit_detail",
-            Otc,
-            Read,
-            Get,
-            "/open/otc/api/recharge/detail",
-        )
-        .at("/open/institution/otc/api/recharge/detail")
-        .derived()
-        .row(),
-        // giftcard
-        tenant(
-            "create_gift_card",
-            GiftCard,
-            Money,
-            Post,
-            "/v1/pay/gift/create",
-        )
-        .amounts(GIFT_AMOUNT)
-        .row(),
-        tenant(
-            "list_gift_templates",
-            GiftCard,
-            Read,
-            Get,
-            "/v1/pay/gift/temp/list",
-        )
-        .row(),
-        tenant(
-            "query_gift_card",
-            GiftCard,
-            Read,
-            Post,
-            "/v1/pay/gift/query",
-        )
-        .row(),
-        // subscription
-        tenant(
-            "save_plan",
-            Subscription,
-            Write,
-            Post,
-            "/pay-subscription/open/v1/plan/save",
-        )
-        .at("/pay-subscription/open/institution/v1/plan/save")
-        .key(one("merchantPlanNo"))
-        .derived()
-        .row(),
-        tenant(
-            "list_plans",
-            Subscription,
-            Read,
-            Get,
-            "/pay-subscription/open/v1/plan/list",
-        )
-        .at("/pay-subscription/open/institution/v1/plan/list")
-        .derived()
-        .row(),
-        tenant(
-            "plan_detail",
-            Subscription,
-            Read,
-            Get,
-            "/pay-subscription/open/v1/plan/detail",
-        )
-        .at("/pay-subscription/open/institution/v1/plan/detail")
-        .row(),
-        tenant(
-            "create_subscription",
-            Subscription,
-            Write,
-            Post,
-            "/pay-subscription/open/v1/order/create",
-        )
-        .at("/pay-subscription/open/institution/v1/order/create")
-        .key(one("merchantSubscriptionOrderNo"))
-        .row(),
-        tenant(
-            "list_subscriptions",
-            Subscription,
-            Read,
-            Get,
-            "/pay-subscription/open/v1/order/list",
-        )
-        .at("/pay-subscription/open/institution/v1/order/list")
-        .row(),
-        tenant(
-            "subscription_detail",
-            Subscription,
-            Read,
-            Get,
-            "/pay-subscription/open/v1/order/detail",
-        )
-        .at("/pay-subscription/open/institution/v1/order/detail")
-        .derived()
-        .row(),
-        tenant(
-            "complete_subscription",
-            Subscription,
-            Write,
-            Post,
-            "/pay-subscription/open/v1/order/complete",
-        )
-        .at("/pay-subscription/open/institution/v1/order/complete")
-        .key(either("subscriptionOrderNo", "merchantSubscriptionOrderNo"))
-        .row(),
-        tenant(
-            "deduct_subscription",
-            Subscription,
-            Money,
-            Post,
-            "/pay-subscription/open/v1/order/deduct",
-        )
-        .at("/pay-subscription/open/institution/v1/order/deduct")
-        .key(one("merchantDeductNo"))
-        .amounts(AMOUNT)
-        .row(),
-        tenant(
-            "deduction_detail",
-            Subscription,
-            Read,
-            Get,
-            "/pay-subscription/open/v1/deduction/order/detail",
-        )
-        .at("/pay-subscription/open/institution/v1/deduction/order/detail")
-        .row(),
-        tenant(
-            "create_product",
-            Subscription,
-            Write,
-            Post,
-            "/merchant/open/v1/pay/merchant/product/create",
-        )
-        .at("/merchant/open/institution/v1/pay/merchant/product/create")
-        .derived()
-        .row(),
-        tenant(
-            "list_products",
-            Subscription,
-            Read,
-            Get,
-            "/merchant/open/v1/pay/merchant/product/pageQuery",
-        )
-        .at("/merchant/open/institution/v1/pay/merchant/product/pageQuery")
-        .derived()
-        .row(),
-        tenant(
-            "query_product",
-            Subscription,
-            Read,
-            Get,
-            "/merchant/open/v1/pay/merchant/product/queryOne",
-        )
-        .at("/merchant/open/institution/v1/pay/merchant/product/queryOne")
-        .derived()
-        .row(),
-        // channel
-        tenant(
-            "save_channel",
-            Channel,
-            Write,
-            Post,
-            "/v1/pay/channelmanage/save",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "list_channels",
-            Channel,
-            Read,
-            Get,
-            "/v1/pay/channelmanage/list",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "update_channel",
-            Channel,
-            Write,
-            Put,
-            "/v1/pay/channelmanage/update",
-        )
-        .derived()
-        .row(),
-        tenant(
-            "delete_channel",
-            Channel,
-            Write,
-            Delete,
-            "/v1/pay/channelmanage/delete",
-        )
-        .derived()
-        .row(),
-        // mcp
-        tenant("mcp_call", Mcp, Money, Post, "/payment/open/api/mcp")
-            .unpublished()
-            .derived()
-            .row(),
-        // accounts
-        institution(
-            "create_account",
-            Accounts,
-            Write,
-            Post,
-            "/merchant/open/institution/v1/accounts/create",
-        )
-        .account(Account::None)
-        .key(one("request_id"))
-        .look_up("list_accounts", one("request_id"))
-        .row(),
-        institution(
-            "update_account",
-            Accounts,
-            Write,
-            Post,
-            "/merchant/open/institution/v1/accounts/update",
-        )
-        .row(),
-        institution(
-            "query_account",
-            Accounts,
-            Read,
-            Get,
-            "/merchant/open/institution/v1/accounts/query",
-        )
-        .account(Account::None)
-        .row(),
-        institution(
-            "list_accounts",
-            Accounts,
-            Read,
-            Get,
-            "/merchant/open/institution/v1/accounts/list",
-        )
-        .account(Account::None)
-        .row(),
-        // commission_rule
-        institution(
-            "create_fee_rule",
-            CommissionRule,
-            Write,
-            Post,
-            "/rate/commission_rule",
-        )
-        .account(Account::MerchantId)
-        .row(),
-        institution(
-            "upgrade_fee_rule",
-            CommissionRule,
-            Write,
-            Post,
-            "/rate/commission_rule/upgrade",
-        )
-        .account(Account::MerchantId)
-        .row(),
-        institution(
-            "query_fee_rule",
-            CommissionRule,
-            Read,
-            Get,
-            "/rate/commission_rule",
-        )
-        .account(Account::MerchantId)
-        .row(),
-        institution(
-            "list_fee_rules",
-            CommissionRule,
-            Read,
-            Post,
-            "/rate/commission_rule/list",
-        )
-        .account(Account::MerchantId)
-        .row(),
-        // transfer
-        institution(
-            "create_transfer",
-            Transfer,
-            Money,
-            Post,
-            "/transfer/open/institution/v1/pay/transfer",
-        )
-        .key(one("merchantBatchNo"))
-        .look_up("transfer_detail", one("merchantBatchNo"))
-        .same(&["amount", "currency"])
-        .amounts(AMOUNT)
-        .row(),
-        institution(
-            "transfer_detail",
-            Transfer,
-            Read,
-            Get,
-            "/transfer/open/institution/v1/pay/transfer/detail",
-        )
-        .row(),
-        // charge
-        institution(
-            "create_charge",
-            Charge,
-            Money,
-            Post,
-            "/transfer/open/institution/v1/pay/charge",
-        )
-        .key(one("merchantBatchNo"))
-        .look_up("charge_detail", one("merchantBatchNo"))
-        .same(&["amount", "currency"])
-        .amounts(AMOUNT)
-        .row(),
-        institution(
-            "charge_detail",
-            Charge,
-            Read,
-            Get,
-            "/transfer/open/institution/v1/pay/charges/detail",
-        )
-        .row(),
-    ]
+/// Rows by (method, path), both ways. Look-up cost does not grow with their number.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    rows: Vec<Operation>,
+    by_name: HashMap<Box<str>, usize>,
+    by_merchant_path: Paths,
+    by_institution_path: Paths,
 }
 
-fn one(field: &'static str) -> Key {
-    Key::One(field.into())
+/// Which row answers each method on one path. Which paths there are, callers have no say in: any hash does.
+type Paths = HashMap<Box<str>, Methods, foldhash::fast::FixedState>;
+
+/// Which row answers each method.
+type Methods = [Option<u16>; 4];
+
+/// Why rows do not make a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogueError {
+    /// Two rows have one name.
+    #[error("operation {0} is defined twice")]
+    Name(String),
+    /// Two rows answer one method and path.
+    #[error("operations {0} and {1} have the same method and path {2}")]
+    Path(String, String, String),
+    /// A tenant's row with a path that belongs to the institution alone.
+    #[error("operation {0} would open a path of the institution's own to tenants")]
+    Reserved(String),
+    /// A row that is weaker than its path is known to be: a read that leads to a write or money call, for one.
+    #[error("operation {0} has the path of {1}, which is of a stronger kind")]
+    Weaker(String, String),
+    /// A path that no request could match.
+    #[error("operation {0} has a path that is not canonical")]
+    NotCanonical(String),
 }
 
-fn either(first: &'static str, second: &'static str) -> Key {
-    Key::Either(first.into(), second.into())
+impl Catalogue {
+    /// The catalogue of GatePay's documentation.
+    ///
+    /// # Panics
+    /// Never: a test builds it.
+    pub fn standard() -> Self {
+        Self::new(catalogue_rows::rows()).expect("the built-in rows make a catalogue")
+    }
+
+    /// Builds the index; a duplicate or ambiguous row is an error, and so is one that would let a tenant reach what is
+    /// the institution's own, or that leads to the path of a stronger kind: no configuration gets past here.
+    ///
+    /// # Panics
+    /// With more than 65,536 rows.
+    pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
+        let mut by_name = HashMap::new();
+        let mut by_merchant_path = Paths::default();
+        let mut by_institution_path = Paths::default();
+        let own: HashSet<String> = rows
+            .iter()
+            .filter(|row| row.scope == Scope::Institution)
+            .filter_map(|row| row.institution_path.as_deref())
+            .map(folded)
+            .collect();
+        for (index, row) in rows.iter().enumerate() {
+            if by_name.insert(row.name.as_ref().into(), index).is_some() {
+                return Err(CatalogueError::Name(row.name.to_string()));
+            }
+            let insert = |map: &mut Paths, method: Method, path: &str| {
+                if !is_canonical(path) {
+                    return Err(CatalogueError::NotCanonical(row.name.to_string()));
+                }
+                let slot = &mut map.entry(path.into()).or_default()[method as usize];
+                let index = u16::try_from(index).expect("there are fewer than 65,536 operations");
+                match slot.replace(index) {
+                    None => Ok(()),
+                    Some(other) => Err(CatalogueError::Path(
+                        rows[usize::from(other)].name.to_string(),
+                        row.name.to_string(),
+                        path.to_owned(),
+                    )),
+                }
+            };
+            if row.scope == Scope::Institution && row.merchant_path.is_some() {
+                return Err(CatalogueError::Reserved(row.name.to_string()));
+            }
+            let mut paths = row.merchant_path.iter().chain(&row.institution_path);
+            if row.scope == Scope::Tenant
+                && paths.any(|path| is_reserved(path) || own.contains(&folded(path)))
+            {
+                return Err(CatalogueError::Reserved(row.name.to_string()));
+            }
+            if let Some(path) = &row.merchant_path {
+                insert(&mut by_merchant_path, row.method, path)?;
+            }
+            if let Some(path) = &row.institution_path {
+                insert(&mut by_institution_path, row.institution_method, path)?;
+            }
+        }
+        let published = catalogue_rows::rows();
+        let known = KnownKinds::of(&published, &rows);
+        for row in &rows {
+            let institution = known.stronger(row, Side::Institution);
+            if let Some(stronger) = institution.or_else(|| known.stronger(row, Side::Merchant)) {
+                let names = (row.name.to_string(), stronger.name.to_string());
+                return Err(CatalogueError::Weaker(names.0, names.1));
+            }
+        }
+        Ok(Self {
+            rows,
+            by_name,
+            by_merchant_path,
+            by_institution_path,
+        })
+    }
+
+    /// All rows, in the documentation's order.
+    pub fn rows(&self) -> &[Operation] {
+        &self.rows
+    }
+
+    /// A row's place in [`rows`](Self::rows): a small number for tables kept beside the catalogue.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The row of that name.
+    pub fn named(&self, name: &str) -> Option<&Operation> {
+        self.position(name).map(|index| &self.rows[index])
+    }
+
+    /// A read for no account, which the proxy may ask by itself, if one is on: that of the accounts.
+    pub fn probe(&self) -> Option<&Operation> {
+        let fits = |row: &&Operation| {
+            row.kind == Kind::Read && row.account == Account::None && row.off().is_none()
+        };
+        let list = self.named("list_accounts").filter(fits);
+        list.or_else(|| self.rows.iter().find(fits))
+    }
+
+    /// The place of the row a tenant reaches by method and canonical path.
+    pub fn merchant(&self, method: Method, path: &str) -> Option<usize> {
+        self.by_merchant_path.get(path)?[method as usize].map(usize::from)
+    }
+
+    /// The place of the row an operator reaches by institution method and canonical path.
+    pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
+        self.by_institution_path.get(path)?[method as usize].map(usize::from)
+    }
 }
 
-fn both(first: &'static str, second: &'static str) -> Key {
-    Key::Both(first.into(), second.into())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::Module;
 
-/// A row under construction: what most rows share is the default.
-struct Row(Operation);
-
-fn tenant(
-    name: &'static str,
-    module: Module,
-    kind: Kind,
-    method: Method,
-    path: &'static str,
-) -> Row {
-    Row(Operation {
-        name: name.into(),
-        module,
-        method,
-        merchant_path: Some(path.into()),
-        institution_method: method,
-        institution_path: Some(format!("{PREFIX}{path}").into()),
-        alternatives: &[],
-        account: Account::OnBehalfOf,
-        scope: Scope::Tenant,
-        kind,
-        key: Key::None,
-        look_up: None,
-        confirmed: true,
-        fields: &[],
-        amounts: &[],
-        translation: Translation::Verbatim,
-        media: Media::Json,
-        switch: Switch::Default,
-        body_limit: None,
-    })
-}
-
-fn institution(
-    name: &'static str,
-    module: Module,
-    kind: Kind,
-    method: Method,
-    path: &'static str,
-) -> Row {
-    let mut row = tenant(name, module, kind, method, path);
-    row.0.merchant_path = None;
-    row.0.institution_path = Some(path.into());
-    row.0.scope = Scope::Institution;
-    row
-}
-
-impl Row {
-    fn row(self) -> Operation {
-        self.0
+    #[test]
+    fn the_built_in_rows_make_a_catalogue() {
+        let catalogue = Catalogue::standard();
+        let row = catalogue
+            .merchant(Method::Post, "/v1/pay/order")
+            .map(|index| &catalogue.rows()[index]);
+        assert_eq!(row.map(|row| row.name.as_ref()), Some("create_order"));
+        assert_eq!(catalogue.merchant(Method::Get, "/v1/pay/order"), None);
+        assert_eq!(catalogue.merchant(Method::Post, "/v1/pay/order/"), None);
     }
 
-    /// The institution path is not the merchant path behind the usual prefix.
-    fn at(mut self, path: &'static str) -> Self {
-        self.0.institution_path = Some(path.into());
-        self
+    #[test]
+    fn a_name_means_one_thing_in_allow_and_deny() {
+        for row in Catalogue::standard().rows() {
+            assert!(
+                Module::parse(&row.name).is_none() && Kind::parse(&row.name).is_none(),
+                "{}",
+                row.name
+            );
+            assert!(
+                row.name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{}",
+                row.name
+            );
+        }
     }
 
-    /// Other sources print other paths (protocol.md 7).
-    fn or_at(mut self, alternatives: &'static [(Method, &'static str)]) -> Self {
-        self.0.alternatives = alternatives;
-        self
+    #[test]
+    fn a_look_up_is_a_read_that_is_asked_by_the_calls_own_key() {
+        let catalogue = Catalogue::standard();
+        for row in catalogue.rows() {
+            let Some(look_up) = &row.look_up else {
+                continue;
+            };
+            let target = catalogue
+                .named(look_up.operation)
+                .unwrap_or_else(|| panic!("{}: no such look-up", row.name));
+            assert_eq!(
+                (target.kind, target.scope),
+                (Kind::Read, row.scope),
+                "{}",
+                row.name
+            );
+            for field in look_up.by.fields() {
+                assert!(
+                    row.key.fields().any(|own| own == field),
+                    "{}: {field}",
+                    row.name
+                );
+            }
+        }
     }
 
-    fn unpublished(mut self) -> Self {
-        self.0.institution_path = None;
-        self.0.account = Account::None;
-        self
+    #[test]
+    fn a_row_defined_twice_is_refused() {
+        let mut rows = catalogue_rows::rows();
+        rows.push(rows[0].clone());
+        assert_eq!(
+            Catalogue::new(rows.clone()).unwrap_err(),
+            CatalogueError::Name("create_order".into())
+        );
+        rows.last_mut().unwrap().name = "other".into();
+        assert!(matches!(
+            Catalogue::new(rows.clone()),
+            Err(CatalogueError::Path(..))
+        ));
+        rows.last_mut().unwrap().merchant_path = Some("/v1/./pay".into());
+        assert_eq!(
+            Catalogue::new(rows).unwrap_err(),
+            CatalogueError::NotCanonical("other".into())
+        );
     }
 
-    fn account(mut self, account: Account) -> Self {
-        self.0.account = account;
-        self
-    }
+    #[test]
+    fn no_tenants_row_has_a_path_of_the_institutions_own() {
+        let with = |change: fn(&mut Operation)| {
+            let mut rows = catalogue_rows::rows();
+            change(&mut rows[0]);
+            Catalogue::new(rows).unwrap_err()
+        };
+        let refused = CatalogueError::Reserved("create_order".into());
+        for change in [
+            (|row| row.institution_path = Some("/rate/other".into())) as fn(&mut Operation),
+            |row| row.institution_path = Some("/RATE/other".into()),
+            |row| row.merchant_path = Some("/rate/other".into()),
+        ] {
+            assert_eq!(with(change), refused);
+        }
 
-    fn translated(mut self, translation: Translation, method: Method) -> Self {
-        self.0.translation = translation;
-        self.0.institution_method = method;
-        self
-    }
-
-    fn key(mut self, key: Key) -> Self {
-        self.0.key = key;
-        self
-    }
-
-    fn look_up(mut self, operation: &'static str, by: Key) -> Self {
-        self.0.look_up = Some(LookUp {
-            operation,
-            by,
-            with: &[],
-            same: &[],
-            proves: true,
-        });
-        self
-    }
-
-    /// The look-up has to be asked with more than the key.
-    fn with(mut self, with: &'static [(&'static str, &'static str)]) -> Self {
-        self.0.look_up.as_mut().expect("it has a look-up").with = with;
-        self
-    }
-
-    /// What is found under the key is another call's if one of these differs.
-    fn same(mut self, same: &'static [&'static str]) -> Self {
-        self.0.look_up.as_mut().expect("it has a look-up").same = same;
-        self
-    }
-
-    /// What is found under the key may be older than the call.
-    fn proves_nothing(mut self) -> Self {
-        self.0.look_up.as_mut().expect("it has a look-up").proves = false;
-        self
-    }
-
-    /// What the body must have.
-    fn fields(mut self, fields: &'static [Field]) -> Self {
-        self.0.fields = fields;
-        self
-    }
-
-    /// Where the body has amounts.
-    fn amounts(mut self, amounts: &'static [AmountField]) -> Self {
-        self.0.amounts = amounts;
-        self
-    }
-
-    /// No page shows the institution path: it follows from the rule of its module.
-    fn derived(mut self) -> Self {
-        self.0.confirmed = false;
-        self
-    }
-
-    fn multipart(mut self) -> Self {
-        self.0.media = Media::Multipart;
-        self.0.body_limit = Some(MULTIPART_LIMIT);
-        self
+        // Neither has one where a path of the institution's own was moved to.
+        let mut rows = catalogue_rows::rows();
+        let moved = "/institution/v2/accounts";
+        let accounts = rows.iter_mut().find(|row| row.name == "create_account");
+        accounts.unwrap().institution_path = Some(moved.into());
+        rows[0].institution_path = Some(moved.to_uppercase().into());
+        assert_eq!(Catalogue::new(rows).unwrap_err(), refused);
     }
 }

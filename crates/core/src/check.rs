@@ -217,7 +217,8 @@ pub const LONGEST_KEY: usize = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::{Catalogue, Method};
+    use crate::catalogue::Catalogue;
+    use crate::operation::Method;
     use proptest::prelude::*;
 
     const CREATE: &str = r#"{"merchantTradeNo":"22212345678555","env":{"terminalType":"APP"},"currency":"GT","orderAmount":"1.21","goods":{"goodsName":"NF2T"}}"#;

@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::codes::{self, CodeMeaning};
 use crate::json::{self, Raw, Shape};
 use crate::operation::Kind;
-use crate::proof::{self, CodeMeaning};
 use crate::text;
 use crate::words::words;
 
@@ -90,7 +90,7 @@ fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> Judgement {
 }
 
 /// Whether a code judges the institution's signature, clock or client id: a tenant who saw it would look for the
-/// fault in its own (protocol.md 4.2). Asked of every answer, so not of the table in [`proof`], which it agrees with.
+/// fault in its own (protocol.md 4.2). Asked of every answer, so not of the table in [`codes`], which it agrees with.
 pub fn rejects_institution(code: &str) -> bool {
     matches!(code, "400002" | "400003" | "400004" | "400020")
 }
@@ -284,7 +284,7 @@ impl<'a> Members<'a> {
         let is_usual = self.code.is_none() || code == Some("000000");
         !is_usual
             && code
-                .and_then(proof::meaning)
+                .and_then(codes::meaning)
                 .is_some_and(|meaning| meaning != CodeMeaning::Success)
     }
 

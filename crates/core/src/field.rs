@@ -193,7 +193,7 @@ const TERMINALS: &[&str] = &["APP", "WEB", "WAP", "MINIAPP", "OTHERS"];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::Catalogue;
+    use crate::catalogue::Catalogue;
 
     #[test]
     fn rules_fit_together() {

@@ -4,15 +4,17 @@
 //! nothing. Time and nonces are arguments. References like "protocol.md 1.3" are to the protocol notes in `docs/`.
 //!
 //! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
-//! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`]), what a body
+//! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`], [`catalogue`]), what a body
 //! must have ([`check`], [`order`]), which amounts it names ([`amount`]), how an answer is judged ([`envelope`]) and
 //! what it proves ([`proof`]), and how to learn what became of a call that
 //! got none ([`look_up`]).
 
 pub mod amount;
 pub mod body;
+pub mod catalogue;
 pub mod chain;
 pub mod check;
+pub mod codes;
 pub mod credential;
 pub mod envelope;
 pub mod explain;
@@ -32,16 +34,17 @@ pub mod stamp;
 pub mod translate;
 pub mod verify;
 
-mod catalogue;
+mod catalogue_rows;
 mod json;
 mod query;
 mod reserved;
 mod text;
 mod words;
 
+pub use catalogue::Catalogue;
 pub use chain::Link;
 pub use credential::{ClientId, Credential, SigningKey};
-pub use operation::{Catalogue, Kind, Operation};
+pub use operation::{Kind, Operation};
 pub use payload::Payload;
 pub use query::decode as query_text;
 pub use secret::SecretKey;

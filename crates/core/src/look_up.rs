@@ -253,7 +253,7 @@ fn printed(body: &str) -> Option<Box<RawValue>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::Catalogue;
+    use crate::catalogue::Catalogue;
 
     fn question(call: &str, query: &str, body: &str) -> Option<Question> {
         let catalogue = Catalogue::standard();

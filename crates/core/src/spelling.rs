@@ -23,6 +23,19 @@ const RATE: &str = "rate";
 /// Or that have a segment that begins with this word.
 const FEE_RULE: &str = "commission_rule";
 
+/// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,
+/// or byte outside visible ASCII (protocol.md 2). Query and fragment are not part of a path.
+pub fn is_canonical(path: &str) -> bool {
+    let is_plain =
+        |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';');
+    path.as_bytes().strip_prefix(b"/").is_some_and(|segments| {
+        segments.iter().all(is_plain)
+            && segments
+                .split(|byte| *byte == b'/')
+                .all(|segment| !matches!(segment, b"" | b"." | b".."))
+    })
+}
+
 /// A path without what a router may ignore: letter case, escapes, doubled and final slashes, dot segments, path
 /// parameters, a query, and segments that are versions (`v1`, `v10`, `V2`, `v2beta`).
 ///
@@ -199,8 +212,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::catalogue;
-    use crate::operation::{Catalogue, CatalogueError, Scope};
+    use crate::catalogue::{Catalogue, CatalogueError};
+    use crate::catalogue_rows;
+    use crate::operation::Scope;
 
     #[test]
     fn reserved_paths_are_reserved_in_every_version_and_spelling() {
@@ -261,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_read_is_too_weak_for_the_path_of_any_stronger_row() {
-        let standard = catalogue::rows();
+        let standard = catalogue_rows::rows();
         for strong in standard.iter().filter(|row| row.kind != Kind::Read) {
             for path in paths(strong) {
                 let mut rows = standard.clone();
@@ -289,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_documentations_rows_are_strong_enough_for_their_own_paths() {
-        let standard = catalogue::rows();
+        let standard = catalogue_rows::rows();
         let known = KnownKinds::of(&standard, &standard);
         for row in &standard {
             assert!(
@@ -307,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_published_read_does_not_share_its_path_with_an_added_write() {
-        let mut rows = catalogue::rows();
+        let mut rows = catalogue_rows::rows();
         let mut added = rows[0].clone();
         added.name = "added".into();
         added.merchant_path = Some("/v1/added".into());
@@ -339,7 +353,7 @@ mod tests {
             how in prop::collection::vec(any::<u8>(), 12),
             version in prop::option::of("[vV][0-9]{1,3}([a-z]{0,5}|\\.[0-9])"),
         ) {
-            let rows = catalogue::rows();
+            let rows = catalogue_rows::rows();
             let row = &rows[row % rows.len()];
             for path in paths(row) {
                 let mut odd = String::new();
@@ -355,6 +369,32 @@ mod tests {
                 prop_assert_eq!(folded(&odd), folded(path), "{}", &odd);
                 prop_assert_eq!(is_reserved(&odd), row.scope == Scope::Institution, "{}", odd);
             }
+        }
+    }
+
+    #[test]
+    fn only_one_spelling_of_a_path_is_canonical() {
+        assert!(is_canonical("/v1/pay/order"));
+        for odd in [
+            "",
+            "v1",
+            "/",
+            "/v1/",
+            "//v1",
+            "/v1//pay",
+            "/v1/./pay",
+            "/v1/../pay",
+            "/v1/%2e/pay",
+            "/v1%2fpay",
+            "/v1\\pay",
+            "/v1/pay;x",
+            "/v1/pay?x",
+            "/v1/ü",
+            "/v1/\0",
+            "/v1/pay#x",
+            "/v1/pay order",
+        ] {
+            assert!(!is_canonical(odd), "{odd:?}");
         }
     }
 }

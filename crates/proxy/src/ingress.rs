@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::operation::{self, Media, Method};
+use gatepay_core::operation::{Media, Method};
+use gatepay_core::spelling;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -46,7 +47,7 @@ pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refu
         return Err(Refusal::HeadTooLarge);
     }
     // The root is a path like any other that nobody knows.
-    if head.path != "/" && !operation::is_canonical(head.path) {
+    if head.path != "/" && !spelling::is_canonical(head.path) {
         return Err(malformed(
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
         ));

@@ -9,9 +9,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::iter::zip;
 
-use gatepay_core::operation::{
-    Account, Key, Media, Method, Module, Scope, Switch, Translation, is_canonical,
-};
+use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope, Switch, Translation};
+use gatepay_core::spelling::is_canonical;
 use gatepay_core::{Catalogue, Kind, Operation};
 
 use serde_json::json;

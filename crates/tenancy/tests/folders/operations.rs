@@ -1,4 +1,5 @@
-use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope, is_reserved};
+use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope};
+use gatepay_core::spelling::is_reserved;
 use gatepay_core::{Catalogue, Kind, Operation};
 use proptest::prelude::*;
 

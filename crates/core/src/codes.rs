@@ -1,0 +1,97 @@
+//! Every code that GatePay publishes (protocol.md 4.2), and its meaning for the call it answers.
+
+/// What a code says about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CodeMeaning {
+    /// GatePay accepted it.
+    Success,
+    /// GatePay does not know itself: "retry with the same parameters".
+    Unsettled,
+    /// GatePay refused the institution's signature, clock, client id or nonce, before it looked at the call.
+    InstitutionRejected,
+    /// The request itself is wrong, or names what does not exist. No earlier delivery under the same key can be the
+    /// cause: it would have been refused likewise.
+    Refused,
+    /// The state of funds or prices is against it. An earlier delivery under the same key may be the cause: it may have
+    /// taken the balance, or what was left to refund.
+    ShortOfFunds,
+    /// The state of what it acts on is against it, and that may be the state which an earlier delivery brought about: an
+    /// order that is closed cannot be closed.
+    StateConflict,
+    /// Something with its key exists: an earlier delivery was executed, or another call used the key.
+    KeyExists,
+}
+
+/// What a code means, if GatePay publishes it (protocol.md 4.2).
+pub fn meaning(code: &str) -> Option<CodeMeaning> {
+    let row = TABLE.iter().find(|(_, codes)| codes.contains(&code));
+    row.map(|(meaning, _)| *meaning)
+}
+
+/// Every code of protocol.md 4.2.
+pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
+    (CodeMeaning::Success, &["000000"]),
+    (CodeMeaning::Unsettled, &["300000", "300001", "400000"]),
+    (
+        CodeMeaning::InstitutionRejected,
+        &["400002", "400003", "400004", "400020"],
+    ),
+    (
+        CodeMeaning::Refused,
+        &[
+            "400001", // parameters malformed
+            "400007", // Content-Type
+            "400202", // order does not exist
+            "400203", // merchant does not exist
+            "400205", // invalid currency
+            "400304", // refund id does not exist
+            "400603", // order timed out: one that was acted on in time did not
+            "400621", // wrong payment amount
+            "400623", // currency not supported for payment
+            "400624", // invalid notification address
+            "500008", // merchant not found
+            "500203", // address payment: order not found
+            "500204", // refund receiver is not a Gate user
+            "500205", // refund currency does not match
+            "500207", // address refund not found
+            "500208", // not a converted-address order
+            "550234", // memo too long
+            "550235", // amount precision
+            "550238", // too many sub-orders
+            "550239", // amount missing
+            "550240", // currency missing
+            "550241", // address missing
+            "550242", // chain missing
+            "550249", // invalid batch_id or withdraw_order_id
+        ],
+    ),
+    (
+        CodeMeaning::ShortOfFunds,
+        &[
+            "400605", // insufficient balance
+            "400607", // too many refunds
+            "400608", // refund amount wrong: more than is left
+            "400622", // exchange rate moved
+            "500206", // refund amount over the limit
+            "550233", // insufficient balance
+        ],
+    ),
+    (
+        CodeMeaning::StateConflict,
+        &[
+            "400204", // order status does not allow it
+            "400604", // order to refund not in a final state
+            "500100", // QR code expired: it may have been used before
+            "500101", // QR code already used
+            "500103", // address payment: conversion error, which may come after the conversion began
+        ],
+    ),
+    (
+        CodeMeaning::KeyExists,
+        &[
+            "400201", // merchant order number already exists
+            "400620", // duplicate payment of the order
+            "550245", // batch_id exists
+        ],
+    ),
+];
