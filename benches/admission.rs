@@ -17,7 +17,8 @@ use gatepay_proxy::lane::Lanes;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::quota::Quota;
 use gatepay_proxy::replay::Replay;
-use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
+use gatepay_tenancy::party::DEFAULT_WINDOW;
+use gatepay_tenancy::settings;
 use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant};
 use zeroize::Zeroizing;
 
@@ -70,7 +71,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
     let lanes = Lanes::new(Arc::clone(&quota));
-    let own = settings::Metrics::default().own(&registry);
+    let own = registry.own_series(&settings::Metrics::default());
     let lanes = lanes.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.

@@ -29,7 +29,8 @@ use gatepay_proxy::replay::{Fingerprint, Replay};
 use gatepay_proxy::sign::{Inbound, Outbound};
 use gatepay_proxy::state::Inheritance;
 use gatepay_proxy::{admit, ingress, route};
-use gatepay_tenancy::settings::{DEFAULT_WINDOW, Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::party::DEFAULT_WINDOW;
+use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{
     Configuration, DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant, Who,
 };

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::query_text;
-use gatepay_tenancy::facts::{self, Facts};
+use gatepay_tenancy::facts;
+use gatepay_tenancy::facts_map::Facts;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -288,7 +289,7 @@ fn metrics(app: &App) -> Answer {
     let failing = generation.lanes().filter(|lane| lane.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
-    let own = app.settings.metrics.own(&generation.registry);
+    let own = generation.registry.own_series(&app.settings.metrics);
     let scrape = metrics.scrape(&generation, &own);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     answer_of(StatusCode::OK, kind, scrape.into())

@@ -375,7 +375,8 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::quota::{Purpose, Quota};
     use gatepay_core::{Catalogue, Stamp};
-    use gatepay_tenancy::settings::{self, DEFAULT_WINDOW};
+    use gatepay_tenancy::party::DEFAULT_WINDOW;
+    use gatepay_tenancy::settings;
     use gatepay_tenancy::{Limits, PartyId, Rate, ReplayRule};
     use std::num::NonZeroU32;
     use std::pin::pin;

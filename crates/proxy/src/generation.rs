@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
-use gatepay_tenancy::facts::Facts;
+use gatepay_tenancy::facts_map::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{DatedCredential, Found, Party, PartyId, Registry, Side};
 
@@ -55,7 +55,7 @@ impl Generation {
         written: Facts,
         means: Means<'_>,
     ) -> Self {
-        let own = means.settings.metrics.own(&registry);
+        let own = registry.own_series(&means.settings.metrics);
         let lanes = means.lanes.arrange(&registry, &own, means.series);
         let beside = registry.parties().zip(lanes).map(|(who, lane)| {
             let party = who.party();
@@ -131,7 +131,7 @@ impl Generation {
     /// Removes the series of whoever had some in a generation before this one and has none now.
     pub fn end_series_of(&self, before: &Self, means: Means<'_>) {
         let own = |generation: &Self| -> HashSet<PartyId> {
-            let own = means.settings.metrics.own(&generation.registry);
+            let own = generation.registry.own_series(&means.settings.metrics);
             let parties = generation.registry.parties().zip(own);
             let own = parties.filter(|(_, own)| *own);
             own.map(|(who, _)| who.party().id.clone()).collect()

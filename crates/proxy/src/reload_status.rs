@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_tenancy::Plan;
-use gatepay_tenancy::facts::{self, Facts};
+use gatepay_tenancy::facts;
+use gatepay_tenancy::facts_map::Facts;
 use gatepay_tenancy::settings::Settings;
 use serde::Serialize;
 use tokio::sync::oneshot;

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::look::Reads;
 use crate::regular::Regular;
-use crate::schema::Question;
+use crate::schema_recorder::Question;
 
 /// A value and the line it begins on; JSON knows no lines.
 pub(crate) struct Node {

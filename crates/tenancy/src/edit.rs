@@ -5,36 +5,27 @@
 //! a broken file must not keep anybody from stopping a stolen key. Random bytes and the time are arguments.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
-use crate::document::{self, Node, Table, Value};
-use crate::durable::{self, Replaced};
-use crate::load::{Configuration, Supposing, load_readable, load_supposing, party_files};
-use crate::onboard::{self, Random};
+use crate::document::{self, Table};
 use crate::party::{PartyId, Standing};
-use crate::party_file::STANDINGS;
-use crate::problem::{Problem, closest};
-use crate::secrets::Environment;
-use crate::{facts, value};
+use crate::problem::Problem;
+use crate::{durable, facts, value};
 
+pub(crate) mod files;
 mod json;
+pub(crate) mod new_credential;
 mod toml;
 
-/// Which files are edited, and how they are read.
-#[derive(Clone, Copy)]
-pub struct Files<'a> {
-    /// It names the others.
-    pub proxy_toml: &'a Path,
-    /// What secrets may be named by besides files.
-    pub env: &'a Environment<'a>,
-    /// Secrets that this machine does not have stand for secrets of their own: a checkout has none.
-    pub secrets_elsewhere: bool,
-}
+pub use files::{EditError, Files};
+pub use new_credential::Random;
+
+use files::{Folder, Form, Judging, at, judge};
+use new_credential::{NewCredential, draw};
 
 /// What became of a tenant's standing.
 pub struct Stood {
@@ -76,62 +67,6 @@ pub struct Removed {
     pub left: Vec<(PathBuf, String)>,
 }
 
-/// Why nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum EditError {
-    /// No file has such a tenant.
-    #[error("there is no tenant {id} in {}{}", tenants.display(), meant(closest.as_deref()))]
-    Unknown {
-        /// The name.
-        id: PartyId,
-        /// Where it was looked for.
-        tenants: PathBuf,
-        /// One that is there, and may have been meant.
-        closest: Option<String>,
-    },
-    /// What would be wrong then, or is wrong already.
-    #[error("{} problems", _0.len())]
-    Problems(Vec<Problem>),
-    /// Not as these edits expect it.
-    #[error("{} is written in a way that can only be edited by hand", _0.display())]
-    Misshapen(PathBuf),
-    /// Somebody else edited it at the same time.
-    #[error("{} was changed by somebody else just now; look at it, and try again", _0.display())]
-    Changed(PathBuf),
-    /// A file or folder could not be read or written.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        error: io::Error,
-    },
-}
-
-fn meant(closest: Option<&str>) -> String {
-    closest.map_or_else(String::new, |id| format!("; did you mean {id}?"))
-}
-
-/// A text is not of the form that an edit needs.
-#[derive(Debug)]
-struct Misshapen;
-
-/// What is added to a tenant's table.
-struct NewCredential<'a> {
-    client_id: &'a str,
-    secret_file: &'a str,
-}
-
-/// How much of the configuration has to be right for an edit.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Judging {
-    /// All of it: the edit gives rights.
-    Whole,
-    /// The edit adds no problem: it takes rights away.
-    NoNewProblem,
-}
-
 /// The file that a tenant stands in.
 pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
     Ok(Folder::of(files)?.find(id)?.file)
@@ -155,7 +90,7 @@ pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stoo
             Form::Toml => toml::stand(&tenant.text, tenant.index, word),
         };
         // From `suspended` even `read_only` gives rights.
-        let before = STANDINGS.iter().find(|(word, _)| *word == says);
+        let before = Standing::WORDS.iter().find(|(word, _)| *word == says);
         let judging = match before {
             Some((_, before)) if *before < standing => Judging::Whole,
             _ => judging,
@@ -215,7 +150,7 @@ pub fn rotate(
         })
         .unzip::<_, _, Vec<_>, Vec<_>>();
 
-    let (client_id, secret) = onboard::draw(random);
+    let (client_id, secret) = draw(random);
     let name = format!("{id}-{}.key", &client_id.as_str()[..8]);
     let named = tenant.secret_folder(&folder).join(name);
     let secret_file = durable::folder_of(&tenant.file).join(&named);
@@ -289,287 +224,6 @@ pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Rem
         }
     }
     Ok(removed)
-}
-
-/// The files of a configuration, as far as edits have to know them.
-pub(crate) struct Folder {
-    /// The folder of tenants, or the one file.
-    pub(crate) tenants: PathBuf,
-    operators: Option<PathBuf>,
-    _lock: fs::File,
-}
-
-impl Folder {
-    /// Keeps other edits out until it is dropped.
-    pub(crate) fn of(files: &Files<'_>) -> Result<Self, EditError> {
-        Self::judging(files, Judging::Whole)
-    }
-
-    fn judging(files: &Files<'_>, judging: Judging) -> Result<Self, EditError> {
-        let problems = |faults: Vec<document::Fault>| {
-            let problem = |fault: document::Fault| Problem {
-                file: files.proxy_toml.file_name().unwrap_or_default().into(),
-                line: fault.line,
-                key: String::new(),
-                text: fault.text,
-            };
-            EditError::Problems(faults.into_iter().map(problem).collect())
-        };
-        let root = match document::read(files.proxy_toml) {
-            // It cannot say where the tenants are: they are looked for where they are by default.
-            Err(_) if judging == Judging::NoNewProblem => Table::new(),
-            read => read.map_err(problems)?,
-        };
-        let beside = files.proxy_toml.parent().unwrap_or(Path::new(""));
-        let named = |key| document::text(&root, key).map(|name| beside.join(name));
-        let tenants = named("tenants").unwrap_or_else(|| beside.join("tenants.d"));
-        let locked = if tenants.is_dir() {
-            &tenants
-        } else {
-            durable::folder_of(&tenants)
-        };
-        Ok(Self {
-            _lock: durable::lock(locked).map_err(at(locked))?,
-            operators: named("operators"),
-            tenants,
-        })
-    }
-
-    fn is_one_file(&self) -> bool {
-        self.tenants.is_file()
-    }
-
-    /// Looks first where `onboard` puts it.
-    fn find(&self, id: &PartyId) -> Result<Located, EditError> {
-        let likely = ["toml", "json"].map(|form| self.tenants.join(format!("{id}.{form}")));
-        if let Some(found) = likely
-            .into_iter()
-            .find_map(|file| Located::in_file(file, id))
-        {
-            return Ok(found);
-        }
-        let files = party_files(&self.tenants).map_err(at(&self.tenants))?;
-        if let Some(found) = files
-            .iter()
-            .find_map(|file| Located::in_file(file.clone(), id))
-        {
-            return Ok(found);
-        }
-        let roots: Vec<_> = files
-            .iter()
-            .filter_map(|file| document::read(file).ok())
-            .collect();
-        let ids = roots.iter().flat_map(document::tenants);
-        let ids = ids.filter_map(|table| document::text(table, "id"));
-        Err(EditError::Unknown {
-            id: id.clone(),
-            tenants: self.tenants.clone(),
-            closest: closest(id.as_str(), ids).map(str::to_owned),
-        })
-    }
-
-    /// A file that names this one.
-    fn names(&self, files: &Files<'_>, named: &Path) -> Option<PathBuf> {
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        let same = |text: &str, file: &Path| {
-            let path = Path::new(text);
-            path.file_name() == named.file_name()
-                && real(&durable::folder_of(file).join(path)) == real(named)
-        };
-        let parties = [Some(&self.tenants), self.operators.as_ref()];
-        let parties = parties
-            .into_iter()
-            .flatten()
-            .filter_map(|path| party_files(path).ok());
-        let mut all = parties.flatten().chain([files.proxy_toml.to_owned()]);
-        all.find(|file| match document::read(file) {
-            Ok(root) => any_text(&Value::Table(root), &|text| same(text, file)),
-            // Nobody knows whom it names.
-            Err(_) => true,
-        })
-    }
-}
-
-/// A tenant's table in its file.
-struct Located {
-    file: PathBuf,
-    form: Form,
-    text: String,
-    root: Table,
-    /// Its place among the `[[tenant]]` of the file, if it has those.
-    index: Option<usize>,
-}
-
-#[derive(Clone, Copy)]
-enum Form {
-    Toml,
-    Json,
-}
-
-impl Located {
-    fn in_file(file: PathBuf, id: &PartyId) -> Option<Self> {
-        let root = document::read(&file).ok()?;
-        let text = fs::read_to_string(&file).ok()?;
-        // Written again it has none.
-        let text = text
-            .strip_prefix('\u{feff}')
-            .map(str::to_owned)
-            .unwrap_or(text);
-        let mut tables = document::tenants(&root).into_iter();
-        let position = tables.position(|table| document::text(table, "id") == Some(id.as_str()))?;
-        let json = file
-            .extension()
-            .is_some_and(|extension| extension == "json");
-        Some(Self {
-            form: if json { Form::Json } else { Form::Toml },
-            index: root.contains_key("tenant").then_some(position),
-            file,
-            text,
-            root,
-        })
-    }
-
-    fn table(&self) -> &Table {
-        document::tenants(&self.root)[self.index.unwrap_or_default()]
-    }
-
-    fn credentials(&self) -> Vec<&Table> {
-        let list = self
-            .table()
-            .get("credential")
-            .map(|entry| &entry.node.value);
-        let Some(Value::List(nodes)) = list else {
-            return Vec::new();
-        };
-        nodes.iter().filter_map(Node::table).collect()
-    }
-
-    /// The files its secrets are in, as they are written.
-    fn secrets(&self) -> impl Iterator<Item = &Path> {
-        self.credentials().into_iter().filter_map(|credential| {
-            let source = credential.get("secret")?.node.table()?;
-            document::text(source, "file").map(Path::new)
-        })
-    }
-
-    fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
-        self.secrets()
-            .map(|path| durable::folder_of(&self.file).join(path))
-    }
-
-    /// Where its newest secret is; without one in a file, where `onboard` would put it.
-    fn secret_folder(&self, folder: &Folder) -> PathBuf {
-        let newest = self.secrets().last().and_then(Path::parent);
-        newest.map_or_else(
-            || {
-                if folder.is_one_file() {
-                    "secrets"
-                } else {
-                    "../secrets"
-                }
-                .into()
-            },
-            Path::to_owned,
-        )
-    }
-
-    /// The lines that the tables of the file begin on.
-    fn lines(&self) -> Vec<u32> {
-        let list = self.root.get("tenant").map(|entry| &entry.node.value);
-        let Some(Value::List(nodes)) = list else {
-            return Vec::new();
-        };
-        nodes.iter().filter_map(|node| node.line).collect()
-    }
-
-    fn unchanged(&self) -> Result<(), EditError> {
-        let now = fs::read(&self.file).map_err(at(&self.file))?;
-        if now == self.text.as_bytes() {
-            Ok(())
-        } else {
-            Err(EditError::Changed(self.file.clone()))
-        }
-    }
-
-    /// Writes the edited text; gives the problems that were there before.
-    fn rewrite(
-        &self,
-        files: &Files<'_>,
-        edited: Result<String, Misshapen>,
-        judging: Judging,
-    ) -> Result<Vec<Problem>, EditError> {
-        let edited = edited.map_err(|Misshapen| EditError::Misshapen(self.file.clone()))?;
-        let problems = match judging {
-            Judging::Whole => judge(files, &self.file, Some(&edited)).map(|_| Vec::new())?,
-            Judging::NoNewProblem => judge_what_is_new(files, &self.file, &edited)?,
-        };
-        match durable::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
-            Replaced::Done => Ok(problems),
-            Replaced::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
-        }
-    }
-}
-
-/// Reads everything as it would be with one file saying this, or gone.
-pub(crate) fn judge(
-    files: &Files<'_>,
-    file: &Path,
-    says: Option<&str>,
-) -> Result<Configuration, EditError> {
-    let supposing = Supposing {
-        file: Some((file, says)),
-        secrets_elsewhere: files.secrets_elsewhere,
-    };
-    load_supposing(files.proxy_toml, files.env, supposing).map_err(EditError::Problems)
-}
-
-/// Reads what can be read as it would be with one file saying this; gives the problems, if all of them are there already.
-fn judge_what_is_new(
-    files: &Files<'_>,
-    file: &Path,
-    says: &str,
-) -> Result<Vec<Problem>, EditError> {
-    let problems = |file| {
-        let supposing = Supposing {
-            file,
-            secrets_elsewhere: files.secrets_elsewhere,
-        };
-        load_readable(files.proxy_toml, files.env, supposing).1
-    };
-    let after = problems(Some((file, Some(says))));
-    if after.is_empty() {
-        return Ok(after);
-    }
-    let before = problems(None);
-    let is_new = |one: &&Problem| !before.iter().any(|other| is_same(one, other));
-    let new: Vec<Problem> = after.iter().filter(is_new).cloned().collect();
-    if new.is_empty() {
-        Ok(after)
-    } else {
-        Err(EditError::Problems(new))
-    }
-}
-
-/// Whether both are one problem, whatever line it stands on now.
-fn is_same(one: &Problem, other: &Problem) -> bool {
-    let words = |problem: &Problem| problem.text.replace(|it: char| it.is_ascii_digit(), "");
-    (&one.file, &one.key) == (&other.file, &other.key) && words(one) == words(other)
-}
-
-fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
-    match value {
-        Value::Text(text) => is(text),
-        Value::List(nodes) => nodes.iter().any(|node| any_text(&node.value, is)),
-        Value::Table(table) => table.values().any(|entry| any_text(&entry.node.value, is)),
-        _ => false,
-    }
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> EditError {
-    move |error| EditError::Io {
-        path: path.to_owned(),
-        error,
-    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,26 @@
 //! What a configuration says, as plain facts without secrets: a key and a JSON value each. Two sides are compared by
 //! them, and a running process tells its own by them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gatepay_core::Operation;
 use gatepay_core::operation::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::document;
+use crate::facts_map::Facts;
 use crate::party::{DatedCredential, Limits, Party, Rate};
 use crate::permissions::{Audience, Permissions};
-use crate::plan::Side;
 use crate::registry::Who;
 use crate::settings::Institution;
+use crate::snapshot::Side;
 use crate::tenant::Tenant;
 
 mod settings;
 
 pub use settings::of_settings;
-
-/// Keys as in the files, sorted.
-pub type Facts = BTreeMap<String, Value>;
 
 /// Of a secret's fingerprint enough to tell two secrets apart, and too little to find a guessable one by.
 const FINGERPRINT_BYTES: usize = 4;
@@ -162,44 +161,64 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
     facts
 }
 
-/// What `proxy.toml` says of the process, as it is written there. The institution and the operations have facts of their
-/// own. No secret can be among them: one that is written down is a problem, and then there is no configuration.
-pub(crate) fn as_written(root: &document::Table) -> Facts {
-    let mut facts = Facts::new();
-    for (key, entry) in root {
-        if !["institution", "operation"].contains(&key.as_str()) {
-            flatten(key, &entry.node.value, &mut facts);
-        }
-    }
-    facts
+/// What is known of one party or row, before it is spelled out as facts.
+#[derive(Clone, Copy)]
+pub(crate) enum Known<'a> {
+    Party(Who<'a>, Side<'a>),
+    Row(&'a Operation),
+    Told(&'a Facts),
 }
 
-fn flatten(key: &str, value: &document::Value, facts: &mut Facts) {
-    match value {
-        document::Value::Table(table) => {
-            for (inner, entry) in table {
-                flatten(&format!("{key}.{inner}"), &entry.node.value, facts);
+impl<'a> Known<'a> {
+    /// All that is known.
+    pub(crate) fn facts(self) -> Cow<'a, Facts> {
+        match self {
+            Self::Party(who, side) => Cow::Owned(of_party(who, side)),
+            Self::Row(row) => Cow::Owned(of_operation(row)),
+            Self::Told(facts) => Cow::Borrowed(facts),
+        }
+    }
+
+    /// Whether both are one in memory, as a reload keeps whoever it did not have to read again. A catalogue never changes
+    /// under a party that is kept.
+    pub(crate) fn is(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Party(Who::Tenant(one), _), Self::Party(Who::Tenant(other), _)) => {
+                Arc::ptr_eq(one, other)
             }
-        }
-        value => {
-            facts.insert(key.to_owned(), plain(value));
+            (Self::Party(Who::Operator(one), _), Self::Party(Who::Operator(other), _)) => {
+                Arc::ptr_eq(one, other)
+            }
+            _ => false,
         }
     }
 }
 
-pub(crate) fn plain(value: &document::Value) -> Value {
-    match value {
-        document::Value::Text(text) | document::Value::Time(text) => text.as_str().into(),
-        document::Value::Integer(number) => (*number).into(),
-        document::Value::Float(number) => (*number).into(),
-        document::Value::Flag(flag) => (*flag).into(),
-        document::Value::List(nodes) => nodes.iter().map(|node| plain(&node.value)).collect(),
-        document::Value::Table(table) => {
-            let entry =
-                |(key, entry): (&String, &document::Entry)| (key.clone(), plain(&entry.node.value));
-            Value::Object(table.iter().map(entry).collect())
-        }
-        document::Value::Null | document::Value::Question(_) => Value::Null,
+impl<'a> Side<'a> {
+    /// The rows, by name.
+    pub(crate) fn operations(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        let rows = self.catalogue.rows().iter();
+        let by_name: BTreeMap<_, _> = rows
+            .map(|row| (row.name.as_ref(), Known::Row(row)))
+            .collect();
+        by_name.into_iter()
+    }
+
+    /// The tenants, by id.
+    pub(crate) fn tenants(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        self.parties(self.registry.tenants().iter().map(Who::Tenant))
+    }
+
+    /// The operators, by id.
+    pub(crate) fn operators(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        self.parties(self.registry.operators().iter().map(Who::Operator))
+    }
+
+    fn parties(
+        self,
+        parties: impl Iterator<Item = Who<'a>>,
+    ) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+        parties.map(move |who| (who.party().id.as_str(), Known::Party(who, self)))
     }
 }
 

@@ -16,8 +16,10 @@
 //! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
 //! `credentials`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
 
+pub mod configuration;
 pub mod edit;
 pub mod facts;
+pub mod facts_map;
 pub mod load;
 pub mod onboard;
 pub mod operator;
@@ -29,6 +31,7 @@ pub mod registry;
 pub mod schema;
 pub mod secrets;
 pub mod settings;
+pub mod snapshot;
 pub mod tenant;
 pub mod url;
 pub mod watch;
@@ -41,23 +44,29 @@ mod look;
 mod operations;
 mod operator_file;
 mod party_file;
+mod party_files;
 mod paths;
+mod permissions_file;
 mod proxy_file;
 mod reader;
 mod regular;
+mod schema_recorder;
 mod tenant_file;
 mod value;
+mod written;
 
-pub use load::{Configuration, load};
+pub use configuration::Configuration;
+pub use load::load;
 pub use operator::Operator;
 pub use party::{
     DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
 };
 pub use permissions::Permissions;
-pub use plan::{Hash, Outline, Plan, Side};
+pub use plan::{Hash, Outline, Plan};
 pub use problem::Problem;
 pub use registry::{Found, Registry, Who};
 pub use settings::Settings;
+pub use snapshot::Side;
 pub use tenant::{SubAccount, Tenant};
 pub use url::UpstreamUrl;
 pub use watch::Watch;

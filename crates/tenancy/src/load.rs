@@ -2,8 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -12,26 +10,18 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 
 use crate::claims::Claims;
+use crate::configuration::Configuration;
 use crate::document;
 use crate::document::Table;
 use crate::look::Reads;
 use crate::party_file::Terms;
+use crate::party_files::{folder_of, party_files, unread_names};
 use crate::problem::{Problem, Problems};
 use crate::reader::{File, Place, Reader};
 use crate::registry::Registry;
 use crate::secrets::{Environment, Sources};
 use crate::settings::{SecretText, Settings};
-use crate::{facts, operations, operator_file, proxy_file, tenant_file};
-
-/// All that the files say.
-pub struct Configuration {
-    /// The process.
-    pub settings: Settings,
-    /// The tenants, and the institution's own operators.
-    pub registry: Registry,
-    /// What may be called: GatePay's documentation, as `proxy.toml` changes it.
-    pub catalogue: Catalogue,
-}
+use crate::{operations, operator_file, proxy_file, tenant_file, written};
 
 /// Reads `proxy.toml`, and the tenants and operators it names. `env` looks up an environment variable.
 ///
@@ -149,68 +139,17 @@ impl Files {
     }
 }
 
-/// The tenant or operator files of a folder, sorted by name; or the one file.
-pub(crate) fn party_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let names = party_names(path)?;
-    Ok(names.iter().map(|name| in_folder(path, name)).collect())
-}
-
-/// Their names within the folder; an empty one if that is the one file.
-///
-/// Names that begin with `.` are left out (editors' swap files, the `..data` of Kubernetes), as are those that end in
-/// `~` and all but `.toml` and `.json`.
-pub(crate) fn party_names(path: &Path) -> io::Result<Vec<OsString>> {
-    if fs::metadata(path)?.is_file() {
-        return Ok(vec![OsString::new()]);
-    }
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let name = entry?.file_name();
-        if !is_hidden(&name) && is_party_name(&name) {
-            names.push(name);
-        }
-    }
-    // As bytes: paths are compared part by part, which takes long for a hundred thousand.
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-fn is_party_name(name: &OsStr) -> bool {
-    let extension = Path::new(name).extension();
-    extension.is_some_and(|it| it == "toml" || it == "json")
-}
-
-/// What lies beside the files of tenants and operators and is not read, though its name does not say that it is not
+/// The files beside those of tenants and operators that are not read, though their names do not say that they are not
 /// meant: `ACME.TOML`, `acme.yaml`, a folder. Sorted by name.
 pub fn unread_files(settings: &Settings) -> Vec<PathBuf> {
     let folders = [Some(&settings.tenants), settings.operators.as_ref()];
-    let mut unread = Vec::new();
-    for folder in folders.into_iter().flatten() {
-        // One that cannot be listed, and one file in place of a folder, were told of by the reading.
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name());
-        let is_unread = |name: &OsString| {
-            let is_backup = name.as_encoded_bytes().ends_with(b"~");
-            !is_hidden(name) && !is_backup && !is_party_name(name)
-        };
-        unread.extend(names.filter(is_unread).map(|name| folder.join(name)));
-    }
+    let folders = folders.into_iter().flatten();
+    let mut unread: Vec<_> = folders
+        .flat_map(|folder| unread_names(folder).map(|name| folder.join(name)))
+        .collect();
     unread.sort();
     unread.dedup();
     unread
-}
-
-/// A file by such a name.
-pub(crate) fn in_folder(folder: &Path, name: &OsStr) -> PathBuf {
-    if name.is_empty() {
-        folder.to_owned()
-    } else {
-        folder.join(name)
-    }
 }
 
 /// The tables of a file's tenants or operators: its top, or each of its `[[tenant]]` or `[[operator]]`.
@@ -275,7 +214,7 @@ impl<'a> Reading<'a> {
     ) -> Configuration {
         let mut reader = Reader::new(self.file(path), root);
         let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
-        settings.written = facts::as_written(root);
+        settings.written = written::as_written(root);
         let catalogue = operations::read(&mut reader);
         let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
         files.suppose(&settings.tenants, self.supposing);
@@ -318,7 +257,7 @@ impl<'a> Reading<'a> {
         let mut reader = Reader::new(self.file(path), &root);
         let mut claims = Claims::default();
         let mut settings = proxy_file::read(&mut reader, self.sources(path), &mut claims);
-        settings.written = facts::as_written(&root);
+        settings.written = written::as_written(&root);
         let catalogue = operations::read(&mut reader);
         reader.finish();
         Some((settings, catalogue))
@@ -374,9 +313,4 @@ impl<'a> Reading<'a> {
             text: self.secret_text.get(),
         }
     }
-}
-
-/// The folder a file is in; empty, which joins like the current one, if its path is a bare name.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new(""))
 }

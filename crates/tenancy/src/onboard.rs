@@ -10,9 +10,10 @@ use std::path::{self, Path, PathBuf};
 use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
-use crate::edit::{self, EditError, Files, Folder};
-use crate::load::party_files;
+use crate::edit::files::{self, EditError, Files, Folder};
+use crate::edit::new_credential::{Random, draw};
 use crate::party::PartyId;
+use crate::party_files::party_files;
 use crate::tenant::SubAccount;
 use crate::{document, durable};
 
@@ -36,14 +37,6 @@ pub enum Place<'a> {
     Configuration(Files<'a>),
     /// To a folder of tenant files that stands for itself.
     Folder(&'a Path),
-}
-
-/// Where its client id and secret come from.
-pub struct Random {
-    /// Becomes a version 4 UUID.
-    pub client_id: [u8; 16],
-    /// Becomes 64 hexadecimal digits.
-    pub secret: Zeroizing<[u8; 32]>,
 }
 
 /// What the tenant has to be told, and where it was written.
@@ -107,18 +100,11 @@ pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
         Place::Configuration(files) => {
             let folder = Folder::of(&files)?;
             add_to(&folder.tenants, tenant, random, |file, table| {
-                edit::judge(&files, file, Some(table))?;
+                files::judge(&files, file, Some(table))?;
                 Ok(())
             })
         }
     }
-}
-
-/// A new client id and a new secret.
-pub(crate) fn draw(random: &Random) -> (ClientId, Zeroizing<String>) {
-    let client_id = uuid::Builder::from_random_bytes(random.client_id).into_uuid();
-    let client_id = ClientId::parse(&client_id.to_string()).expect("a UUID is visible ASCII");
-    (client_id, Zeroizing::new(hex::encode(*random.secret)))
 }
 
 fn add_to(
@@ -250,7 +236,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     assert_not_impl_any!(Added: fmt::Debug, fmt::Display, serde::Serialize, Clone);
-    assert_not_impl_any!(Random: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
     struct Home(tempfile::TempDir);
 

@@ -10,9 +10,7 @@ use gatepay_core::{Credential, Kind, Window};
 use ipnet::IpNet;
 use smol_str::SmolStr;
 
-use crate::party_file;
 use crate::permissions::Permissions;
-use crate::settings::DEFAULT_WINDOW;
 
 /// Somebody who signs requests: a tenant's or an operator's side of the bargain. What every request asks is first: see
 /// [`Tenant`](crate::Tenant).
@@ -120,6 +118,13 @@ impl fmt::Debug for PartyId {
     }
 }
 
+/// The payment pages promise merchants five minutes back. They allow as much ahead, but the future is cut to ten
+/// seconds: it is also how long a start without a replay hand-over has to wait.
+pub const DEFAULT_WINDOW: Window = Window {
+    past_ms: 300_000,
+    future_ms: 10_000,
+};
+
 /// What somebody may do at all.
 ///
 /// Ordered by how much that is.
@@ -134,6 +139,13 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Its words in files.
+    pub(crate) const WORDS: &[(&str, Self)] = &[
+        (Self::Active.as_str(), Self::Active),
+        (Self::ReadOnly.as_str(), Self::ReadOnly),
+        (Self::Suspended.as_str(), Self::Suspended),
+    ];
+
     /// Its word in files.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -154,6 +166,12 @@ pub enum ReplayRule {
 }
 
 impl ReplayRule {
+    /// Its words in files.
+    pub(crate) const WORDS: &[(&str, Self)] = &[
+        (Self::Pair.as_str(), Self::Pair),
+        (Self::Nonce.as_str(), Self::Nonce),
+    ];
+
     /// Its word in files.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -240,13 +258,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let per_second = party_file::REQUESTS_PER_SECOND;
+        let per_second = Self::REQUESTS_PER_SECOND;
         Self {
             all: Rate {
                 per_second,
-                burst: per_second.saturating_mul(party_file::BURST),
+                burst: per_second.saturating_mul(Self::BURST),
             },
-            in_flight: party_file::IN_FLIGHT,
+            in_flight: Self::IN_FLIGHT,
             read: None,
             write: None,
             money: None,
@@ -256,6 +274,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// A busy shop's peak; ten such tenants fill the institution's default quota.
+    pub(crate) const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+    /// The burst as a multiple of the rate: two seconds' worth, since shops poll in step. 100 by default.
+    pub(crate) const BURST: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
+    /// At GatePay's usual answer times far more than the rate needs; one slow minute still cannot take all connections.
+    pub(crate) const IN_FLIGHT: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+
     /// The further limit on calls of one kind.
     pub fn of_kind(&self, kind: Kind) -> Option<Rate> {
         match kind {

@@ -10,14 +10,8 @@ use crate::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Stand
 use crate::permissions::Audience;
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::Sources;
-use crate::{credentials, permissions, value};
+use crate::{credentials, permissions_file, value};
 
-/// A busy shop's peak; ten such tenants fill the institution's default quota.
-pub(crate) const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
-/// The burst as a multiple of the rate: two seconds' worth, since shops poll in step. 100 by default.
-pub(crate) const BURST: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
-/// At GatePay's usual answer times far more than the rate needs; one slow minute still cannot take all connections.
-pub(crate) const IN_FLIGHT: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 /// What holds for all parties.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
@@ -40,14 +34,14 @@ pub(crate) fn read(
     {
         reader.problem("id", format!("is already used at {place}"));
     }
-    let standing = reader.or("standing", Standing::Active, value::word(STANDINGS));
-    let replay = reader.or("replay", ReplayRule::Pair, value::word(REPLAY_RULES));
+    let standing = reader.or("standing", Standing::Active, value::word(Standing::WORDS));
+    let replay = reader.or("replay", ReplayRule::Pair, value::word(ReplayRule::WORDS));
     let addresses = reader.list("addresses", value::network);
     if addresses.as_ref().is_some_and(Vec::is_empty) {
         reader.problem("addresses", "allows no address; leave it out to allow all");
     }
     let limits = limits(reader.section("limits"));
-    let permissions = permissions::read(reader, terms.catalogue, audience);
+    let permissions = permissions_file::read(reader, terms.catalogue, audience);
     let window = window(reader.section("timestamp"), terms.window);
     let credentials = credentials::of_party(reader, sources, claims);
     Some(Party {
@@ -62,21 +56,14 @@ pub(crate) fn read(
     })
 }
 
-pub(crate) const STANDINGS: &[(&str, Standing)] = &[
-    (Standing::Active.as_str(), Standing::Active),
-    (Standing::ReadOnly.as_str(), Standing::ReadOnly),
-    (Standing::Suspended.as_str(), Standing::Suspended),
-];
-
-const REPLAY_RULES: &[(&str, ReplayRule)] = &[
-    (ReplayRule::Pair.as_str(), ReplayRule::Pair),
-    (ReplayRule::Nonce.as_str(), ReplayRule::Nonce),
-];
-
 fn limits(mut reader: Reader<'_>) -> Limits {
-    let per_second = reader.or("requests_per_second", REQUESTS_PER_SECOND, value::requests);
+    let per_second = reader.or(
+        "requests_per_second",
+        Limits::REQUESTS_PER_SECOND,
+        value::requests,
+    );
     let burst = burst(&mut reader, per_second);
-    let in_flight = reader.or("in_flight", IN_FLIGHT, value::requests);
+    let in_flight = reader.or("in_flight", Limits::IN_FLIGHT, value::requests);
     let [read, write, money] = ["read", "write", "money"].map(|kind| rate(&mut reader, kind));
     let shadow = reader.list("shadow", value::word(SHADOWS));
     let shadow = shadow.unwrap_or_default();
@@ -127,13 +114,20 @@ const SHADOWS: &[(&str, Limit)] = &[
 fn rate(limits: &mut Reader<'_>, kind: &'static str) -> Option<Rate> {
     let mut reader = limits.table(kind)?;
     let per_second = reader.required("requests_per_second", value::requests);
-    let burst = burst(&mut reader, per_second.unwrap_or(REQUESTS_PER_SECOND));
+    let burst = burst(
+        &mut reader,
+        per_second.unwrap_or(Limits::REQUESTS_PER_SECOND),
+    );
     reader.finish();
     per_second.map(|per_second| Rate { per_second, burst })
 }
 
 fn burst(reader: &mut Reader<'_>, per_second: NonZeroU32) -> NonZeroU32 {
-    reader.or("burst", per_second.saturating_mul(BURST), value::requests)
+    reader.or(
+        "burst",
+        per_second.saturating_mul(Limits::BURST),
+        value::requests,
+    )
 }
 
 /// A party's window may be narrower than the proxy's: replay memory is laid out for the widest.

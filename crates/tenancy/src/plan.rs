@@ -1,19 +1,15 @@
 //! What one configuration changes compared with another: for people, for programs, and for whoever has to say yes.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use gatepay_core::{Catalogue, Operation};
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::facts::{self, Facts};
-use crate::load::Configuration;
-use crate::registry::{Registry, Who};
-use crate::settings::Institution;
+use crate::facts::{self, Known};
+use crate::facts_map::Facts;
+use crate::snapshot::Side;
 
 mod hash;
 mod words;
@@ -28,19 +24,6 @@ pub const MOST_REMOVED: usize = 10;
 pub const MOST_REMOVED_PERCENT: usize = 20;
 /// Enough that no two plans anybody sees have the same, and short enough to paste.
 const HASH_BYTES: usize = 16;
-
-/// One of the two that are compared. Written as JSON it is an [`Outline`].
-#[derive(Clone, Copy)]
-pub struct Side<'a> {
-    /// What `proxy.toml` says of the process: [`Settings::written`](crate::Settings::written).
-    pub written: &'a Facts,
-    /// Who we are to GatePay.
-    pub institution: &'a Institution,
-    /// What may be called.
-    pub catalogue: &'a Catalogue,
-    /// Who may call.
-    pub registry: &'a Registry,
-}
 
 /// A side as another process tells it: what it does, and no secret.
 #[derive(Debug, Deserialize)]
@@ -109,41 +92,6 @@ struct Change {
     key: String,
     before: Value,
     after: Value,
-}
-
-impl<'a> Side<'a> {
-    /// What was loaded.
-    pub fn of(configuration: &'a Configuration) -> Self {
-        Self {
-            written: &configuration.settings.written,
-            institution: &configuration.settings.institution,
-            catalogue: &configuration.catalogue,
-            registry: &configuration.registry,
-        }
-    }
-
-    fn operations(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
-        let rows = self.catalogue.rows().iter();
-        let by_name: BTreeMap<_, _> = rows
-            .map(|row| (row.name.as_ref(), Known::Row(row)))
-            .collect();
-        by_name.into_iter()
-    }
-
-    fn tenants(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
-        self.parties(self.registry.tenants().iter().map(Who::Tenant))
-    }
-
-    fn operators(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
-        self.parties(self.registry.operators().iter().map(Who::Operator))
-    }
-
-    fn parties(
-        self,
-        parties: impl Iterator<Item = Who<'a>>,
-    ) -> impl Iterator<Item = (&'a str, Known<'a>)> {
-        parties.map(move |who| (who.party().id.as_str(), Known::Party(who, self)))
-    }
 }
 
 /// Party by party, so that a hundred thousand of them are never held as facts all at once.
@@ -257,38 +205,6 @@ impl Plan {
     #[must_use]
     pub fn leads_to(&self, begin: Hash) -> Hash {
         begin.shifted(self.shift)
-    }
-}
-
-/// What is known of one party or row, before it is spelled out as facts.
-#[derive(Clone, Copy)]
-enum Known<'a> {
-    Party(Who<'a>, Side<'a>),
-    Row(&'a Operation),
-    Told(&'a Facts),
-}
-
-impl<'a> Known<'a> {
-    fn facts(self) -> Cow<'a, Facts> {
-        match self {
-            Self::Party(who, side) => Cow::Owned(facts::of_party(who, side)),
-            Self::Row(row) => Cow::Owned(facts::of_operation(row)),
-            Self::Told(facts) => Cow::Borrowed(facts),
-        }
-    }
-
-    /// Whether both are one in memory, as a reload keeps whoever it did not have to read again. A catalogue never changes
-    /// under a party that is kept.
-    fn is(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Party(Who::Tenant(one), _), Self::Party(Who::Tenant(other), _)) => {
-                Arc::ptr_eq(one, other)
-            }
-            (Self::Party(Who::Operator(one), _), Self::Party(Who::Operator(other), _)) => {
-                Arc::ptr_eq(one, other)
-            }
-            _ => false,
-        }
     }
 }
 

@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::claims::Claims;
 use crate::document::Value;
-use crate::facts::Facts;
-use crate::party::{PartyId, Rate};
+use crate::facts_map::Facts;
+use crate::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::reader::{Fault, Place, Reader};
 use crate::secrets::{self, Sources};
 use crate::settings::{
-    Admin, Audit, Authorization, Breaker, ClockSource, DEFAULT_WINDOW, Drain, Egress,
-    FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
-    QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
+    Admin, Audit, Authorization, Breaker, ClockSource, Drain, Egress, FixedAddressCallback,
+    Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus,
+    SecretText, Settings, Upstream,
 };
 use crate::tenant::SubAccount;
 use crate::url::{UpstreamUrl, UrlError};
@@ -48,7 +48,7 @@ pub(crate) fn read(
     let secret_text = reader.or(
         "secret_text",
         SecretText::default(),
-        value::word(SECRET_TEXTS),
+        value::word(SecretText::WORDS),
     );
     let sources = Sources {
         text: secret_text,
@@ -67,16 +67,20 @@ pub(crate) fn read(
         refusal_status: reader.or(
             "refusal_status",
             default.refusal_status,
-            value::word(STATUSES),
+            value::word(RefusalStatus::WORDS),
         ),
-        checks: reader.or("checks", default.checks, value::word(CHECKS)),
+        checks: reader.or(
+            "checks",
+            default.checks,
+            value::one_of(Strictness::ALL, Strictness::as_str),
+        ),
         fixed_address_callback: reader.or(
             "fixed_address_callback",
             default.fixed_address_callback,
-            value::word(CALLBACKS),
+            value::word(FixedAddressCallback::WORDS),
         ),
         balance_currencies: balance(reader.section("balance"), default.balance_currencies),
-        clock: reader.or("clock", default.clock, value::word(CLOCKS)),
+        clock: reader.or("clock", default.clock, value::word(ClockSource::WORDS)),
         listen: listen(reader.section("listen"), sources),
         admin: admin(reader.section("admin"), sources),
         upstream,
@@ -97,33 +101,6 @@ pub(crate) fn read(
     }
     settings
 }
-
-pub(crate) const STATUSES: &[(&str, RefusalStatus)] = &[
-    ("http", RefusalStatus::Http),
-    ("gatepay", RefusalStatus::Gatepay),
-];
-
-pub(crate) const CHECKS: &[(&str, Strictness)] = &[
-    (Strictness::Certain.as_str(), Strictness::Certain),
-    (Strictness::Strict.as_str(), Strictness::Strict),
-    (Strictness::Off.as_str(), Strictness::Off),
-];
-
-pub(crate) const CALLBACKS: &[(&str, FixedAddressCallback)] = &[
-    ("refuse", FixedAddressCallback::Refuse),
-    ("forward", FixedAddressCallback::Forward),
-];
-
-pub(crate) const SECRET_TEXTS: &[(&str, SecretText)] =
-    &[("visible", SecretText::Visible), ("any", SecretText::Any)];
-
-pub(crate) const CLOCKS: &[(&str, ClockSource)] = &[
-    ("local", ClockSource::Local),
-    ("follow", ClockSource::Follow),
-];
-
-pub(crate) const FORMATS: &[(&str, LogFormat)] =
-    &[("json", LogFormat::Json), ("human", LogFormat::Human)];
 
 fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
     let default = Listen::default();
@@ -433,7 +410,7 @@ fn metrics(mut reader: Reader<'_>) -> Metrics {
 fn log(mut reader: Reader<'_>) -> Log {
     let default = Log::default();
     let log = Log {
-        format: reader.or("format", default.format, value::word(FORMATS)),
+        format: reader.or("format", default.format, value::word(LogFormat::WORDS)),
         sample_successes: reader.or("sample_successes", default.sample_successes, part),
     };
     reader.finish();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::document::{Entry, Node, Table, Value};
 use crate::problem::{Problems, closest};
-use crate::schema::{Asked, Holds, Question};
+use crate::schema_recorder::{Asked, Holds, Question};
 
 /// The file that is read, and where its problems go.
 #[derive(Clone)]

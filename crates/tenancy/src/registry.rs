@@ -1,6 +1,6 @@
 //! All tenants and operators, found by client id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use crate::claims::{Claim, Claims};
 use crate::operator::Operator;
 use crate::party::{DatedCredential, Party, PartyId, Standing};
+use crate::settings::Metrics;
 use crate::tenant::Tenant;
 
 /// All tenants and operators: immutable, built whole or not at all.
@@ -173,6 +174,20 @@ impl Registry {
         } else {
             Err(conflicts)
         }
+    }
+
+    /// Who has series of their own, by position: those pinned, then tenants and operators by id, as many as may. It
+    /// follows from configuration alone, so that no traffic can make a series.
+    pub fn own_series(&self, metrics: &Metrics) -> Vec<bool> {
+        let pinned: HashSet<&str> = metrics.pinned.iter().map(PartyId::as_str).collect();
+        let is_pinned = |who: Who<'_>| pinned.contains(who.party().id.as_str());
+        let mut own: Vec<bool> = self.parties().map(is_pinned).collect();
+        let named = own.iter().filter(|own| **own).count();
+        let left = metrics.max_tenants.saturating_sub(named);
+        for own in own.iter_mut().filter(|own| !**own).take(left) {
+            *own = true;
+        }
+        own
     }
 
     /// Sorts and indexes parties; what they claim is the caller's to judge.

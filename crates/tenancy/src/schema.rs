@@ -4,22 +4,21 @@
 //! what their parsers accept. So a schema knows a key exactly when its reader does. It says what can be said of a key by
 //! itself; what keys have to do with each other, and with other files, is for `check`.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
 
 use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
 use crate::claims::Claims;
 use crate::look::Reads;
+use crate::party::DEFAULT_WINDOW;
 use crate::party_file::Terms;
 use crate::problem::Problems;
 use crate::reader::{File, Reader};
+use crate::schema_recorder::Asked;
 use crate::secrets::Sources;
-use crate::settings::{DEFAULT_WINDOW, SecretText};
+use crate::settings::SecretText;
 use crate::{operations, operator_file, proxy_file, tenant_file};
 
 /// The one that editors know best.
@@ -114,75 +113,6 @@ fn named(mut schema: Value) -> Value {
     schema
 }
 
-/// What a reader asked a table for.
-#[derive(Default)]
-pub(crate) struct Asked {
-    keys: RefCell<BTreeMap<&'static str, Holds>>,
-    needed: RefCell<BTreeSet<&'static str>>,
-    one: Cell<bool>,
-}
-
-/// What stands under a key.
-pub(crate) enum Holds {
-    /// One value, that a parser accepts.
-    Value(Question),
-    /// A list of such.
-    List(Question),
-    Table(Rc<Asked>),
-    Tables(Rc<Asked>),
-}
-
-/// Stands in for a value; a parser that gets it tells what it accepts. The first to tell knows best: others are parts of it.
-pub(crate) type Question = Arc<OnceLock<Value>>;
-
-impl Asked {
-    /// A key was asked for.
-    pub(crate) fn key(&self, key: &'static str, holds: Holds) {
-        self.keys.borrow_mut().insert(key, holds);
-    }
-
-    /// It has to be there.
-    pub(crate) fn need(&self, key: &'static str) {
-        self.needed.borrow_mut().insert(key);
-    }
-
-    /// Exactly one of its keys has to stand there.
-    pub(crate) fn one(&self) {
-        self.one.set(true);
-    }
-
-    fn schema(&self) -> Value {
-        let mut properties = json!({});
-        for (key, holds) in &*self.keys.borrow() {
-            properties[*key] = match holds {
-                Holds::Value(told) => accepted(told),
-                Holds::List(told) => json!({ "type": "array", "items": accepted(told) }),
-                Holds::Table(asked) => asked.schema(),
-                Holds::Tables(asked) => json!({ "type": "array", "items": asked.schema() }),
-            };
-        }
-        let mut schema = json!({
-            "type": "object",
-            "properties": properties,
-            "additionalProperties": false,
-        });
-        let needed = self.needed.borrow();
-        if !needed.is_empty() {
-            schema["required"] = json!(*needed);
-        }
-        if self.one.get() {
-            schema["minProperties"] = 1.into();
-            schema["maxProperties"] = 1.into();
-        }
-        schema
-    }
-}
-
-/// A parser that did not tell accepts anything, as far as anybody knows.
-fn accepted(told: &Question) -> Value {
-    told.get().cloned().unwrap_or_else(|| json!({}))
-}
-
 fn merge(schema: &mut Value, more: &Value) {
     for (key, value) in more.as_object().into_iter().flatten() {
         schema[key] = value.clone();
@@ -191,13 +121,14 @@ fn merge(schema: &mut Value, more: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::PathBuf;
 
     use super::*;
     use crate::document;
-    use crate::facts::plain;
     use crate::problem::Problem;
+    use crate::written::plain;
 
     type Root = BTreeMap<String, document::Entry>;
 

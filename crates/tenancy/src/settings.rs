@@ -1,6 +1,5 @@
 //! `proxy.toml` as used: the process, in types that cannot be wrong, with every default and its reason.
 
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -12,9 +11,8 @@ use gatepay_core::{Credential, SecretKey, SigningKey, Window};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::facts::Facts;
-use crate::party::{DatedCredential, PartyId, Rate};
-use crate::registry::{Registry, Who};
+use crate::facts_map::Facts;
+use crate::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
 pub use crate::url::UpstreamUrl;
 
 /// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
@@ -76,6 +74,11 @@ pub enum RefusalStatus {
     Gatepay,
 }
 
+impl RefusalStatus {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] = &[("http", Self::Http), ("gatepay", Self::Gatepay)];
+}
+
 /// What happens to a `callbackUrl` in a fixed-address call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedAddressCallback {
@@ -85,6 +88,12 @@ pub enum FixedAddressCallback {
     Forward,
 }
 
+impl FixedAddressCallback {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] =
+        &[("refuse", Self::Refuse), ("forward", Self::Forward)];
+}
+
 /// Which clock stamps what we send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockSource {
@@ -92,6 +101,11 @@ pub enum ClockSource {
     Local,
     /// The machine's, corrected by GatePay's `Date`.
     Follow,
+}
+
+impl ClockSource {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] = &[("local", Self::Local), ("follow", Self::Follow)];
 }
 
 /// The tenants' side.
@@ -280,6 +294,11 @@ pub enum SecretText {
     Any,
 }
 
+impl SecretText {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] = &[("visible", Self::Visible), ("any", Self::Any)];
+}
+
 /// The audit journal.
 pub struct Audit {
     /// Its folder.
@@ -308,22 +327,6 @@ pub struct Metrics {
     pub pinned: Vec<PartyId>,
 }
 
-impl Metrics {
-    /// Who has series of their own, by position: those pinned, then tenants and operators by id, as many as may. It
-    /// follows from configuration alone, so that no traffic can make a series.
-    pub fn own(&self, registry: &Registry) -> Vec<bool> {
-        let pinned: HashSet<&str> = self.pinned.iter().map(PartyId::as_str).collect();
-        let is_pinned = |who: Who<'_>| pinned.contains(who.party().id.as_str());
-        let mut own: Vec<bool> = registry.parties().map(is_pinned).collect();
-        let named = own.iter().filter(|own| **own).count();
-        let left = self.max_tenants.saturating_sub(named);
-        for own in own.iter_mut().filter(|own| !**own).take(left) {
-            *own = true;
-        }
-        own
-    }
-}
-
 /// How the log looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Log {
@@ -340,6 +343,11 @@ pub enum LogFormat {
     Json,
     /// For a terminal.
     Human,
+}
+
+impl LogFormat {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] = &[("json", Self::Json), ("human", Self::Human)];
 }
 
 impl Settings {
@@ -380,13 +388,6 @@ impl Settings {
         }
     }
 }
-
-/// The payment pages promise merchants five minutes back. They allow as much ahead, but the future is cut to ten
-/// seconds: it is also how long a start without a replay hand-over has to wait.
-pub const DEFAULT_WINDOW: Window = Window {
-    past_ms: 300_000,
-    future_ms: 10_000,
-};
 
 impl Listen {
     /// How many of so many connections one address may have if nothing else is said: a tenth, so that one caller is no

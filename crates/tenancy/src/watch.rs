@@ -25,7 +25,8 @@ use gatepay_core::{Catalogue, Window};
 use sha2::{Digest as _, Sha256};
 
 use crate::claims::Claims;
-use crate::load::{self, Configuration, Reading};
+use crate::configuration::Configuration;
+use crate::load::{self, Reading};
 use crate::look::{Look, Reads, Seen};
 use crate::operator::Operator;
 use crate::party::{DatedCredential, PartyId, Standing};

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::clock;
+use gatepay_tenancy::edit::Random;
 use gatepay_tenancy::edit::{EditError, Files};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{Supposing, load_readable};
-use gatepay_tenancy::onboard::Random;
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;

@@ -31,7 +31,7 @@ impl Size {
         for limit in Limit::ALL {
             every.add(limit);
         }
-        let parties = registry.parties().zip(settings.own(registry));
+        let parties = registry.parties().zip(registry.own_series(settings));
         let own: Vec<_> = parties.filter(|(_, own)| *own).collect();
         let ids = own.iter().map(|(who, _)| Some(who.party().id.as_str()));
         for id in ids.chain([None]) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Misshapen, NewCredential};
+use crate::edit::new_credential::{Misshapen, NewCredential};
 
 /// Says a tenant's standing.
 pub(super) fn stand(

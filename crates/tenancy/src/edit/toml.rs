@@ -2,7 +2,7 @@
 
 use toml_edit::{Array, Datetime, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use super::{Misshapen, NewCredential};
+use crate::edit::new_credential::{Misshapen, NewCredential};
 
 /// Says a tenant's standing.
 pub(super) fn stand(

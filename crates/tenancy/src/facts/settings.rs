@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Facts;
+use crate::facts_map::Facts;
 use crate::party::PartyId;
-use crate::proxy_file::{CALLBACKS, CHECKS, CLOCKS, FORMATS, SECRET_TEXTS, STATUSES};
 use crate::settings::{
-    Admin, Audit, Breaker, Drain, Egress, Listen, ListenTls, Log, Metrics, Quota, QuotaShadow,
-    Settings, Upstream,
+    Admin, Audit, Breaker, ClockSource, Drain, Egress, FixedAddressCallback, Listen, ListenTls,
+    Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
 };
 use crate::url::UpstreamUrl;
 
@@ -57,16 +56,16 @@ pub fn of_settings(settings: &Settings) -> Facts {
         ("state_dir", maybe_path(state_dir.as_ref())),
         ("poll_ms", millis(*poll)),
         ("reload_guard", (*reload_guard).into()),
-        ("refusal_status", word(STATUSES, refusal_status)),
+        ("refusal_status", word(RefusalStatus::WORDS, refusal_status)),
         ("ratelimit_headers", (*ratelimit_headers).into()),
-        ("checks", word(CHECKS, checks)),
+        ("checks", checks.as_str().into()),
         (
             "fixed_address_callback",
-            word(CALLBACKS, fixed_address_callback),
+            word(FixedAddressCallback::WORDS, fixed_address_callback),
         ),
         ("balance.currencies", balance_currencies.clone().into()),
-        ("clock", word(CLOCKS, clock)),
-        ("secret_text", word(SECRET_TEXTS, secret_text)),
+        ("clock", word(ClockSource::WORDS, clock)),
+        ("secret_text", word(SecretText::WORDS, secret_text)),
         ("admin.address", address.to_string().into()),
         ("admin.token", secret(token.is_some())),
         ("timestamp.past_ms", window.past_ms.into()),
@@ -75,7 +74,7 @@ pub fn of_settings(settings: &Settings) -> Facts {
         ("drain.deadline_ms", millis(*deadline)),
         ("metrics.max_tenants", (*max_tenants).into()),
         ("metrics.pinned", pinned),
-        ("log.format", word(FORMATS, format)),
+        ("log.format", word(LogFormat::WORDS, format)),
         ("log.sample_successes", (*sample_successes).into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))

@@ -11,9 +11,10 @@ use std::thread;
 
 use super::held::{self, Holder, Holding};
 use crate::claims::Claims;
-use crate::load::{Reading, folder_of, in_folder, party_names};
+use crate::load::Reading;
 use crate::look::{Look, Reads, Seen};
 use crate::party::{PartyId, Standing};
+use crate::party_files::{folder_of, in_folder, party_names};
 use crate::reader::{Place, Reader};
 use crate::secrets::{Environment, Sources};
 use crate::settings::SecretText;

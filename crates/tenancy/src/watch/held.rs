@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use gatepay_core::Credential;
 
-use crate::load::in_folder;
 use crate::operator::Operator;
 use crate::party::{DatedCredential, Party};
+use crate::party_files::in_folder;
 use crate::tenant::Tenant;
 
 /// One thing that has one owner.

@@ -1,0 +1,16 @@
+//! A whole configuration.
+
+use gatepay_core::Catalogue;
+
+use crate::registry::Registry;
+use crate::settings::Settings;
+
+/// All that the files say.
+pub struct Configuration {
+    /// The process.
+    pub settings: Settings,
+    /// The tenants, and the institution's own operators.
+    pub registry: Registry,
+    /// What may be called: GatePay's documentation, as `proxy.toml` changes it.
+    pub catalogue: Catalogue,
+}

@@ -1,0 +1,38 @@
+//! A credential that is added to a tenant's table.
+
+use gatepay_core::ClientId;
+use zeroize::Zeroizing;
+
+/// A text is not of the form that an edit needs.
+#[derive(Debug)]
+pub(super) struct Misshapen;
+
+/// What is added to a tenant's table.
+pub(super) struct NewCredential<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) secret_file: &'a str,
+}
+
+/// Where its client id and secret come from.
+pub struct Random {
+    /// Becomes a version 4 UUID.
+    pub client_id: [u8; 16],
+    /// Becomes 64 hexadecimal digits.
+    pub secret: Zeroizing<[u8; 32]>,
+}
+
+/// A new client id and a new secret.
+pub(crate) fn draw(random: &Random) -> (ClientId, Zeroizing<String>) {
+    let client_id = uuid::Builder::from_random_bytes(random.client_id).into_uuid();
+    let client_id = ClientId::parse(&client_id.to_string()).expect("a UUID is visible ASCII");
+    (client_id, Zeroizing::new(hex::encode(*random.secret)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_not_impl_any;
+    use std::fmt;
+
+    assert_not_impl_any!(Random: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+}

@@ -1,0 +1,256 @@
+//! The table `[operations]` of a party: its words, resolved against the catalogue.
+
+use gatepay_core::operation::{Module, Scope};
+use gatepay_core::{Catalogue, Kind, Operation};
+
+use crate::permissions::{Audience, Permissions};
+use crate::problem::closest;
+use crate::reader::{Fault, Reader};
+use crate::value;
+
+/// Reads the table `operations`, or the lack of one.
+pub(crate) fn read(
+    party: &mut Reader<'_>,
+    catalogue: &Catalogue,
+    audience: Audience,
+) -> Permissions {
+    let Some(mut table) = party.table("operations") else {
+        return Permissions::all(catalogue, audience);
+    };
+    let allow = table.list(
+        "allow",
+        value::text(|word| allowed(word, catalogue, audience)),
+    );
+    let deny = table.list("deny", value::text(|word| Word::parse(word, catalogue)));
+    table.finish();
+
+    let deny = deny.unwrap_or_default();
+    let mut permissions = Permissions::none(catalogue);
+    permissions.add(catalogue, |position, row| {
+        let any = |words: &[Word]| words.iter().any(|word| word.means(position, row));
+        audience.may(row) && allow.as_deref().is_none_or(any) && !any(&deny)
+    });
+    if permissions.is_empty() {
+        let text = "leaves no operation; to stop every call, say standing = \"suspended\"";
+        party.problem("operations", text);
+    }
+    permissions
+}
+
+/// What a word of `allow` or `deny` stands for.
+#[derive(Clone, Copy)]
+enum Word {
+    Module(Module),
+    Kind(Kind),
+    Operation(usize),
+}
+
+impl Word {
+    fn parse(word: &str, catalogue: &Catalogue) -> Result<Self, Fault> {
+        let module = Module::parse(word).map(Self::Module);
+        let kind = || Kind::parse(word).map(Self::Kind);
+        let operation = || catalogue.position(word).map(Self::Operation);
+        module.or_else(kind).or_else(operation).ok_or_else(|| {
+            let modules = Module::ALL.iter().map(|module| module.as_str());
+            let kinds = Kind::ALL.iter().map(|kind| kind.as_str());
+            let operations = catalogue.rows().iter().map(|row| row.name.as_ref());
+            match closest(word, modules.chain(kinds).chain(operations)) {
+                Some(meant) => {
+                    format!("is no module, kind or operation; did you mean `{meant}`?").into()
+                }
+                None => {
+                    "is no module, kind or operation; `gatepay-proxy operations` lists them".into()
+                }
+            }
+        })
+    }
+
+    fn means(self, position: usize, row: &Operation) -> bool {
+        match self {
+            Self::Module(module) => row.module == module,
+            Self::Kind(kind) => row.kind == kind,
+            Self::Operation(named) => named == position,
+        }
+    }
+}
+
+/// A word of `allow` must allow something: else whoever wrote it believes in a permission that is not there.
+fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word, Fault> {
+    let word = Word::parse(text, catalogue)?;
+    let rows = catalogue.rows().iter().enumerate();
+    let rows = rows
+        .filter(|(position, row)| word.means(*position, row))
+        .map(|(_, row)| row);
+    let refusal = |row: &Operation| match (audience, row.scope, row.off()) {
+        (Audience::Tenants, Scope::Institution, _) => {
+            Some("is the institution's own and cannot be allowed for a tenant".into())
+        }
+        (_, _, Some(reason)) => Some(format!("is off: {reason}").into()),
+        (_, _, None) => None,
+    };
+    // One row that is open is enough; otherwise the first says why.
+    let refusals: Option<Vec<Fault>> = rows.map(refusal).collect();
+    match refusals {
+        None => Ok(word),
+        Some(refusals) => Err(refusals
+            .into_iter()
+            .next()
+            .unwrap_or("names no operation".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::document;
+    use crate::problem::{Problem, Problems};
+    use crate::reader::File;
+
+    fn resolve(text: &str, audience: Audience) -> Result<Permissions, Vec<String>> {
+        let problems = Problems::default();
+        let root = document::from_toml(text).ok().unwrap();
+        let name = Path::new("acme.toml").into();
+        let file = File {
+            name,
+            problems: &problems,
+        };
+        let permissions = read(
+            &mut Reader::new(file, &root),
+            &Catalogue::standard(),
+            audience,
+        );
+        let problems = problems.sorted();
+        if problems.is_empty() {
+            Ok(permissions)
+        } else {
+            Err(problems.iter().map(Problem::to_string).collect())
+        }
+    }
+
+    fn tenants(text: &str) -> Result<Permissions, Vec<String>> {
+        resolve(text, Audience::Tenants)
+    }
+
+    /// The names a tenant may call.
+    fn names(text: &str) -> Vec<String> {
+        names_for(text, Audience::Tenants)
+    }
+
+    fn names_for(text: &str, audience: Audience) -> Vec<String> {
+        let permissions = resolve(text, audience).unwrap();
+        let catalogue = Catalogue::standard();
+        let rows = catalogue.rows().iter().enumerate();
+        let allowed = rows.filter(|(position, _)| permissions.allows(*position));
+        allowed.map(|(_, row)| row.name.to_string()).collect()
+    }
+
+    #[test]
+    fn without_a_table_everything_open_is_allowed() {
+        let catalogue = Catalogue::standard();
+        let open = catalogue
+            .rows()
+            .iter()
+            .filter(|row| Audience::Tenants.may(row))
+            .count();
+        assert!(open > 20);
+        assert_eq!(names("").len(), open);
+        assert_eq!(names("[operations]").len(), open);
+    }
+
+    #[test]
+    fn deny_wins_over_allow() {
+        let some =
+            names("[operations]\nallow = ['payment', 'balance']\ndeny = ['money', 'create_order']");
+        assert!(some.contains(&"query_order".to_owned()));
+        assert!(!some.contains(&"create_order".to_owned()));
+        assert!(!some.iter().any(|name| name.contains("payout")));
+        let catalogue = Catalogue::standard();
+        assert!(
+            some.iter()
+                .all(|name| catalogue.named(name).unwrap().kind != Kind::Money)
+        );
+    }
+
+    #[test]
+    fn a_slip_in_a_word_is_a_problem_with_a_suggestion() {
+        assert_eq!(
+            tenants("[operations]\nallow = [\n'payment',\n'balanse']\ndeny = ['hunter2hunter2']"),
+            Err(vec![
+                "acme.toml:4: operations.allow[1]: is no module, kind or operation; did you mean `balance`?".to_owned(),
+                "acme.toml:5: operations.deny[0]: is no module, kind or operation; `gatepay-proxy operations` lists them".to_owned(),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_not_open_cannot_be_allowed() {
+        for word in ["accounts", "charge", "create_transfer", "commission_rule"] {
+            let problems = tenants(&format!("operations.allow = ['{word}']")).unwrap_err();
+            assert!(
+                problems[0].contains("the institution's own"),
+                "{word}: {problems:?}"
+            );
+        }
+        let problems = tenants("operations.allow = ['mcp']").unwrap_err();
+        assert!(problems[0].contains("is off: "), "{problems:?}");
+    }
+
+    #[test]
+    fn the_institutions_own_may_be_denied_for_good_measure() {
+        assert_eq!(names("operations.deny = ['charge', 'accounts']"), names(""));
+    }
+
+    #[test]
+    fn an_operator_may_call_everything_that_is_on() {
+        let operators = |text| names_for(text, Audience::Operators);
+        let all = operators("");
+        let on = |row: &&Operation| row.off().is_none();
+        assert_eq!(
+            all.len(),
+            Catalogue::standard().rows().iter().filter(on).count()
+        );
+        assert!(all.contains(&"create_charge".to_owned()) && !all.contains(&"mcp_call".to_owned()));
+        assert_eq!(
+            operators(
+                "operations = { allow = ['accounts', 'charge'], deny = ['money', 'update_account'] }"
+            ),
+            [
+                "create_account",
+                "query_account",
+                "list_accounts",
+                "charge_detail"
+            ]
+        );
+        let problems = resolve("operations.allow = ['mcp']", Audience::Operators).unwrap_err();
+        assert!(problems[0].contains("is off: "), "{problems:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_list_of_words_opens_the_institutions_own(
+            allow in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+            deny in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        ) {
+            let catalogue = Catalogue::standard();
+            let mut words: Vec<&str> = Module::ALL.iter().map(|module| module.as_str()).collect();
+            words.extend(Kind::ALL.iter().map(|kind| kind.as_str()));
+            words.extend(catalogue.rows().iter().map(|row| row.name.as_ref()));
+            let list = |indexes: &[prop::sample::Index]| -> Vec<&str> {
+                indexes.iter().map(|index| *index.get(&words)).collect()
+            };
+            let text = format!("operations = {{ allow = {:?}, deny = {:?} }}", list(&allow), list(&deny));
+            let root = document::from_toml(&text).ok().unwrap();
+            let problems = Problems::default();
+            let file = File { name: Path::new("acme.toml").into(), problems: &problems };
+            // Whatever was reported: not even what stands in after a problem may be too much.
+            let permissions = read(&mut Reader::new(file, &root), &catalogue, Audience::Tenants);
+            for (position, row) in catalogue.rows().iter().enumerate() {
+                prop_assert!(row.scope == Scope::Tenant || !permissions.allows(position), "{}", row.name);
+            }
+        }
+    }
+}

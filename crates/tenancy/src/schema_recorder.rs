@@ -1,0 +1,78 @@
+//! Recording mode of the readers: no file is read, and the requested keys are collected for the JSON Schema.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+
+/// What a reader asked a table for.
+#[derive(Default)]
+pub(crate) struct Asked {
+    keys: RefCell<BTreeMap<&'static str, Holds>>,
+    needed: RefCell<BTreeSet<&'static str>>,
+    one: Cell<bool>,
+}
+
+/// What stands under a key.
+pub(crate) enum Holds {
+    /// One value, that a parser accepts.
+    Value(Question),
+    /// A list of such.
+    List(Question),
+    Table(Rc<Asked>),
+    Tables(Rc<Asked>),
+}
+
+/// Stands in for a value; a parser that gets it tells what it accepts. The first to tell knows best: others are parts of it.
+pub(crate) type Question = Arc<OnceLock<Value>>;
+
+impl Asked {
+    /// A key was asked for.
+    pub(crate) fn key(&self, key: &'static str, holds: Holds) {
+        self.keys.borrow_mut().insert(key, holds);
+    }
+
+    /// It has to be there.
+    pub(crate) fn need(&self, key: &'static str) {
+        self.needed.borrow_mut().insert(key);
+    }
+
+    /// Exactly one of its keys has to stand there.
+    pub(crate) fn one(&self) {
+        self.one.set(true);
+    }
+
+    /// The JSON Schema of a table with these keys.
+    pub(crate) fn schema(&self) -> Value {
+        let mut properties = json!({});
+        for (key, holds) in &*self.keys.borrow() {
+            properties[*key] = match holds {
+                Holds::Value(told) => accepted(told),
+                Holds::List(told) => json!({ "type": "array", "items": accepted(told) }),
+                Holds::Table(asked) => asked.schema(),
+                Holds::Tables(asked) => json!({ "type": "array", "items": asked.schema() }),
+            };
+        }
+        let mut schema = json!({
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": false,
+        });
+        let needed = self.needed.borrow();
+        if !needed.is_empty() {
+            schema["required"] = json!(*needed);
+        }
+        if self.one.get() {
+            schema["minProperties"] = 1.into();
+            schema["maxProperties"] = 1.into();
+        }
+        schema
+    }
+}
+
+/// A parser that did not tell accepts anything, as far as anybody knows.
+fn accepted(told: &Question) -> Value {
+    told.get().cloned().unwrap_or_else(|| json!({}))
+}

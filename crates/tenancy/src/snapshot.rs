@@ -1,0 +1,33 @@
+//! One configuration, as far as it is compared with another.
+
+use gatepay_core::Catalogue;
+
+use crate::configuration::Configuration;
+use crate::facts_map::Facts;
+use crate::registry::Registry;
+use crate::settings::Institution;
+
+/// One of the two that are compared. Written as JSON it is an [`Outline`](crate::Outline).
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// What `proxy.toml` says of the process: [`Settings::written`](crate::Settings::written).
+    pub written: &'a Facts,
+    /// Who we are to GatePay.
+    pub institution: &'a Institution,
+    /// What may be called.
+    pub catalogue: &'a Catalogue,
+    /// Who may call.
+    pub registry: &'a Registry,
+}
+
+impl<'a> Side<'a> {
+    /// What was loaded.
+    pub fn of(configuration: &'a Configuration) -> Self {
+        Self {
+            written: &configuration.settings.written,
+            institution: &configuration.settings.institution,
+            catalogue: &configuration.catalogue,
+            registry: &configuration.registry,
+        }
+    }
+}
