@@ -2,6 +2,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_proxy::clock::Clock;
 use gatepay_sandbox::Fault;
+use gatepay_tenancy::Standing;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -96,6 +97,74 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
     // What was refused before is still there, but not as news.
     let refused = json!({"reason": "invalid_body", "count": 0, "total": 1});
     assert!(second["refusals"].as_array().unwrap().contains(&refused));
+}
+
+/// What `/tenants` says of one party.
+async fn tenant(proxy: &Proxy, id: &str) -> Value {
+    let answer = proxy.admin(&format!("/tenants/{id}")).await;
+    assert_eq!(answer.status, 200, "{id}");
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_verified_request_is_counted_by_reason_for_its_tenant() {
+    let gatepay = GatePay::start();
+    let suspended = globex().with(|tenant| tenant.standing = Standing::Suspended);
+    let proxy = Proxy::before(&gatepay)
+        .tenant(acme().rate(1, 1))
+        .tenant(suspended)
+        .start();
+    let once = acme().post(QUERY, BY_NUMBER).nonce("once");
+    let elsewhere = acme().post(QUERY, BY_NUMBER);
+    let elsewhere = elsewhere.header("x-gatepay-on-behalf-of", globex().sub_account);
+    for (call, wanted) in [
+        (once.clone(), None),
+        (once, Some("replayed")),
+        (acme().post(QUERY, "{}"), Some("invalid_body")),
+        (acme().post(QUERY, "[]"), Some("invalid_body")),
+        (elsewhere, Some("on_behalf_of_mismatch")),
+        (acme().post(QUERY, BY_NUMBER), Some("rate_limited")),
+        (acme().post(CREATE, order("A-0001")), Some("rate_limited")),
+        (acme().post(REFUND, A_REFUND), Some("rate_limited")),
+        (globex().post(QUERY, BY_NUMBER), Some("tenant_suspended")),
+        // Nobody proved these to be acme's.
+        (
+            acme().post(QUERY, "{}").secret("fake-other"),
+            Some("signature_mismatch"),
+        ),
+        (acme().get("/none"), Some("unknown_operation")),
+    ] {
+        let answer = proxy.send(call).await;
+        let slug = answer.headers.get("x-gatepay-proxy-refusal");
+        assert_eq!(slug.map(|slug| slug.to_str().unwrap()), wanted);
+    }
+    proxy.counts("in_flight 0").await;
+    let by_reason = r#""refused":7,"refusals":{"rate_limited":3,"invalid_body":2,"on_behalf_of_mismatch":1,"replayed":1}"#;
+    let listed = proxy.admin("/tenants").await.body;
+    let listed = str::from_utf8(&listed).unwrap();
+    assert!(
+        listed.contains(by_reason),
+        "the most frequent first: {listed}"
+    );
+    let (acme, globex) = (tenant(&proxy, "acme").await, tenant(&proxy, "globex").await);
+    assert_eq!(
+        (&acme["refused"], &globex["refused"]),
+        (&7.into(), &1.into())
+    );
+    assert_eq!(globex["refusals"], json!({ "tenant_suspended": 1 }));
+
+    let shown = status(&proxy).await;
+    let parties = &shown["refused_tenants"];
+    assert_eq!(parties[0]["id"], "acme");
+    assert_eq!(parties[0]["refusals"], acme["refusals"]);
+    assert_eq!(
+        parties[1],
+        json!({"id": "globex", "refused": 1, "refusals": {"tenant_suspended": 1}, "last_ms": T0})
+    );
+    assert_eq!(shown["tenants"][0]["refused"], 7);
+    proxy.clock.advance(Duration::from_mins(11));
+    assert_eq!(status(&proxy).await["refused_tenants"], json!([]));
+    assert_eq!(tenant(&proxy, "acme").await["refused"], 7);
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::breaker::{Era, PartyBreaker};
 use crate::limit::{self, Limit};
 use crate::limiter::{Limiter, Seats, Spent};
 use crate::quota::{Quota, Share};
+use crate::refusal_counts::RefusalCounts;
 use crate::tenant_meters::{TenantMeters, TenantSeries};
 use crate::throttle::PushbackThrottle;
 
@@ -34,7 +34,8 @@ pub struct Lane {
     pub breaker: PartyBreaker,
     /// Read by every request, written by a reload that changes the limits.
     terms: RwLock<Terms>,
-    refused: AtomicU64,
+    /// How often its requests were refused.
+    pub refusals: RefusalCounts,
 }
 
 /// Limiters that change together.
@@ -72,8 +73,6 @@ pub struct LaneView {
     pub used: f64,
     /// Calls ever admitted out of what others left.
     pub borrowed: u64,
-    /// Calls ever refused for any limit.
-    pub refused: u64,
     /// The rate that is left to it while GatePay pushes it back, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed_back_to: Option<u32>,
@@ -108,7 +107,7 @@ impl Lane {
             share: Share::new(quota, weight),
             breaker,
             terms: RwLock::new(terms),
-            refused: AtomicU64::new(0),
+            refusals: RefusalCounts::default(),
         }
     }
 
@@ -297,7 +296,6 @@ impl Lane {
 
     /// A limit refused a request.
     pub fn refused(&self, limit: Limit) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
         self.meters().limits.refused(limit);
     }
 
@@ -328,7 +326,6 @@ impl Lane {
             share: share.share,
             used: share.used,
             borrowed: share.borrowed,
-            refused: self.refused.load(Ordering::Relaxed),
             pushed_back_to: terms.pushed_back_to(now),
             breaker_open: self.breaker.is_failing(),
         }

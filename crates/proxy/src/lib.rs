@@ -70,6 +70,7 @@ pub mod process;
 pub mod proxy_header;
 pub mod quota;
 pub mod refusal;
+pub mod refusal_counts;
 pub mod refused_head;
 pub mod registrar;
 pub mod reload;

@@ -305,6 +305,9 @@ impl Record {
             (Blame::Us, _) => Level::Error,
         };
         self.telemetry.requests.refused(slug);
+        if let Some(lane) = self.lane() {
+            lane.refusals.count(slug, self.line.time);
+        }
         let (telemetry, detail) = (&self.telemetry, self.detail.as_deref());
         let digits = self.id();
         let id = str::from_utf8(&digits).expect("hexadecimal digits are ASCII");

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::generation::Generation;
 use crate::lane::LaneView;
+use crate::refusal_counts::RefusalView;
 use crate::uses::Use;
 
 /// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
@@ -35,6 +36,8 @@ pub struct One<'a> {
     standing: &'static str,
     #[serde(flatten)]
     lane: LaneView,
+    #[serde(flatten)]
+    refusals: RefusalView,
     /// Rates of single kinds of calls, if there are some.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     by_kind: BTreeMap<&'static str, Pace>,
@@ -106,6 +109,7 @@ fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u6
         .iter()
         .filter_map(|kind| Some((kind.as_str(), pace(limits.of_kind(*kind)?))));
     let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
+    let lane = generation.lane(position);
     One {
         id: id.as_str(),
         kind: who.word(),
@@ -114,7 +118,8 @@ fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u6
             Who::Operator(_) => None,
         },
         standing: standing.as_str(),
-        lane: generation.lane(position).view(),
+        lane: lane.view(),
+        refusals: lane.refusals.view(),
         by_kind: by_kind.collect(),
         credentials: credentials.iter().enumerate().map(key).collect(),
     }

@@ -25,8 +25,8 @@ use crate::metrics::totals::{Spread, Totals};
 use crate::outcome::End;
 use crate::quota::QuotaView;
 use report::{
-    Busy, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused, Shared,
-    Status, Traffic, Workers,
+    Busy, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused,
+    RefusedParty, Shared, Status, Traffic, Workers,
 };
 
 /// The page: one file, which fetches `/status` and nothing else.
@@ -38,6 +38,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 const APART: Duration = Duration::from_secs(2);
 /// How many of the busiest are named.
 const BUSIEST: usize = 15;
+/// Parties are named as refused for as long after a refusal.
+const REFUSED_LATELY: Duration = Duration::from_mins(10);
 
 /// What runs in the page and how it looks, and no more: by their digests.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -183,6 +185,7 @@ fn status(
         },
         refusals: refusals(totals, since),
         tenants,
+        refused_tenants: refused_parties(&generation, app.clock.unix_ms()),
         credentials: credentials(&generation),
         quota,
         upstream: Gatepay {
@@ -230,8 +233,31 @@ fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
     let named = |(position, lane)| Busy {
         id: generation.registry.at(position).party().id.to_string(),
         lane,
+        refusals: generation.lane(position).refusals.view(),
     };
     (busy.into_iter().map(named).collect(), used)
+}
+
+/// Which parties were refused something lately, and why, since the start.
+fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
+    let lately = |last_ms: &u64| {
+        let ago = now_ms.saturating_sub(*last_ms);
+        u128::from(ago) <= REFUSED_LATELY.as_millis()
+    };
+    let lanes = generation.lanes().enumerate();
+    let refused = lanes.filter_map(|(position, lane)| {
+        let last_ms = lane.refusals.last_ms().filter(lately)?;
+        Some((Reverse(lane.refusals.total()), position, last_ms))
+    });
+    let mut refused: Vec<_> = refused.collect();
+    refused.sort_unstable();
+    refused.truncate(BUSIEST);
+    let named = |(_, position, last_ms)| RefusedParty {
+        id: generation.registry.at(position).party().id.to_string(),
+        refusals: generation.lane(position).refusals.view(),
+        last_ms,
+    };
+    refused.into_iter().map(named).collect()
 }
 
 /// The first parties of which this is so.

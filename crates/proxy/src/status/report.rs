@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::lane::LaneView;
+use crate::refusal_counts::RefusalView;
 use crate::reload_status::State as ReloadState;
 
 /// How things are.
@@ -22,6 +23,8 @@ pub struct Status {
     pub(super) refusals: Vec<Refused>,
     /// The busiest, by what they take of the institution's quota.
     pub(super) tenants: Vec<Busy>,
+    /// Those that were refused something lately, the most often refused first.
+    pub(super) refused_tenants: Vec<RefusedParty>,
     /// Those that were used last.
     pub(super) credentials: Vec<Key>,
     pub(super) quota: Shared,
@@ -77,6 +80,16 @@ pub(super) struct Busy {
     pub(super) id: String,
     #[serde(flatten)]
     pub(super) lane: LaneView,
+    #[serde(flatten)]
+    pub(super) refusals: RefusalView,
+}
+
+#[derive(Serialize)]
+pub(super) struct RefusedParty {
+    pub(super) id: String,
+    #[serde(flatten)]
+    pub(super) refusals: RefusalView,
+    pub(super) last_ms: u64,
 }
 
 #[derive(Serialize)]
