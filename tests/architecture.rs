@@ -122,6 +122,35 @@ fn no_crate_has_a_circle_of_files() {
     }
 }
 
+/// Rooms of `crates/tenancy/src`, from the ground up. A room may name itself and rooms of lower floors.
+const TENANCY_FLOORS: [&[&str]; 5] = [
+    &["model", "disk"],
+    &["syntax"],
+    &["files"],
+    &["load", "schema", "plan"],
+    &["watch", "edit"],
+];
+
+#[test]
+fn rooms_name_only_rooms_below_them() {
+    let room = |module: &str| module.split("::").next().unwrap_or_default().to_owned();
+    let floor = |room: &str| {
+        let found = TENANCY_FLOORS
+            .iter()
+            .position(|rooms| rooms.contains(&room));
+        found.unwrap_or_else(|| panic!("{room} is on no floor"))
+    };
+    for (from, names) in arrows(&folder("tenancy"), "gatepay_tenancy") {
+        for to in names.iter().filter(|_| from != "lib") {
+            let (room, other) = (room(&from), room(to));
+            assert!(
+                room == other || floor(&other) < floor(&room),
+                "{from} names {to}"
+            );
+        }
+    }
+}
+
 /// The arrows of sources that are made up.
 fn of(sources: &[(&str, &str)]) -> Arrows {
     let owned = |(module, source): &(&str, &str)| ((*module).to_owned(), (*source).to_owned());

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::query_text;
+use gatepay_tenancy::Facts;
 use gatepay_tenancy::facts;
-use gatepay_tenancy::facts_map::Facts;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
-use gatepay_tenancy::facts_map::Facts;
+use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{DatedCredential, Found, Party, PartyId, Registry, Side};
 

@@ -14,8 +14,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gatepay_tenancy::Facts;
 use gatepay_tenancy::facts;
-use gatepay_tenancy::facts_map::Facts;
 use gatepay_tenancy::watch::{Glance, Next};
 use gatepay_tenancy::{Hash, Plan, Problem, Side, Watch};
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use gatepay_tenancy::Facts;
 use gatepay_tenancy::Plan;
 use gatepay_tenancy::facts;
-use gatepay_tenancy::facts_map::Facts;
 use gatepay_tenancy::settings::Settings;
 use serde::Serialize;
 use tokio::sync::oneshot;

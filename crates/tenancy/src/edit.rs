@@ -11,14 +11,17 @@ use std::time::Duration;
 use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
-use crate::document::{self, Table};
-use crate::party::{PartyId, Standing};
-use crate::problem::Problem;
-use crate::{durable, facts, value};
+use crate::disk::durable_write;
+use crate::model::party::{PartyId, Standing};
+use crate::plan::facts;
+use crate::syntax::document::{self, Table};
+use crate::syntax::problem::Problem;
+use crate::syntax::value;
 
 pub(crate) mod files;
 mod json;
 pub(crate) mod new_credential;
+pub mod onboard;
 mod toml;
 
 pub use files::{EditError, Files};
@@ -153,7 +156,7 @@ pub fn rotate(
     let (client_id, secret) = draw(random);
     let name = format!("{id}-{}.key", &client_id.as_str()[..8]);
     let named = tenant.secret_folder(&folder).join(name);
-    let secret_file = durable::folder_of(&tenant.file).join(&named);
+    let secret_file = durable_write::folder_of(&tenant.file).join(&named);
     let new = NewCredential {
         client_id: client_id.as_str(),
         secret_file: named
@@ -164,10 +167,11 @@ pub fn rotate(
         Form::Json => json::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
         Form::Toml => toml::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
     };
-    let secrets = durable::folder_of(&secret_file);
-    durable::make_secrets_folder(secrets).map_err(at(secrets))?;
+    let secrets = durable_write::folder_of(&secret_file);
+    durable_write::make_secrets_folder(secrets).map_err(at(secrets))?;
     let like = tenant.secret_files().last().filter(|like| like.is_file());
-    durable::write_secret(&secret_file, &secret, like.as_deref()).map_err(at(&secret_file))?;
+    durable_write::write_secret(&secret_file, &secret, like.as_deref())
+        .map_err(at(&secret_file))?;
     let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
         // It was made a moment ago, by us, and nobody names it.
         let _unremoved = fs::remove_file(&secret_file);
@@ -193,7 +197,7 @@ pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Rem
     if whole {
         judge(files, &tenant.file, None)?;
         tenant.unchanged()?;
-        durable::remove(&tenant.file).map_err(at(&tenant.file))?;
+        durable_write::remove(&tenant.file).map_err(at(&tenant.file))?;
     } else {
         let index = tenant.index.unwrap_or_default();
         let edited = match tenant.form {
@@ -214,7 +218,7 @@ pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Rem
         } else if let Some(by) = folder.names(files, &secret) {
             Some(format!("{} names it too", by.display()))
         } else {
-            durable::remove(&secret)
+            durable_write::remove(&secret)
                 .err()
                 .map(|error| error.to_string())
         };

@@ -3,7 +3,7 @@
 //!
 //! [`load()`] reads `proxy.toml` and the files of tenants and operators it names, all of them, and answers with a
 //! [`Configuration`] whose types cannot be wrong, or with every [`Problem`] at once: file, line, key, and never a byte
-//! of a value, since a value may be a secret in the wrong place. [`onboard::add`] writes the files of a new tenant, [`edit`]
+//! of a value, since a value may be a secret in the wrong place. [`edit::onboard`] writes the files of a new tenant, [`edit`]
 //! changes them.
 //!
 //! [`Plan`] says what one configuration changes compared with another.
@@ -11,62 +11,39 @@
 //! What this crate deliberately is not: it knows no HTTP, opens no socket, logs nothing, looks at no file unasked, and reads
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.
 //!
-//! Read in this order: what comes out ([`party`], [`tenant`], [`operator`], [`permissions`], [`settings`], [`url`],
-//! [`registry`]), how it is asked for ([`mod@load`], [`watch`], [`onboard`], [`edit`]), how two are compared ([`facts`], [`plan`]), how a file is taken apart (`regular`, `document`, `reader`,
-//! `value`), what each file may say (`proxy_file`, `operations`, `paths`, `party_file`, `tenant_file`, `operator_file`,
-//! `credentials`), which schemas come of that ([`schema`]), what nobody may have twice (`claims`), and the one place that reads keys ([`secrets`]).
+//! Rooms, in reading order: the types that come out (`model`), files as such (`disk`), TOML and JSON (`syntax`), the keys
+//! of each file (`files`), reading all of them ([`mod@load`]), comparing two configurations ([`plan`]), following files
+//! that change ([`watch`]), changing them ([`edit`]), and JSON Schemas of them ([`schema`]).
 
-pub mod configuration;
+mod model;
+
+mod disk;
+mod files;
+mod syntax;
+
 pub mod edit;
-pub mod facts;
-pub mod facts_map;
 pub mod load;
-pub mod onboard;
-pub mod operator;
-pub mod party;
-pub mod permissions;
 pub mod plan;
-pub mod problem;
-pub mod registry;
 pub mod schema;
-pub mod secrets;
-pub mod settings;
-pub mod snapshot;
-pub mod tenant;
-pub mod url;
 pub mod watch;
 
-mod claims;
-mod credentials;
-mod document;
-mod durable;
-mod look;
-mod operations;
-mod operator_file;
-mod party_file;
-mod party_files;
-mod paths;
-mod permissions_file;
-mod proxy_file;
-mod reader;
-mod regular;
-mod schema_recorder;
-mod tenant_file;
-mod value;
-mod written;
-
-pub use configuration::Configuration;
+pub use files::secrets;
 pub use load::load;
-pub use operator::Operator;
-pub use party::{
+pub use model::configuration::Configuration;
+pub use model::facts::Facts;
+pub use model::operator::Operator;
+pub use model::party::{
     DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
 };
-pub use permissions::Permissions;
+pub use model::permissions::Permissions;
+pub use model::registry::{Found, Registry, Who};
+pub use model::settings::Settings;
+pub use model::snapshot::Side;
+pub use model::tenant::{SubAccount, Tenant};
+pub use model::url::UpstreamUrl;
+pub use model::{operator, party, permissions, registry, settings, tenant, url};
+pub use plan::facts;
 pub use plan::{Hash, Outline, Plan};
-pub use problem::Problem;
-pub use registry::{Found, Registry, Who};
-pub use settings::Settings;
-pub use snapshot::Side;
-pub use tenant::{SubAccount, Tenant};
-pub use url::UpstreamUrl;
+pub use syntax::problem;
+pub use syntax::problem::Problem;
 pub use watch::Watch;

@@ -9,19 +9,23 @@ use std::sync::Arc;
 
 use gatepay_core::Catalogue;
 
-use crate::claims::Claims;
-use crate::configuration::Configuration;
-use crate::document;
-use crate::document::Table;
-use crate::look::Reads;
-use crate::party_file::Terms;
-use crate::party_files::{folder_of, party_files, unread_names};
-use crate::problem::{Problem, Problems};
-use crate::reader::{File, Place, Reader};
-use crate::registry::Registry;
-use crate::secrets::{Environment, Sources};
-use crate::settings::{SecretText, Settings};
-use crate::{operations, operator_file, proxy_file, tenant_file, written};
+use crate::disk::file_stamp::Reads;
+use crate::disk::party_files::{folder_of, party_files, unread_names};
+use crate::files::operations;
+use crate::files::operator_file;
+use crate::files::party_file::Terms;
+use crate::files::proxy_file;
+use crate::files::secrets::{Environment, Sources};
+use crate::files::tenant_file;
+use crate::files::written;
+use crate::model::claims::Claims;
+use crate::model::configuration::Configuration;
+use crate::model::registry::Registry;
+use crate::model::settings::{SecretText, Settings};
+use crate::syntax::document;
+use crate::syntax::document::Table;
+use crate::syntax::problem::{Problem, Problems};
+use crate::syntax::table_reader::{File, Place, Reader};
 
 /// Reads `proxy.toml`, and the tenants and operators it names. `env` looks up an environment variable.
 ///

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::facts::{self, Known};
-use crate::facts_map::Facts;
-use crate::snapshot::Side;
+use crate::model::facts::Facts;
+use crate::model::snapshot::Side;
+use crate::plan::facts::Known;
 
+pub mod facts;
 mod hash;
-mod words;
+mod plan_text;
+mod settings_facts;
 
 pub use hash::Hash;
-use words::Shown;
+use plan_text::Shown;
 
 /// A change that removes more tenants than this, and more than [`MOST_REMOVED_PERCENT`] of them, is probably an accident:
 /// a folder that is empty for a moment, or the wrong one.

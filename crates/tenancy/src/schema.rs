@@ -10,16 +10,19 @@ use std::rc::Rc;
 use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
-use crate::claims::Claims;
-use crate::look::Reads;
-use crate::party::DEFAULT_WINDOW;
-use crate::party_file::Terms;
-use crate::problem::Problems;
-use crate::reader::{File, Reader};
-use crate::schema_recorder::Asked;
-use crate::secrets::Sources;
-use crate::settings::SecretText;
-use crate::{operations, operator_file, proxy_file, tenant_file};
+use crate::disk::file_stamp::Reads;
+use crate::files::operations;
+use crate::files::operator_file;
+use crate::files::party_file::Terms;
+use crate::files::proxy_file;
+use crate::files::secrets::Sources;
+use crate::files::tenant_file;
+use crate::model::claims::Claims;
+use crate::model::party::DEFAULT_WINDOW;
+use crate::model::settings::SecretText;
+use crate::syntax::problem::Problems;
+use crate::syntax::schema_recorder::Asked;
+use crate::syntax::table_reader::{File, Reader};
 
 /// The one that editors know best.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
@@ -126,9 +129,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::document;
-    use crate::problem::Problem;
-    use crate::written::plain;
+    use crate::files::written::plain;
+    use crate::syntax::document;
+    use crate::syntax::problem::Problem;
 
     type Root = BTreeMap<String, document::Entry>;
 

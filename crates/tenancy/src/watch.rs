@@ -24,26 +24,27 @@ use std::sync::Arc;
 use gatepay_core::{Catalogue, Window};
 use sha2::{Digest as _, Sha256};
 
-use crate::claims::Claims;
-use crate::configuration::Configuration;
+use crate::disk::file_stamp::{Look, Reads, Seen};
+use crate::files::operator_file;
+use crate::files::party_file::Terms;
+use crate::files::secrets::{Environment, Sources};
+use crate::files::tenant_file;
 use crate::load::{self, Reading};
-use crate::look::{Look, Reads, Seen};
-use crate::operator::Operator;
-use crate::party::{DatedCredential, PartyId, Standing};
-use crate::party_file::Terms;
-use crate::problem::Problem;
-use crate::reader::{Place, Reader};
-use crate::registry::Registry;
-use crate::secrets::{Environment, Sources};
-use crate::settings::{SecretText, Settings};
-use crate::tenant::Tenant;
-use crate::{operator_file, tenant_file};
+use crate::model::claims::Claims;
+use crate::model::configuration::Configuration;
+use crate::model::operator::Operator;
+use crate::model::party::{DatedCredential, PartyId, Standing};
+use crate::model::registry::Registry;
+use crate::model::settings::{SecretText, Settings};
+use crate::model::tenant::Tenant;
+use crate::syntax::problem::Problem;
+use crate::syntax::table_reader::{Place, Reader};
 
 mod folder;
-mod held;
+mod ownership;
 
 use folder::{By, Differ, Folder, Threads, together};
-use held::{Holder, Holders, Holding as _, credentials_held};
+use ownership::{Holder, Holders, Holding as _, credentials_held};
 
 /// How often reading begins anew at a start because files change meanwhile.
 const TRIES: usize = 10;

@@ -4,15 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::configuration::Configuration;
-use crate::document::{self, Node, Table, Value};
-use crate::durable::{self, Replaced};
+use crate::disk::durable_write::{self, Replaced};
+use crate::disk::party_files::party_files;
 use crate::edit::new_credential::Misshapen;
+use crate::files::secrets::Environment;
 use crate::load::{Supposing, load_readable, load_supposing};
-use crate::party::PartyId;
-use crate::party_files::party_files;
-use crate::problem::{Problem, closest};
-use crate::secrets::Environment;
+use crate::model::configuration::Configuration;
+use crate::model::party::PartyId;
+use crate::syntax::document::{self, Node, Table, Value};
+use crate::syntax::problem::{Problem, closest};
 
 /// Which files are edited, and how they are read.
 #[derive(Clone, Copy)]
@@ -106,10 +106,10 @@ impl Folder {
         let locked = if tenants.is_dir() {
             &tenants
         } else {
-            durable::folder_of(&tenants)
+            durable_write::folder_of(&tenants)
         };
         Ok(Self {
-            _lock: durable::lock(locked).map_err(at(locked))?,
+            _lock: durable_write::lock(locked).map_err(at(locked))?,
             operators: named("operators"),
             tenants,
         })
@@ -154,7 +154,7 @@ impl Folder {
         let same = |text: &str, file: &Path| {
             let path = Path::new(text);
             path.file_name() == named.file_name()
-                && real(&durable::folder_of(file).join(path)) == real(named)
+                && real(&durable_write::folder_of(file).join(path)) == real(named)
         };
         let parties = [Some(&self.tenants), self.operators.as_ref()];
         let parties = parties
@@ -234,7 +234,7 @@ impl Located {
 
     pub(super) fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
         self.secrets()
-            .map(|path| durable::folder_of(&self.file).join(path))
+            .map(|path| durable_write::folder_of(&self.file).join(path))
     }
 
     /// Where its newest secret is; without one in a file, where `onboard` would put it.
@@ -283,7 +283,7 @@ impl Located {
             Judging::Whole => judge(files, &self.file, Some(&edited)).map(|_| Vec::new())?,
             Judging::NoNewProblem => judge_what_is_new(files, &self.file, &edited)?,
         };
-        match durable::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
+        match durable_write::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
             Replaced::Done => Ok(problems),
             Replaced::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
         }

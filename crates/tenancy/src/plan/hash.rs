@@ -4,9 +4,9 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::facts::{self, Known};
-use crate::facts_map::Facts;
-use crate::snapshot::Side;
+use crate::model::facts::Facts;
+use crate::model::snapshot::Side;
+use crate::plan::facts::{self, Known};
 
 /// The same for the same configuration, whoever read it. It is a sum over parts, so that a change among a hundred thousand
 /// tenants costs what the change does; it tells versions apart, and proves nothing to anybody.

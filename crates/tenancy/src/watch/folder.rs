@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use super::held::{self, Holder, Holding};
-use crate::claims::Claims;
+use super::ownership::{self, Holder, Holding};
+use crate::disk::file_stamp::{Look, Reads, Seen};
+use crate::disk::party_files::{folder_of, in_folder, party_names};
+use crate::files::secrets::{Environment, Sources};
 use crate::load::Reading;
-use crate::look::{Look, Reads, Seen};
-use crate::party::{PartyId, Standing};
-use crate::party_files::{folder_of, in_folder, party_names};
-use crate::reader::{Place, Reader};
-use crate::secrets::{Environment, Sources};
-use crate::settings::SecretText;
+use crate::model::claims::Claims;
+use crate::model::party::{PartyId, Standing};
+use crate::model::settings::SecretText;
+use crate::syntax::table_reader::{Place, Reader};
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
 const READ_BY_A_THREAD: usize = 20_000;
@@ -288,7 +288,7 @@ impl<T: Holding> PartyFile<T> {
             name: name.into(),
             look: look.and(seen.iter().map(|secret| secret.look)),
             secrets: seen.iter().map(beside).collect(),
-            held: held::hashes(&parties, by.hasher),
+            held: ownership::hashes(&parties, by.hasher),
             parties: parties.into(),
             fine,
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_tenancy::onboard::{self, AddError, NewTenant, Place};
+use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
 use gatepay_tenancy::{PartyId, SubAccount};
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::look::{Look, Reads};
+use crate::disk::file_stamp::{Look, Reads};
 
 /// Opened; nothing is read yet.
 pub(crate) struct Regular {

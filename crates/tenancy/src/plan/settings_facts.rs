@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::facts_map::Facts;
-use crate::party::PartyId;
-use crate::settings::{
+use crate::model::facts::Facts;
+use crate::model::party::PartyId;
+use crate::model::settings::{
     Admin, Audit, Breaker, ClockSource, Drain, Egress, FixedAddressCallback, Listen, ListenTls,
     Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
 };
-use crate::url::UpstreamUrl;
+use crate::model::url::UpstreamUrl;
 
 /// Of the process. The institution has facts of its own.
 pub fn of_settings(settings: &Settings) -> Facts {

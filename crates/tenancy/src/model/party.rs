@@ -10,7 +10,7 @@ use gatepay_core::{Credential, Kind, Window};
 use ipnet::IpNet;
 use smol_str::SmolStr;
 
-use crate::permissions::Permissions;
+use crate::model::permissions::Permissions;
 
 /// Somebody who signs requests: a tenant's or an operator's side of the bargain. What every request asks is first: see
 /// [`Tenant`](crate::Tenant).

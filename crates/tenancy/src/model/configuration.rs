@@ -2,8 +2,8 @@
 
 use gatepay_core::Catalogue;
 
-use crate::registry::Registry;
-use crate::settings::Settings;
+use crate::model::registry::Registry;
+use crate::model::settings::Settings;
 
 /// All that the files say.
 pub struct Configuration {

@@ -1,11 +1,11 @@
 //! An operator's table, as written.
 
-use crate::claims::Claims;
-use crate::operator::Operator;
-use crate::party_file::{self, Terms};
-use crate::permissions::Audience;
-use crate::reader::{Place, Reader};
-use crate::secrets::Sources;
+use crate::files::party_file::{self, Terms};
+use crate::files::secrets::Sources;
+use crate::model::claims::Claims;
+use crate::model::operator::Operator;
+use crate::model::permissions::Audience;
+use crate::syntax::table_reader::{Place, Reader};
 
 /// Reads one operator. `None` if something it cannot be without is missing or wrong; that was reported.
 pub(crate) fn read(

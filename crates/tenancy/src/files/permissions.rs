@@ -3,10 +3,10 @@
 use gatepay_core::operation::{Module, Scope};
 use gatepay_core::{Catalogue, Kind, Operation};
 
-use crate::permissions::{Audience, Permissions};
-use crate::problem::closest;
-use crate::reader::{Fault, Reader};
-use crate::value;
+use crate::model::permissions::{Audience, Permissions};
+use crate::syntax::problem::closest;
+use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::value;
 
 /// Reads the table `operations`, or the lack of one.
 pub(crate) fn read(
@@ -106,9 +106,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::document;
-    use crate::problem::{Problem, Problems};
-    use crate::reader::File;
+    use crate::syntax::document;
+    use crate::syntax::problem::{Problem, Problems};
+    use crate::syntax::table_reader::File;
 
     fn resolve(text: &str, audience: Audience) -> Result<Permissions, Vec<String>> {
         let problems = Problems::default();

@@ -2,11 +2,11 @@
 
 use gatepay_core::{ClientId, Credential, SigningKey};
 
-use crate::claims::{Claim, Claims};
-use crate::party::DatedCredential;
-use crate::reader::{Place, Reader};
-use crate::secrets::{self, Sources};
-use crate::value;
+use crate::files::secrets::{self, Sources};
+use crate::model::claims::{Claim, Claims};
+use crate::model::party::DatedCredential;
+use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::value;
 
 /// The institution's. One client id may stand in several: GatePay can change the secret and keep the id.
 pub(crate) fn of_institution(

@@ -2,10 +2,10 @@
 
 use gatepay_core::Catalogue;
 
-use crate::configuration::Configuration;
-use crate::facts_map::Facts;
-use crate::registry::Registry;
-use crate::settings::Institution;
+use crate::model::configuration::Configuration;
+use crate::model::facts::Facts;
+use crate::model::registry::Registry;
+use crate::model::settings::Institution;
 
 /// One of the two that are compared. Written as JSON it is an [`Outline`](crate::Outline).
 #[derive(Clone, Copy)]

@@ -4,13 +4,15 @@ use std::num::NonZeroU32;
 
 use gatepay_core::{Catalogue, Window};
 
-use crate::claims::{Claim, Claims};
-use crate::document::Value;
-use crate::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing};
-use crate::permissions::Audience;
-use crate::reader::{Fault, Place, Reader};
-use crate::secrets::Sources;
-use crate::{credentials, permissions_file, value};
+use crate::files::credentials;
+use crate::files::permissions;
+use crate::files::secrets::Sources;
+use crate::model::claims::{Claim, Claims};
+use crate::model::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing};
+use crate::model::permissions::Audience;
+use crate::syntax::document::Value;
+use crate::syntax::table_reader::{Fault, Place, Reader};
+use crate::syntax::value;
 
 /// What holds for all parties.
 #[derive(Clone, Copy)]
@@ -41,7 +43,7 @@ pub(crate) fn read(
         reader.problem("addresses", "allows no address; leave it out to allow all");
     }
     let limits = limits(reader.section("limits"));
-    let permissions = permissions_file::read(reader, terms.catalogue, audience);
+    let permissions = permissions::read(reader, terms.catalogue, audience);
     let window = window(reader.section("timestamp"), terms.window);
     let credentials = credentials::of_party(reader, sources, claims);
     Some(Party {

@@ -2,8 +2,8 @@
 
 use gatepay_core::Catalogue;
 
-use crate::party::{DatedCredential, Party, PartyId, Standing};
-use crate::permissions::Permissions;
+use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::permissions::Permissions;
 
 /// Somebody of the institution's own back office. It calls institution paths, and so needs no institution secret.
 pub struct Operator {

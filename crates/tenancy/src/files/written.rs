@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::document;
-use crate::facts_map::Facts;
+use crate::model::facts::Facts;
+use crate::syntax::document;
 
 /// What `proxy.toml` says of the process, as it is written there. The institution and the operations have facts of their
 /// own. No secret can be among them: one that is written down is a problem, and then there is no configuration.

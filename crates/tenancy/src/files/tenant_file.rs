@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use crate::claims::Claims;
-use crate::party_file::{self, Terms};
-use crate::permissions::Audience;
-use crate::reader::{Place, Reader};
-use crate::secrets::Sources;
-use crate::tenant::{SubAccount, Tenant};
-use crate::value;
+use crate::files::party_file::{self, Terms};
+use crate::files::secrets::Sources;
+use crate::model::claims::Claims;
+use crate::model::permissions::Audience;
+use crate::model::tenant::{SubAccount, Tenant};
+use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::value;
 
 /// One share: with nothing said, all tenants are equal.
 const WEIGHT: NonZeroU32 = NonZeroU32::MIN;

@@ -11,9 +11,9 @@ use gatepay_core::{Credential, SecretKey, SigningKey, Window};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::facts_map::Facts;
-use crate::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
-pub use crate::url::UpstreamUrl;
+use crate::model::facts::Facts;
+use crate::model::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
+pub use crate::model::url::UpstreamUrl;
 
 /// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
 pub struct Settings {

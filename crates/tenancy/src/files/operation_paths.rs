@@ -8,7 +8,7 @@ use gatepay_core::Operation;
 use gatepay_core::operation::Scope;
 use gatepay_core::spelling::{KnownKinds, Side, folded, is_reserved};
 
-use crate::reader::Place;
+use crate::syntax::table_reader::Place;
 
 const OWN: &str = "is the institution's own and is never open to tenants";
 

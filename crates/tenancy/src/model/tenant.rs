@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use gatepay_core::Catalogue;
 use smol_str::SmolStr;
 
-use crate::party::{DatedCredential, Party, PartyId, Standing};
-use crate::permissions::Permissions;
+use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::permissions::Permissions;
 
 /// One of the institution's customers. Of a thousand none is in a near cache when its turn comes, so what a request asks
 /// lies in two cache lines, with the counts of the [`Arc`](std::sync::Arc) it is in; what only a reload asks is last.
@@ -98,7 +98,7 @@ impl fmt::Debug for SubAccount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::party::ReplayRule;
+    use crate::model::party::ReplayRule;
     use static_assertions::assert_not_impl_any;
     use std::mem::offset_of;
 

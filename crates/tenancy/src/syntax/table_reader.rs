@@ -6,9 +6,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::document::{Entry, Node, Table, Value};
-use crate::problem::{Problems, closest};
-use crate::schema_recorder::{Asked, Holds, Question};
+use crate::syntax::document::{Entry, Node, Table, Value};
+use crate::syntax::problem::{Problems, closest};
+use crate::syntax::schema_recorder::{Asked, Holds, Question};
 
 /// The file that is read, and where its problems go.
 #[derive(Clone)]

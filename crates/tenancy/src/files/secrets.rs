@@ -8,12 +8,12 @@ use gatepay_core::SecretKey;
 use gatepay_core::secret::SecretError;
 use zeroize::Zeroizing;
 
-use crate::document::{Value, error_text};
-use crate::look::Reads;
-use crate::reader::{Fault, Reader};
-use crate::regular::Regular;
-use crate::settings::SecretText;
-use crate::value;
+use crate::disk::file_stamp::Reads;
+use crate::disk::regular_file::Regular;
+use crate::model::settings::SecretText;
+use crate::syntax::document::{Value, error_text};
+use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::value;
 
 /// Looks up an environment variable; an argument, so that tests need not set the process's own.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + Sync + 'a;

@@ -15,11 +15,11 @@ use gatepay_core::{Catalogue, Kind, Operation};
 
 use serde_json::json;
 
-use crate::document::Value;
-use crate::paths::Whole;
-use crate::problem::closest;
-use crate::reader::{Fault, Place, Reader};
-use crate::value;
+use crate::files::operation_paths::Whole;
+use crate::syntax::document::Value;
+use crate::syntax::problem::closest;
+use crate::syntax::table_reader::{Fault, Place, Reader};
+use crate::syntax::value;
 
 /// Far more than GatePay has calls.
 const MOST: usize = 1_000;

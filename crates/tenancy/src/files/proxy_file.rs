@@ -10,20 +10,21 @@ use gatepay_core::{SigningKey, Window};
 
 use serde_json::json;
 
-use crate::claims::Claims;
-use crate::document::Value;
-use crate::facts_map::Facts;
-use crate::party::{DEFAULT_WINDOW, PartyId, Rate};
-use crate::reader::{Fault, Place, Reader};
-use crate::secrets::{self, Sources};
-use crate::settings::{
+use crate::files::credentials;
+use crate::files::secrets::{self, Sources};
+use crate::model::claims::Claims;
+use crate::model::facts::Facts;
+use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
+use crate::model::settings::{
     Admin, Audit, Authorization, Breaker, ClockSource, Drain, Egress, FixedAddressCallback,
     Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus,
     SecretText, Settings, Upstream,
 };
-use crate::tenant::SubAccount;
-use crate::url::{UpstreamUrl, UrlError};
-use crate::{credentials, value};
+use crate::model::tenant::SubAccount;
+use crate::model::url::{UpstreamUrl, UrlError};
+use crate::syntax::document::Value;
+use crate::syntax::table_reader::{Fault, Place, Reader};
+use crate::syntax::value;
 
 /// GatePay's base URL (protocol.md 1.1).
 const GATEPAY: &str = "https://openplatform.gateapi.io";

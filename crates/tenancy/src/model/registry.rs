@@ -8,11 +8,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::claims::{Claim, Claims};
-use crate::operator::Operator;
-use crate::party::{DatedCredential, Party, PartyId, Standing};
-use crate::settings::Metrics;
-use crate::tenant::Tenant;
+use crate::model::claims::{Claim, Claims};
+use crate::model::operator::Operator;
+use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::settings::Metrics;
+use crate::model::tenant::Tenant;
 
 /// All tenants and operators: immutable, built whole or not at all.
 #[derive(Default)]

@@ -11,9 +11,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::look::Reads;
-use crate::regular::Regular;
-use crate::schema_recorder::Question;
+use crate::disk::file_stamp::Reads;
+use crate::disk::regular_file::Regular;
+use crate::syntax::schema_recorder::Question;
 
 /// A value and the line it begins on; JSON knows no lines.
 pub(crate) struct Node {

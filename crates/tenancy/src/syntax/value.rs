@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::document::Value;
-use crate::reader::Fault;
+use crate::syntax::document::Value;
+use crate::syntax::table_reader::Fault;
 
 /// The most requests per second, and at once, that can be asked for: far above what one process carries.
 const MOST_REQUESTS: u32 = 1_000_000;

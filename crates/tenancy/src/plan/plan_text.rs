@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{Change, Changed, Changes, Group, One, Plan};
-use crate::facts_map::Facts;
+use crate::model::facts::Facts;
 
 impl Changes {
     /// `None` if nothing does.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use gatepay_core::Credential;
 
-use crate::operator::Operator;
-use crate::party::{DatedCredential, Party};
-use crate::party_files::in_folder;
-use crate::tenant::Tenant;
+use crate::disk::party_files::in_folder;
+use crate::model::operator::Operator;
+use crate::model::party::{DatedCredential, Party};
+use crate::model::tenant::Tenant;
 
 /// One thing that has one owner.
 #[derive(PartialEq, Eq, Hash)]

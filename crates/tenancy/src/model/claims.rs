@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 
 use gatepay_core::ClientId;
 
-use crate::party::PartyId;
-use crate::tenant::SubAccount;
+use crate::model::party::PartyId;
+use crate::model::tenant::SubAccount;
 
 /// One thing that has one owner.
 #[derive(PartialEq, Eq, Hash)]

@@ -10,17 +10,15 @@ use gatepay_core::operation::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::facts_map::Facts;
-use crate::party::{DatedCredential, Limits, Party, Rate};
-use crate::permissions::{Audience, Permissions};
-use crate::registry::Who;
-use crate::settings::Institution;
-use crate::snapshot::Side;
-use crate::tenant::Tenant;
+use crate::model::facts::Facts;
+use crate::model::party::{DatedCredential, Limits, Party, Rate};
+use crate::model::permissions::{Audience, Permissions};
+use crate::model::registry::Who;
+use crate::model::settings::Institution;
+use crate::model::snapshot::Side;
+use crate::model::tenant::Tenant;
 
-mod settings;
-
-pub use settings::of_settings;
+pub use crate::plan::settings_facts::of_settings;
 
 /// Of a secret's fingerprint enough to tell two secrets apart, and too little to find a guessable one by.
 const FINGERPRINT_BYTES: usize = 4;

@@ -10,12 +10,13 @@ use std::path::{self, Path, PathBuf};
 use gatepay_core::ClientId;
 use zeroize::Zeroizing;
 
+use crate::disk::durable_write;
+use crate::disk::party_files::party_files;
 use crate::edit::files::{self, EditError, Files, Folder};
 use crate::edit::new_credential::{Random, draw};
-use crate::party::PartyId;
-use crate::party_files::party_files;
-use crate::tenant::SubAccount;
-use crate::{document, durable};
+use crate::model::party::PartyId;
+use crate::model::tenant::SubAccount;
+use crate::syntax::document;
 
 /// Who is to be added, and where.
 #[derive(Clone, Copy)]
@@ -129,10 +130,10 @@ fn add_to(
     };
     let table = table(tenant, &client_id, &named)?;
 
-    durable::make_secrets_folder(secrets).map_err(at(secrets))?;
-    durable::write_secret(&secret_file, &secret, None).map_err(at(&secret_file))?;
+    durable_write::make_secrets_folder(secrets).map_err(at(secrets))?;
+    durable_write::write_secret(&secret_file, &secret, None).map_err(at(&secret_file))?;
     let written = judge(&tenant_file, &table)
-        .and_then(|()| durable::write_tenant(&tenant_file, &table).map_err(at(&tenant_file)));
+        .and_then(|()| durable_write::write_tenant(&tenant_file, &table).map_err(at(&tenant_file)));
     if let Err(error) = written {
         // It was made a moment ago, by us; that it cannot be removed is less news than why it has to be.
         let _unremoved = fs::remove_file(&secret_file);

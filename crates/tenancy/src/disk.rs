@@ -1,0 +1,6 @@
+//! Files as such: their metadata, opening, listing and durable writing, whatever they contain.
+
+pub(crate) mod durable_write;
+pub(crate) mod file_stamp;
+pub(crate) mod party_files;
+pub(crate) mod regular_file;

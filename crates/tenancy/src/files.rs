@@ -1,0 +1,12 @@
+//! The keys of each file: from a table to a type of the model.
+
+pub(crate) mod credentials;
+pub(crate) mod operation_paths;
+pub(crate) mod operations;
+pub(crate) mod operator_file;
+pub(crate) mod party_file;
+pub(crate) mod permissions;
+pub(crate) mod proxy_file;
+pub mod secrets;
+pub(crate) mod tenant_file;
+pub(crate) mod written;

@@ -1,0 +1,14 @@
+//! The types that the files become: they cannot be wrong, and know no file.
+
+pub(crate) mod configuration;
+pub(crate) mod facts;
+pub mod operator;
+pub mod party;
+pub mod permissions;
+pub mod registry;
+pub mod settings;
+pub(crate) mod snapshot;
+pub mod tenant;
+pub mod url;
+
+pub(crate) mod claims;
