@@ -71,7 +71,19 @@ async fn connections_on_which_nothing_was_verified_give_their_slots_to_others() 
     let gatepay = GatePay::start();
     let http2_nowhere = || [preface(), stream(1, "GET", "/", &[])].concat();
     let refused_unread = b"POST / HTTP/1.1\r\nhost: pay.example\r\ncontent-length: 900\r\n\r\n{";
-    let sieges: [(&str, &dyn Fn() -> Vec<u8>); 7] = [
+    let clock = gatepay_proxy::clock::Clock::manual(T0);
+    // Of a known client id, and in time: all that is missing is most of the body.
+    let call = || acme().post(QUERY, BY_NUMBER).nonce("slow");
+    let body_awaited = || [call().head(&clock, "content-length: 900"), b"{".to_vec()].concat();
+    let stream_awaited = || {
+        let mut opened = [preface(), stream(1, "POST", QUERY, &call().lines(&clock))].concat();
+        let flags = preface().len() + 4;
+        opened[flags] &= !END_STREAM;
+        opened
+    };
+    let sieges: [(&str, &dyn Fn() -> Vec<u8>); 9] = [
+        ("a body that does not come", &body_awaited),
+        ("HTTP/2, a body that does not come", &stream_awaited),
         ("refused, and the body never ends", &|| {
             refused_unread.to_vec()
         }),
@@ -216,11 +228,11 @@ async fn an_address_whose_requests_take_the_slots_takes_no_others_connection() {
         .await;
         held.push(caller);
     }
-    if let Ok(mut more) = Raw::open_from("127.0.1.1", proxy.address()).await {
-        assert!(more.rest().await.is_err(), "it is reset");
-    }
-    until("it is reset", || {
-        proxy.app().metrics.connections_ended.full_refused.get() == 1
+    let _more = Raw::open_from("127.0.1.1", proxy.address()).await;
+    // On a slow machine its bodies may count as slow by now: then one of those leaves for it.
+    until("it is reset, or one of its own leaves", || {
+        let ended = &proxy.app().metrics.connections_ended;
+        ended.full_refused.get() + ended.full_unverified.get() == 1
     })
     .await;
     other.write(query(&proxy)).await;

@@ -166,6 +166,10 @@ pub async fn serve(
             },
             () = &mut asked_to_leave, if !leaves => {
                 leaves = true;
+                // Streams whose bodies are awaited do not end by themselves, and nothing is proved of any.
+                if pace.leaves() == Some(Leave::SlowBody) && pace.only_receives() {
+                    return Ok(());
+                }
                 connection.as_mut().graceful_shutdown();
                 alarm.set(sleep(farewell(worker, pace)));
             }
@@ -184,8 +188,8 @@ pub async fn serve(
 fn farewell(worker: &Worker, pace: &Pace) -> Duration {
     match (pace.leaves(), pace.party()) {
         // A new connection waits meanwhile.
-        (Some(Leave::Full), None) => ENDING,
-        (Some(Leave::Full), Some(_)) => FAREWELL / 4,
+        (Some(Leave::Full | Leave::SlowBody), None) => ENDING,
+        (Some(Leave::Full | Leave::SlowBody), Some(_)) => FAREWELL / 4,
         _ => worker.app.settings.listen.head_timeout,
     }
 }

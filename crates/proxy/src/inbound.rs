@@ -148,7 +148,7 @@ impl AsyncRead for Inbound {
         let read = &buf.filled()[before..];
         self.in_turn += read.len();
         if !read.is_empty() {
-            self.pace.read();
+            self.pace.read(read.len());
         }
         if let Some(frames) = &mut self.frames
             && let Err(flood) = frames.received(read)

@@ -112,6 +112,9 @@ impl Worker {
 const UNMARKED: &str =
     "the state folder cannot be written; send the same bytes again after Retry-After";
 
+/// What a request is told whose body came too slowly for the slot its connection has.
+const GIVES_WAY: &str = "all connections are in use and this body comes slowly; send the same bytes again after Retry-After";
+
 /// What is allowed to go to GatePay.
 struct Admitted {
     generation: Arc<Generation>,
@@ -472,7 +475,8 @@ async fn receive(
             bytes_per_second: listen.body_bytes_per_second,
         };
         let read = ingress::body(incoming, limit, &time, held, piece);
-        body = record.waits(Turn::Body, pin!(read)).await?;
+        let read = record.receives(pin!(read)).await;
+        body = read.unwrap_or(Err(Refusal::Overloaded(GIVES_WAY)))?;
         record.body(body.len());
     }
     if let Some(address) = failing {

@@ -19,6 +19,11 @@ pub struct Pace {
     made: Instant,
     /// Requests whose answers are not over.
     busy: AtomicU32,
+    /// Those of which more of the body is awaited, so that nothing is proved of them yet.
+    receiving: AtomicU32,
+    /// Since when a body is awaited, in milliseconds since `made`, less the time that what came meanwhile was worth; plus
+    /// one.
+    receiving_since: AtomicU64,
     /// When the first byte of a head came, in milliseconds since `made`, plus one; 0 if none has.
     head_since: AtomicU64,
     /// When the last answer ended or the last byte moved, in milliseconds since `made`.
@@ -59,6 +64,8 @@ pub enum Leave {
     Age = 2,
     /// `listen.tls.client_ca` is not what it was when the caller showed its certificate.
     ClientCa = 3,
+    /// All slots are taken, and all it has under way are requests whose bodies come slowly. It does not wait for those.
+    SlowBody = 4,
 }
 
 /// How long things may take.
@@ -80,6 +87,8 @@ pub struct Busy {
     answer: Option<usize>,
     /// Its place among all requests.
     seat: Option<Seat>,
+    /// Whether more of its body is awaited.
+    receives: bool,
 }
 
 /// What the alarm finds.
@@ -99,6 +108,8 @@ impl Pace {
         Arc::new(Self {
             made: Instant::now(),
             busy: AtomicU32::new(0),
+            receiving: AtomicU32::new(0),
+            receiving_since: AtomicU64::new(0),
             head_since: AtomicU64::new(1),
             moved: AtomicU64::new(0),
             asked: AtomicBool::new(false),
@@ -141,7 +152,8 @@ impl Pace {
             0 => None,
             1 => Some(Leave::Full),
             2 => Some(Leave::Age),
-            _ => Some(Leave::ClientCa),
+            3 => Some(Leave::ClientCa),
+            _ => Some(Leave::SlowBody),
         }
     }
 
@@ -170,6 +182,23 @@ impl Pace {
         Some(self.at(answered.max(head)))
     }
 
+    /// Since when bodies are awaited that come slowly, if nothing else is under way: some for [`SLOW_MS`] more than what
+    /// has come of them is worth at [`PER_SECOND`]. Later, the more has come.
+    pub fn slow_since(&self) -> Option<Instant> {
+        let receiving = self.receiving.load(Ordering::Relaxed);
+        let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
+        if receiving == 0 || receiving != self.busy.load(Ordering::Relaxed) || is_writing {
+            return None;
+        }
+        let since = self.receiving_since.load(Ordering::Relaxed);
+        (self.now() + 1 >= since + SLOW_MS).then(|| self.at(since.saturating_sub(1)))
+    }
+
+    /// Whether all that is under way are requests whose bodies are awaited.
+    pub fn only_receives(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed) == self.busy.load(Ordering::Relaxed)
+    }
+
     /// Whether the last answer ended so long ago, and is written.
     pub fn is_idle_for(&self, time: Duration) -> bool {
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
@@ -177,10 +206,16 @@ impl Pace {
         self.busy.load(Ordering::Relaxed) == 0 && !is_writing && answered.elapsed() >= time
     }
 
-    /// Bytes came in.
-    pub fn read(&self) {
+    /// So many bytes came in.
+    pub fn read(&self, bytes: usize) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
+        if self.receiving.load(Ordering::Relaxed) > 0 {
+            let worth = bytes as u64 * 1_000 / PER_SECOND;
+            let since = self.receiving_since.load(Ordering::Relaxed) + worth;
+            self.receiving_since
+                .store(since.min(now + 1), Ordering::Relaxed);
+        }
         if self.http2.load(Ordering::Relaxed) {
             return;
         }
@@ -202,7 +237,7 @@ impl Pace {
         self.moved.store(now, Ordering::Relaxed);
         let since = self.blocked_since.load(Ordering::Relaxed);
         if since > 0 {
-            let worth = bytes as u64 * 1_000 / TAKEN_PER_SECOND;
+            let worth = bytes as u64 * 1_000 / PER_SECOND;
             let since = (since + worth).min(now + 1);
             self.blocked_since.store(since, Ordering::Relaxed);
         }
@@ -242,6 +277,7 @@ impl Pace {
             pace: Arc::clone(self),
             answer: None,
             seat: None,
+            receives: false,
         }
     }
 
@@ -345,6 +381,27 @@ impl Busy {
         }
     }
 
+    /// More of the body is awaited, from now until [`received`](Self::received).
+    pub fn receives(&mut self) {
+        self.receives = true;
+        let now = self.pace.now();
+        if self.pace.receiving.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pace.receiving_since.store(now + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// No more of the body is awaited.
+    pub fn received(&mut self) {
+        if std::mem::take(&mut self.receives) {
+            self.pace.receiving.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its body is no longer waited for, since a new connection needs the slot.
+    pub fn gives_way(&self) -> bool {
+        self.pace.leaves() == Some(Leave::SlowBody)
+    }
+
     /// The answer begins, or more of it was taken.
     pub fn answering(&mut self) {
         let newer = self.pace.newer.load(Ordering::Relaxed);
@@ -364,14 +421,18 @@ impl Busy {
 
 /// How long nothing may move while an answer is due. Above every deadline of a call.
 const WAITING: Duration = Duration::from_mins(5);
-/// How fast an answer has to be taken once the caller's buffers are full, in bytes.
-const TAKEN_PER_SECOND: u64 = 1_024;
+/// How fast an answer has to be taken once the caller's buffers are full, and how fast a body comes that does not give way
+/// to a new connection, in bytes.
+const PER_SECOND: u64 = 1_024;
+/// How far behind that a body is before it gives way.
+const SLOW_MS: u64 = 1_000;
 /// How long nothing moves before a connection counts as settled.
 const SETTLED_MS: u64 = 200;
 
 impl Drop for Busy {
     fn drop(&mut self) {
         self.answered();
+        self.received();
         let now = self.pace.now();
         self.pace.moved.store(now, Ordering::Relaxed);
         self.pace.answered.store(now, Ordering::Relaxed);
@@ -429,11 +490,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn between_requests_it_may_idle_but_the_next_head_may_not_dawdle() {
         let pace = verified();
-        pace.read();
+        pace.read(1);
         drop(pace.request());
         advance(Duration::from_mins(1)).await;
         assert!(matches!(pace.judge(), Verdict::Fine(_)));
-        pace.read();
+        pace.read(1);
         advance(HEAD).await;
         assert_eq!(pace.judge(), Verdict::Late);
     }
@@ -458,7 +519,7 @@ mod tests {
             let mut other = pace.request();
             other.answering();
             drop(other);
-            pace.read();
+            pace.read(1);
             pace.wrote(17);
             if watch(&pace, Duration::from_secs(1)).await == Verdict::Stalled {
                 assert!(second + 1 >= ANSWER.as_secs(), "after {second} s");
@@ -512,7 +573,7 @@ mod tests {
         let pace = Pace::new(LIMITS);
         pace.http2();
         let ping = || {
-            pace.read();
+            pace.read(1);
             pace.wrote(17);
         };
         ping();
@@ -521,7 +582,7 @@ mod tests {
         let pace = verified();
         pace.http2();
         for _ in 0..11 {
-            pace.read();
+            pace.read(1);
             pace.wrote(17);
             assert!(matches!(watch(&pace, HEAD).await, Verdict::Fine(_)));
         }
@@ -568,7 +629,7 @@ mod tests {
         let begun = Instant::now();
         // A head that drips is idle since it began.
         advance(Duration::from_secs(1)).await;
-        pace.read();
+        pace.read(1);
         assert_eq!(pace.idle_since(), Some(begun));
     }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -186,6 +187,31 @@ impl Record {
         })
         .await;
         if waiting {
+            self.turn(Turn::Own);
+        }
+        output
+    }
+
+    /// Awaits its body. Nothing comes of that if its connection gives way to a new one meanwhile.
+    pub async fn receives<F: Future + Unpin>(&mut self, mut body: F) -> Option<F::Output> {
+        let mut waiting = false;
+        let output = poll_fn(|cx| {
+            let polled = Pin::new(&mut body).poll(cx);
+            if polled.is_pending() {
+                if !waiting {
+                    waiting = true;
+                    self.turn(Turn::Body);
+                    self.busy.receives();
+                }
+                if self.busy.gives_way() {
+                    return Poll::Ready(None);
+                }
+            }
+            polled.map(Some)
+        })
+        .await;
+        if waiting {
+            self.busy.received();
             self.turn(Turn::Own);
         }
         output

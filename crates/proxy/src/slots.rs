@@ -1,9 +1,10 @@
 //! Slots: `listen.max_connections` places for connections, and which connection gives its place up when all are taken.
 //!
 //! A new connection takes a free slot. If there is none, the longest idle connection of the holder of most slots is asked
-//! to leave: the holder is the party whose request was verified last on a connection, or the address if none ever was. A
-//! connection with a request under way never is. Connections that find no idle one wait, a few of them accepted, the
-//! others in the backlog.
+//! to leave: the holder is the party whose request was verified last on a connection, or the address if none ever was. If
+//! that holder has none that is idle, the connection leaves that has waited longest for a body that comes slowly: of such
+//! a request nothing is proved. A connection with any other request under way never is asked. Connections that find none to
+//! leave wait, a few of them accepted, the others in the backlog.
 //!
 //! A request takes no lock for this: [`Pace`] has when its connection was last used, and all of them are looked through
 //! only when there is no slot, once for up to `RANKED` new connections.
@@ -65,9 +66,9 @@ pub enum Holder {
 pub enum Outcome {
     /// A connection of this holder was asked to leave.
     Leaves(Holder),
-    /// None is idle.
+    /// None may leave.
     NoneIdle,
-    /// Its own address has more slots, all with requests under way, than any holder of an idle connection.
+    /// Its own address has more slots, all with requests under way, than any holder of a connection that may leave.
     Refused,
 }
 
@@ -99,17 +100,49 @@ struct Ranking {
 
 struct Candidate {
     number: u64,
-    since: Instant,
+    standing: Standing,
     holder: Holder,
     /// How many slots the holder has.
     held: usize,
+}
+
+/// Why a connection may leave, and since when: idle ones leave before slow ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// No request is under way.
+    Idle(Instant),
+    /// Only requests whose bodies come slowly are.
+    Slow(Instant),
+}
+
+impl Standing {
+    fn of(pace: &Pace) -> Option<Self> {
+        let idle = pace.idle_since().map(Self::Idle);
+        idle.or_else(|| pace.slow_since().map(Self::Slow))
+    }
+
+    /// Whether a connection of which this was found may still leave for it. What has come of a slow body since does not
+    /// matter if it is slow still.
+    fn is_still(self, pace: &Pace) -> bool {
+        match self {
+            Self::Idle(since) => pace.idle_since() == Some(since),
+            Self::Slow(_) => pace.slow_since().is_some(),
+        }
+    }
+
+    fn reason(self) -> Leave {
+        match self {
+            Self::Idle(_) => Leave::Full,
+            Self::Slow(_) => Leave::SlowBody,
+        }
+    }
 }
 
 /// What one holder has.
 #[derive(Default)]
 struct Held {
     slots: usize,
-    idle: BinaryHeap<Reverse<(Instant, u64)>>,
+    may_leave: BinaryHeap<Reverse<(Standing, u64)>>,
 }
 
 impl Slots {
@@ -263,9 +296,9 @@ impl Ranking {
             }
             let held = holders.entry(entry.holder()).or_default();
             held.slots += 1;
-            let since = entry.pace.idle_since();
-            held.idle
-                .extend(since.map(|since| Reverse((since, *number))));
+            let standing = Standing::of(&entry.pace);
+            held.may_leave
+                .extend(standing.map(|standing| Reverse((standing, *number))));
         }
         let addresses = holders.iter().filter_map(|(holder, held)| match holder {
             Holder::Address(address) => Some((*address, held.slots)),
@@ -285,14 +318,14 @@ impl Ranking {
             let Some(of) = holders.get_mut(&holder) else {
                 continue;
             };
-            let Some(Reverse((since, number))) = of.idle.pop() else {
+            let Some(Reverse((standing, number))) = of.may_leave.pop() else {
                 continue;
             };
             of.slots -= 1;
             largest.extend(of.rank(holder));
             next.push_back(Candidate {
                 number,
-                since,
+                standing,
                 holder,
                 held,
             });
@@ -321,7 +354,7 @@ impl Ranking {
                 self.next.push_front(candidate);
                 return Some(Outcome::Refused);
             }
-            entry.pace.leave(Leave::Full);
+            entry.pace.leave(candidate.standing.reason());
             return Some(Outcome::Leaves(candidate.holder));
         }
         None
@@ -329,18 +362,18 @@ impl Ranking {
 }
 
 impl Held {
-    /// How it compares with others, if it has an idle connection at all.
-    fn rank(&self, holder: Holder) -> Option<(usize, bool, Reverse<Instant>, Holder)> {
-        let Reverse((since, _)) = self.idle.peek()?;
+    /// How it compares with others, if it has a connection at all that may leave.
+    fn rank(&self, holder: Holder) -> Option<(usize, bool, Reverse<Standing>, Holder)> {
+        let Reverse((standing, _)) = self.may_leave.peek()?;
         let is_unverified = matches!(holder, Holder::Address(_));
-        Some((self.slots, is_unverified, Reverse(*since), holder))
+        Some((self.slots, is_unverified, Reverse(*standing), holder))
     }
 }
 
 impl Candidate {
-    /// Whether it has neither been used since it was ranked nor been asked to leave.
+    /// Whether it stands as it was ranked and was not asked to leave.
     fn is_still(&self, pace: &Pace) -> bool {
-        pace.leaves().is_none() && pace.idle_since() == Some(self.since)
+        pace.leaves().is_none() && self.standing.is_still(pace)
     }
 }
 
@@ -533,6 +566,64 @@ mod tests {
             open.one_more("192.0.2.3").await,
             [Outcome::Leaves(party(1))]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_bodies_give_way_the_largest_holders_longest_awaited_first() {
+        let mut open = Open::new(6);
+        let small = open.of(1, "192.0.2.1").await;
+        let mut bodies = Vec::new();
+        for _ in 0..5 {
+            let pace = open.from("192.0.2.2").await;
+            let mut body = pace.request();
+            body.receives();
+            bodies.push((pace, body));
+        }
+        assert_eq!(
+            open.slots.make_room(None),
+            Outcome::Leaves(party(1)),
+            "each has its time before it is slow"
+        );
+        assert_eq!(small.leaves(), Some(Leave::Full));
+        advance(Duration::from_secs(1)).await;
+        // One comes fast enough, one is all there and at GatePay.
+        bodies[0].0.read(512);
+        bodies[1].1.received();
+        let left: Vec<_> = (0..3).map(|_| open.slots.make_room(None)).collect();
+        assert_eq!(left, [Outcome::Leaves(address("192.0.2.2")); 3]);
+        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        let leaves: Vec<_> = bodies.iter().map(|(pace, _)| pace.leaves()).collect();
+        let slow = Some(Leave::SlowBody);
+        assert_eq!(leaves, [None, None, slow, slow, slow]);
+        // It goes on as fast, and then no longer.
+        advance(Duration::from_millis(400)).await;
+        bodies[0].0.read(512);
+        advance(Duration::from_millis(500)).await;
+        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(
+            open.slots.make_room(None),
+            Outcome::Leaves(address("192.0.2.2"))
+        );
+        assert_eq!(bodies[0].0.leaves(), slow);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_beside_a_request_that_is_whole_does_not_give_way() {
+        let mut open = Open::new(1);
+        let pace = open.from("192.0.2.1").await;
+        let (mut slow, whole) = (pace.request(), pace.request());
+        slow.receives();
+        advance(MINUTE).await;
+        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        drop(whole);
+        advance(AGAIN).await;
+        assert_eq!(
+            open.slots.make_room(None),
+            Outcome::Leaves(address("192.0.2.1"))
+        );
+        drop(slow);
+        assert!(pace.slow_since().is_none() && pace.only_receives());
     }
 
     #[tokio::test(start_paused = true)]
