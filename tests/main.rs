@@ -34,6 +34,8 @@ mod framing;
 mod fuzzing;
 // Connections of either version of HTTP live as long as they are used.
 mod connections;
+// A caller that waits for leave to send its body is told to, or refused instead.
+mod expect;
 // When all connections are taken, those without a request give way, and none lasts for ever.
 mod slots;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.

@@ -27,6 +27,7 @@ mod raw;
 mod relay;
 pub(crate) mod scripted;
 mod shop;
+pub(crate) mod streams;
 pub(crate) mod tls;
 pub(crate) mod traffic;
 mod wedge;

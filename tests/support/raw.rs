@@ -115,6 +115,25 @@ impl Raw {
         })
     }
 
+    /// The next frame of HTTP/2: its type, flags, stream and payload.
+    pub(crate) async fn frame(&mut self) -> (u8, u8, u32, Vec<u8>) {
+        while self.seen.len() < 9 {
+            self.more().await;
+        }
+        let head: Vec<u8> = self.seen.drain(..9).collect();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        while self.seen.len() < length {
+            self.more().await;
+        }
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        (
+            head[3],
+            head[4],
+            stream,
+            self.seen.drain(..length).collect(),
+        )
+    }
+
     /// Everything up to the end of the connection, or how the connection broke.
     pub(crate) async fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = std::mem::take(&mut self.seen);

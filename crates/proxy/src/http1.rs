@@ -3,14 +3,13 @@
 //! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
 //! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
 //! where they were read, and an answer is put together in one place and written at once.
-//! HTTP/2 is hyper's.
+//! HTTP/2 is in [`http2`](crate::http2).
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -26,7 +25,7 @@ use crate::drain::{Drain, Entering, Phase};
 use crate::framing::{Fault, HEAD_LIMIT, Reading, Rest, Step};
 use crate::headers;
 use crate::inbound::Inbound;
-use crate::ingress::Upload;
+use crate::ingress::{LINGER, LINGER_AT_THE_END, Upload};
 use crate::journey::{self, Worker};
 use crate::pace::{Busy, Pace};
 use crate::refused_head::RefusedHead;
@@ -45,11 +44,6 @@ const TOGETHER: usize = 8 * 1024;
 
 /// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
 pub const BUFFERS: usize = 5 * HEAD_LIMIT;
-
-/// How much of a refused body is read and thrown away after the answer: more than the largest upload has.
-const LINGER: usize = 64 << 20;
-/// How long that may take once the process ends. Before, it is the time any body has: `listen.body_timeout_ms`.
-const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 

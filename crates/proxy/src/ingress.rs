@@ -12,7 +12,6 @@ use gatepay_core::operation::{Media, Method};
 use gatepay_core::spelling;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::body_buffer::Pieces;
@@ -73,13 +72,6 @@ pub trait Upload: Body<Data = Bytes> + Unpin {
     /// Whether the sender has left: it reset the connection or the stream. One that only sends nothing more has not.
     /// Asked while something else is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
-impl Upload for Incoming {
-    /// hyper itself drops whoever answers then.
-    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
 }
 
 /// Whoever is answered has left.
@@ -242,31 +234,10 @@ where
     .await
 }
 
-/// Reads the rest of a body that was refused and throws it away, if it is short and comes soon.
-///
-/// An HTTP/2 client that is still sending would see its stream reset, and many never read the answer then.
-pub async fn discard<B>(body: &mut B)
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let deadline = Instant::now() + DISCARD_TIME;
-    let mut left = DISCARD;
-    while !body.is_end_stream() {
-        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
-            return;
-        };
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        if left == 0 {
-            return;
-        }
-    }
-}
-
-/// How much of a refused body is read in HTTP/2 before the answer goes out. The stream's window stops the sender, and
-/// its connection stays open, so the answer cannot be lost.
-const DISCARD: usize = 64 * 1024;
-/// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_millis(500);
+/// How much of a refused body is read and thrown away after the answer: more than the largest upload has.
+pub const LINGER: usize = 64 << 20;
+/// How long that may take once the process ends. Before, it is the time any body has: `listen.body_timeout_ms`.
+pub const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
 
 /// The whole of it, put together in turns with others and with room taken for that.
 async fn join(pieces: Pieces, held: &mut BodyReservation) -> Result<Bytes, Refusal> {

@@ -851,7 +851,7 @@ fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
 mod tests {
     use super::*;
     use crate::bound::REQUEST;
-    use hyper::body::Incoming;
+    use crate::http2::stream::Http2Stream;
 
     #[test]
     fn a_request_that_waits_is_small() {
@@ -859,7 +859,7 @@ mod tests {
             size_of::<G>()
         }
         // What the library keeps of a stream comes on top, and the head, which is counted by itself.
-        let size = size(handle::<Incoming>);
+        let size = size(handle::<Http2Stream>);
         assert!(size <= REQUEST * 2 / 5, "{size} bytes");
     }
 }

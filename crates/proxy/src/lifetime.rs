@@ -22,7 +22,7 @@ pub struct Lifetime {
 /// Why a connection ended before its time.
 pub enum CloseReason {
     /// It broke, or its peer broke the rules of HTTP/2.
-    Broken(hyper::Error),
+    Broken(h2::Error),
     /// Its peer does not take its answers.
     Stalled,
 }

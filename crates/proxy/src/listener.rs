@@ -261,7 +261,7 @@ async fn serve(worker: Arc<Worker>, newcomer: Newcomer, entering: Entering) {
 }
 
 /// Counts a connection that ended in an error of HTTP/2, and remembers its address if that was abuse.
-fn broken(app: &App, origin: Origin, error: &hyper::Error) {
+fn broken(app: &App, origin: Origin, error: &h2::Error) {
     if http2::is_abuse(error)
         && let Some(address) = origin.accountable()
     {

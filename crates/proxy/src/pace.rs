@@ -224,6 +224,11 @@ impl Pace {
         }
     }
 
+    /// When the last byte came or went, or the last answer ended.
+    pub fn moved(&self) -> Instant {
+        self.at(self.moved.load(Ordering::Relaxed))
+    }
+
     /// Some of a head is there, whenever it came.
     pub fn head_begun(&self) {
         if self.head_since.load(Ordering::Relaxed) == 0 {

@@ -5,8 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::StatusCode;
 use tokio::time::{Instant, Sleep};
 
 use crate::admit::Permit;
@@ -178,31 +177,8 @@ impl Reply {
         Poll::Ready(Ok(Some(piece)))
     }
 
-    /// As hyper wants it.
-    pub fn into_response(self) -> Response<Self> {
-        let (head, ()) = self.head.with(()).into_parts();
-        Response::from_parts(head, self)
-    }
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.poll_piece(cx)
-            .map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_over()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length()
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    /// The caller took some of it.
+    pub fn taken(&mut self) {
+        self.record.answering();
     }
 }

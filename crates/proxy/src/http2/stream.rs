@@ -1,0 +1,311 @@
+//! One request on an HTTP/2 connection, and its answer.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, DATE, EXPECT, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{sleep, timeout};
+
+use super::SEND_BUFFER;
+use crate::clock::Clock;
+use crate::crowd::Peer;
+use crate::drain::{Drain, Entering, Phase};
+use crate::head::Head;
+use crate::headers;
+use crate::http2_head;
+use crate::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::journey::{self, Worker};
+use crate::pace::Busy;
+use crate::refused_head::RefusedHead;
+use crate::relay::{Cut, Reply};
+use crate::yielding::SinceYield;
+
+/// After so many bytes of an answer went into the caller's window, the answer counts as being taken. Fewer do not count,
+/// or a caller that opens its window byte by byte would hold an answer for hours.
+const TAKEN: usize = 16 * 1024;
+
+/// What all streams of a connection share.
+pub struct Http2Caller {
+    /// The thread the connection is on.
+    pub worker: Arc<Worker>,
+    /// Its other end.
+    pub peer: Peer,
+}
+
+/// A request on a stream whose answer has not begun: its body, and the way to the caller.
+pub struct Http2Stream {
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+    /// How much of the body is still to come, if that was announced.
+    left: Option<u64>,
+    /// The caller sends its body only after `100 Continue`, and was not sent it.
+    waits: bool,
+}
+
+/// Why an answer did not reach its end.
+enum Stopped {
+    /// GatePay's answer was cut.
+    Cut,
+    /// The caller reset the stream, or its connection ended.
+    Gone,
+}
+
+/// Answers a request. Then the rest of its body is thrown away, if the answer did not wait for it.
+pub async fn serve(
+    caller: Arc<Http2Caller>,
+    busy: Busy,
+    entering: Entering,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (parts, receive) = request.into_parts();
+    let mut stream = Http2Stream::new(&parts, receive, respond);
+    let Some(reply) = answer(&caller, busy, entering, &parts, &mut stream).await else {
+        return;
+    };
+    let Http2Stream {
+        receive, respond, ..
+    } = stream;
+    let is_for_head = parts.method == Method::HEAD;
+    let sent = send(respond, reply, is_for_head, &caller.worker.app.clock).await;
+    if sent.is_ok() && !receive.is_end_stream() {
+        // In a task of its own, for it takes far less than a request.
+        tokio::spawn(async move {
+            let app = &caller.worker.app;
+            discard(receive, app.settings.listen.body_timeout, &app.drain).await;
+        });
+    }
+}
+
+/// What the request is answered, unless its caller has left.
+async fn answer(
+    caller: &Http2Caller,
+    busy: Busy,
+    entering: Entering,
+    parts: &Parts,
+    stream: &mut Http2Stream,
+) -> Option<Reply> {
+    let Http2Caller { worker, peer } = caller;
+    let head = Head::of_parts(parts);
+    match http2_head::check(parts) {
+        Ok(()) => journey::handle(worker, peer, busy, entering, &head, stream).await,
+        Err(fault) => {
+            worker.app.metrics.unreadable_heads.inc();
+            let head = RefusedHead::of_lines(head.lines());
+            Some(journey::unreadable(&worker.app, peer, busy, fault, &head))
+        }
+    }
+}
+
+/// Sends an answer to its end.
+async fn send(
+    mut respond: SendResponse<Bytes>,
+    reply: Reply,
+    is_for_head: bool,
+    clock: &Clock,
+) -> Result<(), Stopped> {
+    let is_empty =
+        is_for_head || reply.is_over() || matches!(reply.head().status.as_u16(), 204 | 304);
+    let head = response(&reply, clock);
+    if is_empty {
+        drop(reply);
+        return match respond.send_response(head, true) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(unsendable(&mut respond)),
+        };
+    }
+    let Ok(mut out) = respond.send_response(head, false) else {
+        return Err(unsendable(&mut respond));
+    };
+    let mut answer = Some(reply);
+    while let Some(reply) = &mut answer {
+        if let Some(piece) = next_piece(reply, &mut out).await? {
+            send_piece(piece, &mut answer, &mut out).await?;
+        } else {
+            answer = None;
+            out.send_data(Bytes::new(), true).map_err(gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// The head cannot go out: the caller has reset the stream, and otherwise is told that something broke.
+fn unsendable(respond: &mut SendResponse<Bytes>) -> Stopped {
+    respond.send_reset(Reason::INTERNAL_ERROR);
+    Stopped::Gone
+}
+
+fn gone(_: h2::Error) -> Stopped {
+    Stopped::Gone
+}
+
+/// The head of an answer.
+fn response(reply: &Reply, clock: &Clock) -> Response<()> {
+    let mut response = reply.head().with(());
+    let lines = response.headers_mut();
+    if let Some(length @ 1..) = reply.length() {
+        lines.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !lines.contains_key(DATE) {
+        let date = headers::date(clock.unix_ms() / 1_000);
+        lines.extend(HeaderValue::from_bytes(&date).map(|date| (DATE, date)));
+    }
+    response
+}
+
+/// The next piece of an answer's body; nothing after the last.
+async fn next_piece(
+    reply: &mut Reply,
+    out: &mut SendStream<Bytes>,
+) -> Result<Option<Bytes>, Stopped> {
+    let piece = poll_fn(|cx| match reply.poll_piece(cx) {
+        Poll::Ready(piece) => Poll::Ready(piece.map_err(|Cut| Stopped::Cut)),
+        Poll::Pending => out.poll_reset(cx).map(|_| Err(Stopped::Gone)),
+    });
+    let piece = piece.await;
+    if let Err(Stopped::Cut) = piece {
+        // What the caller has cannot be taken for the whole.
+        out.send_reset(Reason::INTERNAL_ERROR);
+    }
+    piece
+}
+
+/// Hands a piece over as fast as the caller takes it. With the last one goes the answer.
+async fn send_piece(
+    mut piece: Bytes,
+    answer: &mut Option<Reply>,
+    out: &mut SendStream<Bytes>,
+) -> Result<(), Stopped> {
+    let is_last = answer.as_ref().is_some_and(Reply::is_over);
+    let mut taken = 0;
+    while !piece.is_empty() {
+        let part = piece.split_to(room(piece.len(), out).await?);
+        let ends = is_last && piece.is_empty();
+        taken += part.len();
+        if ends {
+            // What ends with it has ended before the caller can know, and ask again.
+            *answer = None;
+        } else if let Some(reply) = answer
+            && taken >= TAKEN
+        {
+            taken = 0;
+            reply.taken();
+        }
+        out.send_data(part, ends).map_err(gone)?;
+    }
+    Ok(())
+}
+
+/// Waits until the caller takes some of so many bytes; how many of them.
+async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, Stopped> {
+    out.reserve_capacity(wanted.min(SEND_BUFFER));
+    poll_fn(|cx| {
+        while out.capacity() == 0 {
+            match ready!(out.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Gone)),
+            }
+        }
+        Poll::Ready(Ok(out.capacity().min(wanted)))
+    })
+    .await
+}
+
+/// Reads what still comes of a body whose request is answered, and throws it away, within limits. Then the stream is reset
+/// with `NO_ERROR` (RFC 9113, 8.1); if it were at once, many clients that still send would not read the answer.
+async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
+    let reading = async {
+        let (mut left, mut since_yield) = (LINGER, SinceYield::default());
+        while let Some(Ok(piece)) = receive.data().await
+            && left > piece.len()
+        {
+            left -= piece.len();
+            // It fails if the stream is over, and then nothing is to be given back.
+            let _released = receive.flow_control().release_capacity(piece.len());
+            since_yield.worked_on(piece.len()).await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(time, reading) => {}
+        () = async {
+            drain.reached(Phase::Finishing).await;
+            sleep(LINGER_AT_THE_END).await;
+        } => {}
+    }
+}
+
+impl Http2Stream {
+    /// Of a request whose head was checked or will be.
+    fn new(parts: &Parts, receive: RecvStream, respond: SendResponse<Bytes>) -> Self {
+        let length = parts.headers.get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            left: length,
+            // Nothing else can be expected: its head would have been refused.
+            waits: parts.headers.contains_key(EXPECT),
+            receive,
+            respond,
+        }
+    }
+
+    /// Tells a caller that waits for it to send its body.
+    fn tell(&mut self) -> Result<(), h2::Error> {
+        if std::mem::take(&mut self.waits) {
+            let told = Response::builder().status(100).body(());
+            let told = told.expect("100 is a status");
+            self.respond.send_informational(told)?;
+        }
+        Ok(())
+    }
+}
+
+impl Body for Http2Stream {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let Poll::Ready(piece) = self.receive.poll_data(cx) else {
+            return match self.tell() {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Some(Err(error))),
+            };
+        };
+        // A caller that sends does not wait to be told, nor does one whose body is over. Trailers are not looked at.
+        self.waits = false;
+        Poll::Ready(piece.map(|piece| {
+            let piece = piece?;
+            self.receive.flow_control().release_capacity(piece.len())?;
+            if let Some(left) = &mut self.left {
+                *left = left.saturating_sub(piece.len() as u64);
+            }
+            Ok(Frame::data(piece))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.receive.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Upload for Http2Stream {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.respond.poll_reset(cx).map(drop)
+    }
+}
