@@ -1,6 +1,7 @@
 //! The audit journal of the real binary.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use crate::support::program::{Folder, Program, printed, run};
@@ -756,4 +757,100 @@ async fn a_journal_can_be_looked_at_while_a_tenants_file_is_wrong() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("broken.toml"), "{said}");
     }
+}
+
+/// Whoever may write the folder may remove the journal in it.
+#[tokio::test]
+async fn a_journals_folder_that_everybody_may_write_is_refused_by_check_and_at_the_start() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    fs::create_dir(folder.path("audit")).unwrap();
+    let set_mode = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(folder.path("audit"), mode).unwrap();
+    };
+    for mode in [0o777, 0o1777, 0o702] {
+        set_mode(mode);
+        for command in ["check", "serve"] {
+            let (said, code) = printed(&folder.run(command));
+            assert_ne!(code, Some(0), "{command} {mode:o}: {said}");
+            assert!(said.contains("chmod o-w "), "{command} {mode:o}: {said}");
+            assert!(said.contains("remove the audit journal"), "{said}");
+        }
+        assert_eq!(fs::read_dir(folder.path("audit")).unwrap().count(), 0);
+    }
+    for mode in [0o700, 0o755, 0o2770] {
+        set_mode(mode);
+        let (said, code) = printed(&folder.run("check"));
+        assert_eq!(code, Some(0), "{mode:o}: {said}");
+    }
+}
+
+/// A name that a later run will make, or has made, leads nowhere else.
+#[tokio::test]
+async fn a_link_where_the_journals_heads_are_is_refused_by_check_and_at_the_start() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    end(Program::serve(&folder).await).await;
+    folder.file("precious", "keep me");
+    for name in [
+        "audit-000001.head",
+        "audit-000777.head",
+        "audit-latest",
+        "audit-latest.unfinished",
+    ] {
+        let path = folder.path(&format!("state/{name}"));
+        let before = fs::read(&path).ok();
+        for (kind, said) in [("soft", "symbolic link"), ("hard", "hard link")] {
+            let _gone = fs::remove_file(&path);
+            if kind == "soft" {
+                std::os::unix::fs::symlink(folder.path("precious"), &path).unwrap();
+            } else {
+                fs::hard_link(folder.path("precious"), &path).unwrap();
+            }
+            for command in ["check", "serve"] {
+                let (printed, code) = printed(&folder.run(command));
+                assert_ne!(code, Some(0), "{command} {name}: {printed}");
+                assert!(
+                    printed.contains(said) && printed.contains(name),
+                    "{command}: {printed}"
+                );
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        if let Some(before) = before {
+            fs::write(&path, before).unwrap();
+        }
+    }
+    assert_eq!(
+        fs::read_to_string(folder.path("precious")).unwrap(),
+        "keep me"
+    );
+    end(Program::serve(&folder).await).await;
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test]
+async fn a_last_run_that_was_removed_with_its_head_is_missed() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url());
+    for number in ["A-0001", "A-0002"] {
+        let program = Program::serve(&folder).await;
+        send(&program, acme().post(CREATE, order(number))).await;
+        end(program).await;
+    }
+    folder.remove("audit/audit-000002-0001.jsonl");
+    folder.remove("state/audit-000002.head");
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("run 2 is known to have begun"), "{said}");
+    let log = end(Program::serve(&folder).await).await;
+    assert!(
+        log.contains("latest run and its head are not here"),
+        "{log}"
+    );
+    let (said, code) = audit(&folder, "verify", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("run 2 is not here"), "{said}");
 }

@@ -19,7 +19,7 @@ use crate::guardian::Guardian;
 use crate::heartbeat::{Heartbeats, Stalled};
 use crate::identity::{Identity, Renewal};
 use crate::journal::Journal;
-use crate::journal::folder::Disk;
+use crate::journal::folder::{self, Disk};
 use crate::journal::head::HeadFolder;
 use crate::journal::meters::Rotation;
 use crate::lane::Lanes;
@@ -274,7 +274,7 @@ fn tell_expiry(identity: &Identity, metrics: &Metrics, clock: &Clock) {
     }
 }
 
-/// What is wrong with the certificates, the keys and the state folder that settings name: what starting would fail by.
+/// What is wrong with the certificates, the keys, the state folder and the journal's that settings name: what starting would fail by.
 pub fn start_faults(settings: &Settings) -> Vec<StartError> {
     let upstream = settings
         .upstream
@@ -285,9 +285,15 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
     let folder = settings.state_dir.as_deref().map(state::inspect);
     let folder = folder.and_then(Result::err).map(StartError::State);
+    let journal = settings.audit.as_ref().map(|audit| {
+        folder::inspect(&audit.dir)?;
+        HeadFolder::of(settings.state_dir.as_deref(), &audit.dir).inspect()
+    });
+    let journal = journal.and_then(Result::err).map(StartError::Journal);
     upstream
         .into_iter()
         .chain(folder)
+        .chain(journal)
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
 }
@@ -325,6 +331,7 @@ fn journal(
         );
     }
     let heads = HeadFolder::of(settings.state_dir.as_deref(), &audit.dir);
+    heads.inspect()?;
     let (key, meters) = (audit.key, &metrics.journal);
     Journal::start(folder, Some(&heads), key, rotation, clock, meters).map(Some)
 }

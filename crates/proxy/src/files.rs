@@ -106,12 +106,8 @@ impl Files {
 
     /// All that is in a file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.point(Call::Open)?;
-        let mut file = File::open(path)?;
-        self.point(Call::Read)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
+        self.open(OpenOptions::new().read(true), path)?
+            .read_to_end()
     }
 
     /// What the system knows of the file at a path, which may not be the one that was opened there.
@@ -198,9 +194,10 @@ impl OpenFile {
 
     /// All that is in it from where it was read to.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
-        self.files.point(Call::Read)?;
-        let mut bytes = Vec::new();
-        self.file.read_to_end(&mut bytes)?;
+        let length = self.file.metadata().map_or(0, |metadata| metadata.len());
+        let mut bytes = Vec::with_capacity(length.try_into().unwrap_or(0));
+        let mut reads = Reads(self);
+        reads.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -210,9 +207,35 @@ impl OpenFile {
     }
 
     /// Fills the buffer from a place.
-    pub fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        self.files.point(Call::Read)?;
-        self.file.read_exact_at(bytes, at)
+    pub fn read_exact_at(&self, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let most = self.readable(bytes.len())?;
+            match self.file.read_at(&mut bytes[..most], at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    bytes = &mut bytes[read..];
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of so many bytes a read may give, which tests make few.
+    #[cfg_attr(
+        not(test),
+        expect(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "only tests let reads be short"
+        )
+    )]
+    fn readable(&self, bytes: usize) -> io::Result<usize> {
+        #[cfg(test)]
+        let bytes = self.files.faults.read(bytes)?;
+        Ok(bytes)
     }
 
     /// Returns when all that was written is on the disk.
@@ -266,6 +289,16 @@ impl OpenFile {
         };
         let own = self.metadata()?;
         Ok((there.dev(), there.ino()) == (own.dev(), own.ino()) && own.nlink() > 0)
+    }
+}
+
+/// A file that is read where it stands.
+struct Reads<'f>(&'f OpenFile);
+
+impl io::Read for Reads<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let most = self.0.readable(bytes.len())?;
+        (&self.0.file).read(&mut bytes[..most])
     }
 }
 
@@ -357,6 +390,16 @@ pub(crate) mod faults {
             plan.result(fails)
         }
 
+        /// How many bytes a read may give: a short one gives a single byte.
+        pub(super) fn read(&self, bytes: usize) -> io::Result<usize> {
+            let Some(mut plan) = self.plan() else {
+                return Ok(bytes);
+            };
+            let is_short = plan.is_next_to_fail(Call::Read);
+            plan.result(is_short && plan.error != 0)?;
+            Ok(if is_short { bytes.min(1) } else { bytes })
+        }
+
         /// How many bytes of a write are taken.
         pub(super) fn write(&self, path: &Path, bytes: usize) -> io::Result<usize> {
             let Some(mut plan) = self.plan() else {
@@ -427,9 +470,9 @@ pub(crate) mod faults {
         fn is_next_to_fail(&mut self, call: Call) -> bool {
             let number = self.calls;
             self.calls += 1;
-            // Error 0 stands for short writes: nothing else is short.
+            // Error 0 stands for short reads and writes: nothing else is short.
             let fails = (self.first..=self.last).contains(&number)
-                && (self.error != 0 || call == Call::Write);
+                && (self.error != 0 || matches!(call, Call::Read | Call::Write));
             if fails {
                 self.failed.push(call);
             }

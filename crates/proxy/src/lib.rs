@@ -33,6 +33,7 @@ pub mod durations;
 pub mod egress;
 pub mod exchange;
 pub mod fields;
+mod file_access;
 pub mod files;
 pub mod frames;
 pub mod framing;

@@ -6,7 +6,7 @@ use gatepay_core::{Link, SigningKey};
 
 use super::entry::{self, Entry, Follows};
 use super::folder::{Folder, Part};
-use super::head::{Head, HeadFile, HeadFolder, KeptHead, KeptHeads};
+use super::head::{Head, HeadFile, HeadFolder, KeptHead, KeptHeads, LatestRun};
 
 /// A run that has a number and a file, and no record yet.
 pub(super) struct Beginning<F: Folder> {
@@ -29,12 +29,13 @@ pub(super) fn begin<F: Folder>(
     let follows = last_run(folder, &parts, key)?;
     let missing = missing(folder, &kept, &parts, key)?;
     let last = parts.last().map(|last| last.run);
-    let last = last.max(kept.keys().next_back().copied());
+    tell_of_latest(&kept, last);
+    let last = last.max(kept.last());
     let mut run = last.unwrap_or(0);
     let (part, file, head) = loop {
         run += 1;
         let part = Part { run, part: 1 };
-        match claim(folder, heads, part) {
+        match claim(folder, heads, key, part) {
             // Another process began at the same moment.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             taken => {
@@ -63,16 +64,37 @@ pub(super) fn begin<F: Folder>(
 fn claim<F: Folder>(
     folder: &F,
     heads: Option<&HeadFolder>,
+    key: &SigningKey,
     part: Part,
 ) -> io::Result<(F::File, Option<HeadFile>)> {
-    let head = heads.map(|heads| heads.claim(part.run)).transpose()?;
+    let head = heads.map(|heads| heads.claim(part.run, key)).transpose()?;
     Ok((folder.create(part)?, head))
+}
+
+/// Says in the log if the latest run that is known is gone with its head. The number is not given again, so that the gap
+/// shows for good.
+fn tell_of_latest(kept: &KeptHeads, last: Option<u32>) {
+    match kept.latest {
+        LatestRun::Known(run) if Some(run) > last && !kept.heads.contains_key(&run) => {
+            tracing::error!(
+                run,
+                "the audit journal's latest run and its head are not here: they were removed; see `audit verify`"
+            );
+        }
+        LatestRun::Altered => {
+            tracing::error!("the kept number of the audit journal's latest run was altered");
+        }
+        LatestRun::Known(_) | LatestRun::Unknown => {}
+    }
 }
 
 /// Numbers that were taken by starts that went no further.
 fn unused(kept: &KeptHeads, parts: &[Part]) -> Vec<u32> {
     let has_file = |run: u32| parts.iter().any(|part| part.run == run);
-    let claimed = kept.iter().filter(|(_, kept)| **kept == KeptHead::Claimed);
+    let claimed = kept
+        .heads
+        .iter()
+        .filter(|(_, kept)| **kept == KeptHead::Claimed);
     claimed
         .map(|(run, _)| *run)
         .filter(|run| !has_file(*run))
@@ -86,13 +108,17 @@ fn missing(
     parts: &[Part],
     key: &SigningKey,
 ) -> io::Result<Option<Head>> {
-    for run in kept.iter().filter(|(_, kept)| **kept == KeptHead::Altered) {
+    for run in kept
+        .heads
+        .iter()
+        .filter(|(_, kept)| **kept == KeptHead::Altered)
+    {
         tracing::error!(
             run = run.0,
             "the kept head of the audit journal's run was altered"
         );
     }
-    let latest = kept.values().rev().find_map(|kept| match kept {
+    let latest = kept.heads.values().rev().find_map(|kept| match kept {
         KeptHead::At(head, part) => Some((*head, *part)),
         _ => None,
     });

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::folder::Disk;
-use super::head::HeadFolder;
+use super::head::{HeadFolder, LatestRun};
 use super::tests::{ROOMY, call, key, meters};
 use super::verify::{Known, verify_against};
 use super::writer::Writer;
@@ -14,7 +14,7 @@ use super::*;
 use crate::files::faults::Faults;
 use crate::files::{Call, Files};
 
-/// Input or output failed; no space; no descriptor; and 0, by which writes are only short.
+/// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];
 /// Records small enough for three files.
 const SMALL: Rotation = Rotation {
@@ -22,6 +22,10 @@ const SMALL: Rotation = Rotation {
     ..ROOMY
 };
 const CALLS: usize = 8;
+/// The first run here. Of earlier ones there are heads, of which the first is old enough to be removed.
+const FIRST: u32 = 9;
+/// Of so many runs the heads are kept.
+const KEPT: u32 = 8;
 
 /// A journal and the folder of its heads, used by one process after the other.
 struct Machine {
@@ -32,11 +36,20 @@ struct Machine {
 
 impl Machine {
     fn new(faults: Faults) -> Self {
-        Self {
+        let machine = Self {
             folder: tempfile::tempdir().unwrap(),
             clock: Clock::manual(1_767_225_600_000),
             faults,
+        };
+        fs::create_dir(machine.state()).unwrap();
+        for run in [1, FIRST - 1] {
+            fs::write(machine.head(run), "").unwrap();
         }
+        machine
+    }
+
+    fn head(&self, run: u32) -> PathBuf {
+        self.state().join(format!("audit-{run:06}.head"))
     }
 
     fn journal(&self) -> PathBuf {
@@ -100,8 +113,8 @@ fn killed(machine: &Machine) {
     let mut writer = machine.begin(&Faults::none()).unwrap();
     machine.write(&mut writer, CALLS).unwrap();
     drop(writer);
-    let file = machine.journal().join("audit-000001-0001.jsonl");
-    append(&file, b"{\"run\":1,\"se");
+    let file = machine.journal().join("audit-000009-0001.jsonl");
+    append(&file, b"{\"run\":9,\"se");
 }
 
 fn append(file: &Path, bytes: &[u8]) {
@@ -145,13 +158,20 @@ fn survives(machine: &Machine) {
     }
     let kept = HeadFolder::at(&machine.state()).read(&key()).unwrap();
     let known = Known {
-        from: 1,
+        from: FIRST,
         heads: &[],
         kept: Some(&kept),
     };
     let report = verify_against(&Disk::at(&machine.journal()), &key(), &known).unwrap();
     assert_eq!(report.findings, []);
     assert_eq!(report.calls, acknowledged.len() as u64);
+    let last = kept.heads.keys().next_back().copied();
+    assert_eq!(kept.latest, LatestRun::Known(last.unwrap()));
+    let old = kept
+        .heads
+        .keys()
+        .filter(|run| **run + KEPT <= last.unwrap());
+    assert_eq!(old.count(), 0, "old heads are removed in the end: {last:?}");
     let older = report.notes.iter().any(|note| note.contains("kept heads"));
     assert!(!older, "{:?}", report.notes);
 }
@@ -194,6 +214,8 @@ fn any_system_call_of_the_journal_may_fail() {
         Call::Sync,
         Call::SetLength,
         Call::Metadata,
+        Call::Rename,
+        Call::Remove,
         Call::Lock,
     ] {
         assert!(failed.contains(&call), "{call:?} never failed");

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::file_access;
 use crate::files::{Files, OpenFile};
 
 /// One file: a run of the process, and which of its files.
@@ -56,6 +57,7 @@ impl Disk {
     pub fn open(folder: &Path) -> io::Result<Self> {
         let disk = Self::at(folder);
         disk.files.make_folder(folder)?;
+        inspect_folder(&disk.files, folder)?;
         Ok(disk)
     }
 
@@ -73,12 +75,25 @@ impl Disk {
         self.folder.join(part.to_string())
     }
 
-    /// The file, locked for as long as it is open.
+    /// The file, locked for as long as it is open. It is no link: what is written, and emptied, is the journal's own.
     fn open_file(&self, options: &OpenOptions, part: Part) -> io::Result<OpenFile> {
-        let file = self.files.open(options, &self.path(part))?;
+        let file = file_access::open(&self.files, options, &self.path(part))?;
         file.try_lock()?;
         Ok(file)
     }
+}
+
+/// What starting would fail by: a folder that everybody may write. Changes nothing.
+pub fn inspect(folder: &Path) -> io::Result<()> {
+    match inspect_folder(&Files::default(), folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        inspected => inspected,
+    }
+}
+
+fn inspect_folder(files: &Files, folder: &Path) -> io::Result<()> {
+    let metadata = files.metadata(folder)?;
+    file_access::inspect_folder(folder, &metadata, "remove the audit journal")
 }
 
 impl Folder for Disk {
@@ -96,7 +111,7 @@ impl Folder for Disk {
     }
 
     fn read(&self, part: Part) -> io::Result<Vec<u8>> {
-        self.files.read(&self.path(part))
+        file_access::read(&self.files, &self.path(part))
     }
 
     fn create(&self, part: Part) -> io::Result<OpenFile> {

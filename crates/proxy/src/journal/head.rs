@@ -10,11 +10,12 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use gatepay_core::SigningKey;
+use gatepay_core::{Link, SigningKey};
 
 use super::folder::Part;
 pub use super::place::Head;
 use super::place::Place;
+use crate::file_access;
 use crate::files::{Files, OpenFile};
 
 /// What the file of a run says.
@@ -28,8 +29,42 @@ pub enum KeptHead {
     Altered,
 }
 
-/// What the files of all runs say, by run.
-pub type KeptHeads = BTreeMap<u32, KeptHead>;
+/// What is kept beside a journal.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct KeptHeads {
+    /// What the files of all runs say, by run.
+    pub heads: BTreeMap<u32, KeptHead>,
+    /// The number of the latest run, from a file of its own.
+    pub latest: LatestRun,
+}
+
+/// The number of the latest run that began. It shows that a run was removed with its head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LatestRun {
+    /// It is kept nowhere, as by earlier versions.
+    #[default]
+    Unknown,
+    /// It is this.
+    Known(u32),
+    /// It is not as it was written.
+    Altered,
+}
+
+impl KeptHeads {
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The highest number that was given, as far as is known.
+    pub(super) fn last(&self) -> Option<u32> {
+        let latest = match self.latest {
+            LatestRun::Known(run) => Some(run),
+            LatestRun::Unknown | LatestRun::Altered => None,
+        };
+        latest.max(self.heads.keys().next_back().copied())
+    }
+}
 
 /// The folder of the heads' files.
 pub struct HeadFolder {
@@ -41,6 +76,15 @@ pub struct HeadFolder {
 pub struct HeadFile {
     file: OpenFile,
     second: bool,
+}
+
+/// What stands in a file.
+enum KeptText {
+    /// There is none.
+    Absent,
+    /// It is a link, or no regular file.
+    Refused,
+    Text(Vec<u8>),
 }
 
 /// The file has two places, written in turns, so that one of them is always whole.
@@ -66,6 +110,27 @@ impl HeadFolder {
         Self { files, folder }
     }
 
+    /// What starting would fail by: a name of theirs, of whatever run, that is a link or no file. Changes nothing.
+    pub fn inspect(&self) -> io::Result<()> {
+        let names = match self.files.names(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            names => names?,
+        };
+        let is_ours =
+            |name: &str| run_of(name).is_some() || [LATEST, LATEST_UNFINISHED].contains(&name);
+        for name in names
+            .iter()
+            .filter(|name| name.to_str().is_some_and(is_ours))
+        {
+            let path = self.folder.join(name);
+            match self.files.link_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                metadata => file_access::inspect_file(&path, &metadata?)?,
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of all runs.
     pub fn read(&self, key: &SigningKey) -> io::Result<KeptHeads> {
         let names = match self.files.names(&self.folder) {
@@ -73,33 +138,77 @@ impl HeadFolder {
             names => names?,
         };
         let runs = names.iter().filter_map(|name| run_of(name.to_str()?));
-        let mut kept = KeptHeads::new();
+        let mut heads = BTreeMap::new();
         for run in runs {
-            match self.files.read(&self.path(run)) {
+            let head = match self.text(&self.path(run))? {
                 // A run that begins at this moment removes old ones.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                text => _ = kept.insert(run, parse(run, &text?, key)),
-            }
+                KeptText::Absent => continue,
+                KeptText::Refused => KeptHead::Altered,
+                KeptText::Text(text) => parse(run, &text, key),
+            };
+            heads.insert(run, head);
         }
-        Ok(kept)
+        let latest = match self.text(&self.folder.join(LATEST))? {
+            KeptText::Absent => LatestRun::Unknown,
+            KeptText::Refused => LatestRun::Altered,
+            KeptText::Text(text) => {
+                latest_run(&text, key).map_or(LatestRun::Altered, LatestRun::Known)
+            }
+        };
+        Ok(KeptHeads { heads, latest })
+    }
+
+    fn text(&self, path: &Path) -> io::Result<KeptText> {
+        match file_access::open(&self.files, OpenOptions::new().read(true), path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeptText::Absent),
+            // A link, say; not what the system itself refuses.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && error.raw_os_error().is_none() =>
+            {
+                tracing::error!(%error, "what is kept of the audit journal is not used");
+                Ok(KeptText::Refused)
+            }
+            file => Ok(KeptText::Text(file?.read_to_end()?)),
+        }
     }
 
     /// Takes the number of a run, which must be free. When it returns, that is on the disk.
-    pub(super) fn claim(&self, run: u32) -> io::Result<HeadFile> {
+    pub(super) fn claim(&self, run: u32, key: &SigningKey) -> io::Result<HeadFile> {
         self.files.make_folder(&self.folder)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let file = self.files.open(&options, &self.path(run))?;
+        let file = self.create(&self.path(run))?;
         self.files.sync_folder(&self.folder)?;
+        self.keep_latest(run, key)?;
         Ok(HeadFile {
             file,
             second: false,
         })
     }
 
+    /// Writes the number of the latest run anew: a reader finds this one or the one before it.
+    fn keep_latest(&self, run: u32, key: &SigningKey) -> io::Result<()> {
+        let unfinished = self.folder.join(LATEST_UNFINISHED);
+        match self.files.remove(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.create(&unfinished)?;
+        file.write_all(latest_line(run, key).as_bytes())?;
+        file.sync_all()?;
+        self.files.rename(&unfinished, &self.folder.join(LATEST))?;
+        self.files.sync_folder(&self.folder)
+    }
+
+    /// Makes a file where no name is yet, not even a link's.
+    fn create(&self, path: &Path) -> io::Result<OpenFile> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        file_access::open(&self.files, &options, path)
+    }
+
     /// Removes the heads of runs that are long over.
     pub(super) fn prune(&self, kept: &KeptHeads, run: u32) {
-        for old in kept.keys().filter(|old| **old + KEPT <= run) {
+        for old in kept.heads.keys().filter(|old| **old + KEPT <= run) {
             if let Err(error) = self.files.remove(&self.path(*old)) {
                 tracing::warn!(%error, run = old, "the audit journal's head of an old run cannot be removed");
             }
@@ -156,6 +265,23 @@ fn parse(run: u32, text: &[u8], key: &SigningKey) -> KeptHead {
     }
 }
 
+/// The file with the number of the latest run, and its name while it is written.
+const LATEST: &str = "audit-latest";
+const LATEST_UNFINISHED: &str = "audit-latest.unfinished";
+
+/// The number, and a MAC that only the journal's key makes.
+fn latest_line(run: u32, key: &SigningKey) -> String {
+    let text = format!("latest {run}");
+    let mac = Link::ORIGIN.next(key, text.as_bytes());
+    format!("{text} {mac}\n")
+}
+
+fn latest_run(text: &[u8], key: &SigningKey) -> Option<u32> {
+    let text = str::from_utf8(text).ok()?;
+    let run = text.split(' ').nth(1)?.parse().ok()?;
+    (latest_line(run, key) == text).then_some(run)
+}
+
 fn name_of(run: u32) -> String {
     format!("audit-{run:06}.head")
 }
@@ -173,7 +299,6 @@ mod tests {
     use gatepay_core::SecretKey;
 
     use super::*;
-    use gatepay_core::Link;
 
     fn key(text: &str) -> SigningKey {
         SigningKey::new(&SecretKey::new(text.to_owned().into()).unwrap())
@@ -190,11 +315,11 @@ mod tests {
     fn a_head_is_read_as_it_was_written_by_its_key_alone() {
         let folder = tempfile::tempdir().unwrap();
         let heads = HeadFolder::at(&folder.path().join("state"));
-        assert_eq!(heads.read(&key("k")).unwrap(), KeptHeads::new());
-        let mut file = heads.claim(7).unwrap();
-        let read = |by| heads.read(&key(by)).unwrap()[&7];
+        assert!(heads.read(&key("k")).unwrap().is_empty());
+        let mut file = heads.claim(7, &key("k")).unwrap();
+        let read = |by| heads.read(&key(by)).unwrap().heads[&7];
         assert_eq!(read("k"), KeptHead::Claimed);
-        assert!(heads.claim(7).is_err(), "the number is taken");
+        assert!(heads.claim(7, &key("k")).is_err(), "the number is taken");
         for seq in 1..5 {
             file.write(&place(seq), PART, &key("k")).unwrap();
             assert_eq!(read("k"), KeptHead::At(place(seq).head(), PART));
@@ -206,7 +331,7 @@ mod tests {
     fn a_torn_write_leaves_the_head_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let heads = HeadFolder::at(folder.path());
-        let mut file = heads.claim(7).unwrap();
+        let mut file = heads.claim(7, &key("k")).unwrap();
         let path = folder.path().join(name_of(7));
         file.write(&place(1), PART, &key("k")).unwrap();
         for seq in 2..5 {
@@ -231,10 +356,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let heads = HeadFolder::at(folder.path());
         for run in 1..20 {
-            heads.claim(run).unwrap();
+            heads.claim(run, &key("k")).unwrap();
             heads.prune(&heads.read(&key("k")).unwrap(), run);
         }
-        let kept: Vec<u32> = heads.read(&key("k")).unwrap().into_keys().collect();
+        let kept = heads.read(&key("k")).unwrap();
+        assert_eq!(kept.latest, LatestRun::Known(19));
+        assert_eq!(
+            heads.read(&key("other")).unwrap().latest,
+            LatestRun::Altered
+        );
+        let kept: Vec<u32> = kept.heads.into_keys().collect();
         assert_eq!(kept, (12..20).collect::<Vec<_>>());
     }
 }

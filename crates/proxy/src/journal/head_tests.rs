@@ -249,3 +249,109 @@ fn a_number_that_was_taken_and_not_used_is_no_gap() {
     fs::remove_file(kept.file(1)).unwrap();
     kept.shows(4, "the run before it was removed");
 }
+
+#[test]
+fn the_last_run_is_missed_although_its_head_is_gone_too() {
+    for gone in 1..=2 {
+        let kept = Kept::after(3);
+        for run in 4 - gone..=3 {
+            fs::remove_file(kept.file(run)).unwrap();
+            fs::remove_file(kept.state().join(format!("audit-{run:06}.head"))).unwrap();
+        }
+        let said = format!("{:?}", kept.verify().findings);
+        assert!(said.contains("run 3 is known to have begun"), "{said}");
+        kept.shows(
+            3,
+            &format!("the last {gone} runs were removed with their heads"),
+        );
+    }
+    let kept = Kept::after(1);
+    fs::remove_dir_all(kept.journal()).unwrap();
+    fs::remove_file(kept.state().join("audit-000001.head")).unwrap();
+    kept.shows(1, "the only run was removed with its head");
+}
+
+#[test]
+fn the_number_of_the_latest_run_cannot_be_altered_and_need_not_be_there() {
+    let latest = |kept: &Kept| kept.state().join("audit-latest");
+    for text in ["", "latest 1", "latest 2 00\n", "latest 9 00\n"] {
+        let kept = Kept::after(2);
+        fs::write(latest(&kept), text).unwrap();
+        let said = format!("{:?}", kept.verify().findings);
+        assert!(
+            said.contains("latest run is not as it was written"),
+            "{said}"
+        );
+    }
+    // A version before this one kept none.
+    let kept = Kept::after(2);
+    fs::remove_file(latest(&kept)).unwrap();
+    assert_eq!(kept.verify().findings, []);
+    kept.run();
+    assert_eq!(kept.verify().findings, []);
+    assert!(latest(&kept).exists());
+}
+
+/// A start that went no further than this took the number of a run that never was.
+#[test]
+fn a_number_that_a_killed_start_took_is_no_run_that_was_removed() {
+    let kept = Kept::after(1);
+    HeadFolder::at(&kept.state()).claim(2, &key()).unwrap();
+    assert_eq!(kept.verify().findings, []);
+    kept.run();
+    assert!(kept.file(3).exists());
+    assert_eq!(kept.verify().findings, []);
+}
+
+/// Whoever can make names in the folders must not have the proxy write, empty or read something else by them.
+#[test]
+fn no_link_is_followed_to_what_is_not_the_journals() {
+    for is_hard in [false, true] {
+        let link = |to: &Path, at: &Path| {
+            if is_hard {
+                fs::hard_link(to, at).unwrap();
+            } else {
+                std::os::unix::fs::symlink(to, at).unwrap();
+            }
+        };
+        let kept = Kept::after(1);
+        let precious = kept.0.path().join("precious");
+        fs::write(&precious, "keep me").unwrap();
+        for name in ["audit-000002.head", "audit-latest.unfinished"] {
+            link(&precious, &kept.state().join(name));
+        }
+        link(&precious, &kept.file(3));
+        // Numbers that are taken are passed over, and a second file that is none of the journal's is not written.
+        let clock = Clock::manual(1_767_225_600_000);
+        let disk = Disk::open(&kept.journal()).unwrap();
+        let heads = HeadFolder::at(&kept.state());
+        let mut writer =
+            Writer::begin(disk, Some(&heads), key(), ROOMY, clock.clone(), meters()).unwrap();
+        link(&precious, &kept.journal().join("audit-000004-0002.jsonl"));
+        clock.advance(ROOMY.age + Duration::from_secs(1));
+        let entry = Entry::Before(call(1));
+        writer.commit(&[Timed { unix_ms: 0, entry }]).unwrap();
+        writer.end().unwrap();
+        assert!(kept.file(4).exists(), "hard: {is_hard}");
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
+        let text = fs::read_to_string(kept.file(4)).unwrap();
+        assert!(
+            text.contains("trade-1") && text.contains("\"ended\""),
+            "{text}"
+        );
+    }
+}
+
+/// A start must not wait for a pipe that nobody writes, nor read a device for ever.
+#[test]
+fn a_name_of_the_journals_that_is_no_file_is_an_error_and_no_wait() {
+    let kept = Kept::after(1);
+    let zero = kept.file(2);
+    std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+    let disk = Disk::open(&kept.journal()).unwrap();
+    let heads = HeadFolder::at(&kept.state());
+    let clock = Clock::manual(1_767_225_600_000);
+    let begun = Writer::begin(disk, Some(&heads), key(), ROOMY, clock, meters());
+    let error = begun.err().unwrap().to_string();
+    assert!(error.contains("no regular file"), "{error}");
+}

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::entry::{self, Follows};
 use super::folder::{Folder, Part};
-use super::head::{KeptHead, KeptHeads};
+use super::head::{KeptHead, KeptHeads, LatestRun};
 
 pub use super::head::Head;
 
@@ -160,6 +160,7 @@ pub fn verify_against(
         report.find(part, 0, what);
     }
     judge_kept(known, before.as_ref(), &mut report);
+    judge_latest(known, wanted, &mut report);
     report.open = open.len() as u64;
     Ok(report)
 }
@@ -167,7 +168,7 @@ pub fn verify_against(
 impl Known<'_> {
     /// Those of the log, and those that were kept of runs that must be there.
     fn all_heads(&self) -> Vec<Head> {
-        let kept = self.kept.into_iter().flatten();
+        let kept = self.kept.into_iter().flat_map(|kept| &kept.heads);
         let kept = kept.filter_map(|(run, kept)| match kept {
             KeptHead::At(head, _) if *run >= self.from => Some(*head),
             _ => None,
@@ -196,7 +197,11 @@ fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
     let Some(kept) = known.kept else {
         return;
     };
-    for (run, _) in kept.iter().filter(|(_, kept)| **kept == KeptHead::Altered) {
+    for (run, _) in kept
+        .heads
+        .iter()
+        .filter(|(_, kept)| **kept == KeptHead::Altered)
+    {
         let part = Part { run: *run, part: 1 };
         let what = format!("the kept head of run {run} is not as it was written");
         report.find(part, 0, what);
@@ -204,7 +209,7 @@ fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
     let Some(last) = last else {
         return;
     };
-    let is_older = match kept.get(&last.number) {
+    let is_older = match kept.heads.get(&last.number) {
         None | Some(KeptHead::Claimed) => true,
         Some(KeptHead::At(head, _)) => last.ended && last.seq() > head.seq,
         Some(KeptHead::Altered) => false,
@@ -216,6 +221,27 @@ fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
             last.number
         ));
     }
+}
+
+/// Whether the latest run that is known to have begun is there, or its head. `wanted` follows the last run that is.
+fn judge_latest(known: &Known<'_>, wanted: u32, report: &mut Report) {
+    let Some(kept) = known.kept else {
+        return;
+    };
+    let what = match kept.latest {
+        LatestRun::Known(run) if run >= wanted && !kept.heads.contains_key(&run) => {
+            format!("run {run} is known to have begun, and neither its files nor its head are here")
+        }
+        LatestRun::Altered => {
+            "the kept number of the latest run is not as it was written".to_owned()
+        }
+        LatestRun::Known(_) | LatestRun::Unknown => return,
+    };
+    let part = Part {
+        run: wanted,
+        part: 1,
+    };
+    report.find(part, 0, what);
 }
 
 impl Run {

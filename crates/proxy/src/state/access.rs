@@ -8,8 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
+use crate::file_access;
 use crate::files::{Files, OpenFile};
 
 /// Makes the folder for its owner alone if it is not there; gives its path without links.
@@ -24,18 +23,7 @@ pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {
 /// Refuses a folder that others may write, or in which a file of ours is none or is open to others.
 pub(super) fn inspect(files: &Files, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
-    if !metadata.is_dir() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotADirectory,
-            format!("{} is no folder", folder.display()),
-        ));
-    }
-    if metadata.mode() & 0o002 != 0 {
-        let folder = folder.display();
-        return refuse(&format!(
-            "{folder}: everybody may write here, and could put a spent replay memory back: run `chmod o-w {folder}`"
-        ));
-    }
+    file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
     let names = super::FILES.iter().map(|name| (*name).to_owned());
     let unfinished = super::FILES.iter().map(|name| unfinished(name));
     for name in names.chain(unfinished) {
@@ -58,30 +46,14 @@ fn inspect_file(files: &Files, path: &Path) -> io::Result<()> {
 }
 
 fn inspect_opened(path: &Path, metadata: &Metadata) -> io::Result<()> {
-    let path = path.display();
-    if metadata.is_symlink() {
-        return refuse(&format!(
-            "{path} is a symbolic link: run `rm {path}`; what it leads to is not used"
-        ));
-    }
-    if !metadata.is_file() {
-        return refuse(&format!("{path} is no regular file: remove it"));
-    }
-    if metadata.nlink() > 1 {
-        return refuse(&format!(
-            "{path} has another name (a hard link), by which it could be put back: remove that one, or run `rm {path}`"
-        ));
-    }
+    file_access::inspect_file(path, metadata)?;
     if metadata.mode() & 0o007 != 0 {
-        return refuse(&format!(
+        let path = path.display();
+        return file_access::refuse(&format!(
             "{path} is open to everybody: run `chmod o= {path}`"
         ));
     }
     Ok(())
-}
-
-fn refuse(what: &str) -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }
 
 /// A file of the folder, for reading and writing; made for its owner alone if it is not there.
@@ -113,23 +85,16 @@ pub(super) fn remove(files: &Files, path: &Path) -> io::Result<()> {
     }
 }
 
-/// What was inspected by its name may have been exchanged since: what was opened is inspected again.
 fn opened(files: &Files, options: &mut OpenOptions, path: &Path) -> io::Result<OpenFile> {
-    let file = files.open(options, path)?;
+    let file = file_access::open(files, options, path)?;
     inspect_opened(path, &file.metadata()?)?;
     Ok(file)
 }
 
 /// Readable by the owner alone: the memory's key would let others aim for collisions.
 fn private() -> OpenOptions {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = flags.bits().try_into().expect("flags fit C's int");
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(flags);
+    options.read(true).write(true).mode(0o600);
     options
 }
 

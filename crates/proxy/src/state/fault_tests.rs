@@ -8,7 +8,7 @@ use super::*;
 use crate::files::Call;
 use crate::files::faults::Faults;
 
-/// Input or output failed; no space; no descriptor; and 0, by which writes are only short.
+/// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];
 const NOW: u64 = 1_767_225_600_000;
 const WITHIN: Duration = Duration::from_mins(10);

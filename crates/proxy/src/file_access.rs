@@ -1,0 +1,85 @@
+//! Access to folders that only this program writes: nobody else may put anything there, and no name leads elsewhere.
+
+use std::fs::{Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::files::{Files, OpenFile};
+
+/// Refuses a folder that everybody may write; `danger` says what could be done then. A group may write: Kubernetes'
+/// `fsGroup` has it so.
+pub(crate) fn inspect_folder(folder: &Path, metadata: &Metadata, danger: &str) -> io::Result<()> {
+    let folder = folder.display();
+    if !metadata.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{folder} is no folder"),
+        ));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return refuse(&format!(
+            "{folder}: everybody may write here, and could {danger}: run `chmod o-w {folder}`"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what is a link, no regular file, or has a second name.
+pub(crate) fn inspect_file(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let path = path.display();
+    if metadata.is_symlink() {
+        return refuse(&format!(
+            "{path} is a symbolic link: run `rm {path}`; what it leads to is not used"
+        ));
+    }
+    if !metadata.is_file() {
+        return refuse(&format!("{path} is no regular file: remove it"));
+    }
+    if metadata.nlink() > 1 {
+        return refuse(&format!(
+            "{path} has another name (a hard link), by which it could be changed or put back: remove that one, or run `rm {path}`"
+        ));
+    }
+    Ok(())
+}
+
+/// Opens a file that is no link and has no second name. What was looked at by its name may have been exchanged since, so
+/// it is what was opened that is inspected.
+pub(crate) fn open(files: &Files, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
+    let mut options = options.clone();
+    options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY));
+    let file = match files.open(&options, path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(match files.link_metadata(path) {
+                Ok(metadata) => inspect_file(path, &metadata).err().unwrap_or(error),
+                Err(_) => error,
+            });
+        }
+        opened => opened?,
+    };
+    inspect_file(path, &file.metadata()?)?;
+    Ok(file)
+}
+
+/// All that is in a regular file, wherever its name leads: others have to keep nobody waiting, and end.
+pub(crate) fn read(files: &Files, path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY));
+    let mut file = files.open(&options, path)?;
+    if !file.metadata()?.is_file() {
+        return refuse(&format!("{} is no regular file", path.display())).map(|()| Vec::new());
+    }
+    file.read_to_end()
+}
+
+pub(crate) fn refuse(what: &str) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().try_into().expect("flags fit C's int")
+}
