@@ -105,12 +105,12 @@ pub async fn send(
     mut attempt: impl Attempt,
 ) -> Result<Answer, Failure> {
     let deadline = now + limit;
-    road.budget.earn();
+    let claim = road.owner.claim(kind);
+    road.budget.earn(claim.party);
     let mut repeats = 0;
     let sender = road.owner.sender();
     let pass = road.breaker.pass(sender, kind);
     let mut pass = pass.map_err(Failure::Unavailable)?;
-    let claim = road.owner.claim(kind);
     let mut kept = road.pool.reuse(kind, claim, now);
     loop {
         let had = match kept.take() {
@@ -150,7 +150,7 @@ pub async fn send(
         }
         let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
         // What fails for one party again and again is not repeated out of what all have together.
-        if (was_sent && road.owner.keeps_failing()) || !road.budget.spend() {
+        if (was_sent && road.owner.keeps_failing()) || !road.budget.spend(claim.party) {
             road.pool.repeat_denied();
             return tried;
         }

@@ -46,18 +46,23 @@ pub fn pause(repeats: u32) -> Duration {
     PAUSE * (1 << repeats) * (128 + u32::from(jitter)) / 256
 }
 
-/// How many repeats there may be: every request earns a part of one. A worker's own, so that no other waits for it.
+/// How many repeats there may be: every request earns a part of one, for its party and for all. A repeat is paid from
+/// both, so that no party uses what others earned. A worker's own, so that no other waits for it.
 pub struct Budget {
     /// In thousandths of a repeat.
     left: AtomicI64,
+    /// The same of each party; of more parties than there are accounts some share one.
+    parties: [AtomicI64; ACCOUNTS],
     earned: i64,
 }
 
 const ONE: i64 = 1_000;
-/// A quiet proxy can repeat too.
+/// A quiet party can repeat too.
 const AT_START: i64 = 10 * ONE;
-/// What a long good time does not exceed, so that a bad one is not paid from it.
+/// What a long good time does not exceed, so that a bad one is not paid from it. All have it at the start, for no party
+/// can use more of it than its own.
 const AT_MOST: i64 = 100 * ONE;
+const ACCOUNTS: usize = 256;
 
 impl Budget {
     /// A budget of this share of the traffic, 0 to 1.
@@ -67,29 +72,42 @@ impl Budget {
             reason = "a share of a thousand fits"
         )]
         let earned = (share * 1_000.0).round() as i64;
+        let start = |most| AtomicI64::new(if earned == 0 { 0 } else { most });
         Self {
-            left: AtomicI64::new(if earned == 0 { 0 } else { AT_START }),
+            left: start(AT_MOST),
+            parties: std::array::from_fn(|_| start(AT_START)),
             earned,
         }
     }
 
-    /// A request begins.
-    pub fn earn(&self) {
-        // Only its own thread writes, so that nothing comes between.
-        let left = self.left.load(Ordering::Relaxed);
-        if left < AT_MOST {
-            self.left.store(left + self.earned, Ordering::Relaxed);
+    /// A request of this party's begins; the number is one that no other party has.
+    pub fn earn(&self, party: usize) {
+        for account in [&self.left, self.account(party)] {
+            // Only its own thread writes, so that nothing comes between.
+            let left = account.load(Ordering::Relaxed);
+            if left < AT_MOST {
+                account.store(left + self.earned, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Whether a repeat may be made; then it is paid.
-    pub fn spend(&self) -> bool {
-        let left = self.left.load(Ordering::Relaxed);
-        let enough = left >= ONE;
+    /// Whether a repeat may be made for this party; then it is paid.
+    pub fn spend(&self, party: usize) -> bool {
+        let accounts = [&self.left, self.account(party)];
+        let left = accounts.map(|account| account.load(Ordering::Relaxed));
+        let enough = left.iter().all(|left| *left >= ONE);
         if enough {
-            self.left.store(left - ONE, Ordering::Relaxed);
+            for (account, left) in accounts.into_iter().zip(left) {
+                account.store(left - ONE, Ordering::Relaxed);
+            }
         }
         enough
+    }
+
+    fn account(&self, party: usize) -> &AtomicI64 {
+        // Numbers of parties are addresses, whose low bits are alike.
+        let mixed = (party as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+        &self.parties[usize::try_from(mixed).expect("8 bits") % ACCOUNTS]
     }
 }
 
@@ -102,8 +120,8 @@ mod tests {
         let budget = Budget::new(0.1);
         let mut repeats = 0;
         for _ in 0..10_000 {
-            budget.earn();
-            repeats += u32::from(budget.spend());
+            budget.earn(1);
+            repeats += u32::from(budget.spend(1));
         }
         assert_eq!(repeats, 1_010, "a tenth, and what there was at the start");
     }
@@ -112,12 +130,25 @@ mod tests {
     fn a_good_time_is_not_saved_up_and_nothing_is_nothing() {
         let budget = Budget::new(0.5);
         for _ in 0..1_000_000 {
-            budget.earn();
+            budget.earn(1);
         }
-        assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+        assert_eq!((0..1_000).filter(|_| budget.spend(1)).count(), 100);
         let none = Budget::new(0.0);
-        none.earn();
-        assert!(!none.spend());
+        none.earn(1);
+        assert!(!none.spend(1));
+    }
+
+    #[test]
+    fn a_party_that_fails_every_other_time_uses_nothing_that_others_earned() {
+        let budget = Budget::new(0.1);
+        let mut repeats = 0;
+        for call in 0..1_000 {
+            budget.earn(1);
+            repeats += u32::from(call % 2 == 1 && budget.spend(1));
+        }
+        assert_eq!(repeats, 110, "its own tenth, and what it had at the start");
+        assert!((0..10).all(|_| budget.spend(2)), "another has its own");
+        assert!(!budget.spend(2));
     }
 
     #[test]
