@@ -27,10 +27,10 @@ fn five_mistakes_are_told_at_once_and_nothing_is_served() {
         assert_eq!(code, Some(64), "{command}: {said}");
         for problem in [
             "proxy.toml:1: poll_ms: ",
-            "proxy.toml:2: listen.adress: is not a key here; did you mean `address`?",
+            "proxy.toml:2: listen: unknown key \"adress\" (did you mean \"address\"?)",
             "acme.toml:4: limits.requests_per_second: must be at least 1",
             "globex.toml:4: standing: must be ",
-            "globex.toml:5: operations.allow[0]: is no module, kind or operation; did you mean `balance`?",
+            "globex.toml:5: operations.allow[0]: unknown module, kind or operation (did you mean \"balance\"?)",
         ] {
             assert!(said.contains(problem), "{command}: {problem}\n{said}");
         }

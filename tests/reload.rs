@@ -120,7 +120,7 @@ const BAD: [Bad; 5] = [
     ),
     (
         |folder| folder.remove("secrets/globex.key"),
-        "tenants.d/globex.toml:3: credential[0].secret.file: there is no such file",
+        "tenants.d/globex.toml:3: credential[0].secret.file: file not found",
     ),
     (
         |folder| folder.tenant(&globex(), "limits = { requests_per_second = 0 }"),
@@ -128,7 +128,7 @@ const BAD: [Bad; 5] = [
     ),
     (
         |folder| folder.proxy("polling = 1"),
-        "proxy.toml:1: polling: is not a key here",
+        "proxy.toml:1: unknown key \"polling\"",
     ),
 ];
 

@@ -168,9 +168,9 @@ fn party_tables<'a>(mut top: Reader<'a>, word: &'static str) -> Vec<Reader<'a>> 
 
 fn listing_fault(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such folder or file; create it, or name another",
-        io::ErrorKind::PermissionDenied => "this process may not list it",
-        _ => "cannot be listed",
+        io::ErrorKind::NotFound => "folder or file not found; create it, or change the path",
+        io::ErrorKind::PermissionDenied => "permission denied: cannot list the folder",
+        _ => "cannot list the folder",
     }
 }
 

@@ -368,11 +368,8 @@ mod tests {
                 &schema["definitions"][name]
             };
             let full = some(plain);
-            let unknown = |complaints: &[String]| {
-                complaints
-                    .iter()
-                    .any(|it| it.ends_with("is not a key here"))
-            };
+            let unknown =
+                |complaints: &[String]| complaints.iter().any(|it| it.contains("unknown key"));
             let said = complaints(name, &full);
             assert!(accepts(plain, &full, &schema), "{name}: {full}");
             assert!(!unknown(&said), "{name}: {said:?}");
@@ -380,10 +377,10 @@ mod tests {
                 [
                     "must be a table",
                     "must be a list",
-                    "must be a whole",
-                    "must be a text",
+                    "must be an integer",
+                    "must be a string",
                     "must be true",
-                    "is missing",
+                    "is required",
                 ]
                 .iter()
                 .any(|fault| it.contains(fault))
@@ -432,7 +429,7 @@ mod tests {
                     );
                     let said = complaints(name, &without);
                     assert!(
-                        said.iter().any(|it| it.contains("is missing")),
+                        said.iter().any(|it| it.contains("is required")),
                         "{name}: without {at}/{key}: {said:?}"
                     );
                 }

@@ -124,7 +124,7 @@ impl Watch {
             file: proxy_toml.into(),
             line: None,
             key: String::new(),
-            text: "keeps changing, or a file it names does".to_owned(),
+            text: "keeps changing while it is read, or a file it names does".to_owned(),
         }])
     }
 

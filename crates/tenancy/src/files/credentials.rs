@@ -69,7 +69,7 @@ fn all(
     reader: &mut Reader<'_>,
     mut read: impl FnMut(&mut Reader<'_>) -> Option<DatedCredential>,
 ) -> Vec<DatedCredential> {
-    const NEEDED: &str = "is missing; at least one is needed";
+    const NEEDED: &str = "is required: at least one credential";
     reader.need("credential", NEEDED);
     let Some(tables) = reader.tables("credential") else {
         return Vec::new();
@@ -95,7 +95,7 @@ fn key(
     let key = SigningKey::new(&secret);
     let claim = Claim::Secret(key.fingerprint());
     if let Some(place) = claims.stake(claim, table.place("secret")) {
-        let text = format!("is the same secret as at {place}; every credential needs its own");
+        let text = format!("same secret as at {place}; every credential needs its own");
         table.problem("secret", text);
     }
     Some(key)

@@ -29,7 +29,7 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
     let standard = Catalogue::standard();
     let mut tables = proxy.tables("operation").unwrap_or_default();
     if tables.len() > MOST {
-        proxy.problem("operation", format!("may stand at most {MOST} times"));
+        proxy.problem("operation", format!("may occur at most {MOST} times"));
         return standard;
     }
     let mut rows = standard.rows().to_vec();
@@ -181,8 +181,8 @@ fn add(
     if !GIVEN.iter().any(|key| table.has(key)) {
         let names = standard.rows().iter().map(|row| row.name.as_ref());
         let text = match closest(&name.0, names) {
-            Some(meant) => format!("is no operation; did you mean `{meant}`?"),
-            None => "is no operation; to add it, say module, kind, method, merchant_path and institution_path too".to_owned(),
+            Some(meant) => format!("unknown operation (did you mean \"{meant}\"?)"),
+            None => "unknown operation; to add it, set module, kind, method, merchant_path and institution_path".to_owned(),
         };
         table.problem("name", text);
         return None;
@@ -200,16 +200,16 @@ fn add(
         Scope::Institution => &["module", "kind", "method", "institution_path"],
     };
     for key in needed.iter().filter(|key| !table.has(key)) {
-        table.problem(key, "is missing");
+        table.problem(key, "is required");
     }
     if scope == Scope::Institution && table.has("merchant_path") {
-        let text = "must not stand here: tenants do not call what is the institution's own";
+        let text = "not allowed with scope = \"institution\": tenants cannot call the operation";
         table.problem("merchant_path", text);
     }
     let module = written.module?;
     let own = |row: &Operation| row.module == module && row.scope == Scope::Institution;
     if scope == Scope::Tenant && standard.rows().iter().any(own) {
-        let text = "is the institution's own module and is never open to tenants; say scope = \"institution\"";
+        let text = "is the institution's own module and is never open to tenants; set scope = \"institution\"";
         table.problem("module", text);
     }
     let method = written.method?;
@@ -271,8 +271,8 @@ fn module(text: &str) -> Result<Module, Fault> {
     Module::parse(text).ok_or_else(|| {
         let modules = Module::ALL.iter().map(|module| module.as_str());
         match closest(text, modules) {
-            Some(meant) => format!("is no module; did you mean `{meant}`?").into(),
-            None => "is no module; `gatepay-proxy operations` lists them".into(),
+            Some(meant) => format!("unknown module (did you mean \"{meant}\"?)").into(),
+            None => "unknown module; `gatepay-proxy operations` lists them".into(),
         }
     })
 }

@@ -40,7 +40,7 @@ pub(crate) fn read(
     let replay = reader.or("replay", ReplayRule::Pair, value::word(ReplayRule::WORDS));
     let addresses = reader.list("addresses", value::network);
     if addresses.as_ref().is_some_and(Vec::is_empty) {
-        reader.problem("addresses", "allows no address; leave it out to allow all");
+        reader.problem("addresses", "allows no address; omit it to allow all");
     }
     let limits = limits(reader.section("limits"));
     let permissions = permissions::read(reader, terms.catalogue, audience);
@@ -75,7 +75,7 @@ fn limits(mut reader: Reader<'_>) -> Limits {
         (Limit::Money, money),
     ] {
         if rate.is_none() && shadow.contains(&limit) {
-            reader.problem("shadow", "names a limit that is not there");
+            reader.problem("shadow", "names a limit that is not configured");
         }
     }
     reader.finish();

@@ -31,7 +31,7 @@ pub(crate) fn read(
         audience.may(row) && allow.as_deref().is_none_or(any) && !any(&deny)
     });
     if permissions.is_empty() {
-        let text = "leaves no operation; to stop every call, say standing = \"suspended\"";
+        let text = "allows no operation; to stop every call, set standing = \"suspended\"";
         party.problem("operations", text);
     }
     permissions
@@ -56,11 +56,10 @@ impl Word {
             let operations = catalogue.rows().iter().map(|row| row.name.as_ref());
             match closest(word, modules.chain(kinds).chain(operations)) {
                 Some(meant) => {
-                    format!("is no module, kind or operation; did you mean `{meant}`?").into()
+                    format!("unknown module, kind or operation (did you mean \"{meant}\"?)").into()
                 }
-                None => {
-                    "is no module, kind or operation; `gatepay-proxy operations` lists them".into()
-                }
+                None => "unknown module, kind or operation; `gatepay-proxy operations` lists them"
+                    .into(),
             }
         })
     }
@@ -83,9 +82,9 @@ fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word
         .map(|(_, row)| row);
     let refusal = |row: &Operation| match (audience, row.scope, row.off()) {
         (Audience::Tenants, Scope::Institution, _) => {
-            Some("is the institution's own and cannot be allowed for a tenant".into())
+            Some("is reserved for the institution and cannot be allowed for a tenant".into())
         }
-        (_, _, Some(reason)) => Some(format!("is off: {reason}").into()),
+        (_, _, Some(reason)) => Some(format!("is disabled: {reason}").into()),
         (_, _, None) => None,
     };
     // One row that is open is enough; otherwise the first says why.
@@ -180,8 +179,8 @@ mod tests {
         assert_eq!(
             tenants("[operations]\nallow = [\n'payment',\n'balanse']\ndeny = ['hunter2hunter2']"),
             Err(vec![
-                "acme.toml:4: operations.allow[1]: is no module, kind or operation; did you mean `balance`?".to_owned(),
-                "acme.toml:5: operations.deny[0]: is no module, kind or operation; `gatepay-proxy operations` lists them".to_owned(),
+                "acme.toml:4: operations.allow[1]: unknown module, kind or operation (did you mean \"balance\"?)".to_owned(),
+                "acme.toml:5: operations.deny[0]: unknown module, kind or operation; `gatepay-proxy operations` lists them".to_owned(),
             ])
         );
     }
@@ -196,7 +195,7 @@ mod tests {
             );
         }
         let problems = tenants("operations.allow = ['mcp']").unwrap_err();
-        assert!(problems[0].contains("is off: "), "{problems:?}");
+        assert!(problems[0].contains("is disabled: "), "{problems:?}");
     }
 
     #[test]
@@ -226,7 +225,7 @@ mod tests {
             ]
         );
         let problems = resolve("operations.allow = ['mcp']", Audience::Operators).unwrap_err();
-        assert!(problems[0].contains("is off: "), "{problems:?}");
+        assert!(problems[0].contains("is disabled: "), "{problems:?}");
     }
 
     proptest! {

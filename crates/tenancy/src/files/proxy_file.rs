@@ -138,7 +138,7 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         ),
     };
     if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
-        let text = "believes nobody without trusted_proxies: name who sends the header";
+        let text = "requires trusted_proxies: the addresses that send the header";
         reader.problem("proxy_protocol", text);
     }
     reader.finish();
@@ -196,7 +196,7 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<E
     };
     if !upstream.url.tls && !upstream.url.is_loopback() && !upstream.plaintext {
         let text =
-            "is not encrypted and leaves this machine; if that is meant, say plaintext = true";
+            "plain HTTP to another machine is not allowed; if intended, set plaintext = true";
         reader.problem("url", text);
     }
     let egress = egress(&mut reader, sources);
@@ -209,7 +209,7 @@ fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
     let parse = |text: &str| match UpstreamUrl::parse(text) {
         Ok(url) if url.tls => Err("must begin with http://; what passes through it is encrypted"),
         Ok(url) => Ok(url),
-        Err(UrlError::User) => Err("must have no user or password; name them in proxy_credentials"),
+        Err(UrlError::User) => Err("must have no user or password; set proxy_credentials"),
         Err(UrlError::Path) => Err("must end after the host and port"),
         Err(_) => Err("must be the address of a proxy, like \"http://egress:3128\""),
     };
@@ -219,18 +219,12 @@ fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
         let authorization = Authorization::basic(credentials);
         // What stands in for a secret of another machine has no colon.
         if authorization.is_none() && !sources.elsewhere {
-            reader.problem(
-                "proxy_credentials",
-                "must be a user and a password with a colon between them",
-            );
+            reader.problem("proxy_credentials", "must be USER:PASSWORD");
         }
         authorization
     });
     if credentials.is_some() && !reader.has("proxy") {
-        reader.problem(
-            "proxy_credentials",
-            "says who we are to a proxy, but there is no proxy",
-        );
+        reader.problem("proxy_credentials", "requires proxy, which is not set");
     }
     url.map(|url| Egress { url, authorization })
 }
@@ -364,7 +358,7 @@ fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
     if currencies.as_ref().is_some_and(Vec::is_empty) {
         reader.problem(
             "currencies",
-            "names no currency; leave it out for the default",
+            "must have at least one currency; omit it for the default",
         );
     }
     reader.finish();
@@ -399,7 +393,7 @@ fn metrics(mut reader: Reader<'_>) -> Metrics {
     let pinned = reader.list("pinned", value::text(PartyId::parse));
     let pinned = pinned.unwrap_or_default();
     if pinned.len() > max_tenants {
-        reader.problem("pinned", "names more than max_tenants");
+        reader.problem("pinned", "has more tenants than max_tenants");
     }
     reader.finish();
     Metrics {
@@ -443,7 +437,7 @@ fn fraction(value: &Value) -> Result<f64, Fault> {
     match value {
         Value::Float(part) if (0.0..=0.5).contains(part) => Ok(*part),
         Value::Integer(0) => Ok(0.0),
-        _ => Err("must be a part of the whole, from 0.0 to 0.5".into()),
+        _ => Err("must be a fraction from 0.0 to 0.5".into()),
     }
 }
 
@@ -454,7 +448,7 @@ fn part(value: &Value) -> Result<f64, Fault> {
         Value::Integer(1) => Ok(1.0),
         Value::Float(part) if (0.0..=1.0).contains(part) => Ok(*part),
         Value::Integer(0) => Ok(0.0),
-        _ => Err("must be a part of the whole, from 0 to 1".into()),
+        _ => Err("must be a fraction from 0 to 1".into()),
     }
 }
 

@@ -34,8 +34,7 @@ pub(crate) struct Sources<'a> {
 
 /// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
 const LARGEST: usize = 4096;
-const INLINE: &str = "must not stand here; name a file or a variable instead: \
-    { file = \"…\" } or { env = \"…\" }";
+const INLINE: &str = "inline secrets are not allowed; use { file = \"…\" } or { env = \"…\" }";
 /// Read, write and execute for everybody.
 const OTHERS: u32 = 0o007;
 
@@ -45,10 +44,7 @@ pub(crate) fn required(
     key: &'static str,
     sources: Sources<'_>,
 ) -> Option<SecretKey> {
-    reader.need(
-        key,
-        "is missing; name a file or a variable: { file = \"…\" } or { env = \"…\" }",
-    );
+    reader.need(key, "is required; use { file = \"…\" } or { env = \"…\" }");
     optional(reader, key, sources)
 }
 
@@ -76,7 +72,7 @@ pub(crate) fn optional(
         let variable = value::text(|name| {
             let text = (sources.env)(name).map(Zeroizing::new);
             let absent = sources.elsewhere.then(|| Zeroizing::new(String::new()));
-            text.or(absent).ok_or("names a variable that is not set")
+            text.or(absent).ok_or("environment variable is not set")
         });
         match (variable(value)?, value) {
             (text, Value::Text(name)) if text.is_empty() && sources.elsewhere => stand_in(name),
@@ -88,7 +84,7 @@ pub(crate) fn optional(
     if file == env {
         reader.problem(
             key,
-            "must name one of a file and a variable: { file = \"…\" } or { env = \"…\" }",
+            "must have exactly one source: { file = \"…\" } or { env = \"…\" }",
         );
         return None;
     }
@@ -104,15 +100,12 @@ fn stand_in(name: &str) -> Result<SecretKey, Fault> {
 /// Reads a secret file, less one final line end.
 fn read_file(path: &Path, sources: Sources<'_>) -> Result<SecretKey, Fault> {
     let io_fault = |error: io::Error| match error.kind() {
-        io::ErrorKind::IsADirectory => "names something that is not a regular file".into(),
+        io::ErrorKind::IsADirectory => "secret file is not a regular file".into(),
         _ => Fault::Borrowed(error_text(&error)),
     };
     let file = Regular::open(path, sources.reads).map_err(io_fault)?;
     if file.metadata.permissions().mode() & OTHERS != 0 {
-        return Err(
-            "names a file that everybody on this machine may open; take that away with chmod o="
-                .into(),
-        );
+        return Err("secret file is world-accessible; run chmod o= FILE".into());
     }
     // One allocation: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
@@ -120,11 +113,11 @@ fn read_file(path: &Path, sources: Sources<'_>) -> Result<SecretKey, Fault> {
     file.read(most, &mut bytes).map_err(io_fault)?;
     if bytes.len() > LARGEST {
         return Err(format!(
-            "names a file of more than {LARGEST} bytes; it should hold the secret alone"
+            "secret file is larger than {LARGEST} bytes; it must contain the secret alone"
         )
         .into());
     }
-    let text = str::from_utf8(&bytes).map_err(|_| "names a file that is not UTF-8")?;
+    let text = str::from_utf8(&bytes).map_err(|_| "secret file is not UTF-8")?;
     parse(line_of(text), sources.text)
 }
 
@@ -143,8 +136,8 @@ fn parse(text: &str, allowed: SecretText) -> Result<SecretKey, Fault> {
     };
     parsed.map_err(|error| match error {
         SecretError::NotVisible { .. } => {
-            format!("names a secret that {error}; secret_text = \"any\" allows it").into()
+            format!("secret {error}; secret_text = \"any\" allows it").into()
         }
-        _ => format!("names a secret that {error}").into(),
+        _ => format!("secret {error}").into(),
     })
 }

@@ -40,7 +40,7 @@ fn sub_account(reader: &mut Reader<'_>, claims: &mut Claims<Place>) -> (Option<S
         && let Some(other) = claims.stake_account(account.clone(), place, shared)
     {
         let text = format!(
-            "is already used at {other}; if that is meant, both must say shared_sub_account = true"
+            "is already used at {other}; if intended, set shared_sub_account = true in both"
         );
         reader.problem("sub_account", text);
     }

@@ -139,10 +139,10 @@ pub(crate) fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
 /// What an I/O error means to an operator, without the path the message would otherwise repeat.
 pub(crate) fn error_text(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file",
-        io::ErrorKind::PermissionDenied => "this process may not read it",
+        io::ErrorKind::NotFound => "file not found",
+        io::ErrorKind::PermissionDenied => "permission denied",
         io::ErrorKind::IsADirectory => "is not a regular file",
-        io::ErrorKind::NotADirectory => "there is no such folder",
+        io::ErrorKind::NotADirectory => "folder not found",
         _ => "cannot be read",
     }
 }

@@ -1,7 +1,7 @@
 //! Takes a table of a file apart, key by key: each value typed, each fault a problem with its place, no key unread.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         key: &'static str,
         parse: impl FnOnce(&Value) -> Result<T, Fault>,
     ) -> Option<T> {
-        self.need(key, "is missing");
+        self.need(key, "is required");
         self.optional(key, parse)
     }
 
@@ -248,13 +248,17 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(self) {
         for (key, entry) in self.table {
             if !self.known.contains(&key.as_str()) {
-                let text = match closest(key, self.known.iter().copied()) {
-                    Some(known) => format!("is not a key here; did you mean `{known}`?"),
-                    None => "is not a key here".to_owned(),
+                let mut text = match printable(key) {
+                    Some(key) => format!("unknown key \"{key}\""),
+                    None => "unknown key, not shown since it may be a secret".to_owned(),
                 };
-                self.add(entry.line, printable(key), text);
+                if let Some(known) = closest(key, self.known.iter().copied()) {
+                    let _infallible = write!(text, " (did you mean \"{known}\"?)");
+                }
+                let File { name, problems } = &self.file;
+                problems.add(name, entry.line, &*self.path, text);
             } else if entry.repeated {
-                self.add(entry.line, key, "stands here twice");
+                self.add(entry.line, key, "duplicate key");
             }
         }
     }
@@ -305,16 +309,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The name of an unknown key if it looks like one of ours, else `?`: a secret that slipped into a key's place has
-/// digits or capitals, or is longer than any key.
-fn printable(key: &str) -> &str {
+/// The name of an unknown key if it looks like one of ours: a secret that slipped into a key's place has digits or
+/// capitals, or is longer than any key.
+fn printable(key: &str) -> Option<&str> {
     const LONGEST: usize = 24;
     let ours = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    if ours && (1..=LONGEST).contains(&key.len()) {
-        key
-    } else {
-        "?"
-    }
+    (ours && (1..=LONGEST).contains(&key.len())).then_some(key)
 }
 
 impl fmt::Display for Place {

@@ -29,7 +29,7 @@ pub(crate) fn text<T, E: fmt::Display>(
         value.tell(|| json!({ "type": "string" }));
         match value {
             Value::Text(text) => parse(text).map_err(|error| error.to_string().into()),
-            _ => Err("must be a text in quotes".into()),
+            _ => Err("must be a string".into()),
         }
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn number(value: &Value, bounds: RangeInclusive<u64>) -> Result<u64, 
         accepts
     });
     let Value::Integer(number) = value else {
-        return Err("must be a whole number".into());
+        return Err("must be an integer".into());
     };
     match u64::try_from(*number) {
         Ok(number) if number > *bounds.end() => {
@@ -167,16 +167,18 @@ fn canonical(network: Ipv6Net) -> Result<IpNet, &'static str> {
         && let Some(length) = network.prefix_len().checked_sub(MAPPED_BITS)
     {
         let network = Ipv4Net::new(address, length);
-        return network.map(IpNet::V4).map_err(|_| "has a wrong prefix");
+        return network
+            .map(IpNet::V4)
+            .map_err(|_| "has an invalid prefix length");
     }
     // A network above all IPv4 addresses would be read as if it had them; `::/0` is all of IPv6.
     if network.prefix_len() > 0 && network.contains(&mapped) {
-        return Err("has IPv4 addresses in IPv6 form beside others; write IPv4 networks apart");
+        return Err("mixes IPv4-mapped and other addresses; list IPv4 networks separately");
     }
     // Of these no caller has one.
     let is_compatible = address.segments()[..6] == [0; 6] && u128::from(address) > 1;
     if network.prefix_len() >= MAPPED_BITS && is_compatible {
-        return Err("has an IPv4 address in a form that is out of use; write it as 203.0.113.7");
+        return Err("has a deprecated form of an IPv4 address; write it like 203.0.113.7");
     }
     Ok(IpNet::V6(network))
 }
@@ -224,11 +226,8 @@ mod tests {
             number(&Value::Integer(i64::MAX), 1..=5),
             Err("must be at most 5"),
         );
-        is(
-            number(&Value::Float(2.0), 1..=5),
-            Err("must be a whole number"),
-        );
-        is(number(&text("2"), 1..=5), Err("must be a whole number"));
+        is(number(&Value::Float(2.0), 1..=5), Err("must be an integer"));
+        is(number(&text("2"), 1..=5), Err("must be an integer"));
     }
 
     #[test]

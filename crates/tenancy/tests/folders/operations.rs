@@ -76,7 +76,7 @@ fn tenants_may_call_what_is_on_and_nothing_else() {
         .tenant("acme", "operations.allow = ['create_order']");
     assert_eq!(
         folder.problems(),
-        ["tenants.d/acme.toml:4: operations.allow[0]: is off: proxy.toml disables it"]
+        ["tenants.d/acme.toml:4: operations.allow[0]: is disabled: proxy.toml disables it"]
     );
 }
 
@@ -429,7 +429,7 @@ fn no_tenants_operation_leads_to_what_is_the_institutions_own() {
     assert_eq!(
         problems(&added),
         [
-            "3: operation[0].module: is the institution's own module and is never open to tenants; say scope = \"institution\""
+            "3: operation[0].module: is the institution's own module and is never open to tenants; set scope = \"institution\""
         ]
     );
 }
@@ -541,27 +541,27 @@ merchant_path = '/v1/ledger'
     assert_eq!(
         problems(text),
         [
-            "2: operation[0].name: is no operation; did you mean `create_order`?",
+            "2: operation[0].name: unknown operation (did you mean \"create_order\"?)",
             "3: operation[0].enabled: must be true or false",
-            "4: operation[1].institution_path: is missing",
-            "4: operation[1].merchant_path: is missing",
-            "6: operation[1].module: is no module; did you mean `giftcard`?",
+            "4: operation[1].institution_path: is required",
+            "4: operation[1].merchant_path: is required",
+            "6: operation[1].module: unknown module (did you mean \"giftcard\"?)",
             "7: operation[1].kind: must be \"read\" or \"write\" or \"money\"",
             "8: operation[1].method: must be \"GET\" or \"POST\" or \"PUT\" or \"DELETE\"",
             "9: operation[1].scope: must be \"tenant\" or \"institution\"",
             "10: operation[1].key: must be the name of a field, or a list of two that belong together",
             "11: operation[1].media_type: must be \"application/json\" or \"multipart/form-data\"",
             "12: operation[1].body_limit_bytes: must be at least 1",
-            "13: operation[1].institution_paht: is not a key here; did you mean `institution_path`?",
-            "14: operation[2].name: is missing",
+            "13: operation[1]: unknown key \"institution_paht\" (did you mean \"institution_path\"?)",
+            "14: operation[2].name: is required",
             "17: operation[3].name: must be 1 to 48 of a-z, 0-9 and `_`, beginning with a letter",
             "19: operation[4].name: is the name of a module or kind",
             "23: operation[6].name: already has a table at proxy.toml:21",
-            "24: operation[7].institution_path: is missing",
-            "24: operation[7].kind: is missing",
-            "24: operation[7].method: is missing",
-            "24: operation[7].module: is missing",
-            "27: operation[7].merchant_path: must not stand here: tenants do not call what is the institution's own",
+            "24: operation[7].institution_path: is required",
+            "24: operation[7].kind: is required",
+            "24: operation[7].method: is required",
+            "24: operation[7].module: is required",
+            "27: operation[7].merchant_path: not allowed with scope = \"institution\": tenants cannot call the operation",
         ]
     );
     assert_eq!(
@@ -571,13 +571,13 @@ merchant_path = '/v1/ledger'
     assert_eq!(
         problems("[[operation]]\nname = 'create_something_else'"),
         [
-            "2: operation[0].name: is no operation; to add it, say module, kind, method, merchant_path and institution_path too"
+            "2: operation[0].name: unknown operation; to add it, set module, kind, method, merchant_path and institution_path"
         ]
     );
     let many = "[[operation]]\nname = 'query_order'\n".repeat(1_001);
     assert_eq!(
         problems(&many),
-        ["1: operation: may stand at most 1000 times"]
+        ["1: operation: may occur at most 1000 times"]
     );
 }
 

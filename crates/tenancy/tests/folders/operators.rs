@@ -122,8 +122,8 @@ fn an_operator_has_no_account_and_no_share() {
         [
             "operators.d/audit.toml:3: timestamp.past_ms: may be at most the proxy's own, 300000",
             "operators.d/audit.toml:4: limits.burst: must be at least 1",
-            "operators.d/desk.toml:3: weight: is not a key here",
-            "operators.d/desk.toml:4: sub_account: is not a key here",
+            "operators.d/desk.toml:3: unknown key \"weight\"",
+            "operators.d/desk.toml:4: unknown key \"sub_account\"",
         ]
     );
 }
@@ -132,7 +132,7 @@ fn an_operator_has_no_account_and_no_share() {
 fn operators_that_cannot_be_listed_are_a_problem() {
     assert_eq!(
         with_operators().problems(),
-        ["proxy.toml:1: operators: there is no such folder or file; create it, or name another"]
+        ["proxy.toml:1: operators: folder or file not found; create it, or change the path"]
     );
 }
 
@@ -154,9 +154,9 @@ secret = { file = '../secrets/institution.key' }
         [
             "operators.d/acme.toml:1: id: is already used at tenants.d/acme.toml:1",
             "operators.d/acme.toml:3: credential[0].client_id: is already used at tenants.d/acme.toml:3",
-            "operators.d/acme.toml:4: credential[0].secret: is the same secret as at tenants.d/acme.toml:3; every credential needs its own",
+            "operators.d/acme.toml:4: credential[0].secret: same secret as at tenants.d/acme.toml:3; every credential needs its own",
             "operators.d/acme.toml:6: credential[1].client_id: is already used at proxy.toml:3",
-            "operators.d/acme.toml:7: credential[1].secret: is the same secret as at proxy.toml:4; every credential needs its own",
+            "operators.d/acme.toml:7: credential[1].secret: same secret as at proxy.toml:4; every credential needs its own",
         ]
     );
 }

@@ -21,13 +21,13 @@ fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
         [
             "proxy.toml:1: poll_ms: must be at least 1",
             "proxy.toml:2: refusal_status: must be \"http\" or \"gatepay\"",
-            "proxy.toml:4: listen.adress: is not a key here; did you mean `address`?",
+            "proxy.toml:4: listen: unknown key \"adress\" (did you mean \"address\"?)",
             "tenants.d/acme.toml:5: limits.requests_per_second: must be at least 1",
             "tenants.d/globex.toml:4: standing: must be \"active\" or \"read_only\" or \"suspended\"",
-            "tenants.d/globex.toml:6: operations.allow[0]: is no module, kind or operation; did you mean `balance`?",
-            "tenants.d/initech.json: credential[0].client_id: is missing",
-            "tenants.d/initech.json: credential[0].secret: must name one of a file and a variable: { file = \"…\" } or { env = \"…\" }",
-            "tenants.d/initech.json: sub_account: is missing",
+            "tenants.d/globex.toml:6: operations.allow[0]: unknown module, kind or operation (did you mean \"balance\"?)",
+            "tenants.d/initech.json: credential[0].client_id: is required",
+            "tenants.d/initech.json: credential[0].secret: must have exactly one source: { file = \"…\" } or { env = \"…\" }",
+            "tenants.d/initech.json: sub_account: is required",
             "tenants.d/umbrella.toml:1: invalid literal string, expected `'`",
         ]
     );
@@ -37,8 +37,7 @@ fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
 fn a_part_of_all_lies_between_none_and_all() {
     for bad in ["1.01", "-0.1", "nan", "2"] {
         let folder = folder().proxy(&format!("log.sample_successes = {bad}"));
-        let problem =
-            "proxy.toml:1: log.sample_successes: must be a part of the whole, from 0 to 1";
+        let problem = "proxy.toml:1: log.sample_successes: must be a fraction from 0 to 1";
         assert_eq!(folder.problems(), [problem], "{bad}");
     }
     for good in ["0", "0.0", "0.25", "1", "1.0"] {
@@ -53,9 +52,9 @@ fn each_value_of_the_proxy_is_judged() {
     for (text, problem) in [
         (
             "tenants = 'elsewhere'",
-            "1: tenants: there is no such folder or file; create it, or name another",
+            "1: tenants: folder or file not found; create it, or change the path",
         ),
-        ("poll_ms = '2s'", "1: poll_ms: must be a whole number"),
+        ("poll_ms = '2s'", "1: poll_ms: must be an integer"),
         (
             "upstream.deadline_ms = 100_000_000",
             "1: upstream.deadline_ms: must be at most 86400000",
@@ -75,7 +74,7 @@ fn each_value_of_the_proxy_is_judged() {
         ),
         (
             "listen.tls = { certificate = 'cert.pem' }",
-            "1: listen.tls.key: is missing",
+            "1: listen.tls.key: is required",
         ),
         (
             "listen.body_limit_bytes = 67_108_865",
@@ -103,7 +102,7 @@ fn each_value_of_the_proxy_is_judged() {
         ),
         (
             "upstream.url = 'http://example.org'",
-            "1: upstream.url: is not encrypted and leaves this machine; if that is meant, say plaintext = true",
+            "1: upstream.url: plain HTTP to another machine is not allowed; if intended, set plaintext = true",
         ),
         (
             "upstream.quota.requests_per_second = 0",
@@ -123,7 +122,7 @@ fn each_value_of_the_proxy_is_judged() {
         ),
         (
             "balance.currencies = []",
-            "1: balance.currencies: names no currency; leave it out for the default",
+            "1: balance.currencies: must have at least one currency; omit it for the default",
         ),
         (
             "balance.currencies = ['USDT', 'usd']",
@@ -155,7 +154,7 @@ fn each_value_of_the_quota_is_judged() {
     for (text, problem) in [
         (
             "upstream.quota.reserve = 0.6",
-            "1: upstream.quota.reserve: must be a part of the whole, from 0.0 to 0.5",
+            "1: upstream.quota.reserve: must be a fraction from 0.0 to 0.5",
         ),
         (
             "upstream.quota.floor = 501",
@@ -181,11 +180,11 @@ fn each_value_of_a_tenant_is_judged() {
         ("weight = 0", "4: weight: must be at least 1"),
         (
             "limits.shadow = ['money']",
-            "4: limits.shadow: names a limit that is not there",
+            "4: limits.shadow: names a limit that is not configured",
         ),
         (
             "addresses = []",
-            "4: addresses: allows no address; leave it out to allow all",
+            "4: addresses: allows no address; omit it to allow all",
         ),
         (
             "addresses = ['10.0.0.1/8']",
@@ -197,11 +196,11 @@ fn each_value_of_a_tenant_is_judged() {
         ),
         (
             "limits.money = { burst = 1 }",
-            "4: limits.money.requests_per_second: is missing",
+            "4: limits.money.requests_per_second: is required",
         ),
         (
             "limits.monye = { burst = 1 }",
-            "4: limits.monye: is not a key here; did you mean `money`?",
+            "4: limits: unknown key \"monye\" (did you mean \"money\"?)",
         ),
         (
             "timestamp.past_ms = 300_001",
@@ -221,7 +220,7 @@ fn each_value_of_a_tenant_is_judged() {
         ),
         (
             "operations = { allow = ['read'], deny = ['read'] }",
-            "4: operations: leaves no operation; to stop every call, say standing = \"suspended\"",
+            "4: operations: allows no operation; to stop every call, set standing = \"suspended\"",
         ),
     ] {
         let folder = folder().tenant("acme", text);
@@ -241,8 +240,8 @@ fn a_tenant_or_institution_without_a_credential_is_a_problem() {
     assert_eq!(
         folder.problems(),
         [
-            "proxy.toml: institution.credential: is missing; at least one is needed",
-            "tenants.d/acme.toml: credential: is missing; at least one is needed",
+            "proxy.toml: institution.credential: is required: at least one credential",
+            "tenants.d/acme.toml: credential: is required: at least one credential",
         ]
     );
 }
@@ -278,11 +277,11 @@ secret = { file = '../secrets/institution.key' }
         folder.problems(),
         [
             "tenants.d/globex.toml:1: id: is already used at tenants.d/acme.toml:1",
-            "tenants.d/globex.toml:2: sub_account: is already used at tenants.d/acme.toml:2; if that is meant, both must say shared_sub_account = true",
+            "tenants.d/globex.toml:2: sub_account: is already used at tenants.d/acme.toml:2; if intended, set shared_sub_account = true in both",
             "tenants.d/globex.toml:4: credential[0].client_id: is already used at tenants.d/acme.toml:3",
-            "tenants.d/globex.toml:5: credential[0].secret: is the same secret as at tenants.d/acme.toml:3; every credential needs its own",
+            "tenants.d/globex.toml:5: credential[0].secret: same secret as at tenants.d/acme.toml:3; every credential needs its own",
             "tenants.d/globex.toml:7: credential[1].client_id: is already used at proxy.toml:2",
-            "tenants.d/globex.toml:8: credential[1].secret: is the same secret as at proxy.toml:3; every credential needs its own",
+            "tenants.d/globex.toml:8: credential[1].secret: same secret as at proxy.toml:3; every credential needs its own",
         ]
     );
 }
@@ -324,7 +323,7 @@ fn a_proxy_header_is_believed_of_somebody_named_or_of_nobody() {
     assert_eq!(
         folder().proxy(text).problems(),
         [
-            "proxy.toml:1: listen.proxy_protocol: believes nobody without trusted_proxies: name who sends the header"
+            "proxy.toml:1: listen.proxy_protocol: requires trusted_proxies: the addresses that send the header"
         ]
     );
     let named = format!("{text}\nlisten.trusted_proxies = ['10.0.0.0/8', '2001:db8::7']");
@@ -368,8 +367,8 @@ fn a_key_that_stands_twice_in_json_is_a_problem() {
     assert_eq!(
         folder.problems(),
         [
-            "tenants.d/acme.json: credential[0].client_id: stands here twice",
-            "tenants.d/acme.json: id: stands here twice",
+            "tenants.d/acme.json: credential[0].client_id: duplicate key",
+            "tenants.d/acme.json: id: duplicate key",
         ]
     );
 }

@@ -43,28 +43,28 @@ fn one_final_line_end_is_not_part_of_a_secret() {
 #[test]
 fn a_secret_file_holds_a_secret_and_nothing_else() {
     for (content, text) in [
-        (&b""[..], ".file: names a secret that is empty"),
-        (b"\n", ".file: names a secret that is empty"),
+        (&b""[..], ".file: secret is empty"),
+        (b"\n", ".file: secret is empty"),
         (
             b"made-up\n\n",
-            ".file: names a secret that has white space or a control character at byte 7",
+            ".file: secret has white space or a control character at byte 7",
         ),
         (
             b"made-up\r",
-            ".file: names a secret that has white space or a control character at byte 7",
+            ".file: secret has white space or a control character at byte 7",
         ),
         (
             b" made-up",
-            ".file: names a secret that has white space or a control character at byte 0",
+            ".file: secret has white space or a control character at byte 0",
         ),
         (
             b"made\0up",
-            ".file: names a secret that has white space or a control character at byte 4",
+            ".file: secret has white space or a control character at byte 4",
         ),
-        (b"\xff", ".file: names a file that is not UTF-8"),
+        (b"\xff", ".file: secret file is not UTF-8"),
         (
             &[b'a'; 4097],
-            ".file: names a file of more than 4096 bytes; it should hold the secret alone",
+            ".file: secret file is larger than 4096 bytes; it must contain the secret alone",
         ),
     ] {
         assert_eq!(
@@ -81,7 +81,7 @@ fn a_secret_file_is_not_for_everybody() {
         let folder = acme().secret_with_mode("acme", "made-up", mode);
         assert_eq!(
             problem(&folder),
-            ".file: names a file that everybody on this machine may open; take that away with chmod o=",
+            ".file: secret file is world-accessible; run chmod o= FILE",
             "{mode:o}"
         );
     }
@@ -93,15 +93,9 @@ fn a_secret_file_is_not_for_everybody() {
 #[test]
 fn a_secret_file_is_a_file() {
     for (path, text) in [
-        (
-            "../secrets",
-            ".file: names something that is not a regular file",
-        ),
-        (
-            "/dev/null",
-            ".file: names something that is not a regular file",
-        ),
-        ("../nowhere", ".file: there is no such file"),
+        ("../secrets", ".file: secret file is not a regular file"),
+        ("/dev/null", ".file: secret file is not a regular file"),
+        ("../nowhere", ".file: file not found"),
         ("", ".file: must not be empty"),
     ] {
         assert_eq!(
@@ -121,7 +115,7 @@ fn a_pipe_is_no_file_and_nobody_waits_for_its_writer() {
     };
     let folder = acme();
     pipe(&folder, "secrets/acme.key");
-    let said = ".file: names something that is not a regular file";
+    let said = ".file: secret file is not a regular file";
     assert_eq!(problem(&folder), said);
     pipe(&folder, "tenants.d/acme.toml");
     assert_eq!(
@@ -141,11 +135,11 @@ fn the_mode_is_that_of_the_file_not_of_a_link_to_it() {
 #[test]
 fn a_secret_may_come_from_a_variable() {
     let folder = secret_table("{ env = 'ACME' }");
-    assert_eq!(problem(&folder), ".env: names a variable that is not set");
+    assert_eq!(problem(&folder), ".env: environment variable is not set");
     let folder = folder.variable("ACME", "made up");
     assert_eq!(
         problem(&folder),
-        ".env: names a secret that has white space or a control character at byte 4"
+        ".env: secret has white space or a control character at byte 4"
     );
     folder.variable("ACME", "made-up").loads();
 }
@@ -165,7 +159,7 @@ fn one_final_line_end_of_a_variable_is_not_part_of_a_secret() {
     let folder = secret_table("{ env = 'ACME' }").variable("ACME", "made-up\n\n");
     assert_eq!(
         problem(&folder),
-        ".env: names a secret that has white space or a control character at byte 7"
+        ".env: secret has white space or a control character at byte 7"
     );
 }
 
@@ -179,7 +173,7 @@ fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
         ("made-üp\n", "U+00FC at byte 5"),
     ] {
         let said = format!(
-            "names a secret that has {found}, which is not visible ASCII; secret_text = \"any\" allows it"
+            "secret has {found}, which is not visible ASCII; secret_text = \"any\" allows it"
         );
         let folder = acme().secret("acme", content);
         assert_eq!(problem(&folder), format!(".file: {said}"));
@@ -201,15 +195,12 @@ fn a_secret_stands_nowhere_else() {
     for (table, text) in [
         (
             "'made-up'",
-            format!(": must not stand here; name a file or a variable instead: {named}"),
+            format!(": inline secrets are not allowed; use {named}"),
         ),
-        (
-            "{}",
-            format!(": must name one of a file and a variable: {named}"),
-        ),
+        ("{}", format!(": must have exactly one source: {named}")),
         (
             "{ file = '../secrets/acme.key', env = 'ACME' }",
-            format!(": must name one of a file and a variable: {named}"),
+            format!(": must have exactly one source: {named}"),
         ),
         ("42", ": must be a table".to_owned()),
     ] {

@@ -181,14 +181,14 @@ fn problems_are_told_as_at_the_start_and_pass_when_they_are_mended() {
     let said = again(&mut watch, &folder).err().unwrap();
     assert_eq!(said, folder.problems());
     assert!(
-        said[0].contains("is the same secret as at tenants.d/acme.toml:3"),
+        said[0].contains("same secret as at tenants.d/acme.toml:3"),
         "{said:?}"
     );
 
     let folder = folder.secret("zeta", "made-up-institution-secret");
     let said = again(&mut watch, &folder).err().unwrap();
     assert!(
-        said[0].contains("is the same secret as at proxy.toml:3"),
+        said[0].contains("same secret as at proxy.toml:3"),
         "{said:?}"
     );
 
@@ -196,13 +196,13 @@ fn problems_are_told_as_at_the_start_and_pass_when_they_are_mended() {
     let said = again(&mut watch, &folder).err().unwrap();
     assert_eq!(
         said,
-        ["tenants.d/zeta.toml:3: credential[0].secret.file: there is no such file"]
+        ["tenants.d/zeta.toml:3: credential[0].secret.file: file not found"]
     );
 
     let folder = folder.secret_with_mode("zeta", "made-up-zeta-secret", 0o604);
     let said = again(&mut watch, &folder).err().unwrap();
     assert!(
-        said[0].contains("everybody on this machine may open"),
+        said[0].contains("secret file is world-accessible"),
         "{said:?}"
     );
 
@@ -219,7 +219,7 @@ fn a_folder_that_cannot_be_listed_has_not_lost_its_tenants() {
     let said = again(&mut watch, &folder).err().unwrap();
     assert_eq!(
         said,
-        ["proxy.toml: tenants: there is no such folder or file; create it, or name another"]
+        ["proxy.toml: tenants: folder or file not found; create it, or change the path"]
     );
     fs::rename(&away, folder.path("tenants.d")).unwrap();
     assert_eq!(again_ids(&mut watch, &folder), ["acme"]);
