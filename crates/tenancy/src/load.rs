@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use gatepay_core::Catalogue;
 
-use crate::disk::file_stamp::Reads;
+use crate::disk::file_stamp::FilesRead;
 use crate::disk::party_files::{folder_of, party_files, unread_names};
 use crate::files::operations;
 use crate::files::operator_file;
@@ -49,7 +49,7 @@ pub fn load_supposing(
     env: &Environment<'_>,
     supposing: Supposing<'_>,
 ) -> Result<Configuration, Vec<Problem>> {
-    let reads = Reads::default();
+    let reads = FilesRead::default();
     let mut reading = Reading::new(proxy_toml, env, &reads);
     reading.supposing = supposing;
     let mut claims = Claims::default();
@@ -64,7 +64,7 @@ pub fn load_readable(
     env: &Environment<'_>,
     supposing: Supposing<'_>,
 ) -> (Configuration, Vec<Problem>) {
-    let reads = Reads::default();
+    let reads = FilesRead::default();
     let mut reading = Reading::new(proxy_toml, env, &reads);
     reading.supposing = supposing;
     let mut claims = Claims::default();
@@ -90,7 +90,7 @@ pub(crate) fn problems(
     files: &BTreeSet<PathBuf>,
     env: &Environment<'_>,
 ) -> Vec<Problem> {
-    let reads = Reads::default();
+    let reads = FilesRead::default();
     let reading = Reading::new(proxy_toml, env, &reads);
     let _ = reading.proxy(proxy_toml, &mut Claims::default(), |path| {
         files.contains(path)
@@ -180,14 +180,18 @@ pub(crate) struct Reading<'a> {
     folder: &'a Path,
     env: &'a Environment<'a>,
     supposing: Supposing<'a>,
-    reads: &'a Reads,
+    reads: &'a FilesRead,
     /// What `proxy.toml` says of secrets, for the files of tenants and operators.
     pub(crate) secret_text: Cell<SecretText>,
     pub(crate) problems: Problems,
 }
 
 impl<'a> Reading<'a> {
-    pub(crate) fn new(proxy_toml: &'a Path, env: &'a Environment<'a>, reads: &'a Reads) -> Self {
+    pub(crate) fn new(
+        proxy_toml: &'a Path,
+        env: &'a Environment<'a>,
+        reads: &'a FilesRead,
+    ) -> Self {
         Self {
             folder: folder_of(proxy_toml),
             env,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
-use crate::disk::file_stamp::Reads;
+use crate::disk::file_stamp::FilesRead;
 use crate::files::operations;
 use crate::files::operator_file;
 use crate::files::party_file::Terms;
@@ -78,7 +78,7 @@ fn told(read: impl FnOnce(Reader<'_>, Sources<'_>)) -> Value {
         folder: Path::new(""),
         env: &|_| None,
         elsewhere: false,
-        reads: &Reads::default(),
+        reads: &FilesRead::default(),
     };
     read(Reader::asking(file, Rc::clone(&asked)), sources);
     asked.schema()
@@ -240,7 +240,7 @@ mod tests {
             folder: Path::new("/nowhere"),
             env: &|_| None,
             elsewhere: true,
-            reads: &Reads::default(),
+            reads: &FilesRead::default(),
         };
         let mut reader = Reader::new(file, &root);
         let (catalogue, mut claims) = (Catalogue::standard(), Claims::default());

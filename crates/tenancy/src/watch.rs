@@ -1,6 +1,6 @@
 //! Watch: a configuration that is read again where its files differ, and kept where they do not.
 //!
-//! Whether a file differs is told by its `Look`, without opening it; what was parsed of all others is shared with the
+//! Whether a file differs is told by its `FileStamp`, without opening it; what was parsed of all others is shared with the
 //! next [`Registry`]. What comes out is whole: it is built only from files that still look as they did when they were
 //! read, all of them at one time, so that half a `git checkout` or half a turn of Kubernetes' `..data` is no
 //! configuration.
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use gatepay_core::{Catalogue, Window};
 use sha2::{Digest as _, Sha256};
 
-use crate::disk::file_stamp::{Look, Reads, Seen};
+use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::files::operator_file;
 use crate::files::party_file::Terms;
 use crate::files::secrets::{Environment, Sources};
@@ -56,7 +56,7 @@ pub struct Watch {
     tenants: Folder<Tenant>,
     operators: Folder<Operator>,
     /// The listener's certificate, key and authorities, when they were last taken for read. Whoever asks reads them.
-    certificates: Vec<Seen>,
+    certificates: Vec<StampedFile>,
     /// The authorities that vouch for GatePay, likewise, and what they were at the start.
     trust: Option<Trust>,
     /// What parties are read by: that of the start, since rows of the catalogue are known by their position.
@@ -70,8 +70,8 @@ pub struct Watch {
 /// `proxy.toml`, with its secrets.
 struct ProxyFile {
     /// With its secrets.
-    look: Look,
-    secrets: Box<[Seen]>,
+    look: FileStamp,
+    secrets: Box<[StampedFile]>,
     /// What it says, unless something is wrong with it.
     said: Option<Said>,
 }
@@ -85,9 +85,9 @@ struct Said {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Glance {
     /// `proxy.toml` and its secrets.
-    proxy: Option<Look>,
+    proxy: Option<FileStamp>,
     /// Certificates, and authorities.
-    others: BTreeMap<Box<Path>, Look>,
+    others: BTreeMap<Box<Path>, FileStamp>,
     tenants: Differ,
     operators: Differ,
 }
@@ -135,7 +135,7 @@ impl Watch {
     ) -> Result<Option<(Self, Configuration)>, Vec<Problem>> {
         let proxy = ProxyFile::read(proxy_toml, env);
         // Read twice: one for the process, the other to compare with what the file says later.
-        let reads = Reads::default();
+        let reads = FilesRead::default();
         let settings = Reading::new(proxy_toml, env, &reads).settings(proxy_toml);
         let (Some(said), Some((settings, catalogue))) = (&proxy.said, settings) else {
             return Err(Vec::new());
@@ -183,7 +183,7 @@ impl Watch {
         let now = self.proxy.now(&self.proxy_toml);
         let trust = self.trust.iter().map(|trust| &trust.seen);
         let others = self.certificates.iter().chain(trust);
-        let others = others.map(|seen| (seen, Look::at(&seen.path)));
+        let others = others.map(|seen| (seen, FileStamp::at(&seen.path)));
         Glance {
             proxy: (now != look).then_some(now),
             others: others
@@ -201,7 +201,7 @@ impl Watch {
         glance
             .proxy
             .is_none_or(|look| self.proxy.now(&self.proxy_toml) == look)
-            && others.all(|(path, look)| Look::at(path) == *look)
+            && others.all(|(path, look)| FileStamp::at(path) == *look)
             && self.tenants.settled(&glance.tenants)
             && self.operators.settled(&glance.operators)
     }
@@ -221,7 +221,7 @@ impl Watch {
         }
         for seen in &mut self.certificates {
             if glance.others.contains_key(&seen.path) {
-                *seen = Seen::at(&seen.path);
+                *seen = StampedFile::at(&seen.path);
             }
         }
         if let Some(trust) = &mut self.trust
@@ -281,7 +281,7 @@ impl Watch {
         let problems = load::problems(&self.proxy_toml, &wrong, env);
         if problems.is_empty() {
             // A file was missing for a moment, or there were no descriptors to open it.
-            self.proxy.look = Look::NOTHING;
+            self.proxy.look = FileStamp::NOTHING;
             self.tenants.forget(&wrong);
             self.operators.forget(&wrong);
         }
@@ -337,7 +337,7 @@ impl Watch {
 /// What is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so it is by
 /// what they say that two of them differ.
 struct Trust {
-    seen: Seen,
+    seen: StampedFile,
     start: Option<Digest>,
     now: Option<Digest>,
 }
@@ -346,7 +346,7 @@ type Digest = [u8; 32];
 
 impl Trust {
     fn at(path: &Path) -> Self {
-        let seen = Seen::at(path);
+        let seen = StampedFile::at(path);
         let start = digest(path);
         Self {
             seen,
@@ -356,7 +356,7 @@ impl Trust {
     }
 
     fn read(&mut self) {
-        self.seen = Seen::at(&self.seen.path);
+        self.seen = StampedFile::at(&self.seen.path);
         self.now = digest(&self.seen.path);
     }
 
@@ -370,7 +370,7 @@ fn digest(path: &Path) -> Option<Digest> {
     Some(Sha256::digest(fs::read(path).ok()?).into())
 }
 
-fn certificates(settings: &Settings) -> Vec<Seen> {
+fn certificates(settings: &Settings) -> Vec<StampedFile> {
     let tls = settings.listen.tls.iter();
     let files = tls.flat_map(|tls| {
         [
@@ -379,12 +379,12 @@ fn certificates(settings: &Settings) -> Vec<Seen> {
             tls.client_ca.as_ref(),
         ]
     });
-    files.flatten().map(|path| Seen::at(path)).collect()
+    files.flatten().map(|path| StampedFile::at(path)).collect()
 }
 
 impl ProxyFile {
     fn read(path: &Path, env: &Environment<'_>) -> Self {
-        let reads = Reads::default();
+        let reads = FilesRead::default();
         let reading = Reading::new(path, env, &reads);
         let said = reading.settings(path);
         let fine = reading.problems.is_empty();
@@ -399,7 +399,7 @@ impl ProxyFile {
         }
     }
 
-    fn now(&self, path: &Path) -> Look {
+    fn now(&self, path: &Path) -> FileStamp {
         together(path, self.secrets.iter().map(|secret| &secret.path))
     }
 }

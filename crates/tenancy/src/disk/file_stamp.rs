@@ -10,9 +10,9 @@ use std::path::Path;
 ///
 /// Links are followed: Kubernetes swaps a whole folder by turning one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Look(u64);
+pub(crate) struct FileStamp(u64);
 
-impl Look {
+impl FileStamp {
     /// There is no such file, or nobody may know.
     pub(crate) const NOTHING: Self = Self(0);
 
@@ -39,34 +39,34 @@ impl Look {
 
 /// A file and what it looked like when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct StampedFile {
     pub(crate) path: Box<Path>,
-    pub(crate) look: Look,
+    pub(crate) look: FileStamp,
 }
 
-impl Seen {
+impl StampedFile {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.into(),
-            look: Look::at(path),
+            look: FileStamp::at(path),
         }
     }
 }
 
 /// The files that were opened for one reading: a file, then its secrets.
 #[derive(Default)]
-pub(crate) struct Reads(RefCell<Vec<Seen>>);
+pub(crate) struct FilesRead(RefCell<Vec<StampedFile>>);
 
-impl Reads {
-    pub(crate) fn note(&self, path: &Path, look: Look) {
+impl FilesRead {
+    pub(crate) fn note(&self, path: &Path, look: FileStamp) {
         let path = path.into();
-        self.0.borrow_mut().push(Seen { path, look });
+        self.0.borrow_mut().push(StampedFile { path, look });
     }
 
     /// What the file looked like, and its secrets.
-    pub(crate) fn into_seen(self) -> (Look, Box<[Seen]>) {
+    pub(crate) fn into_seen(self) -> (FileStamp, Box<[StampedFile]>) {
         let mut all = self.0.into_inner().into_iter();
-        let first = all.next().map_or(Look::NOTHING, |file| file.look);
+        let first = all.next().map_or(FileStamp::NOTHING, |file| file.look);
         (first, all.collect())
     }
 }

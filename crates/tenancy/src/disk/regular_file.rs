@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::disk::file_stamp::{Look, Reads};
+use crate::disk::file_stamp::{FileStamp, FilesRead};
 
 /// Opened; nothing is read yet.
 pub(crate) struct Regular {
@@ -18,12 +18,12 @@ pub(crate) struct Regular {
 impl Regular {
     /// Opens a file and notes what it looks like, before anything of it is read: whatever happens to it from here on is
     /// seen as a change. Devices and pipes have no end, and a folder no text: they are refused as a folder is.
-    pub(crate) fn open(path: &Path, reads: &Reads) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, reads: &FilesRead) -> io::Result<Self> {
         let opened = Self::try_open(path).inspect_err(|_| {
             // There may be one all the same.
-            reads.note(path, Look::at(path));
+            reads.note(path, FileStamp::at(path));
         })?;
-        reads.note(path, Look::of(&opened.metadata));
+        reads.note(path, FileStamp::of(&opened.metadata));
         if opened.metadata.is_file() {
             Ok(opened)
         } else {

@@ -8,7 +8,7 @@ use gatepay_core::SecretKey;
 use gatepay_core::secret::SecretError;
 use zeroize::Zeroizing;
 
-use crate::disk::file_stamp::Reads;
+use crate::disk::file_stamp::FilesRead;
 use crate::disk::regular_file::Regular;
 use crate::model::settings::SecretText;
 use crate::syntax::document::{Value, error_text};
@@ -27,7 +27,7 @@ pub(crate) struct Sources<'a> {
     /// Whether a secret that is not here stands for one of its own.
     pub(crate) elsewhere: bool,
     /// Which files were opened for it.
-    pub(crate) reads: &'a Reads,
+    pub(crate) reads: &'a FilesRead,
     /// Which characters a secret may have.
     pub(crate) text: SecretText,
 }

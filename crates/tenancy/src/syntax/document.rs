@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::disk::file_stamp::Reads;
+use crate::disk::file_stamp::FilesRead;
 use crate::disk::regular_file::Regular;
 use crate::syntax::schema_recorder::Question;
 
@@ -82,11 +82,11 @@ impl Fault {
 
 /// Reads a file: JSON if its name ends in `.json`, else TOML.
 pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
-    read_noting(path, &Reads::default())
+    read_noting(path, &FilesRead::default())
 }
 
 /// The same, of a file that is looked at again later.
-pub(crate) fn read_noting(path: &Path, reads: &Reads) -> Result<Table, Vec<Fault>> {
+pub(crate) fn read_noting(path: &Path, reads: &FilesRead) -> Result<Table, Vec<Fault>> {
     let mut bytes = Vec::new();
     Regular::open(path, reads)
         .and_then(|file| file.read(u64::MAX, &mut bytes))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::ownership::{self, Holder, Holding};
-use crate::disk::file_stamp::{Look, Reads, Seen};
+use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::disk::party_files::{folder_of, in_folder, party_names};
 use crate::files::secrets::{Environment, Sources};
 use crate::load::Reading;
@@ -38,7 +38,7 @@ pub(super) struct PartyFile<T> {
     /// Within the folder; empty if that is the file itself.
     name: Box<OsStr>,
     /// Of the file and its secrets together.
-    look: Look,
+    look: FileStamp,
     /// As seen from the file.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
@@ -54,7 +54,7 @@ pub(super) struct Differ {
     /// Whether it can be listed, if that is news.
     listed: Option<bool>,
     /// Sorted by name; each with what it looks like now, unless it is gone.
-    files: Vec<(Box<OsStr>, Option<Look>)>,
+    files: Vec<(Box<OsStr>, Option<FileStamp>)>,
 }
 
 /// A name, with what was read and whether there is such a file.
@@ -122,7 +122,7 @@ impl<T: Holding> Folder<T> {
         };
         let names = names
             .into_iter()
-            .map(|name| (name.into(), Some(Look::NOTHING)));
+            .map(|name| (name.into(), Some(FileStamp::NOTHING)));
         Differ {
             listed: Some(true),
             files: names.collect(),
@@ -185,7 +185,7 @@ impl<T: Holding> Folder<T> {
             && differ.files.iter().all(|(name, look)| {
                 let known = self.files.binary_search_by(|file| file.name.cmp(name));
                 let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
-                now(folder, name, secrets) == look.unwrap_or(Look::NOTHING)
+                now(folder, name, secrets) == look.unwrap_or(FileStamp::NOTHING)
             })
     }
 
@@ -256,7 +256,7 @@ impl<T: Holding> Folder<T> {
         };
         for file in &mut self.files {
             if files.contains(&in_folder(folder, &file.name)) {
-                file.look = Look::NOTHING;
+                file.look = FileStamp::NOTHING;
             }
         }
     }
@@ -271,7 +271,7 @@ impl<T: Holding> PartyFile<T> {
         read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
     ) -> Self {
         let path = in_folder(folder, name);
-        let reads = Reads::default();
+        let reads = FilesRead::default();
         let reading = Reading::new(by.proxy_toml, by.env, &reads);
         reading.secret_text.set(by.secret_text);
         let mut claims = Claims::default();
@@ -280,7 +280,7 @@ impl<T: Holding> PartyFile<T> {
         });
         let fine = reading.problems.is_empty();
         let (look, seen) = reads.into_seen();
-        let beside = |secret: &Seen| match secret.path.strip_prefix(folder_of(&path)) {
+        let beside = |secret: &StampedFile| match secret.path.strip_prefix(folder_of(&path)) {
             Ok(name) => name.into(),
             Err(_) => secret.path.clone(),
         };
@@ -296,16 +296,16 @@ impl<T: Holding> PartyFile<T> {
 }
 
 /// What a file looks like now, together with its secrets as far as they are known.
-fn now(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> Look {
+fn now(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> FileStamp {
     let path = in_folder(folder, name);
     let beside = folder_of(&path);
     together(&path, secrets.iter().map(|secret| beside.join(secret)))
 }
 
-pub(super) fn together(path: &Path, secrets: impl Iterator<Item = impl AsRef<Path>>) -> Look {
-    match Look::at(path) {
-        Look::NOTHING => Look::NOTHING,
-        look => look.and(secrets.map(|secret| Look::at(secret.as_ref()))),
+pub(super) fn together(path: &Path, secrets: impl Iterator<Item = impl AsRef<Path>>) -> FileStamp {
+    match FileStamp::at(path) {
+        FileStamp::NOTHING => FileStamp::NOTHING,
+        look => look.and(secrets.map(|secret| FileStamp::at(secret.as_ref()))),
     }
 }
 
