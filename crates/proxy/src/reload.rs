@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use gatepay_tenancy::Facts;
 use gatepay_tenancy::facts;
-use gatepay_tenancy::watch::{Glance, Next};
+use gatepay_tenancy::watch::{ChangedFiles, Next};
 use gatepay_tenancy::{Hash, Plan, Problem, Side, Watch};
 
 use crate::activation::{self, Stage};
@@ -141,7 +141,7 @@ impl Follower {
     }
 
     /// Reads what differs, until all of it was read while none of it changed.
-    fn read(&mut self, mut glance: Glance, settle: Duration) -> bool {
+    fn read(&mut self, mut glance: ChangedFiles, settle: Duration) -> bool {
         for _ in 0..TRIES {
             if glance.is_empty() {
                 return true;

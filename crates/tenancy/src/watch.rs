@@ -58,7 +58,7 @@ pub struct Watch {
     /// The listener's certificate, key and authorities, when they were last taken for read. Whoever asks reads them.
     certificates: Vec<StampedFile>,
     /// The authorities that vouch for GatePay, likewise, and what they were at the start.
-    trust: Option<Trust>,
+    trust: Option<UpstreamCa>,
     /// What parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: Window,
@@ -73,17 +73,17 @@ struct ProxyFile {
     look: FileStamp,
     secrets: Box<[StampedFile]>,
     /// What it says, unless something is wrong with it.
-    said: Option<Said>,
+    said: Option<ParsedProxyFile>,
 }
 
-struct Said {
+struct ParsedProxyFile {
     settings: Arc<Settings>,
     catalogue: Catalogue,
 }
 
 /// The files that differ from what was read of them, and what they look like now.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Glance {
+pub struct ChangedFiles {
     /// `proxy.toml` and its secrets.
     proxy: Option<FileStamp>,
     /// Certificates, and authorities.
@@ -148,14 +148,14 @@ impl Watch {
             window: settings.window,
             secret_text: settings.secret_text,
             certificates: certificates(&settings),
-            trust: settings.upstream.ca.as_deref().map(Trust::at),
+            trust: settings.upstream.ca.as_deref().map(UpstreamCa::at),
             proxy,
             hasher: RandomState::new(),
         };
-        let everything = Glance {
+        let everything = ChangedFiles {
             tenants: watch.tenants.unread(),
             operators: watch.operators.unread(),
-            ..Glance::default()
+            ..ChangedFiles::default()
         };
         watch.read(&everything, env);
         let registry = watch.next(env)?.registry;
@@ -169,22 +169,22 @@ impl Watch {
     }
 
     /// Looks at every file; reads none.
-    pub fn glance(&self) -> Glance {
+    pub fn glance(&self) -> ChangedFiles {
         self.glance_on(Threads::AsManyAsPay)
     }
 
     /// The same on this thread alone, in no hurry, so that it is known what it costs.
-    pub fn glance_alone(&self) -> Glance {
+    pub fn glance_alone(&self) -> ChangedFiles {
         self.glance_on(Threads::One)
     }
 
-    fn glance_on(&self, threads: Threads) -> Glance {
+    fn glance_on(&self, threads: Threads) -> ChangedFiles {
         let ProxyFile { look, .. } = self.proxy;
         let now = self.proxy.now(&self.proxy_toml);
         let trust = self.trust.iter().map(|trust| &trust.seen);
         let others = self.certificates.iter().chain(trust);
         let others = others.map(|seen| (seen, FileStamp::at(&seen.path)));
-        Glance {
+        ChangedFiles {
             proxy: (now != look).then_some(now),
             others: others
                 .filter(|(seen, now)| seen.look != *now)
@@ -196,7 +196,7 @@ impl Watch {
     }
 
     /// Whether what differed still looks as it did: nobody is writing it, as far as can be seen.
-    pub fn settled(&self, glance: &Glance) -> bool {
+    pub fn settled(&self, glance: &ChangedFiles) -> bool {
         let mut others = glance.others.iter();
         glance
             .proxy
@@ -207,7 +207,7 @@ impl Watch {
     }
 
     /// Reads what differs.
-    pub fn read(&mut self, glance: &Glance, env: &Environment<'_>) {
+    pub fn read(&mut self, glance: &ChangedFiles, env: &Environment<'_>) {
         let mut elsewhere = [false; 2];
         if glance.proxy.is_some() {
             self.proxy = ProxyFile::read(&self.proxy_toml, env);
@@ -336,7 +336,7 @@ impl Watch {
 
 /// What is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so it is by
 /// what they say that two of them differ.
-struct Trust {
+struct UpstreamCa {
     seen: StampedFile,
     start: Option<Digest>,
     now: Option<Digest>,
@@ -344,7 +344,7 @@ struct Trust {
 
 type Digest = [u8; 32];
 
-impl Trust {
+impl UpstreamCa {
     fn at(path: &Path) -> Self {
         let seen = StampedFile::at(path);
         let start = digest(path);
@@ -392,10 +392,12 @@ impl ProxyFile {
         Self {
             look: look.and(secrets.iter().map(|secret| secret.look)),
             secrets,
-            said: said.filter(|_| fine).map(|(settings, catalogue)| Said {
-                settings: Arc::new(settings),
-                catalogue,
-            }),
+            said: said
+                .filter(|_| fine)
+                .map(|(settings, catalogue)| ParsedProxyFile {
+                    settings: Arc::new(settings),
+                    catalogue,
+                }),
         }
     }
 
@@ -404,7 +406,7 @@ impl ProxyFile {
     }
 }
 
-impl Glance {
+impl ChangedFiles {
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
