@@ -44,7 +44,7 @@ mod folder;
 mod ownership;
 
 use folder::{By, Differ, Folder, Threads, together};
-use ownership::{Holder, Holders, Holding as _, credentials_held};
+use ownership::{KeyOwner, Owners, Owns as _, credentials_held};
 
 /// How often reading begins anew at a start because files change meanwhile.
 const TRIES: usize = 10;
@@ -310,8 +310,8 @@ impl Watch {
         if twice.is_empty() {
             return;
         }
-        let mut holders = Holders::default();
-        let proxy_toml = Holder {
+        let mut holders = Owners::default();
+        let proxy_toml = KeyOwner {
             folder: &self.proxy_toml,
             name: OsStr::new(""),
         };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use super::ownership::{self, Holder, Holding};
+use super::ownership::{self, KeyOwner, Owns};
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::disk::party_files::{folder_of, in_folder, party_names};
 use crate::files::secrets::{Environment, Sources};
@@ -97,7 +97,7 @@ impl Differ {
     }
 }
 
-impl<T: Holding> Folder<T> {
+impl<T: Owns> Folder<T> {
     pub(super) fn at(path: Option<&Path>) -> Self {
         Self {
             path: path.map(Path::to_owned),
@@ -218,12 +218,12 @@ impl<T: Holding> Folder<T> {
         self.files.sort_by(|one, other| one.name.cmp(&other.name));
     }
 
-    pub(super) fn holders(&self) -> impl Iterator<Item = (&PartyFile<T>, Holder<'_>)> {
+    pub(super) fn holders(&self) -> impl Iterator<Item = (&PartyFile<T>, KeyOwner<'_>)> {
         let folder = self.path.as_deref().unwrap_or(Path::new(""));
         let files = self.files.iter();
         files.map(move |file| {
             let name = &file.name;
-            (file, Holder { folder, name })
+            (file, KeyOwner { folder, name })
         })
     }
 
@@ -262,7 +262,7 @@ impl<T: Holding> Folder<T> {
     }
 }
 
-impl<T: Holding> PartyFile<T> {
+impl<T: Owns> PartyFile<T> {
     fn read(
         folder: &Path,
         name: &OsStr,
@@ -288,7 +288,7 @@ impl<T: Holding> PartyFile<T> {
             name: name.into(),
             look: look.and(seen.iter().map(|secret| secret.look)),
             secrets: seen.iter().map(beside).collect(),
-            held: ownership::hashes(&parties, by.hasher),
+            held: ownership::key_hashes(&parties, by.hasher),
             parties: parties.into(),
             fine,
         }

@@ -16,7 +16,7 @@ use crate::model::tenant::Tenant;
 
 /// One thing that has one owner.
 #[derive(PartialEq, Eq, Hash)]
-pub(super) enum Held<'a> {
+pub(super) enum UniqueKey<'a> {
     Id(&'a str),
     SubAccount(&'a str),
     ClientId(&'a str),
@@ -24,53 +24,53 @@ pub(super) enum Held<'a> {
 }
 
 /// A tenant or an operator.
-pub(super) trait Holding: Send + Sync {
+pub(super) trait Owns: Send + Sync {
     fn party(&self) -> &Party;
 
     /// Shows everything it holds, and whether that may be shared.
-    fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool));
+    fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool));
 }
 
-impl Holding for Tenant {
+impl Owns for Tenant {
     fn party(&self) -> &Party {
         &self.party
     }
 
-    fn held<'a>(&'a self, mut visit: impl FnMut(Held<'a>, bool)) {
-        let account = Held::SubAccount(self.sub_account.as_str());
+    fn held<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
+        let account = UniqueKey::SubAccount(self.sub_account.as_str());
         visit(account, self.shared_sub_account);
         party_held(&self.party, visit);
     }
 }
 
-impl Holding for Operator {
+impl Owns for Operator {
     fn party(&self) -> &Party {
         &self.party
     }
 
-    fn held<'a>(&'a self, visit: impl FnMut(Held<'a>, bool)) {
+    fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
         party_held(&self.party, visit);
     }
 }
 
-fn party_held<'a>(party: &'a Party, mut visit: impl FnMut(Held<'a>, bool)) {
-    visit(Held::Id(party.id.as_str()), false);
+fn party_held<'a>(party: &'a Party, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
+    visit(UniqueKey::Id(party.id.as_str()), false);
     credentials_held(&party.credentials, |held| visit(held, false));
 }
 
 pub(super) fn credentials_held<'a>(
     credentials: &'a [DatedCredential],
-    mut visit: impl FnMut(Held<'a>),
+    mut visit: impl FnMut(UniqueKey<'a>),
 ) {
     for dated in credentials {
         let Credential { client_id, key } = &dated.credential;
-        visit(Held::ClientId(client_id.as_str()));
-        visit(Held::Secret(key.fingerprint()));
+        visit(UniqueKey::ClientId(client_id.as_str()));
+        visit(UniqueKey::Secret(key.fingerprint()));
     }
 }
 
 /// A hash of everything they hold.
-pub(super) fn hashes<T: Holding>(parties: &[Arc<T>], hasher: &RandomState) -> Box<[u64]> {
+pub(super) fn key_hashes<T: Owns>(parties: &[Arc<T>], hasher: &RandomState) -> Box<[u64]> {
     let mut hashes = Vec::new();
     for party in parties {
         party.held(|held, _| hashes.push(hasher.hash_one(held)));
@@ -80,12 +80,12 @@ pub(super) fn hashes<T: Holding>(parties: &[Arc<T>], hasher: &RandomState) -> Bo
 
 /// A file that holds something; the name is empty if the folder is the file.
 #[derive(Clone, Copy)]
-pub(super) struct Holder<'a> {
+pub(super) struct KeyOwner<'a> {
     pub(super) folder: &'a Path,
     pub(super) name: &'a OsStr,
 }
 
-impl Holder<'_> {
+impl KeyOwner<'_> {
     pub(super) fn path(self) -> PathBuf {
         in_folder(self.folder, self.name)
     }
@@ -93,14 +93,14 @@ impl Holder<'_> {
 
 /// In which file each thing was seen first, and whether it may be shared.
 #[derive(Default)]
-pub(super) struct Holders<'a>(HashMap<Held<'a>, (Holder<'a>, bool)>);
+pub(super) struct Owners<'a>(HashMap<UniqueKey<'a>, (KeyOwner<'a>, bool)>);
 
-impl<'a> Holders<'a> {
+impl<'a> Owners<'a> {
     /// Notes who holds it, and adds the files that hold what only one may hold.
     pub(super) fn take(
         &mut self,
-        held: Held<'a>,
-        by: Holder<'a>,
+        held: UniqueKey<'a>,
+        by: KeyOwner<'a>,
         shared: bool,
         wrong: &mut BTreeSet<PathBuf>,
     ) {
