@@ -31,12 +31,12 @@ use crate::syntax::table_reader::{File, Place, Reader};
 ///
 /// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
 pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, Vec<Problem>> {
-    load_supposing(proxy_toml, env, Supposing::default())
+    load_what_if(proxy_toml, env, WhatIf::default())
 }
 
 /// What is supposed instead of what is there, to judge an edit before it is made.
 #[derive(Clone, Copy, Default)]
-pub struct Supposing<'a> {
+pub struct WhatIf<'a> {
     /// A file of tenants, and what it will say; `None` if it will be gone.
     pub file: Option<(&'a Path, Option<&'a str>)>,
     /// Secrets that this machine does not have stand for secrets of their own.
@@ -44,36 +44,36 @@ pub struct Supposing<'a> {
 }
 
 /// Like [`load()`], of files that are not quite there yet.
-pub fn load_supposing(
+pub fn load_what_if(
     proxy_toml: &Path,
     env: &Environment<'_>,
-    supposing: Supposing<'_>,
+    what_if: WhatIf<'_>,
 ) -> Result<Configuration, Vec<Problem>> {
     let reads = FilesRead::default();
     let mut reading = Reading::new(proxy_toml, env, &reads);
-    reading.supposing = supposing;
+    reading.what_if = what_if;
     let mut claims = Claims::default();
     let configuration = reading.proxy(proxy_toml, &mut claims, |_| true);
     finish(reading.problems, configuration)
 }
 
-/// Like [`load_supposing`], but with all that can be read, and the problems of the rest: for looking, and for taking
+/// Like [`load_what_if`], but with all that can be read, and the problems of the rest: for looking, and for taking
 /// rights away. Nothing is served by it. If `proxy.toml` is no TOML, tenants are looked for where they are by default.
 pub fn load_readable(
     proxy_toml: &Path,
     env: &Environment<'_>,
-    supposing: Supposing<'_>,
+    what_if: WhatIf<'_>,
 ) -> (Configuration, Vec<Problem>) {
     let reads = FilesRead::default();
     let mut reading = Reading::new(proxy_toml, env, &reads);
-    reading.supposing = supposing;
+    reading.what_if = what_if;
     let mut claims = Claims::default();
     if let Some(configuration) = reading.proxy(proxy_toml, &mut claims, |_| true) {
         return (configuration, reading.problems.sorted());
     }
     let mut problems = reading.problems.sorted();
     let mut bare = Reading::new(proxy_toml, env, &reads);
-    bare.supposing = supposing;
+    bare.what_if = what_if;
     let configuration =
         bare.configuration(proxy_toml, &Table::new(), &mut Claims::default(), |_| true);
     // That an empty proxy.toml lacks keys is no news.
@@ -130,8 +130,8 @@ impl Files {
 
 impl Files {
     /// As they will be.
-    fn suppose(&mut self, tenants: &Path, supposing: Supposing<'_>) {
-        match supposing.file {
+    fn suppose(&mut self, tenants: &Path, what_if: WhatIf<'_>) {
+        match what_if.file {
             Some((file, None)) => self.tenants.retain(|it| it != file),
             Some((file, Some(_))) if file.parent() == Some(tenants) => {
                 if let Err(at) = self.tenants.binary_search_by(|it| (**it).cmp(file)) {
@@ -179,7 +179,7 @@ pub(crate) struct Reading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
     env: &'a Environment<'a>,
-    supposing: Supposing<'a>,
+    what_if: WhatIf<'a>,
     reads: &'a FilesRead,
     /// What `proxy.toml` says of secrets, for the files of tenants and operators.
     pub(crate) secret_text: Cell<SecretText>,
@@ -195,7 +195,7 @@ impl<'a> Reading<'a> {
         Self {
             folder: folder_of(proxy_toml),
             env,
-            supposing: Supposing::default(),
+            what_if: WhatIf::default(),
             reads,
             secret_text: Cell::default(),
             problems: Problems::default(),
@@ -225,7 +225,7 @@ impl<'a> Reading<'a> {
         settings.written = written::as_written(root);
         let catalogue = operations::read(&mut reader);
         let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
-        files.suppose(&settings.tenants, self.supposing);
+        files.suppose(&settings.tenants, self.what_if);
         reader.finish();
         self.secret_text.set(settings.secret_text);
         files.tenants.retain(|path| wanted(path));
@@ -291,7 +291,7 @@ impl<'a> Reading<'a> {
     }
 
     fn document(&self, path: &Path) -> Option<Table> {
-        let read = match self.supposing.file {
+        let read = match self.what_if.file {
             Some((file, Some(text))) if file == path => document::parse(path, text),
             _ => document::read_noting(path, self.reads),
         };
@@ -316,7 +316,7 @@ impl<'a> Reading<'a> {
         Sources {
             folder: folder_of(path),
             env: self.env,
-            elsewhere: self.supposing.secrets_elsewhere,
+            elsewhere: self.what_if.secrets_elsewhere,
             reads: self.reads,
             text: self.secret_text.get(),
         }

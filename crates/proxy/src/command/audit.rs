@@ -15,7 +15,7 @@ use gatepay_proxy::journal::folder::Disk;
 use gatepay_proxy::journal::head::{HeadFolder, KeptHeads};
 use gatepay_proxy::journal::verify::{Head, Known, Report, verify_against};
 use gatepay_tenancy::Registry;
-use gatepay_tenancy::load::{Supposing, load_readable};
+use gatepay_tenancy::load::{WhatIf, load_readable};
 
 use super::from::SecretFrom;
 use super::{Exit, complain, environment, fail};
@@ -92,8 +92,8 @@ impl Place {
 
     /// The journal of the configuration, even if files of tenants are wrong: they are named, and it is looked at.
     fn configured(&self) -> Result<Subject, Exit> {
-        let supposing = Supposing::default();
-        let (configuration, problems) = load_readable(&self.config, &environment, supposing);
+        let what_if = WhatIf::default();
+        let (configuration, problems) = load_readable(&self.config, &environment, what_if);
         problems.iter().for_each(complain);
         let settings = configuration.settings;
         let Some(audit) = settings.audit else {

@@ -11,7 +11,7 @@ use gatepay_proxy::body_memory::UNPROVED;
 use gatepay_proxy::bound::{self, Bound};
 use gatepay_proxy::metrics::size::Size;
 use gatepay_proxy::state;
-use gatepay_tenancy::load::{Supposing, load_supposing, unread_files};
+use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{Configuration, Hash, Plan, Registry, Side, Who};
 
@@ -89,11 +89,11 @@ impl Check {
     }
 
     fn load(&self, path: &Path) -> Result<Configuration, Exit> {
-        let supposing = Supposing {
+        let what_if = WhatIf {
             file: None,
             secrets_elsewhere: self.without_secrets,
         };
-        load_supposing(path, &environment, supposing).map_err(|problems| {
+        load_what_if(path, &environment, what_if).map_err(|problems| {
             problems.iter().for_each(complain);
             complain(match problems.len() {
                 1 => "1 problem".to_owned(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::state::{Initialized, init};
-use gatepay_tenancy::load::{Supposing, load_supposing};
+use gatepay_tenancy::load::{WhatIf, load_what_if};
 
 use super::{Exit, complain, environment, fail, say};
 
@@ -40,11 +40,11 @@ impl State {
 
 impl Init {
     fn run(self) -> Exit {
-        let supposing = Supposing {
+        let what_if = WhatIf {
             file: None,
             secrets_elsewhere: true,
         };
-        let settings = match load_supposing(&self.config, &environment, supposing) {
+        let settings = match load_what_if(&self.config, &environment, what_if) {
             Ok(configuration) => configuration.settings,
             Err(problems) => {
                 problems.iter().for_each(complain);

@@ -15,7 +15,7 @@ use gatepay_proxy::clock;
 use gatepay_tenancy::edit::Random;
 use gatepay_tenancy::edit::{EditError, Files};
 use gatepay_tenancy::facts::time;
-use gatepay_tenancy::load::{Supposing, load_readable};
+use gatepay_tenancy::load::{WhatIf, load_readable};
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -77,11 +77,11 @@ impl Told {
 
     /// What can be read, and what is wrong with the rest.
     fn load(&self) -> (Configuration, Vec<Problem>) {
-        let supposing = Supposing {
+        let what_if = WhatIf {
             file: None,
             secrets_elsewhere: self.without_secrets,
         };
-        load_readable(&self.config, &environment, supposing)
+        load_readable(&self.config, &environment, what_if)
     }
 
     /// The JSON or the lines.

@@ -8,7 +8,7 @@ use crate::disk::durable_write::{self, Replaced};
 use crate::disk::party_files::party_files;
 use crate::edit::new_credential::Misshapen;
 use crate::files::secrets::Environment;
-use crate::load::{Supposing, load_readable, load_supposing};
+use crate::load::{WhatIf, load_readable, load_what_if};
 use crate::model::configuration::Configuration;
 use crate::model::party::PartyId;
 use crate::syntax::document::{self, Node, Table, Value};
@@ -296,11 +296,11 @@ pub(crate) fn judge(
     file: &Path,
     says: Option<&str>,
 ) -> Result<Configuration, EditError> {
-    let supposing = Supposing {
+    let what_if = WhatIf {
         file: Some((file, says)),
         secrets_elsewhere: files.secrets_elsewhere,
     };
-    load_supposing(files.proxy_toml, files.env, supposing).map_err(EditError::Problems)
+    load_what_if(files.proxy_toml, files.env, what_if).map_err(EditError::Problems)
 }
 
 /// Reads what can be read as it would be with one file saying this; gives the problems, if all of them are there already.
@@ -310,11 +310,11 @@ fn judge_what_is_new(
     says: &str,
 ) -> Result<Vec<Problem>, EditError> {
     let problems = |file| {
-        let supposing = Supposing {
+        let what_if = WhatIf {
             file,
             secrets_elsewhere: files.secrets_elsewhere,
         };
-        load_readable(files.proxy_toml, files.env, supposing).1
+        load_readable(files.proxy_toml, files.env, what_if).1
     };
     let after = problems(Some((file, Some(says))));
     if after.is_empty() {
