@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
-use gatepay_tenancy::{DatedCredential, Found, Party, PartyId, Registry, Side};
+use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Found, Party, PartyId, Registry};
 
 use crate::lane::{Lane, Lanes};
 use crate::tenant_meters::TenantSeries;
@@ -119,8 +119,8 @@ impl Generation {
     }
 
     /// As one side of a plan.
-    pub fn side(&self) -> Side<'_> {
-        Side {
+    pub fn side(&self) -> ConfigSnapshot<'_> {
+        ConfigSnapshot {
             written: &self.written,
             institution: &self.institution,
             catalogue: &self.catalogue,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use gatepay_tenancy::Facts;
 use gatepay_tenancy::facts;
 use gatepay_tenancy::watch::{ChangedFiles, Next};
-use gatepay_tenancy::{Hash, Plan, Problem, Side, Watch};
+use gatepay_tenancy::{ConfigSnapshot, Hash, Plan, Problem, Watch};
 
 use crate::activation::{self, Stage};
 use crate::app::App;
@@ -409,7 +409,7 @@ impl Follower {
 }
 
 fn planned(before: &Generation, next: &Next) -> Plan {
-    let next = Side {
+    let next = ConfigSnapshot {
         written: &next.settings.written,
         institution: &next.settings.institution,
         // Parties are read by the operations in force.

@@ -38,12 +38,12 @@ pub use model::party::{
 pub use model::permissions::Permissions;
 pub use model::registry::{Found, Registry, Who};
 pub use model::settings::Settings;
-pub use model::snapshot::Side;
+pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};
 pub use model::url::UpstreamUrl;
 pub use model::{operator, party, permissions, registry, settings, tenant, url};
 pub use plan::facts;
-pub use plan::{Hash, Outline, Plan};
+pub use plan::{ConfigOutline, Hash, Plan};
 pub use syntax::problem;
 pub use syntax::problem::Problem;
 pub use watch::Watch;

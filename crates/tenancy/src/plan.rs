@@ -8,8 +8,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::facts::Facts;
-use crate::model::snapshot::Side;
-use crate::plan::facts::Known;
+use crate::model::snapshot::ConfigSnapshot;
+use crate::plan::facts::FactSource;
 
 pub mod facts;
 mod hash;
@@ -29,7 +29,7 @@ const HASH_BYTES: usize = 16;
 
 /// A side as another process tells it: what it does, and no secret.
 #[derive(Debug, Deserialize)]
-pub struct Outline {
+pub struct ConfigOutline {
     settings: Facts,
     institution: Facts,
     operations: BTreeMap<String, Facts>,
@@ -97,7 +97,7 @@ struct Change {
 }
 
 /// Party by party, so that a hundred thousand of them are never held as facts all at once.
-impl Serialize for Side<'_> {
+impl Serialize for ConfigSnapshot<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         /// A map that is made while it is written.
         struct Made<F>(F);
@@ -105,14 +105,14 @@ impl Serialize for Side<'_> {
         impl<'a, F, I> Serialize for Made<F>
         where
             F: Fn() -> I,
-            I: Iterator<Item = (&'a str, Known<'a>)>,
+            I: Iterator<Item = (&'a str, FactSource<'a>)>,
         {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_map((self.0)().map(|(id, known)| (id, known.facts())))
             }
         }
 
-        let mut outline = serializer.serialize_struct("Outline", 5)?;
+        let mut outline = serializer.serialize_struct("ConfigOutline", 5)?;
         outline.serialize_field("settings", self.written)?;
         outline.serialize_field("institution", &facts::of_institution(self.institution))?;
         outline.serialize_field("operations", &Made(|| self.operations()))?;
@@ -125,7 +125,7 @@ impl Serialize for Side<'_> {
 impl Plan {
     /// From one configuration to another. A party that both share is not looked at: with a hundred thousand of them and
     /// one that changes, this takes some tens of milliseconds.
-    pub fn between(before: Side<'_>, after: Side<'_>) -> Self {
+    pub fn between(before: ConfigSnapshot<'_>, after: ConfigSnapshot<'_>) -> Self {
         Self::of(
             before.written,
             &facts::of_institution(before.institution),
@@ -135,12 +135,12 @@ impl Plan {
     }
 
     /// From what another process told to a configuration.
-    pub fn against(before: &Outline, after: Side<'_>) -> Self {
-        fn told(map: &BTreeMap<String, Facts>) -> impl Iterator<Item = (&str, Known<'_>)> {
+    pub fn against(before: &ConfigOutline, after: ConfigSnapshot<'_>) -> Self {
+        fn told(map: &BTreeMap<String, Facts>) -> impl Iterator<Item = (&str, FactSource<'_>)> {
             map.iter()
-                .map(|(id, facts)| (id.as_str(), Known::Told(facts)))
+                .map(|(id, facts)| (id.as_str(), FactSource::Told(facts)))
         }
-        let Outline {
+        let ConfigOutline {
             settings,
             institution,
             operations,
@@ -155,11 +155,11 @@ impl Plan {
         settings: &Facts,
         institution: &Facts,
         (operations, tenants, operators): (
-            impl Iterator<Item = (&'a str, Known<'a>)>,
-            impl Iterator<Item = (&'a str, Known<'a>)>,
-            impl Iterator<Item = (&'a str, Known<'a>)>,
+            impl Iterator<Item = (&'a str, FactSource<'a>)>,
+            impl Iterator<Item = (&'a str, FactSource<'a>)>,
+            impl Iterator<Item = (&'a str, FactSource<'a>)>,
         ),
-        after: Side<'a>,
+        after: ConfigSnapshot<'a>,
     ) -> Self {
         let (mut moves, mut shift) = (Moves::default(), Hash::default());
         let institution_after = facts::of_institution(after.institution);
@@ -213,12 +213,12 @@ impl Plan {
 impl Group {
     /// Compares two sides, each sorted by name; `visit` sees whoever differs.
     fn of<'a>(
-        before: impl Iterator<Item = (&'a str, Known<'a>)>,
-        after: impl Iterator<Item = (&'a str, Known<'a>)>,
+        before: impl Iterator<Item = (&'a str, FactSource<'a>)>,
+        after: impl Iterator<Item = (&'a str, FactSource<'a>)>,
         mut visit: impl FnMut(&str, Option<&Facts>, Option<&Facts>),
     ) -> Self {
         let mut group = Self::default();
-        let mut add = |added: &mut Vec<One>, id: &str, new: Known<'_>| {
+        let mut add = |added: &mut Vec<One>, id: &str, new: FactSource<'_>| {
             let facts = new.facts().into_owned();
             visit(id, None, Some(&facts));
             let id = id.to_owned();
@@ -243,7 +243,7 @@ impl Group {
         for (id, old, new) in differ {
             let old = old.facts();
             let id = id.to_owned();
-            let Some(new) = new.map(Known::facts) else {
+            let Some(new) = new.map(FactSource::facts) else {
                 visit(&id, Some(&old), None);
                 let facts = old.into_owned();
                 group.removed.push(One { id, facts });

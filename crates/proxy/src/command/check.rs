@@ -13,7 +13,7 @@ use gatepay_proxy::metrics::size::Size;
 use gatepay_proxy::state;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{Configuration, Hash, Plan, Registry, Side, Who};
+use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, Plan, Registry, Who};
 
 use super::{Exit, UNREAD, complain, environment, fail, say};
 
@@ -69,7 +69,7 @@ impl Check {
             report(&self.config.display().to_string(), &configuration);
             return Ok(Exit::Fine);
         };
-        let after = Side::of(&configuration);
+        let after = ConfigSnapshot::of(&configuration);
         if against == Path::new("running") {
             if self.without_secrets {
                 complain("the secrets of a running process can only be compared with secrets");
@@ -85,7 +85,7 @@ impl Check {
         } else {
             self.load(against)?
         };
-        Ok(self.tell(&Plan::between(Side::of(&before), after)))
+        Ok(self.tell(&Plan::between(ConfigSnapshot::of(&before), after)))
     }
 
     fn load(&self, path: &Path) -> Result<Configuration, Exit> {
@@ -178,7 +178,7 @@ fn report(name: &str, configuration: &Configuration) {
     memory(settings, registry);
     say(format_args!(
         "configuration: {}",
-        Hash::of(Side::of(configuration))
+        Hash::of(ConfigSnapshot::of(configuration))
     ));
     let size = Size::bound(catalogue, registry, &settings.metrics);
     say(format_args!(

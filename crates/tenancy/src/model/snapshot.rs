@@ -7,9 +7,9 @@ use crate::model::facts::Facts;
 use crate::model::registry::Registry;
 use crate::model::settings::Institution;
 
-/// One of the two that are compared. Written as JSON it is an [`Outline`](crate::Outline).
+/// One of the two that are compared. Written as JSON it is a [`ConfigOutline`](crate::Outline).
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
+pub struct ConfigSnapshot<'a> {
     /// What `proxy.toml` says of the process: [`Settings::written`](crate::Settings::written).
     pub written: &'a Facts,
     /// Who we are to GatePay.
@@ -20,7 +20,7 @@ pub struct Side<'a> {
     pub registry: &'a Registry,
 }
 
-impl<'a> Side<'a> {
+impl<'a> ConfigSnapshot<'a> {
     /// What was loaded.
     pub fn of(configuration: &'a Configuration) -> Self {
         Self {

@@ -15,7 +15,7 @@ use crate::model::party::{DatedCredential, Limits, Party, Rate};
 use crate::model::permissions::{Audience, Permissions};
 use crate::model::registry::Who;
 use crate::model::settings::Institution;
-use crate::model::snapshot::Side;
+use crate::model::snapshot::ConfigSnapshot;
 use crate::model::tenant::Tenant;
 
 pub use crate::plan::settings_facts::of_settings;
@@ -24,7 +24,7 @@ pub use crate::plan::settings_facts::of_settings;
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
-pub fn of_party(who: Who<'_>, side: Side<'_>) -> Facts {
+pub fn of_party(who: Who<'_>, side: ConfigSnapshot<'_>) -> Facts {
     let Party {
         id: _,
         standing,
@@ -161,13 +161,13 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
 
 /// What is known of one party or row, before it is spelled out as facts.
 #[derive(Clone, Copy)]
-pub(crate) enum Known<'a> {
-    Party(Who<'a>, Side<'a>),
+pub(crate) enum FactSource<'a> {
+    Party(Who<'a>, ConfigSnapshot<'a>),
     Row(&'a Operation),
     Told(&'a Facts),
 }
 
-impl<'a> Known<'a> {
+impl<'a> FactSource<'a> {
     /// All that is known.
     pub(crate) fn facts(self) -> Cow<'a, Facts> {
         match self {
@@ -192,31 +192,31 @@ impl<'a> Known<'a> {
     }
 }
 
-impl<'a> Side<'a> {
+impl<'a> ConfigSnapshot<'a> {
     /// The rows, by name.
-    pub(crate) fn operations(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+    pub(crate) fn operations(self) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
         let rows = self.catalogue.rows().iter();
         let by_name: BTreeMap<_, _> = rows
-            .map(|row| (row.name.as_ref(), Known::Row(row)))
+            .map(|row| (row.name.as_ref(), FactSource::Row(row)))
             .collect();
         by_name.into_iter()
     }
 
     /// The tenants, by id.
-    pub(crate) fn tenants(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+    pub(crate) fn tenants(self) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
         self.parties(self.registry.tenants().iter().map(Who::Tenant))
     }
 
     /// The operators, by id.
-    pub(crate) fn operators(self) -> impl Iterator<Item = (&'a str, Known<'a>)> {
+    pub(crate) fn operators(self) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
         self.parties(self.registry.operators().iter().map(Who::Operator))
     }
 
     fn parties(
         self,
         parties: impl Iterator<Item = Who<'a>>,
-    ) -> impl Iterator<Item = (&'a str, Known<'a>)> {
-        parties.map(move |who| (who.party().id.as_str(), Known::Party(who, self)))
+    ) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
+        parties.map(move |who| (who.party().id.as_str(), FactSource::Party(who, self)))
     }
 }
 

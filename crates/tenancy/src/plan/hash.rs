@@ -5,8 +5,8 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::facts::Facts;
-use crate::model::snapshot::Side;
-use crate::plan::facts::{self, Known};
+use crate::model::snapshot::ConfigSnapshot;
+use crate::plan::facts::{self, FactSource};
 
 /// The same for the same configuration, whoever read it. It is a sum over parts, so that a change among a hundred thousand
 /// tenants costs what the change does; it tells versions apart, and proves nothing to anybody.
@@ -15,12 +15,12 @@ pub struct Hash(u128);
 
 impl Hash {
     /// Of all that a side says.
-    pub fn of(side: Side<'_>) -> Self {
+    pub fn of(side: ConfigSnapshot<'_>) -> Self {
         let mut hash = Self::default();
         hash.note("settings", "", None, Some(side.written));
         let institution = facts::of_institution(side.institution);
         hash.note("institution", "", None, Some(&institution));
-        let mut all = |section, of: &mut dyn Iterator<Item = (&str, Known<'_>)>| {
+        let mut all = |section, of: &mut dyn Iterator<Item = (&str, FactSource<'_>)>| {
             for (id, known) in of {
                 hash.note(section, id, None, Some(&known.facts()));
             }

@@ -1,19 +1,19 @@
-use gatepay_tenancy::{Configuration, Outline, Plan, Side};
+use gatepay_tenancy::{ConfigOutline, ConfigSnapshot, Configuration, Plan};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{Folder, folder, tenant};
 
 fn plan(before: &Configuration, after: &Configuration) -> Plan {
-    Plan::between(Side::of(before), Side::of(after))
+    Plan::between(ConfigSnapshot::of(before), ConfigSnapshot::of(after))
 }
 
 fn between(before: &Folder, after: &Folder) -> Plan {
     plan(&before.loads(), &after.loads())
 }
 
-fn told(configuration: &Configuration) -> Outline {
-    let text = serde_json::to_string(&Side::of(configuration)).unwrap();
+fn told(configuration: &Configuration) -> ConfigOutline {
+    let text = serde_json::to_string(&ConfigSnapshot::of(configuration)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -160,7 +160,7 @@ fn programs_read_the_same() {
 #[test]
 fn no_secret_is_told_and_no_whole_fingerprint() {
     let configuration = folder().tenant("acme", "").loads();
-    let text = serde_json::to_string(&Side::of(&configuration)).unwrap();
+    let text = serde_json::to_string(&ConfigSnapshot::of(&configuration)).unwrap();
     assert!(!text.contains("made-up"));
     let outline: Value = serde_json::from_str(&text).unwrap();
     let fingerprint = &outline["tenants"]["acme"]["credential.client-acme"]["fingerprint"];
@@ -177,13 +177,13 @@ fn another_process_is_compared_by_what_it_tells() {
     let told_before = told(&before);
     let (here, there) = (
         plan(&before, &after),
-        Plan::against(&told_before, Side::of(&after)),
+        Plan::against(&told_before, ConfigSnapshot::of(&after)),
     );
     assert_eq!(
         serde_json::to_value(here).unwrap(),
         serde_json::to_value(there).unwrap()
     );
-    assert!(!Plan::against(&told_before, Side::of(&before)).changes);
+    assert!(!Plan::against(&told_before, ConfigSnapshot::of(&before)).changes);
 }
 
 #[test]

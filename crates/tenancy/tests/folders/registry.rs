@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
 use gatepay_tenancy::{
-    DatedCredential, Party, PartyId, Plan, Registry, Side, Standing, SubAccount, Tenant,
+    ConfigSnapshot, DatedCredential, Party, PartyId, Plan, Registry, Standing, SubAccount, Tenant,
 };
 use zeroize::Zeroizing;
 
@@ -58,8 +58,8 @@ fn suspending_takes_from_those_it_names_and_leaves_all_else_as_it_was() {
     let named = ["acme", "desk", "nobody", "zeta"].map(|id| PartyId::parse(id).unwrap());
     let suspended = || named.iter().map(|id| (id, Standing::Suspended));
     let after = before.lowering(suspended()).unwrap();
-    let begin = Side::of(&configuration);
-    let end = Side {
+    let begin = ConfigSnapshot::of(&configuration);
+    let end = ConfigSnapshot {
         registry: &after,
         ..begin
     };

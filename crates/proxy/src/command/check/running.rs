@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_proxy::client;
 use gatepay_proxy::egress::Upstream;
-use gatepay_tenancy::{Outline, UpstreamUrl};
+use gatepay_tenancy::{ConfigOutline, UpstreamUrl};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request};
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks the process whose admin listener is at this address; with a token, if it wants one.
-pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<Outline, String> {
+pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<ConfigOutline, String> {
     if address.port() == 0 {
         return Err(
             "admin.address has no port of its own; say where it is with --admin".to_owned(),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gatepay_proxy::clock::Clock;
-use gatepay_tenancy::{PartyId, Side, Who, edit, facts};
+use gatepay_tenancy::{ConfigSnapshot, PartyId, Who, edit, facts};
 use serde_json::{Value, json};
 
 use super::{Told, credential, name_the_rest, not_edited, refuse};
@@ -36,7 +36,7 @@ impl Show {
             return not_edited(edit::EditError::Changed(file));
         };
         let now_ms = Clock::system().unix_ms();
-        let said = facts::of_party(Who::Tenant(tenant), Side::of(&configuration));
+        let said = facts::of_party(Who::Tenant(tenant), ConfigSnapshot::of(&configuration));
         let said = said
             .iter()
             .filter(|(key, _)| !key.starts_with("credential."));
