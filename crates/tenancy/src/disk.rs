@@ -1,4 +1,4 @@
-//! Files as such: their metadata, opening, listing and durable writing, whatever they contain.
+//! Files as such: their metadata, opening, listing and durable writing, with any content.
 
 pub(crate) mod durable_write;
 pub(crate) mod file_stamp;

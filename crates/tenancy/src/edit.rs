@@ -1,8 +1,8 @@
-//! Edits of tenants that are there: what they may do at all, their keys, their end.
+//! Edits of existing tenants: standing, rotation of keys, removal.
 //!
 //! An edit keeps comments and order. Before it is made the whole configuration is read as it would be with it; if that has
 //! a problem, nothing is changed. An edit that takes rights away is made all the same if the problems were there before:
-//! a broken file must not keep anybody from stopping a stolen key. Random bytes and the time are arguments.
+//! a broken file must not keep an operator from stopping a stolen key. Random bytes and the time are arguments.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,17 +30,17 @@ pub use new_credential::Random;
 use files::{Folder, Form, Judging, at, judge};
 use new_credential::{NewCredential, draw};
 
-/// What became of a tenant's standing.
+/// The result of setting a tenant's standing.
 pub struct Stood {
     /// The file that says it.
     pub file: PathBuf,
     /// Whether it had to be changed.
     pub changed: bool,
-    /// What else is wrong with the configuration, and was before.
+    /// The problems of the configuration that were there before.
     pub problems: Vec<Problem>,
 }
 
-/// What the tenant has to be told, and where it was written.
+/// The new credential, for the tenant, and the files it was written to.
 pub struct Rotated {
     /// To be told.
     pub client_id: ClientId,
@@ -54,11 +54,11 @@ pub struct Rotated {
     pub ending: Vec<String>,
     /// When they end.
     pub ends: String,
-    /// What else is wrong with the configuration, and was before.
+    /// The problems of the configuration that were there before.
     pub problems: Vec<Problem>,
 }
 
-/// What was removed.
+/// The removed files.
 pub struct Removed {
     /// The tenant's file, or the file of many that it was taken out of.
     pub tenant_file: PathBuf,
@@ -75,7 +75,7 @@ pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
     Ok(Folder::of(files)?.find(id)?.file)
 }
 
-/// Says what a tenant may do at all.
+/// Sets a tenant's standing.
 pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stood, EditError> {
     let judging = match standing {
         Standing::Active => Judging::Whole,
@@ -173,7 +173,7 @@ pub fn rotate(
     durable_write::write_secret(&secret_file, &secret, like.as_deref())
         .map_err(at(&secret_file))?;
     let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
-        // It was made a moment ago, by us, and nobody names it.
+        // This process made it a moment ago, and no file names it.
         let _unremoved = fs::remove_file(&secret_file);
     })?;
     Ok(Rotated {
@@ -187,7 +187,7 @@ pub fn rotate(
     })
 }
 
-/// Removes a tenant, and its secret files if nobody else names them.
+/// Removes a tenant, and its secret files if no other file names them.
 pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Removed, EditError> {
     let folder = Folder::of(files)?;
     let tenant = folder.find(id)?;

@@ -6,7 +6,7 @@
 //! of a value, since a value may be a secret in the wrong place. [`edit::onboard`] writes the files of a new tenant, [`edit`]
 //! changes them.
 //!
-//! [`Plan`] says what one configuration changes compared with another.
+//! [`Plan`] has the changes between two configurations.
 //!
 //! What this crate deliberately is not: it knows no HTTP, opens no socket, logs nothing, looks at no file unasked, and reads
 //! neither a clock nor the process's environment nor a source of randomness; they are arguments.

@@ -29,15 +29,15 @@ use crate::syntax::table_reader::{File, Place, Reader};
 
 /// Reads `proxy.toml`, and the tenants and operators it names. `env` looks up an environment variable.
 ///
-/// What it says is used whole or not at all: one problem anywhere, and there is no configuration.
+/// A configuration is used whole or not at all: one problem anywhere, and there is no configuration.
 pub fn load(proxy_toml: &Path, env: &Environment<'_>) -> Result<Configuration, Vec<Problem>> {
     load_what_if(proxy_toml, env, WhatIf::default())
 }
 
-/// What is supposed instead of what is there, to judge an edit before it is made.
+/// An edit that is judged before it is made.
 #[derive(Clone, Copy, Default)]
 pub struct WhatIf<'a> {
-    /// A file of tenants, and what it will say; `None` if it will be gone.
+    /// A file of tenants, and its text after the edit; `None` if the edit removes it.
     pub file: Option<(&'a Path, Option<&'a str>)>,
     /// Secrets that this machine does not have stand for secrets of their own.
     pub secrets_elsewhere: bool,
@@ -83,8 +83,8 @@ pub fn load_readable(
     (configuration, problems)
 }
 
-/// What is wrong with `proxy.toml`, with the folders it names, and with these files of tenants and operators among each
-/// other: what a reload reports, without reading everybody else again.
+/// The problems of `proxy.toml`, of the folders it names, and with these files of tenants and operators among each
+/// other: a reload reports them, without reading all other files again.
 pub(crate) fn problems(
     proxy_toml: &Path,
     files: &BTreeSet<PathBuf>,
@@ -112,7 +112,7 @@ struct Files {
 }
 
 impl Files {
-    /// What cannot be listed is reported by its key.
+    /// A folder that cannot be listed is reported by its key.
     fn list(settings: &Settings, report: impl Fn(&'static str, &'static str)) -> Self {
         let list = |key, path: &Path| {
             party_files(path).unwrap_or_else(|error| {
@@ -174,14 +174,14 @@ fn listing_fault(error: &io::Error) -> &'static str {
     }
 }
 
-/// What stays the same over all files of one reading.
+/// The context of one reading, over all files.
 pub(crate) struct Reading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
     env: &'a Environment<'a>,
     what_if: WhatIf<'a>,
     reads: &'a FilesRead,
-    /// What `proxy.toml` says of secrets, for the files of tenants and operators.
+    /// The `secret_text` of `proxy.toml`, for the files of tenants and operators.
     pub(crate) secret_text: Cell<SecretText>,
     pub(crate) problems: Problems,
 }
@@ -238,7 +238,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Whoever has a problem is left out; the registry is then not used.
+    /// A party with a problem is left out; the registry is then not used.
     fn registry(
         &self,
         files: &Files,

@@ -1,4 +1,4 @@
-//! What one configuration changes compared with another: for people, for programs, and for whoever has to say yes.
+//! The changes between two configurations: for people, for programs, and for the one that has to confirm them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +24,10 @@ use plan_text::Shown;
 pub const MOST_REMOVED: usize = 10;
 /// Of the tenants there were.
 pub const MOST_REMOVED_PERCENT: usize = 20;
-/// Enough that no two plans anybody sees have the same, and short enough to paste.
+/// Enough that no two plans have the same in practice, and short enough to paste.
 const HASH_BYTES: usize = 16;
 
-/// A side as another process tells it: what it does, and no secret.
+/// A snapshot as another process tells it, without secrets.
 #[derive(Debug, Deserialize)]
 pub struct ConfigOutline {
     settings: Facts,
@@ -37,7 +37,7 @@ pub struct ConfigOutline {
     operators: BTreeMap<String, Facts>,
 }
 
-/// What changes. Displayed it is one line for each change, sorted, without the summary; as JSON it has the fields
+/// The changes. Displayed it is one line for each change, sorted, without the summary; as JSON it has the fields
 /// `changes`, `summary`, `hash`, `guard`, `settings`, `institution`, `operations`, `tenants` and `operators`.
 #[derive(Debug, Serialize)]
 pub struct Plan {
@@ -45,9 +45,9 @@ pub struct Plan {
     pub changes: bool,
     /// One line.
     pub summary: String,
-    /// The same for the same changes to as many parties, another for any other: whoever confirms it has seen them.
+    /// The same for the same changes to as many parties, another for any other: a confirmation names it.
     pub hash: String,
-    /// Why this should be confirmed by somebody first; empty if it need not.
+    /// Reasons to ask for a confirmation; empty if none is needed.
     pub guard: Vec<String>,
     #[serde(flatten)]
     of: Changes,
@@ -75,7 +75,7 @@ struct Group {
     changed: Vec<Changed>,
 }
 
-/// Somebody who is on one side only.
+/// A party or row of one side only.
 #[derive(Debug, Serialize)]
 struct One {
     id: String,
@@ -88,7 +88,7 @@ struct Changed {
     changes: Vec<Change>,
 }
 
-/// `null` is what nobody said.
+/// `null` is an absent key.
 #[derive(Debug, Serialize)]
 struct Change {
     key: String,
@@ -134,7 +134,7 @@ impl Plan {
         )
     }
 
-    /// From what another process told to a configuration.
+    /// From another process's outline to a configuration.
     pub fn against(before: &ConfigOutline, after: ConfigSnapshot<'_>) -> Self {
         fn told(map: &BTreeMap<String, Facts>) -> impl Iterator<Item = (&str, FactSource<'_>)> {
             map.iter()
@@ -211,7 +211,7 @@ impl Plan {
 }
 
 impl Group {
-    /// Compares two sides, each sorted by name; `visit` sees whoever differs.
+    /// Compares two sides, each sorted by name; `visit` sees each difference.
     fn of<'a>(
         before: impl Iterator<Item = (&'a str, FactSource<'a>)>,
         after: impl Iterator<Item = (&'a str, FactSource<'a>)>,
@@ -271,14 +271,14 @@ fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
     keys.into_iter().filter_map(change).collect()
 }
 
-/// Who acts for which sub-account, of tenants that differ: by id and by client id.
+/// The sub-accounts of changed tenants: by id and by client id.
 #[derive(Default)]
 struct Moves {
     before: BTreeMap<Hand, Holder>,
     after: BTreeMap<Hand, Holder>,
 }
 
-/// What a caller is known by: somebody's name, or a client id.
+/// A caller's identity: a tenant's name, or a client id.
 type Hand = (&'static str, String);
 
 struct Holder {

@@ -64,9 +64,9 @@ fn terms(catalogue: &Catalogue) -> Terms<'_> {
     }
 }
 
-/// What a reader tells of itself.
+/// The schema that a reader tells of itself.
 fn told(read: impl FnOnce(Reader<'_>, Sources<'_>)) -> Value {
-    // Where nothing is written, much is missing; that is nobody's problem.
+    // Recording reads no file, so required keys are missing; that is no problem.
     let problems = Problems::default();
     let file = File {
         name: Path::new("").into(),

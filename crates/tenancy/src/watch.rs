@@ -1,17 +1,17 @@
 //! Watch: a configuration that is read again where its files differ, and kept where they do not.
 //!
-//! Whether a file differs is told by its `FileStamp`, without opening it; what was parsed of all others is shared with the
-//! next [`Registry`]. What comes out is whole: it is built only from files that still look as they did when they were
+//! Whether a file differs is told by its `FileStamp`, without opening it; the parties of all others are shared with the
+//! next [`Registry`]. The result is whole: it is built only from files that still look as they did when they were
 //! read, all of them at one time, so that half a `git checkout` or half a turn of Kubernetes' `..data` is no
 //! configuration.
 //!
-//! That takes two looks at every file, one before the reading and one after. What was not read, since it had not changed
-//! at the first look, may have changed a moment later together with what was read: only the second look tells, and the
+//! That takes two looks at every file, one before the reading and one after. A file that was not read, since it had not changed
+//! at the first look, may have changed a moment later together with one that was read: only the second look tells, and the
 //! dates of folders do not, since a file that is written in place leaves them as they were. If a file looks the same
-//! both times it was the same in between, for nobody can set back when its inode changed; so at the moment when the last
-//! reading ended all of them said what was read.
+//! both times it was the same in between, for the time of an inode's change cannot be set back; so at the moment when the last
+//! reading ended all of them had the text that was read.
 //!
-//! Who asks, and how often, is not known here: [`Watch::glance`] looks, [`Watch::settled`] looks again at what differs,
+//! The caller decides how often: [`Watch::glance`] looks, [`Watch::settled`] looks again at what differs,
 //! [`Watch::read`] reads it, and [`Watch::next`] builds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -55,15 +55,15 @@ pub struct Watch {
     proxy: ProxyFile,
     tenants: Folder<Tenant>,
     operators: Folder<Operator>,
-    /// The listener's certificate, key and authorities, when they were last taken for read. Whoever asks reads them.
+    /// The listener's certificate, key and authorities, when they were last taken for read. Their users read them.
     certificates: Vec<StampedFile>,
-    /// The authorities that vouch for GatePay, likewise, and what they were at the start.
+    /// The authorities that vouch for GatePay, likewise, and their digest at the start.
     trust: Option<UpstreamCa>,
-    /// What parties are read by: that of the start, since rows of the catalogue are known by their position.
+    /// The catalogue that parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: Window,
     secret_text: SecretText,
-    /// What is held is compared by hashes that nobody can foresee.
+    /// Unique keys are compared by hashes that cannot be predicted.
     hasher: RandomState,
 }
 
@@ -72,7 +72,7 @@ struct ProxyFile {
     /// With its secrets.
     look: FileStamp,
     secrets: Box<[StampedFile]>,
-    /// What it says, unless something is wrong with it.
+    /// Its settings, unless it has a problem.
     said: Option<ParsedProxyFile>,
 }
 
@@ -81,7 +81,7 @@ struct ParsedProxyFile {
     catalogue: Catalogue,
 }
 
-/// The files that differ from what was read of them, and what they look like now.
+/// The files that changed since they were read, with their present stamps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ChangedFiles {
     /// `proxy.toml` and its secrets.
@@ -92,13 +92,13 @@ pub struct ChangedFiles {
     operators: Differ,
 }
 
-/// What the files say now.
+/// The next configuration.
 pub struct Next {
-    /// What `proxy.toml` says. Most of it waits for the next start.
+    /// The settings of `proxy.toml`. Most of them take effect after a restart.
     pub settings: Arc<Settings>,
-    /// Keys of `proxy.toml` that wait for the next start although they say what they said: what they name is another.
+    /// Keys of `proxy.toml` that take effect after a restart although they are unchanged: the file they name has changed.
     pub restart: Vec<&'static str>,
-    /// Everybody. Whose files did not change is shared with the registries before.
+    /// All parties. Those of unchanged files are shared with the registries before.
     pub registry: Registry,
 }
 
@@ -134,7 +134,7 @@ impl Watch {
         env: &Environment<'_>,
     ) -> Result<Option<(Self, Configuration)>, Vec<Problem>> {
         let proxy = ProxyFile::read(proxy_toml, env);
-        // Read twice: one for the process, the other to compare with what the file says later.
+        // Read twice: one for the process, the other to compare with later versions of the file.
         let reads = FilesRead::default();
         let settings = Reading::new(proxy_toml, env, &reads).settings(proxy_toml);
         let (Some(said), Some((settings, catalogue))) = (&proxy.said, settings) else {
@@ -173,7 +173,7 @@ impl Watch {
         self.glance_on(Threads::AsManyAsPay)
     }
 
-    /// The same on this thread alone, in no hurry, so that it is known what it costs.
+    /// The same on this thread alone, so that its cost is known.
     pub fn glance_alone(&self) -> ChangedFiles {
         self.glance_on(Threads::One)
     }
@@ -195,7 +195,7 @@ impl Watch {
         }
     }
 
-    /// Whether what differed still looks as it did: nobody is writing it, as far as can be seen.
+    /// Whether the changed files still have the same stamps, so that none is being written.
     pub fn settled(&self, glance: &ChangedFiles) -> bool {
         let mut others = glance.others.iter();
         glance
@@ -206,7 +206,7 @@ impl Watch {
             && self.operators.settled(&glance.operators)
     }
 
-    /// Reads what differs.
+    /// Reads the changed files.
     pub fn read(&mut self, glance: &ChangedFiles, env: &Environment<'_>) {
         let mut elsewhere = [false; 2];
         if glance.proxy.is_some() {
@@ -256,7 +256,7 @@ impl Watch {
         }
     }
 
-    /// What the files said when they were read, or what is wrong with them. With no problem at all, what was wrong has
+    /// The configuration that was read, or its problems. With no problem at all, the fault has
     /// passed meanwhile, and they have to be looked at again.
     pub fn next(&mut self, env: &Environment<'_>) -> Result<Next, Vec<Problem>> {
         let mut wrong: BTreeSet<PathBuf> = self.tenants.wrong().collect();
@@ -334,8 +334,8 @@ impl Watch {
     }
 }
 
-/// What is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so it is by
-/// what they say that two of them differ.
+/// A file that is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so the
+/// contents are compared, by digest.
 struct UpstreamCa {
     seen: StampedFile,
     start: Option<Digest>,

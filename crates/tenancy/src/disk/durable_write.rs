@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 const SECRET_MODE: u32 = 0o600;
 /// The folder of secrets likewise.
 const SECRETS_MODE: u32 = 0o700;
-/// No secret is in it, but who is a customer is nobody's business.
+/// It has no secret, but the list of customers is confidential.
 const TENANT_MODE: u32 = 0o640;
 
 /// Makes the folder if there is none.
@@ -24,7 +24,7 @@ pub(crate) fn make_secrets_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a secret where nothing is yet. `like` is a secret whose owner and mode it gets: whoever reads that one has to read
+/// Writes a secret where nothing is yet. `like` is a secret whose owner and mode it gets: the process that reads that one has to read
 /// this one too.
 pub(crate) fn write_secret(path: &Path, secret: &str, like: Option<&Path>) -> io::Result<()> {
     let mut line = Zeroizing::new(String::with_capacity(secret.len() + 1));
@@ -56,7 +56,7 @@ pub(crate) fn write_tenant(path: &Path, text: &str) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// Replaces a file, which keeps its mode and owner, if it still says what it said. A link stays a link.
+/// Replaces a file, which keeps its mode and owner, if its text is unchanged. A link stays a link.
 pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<Replaced> {
     let path = fs::canonicalize(path)?;
     let metadata = fs::metadata(&path)?;
@@ -84,7 +84,7 @@ fn hand_over(file: &File, like: &Metadata) -> io::Result<()> {
 #[must_use]
 pub(crate) enum Replaced {
     Done,
-    /// By somebody else; it was left alone.
+    /// By another process; it was left alone.
     ChangedMeanwhile,
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn lock(folder: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-/// A nameless neighbor, as far as listings of tenants go: they leave out what begins with a dot.
+/// A nameless neighbor, as far as listings of tenants go: they leave out names that begin with a dot.
 fn beside(path: &Path, text: &str) -> io::Result<tempfile::NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix(".new-")

@@ -1,4 +1,4 @@
-//! What a file looks like from outside, so that one that changed is told without reading it.
+//! Stamps of files, by which a change is seen without reading the file.
 
 use std::cell::RefCell;
 use std::fs::{self, Metadata};
@@ -13,19 +13,19 @@ use std::path::Path;
 pub(crate) struct FileStamp(u64);
 
 impl FileStamp {
-    /// There is no such file, or nobody may know.
+    /// The file does not exist, or cannot be looked at.
     pub(crate) const NOTHING: Self = Self(0);
 
     pub(crate) fn at(path: &Path) -> Self {
         fs::metadata(path).map_or(Self::NOTHING, |seen| Self::of(&seen))
     }
 
-    /// Of a file that is open, too: then it is that file's, whatever its name leads to by now.
+    /// Of a file that is open, too: then it is that file's, even if its name leads to another by now.
     pub(crate) fn of(seen: &Metadata) -> Self {
         let mut hash = DefaultHasher::new();
         (seen.dev(), seen.ino(), seen.mode(), seen.size()).hash(&mut hash);
         (seen.mtime(), seen.mtime_nsec()).hash(&mut hash);
-        // Changes with the owner and the mode too, and nobody can set it back.
+        // Changes with the owner and the mode too, and cannot be set back.
         (seen.ctime(), seen.ctime_nsec()).hash(&mut hash);
         Self(hash.finish().max(1))
     }
@@ -37,7 +37,7 @@ impl FileStamp {
     }
 }
 
-/// A file and what it looked like when it was read.
+/// A file and its stamp when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StampedFile {
     pub(crate) path: Box<Path>,
@@ -63,7 +63,7 @@ impl FilesRead {
         self.0.borrow_mut().push(StampedFile { path, look });
     }
 
-    /// What the file looked like, and its secrets.
+    /// The file's stamp, and its secrets.
     pub(crate) fn into_seen(self) -> (FileStamp, Box<[StampedFile]>) {
         let mut all = self.0.into_inner().into_iter();
         let first = all.next().map_or(FileStamp::NOTHING, |file| file.look);

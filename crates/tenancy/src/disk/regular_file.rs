@@ -1,4 +1,4 @@
-//! A regular file that is opened once: what it looked like and what it says are of one and the same.
+//! A regular file that is opened once, so that its stamp and its text belong together.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -16,7 +16,7 @@ pub(crate) struct Regular {
 }
 
 impl Regular {
-    /// Opens a file and notes what it looks like, before anything of it is read: whatever happens to it from here on is
+    /// Opens a file and notes its stamp before it is read: any later change is
     /// seen as a change. Devices and pipes have no end, and a folder no text: they are refused as a folder is.
     pub(crate) fn open(path: &Path, reads: &FilesRead) -> io::Result<Self> {
         let opened = Self::try_open(path).inspect_err(|_| {
@@ -32,7 +32,7 @@ impl Regular {
     }
 
     fn try_open(path: &Path) -> io::Result<Self> {
-        // What it is shows only once it is open: so opening must not wait for a pipe's writer, nor take a terminal.
+        // The file's type is known only once it is open: so opening must not wait for a pipe's writer, nor take a terminal.
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = flags.bits().try_into().expect("flags fit C's int");
         let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -40,10 +40,10 @@ impl Regular {
         Ok(Self { file, metadata })
     }
 
-    /// Reads what it says, not more than so many bytes. It is not asked for more once it gave as many as it said it has:
+    /// Reads the file, at most `most` bytes, and stops at the length that its metadata gave:
     /// had it grown since, it would look different.
     pub(crate) fn read(self, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-        // What the kernel makes up tells no length.
+        // Files of procfs have no length.
         let length = Some(self.metadata.len()).filter(|length| *length > 0);
         let most = length.map_or(most, |length| length.min(most));
         bytes.reserve_exact(usize::try_from(length.unwrap_or(0).min(most)).unwrap_or(0));

@@ -19,7 +19,7 @@ use crate::syntax::problem::{Problem, closest};
 pub struct Files<'a> {
     /// It names the others.
     pub proxy_toml: &'a Path,
-    /// What secrets may be named by besides files.
+    /// The environment variables that secrets may be read from.
     pub env: &'a Environment<'a>,
     /// Secrets that this machine does not have stand for secrets of their own: a checkout has none.
     pub secrets_elsewhere: bool,
@@ -38,13 +38,13 @@ pub enum EditError {
         /// One that is there, and may have been meant.
         closest: Option<String>,
     },
-    /// What would be wrong then, or is wrong already.
+    /// The problems after the edit, new or old.
     #[error("{} problems", _0.len())]
     Problems(Vec<Problem>),
     /// Not as these edits expect it.
     #[error("{} is written in a way that can only be edited by hand", _0.display())]
     Misshapen(PathBuf),
-    /// Somebody else edited it at the same time.
+    /// The file was changed by another process meanwhile.
     #[error("{} was changed by somebody else just now; look at it, and try again", _0.display())]
     Changed(PathBuf),
     /// A file or folder could not be read or written.
@@ -164,7 +164,7 @@ impl Folder {
         let mut all = parties.flatten().chain([files.proxy_toml.to_owned()]);
         all.find(|file| match document::read(file) {
             Ok(root) => any_text(&Value::Table(root), &|text| same(text, file)),
-            // Nobody knows whom it names.
+            // An unreadable file may name it.
             Err(_) => true,
         })
     }
@@ -303,7 +303,7 @@ pub(crate) fn judge(
     load_what_if(files.proxy_toml, files.env, what_if).map_err(EditError::Problems)
 }
 
-/// Reads what can be read as it would be with one file saying this; gives the problems, if all of them are there already.
+/// Reads all readable files as if one file had this text; gives the problems, if all of them are there already.
 fn judge_what_is_new(
     files: &Files<'_>,
     file: &Path,
@@ -330,7 +330,7 @@ fn judge_what_is_new(
     }
 }
 
-/// Whether both are one problem, whatever line it stands on now.
+/// Whether both are one problem, on any line.
 fn is_same(one: &Problem, other: &Problem) -> bool {
     let words = |problem: &Problem| problem.text.replace(|it: char| it.is_ascii_digit(), "");
     (&one.file, &one.key) == (&other.file, &other.key) && words(one) == words(other)

@@ -28,7 +28,7 @@ pub(super) fn rotate(
 ) -> Result<String, Misshapen> {
     let mut edited = text.to_owned();
     for index in dated {
-        // Each edit moves what comes after it.
+        // Each edit moves the text after it.
         let credentials = credentials(&edited, tenant)?;
         let at = items(&edited, credentials)?.get(*index).cloned();
         edited = set(&edited, at.ok_or(Misshapen)?, "not_after", not_after)?;

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 #[derive(Debug)]
 pub(super) struct Misshapen;
 
-/// What is added to a tenant's table.
+/// The credential that is added to a tenant's table.
 pub(super) struct NewCredential<'a> {
     pub(super) client_id: &'a str,
     pub(super) secret_file: &'a str,

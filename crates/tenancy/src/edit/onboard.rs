@@ -18,7 +18,7 @@ use crate::model::party::PartyId;
 use crate::model::tenant::SubAccount;
 use crate::syntax::document;
 
-/// Who is to be added, and where.
+/// The tenant to add, and its place.
 #[derive(Clone, Copy)]
 pub struct NewTenant<'a> {
     /// Its name, and that of its files.
@@ -40,7 +40,7 @@ pub enum Place<'a> {
     Folder(&'a Path),
 }
 
-/// What the tenant has to be told, and where it was written.
+/// The new credential, for the tenant, and the files it was written to.
 pub struct Added {
     /// To be told.
     pub client_id: ClientId,
@@ -74,7 +74,7 @@ pub enum AddError {
     /// The tenants are in one file, which only its owner can extend.
     #[error("{} is no folder; add the tenant to it by hand", _0.display())]
     NotAFolder(PathBuf),
-    /// What an edit is refused for: above all, that the configuration would not be whole.
+    /// The edit is refused: above all, the configuration would have a problem.
     #[error(transparent)]
     Edit(#[from] EditError),
     /// A path that a TOML file cannot name.
@@ -91,7 +91,7 @@ pub enum AddError {
     },
 }
 
-/// Writes the secret, then the table that names it: whoever watches the folder never sees one without the other.
+/// Writes the secret, then the table that names it: a watcher of the folder never sees the table without the secret.
 ///
 /// # Panics
 /// Never: a UUID is visible ASCII.
@@ -147,7 +147,7 @@ fn add_to(
     })
 }
 
-/// Looks through all tenant files, whatever their names. A file that cannot be read is left to `check`.
+/// Looks through all tenant files, with any name. A file that cannot be read is left to `check`.
 fn refuse_known(tenants: &Path, tenant: &NewTenant<'_>) -> Result<(), AddError> {
     if tenants.is_file() {
         return Err(AddError::NotAFolder(tenants.to_owned()));
@@ -170,7 +170,7 @@ fn refuse_known(tenants: &Path, tenant: &NewTenant<'_>) -> Result<(), AddError> 
     Ok(())
 }
 
-/// The table as an operator would write it, with what may be said besides in comments.
+/// The table as an operator would write it, with the optional keys in comments.
 fn table(
     tenant: &NewTenant<'_>,
     client_id: &ClientId,

@@ -1,4 +1,4 @@
-//! Where the rows of a changed catalogue may lead: no tenant's to what is the institution's own, none to the path of a
+//! Where the rows of a changed catalogue may lead: no tenant's to the institution's own paths, none to the path of a
 //! stronger kind, and no two to one place.
 
 use std::collections::HashMap;
@@ -15,11 +15,11 @@ const OWN: &str = "is the institution's own and is never open to tenants";
 /// All rows as the tables leave them, to be judged together.
 pub(crate) struct Whole<'a> {
     rows: &'a [Operation],
-    /// Those of GatePay's documentation, in the same order; what follows them was added.
+    /// Those of GatePay's documentation, in the same order; added rows follow.
     built_in: &'a [Operation],
     /// Where the rows stand that tables changed or added.
     places: HashMap<usize, Place>,
-    /// Of each row, the institution path without what a router may ignore.
+    /// Of each row, the folded institution path.
     folded: Vec<Option<String>>,
     known: KnownKinds<'a>,
 }
@@ -42,7 +42,7 @@ impl<'a> Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// What is wrong with a row among the others, by key.
+    /// The problems of a row among the others, by key.
     pub(crate) fn faults(&self, position: usize) -> Vec<(&'static str, String)> {
         let institution = self.institution_fault(position);
         let merchant = self.merchant_fault(position);

@@ -1,7 +1,7 @@
 //! The `[[operation]]` tables of `proxy.toml`: rows of the catalogue turned on or off, corrected on the institution's
 //! side, or added.
 //!
-//! What a row is (who may call it, what it does, how tenants call it) is not for configuration to change. Whatever is
+//! Configuration cannot change a row's callers, its kind or its merchant path. Whatever is
 //! written, no tenant's row leads where only the institution may go, and no read to the path of a write or money call:
 //! `paths` says so, with the place, and [`Catalogue::new`] does not build such a catalogue either.
 
@@ -60,7 +60,7 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
     })
 }
 
-/// Does what one table says, and gives the place of the row it is about.
+/// Applies one table, and gives the position of its row.
 fn change(
     table: &mut Reader<'_>,
     rows: &mut Vec<Operation>,
@@ -126,7 +126,7 @@ impl Written {
     }
 }
 
-/// What a row is; an addition says it, a correction cannot.
+/// The keys that define a row; an added row has them, a correction must not.
 const GIVEN: [&str; 7] = [
     "module",
     "kind",
@@ -229,7 +229,7 @@ fn add(
         kind: written.kind?,
         key: written.key.unwrap_or(Key::None),
         look_up: None,
-        // Whoever wrote the path vouches for it.
+        // The path is the operator's own.
         confirmed: true,
         fields: &[],
         amounts: &[],
@@ -277,7 +277,7 @@ fn module(text: &str) -> Result<Module, Fault> {
     })
 }
 
-/// Narrower than what a URL allows: nothing in it has a second reading, and every client writes it alike.
+/// Narrower than a URL: nothing in it has a second reading, and every client writes it alike.
 fn path(text: &str) -> Result<String, &'static str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
     if is_canonical(text) && text.bytes().all(plain) {

@@ -1,4 +1,4 @@
-//! What a tenant's table and an operator's have in common, as written.
+//! The common keys of a tenant's and an operator's table.
 
 use std::num::NonZeroU32;
 
@@ -14,7 +14,7 @@ use crate::syntax::document::Value;
 use crate::syntax::table_reader::{Fault, Place, Reader};
 use crate::syntax::value;
 
-/// What holds for all parties.
+/// The settings that limit all parties.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
     pub(crate) catalogue: &'a Catalogue,

@@ -37,7 +37,7 @@ pub(crate) fn read(
     permissions
 }
 
-/// What a word of `allow` or `deny` stands for.
+/// The meaning of a word of `allow` or `deny`.
 #[derive(Clone, Copy)]
 enum Word {
     Module(Module),
@@ -73,7 +73,7 @@ impl Word {
     }
 }
 
-/// A word of `allow` must allow something: else whoever wrote it believes in a permission that is not there.
+/// A word of `allow` must allow something: else it would look like a permission and be none.
 fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word, Fault> {
     let word = Word::parse(text, catalogue)?;
     let rows = catalogue.rows().iter().enumerate();

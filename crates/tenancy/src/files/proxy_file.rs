@@ -30,7 +30,7 @@ use crate::syntax::value;
 const GATEPAY: &str = "https://openplatform.gateapi.io";
 /// An hour: replay memory holds every nonce for as long.
 const LONGEST_PAST_MS: u64 = 3_600_000;
-/// What the payment pages allow; a start without a replay hand-over waits for as long.
+/// The limit of the payment pages; a start without a replay hand-over waits for as long.
 const LONGEST_FUTURE_MS: u64 = 300_000;
 
 /// A file holds some calls at least, and can still be opened by an editor.
@@ -217,7 +217,7 @@ fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
     let credentials = secrets::optional(reader, "proxy_credentials", sources);
     let authorization = credentials.as_ref().and_then(|credentials| {
         let authorization = Authorization::basic(credentials);
-        // What stands in for a secret of another machine has no colon.
+        // The stand-in for a secret of another machine has no colon.
         if authorization.is_none() && !sources.elsewhere {
             reader.problem("proxy_credentials", "must be USER:PASSWORD");
         }
@@ -276,7 +276,7 @@ fn quota(mut reader: Reader<'_>) -> Quota {
     }
 }
 
-/// What can be in shadow of the institution's quota. The rate itself has a name nobody writes by accident: without it
+/// The parts of the institution's quota that can be in shadow. The rate's name is not written by accident: without it
 /// GatePay refuses payments.
 const QUOTA_SHADOWS: &[(&str, QuotaLimit)] = &[
     ("shares", QuotaLimit::Shares),

@@ -32,10 +32,10 @@ pub(crate) struct Sources<'a> {
     pub(crate) text: SecretText,
 }
 
-/// The largest secret file. Issued secrets have some dozens of characters; what is larger is another file.
+/// The largest secret file. Issued secrets have some dozens of characters; a larger file is another one.
 const LARGEST: usize = 4096;
 const INLINE: &str = "inline secrets are not allowed; use { file = \"…\" } or { env = \"…\" }";
-/// Read, write and execute for everybody.
+/// Read, write and execute for others.
 const OTHERS: u32 = 0o007;
 
 /// Reads the secret that `key` names as `{ file = "…" }` or `{ env = "…" }`.
@@ -91,7 +91,7 @@ pub(crate) fn optional(
     from_file.or(from_env)
 }
 
-/// A secret of its own for each name: good for finding out what else is wrong, and for nothing else.
+/// A secret of its own for each name: it only lets the other checks run.
 fn stand_in(name: &str) -> Result<SecretKey, Fault> {
     let text = format!("elsewhere:{}", hex::encode(name));
     parse(&text, SecretText::Visible)

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::model::facts::Facts;
 use crate::syntax::document;
 
-/// What `proxy.toml` says of the process, as it is written there. The institution and the operations have facts of their
+/// The process's keys of `proxy.toml`, as they are written. The institution and the operations have facts of their
 /// own. No secret can be among them: one that is written down is a problem, and then there is no configuration.
 pub(crate) fn as_written(root: &document::Table) -> Facts {
     let mut facts = Facts::new();

@@ -1,4 +1,4 @@
-//! What nobody may have twice: ids, sub-accounts, client ids and secrets, over all files.
+//! Uniqueness of ids, sub-accounts, client ids and secrets, over all files.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +18,7 @@ pub(crate) enum Claim {
     Secret([u8; 32]),
 }
 
-/// Who claimed what first; `P` says who or where that is.
+/// The first owner of each claim; `P` names the owner or its place.
 pub(crate) struct Claims<P>(HashMap<Claim, Held<P>>);
 
 struct Held<P> {
@@ -33,7 +33,7 @@ impl<P> Default for Claims<P> {
 }
 
 impl<P> Claims<P> {
-    /// Claims a thing; `Some` is who has it already.
+    /// Stakes a claim; `Some` is the earlier owner.
     pub(crate) fn stake(&mut self, claim: Claim, by: P) -> Option<&P> {
         self.insert(claim, by, false)
     }

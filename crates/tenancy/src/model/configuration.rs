@@ -11,6 +11,6 @@ pub struct Configuration {
     pub settings: Settings,
     /// The tenants, and the institution's own operators.
     pub registry: Registry,
-    /// What may be called: GatePay's documentation, as `proxy.toml` changes it.
+    /// GatePay's documented operations, as `proxy.toml` changes them.
     pub catalogue: Catalogue,
 }

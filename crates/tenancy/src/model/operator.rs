@@ -5,9 +5,9 @@ use gatepay_core::Catalogue;
 use crate::model::party::{DatedCredential, Party, PartyId, Standing};
 use crate::model::permissions::Permissions;
 
-/// Somebody of the institution's own back office. It calls institution paths, and so needs no institution secret.
+/// A member of the institution's own back office. It calls institution paths, and so needs no institution secret.
 pub struct Operator {
-    /// Who signs for it, and what it may do.
+    /// Its credentials, permissions and limits.
     pub party: Party,
 }
 

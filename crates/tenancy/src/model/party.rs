@@ -1,4 +1,4 @@
-//! Who may sign: what tenants and operators have in common.
+//! Parties: the common part of tenants and operators, which sign requests.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -12,21 +12,21 @@ use smol_str::SmolStr;
 
 use crate::model::permissions::Permissions;
 
-/// Somebody who signs requests: a tenant's or an operator's side of the bargain. What every request asks is first: see
+/// A signer of requests: the common part of a tenant and an operator. Fields of every request come first: see
 /// [`Tenant`](crate::Tenant).
 #[repr(C)]
 pub struct Party {
-    /// Who signs for it; at least one. Keys are never copied: whoever is the same but for its standing shares them.
+    /// Its credentials; at least one. Keys are never copied: a party with another standing shares them.
     pub credentials: Arc<[DatedCredential]>,
     /// How far its stamps may lie from our clock; never wider than the proxy's.
     pub window: Window,
-    /// What it may call.
+    /// The operations it may call.
     pub permissions: Permissions,
     /// Where its calls may come from; empty means anywhere.
     pub addresses: Box<[IpNet]>,
-    /// What it may do at all.
+    /// Active, read-only or suspended.
     pub standing: Standing,
-    /// What counts as a repetition.
+    /// The rule by which a request is a replay.
     pub replay: ReplayRule,
     /// How much it may call.
     pub limits: Limits,
@@ -81,7 +81,7 @@ pub struct PartyId(SmolStr);
 pub struct PartyIdError;
 
 impl PartyId {
-    /// Accepts what is safe as a file name and a metric label.
+    /// Accepts names that are safe as a file name and a metric label.
     pub fn parse(text: &str) -> Result<Self, PartyIdError> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let allowed = text
@@ -125,14 +125,14 @@ pub const DEFAULT_WINDOW: Window = Window {
     future_ms: 10_000,
 };
 
-/// What somebody may do at all.
+/// The standing of a party.
 ///
 /// Ordered by how much that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// Nothing.
     Suspended,
-    /// Of what its permissions allow, reads only.
+    /// Only the reads that its permissions allow.
     ReadOnly,
     /// Everything its permissions allow.
     Active,
@@ -156,12 +156,12 @@ impl Standing {
     }
 }
 
-/// What counts as a repetition of a signed request.
+/// The rule by which a signed request is a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayRule {
     /// The same timestamp and nonce (protocol.md 1.5: some clients keep a nonce for hours).
     Pair,
-    /// The same nonce, whatever the timestamp.
+    /// The same nonce, with any timestamp.
     Nonce,
 }
 
@@ -239,7 +239,7 @@ impl LimitsShadow {
     }
 }
 
-/// How much somebody may call.
+/// Rates and concurrency of a party.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Over all calls.

@@ -23,7 +23,7 @@ impl Permissions {
         Self::all(catalogue, Audience::Tenants)
     }
 
-    /// Every operation that is on: each has an institution path, which is what operators call.
+    /// Every operation that is on: each has an institution path, which operators call.
     pub fn of_operators(catalogue: &Catalogue) -> Self {
         Self::all(catalogue, Audience::Operators)
     }
@@ -76,7 +76,7 @@ impl Permissions {
     }
 }
 
-/// Whom operations are open to.
+/// The group of callers that operations are open to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     Tenants,

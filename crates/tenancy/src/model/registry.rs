@@ -22,12 +22,12 @@ pub struct Registry {
     /// Neither holds names: one more of each, for a hundred thousand tenants, is ten megabytes.
     by_client_id: HashTable<At>,
     by_account: HashTable<u32>,
-    /// What is in the tables is configured, and callers only look: it need not withstand who aims for collisions.
+    /// The tables' keys are configured, and callers only look up: collisions by design are no threat.
     hasher: RandomState,
 }
 
-/// Where a credential is: whose it is, the party's position, and the place in its `credentials`. The party itself as well,
-/// though its position says who it is, and its credentials, though it has them: every request asks, and would find each
+/// A credential's owner, the party's position, and the index in its `credentials`. The party itself as well,
+/// though its position leads to it, and its credentials, though it has them: every request asks, and would find each
 /// one far look later.
 struct At {
     party: Whose,
@@ -42,10 +42,10 @@ enum Whose {
     Operator(Arc<Operator>),
 }
 
-/// Whom a client id belongs to. Dates and standing are not judged.
+/// The owner of a client id. Dates and standing are not judged.
 #[derive(Clone, Copy)]
 pub struct Found<'a> {
-    /// Whose it is.
+    /// The owner.
     pub who: Who<'a>,
     /// The credential it names.
     pub credential: &'a DatedCredential,
@@ -87,7 +87,7 @@ impl Whose {
 }
 
 impl<'a> Who<'a> {
-    /// What both have.
+    /// The common part.
     pub fn party(self) -> &'a Party {
         match self {
             Self::Tenant(tenant) => &tenant.party,
@@ -103,7 +103,7 @@ impl<'a> Who<'a> {
         }
     }
 
-    /// What it is, in a word.
+    /// `tenant` or `operator`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
@@ -116,11 +116,11 @@ impl<'a> Who<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{first} and {second} have the same {what}")]
 pub struct Conflict {
-    /// What they share.
+    /// The shared value's name.
     pub what: &'static str,
-    /// Who had it first.
+    /// The first owner.
     pub first: String,
-    /// Who claims it as well.
+    /// The second owner.
     pub second: String,
 }
 
@@ -176,7 +176,7 @@ impl Registry {
         }
     }
 
-    /// Who has series of their own, by position: those pinned, then tenants and operators by id, as many as may. It
+    /// The parties with metric series of their own, by position: pinned ones, then tenants and operators by id, up to `max_tenants`. It
     /// follows from configuration alone, so that no traffic can make a series.
     pub fn own_series(&self, metrics: &Metrics) -> Vec<bool> {
         let pinned: HashSet<&str> = metrics.pinned.iter().map(PartyId::as_str).collect();
@@ -190,7 +190,7 @@ impl Registry {
         own
     }
 
-    /// Sorts and indexes parties; what they claim is the caller's to judge.
+    /// Sorts and indexes parties; the caller checks that their ids and keys are unique.
     pub(crate) fn index(mut tenants: Vec<Arc<Tenant>>, mut operators: Vec<Arc<Operator>>) -> Self {
         tenants.sort_by(|one, other| one.party.id.cmp(&other.party.id));
         operators.sort_by(|one, other| one.party.id.cmp(&other.party.id));
@@ -252,7 +252,7 @@ impl Registry {
         Some(Self::index(tenants, operators))
     }
 
-    /// The place of somebody in [`parties`](Self::parties), by name.
+    /// The position of a party in [`parties`](Self::parties), by name.
     pub fn position(&self, id: &str) -> Option<usize> {
         let tenant = |tenant: &Arc<Tenant>| tenant.party.id.as_str().cmp(id);
         let operator = |operator: &Arc<Operator>| operator.party.id.as_str().cmp(id);
@@ -263,7 +263,7 @@ impl Registry {
         })
     }
 
-    /// Whom a client id belongs to, by one hash look-up.
+    /// The owner of a client id, by one hash look-up.
     pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
         let hash = self.hasher.hash_one(client_id);
         let named = |at: &At| at.dated().credential.client_id.as_str() == client_id;
@@ -276,10 +276,10 @@ impl Registry {
         })
     }
 
-    /// Who has this place in [`parties`](Self::parties).
+    /// The party at a position in [`parties`](Self::parties).
     ///
     /// # Panics
-    /// If nobody has.
+    /// If there is no such position.
     pub fn at(&self, position: usize) -> Who<'_> {
         match self.tenants.get(position) {
             Some(tenant) => Who::Tenant(tenant),
@@ -297,7 +297,7 @@ impl Registry {
         &self.operators
     }
 
-    /// Everybody: the tenants, then the operators. The place of each is its [`Found::position`].
+    /// All parties: the tenants, then the operators. The index of each is its [`Found::position`].
     pub fn parties(&self) -> impl Iterator<Item = Who<'_>> {
         let tenants = self.tenants.iter().map(Who::Tenant);
         tenants.chain(self.operators.iter().map(Who::Operator))

@@ -29,15 +29,15 @@ pub struct Settings {
     pub reload_guard: bool,
     /// Which statuses refusals have.
     pub refusal_status: RefusalStatus,
-    /// Whether every answer says what is left of the caller's rate, not only a 429.
+    /// Whether every answer has the rest of the caller's rate, not only a 429.
     pub ratelimit_headers: bool,
     /// How strictly bodies are checked.
     pub checks: Strictness,
-    /// What happens to a callback URL on a fixed address.
+    /// The treatment of a callback URL on a fixed address.
     pub fixed_address_callback: FixedAddressCallback,
     /// Which currencies a balance query asks for when the tenant names none; at least one.
     pub balance_currencies: Vec<String>,
-    /// Which clock stamps what we send.
+    /// The clock that stamps upstream requests.
     pub clock: ClockSource,
     /// The tenants' side.
     pub listen: Listen,
@@ -47,7 +47,7 @@ pub struct Settings {
     pub upstream: Upstream,
     /// A proxy on the way there, which tunnels.
     pub egress: Option<Egress>,
-    /// Who we are to GatePay. Shared: a reload replaces it.
+    /// The institution's identity at GatePay. Shared: a reload replaces it.
     pub institution: Arc<Institution>,
     /// How far tenants' stamps may lie from our clock.
     pub window: Window,
@@ -57,7 +57,7 @@ pub struct Settings {
     pub secret_text: SecretText,
     /// The audit journal; without it nothing is written down.
     pub audit: Option<Audit>,
-    /// What is measured.
+    /// The metrics' settings.
     pub metrics: Metrics,
     /// How the log looks.
     pub log: Log,
@@ -79,7 +79,7 @@ impl RefusalStatus {
     pub(crate) const WORDS: &[(&str, Self)] = &[("http", Self::Http), ("gatepay", Self::Gatepay)];
 }
 
-/// What happens to a `callbackUrl` in a fixed-address call.
+/// The treatment of a `callbackUrl` in a fixed-address call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedAddressCallback {
     /// The call is refused.
@@ -94,7 +94,7 @@ impl FixedAddressCallback {
         &[("refuse", Self::Refuse), ("forward", Self::Forward)];
 }
 
-/// Which clock stamps what we send.
+/// The clock that stamps upstream requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockSource {
     /// The machine's.
@@ -117,7 +117,7 @@ pub struct Listen {
     pub threads: Option<NonZeroUsize>,
     /// TLS, or plain HTTP.
     pub tls: Option<ListenTls>,
-    /// Whose `X-Forwarded-For` is believed, and whose PROXY header.
+    /// The proxies whose `X-Forwarded-For` and PROXY header are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether connections of trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
@@ -150,7 +150,7 @@ pub struct ListenTls {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// Who signs tenants' certificates.
+    /// The authorities for tenants' certificates.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -158,7 +158,7 @@ pub struct ListenTls {
 pub struct Admin {
     /// Where operators and Prometheus connect.
     pub address: SocketAddr,
-    /// What they present on an address other than loopback; compare with [`SigningKey::same_secret`].
+    /// The bearer token on an address other than loopback; compare with [`SigningKey::same_secret`].
     pub token: Option<SigningKey>,
 }
 
@@ -181,25 +181,25 @@ pub struct Upstream {
     pub plaintext: bool,
     /// How long one call may take, all attempts together.
     pub deadline: Duration,
-    /// How long it is looked up what became of a write or money call whose outcome is unknown; zero for not at all.
+    /// How long the outcome of a write or money call with an unknown outcome is looked up; zero disables it.
     pub resolve: Duration,
     /// How many attempts may be repeats, as a part of the traffic, 0 to 1.
     pub repeat_budget: f64,
     /// When GatePay is taken for down.
     pub breaker: Breaker,
-    /// What GatePay allows the institution as a whole.
+    /// The institution's quota at GatePay, over all tenants.
     pub quota: Quota,
 }
 
-/// A proxy on the way out that makes tunnels (HTTP `CONNECT`); what passes through them it cannot read.
+/// An egress proxy that makes tunnels (HTTP `CONNECT`); it cannot read their traffic.
 pub struct Egress {
     /// Where it is; plain HTTP.
     pub url: UpstreamUrl,
-    /// What it wants to see, if anything.
+    /// Its `Proxy-Authorization`, if it needs one.
     pub authorization: Option<Authorization>,
 }
 
-/// The value of a header that proves who we are to a proxy. It cannot be printed.
+/// The value of `Proxy-Authorization`. It cannot be printed.
 pub struct Authorization(Zeroizing<String>);
 
 impl Authorization {
@@ -224,7 +224,7 @@ pub struct Breaker {
     pub ratio: f64,
 }
 
-/// What GatePay allows the institution as a whole.
+/// The institution's quota at GatePay, over all tenants.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quota {
     /// Over everything that is sent.
@@ -237,33 +237,33 @@ pub struct Quota {
     pub in_flight: Option<NonZeroU32>,
     /// Codes of GatePay's by which it pushes back, besides HTTP 429.
     pub pushback_codes: Vec<String>,
-    /// What is evaluated and counted, but not enforced.
+    /// The limits that are evaluated and counted, but not enforced.
     pub shadow: QuotaShadow,
 }
 
 /// Parts of the institution's quota that are evaluated and counted, but not enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QuotaShadow {
-    /// Fair shares, lending and the reserve: whoever comes first is served.
+    /// Fair shares, lending and the reserve: calls are served first come, first served.
     pub shares: bool,
     /// Calls at the same time.
     pub in_flight: bool,
-    /// The rate itself: GatePay will refuse what is too much.
+    /// The rate itself: GatePay refuses the excess.
     pub rate: bool,
 }
 
-/// Who we are to GatePay.
+/// The institution's identity at GatePay.
 pub struct Institution {
     /// Its own account, for operators' calls.
     pub account_id: Option<String>,
     /// Its merchant id, for fee settings.
     pub merchant_id: Option<String>,
-    /// What it signs with; at least one.
+    /// Its credentials; at least one.
     pub credentials: Vec<DatedCredential>,
 }
 
 impl Institution {
-    /// What to sign with: of the credentials that have begun, the one that began last, so that a new key takes over by
+    /// The credential to sign with: of the credentials that have begun, the one that began last, so that a new key takes over by
     /// itself. `None` while none has begun.
     pub fn credential_at(&self, now_ms: u64) -> Option<&Credential> {
         let begun = self
@@ -303,7 +303,7 @@ impl SecretText {
 pub struct Audit {
     /// Its folder.
     pub dir: PathBuf,
-    /// What its records are chained with.
+    /// The key that its records are chained with.
     pub key: SigningKey,
     /// Before a file would be larger than this, in bytes, another is begun.
     pub file_bytes: u64,
@@ -318,12 +318,12 @@ impl Audit {
     pub const FILE_AGE: Duration = Duration::from_hours(24);
 }
 
-/// What is measured.
+/// The metrics' settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
     /// How many tenants have series of their own.
     pub max_tenants: usize,
-    /// Who has some before all others.
+    /// Tenant ids that always get series of their own.
     pub pinned: Vec<PartyId>,
 }
 
@@ -357,7 +357,7 @@ impl Settings {
             tenants: "tenants.d".into(),
             operators: None,
             state_dir: None,
-            // A change is at work before whoever made it looks up; a look costs one listing of a folder.
+            // A change applies within seconds; a poll costs one listing of a folder.
             poll: Duration::from_secs(2),
             // An empty folder must not turn off the business.
             reload_guard: true,
@@ -367,7 +367,7 @@ impl Settings {
             checks: Strictness::Certain,
             // GatePay would call that URL past the proxy, signed with the institution's secret.
             fixed_address_callback: FixedAddressCallback::Refuse,
-            // Nobody says what GatePay answers to an empty list (protocol.md 2). These are what its samples are paid in:
+            // GatePay's answer to an empty list is not documented (protocol.md 2). Its samples are paid in these:
             // two dollars, the two largest coins, and Gate's own.
             balance_currencies: ["USDT", "USDC", "BTC", "ETH", "GT"]
                 .map(String::from)
@@ -407,16 +407,16 @@ impl Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        // More than a machine of a few cores has callers for; what they may hold is printed by `check`.
+        // More than a machine of a few cores has callers for; `check` prints the memory they may hold.
         let max_connections = NonZeroUsize::new(10_000).expect("not zero");
         Self {
-            // Loopback, until somebody says otherwise.
+            // Loopback, unless configured.
             address: (Ipv4Addr::LOCALHOST, 8080).into(),
             threads: None,
             tls: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
-            // A head is one packet or a few; whoever takes longer holds a connection for nothing.
+            // A head is one packet or a few; a slower caller only holds a connection.
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             // Slower than any line of today; a body that drips holds memory for nothing.
@@ -452,7 +452,7 @@ impl Upstream {
         Self {
             url,
             ca: None,
-            // What 500 requests a second need if each takes a second; and no more sockets than GatePay would stand from one
+            // Enough for 500 requests a second of one second each; and no more sockets than GatePay would stand from one
             // address.
             max_connections: NonZeroUsize::new(512).expect("not zero"),
             // A second's burst finds them open; each costs GatePay memory.
@@ -462,11 +462,11 @@ impl Upstream {
             // GatePay answers in less, or not at all.
             connect_timeout: Duration::from_secs(5),
             plaintext: false,
-            // Below the 30 s after which common clients give up, so that they hear what became of the call.
+            // Below the 30 s after which common clients give up, so that they get the call's outcome.
             deadline: Duration::from_secs(15),
             // On top of the deadline: a caller that waits 30 s still hears the outcome.
             resolve: Duration::from_secs(5),
-            // Enough for what fails now and then; in an outage it adds a tenth to the load, not double.
+            // Enough for occasional failures; in an outage it adds a tenth to the load, not double.
             repeat_budget: 0.1,
             breaker: Breaker::default(),
             quota: Quota::default(),
@@ -530,7 +530,7 @@ impl Default for Log {
         // A log is read by programs first.
         Self {
             format: LogFormat::Json,
-            // What happened to a request is asked in days, and disks are cheaper than the answer "unknown".
+            // Questions about a request come within days, and disks are cheaper than the answer "unknown".
             sample_successes: 1.0,
         }
     }

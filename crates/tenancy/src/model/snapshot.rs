@@ -10,18 +10,18 @@ use crate::model::settings::Institution;
 /// One of the two that are compared. Written as JSON it is a [`ConfigOutline`](crate::Outline).
 #[derive(Clone, Copy)]
 pub struct ConfigSnapshot<'a> {
-    /// What `proxy.toml` says of the process: [`Settings::written`](crate::Settings::written).
+    /// The process's keys in `proxy.toml`: [`Settings::written`](crate::Settings::written).
     pub written: &'a Facts,
-    /// Who we are to GatePay.
+    /// The institution's identity at GatePay.
     pub institution: &'a Institution,
-    /// What may be called.
+    /// The operations that may be called.
     pub catalogue: &'a Catalogue,
-    /// Who may call.
+    /// The parties that may call.
     pub registry: &'a Registry,
 }
 
 impl<'a> ConfigSnapshot<'a> {
-    /// What was loaded.
+    /// Of a loaded configuration.
     pub fn of(configuration: &'a Configuration) -> Self {
         Self {
             written: &configuration.settings.written,

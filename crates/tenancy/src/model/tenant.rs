@@ -10,13 +10,13 @@ use smol_str::SmolStr;
 use crate::model::party::{DatedCredential, Party, PartyId, Standing};
 use crate::model::permissions::Permissions;
 
-/// One of the institution's customers. Of a thousand none is in a near cache when its turn comes, so what a request asks
-/// lies in two cache lines, with the counts of the [`Arc`](std::sync::Arc) it is in; what only a reload asks is last.
+/// One of the institution's customers. Of a thousand none is in a near cache when its request comes, so the fields of a request
+/// lie in two cache lines, with the counts of the [`Arc`](std::sync::Arc); fields of a reload alone are last.
 #[repr(C)]
 pub struct Tenant {
     /// The account it acts for: the value of `X-GatePay-On-Behalf-Of`.
     pub sub_account: SubAccount,
-    /// Who signs for it, and what it may do.
+    /// Its credentials, permissions and limits.
     pub party: Party,
     /// Its share of the institution's quota, relative to the other tenants'.
     pub weight: NonZeroU32,
@@ -61,7 +61,7 @@ pub struct SubAccount(SmolStr);
 pub struct SubAccountError;
 
 impl SubAccount {
-    /// Accepts what may stand in the header.
+    /// Accepts the values that the header may have.
     pub fn parse(text: &str) -> Result<Self, SubAccountError> {
         let visible = text.bytes().all(|b| b.is_ascii_graphic());
         if visible && (1..=64).contains(&text.len()) {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_a_request_asks_of_a_tenant_lies_in_two_cache_lines() {
-        // An `Arc` keeps two counts before what it points to.
+        // An `Arc` keeps two counts before its value.
         let tenant = |offset| 2 * size_of::<usize>() + offset;
         let party = offset_of!(Tenant, party);
         assert!(tenant(party + offset_of!(Party, replay) + size_of::<ReplayRule>()) <= 128);

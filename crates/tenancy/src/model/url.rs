@@ -98,7 +98,7 @@ pub enum UrlError {
     Port,
 }
 
-/// A DNS name or an IPv4 address. What ends in a number and is no such address is none of both, though systems look it
+/// A DNS name or an IPv4 address. A host that ends in a number and is no such address is neither, though systems look it
 /// up as one: `127.1`, `0x7f.1`.
 fn is_name(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a configuration says, as plain facts without secrets: a key and a JSON value each. Two sides are compared by
+//! A configuration as plain facts without secrets: a key and a JSON value each. Two sides are compared by
 //! them, and a running process tells its own by them.
 
 use std::borrow::Cow;
@@ -90,7 +90,7 @@ pub fn of_party(who: Who<'_>, side: ConfigSnapshot<'_>) -> Facts {
     if !shadow.is_empty() {
         put("limits.shadow", shadow.into());
     }
-    // Whoever may call everything says nothing, so that a row more is one change and not one for each party.
+    // A party that may call everything has no such fact, so that a row more is one change and not one for each party.
     if *permissions != Permissions::all(side.catalogue, audience) {
         let rows = side.catalogue.rows().iter().enumerate();
         let allowed = rows.filter(|(position, _)| permissions.allows(*position));
@@ -159,7 +159,7 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
     facts
 }
 
-/// What is known of one party or row, before it is spelled out as facts.
+/// The source of one party's or row's facts.
 #[derive(Clone, Copy)]
 pub(crate) enum FactSource<'a> {
     Party(Who<'a>, ConfigSnapshot<'a>),
@@ -177,7 +177,7 @@ impl<'a> FactSource<'a> {
         }
     }
 
-    /// Whether both are one in memory, as a reload keeps whoever it did not have to read again. A catalogue never changes
+    /// Whether both are one in memory, as a reload keeps parties of unchanged files. A catalogue never changes
     /// under a party that is kept.
     pub(crate) fn is(self, other: Self) -> bool {
         match (self, other) {

@@ -8,8 +8,8 @@ use crate::model::facts::Facts;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::plan::facts::{self, FactSource};
 
-/// The same for the same configuration, whoever read it. It is a sum over parts, so that a change among a hundred thousand
-/// tenants costs what the change does; it tells versions apart, and proves nothing to anybody.
+/// The same for the same configuration in any process. It is a sum over parts, so that a change among a hundred thousand
+/// tenants costs only that change; it tells versions apart, and is no proof of integrity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Hash(u128);
 
@@ -46,7 +46,7 @@ impl Hash {
             .wrapping_add(after.map_or(0, part));
     }
 
-    /// What follows from this one by what changed.
+    /// The hash after a change.
     #[must_use]
     pub(super) fn shifted(self, by: Self) -> Self {
         Self(self.0.wrapping_add(by.0))

@@ -126,7 +126,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Whose it is and what it may do at all, of somebody added or removed.
+/// Sub-account and standing of an added or removed party.
 struct Description<'a>(&'a Facts);
 
 impl fmt::Display for Description<'_> {

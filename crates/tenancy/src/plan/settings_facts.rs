@@ -1,4 +1,4 @@
-//! What is in force of `proxy.toml`, said there or not: every key with its value, `null` if it has none. Of a secret it is
+//! The settings in force, with defaults: every key with its value, `null` if it has none. Of a secret it is
 //! said whether there is one.
 
 use std::num::NonZero;
@@ -216,7 +216,7 @@ fn below(facts: &mut Facts, table: &str, entries: Vec<(&'static str, Value)>) {
     facts.extend(entries.map(|(key, value)| (format!("{table}.{key}"), value)));
 }
 
-/// Whether there is one is all that anybody is told.
+/// Only whether there is one is shown.
 fn secret(set: bool) -> Value {
     if set { "(set)".into() } else { Value::Null }
 }

@@ -30,7 +30,7 @@ impl Node {
     }
 }
 
-/// What TOML and JSON can say.
+/// A value of TOML or JSON.
 pub(crate) enum Value {
     Text(String),
     /// A number beyond 64 bits is the largest or smallest there is, and fails the check of its range.
@@ -43,12 +43,12 @@ pub(crate) enum Value {
     Table(Table),
     /// JSON only.
     Null,
-    /// In no file: whoever parses it is asked what it accepts.
+    /// Recording mode, in no file: the parser tells the values it accepts.
     Question(Question),
 }
 
 impl Value {
-    /// Answers what a parser accepts, as a JSON Schema, if this is the question.
+    /// In recording mode, notes the JSON Schema of the values a parser accepts.
     pub(crate) fn tell(&self, accepts: impl FnOnce() -> serde_json::Value) {
         if let Self::Question(question) = self {
             question.get_or_init(accepts);
@@ -59,10 +59,10 @@ impl Value {
 /// Keys in alphabetical order.
 pub(crate) type Table = BTreeMap<String, Entry>;
 
-/// What stands under a key.
+/// The value of a key.
 pub(crate) struct Entry {
     pub(crate) line: Option<u32>,
-    /// JSON lets a key stand twice; which of them is meant nobody knows.
+    /// JSON allows a duplicate key; which one is meant is undefined.
     pub(crate) repeated: bool,
     pub(crate) node: Node,
 }
@@ -98,7 +98,7 @@ pub(crate) fn read_noting(path: &Path, reads: &FilesRead) -> Result<Table, Vec<F
     parse(path, text)
 }
 
-/// Reads what a file says, or will say.
+/// Parses the present or future text of a file.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
     let json = path
         .extension()
@@ -136,7 +136,7 @@ pub(crate) fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
     }
 }
 
-/// What an I/O error means to an operator, without the path the message would otherwise repeat.
+/// An I/O error in an operator's words, without the path the message would otherwise repeat.
 pub(crate) fn error_text(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "file not found",
@@ -220,7 +220,7 @@ impl<'de> Deserialize<'de> for Node {
     }
 }
 
-/// Takes whatever JSON says, so that no message of serde's about types, which quotes the value, ever arises.
+/// Takes any JSON value, so that no message of serde's about types, which quotes the value, ever arises.
 struct Json;
 
 impl<'de> Visitor<'de> for Json {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! Problems of a configuration, with their places.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,7 +13,7 @@ pub struct Problem {
     pub line: Option<u32>,
     /// The path to the key, like `credential[1].secret`; empty if the whole file is meant.
     pub key: String,
-    /// What is wrong and, where that is short, how to put it right.
+    /// The problem and, where that is short, its remedy.
     pub text: String,
 }
 
@@ -86,7 +86,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         _ if word.len() >= 3 && candidate.contains(word) => Some(word.len() + candidate.len()),
         _ => None,
     };
-    // Nobody names anything by so much; it would only take long.
+    // No key is this long; comparing would only take time.
     let candidates = candidates.into_iter().filter(|_| word.len() <= 128);
     let near = candidates.filter_map(|candidate| Some((slips(candidate)?, candidate)));
     let mut near: Vec<_> = near.collect();

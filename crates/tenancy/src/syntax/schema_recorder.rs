@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-/// What a reader asked a table for.
+/// The keys that a reader requested of a table.
 #[derive(Default)]
 pub(crate) struct Asked {
     keys: RefCell<BTreeMap<&'static str, Holds>>,
@@ -15,7 +15,7 @@ pub(crate) struct Asked {
     one: Cell<bool>,
 }
 
-/// What stands under a key.
+/// The value of a key.
 pub(crate) enum Holds {
     /// One value, that a parser accepts.
     Value(Question),
@@ -25,7 +25,7 @@ pub(crate) enum Holds {
     Tables(Rc<Asked>),
 }
 
-/// Stands in for a value; a parser that gets it tells what it accepts. The first to tell knows best: others are parts of it.
+/// Stands in for a value; a parser that gets it tells the values it accepts. The first to tell knows best: others are parts of it.
 pub(crate) type Question = Arc<OnceLock<Value>>;
 
 impl Asked {
@@ -72,7 +72,7 @@ impl Asked {
     }
 }
 
-/// A parser that did not tell accepts anything, as far as anybody knows.
+/// A parser that did not tell is taken to accept anything.
 fn accepted(told: &Question) -> Value {
     told.get().cloned().unwrap_or_else(|| json!({}))
 }

@@ -27,7 +27,7 @@ pub(crate) struct Reader<'a> {
     line: Option<u32>,
     table: &'a Table,
     known: Vec<&'static str>,
-    /// There is no file, and what is asked for is noted.
+    /// Recording mode: no file is read; requested keys are collected for the JSON Schema.
     asked: Option<Rc<Asked>>,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads nothing: notes what it is asked for.
+    /// A reader in recording mode.
     pub(crate) fn asking(file: File<'a>, asked: Rc<Asked>) -> Self {
         Self {
             asked: Some(asked),
@@ -191,19 +191,19 @@ impl<'a> Reader<'a> {
         (values.len() == nodes.len()).then_some(values)
     }
 
-    /// Exactly one of its keys may stand here; whoever reads them sees to it.
+    /// Exactly one of the table's keys may be present; the caller checks it.
     pub(crate) fn one(&self) {
         if let Some(asked) = &self.asked {
             asked.one();
         }
     }
 
-    /// Whether a key stands here, whatever its value.
+    /// Whether the table has a key, with any value.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// What stands under a dotted path, for questions that are no reading.
+    /// The value under a dotted path; it does not count as read.
     pub(crate) fn peek(&self, path: &str) -> Option<&'a Value> {
         self.entry(path).map(|entry| &entry.node.value)
     }
@@ -239,12 +239,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reports what is wrong with a key, or with one further down a dotted path.
+    /// Reports a problem of a key, or of one further down a dotted path.
     pub(crate) fn problem(&self, path: &str, text: impl Into<String>) {
         self.add(self.line_of(path), path, text);
     }
 
-    /// Reports every key that nobody asked for, and every one that stands twice.
+    /// Reports every unknown key, and every duplicate one.
     pub(crate) fn finish(self) {
         for (key, entry) in self.table {
             if !self.known.contains(&key.as_str()) {

@@ -1,4 +1,4 @@
-//! What a single value may be: parsers from a [`Value`] to a type that cannot be wrong.
+//! Single values: parsers from a [`Value`] to a type that cannot be wrong.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::syntax::document::Value;
 use crate::syntax::table_reader::Fault;
 
-/// The most requests per second, and at once, that can be asked for: far above what one process carries.
+/// The most requests per second, and at once, that can be configured: far above the capacity of one process.
 const MOST_REQUESTS: u32 = 1_000_000;
 /// A body is held in memory, once for each connection.
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
@@ -98,7 +98,7 @@ pub(crate) fn requests(value: &Value) -> Result<NonZeroU32, Fault> {
     Ok(number.expect("the bounds are those of the type"))
 }
 
-/// A rate of bytes, at most what the slowest network in a data center carries.
+/// A rate of bytes per second, at most that of the slowest network in a data center.
 pub(crate) fn bytes_per_second(value: &Value) -> Result<NonZeroU32, Fault> {
     let number = number(value, 1..=10_000_000)?;
     let number = u32::try_from(number).ok().and_then(NonZeroU32::new);

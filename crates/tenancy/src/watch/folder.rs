@@ -1,4 +1,4 @@
-//! The files of tenants or operators: what of them differs, and what they said when they were read.
+//! The files of tenants or operators: their changes, and the parties that were read from them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -42,22 +42,22 @@ pub(super) struct PartyFile<T> {
     /// As seen from the file.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
-    /// Of what they hold and nobody else may: a hash of each, since some take long to compute.
+    /// A hash of each of their unique keys, since some take long to compute.
     pub(super) held: Box<[u64]>,
     /// Whether nothing is wrong with it by itself.
     fine: bool,
 }
 
-/// What differs of a folder from what was read of it.
+/// The changes of a folder since it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differ {
     /// Whether it can be listed, if that is news.
     listed: Option<bool>,
-    /// Sorted by name; each with what it looks like now, unless it is gone.
+    /// Sorted by name; each with its present stamp, unless it is gone.
     files: Vec<(Box<OsStr>, Option<FileStamp>)>,
 }
 
-/// A name, with what was read and whether there is such a file.
+/// A name, with the parties read from it and whether the file exists.
 struct Pair<'a, T> {
     name: &'a OsStr,
     known: Option<&'a PartyFile<T>>,
@@ -81,7 +81,7 @@ pub(super) enum Threads {
     AsManyAsPay,
 }
 
-/// What reading a file needs to know.
+/// The context of reading a file.
 #[derive(Clone, Copy)]
 pub(super) struct By<'a> {
     pub(super) proxy_toml: &'a Path,
@@ -134,7 +134,7 @@ impl<T: Owns> Folder<T> {
             return Differ::default();
         };
         let Ok(names) = party_names(folder) else {
-            // What cannot be listed has not lost its files; nothing is known of them.
+            // A folder that cannot be listed has not lost its files: their state is unknown.
             return Differ {
                 listed: self.listed.then_some(false),
                 files: Vec::new(),
@@ -175,7 +175,7 @@ impl<T: Owns> Folder<T> {
         }
     }
 
-    /// Whether what differed still looks as it did.
+    /// Whether the changed files still have the same stamps.
     pub(super) fn settled(&self, differ: &Differ) -> bool {
         let Some(folder) = self.path.as_deref() else {
             return true;
@@ -189,7 +189,7 @@ impl<T: Owns> Folder<T> {
             })
     }
 
-    /// Reads what differs. Each file is looked at anew when it is opened.
+    /// Reads the changed files. Each file is looked at anew when it is opened.
     pub(super) fn read(
         &mut self,
         differ: &Differ,
@@ -236,7 +236,7 @@ impl<T: Owns> Folder<T> {
         parties
     }
 
-    /// The parties whose table says less than `active`, whatever else is wrong with it.
+    /// The parties whose table says less than `active`, even if it has other problems.
     pub(super) fn lowered(&self) -> impl Iterator<Item = (&PartyId, Standing)> {
         let parties = self.files.iter().flat_map(|file| &file.parties);
         let parties = parties.map(|one| one.party());
@@ -249,7 +249,7 @@ impl<T: Owns> Folder<T> {
         wrong.map(|(_, by)| by.path())
     }
 
-    /// Whatever these look like, it is news.
+    /// Marks these files as changed.
     pub(super) fn forget(&mut self, files: &BTreeSet<PathBuf>) {
         let Some(folder) = self.path.as_deref() else {
             return;
@@ -295,7 +295,7 @@ impl<T: Owns> PartyFile<T> {
     }
 }
 
-/// What a file looks like now, together with its secrets as far as they are known.
+/// The present stamp of a file together with its known secrets.
 fn now(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> FileStamp {
     let path = in_folder(folder, name);
     let beside = folder_of(&path);
@@ -309,7 +309,7 @@ pub(super) fn together(path: &Path, secrets: impl Iterator<Item = impl AsRef<Pat
     }
 }
 
-/// Does the same with each, on as many threads as there are processors if each has `least` to do. What comes out is in
+/// Does the same with each, on as many threads as there are processors if each has `least` to do. Results are in
 /// order.
 fn on_threads<A: Sync, B: Send>(all: &[A], least: usize, each: impl Fn(&A) -> B + Sync) -> Vec<B> {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);

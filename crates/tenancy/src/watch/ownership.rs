@@ -1,4 +1,4 @@
-//! What one party holds and no other may, and which files hold the same.
+//! Unique keys of parties, and the files that have the same one twice.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -96,7 +96,7 @@ impl KeyOwner<'_> {
 pub(super) struct Owners<'a>(HashMap<UniqueKey<'a>, (KeyOwner<'a>, bool)>);
 
 impl<'a> Owners<'a> {
-    /// Notes who holds it, and adds the files that hold what only one may hold.
+    /// Notes the owner of a key, and adds the files that both have it.
     pub(super) fn take(
         &mut self,
         held: UniqueKey<'a>,
