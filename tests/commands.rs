@@ -211,7 +211,11 @@ fn the_command_line_explains_itself() {
         (&[], 64, "Usage"),
         (&["srve"], 64, "serve"),
         (&["serve", "--confg", "x"], 64, "--config"),
-        (&["check", "--config", "/no/such/file"], 64, "no such file"),
+        (
+            &["check", "--config", "/no/such/file"],
+            64,
+            "file not found",
+        ),
     ] {
         let (said, ended) = printed(&run(arguments));
         assert_eq!(ended, Some(code), "{arguments:?}: {said}");
