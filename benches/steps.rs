@@ -278,7 +278,14 @@ impl World {
             .replay
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
         app.replay.arrive(print).expect("a new one");
-        admit::allowed(&tenant.party, position, operation, HERE).expect("it may");
+        admit::allowed(
+            &tenant.party,
+            self.generation.lane(caller.position),
+            position,
+            operation,
+            HERE,
+        )
+        .expect("it may");
         let registry = &self.generation.registry;
         let institution = &self.generation.institution;
         let acting = admit::acting(caller.who, operation, Ok(None), registry, institution);

@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// What is not for everybody who reaches the listener.
-const CLOSED: [&str; 12] = [
+const CLOSED: [&str; 14] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -93,6 +93,8 @@ const CLOSED: [&str; 12] = [
     "GET /nothing",
     "POST /-/reload",
     "POST /-/institution/switch",
+    "POST /-/suspend?tenant=acme",
+    "POST /-/resume?tenant=acme",
 ];
 
 #[tokio::test]

@@ -333,7 +333,7 @@ fn a_step_knows_neither_the_application_nor_the_steps_after_it() {
 #[test]
 fn only_those_that_share_it_know_the_application() {
     let sharers = [
-        "app", "journey", "listener", "admin", "server", "reload", "status",
+        "app", "journey", "listener", "admin", "suspend", "server", "reload", "status",
     ];
     let allowed: BTreeSet<&str> = sharers
         .into_iter()
@@ -351,7 +351,8 @@ fn only_those_that_share_it_know_the_application() {
 #[test]
 fn only_a_refusal_and_the_admin_page_choose_a_status() {
     for (file, code) in sources("proxy") {
-        let chooses = code.contains("StatusCode::") && !["refusal", "admin"].contains(&&*file);
+        let chooses =
+            code.contains("StatusCode::") && !["refusal", "admin", "suspend"].contains(&&*file);
         assert!(!chooses, "{file} chooses a status");
     }
 }

@@ -106,6 +106,8 @@ mod metrics;
 mod workers;
 // A page for people says how things are now.
 mod status;
+// A tenant is stopped by HTTP, by name, and stays so whatever becomes of files and processes.
+mod suspending;
 // A real Prometheus scrapes it, and finds what dashboard and rules ask for.
 mod scraped;
 // Audit: what is written down before and after a call, and that nobody changes it unseen.

@@ -1,10 +1,12 @@
-//! Admin: metrics, health, version and reload, on a listener of their own, never on the tenants' address.
+//! Admin: metrics, health, version, reload and the kill switch, on a listener of their own, never on the tenants' address.
 
 mod gate;
 mod places;
+mod suspend;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use tokio::time::sleep;
 
 use self::gate::{Denied, Gate};
 use self::places::{Observed, Place, Places};
+use self::suspend::Actor;
 use crate::app::{App, Readiness};
 use crate::reload_status::{State, Verdict};
 use crate::signer::Switch;
@@ -66,9 +69,11 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
                 let (app, places, gate) =
                     (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
                 let (place, looks) = (Arc::clone(taken.place()), Arc::clone(&looks));
+                let peer = peer.ip().to_canonical();
                 async move {
                     place.asks();
-                    let answer = answer(&app, &looks, &gate, &places, &place, &request).await;
+                    let answer =
+                        answer(&app, &looks, &gate, &places, (&place, peer), &request).await;
                     place.answers();
                     answer
                 }
@@ -109,7 +114,7 @@ async fn answer(
     looks: &Arc<Looks>,
     gate: &Gate,
     places: &Places,
-    place: &Place,
+    (place, peer): (&Place, IpAddr),
     request: &Request<Incoming>,
 ) -> Answer {
     let path = request.uri().path();
@@ -132,16 +137,38 @@ async fn answer(
             None => aside(app, metrics).await,
         };
     }
-    let token = app.settings.admin.token.as_ref();
+    let admin = &app.settings.admin;
     if path == "/" {
-        return match gate.denies_page(request, token) {
+        return match gate.denies_page(request, admin) {
             Some(denied) => refusal(denied).await,
             None => only_get(method).unwrap_or_else(page),
         };
     }
-    if let Some(denied) = gate.denies(request, token) {
-        return refusal(denied).await;
+    let name = match gate.admits(request, admin) {
+        Ok(name) => name,
+        Err(denied) => return refusal(denied).await,
+    };
+    let query = request.uri().query();
+    match ACTIONS.iter().find(|action| **action == path) {
+        Some(action) if method == Method::POST => {
+            let actor = Actor { name, peer };
+            let answer = act(app, action, query, actor.clone()).await;
+            tracing::info!(
+                operator = %actor.name, %peer, path = action, status = answer.status().as_u16(), "admin action"
+            );
+            answer
+        }
+        _ => look(app, looks, (method, path), query).await,
     }
+}
+
+/// What is answered to whoever only looks.
+async fn look(
+    app: &Arc<App>,
+    looks: &Arc<Looks>,
+    (method, path): (&Method, &str),
+    query: Option<&str>,
+) -> Answer {
     match (method, path) {
         (&Method::GET, "/status") => {
             let looks = Arc::clone(looks);
@@ -152,10 +179,11 @@ async fn answer(
             let rows = generation.catalogue.rows().iter();
             json(StatusCode::OK, &rows.map(rows::object).collect::<Vec<_>>())
         }
-        (&Method::GET, "/tenants") => tenants(app, request.uri().query()),
+        (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
-            match roster::named(&generation, id, app.clock.unix_ms()) {
+            let suspended = app.lanes.suspensions.all();
+            match roster::named(&generation, &suspended, id, app.clock.unix_ms()) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
             }
@@ -165,28 +193,59 @@ async fn answer(
             let generation = app.generation.load();
             json(StatusCode::OK, &app.signer.state(&generation.institution))
         }
-        (&Method::POST, "/-/institution/switch") => switch(app, request.uri().query()).await,
-        (_, "/-/institution/switch") => text(
-            StatusCode::METHOD_NOT_ALLOWED,
+        (&Method::GET, "/-/registry") => aside(app, registry).await,
+        (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
+        (_, "/-/institution/switch") => not_allowed(
+            "POST",
             "POST has another credential of the institution's sign\n",
         ),
-        (&Method::GET, "/-/registry") => aside(app, registry).await,
-        (_, "/-/registry") => text(
-            StatusCode::METHOD_NOT_ALLOWED,
+        (_, "/-/suspend") => not_allowed(
+            "POST",
+            "POST with ?tenant= refuses all calls of a tenant or an operator from now on\n",
+        ),
+        (_, "/-/resume") => not_allowed(
+            "POST",
+            "POST with ?tenant= ends what POST /-/suspend began\n",
+        ),
+        (_, "/-/registry") => not_allowed(
+            "GET, HEAD",
             "GET says what is at work, for check --against running\n",
         ),
-        (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
-        (&Method::POST, "/-/reload") => reload(app, request.uri().query()).await,
-        (_, "/-/reload") => text(
-            StatusCode::METHOD_NOT_ALLOWED,
+        (_, "/-/reload") => not_allowed(
+            "GET, HEAD, POST",
             "GET says how the files and what is at work compare, POST reloads\n",
         ),
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /institution, \
-             /-/reload, /-/registry and /-/institution/switch\n",
+             /-/reload, /-/registry, /-/suspend, /-/resume and /-/institution/switch\n",
         ),
     }
+}
+
+/// What changes something, by POST.
+const ACTIONS: [&str; 4] = [
+    "/-/suspend",
+    "/-/resume",
+    "/-/reload",
+    "/-/institution/switch",
+];
+
+async fn act(app: &Arc<App>, action: &str, query: Option<&str>, actor: Actor) -> Answer {
+    match action {
+        "/-/suspend" => suspend::suspend(app, query, actor).await,
+        "/-/resume" => suspend::resume(app, query, actor).await,
+        "/-/reload" => reload(app, query).await,
+        _ => switch(app, query).await,
+    }
+}
+
+/// What a request with a method that its path does not know is answered with.
+fn not_allowed(allowed: &'static str, body: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, body);
+    let allowed = HeaderValue::from_static(allowed);
+    answer.headers_mut().insert(header::ALLOW, allowed);
+    answer
 }
 
 /// What answers at once, to everybody, on any address.
@@ -204,12 +263,7 @@ fn probe(app: &App, path: &str) -> Option<Answer> {
 
 /// What a request with another method than GET is answered with.
 fn only_get(method: &Method) -> Option<Answer> {
-    (method != Method::GET).then(|| {
-        text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is answered here\n",
-        )
-    })
+    (method != Method::GET).then(|| not_allowed("GET, HEAD", "only GET is answered here\n"))
 }
 
 async fn refusal(denied: Denied) -> Answer {
@@ -220,11 +274,11 @@ async fn refusal(denied: Denied) -> Answer {
         ),
         Denied::Address => text(
             StatusCode::FORBIDDEN,
-            "this answers on a loopback address, or with admin.token\n",
+            "this answers on a loopback address, or with a token\n",
         ),
         Denied::Name => text(
             StatusCode::FORBIDDEN,
-            "without admin.token this answers under localhost or a loopback address: the request's Host is another\n",
+            "without a token this answers under localhost or a loopback address: the request's Host is another\n",
         ),
         Denied::Browser => text(StatusCode::FORBIDDEN, "this is not for browsers\n"),
         Denied::Token => unproved("Bearer").await,
@@ -239,7 +293,7 @@ async fn unproved(challenge: &'static str) -> Answer {
     sleep(Duration::from_millis(100)).await;
     let mut refusal = text(
         StatusCode::UNAUTHORIZED,
-        "say Authorization: Bearer and what admin.token holds\n",
+        "say Authorization: Bearer and what admin.token or an operator's token holds\n",
     );
     let challenge = HeaderValue::from_static(challenge);
     refusal
@@ -256,10 +310,9 @@ fn ready(readiness: Readiness) -> Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             "starting: waiting for stamps of the run before to go stale\n",
         ),
-        Readiness::Stalled(stalled) => answer_of(
+        Readiness::Stalled(stalled) => answer_text(
             StatusCode::SERVICE_UNAVAILABLE,
-            TEXT,
-            format!("stalled: {stalled}\n").into(),
+            format!("stalled: {stalled}\n"),
         ),
     }
 }
@@ -275,6 +328,10 @@ fn metrics(app: &App) -> Answer {
         .replay_entries_limit
         .set(number(app.replay.capacity()));
     metrics.tenants.limits.stands(&app.quota.view());
+    let suspensions = &app.lanes.suspensions;
+    let meters = &metrics.suspensions;
+    meters.count.set(number(suspensions.count()));
+    meters.unkept.set(suspensions.are_unkept().into());
     let generation = app.generation.load_full();
     for lane in generation.lanes() {
         lane.meters().limits.stands(|| {
@@ -369,7 +426,8 @@ fn tenants(app: &App, query: Option<&str>) -> Answer {
     }
     let generation = app.generation.load();
     let (now, since) = (app.clock.unix_ms(), app.began_ms);
-    match roster::page(&generation, after.flatten(), now, since) {
+    let suspended = app.lanes.suspensions.all();
+    match roster::page(&generation, &suspended, after.flatten(), (now, since)) {
         Some(page) => json(StatusCode::OK, &page),
         None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
     }
@@ -420,6 +478,10 @@ fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 fn text(status: StatusCode, body: &'static str) -> Answer {
     let body = Bytes::from_static(body.as_bytes());
     answer_of(status, TEXT, body)
+}
+
+fn answer_text(status: StatusCode, body: String) -> Answer {
+    answer_of(status, TEXT, body.into())
 }
 
 fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {

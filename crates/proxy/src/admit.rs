@@ -66,12 +66,13 @@ impl Drop for Permit {
 /// Whether somebody may make this call at all, wherever and whenever.
 pub fn allowed(
     party: &Party,
+    lane: &Lane,
     position: usize,
     operation: &Operation,
     peer: IpAddr,
 ) -> Result<(), Refusal> {
     let refuse = |why: Cow<'static, str>| Err(Refusal::OperationNotAllowed(why));
-    if party.standing == Standing::Suspended {
+    if party.standing == Standing::Suspended || lane.is_suspended() {
         return Err(Refusal::TenantSuspended);
     }
     if !party.allows_address(peer) {
@@ -300,6 +301,10 @@ pub fn enter(
         lane.refused(limit);
         refusal
     };
+    // A body may have been long to read meanwhile.
+    if lane.is_suspended() {
+        return Err(Refusal::TenantSuspended);
+    }
     let now = lane.share.now();
     // Holds what was taken so far: whoever is refused by the next gives it back.
     let mut permit = Permit {

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use gatepay_tenancy::Configuration;
 use gatepay_tenancy::settings::{ClockSource, Settings};
+use gatepay_tenancy::{Configuration, PartyId};
 use http::HeaderValue;
 
 use crate::body_memory::BodyMemory;
@@ -33,7 +33,7 @@ use crate::reload_status::Reload;
 use crate::replay::Replay;
 use crate::replay_capacity::replay_capacity;
 use crate::signer::Signer;
-use crate::state::{self, Inheritance};
+use crate::state::{self, Inheritance, SuspensionFile, SuspensionList};
 use crate::telemetry::Telemetry;
 use crate::tls;
 use crate::yielding::Offload;
@@ -231,6 +231,18 @@ impl App {
             clock,
             settings,
         }))
+    }
+
+    /// Has those that a run before this one left be suspended by hand, and keeps what changes of it in this file.
+    pub fn keep_suspensions(&self, file: SuspensionFile, left: SuspensionList) {
+        for (party, suspension) in &left {
+            tracing::warn!(%party, operator = %suspension.by, since_ms = suspension.since_ms, "is suspended by hand");
+        }
+        let parties: Vec<PartyId> = left.keys().cloned().collect();
+        self.lanes.suspensions.adopt(file, left);
+        for party in parties {
+            self.lanes.follow_suspension(party.as_str());
+        }
     }
 
     /// Reads the listener's certificate and key again. If anything is wrong with them, nothing changes.

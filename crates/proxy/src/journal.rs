@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::shutdown::comes_true;
-use entry::{After, Attempt, Before, Entry, Timed};
+use entry::{After, Attempt, Before, Entry, SuspensionAct, Timed};
 use folder::Folder;
 use head::HeadFolder;
 use meters::{Meters, Rotation};
@@ -128,6 +128,23 @@ impl Journal {
     pub fn configuration(&self, hash: String, changes: Vec<String>) {
         self.shared
             .submit(Entry::Configuration { hash, changes }, None);
+    }
+
+    /// Writes down what an operator does to a party, and returns once that is on the disk. If that cannot be, of what was
+    /// done already it is written as soon as it can be.
+    pub async fn suspension(&self, act: SuspensionAct) -> Result<(), Unavailable> {
+        let entry = Entry::Suspension(act);
+        if !self.is_available() && entry.comes_first() {
+            return Err(Unavailable);
+        }
+        let (done, synced) = oneshot::channel();
+        self.shared.submit(entry, Some(done));
+        synced.await.map_err(|_| Unavailable)
+    }
+
+    /// The same, without waiting.
+    pub fn note_suspension(&self, act: SuspensionAct) {
+        self.shared.submit(Entry::Suspension(act), None);
     }
 
     /// Writes what is queued and the record that the run ended in order.
@@ -277,8 +294,8 @@ fn write(shared: &Shared, writer: &mut Writer<impl Folder>) {
                 writer.meters().available.set(1);
             }
             Err(error) => {
-                // Their calls are refused and never sent, so their records would be of nothing.
-                kept.retain(|timed| !matches!(timed.entry, Entry::Before(_)));
+                // Those calls are refused and never sent, so their records would be of nothing.
+                kept.retain(|timed| !timed.entry.comes_first());
                 shared.available.store(false, Ordering::Release);
                 writer.meters().available.set(0);
                 if was_available {

@@ -388,6 +388,7 @@ async fn judge<'a>(
     let operation = &generation.catalogue.rows()[verified.position];
     admit::allowed(
         caller.who.party(),
+        generation.lane(caller.position),
         verified.position,
         operation,
         verified.peer,

@@ -16,6 +16,7 @@ use crate::limit::{self, Limit};
 use crate::limiter::{Limiter, Seats, Spent};
 use crate::quota::{Quota, Share};
 use crate::refusal_counts::RefusalCounts;
+use crate::suspension::Suspensions;
 use crate::tenant_meters::{TenantMeters, TenantSeries};
 use crate::throttle::PushbackThrottle;
 
@@ -272,6 +273,11 @@ impl Lane {
         }
     }
 
+    /// Whether its party is suspended by hand, whatever its file says.
+    pub fn is_suspended(&self) -> bool {
+        self.seats.is_closed()
+    }
+
     /// Leaves a seat that was taken.
     pub fn stand_up(&self) {
         self.seats.leave();
@@ -405,6 +411,8 @@ pub struct Lanes {
     quota: Arc<Quota>,
     /// For the breaker, whose the lanes' own are a part of.
     pub era: Era,
+    /// Who is suspended by hand.
+    pub suspensions: Suspensions,
 }
 
 impl Lanes {
@@ -414,6 +422,17 @@ impl Lanes {
             by_party: Mutex::default(),
             quota,
             era: Era::default(),
+            suspensions: Suspensions::default(),
+        }
+    }
+
+    /// Has the lane of a party be closed if it is suspended by hand, and open if it is not. When this returns every worker
+    /// finds it so.
+    pub fn follow_suspension(&self, id: &str) {
+        let lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(id) {
+            // Under the lock: of two at a time, the last sees the latest.
+            lane.seats.close(self.suspensions.of(id).is_some());
         }
     }
 
@@ -451,6 +470,8 @@ impl Lanes {
             } else {
                 let breaker = PartyBreaker::new(party.id.clone(), self.era.clone());
                 let lane = Lane::new(breaker, &party.limits, weight, &self.quota, meters);
+                lane.seats
+                    .close(self.suspensions.of(party.id.as_str()).is_some());
                 let lane = Arc::new(lane);
                 lanes.insert(party.id.clone(), Arc::clone(&lane));
                 lane

@@ -91,6 +91,8 @@ pub mod signer;
 pub mod slots;
 pub mod state;
 pub mod status;
+pub mod suspension;
+pub mod suspension_meters;
 pub mod telemetry;
 pub mod tenant_meters;
 pub mod threads;

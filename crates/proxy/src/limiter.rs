@@ -164,16 +164,35 @@ fn nanos(time: Duration) -> u64 {
 #[derive(Debug)]
 pub struct Seats {
     taken: AtomicU32,
+    /// How many there are, and [`CLOSED`] or not: a lane has no room for a word more where every request looks.
     all: AtomicU32,
 }
+
+/// Nobody new is let in. No configuration has as many seats.
+const CLOSED: u32 = 1 << 31;
 
 impl Seats {
     /// All free.
     pub fn new(all: NonZeroU32) -> Self {
         Self {
             taken: AtomicU32::new(0),
-            all: AtomicU32::new(all.get()),
+            all: AtomicU32::new(all.get() & !CLOSED),
         }
+    }
+
+    /// Lets nobody new in, or does again. Whoever sits stays, and seats are given and taken as before: it is for whoever
+    /// asks for one to look first.
+    pub fn close(&self, closed: bool) {
+        if closed {
+            self.all.fetch_or(CLOSED, Ordering::AcqRel);
+        } else {
+            self.all.fetch_and(!CLOSED, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether nobody new is let in.
+    pub fn is_closed(&self) -> bool {
+        self.all.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Takes a seat if one is free. Whoever took one must [`leave`](Self::leave) it.
@@ -193,7 +212,7 @@ impl Seats {
 
     /// How many there are.
     pub fn all(&self) -> u32 {
-        self.all.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed) & !CLOSED
     }
 
     /// How many are taken.
@@ -204,7 +223,12 @@ impl Seats {
     /// From now on there are this many. Who sits stays: if there are fewer seats than that, nobody sits down until
     /// enough have left.
     pub fn adjust(&self, all: NonZeroU32) {
-        self.all.store(all.get(), Ordering::Relaxed);
+        // Closed they stay closed, whichever comes first.
+        let _ = self
+            .all
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |before| {
+                Some(before & CLOSED | all.get() & !CLOSED)
+            });
     }
 }
 

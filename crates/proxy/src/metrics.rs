@@ -16,6 +16,7 @@ use crate::process::Process;
 use crate::registrar::{Registrar, SECONDS, opts};
 use crate::reload_meters::ReloadMeters;
 use crate::request_meters::RequestMeters;
+use crate::suspension_meters::SuspensionMeters;
 use crate::tenant_meters::TenantSeries;
 use crate::upstream_meters::{ClockMeters, SignerMeters, UpstreamMeters};
 
@@ -68,6 +69,8 @@ pub struct Metrics {
     pub journal: journal::meters::Meters,
     /// What becomes of changed files.
     pub reloads: ReloadMeters,
+    /// Who is suspended by hand.
+    pub suspensions: SuspensionMeters,
     /// How the institution's credentials take turns.
     pub signer: SignerMeters,
     /// Whether workers turn.
@@ -162,6 +165,7 @@ impl Metrics {
             ),
             journal: journal_meters(&make),
             reloads: ReloadMeters::new(&make),
+            suspensions: SuspensionMeters::new(&make),
             signer: SignerMeters::new(&make),
             workers: worker_meters(&make),
             process: make.register(Process::new()),

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::facts::time;
-use gatepay_tenancy::{DatedCredential, Party, Rate, Who};
+use gatepay_tenancy::{DatedCredential, Party, Rate, Standing, Who};
 use serde::Serialize;
 
 use crate::generation::Generation;
 use crate::lane::LaneView;
 use crate::refusal_counts::RefusalView;
+use crate::state::SuspensionList;
+use crate::suspension::SuspendedBy;
 use crate::uses::Use;
 
 /// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
@@ -33,7 +35,14 @@ pub struct One<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub_account: Option<&'a str>,
+    /// What it may do: what its file says, unless it is suspended by hand.
     standing: &'static str,
+    /// What its file says, if that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_standing: Option<&'static str>,
+    /// Who suspended it by hand, and since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended: Option<SuspendedBy>,
     #[serde(flatten)]
     lane: LaneView,
     #[serde(flatten)]
@@ -65,9 +74,9 @@ struct Key<'a> {
 /// `None` if there is nobody of that id; somebody may just have removed it.
 pub fn page<'a>(
     generation: &'a Generation,
+    suspended: &SuspensionList,
     after: Option<&str>,
-    now_ms: u64,
-    since_ms: u64,
+    (now_ms, since_ms): (u64, u64),
 ) -> Option<Page<'a>> {
     let begin = match after {
         Some(id) => generation.registry.position(id)? + 1,
@@ -76,7 +85,7 @@ pub fn page<'a>(
     let mut rest = generation.registry.parties().enumerate().skip(begin);
     let page = rest.by_ref().take(PAGE);
     let parties: Vec<_> = page
-        .map(|(position, who)| one(generation, position, who, now_ms))
+        .map(|(position, who)| one(generation, suspended, (position, who), now_ms))
         .collect();
     let more = rest.next().is_some();
     Some(Page {
@@ -87,13 +96,23 @@ pub fn page<'a>(
 }
 
 /// The one of that id.
-pub fn named<'a>(generation: &'a Generation, id: &str, now_ms: u64) -> Option<One<'a>> {
+pub fn named<'a>(
+    generation: &'a Generation,
+    suspended: &SuspensionList,
+    id: &str,
+    now_ms: u64,
+) -> Option<One<'a>> {
     let position = generation.registry.position(id)?;
     let who = generation.registry.at(position);
-    Some(one(generation, position, who, now_ms))
+    Some(one(generation, suspended, (position, who), now_ms))
 }
 
-fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u64) -> One<'a> {
+fn one<'a>(
+    generation: &'a Generation,
+    suspended: &SuspensionList,
+    (position, who): (usize, Who<'a>),
+    now_ms: u64,
+) -> One<'a> {
     let Party {
         id,
         standing,
@@ -108,6 +127,8 @@ fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u6
     let by_kind = Kind::ALL
         .iter()
         .filter_map(|kind| Some((kind.as_str(), pace(limits.of_kind(*kind)?))));
+    let suspension = suspended.get(id);
+    let in_force = suspension.map_or(*standing, |_| Standing::Suspended);
     let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
     let lane = generation.lane(position);
     One {
@@ -117,7 +138,9 @@ fn one<'a>(generation: &'a Generation, position: usize, who: Who<'a>, now_ms: u6
             Who::Tenant(tenant) => Some(tenant.sub_account.as_str()),
             Who::Operator(_) => None,
         },
-        standing: standing.as_str(),
+        standing: in_force.as_str(),
+        file_standing: (in_force != *standing).then(|| standing.as_str()),
+        suspended: suspension.map(SuspendedBy::from),
         lane: lane.view(),
         refusals: lane.refusals.view(),
         by_kind: by_kind.collect(),

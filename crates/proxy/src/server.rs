@@ -1,6 +1,6 @@
 //! The running program: threads, sockets and their end.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::reload::{self, Environment};
 use crate::repeat::Budget;
 use crate::shutdown::{join_unless, lock_unless, until};
 use crate::slots::Slots;
-use crate::state::{Departure, Inheritance, State};
+use crate::state::{Departure, Inheritance, State, SuspensionFile, SuspensionList};
 use crate::{admin, descriptors, listener};
 
 /// How often memory is returned and idle connections are looked at.
@@ -107,13 +107,23 @@ impl Server {
         let (slots, of_one_address) = slots(&settings.listen);
 
         let guard = Duration::from_millis(settings.window.future_ms);
+        let mut suspended = None;
         // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
         let inherit = || {
             if in_turn && let Some(folder) = &folder {
                 state = Some(State::open_in_turn(folder, patience)?);
             }
             let (inheritance, mark) = match &mut state {
-                Some(state) => (state.inherit(guard)?, state.mark()?),
+                Some(state) => {
+                    let (file, left) = left_suspended(state)?;
+                    let inheritance = state.inherit(guard)?;
+                    // From now on that it is missing means that it was removed.
+                    if left.is_none() {
+                        file.write(&SuspensionList::new())?;
+                    }
+                    suspended = Some((file, left.unwrap_or_default()));
+                    (inheritance, state.mark()?)
+                }
                 None => (Inheritance::FirstUse, Mark::nowhere()),
             };
             let inheritance = match inheritance {
@@ -123,6 +133,9 @@ impl Server {
             Ok((inheritance, mark))
         };
         let app = App::new(configuration, clock, inherit, access)?;
+        if let Some((file, left)) = suspended {
+            app.keep_suspensions(file, left);
+        }
         app.crowd.limit_addresses_to(of_one_address);
         let mut turning = Vec::new();
         let workers = (0..threads)
@@ -289,6 +302,19 @@ impl Share {
             probes: number == 0,
         }
     }
+}
+
+/// Who was left suspended by hand, if that is known, and where it is kept. Nothing is changed yet.
+fn left_suspended(state: &State) -> io::Result<(SuspensionFile, Option<SuspensionList>)> {
+    let file = state.suspensions();
+    let left = file.read()?;
+    if left.is_none() && state.is_used()? {
+        tracing::warn!(
+            "state_dir has no file `suspended`: it was removed, or the last process was of a version without it; nobody is \
+             suspended by hand"
+        );
+    }
+    Ok((file, left))
 }
 
 /// Places for as many connections as are wanted and file descriptors allow, and how many of them one address may have.
@@ -508,6 +534,7 @@ impl Memory {
         }
         self.handed_over = true;
         app.mark.close();
+        app.lanes.suspensions.close();
         let memory = app.replay.hand_over();
         let Some(state) = self.state.take() else {
             return;

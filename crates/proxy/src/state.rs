@@ -6,12 +6,14 @@
 //! | `used` | says that there was a run, and has the number of the latest |
 //! | `mark` | above which no stamp was admitted, see [`mark`](crate::mark) |
 //! | `replay` | between two runs: the memory, for the next |
+//! | `suspended` | who is suspended by hand, see `suspended` |
 //! | `never-served` | until the first run: the operator's word that none was before |
 
 mod access;
 mod evidence;
 #[cfg(test)]
 mod fault_tests;
+mod suspended;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ use crate::clock;
 use crate::files::{Files, OpenFile};
 use crate::mark::Mark;
 use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
+use suspended::SUSPENDED;
+pub use suspended::{Suspension, SuspensionFile, SuspensionList};
 
 /// The lock on the folder, held until dropped.
 pub struct State {
@@ -77,7 +81,7 @@ const MEMORY: &str = "replay";
 /// That no process ever served.
 const NEVER_SERVED: &str = "never-served";
 /// All of them.
-const FILES: [&str; 5] = [LOCK, USED, MARK, MEMORY, NEVER_SERVED];
+const FILES: [&str; 6] = [LOCK, USED, MARK, MEMORY, NEVER_SERVED, SUSPENDED];
 /// What a folder may have in it that no process ever used: a disk's own.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -264,20 +268,24 @@ impl State {
         })
     }
 
+    /// Where suspensions by hand are kept. It may be written for as long as this process has the lock.
+    pub fn suspensions(&self) -> SuspensionFile {
+        let folder = self.folder.clone();
+        SuspensionFile::new(self.files.clone(), folder, self.identity)
+    }
+
+    /// Whether a process used this folder.
+    pub fn is_used(&self) -> io::Result<bool> {
+        self.files.is_there(&self.path(USED))
+    }
+
     /// Writes a file anew: whoever reads it finds all of it or all of the one before, whenever the machine stops.
     fn replace(
         &self,
         name: &str,
         write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
     ) -> io::Result<OpenFile> {
-        let unfinished = self.path(&access::unfinished(name));
-        access::remove(&self.files, &unfinished)?;
-        let mut file = access::create(&self.files, &unfinished)?;
-        write(&mut file)?;
-        file.sync_all()?;
-        self.files.rename(&unfinished, &self.path(name))?;
-        self.sync_folder()?;
-        Ok(file)
+        access::replace(&self.files, &self.folder, name, write)
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -325,9 +333,19 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
 /// What starting would fail by: who may write the folder, and what its files are. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
     match access::inspect(&Files::default(), folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        inspected => inspected,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        inspected => inspected?,
     }
+    match suspended_in(folder) {
+        // Whoever starts the process may read it; of whoever checks it is not known.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Who is suspended by hand, as far as a folder says, which another process may be using.
+pub fn suspended_in(folder: &Path) -> io::Result<SuspensionList> {
+    suspended::read_in(folder)
 }
 
 /// Whether a start with this folder has to wait, for it is the first and nothing says that none served without it.

@@ -24,9 +24,10 @@ use crate::lane::Lane;
 use crate::metrics::totals::{Spread, Totals};
 use crate::outcome::End;
 use crate::quota::QuotaView;
+use crate::suspension::Suspensions;
 use report::{
-    Busy, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused,
-    RefusedParty, Shared, Status, Traffic, Workers,
+    Busy, ByHand, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused,
+    RefusedParty, Shared, Status, Suspended, Traffic, Workers,
 };
 
 /// The page: one file, which fetches `/status` and nothing else.
@@ -40,6 +41,8 @@ const APART: Duration = Duration::from_secs(2);
 const BUSIEST: usize = 15;
 /// Parties are named as refused for as long after a refusal.
 const REFUSED_LATELY: Duration = Duration::from_mins(10);
+/// How many of those suspended by hand are.
+const SUSPENDED: usize = 100;
 
 /// What runs in the page and how it looks, and no more: by their digests.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -214,6 +217,7 @@ fn status(
                 longest_stall_seconds: longest.as_secs_f64(),
             },
         ),
+        suspensions: suspensions(&app.lanes.suspensions),
         reload: app.reload.state(),
         process,
     };
@@ -266,6 +270,22 @@ fn named(generation: &Generation, is_so: impl Fn(&Lane) -> bool) -> Vec<String> 
     let lanes = lanes.filter(|(_, lane)| is_so(lane)).take(BUSIEST);
     let id = |(position, _)| generation.registry.at(position).party().id.to_string();
     lanes.map(id).collect()
+}
+
+/// Who is suspended by hand.
+fn suspensions(suspensions: &Suspensions) -> ByHand {
+    let all = suspensions.all();
+    let some = all.iter().take(SUSPENDED);
+    ByHand {
+        count: all.len(),
+        kept: !suspensions.are_unkept(),
+        parties: some
+            .map(|(party, suspension)| Suspended {
+                party: party.to_string(),
+                by: suspension.into(),
+            })
+            .collect(),
+    }
 }
 
 /// Those that were used last.

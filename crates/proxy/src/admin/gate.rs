@@ -1,6 +1,6 @@
 //! Gate: which requests may see and change more than probes and Prometheus.
 //!
-//! With `admin.token` those that present it. Without one, those that came to a loopback listener under a loopback name:
+//! With `admin.token` or an `[[admin.operator]]` those that present one of their tokens. Without any, those that came to a loopback listener under a loopback name:
 //! a browser on this machine can be made to send a request here, by a page that points at this address or whose own name
 //! was made to lead here (DNS rebinding), but the request then names that page's host, or its origin.
 
@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_core::{SecretKey, SigningKey};
+use gatepay_tenancy::PartyId;
+use gatepay_tenancy::settings::Admin;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Version};
 use zeroize::Zeroizing;
@@ -37,23 +39,19 @@ pub(super) enum Denied {
 }
 
 impl Gate {
-    /// Why a request may not see and do the rest.
-    pub(super) fn denies<B>(
-        &self,
-        request: &Request<B>,
-        token: Option<&SigningKey>,
-    ) -> Option<Denied> {
-        let name = match named(request) {
-            Ok(name) => name,
-            Err(denied) => return Some(denied),
-        };
-        let Some(token) = token else {
-            return self.denies_without_token(request, name);
-        };
-        if is_foreign(request.headers(), name) {
-            return Some(Denied::Browser);
+    /// Under which name a request may see and do the rest, or why it may not.
+    pub(super) fn admits<B>(&self, request: &Request<B>, admin: &Admin) -> Result<PartyId, Denied> {
+        let name = named(request)?;
+        if !has_tokens(admin) {
+            return match self.denies_without_token(request, name) {
+                Some(denied) => Err(denied),
+                None => Ok(reserved(Admin::LOOPBACK)),
+            };
         }
-        (!presents(request, token)).then_some(Denied::Token)
+        if is_foreign(request.headers(), name) {
+            return Err(Denied::Browser);
+        }
+        presenter(request, admin).ok_or(Denied::Token)
     }
 
     fn denies_without_token<B>(&self, request: &Request<B>, name: Option<&str>) -> Option<Denied> {
@@ -74,23 +72,21 @@ impl Gate {
     }
 
     /// Why a request may not have the page, which has no figures of its own: what leads here from elsewhere may show it.
-    pub(super) fn denies_page<B>(
-        &self,
-        request: &Request<B>,
-        token: Option<&SigningKey>,
-    ) -> Option<Denied> {
+    pub(super) fn denies_page<B>(&self, request: &Request<B>, admin: &Admin) -> Option<Denied> {
         let name = match named(request) {
             Ok(name) => name,
             Err(denied) => return Some(denied),
         };
         let local = self.is_local && name.is_some_and(is_loopback_name);
-        if local || token.is_some_and(|token| presents(request, token)) {
+        if local || presenter(request, admin).is_some() {
             return None;
         }
-        Some(match token {
-            Some(_) => Denied::PageToken,
-            None if self.is_local => Denied::Name,
-            None => Denied::Address,
+        Some(if has_tokens(admin) {
+            Denied::PageToken
+        } else if self.is_local {
+            Denied::Name
+        } else {
+            Denied::Address
         })
     }
 }
@@ -161,25 +157,49 @@ fn is_foreign(headers: &HeaderMap, name: Option<&str>) -> bool {
     elsewhere || origins.iter().any(|origin| own(origin) != Some(true))
 }
 
-/// Whether it presents the token: `Bearer`, or to look also as the password of `Basic`, for which browsers ask.
-fn presents<B>(request: &Request<B>, token: &SigningKey) -> bool {
+/// Whether anybody has a token.
+fn has_tokens(admin: &Admin) -> bool {
+    admin.token.is_some() || !admin.operators.is_empty()
+}
+
+/// A name that no operator can have.
+fn reserved(name: &str) -> PartyId {
+    PartyId::parse(name).expect("reserved names are names")
+}
+
+/// The name of whoever has the token that a request presents.
+///
+/// It is compared with all of them, each in constant time, so that the time says neither what fits nor whose it is.
+fn presenter<B>(request: &Request<B>, admin: &Admin) -> Option<PartyId> {
+    let presented = presented(request)?;
+    let shared = admin.token.iter();
+    let shared = shared.map(|token| (token, reserved(Admin::SHARED_TOKEN)));
+    let named = admin.operators.iter();
+    let named = named.map(|operator| (&operator.token, operator.name.clone()));
+    let mut found = None;
+    for (token, name) in shared.chain(named) {
+        if presented.same_secret(token) {
+            found = Some(name);
+        }
+    }
+    found
+}
+
+/// The token that is presented: as `Bearer`, or to look also as the password of `Basic`, for which browsers ask.
+fn presented<B>(request: &Request<B>) -> Option<SigningKey> {
     let mut lines = request.headers().get_all(header::AUTHORIZATION).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
-        return false;
+        return None;
     };
-    let Some((scheme, presented)) = line.to_str().ok().and_then(|line| line.split_once(' ')) else {
-        return false;
-    };
+    let (scheme, presented) = line.to_str().ok()?.split_once(' ')?;
     let presented = if scheme.eq_ignore_ascii_case("bearer") {
-        Some(Zeroizing::new(presented.to_owned()))
+        Zeroizing::new(presented.to_owned())
     } else if scheme.eq_ignore_ascii_case("basic") && is_look(request.method()) {
-        password(presented)
+        password(presented)?
     } else {
-        None
+        return None;
     };
-    presented
-        .and_then(|presented| SecretKey::new(presented).ok())
-        .is_some_and(|presented| SigningKey::new(&presented).same_secret(token))
+    Some(SigningKey::new(&SecretKey::new(presented).ok()?))
 }
 
 /// The password of `Basic`, whoever the user is.

@@ -15,6 +15,7 @@ use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, Plan, Registry, Who};
 
+use super::suspended::SuspendedByHand;
 use super::{Exit, UNREAD, complain, environment, fail, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
@@ -155,9 +156,10 @@ fn report(name: &str, configuration: &Configuration) {
         "operations",
         "credentials"
     ));
+    let suspended = SuspendedByHand::in_folder(settings.state_dir.as_deref());
     for who in registry.parties() {
         let party = who.party();
-        let standing = party.standing.as_str();
+        let standing = suspended.standing(&party.id, party.standing).as_str();
         let account = match who {
             Who::Tenant(tenant) => tenant.sub_account.as_str(),
             Who::Operator(_) => "(operator)",
@@ -175,6 +177,8 @@ fn report(name: &str, configuration: &Configuration) {
             party.credentials.len()
         ));
     }
+    let notes = suspended.notes(registry.parties().map(|who| &who.party().id));
+    notes.iter().for_each(say);
     memory(settings, registry);
     say(format_args!(
         "configuration: {}",

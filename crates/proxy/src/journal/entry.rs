@@ -51,6 +51,8 @@ pub(super) enum Entry {
     After(After),
     /// Another configuration is in force.
     Configuration { hash: String, changes: Vec<String> },
+    /// A party was suspended by hand, or is about to be resumed.
+    Suspension(SuspensionAct),
     /// It can be written again, after this long.
     Resumed { after_ms: u64 },
     /// The run ended in order.
@@ -101,6 +103,42 @@ pub struct Before {
     pub signature: Signature,
     /// The body that was signed; its digest is written down, not it.
     pub body: Bytes,
+}
+
+/// What an operator of the proxy does to a party on the admin address.
+#[derive(Debug, Clone)]
+pub struct SuspensionAct {
+    /// What it is.
+    pub action: SuspensionAction,
+    /// The tenant or operator it is done to.
+    pub party: String,
+    /// The name of the operator of the proxy.
+    pub by: String,
+    /// Where the request came from.
+    pub peer: IpAddr,
+}
+
+/// What is done to a party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuspensionAction {
+    /// It was suspended.
+    Suspend,
+    /// It is about to be resumed.
+    Resume,
+    /// It was not, after all.
+    ResumeFailed,
+}
+
+impl Entry {
+    /// Whether it is about something that happens only once it is written.
+    pub(super) fn comes_first(&self) -> bool {
+        match self {
+            Self::Before(_) => true,
+            Self::Suspension(act) => act.action == SuspensionAction::Resume,
+            _ => false,
+        }
+    }
 }
 
 /// What became of a call.
@@ -200,6 +238,12 @@ enum What<'a> {
     Configuration {
         hash: &'a str,
         changes: &'a [String],
+    },
+    Suspension {
+        action: SuspensionAction,
+        party: &'a str,
+        by: &'a str,
+        peer: IpAddr,
     },
     Resumed {
         after_ms: u64,
@@ -307,6 +351,12 @@ fn what(entry: &Entry) -> What<'_> {
             ids: ids(&after.answer),
         },
         Entry::Configuration { hash, changes } => What::Configuration { hash, changes },
+        Entry::Suspension(act) => What::Suspension {
+            action: act.action,
+            party: &act.party,
+            by: &act.by,
+            peer: act.peer,
+        },
         Entry::Resumed { after_ms } => What::Resumed {
             after_ms: *after_ms,
         },

@@ -77,6 +77,33 @@ pub(super) fn read(files: &Files, path: &Path) -> io::Result<Option<(Vec<u8>, Me
     Ok(Some((file.read_to_end()?, metadata)))
 }
 
+/// A file's content, if it is there, for a process that need not be allowed to write it.
+pub(super) fn look(files: &Files, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match opened(files, private().write(false), path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    file.read_to_end().map(Some)
+}
+
+/// Writes a file anew: whoever reads it finds all of it or all of the one before, whenever the machine stops.
+pub(super) fn replace(
+    files: &Files,
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
+) -> io::Result<OpenFile> {
+    let unfinished = folder.join(unfinished(name));
+    remove(files, &unfinished)?;
+    let mut file = create(files, &unfinished)?;
+    write(&mut file)?;
+    file.sync_all()?;
+    files.rename(&unfinished, &folder.join(name))?;
+    files.sync_folder(folder)?;
+    Ok(file)
+}
+
 /// Removes a file, if it is there.
 pub(super) fn remove(files: &Files, path: &Path) -> io::Result<()> {
     match files.remove(path) {

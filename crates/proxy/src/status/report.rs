@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::suspension::SuspendedBy;
+
 use crate::lane::LaneView;
 use crate::refusal_counts::RefusalView;
 use crate::reload_status::State as ReloadState;
@@ -33,6 +35,8 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) journal: Option<Journal>,
     pub(super) workers: Workers,
+    /// Tenants and operators that are suspended by hand.
+    pub(super) suspensions: ByHand,
     pub(super) reload: ReloadState,
     pub(super) process: Kernel,
 }
@@ -164,4 +168,20 @@ pub(super) struct Trouble {
 pub(super) enum Severity {
     Bad,
     Warn,
+}
+
+#[derive(Serialize)]
+pub(super) struct ByHand {
+    pub(super) count: usize,
+    /// Whether a restart would know of all of them.
+    pub(super) kept: bool,
+    /// Not more than some.
+    pub(super) parties: Vec<Suspended>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Suspended {
+    pub(super) party: String,
+    #[serde(flatten)]
+    pub(super) by: SuspendedBy,
 }

@@ -13,6 +13,8 @@ const EXPIRES_SOON_S: u64 = 14 * 86_400;
 const EXPIRES_NOW_S: u64 = 2 * 86_400;
 /// Clocks this far apart are; at ten seconds GatePay accepts nothing.
 const APART_MS: u64 = 4_000;
+/// How many of those suspended by hand have a line of their own.
+const NAMED: usize = 5;
 
 /// All of it, the worst first.
 pub(super) fn of(status: &Status, since: &Totals, expiry: i64) -> Vec<Trouble> {
@@ -20,6 +22,7 @@ pub(super) fn of(status: &Status, since: &Totals, expiry: i64) -> Vec<Trouble> {
     found.in_money(status, since);
     found.at_gatepay(status, since);
     found.in_here(status, since, expiry);
+    found.by_hand(status);
     found.in_files(status);
     let Found(mut troubles) = found;
     troubles.sort_by_key(|trouble| trouble.severity);
@@ -123,6 +126,19 @@ impl Found {
             );
             self.say(severity, left < EXPIRES_SOON_S, text);
         }
+    }
+
+    fn by_hand(&mut self, status: &Status) {
+        let suspensions = &status.suspensions;
+        for one in suspensions.parties.iter().take(NAMED) {
+            let text = format!("{} is suspended by hand: {}", one.party, one.by);
+            self.say(Warn, true, text);
+        }
+        let more = suspensions.count.saturating_sub(NAMED);
+        let text = format!("{more} more are suspended by hand");
+        self.say(Warn, more > 0, text);
+        let text = "state_dir does not have all suspensions by hand: a restart would forget some";
+        self.say(Bad, !suspensions.kept, text);
     }
 
     fn in_files(&mut self, status: &Status) {

@@ -16,9 +16,9 @@ use crate::model::claims::Claims;
 use crate::model::facts::Facts;
 use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::model::settings::{
-    Admin, Audit, Authorization, Breaker, ClockSource, Drain, Egress, FixedAddressCallback,
-    Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus,
-    SecretText, Settings, Upstream,
+    Admin, AdminOperator, Audit, Authorization, Breaker, ClockSource, Drain, Egress,
+    FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
+    QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
 };
 use crate::model::tenant::SubAccount;
 use crate::model::url::{UpstreamUrl, UrlError};
@@ -162,11 +162,51 @@ fn admin(mut reader: Reader<'_>, sources: Sources<'_>) -> Admin {
     let default = Admin::default();
     let address = reader.or("address", default.address, address);
     let token = secrets::optional(&mut reader, "token", sources);
+    let token = token.as_ref().map(SigningKey::new);
+    let operators = admin_operators(&mut reader, token.as_ref(), sources);
     reader.finish();
     Admin {
         address,
-        token: token.as_ref().map(SigningKey::new),
+        token,
+        operators,
     }
+}
+
+/// Each name and each token is one operator's: otherwise the journal would not say who acted.
+fn admin_operators(
+    reader: &mut Reader<'_>,
+    shared: Option<&SigningKey>,
+    sources: Sources<'_>,
+) -> Vec<AdminOperator> {
+    let tables = reader.tables("operator").unwrap_or_default();
+    let mut operators: Vec<AdminOperator> = Vec::with_capacity(tables.len());
+    for mut table in tables {
+        let name = table.required("name", value::text(PartyId::parse));
+        let token = secrets::required(&mut table, "token", sources);
+        let token = token.as_ref().map(SigningKey::new);
+        let reserved = [Admin::SHARED_TOKEN, Admin::LOOPBACK];
+        if let Some(name) = &name {
+            if reserved.contains(&name.as_str()) {
+                let text = "is what the journal calls actions without a name: choose another";
+                table.problem("name", text);
+            }
+            if operators.iter().any(|other| other.name == *name) {
+                table.problem("name", "is another operator's already");
+            }
+        }
+        let same = |other: &SigningKey| token.as_ref().is_some_and(|own| own.same_secret(other));
+        if shared.is_some_and(same) {
+            table.problem("token", "is the same as admin.token; it needs its own");
+        }
+        if operators.iter().any(|other| same(&other.token)) {
+            table.problem("token", "is another operator's already; it needs its own");
+        }
+        table.finish();
+        if let (Some(name), Some(token)) = (name, token) {
+            operators.push(AdminOperator { name, token });
+        }
+    }
+    operators
 }
 
 fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<Egress>) {

@@ -160,6 +160,23 @@ pub struct Admin {
     pub address: SocketAddr,
     /// The bearer token on an address other than loopback; compare with [`SigningKey::same_secret`].
     pub token: Option<SigningKey>,
+    /// People and programs with a token of their own, by whose name their actions are recorded.
+    pub operators: Vec<AdminOperator>,
+}
+
+/// Somebody who acts on the admin address under a name.
+pub struct AdminOperator {
+    /// The name in the audit journal, the log and answers. It is one that is safe there.
+    pub name: PartyId,
+    /// What is presented; compare with [`SigningKey::same_secret`].
+    pub token: SigningKey,
+}
+
+impl Admin {
+    /// The name under which actions with `admin.token` are recorded.
+    pub const SHARED_TOKEN: &str = "admin.token";
+    /// The name under which actions without a token are recorded, where none is configured.
+    pub const LOOPBACK: &str = "loopback";
 }
 
 /// GatePay's side.
@@ -442,6 +459,7 @@ impl Default for Admin {
             // Loopback, never the tenants' address.
             address: (Ipv4Addr::LOCALHOST, 9090).into(),
             token: None,
+            operators: Vec::new(),
         }
     }
 }
@@ -544,6 +562,7 @@ mod tests {
     use std::fmt;
 
     assert_not_impl_any!(Authorization: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(AdminOperator: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(Settings: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
     fn institution(begins: &[Option<u64>]) -> Institution {

@@ -32,7 +32,12 @@ pub fn of_settings(settings: &Settings) -> Facts {
         clock,
         secret_text,
         listen,
-        admin: Admin { address, token },
+        admin:
+            Admin {
+                address,
+                token,
+                operators: admin_operators,
+            },
         upstream,
         egress,
         institution: _,
@@ -49,6 +54,8 @@ pub fn of_settings(settings: &Settings) -> Facts {
         },
         written: _,
     } = settings;
+    let operator_names = admin_operators.iter().map(|one| one.name.as_str());
+    let operator_names: Value = operator_names.collect();
     let pinned: Value = pinned.iter().map(PartyId::as_str).collect();
     let mut facts: Facts = [
         ("tenants", path(tenants)),
@@ -68,6 +75,7 @@ pub fn of_settings(settings: &Settings) -> Facts {
         ("secret_text", word(SecretText::WORDS, secret_text)),
         ("admin.address", address.to_string().into()),
         ("admin.token", secret(token.is_some())),
+        ("admin.operator", operator_names),
         ("timestamp.past_ms", window.past_ms.into()),
         ("timestamp.future_ms", window.future_ms.into()),
         ("drain.grace_ms", millis(*grace)),

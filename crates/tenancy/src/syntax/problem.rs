@@ -65,10 +65,7 @@ impl Problems {
 }
 
 /// The candidate that was probably meant: at most two slips of the pen away, one for the shortest words.
-pub(crate) fn closest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .filter(|candidate| word.len().abs_diff(candidate.len()) <= 2)

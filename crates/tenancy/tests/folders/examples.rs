@@ -165,6 +165,7 @@ fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
     });
     let folder = folder
         .file("secrets/admin.token", "made-up-token")
+        .file("secrets/alice.token", "made-up-token-of-alice")
         .file("secrets/audit.key", "made-up-key")
         .file("secrets/egress.key", "made-up:password");
     let problems = folder.problems();

@@ -6,7 +6,8 @@ use gatepay_tenancy::Tenant;
 use serde_json::{Value, json};
 
 use super::{Told, credential, refuse, time};
-use crate::command::Exit;
+use crate::command::suspended::SuspendedByHand;
+use crate::command::{Exit, complain};
 
 /// List the tenants, one line each. No secrets.
 #[derive(Args)]
@@ -30,12 +31,19 @@ impl List {
             "credentials",
             "next end",
         ];
+        let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
+        let notes = suspended.notes(tenants.iter().map(|tenant| &tenant.party.id));
         let mut lines = vec![line(head.map(str::to_owned))];
-        lines.extend(tenants.iter().map(|tenant| line(cells(tenant, now_ms))));
+        lines.extend(
+            tenants
+                .iter()
+                .map(|tenant| line(cells(tenant, &suspended, now_ms))),
+        );
         let json = tenants
             .iter()
-            .map(|tenant| object(tenant, now_ms))
+            .map(|tenant| object(tenant, &suspended, now_ms))
             .collect();
+        notes.iter().for_each(complain);
         let exit = self.told.tell(&json, &lines);
         if problems.is_empty() {
             exit
@@ -53,7 +61,7 @@ fn line(cells: [String; 8]) -> String {
     line.trim_end().to_owned()
 }
 
-fn cells(tenant: &Tenant, now_ms: u64) -> [String; 8] {
+fn cells(tenant: &Tenant, suspended: &SuspendedByHand, now_ms: u64) -> [String; 8] {
     let party = &tenant.party;
     let valid = party
         .credentials
@@ -63,7 +71,10 @@ fn cells(tenant: &Tenant, now_ms: u64) -> [String; 8] {
     [
         party.id.to_string(),
         tenant.sub_account.to_string(),
-        party.standing.as_str().to_owned(),
+        suspended
+            .standing(&party.id, party.standing)
+            .as_str()
+            .to_owned(),
         party.limits.all.per_second.to_string(),
         party.limits.all.burst.to_string(),
         party.limits.in_flight.to_string(),
@@ -73,13 +84,15 @@ fn cells(tenant: &Tenant, now_ms: u64) -> [String; 8] {
     ]
 }
 
-fn object(tenant: &Tenant, now_ms: u64) -> Value {
+fn object(tenant: &Tenant, suspended: &SuspendedByHand, now_ms: u64) -> Value {
     let party = &tenant.party;
     let credentials = party.credentials.iter();
     json!({
         "id": party.id.as_str(),
         "sub_account": tenant.sub_account.as_str(),
-        "standing": party.standing.as_str(),
+        "standing": suspended.standing(&party.id, party.standing).as_str(),
+        "file_standing": party.standing.as_str(),
+        "suspended": suspended.of(&party.id),
         "requests_per_second": party.limits.all.per_second,
         "burst": party.limits.all.burst,
         "in_flight": party.limits.in_flight,

@@ -6,7 +6,8 @@ use gatepay_tenancy::{ConfigSnapshot, PartyId, Who, edit, facts};
 use serde_json::{Value, json};
 
 use super::{Told, credential, name_the_rest, not_edited, refuse};
-use crate::command::Exit;
+use crate::command::suspended::SuspendedByHand;
+use crate::command::{Exit, complain};
 
 /// Show all that is said of one tenant, defaults included. No secrets.
 #[derive(Args)]
@@ -43,6 +44,7 @@ impl Show {
         let credentials = tenant.party.credentials.iter();
         let credentials: Vec<_> = credentials.map(|dated| credential(dated, now_ms)).collect();
 
+        let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
         let mut lines = vec![
             format!("{:<28} {}", "tenant", self.id),
             format!("{:<28} {}", "file", file.display()),
@@ -69,6 +71,14 @@ impl Show {
         json["id"] = json!(self.id.as_str());
         json["file"] = json!(file);
         json["credentials"] = credentials.into();
+        let standing = tenant.party.standing;
+        json["standing"] = json!(suspended.standing(&self.id, standing).as_str());
+        json["file_standing"] = json!(standing.as_str());
+        json["suspended"] = json!(suspended.of(&self.id));
+        suspended
+            .notes(std::iter::once(&self.id))
+            .iter()
+            .for_each(complain);
         name_the_rest(&problems, "the configuration has");
         self.told.tell(&json, &lines)
     }

@@ -6,7 +6,8 @@ use gatepay_tenancy::{PartyId, Standing};
 use serde_json::json;
 
 use super::{Told, name_the_rest, not_edited};
-use crate::command::Exit;
+use crate::command::suspended::SuspendedByHand;
+use crate::command::{Exit, complain};
 
 /// Stop a tenant's calls, or all but its reads.
 #[derive(Args)]
@@ -21,7 +22,7 @@ pub(crate) struct Suspend {
     told: Told,
 }
 
-/// Let a tenant call again whatever its operations allow.
+/// Let a tenant call again whatever its operations allow, unless it is suspended by hand (`POST /-/suspend`).
 #[derive(Args)]
 pub(crate) struct Resume {
     /// The tenant.
@@ -44,7 +45,14 @@ impl Suspend {
 
 impl Resume {
     pub(super) fn run(self) -> Exit {
-        stand(&self.told, &self.id, Standing::Active)
+        let exit = stand(&self.told, &self.id, Standing::Active);
+        let (configuration, _) = self.told.load();
+        let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
+        suspended
+            .notes(std::iter::once(&self.id))
+            .iter()
+            .for_each(complain);
+        exit
     }
 }
 

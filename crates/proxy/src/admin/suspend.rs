@@ -1,0 +1,320 @@
+//! `POST /-/suspend` and `POST /-/resume`: the kill switch, which waits for no file.
+//!
+//! To suspend takes effect before anything else is done, and whatever fails afterwards. To resume is written down first,
+//! in the audit journal and in the state folder, and not done if that fails. Either goes on to its end although its caller
+//! leaves.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_core::query_text;
+use gatepay_tenancy::problem::closest;
+use gatepay_tenancy::{PartyId, Standing};
+use http::StatusCode;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::{Answer, answer_text, json, text};
+use crate::app::App;
+use crate::journal::entry::{SuspensionAct, SuspensionAction};
+use crate::state::Suspension;
+use crate::suspension::{Lifted, NotKept, SuspendedBy};
+
+/// How long the disk is waited for before it is said that it has not answered.
+const DISK: Duration = Duration::from_secs(5);
+
+/// Who asks for it.
+#[derive(Clone)]
+pub(super) struct Actor {
+    /// The name of the operator of the proxy.
+    pub(super) name: PartyId,
+    /// Where the request came from.
+    pub(super) peer: IpAddr,
+}
+
+/// What is answered.
+#[derive(Serialize)]
+struct Told {
+    /// The tenant or operator.
+    party: String,
+    /// What it may do now.
+    standing: &'static str,
+    /// What its file says, if there is one.
+    file_standing: Option<&'static str>,
+    /// Whether this request changed anything.
+    changed: bool,
+    /// The suspension by hand that is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended: Option<SuspendedBy>,
+    /// Whether the state folder has it, so that a restart knows of it.
+    kept: bool,
+    /// Whether the audit journal has it; `null` if there is no journal, or nothing to write there.
+    journaled: Option<bool>,
+    /// What did not work, or has to be known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+/// Stops a party's calls.
+pub(super) async fn suspend(app: &Arc<App>, query: Option<&str>, actor: Actor) -> Answer {
+    let id = match named(app, query) {
+        Ok(id) if position(app, &id).is_some() => id,
+        Ok(id) => return unknown(app, id).await,
+        Err(unnamed) => return unnamed.answer(),
+    };
+    let app = Arc::clone(app);
+    finished(tokio::spawn(async move { stopped(&app, id, actor).await })).await
+}
+
+/// Lets a party do again what its file says.
+pub(super) async fn resume(app: &Arc<App>, query: Option<&str>, actor: Actor) -> Answer {
+    let id = match named(app, query) {
+        Ok(id) => id,
+        Err(unnamed) => return unnamed.answer(),
+    };
+    // A tenant that was removed while it was suspended by hand is suspended if it is added again.
+    let is_suspended = app.lanes.suspensions.of(id.as_str()).is_some();
+    if !is_suspended && position(app, &id).is_none() {
+        return unknown(app, id).await;
+    }
+    let app = Arc::clone(app);
+    finished(tokio::spawn(async move { resumed(&app, id, actor).await })).await
+}
+
+async fn finished(task: tokio::task::JoinHandle<Answer>) -> Answer {
+    let internal = || text(StatusCode::INTERNAL_SERVER_ERROR, "it was not finished\n");
+    task.await.unwrap_or_else(|_| internal())
+}
+
+/// Why no party is named.
+enum Unnamed {
+    /// There is no state folder.
+    NoPlace,
+    /// The query is something else.
+    Malformed,
+    /// No party can have this id.
+    Nobody,
+}
+
+impl Unnamed {
+    fn answer(self) -> Answer {
+        match self {
+            Self::NoPlace => text(
+                StatusCode::CONFLICT,
+                "without state_dir a restart would forget it: use the command tenant suspend, which edits the file\n",
+            ),
+            Self::Malformed => text(
+                StatusCode::BAD_REQUEST,
+                "say ?tenant= and the id of a tenant or an operator, once, and nothing else\n",
+            ),
+            Self::Nobody => text(StatusCode::NOT_FOUND, NOBODY),
+        }
+    }
+}
+
+/// The party that a query names, and that alone.
+fn named(app: &App, query: Option<&str>) -> Result<PartyId, Unnamed> {
+    if !app.lanes.suspensions.have_a_place() {
+        return Err(Unnamed::NoPlace);
+    }
+    let id = query.and_then(|query| query.strip_prefix("tenant="));
+    let id = id.filter(|id| !id.is_empty() && !id.contains('&'));
+    let id = id.ok_or(Unnamed::Malformed)?;
+    PartyId::parse(&query_text(id)).map_err(|_| Unnamed::Nobody)
+}
+
+const NOBODY: &str = "no tenant or operator has this id\n";
+
+fn position(app: &App, id: &PartyId) -> Option<usize> {
+    app.generation.load().registry.position(id.as_str())
+}
+
+/// Names the party that was probably meant. With many that takes a while, and is done on a thread of its own.
+async fn unknown(app: &Arc<App>, id: PartyId) -> Answer {
+    let app = Arc::clone(app);
+    let meant = spawn_blocking(move || {
+        let generation = app.generation.load_full();
+        let ids = generation.registry.parties().map(|who| &who.party().id);
+        closest(id.as_str(), ids.map(PartyId::as_str)).map(str::to_owned)
+    });
+    match meant.await {
+        Ok(Some(meant)) => answer_text(
+            StatusCode::NOT_FOUND,
+            format!("no tenant or operator has this id; did you mean {meant}?\n"),
+        ),
+        _ => text(StatusCode::NOT_FOUND, NOBODY),
+    }
+}
+
+async fn stopped(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> Answer {
+    let new = Suspension {
+        by: name.clone(),
+        since_ms: app.clock.unix_ms(),
+    };
+    let (_, changed) = app.lanes.suspensions.add(&id, new);
+    app.lanes.follow_suspension(id.as_str());
+    tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: its calls are refused from now on");
+
+    let act = SuspensionAct {
+        action: SuspensionAction::Suspend,
+        party: id.to_string(),
+        by: name.to_string(),
+        peer,
+    };
+    let (journaled, kept) = tokio::join!(journaled(app, act), kept(app));
+    let mut notes = Vec::new();
+    if journaled == Some(false) {
+        notes.push(
+            "the audit journal cannot be written: this is written there once it can be".to_owned(),
+        );
+    }
+    let status = match &kept {
+        Ok(()) => StatusCode::OK,
+        Err(NotKept::Closed) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if let Err(error) = &kept {
+        notes.push(format!(
+            "suspended until this process ends, and not after that: {error}"
+        ));
+    }
+    for note in &notes {
+        tracing::error!(party = %id, operator = %name, "suspended by hand: {note}");
+    }
+    json(
+        status,
+        &told(app, &id, (changed, kept.is_ok(), journaled), notes),
+    )
+}
+
+async fn resumed(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> Answer {
+    let suspensions = &app.lanes.suspensions;
+    if suspensions.of(id.as_str()).is_none() {
+        let kept = !suspensions.are_unkept();
+        return json(
+            StatusCode::OK,
+            &told(app, &id, (false, kept, None), Vec::new()),
+        );
+    }
+    let act = |action| SuspensionAct {
+        action,
+        party: id.to_string(),
+        by: name.to_string(),
+        peer,
+    };
+    let is_written = journaled(app, act(SuspensionAction::Resume)).await;
+    if is_written == Some(false) {
+        // It may be written yet, by a disk that is slow.
+        note_failure(app, act(SuspensionAction::ResumeFailed));
+        tracing::error!(party = %id, operator = %name, %peer, "not resumed: the audit journal cannot be written");
+        let notes =
+            vec!["not resumed: the audit journal cannot be written; ask again once it can".into()];
+        let kept = !suspensions.are_unkept();
+        return json(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &told(app, &id, (false, kept, Some(false)), notes),
+        );
+    }
+    let (status, note) = match lifted(app, &id).await {
+        Ok(Lifted::Lifted) => {
+            tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
+            let told = told(app, &id, (true, true, is_written), Vec::new());
+            return json(StatusCode::OK, &told);
+        }
+        Ok(Lifted::Unchanged) => (StatusCode::OK, "it was resumed by another request".into()),
+        Ok(Lifted::SuspendedAgain) => (
+            StatusCode::CONFLICT,
+            "not resumed: it was suspended once more meanwhile".into(),
+        ),
+        Err(error @ NotKept::Closed) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not resumed: {error}"),
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("not resumed: {error}"),
+        ),
+    };
+    if status != StatusCode::OK {
+        note_failure(app, act(SuspensionAction::ResumeFailed));
+        tracing::error!(party = %id, operator = %name, %peer, "{note}");
+    }
+    let kept = !suspensions.are_unkept();
+    json(
+        status,
+        &told(app, &id, (false, kept, is_written), vec![note]),
+    )
+}
+
+/// How a party stands now.
+fn told(
+    app: &App,
+    id: &PartyId,
+    (changed, kept, journaled): (bool, bool, Option<bool>),
+    mut notes: Vec<String>,
+) -> Told {
+    let suspension = app.lanes.suspensions.of(id.as_str());
+    let generation = app.generation.load();
+    let position = generation.registry.position(id.as_str());
+    let file = position.map(|at| generation.registry.at(at).party().standing);
+    let standing = match (&suspension, file) {
+        (None, Some(file)) => file.as_str(),
+        (None, None) => "unknown",
+        (Some(_), _) => Standing::Suspended.as_str(),
+    };
+    if let (None, Some(file @ (Standing::Suspended | Standing::ReadOnly))) = (&suspension, file) {
+        let file = file.as_str();
+        notes.push(format!(
+            "its file says {file}: that is changed by the command tenant resume"
+        ));
+    }
+    Told {
+        party: id.to_string(),
+        standing,
+        file_standing: file.map(Standing::as_str),
+        changed,
+        suspended: suspension.as_ref().map(SuspendedBy::from),
+        kept,
+        journaled,
+        notes,
+    }
+}
+
+/// Whether the audit journal has it, if there is one.
+async fn journaled(app: &App, act: SuspensionAct) -> Option<bool> {
+    let journal = app.journal.as_ref()?;
+    let written = timeout(DISK, journal.suspension(act)).await;
+    Some(written.is_ok_and(|written| written.is_ok()))
+}
+
+fn note_failure(app: &App, act: SuspensionAct) {
+    if let Some(journal) = &app.journal {
+        journal.note_suspension(act);
+    }
+}
+
+async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
+    let app = Arc::clone(app);
+    on_the_disk(move || app.lanes.suspensions.keep()).await
+}
+
+/// Resumes it, and opens its lane. That is done although nobody waits for it any more.
+async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<Lifted, NotKept> {
+    let (app, id) = (Arc::clone(app), id.clone());
+    on_the_disk(move || {
+        let lifted = app.lanes.suspensions.lift(id.as_str())?;
+        app.lanes.follow_suspension(id.as_str());
+        Ok(lifted)
+    })
+    .await
+}
+
+async fn on_the_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NotKept> + Send + 'static,
+) -> Result<T, NotKept> {
+    let slow = |_| NotKept::Disk(std::io::ErrorKind::TimedOut.into());
+    let done = timeout(DISK, spawn_blocking(work)).await.map_err(slow)?;
+    done.unwrap_or_else(|error| Err(NotKept::Disk(std::io::Error::other(error))))
+}

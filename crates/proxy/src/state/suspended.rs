@@ -1,0 +1,267 @@
+//! The file of the state folder that says which parties are suspended by hand, and by whom.
+//!
+//! A line of JSON and a line with its digest. A file that is not whole is an error and never an empty list: it would let
+//! a party call again that somebody stopped. It is written by the process that has the folder's lock; others may read it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gatepay_tenancy::PartyId;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::access;
+use super::evidence::FileIdentity;
+use crate::files::Files;
+
+/// The name of the file.
+pub(super) const SUSPENDED: &str = "suspended";
+const VERSION: u32 = 1;
+const DIGEST: &str = "sha256 ";
+
+/// Who suspended a party by hand, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// The name of the operator of the proxy who did.
+    pub by: PartyId,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// All suspensions by hand.
+pub type SuspensionList = BTreeMap<PartyId, Suspension>;
+
+/// Where suspensions by hand are kept over restarts. What a store would take over is this type.
+pub struct SuspensionFile {
+    files: Files,
+    folder: PathBuf,
+    /// Of the folder that this process began with.
+    identity: FileIdentity,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    suspended: Vec<One>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    party: String,
+    by: String,
+    since_ms: u64,
+}
+
+impl SuspensionFile {
+    pub(super) fn new(files: Files, folder: PathBuf, identity: FileIdentity) -> Self {
+        Self {
+            files,
+            folder,
+            identity,
+        }
+    }
+
+    /// What it says; `None` if it is not there. An error if it is not whole.
+    pub fn read(&self) -> io::Result<Option<SuspensionList>> {
+        let path = self.folder.join(SUSPENDED);
+        let content = access::read(&self.files, &path)?;
+        content
+            .map(|(content, _)| parse(&content).ok_or_else(|| damaged(&path)))
+            .transpose()
+    }
+
+    /// Writes it anew. When this returns it is on the disk: all of it, or what was there before.
+    pub fn write(&self, list: &SuspensionList) -> io::Result<()> {
+        let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
+        if here != self.identity {
+            return Err(io::Error::other(format!(
+                "{} is not the folder that this process began with",
+                self.folder.display()
+            )));
+        }
+        let content = content(list);
+        access::replace(&self.files, &self.folder, SUSPENDED, |file| {
+            file.write_all(&content)
+        })?;
+        Ok(())
+    }
+}
+
+/// What the file in a folder says, for commands that do not have the folder's lock; an empty list if there is none.
+pub(super) fn read_in(folder: &Path) -> io::Result<SuspensionList> {
+    let path = folder.join(SUSPENDED);
+    match access::look(&Files::default(), &path)? {
+        None => Ok(SuspensionList::new()),
+        Some(content) => parse(&content).ok_or_else(|| damaged(&path)),
+    }
+}
+
+fn damaged(path: &Path) -> io::Error {
+    let path = path.display();
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "{path} is damaged: it says which tenants are suspended by hand. Put it back from a copy, or set their standing \
+             in their files (the log and the audit journal name them) and remove it"
+        ),
+    )
+}
+
+fn content(list: &SuspensionList) -> Vec<u8> {
+    let one = |(party, suspension): (&PartyId, &Suspension)| One {
+        party: party.to_string(),
+        by: suspension.by.to_string(),
+        since_ms: suspension.since_ms,
+    };
+    let written = Written {
+        version: VERSION,
+        suspended: list.iter().map(one).collect(),
+    };
+    let mut content = serde_json::to_vec(&written).expect("its keys are texts");
+    content.push(b'\n');
+    let digest = hex::encode(Sha256::digest(&content));
+    content.extend_from_slice(format!("{DIGEST}{digest}\n").as_bytes());
+    content
+}
+
+/// `None` if it is not whole, or not as this program writes it.
+fn parse(content: &[u8]) -> Option<SuspensionList> {
+    let line = content.iter().position(|byte| *byte == b'\n')? + 1;
+    let (json, digest) = content.split_at(line);
+    let expected = format!("{DIGEST}{}\n", hex::encode(Sha256::digest(json)));
+    if digest != expected.as_bytes() {
+        return None;
+    }
+    let Written { version, suspended } = serde_json::from_slice(json).ok()?;
+    if version != VERSION {
+        return None;
+    }
+    let mut list = SuspensionList::new();
+    for one in suspended {
+        let suspension = Suspension {
+            by: PartyId::parse(&one.by).ok()?,
+            since_ms: one.since_ms,
+        };
+        if list
+            .insert(PartyId::parse(&one.party).ok()?, suspension)
+            .is_some()
+        {
+            return None;
+        }
+    }
+    Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn list(parties: &[&str]) -> SuspensionList {
+        let name = |text: &str| PartyId::parse(text).unwrap();
+        let suspension = Suspension {
+            by: name("alice"),
+            since_ms: 1_767_225_600_000,
+        };
+        parties
+            .iter()
+            .map(|party| (name(party), suspension.clone()))
+            .collect()
+    }
+
+    fn kept(folder: &Path, list: &SuspensionList) {
+        let state = State::open(folder).unwrap();
+        state.suspensions().write(list).unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_is_read_by_the_next_process_and_by_commands_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let file = state.suspensions();
+        assert_eq!(file.read().unwrap(), None);
+        assert_eq!(read_in(folder.path()).unwrap(), SuspensionList::new());
+        for parties in [&["acme", "globex"][..], &["globex"], &[]] {
+            file.write(&list(parties)).unwrap();
+            assert_eq!(file.read().unwrap(), Some(list(parties)));
+            assert_eq!(read_in(folder.path()).unwrap(), list(parties));
+        }
+        drop(state);
+        let next = State::open(folder.path()).unwrap();
+        assert_eq!(next.suspensions().read().unwrap(), Some(list(&[])));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_changed_in_one_byte_is_an_error_and_never_a_shorter_list() {
+        let folder = tempfile::tempdir().unwrap();
+        kept(folder.path(), &list(&["acme", "globex"]));
+        let path = folder.path().join(SUSPENDED);
+        let whole = fs::read(&path).unwrap();
+        let is_refused = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            let state = State::open(folder.path()).unwrap();
+            let refused = state.suspensions().read().unwrap_err();
+            assert!(read_in(folder.path()).is_err());
+            refused.kind() == io::ErrorKind::InvalidData
+        };
+        for cut in 0..whole.len() {
+            assert!(is_refused(&whole[..cut]), "cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            let mut other = whole.clone();
+            other[at] ^= 1;
+            assert!(is_refused(&other), "changed at {at}");
+        }
+        assert!(is_refused(&[&whole[..], b"\n"].concat()));
+        assert!(is_refused(&vec![0; whole.len()]));
+    }
+
+    #[test]
+    fn a_list_of_another_version_or_with_a_party_twice_is_not_read() {
+        for json in [
+            r#"{"version":2,"suspended":[]}"#,
+            r#"{"version":1,"suspended":[],"more":1}"#,
+            r#"{"version":1,"suspended":[{"party":"a","by":"b","since_ms":1},{"party":"a","by":"c","since_ms":1}]}"#,
+            r#"{"version":1,"suspended":[{"party":"../a","by":"b","since_ms":1}]}"#,
+            r#"{"version":1,"suspended":[{"party":"a","by":"b\n","since_ms":1}]}"#,
+        ] {
+            let line = format!("{json}\n");
+            let digest = hex::encode(Sha256::digest(&line));
+            let content = format!("{line}{DIGEST}{digest}\n");
+            assert_eq!(parse(content.as_bytes()), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn links_and_files_that_are_open_to_everybody_are_refused_by_commands_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SUSPENDED);
+        kept(folder.path(), &list(&["acme"]));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read_in(folder.path()).is_err());
+        assert!(State::open(folder.path()).is_err());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        assert!(read_in(folder.path()).is_err());
+        assert!(State::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_into_a_folder_that_was_exchanged_meanwhile() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("state");
+        let state = State::open(&folder).unwrap();
+        fs::rename(&folder, parent.path().join("old")).unwrap();
+        assert!(state.suspensions().write(&list(&["acme"])).is_err());
+        fs::create_dir(&folder).unwrap();
+        assert!(state.suspensions().write(&list(&["acme"])).is_err());
+        assert!(!folder.join(SUSPENDED).exists());
+    }
+}

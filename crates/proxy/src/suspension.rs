@@ -1,0 +1,333 @@
+//! Suspensions by hand: parties that an operator stopped on the admin address, whatever their files say.
+//!
+//! The list is in memory, where [`lane`](crate::lane) asks it, and in the state folder, from where the next process reads
+//! it. To suspend takes effect in memory first, and stays in effect if the disk fails. To resume takes effect on the disk
+//! first, and not at all if that fails.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use gatepay_tenancy::PartyId;
+use gatepay_tenancy::facts::time;
+use serde::Serialize;
+
+use crate::state::{Suspension, SuspensionFile, SuspensionList};
+
+/// Who is suspended by hand.
+#[derive(Default)]
+pub struct Suspensions {
+    list: RwLock<List>,
+    /// Held while the file is written, so that the last to write writes the latest list.
+    place: Mutex<Place>,
+    /// Whether there is a place at all, which is asked without waiting for the disk.
+    has_place: AtomicBool,
+}
+
+#[derive(Default)]
+struct List {
+    parties: SuspensionList,
+    /// Which were suspended since the list was last taken to the disk: what is under way there must not undo that.
+    meanwhile: BTreeSet<PartyId>,
+    /// Whether the file says something else.
+    differs: bool,
+}
+
+/// Where they are kept.
+#[derive(Default)]
+enum Place {
+    /// Nowhere: there is no state folder.
+    #[default]
+    Nowhere,
+    In(SuspensionFile),
+    /// The folder is the next process's.
+    Closed,
+}
+
+/// Why suspensions are not on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// Without `state_dir` there is no place for them.
+    #[error("there is no state_dir")]
+    Nowhere,
+    /// The next process has the folder, and this one admits nothing more.
+    #[error("this process is ending")]
+    Closed,
+    /// The disk did not take them.
+    #[error("state_dir cannot be written: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// What became of a resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifted {
+    /// The party is not suspended by hand any more.
+    Lifted,
+    /// It was not.
+    Unchanged,
+    /// It was suspended once more meanwhile, and is.
+    SuspendedAgain,
+}
+
+/// A suspension by hand, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspendedBy {
+    /// The name of the operator of the proxy.
+    by: String,
+    /// Since when, in RFC 3339.
+    since: String,
+}
+
+impl fmt::Display for SuspendedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by, since } = self;
+        write!(f, "by {by} since {since}")
+    }
+}
+
+impl From<&Suspension> for SuspendedBy {
+    fn from(suspension: &Suspension) -> Self {
+        Self {
+            by: suspension.by.to_string(),
+            since: time(suspension.since_ms),
+        }
+    }
+}
+
+impl Suspensions {
+    /// Takes over those that were left in a file, and keeps them there from now on.
+    pub fn adopt(&self, file: SuspensionFile, left: SuspensionList) {
+        *self.place() = Place::In(file);
+        self.has_place.store(true, Ordering::Release);
+        self.change().parties = left;
+    }
+
+    /// Whether they can be kept at all.
+    pub fn have_a_place(&self) -> bool {
+        self.has_place.load(Ordering::Acquire)
+    }
+
+    /// Whether this party is suspended by hand, and by whom.
+    pub fn of(&self, id: &str) -> Option<Suspension> {
+        self.list().parties.get(id).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> SuspensionList {
+        self.list().parties.clone()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list().parties.len()
+    }
+
+    /// Whether the file says something else: a restart would not know of all of them.
+    pub fn are_unkept(&self) -> bool {
+        self.list().differs
+    }
+
+    /// Suspends a party, in memory. Gives the suspension that is in force, and whether it is new.
+    pub fn add(&self, id: &PartyId, new: Suspension) -> (Suspension, bool) {
+        let mut list = self.change();
+        list.meanwhile.insert(id.clone());
+        list.differs = true;
+        let is_new = !list.parties.contains_key(id);
+        let suspension = list.parties.entry(id.clone()).or_insert(new);
+        (suspension.clone(), is_new)
+    }
+
+    /// Writes those in memory to the disk, and waits for it.
+    pub fn keep(&self) -> Result<(), NotKept> {
+        let place = self.place();
+        self.keep_in(&place)
+    }
+
+    fn keep_in(&self, place: &Place) -> Result<(), NotKept> {
+        let mut list = self.change();
+        let parties = list.parties.clone();
+        list.meanwhile.clear();
+        drop(list);
+        place.write(&parties)?;
+        let mut list = self.change();
+        list.differs = !list.meanwhile.is_empty();
+        Ok(())
+    }
+
+    /// Resumes a party, on the disk and then in memory. Waits for the disk; if that fails the party stays suspended.
+    pub fn lift(&self, id: &str) -> Result<Lifted, NotKept> {
+        let place = self.place();
+        let mut list = self.change();
+        let mut parties = list.parties.clone();
+        if parties.remove(id).is_none() {
+            return Ok(Lifted::Unchanged);
+        }
+        list.meanwhile.clear();
+        drop(list);
+        let written = place.write(&parties);
+        let mut list = self.change();
+        if written.is_ok() && !list.meanwhile.contains(id) {
+            list.parties.remove(id);
+            list.differs = !list.meanwhile.is_empty();
+            return Ok(Lifted::Lifted);
+        }
+        // The new file may have its name although that failed.
+        list.differs = true;
+        drop(list);
+        let restored = self.keep_in(&place);
+        written.and(restored).map(|()| Lifted::SuspendedAgain)
+    }
+
+    /// Leaves the file to the next process: it is not written once this returns.
+    pub fn close(&self) {
+        let mut place = self.place();
+        if self.are_unkept()
+            && let Err(error) = self.keep_in(&place)
+        {
+            let parties: Vec<_> = self.all().into_keys().collect();
+            tracing::error!(%error, ?parties, "suspensions by hand end with this process");
+        }
+        if let Place::In(_) = *place {
+            *place = Place::Closed;
+        }
+    }
+
+    fn list(&self) -> RwLockReadGuard<'_, List> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, List> {
+        self.list.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn write(&self, parties: &SuspensionList) -> Result<(), NotKept> {
+        match self {
+            Self::Nowhere => Err(NotKept::Nowhere),
+            Self::In(file) => Ok(file.write(parties)?),
+            Self::Closed => Err(NotKept::Closed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{State, suspended_in};
+    use std::fs;
+    use std::path::Path;
+
+    fn name(text: &str) -> PartyId {
+        PartyId::parse(text).unwrap()
+    }
+
+    fn by(operator: &str) -> Suspension {
+        Suspension {
+            by: name(operator),
+            since_ms: 1,
+        }
+    }
+
+    fn begin(folder: &Path) -> (State, Suspensions) {
+        let state = State::open(folder).unwrap();
+        let file = state.suspensions();
+        let left = file.read().unwrap().unwrap_or_default();
+        let suspensions = Suspensions::default();
+        suspensions.adopt(file, left);
+        (state, suspensions)
+    }
+
+    fn left(folder: &Path) -> Vec<String> {
+        let left = suspended_in(folder).unwrap();
+        left.into_keys().map(|id| id.to_string()).collect()
+    }
+
+    #[test]
+    fn suspensions_last_until_they_are_lifted_whichever_process_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, suspensions) = begin(folder.path());
+        assert_eq!(
+            suspensions.add(&name("acme"), by("alice")),
+            (by("alice"), true)
+        );
+        suspensions.keep().unwrap();
+        let again = suspensions.add(&name("acme"), by("bob"));
+        assert_eq!(again, (by("alice"), false), "the first is in force");
+        suspensions.keep().unwrap();
+        drop((state, suspensions));
+        let (_state, next) = begin(folder.path());
+        assert_eq!(next.of("acme"), Some(by("alice")));
+        assert_eq!(next.lift("globex").unwrap(), Lifted::Unchanged);
+        assert_eq!(next.lift("acme").unwrap(), Lifted::Lifted);
+        assert_eq!(next.of("acme"), None);
+        assert_eq!(left(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn where_the_disk_fails_a_suspension_is_in_force_and_a_resume_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let (_state, suspensions) = begin(&state);
+        let _ = suspensions.add(&name("acme"), by("alice"));
+        suspensions.keep().unwrap();
+        fs::rename(&state, folder.path().join("away")).unwrap();
+        let _ = suspensions.add(&name("globex"), by("alice"));
+        assert!(matches!(suspensions.keep(), Err(NotKept::Disk(_))));
+        assert!(suspensions.are_unkept());
+        assert!(suspensions.lift("acme").is_err());
+        assert_eq!(suspensions.count(), 2);
+        fs::rename(folder.path().join("away"), &state).unwrap();
+        suspensions.close();
+        assert_eq!(left(&state), ["acme", "globex"], "the last chance was used");
+    }
+
+    #[test]
+    fn the_folder_is_the_next_processes_once_it_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, old) = begin(folder.path());
+        old.close();
+        drop(state);
+        let (_state, new) = begin(folder.path());
+        let _ = new.add(&name("acme"), by("alice"));
+        new.keep().unwrap();
+        let _ = old.add(&name("globex"), by("alice"));
+        assert!(matches!(old.keep(), Err(NotKept::Closed)));
+        assert!(matches!(old.lift("globex"), Err(NotKept::Closed)));
+        assert_eq!(left(folder.path()), ["acme"]);
+        let nowhere = Suspensions::default();
+        assert!(matches!(nowhere.keep(), Err(NotKept::Nowhere)));
+    }
+
+    #[test]
+    fn whatever_is_done_at_the_same_time_the_file_ends_as_the_memory_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_state, suspensions) = begin(folder.path());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let suspensions = &suspensions;
+                scope.spawn(move || {
+                    for round in 0..15 {
+                        let id = name(["a", "b", "c"][(thread + round) % 3]);
+                        if (thread + round) % 2 == 0 {
+                            let _ = suspensions.add(&id, by("alice"));
+                            suspensions.keep().unwrap();
+                        } else {
+                            suspensions.lift(id.as_str()).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let all: Vec<_> = suspensions.all().into_keys().collect();
+        let kept: Vec<_> = suspended_in(folder.path()).unwrap().into_keys().collect();
+        assert_eq!(all, kept);
+        assert!(!suspensions.are_unkept());
+    }
+}

@@ -1,0 +1,29 @@
+//! What is counted of suspensions by hand.
+
+use prometheus::IntGauge;
+
+use crate::registrar::Registrar;
+
+/// Gauges of suspensions by hand.
+pub struct SuspensionMeters {
+    /// How many there are.
+    pub count: IntGauge,
+    /// 1 while the state folder does not have all of them.
+    pub unkept: IntGauge,
+}
+
+impl SuspensionMeters {
+    /// All at zero.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        Self {
+            count: make.gauge(
+                "suspensions",
+                "Tenants and operators that are suspended by POST /-/suspend.",
+            ),
+            unkept: make.gauge(
+                "suspensions_unkept",
+                "1 while state_dir does not have all suspensions by POST /-/suspend: a restart would forget some.",
+            ),
+        }
+    }
+}
