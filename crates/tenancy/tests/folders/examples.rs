@@ -177,6 +177,7 @@ fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
         };
         if [
             "admin.token.file",
+            "admin.operator[0].token.file",
             "audit.key.file",
             "upstream.proxy_credentials.file",
         ]
