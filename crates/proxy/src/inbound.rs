@@ -2,18 +2,20 @@
 
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::frames::Frames;
 use crate::pace::Pace;
+use crate::yielding::SinceYield;
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,6 +37,8 @@ pub struct Inbound {
     frames: Option<Frames>,
     /// How much was read since the last turn of others.
     in_turn: usize,
+    /// How much was written since then, of HTTP/2: the library would write all that there is room for.
+    since_yield: SinceYield,
     /// No answer is on its way whose end is the connection's.
     whole: bool,
     pace: Arc<Pace>,
@@ -75,6 +79,7 @@ impl Inbound {
                 left: 0..length,
                 frames: http2.then(Frames::begin),
                 in_turn: 0,
+                since_yield: SinceYield::default(),
                 whole: true,
                 pace,
             },
@@ -93,6 +98,11 @@ impl Inbound {
         self.pace.head_begun();
     }
 
+    /// Whether so much was written that others have their turn first; then the task is woken after them.
+    fn gives_way(&mut self, cx: &mut Context<'_>) -> bool {
+        self.since_yield.is_time() && pin!(yield_now()).poll(cx).is_pending()
+    }
+
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.pace.blocked(),
@@ -100,6 +110,7 @@ impl Inbound {
                 self.pace.wrote(*bytes);
                 if let Some(frames) = &mut self.frames {
                     frames.sent(*bytes);
+                    self.since_yield.add(*bytes);
                 }
             }
             Poll::Ready(Err(_)) => {}
@@ -166,6 +177,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.gives_way(cx) {
+            return Poll::Pending;
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(&written);
         written
@@ -176,6 +190,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.gives_way(cx) {
+            return Poll::Pending;
+        }
         let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
         let written = if whole <= TOGETHER {
             // The usual answer: copying it costs less than what the kernel does for a list of one head and one body.
@@ -268,5 +285,64 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use socket2::SockRef;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::pace::Limits;
+    use crate::yielding::YIELD_AFTER;
+
+    /// A connection that begins with these bytes and on which nothing is read, with room for several times
+    /// [`YIELD_AFTER`] bytes.
+    async fn unread(first: &[u8]) -> (Inbound, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        peer.write_all(first).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        SockRef::from(&tcp).set_send_buffer_size(1 << 20).unwrap();
+        let minute = Duration::from_mins(1);
+        let pace = Pace::new(Limits {
+            head: minute,
+            answer: minute,
+            idle: minute,
+        });
+        let (_, inbound) = Inbound::begin(tcp, None, pace).await.unwrap();
+        (inbound, peer)
+    }
+
+    /// How many bytes are written before the task has to wait.
+    async fn written_in_a_turn(inbound: &mut Inbound) -> usize {
+        let mut written = 0;
+        poll_fn(|cx| {
+            loop {
+                match Pin::new(&mut *inbound).poll_write(cx, &[0; 8 * 1024]) {
+                    Poll::Ready(bytes) => written += bytes.unwrap(),
+                    Poll::Pending => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+        written
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_a_long_answer_is_written_over_http_2() {
+        let (mut http2, _peer) = unread(PREFACE).await;
+        for _ in 0..2 {
+            assert_eq!(written_in_a_turn(&mut http2).await, YIELD_AFTER);
+        }
+        // Of HTTP/1 an answer is handed over in pieces of that length, so all that there is room for is written.
+        let (mut http1, _peer) = unread(b"GET / HTTP/1.1\r\n\r\n").await;
+        assert!(written_in_a_turn(&mut http1).await > 2 * YIELD_AFTER);
     }
 }
