@@ -190,7 +190,7 @@ mod tests {
         for word in ["accounts", "charge", "create_transfer", "commission_rule"] {
             let problems = tenants(&format!("operations.allow = ['{word}']")).unwrap_err();
             assert!(
-                problems[0].contains("the institution's own"),
+                problems[0].contains("is reserved for the institution"),
                 "{word}: {problems:?}"
             );
         }
