@@ -255,7 +255,8 @@ impl World {
         let found = authenticate::claimed(&self.generation.registry, &lines);
         let who = found.map(|found| found.who);
         let position = route::operation(&self.generation.catalogue, &target, who);
-        let caller = authenticate::identify(found, &lines, NOW);
+        let caller =
+            authenticate::identify(found, &lines, NOW).and_then(authenticate::Identified::in_force);
         (caller.expect("a tenant"), position.expect("an operation"))
     }
 

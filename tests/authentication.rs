@@ -190,6 +190,153 @@ async fn only_the_tenants_own_account_may_be_named() {
     assert_eq!(gatepay.count(), 0);
 }
 
+async fn admin_json(proxy: &Proxy, path: &str) -> serde_json::Value {
+    serde_json::from_slice(&proxy.admin(path).await.body).unwrap()
+}
+
+/// An answer without what differs from request to request.
+fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
+    let lines = answer.headers.iter();
+    let lines = lines.filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+    let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+    let lines = lines.map(|(name, value)| (name.to_string(), text(value)));
+    let body = String::from_utf8(answer.body.to_vec()).unwrap();
+    (answer.status, lines.collect(), body)
+}
+
+/// Acme's credential is over, and Globex's has not begun; only Acme has series of its own.
+fn with_credentials_not_in_force(gatepay: &GatePay) -> Proxy {
+    let dated = |shop: Shop, begin: Option<u64>, end: Option<u64>| {
+        shop.with(move |tenant| {
+            let credentials = Arc::get_mut(&mut tenant.credentials).unwrap();
+            (credentials[0].not_before, credentials[0].not_after) = (begin, end);
+        })
+    };
+    Proxy::before(gatepay)
+        .tenant(dated(acme(), None, Some(T0 - 1_000)))
+        .tenant(dated(globex(), Some(T0 + 86_400_000), None))
+        .with(|settings| {
+            settings.ratelimit_headers = true;
+            // `globex` has no series of its own.
+            settings.metrics.max_tenants = 1;
+        })
+        .start()
+}
+
+/// The access lines of requests that were right but for the date of their credential.
+fn lines_name_acme(lines: &[serde_json::Value], times: usize) {
+    let named = lines.iter().filter(|line| line["tenant"] == "acme");
+    let named: Vec<_> = named.collect();
+    let right = named[0];
+    assert_eq!(named.len(), times);
+    assert_eq!(
+        (&right["client_id"], &right["refusal"]),
+        (&"client-acme".into(), &"unknown_client".into())
+    );
+    let detail = "the signature is right, but the credential was good until 2025-12-31T23:59:59Z";
+    assert_eq!(right["detail"], detail);
+}
+
+#[tokio::test]
+async fn whoever_signs_with_a_credential_that_is_not_in_force_is_named_to_the_institution_alone() {
+    let gatepay = GatePay::start();
+    let proxy = with_credentials_not_in_force(&gatepay);
+    let large = format!("{{\"x\":\"{}\"}}", "y".repeat(200_000));
+    let mut stranger = None;
+    for call in [
+        acme().post(QUERY, BY_NUMBER).secret("fake-other"),
+        // Stale, it proves nothing, however right.
+        acme().post(QUERY, BY_NUMBER).timestamp(&(T0 - 400_000)),
+        acme().post(QUERY, BY_NUMBER).timestamp(&"soon"),
+        acme().post(QUERY, BY_NUMBER).nonce(""),
+        acme().post(QUERY, BY_NUMBER).signature("short"),
+        // The body is another than was signed.
+        acme().post(QUERY, BY_NUMBER).with_body("{}"),
+        // Longer than is read.
+        acme().post(QUERY, vec![b'x'; 1_100_000]),
+    ] {
+        let answer = proxy.send(call).await;
+        assert_eq!(answer.refused(), (401, "unknown_client"));
+        stranger = Some(told(&answer));
+    }
+    proxy
+        .counts(r#"credential_not_in_force_total{tenant="acme"} 0"#)
+        .await;
+    assert_eq!(
+        admin_json(&proxy, "/status").await["problems"],
+        serde_json::json!([])
+    );
+
+    for call in [
+        acme().post(QUERY, BY_NUMBER),
+        acme().get(DETAILS),
+        acme().post(QUERY, large),
+        globex().post(QUERY, BY_NUMBER),
+    ] {
+        let mut answer = told(&proxy.send(call).await);
+        let mut stranger = stranger.clone().unwrap();
+        // Closed or not, as for any refusal, by whether the body was read.
+        for lines in [&mut answer.1, &mut stranger.1] {
+            lines.retain(|(name, _)| name != "connection");
+        }
+        assert_eq!(answer, stranger);
+    }
+    proxy
+        .counts(r#"credential_not_in_force_total{tenant="acme"} 3"#)
+        .await;
+    proxy
+        .counts(r#"credential_not_in_force_total{tenant="other"} 1"#)
+        .await;
+    let since = "credential_not_in_force_since_timestamp_seconds";
+    let at = T0 / 1_000;
+    proxy
+        .counts(&format!(
+            r#"{since}{{client_id="client-acme",tenant="acme"}} {at}"#
+        ))
+        .await;
+    proxy
+        .counts(&format!(
+            r#"{since}{{client_id="other",tenant="other"}} {at}"#
+        ))
+        .await;
+    let status = admin_json(&proxy, "/status").await;
+    let text = status["problems"][0]["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("acme is refused since 2026-01-01T00:00:00Z: it signs as client-acme")
+            && text.contains("was good until 2025-12-31T23:59:59Z"),
+        "{text}"
+    );
+    assert_eq!(status["not_in_force"][1]["party"], "globex");
+    let acme_now = admin_json(&proxy, "/tenants/acme").await;
+    assert_eq!(
+        acme_now["refusals"],
+        serde_json::json!({ "unknown_client": 3 })
+    );
+    let key = &acme_now["credentials"][0];
+    assert_eq!(
+        (&key["not_in_force"]["requests"], &key["uses"]),
+        (&3.into(), &0.into())
+    );
+    for _ in 0..20 {
+        proxy.send(acme().post(QUERY, BY_NUMBER)).await;
+    }
+    assert!(
+        proxy.app().penalties.is_failing([127, 0, 0, 1].into()),
+        "they are failures as before"
+    );
+    proxy
+        .counts(r#"credential_not_in_force_total{tenant="acme"} 23"#)
+        .await;
+    assert_eq!(proxy.app().replay.entries(), 0);
+    proxy.clock.advance(Duration::from_mins(16));
+    assert_eq!(
+        admin_json(&proxy, "/status").await["not_in_force"],
+        serde_json::json!([])
+    );
+    assert_eq!(gatepay.count(), 0);
+    lines_name_acme(&proxy.stop().await, 23);
+}
+
 #[tokio::test]
 async fn a_credential_is_good_from_its_beginning_to_its_end() {
     let gatepay = GatePay::start();

@@ -125,7 +125,14 @@ fn names() -> BTreeSet<String> {
         };
         parts.iter().map(move |part| format!("{name}{part}"))
     });
-    names.collect()
+    // Made when they are scraped, of the credentials there are then.
+    let of_credentials = [
+        "uses_total",
+        "last_used_timestamp_seconds",
+        "not_in_force_since_timestamp_seconds",
+    ];
+    let of_credentials = of_credentials.map(|name| format!("gatepay_proxy_credential_{name}"));
+    names.chain(of_credentials).collect()
 }
 
 /// What a query names: words that look like a metric of ours, of the process's, or of a rule's.

@@ -347,7 +347,7 @@ fn metrics(app: &App) -> Answer {
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
     let own = generation.registry.own_series(&app.settings.metrics);
-    let scrape = metrics.scrape(&generation, &own);
+    let scrape = metrics.scrape(&generation, &own, app.clock.unix_ms());
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     answer_of(StatusCode::OK, kind, scrape.into())
 }

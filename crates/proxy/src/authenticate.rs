@@ -27,6 +27,31 @@ pub struct Caller<'a> {
     signature: Signature,
 }
 
+/// A well-formed claim, by whether its credential is in force.
+pub enum Identified<'a> {
+    /// It may be admitted, once it is verified.
+    InForce(Caller<'a>),
+    /// It is refused as an unknown client is, whether or not its signature is right: that only decides whether its party
+    /// is named to the institution.
+    NotInForce(Caller<'a>),
+}
+
+impl<'a> Identified<'a> {
+    /// The caller, if it may be admitted.
+    pub fn in_force(self) -> Result<Caller<'a>, Refusal> {
+        match self {
+            Self::InForce(caller) => Ok(caller),
+            Self::NotInForce(_) => Err(not_in_force()),
+        }
+    }
+}
+
+/// What a request is refused with whose credential is not in force: a stranger who knows the client id, and the party
+/// itself, are told the same.
+pub fn not_in_force() -> Refusal {
+    Refusal::UnknownClient("this client id is not valid yet, or no longer")
+}
+
 /// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
 pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a>> {
     let client_id = lines.client_id.ok()??;
@@ -38,7 +63,7 @@ pub fn identify<'a>(
     found: Option<Found<'a>>,
     lines: &Lines<'a>,
     now_ms: u64,
-) -> Result<Caller<'a>, Refusal> {
+) -> Result<Identified<'a>, Refusal> {
     match lines.client_id {
         Err(headers::Repeated) => return Err(repeated(&headers::CLIENT_ID)),
         Ok(None) => {
@@ -52,17 +77,31 @@ pub fn identify<'a>(
     let nonce = required(lines.nonce, &headers::NONCE)?;
     let signature = required(lines.signature, &headers::SIGNATURE)?;
 
+    let found = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
+    let caller = claim(&found, (timestamp, nonce, signature), now_ms);
+    if found.credential.valid_at(now_ms) {
+        caller.map(Identified::InForce)
+    } else {
+        // Whatever else is wrong with it, it is told no more. A stale stamp proves nothing: requests signed while the
+        // credential was in force could be sent again for ever.
+        caller
+            .map(Identified::NotInForce)
+            .map_err(|_| not_in_force())
+    }
+}
+
+/// What is claimed, if it is well formed and fresh.
+fn claim<'a>(
+    found: &Found<'a>,
+    (timestamp, nonce, signature): (&'a [u8], &'a [u8], &'a [u8]),
+    now_ms: u64,
+) -> Result<Caller<'a>, Refusal> {
     let Found {
         who,
         credential: dated,
         position,
         place,
-    } = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
-    if !dated.valid_at(now_ms) {
-        return Err(Refusal::UnknownClient(
-            "this client id is not valid yet, or no longer",
-        ));
-    }
+    } = *found;
     let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
         StampError::TimestampNotDigits => Refusal::MalformedRequest(error.to_string().into()),
         _ => Refusal::MalformedNonce(error),

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gatepay_core::amount::Amounts;
 use gatepay_core::body::BodyReading;
 use gatepay_core::envelope::{Code, Judgement, Verdict};
 use gatepay_core::guard::Own;
@@ -19,7 +20,7 @@ use gatepay_tenancy::Who;
 use crate::admit::JudgedBody;
 use crate::answer::Parts;
 use crate::app::App;
-use crate::authenticate::Caller;
+use crate::authenticate::{Caller, Identified};
 use crate::body_memory::BodyReservation;
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
@@ -264,7 +265,14 @@ async fn enter(
     let operator = matches!(who, Some(Who::Operator(_)));
     record.operation(position, &generation, operator);
 
-    let caller = authenticate::identify(found, lines, now_ms)?;
+    let caller = match authenticate::identify(found, lines, now_ms)? {
+        Identified::InForce(caller) => caller,
+        Identified::NotInForce(caller) => {
+            let upload = (target.bytes, body);
+            let stopped = recognize(app, origin, held, upload, operation, &caller, record);
+            return Err(Box::pin(stopped).await);
+        }
+    };
     let party = caller.who.party();
     record.claimed(caller.position);
     let print = app
@@ -277,6 +285,7 @@ async fn enter(
         ingress::media_type(lines.content_type, operation.media)?;
     }
     let body = receive(app, origin, &mut held, body, operation, &caller, record).await?;
+    record.verified(caller.position, caller.place);
     held.proved();
 
     let lane = generation.lane(caller.position);
@@ -326,20 +335,9 @@ async fn enter(
     let now_ms = app.clock.unix_ms();
     let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms)?;
     record.admitted();
-    let before = journal.map(|_| Before {
-        id: record.id(),
-        party: party.id.as_str().to_owned(),
-        client_id: caller.client_id.to_string(),
-        peer: origin.address,
-        operation: operation.name.to_string(),
-        kind: operation.kind.as_str(),
-        account: acting.account().map(str::to_owned),
-        key: record.known_key().map(str::to_owned),
-        amounts,
-        timestamp: caller.stamp.timestamp().to_owned(),
-        nonce: caller.stamp.nonce().to_owned(),
-        body: outbound.content().1.clone(),
-        signature: caller.into(),
+    let before = journal.map(|_| {
+        let call = (operation, &acting, amounts);
+        record_before(record, caller, origin.address, call, &outbound)
     });
     record.shadow(permit.shadow);
     Ok(Box::new(Admitted {
@@ -352,6 +350,31 @@ async fn enter(
         _held: held,
         generation,
     }))
+}
+
+/// What the journal says of an admitted call before it is sent.
+fn record_before(
+    record: &Record,
+    caller: Caller<'_>,
+    peer: IpAddr,
+    (operation, acting, amounts): (&Operation, &admit::Acting<'_>, Amounts),
+    outbound: &Outbound,
+) -> Before {
+    Before {
+        id: record.id(),
+        party: caller.who.party().id.as_str().to_owned(),
+        client_id: caller.client_id.to_string(),
+        peer,
+        operation: operation.name.to_string(),
+        kind: operation.kind.as_str(),
+        account: acting.account().map(str::to_owned),
+        key: record.known_key().map(str::to_owned),
+        amounts,
+        timestamp: caller.stamp.timestamp().to_owned(),
+        nonce: caller.stamp.nonce().to_owned(),
+        body: outbound.content().1.clone(),
+        signature: caller.into(),
+    }
 }
 
 /// A verified request, as it is judged.
@@ -490,8 +513,30 @@ async fn receive(
     } else {
         verify(caller, payload, &body).await?;
     }
-    record.verified(caller.position, caller.place);
     Ok(body)
+}
+
+/// Refuses a request whose credential is not in force. Its body is read and verified within the same bounds as any other's,
+/// only so that the institution learns whose it is: the answer is the same whatever comes of that.
+async fn recognize(
+    app: &App,
+    origin: Origin,
+    mut held: BodyReservation,
+    (head_bytes, incoming): (usize, &mut impl Upload),
+    operation: &Operation,
+    caller: &Caller<'_>,
+    record: &mut Record,
+) -> Stopped {
+    let announced = incoming.size_hint().lower();
+    if incoming.is_end_stream() || held.begin(head_bytes, announced).is_ok() {
+        let received = receive(app, origin, &mut held, incoming, operation, caller, record);
+        match received.await {
+            Ok(_) => record.not_in_force(caller.position, caller.place),
+            Err(Stopped::Refused(_)) => {}
+            Err(Stopped::Gone) => return Stopped::Gone,
+        }
+    }
+    authenticate::not_in_force().into()
 }
 
 /// Proves the claim of the caller, whatever the length of the body.

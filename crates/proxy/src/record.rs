@@ -32,6 +32,7 @@ use crate::refused_head::RefusedHead;
 use crate::replay::{EarlierCopy, Fingerprint, Unusable};
 use crate::telemetry::Telemetry;
 use crate::trace::Trace;
+use crate::uses::why_not_in_force;
 
 /// What is known of a request so far.
 pub struct Record {
@@ -53,6 +54,8 @@ pub struct Record {
     turn: (Turn, Duration),
     /// Written down in the audit journal; when it is let go, so is how the call ended.
     journal: Option<journal::Open>,
+    /// Whether the credential it was verified by was in force.
+    in_force: bool,
     /// Set once the answer's last byte was handed over.
     relayed: bool,
     /// Its connection is not idle while this lives.
@@ -81,6 +84,7 @@ impl Record {
             doubt: None,
             by_operator: false,
             journal: None,
+            in_force: true,
             relayed: false,
             busy,
         })
@@ -174,6 +178,34 @@ impl Record {
         }
     }
 
+    /// Its signature is right, by a credential that is not in force: it is refused, and counted, logged and shown as that
+    /// party's.
+    pub fn not_in_force(&mut self, position: usize, credential: usize) {
+        self.claimed(position);
+        self.line.credential = place(credential);
+        self.in_force = false;
+        let (Some(generation), now_ms) = (&self.generation, self.line.time) else {
+            return;
+        };
+        let party = generation.registry.at(position).party();
+        let dated = &party.credentials[credential];
+        let why = why_not_in_force(dated, now_ms).unwrap_or_default();
+        generation.lane(position).meters().not_in_force();
+        if generation
+            .used(position, credential)
+            .note_not_in_force(now_ms)
+        {
+            let client_id = dated.credential.client_id.as_str();
+            let party = party.id.as_str();
+            tracing::warn!(
+                party,
+                client_id,
+                "a party is refused: it signs with a credential that {why}"
+            );
+        }
+        self.detail = Some(format!("the signature is right, but the credential {why}"));
+    }
+
     /// Awaits what is somebody else's turn to give. What is there at once took nobody's turn, and no clock is read.
     pub async fn waits<F: Future + Unpin>(&mut self, turn: Turn, mut future: F) -> F::Output {
         let mut waiting = false;
@@ -248,7 +280,9 @@ impl Record {
 
     /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
     pub fn left(&self) -> Option<(Rate, u32)> {
-        let kind = self.kind.filter(|_| self.telemetry.ratelimit_headers)?;
+        // Of a credential that is not in force the answer says no more than to a stranger.
+        let wanted = self.telemetry.ratelimit_headers && self.in_force;
+        let kind = self.kind.filter(|_| wanted)?;
         self.lane().map(|lane| lane.left(kind))
     }
 

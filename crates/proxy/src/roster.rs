@@ -67,6 +67,16 @@ struct Key<'a> {
     valid: bool,
     uses: u64,
     last_used: Option<String>,
+    /// Requests with its right signature that were refused lately, for it is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_in_force: Option<NotInForce>,
+}
+
+#[derive(Serialize)]
+struct NotInForce {
+    requests: u64,
+    since: String,
+    last: String,
 }
 
 /// As many as one answer has: tenants by id and then operators by id, those that come after `after`.
@@ -156,5 +166,10 @@ fn key<'a>(dated: &'a DatedCredential, used: &Use, now_ms: u64) -> Key<'a> {
         valid: dated.valid_at(now_ms),
         uses: used.count(),
         last_used: used.last_ms().map(time),
+        not_in_force: used.not_in_force(dated, now_ms).map(|used| NotInForce {
+            requests: used.requests,
+            since: time(used.since_ms),
+            last: time(used.last_ms),
+        }),
     }
 }

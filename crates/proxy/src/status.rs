@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use gatepay_tenancy::DatedCredential;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
@@ -25,9 +26,10 @@ use crate::metrics::totals::{Spread, Totals};
 use crate::outcome::End;
 use crate::quota::QuotaView;
 use crate::suspension::Suspensions;
+use crate::uses::{NotInForceUse, why_not_in_force};
 use report::{
-    Busy, ByHand, Gatepay, Journal, Kernel, Key, Latencies, Latency, Memory, Outcomes, Refused,
-    RefusedParty, Shared, Status, Suspended, Traffic, Workers,
+    Busy, ByHand, Gatepay, Journal, Kernel, Key, KeyNotInForce, Latencies, Latency, Memory,
+    Outcomes, Refused, RefusedParty, Shared, Status, Suspended, Traffic, Workers,
 };
 
 /// The page: one file, which fetches `/status` and nothing else.
@@ -189,6 +191,7 @@ fn status(
         refusals: refusals(totals, since),
         tenants,
         refused_tenants: refused_parties(&generation, app.clock.unix_ms()),
+        not_in_force: not_in_force(&generation, app.clock.unix_ms()),
         credentials: credentials(&generation),
         quota,
         upstream: Gatepay {
@@ -286,6 +289,32 @@ fn suspensions(suspensions: &Suspensions) -> ByHand {
             })
             .collect(),
     }
+}
+
+/// Credentials that sign requests though they are not in force, for the longest time first.
+fn not_in_force(generation: &Generation, now_ms: u64) -> Vec<KeyNotInForce> {
+    let all = generation
+        .credentials()
+        .filter_map(|(position, dated, used)| {
+            let used = used.not_in_force(dated, now_ms)?;
+            Some((used.since_ms, position, dated, used))
+        });
+    let mut all: Vec<_> = all.collect();
+    all.sort_by_key(|(since, position, ..)| (*since, *position));
+    all.truncate(BUSIEST);
+    let named = |(since_ms, position, dated, used): (_, _, &DatedCredential, NotInForceUse)| {
+        KeyNotInForce {
+            client_id: dated.credential.client_id.to_string(),
+            party: generation.registry.at(position).party().id.to_string(),
+            requests: used.requests,
+            since_ms,
+            last_ms: used.last_ms,
+            not_before_ms: dated.not_before,
+            not_after_ms: dated.not_after,
+            why: why_not_in_force(dated, now_ms).unwrap_or_default(),
+        }
+    };
+    all.into_iter().map(named).collect()
 }
 
 /// Those that were used last.

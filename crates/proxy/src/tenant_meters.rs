@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gatepay_core::Kind;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{IntCounter, IntCounterVec};
 
 use crate::limit_meters::{LimitMetrics, TenantLimits};
 use crate::outcome::End;
@@ -21,6 +22,7 @@ pub struct TenantMeters {
     ends: Ends<AtomicU64>,
     /// Of its limits.
     pub limits: TenantLimits,
+    not_in_force: IntCounter,
 }
 
 /// The series of all tenants and operators.
@@ -28,6 +30,7 @@ pub struct TenantSeries {
     requests: Requests,
     /// Limits, and how the institution's quota is shared.
     pub limits: LimitMetrics,
+    not_in_force: IntCounterVec,
 }
 
 /// All that have series.
@@ -46,6 +49,11 @@ impl TenantSeries {
         Self {
             requests: make.register(Requests::new()),
             limits: LimitMetrics::new(make),
+            not_in_force: make.counters(
+                "credential_not_in_force_total",
+                "Requests refused as unknown_client whose signature is right, by a credential that was not in force.",
+                &["tenant"],
+            ),
         }
     }
 
@@ -54,6 +62,7 @@ impl TenantSeries {
         self.requests.of(id, || TenantMeters {
             ends: Ends::zero(),
             limits: self.limits.tenant(id),
+            not_in_force: self.not_in_force.with_label_values(&[tenant_label(id)]),
         })
     }
 
@@ -61,6 +70,10 @@ impl TenantSeries {
     pub fn forget(&self, id: &str) {
         self.requests.forget(id);
         self.limits.forget(id);
+        // It may have had none.
+        let _ = self
+            .not_in_force
+            .remove_label_values(&[tenant_label(Some(id))]);
     }
 
     /// How all requests of all tenants ended.
@@ -73,6 +86,11 @@ impl TenantMeters {
     /// Counts a request of this tenant.
     pub fn ended(&self, kind: Kind, end: End) {
         self.ends.count(kind, end);
+    }
+
+    /// Counts a request whose signature is right, by a credential that is not in force.
+    pub fn not_in_force(&self) {
+        self.not_in_force.inc();
     }
 }
 

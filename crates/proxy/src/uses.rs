@@ -1,8 +1,9 @@
 //! Uses: how often and when last each credential was used, so that it is known when an old one may be revoked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use gatepay_tenancy::facts::time;
 use gatepay_tenancy::{DatedCredential, Party};
 
 /// How a credential was used since the process started, reloads or not.
@@ -10,7 +11,32 @@ use gatepay_tenancy::{DatedCredential, Party};
 pub struct Use {
     count: AtomicU64,
     last_ms: AtomicU64,
+    /// Allocated with the first: few credentials are used when they are not in force.
+    not_in_force: OnceLock<Box<NotInForceCounts>>,
 }
+
+#[derive(Debug, Default)]
+struct NotInForceCounts {
+    requests: AtomicU64,
+    first_ms: AtomicU64,
+    last_ms: AtomicU64,
+}
+
+/// Requests whose signature is right, by a credential that was not in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotInForceUse {
+    /// How many since the start.
+    pub requests: u64,
+    /// When the first was since the last hour without any, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// When the last was.
+    pub last_ms: u64,
+}
+
+/// After as long without a request the next one is a new beginning.
+const QUIET_MS: u64 = 60 * 60 * 1_000;
+/// For as long after a request it is of interest.
+const LATELY_MS: u64 = 15 * 60 * 1_000;
 
 /// Of all credentials of one party, by their places.
 pub enum Uses {
@@ -20,12 +46,48 @@ pub enum Uses {
     Several(Box<[Arc<Use>]>),
 }
 
+/// Why a credential is not in force at a time, as the end of a sentence about it; `None` if it is.
+pub fn why_not_in_force(dated: &DatedCredential, now_ms: u64) -> Option<String> {
+    match (dated.not_before, dated.not_after) {
+        (Some(begin), _) if now_ms < begin => Some(format!("is good only from {}", time(begin))),
+        (_, Some(end)) if end <= now_ms => Some(format!("was good until {}", time(end))),
+        _ => None,
+    }
+}
+
 impl Use {
     /// A request was verified with it.
     pub fn note(&self, now_ms: u64) {
         self.count.fetch_add(1, Ordering::Relaxed);
         // Workers may be some milliseconds apart; which of them is the last makes no difference.
         self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// A request has its right signature, but it is not in force. Gives whether that is news: the first, or the first
+    /// for an hour.
+    pub fn note_not_in_force(&self, now_ms: u64) -> bool {
+        let counts = self.not_in_force.get_or_init(Box::default);
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+        // Of several at the same time one alone sees the time before.
+        let before = counts.last_ms.swap(now_ms, Ordering::Relaxed);
+        let begins = before == 0 || now_ms.saturating_sub(before) > QUIET_MS;
+        if begins {
+            counts.first_ms.store(now_ms, Ordering::Relaxed);
+        }
+        begins
+    }
+
+    /// How it was used in the last quarter of an hour, if it was and is not in force.
+    pub fn not_in_force(&self, dated: &DatedCredential, now_ms: u64) -> Option<NotInForceUse> {
+        let counts = self.not_in_force.get()?;
+        let [requests, first_ms, last_ms] = [&counts.requests, &counts.first_ms, &counts.last_ms]
+            .map(|count| count.load(Ordering::Relaxed));
+        let lately = now_ms.saturating_sub(last_ms) <= LATELY_MS;
+        (lately && !dated.valid_at(now_ms)).then_some(NotInForceUse {
+            requests,
+            since_ms: first_ms,
+            last_ms,
+        })
     }
 
     /// How often.
@@ -59,5 +121,44 @@ impl Uses {
             Self::Several(several) => several,
         };
         &all[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::{ClientId, Credential, SecretKey};
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn uses_of_a_credential_that_is_not_in_force_begin_anew_after_a_quiet_hour() {
+        let secret = SecretKey::new(Zeroizing::new("fake-key".to_owned())).unwrap();
+        let credential = Credential::new(ClientId::parse("c").unwrap(), &secret);
+        let mut dated = DatedCredential::undated(credential);
+        dated.not_after = Some(1);
+        let used = Use::default();
+        assert_eq!(used.not_in_force(&dated, 5), None);
+        let minute = 60_000;
+        let news: Vec<_> = [1, 2, 60, 121, 122]
+            .map(|at| used.note_not_in_force(at * minute))
+            .into();
+        assert_eq!(news, [true, false, false, true, false]);
+        let since = |now| {
+            used.not_in_force(&dated, now * minute)
+                .map(|used| used.since_ms)
+        };
+        assert_eq!(since(137), Some(121 * minute));
+        assert_eq!(since(138), None, "that is long ago");
+        dated.not_after = None;
+        assert_eq!(
+            used.not_in_force(&dated, 122 * minute),
+            None,
+            "it is in force"
+        );
+        assert_eq!(
+            (used.count(), used.last_ms()),
+            (0, None),
+            "it was not used as a key in force"
+        );
     }
 }

@@ -45,9 +45,10 @@ impl Size {
                 client_id: dated.credential.client_id.as_str(),
                 count: 0,
                 last_ms: None,
+                not_in_force_since_ms: Some(0),
             })
         });
-        let now = Self::of(&[metrics.render(), uses::render(uses)].concat());
+        let now = Self::of(&[metrics.render(), uses::render(uses, Some(0))].concat());
         Self {
             series: now.series,
             bytes: now.bytes + now.series * LONGEST,

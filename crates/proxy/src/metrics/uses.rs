@@ -5,7 +5,8 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Metrics;
 use crate::generation::Generation;
-use crate::registrar::{Registrar, tenant_label};
+use crate::registrar::{OTHER, Registrar, tenant_label};
+use crate::uses::Use;
 
 /// A credential of somebody that has series of its own.
 pub(super) struct Used<'a> {
@@ -17,26 +18,42 @@ pub(super) struct Used<'a> {
     pub(super) count: u64,
     /// When it was used last, in milliseconds since 1970.
     pub(super) last_ms: Option<u64>,
+    /// Since when it signs requests though it is not in force, in milliseconds since 1970, if it does.
+    pub(super) not_in_force_since_ms: Option<u64>,
 }
 
 impl Metrics {
     /// The text Prometheus scrapes, with the credentials of whoever has series of its own.
-    pub fn scrape(&self, generation: &Generation, own: &[bool]) -> Vec<u8> {
+    pub fn scrape(&self, generation: &Generation, own: &[bool], now_ms: u64) -> Vec<u8> {
         let mut text = self.render();
+        let since = |dated: &_, used: &Use| Some(used.not_in_force(dated, now_ms)?.since_ms);
+        let others = generation.credentials();
+        let others = others.filter(|(position, ..)| !own[*position]);
+        let others = others
+            .filter_map(|(_, dated, used)| since(dated, used))
+            .min();
         let credentials = generation.credentials();
         let own = credentials.filter(|(position, ..)| own[*position]);
-        text.extend(render(own.map(|(position, dated, used)| Used {
+        let own = own.map(|(position, dated, used)| Used {
             tenant: generation.registry.at(position).party().id.as_str(),
             client_id: dated.credential.client_id.as_str(),
             count: used.count(),
             last_ms: used.last_ms(),
-        })));
+            not_in_force_since_ms: since(dated, used),
+        });
+        text.extend(render(own, others));
         text
     }
 }
 
 /// Their series.
-pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8> {
+///
+/// `others_since_ms` is since when credentials of parties without series of their own sign requests though they are not in
+/// force, if some do.
+pub(super) fn render<'a>(
+    credentials: impl Iterator<Item = Used<'a>>,
+    others_since_ms: Option<u64>,
+) -> Vec<u8> {
     let registry = Registry::new();
     let make = Registrar(&registry);
     let labels = &["tenant", "client_id"];
@@ -50,17 +67,32 @@ pub(super) fn render<'a>(credentials: impl Iterator<Item = Used<'a>>) -> Vec<u8>
         "When a credential was used last; 0 if it was not since the start.",
         labels,
     );
+    let not_in_force = make.gauge_vec(
+        "credential_not_in_force_since_timestamp_seconds",
+        "Since when a credential signs requests though it is not in force; there while it did so in the last 15 minutes.",
+        labels,
+    );
+    let seconds = |ms: u64| i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
+    if let Some(since) = others_since_ms {
+        let labels = &[tenant_label(None), OTHER];
+        not_in_force.with_label_values(labels).set(seconds(since));
+    }
     for Used {
         tenant,
         client_id,
         count,
         last_ms,
+        not_in_force_since_ms,
     } in credentials
     {
-        let seconds = i64::try_from(last_ms.unwrap_or(0) / 1_000).unwrap_or(i64::MAX);
         let labels = &[tenant_label(Some(tenant)), client_id];
         uses.with_label_values(labels).inc_by(count);
-        last_used.with_label_values(labels).set(seconds);
+        last_used
+            .with_label_values(labels)
+            .set(seconds(last_ms.unwrap_or(0)));
+        if let Some(since) = not_in_force_since_ms {
+            not_in_force.with_label_values(labels).set(seconds(since));
+        }
     }
     let mut text = Vec::new();
     // As in `render` of all the others.

@@ -27,6 +27,8 @@ pub struct Status {
     pub(super) tenants: Vec<Busy>,
     /// Those that were refused something lately, the most often refused first.
     pub(super) refused_tenants: Vec<RefusedParty>,
+    /// Those that sign requests though they are not in force; not more than some.
+    pub(super) not_in_force: Vec<KeyNotInForce>,
     /// Those that were used last.
     pub(super) credentials: Vec<Key>,
     pub(super) quota: Shared,
@@ -103,6 +105,20 @@ pub(super) struct Key {
     pub(super) uses: u64,
     pub(super) last_used_ms: u64,
     pub(super) not_after_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct KeyNotInForce {
+    pub(super) client_id: String,
+    pub(super) party: String,
+    pub(super) requests: u64,
+    pub(super) since_ms: u64,
+    pub(super) last_ms: u64,
+    pub(super) not_before_ms: Option<u64>,
+    pub(super) not_after_ms: Option<u64>,
+    /// Why it is not, as the end of a sentence.
+    #[serde(skip)]
+    pub(super) why: String,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! What somebody should know, in words: the same causes as the alerts have, without their patience.
 
 use gatepay_core::Kind;
+use gatepay_tenancy::facts::time;
 
 use super::report::{Severity, Status, Trouble, Workers};
 use crate::metrics::totals::Totals;
@@ -24,6 +25,7 @@ pub(super) fn of(status: &Status, since: &Totals, expiry: i64) -> Vec<Trouble> {
     found.in_here(status, since, expiry);
     found.by_hand(status);
     found.in_files(status);
+    found.in_credentials(status);
     let Found(mut troubles) = found;
     troubles.sort_by_key(|trouble| trouble.severity);
     troubles
@@ -139,6 +141,17 @@ impl Found {
         self.say(Warn, more > 0, text);
         let text = "state_dir does not have all suspensions by hand: a restart would forget some";
         self.say(Bad, !suspensions.kept, text);
+    }
+
+    fn in_credentials(&mut self, status: &Status) {
+        for key in &status.not_in_force {
+            let (party, client_id, why) = (&key.party, &key.client_id, &key.why);
+            let since = time(key.since_ms);
+            let text = format!(
+                "{party} is refused since {since}: it signs as {client_id}, a credential that {why}"
+            );
+            self.say(Bad, true, text);
+        }
     }
 
     fn in_files(&mut self, status: &Status) {

@@ -284,7 +284,8 @@ mod tests {
         let body = Bytes::copy_from_slice(&input.body);
         let lines = input.lines();
         let found = authenticate::claimed(&registry, &lines);
-        let authentic = authenticate::identify(found, &lines, NOW).and_then(|caller| {
+        let authentic = authenticate::identify(found, &lines, NOW).and_then(|identified| {
+            let caller = identified.in_force()?;
             let mut payload = caller.payload();
             payload.body(&body);
             caller.verify(payload, &body)
