@@ -280,7 +280,7 @@ impl World {
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
         app.replay.arrive(print).expect("a new one");
         admit::allowed(
-            &tenant.party,
+            Who::Tenant(tenant),
             self.generation.lane(caller.position),
             position,
             operation,
@@ -307,6 +307,7 @@ impl World {
             query: None,
             head: Head::of_parts(parts),
             body: Bytes::from_static(BODY),
+            gzip: false,
         };
         let acting = acting.expect("for itself");
         let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);

@@ -2,9 +2,12 @@
 
 use crate::support::scripted::{Scripted, Then, answer};
 use crate::support::*;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use gatepay_sandbox::{Failure, Fault};
-use gatepay_tenancy::settings::{RefusalStatus, Settings};
+use gatepay_tenancy::settings::{AcceptEncoding, RefusalStatus, Settings};
 use serde_json::json;
+use std::io::Write as _;
 use std::time::Duration;
 
 const SUCCESS: &str = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"17"}}"#;
@@ -407,6 +410,101 @@ async fn an_answer_in_a_coding_nobody_asked_for_is_not_relayed() {
     for call in changes() {
         let answer = told(&answer("200 OK", plain, SUCCESS.as_bytes()), call).await;
         assert_eq!(answer.outcome(), Some("executed"));
+    }
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A proxy that allows gzip, before an upstream that always answers with this body in it.
+fn allowing_gzip(body: &[u8]) -> (Scripted, Proxy) {
+    let coded = answer(
+        "200 OK",
+        "Content-Encoding: gzip\r\nvary: accept-encoding\r\n",
+        body,
+    );
+    let upstream = Scripted::always(Then::Answer(coded));
+    let proxy = Proxy::before_scripted(&upstream)
+        .with(|settings| settings.upstream.accept_encoding = AcceptEncoding::Gzip)
+        .start();
+    (upstream, proxy)
+}
+
+fn read_accepting(value: &str) -> Call {
+    acme()
+        .post(QUERY, BY_NUMBER)
+        .header("accept-encoding", value)
+}
+
+#[tokio::test]
+async fn gzip_is_asked_for_a_read_whose_caller_accepts_it_and_relayed_as_it_came() {
+    let long: Vec<u8> = (0..400_000_u32)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    for body in [SUCCESS.as_bytes(), b"[]", &long] {
+        let coded = gzip(body);
+        let (upstream, proxy) = allowing_gzip(&coded);
+        let answer = proxy.send(read_accepting("br, gzip")).await;
+        assert_eq!(answer.refused(), (200, "not refused"));
+        assert_eq!(answer.header("content-encoding"), Some("gzip"));
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
+        assert!(answer.body == coded, "byte for byte");
+        assert!(
+            upstream
+                .received_text()
+                .contains("accept-encoding: gzip\r\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn gzip_is_asked_for_nothing_else() {
+    let (upstream, proxy) = allowing_gzip(&gzip(SUCCESS.as_bytes()));
+    let [write, money] = changes();
+    for call in [
+        write.header("accept-encoding", "gzip"),
+        money.header("accept-encoding", "gzip"),
+        acme().post(QUERY, BY_NUMBER),
+        read_accepting("gzip;q=0"),
+        acme()
+            .get("/v1/pay/balance/query")
+            .header("accept-encoding", "gzip"),
+    ] {
+        let answer = proxy.send(call).await;
+        assert_eq!(answer.refused(), (504, "outcome_unknown"));
+        assert_eq!(answer.outcome(), Some("unknown"));
+    }
+    let received = upstream.received_text();
+    assert!(!received.contains("accept-encoding: gzip"), "{received}");
+    assert!(received.contains("accept-encoding: identity"), "{received}");
+    let upstream = Scripted::body(SUCCESS);
+    let proxy = Proxy::before_scripted(&upstream).start();
+    assert_eq!(proxy.send(read_accepting("gzip")).await.status, 200);
+    assert!(
+        upstream
+            .received_text()
+            .contains("accept-encoding: identity")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_in_gzip_is_judged_and_what_cannot_be_read_is_no_answer() {
+    let whole = gzip(SUCCESS.as_bytes());
+    for (body, refused) in [
+        (REJECTION_IN_GZIP.to_vec(), (502, "institution_rejected")),
+        (whole[..whole.len() - 1].to_vec(), (504, "outcome_unknown")),
+        (gzip(REJECTION_IN_GZIP), (504, "outcome_unknown")),
+        (gzip(&vec![b' '; 32 << 20]), (504, "outcome_unknown")),
+        (SUCCESS.as_bytes().to_vec(), (504, "outcome_unknown")),
+    ] {
+        let (_, proxy) = allowing_gzip(&body);
+        let answer = proxy.send(read_accepting("gzip")).await;
+        assert_eq!(answer.refused(), refused);
+        assert!(answer.body.starts_with(b"{"));
+        assert_eq!(answer.header("content-encoding"), None);
     }
 }
 

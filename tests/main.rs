@@ -40,6 +40,8 @@ mod expect;
 mod slots;
 // A request that is not from who it says, or not fresh, is refused, each for its own reason.
 mod authentication;
+// A refusal says the same in its status, its headers and its message, to any client.
+mod refusals;
 // A signed request is acted on once.
 mod replay;
 // Nor is it by the next process, however the one before ended.

@@ -10,7 +10,8 @@ use Module::{
 
 use crate::field::{self, AmountField, Field};
 use crate::operation::{
-    Account, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch, Translation,
+    Account, AnswerForm, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch,
+    Translation,
 };
 
 /// Most merchant paths become institution paths by this prefix; a row that does not says so.
@@ -247,6 +248,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .look_up("refund_details", one("refundRequestId"))
         .derived()
         .amounts(REFUND_AMOUNT)
+        .bare()
         .row(),
         tenant(
             "refund_converted_address_order",
@@ -356,6 +358,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/v1/pay/wallet/currency_chains",
         )
+        .bare()
         .row(),
         tenant(
             "wallet_withdraw_status",
@@ -364,6 +367,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/v1/pay/wallet/withdraw_status",
         )
+        .bare()
         .row(),
         tenant(
             "wallet_withdrawals",
@@ -372,6 +376,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/v1/pay/wallet/withdrawals",
         )
+        .bare()
         .row(),
         tenant(
             "wallet_total_balance",
@@ -381,6 +386,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/wallet/total_balance",
         )
         .derived()
+        .bare()
         .row(),
         tenant(
             "create_batch_transfer",
@@ -833,6 +839,7 @@ fn tenant(
         amounts: &[],
         translation: Translation::Verbatim,
         media: Media::Json,
+        answer: AnswerForm::Envelope,
         switch: Switch::Default,
         body_limit: None,
     })
@@ -935,6 +942,12 @@ impl Row {
     /// No page shows the institution path: it follows from the rule of its module.
     fn derived(mut self) -> Self {
         self.0.confirmed = false;
+        self
+    }
+
+    /// A successful answer has no envelope (protocol.md 4.1).
+    fn bare(mut self) -> Self {
+        self.0.answer = AnswerForm::Bare;
         self
     }
 

@@ -83,6 +83,15 @@ pub enum Media {
     Multipart,
 }
 
+/// What a successful answer of GatePay's looks like. A failure always has the envelope (protocol.md 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnswerForm {
+    /// The envelope, with `status` or `code`: a client that reads it sees a failure there, whatever the HTTP status.
+    Envelope,
+    /// A list or an object without an envelope: only the HTTP status tells a client that it is a failure.
+    Bare,
+}
+
 /// The field or fields that name one business transaction, and make its repetition harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
@@ -158,6 +167,8 @@ pub struct Operation {
     pub translation: Translation,
     /// What the body must be.
     pub media: Media,
+    /// What a successful answer looks like.
+    pub answer: AnswerForm,
     /// Whether it was turned on or off.
     pub switch: Switch,
     /// The largest body, in bytes, where it differs from `listen.body_limit_bytes`.
@@ -227,6 +238,7 @@ words!(Method { Get = "GET", Post = "POST", Put = "PUT", Delete = "DELETE" });
 words!(Kind { Read = "read", Write = "write", Money = "money" });
 words!(Scope { Tenant = "tenant", Institution = "institution" });
 words!(Media { Json = "application/json", Multipart = "multipart/form-data" });
+words!(AnswerForm { Envelope = "envelope", Bare = "bare" });
 words!(Module {
     Payment = "payment",
     Address = "address",

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::explain;
+
 /// The longest nonce accepted. GatePay recommends 32; clients in the field send 9 to 32 (protocol.md 1.5).
 pub const LONGEST_NONCE: usize = 128;
 
@@ -22,6 +24,11 @@ pub enum StampError {
     /// The timestamp is not 1 to 20 decimal digits.
     #[error("timestamp must be milliseconds since 1970 in decimal digits")]
     TimestampNotDigits,
+    /// The timestamp is seconds with a fraction, as Python's `time.time()` gives them.
+    #[error(
+        "timestamp must be milliseconds since 1970 in decimal digits; this looks like seconds with a fraction"
+    )]
+    TimestampInSeconds,
     /// The nonce is empty.
     #[error("nonce is empty")]
     NonceEmpty,
@@ -36,7 +43,13 @@ pub enum StampError {
 impl<'a> Stamp<'a> {
     /// Checks the form of both values. A number beyond 64 bits counts as the farthest future, and so as stale.
     pub fn parse(timestamp: &'a [u8], nonce: &'a [u8]) -> Result<Self, StampError> {
-        let millis = number(timestamp).ok_or(StampError::TimestampNotDigits)?;
+        let millis = number(timestamp).ok_or_else(|| {
+            if is_seconds_with_fraction(timestamp) {
+                StampError::TimestampInSeconds
+            } else {
+                StampError::TimestampNotDigits
+            }
+        })?;
         if nonce.is_empty() {
             return Err(StampError::NonceEmpty);
         }
@@ -91,6 +104,14 @@ fn number(digits: &[u8]) -> Option<u64> {
         let digit = char::from(*digit).to_digit(10)?;
         Some(number.saturating_mul(10).saturating_add(digit.into()))
     })
+}
+
+/// Ten digits, a dot or a comma, and digits: until 2286 that is a time in seconds.
+fn is_seconds_with_fraction(text: &[u8]) -> bool {
+    let (seconds, rest) = text.split_at(text.len().min(10));
+    seconds.len() == 10
+        && seconds.iter().all(u8::is_ascii_digit)
+        && matches!(rest, [b'.' | b',', fraction @ ..] if fraction.iter().all(u8::is_ascii_digit))
 }
 
 /// A stamp of our own: made at the moment of sending, used for one attempt.
@@ -153,6 +174,8 @@ pub struct Window {
 pub struct Skew {
     /// The stamp minus our clock, in milliseconds.
     pub millis: i128,
+    /// The stamp's number.
+    pub stamp: u64,
     /// The window it was judged by.
     pub window: Window,
 }
@@ -176,6 +199,7 @@ impl Window {
         } else {
             Err(Skew {
                 millis: i128::from(stamp_millis) - i128::from(now),
+                stamp: stamp_millis,
                 window: self,
             })
         }
@@ -186,16 +210,18 @@ impl fmt::Display for Skew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Window { past_ms, future_ms } = self.window;
         let distance = self.millis.unsigned_abs();
-        if self.millis < 0 {
-            write!(
-                f,
-                "timestamp is {distance} ms behind this clock; at most {past_ms} ms are accepted"
-            )
+        let (direction, most) = if self.millis < 0 {
+            ("behind", past_ms)
         } else {
-            write!(
-                f,
-                "timestamp is {distance} ms ahead of this clock; at most {future_ms} ms are accepted"
-            )
+            ("ahead of", future_ms)
+        };
+        write!(
+            f,
+            "timestamp is {distance} ms {direction} this clock; at most {most} ms are accepted"
+        )?;
+        match explain::unit(itoa::Buffer::new().format(self.stamp)) {
+            Some(unit) => write!(f, "; this looks like {unit}, send milliseconds since 1970"),
+            None => Ok(()),
         }
     }
 }
@@ -222,6 +248,12 @@ mod tests {
             (b"+1767225600000", b"n", StampError::TimestampNotDigits),
             (b"1767225600000 ", b"n", StampError::TimestampNotDigits),
             (b"1767225600000.0", b"n", StampError::TimestampNotDigits),
+            (b"1767225600.123", b"n", StampError::TimestampInSeconds),
+            (b"1767225600.", b"n", StampError::TimestampInSeconds),
+            (b"1767225600,5", b"n", StampError::TimestampInSeconds),
+            (b"1767225600.1e3", b"n", StampError::TimestampNotDigits),
+            (b"1767225600 ", b"n", StampError::TimestampNotDigits),
+            (b"17672256", b"", StampError::NonceEmpty),
             (
                 b"123456789012345678901",
                 b"n",
@@ -257,7 +289,8 @@ mod tests {
         assert_eq!(window.check(now + 10_001, now).unwrap_err().millis, 10_001);
         assert_eq!(
             window.check(now / 1000, now).unwrap_err().to_string(),
-            "timestamp is 1765458374400 ms behind this clock; at most 300000 ms are accepted"
+            "timestamp is 1765458374400 ms behind this clock; at most 300000 ms are accepted; this looks like seconds, \
+             send milliseconds since 1970"
         );
     }
 

@@ -13,7 +13,7 @@ use gatepay_core::guard::{Own, Steering, guard};
 use gatepay_core::operation::Account;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
-use gatepay_tenancy::{Party, Registry, Standing, Who};
+use gatepay_tenancy::{Registry, Standing, Who};
 
 use crate::headers::Single;
 use crate::lane::{Lane, Tokens};
@@ -65,12 +65,13 @@ impl Drop for Permit {
 
 /// Whether somebody may make this call at all, wherever and whenever.
 pub fn allowed(
-    party: &Party,
+    who: Who<'_>,
     lane: &Lane,
     position: usize,
     operation: &Operation,
     peer: IpAddr,
 ) -> Result<(), Refusal> {
+    let party = who.party();
     let refuse = |why: Cow<'static, str>| Err(Refusal::OperationNotAllowed(why));
     if party.standing == Standing::Suspended || lane.is_suspended() {
         return Err(Refusal::TenantSuspended);
@@ -79,7 +80,15 @@ pub fn allowed(
         return Err(Refusal::AddressNotAllowed);
     }
     if let Some(why) = operation.off() {
-        return refuse(format!("{} is off: {why}", operation.name).into());
+        let name = &operation.name;
+        return match who {
+            // How it is turned on is for the institution to know.
+            Who::Tenant(_) => Err(Refusal::OperationOff {
+                operation: name.clone().into_owned(),
+                why,
+            }),
+            Who::Operator(_) => refuse(format!("{name} is off: {why}").into()),
+        };
     }
     if !party.permissions.allows(position) {
         return refuse(format!("you may not call {}", operation.name).into());

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
 
+use crate::coding::ContentCoding;
 use crate::fields::Fields;
 
 /// The largest head an answer may have.
@@ -98,7 +99,7 @@ pub struct Parts {
     /// The lines that may pass.
     pub fields: Fields,
     /// Whether the body is in a content coding.
-    pub is_coded: bool,
+    pub coding: ContentCoding,
 }
 
 impl Parts {
@@ -254,7 +255,7 @@ fn read<'a>(
     let parts = Parts {
         status,
         fields,
-        is_coded: said.is_coded,
+        coding: said.content,
     };
     Ok(Head {
         parts,
@@ -295,7 +296,7 @@ struct Said<'a> {
     /// `Connection` names more than is heeded.
     is_crowded: bool,
     keep_alive: Option<&'a [u8]>,
-    is_coded: bool,
+    content: ContentCoding,
 }
 
 impl<'a> Said<'a> {
@@ -306,7 +307,7 @@ impl<'a> Said<'a> {
             options: ArrayVec::new(),
             is_crowded: false,
             keep_alive: None,
-            is_coded: false,
+            content: ContentCoding::Identity,
         };
         for line in lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
@@ -335,9 +336,7 @@ impl<'a> Said<'a> {
             } else if is("keep-alive") {
                 said.keep_alive = Some(line.value);
             } else if is("content-encoding") {
-                let coding = line.value.trim_ascii();
-                let is_none = coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
-                said.is_coded |= !is_none;
+                said.content = said.content.and(ContentCoding::of(line.value));
             }
         }
         if said.coding.is_some() && said.length.is_some() {

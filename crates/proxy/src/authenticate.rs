@@ -103,8 +103,12 @@ fn claim<'a>(
         place,
     } = *found;
     let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
-        StampError::TimestampNotDigits => Refusal::MalformedRequest(error.to_string().into()),
-        _ => Refusal::MalformedNonce(error),
+        StampError::TimestampNotDigits | StampError::TimestampInSeconds => {
+            Refusal::MalformedRequest(error.to_string().into())
+        }
+        StampError::NonceEmpty | StampError::NonceTooLong(_) | StampError::NonceNotPrintable => {
+            Refusal::MalformedNonce(error)
+        }
     })?;
     let signature = Signature::parse(signature)
         .map_err(|error| Refusal::SignatureMismatch(Mismatch::Form(error)))?;

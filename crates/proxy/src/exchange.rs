@@ -8,6 +8,7 @@ use gatepay_core::envelope::Judgement;
 
 use crate::answer::{Parts, Rest};
 use crate::breaker::Open;
+use crate::coding::{ContentCoding, begins_coded};
 use crate::pool::{Connection, Pool};
 use crate::wire::Broken;
 use crate::yielding::SinceYield;
@@ -21,17 +22,16 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether its body is in a content coding, though none was asked for: by its head, or by how it begins.
-    pub fn is_coded(&self) -> bool {
-        const GZIP: &[u8] = &[0x1f, 0x8b];
-        const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+    /// Whether its body is in a content coding that was not asked for: by its head, or by how it begins.
+    pub fn is_coded(&self, gzip_was_asked_for: bool) -> bool {
+        if gzip_was_asked_for && self.head.coding == ContentCoding::Gzip {
+            return false;
+        }
         let begun: &[u8] = match &self.body {
             AnswerBody::Whole(body, _) => body,
             AnswerBody::Long(long) => long.begun.as_deref().unwrap_or_default(),
         };
-        self.head.is_coded && !begun.is_empty()
-            || begun.starts_with(GZIP)
-            || begun.starts_with(ZSTD)
+        self.head.coding != ContentCoding::Identity && !begun.is_empty() || begins_coded(begun)
     }
 }
 

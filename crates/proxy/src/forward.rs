@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::answer::Parts;
 use crate::body_buffer::Pieces;
 use crate::breaker::{Breaker, Sender};
+use crate::coding::{self, ContentCoding};
 use crate::egress::ConnectError;
 use crate::exchange::{Answer, AnswerBody, Failure, Long};
 use crate::guardian::Guardian;
@@ -34,6 +35,8 @@ pub const WHOLE: usize = 64 * 1024;
 /// Answers to write and money calls are always read whole, so that one that is cut is not relayed in part. They have
 /// a few hundred bytes; one that is longer than this is taken for none.
 pub const WHOLE_OF_A_CHANGE: usize = 1024 * 1024;
+/// How much of an answer in gzip is decoded: with the coded bytes no more than an answer may have that is not coded.
+const DECODED: usize = WHOLE_OF_A_CHANGE - WHOLE;
 
 /// What requests of one worker travel by.
 #[derive(Clone, Copy)]
@@ -52,6 +55,8 @@ pub struct Road<'a> {
     pub offload: &'a Offload,
     /// Whose call it is.
     pub owner: CallOwner<'a>,
+    /// Whether an answer in gzip was asked for.
+    pub gzip: bool,
 }
 
 /// Whose call one is: what comes of it is counted for that party.
@@ -292,7 +297,15 @@ async fn read(
         }
     }
     let body = whole.into_bytes();
-    let judgement = judged(road.offload, kind, head.status.as_u16(), &body).await;
+    let status = head.status.as_u16();
+    let judgement = match head.coding {
+        ContentCoding::Gzip if road.gzip && !body.is_empty() => {
+            let judged = judged_in_gzip(road.offload, kind, status, &body).await;
+            judged
+                .ok_or_else(|| lost("GatePay's answer cannot be read", "it is not plain in gzip"))?
+        }
+        _ => judged(road.offload, kind, status, &body).await,
+    };
     if !shows_its_end && judgement.form != Form::Structure {
         return Err(endless());
     }
@@ -310,6 +323,19 @@ async fn judged(offload: &Offload, kind: Kind, status: u16, body: &Bytes) -> Jud
     }
     let body = body.clone();
     Box::pin(offload.run(move || envelope::judge(kind, status, &body))).await
+}
+
+/// What a whole answer in gzip says, if it can be read. How much is read does not follow from its length.
+async fn judged_in_gzip(
+    offload: &Offload,
+    kind: Kind,
+    status: u16,
+    body: &Bytes,
+) -> Option<Judgement> {
+    let body = body.clone();
+    let judge =
+        move || coding::decoded(&body, DECODED).map(|body| envelope::judge(kind, status, &body));
+    Box::pin(offload.run(judge)).await
 }
 
 fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> Failure {

@@ -20,6 +20,10 @@ pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static(gatepay_core::heade
 /// `X-GatePay-MerchantId`.
 pub const MERCHANT_ID: HeaderName = HeaderName::from_static(gatepay_core::header::MERCHANT_ID);
 
+/// The scheme that every 401 names (RFC 9110, 11.6.1): the four headers above. Some clients report an I/O error instead
+/// of a 401 that names none. One they do not know, they leave to their caller.
+pub const SCHEME: &str = "GatePay";
+
 /// The id of this request in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A caller's trace (W3C Trace Context), and what it is told of our part of it.
@@ -154,7 +158,8 @@ pub fn passes(name: &str) -> bool {
         13 => &["traceresponse"],
         // `Content-Length` is written anew, from the body that is relayed.
         14 => &["content-length"],
-        16 => &["proxy-connection"],
+        // GatePay's challenge is to the institution; a client that met it would repeat the call with other credentials.
+        16 => &["proxy-connection", "www-authenticate"],
         17 => &["transfer-encoding"],
         18 => &["proxy-authenticate"],
         19 => &["proxy-authorization"],

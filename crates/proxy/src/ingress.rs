@@ -30,6 +30,8 @@ const LEAST_PIECE: usize = 64;
 pub struct Target<'a> {
     /// One of the methods that occur in the catalogue, or `None` for any other.
     pub method: Option<Method>,
+    /// The method as it was sent.
+    pub method_text: &'a str,
     /// A canonical path.
     pub path: &'a str,
     /// What stands behind `?`, as it was sent.
@@ -53,6 +55,7 @@ pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refu
     }
     Ok(Target {
         method: Method::parse(head.method),
+        method_text: head.method,
         path: head.path,
         query: head.query,
         bytes,
@@ -264,8 +267,12 @@ const JOINED: usize = 16;
 impl From<NoRoom> for Refusal {
     fn from(no_room: NoRoom) -> Self {
         Self::Overloaded(match no_room {
-            NoRoom::Everywhere => "too many large bodies are being read; come back in a moment",
-            NoRoom::OfAddress => "too much is arriving from this address; come back in a moment",
+            NoRoom::Everywhere => {
+                "too many large bodies are being read; send the same bytes again after Retry-After"
+            }
+            NoRoom::OfAddress => {
+                "too much is arriving from this address; send the same bytes again after Retry-After"
+            }
         })
     }
 }

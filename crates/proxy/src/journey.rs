@@ -16,12 +16,15 @@ use gatepay_core::operation::LookUp;
 use gatepay_core::proof::{AnswerProof, LookUpRule};
 use gatepay_core::{Credential, Kind, Operation, Payload, envelope, translate};
 use gatepay_tenancy::Who;
+use gatepay_tenancy::settings::AcceptEncoding;
+use http::header;
 
 use crate::admit::JudgedBody;
 use crate::answer::Parts;
 use crate::app::App;
 use crate::authenticate::{Caller, Identified};
 use crate::body_memory::BodyReservation;
+use crate::coding::{self, ContentCoding};
 use crate::crowd::Peer;
 use crate::drain::{Door, Entering, Phase, Running};
 use crate::exchange::{Answer, AnswerBody, Failure};
@@ -72,6 +75,7 @@ impl Worker {
             guardian: &self.app.guardian,
             offload: &self.app.offload,
             owner,
+            gzip: false,
         }
     }
 
@@ -111,7 +115,7 @@ impl Worker {
 
 /// What a request is told of which a later process could not tell that it was admitted.
 const UNMARKED: &str =
-    "the state folder cannot be written; send the same bytes again after Retry-After";
+    "admissions cannot be recorded at present; send the same bytes again after Retry-After";
 
 /// What a request is told whose body came too slowly for the slot its connection has.
 const GIVES_WAY: &str = "all connections are in use and this body comes slowly; send the same bytes again after Retry-After";
@@ -162,8 +166,9 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
         record.relayed();
     }
     record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
-    let refusal =
-        Refusal::Overloaded("too many requests are being answered; come back in a moment");
+    let refusal = Refusal::Overloaded(
+        "too many requests are being answered; send the same bytes again after Retry-After",
+    );
     let mut reply = refuse(app, record, refusal);
     reply.close();
     reply
@@ -311,18 +316,14 @@ async fn enter(
     record.key(key);
     // Operators speak the institution's form already.
     let translated = !operator && !operation.is_verbatim();
-    let inbound = Inbound {
-        query: target.query,
-        head: *head,
-        body,
-    };
+    let inbound = Inbound::uncoded(target.query, *head, body);
     let outbound = outbound(app, (&generation, position), inbound, acting, translated).await;
     let outbound = outbound.map_err(|error| {
         record.detail(error.to_string());
         Refusal::Internal(Outcome::NotExecuted)
     })?;
     if !app.mark.covers(caller.stamp.millis()).await {
-        return Err(Refusal::Overloaded(UNMARKED).into());
+        return Err(unmarked(record).into());
     }
     let journal = app
         .journal
@@ -410,7 +411,7 @@ async fn judge<'a>(
     let caller = verified.caller;
     let operation = &generation.catalogue.rows()[verified.position];
     admit::allowed(
-        caller.who.party(),
+        caller.who,
         generation.lane(caller.position),
         verified.position,
         operation,
@@ -437,6 +438,19 @@ async fn judge<'a>(
     Ok((acting, judged))
 }
 
+/// The refusal of a request whose admission a later process could not know of.
+fn unmarked(record: &mut Record) -> Refusal {
+    record.detail("the state folder cannot be written".to_owned());
+    Refusal::Overloaded(UNMARKED)
+}
+
+/// Whether the answer to this call may be in gzip: that to a read whose caller accepts it, if the settings allow it.
+fn allows_gzip(app: &App, operation: &Operation, head: &Head<'_>) -> bool {
+    app.settings.upstream.accept_encoding == AcceptEncoding::Gzip
+        && operation.kind == Kind::Read
+        && coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str()))
+}
+
 /// What is sent for an admitted call.
 async fn outbound(
     app: &App,
@@ -447,7 +461,8 @@ async fn outbound(
 ) -> Result<Outbound, Unsendable> {
     let (operation, host) = (&generation.catalogue.rows()[position], &app.upstream_host);
     if !translated {
-        return Outbound::verbatim(operation, inbound, acting, host);
+        let gzip = allows_gzip(app, operation, &inbound.head);
+        return Outbound::verbatim(operation, Inbound { gzip, ..inbound }, acting, host);
     }
     let currencies = &app.settings.balance_currencies;
     let body = if inbound.body.len() <= YIELD_AFTER {
@@ -579,7 +594,10 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
-    let road = worker.road(CallOwner::Party(admitted.permit.lane()));
+    let road = Road {
+        gzip: admitted.outbound.accepts_gzip(),
+        ..worker.road(CallOwner::Party(admitted.permit.lane()))
+    };
     let sent = forward::send(road, kind, now, limit, attempts).await;
     record.turn(Turn::Own);
     let answer = match sent {
@@ -597,7 +615,7 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
             return Box::pin(lose(worker, &admitted, credential, record, what)).await;
         }
     };
-    if answer.is_coded() {
+    if answer.is_coded(admitted.outbound.accepts_gzip()) {
         record.answered(
             answer.head.status.as_u16(),
             &Judgement::UNREAD,
@@ -649,7 +667,14 @@ async fn tell(
     if is_rejection(&judgement) {
         // Relayed as it is, it would send the tenant looking for the fault in its own key.
         app.guardian.is_refused();
-        record.detail(rejection(&body, app.guardian.offset_ms()));
+        let text: Cow<'_, [u8]> = match head.coding {
+            ContentCoding::Identity => body[..].into(),
+            ContentCoding::Gzip | ContentCoding::Other => {
+                let decoded = coding::decoded(&body, REJECTION);
+                decoded.unwrap_or_else(|| b"in gzip".to_vec()).into()
+            }
+        };
+        record.detail(rejection(&text, app.guardian.offset_ms()));
         if judgement.verdict == Verdict::Failure {
             return refuse(app, record, Refusal::InstitutionRejected);
         }
@@ -687,6 +712,9 @@ fn is_rejection(judgement: &Judgement) -> bool {
     let rejects = |code: Code| envelope::rejects_institution(code.as_str());
     judgement.verdict != Verdict::Success && judgement.code.is_some_and(rejects)
 }
+
+/// The longest rejection in gzip that is decoded for the log.
+const REJECTION: usize = 64 * 1024;
 
 /// What the log may know of it.
 fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
@@ -878,14 +906,22 @@ fn refused_call(record: &mut Record) -> RefusedCall {
             None => ELSEWHERE.into(),
         },
     });
+    let operation = record.known_operation();
+    let operation =
+        operation.map(|(generation, position, _)| &generation.catalogue.rows()[position]);
     RefusedCall {
         kind: record.kind(),
+        answer: operation.map(|operation| operation.answer),
         has_key: record.known_key().is_some(),
         doubt,
+        request_id: record.id(),
     }
 }
 
 fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
+    if let Some(detail) = refusal.detail() {
+        record.detail(detail.to_owned());
+    }
     let call = refused_call(&mut record);
     record.refused(&refusal);
     let (status, fields, body) = refusal.into_answer(app.settings.refusal_status, &call);

@@ -26,6 +26,7 @@ pub mod bound;
 pub mod breaker;
 pub mod client;
 pub mod clock;
+pub mod coding;
 pub mod crowd;
 pub mod descriptors;
 pub mod drain;

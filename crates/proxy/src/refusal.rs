@@ -12,7 +12,7 @@ use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::Envelope;
 use gatepay_core::look_up::{Observation, Observed};
-use gatepay_core::operation::Method;
+use gatepay_core::operation::{AnswerForm, Method};
 use gatepay_core::proof::Settled;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{Skew, StampError};
@@ -60,6 +60,13 @@ pub enum Refusal {
     TenantSuspended,
     /// The tenant may not call this operation, or it is off.
     OperationNotAllowed(Cow<'static, str>),
+    /// The operation is off; of what turns it on only the log is told.
+    OperationOff {
+        /// Its name.
+        operation: String,
+        /// Why it is off, and what turns it on.
+        why: &'static str,
+    },
     /// The tenant's own rate is spent.
     RateLimited(Spent),
     /// The tenant's seats are all taken.
@@ -98,8 +105,8 @@ pub enum Refusal {
     Internal(Outcome),
     /// The tenant's credential is not valid from this address.
     AddressNotAllowed,
-    /// No such method and path.
-    UnknownOperation,
+    /// No such method and path: what was asked for, fit for a message.
+    UnknownOperation(String),
     /// The head is longer than allowed, or has too many lines.
     HeadTooLarge,
     /// GatePay refused our own signature, clock or id.
@@ -141,10 +148,14 @@ pub enum Stale {
 pub struct RefusedCall {
     /// What the call does, if its operation is known.
     pub kind: Option<Kind>,
+    /// What a successful answer to it looks like, if its operation is known.
+    pub answer: Option<AnswerForm>,
     /// Whether it is known to carry its row's idempotency key.
     pub has_key: bool,
     /// Why another copy of it may have been executed, if one may.
     pub doubt: Option<Doubt>,
+    /// The request's id, as it stands in `X-Request-Id`.
+    pub request_id: [u8; 32],
 }
 
 /// Another copy of a refused call was or may be executed.
@@ -194,6 +205,30 @@ pub enum Blame {
 }
 
 impl Refusal {
+    /// Nothing answers this method and path. Both are the caller's: they are cut to a length, and escaped.
+    pub fn unknown_operation(method: &str, path: &str) -> Self {
+        let part = |text: &str, most: usize| {
+            let mut part: String = text
+                .chars()
+                .take(most)
+                .flat_map(char::escape_default)
+                .collect();
+            if text.chars().nth(most).is_some() {
+                part.push_str("...");
+            }
+            part
+        };
+        Self::UnknownOperation(format!("{} {}", part(method, 16), part(path, 128)))
+    }
+
+    /// What only the log is told: what the institution can do about it.
+    pub fn detail(&self) -> Option<&'static str> {
+        match self {
+            Self::OperationOff { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+
     /// Slug and envelope code (design, refusal table): GatePay's own code where it has one for the cause.
     pub fn code(&self) -> (&'static str, &'static str) {
         match self {
@@ -207,7 +242,9 @@ impl Refusal {
             Self::Replayed { .. } => ("replayed", "900001"),
             Self::OnBehalfOfMismatch(_) => ("on_behalf_of_mismatch", "900002"),
             Self::TenantSuspended => ("tenant_suspended", "900003"),
-            Self::OperationNotAllowed(_) => ("operation_not_allowed", "900004"),
+            Self::OperationNotAllowed(_) | Self::OperationOff { .. } => {
+                ("operation_not_allowed", "900004")
+            }
             Self::RateLimited(_) => ("rate_limited", "900005"),
             Self::TooManyInFlight { .. } => ("too_many_in_flight", "900006"),
             Self::InstitutionQuota(_) => ("institution_quota", "900007"),
@@ -219,7 +256,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => ("body_too_large", "900013"),
             Self::Internal(_) => ("internal", "900014"),
             Self::AddressNotAllowed => ("address_not_allowed", "900015"),
-            Self::UnknownOperation => ("unknown_operation", "900016"),
+            Self::UnknownOperation(_) => ("unknown_operation", "900016"),
             Self::HeadTooLarge => ("head_too_large", "900017"),
             Self::InstitutionRejected => ("institution_rejected", "900018"),
             Self::Starting { .. } => ("starting", "900019"),
@@ -239,8 +276,9 @@ impl Refusal {
             Self::OnBehalfOfMismatch(_)
             | Self::TenantSuspended
             | Self::OperationNotAllowed(_)
+            | Self::OperationOff { .. }
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
-            Self::UnknownOperation => StatusCode::NOT_FOUND,
+            Self::UnknownOperation(_) => StatusCode::NOT_FOUND,
             Self::RateLimited(_) | Self::TooManyInFlight { .. } | Self::InstitutionQuota(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
@@ -271,13 +309,14 @@ impl Refusal {
             | Self::OnBehalfOfMismatch(_)
             | Self::TenantSuspended
             | Self::OperationNotAllowed(_)
+            | Self::OperationOff { .. }
             | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::InstitutionQuota(_)
             | Self::RequestTimeout { .. }
             | Self::BodyTooLarge { .. }
             | Self::AddressNotAllowed
-            | Self::UnknownOperation
+            | Self::UnknownOperation(_)
             | Self::HeadTooLarge => Blame::Caller,
             Self::UpstreamUnreachable
             | Self::UpstreamUnavailable(_)
@@ -361,19 +400,36 @@ impl Refusal {
         }
     }
 
-    /// What a caller reads, and what it is told to do about it.
-    fn message(&self, call: &RefusedCall) -> String {
+    /// What a caller reads: the sentence, and what the headers say. Many clients show no header.
+    fn message(&self, outcome: Outcome, call: &RefusedCall) -> String {
+        let wait = self.retry_after();
+        let wait = wait.map_or_else(String::new, |seconds| format!("Retry-After: {seconds} s; "));
+        format!(
+            "{} ({wait}outcome: {}; request id: {})",
+            self.sentence(call),
+            outcome.as_str(),
+            call.request_id.escape_ascii()
+        )
+    }
+
+    /// What happened, and what the caller is told to do about it.
+    fn sentence(&self, call: &RefusedCall) -> String {
+        let text = match self {
+            // Only the caller is told what it asked for: it may be anything, and a log keeps it.
+            Self::UnknownOperation(what) => format!("{self}: {what}"),
+            _ => self.to_string(),
+        };
         match (&call.doubt, self) {
             // It says so itself.
-            (_, Self::OutcomeUnknown { .. }) => self.to_string(),
+            (_, Self::OutcomeUnknown { .. }) => text,
             (Some(Doubt { advice, .. }), Self::Replayed { .. }) => format!(
-                "{self}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
+                "{text}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
             ),
-            (Some(Doubt { why, advice }), _) => format!("{self}; outcome unknown: {why}; {advice}"),
+            (Some(Doubt { why, advice }), _) => format!("{text}; outcome unknown: {why}; {advice}"),
             (None, Self::Starting { .. } | Self::StaleTimestamp(Stale::Forgotten)) => {
-                format!("{self}; sign anew")
+                format!("{text}; sign anew")
             }
-            (None, _) => self.to_string(),
+            (None, _) => text,
         }
     }
 
@@ -389,9 +445,8 @@ impl Refusal {
         let (slug, mut code) = self.code();
         let outcome = self.outcome_of(call);
         let is_open = outcome != Outcome::NotExecuted && call.kind != Some(Kind::Read);
-        let status = match statuses {
-            RefusalStatus::Http => self.status(),
-            RefusalStatus::Gatepay if is_open => {
+        let status = match (statuses, call.answer) {
+            (RefusalStatus::Gatepay, _) if is_open => {
                 // What GatePay itself says when it does not know: repeat with the same parameters. Without a key that
                 // would be a second call.
                 if call.has_key {
@@ -399,9 +454,14 @@ impl Refusal {
                 }
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            RefusalStatus::Gatepay => StatusCode::OK,
+            (RefusalStatus::Gatepay, Some(AnswerForm::Envelope)) => StatusCode::OK,
+            // Where a successful answer has no envelope, or may have none, a client takes any 200 for one: for an
+            // empty balance, for example.
+            (RefusalStatus::Gatepay, Some(AnswerForm::Bare) | None) | (RefusalStatus::Http, _) => {
+                self.status()
+            }
         };
-        let message = self.message(call);
+        let message = self.message(outcome, call);
         let label = slug.to_uppercase();
         let data = match &self {
             Self::OutcomeUnknown { observation, .. } => observation.as_ref(),
@@ -475,6 +535,9 @@ impl fmt::Display for Refusal {
             Self::OnBehalfOfMismatch(what) => write!(f, "on-behalf-of mismatch: {what}"),
             Self::TenantSuspended => f.write_str("tenant suspended: ask your institution"),
             Self::OperationNotAllowed(why) => write!(f, "operation not allowed: {why}"),
+            Self::OperationOff { operation, .. } => {
+                write!(f, "operation not allowed: {operation} is off; ask your institution")
+            }
             Self::RateLimited(_) => {
                 f.write_str("rate limited: your own request rate is spent; send the same bytes again after Retry-After")
             }
@@ -517,11 +580,11 @@ impl fmt::Display for Refusal {
                 write!(f, "request timeout: the body did not arrive within {} ms", limit.as_millis())
             }
             Self::BodyTooLarge { limit } => write!(f, "body too large: at most {limit} bytes are accepted"),
-            Self::Internal(_) => f.write_str("internal error: quote X-Request-Id to your institution"),
+            Self::Internal(_) => f.write_str("internal error: quote the request id to your institution"),
             Self::AddressNotAllowed => {
                 f.write_str("address not allowed: this credential is not valid from where the request came")
             }
-            Self::UnknownOperation => f.write_str("unknown operation: no such method and path"),
+            Self::UnknownOperation(_) => f.write_str("unknown operation: no such method and path"),
             Self::HeadTooLarge => f.write_str("head too large"),
             Self::InstitutionRejected => f.write_str(
                 "institution rejected: GatePay refused the institution's own signature, clock or client id; yours was right; \
@@ -539,12 +602,18 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form(error) => write!(f, "{error}"),
-            Self::Bytes { body_bytes, digest } => write!(
-                f,
-                "HMAC-SHA512 over `timestamp LF nonce LF body LF`, with {body_bytes} bytes of body, is another; the SHA-256 of \
-                 the string that arrived is {}",
-                hex::encode(digest)
-            ),
+            Self::Bytes { body_bytes, digest } => {
+                let question = match body_bytes {
+                    0 => "was a body signed that was not sent",
+                    _ => "was the body serialized again after signing",
+                };
+                write!(
+                    f,
+                    "HMAC-SHA512 over `timestamp LF nonce LF body LF`, with {body_bytes} bytes of body, is another: \
+                     {question}? The SHA-256 of the string that arrived is {}",
+                    hex::encode(digest)
+                )
+            }
         }
     }
 }
@@ -569,6 +638,11 @@ impl Outcome {
             Self::Refused => "refused",
         }
     }
+}
+
+/// What an answer of this status names in `WWW-Authenticate`: a 401 has to name a scheme (RFC 9110, 11.6.1).
+pub fn challenge(status: StatusCode) -> Option<&'static str> {
+    (status == StatusCode::UNAUTHORIZED).then_some(headers::SCHEME)
 }
 
 /// The status under which an answer of GatePay's is relayed. Clients that read only the envelope take any other than 500
@@ -661,7 +735,7 @@ mod tests {
             Refusal::BodyTooLarge { limit: 1 },
             Refusal::Internal(Outcome::Unknown),
             Refusal::AddressNotAllowed,
-            Refusal::UnknownOperation,
+            Refusal::unknown_operation("GET", "/x"),
             Refusal::HeadTooLarge,
             Refusal::InstitutionRejected,
             Refusal::Starting { retry: second },
@@ -720,14 +794,17 @@ mod tests {
     }
 
     fn call(kind: Option<Kind>, has_key: bool, why: Option<EarlierCopy>) -> RefusedCall {
+        let answer = kind.map(|_| AnswerForm::Envelope);
         let doubt = why.map(|why| Doubt {
             why,
             advice: "ask X".into(),
         });
         RefusedCall {
             kind,
+            answer,
             has_key,
             doubt,
+            request_id: [b'7'; 32],
         }
     }
 
@@ -762,19 +839,27 @@ mod tests {
             retry: Duration::from_secs(1),
         };
         let doubt = Some(EarlierCopy::BeforeTheStart);
+        let bare = |kind, doubt| RefusedCall {
+            answer: Some(AnswerForm::Bare),
+            ..call(kind, false, doubt)
+        };
         let (money, read) = (Some(Kind::Money), Some(Kind::Read));
         for (refusal, call, status, code) in [
             (lost(), call(money, true, None), 500, "400000"),
             (lost(), call(money, false, None), 500, "900011"),
             (lost(), call(read, false, None), 200, "900011"),
+            (lost(), bare(read, None), 504, "900011"),
+            (lost(), bare(money, None), 500, "900011"),
+            (starting(), bare(money, None), 503, "900019"),
+            (starting(), bare(money, doubt), 500, "900019"),
             (starting(), call(money, true, doubt), 500, "400000"),
             (starting(), call(money, false, doubt), 500, "900019"),
             (starting(), call(None, false, doubt), 500, "900019"),
             (starting(), call(money, true, None), 200, "900019"),
             (
-                Refusal::UnknownOperation,
+                Refusal::unknown_operation("GET", "/x"),
                 call(None, false, None),
-                200,
+                404,
                 "900016",
             ),
         ] {

@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use tokio::time::{Instant, Sleep};
 
 use crate::admit::Permit;
 use crate::answer::Parts;
+use crate::coding::ContentCoding;
 use crate::exchange::Long;
 use crate::fields::Fields;
 use crate::headers;
@@ -72,7 +73,7 @@ pub fn refusal(status: StatusCode, fields: Fields, body: Bytes, record: Box<Reco
     let head = Parts {
         status,
         fields,
-        is_coded: false,
+        coding: ContentCoding::Identity,
     };
     finish(head, Source::Whole(Some(body)), record, None)
 }
@@ -89,6 +90,9 @@ fn finish(
         head.fields.add(&headers::TRACERESPONSE, trace);
     }
     head.fields.add(&headers::REQUEST_ID, record.id());
+    if let Some(challenge) = refusal::challenge(head.status) {
+        head.fields.add(&header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some((rate, left)) = record.left()
         && head.fields.get(&headers::RATELIMIT).is_none()
     {

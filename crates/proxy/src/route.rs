@@ -15,12 +15,11 @@ pub fn operation(
     target: &Target<'_>,
     who: Option<Who<'_>>,
 ) -> Result<usize, Refusal> {
-    let method = target.method.ok_or(Refusal::UnknownOperation)?;
-    match who {
+    let found = target.method.and_then(|method| match who {
         Some(Who::Operator(_)) => catalogue.institution(method, target.path),
         Some(Who::Tenant(_)) | None => catalogue.merchant(method, target.path),
-    }
-    .ok_or(Refusal::UnknownOperation)
+    });
+    found.ok_or_else(|| Refusal::unknown_operation(target.method_text, target.path))
 }
 
 #[cfg(test)]
@@ -43,6 +42,7 @@ mod tests {
             for method in Method::ALL {
                 let target = Target {
                     method: Some(*method),
+                    method_text: method.as_str(),
                     path,
                     query: None,
                     bytes: 0,

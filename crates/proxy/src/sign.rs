@@ -28,6 +28,8 @@ pub struct Outbound {
     /// Without a body, only a method that usually has one is given a length.
     method: Method,
     body: Bytes,
+    /// Whether an answer in gzip is asked for.
+    gzip: bool,
 }
 
 /// What of a caller's request goes into the institution's.
@@ -38,6 +40,20 @@ pub struct Inbound<'a> {
     pub head: Head<'a>,
     /// The body that was verified.
     pub body: Bytes,
+    /// Whether the answer may be in gzip.
+    pub gzip: bool,
+}
+
+impl<'a> Inbound<'a> {
+    /// A request whose answer may be in no coding.
+    pub fn uncoded(query: Option<&'a str>, head: Head<'a>, body: Bytes) -> Self {
+        Self {
+            query,
+            head,
+            body,
+            gzip: false,
+        }
+    }
 }
 
 /// What of it cannot be written as HTTP. Nothing is sent then.
@@ -62,6 +78,7 @@ impl Outbound {
     ) -> Result<Self, Unsendable> {
         let media = inbound.head.all(header::CONTENT_TYPE.as_str());
         let mut outbound = Self::begin(operation, inbound.query, media, inbound.body)?;
+        outbound.gzip = inbound.gzip;
         outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)
     }
@@ -93,6 +110,11 @@ impl Outbound {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
         outbound.lines(None, Acting::Nobody, host)?;
         Ok(outbound)
+    }
+
+    /// Whether an answer in gzip is asked for.
+    pub fn accepts_gzip(&self) -> bool {
+        self.gzip
     }
 
     /// The body.
@@ -141,6 +163,7 @@ impl Outbound {
             query,
             method,
             body,
+            gzip: false,
         })
     }
 
@@ -154,7 +177,8 @@ impl Outbound {
         let head = &mut self.head;
         wire_lines::write(head, &header::HOST, host.as_bytes());
         // Without it any coding is allowed (RFC 9110, 12.5.3), and a coded answer is one that nobody here can judge.
-        wire_lines::write(head, &header::ACCEPT_ENCODING, b"identity");
+        let coding: &[u8] = if self.gzip { b"gzip" } else { b"identity" };
+        wire_lines::write(head, &header::ACCEPT_ENCODING, coding);
         for (name, value) in inbound.iter().flat_map(Head::lines) {
             if let Some(name) = headers::to_gatepay(name) {
                 wire_lines::write(head, name, value);
@@ -263,6 +287,7 @@ mod tests {
             query: None,
             head: Head::of_parts(&parts),
             body: vec![b'x'; 16 * YIELD_AFTER].into(),
+            gzip: false,
         };
         let outbound = Outbound::verbatim(row, inbound, Acting::Nobody, &host).unwrap();
         let secret = SecretKey::new("fake-institution-secret".to_owned().into()).unwrap();
@@ -290,6 +315,7 @@ mod tests {
                 query: Some(query),
                 head: Head::of_parts(&parts),
                 body: Bytes::new(),
+                gzip: false,
             };
             Outbound::verbatim(row, inbound, Acting::OnBehalfOf(account), &host)
         };

@@ -48,7 +48,9 @@ impl Gate {
             .find(|credential| credential.client_id.as_str().as_bytes() == client_id)
             .ok_or(Failure::UnknownClient)?;
         let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
-            StampError::TimestampNotDigits => Failure::Malformed(header::TIMESTAMP),
+            StampError::TimestampNotDigits | StampError::TimestampInSeconds => {
+                Failure::Malformed(header::TIMESTAMP)
+            }
             StampError::NonceEmpty
             | StampError::NonceTooLong(_)
             | StampError::NonceNotPrintable => Failure::MalformedNonce,

@@ -9,7 +9,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::iter::zip;
 
-use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope, Switch, Translation};
+use gatepay_core::operation::{
+    Account, AnswerForm, Key, Media, Method, Module, Scope, Switch, Translation,
+};
 use gatepay_core::spelling::is_canonical;
 use gatepay_core::{Catalogue, Kind, Operation};
 
@@ -95,6 +97,7 @@ struct Written {
     institution_path: Option<String>,
     key: Option<Key>,
     media: Option<Media>,
+    answer: Option<AnswerForm>,
     body_limit: Option<u64>,
 }
 
@@ -113,6 +116,7 @@ impl Written {
             institution_path: table.optional("institution_path", value::text(path)),
             key: table.optional("key", key),
             media: table.optional("media_type", value::one_of(Media::ALL, Media::as_str)),
+            answer: table.optional("answer", value::one_of(AnswerForm::ALL, AnswerForm::as_str)),
             body_limit: table.optional("body_limit_bytes", value::body_bytes),
         }
     }
@@ -127,7 +131,7 @@ impl Written {
 }
 
 /// The keys that define a row; an added row has them, a correction must not.
-const GIVEN: [&str; 7] = [
+const GIVEN: [&str; 8] = [
     "module",
     "kind",
     "scope",
@@ -135,6 +139,7 @@ const GIVEN: [&str; 7] = [
     "merchant_path",
     "key",
     "media_type",
+    "answer",
 ];
 
 fn correct(table: &Reader<'_>, written: Written, row: &mut Operation) {
@@ -235,6 +240,7 @@ fn add(
         amounts: &[],
         translation: Translation::Verbatim,
         media: written.media.unwrap_or(Media::Json),
+        answer: written.answer.unwrap_or(AnswerForm::Envelope),
         switch,
         body_limit: written.body_limit,
     })

@@ -16,8 +16,8 @@ use crate::model::claims::Claims;
 use crate::model::facts::Facts;
 use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::model::settings::{
-    Admin, AdminOperator, Audit, Authorization, Breaker, ClockSource, Drain, Egress,
-    FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
+    AcceptEncoding, Admin, AdminOperator, Audit, Authorization, Breaker, ClockSource, Drain,
+    Egress, FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
     QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
 };
 use crate::model::tenant::SubAccount;
@@ -228,6 +228,11 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<E
         idle_timeout: reader.or("idle_ms", default.idle_timeout, value::millis),
         connect_timeout: reader.or("connect_timeout_ms", default.connect_timeout, value::millis),
         plaintext: reader.or("plaintext", default.plaintext, value::flag),
+        accept_encoding: reader.or(
+            "accept_encoding",
+            default.accept_encoding,
+            value::word(AcceptEncoding::WORDS),
+        ),
         deadline: reader.or("deadline_ms", default.deadline, value::millis),
         resolve: reader.or("resolve_ms", default.resolve, value::millis_or_none),
         repeat_budget: reader.or("repeat_budget", default.repeat_budget, fraction),

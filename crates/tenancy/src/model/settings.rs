@@ -79,6 +79,20 @@ impl RefusalStatus {
     pub(crate) const WORDS: &[(&str, Self)] = &[("http", Self::Http), ("gatepay", Self::Gatepay)];
 }
 
+/// Which content coding of an answer GatePay is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptEncoding {
+    /// None.
+    Identity,
+    /// `gzip`, of an answer to a read whose caller accepts it.
+    Gzip,
+}
+
+impl AcceptEncoding {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] = &[("identity", Self::Identity), ("gzip", Self::Gzip)];
+}
+
 /// The treatment of a `callbackUrl` in a fixed-address call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedAddressCallback {
@@ -196,6 +210,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Whether plain HTTP to another machine is meant.
     pub plaintext: bool,
+    /// Which coding of an answer is allowed.
+    pub accept_encoding: AcceptEncoding,
     /// How long one call may take, all attempts together.
     pub deadline: Duration,
     /// How long the outcome of a write or money call with an unknown outcome is looked up; zero disables it.
@@ -480,6 +496,8 @@ impl Upstream {
             // GatePay answers in less, or not at all.
             connect_timeout: Duration::from_secs(5),
             plaintext: false,
+            // An answer that the proxy reads as it is costs it least.
+            accept_encoding: AcceptEncoding::Identity,
             // Below the 30 s after which common clients give up, so that they get the call's outcome.
             deadline: Duration::from_secs(15),
             // On top of the deadline: a caller that waits 30 s still hears the outcome.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gatepay_core::Operation;
-use gatepay_core::operation::Method;
+use gatepay_core::operation::{AnswerForm, Method};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -152,6 +152,9 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
     }
     if let Some(path) = &row.institution_path {
         facts.insert("institution".to_owned(), line(row.institution_method, path));
+    }
+    if row.answer == AnswerForm::Bare {
+        facts.insert("answer".to_owned(), row.answer.as_str().into());
     }
     if let Some(limit) = row.body_limit {
         facts.insert("body_limit_bytes".to_owned(), limit.into());

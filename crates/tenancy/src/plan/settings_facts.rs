@@ -10,8 +10,9 @@ use serde_json::Value;
 use crate::model::facts::Facts;
 use crate::model::party::PartyId;
 use crate::model::settings::{
-    Admin, Audit, Breaker, ClockSource, Drain, Egress, FixedAddressCallback, Listen, ListenTls,
-    Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
+    AcceptEncoding, Admin, Audit, Breaker, ClockSource, Drain, Egress, FixedAddressCallback,
+    Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, SecretText,
+    Settings, Upstream,
 };
 use crate::model::url::UpstreamUrl;
 
@@ -150,6 +151,7 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
         idle_timeout,
         connect_timeout,
         plaintext,
+        accept_encoding,
         deadline,
         resolve,
         repeat_budget,
@@ -183,6 +185,10 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
         ("idle_ms", millis(*idle_timeout)),
         ("connect_timeout_ms", millis(*connect_timeout)),
         ("plaintext", (*plaintext).into()),
+        (
+            "accept_encoding",
+            word(AcceptEncoding::WORDS, accept_encoding),
+        ),
         ("deadline_ms", millis(*deadline)),
         ("resolve_ms", millis(*resolve)),
         ("repeat_budget", (*repeat_budget).into()),

@@ -1,4 +1,4 @@
-use gatepay_core::operation::{Account, Key, Media, Method, Module, Scope};
+use gatepay_core::operation::{Account, AnswerForm, Key, Media, Method, Module, Scope};
 use gatepay_core::spelling::is_reserved;
 use gatepay_core::{Catalogue, Kind, Operation};
 use proptest::prelude::*;
@@ -306,6 +306,7 @@ fn an_added_operation_is_all_that_its_table_says() {
         "{VOUCHER}institution_method = 'PUT'
 key = ['voucherNo', 'client_part']
 media_type = 'multipart/form-data'
+answer = 'bare'
 body_limit_bytes = 1_024
 [[operation]]
 name = 'list_ledger'
@@ -331,8 +332,8 @@ key = 'ledger_no'
         Key::Both("voucherNo".into(), "client_part".into())
     );
     assert_eq!(
-        (voucher.media, voucher.body_limit),
-        (Media::Multipart, Some(1_024))
+        (voucher.media, voucher.answer, voucher.body_limit),
+        (Media::Multipart, AnswerForm::Bare, Some(1_024))
     );
     assert_eq!(voucher.off(), None);
     let position = catalogue.position("create_voucher");
@@ -363,6 +364,7 @@ fn what_an_operation_is_cannot_be_changed() {
         ("merchant_path", "'/v1/pay/other'"),
         ("key", "'batch_id'"),
         ("media_type", "'application/json'"),
+        ("answer", "'bare'"),
     ] {
         assert_eq!(
             problems(&format!(
@@ -521,6 +523,7 @@ method = 'PATCH'
 scope = 'all'
 key = ['a', 'b', 'c']
 media_type = 'text/plain'
+answer = 'none'
 body_limit_bytes = 0
 institution_paht = '/x'
 [[operation]]
@@ -551,17 +554,18 @@ merchant_path = '/v1/ledger'
             "9: operation[1].scope: must be \"tenant\" or \"institution\"",
             "10: operation[1].key: must be the name of a field, or a list of two that belong together",
             "11: operation[1].media_type: must be \"application/json\" or \"multipart/form-data\"",
-            "12: operation[1].body_limit_bytes: must be at least 1",
-            "13: operation[1]: unknown key \"institution_paht\" (did you mean \"institution_path\"?)",
-            "14: operation[2].name: is required",
-            "17: operation[3].name: must be 1 to 48 of a-z, 0-9 and `_`, beginning with a letter",
-            "19: operation[4].name: is the name of a module or kind",
-            "23: operation[6].name: already has a table at proxy.toml:21",
-            "24: operation[7].institution_path: is required",
-            "24: operation[7].kind: is required",
-            "24: operation[7].method: is required",
-            "24: operation[7].module: is required",
-            "27: operation[7].merchant_path: not allowed with scope = \"institution\": tenants cannot call the operation",
+            "12: operation[1].answer: must be \"envelope\" or \"bare\"",
+            "13: operation[1].body_limit_bytes: must be at least 1",
+            "14: operation[1]: unknown key \"institution_paht\" (did you mean \"institution_path\"?)",
+            "15: operation[2].name: is required",
+            "18: operation[3].name: must be 1 to 48 of a-z, 0-9 and `_`, beginning with a letter",
+            "20: operation[4].name: is the name of a module or kind",
+            "24: operation[6].name: already has a table at proxy.toml:22",
+            "25: operation[7].institution_path: is required",
+            "25: operation[7].kind: is required",
+            "25: operation[7].method: is required",
+            "25: operation[7].module: is required",
+            "28: operation[7].merchant_path: not allowed with scope = \"institution\": tenants cannot call the operation",
         ]
     );
     assert_eq!(
