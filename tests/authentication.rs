@@ -205,6 +205,7 @@ fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
     let lines = lines.map(|(name, value)| (name.to_string(), text(value)));
     let body = String::from_utf8(answer.body.to_vec()).unwrap();
+    let body = body.replace(&answer.request_id(), "ID");
     (answer.status, lines.collect(), body)
 }
 
