@@ -2,6 +2,7 @@
 
 mod gate;
 mod places;
+mod reply;
 mod suspend;
 
 use std::collections::BTreeSet;
@@ -15,8 +16,7 @@ use gatepay_core::query_text;
 use gatepay_tenancy::Facts;
 use gatepay_tenancy::facts;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +28,7 @@ use tokio::time::sleep;
 
 use self::gate::{Denied, Gate};
 use self::places::{Observed, Place, Places};
+use self::reply::{Answer, answer_of, answer_text, json, text};
 use self::suspend::Actor;
 use crate::app::{App, Readiness};
 use crate::reload_status::{State, Verdict};
@@ -37,9 +38,6 @@ use crate::{roster, rows, status};
 
 /// The longest head, and how much of an answer is kept in pieces.
 const BUFFER: usize = 64 << 10;
-const TEXT: &str = "text/plain; charset=utf-8";
-
-type Answer = Response<Full<Bytes>>;
 
 /// Answers until the runtime it runs on ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
@@ -469,32 +467,10 @@ async fn aside(app: &Arc<App>, answer: impl FnOnce(&App) -> Answer + Send + 'sta
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Answer {
-    let mut body = serde_json::to_vec(value).expect("its keys are texts");
-    body.push(b'\n');
-    answer_of(status, "application/json", body.into())
-}
-
-fn text(status: StatusCode, body: &'static str) -> Answer {
-    let body = Bytes::from_static(body.as_bytes());
-    answer_of(status, TEXT, body)
-}
-
-fn answer_text(status: StatusCode, body: String) -> Answer {
-    answer_of(status, TEXT, body.into())
-}
-
-fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static(kind);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::reply::TEXT;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, timeout};
 

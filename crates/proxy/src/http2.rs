@@ -28,7 +28,7 @@ use crate::journey::Worker;
 use crate::lifetime::{CloseReason, Lifetime};
 use crate::pace::Pace;
 use ending::{Ending, Farewell};
-use stream::Http2Caller;
+use stream::{Http2Caller, SEND_BUFFER};
 
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
 /// they may, so that none of those is refused.
@@ -38,8 +38,6 @@ const RESETS: usize = 20;
 /// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. A call has less
 /// than a KiB, so that a connection from 100 ms away brings some 600 calls in a second.
 pub const WINDOW: u32 = 64 * 1024;
-/// How much of answers one HTTP/2 stream holds ready to be sent.
-const SEND_BUFFER: usize = 64 * 1024;
 /// The largest head, as HTTP/2 counts it.
 const HEADER_LIST: u32 = 32 * 1024;
 /// The largest frame, and the table heads are compressed with: as the standard has them.

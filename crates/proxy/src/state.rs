@@ -13,6 +13,7 @@ mod access;
 mod evidence;
 #[cfg(test)]
 mod fault_tests;
+mod names;
 mod suspended;
 
 use std::io;
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::files::{Files, OpenFile};
 use crate::mark::Mark;
 use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
-use suspended::SUSPENDED;
+use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
 pub use suspended::{Suspension, SuspensionFile, SuspensionList};
 
 /// The lock on the folder, held until dropped.
@@ -69,19 +70,8 @@ pub enum Initialized {
     Used,
 }
 
-const LOCK: &str = "lock";
-/// Marks a folder that was in use, so that a first start is told apart from one whose hand-over was lost.
-const USED: &str = "used";
 /// How often a successor looks whether the lock is free.
 const LOOK: Duration = Duration::from_millis(5);
-/// Written by every run, so that a folder that has it was used too.
-const MARK: &str = "mark";
-/// What is handed over.
-const MEMORY: &str = "replay";
-/// That no process ever served.
-const NEVER_SERVED: &str = "never-served";
-/// All of them.
-const FILES: [&str; 6] = [LOCK, USED, MARK, MEMORY, NEVER_SERVED, SUSPENDED];
 /// What a folder may have in it that no process ever used: a disk's own.
 const LOST_AND_FOUND: &str = "lost+found";
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{Answer, answer_text, json, text};
+use super::reply::{Answer, answer_text, json, text};
 use crate::app::App;
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::state::Suspension;

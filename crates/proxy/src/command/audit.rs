@@ -1,6 +1,7 @@
 //! `audit`: the journal of write and money calls, verified and searched.
 
 mod csv;
+mod fields;
 mod names;
 mod show;
 mod time;

@@ -15,7 +15,6 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{sleep, timeout};
 
-use super::SEND_BUFFER;
 use crate::clock::Clock;
 use crate::crowd::Peer;
 use crate::drain::{Drain, Entering, Phase};
@@ -28,6 +27,9 @@ use crate::pace::Busy;
 use crate::refused_head::RefusedHead;
 use crate::relay::{Cut, Reply};
 use crate::yielding::SinceYield;
+
+/// How much of answers one HTTP/2 stream holds ready to be sent.
+pub(super) const SEND_BUFFER: usize = 64 * 1024;
 
 /// After so many bytes of an answer went into the caller's window, the answer counts as being taken. Fewer do not count,
 /// or a caller that opens its window byte by byte would hold an answer for hours.

@@ -24,8 +24,8 @@ pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {
 pub(super) fn inspect(files: &Files, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
     file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
-    let names = super::FILES.iter().map(|name| (*name).to_owned());
-    let unfinished = super::FILES.iter().map(|name| unfinished(name));
+    let names = super::names::FILES.iter().map(|name| (*name).to_owned());
+    let unfinished = super::names::FILES.iter().map(|name| unfinished(name));
     for name in names.chain(unfinished) {
         inspect_file(files, &folder.join(name))?;
     }
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_name_of_ours_that_is_a_link_or_no_file_or_open_to_everybody_is_refused() {
-        for name in super::super::FILES {
+        for name in super::super::names::FILES {
             for name in [name.to_owned(), unfinished(name)] {
                 let folder = tempfile::tempdir().unwrap();
                 let (path, other) = (folder.path().join(&name), folder.path().join("other"));

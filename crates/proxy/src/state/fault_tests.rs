@@ -91,7 +91,7 @@ fn survives(runs: &mut Runs) {
         runs.run(in_order).unwrap();
     }
     let names = fs::read_dir(runs.folder.path()).unwrap();
-    assert!(names.count() <= FILES.len() + 1);
+    assert!(names.count() <= names::FILES.len() + 1);
 }
 
 #[test]

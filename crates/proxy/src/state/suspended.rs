@@ -13,10 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::access;
 use super::evidence::FileIdentity;
+use super::names::SUSPENDED;
 use crate::files::Files;
 
-/// The name of the file.
-pub(super) const SUSPENDED: &str = "suspended";
 const VERSION: u32 = 1;
 const DIGEST: &str = "sha256 ";
 

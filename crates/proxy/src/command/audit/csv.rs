@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use gatepay_proxy::journal::show::{Call, Event, Found};
 use serde_json::Value;
 
-use super::show::{amounts, changes, ids, text, visible};
+use super::fields::{amounts, changes, ids, text, visible};
 
 /// The names of the columns. They are promises: others may be added at the end.
 const COLUMNS: [&str; 26] = [

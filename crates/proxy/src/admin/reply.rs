@@ -1,0 +1,34 @@
+//! The answers of the admin address.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use serde::Serialize;
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+/// An answer, all of it at hand.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut body = serde_json::to_vec(value).expect("its keys are texts");
+    body.push(b'\n');
+    answer_of(status, "application/json", body.into())
+}
+
+pub(super) fn text(status: StatusCode, body: &'static str) -> Answer {
+    let body = Bytes::from_static(body.as_bytes());
+    answer_of(status, TEXT, body)
+}
+
+pub(super) fn answer_text(status: StatusCode, body: String) -> Answer {
+    answer_of(status, TEXT, body.into())
+}
+
+pub(super) fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

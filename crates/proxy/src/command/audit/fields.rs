@@ -1,0 +1,93 @@
+//! The fields of a record, as `audit show` prints them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use gatepay_proxy::journal::show::Record;
+use serde_json::Value;
+
+/// One amount of a call.
+#[derive(Debug, Default)]
+pub(super) struct ShownAmount {
+    pub(super) amount: Option<String>,
+    pub(super) currency: Option<String>,
+    pub(super) count: Option<u64>,
+    field: Option<String>,
+}
+
+/// Those a record has, and how many are in currencies that are not listed.
+pub(super) fn amounts(before: &Record) -> (Vec<ShownAmount>, Option<u64>) {
+    let listed = before.get("amounts").and_then(Value::as_array);
+    let listed = listed.into_iter().flatten().filter_map(Value::as_object);
+    let amounts = listed.map(|amount| ShownAmount {
+        amount: text(amount, "amount"),
+        currency: text(amount, "currency"),
+        // Written only where it is more than one.
+        count: Some(amount.get("count").and_then(Value::as_u64).unwrap_or(1)),
+        field: text(amount, "field"),
+    });
+    let unlisted = before.get("unlisted_amounts").and_then(Value::as_u64);
+    (amounts.collect(), unlisted)
+}
+
+/// As in `3.5 USDT (withdraw_list.amount, 2 added)`.
+impl fmt::Display for ShownAmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
+        let (amount, currency) = (word(&self.amount), word(&self.currency));
+        write!(f, "{amount} {currency} ({}", word(&self.field))?;
+        match self.count {
+            Some(count) if count != 1 => write!(f, ", {count} added)"),
+            _ => f.write_str(")"),
+        }
+    }
+}
+
+/// What an event did, a line each.
+pub(super) fn changes(record: &Record) -> Vec<String> {
+    let lines = record.get("changes").and_then(Value::as_array);
+    let lines = lines.into_iter().flatten().filter_map(Value::as_str);
+    let mut changes: Vec<String> = lines.map(str::to_owned).collect();
+    if let Some(action) = text(record, "action") {
+        let word = |name| text(record, name).unwrap_or_default();
+        changes.push(format!(
+            "{action} {} by {} from {}",
+            word("party"),
+            word("by"),
+            word("peer")
+        ));
+    }
+    changes
+}
+
+/// The ids GatePay gave, as `prepayId 77`.
+pub(super) fn ids(after: &Record) -> Vec<String> {
+    let ids = after.get("ids").and_then(Value::as_object);
+    let ids = ids.into_iter().flatten();
+    ids.map(|(name, id)| format!("{name} {}", id.as_str().unwrap_or_default()))
+        .collect()
+}
+
+/// A field of a record: text as it is, anything else as JSON.
+pub(super) fn text(record: &Record, name: &str) -> Option<String> {
+    match record.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// Characters that end lines or steer terminals as escapes.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
