@@ -1,5 +1,10 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a listener of their own, never on the tenants' address.
 
+pub mod operation_list;
+pub mod status;
+mod status_report;
+pub mod tenant_list;
+mod trouble;
 mod gate;
 mod places;
 mod reply;
@@ -31,10 +36,10 @@ use self::places::{Observed, Place, Places};
 use self::reply::{Answer, answer_of, answer_text, json, text};
 use self::suspend::Actor;
 use crate::app::{App, Readiness};
-use crate::reload_status::{State, Verdict};
-use crate::signer::Switch;
-use crate::status::Looks;
-use crate::{roster, rows, status};
+use crate::generation::reload_status::{State, Verdict};
+use crate::upstream::credential_rotation::Switch;
+use crate::admin::status::Looks;
+
 
 /// The longest head, and how much of an answer is kept in pieces.
 const BUFFER: usize = 64 << 10;
@@ -175,13 +180,13 @@ async fn look(
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
             let rows = generation.catalogue.rows().iter();
-            json(StatusCode::OK, &rows.map(rows::object).collect::<Vec<_>>())
+            json(StatusCode::OK, &rows.map(operation_list::object).collect::<Vec<_>>())
         }
         (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
             let suspended = app.lanes.suspensions.all();
-            match roster::named(&generation, &suspended, id, app.clock.unix_ms()) {
+            match tenant_list::named(&generation, &suspended, id, app.clock.unix_ms()) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
             }
@@ -425,7 +430,7 @@ fn tenants(app: &App, query: Option<&str>) -> Answer {
     let generation = app.generation.load();
     let (now, since) = (app.clock.unix_ms(), app.began_ms);
     let suspended = app.lanes.suspensions.all();
-    match roster::page(&generation, &suspended, after.flatten(), (now, since)) {
+    match tenant_list::page(&generation, &suspended, after.flatten(), (now, since)) {
         Some(page) => json(StatusCode::OK, &page),
         None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
     }

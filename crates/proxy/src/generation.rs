@@ -1,5 +1,15 @@
 //! Generation: a registry with what is kept beside it, swapped as a whole.
 
+pub mod credential_usage;
+pub mod limit_meters;
+pub mod meters;
+pub mod refusal_counts;
+pub mod reload_status;
+pub mod suspension;
+pub mod suspension_meters;
+pub mod tenant_limits;
+pub mod tenant_meters;
+
 use std::collections::HashSet;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,9 +19,9 @@ use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Found, Party, PartyId, Registry};
 
-use crate::lane::{Lane, Lanes};
-use crate::tenant_meters::TenantSeries;
-use crate::uses::{Use, Uses};
+use crate::generation::tenant_limits::{Lane, Lanes};
+use crate::generation::tenant_meters::TenantSeries;
+use crate::generation::credential_usage::{Use, Uses};
 
 /// What a request is judged by, loaded once and kept to its end.
 pub struct Generation {
@@ -145,10 +155,10 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use crate::limit::Limits;
+    use crate::process::clock::Clock;
+    use crate::admission::limit_name::Limits;
     use crate::metrics::Metrics;
-    use crate::quota::Quota;
+    use crate::admission::quota::Quota;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
     use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};

@@ -1,5 +1,12 @@
 //! A request's journey, top to bottom. This file knows the order and nothing else.
 
+pub mod admit;
+pub mod authenticate;
+pub mod ingress;
+pub mod relay;
+pub mod route;
+pub mod sign;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -19,39 +26,39 @@ use gatepay_tenancy::Who;
 use gatepay_tenancy::settings::AcceptEncoding;
 use http::header;
 
-use crate::admit::JudgedBody;
-use crate::answer::Parts;
+use crate::journey::admit::JudgedBody;
+use crate::http1::response_parser::Parts;
 use crate::app::App;
-use crate::authenticate::{Caller, Identified};
-use crate::body_memory::BodyReservation;
-use crate::coding::{self, ContentCoding};
-use crate::crowd::Peer;
-use crate::drain::{Door, Entering, Phase, Running};
-use crate::exchange::{Answer, AnswerBody, Failure};
-use crate::forward::{self, CallOwner, Road};
-use crate::framing::Fault;
+use crate::journey::authenticate::{Caller, Identified};
+use crate::callers::body_memory::BodyReservation;
+use crate::http1::content_coding::{self, ContentCoding};
+use crate::callers::address_limits::Peer;
+use crate::process::drain::{Door, Entering, Phase, Running};
+use crate::upstream::exchange::{Answer, AnswerBody, Failure};
+use crate::upstream::forward::{self, CallOwner, Road};
+use crate::http1::request_parser::Fault;
 use crate::generation::Generation;
-use crate::guardian::Guardian;
-use crate::head::Head;
+use crate::upstream::clock_offset::Guardian;
+use crate::http1::request_head::Head;
 use crate::headers::{self, Lines, Single};
-use crate::ingress::{BodyTime, Gone, Upload, unless_gone};
+use crate::journey::ingress::{BodyTime, Gone, Upload, unless_gone};
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
-use crate::line::Turn;
-use crate::origin::Origin;
-use crate::pace::Busy;
-use crate::pool::Pool;
+use crate::record::access_line::Turn;
+use crate::callers::client_address::Origin;
+use crate::callers::activity::Busy;
+use crate::upstream::pool::Pool;
 use crate::record::Record;
 use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
-use crate::refused_head::RefusedHead;
-use crate::relay::{self, Reply};
-use crate::repeat::Budget;
-use crate::resolve::Schedule;
-use crate::sign::{Inbound, Outbound, Unsendable};
-use crate::signer::Signing;
-use crate::wire::Attempt;
-use crate::yielding::{YIELD_AFTER, in_pieces};
-use crate::{admit, authenticate, ingress, probe, resolve, route};
+use crate::record::refused_head::RefusedHead;
+use crate::journey::relay::Reply;
+use crate::upstream::retry::Budget;
+use crate::upstream::resolve::Schedule;
+use crate::journey::sign::{Inbound, Outbound, Unsendable};
+use crate::upstream::credential_rotation::Signing;
+use crate::upstream::connection::Attempt;
+use crate::process::yielding::{YIELD_AFTER, in_pieces};
+use crate::upstream::{probe, resolve};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
 pub struct Worker {
@@ -448,7 +455,7 @@ fn unmarked(record: &mut Record) -> Refusal {
 fn allows_gzip(app: &App, operation: &Operation, head: &Head<'_>) -> bool {
     app.settings.upstream.accept_encoding == AcceptEncoding::Gzip
         && operation.kind == Kind::Read
-        && coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str()))
+        && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str()))
 }
 
 /// What is sent for an admitted call.
@@ -670,7 +677,7 @@ async fn tell(
         let text: Cow<'_, [u8]> = match head.coding {
             ContentCoding::Identity => body[..].into(),
             ContentCoding::Gzip | ContentCoding::Other => {
-                let decoded = coding::decoded(&body, REJECTION);
+                let decoded = content_coding::decoded(&body, REJECTION);
                 decoded.unwrap_or_else(|| b"in gzip".to_vec()).into()
             }
         };
@@ -932,8 +939,8 @@ fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bound::REQUEST;
-    use crate::http2::stream::Http2Stream;
+    use crate::memory_bound::REQUEST;
+    use crate::listener::http2::stream::Http2Stream;
 
     #[test]
     fn a_request_that_waits_is_small() {

@@ -1,24 +1,24 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
+pub mod credential_series;
 pub mod size;
 pub mod totals;
-pub mod uses;
 
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
-use crate::heartbeat::WorkerMeters;
+use crate::process::heartbeat::WorkerMeters;
 use crate::journal;
-use crate::log::LogMeters;
-use crate::process::Process;
-use crate::registrar::{Registrar, SECONDS, opts};
-use crate::reload_meters::ReloadMeters;
-use crate::request_meters::RequestMeters;
-use crate::suspension_meters::SuspensionMeters;
-use crate::tenant_meters::TenantSeries;
-use crate::upstream_meters::{ClockMeters, SignerMeters, UpstreamMeters};
+use crate::record::access_log::LogMeters;
+use crate::process::usage::Process;
+use crate::prom::registrar::{Registrar, SECONDS, opts};
+use crate::generation::meters::ReloadMeters;
+use crate::record::meters::RequestMeters;
+use crate::generation::suspension_meters::SuspensionMeters;
+use crate::generation::tenant_meters::TenantSeries;
+use crate::upstream::meters::{ClockMeters, SignerMeters, UpstreamMeters};
 
 /// Every metric, and the children that are kept instead of looked up.
 pub struct Metrics {
@@ -266,9 +266,9 @@ fn journal_meters(make: &Registrar<'_>) -> journal::meters::Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{Limit, Limits};
-    use crate::outcome::End;
-    use crate::registrar::{NAMED_OTHER, tenant_label};
+    use crate::admission::limit_name::{Limit, Limits};
+    use crate::prom::outcome::End;
+    use crate::prom::registrar::{NAMED_OTHER, tenant_label};
     use gatepay_core::Kind;
 
     #[test]

@@ -3,6 +3,13 @@
 //! A [`Record`] is made from the head and travels with the request, at last inside the body of the answer. It is
 //! written when it is dropped, which also happens if the caller hangs up or something panics.
 
+pub mod access_line;
+pub mod access_log;
+pub mod meters;
+pub mod refused_head;
+pub mod telemetry;
+pub mod trace;
+
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -17,22 +24,22 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::clock;
-use crate::drain::Phase;
+use crate::process::clock;
+use crate::process::drain::Phase;
 use crate::generation::Generation;
 use crate::headers::Lines;
 use crate::journal;
-use crate::lane::Lane;
-use crate::limit::Limits;
-use crate::line::{Level, Line, Rest, Turn};
-use crate::outcome::End;
-use crate::pace::Busy;
+use crate::generation::tenant_limits::Lane;
+use crate::admission::limit_name::Limits;
+use crate::record::access_line::{Level, Line, Rest, Turn};
+use crate::prom::outcome::End;
+use crate::callers::activity::Busy;
 use crate::refusal::{Blame, Outcome, Refusal};
-use crate::refused_head::RefusedHead;
-use crate::replay::{EarlierCopy, Fingerprint, Unusable};
-use crate::telemetry::Telemetry;
-use crate::trace::Trace;
-use crate::uses::why_not_in_force;
+use crate::record::refused_head::RefusedHead;
+use crate::admission::replay::{EarlierCopy, Fingerprint, Unusable};
+use crate::record::telemetry::Telemetry;
+use crate::record::trace::Trace;
+use crate::generation::credential_usage::why_not_in_force;
 
 /// What is known of a request so far.
 pub struct Record {

@@ -9,10 +9,11 @@ use hyper::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use crate::call::{Call, Outcome};
+use crate::config::{AccountStatus, SubAccount};
+use crate::failure::Failure;
 use crate::gate::single;
 use crate::page::Page;
 use crate::parameters::Parameters;
-use crate::{AccountStatus, Failure, SubAccount};
 
 /// The first account id given; ids in the samples have as many digits.
 const FIRST_ID: u64 = 9_000_000_001;

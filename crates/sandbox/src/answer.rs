@@ -5,7 +5,8 @@ use gatepay_core::envelope::Envelope;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{AnswerForms, Failure};
+use crate::config::AnswerForms;
+use crate::failure::Failure;
 
 /// One answer.
 #[derive(Debug, Clone)]

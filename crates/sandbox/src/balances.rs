@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use crate::accounts::Accounts;
 use crate::amount::Amount;
 use crate::call::{Call, Outcome};
+use crate::config::AnswerForms;
+use crate::failure::Failure;
 use crate::page::Page;
 use crate::parameters::{CURRENCIES, Parameters};
-use crate::{AnswerForms, Failure};
 
 /// Whose money it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::call::{Call, Outcome};
+use crate::failure::Failure;
 use crate::parameters::Parameters;
 
 /// The first bank account's id.

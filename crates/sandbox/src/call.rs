@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{AnswerForms, Failure};
+use crate::config::AnswerForms;
+use crate::failure::Failure;
 
 /// Who calls, and when.
 #[derive(Debug, Clone, Copy)]

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::call::{Call, Outcome};
+use crate::config::AnswerForms;
+use crate::failure::Failure;
 use crate::page::Page;
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure};
 
 /// In this list stand the channels of a request that has several.
 const LIST: &str = "merchantChannelList";

@@ -5,8 +5,8 @@ use hyper::Method;
 use hyper::http::request::Parts;
 use serde_json::Value;
 
-use crate::Failure;
 use crate::answer::{Answer, Form};
+use crate::failure::Failure;
 use crate::parameters::Parameters;
 use crate::received::Received;
 use crate::world::World;

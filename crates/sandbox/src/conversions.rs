@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use crate::amount::Amount;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
+use crate::market;
 use crate::numbers::Once;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer, market};
 
 /// How long a quote is good. No page says.
 const QUOTE_LIFE_MS: u64 = 60_000;

@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 
 use crate::accounts::Accounts;
 use crate::amount::Amount;
+use crate::config::{AnswerForms, NumbersUniquePer, SubAccount};
+use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::operations::emulated;
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure, NumbersUniquePer, SubAccount, balances, orders};
+use crate::{balances, orders};
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
 pub(crate) const INSTITUTION: &str = "1000000000";

@@ -20,12 +20,12 @@ use gatepay_core::Operation;
 use gatepay_core::operation::{Media, Method};
 use serde_json::{Value, json};
 
-use crate::Sandbox;
 use crate::amount::Amount;
 use crate::call::Call;
 use crate::market;
 use crate::operations::emulated;
 use crate::parameters::Parameters;
+use crate::server::Sandbox;
 use crate::world::State;
 
 /// A request, apart from its path and its signature.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// One way to misbehave. Variants are in the order in which they strike; each says whether the request was executed,
 /// for that is what the caller cannot know.

@@ -4,9 +4,9 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::accounts::Accounts;
 use crate::call::{Call, Outcome};
+use crate::failure::Failure;
 use crate::page::Page;
 use crate::parameters::Parameters;
 

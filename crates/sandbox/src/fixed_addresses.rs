@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::amount::Amount;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::failure::Failure;
 use crate::market;
 use crate::page::Page;
 use crate::parameters::Parameters;

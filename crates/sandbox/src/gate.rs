@@ -8,7 +8,7 @@ use gatepay_core::{Credential, Operation, Signature, Stamp, Window, header, veri
 use hyper::HeaderMap;
 use hyper::header::CONTENT_TYPE;
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// The nonce GatePay documents has at most so many characters (protocol.md 1.5).
 const LONGEST_NONCE: usize = 32;

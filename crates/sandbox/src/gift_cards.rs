@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::config::AnswerForms;
+use crate::failure::Failure;
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure};
 
 /// The number of the first card; they have as many digits as a card in a shop.
 const FIRST_NUMBER: u64 = 6_000_000_000_000_001;

@@ -5,6 +5,7 @@ use crate::balances::Balances;
 use crate::banks::Banks;
 use crate::call::Call;
 use crate::channels::Channels;
+use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::conversions::Conversions;
 use crate::fees::FeeRules;
 use crate::fixed_addresses::FixedAddresses;
@@ -18,7 +19,6 @@ use crate::refunds::Refunds;
 use crate::rewards::Rewards;
 use crate::subscriptions::Subscriptions;
 use crate::transfers::Transfers;
-use crate::{AnswerForms, NumbersUniquePer};
 
 /// Everything that GatePay remembers of its merchants' business.
 pub(crate) struct Ledger {

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::amount::Amount;
+use crate::failure::Failure;
 
 /// A currency and what one of it costs, in hundredths of a dollar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// The fields of a form. The value of a file is its name: nobody looks into it here.
 pub(crate) fn fields(content_type: &str, body: &[u8]) -> Result<Map<String, Value>, Failure> {

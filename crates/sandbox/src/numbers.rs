@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use crate::call::Call;
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer};
 
 /// A number, and among whose it has to be unique.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,7 +120,7 @@ impl<T> Once<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AnswerForms;
+    use crate::config::AnswerForms;
     use serde_json::json;
 
     const ACME: Call<'_> = Call {

@@ -5,10 +5,11 @@ use gatepay_core::operation::Method;
 
 use crate::answer::{Answer, Form};
 use crate::call::{Call, Outcome};
+use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::parameters::Parameters;
 use crate::{
-    Failure, accounts, balances, banks, channels, conversions, currencies, fees, fixed_addresses,
+    accounts, balances, banks, channels, conversions, currencies, fees, fixed_addresses,
     gift_cards, orders, otc, payouts, plans, products, refunds, rewards, subscriptions, transfers,
     wallet,
 };

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use crate::amount::Amount;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome, data, signed};
+use crate::config::{AnswerForms, NumbersUniquePer};
+use crate::failure::Failure;
+use crate::market;
 use crate::numbers::Number;
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure, NumbersUniquePer, market};
 
 /// How long an order may stay unpaid, at most and by default (samples.json).
 const LONGEST_LIFE_MS: u64 = 3_600_000;

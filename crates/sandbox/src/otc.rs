@@ -9,10 +9,12 @@ use crate::amount::Amount;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::banks::Banks;
 use crate::call::{Call, Outcome};
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
+use crate::market;
 use crate::numbers::Once;
 use crate::page::Page;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer, market};
 
 /// How long a quote is good. The answer says so.
 const QUOTE_LIFE_S: u64 = 60;

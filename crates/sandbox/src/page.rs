@@ -1,6 +1,6 @@
 //! Pages of lists.
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::parameters::Parameters;
 
 /// Which part of a list is asked for.

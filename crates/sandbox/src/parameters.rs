@@ -10,7 +10,8 @@ use gatepay_core::operation::{Media, Method, Translation};
 use serde_json::{Map, Value};
 
 use crate::amount::Amount;
-use crate::{Failure, multipart};
+use crate::failure::Failure;
+use crate::multipart;
 
 /// What came with a request, apart from its headers.
 #[derive(Clone, Copy)]

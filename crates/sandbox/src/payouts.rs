@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::amount::Amount;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::config::{AnswerForms, NumbersUniquePer};
+use crate::failure::Failure;
 use crate::numbers::Once;
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure, NumbersUniquePer};
 
 /// The first id of GatePay's own, for a batch and for a sub-order.
 const FIRST_ID: u64 = 90_000_000_001;

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::call::{Call, Outcome};
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
 use crate::numbers::Number;
 use crate::page::Page;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer};
 
 /// All plans, oldest first.
 pub(crate) struct Plans {

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 use crate::amount::Amount;
 use crate::balances::{Balances, Holder};
 use crate::call::{Call, Outcome, data};
+use crate::config::{AnswerForms, NumbersUniquePer};
+use crate::failure::Failure;
+use crate::market;
 use crate::numbers::Number;
 use crate::orders::{Order, Orders, Status, of_address_payment};
 use crate::parameters::Parameters;
-use crate::{AnswerForms, Failure, NumbersUniquePer, market};
 
 /// The first id of GatePay's own.
 const FIRST_ID: u64 = 70_000_000_000_000_001;

@@ -26,14 +26,18 @@ use tokio_rustls::TlsAcceptor;
 use crate::accounts::Accounts;
 use crate::amount::Amount;
 use crate::answer::Answer;
+use crate::config::{Config, OpeningBalance};
 use crate::disruption::{Disruption, Stream};
 use crate::exchange::exchange;
+use crate::failure::Failure;
 use crate::fault::Faults;
+use crate::fault::Injection;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::orders;
 use crate::received::Log;
+use crate::received::Received;
 use crate::world::{State, World};
-use crate::{Config, Failure, Injection, OpeningBalance, Received, orders};
 
 /// How many connections wait to be accepted: a load test opens them all at once.
 const BACKLOG: i32 = 1024;

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
 use crate::numbers::Once;
 use crate::page::Page;
 use crate::parameters::Parameters;
 use crate::plans::Plans;
-use crate::{Failure, NumbersUniquePer};
 
 /// The first id of GatePay's own, of a subscription and of a deduction.
 const FIRST_ID: u64 = 95_000_000_001;

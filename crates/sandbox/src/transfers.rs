@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::accounts::Accounts;
 use crate::balances::{Balances, Holder, Movement, Reason};
 use crate::call::{Call, Outcome};
+use crate::config::NumbersUniquePer;
+use crate::failure::Failure;
 use crate::numbers::Once;
 use crate::parameters::Parameters;
-use crate::{Failure, NumbersUniquePer};
 
 /// All of them, by `merchantBatchNo`, as answers have them.
 pub(crate) struct Transfers {

@@ -10,13 +10,15 @@ use hyper::http::request::Parts;
 
 use crate::amount::Amount;
 use crate::answer::Answer;
+use crate::config::Clock;
+use crate::failure::Failure;
 use crate::fault::Faults;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::operations::{Emulated, emulated};
 use crate::parameters::{Parameters, Sent};
 use crate::received::{Log, Received};
-use crate::{Clock, Failure, balances, fixed_addresses, orders};
+use crate::{balances, fixed_addresses, orders};
 
 /// What all connections share.
 pub(crate) struct World {

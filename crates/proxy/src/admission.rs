@@ -1,0 +1,9 @@
+//! Who may send how much, and each stamp once: pure but for locks.
+
+pub mod breaker;
+pub mod limit_name;
+pub mod limiter;
+pub mod pushback_throttle;
+pub mod quota;
+pub mod replay;
+pub mod replay_capacity;

@@ -1,0 +1,539 @@
+//! HTTP/1 with a caller: one request is read, answered, and then the next.
+//!
+//! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
+//! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
+//! where they were read, and an answer is put together in one place and written at once.
+//! HTTP/2 is in [`http2`](crate::http2).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+
+use crate::answer;
+use crate::clock::Clock;
+use crate::crowd::Peer;
+use crate::drain::{Drain, Entering, Phase};
+use crate::framing::{Fault, HEAD_LIMIT, Reading, Rest, Step};
+use crate::headers;
+use crate::inbound::Inbound;
+use crate::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::journey::{self, Worker};
+use crate::pace::{Busy, Pace};
+use crate::refused_head::RefusedHead;
+use crate::relay::Reply;
+use crate::scratch;
+use crate::turn;
+use crate::wire_lines;
+use crate::yielding::{SinceYield, YIELD_AFTER};
+
+/// How much is read at once: a request has less than a KiB.
+const READ: usize = 4 * 1024;
+/// How much is read at once of a body that is longer.
+const READ_MORE: usize = 16 * 1024;
+/// Bodies up to this length are written together with their head.
+const TOGETHER: usize = 8 * 1024;
+
+/// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
+pub const BUFFERS: usize = 5 * HEAD_LIMIT;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A connection that speaks HTTP/1.
+struct Connection {
+    stream: Inbound,
+    /// What came and was not taken yet.
+    came: BytesMut,
+    /// The next head, as far as it has come.
+    reading: Reading,
+}
+
+/// The body of a request, as it comes.
+struct Incoming<'a> {
+    stream: &'a mut Inbound,
+    came: &'a mut BytesMut,
+    rest: Rest,
+    /// How much of it the caller still has to be told before it sends the body.
+    tell: Option<&'static [u8]>,
+    /// The caller sends nothing more. It may still wait for its answer.
+    is_half_closed: bool,
+}
+
+/// Why a body did not come whole.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the connection was closed before the body was over")]
+    Closed,
+    #[error(transparent)]
+    Framing(#[from] Fault),
+}
+
+/// Serves a connection to its end. `entering` becomes the place at the door of its first request.
+pub async fn serve(
+    worker: &Arc<Worker>,
+    stream: Inbound,
+    peer: &Peer,
+    pace: &Arc<Pace>,
+    entering: Entering,
+) {
+    let app = &worker.app;
+    let mut connection = Connection {
+        stream,
+        came: BytesMut::new(),
+        reading: Reading::default(),
+    };
+    let mut first = Some(entering);
+    let mut finishing = Finishing {
+        drain: &app.drain,
+        reached: pin!(app.drain.reached(Phase::Finishing)),
+    };
+    let still_sends = loop {
+        // Who has not asked yet may: it was accepted, so it believes that it will be served.
+        let may_end = first.is_none();
+        let Some(read) = connection.head(&mut finishing, may_end, pace).await else {
+            break false;
+        };
+        let entering = first.take().unwrap_or_else(|| worker.door.enter());
+        let busy = pace.request();
+        let length = match read {
+            Ok(length) => length,
+            Err(fault) => {
+                let refused = connection.refuse(worker, peer, busy, entering, fault).await;
+                if refused.is_err() {
+                    return;
+                }
+                break true;
+            }
+        };
+        let Connection {
+            stream,
+            came,
+            reading,
+        } = &mut connection;
+        let text = came.split_to(length);
+        let head = reading.head(&text);
+        let asked = Asked {
+            for_head: head.method == "HEAD",
+            is_old: reading.is_old(),
+            keeps: reading.keeps(),
+        };
+        let rest = reading.rest();
+        let is_usual = matches!(rest, Rest::Length(body) if length as u64 + body <= READ as u64);
+        let mut body = Incoming {
+            stream,
+            came,
+            rest,
+            tell: reading.waits().then_some(CONTINUE),
+            is_half_closed: false,
+        };
+        let reply = if let Some(seat) = app.crowd.seat(peer) {
+            let busy = busy.seated(seat);
+            journey::handle(worker, peer, busy, entering, &head, &mut body).await
+        } else {
+            drop(entering);
+            Some(journey::crowded(app, peer, busy, &head))
+        };
+        let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
+            return;
+        };
+        // What is left of a body nobody read would be taken for the next request.
+        let is_unread = !body.rest.is_over();
+        let may_follow = !body.is_half_closed && !reply.closes() && pace.leaves().is_none();
+        let asked = Asked {
+            keeps: asked.keeps && !is_unread && may_follow,
+            ..asked
+        };
+        let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
+            return;
+        };
+        if !keeps || app.drain.phase() >= Phase::Finishing {
+            break is_unread;
+        }
+        if !is_usual && connection.came.is_empty() {
+            // Room for a long one is not kept while nothing comes.
+            connection.came = BytesMut::new();
+        }
+        connection.reading.again();
+    };
+    if connection.stream.shutdown().await.is_ok() && still_sends {
+        let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
+        // The task that serves is woken when its connection is asked to leave; here it looks.
+        let leaves = poll_fn(|_| match pace.leaves() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        });
+        tokio::select! {
+            _ = lingering => {}
+            () = leaves => {}
+            () = async {
+                app.drain.reached(Phase::Finishing).await;
+                sleep(LINGER_AT_THE_END).await;
+            } => {}
+        }
+    }
+}
+
+/// Whether the process finishes what is in flight, and takes no new requests.
+struct Finishing<'a, F> {
+    drain: &'a Drain,
+    reached: Pin<&'a mut F>,
+}
+
+impl<F: Future<Output = ()>> Finishing<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What is reached is not asked again.
+        if self.drain.phase() >= Phase::Finishing {
+            return Poll::Ready(());
+        }
+        self.reached.as_mut().poll(cx)
+    }
+}
+
+/// What of a request decides how its answer is written.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The method is HEAD: the answer has no body.
+    for_head: bool,
+    /// By HTTP/1.0.
+    is_old: bool,
+    /// The connection may be used again.
+    keeps: bool,
+}
+
+impl Asked {
+    const UNREADABLE: Self = Self {
+        for_head: false,
+        is_old: false,
+        keeps: false,
+    };
+}
+
+/// How the end of an answer is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// It has no body.
+    AtOnce,
+    /// By its length.
+    Length(u64),
+    /// By a last chunk.
+    Chunks,
+    /// By the end of the connection.
+    Closing,
+}
+
+impl Connection {
+    /// How long the next head is, once it is all there. Nothing if there is none.
+    async fn head(
+        &mut self,
+        finishing: &mut Finishing<'_, impl Future<Output = ()>>,
+        may_end: bool,
+        pace: &Pace,
+    ) -> Option<Result<usize, Fault>> {
+        let mut told = false;
+        loop {
+            if !self.came.is_empty() {
+                match self.reading.read(&self.came) {
+                    // Some of it may have come with the request before, when no time was taken.
+                    Ok(None) => self.stream.head_begun(),
+                    Ok(Some(length)) => return Some(Ok(length)),
+                    Err(fault) => return Some(Err(fault)),
+                }
+            }
+            // A head that has begun may end.
+            let may_end = may_end && self.came.is_empty();
+            let read = poll_fn(|cx| match self.poll_read(cx) {
+                // Without a complete head no request is under way. The task is woken when it is asked to leave.
+                Poll::Pending if pace.leaves().is_some() => Poll::Ready(None),
+                Poll::Pending if may_end => finishing.poll(cx).map(|()| None),
+                read => read.map(Some),
+            });
+            match read.await {
+                Some(Ok(1..)) => {}
+                None if !told => {
+                    told = true;
+                    // What has arrived by now is read first.
+                    yield_now().await;
+                }
+                Some(Ok(0) | Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// Answers a head that cannot be read in one way.
+    async fn refuse(
+        &mut self,
+        worker: &Worker,
+        peer: &Peer,
+        busy: Busy,
+        entering: Entering,
+        fault: Fault,
+    ) -> io::Result<bool> {
+        let app = &worker.app;
+        app.metrics.unreadable_heads.inc();
+        let head = RefusedHead::of_bytes(&self.came);
+        let reply = journey::unreadable(app, peer, busy, fault, &head);
+        drop((head, entering));
+        self.answer(&app.clock, reply, Asked::UNREADABLE).await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        read_more(&mut self.stream, &mut self.came, READ, cx)
+    }
+
+    /// Writes an answer; whether the connection may be used again.
+    ///
+    /// # Errors
+    /// If it could not be written, or was cut: the connection is good for nothing then.
+    async fn answer(&mut self, clock: &Clock, mut reply: Reply, asked: Asked) -> io::Result<bool> {
+        let ends = ends(&reply, asked);
+        let asked = Asked {
+            keeps: asked.keeps && ends != Ends::Closing,
+            ..asked
+        };
+        let mut out = scratch::take();
+        write_head(&mut out, clock, &reply, asked, ends);
+        if asked.for_head || ends == Ends::AtOnce {
+            drop(reply);
+            self.write(out).await?;
+            return Ok(asked.keeps);
+        }
+        // Until it is out, the connection must not end as if it were.
+        self.stream.ends_whole(ends != Ends::Closing);
+        loop {
+            let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(cut) => {
+                    // As much as there is may go: it cannot be taken for the whole.
+                    let _written = self.write(out).await;
+                    return Err(io::Error::other(cut));
+                }
+            };
+            if ends == Ends::Chunks {
+                let size = format!("{:x}\r\n", piece.len());
+                out.extend_from_slice(size.as_bytes());
+            }
+            if piece.len() <= TOGETHER {
+                out.extend_from_slice(&piece);
+            } else {
+                // Not copied.
+                self.write(std::mem::take(&mut out)).await?;
+                write_in_pieces(&mut self.stream, &piece).await?;
+            }
+            if ends == Ends::Chunks {
+                out.extend_from_slice(b"\r\n");
+            } else if reply.is_over() {
+                break;
+            }
+            self.write(std::mem::take(&mut out)).await?;
+        }
+        // What ends with it has ended before the caller can know, and ask again.
+        drop(reply);
+        if ends == Ends::Chunks {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.write(out).await?;
+        self.stream.ends_whole(true);
+        Ok(asked.keeps)
+    }
+
+    /// Writes all of this.
+    async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
+        turn::last().await;
+        self.stream.write_all(&out).await?;
+        scratch::give(out);
+        self.stream.flush().await
+    }
+
+    /// Reads and throws away what the caller still sends after its answer. If the connection were closed at once, the
+    /// kernel would reset it at the next byte, and the caller would see that and not the answer.
+    async fn linger(&mut self) {
+        let (mut left, mut since_yield) = (LINGER, SinceYield::default());
+        while left > 0 {
+            self.came.clear();
+            let (stream, came) = (&mut self.stream, &mut self.came);
+            match poll_fn(|cx| read_more(stream, came, READ_MORE, cx)).await {
+                Ok(read @ 1..) => {
+                    left = left.saturating_sub(read);
+                    since_yield.worked_on(read).await;
+                }
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Writes all of a long piece; others have their turn in between.
+async fn write_in_pieces(stream: &mut Inbound, piece: &[u8]) -> io::Result<()> {
+    let mut since_yield = SinceYield::default();
+    for part in piece.chunks(YIELD_AFTER) {
+        stream.write_all(part).await?;
+        if part.len() < piece.len() {
+            since_yield.worked_on(part.len()).await;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a head together.
+fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
+    let answer::Parts { status, fields, .. } = reply.head();
+    let version: &[u8] = if asked.is_old {
+        b"HTTP/1.0 "
+    } else {
+        b"HTTP/1.1 "
+    };
+    let reason = status.canonical_reason().unwrap_or_default();
+    for part in [
+        version,
+        status.as_str().as_bytes(),
+        b" ",
+        reason.as_bytes(),
+        b"\r\n",
+        fields.as_bytes(),
+    ] {
+        out.extend_from_slice(part);
+    }
+    match ends {
+        Ends::AtOnce | Ends::Closing => {}
+        Ends::Length(length) => {
+            let mut digits = itoa::Buffer::new();
+            let length = digits.format(length);
+            wire_lines::write(out, &header::CONTENT_LENGTH, length.as_bytes());
+        }
+        Ends::Chunks => wire_lines::write(out, &header::TRANSFER_ENCODING, b"chunked"),
+    }
+    if fields.get(&header::DATE).is_none() {
+        wire_lines::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
+    }
+    match (asked.keeps, asked.is_old) {
+        (false, _) => wire_lines::write(out, &header::CONNECTION, b"close"),
+        (true, true) => wire_lines::write(out, &header::CONNECTION, b"keep-alive"),
+        (true, false) => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn ends(reply: &Reply, asked: Asked) -> Ends {
+    let status = reply.head().status;
+    match reply.length() {
+        _ if matches!(status.as_u16(), 204 | 304) => Ends::AtOnce,
+        Some(length) => Ends::Length(length),
+        None if asked.is_old => Ends::Closing,
+        None => Ends::Chunks,
+    }
+}
+
+/// Reads what has come behind what came. There is room for half of `most` at least; there may be more, for what was made
+/// for a longer body or head is used up first, and that is never more than [`BUFFERS`].
+fn read_more(
+    stream: &mut Inbound,
+    came: &mut BytesMut,
+    most: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if came.capacity() - came.len() < most / 2 {
+        came.reserve(most);
+    }
+    pin!(stream.read_buf(came)).poll(cx)
+}
+
+impl Incoming<'_> {
+    /// Tells a caller that waits for it to send the body.
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(left) = self.tell {
+            if left.is_empty() {
+                ready!(Pin::new(&mut *self.stream).poll_flush(cx))?;
+                self.tell = None;
+            } else {
+                let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, left))?;
+                self.tell = Some(&left[written..]);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// From here on nothing is read, so that nothing wakes the request but what it waits for.
+    fn half_closed(&mut self) -> Poll<()> {
+        self.is_half_closed = true;
+        Poll::Pending
+    }
+
+    /// Whether it was told in part: what is said next would stand in the midst of it.
+    fn is_half_told(&self) -> bool {
+        let left = self.tell.map_or(0, <[u8]>::len);
+        (1..CONTINUE.len()).contains(&left)
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        loop {
+            match self.rest.step(self.came)? {
+                Step::Piece(piece) => {
+                    // Whoever sends does not wait to be told.
+                    self.tell = None;
+                    return Poll::Ready(Ok(Some(piece)));
+                }
+                Step::Over => return Poll::Ready(Ok(None)),
+                Step::More => {}
+            }
+            ready!(self.poll_tell(cx))?;
+            let is_long = self.rest.at_least() > READ as u64;
+            let most = if is_long { READ_MORE } else { READ };
+            if ready!(read_more(self.stream, self.came, most, cx))? == 0 {
+                return Poll::Ready(Err(Broken::Closed));
+            }
+        }
+    }
+}
+
+impl Body for Incoming<'_> {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.poll_piece(cx)
+            .map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.rest {
+            Rest::Length(left) => SizeHint::with_exact(left),
+            Rest::Chunks(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Upload for Incoming<'_> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Behind a body that is not over, or bytes of the next request, the end is not seen.
+        if !self.rest.is_over() || !self.came.is_empty() || self.is_half_closed {
+            return Poll::Pending;
+        }
+        match ready!(read_more(self.stream, self.came, READ, cx)) {
+            Ok(1..) => Poll::Pending,
+            // A FIN, with TLS's close_notify before it or without: nothing more is asked, but the answer may be read
+            // (RFC 9112, 9.6). A caller that closed both ways says the same, and shows that it left by its reset of what
+            // is written.
+            Ok(0) => self.half_closed(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.half_closed(),
+            Err(_) => Poll::Ready(()),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What metrics are made with.
+
+pub mod histogram;
+pub mod outcome;
+pub mod registrar;

@@ -1,0 +1,144 @@
+//! TLS configurations, with the provider named explicitly.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use gatepay_tenancy::settings::ListenTls;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio_rustls::TlsAcceptor;
+use x509_cert::Certificate;
+use x509_cert::der::{self, Decode as _};
+
+use crate::pinned::Pinned;
+
+/// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone
+/// ([`Pinned`]).
+pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    // TLS 1.2 or later (protocol.md 1.1).
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match ca {
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| error.to_string())?,
+        Some(path) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned(path)?)),
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn pinned(path: &Path) -> Result<Pinned, String> {
+    let certificates = certificates(path)?;
+    let authorities =
+        WebPkiServerVerifier::builder_with_provider(roots(path, &certificates)?, provider());
+    Ok(Pinned::new(
+        authorities.build().map_err(|error| fault(path, &error))?,
+        certificates,
+    ))
+}
+
+fn roots(
+    path: &Path,
+    certificates: &[CertificateDer<'static>],
+) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| fault(path, &error))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| fault(path, &error))?;
+    if certificates.is_empty() {
+        Err(fault(path, &"has no certificate in PEM form"))
+    } else {
+        Ok(certificates)
+    }
+}
+
+/// A server's certificate chain and key, both PEM; with `client_ca`, callers have to present a certificate signed by
+/// one of its. A key that does not fit the certificate is an error here, not at the first handshake.
+pub fn server(
+    certificate: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+) -> Result<ServerConfig, String> {
+    let chain = certificates(certificate)?;
+    let mode = std::fs::metadata(key)
+        .map_err(|error| fault(key, &error.kind()))?
+        .permissions()
+        .mode();
+    if mode & 0o007 != 0 {
+        return Err(fault(key, &"may be read by everybody; chmod o-rwx it"));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                roots(path, &certificates(path)?)?,
+                provider(),
+            )
+            .build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| fault(path, &error))?)
+        }
+    };
+    builder
+        .with_single_cert(chain, private)
+        .map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                let certificate = certificate.display();
+                fault(key, &format_args!("is not the key of {certificate}; each of them may be another's, or of another renewal"))
+            }
+            error => fault(certificate, &error),
+        })
+}
+
+/// When the first certificate of a chain that expires does, in seconds since 1970.
+pub fn expiry(certificate: &Path) -> Result<u64, String> {
+    let seconds = |certificate: &CertificateDer<'_>| {
+        let certificate = Certificate::from_der(certificate)?;
+        let until = certificate.tbs_certificate().validity().not_after;
+        Ok::<_, der::Error>(until.to_unix_duration().as_secs())
+    };
+    let all: Result<Vec<_>, _> = certificates(certificate)?.iter().map(seconds).collect();
+    let all = all.map_err(|error| fault(certificate, &error))?;
+    Ok(all.into_iter().min().unwrap_or_default())
+}
+
+/// The tenants' listener: HTTP/2 and HTTP/1.1 by ALPN, sessions resumed by tickets.
+pub fn listener(files: &ListenTls) -> Result<TlsAcceptor, String> {
+    let mut config = server(&files.certificate, &files.key, files.client_ca.as_deref())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The strongest both sides know, not the caller's favorite.
+    config.ignore_client_order = true;
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+pub(crate) fn fault(path: &Path, what: &dyn std::fmt::Display) -> String {
+    format!("{}: {what}", path.display())
+}
