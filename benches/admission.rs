@@ -11,12 +11,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, SecretKey, Stamp};
-use gatepay_proxy::admit;
-use gatepay_proxy::clock::Clock;
-use gatepay_proxy::lane::Lanes;
+use gatepay_proxy::admission::quota::Quota;
+use gatepay_proxy::admission::replay::Replay;
+use gatepay_proxy::generation::tenant_limits::Lanes;
+use gatepay_proxy::journey::admit;
 use gatepay_proxy::metrics::Metrics;
-use gatepay_proxy::quota::Quota;
-use gatepay_proxy::replay::Replay;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
 use gatepay_tenancy::settings;
 use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant};

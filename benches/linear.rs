@@ -19,15 +19,15 @@ use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{Own, guard};
 use gatepay_core::look_up::Question;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
-use gatepay_proxy::answer;
-use gatepay_proxy::body_memory::BodyMemory;
-use gatepay_proxy::framing::{self, Reading, Step};
+use gatepay_proxy::callers::body_memory::BodyMemory;
+use gatepay_proxy::callers::client_address::Trusted;
 use gatepay_proxy::headers::{self, Lines};
-use gatepay_proxy::ingress::{self, BodyTime};
-use gatepay_proxy::line::{Line, Rest, Text};
-use gatepay_proxy::origin::Trusted;
-use gatepay_proxy::proxy_header;
-use gatepay_proxy::timestamp::Times;
+use gatepay_proxy::http1::request_parser::{self, Reading, Step};
+use gatepay_proxy::http1::response_parser;
+use gatepay_proxy::journey::ingress::{self, BodyTime};
+use gatepay_proxy::listener::proxy_protocol;
+use gatepay_proxy::process::timestamp::Times;
+use gatepay_proxy::record::access_line::{Line, Rest, Text};
 use gatepay_tenancy::settings::LogFormat;
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -193,7 +193,7 @@ fn readers() -> Vec<Named> {
 
 /// An eighth of what a JSON body has at most by default, so that it takes a minute and not ten.
 const BODY: usize = 1 << 17;
-const HEAD: usize = framing::HEAD_LIMIT - 512;
+const HEAD: usize = request_parser::HEAD_LIMIT - 512;
 const ANSWER_HEAD: usize = 60 * 1_024;
 /// A body is signed in some thousand ways then.
 const EXPLAINED: usize = 1_024;
@@ -631,7 +631,7 @@ fn pieces(bytes: &[u8]) {
 
 fn proxied(bytes: &[u8]) {
     for length in 1..=bytes.len() {
-        match black_box(proxy_header::parse(&bytes[..length])) {
+        match black_box(proxy_protocol::parse(&bytes[..length])) {
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => return,
         }
@@ -642,7 +642,7 @@ fn answered(bytes: &[u8], piece: usize) {
     let (mut came, mut seen) = (BytesMut::with_capacity(bytes.len()), 0);
     for piece in bytes.chunks(piece.min(bytes.len())) {
         came.extend_from_slice(piece);
-        match black_box(answer::head(&mut came, seen, headers::passes)) {
+        match black_box(response_parser::head(&mut came, seen, headers::passes)) {
             Ok(None) => seen = came.len(),
             Ok(Some(_)) | Err(_) => return,
         }
@@ -651,15 +651,15 @@ fn answered(bytes: &[u8], piece: usize) {
 
 fn answer_chunks(bytes: &[u8], piece: usize) {
     let mut came = BytesMut::from(&b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"[..]);
-    let head = answer::head(&mut came, 0, headers::passes).expect("a good head");
+    let head = response_parser::head(&mut came, 0, headers::passes).expect("a good head");
     let mut rest = head.expect("a whole one").rest;
     for piece in bytes.chunks(piece.min(bytes.len())) {
         came.extend_from_slice(piece);
         loop {
             match black_box(rest.step(&mut came)) {
-                Ok(answer::Step::Piece(_)) => {}
-                Ok(answer::Step::More) => break,
-                Ok(answer::Step::Over) | Err(_) => return,
+                Ok(response_parser::Step::Piece(_)) => {}
+                Ok(response_parser::Step::More) => break,
+                Ok(response_parser::Step::Over) | Err(_) => return,
             }
         }
     }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use gatepay_core::Stamp;
 use gatepay_core::stamp::Window;
-use gatepay_proxy::clock;
-use gatepay_proxy::replay::Replay;
+use gatepay_proxy::admission::replay::Replay;
+use gatepay_proxy::process::clock;
 use gatepay_tenancy::ReplayRule;
 
 const STAMPS: u64 = 1_000_000;

@@ -16,19 +16,19 @@ use gatepay_core::guard::Own;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
+use gatepay_proxy::admission::replay::{Fingerprint, Replay};
 use gatepay_proxy::app::App;
-use gatepay_proxy::authenticate::{self, Caller};
-use gatepay_proxy::clock::{self, Clock};
+use gatepay_proxy::callers::activity::{Limits, Pace};
 use gatepay_proxy::generation::Generation;
-use gatepay_proxy::head::Head;
 use gatepay_proxy::headers::Lines;
-use gatepay_proxy::mark::Mark;
-use gatepay_proxy::pace::{Limits, Pace};
+use gatepay_proxy::http1::request_head::Head;
+use gatepay_proxy::journey::authenticate::{self, Caller};
+use gatepay_proxy::journey::sign::{Inbound, Outbound};
+use gatepay_proxy::journey::{admit, ingress, route};
+use gatepay_proxy::process::clock::{self, Clock};
+use gatepay_proxy::process::state_dir::Inheritance;
+use gatepay_proxy::process::watermark::Mark;
 use gatepay_proxy::record::Record;
-use gatepay_proxy::replay::{Fingerprint, Replay};
-use gatepay_proxy::sign::{Inbound, Outbound};
-use gatepay_proxy::state::Inheritance;
-use gatepay_proxy::{admit, ingress, route};
 use gatepay_tenancy::party::DEFAULT_WINDOW;
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{

@@ -27,10 +27,10 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
     translate, verify,
 };
-use gatepay_proxy::framing::{self, Fault, Reading, Rest, Step};
-use gatepay_proxy::head::Head;
 use gatepay_proxy::headers::Lines;
-use gatepay_proxy::ingress;
+use gatepay_proxy::http1::request_head::Head;
+use gatepay_proxy::http1::request_parser::{self, Fault, Reading, Rest, Step};
+use gatepay_proxy::journey::ingress;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected, Empty};
 use hyper::body::Incoming;
@@ -167,8 +167,8 @@ fn read_by_hyper(bytes: &[u8]) -> Vec<Found> {
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_headers(2 * framing::HEAD_LINES)
-        .max_buf_size(4 * framing::HEAD_LIMIT)
+        .max_headers(2 * request_parser::HEAD_LINES)
+        .max_buf_size(4 * request_parser::HEAD_LIMIT)
         .serve_connection(TokioIo::new(Pieces([bytes.to_vec()].into())), service);
     let mut connection = pin!(connection);
     let again = Arc::new(Again::default());

@@ -1,7 +1,7 @@
 use crate::support::abuse::{self, ATTACKS, Attack, Fields, Report, Uplink};
 use crate::support::scripted::Scripted;
 use crate::support::*;
-use gatepay_proxy::penalty::FLOOD_WAIT;
+use gatepay_proxy::callers::auth_throttle::FLOOD_WAIT;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpSocket;
 

@@ -1,5 +1,5 @@
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
 

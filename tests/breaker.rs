@@ -1,6 +1,6 @@
 use crate::support::scripted::{self, Scripted};
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{Failure, Fault};
 use gatepay_tenancy::settings::{Breaker, Settings};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 use crate::support::program::{Folder, Program};
 use crate::support::*;
 use gatepay_core::header;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use http_body_util::Full;
 use std::fs;
 use std::time::Duration;

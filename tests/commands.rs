@@ -3,7 +3,7 @@
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
 use gatepay_core::Catalogue;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader};

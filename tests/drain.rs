@@ -1,6 +1,6 @@
 use crate::support::scripted::Scripted;
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use std::time::Duration;
 
 #[tokio::test]

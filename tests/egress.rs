@@ -1,7 +1,7 @@
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_core::SecretKey;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::settings::{Authorization, Breaker, Egress, Settings, UpstreamUrl};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 
 use crate::support::program::{Folder, Program};
 use crate::support::*;

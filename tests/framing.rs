@@ -16,7 +16,7 @@
 
 use crate::fuzzing::laws::read;
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

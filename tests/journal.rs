@@ -8,7 +8,7 @@ use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_core::{Link, SecretKey, SigningKey};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use serde_json::{Value, json};
 
 /// A folder whose proxy keeps a journal.

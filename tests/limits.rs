@@ -415,13 +415,16 @@ async fn one_account_that_gatepay_pushes_back_costs_no_other_tenant_anything() {
 #[tokio::test]
 async fn who_is_refused_while_gatepay_is_down_gets_everything_back() {
     let nowhere = Nowhere::reserve();
-    let proxy = Proxy::at(&nowhere.url(), &gatepay_proxy::clock::Clock::manual(T0))
-        .tenant(acme().rate(1, 40))
-        .with(|settings| {
-            settings.upstream.breaker = Breaker::default();
-            settings.upstream.quota.rate = rate(1, 40);
-        })
-        .start();
+    let proxy = Proxy::at(
+        &nowhere.url(),
+        &gatepay_proxy::process::clock::Clock::manual(T0),
+    )
+    .tenant(acme().rate(1, 40))
+    .with(|settings| {
+        settings.upstream.breaker = Breaker::default();
+        settings.upstream.quota.rate = rate(1, 40);
+    })
+    .start();
     let refund = || acme().post(REFUND, A_REFUND);
     let mut sent = 0;
     while proxy.send(refund()).await.refusal() != Some("upstream_unavailable") {
@@ -462,8 +465,11 @@ async fn a_flood_leaves_everybody_else_their_share() {
         Shop::new(id, client_id, secret, account).rate(100_000, 100_000)
     });
     let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
-    let mut plan = Proxy::at(&upstream.url(), &gatepay_proxy::clock::Clock::system())
-        .with(|settings| settings.upstream.quota.rate = rate(QUOTA, QUOTA));
+    let mut plan = Proxy::at(
+        &upstream.url(),
+        &gatepay_proxy::process::clock::Clock::system(),
+    )
+    .with(|settings| settings.upstream.quota.rate = rate(QUOTA, QUOTA));
     for shop in &shops {
         plan = plan.tenant(shop.clone());
     }

@@ -1,7 +1,7 @@
 use crate::support::program::{Folder, Program, printed};
 use crate::support::*;
 use bytes::Bytes;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use http::Uri;
 use http_body::{Body, Frame};
 use hyper::client::conn::http2;

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::support::say;
-use gatepay_proxy::clock;
+use gatepay_proxy::process::clock;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use scenario::{Scenario, scenarios};
 use tally::Tally;

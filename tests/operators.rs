@@ -3,7 +3,7 @@ use crate::support::*;
 use gatepay_core::envelope::{self, Verdict};
 use gatepay_core::operation::Account;
 use gatepay_core::{Catalogue, header};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::examples;
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 use crate::support::*;
-use gatepay_proxy::proxy_header;
+use gatepay_proxy::listener::proxy_protocol;
 use gatepay_tenancy::settings::Settings;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -166,7 +166,7 @@ async fn a_proxy_header_is_taken_to_its_end_and_no_further() {
         .write_all(&[&header[..], b"\x16\x03\x01"].concat())
         .await
         .unwrap();
-    let source = proxy_header::read(&mut tcp).await.unwrap();
+    let source = proxy_protocol::read(&mut tcp).await.unwrap();
     assert_eq!(source, Some("203.0.113.7".parse().unwrap()));
     let mut rest = [0; 3];
     tokio::io::AsyncReadExt::read_exact(&mut tcp, &mut rest)

@@ -1,6 +1,6 @@
 use crate::support::scripted::{Scripted, Then, answer, chunks};
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{Failure, Fault};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -3,7 +3,7 @@
 use crate::support::program::{Folder, Program, printed};
 use crate::support::scripted::Scripted;
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Instant;

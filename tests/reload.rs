@@ -4,7 +4,7 @@ use crate::support::program::{Folder, Program, printed, run};
 use crate::support::tls::{Caller, Pair};
 use crate::support::traffic::{Tally, Traffic};
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use rustls::version::TLS13;
 use serde_json::{Value, json};
 use std::fs;

@@ -1,5 +1,5 @@
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{Failure, Fault};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use crate::support::program::{Folder, Launcher, Program};
 use crate::support::scripted::Scripted;
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@ use crate::support::program::{Folder, Program, printed};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use bytes::Bytes;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use http::Request;
 use http_body_util::Full;
 use std::collections::HashMap;

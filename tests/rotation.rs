@@ -113,7 +113,7 @@ async fn a_tenants_key_is_replaced_under_load_and_it_is_known_when_the_old_one_i
     fine(&tally);
     let request = acme()
         .post(QUERY, BY_NUMBER)
-        .request(&gatepay_proxy::clock::Clock::system());
+        .request(&gatepay_proxy::process::clock::Clock::system());
     let answer = Connection::open(program.address).await.send(request).await;
     assert_eq!(answer.refused(), (401, "unknown_client"));
 }
@@ -131,7 +131,7 @@ async fn everybody_is_listed_without_a_secret() {
     let program = Program::serve(&folder).await;
     for _ in 0..3 {
         let call = globex().post(QUERY, BY_NUMBER);
-        let request = call.request(&gatepay_proxy::clock::Clock::system());
+        let request = call.request(&gatepay_proxy::process::clock::Clock::system());
         let answer = Connection::open(program.address).await.send(request).await;
         assert_eq!(answer.status, 200);
     }

@@ -7,7 +7,7 @@
 
 use crate::support::program::{Folder, Program};
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;

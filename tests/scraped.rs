@@ -89,7 +89,7 @@ impl Drop for Prometheus {
 
 /// Some of everything, again and again, so that there are rates.
 async fn load(program: &Program, gatepay: &GatePay, round: usize) {
-    let clock = gatepay_proxy::clock::Clock::system();
+    let clock = gatepay_proxy::process::clock::Clock::system();
     let create = |shop: Shop, n: usize| shop.post(CREATE, order(&format!("S-{round}-{n}")));
     let mut caller = Connection::open(program.address).await;
     for call in [

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::support::program::{Folder, Program, printed};
 use crate::support::*;
-use gatepay_proxy::clock::Clock;
-use gatepay_proxy::panics;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::process::panic_hook;
 use gatepay_sandbox::Fault;
 
 /// In every secret and in every value a log has no business with.
@@ -234,7 +234,7 @@ fn a_panic_says_where_and_never_what() {
 
 /// With the most talkative log, and what it writes down of requests on standard output.
 fn panic_with_everything_in_flight() {
-    panics::report();
+    panic_hook::report();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(std::io::stderr)

@@ -2,7 +2,7 @@ use crate::support::abuse::{END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, he
 use crate::support::scripted::Scripted;
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
-use gatepay_proxy::identity::Renewal;
+use gatepay_proxy::tls::certificate::Renewal;
 use gatepay_tenancy::settings::Settings;
 use rcgen::{BasicConstraints, IsCa};
 use rustls::version::TLS13;
@@ -71,7 +71,7 @@ async fn connections_on_which_nothing_was_verified_give_their_slots_to_others() 
     let gatepay = GatePay::start();
     let http2_nowhere = || [preface(), stream(1, "GET", "/", &[])].concat();
     let refused_unread = b"POST / HTTP/1.1\r\nhost: pay.example\r\ncontent-length: 900\r\n\r\n{";
-    let clock = gatepay_proxy::clock::Clock::manual(T0);
+    let clock = gatepay_proxy::process::clock::Clock::manual(T0);
     // Of a known client id, and in time: all that is missing is most of the body.
     let call = || acme().post(QUERY, BY_NUMBER).nonce("slow");
     let body_awaited = || [call().head(&clock, "content-length: 900"), b"{".to_vec()].concat();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::program::{Folder, Program, printed, run};

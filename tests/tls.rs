@@ -1,7 +1,7 @@
 use crate::support::program::{Folder, printed};
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
-use gatepay_proxy::identity::Renewal;
+use gatepay_proxy::tls::certificate::Renewal;
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::ProtocolVersion;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::clock::Clock;
-use gatepay_proxy::tls;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::tls::config;
 use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -78,7 +78,7 @@ impl Load {
                 .register(listener, LISTENER, Interest::READABLE)
         };
         register(&mut gatepay).unwrap();
-        let server = certificate.map(|of| tls::server(&of.chain, &of.key, None).unwrap());
+        let server = certificate.map(|of| config::server(&of.chain, &of.key, None).unwrap());
         Self {
             poll,
             gatepay,
@@ -96,7 +96,7 @@ impl Load {
 
     /// Opens connections to a target.
     pub(crate) fn connect(&mut self, address: SocketAddr, count: usize, ca: Option<&Path>) {
-        let client = ca.map(|ca| tls::client(Some(ca)).unwrap());
+        let client = ca.map(|ca| config::client(Some(ca)).unwrap());
         for _ in 0..count {
             let mut tcp = std::net::TcpStream::connect(address).unwrap();
             tcp.set_nodelay(true).unwrap();

@@ -36,7 +36,8 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use gatepay_proxy::{bound, descriptors};
+use gatepay_proxy::callers::open_files;
+use gatepay_proxy::memory_bound;
 use load::{Load, Plan, Requests, Seen};
 use target::{Certificate, Kind, Setup, Target};
 
@@ -113,7 +114,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::read(&arguments);
-    let _room = descriptors::room_for_connections();
+    let _room = open_files::room_for_connections();
     if cores() > 1 {
         // The load has a core to itself, so that what it takes is nobody else's.
         let id = std::process::id().to_string();
@@ -413,8 +414,8 @@ fn memory(options: &Options) -> usize {
     });
     let nonces = nonces.unwrap();
     let mib = f64::from(1 << 20);
-    let stamps = nonces * bound::STAMP as f64;
-    let may = (stamps + (bound::USUAL + series * bound::SERIES) as f64) / mib;
+    let stamps = nonces * memory_bound::STAMP as f64;
+    let may = (stamps + (memory_bound::USUAL + series * memory_bound::SERIES) as f64) / mib;
     let check = bench.target.check();
     for line in check.lines().filter(|line| line.contains("MiB")) {
         println!("check: {line}");

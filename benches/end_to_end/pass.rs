@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gatepay_proxy::tls;
+use gatepay_proxy::tls::config;
 use gatepay_tenancy::settings::ListenTls;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -32,13 +32,13 @@ struct Way {
 pub(crate) fn run(arguments: &[String]) {
     let tls = arguments.get(1..3).map(|files| {
         let [certificate, key] = [&files[0], &files[1]].map(PathBuf::from);
-        let client = tls::client(Some(&certificate)).unwrap();
+        let client = config::client(Some(&certificate)).unwrap();
         let files = ListenTls {
             certificate,
             key,
             client_ca: None,
         };
-        (tls::listener(&files).unwrap(), client)
+        (config::listener(&files).unwrap(), client)
     });
     let way = Way {
         gatepay: arguments[0].parse().unwrap(),

@@ -279,7 +279,7 @@ fn proxy(folder: &Path, setup: Setup<'_>) {
         );
     }
     fs::create_dir(folder.join("secrets")).unwrap();
-    gatepay_proxy::state::init(&folder.join("state"), true).unwrap();
+    gatepay_proxy::process::state_dir::init(&folder.join("state"), true).unwrap();
     write(
         &folder.join("secrets/institution"),
         "made-up-institution-secret",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gatepay_core::header;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use tokio::runtime::Builder;
 
 use crate::abuse::{self, ATTACKS, Attack, Uplink};

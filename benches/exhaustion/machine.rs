@@ -119,7 +119,7 @@ secret = {{ file = 'secrets/institution.key' }}
 "
         ),
     );
-    gatepay_proxy::state::init(&folder.join("state"), true).unwrap();
+    gatepay_proxy::process::state_dir::init(&folder.join("state"), true).unwrap();
     file("secrets/institution.key", "fake-institution-secret");
     file("secrets/acme.key", "fake-acme-secret");
     file(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gatepay_core::{ClientId, Credential, SecretKey};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{Config, Fault, Sandbox, SubAccount};
 
 use crate::attacks::{Answers, Attack};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::clock::{self, Clock};
+use gatepay_proxy::process::clock::{self, Clock};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;

@@ -128,7 +128,7 @@ secret = {{ file = 'secrets/institution.key' }}
             if journaled { audit } else { "" }
         ),
     );
-    gatepay_proxy::state::init(&folder.join("state"), true).unwrap();
+    gatepay_proxy::process::state_dir::init(&folder.join("state"), true).unwrap();
     file("secrets/institution.key", "fake-institution-secret");
     file("secrets/audit.key", "fake-audit-key-0123456789abcdef");
     for tenant in 0..TENANTS {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use zeroize::Zeroizing;
 
 /// A tenant that signs.

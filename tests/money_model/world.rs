@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use gatepay_core::{Catalogue, header};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::Received;
 use gatepay_tenancy::Standing;
 use gatepay_tenancy::settings::Settings;

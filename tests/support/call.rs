@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gatepay_core::{Stamp, header, sign};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use http::{Method, Request};
 use http_body_util::Full;
 

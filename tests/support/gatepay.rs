@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::Credential;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{Config, Injection, Received, Sandbox, SubAccount};
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use http::header::CONNECTION;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
-use gatepay_proxy::activation::Sockets;
 use gatepay_proxy::app::{App, StartError};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::process::state_dir::State;
+use gatepay_proxy::process::systemd::Sockets;
 use gatepay_proxy::server::{Ended, Server};
-use gatepay_proxy::state::State;
 use gatepay_tenancy::settings::{Breaker, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use http::Uri;

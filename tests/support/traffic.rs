@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use tokio::task::JoinSet;
 
 use super::{Answer, BY_NUMBER, Connection, QUERY, Shop, until};

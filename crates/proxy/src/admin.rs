@@ -1,14 +1,14 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a listener of their own, never on the tenants' address.
 
-pub mod operation_list;
-pub mod status;
-mod status_report;
-pub mod tenant_list;
-mod trouble;
 mod gate;
+pub mod operation_list;
 mod places;
 mod reply;
+pub mod status;
+mod status_report;
 mod suspend;
+pub mod tenant_list;
+mod trouble;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -35,11 +35,10 @@ use self::gate::{Denied, Gate};
 use self::places::{Observed, Place, Places};
 use self::reply::{Answer, answer_of, answer_text, json, text};
 use self::suspend::Actor;
+use crate::admin::status::Looks;
 use crate::app::{App, Readiness};
 use crate::generation::reload_status::{State, Verdict};
 use crate::upstream::credential_rotation::Switch;
-use crate::admin::status::Looks;
-
 
 /// The longest head, and how much of an answer is kept in pieces.
 const BUFFER: usize = 64 << 10;
@@ -180,7 +179,10 @@ async fn look(
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
             let rows = generation.catalogue.rows().iter();
-            json(StatusCode::OK, &rows.map(operation_list::object).collect::<Vec<_>>())
+            json(
+                StatusCode::OK,
+                &rows.map(operation_list::object).collect::<Vec<_>>(),
+            )
         }
         (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {

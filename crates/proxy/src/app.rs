@@ -8,35 +8,35 @@ use gatepay_tenancy::settings::{ClockSource, Settings};
 use gatepay_tenancy::{Configuration, PartyId};
 use http::HeaderValue;
 
-use crate::body_memory::BodyMemory;
-use crate::breaker::Breaker;
-use crate::clock::{self, Clock};
-use crate::crowd::Crowd;
-use crate::drain::{Drain, Phase};
-use crate::egress::Upstream;
+use crate::admission::breaker::Breaker;
+use crate::admission::quota::Quota;
+use crate::admission::replay::Replay;
+use crate::admission::replay_capacity::replay_capacity;
+use crate::callers::address_limits::Crowd;
+use crate::callers::auth_throttle::{Floods, Penalties};
+use crate::callers::body_memory::BodyMemory;
+use crate::callers::client_address::Trusted;
+use crate::generation::reload_status::Reload;
+use crate::generation::tenant_limits::Lanes;
 use crate::generation::{Generation, Means};
-use crate::guardian::Guardian;
-use crate::heartbeat::{Heartbeats, Stalled};
-use crate::identity::{Identity, Renewal};
 use crate::journal::Journal;
 use crate::journal::folder::{self, Disk};
 use crate::journal::head::HeadFolder;
 use crate::journal::meters::Rotation;
-use crate::lane::Lanes;
-use crate::log::{AccessLog, Seldom};
-use crate::mark::Mark;
 use crate::metrics::Metrics;
-use crate::origin::Trusted;
-use crate::penalty::{Floods, Penalties};
-use crate::quota::Quota;
-use crate::reload_status::Reload;
-use crate::replay::Replay;
-use crate::replay_capacity::replay_capacity;
-use crate::signer::Signer;
-use crate::state::{self, Inheritance, SuspensionFile, SuspensionList};
-use crate::telemetry::Telemetry;
-use crate::tls;
-use crate::yielding::Offload;
+use crate::process::clock::{self, Clock};
+use crate::process::drain::{Drain, Phase};
+use crate::process::heartbeat::{Heartbeats, Stalled};
+use crate::process::state_dir::{self, Inheritance, SuspensionFile, SuspensionList};
+use crate::process::watermark::Mark;
+use crate::process::yielding::Offload;
+use crate::record::access_log::{AccessLog, Seldom};
+use crate::record::telemetry::Telemetry;
+use crate::tls::certificate::{Identity, Renewal};
+use crate::tls::config;
+use crate::upstream::clock_offset::Guardian;
+use crate::upstream::connect::Upstream;
+use crate::upstream::credential_rotation::Signer;
 
 /// What outlives every request and every reload.
 pub struct App {
@@ -292,10 +292,10 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .upstream
         .url
         .tls
-        .then(|| tls::client(settings.upstream.ca.as_deref()));
+        .then(|| config::client(settings.upstream.ca.as_deref()));
     let listener = settings.listen.tls.as_ref().map(Identity::read);
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
-    let folder = settings.state_dir.as_deref().map(state::inspect);
+    let folder = settings.state_dir.as_deref().map(state_dir::inspect);
     let folder = folder.and_then(Result::err).map(StartError::State);
     let journal = settings.audit.as_ref().map(|audit| {
         folder::inspect(&audit.dir)?;
@@ -313,7 +313,7 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
 /// The way to GatePay that settings describe.
 fn upstream(settings: &mut Settings) -> Result<Upstream, StartError> {
     let to = &settings.upstream;
-    let tls = to.url.tls.then(|| tls::client(to.ca.as_deref()));
+    let tls = to.url.tls.then(|| config::client(to.ca.as_deref()));
     let tls = tls.transpose().map_err(StartError::Upstream)?;
     let upstream = Upstream::new(to.url.clone(), tls, to.connect_timeout)
         .map_err(|error| StartError::Upstream(error.to_string()))?;

@@ -19,9 +19,9 @@ use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Found, Party, PartyId, Registry};
 
+use crate::generation::credential_usage::{Use, Uses};
 use crate::generation::tenant_limits::{Lane, Lanes};
 use crate::generation::tenant_meters::TenantSeries;
-use crate::generation::credential_usage::{Use, Uses};
 
 /// What a request is judged by, loaded once and kept to its end.
 pub struct Generation {
@@ -155,10 +155,10 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::clock::Clock;
     use crate::admission::limit_name::Limits;
-    use crate::metrics::Metrics;
     use crate::admission::quota::Quota;
+    use crate::metrics::Metrics;
+    use crate::process::clock::Clock;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
     use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};

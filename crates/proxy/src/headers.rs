@@ -188,7 +188,7 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::{Head, LineAt};
+    use crate::http1::request_head::{Head, LineAt};
     use http::{Request, request};
 
     fn parts(lines: &[(&str, &str)]) -> request::Parts {

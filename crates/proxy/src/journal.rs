@@ -25,8 +25,8 @@ use bytes::Bytes;
 use gatepay_core::{ClientId, SigningKey, Stamp};
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
-use crate::shutdown::comes_true;
+use crate::process::clock::Clock;
+use crate::process::shutdown::comes_true;
 use entry::{After, Attempt, Before, Entry, SuspensionAct, Timed};
 use folder::Folder;
 use head::HeadFolder;

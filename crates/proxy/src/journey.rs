@@ -26,38 +26,38 @@ use gatepay_tenancy::Who;
 use gatepay_tenancy::settings::AcceptEncoding;
 use http::header;
 
-use crate::journey::admit::JudgedBody;
-use crate::http1::response_parser::Parts;
 use crate::app::App;
-use crate::journey::authenticate::{Caller, Identified};
-use crate::callers::body_memory::BodyReservation;
-use crate::http1::content_coding::{self, ContentCoding};
+use crate::callers::activity::Busy;
 use crate::callers::address_limits::Peer;
-use crate::process::drain::{Door, Entering, Phase, Running};
-use crate::upstream::exchange::{Answer, AnswerBody, Failure};
-use crate::upstream::forward::{self, CallOwner, Road};
-use crate::http1::request_parser::Fault;
+use crate::callers::body_memory::BodyReservation;
+use crate::callers::client_address::Origin;
 use crate::generation::Generation;
-use crate::upstream::clock_offset::Guardian;
-use crate::http1::request_head::Head;
 use crate::headers::{self, Lines, Single};
-use crate::journey::ingress::{BodyTime, Gone, Upload, unless_gone};
+use crate::http1::content_coding::{self, ContentCoding};
+use crate::http1::request_head::Head;
+use crate::http1::request_parser::Fault;
+use crate::http1::response_parser::Parts;
 use crate::journal::Unavailable;
 use crate::journal::entry::Before;
-use crate::record::access_line::Turn;
-use crate::callers::client_address::Origin;
-use crate::callers::activity::Busy;
-use crate::upstream::pool::Pool;
-use crate::record::Record;
-use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
-use crate::record::refused_head::RefusedHead;
+use crate::journey::admit::JudgedBody;
+use crate::journey::authenticate::{Caller, Identified};
+use crate::journey::ingress::{BodyTime, Gone, Upload, unless_gone};
 use crate::journey::relay::Reply;
-use crate::upstream::retry::Budget;
-use crate::upstream::resolve::Schedule;
 use crate::journey::sign::{Inbound, Outbound, Unsendable};
-use crate::upstream::credential_rotation::Signing;
-use crate::upstream::connection::Attempt;
+use crate::process::drain::{Door, Entering, Phase, Running};
 use crate::process::yielding::{YIELD_AFTER, in_pieces};
+use crate::record::Record;
+use crate::record::access_line::Turn;
+use crate::record::refused_head::RefusedHead;
+use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
+use crate::upstream::clock_offset::Guardian;
+use crate::upstream::connection::Attempt;
+use crate::upstream::credential_rotation::Signing;
+use crate::upstream::exchange::{Answer, AnswerBody, Failure};
+use crate::upstream::forward::{self, CallOwner, Road};
+use crate::upstream::pool::Pool;
+use crate::upstream::resolve::Schedule;
+use crate::upstream::retry::Budget;
 use crate::upstream::{probe, resolve};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -939,8 +939,8 @@ fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory_bound::REQUEST;
     use crate::listener::http2::stream::Http2Stream;
+    use crate::memory_bound::REQUEST;
 
     #[test]
     fn a_request_that_waits_is_small() {

@@ -3,19 +3,36 @@
 //! What it deliberately is not: it does not know the bytes that are signed (`gatepay-core` does) nor how a file
 //! becomes a tenant (`gatepay-tenancy` does).
 //!
-//! Read [`journey`] first: it lists the steps of a request in order, one module each.
+//! Read [`journey`] first: it lists the steps of a request in order, one module each. The rooms stand here from the top
+//! to the ground; each names only rooms below it, as `tests/architecture.rs` checks.
 
 pub mod memory_bound;
-pub mod journey;
+pub mod server;
 
-pub mod record;
+pub mod listener;
 
 pub mod admin;
-pub mod app;
-pub mod generation;
-pub mod headers;
-pub mod journal;
-pub mod metrics;
-pub mod refusal;
+pub mod journey;
 pub mod reload;
-pub mod server;
+
+pub mod app;
+pub mod metrics;
+pub mod record;
+
+pub mod upstream;
+
+pub mod generation;
+
+pub mod refusal;
+
+pub mod admission;
+
+pub mod journal;
+pub mod prom;
+
+pub mod callers;
+pub mod headers;
+pub mod process;
+pub mod tls;
+
+pub mod http1;

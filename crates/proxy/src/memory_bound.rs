@@ -6,21 +6,21 @@
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
 
-use crate::body_memory::BODIES;
-use crate::forward::{WHOLE, WHOLE_OF_A_CHANGE};
-use crate::framing::HEAD_LIMIT;
-use crate::http1;
-use crate::http2::{STREAMS, WINDOW};
-use crate::log;
-use crate::replay;
-use crate::replay_capacity::replay_capacity;
+use crate::admission::replay;
+use crate::admission::replay_capacity::replay_capacity;
+use crate::callers::body_memory::BODIES;
+use crate::http1::request_parser::HEAD_LIMIT;
+use crate::listener::http1;
+use crate::listener::http2::{STREAMS, WINDOW};
+use crate::record::access_log;
+use crate::upstream::forward::{WHOLE, WHOLE_OF_A_CHANGE};
 
 // Measured, by `tests/bound.rs`, which fails if one of them is less than what is taken.
 /// The program itself, with its threads, metrics, scrapes, and the list of addresses that keep failing: 33 to 56 MB of its
 /// own, by how many threads scraped at once, and what is resident of its binary.
 pub const PROGRAM: usize = 96 << 20;
 /// The program, and access lines that nobody takes.
-const BASE: usize = PROGRAM + log::MOST;
+const BASE: usize = PROGRAM + access_log::MOST;
 /// A tenant or operator: its files as they were read, limiters, and series, also while a reload reads all of them again:
 /// 40 KB.
 pub const PARTY: usize = 64 << 10;

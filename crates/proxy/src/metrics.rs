@@ -9,15 +9,15 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
-use crate::process::heartbeat::WorkerMeters;
-use crate::journal;
-use crate::record::access_log::LogMeters;
-use crate::process::usage::Process;
-use crate::prom::registrar::{Registrar, SECONDS, opts};
 use crate::generation::meters::ReloadMeters;
-use crate::record::meters::RequestMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
+use crate::journal;
+use crate::process::heartbeat::WorkerMeters;
+use crate::process::usage::Process;
+use crate::prom::registrar::{Registrar, SECONDS, opts};
+use crate::record::access_log::LogMeters;
+use crate::record::meters::RequestMeters;
 use crate::upstream::meters::{ClockMeters, SignerMeters, UpstreamMeters};
 
 /// Every metric, and the children that are kept instead of looked up.

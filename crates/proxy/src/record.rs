@@ -24,22 +24,22 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::process::clock;
-use crate::process::drain::Phase;
+use crate::admission::limit_name::Limits;
+use crate::admission::replay::{EarlierCopy, Fingerprint, Unusable};
+use crate::callers::activity::Busy;
 use crate::generation::Generation;
+use crate::generation::credential_usage::why_not_in_force;
+use crate::generation::tenant_limits::Lane;
 use crate::headers::Lines;
 use crate::journal;
-use crate::generation::tenant_limits::Lane;
-use crate::admission::limit_name::Limits;
-use crate::record::access_line::{Level, Line, Rest, Turn};
+use crate::process::clock;
+use crate::process::drain::Phase;
 use crate::prom::outcome::End;
-use crate::callers::activity::Busy;
-use crate::refusal::{Blame, Outcome, Refusal};
+use crate::record::access_line::{Level, Line, Rest, Turn};
 use crate::record::refused_head::RefusedHead;
-use crate::admission::replay::{EarlierCopy, Fingerprint, Unusable};
 use crate::record::telemetry::Telemetry;
 use crate::record::trace::Trace;
-use crate::generation::credential_usage::why_not_in_force;
+use crate::refusal::{Blame, Outcome, Refusal};
 
 /// What is known of a request so far.
 pub struct Record {

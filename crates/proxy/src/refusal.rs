@@ -20,12 +20,12 @@ use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
 
-use crate::breaker::Open;
-use crate::fields::Fields;
+use crate::admission::breaker::Open;
+use crate::admission::limiter::Spent;
+use crate::admission::quota::Denied;
+use crate::admission::replay::EarlierCopy;
 use crate::headers;
-use crate::limiter::Spent;
-use crate::quota::Denied;
-use crate::replay::EarlierCopy;
+use crate::http1::header_block::Fields;
 
 /// Why the caller gets no answer of GatePay's.
 #[derive(Debug)]

@@ -19,12 +19,12 @@ use gatepay_tenancy::facts;
 use gatepay_tenancy::watch::{ChangedFiles, Next};
 use gatepay_tenancy::{ConfigSnapshot, Hash, Plan, Problem, Watch};
 
-use crate::activation::{self, Stage};
+use crate::admission::replay_capacity::replay_capacity;
 use crate::app::App;
+use crate::generation::reload_status::{Answer, Ask, State, Verdict, Waiting};
 use crate::generation::{Generation, Means};
-use crate::identity::Renewal;
-use crate::reload_status::{Answer, Ask, State, Verdict, Waiting};
-use crate::replay_capacity::replay_capacity;
+use crate::process::systemd::{self, Stage};
+use crate::tls::certificate::Renewal;
 
 /// Looks up an environment variable.
 pub type Environment = fn(&str) -> Option<String>;
@@ -51,7 +51,7 @@ const LIVE: [&str; 2] = ["tenants", "operators"];
 /// Likewise, whatever follows.
 const LIVE_BELOW: &str = "upstream.quota.";
 
-/// Watches the files from now on, on a thread of its own, until [`Reload::end`].
+/// Watches the files from now on, on a thread of its own, until [`Reload::end`](crate::generation::reload_status::Reload::end).
 pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result<JoinHandle<()>> {
     let asked = app.reload.asked();
     let mut follower = Follower {
@@ -105,9 +105,9 @@ impl Follower {
                 .set((pause + settle).as_secs_f64());
             match asked.recv_timeout(pause) {
                 Ok(Ask::Now { confirm, reply }) => {
-                    activation::tell(Stage::Reloading);
+                    systemd::tell(Stage::Reloading);
                     let answer = self.reload(confirm.as_deref());
-                    activation::tell(Stage::Ready);
+                    systemd::tell(Stage::Ready);
                     // Whoever asked may not wait for it.
                     let _ = reply.send(answer);
                 }

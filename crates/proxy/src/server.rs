@@ -13,20 +13,22 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
-use crate::activation::{self, Sockets};
+use crate::admin;
 use crate::app::{App, StartError};
-use crate::clock::Clock;
-use crate::drain::{Door, Phase, cut_after};
-use crate::heartbeat::Heartbeat;
+use crate::callers::connection_slots::Slots;
+use crate::callers::open_files;
 use crate::journey::Worker;
-use crate::mark::Mark;
-use crate::pool::{Pool, PoolLimits};
+use crate::listener::accept;
+use crate::process::clock::Clock;
+use crate::process::drain::{Door, Phase, cut_after};
+use crate::process::heartbeat::Heartbeat;
+use crate::process::shutdown::{join_unless, lock_unless, until};
+use crate::process::state_dir::{Departure, Inheritance, State, SuspensionFile, SuspensionList};
+use crate::process::systemd::{self, Sockets};
+use crate::process::watermark::Mark;
 use crate::reload::{self, Environment};
-use crate::repeat::Budget;
-use crate::shutdown::{join_unless, lock_unless, until};
-use crate::slots::Slots;
-use crate::state::{Departure, Inheritance, State, SuspensionFile, SuspensionList};
-use crate::{admin, descriptors, listener};
+use crate::upstream::pool::{Pool, PoolLimits};
+use crate::upstream::retry::Budget;
 
 /// How often memory is returned and idle connections are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -170,7 +172,7 @@ impl Server {
             thread::Builder::new()
                 .name("control".into())
                 .spawn(move || {
-                    let watchdog = runtime.spawn(activation::keep_telling(turning));
+                    let watchdog = runtime.spawn(systemd::keep_telling(turning));
                     let controlled = control(&app, admin_socket, admin_outlives, &memory);
                     let ended = runtime.block_on(controlled);
                     watchdog.abort();
@@ -320,9 +322,9 @@ fn left_suspended(state: &State) -> io::Result<(SuspensionFile, Option<Suspensio
 /// Places for as many connections as are wanted and file descriptors allow, and how many of them one address may have.
 fn slots(listen: &Listen) -> (Arc<Slots>, usize) {
     let wanted = listen.max_connections.get();
-    let fit = descriptors::room_for_connections();
+    let fit = open_files::room_for_connections();
     let each = listen.max_connections_per_address.get();
-    let of_one_address = descriptors::of_one_address(each, wanted, fit);
+    let of_one_address = open_files::of_one_address(each, wanted, fit);
     if fit >= wanted {
         return (Slots::new(wanted), of_one_address);
     }
@@ -385,7 +387,7 @@ async fn work(
         let worker = Arc::clone(&worker);
         tokio::spawn(async move { tokio::join!(worker.probe(), worker.rotate()) })
     });
-    listener::accept(worker, listener, slots).await;
+    accept::accept(worker, listener, slots).await;
     tokio::select! {
         () = app.drain.finished() => {}
         () = app.drain.reached(Phase::Over) => {}

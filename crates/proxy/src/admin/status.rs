@@ -3,9 +3,6 @@
 //!
 //! Nothing is measured for it: it compares what is counted anyway with what was counted when somebody looked before.
 
-mod report;
-mod trouble;
-
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -17,23 +14,24 @@ use gatepay_tenancy::DatedCredential;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::app::App;
-use crate::drain::Phase;
-use crate::generation::Generation;
-use crate::heartbeat::Stalled;
-use crate::lane::Lane;
-use crate::metrics::totals::{Spread, Totals};
-use crate::outcome::End;
-use crate::quota::QuotaView;
-use crate::suspension::Suspensions;
-use crate::uses::{NotInForceUse, why_not_in_force};
-use report::{
+use crate::admin::status_report::{
     Busy, ByHand, Gatepay, Journal, Kernel, Key, KeyNotInForce, Latencies, Latency, Memory,
     Outcomes, Refused, RefusedParty, Shared, Status, Suspended, Traffic, Workers,
 };
+use crate::admin::trouble;
+use crate::admission::quota::QuotaView;
+use crate::app::App;
+use crate::generation::Generation;
+use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};
+use crate::generation::suspension::Suspensions;
+use crate::generation::tenant_limits::Lane;
+use crate::metrics::totals::{Spread, Totals};
+use crate::process::drain::Phase;
+use crate::process::heartbeat::Stalled;
+use crate::prom::outcome::End;
 
 /// The page: one file, which fetches `/status` and nothing else.
-pub const PAGE: &str = include_str!("status/page.html");
+pub const PAGE: &str = include_str!("page.html");
 
 /// A look compares with the oldest that is at most this old.
 const WINDOW: Duration = Duration::from_secs(30);

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::suspension::SuspendedBy;
+use crate::generation::suspension::SuspendedBy;
 
-use crate::lane::LaneView;
-use crate::refusal_counts::RefusalView;
-use crate::reload_status::State as ReloadState;
+use crate::generation::refusal_counts::RefusalView;
+use crate::generation::reload_status::State as ReloadState;
+use crate::generation::tenant_limits::LaneView;
 
 /// How things are.
 #[derive(Serialize)]

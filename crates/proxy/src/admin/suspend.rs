@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use super::reply::{Answer, answer_text, json, text};
 use crate::app::App;
+use crate::generation::suspension::{Lifted, NotKept, SuspendedBy};
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
-use crate::state::Suspension;
-use crate::suspension::{Lifted, NotKept, SuspendedBy};
+use crate::process::state_dir::Suspension;
 
 /// How long the disk is waited for before it is said that it has not answered.
 const DISK: Duration = Duration::from_secs(5);

@@ -8,11 +8,11 @@ use gatepay_tenancy::{DatedCredential, Party, Rate, Standing, Who};
 use serde::Serialize;
 
 use crate::generation::Generation;
-use crate::lane::LaneView;
-use crate::refusal_counts::RefusalView;
-use crate::state::SuspensionList;
-use crate::suspension::SuspendedBy;
-use crate::uses::Use;
+use crate::generation::credential_usage::Use;
+use crate::generation::refusal_counts::RefusalView;
+use crate::generation::suspension::SuspendedBy;
+use crate::generation::tenant_limits::LaneView;
+use crate::process::state_dir::SuspensionList;
 
 /// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
 const PAGE: usize = 1_000;

@@ -3,9 +3,9 @@
 use gatepay_core::Kind;
 use gatepay_tenancy::facts::time;
 
-use super::report::{Severity, Status, Trouble, Workers};
+use crate::admin::status_report::{Severity, Status, Trouble, Workers};
 use crate::metrics::totals::Totals;
-use crate::outcome::End;
+use crate::prom::outcome::End;
 
 use Severity::{Bad, Warn};
 

@@ -235,7 +235,7 @@ impl Seats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
+    use crate::process::clock::Clock;
     use proptest::prelude::*;
 
     fn rate(per_second: u32, burst: u32) -> Rate {

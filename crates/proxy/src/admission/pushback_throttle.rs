@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use gatepay_tenancy::Rate;
 
-use crate::limiter::{Limiter, Spent};
-use crate::quota::{Aimd, RateRange};
+use crate::admission::limiter::{Limiter, Spent};
+use crate::admission::quota::{Aimd, RateRange};
 
 /// Shared by all workers; only calls of a party that was pushed back wait for its lock.
 pub struct PushbackThrottle(Mutex<State>);

@@ -23,8 +23,8 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
 use prometheus::IntCounter;
 
-use crate::clock::Clock;
-use crate::limiter::Spent;
+use crate::admission::limiter::Spent;
+use crate::process::clock::Clock;
 pub use aimd::{Aimd, RateRange};
 pub use core::Purpose;
 use core::{Core, Ground, Short, Taken, Terms};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::crowd::Seat;
+use crate::callers::address_limits::Seat;
 
 /// What a connection waits for, and since when.
 #[derive(Debug)]
@@ -182,8 +182,8 @@ impl Pace {
         Some(self.at(answered.max(head)))
     }
 
-    /// Since when bodies are awaited that come slowly, if nothing else is under way: some for [`SLOW_MS`] more than what
-    /// has come of them is worth at [`PER_SECOND`]. Later, the more has come.
+    /// Since when bodies are awaited that come slowly, if nothing else is under way: some for `SLOW_MS` more than what
+    /// has come of them is worth at `PER_SECOND`. Later, the more has come.
     pub fn slow_since(&self) -> Option<Instant> {
         let receiving = self.receiving.load(Ordering::Relaxed);
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;

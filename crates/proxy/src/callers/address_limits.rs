@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gatepay_tenancy::settings::Listen;
 
-use crate::origin::{Origin, network};
+use crate::callers::client_address::{Origin, network};
 
 /// Who has connections open. Of IPv6 a /64 counts as one address. It holds no more entries than connections are open.
 pub struct Crowd {
@@ -153,7 +153,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Trusted;
+    use crate::callers::client_address::Trusted;
 
     fn crowd(most: usize) -> Arc<Crowd> {
         Crowd::new(&Listen {

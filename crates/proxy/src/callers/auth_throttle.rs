@@ -11,7 +11,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::origin::network;
+use crate::callers::client_address::network;
 
 /// How many failures are an accident: a shop that mistyped its secret tries a few times.
 const PATIENCE: u32 = 20;

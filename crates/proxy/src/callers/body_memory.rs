@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::body_buffer::FIRST_PART;
+use crate::http1::body_buffer::FIRST_PART;
 
 /// Memory for all bodies together, so that many large ones cannot take the machine's memory.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::head::Head;
+use crate::http1::request_head::Head;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::{Instant, sleep};
 
-use crate::origin::{Origin, network};
-use crate::pace::{Leave, Pace};
+use crate::callers::activity::{Leave, Pace};
+use crate::callers::client_address::{Origin, network};
 
 /// How many connections one look through all of them ranks at most. A look at 10,000 takes about a millisecond, so that
 /// a new connection that needs one to leave costs some ten microseconds.
@@ -55,7 +55,7 @@ pub struct InLine(OwnedSemaphorePermit);
 /// To which of two kinds of holders a connection belonged that was asked to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Holder {
-    /// A party, by the number that [`verified`](crate::pace::Busy::verified) was told.
+    /// A party, by the number that [`verified`](crate::callers::activity::Busy::verified) was told.
     Party(NonZeroUsize),
     /// An address, of IPv6 a /64; of a connection on which nothing was verified.
     Address(IpAddr),
@@ -388,8 +388,8 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Trusted;
-    use crate::pace::{Busy, Limits};
+    use crate::callers::activity::{Busy, Limits};
+    use crate::callers::client_address::Trusted;
     use std::cell::RefCell;
     use std::rc::Rc;
     use tokio::time::advance;

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::slots::LINE;
+use crate::callers::connection_slots::LINE;
 
 /// Kept for files, listeners, the admin side, and what runtimes need.
 const RESERVED: u64 = 64;

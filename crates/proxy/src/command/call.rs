@@ -8,10 +8,10 @@ use bytes::Bytes;
 use clap::Args;
 use gatepay_core::envelope::{self, Verdict};
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, operation, sign};
-use gatepay_proxy::client::{self, CallError};
-use gatepay_proxy::clock::Clock;
-use gatepay_proxy::egress::{ConnectError, Upstream};
-use gatepay_proxy::tls;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::tls::config;
+use gatepay_proxy::upstream::client::{self, CallError};
+use gatepay_proxy::upstream::connect::{ConnectError, Upstream};
 use gatepay_tenancy::settings::UpstreamUrl;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request, Response, Uri};
@@ -97,7 +97,7 @@ impl Call {
         let credential = Credential::new(self.client_id.clone(), &self.secret.key()?);
         let body = Bytes::from(self.body.read()?);
         let tls = if self.url.tls {
-            Some(tls::client(self.ca.as_deref())?)
+            Some(config::client(self.ca.as_deref())?)
         } else {
             None
         };

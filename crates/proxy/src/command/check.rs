@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::app::start_faults;
-use gatepay_proxy::body_memory::UNPROVED;
-use gatepay_proxy::bound::{self, Bound};
+use gatepay_proxy::callers::body_memory::UNPROVED;
+use gatepay_proxy::memory_bound::{self, Bound};
 use gatepay_proxy::metrics::size::Size;
-use gatepay_proxy::state;
+use gatepay_proxy::process::state_dir;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, Plan, Registry, Who};
@@ -192,16 +192,16 @@ fn report(name: &str, configuration: &Configuration) {
     ));
     say(format_args!(
         "usual memory: {:.1} MiB, {} KiB each of the series among it, and {} bytes for each stamp that is remembered",
-        mebibytes(bound::USUAL + size.series * bound::SERIES),
-        bound::SERIES >> 10,
-        bound::STAMP
+        mebibytes(memory_bound::USUAL + size.series * memory_bound::SERIES),
+        memory_bound::SERIES >> 10,
+        memory_bound::STAMP
     ));
     let guard = settings.window.future_ms;
     match &settings.state_dir {
         None => say(format_args!(
             "note: without state_dir every start waits {guard} ms before it admits requests"
         )),
-        Some(folder) => match state::is_first_use(folder) {
+        Some(folder) => match state_dir::is_first_use(folder) {
             Ok(false) => {}
             Ok(true) => say(format_args!(
                 "note: the first start with this state_dir waits {guard} ms before it admits requests, unless no process \

@@ -10,13 +10,13 @@ use gatepay_core::order::{Answer, CreateOrder, CreatedOrder, Env, Goods, OrderId
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
-use gatepay_proxy::activation::Sockets;
-use gatepay_proxy::client;
-use gatepay_proxy::clock::{self, Clock};
-use gatepay_proxy::egress::Upstream;
-use gatepay_proxy::pool::{Pool, PoolLimits};
+use gatepay_proxy::process::clock::{self, Clock};
+use gatepay_proxy::process::systemd::Sockets;
 use gatepay_proxy::server::{Ended, Server};
-use gatepay_proxy::upstream_meters::UpstreamMeters;
+use gatepay_proxy::upstream::client;
+use gatepay_proxy::upstream::connect::Upstream;
+use gatepay_proxy::upstream::meters::UpstreamMeters;
+use gatepay_proxy::upstream::pool::{Pool, PoolLimits};
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::Args;
 use gatepay_core::explain::{self, Finding, Line, Request};
 use gatepay_core::{SecretKey, Window};
-use gatepay_proxy::clock::Clock;
 use gatepay_proxy::headers;
+use gatepay_proxy::process::clock::Clock;
 
 use super::from::{self, BodyFrom, SecretFrom};
 use super::{Exit, complain, say};

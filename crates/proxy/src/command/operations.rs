@@ -3,7 +3,7 @@
 use clap::Args;
 use gatepay_core::Catalogue;
 use gatepay_core::operation::{Operation, Scope};
-use gatepay_proxy::rows;
+use gatepay_proxy::admin::operation_list;
 
 use super::{Exit, say};
 
@@ -28,7 +28,7 @@ impl Operations {
             .collect();
         if self.json {
             say(serde_json::Value::Array(
-                rows.iter().map(|row| rows::object(row)).collect(),
+                rows.iter().map(|row| operation_list::object(row)).collect(),
             ));
             return Exit::Fine;
         }
@@ -40,7 +40,7 @@ impl Operations {
                 .as_deref()
                 .map_or_else(|| "-".to_owned(), |path| format!("{} {path}", row.method));
             let institution = institution(row);
-            let default = rows::state(row);
+            let default = operation_list::state(row);
             let (name, kind, module, key) = (&row.name, row.kind, row.module, &row.key);
             say(format_args!(
                 "{name} | {kind} | {module} | {merchant} | {institution} | {key} | {default}"

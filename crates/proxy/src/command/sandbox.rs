@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use gatepay_core::{ClientId, Credential};
-use gatepay_proxy::clock::Clock;
-use gatepay_proxy::tls;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::tls::config;
 use gatepay_sandbox::{AnswerForms, Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
 
 use super::from::SecretFrom;
@@ -112,7 +112,7 @@ impl Sandbox {
             "http"
         };
         if let Some((certificate, key)) = self.tls_certificate.zip(self.tls_key) {
-            match tls::server(&certificate, &key, None) {
+            match config::server(&certificate, &key, None) {
                 Ok(server) => config.tls = Some(Arc::new(server)),
                 Err(error) => return fail(error),
             }

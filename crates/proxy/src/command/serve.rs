@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use gatepay_proxy::activation::{self, Stage};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::process::systemd::{self, Stage};
 use gatepay_proxy::server::{Ended, Server};
 use gatepay_tenancy::Watch;
 use gatepay_tenancy::load::unread_files;
@@ -64,7 +64,7 @@ impl Serve {
             tracing::warn!(file = %file.display(), "{UNREAD}");
         }
         let upstream = configuration.settings.upstream.url.authority();
-        let sockets = match activation::inherited() {
+        let sockets = match systemd::inherited() {
             Ok(sockets) => sockets,
             Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
         };
@@ -85,7 +85,7 @@ impl Serve {
             address = %server.address(), admin = %server.admin_address(), upstream, tenants,
             version = env!("CARGO_PKG_VERSION"), "serving"
         );
-        activation::tell(Stage::Ready);
+        systemd::tell(Stage::Ready);
         if server.app().is_starting() {
             let guard = server.app().settings.window.future_ms;
             tracing::warn!(
@@ -101,7 +101,7 @@ impl Serve {
             }
         };
         tracing::info!(signal, "asked to end");
-        activation::tell(Stage::Stopping);
+        systemd::tell(Stage::Stopping);
         server.leave();
         let backstop = Backstop {
             signals,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 
 use super::from::{BodyFrom, SecretFrom};
 use super::{Exit, complain, say};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gatepay_proxy::state::{Initialized, init};
+use gatepay_proxy::process::state_dir::{Initialized, init};
 use gatepay_tenancy::load::{WhatIf, load_what_if};
 
 use super::{Exit, complain, environment, fail, say};

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use gatepay_proxy::state::{SuspensionList, suspended_in};
-use gatepay_proxy::suspension::SuspendedBy;
+use gatepay_proxy::generation::suspension::SuspendedBy;
+use gatepay_proxy::process::state_dir::{SuspensionList, suspended_in};
 use gatepay_tenancy::{PartyId, Standing};
 
 /// Who is, or that it is not known.

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gatepay_proxy::clock;
+use gatepay_proxy::process::clock;
 use gatepay_tenancy::edit::Random;
 use gatepay_tenancy::edit::{EditError, Files};
 use gatepay_tenancy::facts::time;

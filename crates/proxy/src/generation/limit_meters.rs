@@ -2,9 +2,9 @@
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use crate::limit::{Limit, Limits};
-use crate::quota::{Purpose, QuotaMeters, QuotaView};
-use crate::registrar::{Registrar, tenant_label};
+use crate::admission::limit_name::{Limit, Limits};
+use crate::admission::quota::{Purpose, QuotaMeters, QuotaView};
+use crate::prom::registrar::{Registrar, tenant_label};
 
 /// All of them.
 pub struct LimitMetrics {

@@ -2,7 +2,7 @@
 
 use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
 
-use crate::registrar::Registrar;
+use crate::prom::registrar::Registrar;
 
 /// Counts of reloads.
 pub struct ReloadMeters {

@@ -1,6 +1,6 @@
 //! Suspensions by hand: parties that an operator stopped on the admin address, whatever their files say.
 //!
-//! The list is in memory, where [`lane`](crate::lane) asks it, and in the state folder, from where the next process reads
+//! The list is in memory, where [`lane`](crate::generation::tenant_limits) asks it, and in the state folder, from where the next process reads
 //! it. To suspend takes effect in memory first, and stays in effect if the disk fails. To resume takes effect on the disk
 //! first, and not at all if that fails.
 
@@ -14,7 +14,7 @@ use gatepay_tenancy::PartyId;
 use gatepay_tenancy::facts::time;
 use serde::Serialize;
 
-use crate::state::{Suspension, SuspensionFile, SuspensionList};
+use crate::process::state_dir::{Suspension, SuspensionFile, SuspensionList};
 
 /// Who is suspended by hand.
 #[derive(Default)]
@@ -220,7 +220,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{State, suspended_in};
+    use crate::process::state_dir::{State, suspended_in};
     use std::fs;
     use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use prometheus::IntGauge;
 
-use crate::registrar::Registrar;
+use crate::prom::registrar::Registrar;
 
 /// Gauges of suspensions by hand.
 pub struct SuspensionMeters {

@@ -11,14 +11,14 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
 use serde::Serialize;
 
-use crate::breaker::{Era, PartyBreaker};
-use crate::limit::{self, Limit};
-use crate::limiter::{Limiter, Seats, Spent};
-use crate::quota::{Quota, Share};
-use crate::refusal_counts::RefusalCounts;
-use crate::suspension::Suspensions;
-use crate::tenant_meters::{TenantMeters, TenantSeries};
-use crate::throttle::PushbackThrottle;
+use crate::admission::breaker::{Era, PartyBreaker};
+use crate::admission::limit_name::{self, Limit};
+use crate::admission::limiter::{Limiter, Seats, Spent};
+use crate::admission::pushback_throttle::PushbackThrottle;
+use crate::admission::quota::{Quota, Share};
+use crate::generation::refusal_counts::RefusalCounts;
+use crate::generation::suspension::Suspensions;
+use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
 
 /// One party's room. Of a thousand parties none is in a near cache when its turn comes, so what a request asks of its
 /// lane lies in two cache lines, and what the end of one asks in the first of them (with the count of the [`Arc`] that a
@@ -159,7 +159,7 @@ impl Lane {
         &self,
         kind: Kind,
         now: Duration,
-        shadow: &mut limit::Limits,
+        shadow: &mut limit_name::Limits,
     ) -> Result<Tokens, (Limit, Spent)> {
         let mut terms = self.terms();
         if terms.is_throttle_over(now) {
@@ -262,7 +262,7 @@ impl Lane {
     }
 
     /// Takes a seat if one is free, or says how many there are. Seats in shadow are never refused: nobody sits then.
-    pub fn sit(&self, shadow: &mut limit::Limits) -> Result<bool, u32> {
+    pub fn sit(&self, shadow: &mut limit_name::Limits) -> Result<bool, u32> {
         if self.seats.take() {
             Ok(true)
         } else if self.terms().limits.shadow.in_flight {
@@ -307,7 +307,7 @@ impl Lane {
 
     /// A request was admitted: whether out of what others left, and which limits in shadow would have refused it. Of
     /// most there is nothing to count.
-    pub fn admitted(&self, borrowed: bool, shadow: limit::Limits) {
+    pub fn admitted(&self, borrowed: bool, shadow: limit_name::Limits) {
         if borrowed || !shadow.is_empty() {
             self.meters().limits.admitted(borrowed, shadow);
         }
@@ -485,8 +485,8 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
     use crate::metrics::Metrics;
+    use crate::process::clock::Clock;
     use gatepay_core::Catalogue;
     use gatepay_tenancy::{LimitsShadow, settings};
     use std::mem::offset_of;
@@ -515,7 +515,7 @@ mod tests {
     }
 
     fn take(lane: &Arc<Lane>, kind: Kind) -> Option<Tokens> {
-        let mut shadow = limit::Limits::default();
+        let mut shadow = limit_name::Limits::default();
         let tokens = lane.take(kind, lane.share.now(), &mut shadow);
         assert!(shadow.is_empty());
         tokens.ok()
@@ -632,9 +632,9 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         let mut told = Vec::new();
-        assert_eq!(lane.sit(&mut limit::Limits::default()), Ok(true));
+        assert_eq!(lane.sit(&mut limit_name::Limits::default()), Ok(true));
         for _ in 0..6 {
-            let mut shadow = limit::Limits::default();
+            let mut shadow = limit_name::Limits::default();
             let tokens = lane.take(Kind::Money, clock.elapsed(), &mut shadow);
             let admitted = tokens.is_ok();
             assert_eq!(lane.sit(&mut shadow), Ok(false));

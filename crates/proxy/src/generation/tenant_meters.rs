@@ -10,9 +10,9 @@ use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec};
 
-use crate::limit_meters::{LimitMetrics, TenantLimits};
-use crate::outcome::End;
-use crate::registrar::{Registrar, opts, tenant_label};
+use crate::generation::limit_meters::{LimitMetrics, TenantLimits};
+use crate::prom::outcome::End;
+use crate::prom::registrar::{Registrar, opts, tenant_label};
 
 /// One tenant's, by kind and end.
 pub struct Ends<T>(pub [[T; End::ALL.len()]; Kind::ALL.len()]);

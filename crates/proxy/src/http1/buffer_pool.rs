@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 /// How large a buffer may be that is kept.
 const KEPT: usize = 16 * 1024;
-/// How many are kept: about as many as answers wait for their [`turn`](crate::turn) at once.
+/// How many are kept: about as many as answers wait for their [`turn`](crate::listener::write_batching) at once.
 const MOST: usize = 64;
 
 thread_local! {

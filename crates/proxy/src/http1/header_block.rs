@@ -7,7 +7,7 @@ use http::HeaderName;
 use http::header::{HeaderMap, HeaderValue};
 use memchr::memchr;
 
-use crate::wire_lines;
+use crate::http1::wire_lines;
 
 /// Lines of a head, each with its end. No value in it has a line end: they were parsed, or are made here.
 #[derive(Debug, Clone, Default)]

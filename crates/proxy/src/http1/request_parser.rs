@@ -11,14 +11,14 @@
 //! - Chunk extensions are refused, since parsers differ about where they end; so is a body that goes on after its end,
 //!   which is taken for the next request and is none.
 //!
-//! Nothing here does I/O: [`http1`](crate::http1) reads and asks.
+//! Nothing here does I/O: [`http1`](crate::listener::http1) reads and asks.
 
 use std::mem;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
-use crate::head::{Head, LineAt};
+use crate::http1::request_head::{Head, LineAt};
 
 /// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;

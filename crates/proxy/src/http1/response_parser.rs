@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
 
-use crate::coding::ContentCoding;
-use crate::fields::Fields;
+use crate::http1::content_coding::ContentCoding;
+use crate::http1::header_block::Fields;
 
 /// The largest head an answer may have.
 const HEAD: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::place::{Head, Place};
-use crate::timestamp::Time;
+use crate::process::timestamp::Time;
 
 /// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
 const IDS: [&str; 12] = [

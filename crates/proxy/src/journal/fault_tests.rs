@@ -11,8 +11,8 @@ use super::tests::{ROOMY, call, key, meters};
 use super::verify::{Known, verify_against};
 use super::writer::Writer;
 use super::*;
-use crate::files::faults::Faults;
-use crate::files::{Call, Files};
+use crate::process::files::faults::Faults;
+use crate::process::files::{Call, Files};
 
 /// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];

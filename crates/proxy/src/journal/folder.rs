@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::file_access;
-use crate::files::{Files, OpenFile};
+use crate::process::file_access;
+use crate::process::files::{Files, OpenFile};
 
 /// One file: a run of the process, and which of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,8 +15,8 @@ use gatepay_core::{Link, SigningKey};
 use super::folder::Part;
 pub use super::place::Head;
 use super::place::Place;
-use crate::file_access;
-use crate::files::{Files, OpenFile};
+use crate::process::file_access;
+use crate::process::files::{Files, OpenFile};
 
 /// What the file of a run says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

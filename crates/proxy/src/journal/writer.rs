@@ -11,7 +11,7 @@ use super::folder::{Folder, Medium, Part};
 use super::head::{HeadFile, HeadFolder};
 use super::meters::{Meters, Rotation};
 use super::place::Place;
-use crate::clock::Clock;
+use crate::process::clock::Clock;
 
 /// How often the head is written to the log, out of reach of a hand that cuts the journal's end.
 const TELL: Duration = Duration::from_mins(1);

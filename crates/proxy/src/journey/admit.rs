@@ -15,13 +15,13 @@ use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{Registry, Standing, Who};
 
+use crate::admission::limit_name::{Limit, Limits};
+use crate::admission::quota::{Denied, Grant};
+use crate::admission::replay::{Fingerprint, Replay, Unusable};
+use crate::generation::tenant_limits::{Lane, Tokens};
 use crate::headers::Single;
-use crate::lane::{Lane, Tokens};
-use crate::limit::{Limit, Limits};
-use crate::quota::{Denied, Grant};
+use crate::process::yielding::{Offload, YIELD_AFTER};
 use crate::refusal::{Refusal, Stale};
-use crate::replay::{Fingerprint, Replay, Unusable};
-use crate::yielding::{Offload, YIELD_AFTER};
 
 /// The right to be in flight, until dropped.
 pub struct Permit {
@@ -384,10 +384,10 @@ pub fn refuse(unusable: Unusable, now_ms: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::breaker::{Era, PartyBreaker};
-    use crate::clock::Clock;
+    use crate::admission::breaker::{Era, PartyBreaker};
+    use crate::admission::quota::{Purpose, Quota};
     use crate::metrics::Metrics;
-    use crate::quota::{Purpose, Quota};
+    use crate::process::clock::Clock;
     use gatepay_core::{Catalogue, Stamp};
     use gatepay_tenancy::party::DEFAULT_WINDOW;
     use gatepay_tenancy::settings;

@@ -8,8 +8,8 @@ use gatepay_tenancy::{Found, Registry, Who};
 use http::HeaderName;
 
 use crate::headers::{self, Lines, Single};
+use crate::process::yielding::in_pieces;
 use crate::refusal::{Mismatch, Refusal, Stale};
-use crate::yielding::in_pieces;
 
 /// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
 pub struct Caller<'a> {
@@ -188,8 +188,8 @@ fn repeated(name: &HeaderName) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yielding::YIELD_AFTER;
-    use crate::yielding::tests::polls;
+    use crate::process::yielding::YIELD_AFTER;
+    use crate::process::yielding::tests::polls;
 
     #[test]
     fn the_digest_of_a_long_body_is_made_in_pieces_and_is_the_same() {

@@ -1,5 +1,5 @@
 //! Ingress: the head within limits and with one reading, the body under its cap and deadline. What HTTP/1 alone can get
-//! wrong about a head was found by [`framing`](crate::framing) already, and is refused here.
+//! wrong about a head was found by [`framing`](crate::http1::request_parser) already, and is refused here.
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
@@ -14,13 +14,13 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::body_buffer::Pieces;
-use crate::body_memory::{BodyReservation, NoRoom};
-use crate::framing::{Fault, HEAD_LIMIT, HEAD_LINES};
-use crate::head::Head;
+use crate::callers::body_memory::{BodyReservation, NoRoom};
 use crate::headers::{self, Lines, Single};
+use crate::http1::body_buffer::Pieces;
+use crate::http1::request_head::Head;
+use crate::http1::request_parser::{Fault, HEAD_LIMIT, HEAD_LINES};
+use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::refusal::Refusal;
-use crate::yielding::{SinceYield, YIELD_AFTER};
 
 /// A piece of a body is counted as so many bytes at least.
 const LEAST_PIECE: usize = 64;
@@ -280,7 +280,7 @@ impl From<NoRoom> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body_memory::{BODIES, BodyMemory, PIECE};
+    use crate::callers::body_memory::{BODIES, BodyMemory, PIECE};
     use http::{Request, request};
     use http_body_util::Full;
     use proptest::prelude::*;
@@ -288,7 +288,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    use crate::yielding::tests::polls;
+    use crate::process::yielding::tests::polls;
 
     const TIME: BodyTime = BodyTime {
         whole: Duration::from_secs(10),

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::time::{Instant, Sleep};
 
-use crate::admit::Permit;
-use crate::answer::Parts;
-use crate::coding::ContentCoding;
-use crate::exchange::Long;
-use crate::fields::Fields;
 use crate::headers;
-use crate::line::Turn;
+use crate::http1::content_coding::ContentCoding;
+use crate::http1::header_block::Fields;
+use crate::http1::response_parser::Parts;
+use crate::journey::admit::Permit;
 use crate::record::Record;
+use crate::record::access_line::Turn;
 use crate::refusal;
+use crate::upstream::exchange::Long;
 
 /// What a caller is answered. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {

@@ -3,7 +3,7 @@
 use gatepay_core::Catalogue;
 use gatepay_tenancy::Who;
 
-use crate::ingress::Target;
+use crate::journey::ingress::Target;
 use crate::refusal::Refusal;
 
 /// The place in the catalogue of the operation a request is for, by whom its client id belongs to.

@@ -8,11 +8,11 @@ use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, Payload, Signature};
 use http::header::{self, HeaderValue};
 
-use crate::admit::Acting;
-use crate::head::Head;
 use crate::headers;
-use crate::wire_lines;
-use crate::yielding::in_pieces;
+use crate::http1::request_head::Head;
+use crate::http1::wire_lines;
+use crate::journey::admit::Acting;
+use crate::process::yielding::in_pieces;
 
 /// What is sent to GatePay, apart from what each attempt makes fresh.
 ///
@@ -273,8 +273,8 @@ fn target(part: &str) -> Result<&[u8], Unsendable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yielding::YIELD_AFTER;
-    use crate::yielding::tests::polls;
+    use crate::process::yielding::YIELD_AFTER;
+    use crate::process::yielding::tests::polls;
     use gatepay_core::{Catalogue, ClientId, SecretKey, SigningKey};
 
     #[test]

@@ -14,19 +14,19 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
-use crate::crowd::{Peer, Place};
-use crate::drain::{Entering, Phase, Running};
-use crate::http1;
-use crate::http2;
-use crate::identity::Identity;
-use crate::inbound::Inbound;
+use crate::callers::activity::{Limits, Pace, Verdict};
+use crate::callers::address_limits::{Peer, Place};
+use crate::callers::auth_throttle::FLOOD_WAIT;
+use crate::callers::client_address::Origin;
+use crate::callers::connection_slots::{Holder, InLine, Outcome, Slot, Slots};
 use crate::journey::Worker;
-use crate::lifetime::{CloseReason, Lifetime};
-use crate::origin::Origin;
-use crate::pace::{Limits, Pace, Verdict};
-use crate::penalty::FLOOD_WAIT;
-use crate::proxy_header;
-use crate::slots::{Holder, InLine, Outcome, Slot, Slots};
+use crate::listener::http1;
+use crate::listener::http2;
+use crate::listener::lifetime::{CloseReason, Lifetime};
+use crate::listener::proxy_protocol;
+use crate::listener::transport::Inbound;
+use crate::process::drain::{Entering, Phase, Running};
+use crate::tls::certificate::Identity;
 
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -204,7 +204,7 @@ fn reset(tcp: &TcpStream) {
 
 /// Where a trusted proxy says that the connection comes from, with its place there.
 async fn announced(app: &App, tcp: &mut TcpStream, proxy: Origin) -> Result<Peer, ()> {
-    let header = timeout(app.settings.listen.head_timeout, proxy_header::read(tcp)).await;
+    let header = timeout(app.settings.listen.head_timeout, proxy_protocol::read(tcp)).await;
     let source = match header {
         Ok(Ok(source)) => source,
         // Whoever only looks whether the port is open says nothing.

@@ -3,7 +3,7 @@
 //! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
 //! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
 //! where they were read, and an answer is put together in one place and written at once.
-//! HTTP/2 is in [`http2`](crate::http2).
+//! HTTP/2 is in [`http2`](crate::listener::http2).
 
 use std::future::poll_fn;
 use std::io;
@@ -18,22 +18,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use crate::answer;
-use crate::clock::Clock;
-use crate::crowd::Peer;
-use crate::drain::{Drain, Entering, Phase};
-use crate::framing::{Fault, HEAD_LIMIT, Reading, Rest, Step};
+use crate::callers::activity::{Busy, Pace};
+use crate::callers::address_limits::Peer;
 use crate::headers;
-use crate::inbound::Inbound;
-use crate::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::http1::buffer_pool;
+use crate::http1::request_parser::{Fault, HEAD_LIMIT, Reading, Rest, Step};
+use crate::http1::response_parser;
+use crate::http1::wire_lines;
+use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::journey::relay::Reply;
 use crate::journey::{self, Worker};
-use crate::pace::{Busy, Pace};
-use crate::refused_head::RefusedHead;
-use crate::relay::Reply;
-use crate::scratch;
-use crate::turn;
-use crate::wire_lines;
-use crate::yielding::{SinceYield, YIELD_AFTER};
+use crate::listener::transport::Inbound;
+use crate::listener::write_batching;
+use crate::process::clock::Clock;
+use crate::process::drain::{Drain, Entering, Phase};
+use crate::process::yielding::{SinceYield, YIELD_AFTER};
+use crate::record::refused_head::RefusedHead;
 
 /// How much is read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
@@ -300,7 +300,7 @@ impl Connection {
             keeps: asked.keeps && ends != Ends::Closing,
             ..asked
         };
-        let mut out = scratch::take();
+        let mut out = buffer_pool::take();
         write_head(&mut out, clock, &reply, asked, ends);
         if asked.for_head || ends == Ends::AtOnce {
             drop(reply);
@@ -349,9 +349,9 @@ impl Connection {
 
     /// Writes all of this.
     async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
-        turn::last().await;
+        write_batching::last().await;
         self.stream.write_all(&out).await?;
-        scratch::give(out);
+        buffer_pool::give(out);
         self.stream.flush().await
     }
 
@@ -387,7 +387,7 @@ async fn write_in_pieces(stream: &mut Inbound, piece: &[u8]) -> io::Result<()> {
 
 /// Puts a head together.
 fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
-    let answer::Parts { status, fields, .. } = reply.head();
+    let response_parser::Parts { status, fields, .. } = reply.head();
     let version: &[u8] = if asked.is_old {
         b"HTTP/1.0 "
     } else {

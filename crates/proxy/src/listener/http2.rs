@@ -20,13 +20,13 @@ use h2::{Error, Reason, RecvStream};
 use http::Request;
 use tokio::time::timeout;
 
-use crate::crowd::Peer;
-use crate::drain::Entering;
-use crate::framing::HEAD_LIMIT;
-use crate::inbound::Inbound;
+use crate::callers::activity::Pace;
+use crate::callers::address_limits::Peer;
+use crate::http1::request_parser::HEAD_LIMIT;
 use crate::journey::Worker;
-use crate::lifetime::{CloseReason, Lifetime};
-use crate::pace::Pace;
+use crate::listener::lifetime::{CloseReason, Lifetime};
+use crate::listener::transport::Inbound;
+use crate::process::drain::Entering;
 use ending::{Ending, Farewell};
 use stream::{Http2Caller, SEND_BUFFER};
 

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method};
 
-use crate::framing::{self, Fault};
+use crate::http1::request_parser::{self, Fault};
 
 /// Finds what an HTTP/1 head would be refused for.
 ///
@@ -21,7 +21,7 @@ pub fn check(parts: &Parts) -> Result<(), Fault> {
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
-    if !framing::is_target(target.as_bytes()) {
+    if !request_parser::is_target(target.as_bytes()) {
         return Err(Fault::Target);
     }
     let mut expected = parts.headers.get_all(EXPECT).iter();
@@ -43,7 +43,7 @@ fn check_host(parts: &Parts) -> Result<(), Fault> {
     let authority = parts.uri.authority().map(Authority::as_str);
     let authority = authority.map(str::as_bytes);
     for named in [authority, host].into_iter().flatten() {
-        if !framing::is_host(named) {
+        if !request_parser::is_host(named) {
             return Err(Fault::OddHost);
         }
     }

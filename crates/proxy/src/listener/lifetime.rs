@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::clock;
-use crate::identity::{ClientCa, Identity};
+use crate::callers::activity::{Leave, Pace};
 use crate::journey::Worker;
-use crate::pace::{Leave, Pace};
+use crate::process::clock;
+use crate::tls::certificate::{ClientCa, Identity};
 
 /// What ends a connection although nothing on it is late.
 pub struct Lifetime {

@@ -13,9 +13,9 @@ use tokio::task::yield_now;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::frames::Frames;
-use crate::pace::Pace;
-use crate::yielding::SinceYield;
+use crate::callers::activity::Pace;
+use crate::listener::http2_frames::Frames;
+use crate::process::yielding::SinceYield;
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -297,8 +297,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::pace::Limits;
-    use crate::yielding::YIELD_AFTER;
+    use crate::callers::activity::Limits;
+    use crate::process::yielding::YIELD_AFTER;
 
     /// A connection that begins with these bytes and on which nothing is read, with room for several times
     /// [`YIELD_AFTER`] bytes.

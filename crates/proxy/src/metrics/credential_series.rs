@@ -5,8 +5,8 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Metrics;
 use crate::generation::Generation;
-use crate::registrar::{OTHER, Registrar, tenant_label};
-use crate::uses::Use;
+use crate::generation::credential_usage::Use;
+use crate::prom::registrar::{OTHER, Registrar, tenant_label};
 
 /// A credential of somebody that has series of its own.
 pub(super) struct Used<'a> {

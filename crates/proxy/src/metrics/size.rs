@@ -5,8 +5,8 @@ use gatepay_core::Catalogue;
 use gatepay_tenancy::{Registry, settings};
 
 use super::Metrics;
-use super::uses::{self, Used};
-use crate::limit::{Limit, Limits};
+use crate::admission::limit_name::{Limit, Limits};
+use crate::metrics::credential_series::{self, Used};
 
 /// How much a scrape is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Size {
                 not_in_force_since_ms: Some(0),
             })
         });
-        let now = Self::of(&[metrics.render(), uses::render(uses, Some(0))].concat());
+        let now = Self::of(&[metrics.render(), credential_series::render(uses, Some(0))].concat());
         Self {
             series: now.series,
             bytes: now.bytes + now.series * LONGEST,

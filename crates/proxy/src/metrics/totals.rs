@@ -3,7 +3,7 @@
 use gatepay_core::Kind;
 
 use super::Metrics;
-use crate::outcome::End;
+use crate::prom::outcome::End;
 use crate::refusal::Refusal;
 
 /// All of it.
@@ -129,7 +129,7 @@ fn number(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::line::{Spent, Turn};
+    use crate::record::access_line::{Spent, Turn};
     use gatepay_core::Catalogue;
     use std::time::Duration;
 

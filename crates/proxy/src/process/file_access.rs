@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::files::{Files, OpenFile};
+use crate::process::files::{Files, OpenFile};
 
 /// Refuses a folder that everybody may write; `danger` says what could be done then. A group may write: Kubernetes'
 /// `fsGroup` has it so.

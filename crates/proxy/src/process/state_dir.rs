@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `lock` | held by the process that runs |
 //! | `used` | says that there was a run, and has the number of the latest |
-//! | `mark` | above which no stamp was admitted, see [`mark`](crate::mark) |
+//! | `mark` | above which no stamp was admitted, see [`mark`](crate::process::watermark) |
 //! | `replay` | between two runs: the memory, for the next |
 //! | `suspended` | who is suspended by hand, see `suspended` |
 //! | `never-served` | until the first run: the operator's word that none was before |
@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::clock;
-use crate::files::{Files, OpenFile};
-use crate::mark::Mark;
+use crate::process::clock;
+use crate::process::files::{Files, OpenFile};
+use crate::process::watermark::Mark;
 use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
 use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
 pub use suspended::{Suspension, SuspensionFile, SuspensionList};

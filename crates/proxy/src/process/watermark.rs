@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::files::OpenFile;
+use crate::process::files::OpenFile;
 
 /// Up to which stamp may be admitted now.
 pub struct Mark {
@@ -196,7 +196,7 @@ fn read(file: &OpenFile, at: usize) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::Files;
+    use crate::process::files::Files;
     use std::fs::{self, OpenOptions};
     use std::path::Path;
 

@@ -8,8 +8,8 @@ use gatepay_core::Catalogue;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::registrar::opts;
-use crate::threads;
+use crate::process::thread_index;
+use crate::prom::registrar::opts;
 
 /// How many parts there are. The first threads have one each; all later ones share the last.
 const PARTS: usize = 16;
@@ -56,7 +56,7 @@ impl Durations {
     /// One more took so long, by the place of its operation in the catalogue.
     pub fn observe(&self, operation: usize, seconds: f64) {
         let family = &*self.0;
-        let part = threads::number().min(PARTS - 1);
+        let part = thread_index::number().min(PARTS - 1);
         let cells = family.parts[part].get_or_init(|| {
             let cells = family.operations.len() * family.width();
             (0..cells).map(|_| AtomicU64::new(0)).collect()

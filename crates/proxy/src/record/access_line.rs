@@ -16,11 +16,11 @@ use gatepay_core::look_up::Observed;
 use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
 
+use crate::admission::limit_name::{Limit, Limits};
 use crate::generation::Generation;
-use crate::limit::{Limit, Limits};
-use crate::outcome::End;
-use crate::timestamp::{Times, three_digits};
-use crate::trace::Trace;
+use crate::process::timestamp::{Times, three_digits};
+use crate::prom::outcome::End;
+use crate::record::trace::Trace;
 
 /// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
 ///
@@ -774,7 +774,7 @@ pub(crate) mod tests {
         ] {
             assert_eq!(
                 times.text(unix_ms),
-                crate::timestamp::Time(unix_ms).to_string()
+                crate::process::timestamp::Time(unix_ms).to_string()
             );
         }
     }

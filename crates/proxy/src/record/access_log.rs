@@ -18,9 +18,9 @@ use gatepay_tenancy::settings::{Log, LogFormat};
 use prometheus::IntCounter;
 
 use crate::generation::Generation;
-use crate::line::{Line, Rest, Text};
-use crate::threads;
-use crate::timestamp::Times;
+use crate::process::thread_index;
+use crate::process::timestamp::Times;
+use crate::record::access_line::{Line, Rest, Text};
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;
@@ -159,7 +159,7 @@ impl AccessLog {
             self.left_out.inc();
             return;
         }
-        let mut waiting = self.queues[threads::number() % QUEUES].lock();
+        let mut waiting = self.queues[thread_index::number() % QUEUES].lock();
         if waiting.lines.len() < QUEUE {
             waiting.push(line, rest);
         } else {
@@ -339,7 +339,7 @@ impl Seldom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::line::tests::line;
+    use crate::record::access_line::tests::line;
 
     /// Takes nothing until `go` is dropped, and counts lines then.
     struct Stalled {

@@ -6,10 +6,10 @@ use gatepay_core::Catalogue;
 use gatepay_core::envelope::Code;
 use prometheus::{IntCounter, IntGauge};
 
-use crate::durations::Durations;
-use crate::line::{Spent, Turn};
+use crate::prom::histogram::Durations;
+use crate::prom::registrar::{OTHER, Registrar, SECONDS};
+use crate::record::access_line::{Spent, Turn};
 use crate::refusal::Refusal;
-use crate::registrar::{OTHER, Registrar, SECONDS};
 
 /// Upper bounds in seconds of the proxy's own part, which is a thousandth of a call.
 const OWN_SECONDS: [f64; 12] = [

@@ -10,7 +10,7 @@ use std::str;
 use arrayvec::ArrayVec;
 use gatepay_core::{Stamp, header};
 
-use crate::replay::EarlierCopy;
+use crate::admission::replay::EarlierCopy;
 
 /// Client ids, timestamps and nonces of a head that was refused before its caller was identified.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl<'a> RefusedHead<'a> {
         head
     }
 
-    /// A head of HTTP/1 that is not one by the rules of [`framing`](crate::framing), as far as it came. Lines end at LF or
+    /// A head of HTTP/1 that is not one by the rules of [`framing`](crate::http1::request_parser), as far as it came. Lines end at LF or
     /// CR, and a line that begins with a blank continues the one before.
     pub fn of_bytes(bytes: &'a [u8]) -> Self {
         let begin = bytes.iter().position(|byte| !is_end_of_line(*byte));

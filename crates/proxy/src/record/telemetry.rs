@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::drain::Drain;
-use crate::log::{AccessLog, Seldom};
-use crate::replay::Replay;
-use crate::request_meters::RequestMeters;
-use crate::upstream_meters::UpstreamMeters;
+use crate::admission::replay::Replay;
+use crate::process::clock::Clock;
+use crate::process::drain::Drain;
+use crate::record::access_log::{AccessLog, Seldom};
+use crate::record::meters::RequestMeters;
+use crate::upstream::meters::UpstreamMeters;
 
 /// What every [`Record`](crate::record::Record) is written with.
 pub struct Telemetry {

@@ -11,7 +11,7 @@ use gatepay_tenancy::settings::ListenTls;
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 
-use crate::tls;
+use crate::tls::config;
 
 /// Files, and what was last read from them.
 pub struct Identity {
@@ -88,8 +88,8 @@ impl Identity {
 impl Current {
     fn read(files: &ListenTls, digest: Digests) -> Result<Self, String> {
         Ok(Self {
-            acceptor: tls::listener(files)?,
-            expires: tls::expiry(&files.certificate)?,
+            acceptor: config::listener(files)?,
+            expires: config::expiry(&files.certificate)?,
             digest,
         })
     }
@@ -98,7 +98,7 @@ impl Current {
 fn digest(files: &ListenTls) -> Result<Digests, String> {
     let of = |path: &PathBuf| {
         let bytes = std::fs::read(path).map(zeroize::Zeroizing::new);
-        let bytes = bytes.map_err(|error| tls::fault(path, &error.kind()))?;
+        let bytes = bytes.map_err(|error| config::fault(path, &error.kind()))?;
         Ok::<[u8; 32], String>(Sha256::digest(&*bytes).into())
     };
     // Each by itself, so that nothing moved from one file to the next looks the same.

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode as _};
 
-use crate::pinned::Pinned;
+use crate::tls::pinned::Pinned;
 
 /// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone
 /// ([`Pinned`]).

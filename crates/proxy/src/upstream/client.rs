@@ -8,12 +8,12 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, header};
 use tokio::time::Instant;
 
-use crate::egress::{ConnectError, Upstream};
-use crate::pool::{Pool, PoolLimits};
-use crate::upstream_meters::UpstreamMeters;
-use crate::wait_line::Claim;
-use crate::wire::Broken;
-use crate::wire_lines;
+use crate::http1::wire_lines;
+use crate::upstream::connect::{ConnectError, Upstream};
+use crate::upstream::connection::Broken;
+use crate::upstream::meters::UpstreamMeters;
+use crate::upstream::pool::{Pool, PoolLimits};
+use crate::upstream::wait_line::Claim;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
 #[derive(Debug, thiserror::Error)]

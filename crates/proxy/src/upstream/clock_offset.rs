@@ -17,8 +17,8 @@ use gatepay_core::{FreshStamp, Window};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-use crate::clock::{self, Clock};
-use crate::upstream_meters::{ClockMeters, Fault};
+use crate::process::clock::{self, Clock};
+use crate::upstream::meters::{ClockMeters, Fault};
 
 /// How many answers are remembered.
 const REMEMBERED: usize = 16;

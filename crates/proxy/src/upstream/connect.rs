@@ -15,9 +15,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::happy_eyeballs::{self, Reached, SilentAddresses};
-use crate::upstream_meters::UpstreamMeters;
-use crate::wire::{Metered, Stream, Wire};
+use crate::upstream::connection::{Metered, Stream, Wire};
+use crate::upstream::happy_eyeballs::{self, Reached, SilentAddresses};
+use crate::upstream::meters::UpstreamMeters;
 
 /// The largest head an egress proxy's answer may have.
 const MAX_TUNNEL_HEAD: usize = 8 * 1024;

@@ -19,9 +19,9 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use crate::answer::{self, Parts, Rest, Step, Unreadable};
-use crate::scratch;
-use crate::yielding::{SinceYield, YIELD_AFTER};
+use crate::http1::buffer_pool;
+use crate::http1::response_parser::{self, Parts, Rest, Step, Unreadable};
+use crate::process::yielding::{SinceYield, YIELD_AFTER};
 
 /// How much is read at once: an answer has a few hundred bytes.
 const READ: usize = 4 * 1024;
@@ -131,7 +131,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Parts, Broken> {
         self.keeps = false;
-        self.out = scratch::take();
+        self.out = buffer_pool::take();
         let mut body = attempt.make(&mut self.out).await;
         if body.len() <= TOGETHER {
             self.out.extend_from_slice(&body);
@@ -157,14 +157,14 @@ impl Wire {
                     match sent {
                         Ok(()) => {
                             sending.is_over = true;
-                            scratch::give(std::mem::take(&mut self.out));
+                            buffer_pool::give(std::mem::take(&mut self.out));
                         }
                         // Who reads no more of it may have said why.
                         Err(error) if self.written() > before => refused = Some(error),
                         Err(error) => return Poll::Ready(Err(error.into())),
                     }
                 }
-                if let Some(head) = answer::head(&mut self.came, seen, passes)? {
+                if let Some(head) = response_parser::head(&mut self.came, seen, passes)? {
                     seen = 0;
                     if !sending.is_over && self.written() == before {
                         return Poll::Ready(Err(Broken::Unasked));
@@ -456,10 +456,10 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::Upstream;
-    use crate::pool::{Pool, PoolLimits};
-    use crate::upstream_meters::UpstreamMeters;
-    use crate::wait_line::Claim;
+    use crate::upstream::connect::Upstream;
+    use crate::upstream::meters::UpstreamMeters;
+    use crate::upstream::pool::{Pool, PoolLimits};
+    use crate::upstream::wait_line::Claim;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
@@ -685,7 +685,7 @@ mod tests {
             let tcp = listener.accept().await.unwrap().0;
             acceptor.accept(tcp).await.unwrap()
         };
-        let tls = crate::tls::client(Some(&ca)).unwrap();
+        let tls = crate::tls::config::client(Some(&ca)).unwrap();
         let (mut wire, mut peer) = tokio::join!(connect(&url, Some(tls)), server);
         for _ in 0..2 {
             peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")

@@ -15,8 +15,8 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::clock::Clock;
-use crate::upstream_meters::SignerMeters;
+use crate::process::clock::Clock;
+use crate::upstream::meters::SignerMeters;
 
 /// How often it is looked whether another credential has begun.
 const EVERY: Duration = Duration::from_millis(250);

@@ -6,12 +6,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use gatepay_core::envelope::Judgement;
 
-use crate::answer::{Parts, Rest};
-use crate::breaker::Open;
-use crate::coding::{ContentCoding, begins_coded};
-use crate::pool::{Connection, Pool};
-use crate::wire::Broken;
-use crate::yielding::SinceYield;
+use crate::admission::breaker::Open;
+use crate::http1::content_coding::{ContentCoding, begins_coded};
+use crate::http1::response_parser::{Parts, Rest};
+use crate::process::yielding::SinceYield;
+use crate::upstream::connection::Broken;
+use crate::upstream::pool::{Connection, Pool};
 
 /// GatePay's answer.
 pub struct Answer {

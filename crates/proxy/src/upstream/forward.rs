@@ -13,22 +13,22 @@ use gatepay_core::envelope::{self, Form, Judgement};
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::answer::Parts;
-use crate::body_buffer::Pieces;
-use crate::breaker::{Breaker, Sender};
-use crate::coding::{self, ContentCoding};
-use crate::egress::ConnectError;
-use crate::exchange::{Answer, AnswerBody, Failure, Long};
-use crate::guardian::Guardian;
+use crate::admission::breaker::{Breaker, Sender};
+use crate::admission::quota::{Purpose, Quota};
+use crate::generation::tenant_limits::Lane;
 use crate::headers;
-use crate::lane::Lane;
-use crate::pool::{Connection, Had, Pool};
-use crate::quota::{Purpose, Quota};
-use crate::repeat::{self, Budget};
-use crate::upstream_meters::Reason;
-use crate::wait_line::Claim;
-use crate::wire::{Attempt, Broken};
-use crate::yielding::{Offload, SinceYield, YIELD_AFTER};
+use crate::http1::body_buffer::Pieces;
+use crate::http1::content_coding::{self, ContentCoding};
+use crate::http1::response_parser::Parts;
+use crate::process::yielding::{Offload, SinceYield, YIELD_AFTER};
+use crate::upstream::clock_offset::Guardian;
+use crate::upstream::connect::ConnectError;
+use crate::upstream::connection::{Attempt, Broken};
+use crate::upstream::exchange::{Answer, AnswerBody, Failure, Long};
+use crate::upstream::meters::Reason;
+use crate::upstream::pool::{Connection, Had, Pool};
+use crate::upstream::retry::{self, Budget};
+use crate::upstream::wait_line::Claim;
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
 pub const WHOLE: usize = 64 * 1024;
@@ -76,7 +76,7 @@ impl<'a> CallOwner<'a> {
         match self {
             Self::Proxy => false,
             Self::Party(lane) | Self::LookUp(lane) => {
-                lane.breaker.failures_in_a_row() > repeat::MOST + 1
+                lane.breaker.failures_in_a_row() > retry::MOST + 1
             }
         }
     }
@@ -146,11 +146,11 @@ pub async fn send(
         } else {
             road.breaker.answered(sender, pass);
         }
-        let Some(reason) = repeat::reason(kind, &tried) else {
+        let Some(reason) = retry::reason(kind, &tried) else {
             return tried;
         };
-        let pause = repeat::pause(repeats);
-        if repeats == repeat::MOST || Instant::now() + pause >= deadline {
+        let pause = retry::pause(repeats);
+        if repeats == retry::MOST || Instant::now() + pause >= deadline {
             return tried;
         }
         let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
@@ -333,8 +333,9 @@ async fn judged_in_gzip(
     body: &Bytes,
 ) -> Option<Judgement> {
     let body = body.clone();
-    let judge =
-        move || coding::decoded(&body, DECODED).map(|body| envelope::judge(kind, status, &body));
+    let judge = move || {
+        content_coding::decoded(&body, DECODED).map(|body| envelope::judge(kind, status, &body))
+    };
     Box::pin(offload.run(judge)).await
 }
 

@@ -3,8 +3,8 @@
 use gatepay_core::look_up::Observed;
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 
-use crate::breaker::BreakerMeters;
-use crate::registrar::{Registrar, opts};
+use crate::admission::breaker::BreakerMeters;
+use crate::prom::registrar::{Registrar, opts};
 
 /// What the way to GatePay is like.
 pub struct UpstreamMeters {

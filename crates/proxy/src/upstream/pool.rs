@@ -3,7 +3,7 @@
 //! Ours, because a general client cannot say whether anything of an attempt was written, and with money that decides
 //! between "not executed" and "unknown".
 //!
-//! Each worker has its part of the places. A call that finds none waits in [line](crate::wait_line): a connection that is
+//! Each worker has its part of the places. A call that finds none waits in [line](crate::upstream::wait_line): a connection that is
 //! given back goes to the next in line, and so does the place of one that closes. Reads never have the last places: a
 //! tenant whose reads GatePay answers slowly must not keep everybody's payments waiting.
 
@@ -13,10 +13,10 @@ use std::time::Duration;
 use gatepay_core::Kind;
 use tokio::time::{Instant, timeout_at};
 
-use crate::egress::{ConnectError, Upstream};
-use crate::upstream_meters::{Reason, UpstreamMeters};
-use crate::wait_line::{Claim, Position, WaitLine};
-use crate::wire::{Surely, Wire};
+use crate::upstream::connect::{ConnectError, Upstream};
+use crate::upstream::connection::{Surely, Wire};
+use crate::upstream::meters::{Reason, UpstreamMeters};
+use crate::upstream::wait_line::{Claim, Position, WaitLine};
 
 /// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
 /// opened again between two of them.

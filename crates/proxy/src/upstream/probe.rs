@@ -8,9 +8,9 @@ use gatepay_core::Kind;
 use gatepay_core::envelope::Verdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::exchange::{Answer, AnswerBody, Failure};
-use crate::forward::{self, Road};
-use crate::quota::Purpose;
+use crate::admission::quota::Purpose;
+use crate::upstream::exchange::{Answer, AnswerBody, Failure};
+use crate::upstream::forward::{self, Road};
 
 /// How often it is looked whether there is something to ask.
 const EVERY: Duration = Duration::from_millis(250);

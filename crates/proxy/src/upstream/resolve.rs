@@ -10,9 +10,9 @@ use gatepay_core::Kind;
 use gatepay_core::look_up::{Observation, Observed, Question};
 use tokio::time::{Instant, sleep_until};
 
-use crate::exchange::{Answer, AnswerBody};
-use crate::forward::{self, Road};
-use crate::quota::Purpose;
+use crate::admission::quota::Purpose;
+use crate::upstream::exchange::{Answer, AnswerBody};
+use crate::upstream::forward::{self, Road};
 
 /// When GatePay is asked, and how much of the quota that may take.
 pub struct Schedule {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use gatepay_core::Kind;
 
-use crate::clock;
-use crate::exchange::{Answer, AnswerBody, Failure};
-use crate::upstream_meters::Reason;
+use crate::process::clock;
+use crate::upstream::exchange::{Answer, AnswerBody, Failure};
+use crate::upstream::meters::Reason;
 
 /// How often one request is repeated at most.
 pub const MOST: u32 = 2;

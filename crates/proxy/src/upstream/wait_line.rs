@@ -2,7 +2,7 @@
 //!
 //! Of the calls of one kind those of a party that has fewer of them in line are first: each call of a party is one round
 //! behind the party's call before it (start-time fair queueing), so that a hundred calls of one party delay another's first
-//! call by one. Reads wait behind money and writes, but of [`PASSED`] + 1 grants in a row one is theirs.
+//! call by one. Reads wait behind money and writes, but of `PASSED` + 1 grants in a row one is theirs.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -7,7 +7,7 @@ use crate::model::facts::Facts;
 use crate::model::registry::Registry;
 use crate::model::settings::Institution;
 
-/// One of the two that are compared. Written as JSON it is a [`ConfigOutline`](crate::Outline).
+/// One of the two that are compared. Written as JSON it is a [`ConfigOutline`](crate::ConfigOutline).
 #[derive(Clone, Copy)]
 pub struct ConfigSnapshot<'a> {
     /// The process's keys in `proxy.toml`: [`Settings::written`](crate::Settings::written).

@@ -262,7 +262,7 @@ impl Core {
         }
     }
 
-    /// Undoes [`take`](Self::take), as if it had never been: see [`Limiter::give_back`](crate::limiter::Limiter::give_back).
+    /// Undoes [`take`](Self::take), as if it had never been: see [`Limiter::give_back`](crate::admission::limiter::Limiter::give_back).
     pub(super) fn give_back(&mut self, member: u32, taken: Taken, now: u64) {
         self.vacate(member, taken.seated);
         self.advance(now);

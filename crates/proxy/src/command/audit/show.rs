@@ -282,7 +282,7 @@ fn shown(record: &Record, name: &str) -> String {
 mod tests {
     use super::*;
     use gatepay_proxy::journal::show::{EVENTS, OPEN};
-    use gatepay_proxy::outcome::End;
+    use gatepay_proxy::prom::outcome::End;
 
     #[test]
     fn json_stays_what_it_was_and_steers_no_terminal() {

@@ -1,6 +1,6 @@
 //! Times on the command line.
 
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_proxy::client;
-use gatepay_proxy::egress::Upstream;
+use gatepay_proxy::upstream::client;
+use gatepay_proxy::upstream::connect::Upstream;
 use gatepay_tenancy::{ConfigOutline, UpstreamUrl};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request};

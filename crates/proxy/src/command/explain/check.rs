@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use gatepay_core::{Catalogue, Credential};
-    use gatepay_proxy::authenticate;
+    use gatepay_proxy::journey::authenticate;
     use gatepay_tenancy::{DatedCredential, PartyId, Registry, SubAccount, Tenant};
     use http::HeaderMap;
 

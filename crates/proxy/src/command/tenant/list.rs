@@ -1,7 +1,7 @@
 //! `tenant list`.
 
 use clap::Args;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::Tenant;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::PartyId;
 use gatepay_tenancy::edit;
 use serde_json::json;

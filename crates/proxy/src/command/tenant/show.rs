@@ -1,7 +1,7 @@
 //! `tenant show`.
 
 use clap::Args;
-use gatepay_proxy::clock::Clock;
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{ConfigSnapshot, PartyId, Who, edit, facts};
 use serde_json::{Value, json};
 

@@ -11,10 +11,10 @@ use h2::PingPong;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::keep_alive;
-use crate::drain::{Entering, FIRST_WORD, Phase};
+use crate::callers::activity::{Leave, Pace, Verdict};
 use crate::journey::Worker;
-use crate::lifetime::{CloseReason, Lifetime};
-use crate::pace::{Leave, Pace, Verdict};
+use crate::listener::lifetime::{CloseReason, Lifetime};
+use crate::process::drain::{Entering, FIRST_WORD, Phase};
 
 /// How long a caller has to answer a GOAWAY before an idle connection is dropped.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{sleep_until, timeout};
 
-use crate::pace::Pace;
+use crate::callers::activity::Pace;
 
 /// How long nothing moves before the other end is asked.
 const INTERVAL: Duration = Duration::from_secs(30);

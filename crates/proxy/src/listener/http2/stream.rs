@@ -15,18 +15,18 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{sleep, timeout};
 
-use crate::clock::Clock;
-use crate::crowd::Peer;
-use crate::drain::{Drain, Entering, Phase};
-use crate::head::Head;
+use crate::callers::activity::Busy;
+use crate::callers::address_limits::Peer;
 use crate::headers;
-use crate::http2_head;
-use crate::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::http1::request_head::Head;
+use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::journey::relay::{Cut, Reply};
 use crate::journey::{self, Worker};
-use crate::pace::Busy;
-use crate::refused_head::RefusedHead;
-use crate::relay::{Cut, Reply};
-use crate::yielding::SinceYield;
+use crate::listener::http2_head;
+use crate::process::clock::Clock;
+use crate::process::drain::{Drain, Entering, Phase};
+use crate::process::yielding::SinceYield;
+use crate::record::refused_head::RefusedHead;
 
 /// How much of answers one HTTP/2 stream holds ready to be sent.
 pub(super) const SEND_BUFFER: usize = 64 * 1024;

@@ -8,8 +8,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::file_access;
-use crate::files::{Files, OpenFile};
+use crate::process::file_access;
+use crate::process::files::{Files, OpenFile};
 
 /// Makes the folder for its owner alone if it is not there; gives its path without links.
 pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {

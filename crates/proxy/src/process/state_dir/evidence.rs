@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::files::Files;
+use crate::process::files::Files;
 
 /// What a copy of a file or folder does not share with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

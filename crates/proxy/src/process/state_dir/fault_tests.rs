@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::*;
-use crate::files::Call;
-use crate::files::faults::Faults;
+use crate::process::files::Call;
+use crate::process::files::faults::Faults;
 
 /// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::access;
 use super::evidence::FileIdentity;
 use super::names::SUSPENDED;
-use crate::files::Files;
+use crate::process::files::Files;
 
 const VERSION: u32 = 1;
 const DIGEST: &str = "sha256 ";
