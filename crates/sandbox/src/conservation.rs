@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
-use crate::amount::Amount;
+use crate::api::fixed_addresses;
 use crate::desk::{ACME, Desk, INSTITUTION, NOW, OTHER, address_order, order};
-use crate::fixed_addresses;
+use crate::wire::amount::Amount;
 
 const CURRENCIES: [&str; 3] = ["GT", "USDT", "BTC"];
 

@@ -6,14 +6,14 @@ use gatepay_core::Catalogue;
 use gatepay_core::envelope::{Verdict, judge};
 use serde_json::{Value, json};
 
-use crate::accounts::Accounts;
-use crate::amount::Amount;
+use crate::api::accounts::Accounts;
+use crate::api::{balances, orders};
 use crate::config::{AnswerForms, NumbersUniquePer, SubAccount};
-use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::operations::emulated;
-use crate::parameters::Parameters;
-use crate::{balances, orders};
+use crate::wire::amount::Amount;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
 pub(crate) const INSTITUTION: &str = "1000000000";

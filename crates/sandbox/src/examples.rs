@@ -20,13 +20,13 @@ use gatepay_core::Operation;
 use gatepay_core::operation::{Media, Method};
 use serde_json::{Value, json};
 
-use crate::amount::Amount;
-use crate::call::Call;
-use crate::market;
 use crate::operations::emulated;
-use crate::parameters::Parameters;
-use crate::server::Sandbox;
-use crate::world::State;
+use crate::rules::call::Call;
+use crate::rules::market;
+use crate::service::server::Sandbox;
+use crate::service::world::State;
+use crate::wire::amount::Amount;
+use crate::wire::parameters::Parameters;
 
 /// A request, apart from its path and its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -452,7 +452,7 @@ impl Preparation<'_> {
     fn pay(&mut self, prepay_id: &Value) {
         let prepay_id = prepay_id.as_str().unwrap_or_default();
         let ledger = &mut self.state.ledger;
-        crate::orders::pay(
+        crate::api::orders::pay(
             &mut ledger.orders,
             &mut ledger.balances,
             self.call,
@@ -472,7 +472,7 @@ impl Preparation<'_> {
         };
         let amount = Amount::parse("100").expect("these are digits");
         let ledger = &mut self.state.ledger;
-        crate::balances::fund(&ledger.accounts, &mut ledger.balances, call, "USDT", amount)
+        crate::api::balances::fund(&ledger.accounts, &mut ledger.balances, call, "USDT", amount)
             .expect("examples are prepared for an active account");
     }
 

@@ -1,24 +1,24 @@
 //! Everything the emulator keeps: the books of all parts of the API.
 
-use crate::accounts::Accounts;
-use crate::balances::Balances;
-use crate::banks::Banks;
-use crate::call::Call;
-use crate::channels::Channels;
+use crate::api::accounts::Accounts;
+use crate::api::balances::Balances;
+use crate::api::banks::Banks;
+use crate::api::channels::Channels;
+use crate::api::conversions::Conversions;
+use crate::api::fees::FeeRules;
+use crate::api::fixed_addresses::FixedAddresses;
+use crate::api::gift_cards::GiftCards;
+use crate::api::orders::Orders;
+use crate::api::otc::Otc;
+use crate::api::payouts::Payouts;
+use crate::api::plans::Plans;
+use crate::api::products::Products;
+use crate::api::refunds::Refunds;
+use crate::api::rewards::Rewards;
+use crate::api::subscriptions::Subscriptions;
+use crate::api::transfers::Transfers;
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::conversions::Conversions;
-use crate::fees::FeeRules;
-use crate::fixed_addresses::FixedAddresses;
-use crate::gift_cards::GiftCards;
-use crate::orders::Orders;
-use crate::otc::Otc;
-use crate::payouts::Payouts;
-use crate::plans::Plans;
-use crate::products::Products;
-use crate::refunds::Refunds;
-use crate::rewards::Rewards;
-use crate::subscriptions::Subscriptions;
-use crate::transfers::Transfers;
+use crate::rules::call::Call;
 
 /// Everything that GatePay remembers of its merchants' business.
 pub(crate) struct Ledger {

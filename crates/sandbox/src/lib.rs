@@ -22,53 +22,16 @@
 //! - `POST /-/sandbox/deposit` with `{"address":"…","currency":"…","amount":"…"}` pays to a static address.
 //! - `GET /-/sandbox/received` lists the requests received, oldest first, with their signatures masked.
 
+mod api;
 pub mod examples;
+mod rules;
+mod service;
+mod wire;
 
 mod config;
-mod server;
 
-mod control;
-mod exchange;
-mod gate;
-mod multipart;
-mod parameters;
-mod world;
-
-mod call;
 mod ledger;
 mod operations;
-
-mod amount;
-mod balances;
-mod market;
-mod numbers;
-mod page;
-
-mod accounts;
-mod banks;
-mod channels;
-mod conversions;
-mod currencies;
-mod fees;
-mod fixed_addresses;
-mod gift_cards;
-mod orders;
-mod otc;
-mod payouts;
-mod plans;
-mod products;
-mod refunds;
-mod rewards;
-mod subscriptions;
-mod transfers;
-mod wallet;
-
-mod answer;
-mod failure;
-
-mod disruption;
-mod fault;
-mod received;
 
 #[cfg(test)]
 mod conservation;
@@ -78,7 +41,7 @@ mod desk;
 pub use config::{
     AccountStatus, AnswerForms, Clock, Config, NumbersUniquePer, OpeningBalance, SubAccount,
 };
-pub use failure::Failure;
-pub use fault::{Fault, Injection};
-pub use received::Received;
-pub use server::Sandbox;
+pub use service::fault::{Fault, Injection};
+pub use service::received::Received;
+pub use service::server::Sandbox;
+pub use wire::failure::Failure;

@@ -3,16 +3,16 @@
 
 use gatepay_core::operation::Method;
 
-use crate::answer::{Answer, Form};
-use crate::call::{Call, Outcome};
-use crate::failure::Failure;
-use crate::ledger::Ledger;
-use crate::parameters::Parameters;
-use crate::{
+use crate::api::{
     accounts, balances, banks, channels, conversions, currencies, fees, fixed_addresses,
     gift_cards, orders, otc, payouts, plans, products, refunds, rewards, subscriptions, transfers,
     wallet,
 };
+use crate::ledger::Ledger;
+use crate::rules::call::{Call, Outcome};
+use crate::wire::answer::{Answer, Form};
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
 
 /// What an operation does.
 type Execute = fn(&mut Ledger, Call<'_>, &Parameters) -> Outcome;

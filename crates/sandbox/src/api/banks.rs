@@ -1,0 +1,116 @@
+//! Bank accounts for OTC orders. They come as forms with files, and are approved as they come.
+
+use serde_json::{Value, json};
+
+use crate::rules::call::{Call, Outcome};
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// The first bank account's id.
+const FIRST_ID: usize = 93_000_001;
+
+/// The status of a bank account that can be used.
+const APPROVED: u8 = 1;
+
+/// All bank accounts, oldest first.
+#[derive(Default)]
+pub(crate) struct Banks(Vec<Bank>);
+
+struct Bank {
+    account: String,
+    id: String,
+    /// As a list has it.
+    description: Value,
+}
+
+/// `POST …/bank/create`.
+pub(crate) fn create(banks: &mut Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+    for required in ["bankAccountName", "bankName", "countryId", "iban", "swift"] {
+        asked.text(required)?;
+    }
+    let Banks(banks) = banks;
+    let id = (FIRST_ID + banks.len()).to_string();
+    banks.push(Bank {
+        account: call.account.to_owned(),
+        id: id.clone(),
+        description: json!({
+            "bankAccountId": id,
+            "bankAccountName": asked.echo("bankAccountName"),
+            "bankName": asked.echo("bankName"),
+            "countryId": asked.echo("countryId"),
+            "address": asked.echo("address"),
+            "iban": asked.echo("iban"),
+            "swift": asked.echo("swift"),
+            "status": APPROVED,
+        }),
+    });
+    Ok(json!({"bankAccountId": id, "needSupplementMaterial": false}))
+}
+
+/// `GET …/bank/list`. A part of a name or number is enough.
+pub(crate) fn list(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let mut wanted = Vec::new();
+    for name in ["bankAccountName", "iban"] {
+        wanted.extend(asked.optional_text(name)?.map(|part| (name, part)));
+    }
+    let Banks(banks) = banks;
+    let found = banks
+        .iter()
+        .filter(|bank| bank.account == call.account)
+        .map(|bank| &bank.description)
+        .filter(|bank| {
+            wanted.iter().all(|(name, part)| {
+                let value = bank[name].as_str();
+                value.is_some_and(|value| value.contains(part))
+            })
+        });
+    Ok(json!(found.collect::<Vec<_>>()))
+}
+
+/// `POST …/bank/material/supplement`. Nobody looks into the material.
+pub(crate) fn supplement(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let id = asked.text("bankAccountId")?;
+    if !banks.has(call.account, id) {
+        return Err(Failure::NotFound("bankAccountId"));
+    }
+    Ok(json!({"bankAccountId": id, "needSupplementMaterial": false}))
+}
+
+impl Banks {
+    /// Whether a bank account is the account's own.
+    pub(crate) fn has(&self, account: &str, id: &str) -> bool {
+        self.0
+            .iter()
+            .any(|bank| bank.account == account && bank.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{Desk, OTHER};
+
+    #[test]
+    fn a_bank_account_is_approved_and_found_by_a_part_of_its_name_or_number() {
+        let mut desk = Desk::new();
+        let mut bank = json!({
+            "bankAccountName": "Acme Ltd", "bankName": "B", "countryId": "SG", "iban": "DE0212",
+            "swift": "S",
+        });
+        let id = desk.get("create_otc_bank", &bank)["bankAccountId"].take();
+        for (asked, found) in [
+            (json!({}), 1),
+            (json!({"iban": "021"}), 1),
+            (json!({"bankAccountName": "Acme", "iban": "FR"}), 0),
+        ] {
+            let list = desk.get("list_otc_banks", &asked);
+            assert_eq!(list.as_array().unwrap().len(), found);
+        }
+        let material = json!({"bankAccountId": id});
+        desk.get("supplement_otc_bank", &material);
+        let strange = desk.ask(OTHER, "supplement_otc_bank", &material);
+        assert_eq!(strange, Err("400202".to_owned()));
+        bank["swift"] = json!("");
+        assert_eq!(desk.refusal("create_otc_bank", &bank), "400001");
+    }
+}

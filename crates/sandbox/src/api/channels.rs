@@ -1,0 +1,207 @@
+//! A merchant's own channels, by `channelId`.
+//!
+//! No page shows their fields: in the documentation's forms an answer repeats what was sent. The types of client
+//! libraries have several channels in a request, and name the fields of a list.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::config::AnswerForms;
+use crate::rules::call::{Call, Outcome};
+use crate::rules::page::Page;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// In this list stand the channels of a request that has several.
+const LIST: &str = "merchantChannelList";
+
+/// All channels, by account and `channelId`.
+#[derive(Default)]
+pub(crate) struct Channels(BTreeMap<(String, String), Channel>);
+
+#[derive(Clone)]
+struct Channel {
+    /// What was said about it.
+    said: Parameters,
+    created_ms: u64,
+    updated_ms: u64,
+}
+
+/// `POST /v1/pay/channelmanage/save`. A second save replaces the first.
+pub(crate) fn save(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
+    let mut saved = Vec::new();
+    for said in all(asked)? {
+        let channel = Channel {
+            said,
+            created_ms: call.now,
+            updated_ms: call.now,
+        };
+        saved.push((key(call, &channel.said)?, channel));
+    }
+    let answer = done(call, saved.iter().map(|(_, channel)| channel));
+    channels.extend(saved);
+    Ok(answer)
+}
+
+/// `GET /v1/pay/channelmanage/list`.
+pub(crate) fn list(channels: &Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let page = Page::asked(asked, "page", "count")?;
+    let mut wanted = Vec::new();
+    for name in ["channelId", "desc", "channelType"] {
+        wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
+    }
+    let Channels(channels) = channels;
+    let own: Vec<_> = channels
+        .iter()
+        .filter(|((account, _), _)| account == call.account)
+        .map(|(_, channel)| channel)
+        .filter(|channel| {
+            let mut wanted = wanted.iter();
+            wanted.all(|(name, value)| channel.said.echo_text(name) == *value)
+        })
+        .map(|channel| match call.forms {
+            AnswerForms::Clients => channel.describe(),
+            AnswerForms::Documentation => channel.as_sent(),
+        })
+        .collect();
+    let name = match call.forms {
+        AnswerForms::Clients => LIST,
+        AnswerForms::Documentation => "list",
+    };
+    Ok(json!({"total": own.len(), name: page.of(&own)}))
+}
+
+/// `PUT /v1/pay/channelmanage/update`. What is not said stays. All channels are changed, or none.
+pub(crate) fn update(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
+    let mut updated = Vec::new();
+    for said in all(asked)? {
+        let key = key(call, &said)?;
+        let known = channels.get(&key).ok_or(Failure::NotFound("channelId"))?;
+        let mut channel = known.clone();
+        channel.said.merge(&said);
+        channel.updated_ms = call.now;
+        updated.push((key, channel));
+    }
+    let answer = done(call, updated.iter().map(|(_, channel)| channel));
+    channels.extend(updated);
+    Ok(answer)
+}
+
+/// `DELETE /v1/pay/channelmanage/delete`.
+pub(crate) fn delete(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let Channels(channels) = channels;
+    let deleted = channels.remove(&key(call, asked)?);
+    let deleted = deleted.ok_or(Failure::NotFound("channelId"))?;
+    Ok(done(call, [&deleted].into_iter()))
+}
+
+/// The channels of a request: those of its list, or the one that it is itself.
+fn all(asked: &Parameters) -> Result<Vec<Parameters>, Failure> {
+    let lists = asked.echo_list(LIST);
+    if lists.as_array().is_none_or(Vec::is_empty) {
+        return Ok(vec![asked.clone()]);
+    }
+    asked.objects(LIST)
+}
+
+fn key(call: Call<'_>, said: &Parameters) -> Result<(String, String), Failure> {
+    Ok((call.account.to_owned(), said.id("channelId")?.to_owned()))
+}
+
+/// The answer to a change. Client libraries have an object without members for it.
+fn done<'c>(call: Call<'_>, mut channels: impl ExactSizeIterator<Item = &'c Channel>) -> Value {
+    match (call.forms, channels.len()) {
+        (AnswerForms::Clients, _) => json!({}),
+        (AnswerForms::Documentation, 1) => channels.next().map(Channel::as_sent).into(),
+        (AnswerForms::Documentation, _) => channels.map(Channel::as_sent).collect(),
+    }
+}
+
+impl Channel {
+    fn as_sent(&self) -> Value {
+        self.said.members().clone().into()
+    }
+
+    /// As the types of client libraries have it. Times are text in one and a number in another, which reads such text.
+    fn describe(&self) -> Value {
+        json!({
+            "channelId": self.said.echo_text("channelId"),
+            "desc": self.said.echo_text("desc"),
+            "channelType": self.said.echo_text("channelType"),
+            "email": self.said.echo_text("email"),
+            "chain": self.said.echo_text("chain"),
+            "currency": self.said.echo_text("currency"),
+            "address": self.said.echo_text("address"),
+            "customFields": self.said.echo_list("customFields"),
+            "createTime": self.created_ms.to_string(),
+            "updateTime": self.updated_ms.to_string(),
+            "result": "",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{Desk, OTHER};
+
+    #[test]
+    fn a_channel_is_saved_updated_listed_and_deleted() {
+        let mut desk = Desk::documented();
+        desk.get(
+            "save_channel",
+            &json!({"channelId": "c", "name": "Shop", "city": "Berlin"}),
+        );
+        let updated = desk.get(
+            "update_channel",
+            &json!({"channelId": "c", "name": "Store"}),
+        );
+        assert_eq!(
+            updated,
+            json!({"channelId": "c", "name": "Store", "city": "Berlin"})
+        );
+        let list = desk.get("list_channels", &json!({}));
+        assert_eq!(list, json!({"total": 1, "list": [updated]}));
+
+        let by_id = json!({"channelId": "c"});
+        let strange = desk.ask(OTHER, "delete_channel", &by_id);
+        assert_eq!(strange, Err("400202".to_owned()));
+        desk.get("delete_channel", &by_id);
+        assert_eq!(desk.refusal("delete_channel", &by_id), "400202");
+        assert_eq!(desk.refusal("update_channel", &by_id), "400202");
+    }
+
+    #[test]
+    fn several_channels_are_saved_and_updated_together() {
+        let mut desk = Desk::new();
+        let list = |channels: Value| json!({"channelId": "", "merchantChannelList": channels});
+        let saved = list(json!([
+            {"channelId": "a", "desc": "Shop", "customFields": [{"code": "1", "name": "n", "value": "v"}]},
+            {"channelId": "b", "desc": "Stall"},
+        ]));
+        assert_eq!(desk.get("save_channel", &saved), json!({}));
+        desk.now += 5;
+        let half_known = list(json!([{"channelId": "a", "desc": "x"}, {"channelId": "c"}]));
+        assert_eq!(desk.refusal("update_channel", &half_known), "400202");
+        let renamed = list(json!([{"channelId": "b", "desc": "Store", "chain": ""}]));
+        assert_eq!(desk.get("update_channel", &renamed), json!({}));
+
+        let all = desk.get("list_channels", &json!({"page": 1, "Count": 2}));
+        let [a, b] = [0, 1].map(|position| &all["merchantChannelList"][position]);
+        assert_eq!(all["total"], 2);
+        assert_eq!((&a["desc"], &b["desc"]), (&json!("Shop"), &json!("Store")));
+        assert_eq!(a["customFields"][0]["value"], "v");
+        assert_ne!(b["createTime"], b["updateTime"]);
+        let one = desk.get("list_channels", &json!({"channelId": "b"}));
+        assert_eq!(one["merchantChannelList"], json!([b]));
+
+        assert_eq!(
+            desk.get("delete_channel", &json!({"channelId": "b"})),
+            json!({})
+        );
+        assert_eq!(desk.get("list_channels", &json!({}))["total"], 1);
+    }
+}

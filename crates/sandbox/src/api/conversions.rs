@@ -1,0 +1,280 @@
+//! Conversions: quoted first, then done exactly as quoted, at the fixed prices of `market`.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::config::NumbersUniquePer;
+use crate::rules::call::{Call, Outcome};
+use crate::rules::market;
+use crate::rules::numbers::Once;
+use crate::wire::amount::Amount;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// How long a quote is good. No page says.
+const QUOTE_LIFE_MS: u64 = 60_000;
+
+/// The first order id.
+const FIRST_ID: u64 = 92_000_000_001;
+
+/// Quotes, and what was converted.
+pub(crate) struct Conversions {
+    /// By quoteId. One that was used is gone.
+    quotes: HashMap<String, Quote>,
+    quoted: usize,
+    /// By clientReqId, as answers have them.
+    done: Once<Value>,
+}
+
+struct Quote {
+    account: String,
+    sold: Part,
+    bought: Part,
+    expires_ms: u64,
+}
+
+/// An amount of a currency.
+#[derive(PartialEq)]
+struct Part {
+    currency: String,
+    amount: Amount,
+}
+
+/// `POST /v1/pay/convert/preview`.
+pub(crate) fn preview(
+    conversions: &mut Conversions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let sold = market::currency(asked.text("sellCurrency")?)?.name;
+    let bought = market::currency(asked.text("buyCurrency")?)?.name;
+    if sold == bought {
+        return Err(Failure::InvalidCurrency);
+    }
+    let sell_amount = asked.optional_amount("sellAmount")?;
+    let (sell_amount, buy_amount) = match (sell_amount, asked.optional_amount("buyAmount")?) {
+        (Some(amount), _) => (amount, market::buys(sold, amount, bought)?),
+        (None, Some(amount)) => (market::costs(bought, amount, sold)?, amount),
+        (None, None) => return Err(Failure::Malformed("sellAmount or buyAmount")),
+    };
+    conversions.quoted += 1;
+    let id = format!("Q{}", conversions.quoted);
+    let quote = Quote {
+        account: call.account.to_owned(),
+        sold: Part::new(sold, sell_amount),
+        bought: Part::new(bought, buy_amount),
+        expires_ms: call.now.saturating_add(QUOTE_LIFE_MS),
+    };
+    conversions.quotes.insert(id.clone(), quote);
+    let rate = market::rate(sold, bought)?.to_string();
+    Ok(json!({
+        "quoteId": id,
+        "sellCurrency": sold,
+        "sellAmount": sell_amount.to_string(),
+        "buyCurrency": bought,
+        "buyAmount": buy_amount.to_string(),
+        // Pages have the one name, client libraries the other.
+        "rate": rate,
+        "price": rate,
+    }))
+}
+
+/// `POST /v1/pay/convert`. A quote is good once; a conversion that fails leaves it good.
+pub(crate) fn convert(
+    conversions: &mut Conversions,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let earlier = conversions.done.before(call, "clientReqId", asked)?;
+    if let Some(earlier) = earlier {
+        return Ok(earlier.clone());
+    }
+    let number = asked.text("clientReqId")?;
+    let quote_id = asked.text("quoteId")?;
+    let quote = conversions
+        .quotes
+        .get(quote_id)
+        .filter(|quote| quote.account == call.account)
+        .ok_or(Failure::Malformed("quoteId"))?;
+    if call.now >= quote.expires_ms {
+        return Err(Failure::RateMoved);
+    }
+    let Quote { sold, bought, .. } = quote;
+    if Part::asked(asked, "sellCurrency", "sellAmount")? != *sold {
+        return Err(Failure::Malformed("sellAmount"));
+    }
+    if Part::asked(asked, "buyCurrency", "buyAmount")? != *bought {
+        return Err(Failure::Malformed("buyAmount"));
+    }
+    let id = conversions.done.next_id(FIRST_ID);
+    let reason = Reason {
+        kind: "CONVERT",
+        id: &id,
+        number,
+    };
+    let movements = [
+        sold.movement(Holder::account(call.account), Holder::Market),
+        bought.movement(Holder::Market, Holder::account(call.account)),
+    ];
+    balances.post(call.now, reason, &movements)?;
+    let done = json!({
+        "order_id": id,
+        "userId": call.merchant_id(),
+        "sellCurrency": sold.currency,
+        "sellAmount": sold.amount.to_string(),
+        "buyCurrency": bought.currency,
+        "buyAmount": bought.amount.to_string(),
+        "status": 1,
+        "rate": market::rate(&sold.currency, &bought.currency)?,
+        "quoteId": quote_id,
+        "createTime": call.now,
+    });
+    conversions.quotes.remove(quote_id);
+    conversions.done.keep(call, number, asked, done.clone());
+    Ok(done)
+}
+
+/// `GET /v1/pay/convert/order`. The parameter's name was inferred; the other spelling will do too.
+pub(crate) fn query(conversions: &Conversions, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let id = match asked.optional_text("orderId")? {
+        Some(id) => id,
+        None => asked
+            .optional_text("order_id")?
+            .ok_or(Failure::Malformed("orderId"))?,
+    };
+    let mut done = conversions.done.of(call.account);
+    done.find(|conversion| conversion["order_id"] == id)
+        .cloned()
+        .ok_or(Failure::NotFound("orderId"))
+}
+
+impl Conversions {
+    pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
+        Self {
+            quotes: HashMap::new(),
+            quoted: 0,
+            done: Once::new(numbers),
+        }
+    }
+}
+
+impl Part {
+    fn new(currency: &str, amount: Amount) -> Self {
+        Self {
+            currency: currency.to_owned(),
+            amount,
+        }
+    }
+
+    fn asked(
+        asked: &Parameters,
+        currency: &'static str,
+        amount: &'static str,
+    ) -> Result<Self, Failure> {
+        Ok(Self::new(asked.text(currency)?, asked.amount(amount)?))
+    }
+
+    fn movement(&self, from: Holder, to: Holder) -> Movement<'_> {
+        Movement {
+            from,
+            to,
+            currency: &self.currency,
+            amount: self.amount,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{ACME, Desk, OTHER};
+
+    fn quoted(desk: &mut Desk, number: &str) -> Value {
+        let wanted = json!({"sellCurrency": "BTC", "buyCurrency": "USDT", "buyAmount": "25000"});
+        let mut quote = desk.get("preview_conversion", &wanted);
+        quote["clientReqId"] = json!(number);
+        quote
+    }
+
+    #[test]
+    fn a_conversion_is_done_as_quoted_and_once() {
+        let mut desk = Desk::new();
+        desk.fund(ACME, "BTC", "1");
+        let quote = quoted(&mut desk, "1");
+        assert_eq!(
+            (&quote["sellAmount"], &quote["rate"]),
+            (&json!("0.5"), &json!("50000"))
+        );
+        let done = desk.get("create_conversion", &quote);
+        assert_eq!(
+            (&done["rate"], &done["status"]),
+            (&json!(50_000.0), &json!(1))
+        );
+        assert_eq!(desk.get("create_conversion", &quote), done);
+        assert_eq!(desk.balance(ACME, "BTC"), "0.5");
+        assert_eq!(desk.balance(ACME, "USDT"), "25000");
+        let by_id = json!({"orderId": done["order_id"]});
+        assert_eq!(desk.get("query_conversion", &by_id), done);
+        let strange = desk.ask(OTHER, "query_conversion", &by_id);
+        assert_eq!(strange, Err("400202".to_owned()));
+
+        let mut again = quote;
+        again["clientReqId"] = json!("2");
+        assert_eq!(
+            desk.refusal("create_conversion", &again),
+            "400001",
+            "the quote is used"
+        );
+    }
+
+    #[test]
+    fn nothing_but_the_quote_is_done() {
+        let mut desk = Desk::new();
+        desk.fund(ACME, "BTC", "1");
+        desk.fund(OTHER, "BTC", "1");
+        let quote = quoted(&mut desk, "1");
+        for (field, value) in [
+            ("sellAmount", "0.51"),
+            ("buyAmount", "25000.01"),
+            ("buyCurrency", "USDC"),
+            ("quoteId", "Q17"),
+        ] {
+            let mut other = quote.clone();
+            other[field] = json!(value);
+            assert_eq!(
+                desk.refusal("create_conversion", &other),
+                "400001",
+                "{field}"
+            );
+        }
+        let strange = desk.ask(OTHER, "create_conversion", &quote);
+        assert_eq!(strange, Err("400001".to_owned()));
+        desk.now += QUOTE_LIFE_MS;
+        assert_eq!(desk.refusal("create_conversion", &quote), "400622");
+        desk.now -= 1;
+        desk.get("create_conversion", &quote);
+    }
+
+    #[test]
+    fn a_quote_survives_a_conversion_that_fails() {
+        let mut desk = Desk::new();
+        let quote = quoted(&mut desk, "1");
+        assert_eq!(desk.refusal("create_conversion", &quote), "400605");
+        desk.fund(ACME, "BTC", "1");
+        desk.get("create_conversion", &quote);
+    }
+
+    #[test]
+    fn only_two_currencies_that_are_traded_are_quoted() {
+        let mut desk = Desk::new();
+        for (sold, bought) in [("XYZ", "USDT"), ("USDT", "XYZ"), ("USDT", "USDT")] {
+            let wanted = json!({"sellCurrency": sold, "buyCurrency": bought, "sellAmount": "1"});
+            assert_eq!(desk.refusal("preview_conversion", &wanted), "400205");
+        }
+        let nothing = json!({"sellCurrency": "USDT", "buyCurrency": "BTC"});
+        assert_eq!(desk.refusal("preview_conversion", &nothing), "400001");
+    }
+}

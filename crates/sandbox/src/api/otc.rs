@@ -1,0 +1,366 @@
+//! OTC orders: crypto sold for fiat that goes to a bank, or bought with fiat that comes from one. Quoted first, then
+//! done at once, exactly as quoted, at the fixed prices of `market`.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::banks::Banks;
+use crate::config::NumbersUniquePer;
+use crate::rules::call::{Call, Outcome};
+use crate::rules::market;
+use crate::rules::numbers::Once;
+use crate::rules::page::Page;
+use crate::wire::amount::Amount;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// How long a quote is good. The answer says so.
+const QUOTE_LIFE_S: u64 = 60;
+
+/// The first order id.
+const FIRST_ID: u64 = 94_000_000_001;
+
+/// Quotes and orders.
+pub(crate) struct Otc {
+    /// By quoteToken. One that was used is gone.
+    quotes: HashMap<String, Quote>,
+    quoted: usize,
+    /// By clientOrderId, as answers have them.
+    orders: Once<Value>,
+}
+
+struct Quote {
+    account: String,
+    deal: Deal,
+    expires_ms: u64,
+}
+
+/// What is traded for what.
+#[derive(PartialEq)]
+struct Deal {
+    side: Side,
+    crypto_currency: String,
+    crypto_amount: Amount,
+    fiat_currency: String,
+    fiat_amount: Amount,
+}
+
+/// What the merchant does with the crypto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Buy,
+    Sell,
+}
+
+/// `POST …/v1/quote`.
+pub(crate) fn quote(otc: &mut Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let deal = Deal::priced(asked)?;
+    let rate = market::rate(&deal.crypto_currency, &deal.fiat_currency)?;
+    let reverse = market::rate(&deal.fiat_currency, &deal.crypto_currency)?;
+    otc.quoted += 1;
+    let token = format!("quote{}", otc.quoted);
+    let answer = json!({
+        "quoteToken": token,
+        "validPeriod": QUOTE_LIFE_S,
+        "type": deal.side.as_str(),
+        "cryptoCurrency": deal.crypto_currency,
+        "cryptoAmount": deal.crypto_amount.to_string(),
+        "fiatCurrency": deal.fiat_currency,
+        "fiatAmount": deal.fiat_amount.to_string(),
+        "fiatRate": rate.to_string(),
+        "cryptoRate": reverse.to_string(),
+    });
+    let quote = Quote {
+        account: call.account.to_owned(),
+        deal,
+        expires_ms: call.now.saturating_add(QUOTE_LIFE_S * 1000),
+    };
+    otc.quotes.insert(token, quote);
+    Ok(answer)
+}
+
+/// `POST …/order/create`. A quote is good once; an order that fails leaves it good.
+pub(crate) fn create(
+    otc: &mut Otc,
+    banks: &Banks,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    if let Some(earlier) = otc.orders.before(call, "clientOrderId", asked)? {
+        return Ok(earlier.clone());
+    }
+    let number = asked.text("clientOrderId")?;
+    let token = asked.text("quoteToken")?;
+    let bank = asked.text("bankAccountId")?;
+    if !banks.has(call.account, bank) {
+        return Err(Failure::NotFound("bankAccountId"));
+    }
+    let quote = otc
+        .quotes
+        .get(token)
+        .filter(|quote| quote.account == call.account)
+        .ok_or(Failure::Malformed("quoteToken"))?;
+    if call.now >= quote.expires_ms {
+        return Err(Failure::RateMoved);
+    }
+    let deal = Deal::asked(asked)?;
+    if deal != quote.deal {
+        return Err(Failure::WrongAmount);
+    }
+    let id = otc.orders.next_id(FIRST_ID);
+    let reason = Reason {
+        kind: "OTC",
+        id: &id,
+        number,
+    };
+    let movements = deal.movements(call.account);
+    balances.post(call.now, reason, &movements)?;
+    let order = json!({
+        "orderId": id,
+        "clientOrderId": number,
+        "status": "DONE",
+        "type": deal.side.as_str(),
+        "quoteToken": token,
+        "bankAccountId": bank,
+        "cryptoCurrency": deal.crypto_currency,
+        "cryptoAmount": asked.echo("cryptoAmount"),
+        "fiatCurrency": deal.fiat_currency,
+        "fiatAmount": asked.echo("fiatAmount"),
+        "fiatRate": market::rate(&deal.crypto_currency, &deal.fiat_currency)?.to_string(),
+        "createTime": call.now,
+        "updateTime": call.now,
+        "errMsg": "",
+        "tradeFee": "0",
+        "finalFiatAmount": asked.echo("fiatAmount"),
+        "bankSlipInfo": "",
+        "promCode": asked.echo("promotionCode"),
+    });
+    otc.quotes.remove(token);
+    otc.orders.keep(call, number, asked, order.clone());
+    Ok(order)
+}
+
+/// `POST …/order/list`, newest first.
+pub(crate) fn list(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let from = asked.optional_time("startTime")?.unwrap_or_default();
+    let to = asked.optional_time("endTime")?.unwrap_or(u64::MAX);
+    let page = Page::asked(asked, "page", "pageSize")?;
+    let mut wanted = Vec::new();
+    for name in [
+        "status",
+        "type",
+        "cryptoCurrency",
+        "fiatCurrency",
+        "clientOrderId",
+    ] {
+        wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
+    }
+    let orders = otc.orders.of(call.account).rev();
+    let found: Vec<_> = orders
+        .filter(|order| wanted.iter().all(|(name, value)| order[name] == *value))
+        .filter(|order| (from..=to).contains(&order["createTime"].as_u64().unwrap_or_default()))
+        .collect();
+    Ok(json!({"total": found.len(), "list": page.of(&found)}))
+}
+
+/// `GET …/order/detail`.
+pub(crate) fn detail(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let mut wanted = Vec::new();
+    for name in ["orderId", "clientOrderId"] {
+        wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
+    }
+    if wanted.is_empty() {
+        return Err(Failure::Malformed("orderId or clientOrderId"));
+    }
+    let mut orders = otc.orders.of(call.account);
+    orders
+        .find(|order| wanted.iter().all(|(name, value)| order[name] == *value))
+        .cloned()
+        .ok_or(Failure::UnknownOrder)
+}
+
+/// `GET …/recharge/detail`. The calls that make a deposit are on no page that was seen; here it is an order that buys.
+pub(crate) fn deposit(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let order = detail(otc, call, asked)?;
+    if order["type"] != Side::Buy.as_str() {
+        return Err(Failure::UnknownOrder);
+    }
+    Ok(order)
+}
+
+impl Otc {
+    pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
+        Self {
+            quotes: HashMap::new(),
+            quoted: 0,
+            orders: Once::new(numbers),
+        }
+    }
+}
+
+impl Deal {
+    /// A deal of which one amount is asked for.
+    fn priced(asked: &Parameters) -> Result<Self, Failure> {
+        let (side, crypto, fiat) = Self::terms(asked)?;
+        let (crypto_amount, fiat_amount) = match asked.text("side")? {
+            "CRYPTO" => {
+                let amount = asked.amount("cryptoAmount")?;
+                (amount, market::buys(crypto, amount, fiat)?)
+            }
+            "FIAT" => {
+                let amount = asked.amount("fiatAmount")?;
+                (market::costs(fiat, amount, crypto)?, amount)
+            }
+            _ => return Err(Failure::Malformed("side")),
+        };
+        Ok(Self {
+            side,
+            crypto_currency: crypto.to_owned(),
+            crypto_amount,
+            fiat_currency: fiat.to_owned(),
+            fiat_amount,
+        })
+    }
+
+    /// A deal of which both amounts are named.
+    fn asked(asked: &Parameters) -> Result<Self, Failure> {
+        let (side, crypto, fiat) = Self::terms(asked)?;
+        Ok(Self {
+            side,
+            crypto_currency: crypto.to_owned(),
+            crypto_amount: asked.amount("cryptoAmount")?,
+            fiat_currency: fiat.to_owned(),
+            fiat_amount: asked.amount("fiatAmount")?,
+        })
+    }
+
+    fn terms(asked: &Parameters) -> Result<(Side, &'static str, &'static str), Failure> {
+        let side = match asked.text("type")? {
+            "BUY" => Side::Buy,
+            "SELL" => Side::Sell,
+            _ => return Err(Failure::Malformed("type")),
+        };
+        let crypto = market::currency(asked.text("cryptoCurrency")?)?;
+        let fiat = market::currency(asked.text("fiatCurrency")?)?;
+        if !crypto.is_crypto || fiat.is_crypto {
+            return Err(Failure::InvalidCurrency);
+        }
+        Ok((side, crypto.name, fiat.name))
+    }
+
+    /// From the account to the bank, or from the bank to the account, by way of the market.
+    fn movements(&self, account: &str) -> [Movement<'_>; 2] {
+        let movement = |from, to, currency, amount| Movement {
+            from,
+            to,
+            currency,
+            amount,
+        };
+        let account = Holder::account(account);
+        let (crypto, fiat) = (&self.crypto_currency, &self.fiat_currency);
+        match self.side {
+            Side::Sell => [
+                movement(account, Holder::Market, crypto, self.crypto_amount),
+                movement(Holder::Market, Holder::Outside, fiat, self.fiat_amount),
+            ],
+            Side::Buy => [
+                movement(Holder::Outside, Holder::Market, fiat, self.fiat_amount),
+                movement(Holder::Market, account, crypto, self.crypto_amount),
+            ],
+        }
+    }
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Buy => "BUY",
+            Self::Sell => "SELL",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{ACME, Desk, OTHER};
+
+    fn bank(desk: &mut Desk) -> Value {
+        let bank = json!({
+            "bankAccountName": "Acme", "bankName": "B", "countryId": "SG", "iban": "DE02",
+            "swift": "S",
+        });
+        desk.get("create_otc_bank", &bank)["bankAccountId"].take()
+    }
+
+    fn quoted(desk: &mut Desk, number: &str, side: &str) -> Value {
+        let wanted = json!({
+            "cryptoCurrency": "USDT", "fiatCurrency": "EUR", "side": "FIAT", "fiatAmount": "80",
+            "type": side,
+        });
+        let mut quote = desk.get("otc_quote", &wanted);
+        quote["clientOrderId"] = json!(number);
+        quote["bankAccountId"] = bank(desk);
+        quote
+    }
+
+    #[test]
+    fn crypto_is_sold_and_bought_as_quoted_and_once() {
+        let mut desk = Desk::new();
+        desk.fund(ACME, "USDT", "150");
+        let sale = quoted(&mut desk, "1", "SELL");
+        assert_eq!(
+            (&sale["cryptoAmount"], &sale["validPeriod"]),
+            (&json!("100"), &json!(60))
+        );
+        let sold = desk.get("create_otc_order", &sale);
+        assert_eq!(sold["status"], "DONE");
+        assert_eq!(desk.get("create_otc_order", &sale), sold);
+        assert_eq!(desk.balance(ACME, "USDT"), "50");
+        let purchase = quoted(&mut desk, "2", "BUY");
+        let bought = desk.get("create_otc_order", &purchase);
+        assert_eq!(desk.balance(ACME, "USDT"), "150");
+
+        assert_eq!(
+            desk.get("otc_order_detail", &json!({"clientOrderId": "1"})),
+            sold
+        );
+        let by_id = json!({"orderId": bought["orderId"]});
+        assert_eq!(desk.get("otc_deposit_detail", &by_id), bought);
+        assert_eq!(
+            desk.refusal("otc_deposit_detail", &json!({"clientOrderId": "1"})),
+            "400202"
+        );
+        let sales = desk.get(
+            "list_otc_orders",
+            &json!({"type": "SELL", "status": "DONE"}),
+        );
+        assert_eq!(sales["list"], json!([sold]));
+        let strange = desk.ask(OTHER, "otc_order_detail", &by_id);
+        assert_eq!(strange, Err("400202".to_owned()));
+    }
+
+    #[test]
+    fn nothing_but_the_quote_is_done() {
+        let mut desk = Desk::new();
+        let quote = quoted(&mut desk, "1", "SELL");
+        for (field, value, code) in [
+            ("cryptoAmount", "99", "400621"),
+            ("type", "BUY", "400621"),
+            ("type", "GIFT", "400001"),
+            ("fiatCurrency", "BTC", "400205"),
+            ("quoteToken", "q", "400001"),
+            ("bankAccountId", "17", "400202"),
+        ] {
+            let mut other = quote.clone();
+            other[field] = json!(value);
+            assert_eq!(desk.refusal("create_otc_order", &other), code, "{field}");
+        }
+        assert_eq!(desk.refusal("create_otc_order", &quote), "400605");
+        desk.now += 1000 * QUOTE_LIFE_S;
+        assert_eq!(desk.refusal("create_otc_order", &quote), "400622");
+    }
+}

@@ -1,0 +1,61 @@
+//! Products that plans are priced by. No page shows their fields: what is sent is kept as it is.
+
+use serde_json::{Value, json};
+
+use crate::rules::call::{Call, Outcome};
+use crate::rules::page::Page;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// All products, oldest first.
+#[derive(Default)]
+pub(crate) struct Products(Vec<Product>);
+
+struct Product {
+    account: String,
+    /// As answers have it.
+    description: Value,
+}
+
+/// `POST …/product/create`.
+pub(crate) fn create(products: &mut Products, call: Call<'_>, asked: &Parameters) -> Outcome {
+    asked.text("productName")?;
+    let Products(products) = products;
+    let number = products.len() + 1;
+    let mut description = Value::Object(asked.members().clone());
+    description["productNo"] = json!(format!("PD{number:09}"));
+    description["priceNo"] = json!(format!("PR{number:09}"));
+    description["createTime"] = json!(call.now);
+    products.push(Product {
+        account: call.account.to_owned(),
+        description: description.clone(),
+    });
+    Ok(description)
+}
+
+/// `GET …/product/pageQuery`, newest first.
+pub(crate) fn list(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let page = Page::asked(asked, "page", "pageSize")?;
+    let mut products: Vec<_> = products.of(call.account).collect();
+    products.reverse();
+    Ok(json!({"total": products.len(), "list": page.of(&products)}))
+}
+
+/// `GET …/product/queryOne`.
+pub(crate) fn query(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let number = asked.text("productNo")?;
+    let mut products = products.of(call.account);
+    products
+        .find(|product| product["productNo"] == number)
+        .cloned()
+        .ok_or(Failure::NotFound("productNo"))
+}
+
+impl Products {
+    fn of(&self, account: &str) -> impl Iterator<Item = &Value> {
+        self.0
+            .iter()
+            .filter(move |product| product.account == account)
+            .map(|product| &product.description)
+    }
+}

@@ -1,0 +1,255 @@
+//! Subscriptions to plans, and what is deducted for them.
+//!
+//! A subscription is active from its creation on: the subscriber, who would have to agree by its link, always does.
+
+use serde_json::{Value, json};
+
+use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::plans::Plans;
+use crate::config::NumbersUniquePer;
+use crate::rules::call::{Call, Outcome};
+use crate::rules::numbers::Once;
+use crate::rules::page::Page;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// The first id of GatePay's own, of a subscription and of a deduction.
+const FIRST_ID: u64 = 95_000_000_001;
+const FIRST_DEDUCTION_ID: u64 = 96_000_000_001;
+
+/// Subscriptions and deductions, as answers have them.
+pub(crate) struct Subscriptions {
+    /// By merchantSubscriptionOrderNo.
+    subscriptions: Once<Value>,
+    /// By merchantDeductNo.
+    deductions: Once<Value>,
+}
+
+/// `POST …/order/create`.
+pub(crate) fn create(
+    subscriptions: &mut Subscriptions,
+    plans: &Plans,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let subscriptions = &mut subscriptions.subscriptions;
+    let earlier = subscriptions.before(call, "merchantSubscriptionOrderNo", asked)?;
+    if let Some(earlier) = earlier {
+        return Ok(describe_new(earlier));
+    }
+    let number = asked.text("merchantSubscriptionOrderNo")?;
+    let plan = asked.text("planNo")?;
+    if !plans.of(call.account).any(|known| known["planNo"] == plan) {
+        return Err(Failure::NotFound("planNo"));
+    }
+    let id = subscriptions.next_id(FIRST_ID);
+    let subscription = json!({
+        "subscriptionOrderNo": id,
+        "merchantSubscriptionOrderNo": number,
+        "subscriptionLink": format!("https://sandbox.invalid/subscribe/{id}"),
+        "planNo": plan,
+        "status": "ACTIVE",
+        "createTime": call.now,
+    });
+    let answer = describe_new(&subscription);
+    subscriptions.keep(call, number, asked, subscription);
+    Ok(answer)
+}
+
+/// `GET …/order/list`, newest first.
+pub(crate) fn list(subscriptions: &Subscriptions, call: Call<'_>, asked: &Parameters) -> Outcome {
+    let page = Page::asked(asked, "page", "pageSize")?;
+    let all = subscriptions.subscriptions.of(call.account).rev();
+    let all: Vec<_> = all.collect();
+    Ok(json!({"total": all.len(), "list": page.of(&all)}))
+}
+
+/// `GET …/order/detail`.
+pub(crate) fn detail(
+    subscriptions: &mut Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    subscriptions.named(call, asked).cloned()
+}
+
+/// `POST …/order/complete`. Canceling is the one operation that was seen; canceled once more it stays canceled.
+pub(crate) fn complete(
+    subscriptions: &mut Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    if asked.text("operationType")? != "CANCEL" {
+        return Err(Failure::Malformed("operationType"));
+    }
+    let subscription = subscriptions.named(call, asked)?;
+    subscription["status"] = json!("CANCELED");
+    Ok(subscription.clone())
+}
+
+/// `POST …/order/deduct`. The money comes from the subscriber.
+pub(crate) fn deduct(
+    subscriptions: &mut Subscriptions,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let earlier = &subscriptions.deductions;
+    if let Some(earlier) = earlier.before(call, "merchantDeductNo", asked)? {
+        return Ok(earlier.clone());
+    }
+    let number = asked.text("merchantDeductNo")?;
+    let amount = asked.number_amount("amount")?;
+    let currency = asked.text("currency")?;
+    let subscription = subscriptions.named(call, asked)?;
+    if subscription["status"] != "ACTIVE" {
+        return Err(Failure::OrderStatus);
+    }
+    let subscription_id = subscription["subscriptionOrderNo"].clone();
+    let deductions = &mut subscriptions.deductions;
+    let id = deductions.next_id(FIRST_DEDUCTION_ID);
+    let reason = Reason {
+        kind: "DEDUCTION",
+        id: &id,
+        number,
+    };
+    let movement = Movement {
+        from: Holder::Outside,
+        to: Holder::account(call.account),
+        currency,
+        amount,
+    };
+    balances.post(call.now, reason, &[movement])?;
+    let deduction = json!({
+        "deductOrderNo": id,
+        "merchantDeductNo": number,
+        "subscriptionOrderNo": subscription_id,
+        "amount": asked.echo("amount"),
+        "currency": currency,
+        "status": "DEDUCT_SUCCESS",
+        "createTime": call.now,
+    });
+    deductions.keep(call, number, asked, deduction.clone());
+    Ok(deduction)
+}
+
+/// `GET …/deduction/order/detail`.
+pub(crate) fn deduction(
+    subscriptions: &Subscriptions,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let deductions = &subscriptions.deductions;
+    let deduction = match asked.optional_text("deductOrderNo")? {
+        Some(id) => deductions
+            .of(call.account)
+            .find(|one| one["deductOrderNo"] == id),
+        None => deductions.find(call.account, asked.text("merchantDeductNo")?),
+    };
+    deduction
+        .cloned()
+        .ok_or(Failure::NotFound("merchantDeductNo"))
+}
+
+impl Subscriptions {
+    pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
+        Self {
+            subscriptions: Once::new(numbers),
+            deductions: Once::new(numbers),
+        }
+    }
+
+    /// The caller's own subscription, by either number.
+    fn named(&mut self, call: Call<'_>, asked: &Parameters) -> Result<&mut Value, Failure> {
+        let mut wanted = Vec::new();
+        for name in ["subscriptionOrderNo", "merchantSubscriptionOrderNo"] {
+            wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
+        }
+        if wanted.is_empty() {
+            return Err(Failure::Malformed("subscriptionOrderNo"));
+        }
+        self.subscriptions
+            .of_mut(call.account)
+            .find(|one| wanted.iter().all(|(name, value)| one[name] == *value))
+            .ok_or(Failure::NotFound("subscriptionOrderNo"))
+    }
+}
+
+fn describe_new(subscription: &Value) -> Value {
+    json!({
+        "subscriptionOrderNo": subscription["subscriptionOrderNo"],
+        "subscriptionLink": subscription["subscriptionLink"],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{ACME, Desk, OTHER};
+
+    fn subscribed(desk: &mut Desk) -> Value {
+        let plan = json!({"merchantPlanNo": "p", "planName": "P", "priceNo": "1"});
+        let plan = desk.get("save_plan", &plan)["planNo"].take();
+        let subscription = json!({"merchantSubscriptionOrderNo": "s", "planNo": plan});
+        let created = desk.get("create_subscription", &subscription);
+        assert_eq!(desk.get("create_subscription", &subscription), created);
+        created
+    }
+
+    fn deduction(number: &str, amount: f64) -> Value {
+        json!({
+            "merchantDeductNo": number, "amount": amount, "currency": "USDT",
+            "merchantSubscriptionOrderNo": "s",
+        })
+    }
+
+    #[test]
+    fn money_is_deducted_once_for_each_number_until_it_is_canceled() {
+        let mut desk = Desk::new();
+        let id = subscribed(&mut desk)["subscriptionOrderNo"].take();
+        let done = desk.get("deduct_subscription", &deduction("1", 1.5));
+        assert_eq!(done["subscriptionOrderNo"], id);
+        assert_eq!(desk.get("deduct_subscription", &deduction("1", 1.5)), done);
+        assert_eq!(
+            desk.refusal("deduct_subscription", &deduction("1", 2.0)),
+            "400001"
+        );
+        assert_eq!(desk.balance(ACME, "USDT"), "1.5");
+        for by in [
+            json!({"merchantDeductNo": "1"}),
+            json!({"deductOrderNo": done["deductOrderNo"]}),
+        ] {
+            assert_eq!(desk.get("deduction_detail", &by), done);
+        }
+
+        let cancel = json!({"subscriptionOrderNo": id, "operationType": "CANCEL"});
+        assert_eq!(
+            desk.get("complete_subscription", &cancel)["status"],
+            "CANCELED"
+        );
+        assert_eq!(
+            desk.refusal("deduct_subscription", &deduction("2", 1.0)),
+            "400204"
+        );
+        let all = desk.get("list_subscriptions", &json!({}));
+        assert_eq!(all["list"][0]["status"], "CANCELED");
+    }
+
+    #[test]
+    fn a_subscription_is_its_accounts_own_and_of_a_plan() {
+        let mut desk = Desk::new();
+        let id = subscribed(&mut desk)["subscriptionOrderNo"].take();
+        let by_id = json!({"subscriptionOrderNo": id});
+        assert_eq!(desk.get("subscription_detail", &by_id)["status"], "ACTIVE");
+        let strange = desk.ask(OTHER, "subscription_detail", &by_id);
+        assert_eq!(strange, Err("400202".to_owned()));
+        let strange = desk.ask(OTHER, "deduct_subscription", &deduction("1", 1.0));
+        assert_eq!(strange, Err("400202".to_owned()));
+        let planless = json!({"merchantSubscriptionOrderNo": "t", "planNo": "PL17"});
+        assert_eq!(desk.refusal("create_subscription", &planless), "400202");
+        assert_eq!(desk.refusal("subscription_detail", &json!({})), "400001");
+        let mut text = deduction("1", 1.0);
+        text["amount"] = json!("1.0");
+        assert_eq!(desk.refusal("deduct_subscription", &text), "400001");
+    }
+}

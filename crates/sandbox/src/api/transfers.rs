@@ -1,0 +1,197 @@
+//! Transfers and charges: money between the institution's accounts, at once.
+//!
+//! On-Behalf-Of pays a transfer and receives a charge; the account in the body is the other side.
+
+use serde_json::{Value, json};
+
+use crate::api::accounts::Accounts;
+use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::config::NumbersUniquePer;
+use crate::rules::call::{Call, Outcome};
+use crate::rules::numbers::Once;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// All of them, by `merchantBatchNo`, as answers have them.
+pub(crate) struct Transfers {
+    transfers: Once<Value>,
+    charges: Once<Value>,
+}
+
+/// `POST …/v1/pay/transfer`.
+pub(crate) fn transfer(
+    transfers: &mut Transfers,
+    accounts: &Accounts,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let other = other_side(accounts, call, asked)?;
+    let earlier = &transfers.transfers;
+    if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
+        return Ok(earlier.clone());
+    }
+    let done = settle(balances, call, asked, "TRANSFER", [call.account, other])?;
+    let number = asked.text("merchantBatchNo")?;
+    let transfers = &mut transfers.transfers;
+    transfers.keep(call, number, asked, done.clone());
+    Ok(done)
+}
+
+/// `POST …/v1/pay/charge`.
+pub(crate) fn charge(
+    transfers: &mut Transfers,
+    accounts: &Accounts,
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    let other = other_side(accounts, call, asked)?;
+    let earlier = &transfers.charges;
+    if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
+        return Ok(earlier.clone());
+    }
+    let done = settle(balances, call, asked, "CHARGE", [other, call.account])?;
+    let number = asked.text("merchantBatchNo")?;
+    let charges = &mut transfers.charges;
+    charges.keep(call, number, asked, done.clone());
+    Ok(done)
+}
+
+/// `GET …/v1/pay/transfer/detail`.
+pub(crate) fn transfer_detail(
+    transfers: &Transfers,
+    call: Call<'_>,
+    asked: &Parameters,
+) -> Outcome {
+    detail(&transfers.transfers, call, asked)
+}
+
+/// `GET …/v1/pay/charges/detail`.
+pub(crate) fn charge_detail(transfers: &Transfers, call: Call<'_>, asked: &Parameters) -> Outcome {
+    detail(&transfers.charges, call, asked)
+}
+
+impl Transfers {
+    pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
+        Self {
+            transfers: Once::new(numbers),
+            charges: Once::new(numbers),
+        }
+    }
+}
+
+/// The account in the body: another than the caller's, and usable.
+fn other_side<'a>(
+    accounts: &Accounts,
+    call: Call<'_>,
+    asked: &'a Parameters,
+) -> Result<&'a str, Failure> {
+    let other = asked.text("accountId")?;
+    if other == call.account {
+        return Err(Failure::Malformed("accountId"));
+    }
+    if !accounts.holds_money(other, call.now) {
+        return Err(Failure::UnknownAccount);
+    }
+    Ok(other)
+}
+
+/// Moves the money, and gives the answer.
+fn settle(
+    balances: &mut Balances,
+    call: Call<'_>,
+    asked: &Parameters,
+    kind: &'static str,
+    [from, to]: [&str; 2],
+) -> Outcome {
+    let number = asked.text("merchantBatchNo")?;
+    let amount = asked.amount("amount")?;
+    let movement = Movement {
+        from: Holder::account(from),
+        to: Holder::account(to),
+        currency: asked.text("currency")?,
+        amount,
+    };
+    let reason = Reason {
+        kind,
+        id: number,
+        number,
+    };
+    balances.post(call.now, reason, &[movement])?;
+    Ok(json!({
+        "merchantBatchNo": number,
+        "status": "PAID",
+        "fromAccountId": from,
+        "toAccountId": to,
+        "currency": asked.echo("currency"),
+        "amount": asked.echo("amount"),
+        "createTime": call.now,
+    }))
+}
+
+fn detail(all: &Once<Value>, call: Call<'_>, asked: &Parameters) -> Outcome {
+    all.find(call.account, asked.text("merchantBatchNo")?)
+        .cloned()
+        .ok_or(Failure::NotFound("merchantBatchNo"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::{ACME, Desk, INSTITUTION, OTHER};
+
+    fn to(account: &str, amount: &str) -> Value {
+        json!({
+            "merchantBatchNo": "1", "accountId": account, "currency": "USDT", "amount": amount,
+        })
+    }
+
+    #[test]
+    fn a_transfer_is_paid_and_a_charge_received_by_the_one_who_asks() {
+        let mut desk = Desk::new();
+        desk.fund(INSTITUTION, "USDT", "10");
+        let sent = desk
+            .ask(INSTITUTION, "create_transfer", &to(ACME, "4"))
+            .unwrap();
+        assert_eq!(sent["fromAccountId"], INSTITUTION);
+        assert_eq!(
+            (&sent["toAccountId"], &sent["status"]),
+            (&json!(ACME), &json!("PAID"))
+        );
+        let charged = desk.ask(OTHER, "create_charge", &to(ACME, "1")).unwrap();
+        assert_eq!(charged["fromAccountId"], ACME);
+        for (account, balance) in [(INSTITUTION, "6"), (ACME, "3"), (OTHER, "1")] {
+            assert_eq!(desk.balance(account, "USDT"), balance);
+        }
+        let number = json!({"merchantBatchNo": "1"});
+        assert_eq!(desk.ask(INSTITUTION, "transfer_detail", &number), Ok(sent));
+        assert_eq!(desk.ask(OTHER, "charge_detail", &number), Ok(charged));
+        assert_eq!(desk.refusal("transfer_detail", &number), "400202");
+    }
+
+    #[test]
+    fn a_number_moves_money_once() {
+        let mut desk = Desk::new();
+        desk.fund(ACME, "USDT", "5");
+        let sent = desk.get("create_transfer", &to(OTHER, "2"));
+        desk.now += 1;
+        assert_eq!(desk.get("create_transfer", &to(OTHER, "2")), sent);
+        assert_eq!(desk.refusal("create_transfer", &to(OTHER, "3")), "400001");
+        assert_eq!(desk.balance(ACME, "USDT"), "3");
+    }
+
+    #[test]
+    fn the_other_account_must_be_another_and_usable_and_the_payer_good_for_it() {
+        let mut desk = Desk::new();
+        desk.fund(ACME, "USDT", "5");
+        assert_eq!(desk.refusal("create_transfer", &to(ACME, "1")), "400001");
+        assert_eq!(desk.refusal("create_transfer", &to("17", "1")), "400203");
+        assert_eq!(
+            desk.refusal("create_transfer", &to(OTHER, "5.01")),
+            "400605"
+        );
+        assert_eq!(desk.refusal("create_charge", &to(OTHER, "1")), "400605");
+        assert_eq!(desk.balance(ACME, "USDT"), "5");
+    }
+}

@@ -1,0 +1,140 @@
+//! What the emulated GatePay trades in: currencies, their fixed prices, and chains.
+//!
+//! All of it is made up, and the same on every day, so that a test can tell beforehand what a conversion gives.
+
+use serde_json::{Value, json};
+
+use crate::wire::amount::Amount;
+use crate::wire::failure::Failure;
+
+/// A currency and what one of it costs, in hundredths of a dollar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Currency {
+    pub(crate) name: &'static str,
+    cents: u32,
+    /// Whether it is held on chains, and not at banks.
+    pub(crate) is_crypto: bool,
+}
+
+/// All of them.
+pub(crate) const CURRENCIES: [Currency; 7] = [
+    crypto("USDT", 100),
+    crypto("USDC", 100),
+    crypto("BTC", 5_000_000),
+    crypto("ETH", 250_000),
+    crypto("GT", 1_000),
+    fiat("USD", 100),
+    fiat("EUR", 125),
+];
+
+/// Chains and where one can look into them. Every crypto currency is on every chain.
+pub(crate) const CHAINS: [(&str, &str); 3] = [
+    ("ETH", "https://etherscan.io"),
+    ("MATIC", "https://polygonscan.com"),
+    ("TRX", "https://tronscan.org"),
+];
+
+const fn crypto(name: &'static str, cents: u32) -> Currency {
+    Currency {
+        name,
+        cents,
+        is_crypto: true,
+    }
+}
+
+const fn fiat(name: &'static str, cents: u32) -> Currency {
+    Currency {
+        name,
+        cents,
+        is_crypto: false,
+    }
+}
+
+/// The names of the crypto currencies.
+pub(crate) fn cryptos() -> Vec<&'static str> {
+    let cryptos = CURRENCIES.iter().filter(|currency| currency.is_crypto);
+    cryptos.map(|currency| currency.name).collect()
+}
+
+/// A currency that is traded.
+pub(crate) fn currency(name: &str) -> Result<Currency, Failure> {
+    CURRENCIES
+        .into_iter()
+        .find(|currency| currency.name == name)
+        .ok_or(Failure::InvalidCurrency)
+}
+
+/// How much of `bought` one gets for an amount of `sold`.
+pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, Failure> {
+    if sold == bought {
+        return Ok(amount);
+    }
+    let (sold, bought) = (currency(sold)?, currency(bought)?);
+    amount
+        .scaled_down(sold.cents, bought.cents)
+        .filter(|amount| *amount > Amount::ZERO)
+        .ok_or(Failure::WrongAmount)
+}
+
+/// How much of `sold` one has to give for an amount of `bought`.
+pub(crate) fn costs(bought: &str, amount: Amount, sold: &str) -> Result<Amount, Failure> {
+    if sold == bought {
+        return Ok(amount);
+    }
+    let (sold, bought) = (currency(sold)?, currency(bought)?);
+    amount
+        .scaled_up(bought.cents, sold.cents)
+        .ok_or(Failure::WrongAmount)
+}
+
+/// How much of `bought` one gets for one of `sold`, for people to read.
+pub(crate) fn rate(sold: &str, bought: &str) -> Result<f64, Failure> {
+    Ok(f64::from(currency(sold)?.cents) / f64::from(currency(bought)?.cents))
+}
+
+/// A currency's name on a chain.
+pub(crate) fn full_name(currency: &str, chain: &str) -> String {
+    format!("{currency}_{chain}")
+}
+
+/// The chains of a currency, as `GET /v1/pay/address/chains` and `GET /v2/refund/support/chains` have them.
+pub(crate) fn chains_of(currency: &str) -> Value {
+    let chains = CHAINS.map(|(chain, explorer_url)| {
+        json!({
+            "chain": chain,
+            "currency": currency,
+            "full_curr_type": full_name(currency, chain),
+            "symbol": currency,
+            "explorer_url": explorer_url,
+            "show_chain_name_en": chain,
+            "hasWithdrawMemo": 0,
+            "withdrawPercent": "0%",
+            "withdrawFix": "0",
+        })
+    });
+    json!(chains)
+}
+
+/// An address on any chain, another one for every number.
+pub(crate) fn address(number: usize) -> String {
+    format!("0x{number:040x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prices_are_fixed_and_rounded_in_favor_of_the_market() {
+        let amount = |text| Amount::parse(text).unwrap();
+        assert_eq!(buys("BTC", amount("0.5"), "USDT"), Ok(amount("25000")));
+        assert_eq!(costs("BTC", amount("0.5"), "USDT"), Ok(amount("25000")));
+        assert_eq!(buys("USDT", amount("1"), "EUR"), Ok(amount("0.8")));
+        assert_eq!(buys("GT", amount("1"), "BTC"), Ok(amount("0.0002")));
+        let dust = amount("0.000001");
+        assert_eq!(buys("USDT", dust, "BTC"), Err(Failure::WrongAmount));
+        assert_eq!(costs("USDT", dust, "BTC"), Ok(amount("0.00000001")));
+        assert_eq!(buys("USDT", dust, "USDT"), Ok(dust));
+        assert_eq!(buys("XYZ", dust, "USDT"), Err(Failure::InvalidCurrency));
+    }
+}

@@ -1,0 +1,175 @@
+//! Numbers that merchants choose, so that a repeated call does no harm (schemas.md: "key").
+
+use std::collections::HashMap;
+
+use crate::config::NumbersUniquePer;
+use crate::rules::call::Call;
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// A number, and among whose it has to be unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Number {
+    account: Option<String>,
+    number: String,
+}
+
+impl NumbersUniquePer {
+    pub(crate) fn number(self, account: &str, number: &str) -> Number {
+        Number {
+            account: match self {
+                Self::SubAccount => Some(account.to_owned()),
+                Self::Institution => None,
+            },
+            number: number.to_owned(),
+        }
+    }
+}
+
+/// What was done under such numbers, each once.
+///
+/// The same call again has the same outcome; the same number with other parameters is 400001. GatePay says only that
+/// a number makes a repetition harmless, so the second half is the sandbox's choice.
+pub(crate) struct Once<T> {
+    unique_per: NumbersUniquePer,
+    positions: HashMap<Number, usize>,
+    /// Oldest first.
+    done: Vec<Done<T>>,
+}
+
+struct Done<T> {
+    account: String,
+    asked: Parameters,
+    outcome: T,
+}
+
+impl<T> Once<T> {
+    pub(crate) fn new(unique_per: NumbersUniquePer) -> Self {
+        Self {
+            unique_per,
+            positions: HashMap::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// What came of the same call before, if there was one. `name` is the parameter that has the number.
+    pub(crate) fn before(
+        &self,
+        call: Call<'_>,
+        name: &'static str,
+        asked: &Parameters,
+    ) -> Result<Option<&T>, Failure> {
+        let number = self.unique_per.number(call.account, asked.text(name)?);
+        let Some(position) = self.positions.get(&number) else {
+            return Ok(None);
+        };
+        let done = &self.done[*position];
+        if done.account == call.account && done.asked == *asked {
+            Ok(Some(&done.outcome))
+        } else {
+            Err(Failure::Reused(name))
+        }
+    }
+
+    /// Whether the number is taken, by whatever call.
+    pub(crate) fn is_taken(&self, account: &str, number: &str) -> bool {
+        let number = self.unique_per.number(account, number);
+        self.positions.contains_key(&number)
+    }
+
+    /// Remembers what was done under a number that was not taken.
+    pub(crate) fn keep(&mut self, call: Call<'_>, number: &str, asked: &Parameters, outcome: T) {
+        let number = self.unique_per.number(call.account, number);
+        self.positions.insert(number, self.done.len());
+        self.done.push(Done {
+            account: call.account.to_owned(),
+            asked: asked.clone(),
+            outcome,
+        });
+    }
+
+    /// What the account did under the number. Another account's number is as unknown as none.
+    pub(crate) fn find(&self, account: &str, number: &str) -> Option<&T> {
+        let number = self.unique_per.number(account, number);
+        let done = &self.done[*self.positions.get(&number)?];
+        (done.account == account).then_some(&done.outcome)
+    }
+
+    /// Everything the account did, oldest first.
+    pub(crate) fn of(&self, account: &str) -> impl DoubleEndedIterator<Item = &T> {
+        self.done
+            .iter()
+            .filter(move |done| done.account == account)
+            .map(|done| &done.outcome)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn of_mut(&mut self, account: &str) -> impl Iterator<Item = &mut T> {
+        self.done
+            .iter_mut()
+            .filter(move |done| done.account == account)
+            .map(|done| &mut done.outcome)
+    }
+
+    /// The next of GatePay's own ids, counted from `first`.
+    pub(crate) fn next_id(&self, first: u64) -> String {
+        (first + self.done.len() as u64).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AnswerForms;
+    use serde_json::json;
+
+    const ACME: Call<'_> = Call {
+        account: "1",
+        now: 0,
+        forms: AnswerForms::Clients,
+    };
+    const OTHER: Call<'_> = Call {
+        account: "2",
+        now: 0,
+        forms: AnswerForms::Clients,
+    };
+
+    fn asked(amount: &str) -> Parameters {
+        let body = json!({"number": "n", "amount": amount}).to_string();
+        Parameters::parse(body.as_bytes()).unwrap()
+    }
+
+    fn once(unique_per: NumbersUniquePer) -> Once<&'static str> {
+        let mut once = Once::new(unique_per);
+        assert_eq!(once.before(ACME, "number", &asked("1")), Ok(None));
+        once.keep(ACME, "n", &asked("1"), "done");
+        once
+    }
+
+    #[test]
+    fn the_same_again_has_the_same_outcome_and_other_parameters_are_refused() {
+        let once = once(NumbersUniquePer::SubAccount);
+        let again = once.before(ACME, "number", &asked("1"));
+        assert_eq!(again, Ok(Some(&"done")));
+        assert_eq!(
+            once.before(ACME, "number", &asked("2")),
+            Err(Failure::Reused("number"))
+        );
+    }
+
+    #[test]
+    fn another_account_has_numbers_of_its_own_or_not() {
+        let each = once(NumbersUniquePer::SubAccount);
+        assert_eq!(each.before(OTHER, "number", &asked("1")), Ok(None));
+        let all = once(NumbersUniquePer::Institution);
+        assert_eq!(
+            all.before(OTHER, "number", &asked("1")),
+            Err(Failure::Reused("number"))
+        );
+        for once in [each, all] {
+            assert_eq!(once.find("1", "n"), Some(&"done"));
+            assert_eq!(once.find("2", "n"), None);
+            assert_eq!(once.of("2").count(), 0);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Pages of lists.
+
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Counted from 1.
+    pub(crate) number: usize,
+    size: usize,
+}
+
+impl Page {
+    /// The first page of 20 unless it is asked for otherwise: what the account list documents (protocol.md 6); no
+    /// other list says.
+    pub(crate) fn asked(
+        asked: &Parameters,
+        number: &'static str,
+        size: &'static str,
+    ) -> Result<Self, Failure> {
+        let between = |name, least: usize, most: usize, default| match asked.optional_time(name)? {
+            None => Ok(default),
+            Some(value) => usize::try_from(value)
+                .ok()
+                .filter(|value| (least..=most).contains(value))
+                .ok_or(Failure::Malformed(name)),
+        };
+        Ok(Self {
+            number: between(number, 1, 1_000_000, 1)?,
+            size: between(size, 1, 200, 20)?,
+        })
+    }
+
+    /// What stands on it.
+    pub(crate) fn of<'l, T>(&self, list: &'l [T]) -> &'l [T] {
+        let start = self.end() - self.size;
+        list.get(start..)
+            .map_or(&[], |rest| &rest[..rest.len().min(self.size)])
+    }
+
+    /// How much of the list stands on it and on those before it.
+    pub(crate) fn end(&self) -> usize {
+        self.number * self.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(json: &str) -> Result<Page, Failure> {
+        Page::asked(
+            &Parameters::parse(json.as_bytes()).unwrap(),
+            "page",
+            "count",
+        )
+    }
+
+    #[test]
+    fn a_list_is_cut_into_pages() {
+        let list: Vec<_> = (0..25).collect();
+        assert_eq!(page("{}").unwrap().of(&list), &list[..20]);
+        assert_eq!(page(r#"{"page":2}"#).unwrap().of(&list), &list[20..]);
+        assert_eq!(page(r#"{"page":3}"#).unwrap().of(&list), &list[25..]);
+        let second = page(r#"{"page":"2","count":"2"}"#).unwrap();
+        assert_eq!((second.of(&list), second.end()), (&list[2..4], 4));
+        assert_eq!(page(r#"{"count":201}"#), Err(Failure::Malformed("count")));
+        assert_eq!(page(r#"{"page":-1}"#), Err(Failure::Malformed("page")));
+    }
+}

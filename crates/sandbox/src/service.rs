@@ -1,0 +1,10 @@
+//! The server: connections, authentication, injected faults, and the sandbox's own unsigned paths.
+
+pub(crate) mod authentication;
+pub(crate) mod control;
+pub(crate) mod disruption;
+pub(crate) mod exchange;
+pub(crate) mod fault;
+pub(crate) mod received;
+pub(crate) mod server;
+pub(crate) mod world;

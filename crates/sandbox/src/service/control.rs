@@ -1,0 +1,52 @@
+//! The emulator's own paths, unsigned: what a customer or an onlooker does, for whoever runs the sandbox by itself.
+//! Faults do not strike them, and they are not recorded.
+
+use hyper::Method;
+use hyper::http::request::Parts;
+use serde_json::Value;
+
+use crate::service::received::Received;
+use crate::service::world::World;
+use crate::wire::answer::{Answer, Form};
+use crate::wire::failure::Failure;
+use crate::wire::parameters::Parameters;
+
+/// No path of GatePay's starts like this.
+const PREFIX: &str = "/-/sandbox/";
+
+pub(crate) fn is_own(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}
+
+/// Answers a request to an own path.
+pub(crate) fn answer(world: &World, head: &Parts, body: &[u8]) -> Answer {
+    match (&head.method, &head.uri.path()[PREFIX.len()..]) {
+        (&Method::POST, "pay") => {
+            let paid = Parameters::parse(body).and_then(|asked| world.pay(asked.text("prepayId")?));
+            done(paid)
+        }
+        (&Method::POST, "fund") => {
+            let funded = Parameters::parse(body).and_then(|asked| {
+                let (account, currency) = (asked.text("account")?, asked.text("currency")?);
+                world.fund(account, currency, asked.amount("amount")?)
+            });
+            done(funded)
+        }
+        (&Method::POST, "deposit") => {
+            let deposited = Parameters::parse(body).and_then(|asked| {
+                let (address, currency) = (asked.text("address")?, asked.text("currency")?);
+                world.deposit(address, currency, asked.amount("amount")?)
+            });
+            done(deposited)
+        }
+        (&Method::GET, "received") => {
+            let state = world.state();
+            Answer::json(&state.log.all().map(Received::to_json).collect::<Vec<_>>())
+        }
+        _ => Answer::plain(404, ""),
+    }
+}
+
+fn done(result: Result<(), Failure>) -> Answer {
+    Answer::new(Form::Standard, result.map(Value::from))
+}

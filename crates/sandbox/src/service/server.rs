@@ -1,0 +1,320 @@
+//! The server: a thread, its sockets, and the handle to it all.
+
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, DATE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::accounts::Accounts;
+use crate::api::orders;
+use crate::config::{Config, OpeningBalance};
+use crate::ledger::Ledger;
+use crate::service::authentication::Gate;
+use crate::service::disruption::{Disruption, Stream};
+use crate::service::exchange::exchange;
+use crate::service::fault::Faults;
+use crate::service::fault::Injection;
+use crate::service::received::Log;
+use crate::service::received::Received;
+use crate::service::world::{State, World};
+use crate::wire::amount::Amount;
+use crate::wire::answer::Answer;
+use crate::wire::failure::Failure;
+
+/// How many connections wait to be accepted: a load test opens them all at once.
+const BACKLOG: i32 = 1024;
+
+/// How long accepting pauses after an error, which is most likely a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A running sandbox. Clones are handles to the same one; it stops when the last is dropped.
+#[derive(Clone)]
+pub struct Sandbox(Arc<Running>);
+
+struct Running {
+    address: SocketAddr,
+    world: Arc<World>,
+    stop: Arc<Notify>,
+    /// Nothing once it was stopped.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sandbox {
+    /// Binds (port 0 lets the system choose) and serves on a thread of its own.
+    pub fn start(config: Config, address: SocketAddr) -> io::Result<Self> {
+        let Config {
+            institution,
+            sub_accounts,
+            institution_account,
+            merchant_id,
+            opening_balances,
+            account_delay,
+            numbers_unique_per,
+            answer_forms,
+            clock,
+            tls,
+            record,
+            answer_delay,
+        } = config;
+        let accounts = Accounts::new(
+            institution_account,
+            merchant_id,
+            account_delay,
+            sub_accounts,
+        );
+        let state = State {
+            gate: Gate::new(institution),
+            ledger: Ledger::new(accounts, numbers_unique_per, answer_forms),
+            faults: Faults::default(),
+            log: Log::new(record),
+            examples: 0,
+        };
+        let world = Arc::new(World::new(clock, answer_delay, state));
+        for opening in opening_balances {
+            let OpeningBalance {
+                account,
+                currency,
+                amount,
+            } = opening;
+            let opened =
+                amount_of(&amount).and_then(|amount| world.fund(&account, &currency, amount));
+            opened.map_err(|failure| {
+                let text = format!(
+                    "opening balance of account {account}: {}",
+                    failure.message()
+                );
+                io::Error::new(io::ErrorKind::InvalidInput, text)
+            })?;
+        }
+        let tls = tls.map(|config| {
+            let mut config = Arc::unwrap_or_clone(config);
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            TlsAcceptor::from(Arc::new(config))
+        });
+
+        let listener = bind(address)?;
+        let address = listener.local_addr()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = Arc::new(Notify::new());
+        let thread = {
+            let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
+            thread::Builder::new()
+                .name("gatepay-sandbox".to_owned())
+                .spawn(move || {
+                    // Connections still open are cut when the runtime is dropped.
+                    runtime.block_on(async {
+                        tokio::select! {
+                            () = accept(listener, tls, world) => {}
+                            () = stop.notified() => {}
+                        }
+                    });
+                })?
+        };
+        Ok(Self(Arc::new(Running {
+            address,
+            world,
+            stop,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Pays an order of a sub-account, as its customer would.
+    pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), Failure> {
+        let now = self.0.world.now();
+        let ledger = &mut self.0.world.state().ledger;
+        let call = ledger.call(sub_account, now);
+        orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
+    }
+
+    /// Gives an account money from outside: a sub-account, or the institution's own.
+    pub fn fund(&self, account: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+        self.0.world.fund(account, currency, amount_of(amount)?)
+    }
+
+    /// Sends money to a static address, as somebody on its chain would.
+    pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+        self.0.world.deposit(address, currency, amount_of(amount)?)
+    }
+
+    /// What an account has of a currency, as decimal text in its shortest form.
+    pub fn balance(&self, account: &str, currency: &str) -> String {
+        let state = self.0.world.state();
+        state
+            .ledger
+            .balances
+            .available(account, currency)
+            .to_string()
+    }
+
+    /// What [`examples`](crate::examples) prepare things in.
+    pub(crate) fn world(&self) -> &World {
+        &self.0.world
+    }
+
+    /// Adds a fault behind those that wait already.
+    pub fn inject(&self, injection: Injection) {
+        self.0.world.state().faults.inject(injection);
+    }
+
+    /// Forgets the faults that have not struck yet.
+    pub fn clear_faults(&self) {
+        self.0.world.state().faults.clear();
+    }
+
+    /// The requests remembered, in the order in which they took effect. One is listed once its answer is known,
+    /// before that is delayed or sent.
+    pub fn received(&self) -> Vec<Received> {
+        self.0.world.state().log.all().cloned().collect()
+    }
+
+    /// Forgets the requests received so far. Orders, nonces and faults stay.
+    pub fn clear(&self) {
+        self.0.world.state().log.clear();
+    }
+
+    /// Stops serving, cuts open connections, and waits until the port is free. Once is enough.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sandbox({})", self.0.address)
+    }
+}
+
+impl Running {
+    fn stop(&self) {
+        self.stop.notify_one();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // If it panicked, it said so itself.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An amount above zero.
+fn amount_of(text: &str) -> Result<Amount, Failure> {
+    Amount::positive(text).ok_or(Failure::Malformed("amount"))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // So that a test can start again on the port it had.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<World>) {
+    let listener = tokio::net::TcpListener::from_std(listener)
+        .expect("the listener does not block, and this is a runtime with I/O");
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                tokio::spawn(greet(tcp, tls.clone(), Arc::clone(&world)));
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// A connection from its first byte. Whatever breaks it is the caller's to notice.
+async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<World>) {
+    // Without it a small answer may wait for an acknowledgement of the one before.
+    drop(tcp.set_nodelay(true));
+    match tls {
+        None => serve(tcp, world).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(tcp).await {
+                serve(stream, world).await;
+            }
+        }
+    }
+}
+
+/// HTTP over a connection, up to its end or its disruption.
+async fn serve(stream: impl Stream, world: Arc<World>) {
+    let service = service_fn(|request| {
+        let world = Arc::clone(&world);
+        Box::pin(async move {
+            let answer = exchange(&world, request).await?;
+            Ok::<_, Disruption>(response(answer, world.now()))
+        })
+    });
+    // The date is the sandbox's own. Without a timer a caller may take all the time it wants.
+    let mut connection = http1::Builder::new()
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let end = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let mut stream = connection.into_parts().io.into_inner();
+    let end = match end.as_ref().err().and_then(Disruption::behind) {
+        Some(disruption) => disruption.perform(stream).await,
+        None => stream.shutdown().await,
+    };
+    // A caller that is gone already has nothing to be told.
+    drop(end);
+}
+
+/// An answer in hyper's words, dated by the sandbox's clock, which may be another than the system's.
+fn response(answer: Answer, now: u64) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.media));
+    headers.extend(date(now).map(|date| (DATE, date)));
+    response
+}
+
+/// `Date` as HTTP writes it; nothing for a time that a test set beyond the year 9999.
+fn date(now: u64) -> Option<HeaderValue> {
+    let time = Timestamp::from_millisecond(now.try_into().ok()?).ok()?;
+    let text = DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&time)
+        .ok()?;
+    HeaderValue::from_str(&text).ok()
+}

@@ -1,0 +1,207 @@
+//! Answers before they are sent: a status, a media type and a body.
+
+use bytes::Bytes;
+use gatepay_core::envelope::Envelope;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::AnswerForms;
+use crate::wire::failure::Failure;
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) media: &'static str,
+    pub(crate) body: Bytes,
+}
+
+/// What stands around the data of a success, in the forms that GatePay's pages print (protocol.md 4.1). Most pages
+/// print no failure; it is standard there. The official client libraries have one decoder for all calls that have an
+/// envelope: it needs `status`, in upper case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The standard envelope.
+    Standard,
+    /// The standard envelope with another code than `000000`.
+    Coded(&'static str),
+    /// `{code:"SUCCESS", message, data}`: create order.
+    Created,
+    /// `status` in lower case, and `code` 0: OTC quotes and deposits.
+    Lower,
+    /// `{code:"0", message, data, success:true}`: subscriptions. Their failures have this form too.
+    Flagged,
+    /// Data in a wrapping of its own, `{bizCode, bizData, bizMessage}`: one page of the second order query.
+    Wrapped,
+    /// No envelope: wallet queries.
+    Bare,
+}
+
+impl Form {
+    /// The form of an answer: what the official client libraries can read, or what the page prints. They have no calls of
+    /// OTC and subscriptions, whose pages are the only evidence.
+    pub(crate) fn under(self, forms: AnswerForms) -> Self {
+        match (forms, self) {
+            (AnswerForms::Clients, Self::Coded(_) | Self::Created | Self::Wrapped) => {
+                Self::Standard
+            }
+            (AnswerForms::Clients | AnswerForms::Documentation, form) => form,
+        }
+    }
+}
+
+impl Answer {
+    /// The answer to an operation that has this form.
+    pub(crate) fn new(form: Form, outcome: Result<Value, Failure>) -> Self {
+        match (form, outcome) {
+            (Form::Flagged, Err(failure)) => Self::flagged_failure(failure),
+            (_, Err(failure)) => Self::failure(failure),
+            (form, Ok(data)) => Self::success(form, data),
+        }
+    }
+
+    fn success(form: Form, data: Value) -> Self {
+        match form {
+            Form::Standard => Self::json(&Envelope::success(data)),
+            Form::Coded(code) => Self::json(&Envelope {
+                code,
+                ..Envelope::success(data)
+            }),
+            Form::Created => Self::json(&Created {
+                code: "SUCCESS",
+                message: "订单创建成功",
+                data,
+            }),
+            Form::Lower => Self::json(&Envelope {
+                status: "success",
+                code: "0",
+                ..Envelope::success(data)
+            }),
+            Form::Flagged => Self::json(&Flagged {
+                code: "0",
+                message: "",
+                data,
+                success: true,
+            }),
+            Form::Wrapped => Self::json(&Envelope::success(json!({
+                "bizCode": "000000",
+                "bizData": data,
+                "bizMessage": "",
+            }))),
+            Form::Bare => Self::json(&data),
+        }
+    }
+
+    pub(crate) fn failure(failure: Failure) -> Self {
+        Self {
+            status: failure.status(),
+            ..Self::json(&Envelope::failure(
+                failure.code(),
+                failure.label(),
+                failure.message(),
+            ))
+        }
+    }
+
+    fn flagged_failure(failure: Failure) -> Self {
+        Self {
+            status: failure.status(),
+            ..Self::json(&Flagged {
+                code: failure.code(),
+                message: &failure.message(),
+                data: Value::Null,
+                success: false,
+            })
+        }
+    }
+
+    pub(crate) fn json(value: &impl Serialize) -> Self {
+        Self {
+            status: 200,
+            media: "application/json",
+            body: serde_json::to_vec(value)
+                .expect("a JSON value has text keys only")
+                .into(),
+        }
+    }
+
+    /// No envelope.
+    pub(crate) fn plain(status: u16, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            media: "text/plain",
+            body: body.into(),
+        }
+    }
+}
+
+/// In the order printed.
+#[derive(Serialize)]
+struct Created {
+    code: &'static str,
+    message: &'static str,
+    data: Value,
+}
+
+/// In the order printed.
+#[derive(Serialize)]
+struct Flagged<'a> {
+    code: &'a str,
+    message: &'a str,
+    data: Value,
+    success: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(form: Form, outcome: Result<Value, Failure>) -> String {
+        String::from_utf8(Answer::new(form, outcome).body.into()).unwrap()
+    }
+
+    #[test]
+    fn each_form_is_as_printed() {
+        for (form, expected) in [
+            (
+                Form::Standard,
+                r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":1}"#,
+            ),
+            (
+                Form::Coded("00000"),
+                r#"{"status":"SUCCESS","code":"00000","errorMessage":"","data":1}"#,
+            ),
+            (
+                Form::Created,
+                r#"{"code":"SUCCESS","message":"订单创建成功","data":1}"#,
+            ),
+            (
+                Form::Lower,
+                r#"{"status":"success","code":"0","errorMessage":"","data":1}"#,
+            ),
+            (
+                Form::Flagged,
+                r#"{"code":"0","message":"","data":1,"success":true}"#,
+            ),
+            (
+                Form::Wrapped,
+                r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":{"bizCode":"000000","bizData":1,"bizMessage":""}}"#,
+            ),
+            (Form::Bare, "1"),
+        ] {
+            assert_eq!(text(form, Ok(json!(1))), expected);
+        }
+    }
+
+    #[test]
+    fn a_failure_is_standard_but_for_subscriptions() {
+        let failure = || Err(Failure::OrderStatus);
+        let standard = text(Form::Standard, failure());
+        assert!(standard.starts_with(r#"{"status":"FAIL","code":"400204","#));
+        assert_eq!(text(Form::Bare, failure()), standard);
+        assert_eq!(
+            text(Form::Flagged, failure()),
+            r#"{"code":"400204","message":"order status does not allow it","data":null,"success":false}"#
+        );
+    }
+}
