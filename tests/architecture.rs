@@ -17,6 +17,18 @@ const STEPS: [&str; 7] = [
     "journey::relay",
 ];
 
+/// The same of `crates/sandbox/src`.
+const SANDBOX_FLOORS: [&[&str]; 8] = [
+    &["config"],
+    &["wire"],
+    &["rules"],
+    &["api"],
+    &["ledger"],
+    &["operations"],
+    &["service"],
+    &["examples", "desk", "conservation"],
+];
+
 /// Rooms of `crates/proxy/src`, from the ground up. A room names itself and rooms of lower floors.
 const PROXY_FLOORS: [&[&str]; 15] = [
     &["http1"],
@@ -130,6 +142,7 @@ const TENANCY_FLOORS: [&[&str]; 5] = [
 fn rooms_name_only_rooms_below_them() {
     for (name, floors) in [
         ("tenancy", &TENANCY_FLOORS[..]),
+        ("sandbox", &SANDBOX_FLOORS[..]),
         ("proxy", &PROXY_FLOORS[..]),
     ] {
         let room = |module: &str| module.split("::").next().unwrap_or_default().to_owned();

@@ -10,9 +10,9 @@
 //! What this crate deliberately is not: it is no part of production, it keeps nothing beyond its own life, it reads
 //! no clock (time is passed in), it takes no fees, and it sends no notifications.
 //!
-//! Read in this order: how it is started ([`Config`], [`Sandbox`]), what becomes of a request (`exchange`), who is let
-//! in (`gate`), what is asked for (`parameters`), what is done (`operations`, whose table names one file for each part of
-//! the API; `ledger` has their books), what is answered (`answer`, [`Failure`]), how it misbehaves ([`Fault`], `disruption`) and what it
+//! Read in this order: how it is started ([`Config`], [`Sandbox`]), what becomes of a request (`service`), who is let
+//! in (`service/authentication`), what is asked for (`wire/parameters`), what is done (`operations`, whose table names one file for each part of
+//! the API in `api`; `ledger` has their books), what is answered (`wire/answer`, [`Failure`]), how it misbehaves ([`Fault`], `service/disruption`) and what it
 //! remembers ([`Received`]). [`examples`] has a request for every operation.
 //!
 //! Paths that start with `/-/sandbox/` are the emulator's own and unsigned; no path of GatePay's starts with `/-/`:

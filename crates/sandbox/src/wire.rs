@@ -3,5 +3,6 @@
 pub(crate) mod amount;
 pub(crate) mod answer;
 pub(crate) mod failure;
+pub(crate) mod headers;
 pub(crate) mod multipart;
 pub(crate) mod parameters;

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::config::{AccountStatus, SubAccount};
 use crate::rules::call::{Call, Outcome};
 use crate::rules::page::Page;
-use crate::service::authentication::single;
 use crate::wire::failure::Failure;
+use crate::wire::headers::single;
 use crate::wire::parameters::Parameters;
 
 /// The first account id given; ids in the samples have as many digits.

@@ -9,6 +9,7 @@ use hyper::HeaderMap;
 use hyper::header::CONTENT_TYPE;
 
 use crate::wire::failure::Failure;
+use crate::wire::headers::single;
 
 /// The nonce GatePay documents has at most so many characters (protocol.md 1.5).
 const LONGEST_NONCE: usize = 32;
@@ -92,15 +93,6 @@ fn check_media_type(
         Ok(())
     } else {
         Err(Failure::UnsupportedContentType)
-    }
-}
-
-/// The value of a header that must be there once.
-pub(crate) fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h [u8], Failure> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => Ok(value.as_bytes()),
-        _ => Err(Failure::Malformed(name)),
     }
 }
 

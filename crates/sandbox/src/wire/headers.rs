@@ -1,0 +1,14 @@
+//! Headers of a request.
+
+use hyper::HeaderMap;
+
+use crate::wire::failure::Failure;
+
+/// The value of a header that must be there once.
+pub(crate) fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h [u8], Failure> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value.as_bytes()),
+        _ => Err(Failure::Malformed(name)),
+    }
+}
