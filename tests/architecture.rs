@@ -18,7 +18,7 @@ const STEPS: [&str; 7] = [
 ];
 
 /// The same of `crates/sandbox/src`.
-const SANDBOX_FLOORS: [&[&str]; 8] = [
+const SANDBOX_FLOORS: [&[&str]; 9] = [
     &["config"],
     &["wire"],
     &["rules"],
@@ -26,7 +26,8 @@ const SANDBOX_FLOORS: [&[&str]; 8] = [
     &["ledger"],
     &["operations"],
     &["service"],
-    &["examples", "desk", "conservation"],
+    &["examples", "desk"],
+    &["conservation"],
 ];
 
 /// Rooms of `crates/proxy/src`, from the ground up. A room names itself and rooms of lower floors.
