@@ -13,7 +13,7 @@ use std::sync::Arc;
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, SecretKey, Stamp};
 use gatepay_proxy::admission::quota::Quota;
 use gatepay_proxy::admission::replay::Replay;
-use gatepay_proxy::generation::tenant_limits::Lanes;
+use gatepay_proxy::generation::tenant_limits::TenantLimitsMap;
 use gatepay_proxy::journey::admit;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::process::clock::Clock;
@@ -70,7 +70,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     });
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
-    let lanes = Lanes::new(Arc::clone(&quota));
+    let lanes = TenantLimitsMap::new(Arc::clone(&quota));
     let own = registry.own_series(&settings::Metrics::default());
     let lanes = lanes.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);

@@ -20,14 +20,14 @@ use gatepay_core::guard::{Own, guard};
 use gatepay_core::look_up::Question;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
 use gatepay_proxy::callers::body_memory::BodyMemory;
-use gatepay_proxy::callers::client_address::Trusted;
-use gatepay_proxy::headers::{self, Lines};
-use gatepay_proxy::http1::request_parser::{self, Reading, Step};
+use gatepay_proxy::callers::client_address::TrustedProxies;
+use gatepay_proxy::headers::{self, KnownHeaders};
+use gatepay_proxy::http1::request_parser::{self, BodyEvent, RequestParser};
 use gatepay_proxy::http1::response_parser;
 use gatepay_proxy::journey::ingress::{self, BodyTime};
 use gatepay_proxy::listener::proxy_protocol;
-use gatepay_proxy::process::timestamp::Times;
-use gatepay_proxy::record::access_line::{Line, Rest, Text};
+use gatepay_proxy::process::timestamp::Rfc3339Cache;
+use gatepay_proxy::record::access_line::{AccessLine, LineDetails, TextBuffer};
 use gatepay_tenancy::settings::LogFormat;
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -572,15 +572,15 @@ fn explained(bytes: &[u8]) {
 
 /// A head that comes in pieces of so many bytes, and what is read of it.
 fn head(bytes: &[u8], piece: usize) {
-    let (mut came, mut reading) = (Vec::with_capacity(bytes.len()), Reading::default());
-    let trusted = Trusted::new(&["127.0.0.0/8".parse().expect("a network")]);
+    let (mut came, mut reading) = (Vec::with_capacity(bytes.len()), RequestParser::default());
+    let trusted = TrustedProxies::new(&["127.0.0.0/8".parse().expect("a network")]);
     for piece in bytes.chunks(piece.min(bytes.len())) {
         came.extend_from_slice(piece);
         match reading.read(&came) {
             Ok(None) => {}
             Ok(Some(length)) => {
                 let head = reading.head(&came[..length]);
-                let lines = Lines::read(head.lines());
+                let lines = KnownHeaders::read(head.lines());
                 let _target = black_box(ingress::target(&head, &lines));
                 let here = trusted.origin(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 black_box(trusted.caller(here, &head));
@@ -597,16 +597,16 @@ fn head(bytes: &[u8], piece: usize) {
 /// A chunked body behind its head, in pieces of so many bytes.
 fn chunks(bytes: &[u8], piece: usize) {
     let head = b"POST /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut reading = Reading::default();
+    let mut reading = RequestParser::default();
     reading.read(head).expect("a good head");
     let (mut rest, mut came) = (reading.rest(), BytesMut::new());
     for piece in bytes.chunks(piece.min(bytes.len())) {
         came.extend_from_slice(piece);
         loop {
             match black_box(rest.step(&mut came)) {
-                Ok(Step::Piece(_)) => {}
-                Ok(Step::More) => break,
-                Ok(Step::Over) | Err(_) => return,
+                Ok(BodyEvent::Piece(_)) => {}
+                Ok(BodyEvent::More) => break,
+                Ok(BodyEvent::Over) | Err(_) => return,
             }
         }
     }
@@ -657,9 +657,9 @@ fn answer_chunks(bytes: &[u8], piece: usize) {
         came.extend_from_slice(piece);
         loop {
             match black_box(rest.step(&mut came)) {
-                Ok(response_parser::Step::Piece(_)) => {}
-                Ok(response_parser::Step::More) => break,
-                Ok(response_parser::Step::Over) | Err(_) => return,
+                Ok(response_parser::ResponseEvent::Piece(_)) => {}
+                Ok(response_parser::ResponseEvent::More) => break,
+                Ok(response_parser::ResponseEvent::Over) | Err(_) => return,
             }
         }
     }
@@ -668,18 +668,18 @@ fn answer_chunks(bytes: &[u8], piece: usize) {
 /// An access line with these bytes as key and detail.
 fn line(bytes: &[u8], format: LogFormat) {
     let text = str::from_utf8(bytes).expect("a text");
-    let line = Line::begin(
+    let line = AccessLine::begin(
         1_767_225_600_000,
         [7; 16],
         None,
         IpAddr::V4(Ipv4Addr::LOCALHOST),
     );
-    let rest = Rest {
+    let rest = LineDetails {
         generation: None,
         key: Some(text),
         detail: Some(text),
     };
-    let mut out = Text::default();
-    line.write(rest, format, &mut Times::default(), &mut out);
+    let mut out = TextBuffer::default();
+    line.write(rest, format, &mut Rfc3339Cache::default(), &mut out);
     black_box(out.as_bytes());
 }

@@ -16,19 +16,19 @@ use gatepay_core::guard::Own;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
-use gatepay_proxy::admission::replay::{Fingerprint, Replay};
+use gatepay_proxy::admission::replay::{Replay, StampFingerprint};
 use gatepay_proxy::app::App;
-use gatepay_proxy::callers::activity::{Limits, Pace};
+use gatepay_proxy::callers::activity::{ActivityLimits, ConnectionActivity};
 use gatepay_proxy::generation::Generation;
-use gatepay_proxy::headers::Lines;
-use gatepay_proxy::http1::request_head::Head;
+use gatepay_proxy::headers::KnownHeaders;
+use gatepay_proxy::http1::request_head::RequestHead;
 use gatepay_proxy::journey::authenticate::{self, Caller};
-use gatepay_proxy::journey::sign::{Inbound, Outbound};
+use gatepay_proxy::journey::sign::{InboundRequest, Outbound};
 use gatepay_proxy::journey::{admit, ingress, route};
 use gatepay_proxy::process::clock::{self, Clock};
-use gatepay_proxy::process::state_dir::Inheritance;
-use gatepay_proxy::process::watermark::Mark;
-use gatepay_proxy::record::Record;
+use gatepay_proxy::process::state_dir::PreviousRun;
+use gatepay_proxy::process::watermark::StampWatermark;
+use gatepay_proxy::record::RequestRecord;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{
@@ -87,13 +87,13 @@ fn single_use(criterion: &mut Criterion, world: &World) {
     criterion.bench_function("replay", |bencher| {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
-            assert!(memory.arrive(print).is_ok());
+            assert!(memory.copy_arrives(print).is_ok());
             black_box(memory.record(print, stamps.now.get())).expect("a new one");
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
     });
     let stamps = Stamps::new();
-    let mut lanes = world.generation.lanes().cycle();
+    let mut lanes = world.generation.all_tenant_limits().cycle();
     criterion.bench_function("admit", |bencher| {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
@@ -131,13 +131,13 @@ fn journey(criterion: &mut Criterion, world: &World) {
 fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
     /// As many as the queue of lines takes, so that none of them is dropped.
     const QUEUE: u64 = 8_192;
-    let pace = Pace::new(Limits {
+    let pace = ConnectionActivity::new(ActivityLimits {
         head: Duration::from_secs(10),
         answer: Duration::from_secs(10),
         idle: Duration::from_secs(10),
     });
     let answer = Bytes::from_static(ANSWER);
-    let lines = Lines::read(Head::of_parts(parts).lines());
+    let lines = KnownHeaders::read(RequestHead::of_parts(parts).lines());
     let (caller, position) = world.route(parts);
     criterion.bench_function("record", |bencher| {
         bencher.iter_custom(|rounds| {
@@ -148,7 +148,7 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                 let begun = Instant::now();
                 for _ in 0..batch {
                     let mut record =
-                        Record::begin(&world.app.telemetry, HERE, &lines, pace.request());
+                        RequestRecord::begin(&world.app.telemetry, HERE, &lines, pace.request());
                     record.operation(position, &world.generation, false);
                     record.claimed(caller.position);
                     record.body(BODY.len());
@@ -217,7 +217,7 @@ impl World {
             registry,
             catalogue,
         };
-        let nothing_before = || Ok((Inheritance::NeverServed, Mark::nowhere()));
+        let nothing_before = || Ok((PreviousRun::NeverServed, StampWatermark::nowhere()));
         let app = App::new(
             configuration,
             Clock::manual(NOW),
@@ -249,14 +249,14 @@ impl World {
 
     /// Who calls what.
     fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, usize) {
-        let head = Head::of_parts(parts);
-        let lines = Lines::read(head.lines());
+        let head = RequestHead::of_parts(parts);
+        let lines = KnownHeaders::read(head.lines());
         let target = ingress::target(&head, &lines).expect("a good head");
         let found = authenticate::claimed(&self.generation.registry, &lines);
         let who = found.map(|found| found.who);
         let position = route::operation(&self.generation.catalogue, &target, who);
-        let caller =
-            authenticate::identify(found, &lines, NOW).and_then(authenticate::Identified::in_force);
+        let caller = authenticate::identify(found, &lines, NOW)
+            .and_then(authenticate::IdentifiedCaller::in_force);
         (caller.expect("a tenant"), position.expect("an operation"))
     }
 
@@ -278,10 +278,10 @@ impl World {
         let print = app
             .replay
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
-        app.replay.arrive(print).expect("a new one");
+        app.replay.copy_arrives(print).expect("a new one");
         admit::allowed(
             Who::Tenant(tenant),
-            self.generation.lane(caller.position),
+            self.generation.tenant_limits(caller.position),
             position,
             operation,
             HERE,
@@ -299,19 +299,19 @@ impl World {
             None,
             BODY,
             Some(own),
-            &admit::Rules::of(&app.settings, false),
+            &admit::BodyRules::of(&app.settings, false),
         )
         .expect("a good body");
         black_box(key);
-        let inbound = Inbound {
+        let inbound = InboundRequest {
             query: None,
-            head: Head::of_parts(parts),
+            head: RequestHead::of_parts(parts),
             body: Bytes::from_static(BODY),
             gzip: false,
         };
         let acting = acting.expect("for itself");
         let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
-        let lane = self.generation.lane(caller.position);
+        let lane = self.generation.tenant_limits(caller.position);
         let permit = admit::enter(lane, &app.replay, operation.kind, print, NOW);
         let permit = permit.expect("limits are far away");
         (outbound.expect("it can be sent"), permit)
@@ -342,7 +342,7 @@ impl Stamps {
         (now.to_string(), format!("{now:032}"))
     }
 
-    fn print(&self, timestamp: &str, nonce: &str) -> (&Replay, Fingerprint) {
+    fn print(&self, timestamp: &str, nonce: &str) -> (&Replay, StampFingerprint) {
         let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).expect("a stamp");
         let print = self.memory.fingerprint("client", &stamp, ReplayRule::Pair);
         (&self.memory, print)

@@ -27,9 +27,11 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
     translate, verify,
 };
-use gatepay_proxy::headers::Lines;
-use gatepay_proxy::http1::request_head::Head;
-use gatepay_proxy::http1::request_parser::{self, Fault, Reading, Rest, Step};
+use gatepay_proxy::headers::KnownHeaders;
+use gatepay_proxy::http1::request_head::RequestHead;
+use gatepay_proxy::http1::request_parser::{
+    self, BodyEvent, BodyFraming, FramingError, RequestParser,
+};
 use gatepay_proxy::journey::ingress;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected, Empty};
@@ -59,7 +61,7 @@ pub(crate) struct Reads {
     /// One whose head came whole, but not its body.
     begun: Option<Found>,
     /// What cannot be read in one way.
-    fault: Option<Fault>,
+    fault: Option<FramingError>,
     /// How many bytes the whole ones have.
     bytes: usize,
 }
@@ -87,8 +89,8 @@ pub(crate) fn head(bytes: &[u8]) {
 /// What is read of a stream that comes in these pieces.
 pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
     let (mut reads, mut came, mut reading) =
-        (Reads::default(), BytesMut::new(), Reading::default());
-    let mut rest: Option<(Found, Rest)> = None;
+        (Reads::default(), BytesMut::new(), RequestParser::default());
+    let mut rest: Option<(Found, BodyFraming)> = None;
     let mut all = 0;
     for piece in pieces {
         all += piece.len();
@@ -111,12 +113,12 @@ pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
                 break;
             };
             match body.step(&mut came) {
-                Ok(Step::Piece(piece)) => request.body.extend_from_slice(&piece),
-                Ok(Step::More) => break,
-                Ok(Step::Over) => {
+                Ok(BodyEvent::Piece(piece)) => request.body.extend_from_slice(&piece),
+                Ok(BodyEvent::More) => break,
+                Ok(BodyEvent::Over) => {
                     reads.whole.extend(rest.take().map(|(found, _)| found));
                     reads.bytes = all - came.len();
-                    reading.again();
+                    reading.reset();
                 }
                 Err(fault) => {
                     reads.fault = Some(fault);
@@ -134,7 +136,7 @@ pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
     reads
 }
 
-fn found(head: &Head<'_>) -> Found {
+fn found(head: &RequestHead<'_>) -> Found {
     let line = |(name, value): (&[u8], &[u8])| {
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         (name, value.to_vec())
@@ -160,7 +162,7 @@ fn read_by_hyper(bytes: &[u8]) -> Vec<Found> {
         async move {
             let body = body.collect().await.map(Collected::to_bytes);
             let body = body.unwrap_or_default().to_vec();
-            let head = found(&Head::of_parts(&parts));
+            let head = found(&RequestHead::of_parts(&parts));
             requests.borrow_mut().push(Found { body, ..head });
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
@@ -305,8 +307,8 @@ pub(crate) fn path(bytes: &[u8]) {
         return;
     };
     let (parts, ()) = request.into_parts();
-    let head = Head::of_parts(&parts);
-    if let Ok(target) = ingress::target(&head, &Lines::read(head.lines())) {
+    let head = RequestHead::of_parts(&parts);
+    if let Ok(target) = ingress::target(&head, &KnownHeaders::read(head.lines())) {
         let path = target.path;
         assert!(path == "/" || spelling::is_canonical(path));
         assert!(!path.contains("//") && !path.contains('%'), "{path}");

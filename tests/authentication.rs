@@ -326,7 +326,7 @@ async fn whoever_signs_with_a_credential_that_is_not_in_force_is_named_to_the_in
         proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     }
     assert!(
-        proxy.app().penalties.is_failing([127, 0, 0, 1].into()),
+        proxy.app().auth_throttle.is_failing([127, 0, 0, 1].into()),
         "they are failures as before"
     );
     proxy

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use gatepay_core::Catalogue;
 use gatepay_proxy::metrics::Metrics;
-use gatepay_proxy::metrics::size::Size;
+use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_sandbox::Fault;
 use serde_json::Value;
 
@@ -255,10 +255,10 @@ async fn is_bounded(tenants: usize, own: usize, hostile: usize) {
     }
     times.sort();
     let took = times[2];
-    let size = Size::of(text.as_bytes());
+    let size = ScrapeSize::of(text.as_bytes());
     let generation = proxy.app().generation.load();
     let settings = &proxy.app().settings.metrics;
-    let bound = Size::bound(&generation.catalogue, &generation.registry, settings);
+    let bound = ScrapeSize::bound(&generation.catalogue, &generation.registry, settings);
     say(format_args!(
         "{tenants} tenants, {own} with series of their own: {} series of at most {}, {} bytes of at most {}, \
          scraped in {took:?} (median of 5)",

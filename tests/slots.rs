@@ -2,7 +2,7 @@ use crate::support::abuse::{END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, he
 use crate::support::scripted::Scripted;
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
-use gatepay_proxy::tls::certificate::Renewal;
+use gatepay_proxy::tls::certificate::CertificateRenewal;
 use gatepay_tenancy::settings::Settings;
 use rcgen::{BasicConstraints, IsCa};
 use rustls::version::TLS13;
@@ -365,11 +365,14 @@ async fn connections_let_in_by_a_client_ca_that_was_removed_end() {
     assert_eq!(http1.send(call()).await.status, 200);
     // A renewed certificate of the listener's ends nothing.
     let unchanged = proxy.app().renew_certificate();
-    assert_eq!(unchanged, Ok(Renewal::Unchanged));
+    assert_eq!(unchanged, Ok(CertificateRenewal::Unchanged));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!http2.is_closed());
     fs::write(&path, others.certificate.pem()).unwrap();
-    assert_eq!(proxy.app().renew_certificate(), Ok(Renewal::Renewed));
+    assert_eq!(
+        proxy.app().renew_certificate(),
+        Ok(CertificateRenewal::Renewed)
+    );
     until("both are over", || http2.is_closed()).await;
     proxy.counts("connections 0").await;
     assert_eq!(proxy.app().metrics.connections_ended.client_ca.get(), 2);

@@ -1,7 +1,7 @@
 use crate::support::program::{Folder, printed};
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
-use gatepay_proxy::tls::certificate::Renewal;
+use gatepay_proxy::tls::certificate::CertificateRenewal;
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::ProtocolVersion;
@@ -66,7 +66,10 @@ async fn a_renewed_certificate_is_shown_without_a_restart_and_cuts_no_connection
     let stream = knows_old.connect(proxy.address()).await.unwrap();
     let mut before = Connection::over(stream).await;
     assert_eq!(before.send(query().request(&proxy.clock)).await.status, 200);
-    assert_eq!(proxy.app().renew_certificate(), Ok(Renewal::Unchanged));
+    assert_eq!(
+        proxy.app().renew_certificate(),
+        Ok(CertificateRenewal::Unchanged)
+    );
     let resumed = knows_old.connect(proxy.address()).await.unwrap();
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(Resumed));
 
@@ -77,7 +80,10 @@ async fn a_renewed_certificate_is_shown_without_a_restart_and_cuts_no_connection
     assert!(knows_old.connect(proxy.address()).await.is_ok());
 
     files.key(&new);
-    assert_eq!(proxy.app().renew_certificate(), Ok(Renewal::Renewed));
+    assert_eq!(
+        proxy.app().renew_certificate(),
+        Ok(CertificateRenewal::Renewed)
+    );
     proxy.counts(&format!("{expiry} 4102444800")).await;
     let stream = knows_new.connect(proxy.address()).await.unwrap();
     assert_eq!(stream.get_ref().1.handshake_kind(), Some(Full));
@@ -123,7 +129,10 @@ async fn with_client_ca_only_its_callers_get_in_also_after_it_changed() {
 
     // A session from before does not outlive the trust it rested on.
     fs::write(&path, others.certificate.pem()).unwrap();
-    assert_eq!(proxy.app().renew_certificate(), Ok(Renewal::Renewed));
+    assert_eq!(
+        proxy.app().renew_certificate(),
+        Ok(CertificateRenewal::Renewed)
+    );
     assert!(gets_in(&unknown).await);
     assert!(!gets_in(&known).await);
 }

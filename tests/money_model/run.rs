@@ -370,7 +370,7 @@ impl<'w> Run<'w> {
         let now = self.world.clock().unix_ms();
         self.latest_ms = self.latest_ms.max(now);
         let app = self.proxy().app();
-        let moved = app.mark.advance(now, app.settings.window.future_ms);
+        let moved = app.watermark.advance(now, app.settings.window.future_ms);
         moved.expect("the folder can be written");
     }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use gatepay_proxy::process::state_dir::Initialized;
+use gatepay_proxy::process::state_dir::InitResult;
 use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
@@ -62,7 +62,7 @@ impl Folder {
     /// Says of a state folder that no process ever served: its first start does not wait.
     pub(crate) fn never_served(&self, name: &str) {
         let made = gatepay_proxy::process::state_dir::init(&self.path(name), true);
-        assert_eq!(made.expect("a folder"), Initialized::NeverServed);
+        assert_eq!(made.expect("a folder"), InitResult::NeverServed);
     }
 
     /// A folder whose first start waits.

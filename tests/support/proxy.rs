@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use gatepay_core::Catalogue;
 use gatepay_proxy::app::{App, StartError};
 use gatepay_proxy::process::clock::Clock;
-use gatepay_proxy::process::state_dir::State;
-use gatepay_proxy::process::systemd::Sockets;
-use gatepay_proxy::server::{Ended, Server};
+use gatepay_proxy::process::state_dir::StateDir;
+use gatepay_proxy::process::systemd::InheritedSockets;
+use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_tenancy::settings::{Breaker, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;
@@ -34,7 +34,7 @@ pub(crate) struct Plan {
     catalogue: Catalogue,
     adjust: Vec<Adjust>,
     fresh: bool,
-    sockets: Sockets,
+    sockets: InheritedSockets,
 }
 
 impl Plan {
@@ -166,7 +166,7 @@ impl Proxy {
             catalogue: Catalogue::standard(),
             adjust: Vec::new(),
             fresh: true,
-            sockets: Sockets::default(),
+            sockets: InheritedSockets::default(),
         }
     }
 
@@ -302,14 +302,17 @@ impl Proxy {
         server.leave();
         // Clients go on meanwhile: a connection ends when both sides see it.
         let ended = tokio::task::spawn_blocking(move || server.wait());
-        assert_eq!(ended.await.expect("no thread panicked"), Ended::Drained);
+        assert_eq!(
+            ended.await.expect("no thread panicked"),
+            ServerExit::Drained
+        );
     }
 }
 
 /// Whether no process has this state folder.
 pub(crate) fn is_free(folder: &Path) -> bool {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-    !State::open(folder).as_ref().is_err_and(in_use)
+    !StateDir::open(folder).as_ref().is_err_and(in_use)
 }
 
 impl Drop for Proxy {

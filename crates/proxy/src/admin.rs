@@ -31,26 +31,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use self::gate::{Denied, Gate};
-use self::places::{Observed, Place, Places};
-use self::reply::{Answer, answer_of, answer_text, json, text};
-use self::suspend::Actor;
-use crate::admin::status::Looks;
+use self::gate::{AdminDenial, AdminGate};
+use self::places::{AdminConnections, AdminSlot, ObservedStream};
+use self::reply::{AdminResponse, answer_of, answer_text, json, text};
+use self::suspend::AdminActor;
+use crate::admin::status::SnapshotHistory;
 use crate::app::{App, Readiness};
-use crate::generation::reload_status::{State, Verdict};
-use crate::upstream::credential_rotation::Switch;
+use crate::generation::reload_status::{ReloadResult, ReloadState};
+use crate::upstream::credential_rotation::SwitchResult;
 
 /// The longest head, and how much of an answer is kept in pieces.
 const BUFFER: usize = 64 << 10;
 
 /// Answers until the runtime it runs on ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
-    let places = Arc::new(Places::new());
-    let looks = Arc::new(Looks::default());
+    let places = Arc::new(AdminConnections::new());
+    let looks = Arc::new(SnapshotHistory::default());
     // The socket may have been bound by whatever started the process, elsewhere than `admin.address` says.
     let bound = listener.local_addr();
     let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());
-    let gate = Arc::new(Gate { is_local });
+    let gate = Arc::new(AdminGate { is_local });
     loop {
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -86,12 +86,15 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
 }
 
 /// One connection, to its end or until its place is needed or it takes too long.
-async fn connection<S, F>(stream: S, place: Arc<Place>, exchange: impl Fn(Request<Incoming>) -> F)
-where
+async fn connection<S, F>(
+    stream: S,
+    place: Arc<AdminSlot>,
+    exchange: impl Fn(Request<Incoming>) -> F,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Future<Output = Answer>,
+    F: Future<Output = AdminResponse>,
 {
-    let stream = Observed {
+    let stream = ObservedStream {
         stream,
         place: Arc::clone(&place),
     };
@@ -113,12 +116,12 @@ where
 
 async fn answer(
     app: &Arc<App>,
-    looks: &Arc<Looks>,
-    gate: &Gate,
-    places: &Places,
-    (place, peer): (&Place, IpAddr),
+    looks: &Arc<SnapshotHistory>,
+    gate: &AdminGate,
+    places: &AdminConnections,
+    (place, peer): (&AdminSlot, IpAddr),
     request: &Request<Incoming>,
-) -> Answer {
+) -> AdminResponse {
     let path = request.uri().path();
     let method = match request.method() {
         // hyper leaves the body out.
@@ -126,7 +129,7 @@ async fn answer(
         method => method,
     };
     if request.headers().get_all(header::HOST).iter().count() > 1 {
-        return refusal(Denied::Malformed).await;
+        return refusal(AdminDenial::Malformed).await;
     }
     // Known by everybody who watches it, under any name: no secrets, and nothing to change. It costs nothing either.
     if let Some(probe) = probe(app, path) {
@@ -153,7 +156,7 @@ async fn answer(
     let query = request.uri().query();
     match ACTIONS.iter().find(|action| **action == path) {
         Some(action) if method == Method::POST => {
-            let actor = Actor { name, peer };
+            let actor = AdminActor { name, peer };
             let answer = act(app, action, query, actor.clone()).await;
             tracing::info!(
                 operator = %actor.name, %peer, path = action, status = answer.status().as_u16(), "admin action"
@@ -167,10 +170,10 @@ async fn answer(
 /// What is answered to whoever only looks.
 async fn look(
     app: &Arc<App>,
-    looks: &Arc<Looks>,
+    looks: &Arc<SnapshotHistory>,
     (method, path): (&Method, &str),
     query: Option<&str>,
-) -> Answer {
+) -> AdminResponse {
     match (method, path) {
         (&Method::GET, "/status") => {
             let looks = Arc::clone(looks);
@@ -187,7 +190,7 @@ async fn look(
         (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
-            let suspended = app.lanes.suspensions.all();
+            let suspended = app.tenant_limits.suspensions.all();
             match tenant_list::named(&generation, &suspended, id, app.clock.unix_ms()) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
@@ -196,7 +199,10 @@ async fn look(
         (&Method::GET, "/config") => config(app),
         (&Method::GET, "/institution") => {
             let generation = app.generation.load();
-            json(StatusCode::OK, &app.signer.state(&generation.institution))
+            json(
+                StatusCode::OK,
+                &app.credential_rotation.state(&generation.institution),
+            )
         }
         (&Method::GET, "/-/registry") => aside(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
@@ -236,7 +242,12 @@ const ACTIONS: [&str; 4] = [
     "/-/institution/switch",
 ];
 
-async fn act(app: &Arc<App>, action: &str, query: Option<&str>, actor: Actor) -> Answer {
+async fn act(
+    app: &Arc<App>,
+    action: &str,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
     match action {
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
@@ -246,7 +257,7 @@ async fn act(app: &Arc<App>, action: &str, query: Option<&str>, actor: Actor) ->
 }
 
 /// What a request with a method that its path does not know is answered with.
-fn not_allowed(allowed: &'static str, body: &'static str) -> Answer {
+fn not_allowed(allowed: &'static str, body: &'static str) -> AdminResponse {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, body);
     let allowed = HeaderValue::from_static(allowed);
     answer.headers_mut().insert(header::ALLOW, allowed);
@@ -254,7 +265,7 @@ fn not_allowed(allowed: &'static str, body: &'static str) -> Answer {
 }
 
 /// What answers at once, to everybody, on any address.
-fn probe(app: &App, path: &str) -> Option<Answer> {
+fn probe(app: &App, path: &str) -> Option<AdminResponse> {
     Some(match path {
         "/live" => text(StatusCode::OK, "live\n"),
         "/ready" => ready(app.readiness()),
@@ -267,33 +278,33 @@ fn probe(app: &App, path: &str) -> Option<Answer> {
 }
 
 /// What a request with another method than GET is answered with.
-fn only_get(method: &Method) -> Option<Answer> {
+fn only_get(method: &Method) -> Option<AdminResponse> {
     (method != Method::GET).then(|| not_allowed("GET, HEAD", "only GET is answered here\n"))
 }
 
-async fn refusal(denied: Denied) -> Answer {
+async fn refusal(denied: AdminDenial) -> AdminResponse {
     match denied {
-        Denied::Malformed => text(
+        AdminDenial::Malformed => text(
             StatusCode::BAD_REQUEST,
             "a request has one Host, in visible ASCII\n",
         ),
-        Denied::Address => text(
+        AdminDenial::Address => text(
             StatusCode::FORBIDDEN,
             "this answers on a loopback address, or with a token\n",
         ),
-        Denied::Name => text(
+        AdminDenial::Name => text(
             StatusCode::FORBIDDEN,
             "without a token this answers under localhost or a loopback address: the request's Host is another\n",
         ),
-        Denied::Browser => text(StatusCode::FORBIDDEN, "this is not for browsers\n"),
-        Denied::Token => unproved("Bearer").await,
-        Denied::PageToken => {
+        AdminDenial::Browser => text(StatusCode::FORBIDDEN, "this is not for browsers\n"),
+        AdminDenial::Token => unproved("Bearer").await,
+        AdminDenial::PageToken => {
             unproved("Basic realm=\"the password is what admin.token holds\"").await
         }
     }
 }
 
-async fn unproved(challenge: &'static str) -> Answer {
+async fn unproved(challenge: &'static str) -> AdminResponse {
     // Guessing a token takes its time.
     sleep(Duration::from_millis(100)).await;
     let mut refusal = text(
@@ -307,7 +318,7 @@ async fn unproved(challenge: &'static str) -> Answer {
     refusal
 }
 
-fn ready(readiness: Readiness) -> Answer {
+fn ready(readiness: Readiness) -> AdminResponse {
     match readiness {
         Readiness::Ready => text(StatusCode::OK, "ready\n"),
         Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
@@ -323,7 +334,7 @@ fn ready(readiness: Readiness) -> Answer {
 }
 
 /// What Prometheus scrapes.
-fn metrics(app: &App) -> Answer {
+fn metrics(app: &App) -> AdminResponse {
     let metrics = &app.metrics;
     let ready = app.readiness() == Readiness::Ready;
     metrics.ready.set(i64::from(ready));
@@ -332,23 +343,25 @@ fn metrics(app: &App) -> Answer {
     metrics
         .replay_entries_limit
         .set(number(app.replay.capacity()));
-    metrics.tenants.limits.stands(&app.quota.view());
-    let suspensions = &app.lanes.suspensions;
+    metrics.tenants.limits.show(&app.quota.view());
+    let suspensions = &app.tenant_limits.suspensions;
     let meters = &metrics.suspensions;
     meters.count.set(number(suspensions.count()));
     meters.unkept.set(suspensions.are_unkept().into());
     let generation = app.generation.load_full();
-    for lane in generation.lanes() {
+    for lane in generation.all_tenant_limits() {
         lane.meters().limits.stands(|| {
             let view = lane.view();
             [view.share, view.used]
         });
     }
     let pushed_back = generation
-        .lanes()
+        .all_tenant_limits()
         .filter(|lane| lane.pushed_back_to().is_some());
     metrics.tenants.limits.pushed_back(pushed_back.count());
-    let failing = generation.lanes().filter(|lane| lane.breaker.is_failing());
+    let failing = generation
+        .all_tenant_limits()
+        .filter(|lane| lane.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
     let own = generation.registry.own_series(&app.settings.metrics);
@@ -358,7 +371,7 @@ fn metrics(app: &App) -> Answer {
 }
 
 /// The status page, which may fetch from here, and run and load nothing else.
-fn page() -> Answer {
+fn page() -> AdminResponse {
     let body = Bytes::from_static(status::PAGE.as_bytes());
     let mut page = answer_of(StatusCode::OK, "text/html; charset=utf-8", body);
     let lines = page.headers_mut();
@@ -374,7 +387,7 @@ fn page() -> Answer {
     page
 }
 
-async fn switch(app: &App, query: Option<&str>) -> Answer {
+async fn switch(app: &App, query: Option<&str>) -> AdminResponse {
     let Some(client_id) = query.and_then(|query| query.strip_prefix("client_id=")) else {
         return text(
             StatusCode::BAD_REQUEST,
@@ -383,24 +396,24 @@ async fn switch(app: &App, query: Option<&str>) -> Answer {
     };
     // A client id is any visible characters; a client that writes queries escapes most of them.
     let client_id = query_text(client_id).into_owned();
-    let Some(switch) = app.signer.ask(client_id).await else {
+    let Some(switch) = app.credential_rotation.ask(client_id).await else {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
             "another switch is under way, or this process is ending\n",
         );
     };
     let status = match switch {
-        Switch::Switched | Switch::Unchanged => StatusCode::OK,
-        Switch::Unknown => StatusCode::NOT_FOUND,
-        Switch::Failed(_) => StatusCode::BAD_GATEWAY,
+        SwitchResult::Switched | SwitchResult::Unchanged => StatusCode::OK,
+        SwitchResult::Unknown => StatusCode::NOT_FOUND,
+        SwitchResult::Failed(_) => StatusCode::BAD_GATEWAY,
     };
     json(status, &switch)
 }
 
 /// What is in force, defaults included, and no secret. Tenants and operations are asked for by themselves.
-fn config(app: &App) -> Answer {
+fn config(app: &App) -> AdminResponse {
     #[derive(Serialize)]
-    struct Config<'a> {
+    struct ConfigurationPage<'a> {
         hash: Option<String>,
         settings: Facts,
         /// What `proxy.toml` says of that itself.
@@ -410,8 +423,8 @@ fn config(app: &App) -> Answer {
         institution: Facts,
     }
     let generation = app.generation.load();
-    let State { hash, restart, .. } = app.reload.state();
-    let config = Config {
+    let ReloadState { hash, restart, .. } = app.reload.state();
+    let config = ConfigurationPage {
         hash,
         settings: app.reload.settings(),
         written: &generation.written,
@@ -421,7 +434,7 @@ fn config(app: &App) -> Answer {
     json(StatusCode::OK, &config)
 }
 
-fn tenants(app: &App, query: Option<&str>) -> Answer {
+fn tenants(app: &App, query: Option<&str>) -> AdminResponse {
     let after = query.map(|query| query.strip_prefix("after="));
     if after == Some(None) {
         return text(
@@ -431,14 +444,14 @@ fn tenants(app: &App, query: Option<&str>) -> Answer {
     }
     let generation = app.generation.load();
     let (now, since) = (app.clock.unix_ms(), app.began_ms);
-    let suspended = app.lanes.suspensions.all();
+    let suspended = app.tenant_limits.suspensions.all();
     match tenant_list::page(&generation, &suspended, after.flatten(), (now, since)) {
         Some(page) => json(StatusCode::OK, &page),
         None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
     }
 }
 
-async fn reload(app: &App, query: Option<&str>) -> Answer {
+async fn reload(app: &App, query: Option<&str>) -> AdminResponse {
     let confirm = match query {
         None | Some("") => None,
         Some(query) => match query.strip_prefix("confirm=") {
@@ -453,22 +466,25 @@ async fn reload(app: &App, query: Option<&str>) -> Answer {
         );
     };
     let status = match answer.result {
-        Verdict::Applied | Verdict::Unchanged => StatusCode::OK,
-        Verdict::Failed => StatusCode::UNPROCESSABLE_ENTITY,
-        Verdict::Waiting => StatusCode::CONFLICT,
-        Verdict::Unsettled => StatusCode::SERVICE_UNAVAILABLE,
+        ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
+        ReloadResult::Failed => StatusCode::UNPROCESSABLE_ENTITY,
+        ReloadResult::Waiting => StatusCode::CONFLICT,
+        ReloadResult::Unsettled => StatusCode::SERVICE_UNAVAILABLE,
     };
     json(status, &answer)
 }
 
 /// What is at work, as one side of a plan: no secrets.
-fn registry(app: &App) -> Answer {
+fn registry(app: &App) -> AdminResponse {
     json(StatusCode::OK, &app.generation.load_full().side())
 }
 
 /// Answers on a thread of its own: of a hundred thousand tenants that is some megabytes, which must not hold up the clock's
 /// and the drain's thread.
-async fn aside(app: &Arc<App>, answer: impl FnOnce(&App) -> Answer + Send + 'static) -> Answer {
+async fn aside(
+    app: &Arc<App>,
+    answer: impl FnOnce(&App) -> AdminResponse + Send + 'static,
+) -> AdminResponse {
     let app = Arc::clone(app);
     let told = tokio::task::spawn_blocking(move || answer(&app)).await;
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
@@ -486,7 +502,7 @@ mod tests {
     /// A connection to something that answers with a megabyte; gives after how long it ended.
     fn serving() -> (DuplexStream, impl Future<Output = Duration>) {
         let (peer, stream) = duplex(1 << 10);
-        let places = Arc::new(Places::new());
+        let places = Arc::new(AdminConnections::new());
         let began = Instant::now();
         let ended = async move {
             let taken = places.take([127, 0, 0, 1].into()).unwrap();

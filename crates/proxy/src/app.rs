@@ -12,31 +12,31 @@ use crate::admission::breaker::Breaker;
 use crate::admission::quota::Quota;
 use crate::admission::replay::Replay;
 use crate::admission::replay_capacity::replay_capacity;
-use crate::callers::address_limits::Crowd;
-use crate::callers::auth_throttle::{Floods, Penalties};
+use crate::callers::address_limits::AddressLimits;
+use crate::callers::auth_throttle::{AuthThrottle, RecentFloods};
 use crate::callers::body_memory::BodyMemory;
-use crate::callers::client_address::Trusted;
-use crate::generation::reload_status::Reload;
-use crate::generation::tenant_limits::Lanes;
-use crate::generation::{Generation, Means};
+use crate::callers::client_address::TrustedProxies;
+use crate::generation::reload_status::ReloadControl;
+use crate::generation::tenant_limits::TenantLimitsMap;
+use crate::generation::{Generation, GenerationInputs};
 use crate::journal::Journal;
-use crate::journal::folder::{self, Disk};
+use crate::journal::folder::{self, DiskFolder};
 use crate::journal::head::HeadFolder;
-use crate::journal::meters::Rotation;
+use crate::journal::meters::FileRotation;
 use crate::metrics::Metrics;
 use crate::process::clock::{self, Clock};
-use crate::process::drain::{Drain, Phase};
-use crate::process::heartbeat::{Heartbeats, Stalled};
-use crate::process::state_dir::{self, Inheritance, SuspensionFile, SuspensionList};
-use crate::process::watermark::Mark;
-use crate::process::yielding::Offload;
-use crate::record::access_log::{AccessLog, Seldom};
+use crate::process::drain::{Drain, DrainPhase};
+use crate::process::heartbeat::{StalledWorkers, WorkerHeartbeats};
+use crate::process::state_dir::{self, PreviousRun, SuspensionFile, SuspensionList};
+use crate::process::watermark::StampWatermark;
+use crate::process::yielding::OffloadThreads;
+use crate::record::access_log::{AccessLog, LogThrottle};
 use crate::record::telemetry::Telemetry;
-use crate::tls::certificate::{Identity, Renewal};
+use crate::tls::certificate::{CertificateRenewal, ListenerIdentity};
 use crate::tls::config;
-use crate::upstream::clock_offset::Guardian;
-use crate::upstream::connect::Upstream;
-use crate::upstream::credential_rotation::Signer;
+use crate::upstream::clock_offset::UpstreamClock;
+use crate::upstream::connect::UpstreamConnector;
+use crate::upstream::credential_rotation::CredentialRotation;
 
 /// What outlives every request and every reload.
 pub struct App {
@@ -49,19 +49,19 @@ pub struct App {
     /// What makes a request single-use.
     pub replay: Arc<Replay>,
     /// Up to which stamp may be admitted.
-    pub mark: Mark,
+    pub watermark: StampWatermark,
     /// Room for the bodies of all requests.
-    pub bodies: BodyMemory,
+    pub body_memory: BodyMemory,
     /// Whose word about callers' addresses is believed.
-    pub trusted: Trusted,
+    pub trusted_proxies: TrustedProxies,
     /// How many connections and requests each address has.
-    pub crowd: Arc<Crowd>,
+    pub address_limits: Arc<AddressLimits>,
     /// Addresses that keep failing authentication.
-    pub penalties: Penalties,
+    pub auth_throttle: AuthThrottle,
     /// Addresses of which a connection was ended for what it sent.
-    pub floods: Floods,
+    pub recent_floods: RecentFloods,
     /// Everybody's limits and counters, across generations.
-    pub lanes: Lanes,
+    pub tenant_limits: TenantLimitsMap,
     /// What the institution as a whole may send.
     pub quota: Arc<Quota>,
     /// Counters and histograms.
@@ -71,25 +71,25 @@ pub struct App {
     /// Where write and money calls are written down, if anywhere.
     pub journal: Option<Journal>,
     /// Where GatePay is.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<UpstreamConnector>,
     /// Whether it is well.
     pub breaker: Breaker,
     /// What time it is there.
-    pub guardian: Guardian,
+    pub upstream_clock: UpstreamClock,
     /// Its name in `Host`.
     pub upstream_host: HeaderValue,
     /// What tenants' connections are secured with; without it they are plain text.
-    pub identity: Option<Identity>,
+    pub listener_identity: Option<ListenerIdentity>,
     /// How far along the end is.
     pub drain: Arc<Drain>,
     /// Whether every worker still turns.
-    pub heartbeats: Heartbeats,
+    pub heartbeats: WorkerHeartbeats,
     /// Threads for work on long bodies.
-    pub offload: Offload,
+    pub offload: OffloadThreads,
     /// Where a reload is asked for, and what became of the last.
-    pub reload: Reload,
+    pub reload: ReloadControl,
     /// Which of the institution's credentials signs.
-    pub signer: Signer,
+    pub credential_rotation: CredentialRotation,
     /// When it was made, in milliseconds since 1970.
     pub began_ms: u64,
 }
@@ -104,7 +104,7 @@ pub enum Readiness {
     /// Not for long, and on no new connection.
     Draining,
     /// Those of a worker that does not turn are not.
-    Stalled(Stalled),
+    Stalled(StalledWorkers),
 }
 
 /// Why the program cannot start, after its configuration was found right.
@@ -136,7 +136,7 @@ impl App {
     pub fn new(
         configuration: Configuration,
         clock: Clock,
-        inherit: impl FnOnce() -> std::io::Result<(Inheritance, Mark)>,
+        inherit: impl FnOnce() -> std::io::Result<(PreviousRun, StampWatermark)>,
         access: Box<dyn Write + Send>,
     ) -> Result<Arc<Self>, StartError> {
         let Configuration {
@@ -144,7 +144,7 @@ impl App {
             registry,
             catalogue,
         } = configuration;
-        let reload = Reload::beginning_with(&settings);
+        let reload = ReloadControl::beginning_with(&settings);
         let upstream = upstream(&mut settings)?;
         let upstream_host = HeaderValue::try_from(upstream.authority())
             .map_err(|error| StartError::Upstream(error.to_string()))?;
@@ -154,20 +154,20 @@ impl App {
             AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
         let meters = metrics.tenants.limits.quota.clone();
         let quota = Quota::new(&settings.upstream.quota, meters, &clock);
-        let lanes = Lanes::new(Arc::clone(&quota));
+        let lanes = TenantLimitsMap::new(Arc::clone(&quota));
         let generation = Generation::new(
             None,
             Arc::new(catalogue),
             registry,
             Arc::clone(&settings.institution),
             settings.written.clone(),
-            Means {
+            GenerationInputs {
                 settings: &settings,
                 lanes: &lanes,
                 series: &metrics.tenants,
             },
         );
-        let identity = settings.listen.tls.as_ref().map(Identity::read);
+        let identity = settings.listen.tls.as_ref().map(ListenerIdentity::read);
         let identity = identity.transpose().map_err(StartError::Tls)?;
         if let Some(identity) = &identity {
             tell_expiry(identity, &metrics, &clock);
@@ -189,39 +189,43 @@ impl App {
             requests: Arc::clone(&metrics.requests),
             upstream: Arc::clone(&metrics.upstream),
             log,
-            seldom: Seldom::default(),
+            seldom: LogThrottle::default(),
             replay: Arc::clone(&replay),
             drain: Arc::clone(&drain),
             ratelimit_headers: settings.ratelimit_headers,
         });
         Ok(Arc::new(Self {
             replay,
-            mark,
-            bodies: BodyMemory::default(),
-            trusted: Trusted::new(&settings.listen.trusted_proxies),
-            crowd: Crowd::new(&settings.listen),
-            penalties: Penalties::default(),
-            floods: Floods::default(),
+            watermark: mark,
+            body_memory: BodyMemory::default(),
+            trusted_proxies: TrustedProxies::new(&settings.listen.trusted_proxies),
+            address_limits: AddressLimits::new(&settings.listen),
+            auth_throttle: AuthThrottle::default(),
+            recent_floods: RecentFloods::default(),
             breaker: Breaker::new(
                 settings.upstream.breaker,
                 lanes.era.clone(),
                 metrics.upstream.breaker.clone(),
             ),
-            lanes,
+            tenant_limits: lanes,
             quota,
             generation: ArcSwap::from_pointee(generation),
             drain,
-            heartbeats: Heartbeats::new(metrics.workers.clone()),
-            offload: Offload::default(),
-            identity,
-            guardian: Guardian::new(
+            heartbeats: WorkerHeartbeats::new(metrics.workers.clone()),
+            offload: OffloadThreads::default(),
+            listener_identity: identity,
+            upstream_clock: UpstreamClock::new(
                 clock.clone(),
                 settings.clock == ClockSource::Follow,
                 settings.window,
                 metrics.clock.clone(),
             ),
             reload,
-            signer: Signer::new(&settings.institution, clock.clone(), metrics.signer.clone()),
+            credential_rotation: CredentialRotation::new(
+                &settings.institution,
+                clock.clone(),
+                metrics.signer.clone(),
+            ),
             began_ms: clock.unix_ms(),
             upstream: Arc::new(upstream),
             upstream_host,
@@ -239,16 +243,16 @@ impl App {
             tracing::warn!(%party, operator = %suspension.by, since_ms = suspension.since_ms, "is suspended by hand");
         }
         let parties: Vec<PartyId> = left.keys().cloned().collect();
-        self.lanes.suspensions.adopt(file, left);
+        self.tenant_limits.suspensions.adopt(file, left);
         for party in parties {
-            self.lanes.follow_suspension(party.as_str());
+            self.tenant_limits.follow_suspension(party.as_str());
         }
     }
 
     /// Reads the listener's certificate and key again. If anything is wrong with them, nothing changes.
-    pub fn renew_certificate(&self) -> Result<Renewal, String> {
-        let Some(identity) = &self.identity else {
-            return Ok(Renewal::Unchanged);
+    pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
+        let Some(identity) = &self.listener_identity else {
+            return Ok(CertificateRenewal::Unchanged);
         };
         let renewal = identity.reload()?;
         tell_expiry(identity, &self.metrics, &self.clock);
@@ -263,7 +267,7 @@ impl App {
 
     /// Whether requests are answered, and why not.
     pub fn readiness(&self) -> Readiness {
-        if self.drain.phase() != Phase::Serving {
+        if self.drain.phase() != DrainPhase::Serving {
             return Readiness::Draining;
         }
         if self.is_starting() {
@@ -274,7 +278,7 @@ impl App {
     }
 }
 
-fn tell_expiry(identity: &Identity, metrics: &Metrics, clock: &Clock) {
+fn tell_expiry(identity: &ListenerIdentity, metrics: &Metrics, clock: &Clock) {
     let expires = identity.expires();
     let seconds = i64::try_from(expires).unwrap_or(i64::MAX);
     metrics.certificate_expiry.set(seconds);
@@ -293,7 +297,7 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .url
         .tls
         .then(|| config::client(settings.upstream.ca.as_deref()));
-    let listener = settings.listen.tls.as_ref().map(Identity::read);
+    let listener = settings.listen.tls.as_ref().map(ListenerIdentity::read);
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
     let folder = settings.state_dir.as_deref().map(state_dir::inspect);
     let folder = folder.and_then(Result::err).map(StartError::State);
@@ -311,11 +315,11 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
 }
 
 /// The way to GatePay that settings describe.
-fn upstream(settings: &mut Settings) -> Result<Upstream, StartError> {
+fn upstream(settings: &mut Settings) -> Result<UpstreamConnector, StartError> {
     let to = &settings.upstream;
     let tls = to.url.tls.then(|| config::client(to.ca.as_deref()));
     let tls = tls.transpose().map_err(StartError::Upstream)?;
-    let upstream = Upstream::new(to.url.clone(), tls, to.connect_timeout)
+    let upstream = UpstreamConnector::new(to.url.clone(), tls, to.connect_timeout)
         .map_err(|error| StartError::Upstream(error.to_string()))?;
     Ok(match settings.egress.take() {
         Some(egress) => upstream.by_way_of(egress),
@@ -332,11 +336,11 @@ fn journal(
     let Some(audit) = settings.audit.take() else {
         return Ok(None);
     };
-    let rotation = Rotation {
+    let rotation = FileRotation {
         bytes: audit.file_bytes,
         age: audit.file_age,
     };
-    let folder = Disk::open(&audit.dir)?;
+    let folder = DiskFolder::open(&audit.dir)?;
     if settings.state_dir.is_none() {
         tracing::warn!(
             "without state_dir the audit journal's head is kept beside the journal: what can cut the one can cut the other"
@@ -351,7 +355,7 @@ fn journal(
 /// The memory handed over; an empty one if nothing was ever served; otherwise one that guards against what it cannot know: what
 /// the run before admitted by its clock, of which there is the mark, or by this one.
 fn memory(
-    inheritance: Inheritance,
+    inheritance: PreviousRun,
     settings: &Settings,
     capacity: usize,
     clock: &Clock,
@@ -360,9 +364,9 @@ fn memory(
     let empty =
         |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
     match inheritance {
-        Inheritance::NeverServed => Some(empty(0)),
-        Inheritance::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
-        Inheritance::Lost | Inheritance::FirstUse => None,
+        PreviousRun::NeverServed => Some(empty(0)),
+        PreviousRun::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
+        PreviousRun::Lost | PreviousRun::FirstUse => None,
     }
     .unwrap_or_else(|| {
         let usual = clock.unix_ms() + settings.window.future_ms;

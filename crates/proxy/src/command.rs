@@ -26,7 +26,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub(crate) enum ExitStatus {
     /// Everything went well.
     Fine,
     /// It could not start, or what it was asked to do did not work.
@@ -41,7 +41,7 @@ pub(crate) enum Exit {
     Usage,
 }
 
-impl Exit {
+impl ExitStatus {
     /// What the process that started this one sees.
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -55,8 +55,8 @@ impl Exit {
     }
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ExitStatus> for ExitCode {
+    fn from(exit: ExitStatus) -> Self {
         Self::from(exit.code())
     }
 }
@@ -73,9 +73,9 @@ pub(crate) fn complain(line: impl fmt::Display) {
 }
 
 /// Complains, and ends as failed.
-pub(crate) fn fail(line: impl fmt::Display) -> Exit {
+pub(crate) fn fail(line: impl fmt::Display) -> ExitStatus {
     complain(line);
-    Exit::Failed
+    ExitStatus::Failed
 }
 
 /// Sends the program's own log to standard error, until what it gives is dropped. Access lines go elsewhere.

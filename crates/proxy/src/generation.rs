@@ -19,8 +19,8 @@ use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Found, Party, PartyId, Registry};
 
-use crate::generation::credential_usage::{Use, Uses};
-use crate::generation::tenant_limits::{Lane, Lanes};
+use crate::generation::credential_usage::{CredentialUsage, CredentialUsages};
+use crate::generation::tenant_limits::{TenantLimits, TenantLimitsMap};
 use crate::generation::tenant_meters::TenantSeries;
 
 /// What a request is judged by, loaded once and kept to its end.
@@ -34,22 +34,22 @@ pub struct Generation {
     /// What `proxy.toml` said, as far as it is in force.
     pub written: Facts,
     /// By position in the registry.
-    beside: Vec<Beside>,
+    beside: Vec<PartyState>,
 }
 
 /// What is kept beside a party: in one table, so that a request looks its position up in one place.
-struct Beside {
-    lane: Arc<Lane>,
-    uses: Uses,
+struct PartyState {
+    lane: Arc<TenantLimits>,
+    uses: CredentialUsages,
 }
 
 /// What generations are built with.
 #[derive(Clone, Copy)]
-pub struct Means<'a> {
+pub struct GenerationInputs<'a> {
     /// The process's settings.
     pub settings: &'a Settings,
     /// The lanes there are.
-    pub lanes: &'a Lanes,
+    pub lanes: &'a TenantLimitsMap,
     /// Where series are made.
     pub series: &'a TenantSeries,
 }
@@ -63,15 +63,15 @@ impl Generation {
         registry: Registry,
         institution: Arc<Institution>,
         written: Facts,
-        means: Means<'_>,
+        means: GenerationInputs<'_>,
     ) -> Self {
         let own = registry.own_series(&means.settings.metrics);
         let lanes = means.lanes.arrange(&registry, &own, means.series);
         let beside = registry.parties().zip(lanes).map(|(who, lane)| {
             let party = who.party();
             let same = |dated: &_| before.and_then(|before| before.same_use(party, dated));
-            let uses = Uses::of(party, same);
-            Beside { lane, uses }
+            let uses = CredentialUsages::of(party, same);
+            PartyState { lane, uses }
         });
         Self {
             beside: beside.collect(),
@@ -83,7 +83,7 @@ impl Generation {
     }
 
     /// How this credential of this party's was used, if both are the same here.
-    fn same_use(&self, party: &Party, dated: &DatedCredential) -> Option<Arc<Use>> {
+    fn same_use(&self, party: &Party, dated: &DatedCredential) -> Option<Arc<CredentialUsage>> {
         let credential = &dated.credential;
         let found = self.registry.find(credential.client_id.as_str())?;
         let before = found.who.party();
@@ -95,13 +95,13 @@ impl Generation {
     }
 
     /// How a credential was used, by the position of whose it is and its place among theirs.
-    pub fn used(&self, position: usize, place: usize) -> &Use {
+    pub fn used(&self, position: usize, place: usize) -> &CredentialUsage {
         self.beside[position].uses.at(place)
     }
 
     /// Has what a request of this party's asks brought near, all at once. Of a thousand parties none is in a near cache
     /// when its turn comes; asked for where each is needed, the places would be waited for one after the other.
-    pub fn warm(&self, found: &Found<'_>) {
+    pub fn prefetch(&self, found: &Found<'_>) {
         let (beside, party) = (&self.beside[found.position], found.who.party());
         let used = beside.uses.at(found.place).count();
         let dates = (party.window.past_ms, found.credential.not_before);
@@ -110,7 +110,7 @@ impl Generation {
     }
 
     /// Every credential: whose it is by position, which, and how it was used.
-    pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, &Use)> {
+    pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, &CredentialUsage)> {
         let parties = self.registry.parties().enumerate();
         parties.flat_map(move |(position, who)| {
             let credentials = who.party().credentials.iter().enumerate();
@@ -119,12 +119,12 @@ impl Generation {
     }
 
     /// The lane of whoever has this position in the registry.
-    pub fn lane(&self, position: usize) -> &Arc<Lane> {
+    pub fn tenant_limits(&self, position: usize) -> &Arc<TenantLimits> {
         &self.beside[position].lane
     }
 
     /// Everybody's lane, by position.
-    pub fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> + Clone {
+    pub fn all_tenant_limits(&self) -> impl Iterator<Item = &Arc<TenantLimits>> + Clone {
         self.beside.iter().map(|beside| &beside.lane)
     }
 
@@ -139,7 +139,7 @@ impl Generation {
     }
 
     /// Removes the series of whoever had some in a generation before this one and has none now.
-    pub fn end_series_of(&self, before: &Self, means: Means<'_>) {
+    pub fn end_series_of(&self, before: &Self, means: GenerationInputs<'_>) {
         let own = |generation: &Self| -> HashSet<PartyId> {
             let own = generation.registry.own_series(&means.settings.metrics);
             let parties = generation.registry.parties().zip(own);
@@ -155,7 +155,7 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::limit_name::Limits;
+    use crate::admission::limit_name::LimitSet;
     use crate::admission::quota::Quota;
     use crate::metrics::Metrics;
     use crate::process::clock::Clock;
@@ -172,7 +172,7 @@ mod tests {
         settings: Settings,
         metrics: Metrics,
         clock: Clock,
-        lanes: Lanes,
+        lanes: TenantLimitsMap,
     }
 
     impl World {
@@ -193,12 +193,12 @@ mod tests {
                 settings,
                 metrics,
                 clock,
-                lanes: Lanes::new(quota),
+                lanes: TenantLimitsMap::new(quota),
             }
         }
 
-        fn means(&self) -> Means<'_> {
-            Means {
+        fn means(&self) -> GenerationInputs<'_> {
+            GenerationInputs {
                 settings: &self.settings,
                 lanes: &self.lanes,
                 series: &self.metrics.tenants,
@@ -254,13 +254,13 @@ mod tests {
         Registry::new(tenants, operators, &[]).unwrap_or_default()
     }
 
-    fn lane<'a>(generation: &'a Generation, id: &str) -> &'a Arc<Lane> {
-        generation.lane(generation.registry.find(id).unwrap().position)
+    fn lane<'a>(generation: &'a Generation, id: &str) -> &'a Arc<TenantLimits> {
+        generation.tenant_limits(generation.registry.find(id).unwrap().position)
     }
 
     /// Takes tokens until there are none, and says how many there were.
     fn drain(generation: &Generation, id: &str) -> usize {
-        let mut shadow = Limits::default();
+        let mut shadow = LimitSet::default();
         let lane = lane(generation, id);
         let mut take = || lane.take(Kind::Read, lane.share.now(), &mut shadow);
         std::iter::from_fn(|| take().ok()).count()

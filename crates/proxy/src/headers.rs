@@ -55,29 +55,29 @@ pub fn to_gatepay(name: &[u8]) -> Option<&'static HeaderName> {
 
 /// A header that must be single stood more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Repeated;
+pub struct RepeatedHeader;
 
 /// The value of a header that may stand once.
-pub type Single<'a> = Result<Option<&'a [u8]>, Repeated>;
+pub type AtMostOnce<'a> = Result<Option<&'a [u8]>, RepeatedHeader>;
 
 /// What the proxy itself reads of a caller's head, all found in one pass.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "each is the header of its name")]
-pub struct Lines<'a> {
-    pub client_id: Single<'a>,
-    pub timestamp: Single<'a>,
-    pub nonce: Single<'a>,
-    pub signature: Single<'a>,
-    pub on_behalf_of: Single<'a>,
-    pub content_type: Single<'a>,
-    pub traceparent: Single<'a>,
+pub struct KnownHeaders<'a> {
+    pub client_id: AtMostOnce<'a>,
+    pub timestamp: AtMostOnce<'a>,
+    pub nonce: AtMostOnce<'a>,
+    pub signature: AtMostOnce<'a>,
+    pub on_behalf_of: AtMostOnce<'a>,
+    pub content_type: AtMostOnce<'a>,
+    pub traceparent: AtMostOnce<'a>,
     /// How many lines there are.
     pub count: usize,
     /// How many bytes they have.
     pub bytes: usize,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> KnownHeaders<'a> {
     /// Of a head that says nothing.
     pub const NONE: Self = Self {
         client_id: Ok(None),
@@ -111,7 +111,7 @@ impl<'a> Lines<'a> {
             };
             *line = match line {
                 Ok(None) => Ok(Some(value)),
-                _ => Err(Repeated),
+                _ => Err(RepeatedHeader),
             };
         }
         lines
@@ -188,7 +188,7 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::request_head::{Head, LineAt};
+    use crate::http1::request_head::{FieldSpan, RequestHead};
     use http::{Request, request};
 
     fn parts(lines: &[(&str, &str)]) -> request::Parts {
@@ -207,8 +207,8 @@ mod tests {
             ("x-gatepay-nonce", "b"),
             ("x-gatepay-nonce", "b"),
         ]);
-        let lines = Lines::read(Head::of_parts(&parts).lines());
-        assert_eq!(lines.nonce, Err(Repeated));
+        let lines = KnownHeaders::read(RequestHead::of_parts(&parts).lines());
+        assert_eq!(lines.nonce, Err(RepeatedHeader));
         assert_eq!(lines.timestamp, Ok(Some(&b"1"[..])));
         assert_eq!(lines.signature, Ok(None));
         assert_eq!((lines.count, lines.bytes), (4, 64 + 4 + 4 * 4));
@@ -229,11 +229,13 @@ mod tests {
             for name in [name.to_owned(), name.to_uppercase()] {
                 let value = u16::try_from(name.len() + 2).unwrap();
                 let text = format!("{name}: x");
-                let at = [LineAt {
+                let at = [FieldSpan {
                     name: (0, value - 2),
                     value: (value, value + 1),
                 }];
-                let lines = Lines::read(Head::of_text("GET", "/", text.as_bytes(), &at).lines());
+                let lines = KnownHeaders::read(
+                    RequestHead::of_text("GET", "/", text.as_bytes(), &at).lines(),
+                );
                 let read = [
                     lines.client_id,
                     lines.timestamp,

@@ -27,11 +27,11 @@ use tokio::sync::oneshot;
 
 use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
-use entry::{After, Attempt, Before, Entry, SuspensionAct, Timed};
-use folder::Folder;
+use entry::{CallIntent, CallResult, JournalEntry, JournaledAttempt, SuspensionAct, TimedEntry};
+use folder::JournalFolder;
 use head::HeadFolder;
-use meters::{Meters, Rotation};
-use writer::Writer;
+use meters::{FileRotation, JournalMeters};
+use writer::JournalWriter;
 
 /// How long a record that nobody waits for may lie before it is written.
 const LAZY: Duration = Duration::from_millis(200);
@@ -43,30 +43,30 @@ const GATHER: Duration = Duration::from_micros(500);
 
 /// Where write and money calls are written down.
 pub struct Journal {
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The record before could not be written: nothing may be sent.
 #[derive(Debug)]
-pub struct Unavailable;
+pub struct JournalUnavailable;
 
 /// A call that was written down and may be sent. Dropped, it writes the record after, with whatever is known by then.
-pub struct Open {
-    shared: Arc<Shared>,
-    after: Option<After>,
+pub struct PendingCall {
+    shared: Arc<JournalShared>,
+    after: Option<CallResult>,
 }
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct JournalShared {
+    queue: Mutex<JournalQueue>,
     wake: Condvar,
     available: AtomicBool,
     clock: Clock,
 }
 
 #[derive(Default)]
-struct Queue {
-    entries: Vec<Timed>,
+struct JournalQueue {
+    entries: Vec<TimedEntry>,
     /// Who waits for some of them.
     waiting: Vec<oneshot::Sender<()>>,
     /// Whether the writer has to be woken: it is not for every call, since that costs a system call each.
@@ -77,17 +77,17 @@ struct Queue {
 impl Journal {
     /// Begins a run in `folder`, with a first record on the disk when this returns. Its head is kept in `heads`.
     pub fn start(
-        folder: impl Folder + Send + 'static,
+        folder: impl JournalFolder + Send + 'static,
         heads: Option<&HeadFolder>,
         key: SigningKey,
-        rotation: Rotation,
+        rotation: FileRotation,
         clock: &Clock,
-        meters: &Meters,
+        meters: &JournalMeters,
     ) -> io::Result<Self> {
         let mut writer =
-            Writer::begin(folder, heads, key, rotation, clock.clone(), meters.clone())?;
+            JournalWriter::begin(folder, heads, key, rotation, clock.clone(), meters.clone())?;
         meters.available.set(1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JournalShared {
             queue: Mutex::default(),
             wake: Condvar::new(),
             available: AtomicBool::new(true),
@@ -109,16 +109,16 @@ impl Journal {
     }
 
     /// Writes down who asks for what, and returns once that is on the disk.
-    pub async fn before(&self, before: Before) -> Result<Open, Unavailable> {
+    pub async fn before(&self, before: CallIntent) -> Result<PendingCall, JournalUnavailable> {
         if !self.is_available() {
-            return Err(Unavailable);
+            return Err(JournalUnavailable);
         }
-        let after = After::of(&before);
+        let after = CallResult::of(&before);
         let (done, synced) = oneshot::channel();
-        self.shared.submit(Entry::Before(before), Some(done));
+        self.shared.submit(JournalEntry::Before(before), Some(done));
         // The sender is dropped unused if the record could not be written.
-        synced.await.map_err(|_| Unavailable)?;
-        Ok(Open {
+        synced.await.map_err(|_| JournalUnavailable)?;
+        Ok(PendingCall {
             shared: Arc::clone(&self.shared),
             after: Some(after),
         })
@@ -127,24 +127,24 @@ impl Journal {
     /// Writes down that another configuration is in force: its hash, and what changed in words.
     pub fn configuration(&self, hash: String, changes: Vec<String>) {
         self.shared
-            .submit(Entry::Configuration { hash, changes }, None);
+            .submit(JournalEntry::Configuration { hash, changes }, None);
     }
 
     /// Writes down what an operator does to a party, and returns once that is on the disk. If that cannot be, of what was
     /// done already it is written as soon as it can be.
-    pub async fn suspension(&self, act: SuspensionAct) -> Result<(), Unavailable> {
-        let entry = Entry::Suspension(act);
+    pub async fn suspension(&self, act: SuspensionAct) -> Result<(), JournalUnavailable> {
+        let entry = JournalEntry::Suspension(act);
         if !self.is_available() && entry.comes_first() {
-            return Err(Unavailable);
+            return Err(JournalUnavailable);
         }
         let (done, synced) = oneshot::channel();
         self.shared.submit(entry, Some(done));
-        synced.await.map_err(|_| Unavailable)
+        synced.await.map_err(|_| JournalUnavailable)
     }
 
     /// The same, without waiting.
     pub fn note_suspension(&self, act: SuspensionAct) {
-        self.shared.submit(Entry::Suspension(act), None);
+        self.shared.submit(JournalEntry::Suspension(act), None);
     }
 
     /// Writes what is queued and the record that the run ended in order.
@@ -177,11 +177,11 @@ impl Drop for Journal {
     }
 }
 
-impl Open {
+impl PendingCall {
     /// An attempt is made under a stamp of ours.
     pub fn attempt(&mut self, client_id: &ClientId, stamp: &Stamp<'_>) {
         if let Some(after) = &mut self.after {
-            after.attempts.push(Attempt {
+            after.attempts.push(JournaledAttempt {
                 client_id: client_id.to_string(),
                 timestamp: stamp.timestamp().to_owned(),
                 nonce: stamp.nonce().to_owned(),
@@ -213,23 +213,23 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         if let Some(after) = self.after.take() {
-            self.shared.submit(Entry::After(after), None);
+            self.shared.submit(JournalEntry::After(after), None);
         }
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+impl JournalShared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, JournalQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, entry: Entry, done: Option<oneshot::Sender<()>>) {
+    fn submit(&self, entry: JournalEntry, done: Option<oneshot::Sender<()>>) {
         let unix_ms = self.clock.unix_ms();
         let mut queue = self.lock();
-        queue.entries.push(Timed { unix_ms, entry });
+        queue.entries.push(TimedEntry { unix_ms, entry });
         let wake = done.is_some() && std::mem::take(&mut queue.asleep);
         queue.waiting.extend(done);
         drop(queue);
@@ -240,7 +240,7 @@ impl Shared {
 
     /// What has gathered: at once if somebody waits for it, else after a while. Where so `many` shared the last sync, the
     /// first of them are not let go alone: those that they were answered with ask again within a moment.
-    fn gathered(&self, many: usize, moment: Duration) -> Queue {
+    fn gathered(&self, many: usize, moment: Duration) -> JournalQueue {
         let mut queue = self.lock();
         queue.asleep = true;
         let (mut queue, _) = self
@@ -256,7 +256,7 @@ impl Shared {
             queue = self.lock();
         }
         let ending = queue.ending;
-        Queue {
+        JournalQueue {
             ending,
             ..std::mem::take(&mut queue)
         }
@@ -264,12 +264,12 @@ impl Shared {
 }
 
 /// The journal's thread.
-fn write(shared: &Shared, writer: &mut Writer<impl Folder>) {
+fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>) {
     // What could not be written and has to be: calls that were sent have a record after, whatever happens.
-    let mut kept: Vec<Timed> = Vec::new();
+    let mut kept: Vec<TimedEntry> = Vec::new();
     let (mut many, mut took) = (0, Duration::ZERO);
     loop {
-        let Queue {
+        let JournalQueue {
             entries,
             waiting,
             ending,

@@ -27,37 +27,37 @@ use gatepay_tenancy::settings::AcceptEncoding;
 use http::header;
 
 use crate::app::App;
-use crate::callers::activity::Busy;
-use crate::callers::address_limits::Peer;
+use crate::callers::activity::ActiveRequest;
+use crate::callers::address_limits::ConnectionPeer;
 use crate::callers::body_memory::BodyReservation;
-use crate::callers::client_address::Origin;
+use crate::callers::client_address::ClientAddress;
 use crate::generation::Generation;
-use crate::headers::{self, Lines, Single};
+use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::http1::content_coding::{self, ContentCoding};
-use crate::http1::request_head::Head;
-use crate::http1::request_parser::Fault;
-use crate::http1::response_parser::Parts;
-use crate::journal::Unavailable;
-use crate::journal::entry::Before;
+use crate::http1::request_head::RequestHead;
+use crate::http1::request_parser::FramingError;
+use crate::http1::response_parser::ResponseHead;
+use crate::journal::JournalUnavailable;
+use crate::journal::entry::CallIntent;
 use crate::journey::admit::JudgedBody;
-use crate::journey::authenticate::{Caller, Identified};
-use crate::journey::ingress::{BodyTime, Gone, Upload, unless_gone};
+use crate::journey::authenticate::{Caller, IdentifiedCaller};
+use crate::journey::ingress::{BodyTime, CallerGone, RequestBody, unless_gone};
 use crate::journey::relay::Reply;
-use crate::journey::sign::{Inbound, Outbound, Unsendable};
-use crate::process::drain::{Door, Entering, Phase, Running};
+use crate::journey::sign::{InboundRequest, Outbound, UnsendableHead};
+use crate::process::drain::{DrainPhase, EntryGate, EntryGuard, RunningGuard};
 use crate::process::yielding::{YIELD_AFTER, in_pieces};
-use crate::record::Record;
-use crate::record::access_line::Turn;
+use crate::record::RequestRecord;
+use crate::record::access_line::RequestPhase;
 use crate::record::refused_head::RefusedHead;
-use crate::refusal::{self, Doubt, Outcome, Refusal, RefusedCall};
-use crate::upstream::clock_offset::Guardian;
-use crate::upstream::connection::Attempt;
-use crate::upstream::credential_rotation::Signing;
-use crate::upstream::exchange::{Answer, AnswerBody, Failure};
-use crate::upstream::forward::{self, CallOwner, Road};
+use crate::refusal::{self, CallOutcome, DuplicateDoubt, Refusal, RefusedCall};
+use crate::upstream::clock_offset::UpstreamClock;
+use crate::upstream::connection::MakeAttempt;
+use crate::upstream::credential_rotation::ActiveCredential;
+use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
+use crate::upstream::forward::{self, CallOwner, UpstreamCall};
 use crate::upstream::pool::Pool;
-use crate::upstream::resolve::Schedule;
-use crate::upstream::retry::Budget;
+use crate::upstream::resolve::ResolveSchedule;
+use crate::upstream::retry::RetryBudget;
 use crate::upstream::{probe, resolve};
 
 /// One of the threads that carry requests, with the connections it keeps to GatePay.
@@ -67,19 +67,19 @@ pub struct Worker {
     /// Its own connections.
     pub pool: Arc<Pool>,
     /// What it may repeat.
-    pub budget: Budget,
+    pub budget: RetryBudget,
     /// Where its callers come in.
-    pub door: Arc<Door>,
+    pub entry_gate: Arc<EntryGate>,
 }
 
 impl Worker {
-    fn road<'a>(&'a self, owner: CallOwner<'a>) -> Road<'a> {
-        Road {
+    fn upstream_call<'a>(&'a self, owner: CallOwner<'a>) -> UpstreamCall<'a> {
+        UpstreamCall {
             pool: &self.pool,
             budget: &self.budget,
             quota: &self.app.quota,
             breaker: &self.app.breaker,
-            guardian: &self.app.guardian,
+            clock: &self.app.upstream_clock,
             offload: &self.app.offload,
             owner,
             gzip: false,
@@ -93,12 +93,12 @@ impl Worker {
             let generation = app.generation.load();
             let row = generation.catalogue.probe()?;
             let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
-            let signing = app.signer.signing(&generation.institution)?;
+            let signing = app.credential_rotation.signing(&generation.institution)?;
             Some(move |head: &mut Vec<u8>| {
-                outbound.attempt(signing.credential(), &app.guardian.stamp(), head)
+                outbound.attempt(signing.credential(), &app.upstream_clock.stamp(), head)
             })
         };
-        probe::watch(self.road(CallOwner::Proxy), ask).await;
+        probe::watch(self.upstream_call(CallOwner::Proxy), ask).await;
     }
 
     /// Has another credential of the institution's sign when it is time and GatePay accepts it, for as long as it is
@@ -106,17 +106,17 @@ impl Worker {
     pub async fn rotate(&self) {
         let app = &self.app;
         let institution = || Arc::clone(&app.generation.load().institution);
-        let proves = |signing: Arc<Signing>| async move {
+        let proves = |signing: Arc<ActiveCredential>| async move {
             let generation = app.generation.load_full();
             let row = generation.catalogue.probe();
             let read = row.and_then(|row| Outbound::probe(row, &app.upstream_host).ok());
             let read = read.ok_or("there is no read to try it with: list_accounts is off")?;
             let attempt = |head: &mut Vec<u8>| {
-                read.attempt(signing.credential(), &app.guardian.stamp(), head)
+                read.attempt(signing.credential(), &app.upstream_clock.stamp(), head)
             };
-            probe::prove(self.road(CallOwner::Proxy), attempt).await
+            probe::prove(self.upstream_call(CallOwner::Proxy), attempt).await
         };
-        app.signer.watch(institution, proves).await;
+        app.credential_rotation.watch(institution, proves).await;
     }
 }
 
@@ -128,7 +128,7 @@ const UNMARKED: &str =
 const GIVES_WAY: &str = "all connections are in use and this body comes slowly; send the same bytes again after Retry-After";
 
 /// What is allowed to go to GatePay.
-struct Admitted {
+struct AdmittedCall {
     generation: Arc<Generation>,
     position: usize,
     outbound: Outbound,
@@ -138,37 +138,42 @@ struct Admitted {
     translated: bool,
     permit: admit::Permit,
     /// What is written down of it first.
-    before: Option<Box<Before>>,
+    before: Option<Box<CallIntent>>,
     /// Room for its body.
     _held: BodyReservation,
 }
 
 /// Why a request goes no further.
-enum Stopped {
+enum StopReason {
     /// It is refused.
     Refused(Refusal),
     /// Whoever sent it has left.
     Gone,
 }
 
-impl From<Refusal> for Stopped {
+impl From<Refusal> for StopReason {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<Gone> for Stopped {
-    fn from(Gone: Gone) -> Self {
+impl From<CallerGone> for StopReason {
+    fn from(CallerGone: CallerGone) -> Self {
         Self::Gone
     }
 }
 
 /// Answers a request for which there is no place among all: nothing of it is read but its head.
-pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Reply {
+pub fn crowded(
+    app: &Arc<App>,
+    peer: &ConnectionPeer,
+    busy: ActiveRequest,
+    head: &RequestHead<'_>,
+) -> Reply {
     app.metrics.requests_crowded.inc();
-    let origin = app.trusted.caller(peer.origin, head);
-    let lines = Lines::read(head.lines());
-    let mut record = Record::begin(&app.telemetry, origin.address, &lines, busy);
+    let origin = app.trusted_proxies.caller(peer.origin, head);
+    let lines = KnownHeaders::read(head.lines());
+    let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
         record.relayed();
     }
@@ -184,12 +189,17 @@ pub fn crowded(app: &Arc<App>, peer: &Peer, busy: Busy, head: &Head<'_>) -> Repl
 /// Answers a head that cannot be read in one way.
 pub fn unreadable(
     app: &Arc<App>,
-    peer: &Peer,
-    busy: Busy,
-    fault: Fault,
+    peer: &ConnectionPeer,
+    busy: ActiveRequest,
+    fault: FramingError,
     head: &RefusedHead<'_>,
 ) -> Reply {
-    let mut record = Record::begin(&app.telemetry, peer.origin.address, &Lines::NONE, busy);
+    let mut record = RequestRecord::begin(
+        &app.telemetry,
+        peer.origin.address,
+        &KnownHeaders::NONE,
+        busy,
+    );
     record.is_refused_unidentified(head);
     let mut reply = refuse(app, record, ingress::unreadable(fault));
     reply.close();
@@ -197,32 +207,32 @@ pub fn unreadable(
 }
 
 /// Answers a request, whatever becomes of it, unless its sender has left.
-pub async fn handle<B: Upload>(
+pub async fn handle<B: RequestBody>(
     worker: &Arc<Worker>,
-    peer: &Peer,
-    busy: Busy,
-    entering: Entering,
-    head: &Head<'_>,
+    peer: &ConnectionPeer,
+    busy: ActiveRequest,
+    entering: EntryGuard,
+    head: &RequestHead<'_>,
     body: &mut B,
 ) -> Option<Reply> {
     let app = &worker.app;
-    let origin = app.trusted.caller(peer.origin, head);
-    let lines = Lines::read(head.lines());
-    let mut record = Record::begin(&app.telemetry, origin.address, &lines, busy);
+    let origin = app.trusted_proxies.caller(peer.origin, head);
+    let lines = KnownHeaders::read(head.lines());
+    let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
         // The head is all there is to hand over.
         record.relayed();
     }
-    let held = app.bodies.hold(peer.unproved());
+    let held = app.body_memory.hold(peer.unauthenticated_bytes());
     let entered = enter(worker, origin, held, (head, &lines), body, &mut record).await;
     drop(entering);
     let mut reply = match entered {
-        Err(Stopped::Gone) => return None,
-        Err(Stopped::Refused(refusal)) => {
+        Err(StopReason::Gone) => return None,
+        Err(StopReason::Refused(refusal)) => {
             if refusal.is_failed_authentication()
-                && let Some(address) = origin.accountable()
+                && let Some(address) = origin.attributable()
             {
-                app.penalties.failed(address);
+                app.auth_throttle.failed(address);
             }
             record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
             refuse(app, record, refusal)
@@ -233,7 +243,7 @@ pub async fn handle<B: Upload>(
         }
         Ok(admitted) => {
             // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
-            let running = Running::begin(&app.drain);
+            let running = RunningGuard::begin(&app.drain);
             let worker = Arc::clone(worker);
             let detached = tokio::spawn(async move {
                 let reply = leave(&worker, admitted, record).await;
@@ -247,7 +257,7 @@ pub async fn handle<B: Upload>(
             }
         }
     };
-    if app.drain.phase() >= Phase::Leaving {
+    if app.drain.phase() >= DrainPhase::Leaving {
         reply.close();
     }
     Some(reply)
@@ -256,12 +266,12 @@ pub async fn handle<B: Upload>(
 /// From the head to the permit: ingress, route, authenticate, admit, sign.
 async fn enter(
     worker: &Worker,
-    origin: Origin,
+    origin: ClientAddress,
     mut held: BodyReservation,
-    (head, lines): (&Head<'_>, &Lines<'_>),
-    body: &mut impl Upload,
-    record: &mut Record,
-) -> Result<Box<Admitted>, Stopped> {
+    (head, lines): (&RequestHead<'_>, &KnownHeaders<'_>),
+    body: &mut impl RequestBody,
+    record: &mut RequestRecord,
+) -> Result<Box<AdmittedCall>, StopReason> {
     let app = &worker.app;
     let now_ms = record.began_unix_ms();
     let generation = app.generation.load_full();
@@ -269,7 +279,7 @@ async fn enter(
     let target = ingress::target(head, lines)?;
     let found = authenticate::claimed(&generation.registry, lines);
     if let Some(found) = &found {
-        generation.warm(found);
+        generation.prefetch(found);
     }
     let who = found.map(|found| found.who);
     let position = route::operation(&generation.catalogue, &target, who)?;
@@ -278,8 +288,8 @@ async fn enter(
     record.operation(position, &generation, operator);
 
     let caller = match authenticate::identify(found, lines, now_ms)? {
-        Identified::InForce(caller) => caller,
-        Identified::NotInForce(caller) => {
+        IdentifiedCaller::InForce(caller) => caller,
+        IdentifiedCaller::NotInForce(caller) => {
             let upload = (target.bytes, body);
             let stopped = recognize(app, origin, held, upload, operation, &caller, record);
             return Err(Box::pin(stopped).await);
@@ -298,10 +308,10 @@ async fn enter(
     }
     let body = receive(app, origin, &mut held, body, operation, &caller, record).await?;
     record.verified(caller.position, caller.place);
-    held.proved();
+    held.authenticated();
 
-    let lane = generation.lane(caller.position);
-    let verified = Verified {
+    let lane = generation.tenant_limits(caller.position);
+    let verified = VerifiedRequest {
         caller: &caller,
         position,
         peer: origin.address,
@@ -323,13 +333,13 @@ async fn enter(
     record.key(key);
     // Operators speak the institution's form already.
     let translated = !operator && !operation.is_verbatim();
-    let inbound = Inbound::uncoded(target.query, *head, body);
+    let inbound = InboundRequest::uncoded(target.query, *head, body);
     let outbound = outbound(app, (&generation, position), inbound, acting, translated).await;
     let outbound = outbound.map_err(|error| {
         record.detail(error.to_string());
-        Refusal::Internal(Outcome::NotExecuted)
+        Refusal::Internal(CallOutcome::NotExecuted)
     })?;
-    if !app.mark.covers(caller.stamp.millis()).await {
+    if !app.watermark.covers(caller.stamp.millis()).await {
         return Err(unmarked(record).into());
     }
     let journal = app
@@ -348,7 +358,7 @@ async fn enter(
         record_before(record, caller, origin.address, call, &outbound)
     });
     record.shadow(permit.shadow);
-    Ok(Box::new(Admitted {
+    Ok(Box::new(AdmittedCall {
         position,
         outbound,
         operator,
@@ -362,13 +372,13 @@ async fn enter(
 
 /// What the journal says of an admitted call before it is sent.
 fn record_before(
-    record: &Record,
+    record: &RequestRecord,
     caller: Caller<'_>,
     peer: IpAddr,
     (operation, acting, amounts): (&Operation, &admit::Acting<'_>, Amounts),
     outbound: &Outbound,
-) -> Before {
-    Before {
+) -> CallIntent {
+    CallIntent {
         id: record.id(),
         party: caller.who.party().id.as_str().to_owned(),
         client_id: caller.client_id.to_string(),
@@ -386,11 +396,11 @@ fn record_before(
 }
 
 /// A verified request, as it is judged.
-struct Verified<'a, 'b> {
+struct VerifiedRequest<'a, 'b> {
     caller: &'b Caller<'a>,
     position: usize,
     peer: IpAddr,
-    on_behalf_of: Single<'a>,
+    on_behalf_of: AtMostOnce<'a>,
     query: Option<&'b str>,
     body: &'b Bytes,
 }
@@ -399,8 +409,8 @@ struct Verified<'a, 'b> {
 async fn remember_key(
     app: &App,
     generation: &Generation,
-    verified: &Verified<'_, '_>,
-    record: &mut Record,
+    verified: &VerifiedRequest<'_, '_>,
+    record: &mut RequestRecord,
 ) {
     if record.is_in_doubt() {
         let row = (&generation.catalogue, verified.position);
@@ -413,13 +423,13 @@ async fn remember_key(
 async fn judge<'a>(
     app: &App,
     generation: &'a Generation,
-    verified: &Verified<'a, '_>,
+    verified: &VerifiedRequest<'a, '_>,
 ) -> Result<(admit::Acting<'a>, JudgedBody), Refusal> {
     let caller = verified.caller;
     let operation = &generation.catalogue.rows()[verified.position];
     admit::allowed(
         caller.who,
-        generation.lane(caller.position),
+        generation.tenant_limits(caller.position),
         verified.position,
         operation,
         verified.peer,
@@ -440,19 +450,19 @@ async fn judge<'a>(
     };
     let row = (&generation.catalogue, verified.position);
     let (query, body) = (verified.query, verified.body);
-    let rules = admit::Rules::of(&app.settings, app.journal.is_some());
+    let rules = admit::BodyRules::of(&app.settings, app.journal.is_some());
     let judged = admit::judge_body(&app.offload, row, query, body, own, rules).await?;
     Ok((acting, judged))
 }
 
 /// The refusal of a request whose admission a later process could not know of.
-fn unmarked(record: &mut Record) -> Refusal {
+fn unmarked(record: &mut RequestRecord) -> Refusal {
     record.detail("the state folder cannot be written".to_owned());
     Refusal::Overloaded(UNMARKED)
 }
 
 /// Whether the answer to this call may be in gzip: that to a read whose caller accepts it, if the settings allow it.
-fn allows_gzip(app: &App, operation: &Operation, head: &Head<'_>) -> bool {
+fn allows_gzip(app: &App, operation: &Operation, head: &RequestHead<'_>) -> bool {
     app.settings.upstream.accept_encoding == AcceptEncoding::Gzip
         && operation.kind == Kind::Read
         && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str()))
@@ -462,14 +472,14 @@ fn allows_gzip(app: &App, operation: &Operation, head: &Head<'_>) -> bool {
 async fn outbound(
     app: &App,
     (generation, position): (&Generation, usize),
-    inbound: Inbound<'_>,
+    inbound: InboundRequest<'_>,
     acting: admit::Acting<'_>,
     translated: bool,
-) -> Result<Outbound, Unsendable> {
+) -> Result<Outbound, UnsendableHead> {
     let (operation, host) = (&generation.catalogue.rows()[position], &app.upstream_host);
     if !translated {
         let gzip = allows_gzip(app, operation, &inbound.head);
-        return Outbound::verbatim(operation, Inbound { gzip, ..inbound }, acting, host);
+        return Outbound::verbatim(operation, InboundRequest { gzip, ..inbound }, acting, host);
     }
     let currencies = &app.settings.balance_currencies;
     let body = if inbound.body.len() <= YIELD_AFTER {
@@ -496,17 +506,17 @@ async fn outbound(
 /// The body, verified as the caller's: nothing is done with one that is not.
 async fn receive(
     app: &App,
-    origin: Origin,
+    origin: ClientAddress,
     held: &mut BodyReservation,
-    incoming: &mut impl Upload,
+    incoming: &mut impl RequestBody,
     operation: &Operation,
     caller: &Caller<'_>,
-    record: &mut Record,
-) -> Result<Bytes, Stopped> {
+    record: &mut RequestRecord,
+) -> Result<Bytes, StopReason> {
     let listen = &app.settings.listen;
     let failing = origin
-        .accountable()
-        .filter(|address| app.penalties.is_failing(*address));
+        .attributable()
+        .filter(|address| app.auth_throttle.is_failing(*address));
     let mut payload = caller.payload();
     let mut body = Bytes::new();
     if !incoming.is_end_stream() {
@@ -527,9 +537,9 @@ async fn receive(
     }
     if let Some(address) = failing {
         // Taken only now, so that a slow body holds up nobody else of that address.
-        let turn = pin!(app.penalties.turn(address));
+        let turn = pin!(app.auth_throttle.permit(address));
         let turn = unless_gone(incoming, turn);
-        let _turn = record.waits(Turn::Body, pin!(turn)).await?;
+        let _turn = record.wait_in(RequestPhase::Body, pin!(turn)).await?;
         in_pieces(&body, |piece| payload.body(piece)).await;
         verify(caller, payload, &body).await?;
     } else {
@@ -542,20 +552,20 @@ async fn receive(
 /// only so that the institution learns whose it is: the answer is the same whatever comes of that.
 async fn recognize(
     app: &App,
-    origin: Origin,
+    origin: ClientAddress,
     mut held: BodyReservation,
-    (head_bytes, incoming): (usize, &mut impl Upload),
+    (head_bytes, incoming): (usize, &mut impl RequestBody),
     operation: &Operation,
     caller: &Caller<'_>,
-    record: &mut Record,
-) -> Stopped {
+    record: &mut RequestRecord,
+) -> StopReason {
     let announced = incoming.size_hint().lower();
     if incoming.is_end_stream() || held.begin(head_bytes, announced).is_ok() {
         let received = receive(app, origin, &mut held, incoming, operation, caller, record);
         match received.await {
             Ok(_) => record.not_in_force(caller.position, caller.place),
-            Err(Stopped::Refused(_)) => {}
-            Err(Stopped::Gone) => return Stopped::Gone,
+            Err(StopReason::Refused(_)) => {}
+            Err(StopReason::Gone) => return StopReason::Gone,
         }
     }
     authenticate::not_in_force().into()
@@ -569,55 +579,62 @@ async fn verify(caller: &Caller<'_>, payload: Payload, body: &Bytes) -> Result<(
     Box::pin(caller.verify_in_pieces(payload, body)).await
 }
 
-impl Admitted {
+impl AdmittedCall {
     fn operation(&self) -> &Operation {
         &self.generation.catalogue.rows()[self.position]
     }
 }
 
 /// From the permit to the answer: journal, sign, forward, relay.
-async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Record>) -> Reply {
+async fn leave(
+    worker: &Worker,
+    mut admitted: Box<AdmittedCall>,
+    mut record: Box<RequestRecord>,
+) -> Reply {
     let app = &worker.app;
     if let (Some(journal), Some(before)) = (&app.journal, admitted.before.take()) {
-        record.turn(Turn::Journal);
+        record.enter_phase(RequestPhase::Journal);
         let written = journal.before(*before).await;
-        record.turn(Turn::Own);
+        record.enter_phase(RequestPhase::Own);
         match written {
             Ok(open) => record.journaled(open),
-            Err(Unavailable) => return refuse(app, record, Refusal::JournalUnavailable),
+            Err(JournalUnavailable) => return refuse(app, record, Refusal::JournalUnavailable),
         }
     }
-    let Some(signing) = app.signer.signing(&admitted.generation.institution) else {
+    let Some(signing) = app
+        .credential_rotation
+        .signing(&admitted.generation.institution)
+    else {
         record.detail("no institution credential is valid at this time".to_owned());
-        return refuse(app, record, Refusal::Internal(Outcome::NotExecuted));
+        return refuse(app, record, Refusal::Internal(CallOutcome::NotExecuted));
     };
-    let now = app.clock.instant(record.turn(Turn::Connect));
+    let now = app.clock.instant(record.enter_phase(RequestPhase::Connect));
     let credential = signing.credential();
-    let attempts = Attempts {
+    let attempts = SignedAttempts {
         outbound: &admitted.outbound,
         credential,
-        guardian: &app.guardian,
+        guardian: &app.upstream_clock,
         record: &mut record,
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
     admitted.permit.spend(true);
-    let road = Road {
+    let road = UpstreamCall {
         gzip: admitted.outbound.accepts_gzip(),
-        ..worker.road(CallOwner::Party(admitted.permit.lane()))
+        ..worker.upstream_call(CallOwner::Party(admitted.permit.tenant_limits()))
     };
     let sent = forward::send(road, kind, now, limit, attempts).await;
-    record.turn(Turn::Own);
+    record.enter_phase(RequestPhase::Own);
     let answer = match sent {
         Ok(answer) => answer,
-        Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
+        Err(CallFailure::NotSent(detail) | CallFailure::NoPlace(detail)) => {
             record.detail(detail);
             return refuse(app, record, Refusal::UpstreamUnreachable);
         }
-        Err(Failure::Unavailable(open)) => {
+        Err(CallFailure::Unavailable(open)) => {
             admitted.permit.spend(false);
             return refuse(app, record, Refusal::UpstreamUnavailable(open));
         }
-        Err(Failure::Lost { what, detail }) => {
+        Err(CallFailure::Lost { what, detail }) => {
             record.detail(detail);
             return Box::pin(lose(worker, &admitted, credential, record, what)).await;
         }
@@ -631,7 +648,7 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
         let what = "GatePay's answer is in a content coding, and none was asked for";
         return Box::pin(lose(worker, &admitted, credential, record, what)).await;
     }
-    let Answer { head, body } = answer;
+    let UpstreamAnswer { head, body } = answer;
     match body {
         AnswerBody::Whole(body, judgement) => {
             let answer = WholeAnswer {
@@ -650,7 +667,7 @@ async fn leave(worker: &Worker, mut admitted: Box<Admitted>, mut record: Box<Rec
 
 /// An answer of GatePay's that is all there.
 struct WholeAnswer {
-    head: Parts,
+    head: ResponseHead,
     body: Bytes,
     judgement: Judgement,
 }
@@ -658,9 +675,9 @@ struct WholeAnswer {
 /// What the caller is told of GatePay's whole answer.
 async fn tell(
     worker: &Worker,
-    admitted: Box<Admitted>,
+    admitted: Box<AdmittedCall>,
     credential: &Credential,
-    mut record: Box<Record>,
+    mut record: Box<RequestRecord>,
     answer: WholeAnswer,
 ) -> Reply {
     let app = &worker.app;
@@ -673,7 +690,7 @@ async fn tell(
     record.answered(status, &judgement, &body);
     if is_rejection(&judgement) {
         // Relayed as it is, it would send the tenant looking for the fault in its own key.
-        app.guardian.is_refused();
+        app.upstream_clock.is_refused();
         let text: Cow<'_, [u8]> = match head.coding {
             ContentCoding::Identity => body[..].into(),
             ContentCoding::Gzip | ContentCoding::Other => {
@@ -681,7 +698,7 @@ async fn tell(
                 decoded.unwrap_or_else(|| b"in gzip".to_vec()).into()
             }
         };
-        record.detail(rejection(&text, app.guardian.offset_ms()));
+        record.detail(rejection(&text, app.upstream_clock.offset_ms()));
         if judgement.verdict == Verdict::Failure {
             return refuse(app, record, Refusal::InstitutionRejected);
         }
@@ -697,8 +714,8 @@ async fn tell(
         return relay::whole(head, body, record, Some(admitted.permit));
     }
     let outcome = match AnswerProof::of(status, &judgement) {
-        AnswerProof::Executed => Outcome::Executed,
-        AnswerProof::Refused => Outcome::Refused,
+        AnswerProof::Executed => CallOutcome::Executed,
+        AnswerProof::Refused => CallOutcome::Refused,
         AnswerProof::LookUp(rule) => {
             Box::pin(settle(worker, &admitted, credential, &mut record, rule)).await
         }
@@ -739,33 +756,33 @@ fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
 /// What became of a call whose answer alone does not say.
 async fn settle(
     worker: &Worker,
-    admitted: &Admitted,
+    admitted: &AdmittedCall,
     credential: &Credential,
-    record: &mut Record,
+    record: &mut RequestRecord,
     rule: LookUpRule,
-) -> Outcome {
+) -> CallOutcome {
     let schedule = match rule {
         LookUpRule::UnderWay => &resolve::AFTER_LOSS,
         LookUpRule::Decided | LookUpRule::RefusedIfAbsent | LookUpRule::RefusedUnlessFound => {
             &resolve::AFTER_REFUSAL
         }
     };
-    record.turn(Turn::LookUp);
+    record.enter_phase(RequestPhase::LookUp);
     let Observation { observed, .. } = look_up(worker, admitted, credential, schedule).await;
-    record.turn(Turn::Own);
+    record.enter_phase(RequestPhase::Own);
     record.observed(observed);
     rule.settle(observed).into()
 }
 
 /// What makes the attempts of a call, each under a stamp of its own, which is recorded.
-struct Attempts<'a> {
+struct SignedAttempts<'a> {
     outbound: &'a Outbound,
     credential: &'a Credential,
-    guardian: &'a Guardian,
-    record: &'a mut Record,
+    guardian: &'a UpstreamClock,
+    record: &'a mut RequestRecord,
 }
 
-impl Attempt for Attempts<'_> {
+impl MakeAttempt for SignedAttempts<'_> {
     async fn make(&mut self, head: &mut Vec<u8>) -> Bytes {
         let stamp = self.guardian.stamp();
         self.record.attempt(&self.credential.client_id, &stamp);
@@ -782,20 +799,20 @@ impl Attempt for Attempts<'_> {
 /// The answer to a call that was sent and got none that can be relayed: what became of it, as far as GatePay says.
 async fn lose(
     worker: &Worker,
-    admitted: &Admitted,
+    admitted: &AdmittedCall,
     credential: &Credential,
-    mut record: Box<Record>,
+    mut record: Box<RequestRecord>,
     what: &'static str,
 ) -> Reply {
     let app = &worker.app;
     let observation = match admitted.operation().kind {
         Kind::Read => None,
         Kind::Write | Kind::Money => {
-            record.turn(Turn::LookUp);
+            record.enter_phase(RequestPhase::LookUp);
             Some(look_up(worker, admitted, credential, &resolve::AFTER_LOSS).await)
         }
     };
-    record.turn(Turn::Own);
+    record.enter_phase(RequestPhase::Own);
     if let Some(observation) = &observation {
         record.observed(observation.observed);
     }
@@ -816,9 +833,9 @@ async fn lose(
 /// What GatePay has of a call, asked as scheduled until it is there, or `upstream.resolve_ms` or the drain end it.
 async fn look_up(
     worker: &Worker,
-    admitted: &Admitted,
+    admitted: &AdmittedCall,
     credential: &Credential,
-    schedule: &Schedule,
+    schedule: &ResolveSchedule,
 ) -> Observation {
     let app = &worker.app;
     let mut seen = Observation::UNKNOWN;
@@ -839,13 +856,13 @@ async fn look_up(
     let Ok(outbound) = outbound.look_up(row, &question) else {
         return seen;
     };
-    let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.guardian.stamp(), head);
+    let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.upstream_clock.stamp(), head);
     let within = app.settings.upstream.resolve;
-    let road = worker.road(CallOwner::LookUp(admitted.permit.lane()));
+    let road = worker.upstream_call(CallOwner::LookUp(admitted.permit.tenant_limits()));
     tokio::select! {
         () = resolve::resolve(road, &question, schedule, within, &mut seen, ask) => {}
         // Then what is known is said while there is time to say it.
-        () = app.drain.nearly_over(app.settings.drain.deadline) => {}
+        () = app.drain.before_deadline(app.settings.drain.deadline) => {}
     }
     seen
 }
@@ -896,9 +913,9 @@ const READ_ELSEWHERE: &str = "a read may be repeated, signed anew; if this times
     call, look that one up";
 
 /// What the answer to a refused call has to know of it.
-fn refused_call(record: &mut Record) -> RefusedCall {
+fn refused_call(record: &mut RequestRecord) -> RefusedCall {
     record.is_in_doubt();
-    let doubt = record.doubt().map(|why| Doubt {
+    let doubt = record.doubt().map(|why| DuplicateDoubt {
         why,
         advice: match record.known_operation() {
             Some((generation, position, operator)) => {
@@ -925,7 +942,7 @@ fn refused_call(record: &mut Record) -> RefusedCall {
     }
 }
 
-fn refuse(app: &App, mut record: Box<Record>, refusal: Refusal) -> Reply {
+fn refuse(app: &App, mut record: Box<RequestRecord>, refusal: Refusal) -> Reply {
     if let Some(detail) = refusal.detail() {
         record.detail(detail.to_owned());
     }

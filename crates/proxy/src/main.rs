@@ -5,7 +5,7 @@ mod command;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use command::Exit;
+use command::ExitStatus;
 
 /// The reverse proxy between an institution's sub-merchants and GatePay.
 ///
@@ -20,21 +20,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(command::serve::Serve),
-    Check(command::check::Check),
-    Demo(command::demo::Demo),
-    Sandbox(command::sandbox::Sandbox),
-    Call(command::call::Call),
-    Sign(command::sign::Sign),
-    Explain(command::explain::Explain),
+    Serve(command::serve::ServeCommand),
+    Check(command::check::CheckCommand),
+    Demo(command::demo::DemoCommand),
+    Sandbox(command::sandbox::SandboxCommand),
+    Call(command::call::CallCommand),
+    Sign(command::sign::SignCommand),
+    Explain(command::explain::ExplainCommand),
     #[command(subcommand)]
-    Tenant(command::tenant::Tenant),
-    Operations(command::operations::Operations),
+    Tenant(command::tenant::TenantCommand),
+    Operations(command::operations::OperationsCommand),
     #[command(subcommand)]
-    Audit(command::audit::Audit),
-    Schema(command::schema::Schema),
+    Audit(command::audit::AuditCommand),
+    Schema(command::schema::SchemaCommand),
     #[command(subcommand)]
-    State(command::state::State),
+    State(command::state::StateCommand),
 }
 
 /// A hundred thousand tenants are a million small texts.
@@ -49,9 +49,9 @@ fn main() -> ExitCode {
             // `--help` and `--version` arrive here too; they are no fault. Nothing is left to do if printing fails.
             let _ = error.print();
             return if error.use_stderr() {
-                Exit::Usage
+                ExitStatus::Usage
             } else {
-                Exit::Fine
+                ExitStatus::Fine
             }
             .into();
         }

@@ -51,7 +51,7 @@ pub const SERIES: usize = 1 << 10;
 
 /// The parts, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
+pub struct MemoryBound {
     /// One connection, with everything that waits in it.
     pub connection: usize,
     /// All connections.
@@ -76,7 +76,7 @@ pub struct Bound {
     pub all: usize,
 }
 
-impl Bound {
+impl MemoryBound {
     /// Of a process with these settings and parties.
     pub fn of(settings: &Settings, registry: &Registry) -> Self {
         // HTTP/1.1 has a buffer for a head where HTTP/2 has a window and streams.
@@ -120,7 +120,7 @@ impl Bound {
     }
 }
 
-impl Bound {
+impl MemoryBound {
     /// What the process may be given: the kernel counts buffers of sockets to it as well, and page tables.
     pub fn limit(&self) -> usize {
         self.all.saturating_add(self.all / 8)

@@ -14,7 +14,7 @@ use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
 use crate::journal;
 use crate::process::heartbeat::WorkerMeters;
-use crate::process::usage::Process;
+use crate::process::usage::ProcessUsage;
 use crate::prom::registrar::{Registrar, SECONDS, opts};
 use crate::record::access_log::LogMeters;
 use crate::record::meters::RequestMeters;
@@ -64,9 +64,9 @@ pub struct Metrics {
     /// 1 while `/ready` says so.
     pub ready: IntGauge,
     /// What the kernel says.
-    pub process: Process,
+    pub process: ProcessUsage,
     /// The audit journal's, if there is one.
-    pub journal: journal::meters::Meters,
+    pub journal: journal::meters::JournalMeters,
     /// What becomes of changed files.
     pub reloads: ReloadMeters,
     /// Who is suspended by hand.
@@ -168,7 +168,7 @@ impl Metrics {
             suspensions: SuspensionMeters::new(&make),
             signer: SignerMeters::new(&make),
             workers: worker_meters(&make),
-            process: make.register(Process::new()),
+            process: make.register(ProcessUsage::new()),
             registry,
         }
     }
@@ -243,8 +243,8 @@ impl EndedMeters {
     }
 }
 
-fn journal_meters(make: &Registrar<'_>) -> journal::meters::Meters {
-    journal::meters::Meters {
+fn journal_meters(make: &Registrar<'_>) -> journal::meters::JournalMeters {
+    journal::meters::JournalMeters {
         records: make.counter(
             "journal_records_total",
             "Records of the audit journal that are on the disk.",
@@ -266,8 +266,8 @@ fn journal_meters(make: &Registrar<'_>) -> journal::meters::Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::limit_name::{Limit, Limits};
-    use crate::prom::outcome::End;
+    use crate::admission::limit_name::{LimitName, LimitSet};
+    use crate::prom::outcome::RequestOutcome;
     use crate::prom::registrar::{NAMED_OTHER, tenant_label};
     use gatepay_core::Kind;
 
@@ -304,10 +304,15 @@ mod tests {
         for number in 1..=3 {
             // As every reload asks.
             let tenant = metrics.tenants.of(Some("acme"));
-            tenant.ended(Kind::Write, End::Failure);
+            tenant.ended(Kind::Write, RequestOutcome::Failure);
             assert_eq!(said(), line(number));
         }
-        assert_eq!(metrics.totals().of_kind(Kind::Write, End::Failure), 3);
+        assert_eq!(
+            metrics
+                .totals()
+                .of_kind(Kind::Write, RequestOutcome::Failure),
+            3
+        );
         metrics.tenants.forget("acme");
         assert_eq!(said(), None);
         let _anew = metrics.tenants.of(Some("acme"));
@@ -318,12 +323,12 @@ mod tests {
     fn a_tenant_called_other_has_series_of_its_own_that_end_with_it() {
         let metrics = Metrics::new(&Catalogue::standard());
         let [together, own] = [None, Some("other")].map(|id| metrics.tenants.of(id));
-        let mut shadow = Limits::default();
-        shadow.add(Limit::Money);
+        let mut shadow = LimitSet::default();
+        shadow.add(LimitName::Money);
         for (tenant, times) in [(&together, 3), (&own, 1)] {
             for _ in 0..times {
-                tenant.ended(Kind::Read, End::Success);
-                tenant.limits.refused(Limit::Rate);
+                tenant.ended(Kind::Read, RequestOutcome::Success);
+                tenant.limits.refused(LimitName::Rate);
                 tenant.limits.admitted(true, shadow);
             }
         }
@@ -340,7 +345,7 @@ mod tests {
         };
         let four = |count: &str| vec![count.to_owned(); 4];
         assert_eq!(series(), (four("3"), four("1")));
-        assert_eq!(metrics.totals().ended(End::Success), 4);
+        assert_eq!(metrics.totals().ended(RequestOutcome::Success), 4);
         metrics.tenants.forget("other");
         assert_eq!(series(), (four("3"), Vec::new()));
     }

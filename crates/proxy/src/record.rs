@@ -1,6 +1,6 @@
 //! Record: every request exactly once, however it ends: one access line and its metrics.
 //!
-//! A [`Record`] is made from the head and travels with the request, at last inside the body of the answer. It is
+//! A [`RequestRecord`] is made from the head and travels with the request, at last inside the body of the answer. It is
 //! written when it is dropped, which also happens if the caller hangs up or something panics.
 
 pub mod access_line;
@@ -24,64 +24,64 @@ use gatepay_core::look_up::Observed;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::admission::limit_name::Limits;
-use crate::admission::replay::{EarlierCopy, Fingerprint, Unusable};
-use crate::callers::activity::Busy;
+use crate::admission::limit_name::LimitSet;
+use crate::admission::replay::{EarlierCopy, StampFingerprint, UnusableStamp};
+use crate::callers::activity::ActiveRequest;
 use crate::generation::Generation;
 use crate::generation::credential_usage::why_not_in_force;
-use crate::generation::tenant_limits::Lane;
-use crate::headers::Lines;
+use crate::generation::tenant_limits::TenantLimits;
+use crate::headers::KnownHeaders;
 use crate::journal;
 use crate::process::clock;
-use crate::process::drain::Phase;
-use crate::prom::outcome::End;
-use crate::record::access_line::{Level, Line, Rest, Turn};
+use crate::process::drain::DrainPhase;
+use crate::prom::outcome::RequestOutcome;
+use crate::record::access_line::{AccessLine, LineDetails, LineLevel, RequestPhase};
 use crate::record::refused_head::RefusedHead;
 use crate::record::telemetry::Telemetry;
-use crate::record::trace::Trace;
-use crate::refusal::{Blame, Outcome, Refusal};
+use crate::record::trace::TraceContext;
+use crate::refusal::{Blame, CallOutcome, Refusal};
 
 /// What is known of a request so far.
-pub struct Record {
+pub struct RequestRecord {
     telemetry: Arc<Telemetry>,
     /// What the access line will say, with what it does not hold itself.
-    line: Line,
+    line: AccessLine,
     generation: Option<Arc<Generation>>,
     key: Option<String>,
     detail: Option<String>,
     /// Of the operation.
     kind: Option<Kind>,
     /// Its stamp, while it is counted as under way.
-    arrival: Option<Fingerprint>,
+    arrival: Option<StampFingerprint>,
     /// Why its stamp may have been admitted though it is refused.
     doubt: Option<EarlierCopy>,
     /// Whether it came by an operator's path.
     by_operator: bool,
     /// Whose turn it is, and since when.
-    turn: (Turn, Duration),
+    phase: (RequestPhase, Duration),
     /// Written down in the audit journal; when it is let go, so is how the call ended.
-    journal: Option<journal::Open>,
+    journal: Option<journal::PendingCall>,
     /// Whether the credential it was verified by was in force.
     in_force: bool,
     /// Set once the answer's last byte was handed over.
     relayed: bool,
     /// Its connection is not idle while this lives.
-    busy: Busy,
+    busy: ActiveRequest,
 }
 
-impl Record {
+impl RequestRecord {
     /// Begins when the head has arrived, in the place where it stays: it is handed on from step to step, and large.
     pub fn begin(
         telemetry: &Arc<Telemetry>,
         peer: IpAddr,
-        lines: &Lines<'_>,
-        busy: Busy,
+        lines: &KnownHeaders<'_>,
+        busy: ActiveRequest,
     ) -> Box<Self> {
         telemetry.requests.in_flight.inc();
-        let (id, trace) = (clock::random(), Trace::read(lines));
+        let (id, trace) = (clock::random(), TraceContext::read(lines));
         Box::new(Self {
-            line: Line::begin(telemetry.clock.unix_ms(), id, trace, peer),
-            turn: (Turn::Own, telemetry.clock.elapsed()),
+            line: AccessLine::begin(telemetry.clock.unix_ms(), id, trace, peer),
+            phase: (RequestPhase::Own, telemetry.clock.elapsed()),
             telemetry: Arc::clone(telemetry),
             generation: None,
             key: None,
@@ -129,9 +129,9 @@ impl Record {
     }
 
     /// Its stamp is read: until it is admitted or refused, it counts as a copy under way.
-    pub fn arrives(&mut self, print: Fingerprint) -> Result<(), Unusable> {
+    pub fn arrives(&mut self, print: StampFingerprint) -> Result<(), UnusableStamp> {
         self.arrival = Some(print);
-        self.telemetry.replay.arrive(print)
+        self.telemetry.replay.copy_arrives(print)
     }
 
     /// Its stamp was recorded as used, for this request.
@@ -180,7 +180,7 @@ impl Record {
             let used = generation.used(position, credential);
             used.note(self.line.time);
             // Positions change with a reload, lanes do not.
-            let lane = NonNull::from(&**generation.lane(position));
+            let lane = NonNull::from(&**generation.tenant_limits(position));
             self.busy.verified(lane.addr());
         }
     }
@@ -197,7 +197,7 @@ impl Record {
         let party = generation.registry.at(position).party();
         let dated = &party.credentials[credential];
         let why = why_not_in_force(dated, now_ms).unwrap_or_default();
-        generation.lane(position).meters().not_in_force();
+        generation.tenant_limits(position).meters().not_in_force();
         if generation
             .used(position, credential)
             .note_not_in_force(now_ms)
@@ -214,19 +214,23 @@ impl Record {
     }
 
     /// Awaits what is somebody else's turn to give. What is there at once took nobody's turn, and no clock is read.
-    pub async fn waits<F: Future + Unpin>(&mut self, turn: Turn, mut future: F) -> F::Output {
+    pub async fn wait_in<F: Future + Unpin>(
+        &mut self,
+        turn: RequestPhase,
+        mut future: F,
+    ) -> F::Output {
         let mut waiting = false;
         let output = poll_fn(|cx| {
             let polled = Pin::new(&mut future).poll(cx);
             if polled.is_pending() && !waiting {
                 waiting = true;
-                self.turn(turn);
+                self.enter_phase(turn);
             }
             polled
         })
         .await;
         if waiting {
-            self.turn(Turn::Own);
+            self.enter_phase(RequestPhase::Own);
         }
         output
     }
@@ -239,7 +243,7 @@ impl Record {
             if polled.is_pending() {
                 if !waiting {
                     waiting = true;
-                    self.turn(Turn::Body);
+                    self.enter_phase(RequestPhase::Body);
                     self.busy.receives();
                 }
                 if self.busy.gives_way() {
@@ -251,17 +255,17 @@ impl Record {
         .await;
         if waiting {
             self.busy.received();
-            self.turn(Turn::Own);
+            self.enter_phase(RequestPhase::Own);
         }
         output
     }
 
     /// From here on it is somebody's turn. Where a request's time goes is told by this. Gives the time by the clock.
-    pub fn turn(&mut self, turn: Turn) -> Duration {
+    pub fn enter_phase(&mut self, turn: RequestPhase) -> Duration {
         let now = self.telemetry.clock.elapsed();
-        let (before, since) = self.turn;
+        let (before, since) = self.phase;
         self.line.spent.add(before, now.saturating_sub(since));
-        self.turn = (turn, now);
+        self.phase = (turn, now);
         now
     }
 
@@ -281,7 +285,7 @@ impl Record {
     }
 
     /// Limits that would have refused it, had they been enforced.
-    pub fn shadow(&mut self, shadow: Limits) {
+    pub fn shadow(&mut self, shadow: LimitSet) {
         self.line.shadow = shadow;
     }
 
@@ -290,13 +294,13 @@ impl Record {
         // Of a credential that is not in force the answer says no more than to a stranger.
         let wanted = self.telemetry.ratelimit_headers && self.in_force;
         let kind = self.kind.filter(|_| wanted)?;
-        self.lane().map(|lane| lane.left(kind))
+        self.tenant_limits().map(|lane| lane.left(kind))
     }
 
     /// Whose request it is, once that is proved.
-    fn lane(&self) -> Option<&Lane> {
+    fn tenant_limits(&self) -> Option<&TenantLimits> {
         let (generation, party) = self.generation.as_ref().zip(self.line.party)?;
-        let lane = generation.lane(party as usize);
+        let lane = generation.tenant_limits(party as usize);
         self.line.credential.map(|_| &**lane)
     }
 
@@ -307,7 +311,7 @@ impl Record {
         }
         self.line.attempts += 1;
         if self.line.attempts == 1 {
-            self.turn(Turn::Upstream);
+            self.enter_phase(RequestPhase::Upstream);
         }
     }
 
@@ -334,8 +338,8 @@ impl Record {
         let line = &mut self.line;
         line.status = Some(status);
         line.end = judgement.verdict.into();
-        if line.end == End::Unknown {
-            line.level = Level::Warn;
+        if line.end == RequestOutcome::Unknown {
+            line.level = LineLevel::Warn;
         }
         line.code = judgement.code;
         if let Some(code) = &line.code {
@@ -344,14 +348,18 @@ impl Record {
     }
 
     /// What became of the write or money call that was answered, after all that was asked about it.
-    pub fn settled(&mut self, outcome: Outcome) {
+    pub fn settled(&mut self, outcome: CallOutcome) {
         let line = &mut self.line;
         (line.end, line.level) = match outcome {
-            Outcome::Executed => (End::Success, Level::Info),
-            Outcome::Refused | Outcome::NotExecuted => (End::Failure, Level::Info),
+            CallOutcome::Executed => (RequestOutcome::Success, LineLevel::Info),
+            CallOutcome::Refused | CallOutcome::NotExecuted => {
+                (RequestOutcome::Failure, LineLevel::Info)
+            }
             // GatePay said no, and it is known why: `observed` says that it has what has this key.
-            Outcome::Found if line.end == End::Failure => (End::Failure, Level::Info),
-            Outcome::Found | Outcome::Unknown => (End::Unknown, Level::Warn),
+            CallOutcome::Found if line.end == RequestOutcome::Failure => {
+                (RequestOutcome::Failure, LineLevel::Info)
+            }
+            CallOutcome::Found | CallOutcome::Unknown => (RequestOutcome::Unknown, LineLevel::Warn),
         };
     }
 
@@ -360,19 +368,19 @@ impl Record {
         let slug = refusal.slug();
         self.line.refusal = Some(slug);
         self.line.end = match (refusal, refusal.outcome()) {
-            (Refusal::Replayed { .. }, _) => End::RefusedUnknown,
-            (_, Outcome::NotExecuted) if self.doubt.is_some() => End::RefusedUnknown,
-            (_, Outcome::NotExecuted) => End::Refused,
-            _ => End::Unknown,
+            (Refusal::Replayed { .. }, _) => RequestOutcome::RefusedUnknown,
+            (_, CallOutcome::NotExecuted) if self.doubt.is_some() => RequestOutcome::RefusedUnknown,
+            (_, CallOutcome::NotExecuted) => RequestOutcome::Refused,
+            _ => RequestOutcome::Unknown,
         };
         self.line.level = match (refusal.blame(), refusal) {
             // The start itself said so, once; whoever calls meanwhile is no news.
-            (Blame::Caller, _) | (_, Refusal::Starting { .. }) => Level::Info,
-            (Blame::Upstream, _) => Level::Warn,
-            (Blame::Us, _) => Level::Error,
+            (Blame::Caller, _) | (_, Refusal::Starting { .. }) => LineLevel::Info,
+            (Blame::Upstream, _) => LineLevel::Warn,
+            (Blame::Us, _) => LineLevel::Error,
         };
         self.telemetry.requests.refused(slug);
-        if let Some(lane) = self.lane() {
+        if let Some(lane) = self.tenant_limits() {
             lane.refusals.count(slug, self.line.time);
         }
         let (telemetry, detail) = (&self.telemetry, self.detail.as_deref());
@@ -381,16 +389,16 @@ impl Record {
         let tenant = self.generation.as_ref().zip(self.line.party);
         let tenant = tenant.map(|(of, at)| of.registry.at(at as usize).party().id.as_str());
         match self.line.level {
-            Level::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
+            LineLevel::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
             // In an outage it is the same for every request, and each has its access line.
             _ if !telemetry.seldom.may(telemetry.clock.elapsed()) => {}
-            Level::Warn => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
-            Level::Error => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
+            LineLevel::Warn => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
+            LineLevel::Error => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
         }
     }
 
     /// It is written down in the audit journal and may be sent.
-    pub fn journaled(&mut self, open: journal::Open) {
+    pub fn journaled(&mut self, open: journal::PendingCall) {
         self.journal = Some(open);
     }
 
@@ -433,44 +441,44 @@ fn place(at: usize) -> Option<u32> {
     u32::try_from(at).ok()
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         if let Some(print) = self.arrival.take() {
             self.telemetry.replay.refused(print);
         }
-        self.turn(Turn::Own);
+        self.enter_phase(RequestPhase::Own);
         let requests = &self.telemetry.requests;
         requests.in_flight.dec();
         let line = &mut self.line;
         if std::thread::panicking() {
-            line.end = End::Unknown;
-            line.level = Level::Error;
+            line.end = RequestOutcome::Unknown;
+            line.level = LineLevel::Error;
             self.detail = Some("panicked".to_owned());
         }
         if let Some(kind) = self.kind
             && kind != Kind::Read
-            && line.end == End::CallerLeft
+            && line.end == RequestOutcome::CallerLeft
             && line.attempts > 0
         {
             // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
-            line.end = End::Unknown;
-            line.level = Level::Warn;
+            line.end = RequestOutcome::Unknown;
+            line.level = LineLevel::Warn;
         }
-        line.caller_left = !self.relayed && self.telemetry.drain.phase() < Phase::Over;
+        line.caller_left = !self.relayed && self.telemetry.drain.phase() < DrainPhase::Over;
         let line = &self.line;
         if let Some((position, kind)) = line.operation.zip(self.kind) {
             requests.took(position as usize, &line.spent, line.attempts > 0);
-            if let Some(lane) = self.lane() {
+            if let Some(lane) = self.tenant_limits() {
                 lane.meters().ended(kind, line.end);
             }
         }
         // What somebody may ask about later is always written down: money, doubt, trouble, and what the caller traces.
-        let routine = line.end == End::Success
+        let routine = line.end == RequestOutcome::Success
             && self.kind != Some(Kind::Money)
             && !line.caller_left
             && line.attempts == 1
             && !line.trace.is_some_and(|trace| trace.is_sampled());
-        let rest = Rest {
+        let rest = LineDetails {
             generation: self.generation.as_ref(),
             key: self.key.as_deref(),
             detail: self.detail.as_deref(),

@@ -20,12 +20,12 @@ use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
 
-use crate::admission::breaker::Open;
-use crate::admission::limiter::Spent;
-use crate::admission::quota::Denied;
+use crate::admission::breaker::BreakerOpen;
+use crate::admission::limiter::RateExceeded;
+use crate::admission::quota::QuotaDenied;
 use crate::admission::replay::EarlierCopy;
 use crate::headers;
-use crate::http1::header_block::Fields;
+use crate::http1::header_block::HeaderBlock;
 
 /// Why the caller gets no answer of GatePay's.
 #[derive(Debug)]
@@ -40,9 +40,9 @@ pub enum Refusal {
         wanted: &'static str,
     },
     /// The signature is not this client's over these bytes.
-    SignatureMismatch(Mismatch),
+    SignatureMismatch(SignatureMismatch),
     /// The stamp lies outside the window, or below the replay memory's horizon.
-    StaleTimestamp(Stale),
+    StaleTimestamp(StaleStamp),
     /// No such client id, or none that is valid now.
     UnknownClient(&'static str),
     /// The nonce is empty, too long or not printable.
@@ -68,20 +68,20 @@ pub enum Refusal {
         why: &'static str,
     },
     /// The tenant's own rate is spent.
-    RateLimited(Spent),
+    RateLimited(RateExceeded),
     /// The tenant's seats are all taken.
     TooManyInFlight {
         /// How many it has.
         seats: u32,
     },
     /// The institution's quota is spent, or this party's share of it while others want theirs.
-    InstitutionQuota(Denied),
+    InstitutionQuota(QuotaDenied),
     /// The proxy itself is full.
     Overloaded(&'static str),
     /// No connection to GatePay could be had; nothing was sent.
     UpstreamUnreachable,
     /// The breaker is open, or this party's own; nothing was sent.
-    UpstreamUnavailable(Open),
+    UpstreamUnavailable(BreakerOpen),
     /// Sent, and no whole answer came.
     OutcomeUnknown {
         /// What happened to the connection.
@@ -102,7 +102,7 @@ pub enum Refusal {
         limit: u64,
     },
     /// A fault of the proxy's own.
-    Internal(Outcome),
+    Internal(CallOutcome),
     /// The tenant's credential is not valid from this address.
     AddressNotAllowed,
     /// No such method and path: what was asked for, fit for a message.
@@ -122,7 +122,7 @@ pub enum Refusal {
 
 /// What is known about a signature that does not match: enough to find out which side is wrong.
 #[derive(Debug)]
-pub enum Mismatch {
+pub enum SignatureMismatch {
     /// The header is not 128 hexadecimal digits.
     Form(SignatureError),
     /// The MAC over what arrived is another.
@@ -136,7 +136,7 @@ pub enum Mismatch {
 
 /// Which end of time a stamp fell off.
 #[derive(Debug)]
-pub enum Stale {
+pub enum StaleStamp {
     /// Outside the window.
     Skew(Skew),
     /// At or below the horizon of the replay memory.
@@ -153,14 +153,14 @@ pub struct RefusedCall {
     /// Whether it is known to carry its row's idempotency key.
     pub has_key: bool,
     /// Why another copy of it may have been executed, if one may.
-    pub doubt: Option<Doubt>,
+    pub doubt: Option<DuplicateDoubt>,
     /// The request's id, as it stands in `X-Request-Id`.
     pub request_id: [u8; 32],
 }
 
 /// Another copy of a refused call was or may be executed.
 #[derive(Debug)]
-pub struct Doubt {
+pub struct DuplicateDoubt {
     /// Which copy.
     pub why: EarlierCopy,
     /// What to ask, and by which key, to learn what became of it.
@@ -169,7 +169,7 @@ pub struct Doubt {
 
 /// What became of the call, as far as is known. "Not executed" and "unknown" are different facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// Nothing with this stamp was or can have been executed, by this delivery or any other that arrived; or GatePay
     /// refused it before acting. Safe to repeat, signed anew.
     NotExecuted,
@@ -183,7 +183,7 @@ pub enum Outcome {
     Refused,
 }
 
-impl From<Settled> for Outcome {
+impl From<Settled> for CallOutcome {
     fn from(settled: Settled) -> Self {
         match settled {
             Settled::Found => Self::Found,
@@ -329,9 +329,9 @@ impl Refusal {
         }
     }
 
-    /// What became of this delivery of the call. Another copy may have been executed: that is [`Doubt`]'s to say, except
+    /// What became of this delivery of the call. Another copy may have been executed: that is [`DuplicateDoubt`]'s to say, except
     /// of a replayed stamp, whose first copy was admitted.
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> CallOutcome {
         match self {
             Self::OutcomeUnknown {
                 observation:
@@ -340,10 +340,10 @@ impl Refusal {
                         ..
                     }),
                 ..
-            } => Outcome::Found,
-            Self::Replayed { .. } | Self::OutcomeUnknown { .. } => Outcome::Unknown,
+            } => CallOutcome::Found,
+            Self::Replayed { .. } | Self::OutcomeUnknown { .. } => CallOutcome::Unknown,
             Self::Internal(outcome) => *outcome,
-            _ => Outcome::NotExecuted,
+            _ => CallOutcome::NotExecuted,
         }
     }
 
@@ -360,13 +360,15 @@ impl Refusal {
     /// When to come back, in whole seconds, never 0.
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
-            Self::RateLimited(spent) | Self::InstitutionQuota(Denied::Rate(spent)) => spent.wait,
+            Self::RateLimited(spent) | Self::InstitutionQuota(QuotaDenied::Rate(spent)) => {
+                spent.wait
+            }
             Self::Starting { retry } => *retry,
-            Self::UpstreamUnavailable(Open::Party { wait }) => *wait,
+            Self::UpstreamUnavailable(BreakerOpen::Party { wait }) => *wait,
             Self::TooManyInFlight { .. }
-            | Self::InstitutionQuota(Denied::Places { .. })
+            | Self::InstitutionQuota(QuotaDenied::Places { .. })
             | Self::Overloaded(_)
-            | Self::UpstreamUnavailable(Open::Institution)
+            | Self::UpstreamUnavailable(BreakerOpen::Institution)
             | Self::JournalUnavailable => Duration::from_secs(1),
             _ => return None,
         };
@@ -383,25 +385,27 @@ impl Refusal {
         };
         Some(match self {
             Self::RateLimited(spent) => limit_lines("tenant", spent.rate, 0, Some(retry_after)),
-            Self::InstitutionQuota(Denied::Rate(spent)) => {
+            Self::InstitutionQuota(QuotaDenied::Rate(spent)) => {
                 limit_lines("institution", spent.rate, 0, Some(retry_after))
             }
-            Self::InstitutionQuota(Denied::Places { all }) => places("institution-in-flight", all),
+            Self::InstitutionQuota(QuotaDenied::Places { all }) => {
+                places("institution-in-flight", all)
+            }
             Self::TooManyInFlight { seats } => places("in-flight", seats),
             _ => return None,
         })
     }
 
     /// What becomes of the call in the light of other copies of it.
-    fn outcome_of(&self, call: &RefusedCall) -> Outcome {
+    fn outcome_of(&self, call: &RefusedCall) -> CallOutcome {
         match (self.outcome(), &call.doubt) {
-            (Outcome::NotExecuted, Some(_)) => Outcome::Unknown,
+            (CallOutcome::NotExecuted, Some(_)) => CallOutcome::Unknown,
             (outcome, _) => outcome,
         }
     }
 
     /// What a caller reads: the sentence, and what the headers say. Many clients show no header.
-    fn message(&self, outcome: Outcome, call: &RefusedCall) -> String {
+    fn message(&self, outcome: CallOutcome, call: &RefusedCall) -> String {
         let wait = self.retry_after();
         let wait = wait.map_or_else(String::new, |seconds| format!("Retry-After: {seconds} s; "));
         format!(
@@ -422,11 +426,13 @@ impl Refusal {
         match (&call.doubt, self) {
             // It says so itself.
             (_, Self::OutcomeUnknown { .. }) => text,
-            (Some(Doubt { advice, .. }), Self::Replayed { .. }) => format!(
+            (Some(DuplicateDoubt { advice, .. }), Self::Replayed { .. }) => format!(
                 "{text}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
             ),
-            (Some(Doubt { why, advice }), _) => format!("{text}; outcome unknown: {why}; {advice}"),
-            (None, Self::Starting { .. } | Self::StaleTimestamp(Stale::Forgotten)) => {
+            (Some(DuplicateDoubt { why, advice }), _) => {
+                format!("{text}; outcome unknown: {why}; {advice}")
+            }
+            (None, Self::Starting { .. } | Self::StaleTimestamp(StaleStamp::Forgotten)) => {
                 format!("{text}; sign anew")
             }
             (None, _) => text,
@@ -441,10 +447,10 @@ impl Refusal {
         self,
         statuses: RefusalStatus,
         call: &RefusedCall,
-    ) -> (StatusCode, Fields, Bytes) {
+    ) -> (StatusCode, HeaderBlock, Bytes) {
         let (slug, mut code) = self.code();
         let outcome = self.outcome_of(call);
-        let is_open = outcome != Outcome::NotExecuted && call.kind != Some(Kind::Read);
+        let is_open = outcome != CallOutcome::NotExecuted && call.kind != Some(Kind::Read);
         let status = match (statuses, call.answer) {
             (RefusalStatus::Gatepay, _) if is_open => {
                 // What GatePay itself says when it does not know: repeat with the same parameters. Without a key that
@@ -470,7 +476,7 @@ impl Refusal {
         let envelope = Envelope::failure(code, &label, message).with(data);
         let body = serde_json::to_vec(&envelope).expect("strings always serialize");
 
-        let mut lines = Fields::default();
+        let mut lines = HeaderBlock::default();
         lines.add(&header::CONTENT_TYPE, "application/json");
         // JSON, whatever a browser that was led here makes of it.
         lines.add(&header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -546,10 +552,10 @@ impl fmt::Display for Refusal {
                 "too many in flight: {seats} of your requests are being answered, as many as you may have at once; send the \
                  same bytes again after Retry-After"
             ),
-            Self::InstitutionQuota(Denied::Rate(_)) => f.write_str(
+            Self::InstitutionQuota(QuotaDenied::Rate(_)) => f.write_str(
                 "institution quota: the institution's request rate is spent; send the same bytes again after Retry-After",
             ),
-            Self::InstitutionQuota(Denied::Places { .. }) => f.write_str(
+            Self::InstitutionQuota(QuotaDenied::Places { .. }) => f.write_str(
                 "institution quota: as many of the institution's requests are being answered as may be at once; send the \
                  same bytes again after Retry-After",
             ),
@@ -557,10 +563,10 @@ impl fmt::Display for Refusal {
             Self::UpstreamUnreachable => f.write_str(
                 "upstream unreachable: no connection to GatePay could be made, nothing was sent; it is safe to repeat, signed anew",
             ),
-            Self::UpstreamUnavailable(Open::Institution) => f.write_str(
+            Self::UpstreamUnavailable(BreakerOpen::Institution) => f.write_str(
                 "upstream unavailable: GatePay has been failing, nothing was sent; it is safe to repeat, signed anew",
             ),
-            Self::UpstreamUnavailable(Open::Party { .. }) => f.write_str(
+            Self::UpstreamUnavailable(BreakerOpen::Party { .. }) => f.write_str(
                 "upstream unavailable: GatePay has been failing the calls of this account, nothing was sent; it is safe to \
                  repeat, signed anew",
             ),
@@ -598,7 +604,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for SignatureMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form(error) => write!(f, "{error}"),
@@ -618,7 +624,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-impl fmt::Display for Stale {
+impl fmt::Display for StaleStamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skew(skew) => write!(f, "{skew}"),
@@ -627,7 +633,7 @@ impl fmt::Display for Stale {
     }
 }
 
-impl Outcome {
+impl CallOutcome {
     /// The word in `X-Gatepay-Proxy-Outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -647,9 +653,13 @@ pub fn challenge(status: StatusCode) -> Option<&'static str> {
 
 /// The status under which an answer of GatePay's is relayed. Clients that read only the envelope take any other than 500
 /// for the end of the matter.
-pub fn relayed_status(statuses: RefusalStatus, status: StatusCode, outcome: Outcome) -> StatusCode {
+pub fn relayed_status(
+    statuses: RefusalStatus,
+    status: StatusCode,
+    outcome: CallOutcome,
+) -> StatusCode {
     match (statuses, outcome) {
-        (RefusalStatus::Gatepay, Outcome::Unknown) => StatusCode::INTERNAL_SERVER_ERROR,
+        (RefusalStatus::Gatepay, CallOutcome::Unknown) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => status,
     }
 }
@@ -690,7 +700,7 @@ mod tests {
     use super::*;
     use std::num::NonZeroU32;
 
-    const SPENT: Spent = Spent {
+    const SPENT: RateExceeded = RateExceeded {
         wait: Duration::from_secs(1),
         rate: Rate {
             per_second: NonZeroU32::new(50).unwrap(),
@@ -706,11 +716,11 @@ mod tests {
             Refusal::UnsupportedMediaType {
                 wanted: "application/json",
             },
-            Refusal::SignatureMismatch(Mismatch::Bytes {
+            Refusal::SignatureMismatch(SignatureMismatch::Bytes {
                 body_bytes: 1,
                 digest: [0; 32],
             }),
-            Refusal::StaleTimestamp(Stale::Forgotten),
+            Refusal::StaleTimestamp(StaleStamp::Forgotten),
             Refusal::UnknownClient("x"),
             Refusal::MalformedNonce(StampError::NonceEmpty),
             Refusal::Replayed {
@@ -722,10 +732,10 @@ mod tests {
             Refusal::OperationNotAllowed("x".into()),
             Refusal::RateLimited(SPENT),
             Refusal::TooManyInFlight { seats: 1 },
-            Refusal::InstitutionQuota(Denied::Rate(SPENT)),
+            Refusal::InstitutionQuota(QuotaDenied::Rate(SPENT)),
             Refusal::Overloaded("x"),
             Refusal::UpstreamUnreachable,
-            Refusal::UpstreamUnavailable(Open::Institution),
+            Refusal::UpstreamUnavailable(BreakerOpen::Institution),
             Refusal::OutcomeUnknown {
                 what: "x",
                 advice: "x".into(),
@@ -733,7 +743,7 @@ mod tests {
             },
             Refusal::RequestTimeout { limit: second },
             Refusal::BodyTooLarge { limit: 1 },
-            Refusal::Internal(Outcome::Unknown),
+            Refusal::Internal(CallOutcome::Unknown),
             Refusal::AddressNotAllowed,
             Refusal::unknown_operation("GET", "/x"),
             Refusal::HeadTooLarge,
@@ -785,7 +795,7 @@ mod tests {
     #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
         for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
-            let refusal = Refusal::RateLimited(Spent {
+            let refusal = Refusal::RateLimited(RateExceeded {
                 wait: Duration::from_millis(wait),
                 ..SPENT
             });
@@ -795,7 +805,7 @@ mod tests {
 
     fn call(kind: Option<Kind>, has_key: bool, why: Option<EarlierCopy>) -> RefusedCall {
         let answer = kind.map(|_| AnswerForm::Envelope);
-        let doubt = why.map(|why| Doubt {
+        let doubt = why.map(|why| DuplicateDoubt {
             why,
             advice: "ask X".into(),
         });

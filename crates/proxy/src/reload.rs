@@ -21,13 +21,15 @@ use gatepay_tenancy::{ConfigSnapshot, Hash, Plan, Problem, Watch};
 
 use crate::admission::replay_capacity::replay_capacity;
 use crate::app::App;
-use crate::generation::reload_status::{Answer, Ask, State, Verdict, Waiting};
-use crate::generation::{Generation, Means};
-use crate::process::systemd::{self, Stage};
-use crate::tls::certificate::Renewal;
+use crate::generation::reload_status::{
+    ReloadReport, ReloadRequest, ReloadResult, ReloadState, WaitingChange,
+};
+use crate::generation::{Generation, GenerationInputs};
+use crate::process::systemd::{self, ServiceStage};
+use crate::tls::certificate::CertificateRenewal;
 
 /// Looks up an environment variable.
-pub type Environment = fn(&str) -> Option<String>;
+pub type EnvironmentLookup = fn(&str) -> Option<String>;
 
 /// A file that was just changed may still be written: it is believed once it looked the same for this long, or for a
 /// quarter of the time between two looks if that is shorter.
@@ -51,10 +53,14 @@ const LIVE: [&str; 2] = ["tenants", "operators"];
 /// Likewise, whatever follows.
 const LIVE_BELOW: &str = "upstream.quota.";
 
-/// Watches the files from now on, on a thread of its own, until [`Reload::end`](crate::generation::reload_status::Reload::end).
-pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result<JoinHandle<()>> {
+/// Watches the files from now on, on a thread of its own, until [`ReloadControl::end`](crate::generation::reload_status::ReloadControl::end).
+pub fn follow(
+    app: &Arc<App>,
+    watch: Watch,
+    env: EnvironmentLookup,
+) -> std::io::Result<JoinHandle<()>> {
     let asked = app.reload.asked();
-    let mut follower = Follower {
+    let mut follower = ReloadThread {
         app: Arc::clone(app),
         watch,
         env,
@@ -62,19 +68,19 @@ pub fn follow(app: &Arc<App>, watch: Watch, env: Environment) -> std::io::Result
         unbuilt: false,
         hash: Hash::default(),
     };
-    *app.reload.lock_state() = State {
+    *app.reload.lock_state() = ReloadState {
         in_step: true,
         applied_ms: Some(app.clock.unix_ms()),
-        ..State::default()
+        ..ReloadState::default()
     };
     let thread = thread::Builder::new().name("reload".into());
     thread.spawn(move || follower.run(&asked))
 }
 
-struct Follower {
+struct ReloadThread {
     app: Arc<App>,
     watch: Watch,
-    env: Environment,
+    env: EnvironmentLookup,
     /// Generations that requests may still hold: the last to let go would be the one to take them apart.
     leftover: Vec<Arc<Generation>>,
     /// Whether something was read of which no generation was built yet.
@@ -83,8 +89,8 @@ struct Follower {
     hash: Hash,
 }
 
-impl Follower {
-    fn run(&mut self, asked: &Receiver<Ask>) {
+impl ReloadThread {
+    fn run(&mut self, asked: &Receiver<ReloadRequest>) {
         yield_to_requests();
         // Not before it serves: of a hundred thousand tenants that takes half a second.
         self.hash = Hash::of(self.app.generation.load().side());
@@ -104,14 +110,14 @@ impl Follower {
                 .poll_seconds
                 .set((pause + settle).as_secs_f64());
             match asked.recv_timeout(pause) {
-                Ok(Ask::Now { confirm, reply }) => {
-                    systemd::tell(Stage::Reloading);
+                Ok(ReloadRequest::Now { confirm, reply }) => {
+                    systemd::tell(ServiceStage::Reloading);
                     let answer = self.reload(confirm.as_deref());
-                    systemd::tell(Stage::Ready);
+                    systemd::tell(ServiceStage::Ready);
                     // Whoever asked may not wait for it.
                     let _ = reply.send(answer);
                 }
-                Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(ReloadRequest::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let began = cpu_time();
                     let glance = self.watch.glance_alone();
@@ -130,13 +136,13 @@ impl Follower {
         }
     }
 
-    fn reload(&mut self, confirm: Option<&str>) -> Answer {
+    fn reload(&mut self, confirm: Option<&str>) -> ReloadReport {
         let glance = self.watch.glance();
         if self.read(glance, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
             self.suspend_ahead();
-            Answer::unsettled()
+            ReloadReport::unsettled()
         }
     }
 
@@ -160,7 +166,7 @@ impl Follower {
         false
     }
 
-    fn build(&mut self, confirm: Option<&str>) -> Answer {
+    fn build(&mut self, confirm: Option<&str>) -> ReloadReport {
         let next = match self.watch.next(&self.env) {
             Ok(next) => next,
             Err(problems) => {
@@ -193,11 +199,11 @@ impl Follower {
             }
         };
         self.apply(&before, next, &plan, renewal);
-        Answer {
-            result: if plan.changes || renewal == Renewal::Renewed {
-                Verdict::Applied
+        ReloadReport {
+            result: if plan.changes || renewal == CertificateRenewal::Renewed {
+                ReloadResult::Applied
             } else {
-                Verdict::Unchanged
+                ReloadResult::Unchanged
             },
             plan: Some(plan),
             problems: Vec::new(),
@@ -227,7 +233,7 @@ impl Follower {
         let suspended: BTreeSet<String> =
             differ.map(|(_, new)| new.party().id.to_string()).collect();
         let plan = Plan::between(before.side(), generation.side());
-        self.write_down(&plan, Renewal::Unchanged);
+        self.write_down(&plan, CertificateRenewal::Unchanged);
         self.hash = plan.leads_to(self.hash);
         let hash = self.hash.to_string();
         let app = &self.app;
@@ -248,11 +254,11 @@ impl Follower {
         Some(generation)
     }
 
-    fn failed(&mut self, problems: &[Problem]) -> Answer {
+    fn failed(&mut self, problems: &[Problem]) -> ReloadReport {
         // Without a problem it has passed, and the next look finds it so.
         self.unbuilt = problems.is_empty();
         if self.unbuilt {
-            return Answer::unsettled();
+            return ReloadReport::unsettled();
         }
         for problem in problems.iter().take(PROBLEMS) {
             tracing::error!(%problem, "not reloaded: what was in force before still is");
@@ -277,14 +283,14 @@ impl Follower {
         state.in_step = false;
         state.waiting = None;
         state.problems.clone_from(&problems);
-        Answer {
-            result: Verdict::Failed,
+        ReloadReport {
+            result: ReloadResult::Failed,
             plan: None,
             problems,
         }
     }
 
-    fn waits(&self, plan: Plan) -> Answer {
+    fn waits(&self, plan: Plan) -> ReloadReport {
         let meters = &self.app.metrics.reloads;
         meters.guarded.inc();
         meters.in_step.set(0);
@@ -292,7 +298,7 @@ impl Follower {
         let mut state = self.app.reload.lock_state();
         state.in_step = false;
         state.problems.clear();
-        state.waiting = Some(Waiting {
+        state.waiting = Some(WaitingChange {
             confirm: plan.hash.clone(),
             summary: plan.summary.clone(),
             guard: plan.guard.clone(),
@@ -305,14 +311,20 @@ impl Follower {
             confirm = plan.hash,
             "not reloaded yet: if this is meant, POST /-/reload?confirm=<the hash>"
         );
-        Answer {
-            result: Verdict::Waiting,
+        ReloadReport {
+            result: ReloadResult::Waiting,
             plan: Some(plan),
             problems: Vec::new(),
         }
     }
 
-    fn apply(&mut self, before: &Arc<Generation>, next: Next, plan: &Plan, renewal: Renewal) {
+    fn apply(
+        &mut self,
+        before: &Arc<Generation>,
+        next: Next,
+        plan: &Plan,
+        renewal: CertificateRenewal,
+    ) {
         let app = &self.app;
         let means = self.means();
         let restart = self.waiting_for_a_restart(&next);
@@ -364,7 +376,7 @@ impl Follower {
                 "these keys of proxy.toml take effect at the next start"
             );
         }
-        *state = State {
+        *state = ReloadState {
             in_step: true,
             applied_ms: Some(now_ms),
             problems: Vec::new(),
@@ -377,18 +389,18 @@ impl Follower {
         self.leftover.push(Arc::clone(before));
     }
 
-    fn means(&self) -> Means<'_> {
-        Means {
+    fn means(&self) -> GenerationInputs<'_> {
+        GenerationInputs {
             settings: &self.app.settings,
-            lanes: &self.app.lanes,
+            lanes: &self.app.tenant_limits,
             series: &self.app.metrics.tenants,
         }
     }
 
     /// In the audit journal, if there is one and anything changed.
-    fn write_down(&self, plan: &Plan, renewal: Renewal) {
+    fn write_down(&self, plan: &Plan, renewal: CertificateRenewal) {
         if let Some(journal) = &self.app.journal
-            && (plan.changes || renewal == Renewal::Renewed)
+            && (plan.changes || renewal == CertificateRenewal::Renewed)
         {
             let changes = in_words(plan, renewal, CHANGES_IN_JOURNAL);
             journal.configuration(plan.hash.clone(), changes);
@@ -434,8 +446,9 @@ fn is_live(key: &str) -> bool {
 }
 
 /// What changes, a line each, not more than so many of them.
-fn in_words(plan: &Plan, renewal: Renewal, most: usize) -> Vec<String> {
-    let renewed = (renewal == Renewal::Renewed).then_some("listen.tls: another certificate");
+fn in_words(plan: &Plan, renewal: CertificateRenewal, most: usize) -> Vec<String> {
+    let renewed =
+        (renewal == CertificateRenewal::Renewed).then_some("listen.tls: another certificate");
     let lines = plan.to_string();
     let mut all = renewed.into_iter().chain(lines.lines()).map(str::to_owned);
     let mut words: Vec<_> = all.by_ref().take(most).collect();

@@ -15,20 +15,22 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use crate::admin;
 use crate::app::{App, StartError};
-use crate::callers::connection_slots::Slots;
+use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
 use crate::journey::Worker;
 use crate::listener::accept;
 use crate::process::clock::Clock;
-use crate::process::drain::{Door, Phase, cut_after};
-use crate::process::heartbeat::Heartbeat;
+use crate::process::drain::{DrainPhase, EntryGate, cut_after};
+use crate::process::heartbeat::WorkerHeartbeat;
 use crate::process::shutdown::{join_unless, lock_unless, until};
-use crate::process::state_dir::{Departure, Inheritance, State, SuspensionFile, SuspensionList};
-use crate::process::systemd::{self, Sockets};
-use crate::process::watermark::Mark;
-use crate::reload::{self, Environment};
+use crate::process::state_dir::{
+    HandoverFile, PreviousRun, StateDir, SuspensionFile, SuspensionList,
+};
+use crate::process::systemd::{self, InheritedSockets};
+use crate::process::watermark::StampWatermark;
+use crate::reload::{self, EnvironmentLookup};
 use crate::upstream::pool::{Pool, PoolLimits};
-use crate::upstream::retry::Budget;
+use crate::upstream::retry::RetryBudget;
 
 /// How often memory is returned and idle connections are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -53,22 +55,22 @@ pub struct Server {
     address: SocketAddr,
     admin_address: SocketAddr,
     workers: Vec<JoinHandle<()>>,
-    control: JoinHandle<Ended>,
+    control: JoinHandle<ServerExit>,
     reload: Option<JoinHandle<()>>,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<ReplayHandover>>,
 }
 
 /// The replay memory's way to the next process, until it has gone it.
-struct Memory {
-    state: Option<State>,
+struct ReplayHandover {
+    state: Option<StateDir>,
     /// What was left, until this process ends.
-    departure: Option<Departure>,
+    departure: Option<HandoverFile>,
     handed_over: bool,
 }
 
 /// How the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ServerExit {
     /// Everything that was in flight ended.
     Drained,
     /// The deadline passed first.
@@ -84,7 +86,7 @@ impl Server {
     /// guard applies, unless `fresh_credentials` says that none of the credentials existed before this process.
     pub fn start(
         configuration: Configuration,
-        sockets: Sockets,
+        sockets: InheritedSockets,
         clock: Clock,
         access: Box<dyn Write + Send>,
         fresh_credentials: bool,
@@ -94,7 +96,7 @@ impl Server {
         let admin_outlives = sockets.admin.is_some();
         let folder = settings.state_dir.clone();
         let mut state = match folder.as_deref() {
-            Some(folder) if !in_turn => Some(State::open(folder).map_err(StartError::State)?),
+            Some(folder) if !in_turn => Some(StateDir::open(folder).map_err(StartError::State)?),
             _ => None,
         };
         let (socket, address) = bind(sockets.listen, settings.listen.address)?;
@@ -113,7 +115,7 @@ impl Server {
         // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
         let inherit = || {
             if in_turn && let Some(folder) = &folder {
-                state = Some(State::open_in_turn(folder, patience)?);
+                state = Some(StateDir::open_in_turn(folder, patience)?);
             }
             let (inheritance, mark) = match &mut state {
                 Some(state) => {
@@ -126,10 +128,10 @@ impl Server {
                     suspended = Some((file, left.unwrap_or_default()));
                     (inheritance, state.mark()?)
                 }
-                None => (Inheritance::FirstUse, Mark::nowhere()),
+                None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
             };
             let inheritance = match inheritance {
-                Inheritance::FirstUse if fresh_credentials => Inheritance::NeverServed,
+                PreviousRun::FirstUse if fresh_credentials => PreviousRun::NeverServed,
                 inheritance => inheritance,
             };
             Ok((inheritance, mark))
@@ -138,7 +140,7 @@ impl Server {
         if let Some((file, left)) = suspended {
             app.keep_suspensions(file, left);
         }
-        app.crowd.limit_addresses_to(of_one_address);
+        app.address_limits.limit_addresses_to(of_one_address);
         let mut turning = Vec::new();
         let workers = (0..threads)
             .map(|number| {
@@ -146,11 +148,11 @@ impl Server {
                     .try_clone()
                     .map_err(|error| StartError::Listen(address, error))?;
                 let (app, slots) = (Arc::clone(&app), Arc::clone(&slots));
-                let door = app.drain.door();
+                let door = app.drain.entry_gate();
                 let heart = app.heartbeats.add();
                 let runtime = runtime()?;
                 turning.push(runtime.handle().clone());
-                let share = Share::of(&app.settings.upstream, number, threads);
+                let share = WorkerShare::of(&app.settings.upstream, number, threads);
                 thread::Builder::new()
                     .name(format!("worker-{number}"))
                     .spawn(move || {
@@ -161,7 +163,7 @@ impl Server {
                     .map_err(StartError::Thread)
             })
             .collect::<Result<_, _>>()?;
-        let memory = Arc::new(Mutex::new(Memory {
+        let memory = Arc::new(Mutex::new(ReplayHandover {
             state,
             departure: None,
             handed_over: false,
@@ -193,7 +195,7 @@ impl Server {
     }
 
     /// Watches the files that the configuration came from, and brings in what changes.
-    pub fn follow(&mut self, watch: Watch, env: Environment) -> Result<(), StartError> {
+    pub fn follow(&mut self, watch: Watch, env: EnvironmentLookup) -> Result<(), StartError> {
         let thread = reload::follow(&self.app, watch, env).map_err(StartError::Thread)?;
         self.reload = Some(thread);
         Ok(())
@@ -222,13 +224,13 @@ impl Server {
 
     /// Begins to drain; returns at once.
     pub fn leave(&self) {
-        self.app.drain.enter(Phase::Leaving);
+        self.app.drain.enter(DrainPhase::Leaving);
     }
 
     /// What ends the drain at once, whatever is in flight.
     pub fn hurry(&self) -> impl FnOnce() + Send + 'static {
         let app = Arc::clone(&self.app);
-        move || app.drain.enter(Phase::Over)
+        move || app.drain.enter(DrainPhase::Over)
     }
 
     /// When the process has to be gone, whatever its threads do, once it was asked to end.
@@ -242,7 +244,7 @@ impl Server {
     ///
     /// # Panics
     /// If a thread of the program panicked, with its message.
-    pub fn wait(self) -> Ended {
+    pub fn wait(self) -> ServerExit {
         let app = &self.app;
         let (drain, deadline) = (&app.drain, app.settings.drain.deadline);
         let mut cut = None;
@@ -250,17 +252,17 @@ impl Server {
             drain.is_cut(deadline)
                 && cut.get_or_insert_with(Instant::now).elapsed() >= CONTROL_AFTER_CUT
         });
-        let mut ended = ended.unwrap_or(Ended::Late);
-        if ended == Ended::Late {
-            drain.enter(Phase::Over);
+        let mut ended = ended.unwrap_or(ServerExit::Late);
+        if ended == ServerExit::Late {
+            drain.enter(DrainPhase::Over);
         }
         // Where nothing was cut there is all the time that is left of the deadline.
         let end = drain.ends_at(deadline);
-        drain.enter(Phase::Over);
+        drain.enter(DrainPhase::Over);
         // Late or not, the workers end: what they drop is recorded as it falls.
         for worker in self.workers {
             if join_unless(worker, until(end, LEFT_AFTER_WORKERS)).is_none() {
-                ended = Ended::Late;
+                ended = ServerExit::Late;
             }
         }
         app.reload.end();
@@ -269,12 +271,12 @@ impl Server {
                 memory.hand_over(app);
                 memory.ends();
             }
-            None => ended = Ended::Late,
+            None => ended = ServerExit::Late,
         }
         if let Some(journal) = &app.journal
             && !journal.end_unless(until(end, LEFT_AFTER_JOURNAL))
         {
-            ended = Ended::Late;
+            ended = ServerExit::Late;
         }
         if let Some(reload) = self.reload {
             // What it may still be reading is no longer needed.
@@ -288,14 +290,14 @@ impl Server {
 }
 
 /// What of the whole one worker has.
-struct Share {
+struct WorkerShare {
     connections: usize,
     idle_connections: usize,
     /// Whether it asks what only the proxy itself wants to know.
     probes: bool,
 }
 
-impl Share {
+impl WorkerShare {
     fn of(upstream: &Upstream, number: usize, workers: usize) -> Self {
         let part = |of: usize| of / workers + usize::from(number < of % workers);
         Self {
@@ -307,7 +309,7 @@ impl Share {
 }
 
 /// Who was left suspended by hand, if that is known, and where it is kept. Nothing is changed yet.
-fn left_suspended(state: &State) -> io::Result<(SuspensionFile, Option<SuspensionList>)> {
+fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<SuspensionList>)> {
     let file = state.suspensions();
     let left = file.read()?;
     if left.is_none() && state.is_used()? {
@@ -320,13 +322,13 @@ fn left_suspended(state: &State) -> io::Result<(SuspensionFile, Option<Suspensio
 }
 
 /// Places for as many connections as are wanted and file descriptors allow, and how many of them one address may have.
-fn slots(listen: &Listen) -> (Arc<Slots>, usize) {
+fn slots(listen: &Listen) -> (Arc<ConnectionSlots>, usize) {
     let wanted = listen.max_connections.get();
     let fit = open_files::room_for_connections();
     let each = listen.max_connections_per_address.get();
     let of_one_address = open_files::of_one_address(each, wanted, fit);
     if fit >= wanted {
-        return (Slots::new(wanted), of_one_address);
+        return (ConnectionSlots::new(wanted), of_one_address);
     }
     tracing::warn!(
         wanted,
@@ -334,7 +336,7 @@ fn slots(listen: &Listen) -> (Arc<Slots>, usize) {
         of_one_address,
         "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
     );
-    (Slots::of_few(fit), of_one_address)
+    (ConnectionSlots::of_few(fit), of_one_address)
 }
 
 /// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay, a door of its
@@ -342,9 +344,9 @@ fn slots(listen: &Listen) -> (Arc<Slots>, usize) {
 async fn work(
     app: Arc<App>,
     socket: TcpListener,
-    slots: Arc<Slots>,
-    (door, heart): (Arc<Door>, Arc<Heartbeat>),
-    share: Share,
+    slots: Arc<ConnectionSlots>,
+    (door, heart): (Arc<EntryGate>, Arc<WorkerHeartbeat>),
+    share: WorkerShare,
 ) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
@@ -380,8 +382,8 @@ async fn work(
     let worker = Arc::new(Worker {
         app: Arc::clone(&app),
         pool,
-        budget: Budget::new(app.settings.upstream.repeat_budget),
-        door,
+        budget: RetryBudget::new(app.settings.upstream.repeat_budget),
+        entry_gate: door,
     });
     let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
@@ -390,7 +392,7 @@ async fn work(
     accept::accept(worker, listener, slots).await;
     tokio::select! {
         () = app.drain.finished() => {}
-        () = app.drain.reached(Phase::Over) => {}
+        () = app.drain.reached(DrainPhase::Over) => {}
     }
     heart.end();
     beating.abort();
@@ -405,8 +407,8 @@ async fn control(
     app: &Arc<App>,
     socket: TcpListener,
     socket_outlives: bool,
-    memory: &Mutex<Memory>,
-) -> Ended {
+    memory: &Mutex<ReplayHandover>,
+) -> ServerExit {
     let admin = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => Some(tokio::spawn(admin::serve(Arc::clone(app), listener))),
         Err(error) => {
@@ -422,7 +424,7 @@ async fn control(
                 tick.tick().await;
                 let now = app.clock.unix_ms();
                 app.replay.forget(now);
-                app.guardian.look();
+                app.upstream_clock.look();
                 if let Some(ahead) = app.replay.horizon().checked_sub(now)
                     && now > app.replay.guarded_until()
                 {
@@ -440,12 +442,12 @@ async fn control(
         let app = Arc::clone(app);
         async move { app.heartbeats.watch().await }
     });
-    app.drain.reached(Phase::Leaving).await;
+    app.drain.reached(DrainPhase::Leaving).await;
     let deadline = app.drain.cut_at(app.settings.drain.deadline);
     let ended = tokio::select! {
         // What is cut because of it counts as cut, even if nothing is left running then.
         biased;
-        () = app.drain.reached(Phase::Over) => Ended::Late,
+        () = app.drain.reached(DrainPhase::Over) => ServerExit::Late,
         ended = async {
             say_goodbye(app).await;
             let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -469,11 +471,11 @@ async fn keep_mark(app: Arc<App>) {
     loop {
         tick.tick().await;
         let (now, future) = (app.clock.unix_ms(), app.settings.window.future_ms);
-        if !app.mark.is_due(now, future) {
+        if !app.watermark.is_due(now, future) {
             continue;
         }
         let app = Arc::clone(&app);
-        let moved = spawn_blocking(move || app.mark.advance(now, future)).await;
+        let moved = spawn_blocking(move || app.watermark.advance(now, future)).await;
         if let Ok(Err(error)) = moved {
             tracing::error!(%error, "state_dir cannot be written: in a moment nothing more will be admitted");
         }
@@ -492,7 +494,7 @@ async fn say_goodbye(app: &App) {
         "draining: asking callers to leave"
     );
     sleep(grace).await;
-    app.drain.enter(Phase::Finishing);
+    app.drain.enter(DrainPhase::Finishing);
     tracing::info!(running = running(), "draining: no new connections");
     let left = cut.saturating_sub(grace);
     if timeout(LAST_CALL.min(left), app.drain.entered())
@@ -504,22 +506,22 @@ async fn say_goodbye(app: &App) {
 }
 
 /// What is in flight, to its end or to the deadline.
-async fn finish(app: &App, deadline: Instant) -> Ended {
+async fn finish(app: &App, deadline: Instant) -> ServerExit {
     if timeout_at(deadline, app.drain.finished()).await.is_ok() {
         // The memory may have been on its way to the disk when it was asked to end at once.
         return match app.drain.phase() {
-            Phase::Over => Ended::Late,
-            _ => Ended::Drained,
+            DrainPhase::Over => ServerExit::Late,
+            _ => ServerExit::Drained,
         };
     }
     tracing::error!(
         running = app.drain.running(),
         "draining: the deadline passed with requests in flight"
     );
-    Ended::Late
+    ServerExit::Late
 }
 
-impl Memory {
+impl ReplayHandover {
     /// The process ends a moment from now. The next tells by this how long none served.
     fn ends(&mut self) {
         let departure = self.departure.take();
@@ -535,8 +537,8 @@ impl Memory {
             return;
         }
         self.handed_over = true;
-        app.mark.close();
-        app.lanes.suspensions.close();
+        app.watermark.close();
+        app.tenant_limits.suspensions.close();
         let memory = app.replay.hand_over();
         let Some(state) = self.state.take() else {
             return;

@@ -16,14 +16,14 @@ use http::{Method, Request, Version};
 use zeroize::Zeroizing;
 
 /// Which requests are let through.
-pub(super) struct Gate {
+pub(super) struct AdminGate {
     /// Whether the listening socket's own address is this machine's alone.
     pub(super) is_local: bool,
 }
 
 /// Why one is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(super) enum AdminDenial {
     /// More than one Host, or none where HTTP/1.1 wants one.
     Malformed,
     /// Nothing but probes and metrics answers on this address.
@@ -38,9 +38,13 @@ pub(super) enum Denied {
     PageToken,
 }
 
-impl Gate {
+impl AdminGate {
     /// Under which name a request may see and do the rest, or why it may not.
-    pub(super) fn admits<B>(&self, request: &Request<B>, admin: &Admin) -> Result<PartyId, Denied> {
+    pub(super) fn admits<B>(
+        &self,
+        request: &Request<B>,
+        admin: &Admin,
+    ) -> Result<PartyId, AdminDenial> {
         let name = named(request)?;
         if !has_tokens(admin) {
             return match self.denies_without_token(request, name) {
@@ -49,17 +53,21 @@ impl Gate {
             };
         }
         if is_foreign(request.headers(), name) {
-            return Err(Denied::Browser);
+            return Err(AdminDenial::Browser);
         }
-        presenter(request, admin).ok_or(Denied::Token)
+        presenter(request, admin).ok_or(AdminDenial::Token)
     }
 
-    fn denies_without_token<B>(&self, request: &Request<B>, name: Option<&str>) -> Option<Denied> {
+    fn denies_without_token<B>(
+        &self,
+        request: &Request<B>,
+        name: Option<&str>,
+    ) -> Option<AdminDenial> {
         if !self.is_local {
-            return Some(Denied::Address);
+            return Some(AdminDenial::Address);
         }
         if !name.is_some_and(is_loopback_name) {
-            return Some(Denied::Name);
+            return Some(AdminDenial::Name);
         }
         // No operator's tool sends these. Of a browser's pages only our own may ask, and only look.
         let headers = request.headers();
@@ -68,11 +76,15 @@ impl Gate {
         let own_page = is_look(request.method())
             && !headers.contains_key(header::ORIGIN)
             && !is_foreign(headers, name);
-        (browser && !own_page).then_some(Denied::Browser)
+        (browser && !own_page).then_some(AdminDenial::Browser)
     }
 
     /// Why a request may not have the page, which has no figures of its own: what leads here from elsewhere may show it.
-    pub(super) fn denies_page<B>(&self, request: &Request<B>, admin: &Admin) -> Option<Denied> {
+    pub(super) fn denies_page<B>(
+        &self,
+        request: &Request<B>,
+        admin: &Admin,
+    ) -> Option<AdminDenial> {
         let name = match named(request) {
             Ok(name) => name,
             Err(denied) => return Some(denied),
@@ -82,11 +94,11 @@ impl Gate {
             return None;
         }
         Some(if has_tokens(admin) {
-            Denied::PageToken
+            AdminDenial::PageToken
         } else if self.is_local {
-            Denied::Name
+            AdminDenial::Name
         } else {
-            Denied::Address
+            AdminDenial::Address
         })
     }
 }
@@ -97,16 +109,16 @@ pub(super) fn is_look(method: &Method) -> bool {
 }
 
 /// The name a request is for (RFC 9112, 3.2 and 3.3): that of its target, else of its one Host. HTTP/1.1 has one.
-pub(super) fn named<B>(request: &Request<B>) -> Result<Option<&str>, Denied> {
+pub(super) fn named<B>(request: &Request<B>) -> Result<Option<&str>, AdminDenial> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() || host.is_none() && request.version() > Version::HTTP_10 {
-        return Err(Denied::Malformed);
+        return Err(AdminDenial::Malformed);
     }
     if let Some(authority) = request.uri().authority() {
         return Ok(Some(authority.as_str()));
     }
-    let host = host.map(|host| host.to_str().map_err(|_| Denied::Malformed));
+    let host = host.map(|host| host.to_str().map_err(|_| AdminDenial::Malformed));
     host.transpose()
 }
 

@@ -31,27 +31,27 @@ const IDLE: Duration = Duration::from_secs(75);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Every connection's place.
-pub(super) struct Places {
-    all: Mutex<Vec<Arc<Place>>>,
+pub(super) struct AdminConnections {
+    all: Mutex<Vec<Arc<AdminSlot>>>,
     looks: Semaphore,
     changes: Semaphore,
 }
 
 /// One connection's place. It gives it back when it is dropped.
-pub(super) struct Taken {
-    places: Arc<Places>,
-    place: Arc<Place>,
+pub(super) struct AdminSlotGuard {
+    places: Arc<AdminConnections>,
+    place: Arc<AdminSlot>,
 }
 
 /// How far along a connection is.
-pub(super) struct Place {
+pub(super) struct AdminSlot {
     address: IpAddr,
-    now: Mutex<(Stage, Instant)>,
+    now: Mutex<(AdminSlotStage, Instant)>,
     gives_way: Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum AdminSlotStage {
     /// The last answer is written, and nothing of another request was read.
     Idle,
     /// A request is being read, or waits for its turn.
@@ -62,7 +62,7 @@ enum Stage {
     Answering,
 }
 
-impl Places {
+impl AdminConnections {
     pub(super) fn new() -> Self {
         Self {
             all: Mutex::default(),
@@ -73,8 +73,8 @@ impl Places {
 
     /// A place for a connection from this address; if none was free, another connection has given way. None if all of
     /// them are being worked for.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Taken> {
-        let place = Arc::new(Place::of(address));
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<AdminSlotGuard> {
+        let place = Arc::new(AdminSlot::of(address));
         let mut all = self.lock();
         if all.len() >= CONNECTIONS {
             let longest = longest_wait(&all)?;
@@ -82,7 +82,7 @@ impl Places {
         }
         all.push(Arc::clone(&place));
         drop(all);
-        Some(Taken {
+        Some(AdminSlotGuard {
             places: Arc::clone(self),
             place,
         })
@@ -90,30 +90,34 @@ impl Places {
 
     /// A turn to be worked for, with all others that only look or all others that change something. Meanwhile the
     /// connection does not give way.
-    pub(super) async fn turn<'a>(&'a self, place: &'a Place, changes: bool) -> Turn<'a> {
+    pub(super) async fn turn<'a>(
+        &'a self,
+        place: &'a AdminSlot,
+        changes: bool,
+    ) -> AdminRequestGuard<'a> {
         let turns = if changes { &self.changes } else { &self.looks };
         let permit = turns.acquire().await.expect("it is never closed");
-        place.lock().0 = Stage::Working;
-        Turn {
+        place.lock().0 = AdminSlotStage::Working;
+        AdminRequestGuard {
             place,
             _permit: permit,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Place>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AdminSlot>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Which connection gives way: of those that are waited for, the one that has been for longest, of the address that has
 /// most of them.
-fn longest_wait(all: &[Arc<Place>]) -> Option<usize> {
+fn longest_wait(all: &[Arc<AdminSlot>]) -> Option<usize> {
     let waiting: Vec<_> = all
         .iter()
         .enumerate()
         .filter_map(|(at, place)| {
             let (stage, since) = *place.lock();
-            (stage != Stage::Working).then_some((at, place.address, since))
+            (stage != AdminSlotStage::Working).then_some((at, place.address, since))
         })
         .collect();
     let of = |address| waiting.iter().filter(|(_, of, _)| *of == address).count();
@@ -125,13 +129,13 @@ fn longest_wait(all: &[Arc<Place>]) -> Option<usize> {
     Some(longest.0)
 }
 
-impl Taken {
-    pub(super) fn place(&self) -> &Arc<Place> {
+impl AdminSlotGuard {
+    pub(super) fn place(&self) -> &Arc<AdminSlot> {
         &self.place
     }
 }
 
-impl Drop for Taken {
+impl Drop for AdminSlotGuard {
     fn drop(&mut self) {
         let place = &self.place;
         self.places
@@ -140,12 +144,12 @@ impl Drop for Taken {
     }
 }
 
-impl Place {
+impl AdminSlot {
     /// A connection that has just begun: it is expected to ask.
     fn of(address: IpAddr) -> Self {
         Self {
             address,
-            now: Mutex::new((Stage::Asking, Instant::now())),
+            now: Mutex::new((AdminSlotStage::Asking, Instant::now())),
             gives_way: Notify::new(),
         }
     }
@@ -162,8 +166,10 @@ impl Place {
         loop {
             let (stage, since) = *self.lock();
             let deadline = match stage {
-                Stage::Idle => since + IDLE,
-                Stage::Asking | Stage::Working | Stage::Answering => since + EXCHANGE,
+                AdminSlotStage::Idle => since + IDLE,
+                AdminSlotStage::Asking | AdminSlotStage::Working | AdminSlotStage::Answering => {
+                    since + EXCHANGE
+                }
             };
             let now = Instant::now();
             if deadline <= now {
@@ -175,18 +181,18 @@ impl Place {
 
     /// A request is there, or begins to be.
     pub(super) fn asks(&self) {
-        self.enter(Stage::Asking);
+        self.enter(AdminSlotStage::Asking);
     }
 
     /// Its answer is there, and is about to be written.
     pub(super) fn answers(&self) {
-        self.lock().0 = Stage::Answering;
+        self.lock().0 = AdminSlotStage::Answering;
     }
 
     /// Enters another stage if the connection was idle.
-    fn enter(&self, stage: Stage) {
+    fn enter(&self, stage: AdminSlotStage) {
         let mut now = self.lock();
-        if now.0 == Stage::Idle {
+        if now.0 == AdminSlotStage::Idle {
             *now = (stage, Instant::now());
         }
     }
@@ -194,35 +200,35 @@ impl Place {
     /// All that was to be written is written.
     fn written(&self) {
         let mut now = self.lock();
-        if now.0 == Stage::Answering {
-            *now = (Stage::Idle, Instant::now());
+        if now.0 == AdminSlotStage::Answering {
+            *now = (AdminSlotStage::Idle, Instant::now());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Stage, Instant)> {
+    fn lock(&self) -> MutexGuard<'_, (AdminSlotStage, Instant)> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a request holds while it is worked on.
-pub(super) struct Turn<'a> {
-    place: &'a Place,
+pub(super) struct AdminRequestGuard<'a> {
+    place: &'a AdminSlot,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for AdminRequestGuard<'_> {
     fn drop(&mut self) {
-        self.place.lock().0 = Stage::Asking;
+        self.place.lock().0 = AdminSlotStage::Asking;
     }
 }
 
 /// A connection's bytes, which say how far along it is.
-pub(super) struct Observed<S> {
+pub(super) struct ObservedStream<S> {
     pub(super) stream: S,
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<AdminSlot>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -237,13 +243,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.place.enter(Stage::Answering);
+        self.place.enter(AdminSlotStage::Answering);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -265,7 +271,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.place.enter(Stage::Answering);
+        self.place.enter(AdminSlotStage::Answering);
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -284,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_all_places_are_taken_the_longest_wait_of_the_address_with_most_gives_way() {
-        let places = Arc::new(Places::new());
+        let places = Arc::new(AdminConnections::new());
         let other = places.take(address(2)).unwrap();
         let mut taken = Vec::new();
         while places.lock().len() < CONNECTIONS {
@@ -296,7 +302,7 @@ mod tests {
         let new = places.take(address(3)).unwrap();
         assert_eq!(places.lock().len(), CONNECTIONS);
         taken[1].place().gives_way.notified().await;
-        let still = |taken: &Taken| {
+        let still = |taken: &AdminSlotGuard| {
             let all = places.lock();
             all.iter().any(|place| Arc::ptr_eq(place, &taken.place))
         };
@@ -309,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_connections_does_not_take_the_place_of_another_address() {
-        let places = Arc::new(Places::new());
+        let places = Arc::new(AdminConnections::new());
         let probe = places.take(address(2)).unwrap();
         let mut flood = Vec::new();
         for _ in 0..1_000 {
@@ -323,7 +329,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn not_all_places_can_be_worked_for() {
         const { assert!(LOOKS + CHANGES < CONNECTIONS) };
-        let places = Arc::new(Places::new());
+        let places = Arc::new(AdminConnections::new());
         let taken: Vec<_> = (0..CONNECTIONS)
             .map(|_| places.take(address(1)).unwrap())
             .collect();

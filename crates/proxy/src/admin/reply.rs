@@ -8,24 +8,24 @@ use serde::Serialize;
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An answer, all of it at hand.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type AdminResponse = Response<Full<Bytes>>;
 
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse {
     let mut body = serde_json::to_vec(value).expect("its keys are texts");
     body.push(b'\n');
     answer_of(status, "application/json", body.into())
 }
 
-pub(super) fn text(status: StatusCode, body: &'static str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &'static str) -> AdminResponse {
     let body = Bytes::from_static(body.as_bytes());
     answer_of(status, TEXT, body)
 }
 
-pub(super) fn answer_text(status: StatusCode, body: String) -> Answer {
+pub(super) fn answer_text(status: StatusCode, body: String) -> AdminResponse {
     answer_of(status, TEXT, body.into())
 }
 
-pub(super) fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+pub(super) fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> AdminResponse {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static(kind);

@@ -15,8 +15,9 @@ use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::admin::status_report::{
-    Busy, ByHand, Gatepay, Journal, Kernel, Key, KeyNotInForce, Latencies, Latency, Memory,
-    Outcomes, Refused, RefusedParty, Shared, Status, Suspended, Traffic, Workers,
+    BusyTenant, ByHand, CredentialReport, JournalReport, KeyNotInForce, LatencyQuantiles,
+    LatencyReport, OutcomeReport, ProcessReport, QuotaReport, RefusalCount, RefusedParty,
+    ReplayReport, StatusReport, SuspendedParty, TrafficReport, UpstreamReport, WorkerReport,
 };
 use crate::admin::trouble;
 use crate::admission::quota::QuotaView;
@@ -24,11 +25,11 @@ use crate::app::App;
 use crate::generation::Generation;
 use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};
 use crate::generation::suspension::Suspensions;
-use crate::generation::tenant_limits::Lane;
-use crate::metrics::totals::{Spread, Totals};
-use crate::process::drain::Phase;
-use crate::process::heartbeat::Stalled;
-use crate::prom::outcome::End;
+use crate::generation::tenant_limits::TenantLimits;
+use crate::metrics::totals::{LatencySpread, MetricTotals};
+use crate::process::drain::DrainPhase;
+use crate::process::heartbeat::StalledWorkers;
+use crate::prom::outcome::RequestOutcome;
 
 /// The page: one file, which fetches `/status` and nothing else.
 pub const PAGE: &str = include_str!("page.html");
@@ -64,19 +65,19 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// What was counted when somebody looked.
 #[derive(Default)]
-pub struct Looks(Mutex<VecDeque<Look>>);
+pub struct SnapshotHistory(Mutex<VecDeque<StatusSnapshot>>);
 
-struct Look {
+struct StatusSnapshot {
     at: Duration,
-    totals: Totals,
+    totals: MetricTotals,
     cpu: f64,
 }
 
-impl Looks {
+impl SnapshotHistory {
     /// How things are now.
-    pub fn look(&self, app: &App) -> Status {
+    pub fn look(&self, app: &App) -> StatusReport {
         let process = app.metrics.process.look();
-        let now = Look {
+        let now = StatusSnapshot {
             at: app.clock.elapsed(),
             totals: app.metrics.totals(),
             cpu: process.cpu,
@@ -108,7 +109,7 @@ impl Looks {
             &now.totals,
             &since,
             seconds,
-            Kernel {
+            ProcessReport {
                 cpu: cpu / seconds,
                 resident_bytes: process.resident,
                 open_files: process.open_files,
@@ -129,11 +130,11 @@ impl Looks {
 #[expect(clippy::cast_precision_loss, reason = "counts to look at")]
 fn status(
     app: &App,
-    totals: &Totals,
-    since: &Totals,
+    totals: &MetricTotals,
+    since: &MetricTotals,
     window_seconds: f64,
-    process: Kernel,
-) -> Status {
+    process: ProcessReport,
+) -> StatusReport {
     let metrics = &app.metrics;
     let generation = app.generation.load();
     let outcome = |end| since.ended(end);
@@ -145,7 +146,7 @@ fn status(
         active,
         ..
     } = app.quota.view();
-    let quota = Shared {
+    let quota = QuotaReport {
         configured,
         in_force,
         used,
@@ -153,35 +154,35 @@ fn status(
         active,
         pushed_back: named(&generation, |lane| lane.pushed_back_to().is_some()),
     };
-    let journal = app.journal.as_ref().map(|journal| Journal {
+    let journal = app.journal.as_ref().map(|journal| JournalReport {
         available: journal.is_available(),
         records: metrics.journal.records.get(),
     });
-    let mut status = Status {
+    let mut status = StatusReport {
         version: env!("CARGO_PKG_VERSION"),
         now_ms: app.clock.unix_ms(),
         started_ms: app.began_ms,
         phase: match app.drain.phase() {
-            Phase::Serving if app.is_starting() => "starting",
-            Phase::Serving => "serving",
+            DrainPhase::Serving if app.is_starting() => "starting",
+            DrainPhase::Serving => "serving",
             _ => "draining",
         },
         problems: Vec::new(),
         window_seconds,
         tenants_total: generation.registry.tenants().len(),
-        traffic: Traffic {
+        traffic: TrafficReport {
             requests_per_second: since.requests() as f64 / window_seconds,
             in_flight: metrics.requests.in_flight.get(),
             connections: metrics.connections.get(),
-            outcomes: Outcomes {
-                success: outcome(End::Success),
-                failure: outcome(End::Failure),
-                unknown: outcome(End::Unknown),
-                refused: outcome(End::Refused) + outcome(End::RefusedUnknown),
-                caller_left: outcome(End::CallerLeft),
+            outcomes: OutcomeReport {
+                success: outcome(RequestOutcome::Success),
+                failure: outcome(RequestOutcome::Failure),
+                unknown: outcome(RequestOutcome::Unknown),
+                refused: outcome(RequestOutcome::Refused) + outcome(RequestOutcome::RefusedUnknown),
+                caller_left: outcome(RequestOutcome::CallerLeft),
             },
         },
-        latency_ms: Latencies {
+        latency_ms: LatencyReport {
             whole: latency(&since.whole),
             upstream: latency(&since.upstream),
             own: latency(&since.own),
@@ -192,11 +193,11 @@ fn status(
         not_in_force: not_in_force(&generation, app.clock.unix_ms()),
         credentials: credentials(&generation),
         quota,
-        upstream: Gatepay {
+        upstream: UpstreamReport {
             breaker_open: app.breaker.is_open(),
             failing: named(&generation, |lane| lane.breaker.is_failing()),
             connections: metrics.upstream.connections.get(),
-            clock_offset_ms: app.guardian.offset_ms(),
+            clock_offset_ms: app.upstream_clock.offset_ms(),
             lost_calls: metrics
                 .upstream
                 .resolutions
@@ -204,21 +205,21 @@ fn status(
                 .map(prometheus::IntCounter::get)
                 .sum(),
         },
-        replay: Memory {
+        replay: ReplayReport {
             entries: app.replay.entries(),
             limit: app.replay.capacity(),
         },
         journal,
         workers: app.heartbeats.stalled().map_or_else(
-            Workers::default,
-            |Stalled {
+            WorkerReport::default,
+            |StalledWorkers {
                  workers, longest, ..
-             }| Workers {
+             }| WorkerReport {
                 stalled: workers,
                 longest_stall_seconds: longest.as_secs_f64(),
             },
         ),
-        suspensions: suspensions(&app.lanes.suspensions),
+        suspensions: suspensions(&app.tenant_limits.suspensions),
         reload: app.reload.state(),
         process,
     };
@@ -227,18 +228,21 @@ fn status(
 }
 
 /// Who takes most of the quota, and what all take together.
-fn busiest(generation: &Generation) -> (Vec<Busy>, f64) {
-    let lanes = generation.lanes().map(|lane| lane.view()).enumerate();
+fn busiest(generation: &Generation) -> (Vec<BusyTenant>, f64) {
+    let lanes = generation
+        .all_tenant_limits()
+        .map(|lane| lane.view())
+        .enumerate();
     let mut busy: Vec<_> = lanes
         .filter(|(_, lane)| lane.used > 0.0 || lane.in_flight > 0)
         .collect();
     let used = busy.iter().map(|(_, lane)| lane.used).sum();
     busy.sort_by(|(_, one), (_, other)| other.used.total_cmp(&one.used));
     busy.truncate(BUSIEST);
-    let named = |(position, lane)| Busy {
+    let named = |(position, lane)| BusyTenant {
         id: generation.registry.at(position).party().id.to_string(),
         lane,
-        refusals: generation.lane(position).refusals.view(),
+        refusals: generation.tenant_limits(position).refusals.view(),
     };
     (busy.into_iter().map(named).collect(), used)
 }
@@ -249,7 +253,7 @@ fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
         let ago = now_ms.saturating_sub(*last_ms);
         u128::from(ago) <= REFUSED_LATELY.as_millis()
     };
-    let lanes = generation.lanes().enumerate();
+    let lanes = generation.all_tenant_limits().enumerate();
     let refused = lanes.filter_map(|(position, lane)| {
         let last_ms = lane.refusals.last_ms().filter(lately)?;
         Some((Reverse(lane.refusals.total()), position, last_ms))
@@ -259,15 +263,15 @@ fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
     refused.truncate(BUSIEST);
     let named = |(_, position, last_ms)| RefusedParty {
         id: generation.registry.at(position).party().id.to_string(),
-        refusals: generation.lane(position).refusals.view(),
+        refusals: generation.tenant_limits(position).refusals.view(),
         last_ms,
     };
     refused.into_iter().map(named).collect()
 }
 
 /// The first parties of which this is so.
-fn named(generation: &Generation, is_so: impl Fn(&Lane) -> bool) -> Vec<String> {
-    let lanes = generation.lanes().enumerate();
+fn named(generation: &Generation, is_so: impl Fn(&TenantLimits) -> bool) -> Vec<String> {
+    let lanes = generation.all_tenant_limits().enumerate();
     let lanes = lanes.filter(|(_, lane)| is_so(lane)).take(BUSIEST);
     let id = |(position, _)| generation.registry.at(position).party().id.to_string();
     lanes.map(id).collect()
@@ -281,7 +285,7 @@ fn suspensions(suspensions: &Suspensions) -> ByHand {
         count: all.len(),
         kept: !suspensions.are_unkept(),
         parties: some
-            .map(|(party, suspension)| Suspended {
+            .map(|(party, suspension)| SuspendedParty {
                 party: party.to_string(),
                 by: suspension.into(),
             })
@@ -316,7 +320,7 @@ fn not_in_force(generation: &Generation, now_ms: u64) -> Vec<KeyNotInForce> {
 }
 
 /// Those that were used last.
-fn credentials(generation: &Generation) -> Vec<Key> {
+fn credentials(generation: &Generation) -> Vec<CredentialReport> {
     let all = generation.credentials();
     let mut used: Vec<_> = all
         .filter_map(|(position, dated, used)| Some((used.last_ms()?, position, dated, used)))
@@ -324,7 +328,7 @@ fn credentials(generation: &Generation) -> Vec<Key> {
     used.sort_by_key(|(last, position, ..)| (Reverse(*last), *position));
     used.truncate(BUSIEST);
     used.into_iter()
-        .map(|(last_used_ms, position, dated, used)| Key {
+        .map(|(last_used_ms, position, dated, used)| CredentialReport {
             client_id: dated.credential.client_id.to_string(),
             party: generation.registry.at(position).party().id.to_string(),
             uses: used.count(),
@@ -335,11 +339,11 @@ fn credentials(generation: &Generation) -> Vec<Key> {
 }
 
 /// Why requests were refused, ever, those of now first.
-fn refusals(totals: &Totals, since: &Totals) -> Vec<Refused> {
+fn refusals(totals: &MetricTotals, since: &MetricTotals) -> Vec<RefusalCount> {
     let both = totals.refusals().zip(since.refusals());
     let mut refusals: Vec<_> = both
         .filter(|((_, total), _)| *total > 0)
-        .map(|((reason, total), (_, count))| Refused {
+        .map(|((reason, total), (_, count))| RefusalCount {
             reason,
             count,
             total,
@@ -349,13 +353,13 @@ fn refusals(totals: &Totals, since: &Totals) -> Vec<Refused> {
     refusals
 }
 
-fn latency(spread: &Spread) -> Latency {
+fn latency(spread: &LatencySpread) -> LatencyQuantiles {
     let milliseconds = |part| {
         spread
             .quantile(part)
             .map(|seconds| (seconds * 1e6).round() / 1e3)
     };
-    Latency {
+    LatencyQuantiles {
         p50: milliseconds(0.5),
         p90: milliseconds(0.9),
         p99: milliseconds(0.99),

@@ -5,54 +5,54 @@ use serde::Serialize;
 use crate::generation::suspension::SuspendedBy;
 
 use crate::generation::refusal_counts::RefusalView;
-use crate::generation::reload_status::State as ReloadState;
-use crate::generation::tenant_limits::LaneView;
+use crate::generation::reload_status::ReloadState;
+use crate::generation::tenant_limits::TenantLimitsView;
 
 /// How things are.
 #[derive(Serialize)]
-pub struct Status {
+pub struct StatusReport {
     pub(super) version: &'static str,
     pub(super) now_ms: u64,
     pub(super) started_ms: u64,
     pub(super) phase: &'static str,
     /// What somebody should know, the worst first.
-    pub(super) problems: Vec<Trouble>,
+    pub(super) problems: Vec<StatusProblem>,
     /// How long ago the look was that this one is compared with.
     pub(super) window_seconds: f64,
     pub(super) tenants_total: usize,
-    pub(super) traffic: Traffic,
-    pub(super) latency_ms: Latencies,
-    pub(super) refusals: Vec<Refused>,
+    pub(super) traffic: TrafficReport,
+    pub(super) latency_ms: LatencyReport,
+    pub(super) refusals: Vec<RefusalCount>,
     /// The busiest, by what they take of the institution's quota.
-    pub(super) tenants: Vec<Busy>,
+    pub(super) tenants: Vec<BusyTenant>,
     /// Those that were refused something lately, the most often refused first.
     pub(super) refused_tenants: Vec<RefusedParty>,
     /// Those that sign requests though they are not in force; not more than some.
     pub(super) not_in_force: Vec<KeyNotInForce>,
     /// Those that were used last.
-    pub(super) credentials: Vec<Key>,
-    pub(super) quota: Shared,
-    pub(super) upstream: Gatepay,
-    pub(super) replay: Memory,
+    pub(super) credentials: Vec<CredentialReport>,
+    pub(super) quota: QuotaReport,
+    pub(super) upstream: UpstreamReport,
+    pub(super) replay: ReplayReport,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) journal: Option<Journal>,
-    pub(super) workers: Workers,
+    pub(super) journal: Option<JournalReport>,
+    pub(super) workers: WorkerReport,
     /// Tenants and operators that are suspended by hand.
     pub(super) suspensions: ByHand,
     pub(super) reload: ReloadState,
-    pub(super) process: Kernel,
+    pub(super) process: ProcessReport,
 }
 
 #[derive(Serialize)]
-pub(super) struct Traffic {
+pub(super) struct TrafficReport {
     pub(super) requests_per_second: f64,
     pub(super) in_flight: i64,
     pub(super) connections: i64,
-    pub(super) outcomes: Outcomes,
+    pub(super) outcomes: OutcomeReport,
 }
 
 #[derive(Serialize)]
-pub(super) struct Outcomes {
+pub(super) struct OutcomeReport {
     pub(super) success: u64,
     pub(super) failure: u64,
     pub(super) unknown: u64,
@@ -61,31 +61,31 @@ pub(super) struct Outcomes {
 }
 
 #[derive(Serialize)]
-pub(super) struct Latencies {
-    pub(super) whole: Latency,
-    pub(super) upstream: Latency,
-    pub(super) own: Latency,
+pub(super) struct LatencyReport {
+    pub(super) whole: LatencyQuantiles,
+    pub(super) upstream: LatencyQuantiles,
+    pub(super) own: LatencyQuantiles,
 }
 
 #[derive(Serialize)]
-pub(super) struct Latency {
+pub(super) struct LatencyQuantiles {
     pub(super) p50: Option<f64>,
     pub(super) p90: Option<f64>,
     pub(super) p99: Option<f64>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Refused {
+pub(super) struct RefusalCount {
     pub(super) reason: &'static str,
     pub(super) count: u64,
     pub(super) total: u64,
 }
 
 #[derive(Serialize)]
-pub(super) struct Busy {
+pub(super) struct BusyTenant {
     pub(super) id: String,
     #[serde(flatten)]
-    pub(super) lane: LaneView,
+    pub(super) lane: TenantLimitsView,
     #[serde(flatten)]
     pub(super) refusals: RefusalView,
 }
@@ -99,7 +99,7 @@ pub(super) struct RefusedParty {
 }
 
 #[derive(Serialize)]
-pub(super) struct Key {
+pub(super) struct CredentialReport {
     pub(super) client_id: String,
     pub(super) party: String,
     pub(super) uses: u64,
@@ -122,7 +122,7 @@ pub(super) struct KeyNotInForce {
 }
 
 #[derive(Serialize)]
-pub(super) struct Shared {
+pub(super) struct QuotaReport {
     pub(super) configured: u32,
     pub(super) in_force: u32,
     pub(super) used: f64,
@@ -133,7 +133,7 @@ pub(super) struct Shared {
 }
 
 #[derive(Serialize)]
-pub(super) struct Gatepay {
+pub(super) struct UpstreamReport {
     pub(super) breaker_open: bool,
     /// Parties whose own breaker is open; not more than some.
     pub(super) failing: Vec<String>,
@@ -143,26 +143,26 @@ pub(super) struct Gatepay {
 }
 
 #[derive(Serialize)]
-pub(super) struct Memory {
+pub(super) struct ReplayReport {
     pub(super) entries: usize,
     pub(super) limit: usize,
 }
 
 #[derive(Serialize)]
-pub(super) struct Journal {
+pub(super) struct JournalReport {
     pub(super) available: bool,
     pub(super) records: u64,
 }
 
 #[derive(Default, Serialize)]
-pub(super) struct Workers {
+pub(super) struct WorkerReport {
     /// Those that have not turned for a second.
     pub(super) stalled: usize,
     pub(super) longest_stall_seconds: f64,
 }
 
 #[derive(Serialize)]
-pub(super) struct Kernel {
+pub(super) struct ProcessReport {
     /// Of a core.
     pub(super) cpu: f64,
     pub(super) resident_bytes: i64,
@@ -173,15 +173,15 @@ pub(super) struct Kernel {
 
 /// Something that is not as it should be.
 #[derive(Serialize)]
-pub(super) struct Trouble {
-    pub(super) severity: Severity,
+pub(super) struct StatusProblem {
+    pub(super) severity: ProblemSeverity,
     pub(super) text: String,
 }
 
 /// How bad that is: the worst first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Severity {
+pub(super) enum ProblemSeverity {
     Bad,
     Warn,
 }
@@ -192,11 +192,11 @@ pub(super) struct ByHand {
     /// Whether a restart would know of all of them.
     pub(super) kept: bool,
     /// Not more than some.
-    pub(super) parties: Vec<Suspended>,
+    pub(super) parties: Vec<SuspendedParty>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Suspended {
+pub(super) struct SuspendedParty {
     pub(super) party: String,
     #[serde(flatten)]
     pub(super) by: SuspendedBy,

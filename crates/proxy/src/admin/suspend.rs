@@ -16,9 +16,9 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::reply::{Answer, answer_text, json, text};
+use super::reply::{AdminResponse, answer_text, json, text};
 use crate::app::App;
-use crate::generation::suspension::{Lifted, NotKept, SuspendedBy};
+use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy};
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::process::state_dir::Suspension;
 
@@ -27,7 +27,7 @@ const DISK: Duration = Duration::from_secs(5);
 
 /// Who asks for it.
 #[derive(Clone)]
-pub(super) struct Actor {
+pub(super) struct AdminActor {
     /// The name of the operator of the proxy.
     pub(super) name: PartyId,
     /// Where the request came from.
@@ -36,7 +36,7 @@ pub(super) struct Actor {
 
 /// What is answered.
 #[derive(Serialize)]
-struct Told {
+struct SuspendReply {
     /// The tenant or operator.
     party: String,
     /// What it may do now.
@@ -58,7 +58,11 @@ struct Told {
 }
 
 /// Stops a party's calls.
-pub(super) async fn suspend(app: &Arc<App>, query: Option<&str>, actor: Actor) -> Answer {
+pub(super) async fn suspend(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
     let id = match named(app, query) {
         Ok(id) if position(app, &id).is_some() => id,
         Ok(id) => return unknown(app, id).await,
@@ -69,13 +73,17 @@ pub(super) async fn suspend(app: &Arc<App>, query: Option<&str>, actor: Actor) -
 }
 
 /// Lets a party do again what its file says.
-pub(super) async fn resume(app: &Arc<App>, query: Option<&str>, actor: Actor) -> Answer {
+pub(super) async fn resume(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
     let id = match named(app, query) {
         Ok(id) => id,
         Err(unnamed) => return unnamed.answer(),
     };
     // A tenant that was removed while it was suspended by hand is suspended if it is added again.
-    let is_suspended = app.lanes.suspensions.of(id.as_str()).is_some();
+    let is_suspended = app.tenant_limits.suspensions.of(id.as_str()).is_some();
     if !is_suspended && position(app, &id).is_none() {
         return unknown(app, id).await;
     }
@@ -83,13 +91,13 @@ pub(super) async fn resume(app: &Arc<App>, query: Option<&str>, actor: Actor) ->
     finished(tokio::spawn(async move { resumed(&app, id, actor).await })).await
 }
 
-async fn finished(task: tokio::task::JoinHandle<Answer>) -> Answer {
+async fn finished(task: tokio::task::JoinHandle<AdminResponse>) -> AdminResponse {
     let internal = || text(StatusCode::INTERNAL_SERVER_ERROR, "it was not finished\n");
     task.await.unwrap_or_else(|_| internal())
 }
 
 /// Why no party is named.
-enum Unnamed {
+enum UnknownParty {
     /// There is no state folder.
     NoPlace,
     /// The query is something else.
@@ -98,8 +106,8 @@ enum Unnamed {
     Nobody,
 }
 
-impl Unnamed {
-    fn answer(self) -> Answer {
+impl UnknownParty {
+    fn answer(self) -> AdminResponse {
         match self {
             Self::NoPlace => text(
                 StatusCode::CONFLICT,
@@ -115,14 +123,14 @@ impl Unnamed {
 }
 
 /// The party that a query names, and that alone.
-fn named(app: &App, query: Option<&str>) -> Result<PartyId, Unnamed> {
-    if !app.lanes.suspensions.have_a_place() {
-        return Err(Unnamed::NoPlace);
+fn named(app: &App, query: Option<&str>) -> Result<PartyId, UnknownParty> {
+    if !app.tenant_limits.suspensions.have_a_place() {
+        return Err(UnknownParty::NoPlace);
     }
     let id = query.and_then(|query| query.strip_prefix("tenant="));
     let id = id.filter(|id| !id.is_empty() && !id.contains('&'));
-    let id = id.ok_or(Unnamed::Malformed)?;
-    PartyId::parse(&query_text(id)).map_err(|_| Unnamed::Nobody)
+    let id = id.ok_or(UnknownParty::Malformed)?;
+    PartyId::parse(&query_text(id)).map_err(|_| UnknownParty::Nobody)
 }
 
 const NOBODY: &str = "no tenant or operator has this id\n";
@@ -132,7 +140,7 @@ fn position(app: &App, id: &PartyId) -> Option<usize> {
 }
 
 /// Names the party that was probably meant. With many that takes a while, and is done on a thread of its own.
-async fn unknown(app: &Arc<App>, id: PartyId) -> Answer {
+async fn unknown(app: &Arc<App>, id: PartyId) -> AdminResponse {
     let app = Arc::clone(app);
     let meant = spawn_blocking(move || {
         let generation = app.generation.load_full();
@@ -148,13 +156,17 @@ async fn unknown(app: &Arc<App>, id: PartyId) -> Answer {
     }
 }
 
-async fn stopped(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> Answer {
+async fn stopped(
+    app: &Arc<App>,
+    id: PartyId,
+    AdminActor { name, peer }: AdminActor,
+) -> AdminResponse {
     let new = Suspension {
         by: name.clone(),
         since_ms: app.clock.unix_ms(),
     };
-    let (_, changed) = app.lanes.suspensions.add(&id, new);
-    app.lanes.follow_suspension(id.as_str());
+    let (_, changed) = app.tenant_limits.suspensions.add(&id, new);
+    app.tenant_limits.follow_suspension(id.as_str());
     tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: its calls are refused from now on");
 
     let act = SuspensionAct {
@@ -189,8 +201,12 @@ async fn stopped(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> An
     )
 }
 
-async fn resumed(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> Answer {
-    let suspensions = &app.lanes.suspensions;
+async fn resumed(
+    app: &Arc<App>,
+    id: PartyId,
+    AdminActor { name, peer }: AdminActor,
+) -> AdminResponse {
+    let suspensions = &app.tenant_limits.suspensions;
     if suspensions.of(id.as_str()).is_none() {
         let kept = !suspensions.are_unkept();
         return json(
@@ -218,13 +234,13 @@ async fn resumed(app: &Arc<App>, id: PartyId, Actor { name, peer }: Actor) -> An
         );
     }
     let (status, note) = match lifted(app, &id).await {
-        Ok(Lifted::Lifted) => {
+        Ok(LiftResult::Lifted) => {
             tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
             let told = told(app, &id, (true, true, is_written), Vec::new());
             return json(StatusCode::OK, &told);
         }
-        Ok(Lifted::Unchanged) => (StatusCode::OK, "it was resumed by another request".into()),
-        Ok(Lifted::SuspendedAgain) => (
+        Ok(LiftResult::Unchanged) => (StatusCode::OK, "it was resumed by another request".into()),
+        Ok(LiftResult::SuspendedAgain) => (
             StatusCode::CONFLICT,
             "not resumed: it was suspended once more meanwhile".into(),
         ),
@@ -254,8 +270,8 @@ fn told(
     id: &PartyId,
     (changed, kept, journaled): (bool, bool, Option<bool>),
     mut notes: Vec<String>,
-) -> Told {
-    let suspension = app.lanes.suspensions.of(id.as_str());
+) -> SuspendReply {
+    let suspension = app.tenant_limits.suspensions.of(id.as_str());
     let generation = app.generation.load();
     let position = generation.registry.position(id.as_str());
     let file = position.map(|at| generation.registry.at(at).party().standing);
@@ -270,7 +286,7 @@ fn told(
             "its file says {file}: that is changed by the command tenant resume"
         ));
     }
-    Told {
+    SuspendReply {
         party: id.to_string(),
         standing,
         file_standing: file.map(Standing::as_str),
@@ -297,15 +313,15 @@ fn note_failure(app: &App, act: SuspensionAct) {
 
 async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
     let app = Arc::clone(app);
-    on_the_disk(move || app.lanes.suspensions.keep()).await
+    on_the_disk(move || app.tenant_limits.suspensions.keep()).await
 }
 
 /// Resumes it, and opens its lane. That is done although nobody waits for it any more.
-async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<Lifted, NotKept> {
+async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
     on_the_disk(move || {
-        let lifted = app.lanes.suspensions.lift(id.as_str())?;
-        app.lanes.follow_suspension(id.as_str());
+        let lifted = app.tenant_limits.suspensions.lift(id.as_str())?;
+        app.tenant_limits.follow_suspension(id.as_str());
         Ok(lifted)
     })
     .await

@@ -8,10 +8,10 @@ use gatepay_tenancy::{DatedCredential, Party, Rate, Standing, Who};
 use serde::Serialize;
 
 use crate::generation::Generation;
-use crate::generation::credential_usage::Use;
+use crate::generation::credential_usage::CredentialUsage;
 use crate::generation::refusal_counts::RefusalView;
 use crate::generation::suspension::SuspendedBy;
-use crate::generation::tenant_limits::LaneView;
+use crate::generation::tenant_limits::TenantLimitsView;
 use crate::process::state_dir::SuspensionList;
 
 /// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
@@ -19,10 +19,10 @@ const PAGE: usize = 1_000;
 
 /// A page of tenants and operators.
 #[derive(Serialize)]
-pub struct Page<'a> {
+pub struct PartyPage<'a> {
     /// Since when uses are counted.
     since: String,
-    parties: Vec<One<'a>>,
+    parties: Vec<PartyEntry<'a>>,
     /// The `after` of the next page, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a str>,
@@ -30,7 +30,7 @@ pub struct Page<'a> {
 
 /// A tenant or an operator.
 #[derive(Serialize)]
-pub struct One<'a> {
+pub struct PartyEntry<'a> {
     id: &'a str,
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,23 +44,23 @@ pub struct One<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
     #[serde(flatten)]
-    lane: LaneView,
+    lane: TenantLimitsView,
     #[serde(flatten)]
     refusals: RefusalView,
     /// Rates of single kinds of calls, if there are some.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    by_kind: BTreeMap<&'static str, Pace>,
-    credentials: Vec<Key<'a>>,
+    by_kind: BTreeMap<&'static str, RateEntry>,
+    credentials: Vec<CredentialEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Pace {
+struct RateEntry {
     requests_per_second: u32,
     burst: u32,
 }
 
 #[derive(Serialize)]
-struct Key<'a> {
+struct CredentialEntry<'a> {
     client_id: &'a str,
     not_before: Option<String>,
     not_after: Option<String>,
@@ -87,7 +87,7 @@ pub fn page<'a>(
     suspended: &SuspensionList,
     after: Option<&str>,
     (now_ms, since_ms): (u64, u64),
-) -> Option<Page<'a>> {
+) -> Option<PartyPage<'a>> {
     let begin = match after {
         Some(id) => generation.registry.position(id)? + 1,
         None => 0,
@@ -98,7 +98,7 @@ pub fn page<'a>(
         .map(|(position, who)| one(generation, suspended, (position, who), now_ms))
         .collect();
     let more = rest.next().is_some();
-    Some(Page {
+    Some(PartyPage {
         since: time(since_ms),
         next: parties.last().map(|last| last.id).filter(|_| more),
         parties,
@@ -111,7 +111,7 @@ pub fn named<'a>(
     suspended: &SuspensionList,
     id: &str,
     now_ms: u64,
-) -> Option<One<'a>> {
+) -> Option<PartyEntry<'a>> {
     let position = generation.registry.position(id)?;
     let who = generation.registry.at(position);
     Some(one(generation, suspended, (position, who), now_ms))
@@ -122,7 +122,7 @@ fn one<'a>(
     suspended: &SuspensionList,
     (position, who): (usize, Who<'a>),
     now_ms: u64,
-) -> One<'a> {
+) -> PartyEntry<'a> {
     let Party {
         id,
         standing,
@@ -130,7 +130,7 @@ fn one<'a>(
         credentials,
         ..
     } = who.party();
-    let pace = |rate: Rate| Pace {
+    let pace = |rate: Rate| RateEntry {
         requests_per_second: rate.per_second.get(),
         burst: rate.burst.get(),
     };
@@ -140,8 +140,8 @@ fn one<'a>(
     let suspension = suspended.get(id);
     let in_force = suspension.map_or(*standing, |_| Standing::Suspended);
     let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
-    let lane = generation.lane(position);
-    One {
+    let lane = generation.tenant_limits(position);
+    PartyEntry {
         id: id.as_str(),
         kind: who.word(),
         sub_account: match who {
@@ -158,8 +158,8 @@ fn one<'a>(
     }
 }
 
-fn key<'a>(dated: &'a DatedCredential, used: &Use, now_ms: u64) -> Key<'a> {
-    Key {
+fn key<'a>(dated: &'a DatedCredential, used: &CredentialUsage, now_ms: u64) -> CredentialEntry<'a> {
+    CredentialEntry {
         client_id: dated.credential.client_id.as_str(),
         not_before: dated.not_before.map(time),
         not_after: dated.not_after.map(time),

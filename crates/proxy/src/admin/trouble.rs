@@ -3,11 +3,11 @@
 use gatepay_core::Kind;
 use gatepay_tenancy::facts::time;
 
-use crate::admin::status_report::{Severity, Status, Trouble, Workers};
-use crate::metrics::totals::Totals;
-use crate::prom::outcome::End;
+use crate::admin::status_report::{ProblemSeverity, StatusProblem, StatusReport, WorkerReport};
+use crate::metrics::totals::MetricTotals;
+use crate::prom::outcome::RequestOutcome;
 
-use Severity::{Bad, Warn};
+use ProblemSeverity::{Bad, Warn};
 
 /// From here on a certificate is worth a word, and from here on a loud one.
 const EXPIRES_SOON_S: u64 = 14 * 86_400;
@@ -18,37 +18,37 @@ const APART_MS: u64 = 4_000;
 const NAMED: usize = 5;
 
 /// All of it, the worst first.
-pub(super) fn of(status: &Status, since: &Totals, expiry: i64) -> Vec<Trouble> {
-    let mut found = Found(Vec::new());
+pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Vec<StatusProblem> {
+    let mut found = ProblemList(Vec::new());
     found.in_money(status, since);
     found.at_gatepay(status, since);
     found.in_here(status, since, expiry);
     found.by_hand(status);
     found.in_files(status);
     found.in_credentials(status);
-    let Found(mut troubles) = found;
+    let ProblemList(mut troubles) = found;
     troubles.sort_by_key(|trouble| trouble.severity);
     troubles
 }
 
-struct Found(Vec<Trouble>);
+struct ProblemList(Vec<StatusProblem>);
 
-impl Found {
-    fn say(&mut self, severity: Severity, so: bool, text: impl Into<String>) {
+impl ProblemList {
+    fn say(&mut self, severity: ProblemSeverity, so: bool, text: impl Into<String>) {
         if so {
-            self.0.push(Trouble {
+            self.0.push(StatusProblem {
                 severity,
                 text: text.into(),
             });
         }
     }
 
-    fn in_money(&mut self, status: &Status, since: &Totals) {
-        let lost = since.of_kind(Kind::Money, End::Unknown);
+    fn in_money(&mut self, status: &StatusReport, since: &MetricTotals) {
+        let lost = since.of_kind(Kind::Money, RequestOutcome::Unknown);
         let text =
             format!("{lost} money calls have no known outcome: look for them in the access lines");
         self.say(Bad, lost > 0, text);
-        let others = since.ended(End::Unknown) - lost;
+        let others = since.ended(RequestOutcome::Unknown) - lost;
         self.say(
             Warn,
             others > 0,
@@ -62,7 +62,7 @@ impl Found {
         self.say(Bad, unwritten, text);
     }
 
-    fn at_gatepay(&mut self, status: &Status, since: &Totals) {
+    fn at_gatepay(&mut self, status: &StatusReport, since: &MetricTotals) {
         let down = "GatePay is taken for down: calls are refused without being sent";
         self.say(Bad, status.upstream.breaker_open, down);
         let failing = status.upstream.failing.join(", ");
@@ -91,14 +91,14 @@ impl Found {
         self.say(Warn, spent, "the institution's quota is spent");
     }
 
-    fn in_here(&mut self, status: &Status, since: &Totals, expiry: i64) {
+    fn in_here(&mut self, status: &StatusReport, since: &MetricTotals, expiry: i64) {
         let internal = since.refused("internal") > 0;
         self.say(
             Bad,
             internal,
             "requests are answered `internal`: the log says why",
         );
-        let Workers {
+        let WorkerReport {
             stalled,
             longest_stall_seconds: longest,
         } = status.workers;
@@ -130,7 +130,7 @@ impl Found {
         }
     }
 
-    fn by_hand(&mut self, status: &Status) {
+    fn by_hand(&mut self, status: &StatusReport) {
         let suspensions = &status.suspensions;
         for one in suspensions.parties.iter().take(NAMED) {
             let text = format!("{} is suspended by hand: {}", one.party, one.by);
@@ -143,7 +143,7 @@ impl Found {
         self.say(Bad, !suspensions.kept, text);
     }
 
-    fn in_credentials(&mut self, status: &Status) {
+    fn in_credentials(&mut self, status: &StatusReport) {
         for key in &status.not_in_force {
             let (party, client_id, why) = (&key.party, &key.client_id, &key.why);
             let since = time(key.since_ms);
@@ -154,7 +154,7 @@ impl Found {
         }
     }
 
-    fn in_files(&mut self, status: &Status) {
+    fn in_files(&mut self, status: &StatusReport) {
         let reload = &status.reload;
         // Where nobody watches the files, nobody can know.
         let watched = reload.applied_ms.is_some();

@@ -21,19 +21,19 @@ use gatepay_tenancy::settings;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Notify;
 
-use party::Streak;
-pub use party::{Era, PartyBreaker};
-use votes::{EVERY, Evidence, Votes, WINDOW};
+use party::FailureStreak;
+pub use party::{BreakerEra, PartyBreaker};
+use votes::{BreakerVotes, EVERY, OpenEvidence, WINDOW};
 
 /// Shared by all workers. While GatePay is well it costs an attempt four relaxed loads, and nothing is written.
 pub struct Breaker {
     /// Whether it is open, and the numbers of the row and the window that are running: see [`Phase`].
     phase: AtomicU64,
     /// Ends when GatePay is found well: then every party's own breaker is half open.
-    era: Era,
+    era: BreakerEra,
     /// What times are measured from.
     begun: Instant,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
     /// A read of the proxy's own is wanted.
     wanted: Notify,
     meters: BreakerMeters,
@@ -50,8 +50,8 @@ pub struct BreakerMeters {
     pub party_opened: IntCounter,
 }
 
-struct State {
-    votes: Votes,
+struct BreakerState {
+    votes: BreakerVotes,
     /// Whether it has failures or a ratio to open by.
     is_on: bool,
     /// When the next read of the proxy's own may find out.
@@ -66,7 +66,7 @@ struct State {
 
 /// The one word that every attempt looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Phase {
+struct BreakerPhase {
     is_open: bool,
     /// 0 if none is running.
     row: u32,
@@ -76,7 +76,7 @@ struct Phase {
 
 /// On whose behalf an attempt is made.
 #[derive(Clone, Copy)]
-pub enum Sender<'a> {
+pub enum AttemptOwner<'a> {
     /// The proxy's own.
     Own,
     /// A party's call.
@@ -87,7 +87,7 @@ pub enum Sender<'a> {
 
 /// The right to send an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
+pub enum BreakerPass {
     /// Nothing keeps it back.
     Free,
     /// GatePay is not well; this read of the proxy's own finds out whether it is again.
@@ -96,7 +96,7 @@ pub enum Pass {
 
 /// Why an attempt may not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Open {
+pub enum BreakerOpen {
     /// GatePay keeps failing.
     Institution,
     /// Only this party's calls do.
@@ -106,7 +106,7 @@ pub enum Open {
     },
 }
 
-impl Phase {
+impl BreakerPhase {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "each part of the word has its own bits"
@@ -124,7 +124,7 @@ impl Phase {
     }
 }
 
-impl<'a> Sender<'a> {
+impl<'a> AttemptOwner<'a> {
     fn party(self) -> Option<&'a PartyBreaker> {
         match self {
             Self::Own => None,
@@ -135,14 +135,14 @@ impl<'a> Sender<'a> {
 
 impl Breaker {
     /// Closed.
-    pub fn new(settings: settings::Breaker, era: Era, meters: BreakerMeters) -> Self {
+    pub fn new(settings: settings::Breaker, era: BreakerEra, meters: BreakerMeters) -> Self {
         let now = Instant::now();
         Self {
             phase: AtomicU64::new(0),
             era,
             begun: now,
-            state: Mutex::new(State {
-                votes: Votes::new(settings, now),
+            state: Mutex::new(BreakerState {
+                votes: BreakerVotes::new(settings, now),
                 is_on: settings.failures > 0 || settings.ratio > 0.0,
                 probe: now,
                 unasked: 0,
@@ -155,14 +155,20 @@ impl Breaker {
     }
 
     /// Whether an attempt of this kind may be sent now.
-    pub fn pass(&self, sender: Sender<'_>, kind: Kind) -> Result<Pass, Open> {
+    pub fn pass(&self, sender: AttemptOwner<'_>, kind: Kind) -> Result<BreakerPass, BreakerOpen> {
         if self.is_open() {
-            let probes = matches!(sender, Sender::Own) && self.claim(Instant::now());
-            return probes.then_some(Pass::Probe).ok_or(Open::Institution);
+            let probes = matches!(sender, AttemptOwner::Own) && self.claim(Instant::now());
+            return probes
+                .then_some(BreakerPass::Probe)
+                .ok_or(BreakerOpen::Institution);
         }
         match sender {
-            Sender::Party(party) if party.is_open() => self.try_again(party, kind, Instant::now()),
-            Sender::Own | Sender::Party(_) | Sender::LookUp(_) => Ok(Pass::Free),
+            AttemptOwner::Party(party) if party.is_open() => {
+                self.try_again(party, kind, Instant::now())
+            }
+            AttemptOwner::Own | AttemptOwner::Party(_) | AttemptOwner::LookUp(_) => {
+                Ok(BreakerPass::Free)
+            }
         }
     }
 
@@ -172,7 +178,7 @@ impl Breaker {
     }
 
     /// GatePay answered, whatever it said.
-    pub fn answered(&self, sender: Sender<'_>, pass: Pass) {
+    pub fn answered(&self, sender: AttemptOwner<'_>, pass: BreakerPass) {
         let Some(party) = sender.party() else {
             return self.own_answered(pass, Instant::now());
         };
@@ -183,7 +189,7 @@ impl Breaker {
     }
 
     /// No connection, no whole answer, or one of something that stands before GatePay.
-    pub fn failed(&self, sender: Sender<'_>) {
+    pub fn failed(&self, sender: AttemptOwner<'_>) {
         match sender.party() {
             None => self.own_failed(Instant::now()),
             Some(party) => self.party_failed(party, Instant::now()),
@@ -247,14 +253,19 @@ impl Breaker {
         due
     }
 
-    fn try_again(&self, party: &PartyBreaker, kind: Kind, now: Instant) -> Result<Pass, Open> {
+    fn try_again(
+        &self,
+        party: &PartyBreaker,
+        kind: Kind,
+        now: Instant,
+    ) -> Result<BreakerPass, BreakerOpen> {
         match party.claim(kind, self.since(now)) {
-            Ok(()) => Ok(Pass::Free),
-            Err(wait) => Err(Open::Party { wait }),
+            Ok(()) => Ok(BreakerPass::Free),
+            Err(wait) => Err(BreakerOpen::Party { wait }),
         }
     }
 
-    fn own_answered(&self, pass: Pass, now: Instant) {
+    fn own_answered(&self, pass: BreakerPass, now: Instant) {
         let mut state = self.state();
         state.votes.own(true, now);
         if std::mem::take(&mut state.has_party_opened) {
@@ -262,7 +273,7 @@ impl Breaker {
         }
         if self.is_open() {
             // What was sent before it opened says little.
-            if pass == Pass::Probe {
+            if pass == BreakerPass::Probe {
                 self.close(&mut state, None, now);
             }
         }
@@ -278,7 +289,7 @@ impl Breaker {
     fn party_answered(&self, party: &PartyBreaker, now: Instant) {
         let mut state = self.state();
         let streak = party.streak();
-        party.set_streak(Streak::default());
+        party.set_streak(FailureStreak::default());
         let tally = if streak.is_open {
             tracing::warn!(party = %party.id().as_str(), "GatePay answers this party again: its calls are sent");
             state.votes.forget(party.tally())
@@ -298,7 +309,7 @@ impl Breaker {
         state.unasked = state.unasked.saturating_add(1);
         let streak = party.streak();
         let failures = streak.failures.saturating_add(1);
-        party.set_streak(Streak { failures, ..streak });
+        party.set_streak(FailureStreak { failures, ..streak });
         // What is known to fail for this party alone has no vote.
         if !party.is_open() {
             party.set_tally(state.votes.count(party.tally(), true, now));
@@ -314,10 +325,10 @@ impl Breaker {
     }
 
     /// Opens a party's own breaker; also one that was half open, so that it has been said already.
-    fn open_party(&self, state: &mut State, party: &PartyBreaker, now: Instant) {
+    fn open_party(&self, state: &mut BreakerState, party: &PartyBreaker, now: Instant) {
         let (streak, tally) = (party.streak(), party.tally());
         party.begin_trials(self.since(now));
-        party.set_streak(Streak {
+        party.set_streak(FailureStreak {
             era: self.era.now(),
             is_open: true,
             ..streak
@@ -337,11 +348,11 @@ impl Breaker {
     }
 
     /// Opens it if the votes say so.
-    fn judge(&self, state: &mut State, now: Instant) {
+    fn judge(&self, state: &mut BreakerState, now: Instant) {
         if self.is_open() {
             return;
         }
-        let Some(Evidence {
+        let Some(OpenEvidence {
             in_a_row,
             parties,
             own_failed,
@@ -350,7 +361,7 @@ impl Breaker {
             return self.show(state);
         };
         (state.opened, state.probe) = (now, now + EVERY);
-        self.set_phase(Phase {
+        self.set_phase(BreakerPhase {
             is_open: true,
             row: 0,
             window: 0,
@@ -365,11 +376,11 @@ impl Breaker {
         );
     }
 
-    fn close(&self, state: &mut State, wary: Option<Instant>, now: Instant) {
+    fn close(&self, state: &mut BreakerState, wary: Option<Instant>, now: Instant) {
         state.votes.clear(wary);
         state.unasked = 0;
         self.era.outage_over();
-        self.set_phase(Phase {
+        self.set_phase(BreakerPhase {
             is_open: false,
             row: 0,
             window: 0,
@@ -380,9 +391,9 @@ impl Breaker {
     }
 
     /// Shows attempts which row and window are running, while it is closed.
-    fn show(&self, state: &State) {
+    fn show(&self, state: &BreakerState) {
         if !self.is_open() {
-            self.set_phase(Phase {
+            self.set_phase(BreakerPhase {
                 is_open: false,
                 row: state.votes.row(),
                 window: state.votes.window(),
@@ -390,11 +401,11 @@ impl Breaker {
         }
     }
 
-    fn phase(&self) -> Phase {
-        Phase::from_word(self.phase.load(Ordering::Relaxed))
+    fn phase(&self) -> BreakerPhase {
+        BreakerPhase::from_word(self.phase.load(Ordering::Relaxed))
     }
 
-    fn set_phase(&self, phase: Phase) {
+    fn set_phase(&self, phase: BreakerPhase) {
         self.phase.store(phase.word(), Ordering::Relaxed);
     }
 
@@ -402,7 +413,7 @@ impl Breaker {
         now.saturating_duration_since(self.begun)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

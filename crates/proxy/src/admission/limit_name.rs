@@ -4,7 +4,7 @@ use gatepay_core::Kind;
 
 /// A limit that a request can meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum LimitName {
     /// The party's own rate.
     Rate,
     /// Its own rate of reads.
@@ -21,7 +21,7 @@ pub enum Limit {
     InstitutionInFlight,
 }
 
-impl Limit {
+impl LimitName {
     /// Every limit, in the order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Rate,
@@ -58,11 +58,11 @@ impl Limit {
 
 /// A set of limits: those in shadow that would have refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits(u8);
+pub struct LimitSet(u8);
 
-impl Limits {
+impl LimitSet {
     /// One more.
-    pub fn add(&mut self, limit: Limit) {
+    pub fn add(&mut self, limit: LimitName) {
         self.0 |= 1 << limit as u8;
     }
 
@@ -72,9 +72,9 @@ impl Limits {
     }
 
     /// All of them.
-    pub fn iter(self) -> impl Iterator<Item = Limit> {
-        let has = move |limit: &Limit| self.0 & (1 << *limit as u8) != 0;
-        Limit::ALL.into_iter().filter(has)
+    pub fn iter(self) -> impl Iterator<Item = LimitName> {
+        let has = move |limit: &LimitName| self.0 & (1 << *limit as u8) != 0;
+        LimitName::ALL.into_iter().filter(has)
     }
 }
 
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn a_set_names_what_was_added_to_it() {
-        let mut set = Limits::default();
+        let mut set = LimitSet::default();
         assert!(set.is_empty());
-        for limit in [Limit::Money, Limit::Rate, Limit::Money] {
+        for limit in [LimitName::Money, LimitName::Rate, LimitName::Money] {
             set.add(limit);
         }
-        let names: Vec<_> = set.iter().map(Limit::as_str).collect();
+        let names: Vec<_> = set.iter().map(LimitName::as_str).collect();
         assert_eq!(names, ["rate", "money"]);
     }
 }

@@ -26,7 +26,7 @@ pub struct Limiter {
 
 /// A limit that is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spent {
+pub struct RateExceeded {
     /// When there will be a token, if nobody else takes it.
     pub wait: Duration,
     /// The limit.
@@ -35,16 +35,16 @@ pub struct Spent {
 
 /// A limiter's state as governor sees it at one moment: that moment is its time 0, so that its limiter is made for one
 /// question and keeps neither a clock nor a start.
-struct Arrival<'a> {
+struct ArrivalState<'a> {
     time: &'a AtomicU64,
     now: u64,
 }
 
 /// The time at that moment, by governor's reckoning.
 #[derive(Clone)]
-struct Moment;
+struct GcraInstant;
 
-impl Clock for Moment {
+impl Clock for GcraInstant {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
@@ -52,7 +52,7 @@ impl Clock for Moment {
     }
 }
 
-impl StateStore for Arrival<'_> {
+impl StateStore for ArrivalState<'_> {
     type Key = NotKeyed;
 
     fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
@@ -102,18 +102,18 @@ impl Limiter {
     }
 
     /// Takes a token, or says how long until there is one.
-    pub fn take(&self, now: Duration) -> Result<(), Spent> {
+    pub fn take(&self, now: Duration) -> Result<(), RateExceeded> {
         let quota = Quota::with_period(Duration::from_nanos(self.per_token))
             .expect("a token takes some time")
             // A burst that is not named would be one.
             .allow_burst(self.rate.burst);
-        let arrival = Arrival {
+        let arrival = ArrivalState {
             time: &self.arrival,
             now: nanos(now),
         };
-        let gcra = RateLimiter::<_, _, _, NoOpMiddleware<Nanos>>::new(quota, arrival, Moment);
-        gcra.check().map_err(|not_until| Spent {
-            wait: not_until.wait_time_from(Moment.now()),
+        let gcra = RateLimiter::<_, _, _, NoOpMiddleware<Nanos>>::new(quota, arrival, GcraInstant);
+        gcra.check().map_err(|not_until| RateExceeded {
+            wait: not_until.wait_time_from(GcraInstant.now()),
             rate: self.rate,
         })
     }
@@ -162,7 +162,7 @@ fn nanos(time: Duration) -> u64 {
 
 /// How many may be in flight at once.
 #[derive(Debug)]
-pub struct Seats {
+pub struct SeatLimit {
     taken: AtomicU32,
     /// How many there are, and [`CLOSED`] or not: a lane has no room for a word more where every request looks.
     all: AtomicU32,
@@ -171,7 +171,7 @@ pub struct Seats {
 /// Nobody new is let in. No configuration has as many seats.
 const CLOSED: u32 = 1 << 31;
 
-impl Seats {
+impl SeatLimit {
     /// All free.
     pub fn new(all: NonZeroU32) -> Self {
         Self {
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn seats_that_are_left_are_free() {
-        let seats = Seats::new(NonZeroU32::new(2).unwrap());
+        let seats = SeatLimit::new(NonZeroU32::new(2).unwrap());
         assert_eq!([(); 3].map(|()| seats.take()), [true, true, false]);
         seats.leave();
         assert!(seats.take());
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn who_sits_stays_when_seats_become_fewer() {
-        let seats = Seats::new(NonZeroU32::new(3).unwrap());
+        let seats = SeatLimit::new(NonZeroU32::new(3).unwrap());
         assert_eq!([(); 3].map(|()| seats.take()), [true; 3]);
         seats.adjust(NonZeroU32::MIN);
         for _ in 0..3 {

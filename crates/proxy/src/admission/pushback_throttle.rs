@@ -8,27 +8,27 @@ use std::time::Duration;
 
 use gatepay_tenancy::Rate;
 
-use crate::admission::limiter::{Limiter, Spent};
-use crate::admission::quota::{Aimd, RateRange};
+use crate::admission::limiter::{Limiter, RateExceeded};
+use crate::admission::quota::{AimdRate, RateRange};
 
 /// Shared by all workers; only calls of a party that was pushed back wait for its lock.
-pub struct PushbackThrottle(Mutex<State>);
+pub struct PushbackThrottle(Mutex<ThrottleState>);
 
-struct State {
+struct ThrottleState {
     limiter: Limiter,
     /// The rate when GatePay does not push back.
     full: Rate,
-    aimd: Aimd,
+    aimd: AimdRate,
 }
 
 impl PushbackThrottle {
     /// Begins at the full rate, with what the party's own `limiter` has left; nothing is refused before GatePay
     /// [pushes back](Self::pushed_back).
     pub fn new(limiter: &Limiter, full: Rate, now: Duration) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(ThrottleState {
             limiter: limiter.carried_to(full, now),
             full,
-            aimd: Aimd::default(),
+            aimd: AimdRate::default(),
         }))
     }
 
@@ -42,7 +42,7 @@ impl PushbackThrottle {
     }
 
     /// Takes a token, or says how long until there is one.
-    pub fn take(&self, now: Duration) -> Result<(), Spent> {
+    pub fn take(&self, now: Duration) -> Result<(), RateExceeded> {
         self.at(now).limiter.take(now)
     }
 
@@ -72,7 +72,7 @@ impl PushbackThrottle {
     }
 
     /// The state at `now`, grown as far as it has by then.
-    fn at(&self, now: Duration) -> MutexGuard<'_, State> {
+    fn at(&self, now: Duration) -> MutexGuard<'_, ThrottleState> {
         let mut state = self.state();
         let (rate, range) = (state.per_second(), state.range());
         let grown = state.aimd.grow(rate, range, now);
@@ -82,12 +82,12 @@ impl PushbackThrottle {
         state
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ThrottleState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ThrottleState {
     fn per_second(&self) -> u32 {
         self.limiter.rate().per_second.get()
     }

@@ -23,16 +23,16 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
 use prometheus::IntCounter;
 
-use crate::admission::limiter::Spent;
+use crate::admission::limiter::RateExceeded;
 use crate::process::clock::Clock;
-pub use aimd::{Aimd, RateRange};
-pub use core::Purpose;
-use core::{Core, Ground, Short, Taken, Terms};
+pub use aimd::{AimdRate, RateRange};
+pub use core::OwnCallPurpose;
+use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
 pub use view::{QuotaView, ShareView};
 
 /// What the institution as a whole may send.
 pub struct Quota {
-    core: Mutex<Core>,
+    core: Mutex<FairShare>,
     clock: Clock,
     /// Codes by which GatePay pushes back.
     codes: ArcSwap<Vec<String>>,
@@ -42,7 +42,7 @@ pub struct Quota {
 }
 
 /// One party's place in it. It may outlive its registry, and ends when it is dropped.
-pub struct Share {
+pub struct QuotaShare {
     quota: Arc<Quota>,
     member: u32,
 }
@@ -50,13 +50,13 @@ pub struct Share {
 /// Leave for one call, and a place in flight: whoever has it says how it ended, to the share it is of.
 #[must_use]
 #[derive(Clone, Copy)]
-pub struct Grant(Taken);
+pub struct QuotaGrant(TokenTaken);
 
 /// Why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
+pub enum QuotaDenied {
     /// The rate.
-    Rate(Spent),
+    Rate(RateExceeded),
     /// Calls in flight.
     Places {
         /// How many there may be.
@@ -70,13 +70,13 @@ pub struct QuotaMeters {
     /// Answers by which GatePay said that it is too much.
     pub pushbacks: IntCounter,
     /// Calls of the proxy's own, by purpose.
-    pub own_calls: [IntCounter; Purpose::ALL.len()],
+    pub own_calls: [IntCounter; OwnCallPurpose::ALL.len()],
 }
 
 impl Quota {
     /// Full, with nothing in flight.
     pub fn new(quota: &settings::Quota, meters: QuotaMeters, clock: &Clock) -> Arc<Self> {
-        let core = Core::new(terms(quota), nanos(clock.elapsed()));
+        let core = FairShare::new(terms(quota), nanos(clock.elapsed()));
         Arc::new(Self {
             core: Mutex::new(core),
             clock: clock.clone(),
@@ -97,9 +97,9 @@ impl Quota {
     }
 
     /// Leave for one call of the proxy's own; or when there might be.
-    pub fn take_for(&self, purpose: Purpose) -> Result<(), Spent> {
+    pub fn take_for(&self, purpose: OwnCallPurpose) -> Result<(), RateExceeded> {
         let (mut core, now) = self.core();
-        core.take_for(purpose, now).map_err(|wait| Spent {
+        core.take_for(purpose, now).map_err(|wait| RateExceeded {
             wait: Duration::from_nanos(wait),
             rate: core.rate(),
         })?;
@@ -137,18 +137,18 @@ impl Quota {
     }
 
     /// The arithmetic, and the time, which is read under the lock: so it goes forward.
-    fn core(&self) -> (MutexGuard<'_, Core>, u64) {
+    fn core(&self) -> (MutexGuard<'_, FairShare>, u64) {
         let core = self.lock();
         let now = nanos(self.clock.elapsed());
         (core, now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    fn lock(&self) -> MutexGuard<'_, FairShare> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Share {
+impl QuotaShare {
     /// A party more. It counts once it asks.
     pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Self {
         let member = quota.core().0.join(weight.get());
@@ -169,26 +169,26 @@ impl Share {
     }
 
     /// Leave for one call, and a place in flight.
-    pub fn take(&self, kind: Kind, now: Duration) -> Result<Grant, Denied> {
+    pub fn take(&self, kind: Kind, now: Duration) -> Result<QuotaGrant, QuotaDenied> {
         let mut core = self.quota.lock();
         match core.take(self.member, acts(kind), nanos(now)) {
-            Ok(taken) => Ok(Grant(taken)),
-            Err(Short::Rate(wait)) => Err(Denied::Rate(Spent {
+            Ok(taken) => Ok(QuotaGrant(taken)),
+            Err(TokenShortage::Rate(wait)) => Err(QuotaDenied::Rate(RateExceeded {
                 wait: Duration::from_nanos(wait),
                 rate: core.rate(),
             })),
-            Err(Short::Places) => Err(Denied::Places { all: core.places() }),
+            Err(TokenShortage::Places) => Err(QuotaDenied::Places { all: core.places() }),
         }
     }
 
     /// The call did not go ahead: all is as if it had never been asked for.
-    pub fn give_back(&self, grant: Grant) {
+    pub fn give_back(&self, grant: QuotaGrant) {
         let (mut core, now) = self.quota.core();
         core.give_back(self.member, grant.0, now);
     }
 
     /// The call is over: its place is free.
-    pub fn vacate(&self, grant: Grant) {
+    pub fn vacate(&self, grant: QuotaGrant) {
         // Most institutions have no limit on places, so that there is nothing to do and nothing to wait for.
         if grant.0.seated {
             self.quota.lock().vacate(self.member, true);
@@ -218,21 +218,21 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for QuotaShare {
     fn drop(&mut self) {
         self.quota.core().0.leave(self.member);
     }
 }
 
-impl Grant {
+impl QuotaGrant {
     /// Whether it was taken out of what others left.
     pub fn is_borrowed(self) -> bool {
-        self.0.ground == Ground::Borrowed
+        self.0.ground == Entitlement::Borrowed
     }
 
     /// Whether it should have been refused for the rate, had that been enforced.
     pub fn is_beyond_share(self) -> bool {
-        matches!(self.0.ground, Ground::Shadow | Ground::Beyond)
+        matches!(self.0.ground, Entitlement::Shadow | Entitlement::Beyond)
     }
 
     /// Whether it should have been refused for calls in flight, had that been enforced.
@@ -246,7 +246,7 @@ fn acts(kind: Kind) -> bool {
     kind != Kind::Read
 }
 
-fn terms(quota: &settings::Quota) -> Terms {
+fn terms(quota: &settings::Quota) -> QuotaTerms {
     let per_second = quota.rate.per_second.get();
     #[expect(
         clippy::cast_possible_truncation,
@@ -254,7 +254,7 @@ fn terms(quota: &settings::Quota) -> Terms {
         reason = "a part of at most a half, in millionths"
     )]
     let reserve = (quota.reserve.clamp(0.0, 0.5) * f64::from(bands::WHOLE)).round() as u32;
-    Terms {
+    QuotaTerms {
         per_second,
         burst: quota.rate.burst.get(),
         reserve,

@@ -19,7 +19,7 @@ use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 /// Who admitted what when, across all paths of all tenants.
 pub struct Replay {
     key: [u8; 16],
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<ReplayShard>]>,
     horizon: AtomicU64,
     /// Stamps up to here are refused because a run before this one may have admitted them.
     guarded_until: u64,
@@ -35,18 +35,18 @@ pub struct Replay {
 /// What of a stamp is remembered: hashes that take 16 bytes each whatever the nonce's length, and nobody outside can aim
 /// for a collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint {
+pub struct StampFingerprint {
     /// Of client id, nonce and timestamp.
-    pair: Print,
+    pair: StampHash,
     /// Of client id and nonce, if these may not come again with another timestamp. Both are in one shard, so that they
     /// are judged and recorded under one lock.
-    nonce: Option<Print>,
+    nonce: Option<StampHash>,
     stamp_ms: u64,
 }
 
 /// A keyed 128-bit hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Print {
+struct StampHash {
     high: u64,
     /// Its lowest bits say in which shard it is.
     low: u64,
@@ -54,7 +54,7 @@ struct Print {
 
 /// Why a stamp cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unusable {
+pub enum UnusableStamp {
     /// It was used; `admitted_ms` is when, in milliseconds since 1970.
     Seen {
         /// When the first copy was admitted.
@@ -101,28 +101,28 @@ pub enum EarlierCopy {
     Unreadable,
 }
 
-struct Shard {
+struct ReplayShard {
     /// A ring over time: the slice of time `n` lies in slot `n % slots.len()`.
-    slots: Box<[Slot]>,
+    slots: Box<[ReplaySlot]>,
     /// Stamps that have arrived and are neither admitted nor refused yet.
-    arrived: HashTable<Arrived>,
+    arrived: HashTable<CopiesUnderWay>,
 }
 
 /// Copies of one stamp on their way to [`record`](Replay::record).
-struct Arrived {
-    print: Print,
+struct CopiesUnderWay {
+    print: StampHash,
     copies: u32,
 }
 
 #[derive(Default)]
-struct Slot {
+struct ReplaySlot {
     slice: u64,
-    seen: HashTable<Entry>,
+    seen: HashTable<ReplayEntry>,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
-    print: Print,
+struct ReplayEntry {
+    print: StampHash,
     /// When it was admitted, in milliseconds from the start of its slice: the stamp may lie either side of that.
     admitted: i32,
 }
@@ -150,8 +150,8 @@ impl Replay {
     pub fn new(window: Window, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
         let slots = slots(window);
         let shard = || {
-            Mutex::new(Shard {
-                slots: (0..slots).map(|_| Slot::default()).collect(),
+            Mutex::new(ReplayShard {
+                slots: (0..slots).map(|_| ReplaySlot::default()).collect(),
                 arrived: HashTable::new(),
             })
         };
@@ -169,19 +169,24 @@ impl Replay {
 
     /// What is recorded of a stamp. Which rule holds for a client may change at any time: whatever it was, what one
     /// copy leaves refuses the other.
-    pub fn fingerprint(&self, client_id: &str, stamp: &Stamp<'_>, rule: ReplayRule) -> Fingerprint {
+    pub fn fingerprint(
+        &self,
+        client_id: &str,
+        stamp: &Stamp<'_>,
+        rule: ReplayRule,
+    ) -> StampFingerprint {
         let mut hash = SipHasher24::new_with_key(&self.key);
         let [timestamp, nonce] = stamp.bytes();
         // None of the three can contain a line feed, so the borders cannot move.
         hash.write(client_id.as_bytes());
         hash.write_u8(b'\n');
         hash.write(nonce);
-        let nonce = Print::from(hash.finish128());
+        let nonce = StampHash::from(hash.finish128());
         hash.write_u8(b'\n');
         hash.write(timestamp);
-        let mut pair = Print::from(hash.finish128());
+        let mut pair = StampHash::from(hash.finish128());
         pair.low = pair.low / SHARDS * SHARDS + nonce.low % SHARDS;
-        Fingerprint {
+        StampFingerprint {
             pair,
             nonce: (rule == ReplayRule::Nonce).then_some(nonce),
             stamp_ms: stamp.millis(),
@@ -190,32 +195,32 @@ impl Replay {
 
     /// Whether a stamp could be recorded now; another request may still be first. Counts a copy of the stamp as under way
     /// until [`record`](Self::record) admits it or [`refused`](Self::refused) lets it go.
-    pub fn arrive(&self, print: Fingerprint) -> Result<(), Unusable> {
+    pub fn copy_arrives(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
         let mut shard = self.shard(print.pair);
         shard.arrive(print.pair);
         self.judge(&shard, print)
     }
 
-    /// A copy that has [arrived](Self::arrive) is refused: says whether another was or may still be admitted. What is
+    /// A copy that has [arrived](Self::copy_arrives) is refused: says whether another was or may still be admitted. What is
     /// admitted later has arrived later, since this is decided under the lock that admits.
-    pub fn refused(&self, print: Fingerprint) -> Option<EarlierCopy> {
+    pub fn refused(&self, print: StampFingerprint) -> Option<EarlierCopy> {
         let mut shard = self.shard(print.pair);
         shard.depart(print.pair);
         self.earlier_copy(&shard, print)
     }
 
     /// The same of a stamp that was not counted.
-    pub fn doubt(&self, print: Fingerprint) -> Option<EarlierCopy> {
+    pub fn doubt(&self, print: StampFingerprint) -> Option<EarlierCopy> {
         self.earlier_copy(&self.shard(print.pair), print)
     }
 
-    fn earlier_copy(&self, shard: &Shard, print: Fingerprint) -> Option<EarlierCopy> {
+    fn earlier_copy(&self, shard: &ReplayShard, print: StampFingerprint) -> Option<EarlierCopy> {
         match self.judge(shard, print) {
-            Err(Unusable::Seen { admitted_ms } | Unusable::NonceSeen { admitted_ms }) => {
+            Err(UnusableStamp::Seen { admitted_ms } | UnusableStamp::NonceSeen { admitted_ms }) => {
                 Some(EarlierCopy::Admitted { admitted_ms })
             }
-            Err(Unusable::Guarded { .. }) => Some(EarlierCopy::BeforeTheStart),
-            Err(Unusable::Forgotten { .. }) => Some(EarlierCopy::Forgotten),
+            Err(UnusableStamp::Guarded { .. }) => Some(EarlierCopy::BeforeTheStart),
+            Err(UnusableStamp::Forgotten { .. }) => Some(EarlierCopy::Forgotten),
             _ if self.closed.load(Ordering::Acquire) => Some(EarlierCopy::HandedOver),
             _ if shard.is_under_way(print.pair) => Some(EarlierCopy::UnderWay),
             _ => None,
@@ -223,17 +228,17 @@ impl Replay {
     }
 
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
-    pub fn record(&self, print: Fingerprint, now_ms: u64) -> Result<(), Unusable> {
+    pub fn record(&self, print: StampFingerprint, now_ms: u64) -> Result<(), UnusableStamp> {
         let mut shard = self.shard(print.pair);
         if self.closed.load(Ordering::Acquire) {
-            return Err(Unusable::HandedOver);
+            return Err(UnusableStamp::HandedOver);
         }
         // Judged under the lock: whoever forgets moves the horizon first and takes the lock after.
         self.judge(&shard, print)?;
         let prints = [Some(print.pair), print.nonce];
         if self.entries() + prints.iter().flatten().count() > self.capacity.load(Ordering::Relaxed)
         {
-            return Err(Unusable::Full);
+            return Err(UnusableStamp::Full);
         }
         let slice = print.stamp_ms / SLICE_MS;
         let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
@@ -241,8 +246,8 @@ impl Replay {
         let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
         for print in prints.into_iter().flatten() {
             // Both go into one slot: if there is room for the first there is for the second.
-            if !self.insert(&mut shard, slice, Entry { print, admitted }) {
-                return Err(Unusable::Forgotten {
+            if !self.insert(&mut shard, slice, ReplayEntry { print, admitted }) {
+                return Err(UnusableStamp::Forgotten {
                     horizon_ms: self.horizon(),
                 });
             }
@@ -251,13 +256,13 @@ impl Replay {
         Ok(())
     }
 
-    fn judge(&self, shard: &Shard, print: Fingerprint) -> Result<(), Unusable> {
+    fn judge(&self, shard: &ReplayShard, print: StampFingerprint) -> Result<(), UnusableStamp> {
         self.above_horizon(print.stamp_ms)?;
         if let Some(admitted_ms) = shard.admitted_in(print.stamp_ms / SLICE_MS, print.pair) {
-            return Err(Unusable::Seen { admitted_ms });
+            return Err(UnusableStamp::Seen { admitted_ms });
         }
         match print.nonce.and_then(|nonce| shard.admitted(nonce)) {
-            Some(admitted_ms) => Err(Unusable::NonceSeen { admitted_ms }),
+            Some(admitted_ms) => Err(UnusableStamp::NonceSeen { admitted_ms }),
             None => Ok(()),
         }
     }
@@ -311,8 +316,8 @@ impl Replay {
             let high = u64::from_le_bytes(*take(&mut rest)?);
             let low = u64::from_le_bytes(*take(&mut rest)?);
             let admitted = i32::from_le_bytes(*take(&mut rest)?);
-            let print = Print { high, low };
-            let entry = Entry { print, admitted };
+            let print = StampHash { high, low };
+            let entry = ReplayEntry { print, admitted };
             // What no longer fits the window is covered by the horizon, as if it had been forgotten here.
             if !memory.insert(&mut memory.shard(print), slice, entry) {
                 memory.raise_horizon(end_of(slice));
@@ -322,7 +327,7 @@ impl Replay {
     }
 
     /// Puts an entry into its slice, forgetting the older one whose place it takes; false if a newer one has it.
-    fn insert(&self, shard: &mut Shard, slice: u64, entry: Entry) -> bool {
+    fn insert(&self, shard: &mut ReplayShard, slice: u64, entry: ReplayEntry) -> bool {
         let slot = shard.slot(slice);
         if slot.slice > slice {
             return false;
@@ -370,8 +375,8 @@ impl Replay {
 
     /// How many bytes the entries take now, with the tables they are in.
     pub fn allocated(&self) -> usize {
-        let slot = |slot: &Slot| size_of::<Slot>() + slot.seen.allocation_size();
-        let shard = |shard: &Mutex<Shard>| lock(shard).slots.iter().map(slot).sum::<usize>();
+        let slot = |slot: &ReplaySlot| size_of::<ReplaySlot>() + slot.seen.allocation_size();
+        let shard = |shard: &Mutex<ReplayShard>| lock(shard).slots.iter().map(slot).sum::<usize>();
         self.shards.iter().map(shard).sum()
     }
 
@@ -385,20 +390,20 @@ impl Replay {
         self.guarded_until
     }
 
-    fn shard(&self, print: Print) -> MutexGuard<'_, Shard> {
+    fn shard(&self, print: StampHash) -> MutexGuard<'_, ReplayShard> {
         let shard = usize::try_from(print.low % SHARDS).expect("a shard's number is small");
         lock(&self.shards[shard])
     }
 
-    fn above_horizon(&self, stamp_ms: u64) -> Result<(), Unusable> {
+    fn above_horizon(&self, stamp_ms: u64) -> Result<(), UnusableStamp> {
         if stamp_ms <= self.guarded_until {
-            return Err(Unusable::Guarded {
+            return Err(UnusableStamp::Guarded {
                 wait_ms: self.guarded_until - stamp_ms + 1,
             });
         }
         let horizon_ms = self.horizon();
         if stamp_ms <= horizon_ms {
-            Err(Unusable::Forgotten { horizon_ms })
+            Err(UnusableStamp::Forgotten { horizon_ms })
         } else {
             Ok(())
         }
@@ -409,7 +414,7 @@ impl Replay {
     }
 
     /// Empties a slot. The horizon covers it before its entries go.
-    fn forget_slot(&self, slot: &mut Slot) {
+    fn forget_slot(&self, slot: &mut ReplaySlot) {
         if slot.seen.is_empty() {
             return;
         }
@@ -431,7 +436,7 @@ fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 }
 
 /// A panic while the lock was held left no half-made entry: every step under it is complete or absent.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<ReplayShard>) -> MutexGuard<'_, ReplayShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -468,7 +473,7 @@ impl fmt::Display for EarlierCopy {
     }
 }
 
-impl From<Hash128> for Print {
+impl From<Hash128> for StampHash {
     fn from(hash: Hash128) -> Self {
         Self {
             high: hash.h1,
@@ -477,8 +482,8 @@ impl From<Hash128> for Print {
     }
 }
 
-impl Shard {
-    fn slot(&mut self, slice: u64) -> &mut Slot {
+impl ReplayShard {
+    fn slot(&mut self, slice: u64) -> &mut ReplaySlot {
         let index = self.index(slice);
         &mut self.slots[index]
     }
@@ -487,19 +492,19 @@ impl Shard {
         usize::try_from(slice % self.slots.len() as u64).expect("a slot's number is small")
     }
 
-    fn arrive(&mut self, print: Print) {
-        let same = |arrived: &Arrived| arrived.print == print;
+    fn arrive(&mut self, print: StampHash) {
+        let same = |arrived: &CopiesUnderWay| arrived.print == print;
         if let Some(arrived) = self.arrived.find_mut(print.high, same) {
             arrived.copies += 1;
         } else {
-            let arrived = Arrived { print, copies: 1 };
-            let hash = |arrived: &Arrived| arrived.print.high;
+            let arrived = CopiesUnderWay { print, copies: 1 };
+            let hash = |arrived: &CopiesUnderWay| arrived.print.high;
             self.arrived.insert_unique(print.high, arrived, hash);
         }
     }
 
-    fn depart(&mut self, print: Print) {
-        let same = |arrived: &Arrived| arrived.print == print;
+    fn depart(&mut self, print: StampHash) {
+        let same = |arrived: &CopiesUnderWay| arrived.print == print;
         if let Ok(mut found) = self.arrived.find_entry(print.high, same) {
             found.get_mut().copies -= 1;
             if found.get().copies == 0 {
@@ -508,24 +513,24 @@ impl Shard {
         }
     }
 
-    fn is_under_way(&self, print: Print) -> bool {
-        let same = |arrived: &Arrived| arrived.print == print;
+    fn is_under_way(&self, print: StampHash) -> bool {
+        let same = |arrived: &CopiesUnderWay| arrived.print == print;
         self.arrived.find(print.high, same).is_some()
     }
 
     /// When this was admitted, whatever the stamp.
-    fn admitted(&self, print: Print) -> Option<u64> {
+    fn admitted(&self, print: StampHash) -> Option<u64> {
         self.slots.iter().find_map(|slot| slot.admitted(print))
     }
 
-    fn admitted_in(&self, slice: u64, print: Print) -> Option<u64> {
+    fn admitted_in(&self, slice: u64, print: StampHash) -> Option<u64> {
         let slot = &self.slots[self.index(slice)];
         (slot.slice == slice).then(|| slot.admitted(print))?
     }
 }
 
-impl Slot {
-    fn admitted(&self, print: Print) -> Option<u64> {
+impl ReplaySlot {
+    fn admitted(&self, print: StampHash) -> Option<u64> {
         let entry = self.seen.find(print.high, |entry| entry.print == print)?;
         Some((self.slice * SLICE_MS).saturating_add_signed(i64::from(entry.admitted)))
     }
@@ -547,11 +552,11 @@ mod tests {
         Replay::new(WINDOW, 1_000_000, [7; 16], 0)
     }
 
-    fn print(memory: &Replay, millis: u64, nonce: &str) -> Fingerprint {
+    fn print(memory: &Replay, millis: u64, nonce: &str) -> StampFingerprint {
         by_rule(memory, millis, nonce, ReplayRule::Pair)
     }
 
-    fn by_rule(memory: &Replay, millis: u64, nonce: &str, rule: ReplayRule) -> Fingerprint {
+    fn by_rule(memory: &Replay, millis: u64, nonce: &str, rule: ReplayRule) -> StampFingerprint {
         let millis = millis.to_string();
         let stamp = Stamp::parse(millis.as_bytes(), nonce.as_bytes()).unwrap();
         memory.fingerprint("client", &stamp, rule)
@@ -561,15 +566,15 @@ mod tests {
     fn the_second_use_is_refused_and_told_when_the_first_was() {
         let memory = memory();
         let stamp = print(&memory, NOW - 5_000, "n");
-        assert_eq!(memory.arrive(stamp), Ok(()));
+        assert_eq!(memory.copy_arrives(stamp), Ok(()));
         assert_eq!(memory.record(stamp, NOW), Ok(()));
         assert_eq!(
             memory.record(stamp, NOW + 9),
-            Err(Unusable::Seen { admitted_ms: NOW })
+            Err(UnusableStamp::Seen { admitted_ms: NOW })
         );
         assert_eq!(
-            memory.arrive(stamp),
-            Err(Unusable::Seen { admitted_ms: NOW })
+            memory.copy_arrives(stamp),
+            Err(UnusableStamp::Seen { admitted_ms: NOW })
         );
     }
 
@@ -578,7 +583,7 @@ mod tests {
         // Or what one process hands over, the next would not recognize.
         let memory = memory();
         let whole =
-            |text: &str| Print::from(SipHasher24::new_with_key(&[7; 16]).hash(text.as_bytes()));
+            |text: &str| StampHash::from(SipHasher24::new_with_key(&[7; 16]).hash(text.as_bytes()));
         for nonce in [
             "n",
             "0123456",
@@ -615,13 +620,13 @@ mod tests {
         assert_eq!(memory.entries(), 2);
         assert_eq!(
             record(NOW, NOW + 1),
-            Err(Unusable::Seen { admitted_ms: NOW })
+            Err(UnusableStamp::Seen { admitted_ms: NOW })
         );
         for later in [1, 60_000, WINDOW.past_ms] {
             memory.forget(NOW + later);
             assert_eq!(
                 record(NOW + later, NOW + later),
-                Err(Unusable::NonceSeen { admitted_ms: NOW }),
+                Err(UnusableStamp::NonceSeen { admitted_ms: NOW }),
                 "{later}"
             );
         }
@@ -640,7 +645,7 @@ mod tests {
             assert_eq!(memory.record(stamp(first), NOW), Ok(()));
             assert_eq!(
                 memory.record(stamp(second), NOW),
-                Err(Unusable::Seen { admitted_ms: NOW })
+                Err(UnusableStamp::Seen { admitted_ms: NOW })
             );
         }
     }
@@ -654,7 +659,7 @@ mod tests {
         assert_eq!(memory.entries(), 0);
         assert!(matches!(
             memory.record(stamp, NOW),
-            Err(Unusable::Forgotten { .. })
+            Err(UnusableStamp::Forgotten { .. })
         ));
     }
 
@@ -665,8 +670,8 @@ mod tests {
         memory.record(stamp, NOW).unwrap();
         memory.forget(NOW + WINDOW.past_ms);
         assert_eq!(
-            memory.arrive(stamp),
-            Err(Unusable::Seen { admitted_ms: NOW })
+            memory.copy_arrives(stamp),
+            Err(UnusableStamp::Seen { admitted_ms: NOW })
         );
     }
 
@@ -678,11 +683,11 @@ mod tests {
         }
         assert_eq!(
             memory.record(print(&memory, NOW, "c"), NOW),
-            Err(Unusable::Full)
+            Err(UnusableStamp::Full)
         );
         assert!(matches!(
             memory.record(print(&memory, NOW, "a"), NOW),
-            Err(Unusable::Seen { .. })
+            Err(UnusableStamp::Seen { .. })
         ));
         memory.forget(NOW + WINDOW.past_ms + 20_000);
         assert_eq!(
@@ -696,7 +701,7 @@ mod tests {
         let memory = Replay::new(WINDOW, 3, [7; 16], 0);
         let record = |nonce| memory.record(by_rule(&memory, NOW, nonce, ReplayRule::Nonce), NOW);
         assert_eq!(record("a"), Ok(()));
-        assert_eq!(record("b"), Err(Unusable::Full));
+        assert_eq!(record("b"), Err(UnusableStamp::Full));
         assert_eq!(memory.record(print(&memory, NOW, "b"), NOW), Ok(()));
     }
 
@@ -735,7 +740,7 @@ mod tests {
         let early = print(&memory, NOW + WINDOW.future_ms - 2_000, "n");
         assert_eq!(
             memory.record(early, NOW),
-            Err(Unusable::Guarded { wait_ms: 2_001 })
+            Err(UnusableStamp::Guarded { wait_ms: 2_001 })
         );
         let after = print(&memory, NOW + WINDOW.future_ms + 1, "n");
         assert_eq!(memory.record(after, NOW + WINDOW.future_ms + 1), Ok(()));
@@ -754,19 +759,19 @@ mod tests {
         let bytes = before.hand_over();
         assert_eq!(
             before.record(print(&before, NOW, "late"), NOW),
-            Err(Unusable::HandedOver)
+            Err(UnusableStamp::HandedOver)
         );
 
         let after = Replay::take_over(&bytes, WINDOW, 1_000_000).unwrap();
         assert_eq!(after.entries(), 4);
         assert_eq!(
             after.record(by_rule(&after, NOW + 1, "once", ReplayRule::Nonce), NOW + 5),
-            Err(Unusable::NonceSeen { admitted_ms: NOW })
+            Err(UnusableStamp::NonceSeen { admitted_ms: NOW })
         );
         // The key came along, so the same stamp has the same fingerprint.
         assert_eq!(
             after.record(print(&after, NOW, "used"), NOW + 5),
-            Err(Unusable::Seen { admitted_ms: NOW })
+            Err(UnusableStamp::Seen { admitted_ms: NOW })
         );
         assert_eq!(after.record(print(&after, NOW, "late"), NOW), Ok(()));
     }
@@ -812,7 +817,7 @@ mod tests {
         let stamp = print(&memory, NOW, "n");
         assert_eq!(memory.doubt(stamp), None);
         for _ in 0..3 {
-            memory.arrive(stamp).unwrap();
+            memory.copy_arrives(stamp).unwrap();
         }
         assert_eq!(memory.refused(stamp), Some(EarlierCopy::UnderWay));
         assert_eq!(memory.record(stamp, NOW), Ok(()));
@@ -820,7 +825,7 @@ mod tests {
         assert_eq!(memory.refused(stamp), admitted);
         assert_eq!(memory.doubt(stamp), admitted);
         let other = print(&memory, NOW, "other");
-        memory.arrive(other).unwrap();
+        memory.copy_arrives(other).unwrap();
         assert_eq!(memory.refused(other), None, "it was the only one");
         memory.forget(NOW + WINDOW.past_ms + 60_000);
         assert_eq!(memory.doubt(other), Some(EarlierCopy::Forgotten));
@@ -836,9 +841,9 @@ mod tests {
     fn once_it_is_handed_over_only_the_next_process_knows() {
         let memory = memory();
         let stamp = print(&memory, NOW, "n");
-        memory.arrive(stamp).unwrap();
+        memory.copy_arrives(stamp).unwrap();
         memory.hand_over();
-        assert_eq!(memory.record(stamp, NOW), Err(Unusable::HandedOver));
+        assert_eq!(memory.record(stamp, NOW), Err(UnusableStamp::HandedOver));
         assert_eq!(memory.refused(stamp), Some(EarlierCopy::HandedOver));
     }
 

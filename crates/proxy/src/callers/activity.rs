@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::callers::address_limits::Seat;
+use crate::callers::address_limits::RequestSlot;
 
 /// What a connection waits for, and since when.
 #[derive(Debug)]
-pub struct Pace {
+pub struct ConnectionActivity {
     made: Instant,
     /// Requests whose answers are not over.
     busy: AtomicU32,
@@ -51,13 +51,13 @@ pub struct Pace {
     leave: AtomicU8,
     /// Wakes the connection when `leave` is set.
     told: Notify,
-    limits: Limits,
+    limits: ActivityLimits,
 }
 
 /// Why a connection is to end although nothing on it is late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Leave {
+pub enum LeaveReason {
     /// All slots are taken, and a new connection needs one.
     Full = 1,
     /// It has been open for `listen.connection_age_ms`.
@@ -70,7 +70,7 @@ pub enum Leave {
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ActivityLimits {
     /// A head.
     pub head: Duration,
     /// Nothing being taken of an answer.
@@ -81,19 +81,19 @@ pub struct Limits {
 
 /// A request on the connection; it is not idle until this is dropped.
 #[derive(Debug)]
-pub struct Busy {
-    pace: Arc<Pace>,
+pub struct ActiveRequest {
+    pace: Arc<ConnectionActivity>,
     /// Once its answer has begun: among which it is counted.
     answer: Option<usize>,
     /// Its place among all requests.
-    seat: Option<Seat>,
+    seat: Option<RequestSlot>,
     /// Whether more of its body is awaited.
     receives: bool,
 }
 
 /// What the alarm finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TimeoutCheck {
     /// Nothing is late; look again then.
     Fine(Instant),
     /// A head has taken too long, or nothing has happened for too long.
@@ -102,9 +102,9 @@ pub enum Verdict {
     Stalled,
 }
 
-impl Pace {
+impl ConnectionActivity {
     /// A connection that was just accepted. Its first byte is already awaited, under the head's time-out.
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(limits: ActivityLimits) -> Arc<Self> {
         Arc::new(Self {
             made: Instant::now(),
             busy: AtomicU32::new(0),
@@ -135,7 +135,7 @@ impl Pace {
     }
 
     /// Asks the connection to end as soon as no request is under way; whether this is the first reason, which stands.
-    pub fn leave(&self, why: Leave) -> bool {
+    pub fn leave(&self, why: LeaveReason) -> bool {
         let first = self
             .leave
             .compare_exchange(0, why as u8, Ordering::Relaxed, Ordering::Relaxed)
@@ -147,13 +147,13 @@ impl Pace {
     }
 
     /// Why the connection was asked to end, if it was.
-    pub fn leaves(&self) -> Option<Leave> {
+    pub fn leaves(&self) -> Option<LeaveReason> {
         match self.leave.load(Ordering::Relaxed) {
             0 => None,
-            1 => Some(Leave::Full),
-            2 => Some(Leave::Age),
-            3 => Some(Leave::ClientCa),
-            _ => Some(Leave::SlowBody),
+            1 => Some(LeaveReason::Full),
+            2 => Some(LeaveReason::Age),
+            3 => Some(LeaveReason::ClientCa),
+            _ => Some(LeaveReason::SlowBody),
         }
     }
 
@@ -274,11 +274,11 @@ impl Pace {
     }
 
     /// A head is complete.
-    pub fn request(self: &Arc<Self>) -> Busy {
+    pub fn request(self: &Arc<Self>) -> ActiveRequest {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
-        Busy {
+        ActiveRequest {
             pace: Arc::clone(self),
             answer: None,
             seat: None,
@@ -305,11 +305,11 @@ impl Pace {
     }
 
     /// Whether something is late.
-    pub fn judge(&self) -> Verdict {
+    pub fn check_timeouts(&self) -> TimeoutCheck {
         if self.is_stalled() {
-            return Verdict::Stalled;
+            return TimeoutCheck::Stalled;
         }
-        let Limits { head, answer, idle } = self.limits;
+        let ActivityLimits { head, answer, idle } = self.limits;
         let busy = self.busy.load(Ordering::Relaxed) > 0;
         let last = if !busy && self.http2.load(Ordering::Relaxed) {
             &self.answered
@@ -329,9 +329,9 @@ impl Pace {
         };
         let now = Instant::now();
         if until <= now {
-            Verdict::Late
+            TimeoutCheck::Late
         } else {
-            Verdict::Fine(until.min(now + head.min(answer)))
+            TimeoutCheck::Fine(until.min(now + head.min(answer)))
         }
     }
 
@@ -365,10 +365,10 @@ impl Pace {
     }
 }
 
-impl Busy {
+impl ActiveRequest {
     /// Holds the request's place among all for as long as itself.
     #[must_use]
-    pub fn seated(mut self, seat: Seat) -> Self {
+    pub fn seated(mut self, seat: RequestSlot) -> Self {
         self.seat = Some(seat);
         self
     }
@@ -404,7 +404,7 @@ impl Busy {
 
     /// Whether its body is no longer waited for, since a new connection needs the slot.
     pub fn gives_way(&self) -> bool {
-        self.pace.leaves() == Some(Leave::SlowBody)
+        self.pace.leaves() == Some(LeaveReason::SlowBody)
     }
 
     /// The answer begins, or more of it was taken.
@@ -434,7 +434,7 @@ const SLOW_MS: u64 = 1_000;
 /// How long nothing moves before a connection counts as settled.
 const SETTLED_MS: u64 = 200;
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.answered();
         self.received();
@@ -453,7 +453,7 @@ mod tests {
     const HEAD: Duration = Duration::from_secs(10);
     const ANSWER: Duration = Duration::from_secs(30);
     const IDLE: Duration = Duration::from_mins(2);
-    const LIMITS: Limits = Limits {
+    const LIMITS: ActivityLimits = ActivityLimits {
         head: HEAD,
         answer: ANSWER,
         idle: IDLE,
@@ -462,21 +462,21 @@ mod tests {
     const PARTY: NonZeroUsize = NonZeroUsize::MIN;
 
     /// A connection on which a request was verified and answered.
-    fn verified() -> Arc<Pace> {
-        let pace = Pace::new(LIMITS);
+    fn verified() -> Arc<ConnectionActivity> {
+        let pace = ConnectionActivity::new(LIMITS);
         pace.request().verified(PARTY);
         pace
     }
 
     /// Looks as often as it asks to, for so long; what it finds at last.
-    async fn watch(pace: &Pace, time: Duration) -> Verdict {
+    async fn watch(pace: &ConnectionActivity, time: Duration) -> TimeoutCheck {
         let end = Instant::now() + time;
         loop {
-            match pace.judge() {
-                Verdict::Fine(next) if next < end => advance(next - Instant::now()).await,
-                Verdict::Fine(_) => {
+            match pace.check_timeouts() {
+                TimeoutCheck::Fine(next) if next < end => advance(next - Instant::now()).await,
+                TimeoutCheck::Fine(_) => {
                     advance(end - Instant::now()).await;
-                    return pace.judge();
+                    return pace.check_timeouts();
                 }
                 late => return late,
             }
@@ -485,11 +485,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_late_after_the_heads_time() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         advance(HEAD.saturating_sub(Duration::from_millis(1))).await;
-        assert!(matches!(pace.judge(), Verdict::Fine(_)));
+        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
         advance(Duration::from_millis(1)).await;
-        assert_eq!(pace.judge(), Verdict::Late);
+        assert_eq!(pace.check_timeouts(), TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
@@ -498,23 +498,23 @@ mod tests {
         pace.read(1);
         drop(pace.request());
         advance(Duration::from_mins(1)).await;
-        assert!(matches!(pace.judge(), Verdict::Fine(_)));
+        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
         pace.read(1);
         advance(HEAD).await;
-        assert_eq!(pace.judge(), Verdict::Late);
+        assert_eq!(pace.check_timeouts(), TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_flight_is_not_a_slow_head() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         let _busy = pace.request();
         advance(Duration::from_mins(1)).await;
-        assert!(matches!(pace.judge(), Verdict::Fine(_)));
+        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_nobody_takes_is_stalled_whatever_else_goes_on() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         pace.http2();
         let mut stalled = pace.request();
         stalled.answering();
@@ -526,7 +526,7 @@ mod tests {
             drop(other);
             pace.read(1);
             pace.wrote(17);
-            if watch(&pace, Duration::from_secs(1)).await == Verdict::Stalled {
+            if watch(&pace, Duration::from_secs(1)).await == TimeoutCheck::Stalled {
                 assert!(second + 1 >= ANSWER.as_secs(), "after {second} s");
                 break;
             }
@@ -540,85 +540,108 @@ mod tests {
         for _ in 0..100 {
             long.answering();
             pace.wrote(1);
-            assert!(matches!(watch(&pace, ANSWER / 2).await, Verdict::Fine(_)));
+            assert!(matches!(
+                watch(&pace, ANSWER / 2).await,
+                TimeoutCheck::Fine(_)
+            ));
         }
         drop(long);
-        assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+        assert!(matches!(
+            watch(&pace, IDLE / 2).await,
+            TimeoutCheck::Fine(_)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_takes_a_byte_now_and_then_is_stalled_one_that_is_slow_is_not() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         drop(pace.request());
         pace.blocked();
         for _ in 0..29 {
             assert!(matches!(
                 watch(&pace, Duration::from_secs(1)).await,
-                Verdict::Fine(_)
+                TimeoutCheck::Fine(_)
             ));
             pace.wrote(10);
         }
-        assert_eq!(watch(&pace, Duration::from_secs(2)).await, Verdict::Stalled);
+        assert_eq!(
+            watch(&pace, Duration::from_secs(2)).await,
+            TimeoutCheck::Stalled
+        );
 
         let pace = verified();
         for _ in 0..100 {
             pace.blocked();
             assert!(matches!(
                 watch(&pace, Duration::from_secs(10)).await,
-                Verdict::Fine(_)
+                TimeoutCheck::Fine(_)
             ));
             pace.wrote(20 * 1024);
         }
         pace.flushed();
-        assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+        assert!(matches!(
+            watch(&pace, IDLE / 2).await,
+            TimeoutCheck::Fine(_)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn pings_do_not_keep_a_connection_that_asks_for_nothing() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         pace.http2();
         let ping = || {
             pace.read(1);
             pace.wrote(17);
         };
         ping();
-        assert_eq!(watch(&pace, HEAD).await, Verdict::Late, "no first request");
+        assert_eq!(
+            watch(&pace, HEAD).await,
+            TimeoutCheck::Late,
+            "no first request"
+        );
 
         let pace = verified();
         pace.http2();
         for _ in 0..11 {
             pace.read(1);
             pace.wrote(17);
-            assert!(matches!(watch(&pace, HEAD).await, Verdict::Fine(_)));
+            assert!(matches!(watch(&pace, HEAD).await, TimeoutCheck::Fine(_)));
         }
-        assert_eq!(watch(&pace, HEAD).await, Verdict::Late);
+        assert_eq!(watch(&pace, HEAD).await, TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_on_which_nothing_was_verified_idles_no_longer_than_a_head_may_take() {
         for http2 in [false, true] {
-            let pace = Pace::new(LIMITS);
+            let pace = ConnectionActivity::new(LIMITS);
             if http2 {
                 pace.http2();
             }
             for _ in 0..3 {
                 drop(pace.request());
                 advance(HEAD / 2).await;
-                assert!(matches!(pace.judge(), Verdict::Fine(_)));
+                assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
             }
             // A request that waits for its body or for GatePay is not held to it.
             let busy = pace.request();
-            assert!(matches!(watch(&pace, IDLE).await, Verdict::Fine(_)));
+            assert!(matches!(watch(&pace, IDLE).await, TimeoutCheck::Fine(_)));
             drop(busy);
-            assert_eq!(watch(&pace, HEAD).await, Verdict::Late, "http2: {http2}");
+            assert_eq!(
+                watch(&pace, HEAD).await,
+                TimeoutCheck::Late,
+                "http2: {http2}"
+            );
             let pace = verified();
-            assert!(matches!(watch(&pace, IDLE / 2).await, Verdict::Fine(_)));
+            assert!(matches!(
+                watch(&pace, IDLE / 2).await,
+                TimeoutCheck::Fine(_)
+            ));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_between_an_answer_and_the_next_complete_head() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         let made = Instant::now();
         advance(Duration::from_secs(1)).await;
         assert_eq!(pace.idle_since(), Some(made), "it waits for its first head");
@@ -640,11 +663,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_is_asked_to_leave_learns_it_once_and_keeps_the_first_reason() {
-        let pace = Pace::new(LIMITS);
+        let pace = ConnectionActivity::new(LIMITS);
         assert_eq!(pace.leaves(), None);
-        pace.leave(Leave::Age);
-        pace.leave(Leave::Full);
+        pace.leave(LeaveReason::Age);
+        pace.leave(LeaveReason::Full);
         pace.asked_to_leave().await;
-        assert_eq!(pace.leaves(), Some(Leave::Age));
+        assert_eq!(pace.leaves(), Some(LeaveReason::Age));
     }
 }

@@ -10,73 +10,75 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gatepay_tenancy::settings::Listen;
 
-use crate::callers::client_address::{Origin, network};
+use crate::callers::client_address::{ClientAddress, network};
 
 /// Who has connections open. Of IPv6 a /64 counts as one address. It holds no more entries than connections are open.
-pub struct Crowd {
+pub struct AddressLimits {
     most: AtomicUsize,
-    open: Mutex<HashMap<IpAddr, Neighborhood>>,
-    requests: Requests,
+    open: Mutex<HashMap<IpAddr, AddressCounts>>,
+    requests: RequestCounts,
 }
 
 /// Requests of all addresses.
-struct Requests {
+struct RequestCounts {
     most: usize,
     open: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Neighborhood {
+struct AddressCounts {
     connections: usize,
-    shared: Arc<Shared>,
+    shared: Arc<AddressShared>,
 }
 
 /// What the connections of one address have together.
 #[derive(Default)]
-struct Shared {
+struct AddressShared {
     requests: AtomicUsize,
-    unproved: Arc<AtomicUsize>,
+    unauthenticated: Arc<AtomicUsize>,
 }
 
 /// Of all requests there may be, one address may have this part.
 const SHARE: usize = 4;
 
 /// A connection's place in the crowd, until dropped.
-pub struct Place {
-    crowd: Arc<Crowd>,
+pub struct AddressSlot {
+    crowd: Arc<AddressLimits>,
     network: IpAddr,
-    shared: Arc<Shared>,
+    shared: Arc<AddressShared>,
 }
 
 /// A request's place in the crowd, until dropped: as long as anything of it or its answer is held.
-pub struct Seat {
-    crowd: Arc<Crowd>,
+pub struct RequestSlot {
+    crowd: Arc<AddressLimits>,
     /// Its address's; a trusted proxy has all there are.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<AddressShared>>,
 }
 
 /// The other end of a connection.
-pub struct Peer {
+pub struct ConnectionPeer {
     /// Where it is.
-    pub origin: Origin,
+    pub origin: ClientAddress,
     /// Its place; a trusted proxy needs none, for behind it are many.
-    pub place: Option<Place>,
+    pub place: Option<AddressSlot>,
 }
 
-impl Peer {
+impl ConnectionPeer {
     /// How many bytes of requests that nobody proved yet came from its address, if that can be held against it.
-    pub fn unproved(&self) -> Option<&Arc<AtomicUsize>> {
-        self.place.as_ref().map(|place| &place.shared.unproved)
+    pub fn unauthenticated_bytes(&self) -> Option<&Arc<AtomicUsize>> {
+        self.place
+            .as_ref()
+            .map(|place| &place.shared.unauthenticated)
     }
 }
 
-impl Crowd {
+impl AddressLimits {
     /// So many connections for each, and so many requests for all, as these say.
     pub fn new(listen: &Listen) -> Arc<Self> {
         Arc::new(Self {
             most: AtomicUsize::new(listen.max_connections_per_address.get()),
             open: Mutex::default(),
-            requests: Requests {
+            requests: RequestCounts {
                 most: listen.max_requests.get(),
                 open: AtomicUsize::new(0),
             },
@@ -89,7 +91,7 @@ impl Crowd {
     }
 
     /// One more connection from this address, unless it has as many as it may.
-    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
         let network = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let neighborhood = open.entry(network).or_default();
@@ -97,7 +99,7 @@ impl Crowd {
             return None;
         }
         neighborhood.connections += 1;
-        Some(Place {
+        Some(AddressSlot {
             crowd: Arc::clone(self),
             network,
             shared: Arc::clone(&neighborhood.shared),
@@ -105,13 +107,13 @@ impl Crowd {
     }
 
     /// One more request of this peer, unless it or all have as many as they may.
-    pub fn seat(self: &Arc<Self>, peer: &Peer) -> Option<Seat> {
+    pub fn seat(self: &Arc<Self>, peer: &ConnectionPeer) -> Option<RequestSlot> {
         // Given back when it is dropped, also if there is no room.
-        let seat = Seat {
+        let seat = RequestSlot {
             crowd: Arc::clone(self),
             shared: peer.place.as_ref().map(|place| Arc::clone(&place.shared)),
         };
-        let Requests { most, open } = &self.requests;
+        let RequestCounts { most, open } = &self.requests;
         let all = open.fetch_add(1, Ordering::Relaxed) < *most;
         let share = most.div_ceil(SHARE);
         let own = seat
@@ -122,7 +124,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Seat {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
         self.crowd.requests.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(shared) = &self.shared {
@@ -131,13 +133,13 @@ impl Drop for Seat {
     }
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for RequestSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seat")
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
         let open = &self.crowd.open;
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,22 +155,22 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::callers::client_address::Trusted;
+    use crate::callers::client_address::TrustedProxies;
 
-    fn crowd(most: usize) -> Arc<Crowd> {
-        Crowd::new(&Listen {
+    fn crowd(most: usize) -> Arc<AddressLimits> {
+        AddressLimits::new(&Listen {
             max_connections_per_address: most.try_into().unwrap(),
             max_requests: 8.try_into().unwrap(),
             ..Listen::default()
         })
     }
 
-    fn peer(crowd: &Arc<Crowd>, text: &str, trusted: &[ipnet::IpNet]) -> Peer {
-        let origin = Trusted::new(trusted).origin(address(text));
+    fn peer(crowd: &Arc<AddressLimits>, text: &str, trusted: &[ipnet::IpNet]) -> ConnectionPeer {
+        let origin = TrustedProxies::new(trusted).origin(address(text));
         let place = origin
-            .accountable()
+            .attributable()
             .map(|address| crowd.enter(address).unwrap());
-        Peer { origin, place }
+        ConnectionPeer { origin, place }
     }
 
     fn address(text: &str) -> IpAddr {

@@ -28,9 +28,9 @@ const FLOOD_MEMORY: Duration = Duration::from_secs(10);
 pub const FLOOD_WAIT: Duration = Duration::from_secs(1);
 
 /// Whose connections ended in floods.
-pub struct Floods(Cache<IpAddr, ()>);
+pub struct RecentFloods(Cache<IpAddr, ()>);
 
-impl Default for Floods {
+impl Default for RecentFloods {
     fn default() -> Self {
         Self(
             Cache::builder()
@@ -41,7 +41,7 @@ impl Default for Floods {
     }
 }
 
-impl Floods {
+impl RecentFloods {
     /// A connection from this address was a flood.
     pub fn ended(&self, address: IpAddr) {
         self.0.insert(network(address), ());
@@ -54,24 +54,24 @@ impl Floods {
 }
 
 /// Who has been failing.
-pub struct Penalties(Cache<IpAddr, Arc<Record>>);
+pub struct AuthThrottle(Cache<IpAddr, Arc<FailureRecord>>);
 
-struct Record {
+struct FailureRecord {
     failures: AtomicU32,
     turns: Arc<Semaphore>,
 }
 
 /// A turn to be verified, until dropped.
-pub struct Turn(Option<OwnedSemaphorePermit>);
+pub struct ThrottlePermit(Option<OwnedSemaphorePermit>);
 
-impl Turn {
+impl ThrottlePermit {
     /// Whether it had to be waited for in a queue of its address.
     pub fn is_limited(&self) -> bool {
         self.0.is_some()
     }
 }
 
-impl Default for Penalties {
+impl Default for AuthThrottle {
     fn default() -> Self {
         Self(
             Cache::builder()
@@ -82,11 +82,11 @@ impl Default for Penalties {
     }
 }
 
-impl Penalties {
+impl AuthThrottle {
     /// A request from this address was not from who it claimed to be from.
     pub fn failed(&self, address: IpAddr) {
         let fresh = || {
-            Arc::new(Record {
+            Arc::new(FailureRecord {
                 failures: AtomicU32::new(0),
                 turns: Arc::new(Semaphore::new(AT_ONCE)),
             })
@@ -106,7 +106,7 @@ impl Penalties {
         self.record(address).is_some()
     }
 
-    fn record(&self, address: IpAddr) -> Option<Arc<Record>> {
+    fn record(&self, address: IpAddr) -> Option<Arc<FailureRecord>> {
         if self.0.entry_count() == 0 {
             // As a rule nobody is failing, and then nobody is looked up.
             return None;
@@ -116,10 +116,10 @@ impl Penalties {
     }
 
     /// Waits for a turn to be verified; at once for everybody who has not been failing.
-    pub async fn turn(&self, address: IpAddr) -> Turn {
+    pub async fn permit(&self, address: IpAddr) -> ThrottlePermit {
         match self.record(address) {
-            Some(record) => Turn(Arc::clone(&record.turns).acquire_owned().await.ok()),
-            None => Turn(None),
+            Some(record) => ThrottlePermit(Arc::clone(&record.turns).acquire_owned().await.ok()),
+            None => ThrottlePermit(None),
         }
     }
 }
@@ -134,31 +134,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_keeps_failing_takes_turns_and_others_do_not_notice() {
-        let penalties = Penalties::default();
+        let penalties = AuthThrottle::default();
         let (guesser, shop) = (address("192.0.2.1"), address("192.0.2.2"));
         for _ in 0..PATIENCE {
-            assert!(!penalties.turn(guesser).await.is_limited());
+            assert!(!penalties.permit(guesser).await.is_limited());
             penalties.failed(guesser);
         }
         let mut turns = Vec::new();
         for _ in 0..AT_ONCE {
-            turns.push(penalties.turn(guesser).await);
+            turns.push(penalties.permit(guesser).await);
         }
-        assert!(turns.iter().all(Turn::is_limited));
-        let mut next = Box::pin(penalties.turn(guesser));
+        assert!(turns.iter().all(ThrottlePermit::is_limited));
+        let mut next = Box::pin(penalties.permit(guesser));
         let soon = Duration::from_millis(1);
         assert!(
             tokio::time::timeout(soon, &mut next).await.is_err(),
             "a fifth at once waits"
         );
-        assert!(!penalties.turn(shop).await.is_limited());
+        assert!(!penalties.permit(shop).await.is_limited());
         turns.pop();
         assert!(next.await.is_limited(), "it is not refused, it only waited");
     }
 
     #[test]
     fn a_flood_is_remembered_of_its_neighborhood_and_of_nobody_else() {
-        let floods = Floods::default();
+        let floods = RecentFloods::default();
         floods.ended(address("2001:db8::1"));
         assert!(floods.remember(address("2001:db8::2")));
         assert!(!floods.remember(address("2001:db8:0:1::1")));
@@ -166,14 +166,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_neighborhood_of_ipv6_addresses_is_one() {
-        let penalties = Penalties::default();
+        let penalties = AuthThrottle::default();
         for host in 0..PATIENCE {
             penalties.failed(address(&format!("2001:db8::{host:x}")));
         }
-        assert!(penalties.turn(address("2001:db8::ffff")).await.is_limited());
+        assert!(
+            penalties
+                .permit(address("2001:db8::ffff"))
+                .await
+                .is_limited()
+        );
         assert!(
             !penalties
-                .turn(address("2001:db8:0:1::1"))
+                .permit(address("2001:db8:0:1::1"))
                 .await
                 .is_limited()
         );

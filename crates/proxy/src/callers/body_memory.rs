@@ -7,15 +7,15 @@ use crate::http1::body_buffer::FIRST_PART;
 
 /// Memory for all bodies together, so that many large ones cannot take the machine's memory.
 #[derive(Default)]
-pub struct BodyMemory(Arc<Taken>);
+pub struct BodyMemory(Arc<MemoryTaken>);
 
 /// How many pieces of it are taken. Nobody waits for one, so this is all there is to know.
 #[derive(Default)]
-struct Taken(AtomicUsize);
+struct MemoryTaken(AtomicUsize);
 
 /// Room that one request holds, until dropped.
 pub struct BodyReservation {
-    room: Arc<Taken>,
+    room: Arc<MemoryTaken>,
     /// How many pieces of it.
     taken: usize,
     /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
@@ -23,7 +23,7 @@ pub struct BodyReservation {
     /// What was allocated for the body.
     allocated: usize,
     /// Of everybody at its address, until it is proved to be somebody's.
-    unproved: Option<UnauthenticatedBytes>,
+    unauthenticated: Option<UnauthenticatedBytes>,
 }
 
 /// Why there is no room.
@@ -66,7 +66,7 @@ impl BodyMemory {
             taken: 0,
             begun: 0,
             allocated: 0,
-            unproved: unproved.map(|of| UnauthenticatedBytes {
+            unauthenticated: unproved.map(|of| UnauthenticatedBytes {
                 of: Arc::clone(of),
                 bytes: 0,
             }),
@@ -111,8 +111,8 @@ impl BodyReservation {
     }
 
     /// It is proved whose it is: to its address it no longer counts.
-    pub fn proved(&mut self) {
-        self.unproved = None;
+    pub fn authenticated(&mut self) {
+        self.unauthenticated = None;
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), NoRoom> {
@@ -120,7 +120,7 @@ impl BodyReservation {
         if missing == 0 {
             return Ok(());
         }
-        if let Some(unproved) = &mut self.unproved
+        if let Some(unproved) = &mut self.unauthenticated
             && !unproved.more(missing * PIECE)
         {
             return Err(NoRoom::OfAddress);
@@ -141,7 +141,7 @@ impl Drop for BodyReservation {
     }
 }
 
-impl Taken {
+impl MemoryTaken {
     /// Takes so many pieces more, or none.
     fn take(&self, pieces: usize) -> bool {
         let more = |taken: usize| {

@@ -7,43 +7,43 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::http1::request_head::Head;
+use crate::http1::request_head::RequestHead;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// An address, and whether it is a trusted proxy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct ClientAddress {
     /// The address, IPv4 as such.
     pub address: IpAddr,
     trusted: bool,
 }
 
 /// The networks of `listen.trusted_proxies`.
-pub struct Trusted(Vec<IpNet>);
+pub struct TrustedProxies(Vec<IpNet>);
 
-impl Origin {
+impl ClientAddress {
     /// Whether what it says about others is believed.
     pub fn is_trusted(self) -> bool {
         self.trusted
     }
 
     /// The address, if it can be held against a caller: behind a trusted proxy are many.
-    pub fn accountable(self) -> Option<IpAddr> {
+    pub fn attributable(self) -> Option<IpAddr> {
         (!self.trusted).then_some(self.address)
     }
 }
 
-impl Trusted {
+impl TrustedProxies {
     /// Trusts these networks.
     pub fn new(networks: &[IpNet]) -> Self {
         Self(networks.to_vec())
     }
 
     /// Where this address is.
-    pub fn origin(&self, address: IpAddr) -> Origin {
+    pub fn origin(&self, address: IpAddr) -> ClientAddress {
         let address = address.to_canonical();
-        Origin {
+        ClientAddress {
             address,
             trusted: self.0.iter().any(|network| network.contains(&address)),
         }
@@ -53,7 +53,7 @@ impl Trusted {
     ///
     /// Several lines are one list. It was written from left to right, each proxy adding whom it heard from, so only its
     /// end can be believed: up to the first address that is not a trusted proxy's, or that cannot be read.
-    pub fn caller(&self, connection: Origin, head: &Head<'_>) -> Origin {
+    pub fn caller(&self, connection: ClientAddress, head: &RequestHead<'_>) -> ClientAddress {
         if !connection.trusted {
             return connection;
         }
@@ -106,8 +106,10 @@ mod tests {
     use http::{HeaderValue, Request};
     use proptest::prelude::*;
 
-    fn trusted() -> Trusted {
-        Trusted::new(&["10.0.0.0/8", "2001:db8:1::/48"].map(|network| network.parse().unwrap()))
+    fn trusted() -> TrustedProxies {
+        TrustedProxies::new(
+            &["10.0.0.0/8", "2001:db8:1::/48"].map(|network| network.parse().unwrap()),
+        )
     }
 
     fn caller(peer: &str, lines: &[&[u8]]) -> (String, bool) {
@@ -117,7 +119,7 @@ mod tests {
             let line = HeaderValue::from_bytes(line).unwrap();
             parts.headers.append(FORWARDED_FOR, line);
         }
-        let head = Head::of_parts(&parts);
+        let head = RequestHead::of_parts(&parts);
         let origin = trusted.caller(trusted.origin(peer.parse().unwrap()), &head);
         (origin.address.to_string(), origin.is_trusted())
     }

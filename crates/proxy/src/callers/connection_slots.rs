@@ -6,7 +6,7 @@
 //! a request nothing is proved. A connection with any other request under way never is asked. Connections that find none to
 //! leave wait, a few of them accepted, the others in the backlog.
 //!
-//! A request takes no lock for this: [`Pace`] has when its connection was last used, and all of them are looked through
+//! A request takes no lock for this: [`ConnectionActivity`] has when its connection was last used, and all of them are looked through
 //! only when there is no slot, once for up to `RANKED` new connections.
 
 use std::cmp::Reverse;
@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::{Instant, sleep};
 
-use crate::callers::activity::{Leave, Pace};
-use crate::callers::client_address::{Origin, network};
+use crate::callers::activity::{ConnectionActivity, LeaveReason};
+use crate::callers::client_address::{ClientAddress, network};
 
 /// How many connections one look through all of them ranks at most. A look at 10,000 takes about a millisecond, so that
 /// a new connection that needs one to leave costs some ten microseconds.
@@ -36,15 +36,15 @@ pub const LINE: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The slots of all workers.
-pub struct Slots {
+pub struct ConnectionSlots {
     free: Arc<Semaphore>,
     line: Arc<Semaphore>,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenSlots>,
 }
 
 /// A connection's slot, until dropped.
-pub struct Slot {
-    slots: Arc<Slots>,
+pub struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     number: u64,
     _permit: OwnedSemaphorePermit,
 }
@@ -54,8 +54,8 @@ pub struct InLine(OwnedSemaphorePermit);
 
 /// To which of two kinds of holders a connection belonged that was asked to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Holder {
-    /// A party, by the number that [`verified`](crate::callers::activity::Busy::verified) was told.
+pub enum SlotHolder {
+    /// A party, by the number that [`verified`](crate::callers::activity::ActiveRequest::verified) was told.
     Party(NonZeroUsize),
     /// An address, of IPv6 a /64; of a connection on which nothing was verified.
     Address(IpAddr),
@@ -63,9 +63,9 @@ pub enum Holder {
 
 /// What a connection that finds no slot free comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SlotOutcome {
     /// A connection of this holder was asked to leave.
-    Leaves(Holder),
+    Leaves(SlotHolder),
     /// None may leave.
     NoneIdle,
     /// Its own address has more slots, all with requests under way, than any holder of a connection that may leave.
@@ -74,78 +74,78 @@ pub enum Outcome {
 
 /// Its address has more slots than any that could give one up.
 #[derive(Debug)]
-pub struct Refused;
+pub struct SlotRefused;
 
 #[derive(Default)]
-struct Taken {
-    entries: HashMap<u64, Entry>,
+struct TakenSlots {
+    entries: HashMap<u64, SlotEntry>,
     next: u64,
-    ranking: Option<Ranking>,
+    ranking: Option<SlotRanking>,
     /// When the log was last told.
     said: Option<Instant>,
 }
 
-struct Entry {
+struct SlotEntry {
     network: IpAddr,
-    pace: Arc<Pace>,
+    pace: Arc<ConnectionActivity>,
 }
 
 /// Which connections leave next, in this order.
-struct Ranking {
+struct SlotRanking {
     made: Instant,
-    next: VecDeque<Candidate>,
+    next: VecDeque<SlotCandidate>,
     /// How many slots each address has for connections on which nothing was verified.
     addresses: HashMap<IpAddr, usize>,
 }
 
-struct Candidate {
+struct SlotCandidate {
     number: u64,
-    standing: Standing,
-    holder: Holder,
+    standing: SlotStanding,
+    holder: SlotHolder,
     /// How many slots the holder has.
     held: usize,
 }
 
 /// Why a connection may leave, and since when: idle ones leave before slow ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum SlotStanding {
     /// No request is under way.
     Idle(Instant),
     /// Only requests whose bodies come slowly are.
     Slow(Instant),
 }
 
-impl Standing {
-    fn of(pace: &Pace) -> Option<Self> {
+impl SlotStanding {
+    fn of(pace: &ConnectionActivity) -> Option<Self> {
         let idle = pace.idle_since().map(Self::Idle);
         idle.or_else(|| pace.slow_since().map(Self::Slow))
     }
 
     /// Whether a connection of which this was found may still leave for it. What has come of a slow body since does not
     /// matter if it is slow still.
-    fn is_still(self, pace: &Pace) -> bool {
+    fn is_still(self, pace: &ConnectionActivity) -> bool {
         match self {
             Self::Idle(since) => pace.idle_since() == Some(since),
             Self::Slow(_) => pace.slow_since().is_some(),
         }
     }
 
-    fn reason(self) -> Leave {
+    fn reason(self) -> LeaveReason {
         match self {
-            Self::Idle(_) => Leave::Full,
-            Self::Slow(_) => Leave::SlowBody,
+            Self::Idle(_) => LeaveReason::Full,
+            Self::Slow(_) => LeaveReason::SlowBody,
         }
     }
 }
 
 /// What one holder has.
 #[derive(Default)]
-struct Held {
+struct HolderSlots {
     slots: usize,
-    may_leave: BinaryHeap<Reverse<(Standing, u64)>>,
+    may_leave: BinaryHeap<Reverse<(SlotStanding, u64)>>,
 }
 
-impl Slots {
+impl ConnectionSlots {
     /// So many, and as many connections in line as there may be.
     pub fn new(slots: usize) -> Arc<Self> {
         Self::with_line(slots, LINE)
@@ -184,13 +184,13 @@ impl Slots {
     pub async fn take(
         self: &Arc<Self>,
         line: InLine,
-        origin: Origin,
-        pace: &Arc<Pace>,
-        told: impl Fn(Outcome),
-    ) -> Result<Slot, Refused> {
+        origin: ClientAddress,
+        pace: &Arc<ConnectionActivity>,
+        told: impl Fn(SlotOutcome),
+    ) -> Result<ConnectionSlot, SlotRefused> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.next(origin.accountable(), told).await?,
+            Err(_) => self.next(origin.attributable(), told).await?,
         };
         drop(line.0);
         let network = network(origin.address);
@@ -198,8 +198,8 @@ impl Slots {
         let number = taken.next;
         taken.next += 1;
         let pace = Arc::clone(pace);
-        taken.entries.insert(number, Entry { network, pace });
-        Ok(Slot {
+        taken.entries.insert(number, SlotEntry { network, pace });
+        Ok(ConnectionSlot {
             slots: Arc::clone(self),
             number,
             _permit: permit,
@@ -210,19 +210,19 @@ impl Slots {
     async fn next(
         &self,
         newcomer: Option<IpAddr>,
-        told: impl Fn(Outcome),
-    ) -> Result<OwnedSemaphorePermit, Refused> {
+        told: impl Fn(SlotOutcome),
+    ) -> Result<OwnedSemaphorePermit, SlotRefused> {
         let mut permit = pin!(Arc::clone(&self.free).acquire_owned());
         let mut waits = false;
         loop {
             let outcome = self.make_room(newcomer);
-            if outcome != Outcome::NoneIdle || !waits {
+            if outcome != SlotOutcome::NoneIdle || !waits {
                 told(outcome);
             }
             match outcome {
-                Outcome::Refused => return Err(Refused),
-                Outcome::NoneIdle => waits = true,
-                Outcome::Leaves(_) => {}
+                SlotOutcome::Refused => return Err(SlotRefused),
+                SlotOutcome::NoneIdle => waits = true,
+                SlotOutcome::Leaves(_) => {}
             }
             tokio::select! {
                 permit = &mut permit => return Ok(permit.expect("the semaphore is never closed")),
@@ -233,7 +233,7 @@ impl Slots {
 
     /// Asks a connection to leave for a new one from this address; of a trusted proxy none is given, for behind it are
     /// many.
-    fn make_room(&self, newcomer: Option<IpAddr>) -> Outcome {
+    fn make_room(&self, newcomer: Option<IpAddr>) -> SlotOutcome {
         let newcomer = newcomer.map(network);
         let mut taken = self.taken();
         let taken = &mut *taken;
@@ -246,12 +246,12 @@ impl Slots {
         if let Some(ranking) = &taken.ranking
             && ranking.made.elapsed() < AGAIN
         {
-            return Outcome::NoneIdle;
+            return SlotOutcome::NoneIdle;
         }
-        let ranking = taken.ranking.insert(Ranking::of(&taken.entries));
+        let ranking = taken.ranking.insert(SlotRanking::of(&taken.entries));
         ranking
             .make_room(&taken.entries, newcomer)
-            .unwrap_or(Outcome::NoneIdle)
+            .unwrap_or(SlotOutcome::NoneIdle)
     }
 
     /// Whether nothing was said of it for so long; from now on something was.
@@ -264,14 +264,14 @@ impl Slots {
         is_news
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, TakenSlots> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slot {
+impl ConnectionSlot {
     /// The connection turned out to come from somewhere else: its PROXY header says so.
-    pub fn comes_from(&self, origin: Origin) {
+    pub fn comes_from(&self, origin: ClientAddress) {
         let network = network(origin.address);
         if let Some(entry) = self.slots.taken().entries.get_mut(&self.number) {
             entry.network = network;
@@ -279,30 +279,30 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.slots.taken().entries.remove(&self.number);
     }
 }
 
-impl Ranking {
+impl SlotRanking {
     /// Looks through all connections. The largest holder gives one up, is one smaller then, and so on; of two with as
     /// many, the one of which nothing was verified, then the one whose connection has idled for longer.
-    fn of(entries: &HashMap<u64, Entry>) -> Self {
-        let mut holders: HashMap<Holder, Held> = HashMap::new();
+    fn of(entries: &HashMap<u64, SlotEntry>) -> Self {
+        let mut holders: HashMap<SlotHolder, HolderSlots> = HashMap::new();
         for (number, entry) in entries {
             if entry.pace.leaves().is_some() {
                 continue;
             }
             let held = holders.entry(entry.holder()).or_default();
             held.slots += 1;
-            let standing = Standing::of(&entry.pace);
+            let standing = SlotStanding::of(&entry.pace);
             held.may_leave
                 .extend(standing.map(|standing| Reverse((standing, *number))));
         }
         let addresses = holders.iter().filter_map(|(holder, held)| match holder {
-            Holder::Address(address) => Some((*address, held.slots)),
-            Holder::Party(_) => None,
+            SlotHolder::Address(address) => Some((*address, held.slots)),
+            SlotHolder::Party(_) => None,
         });
         let addresses = addresses.collect();
         let mut largest = BinaryHeap::with_capacity(holders.len());
@@ -323,7 +323,7 @@ impl Ranking {
             };
             of.slots -= 1;
             largest.extend(of.rank(holder));
-            next.push_back(Candidate {
+            next.push_back(SlotCandidate {
                 number,
                 standing,
                 holder,
@@ -341,9 +341,9 @@ impl Ranking {
     /// were ranked are gone or in use again.
     fn make_room(
         &mut self,
-        entries: &HashMap<u64, Entry>,
+        entries: &HashMap<u64, SlotEntry>,
         newcomer: Option<IpAddr>,
-    ) -> Option<Outcome> {
+    ) -> Option<SlotOutcome> {
         let own = newcomer.and_then(|newcomer| self.addresses.get(&newcomer));
         while let Some(candidate) = self.next.pop_front() {
             let entry = entries.get(&candidate.number);
@@ -352,64 +352,64 @@ impl Ranking {
             };
             if own.is_some_and(|own| *own > candidate.held) {
                 self.next.push_front(candidate);
-                return Some(Outcome::Refused);
+                return Some(SlotOutcome::Refused);
             }
             entry.pace.leave(candidate.standing.reason());
-            return Some(Outcome::Leaves(candidate.holder));
+            return Some(SlotOutcome::Leaves(candidate.holder));
         }
         None
     }
 }
 
-impl Held {
+impl HolderSlots {
     /// How it compares with others, if it has a connection at all that may leave.
-    fn rank(&self, holder: Holder) -> Option<(usize, bool, Reverse<Standing>, Holder)> {
+    fn rank(&self, holder: SlotHolder) -> Option<(usize, bool, Reverse<SlotStanding>, SlotHolder)> {
         let Reverse((standing, _)) = self.may_leave.peek()?;
-        let is_unverified = matches!(holder, Holder::Address(_));
+        let is_unverified = matches!(holder, SlotHolder::Address(_));
         Some((self.slots, is_unverified, Reverse(*standing), holder))
     }
 }
 
-impl Candidate {
+impl SlotCandidate {
     /// Whether it stands as it was ranked and was not asked to leave.
-    fn is_still(&self, pace: &Pace) -> bool {
+    fn is_still(&self, pace: &ConnectionActivity) -> bool {
         pace.leaves().is_none() && self.standing.is_still(pace)
     }
 }
 
-impl Entry {
-    fn holder(&self) -> Holder {
+impl SlotEntry {
+    fn holder(&self) -> SlotHolder {
         self.pace
             .party()
-            .map_or(Holder::Address(self.network), Holder::Party)
+            .map_or(SlotHolder::Address(self.network), SlotHolder::Party)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::callers::activity::{Busy, Limits};
-    use crate::callers::client_address::Trusted;
+    use crate::callers::activity::{ActiveRequest, ActivityLimits};
+    use crate::callers::client_address::TrustedProxies;
     use std::cell::RefCell;
     use std::rc::Rc;
     use tokio::time::advance;
 
     const MINUTE: Duration = Duration::from_mins(1);
 
-    fn origin(address: &str) -> Origin {
-        Trusted::new(&["10.0.0.0/8".parse().unwrap()]).origin(address.parse().unwrap())
+    fn origin(address: &str) -> ClientAddress {
+        TrustedProxies::new(&["10.0.0.0/8".parse().unwrap()]).origin(address.parse().unwrap())
     }
 
-    fn party(number: usize) -> Holder {
-        Holder::Party(number.try_into().unwrap())
+    fn party(number: usize) -> SlotHolder {
+        SlotHolder::Party(number.try_into().unwrap())
     }
 
-    fn address(address: &str) -> Holder {
-        Holder::Address(address.parse().unwrap())
+    fn address(address: &str) -> SlotHolder {
+        SlotHolder::Address(address.parse().unwrap())
     }
 
-    fn pace() -> Arc<Pace> {
-        Pace::new(Limits {
+    fn pace() -> Arc<ConnectionActivity> {
+        ConnectionActivity::new(ActivityLimits {
             head: MINUTE,
             answer: MINUTE,
             idle: MINUTE,
@@ -418,20 +418,20 @@ mod tests {
 
     /// Connections that are open.
     struct Open {
-        slots: Arc<Slots>,
-        connections: Vec<(Arc<Pace>, Slot)>,
+        slots: Arc<ConnectionSlots>,
+        connections: Vec<(Arc<ConnectionActivity>, ConnectionSlot)>,
     }
 
     impl Open {
         fn new(slots: usize) -> Self {
             Self {
-                slots: Slots::new(slots),
+                slots: ConnectionSlots::new(slots),
                 connections: Vec::new(),
             }
         }
 
         /// Opens one that finds a slot free.
-        async fn from(&mut self, address: &str) -> Arc<Pace> {
+        async fn from(&mut self, address: &str) -> Arc<ConnectionActivity> {
             let pace = pace();
             let line = self.slots.line(|| {}).await;
             let slot = self.slots.take(line, origin(address), &pace, |_| {}).await;
@@ -442,7 +442,7 @@ mod tests {
         }
 
         /// The same, with a request of this party's answered on it.
-        async fn of(&mut self, party: usize, address: &str) -> Arc<Pace> {
+        async fn of(&mut self, party: usize, address: &str) -> Arc<ConnectionActivity> {
             let pace = self.from(address).await;
             pace.request().verified(party.try_into().unwrap());
             advance(Duration::from_millis(1)).await;
@@ -455,7 +455,7 @@ mod tests {
         }
 
         /// What it came to when one more was opened from there; those that were asked to leave do.
-        async fn one_more(&mut self, address: &str) -> Vec<Outcome> {
+        async fn one_more(&mut self, address: &str) -> Vec<SlotOutcome> {
             let outcomes = Rc::new(RefCell::new(Vec::new()));
             let line = self.slots.line(|| {}).await;
             let slots = Arc::clone(&self.slots);
@@ -494,19 +494,22 @@ mod tests {
         drop(of_party[0].request());
         assert_eq!(
             open.one_more("192.0.2.9").await,
-            [Outcome::Leaves(party(2))]
+            [SlotOutcome::Leaves(party(2))]
         );
         assert_eq!(
             of_party[1].leaves(),
-            Some(Leave::Full),
+            Some(LeaveReason::Full),
             "used before the others"
         );
         // With as many each, one on which nothing was verified leaves.
         assert_eq!(
             open.one_more("192.0.2.9").await,
-            [Outcome::Leaves(address("192.0.2.2"))]
+            [SlotOutcome::Leaves(address("192.0.2.2"))]
         );
-        assert_eq!((first.leaves(), second.leaves()), (Some(Leave::Full), None));
+        assert_eq!(
+            (first.leaves(), second.leaves()),
+            (Some(LeaveReason::Full), None)
+        );
         assert_eq!(single.leaves(), None);
     }
 
@@ -517,28 +520,28 @@ mod tests {
             open.from(from).await;
         }
         let leaves = open.one_more("192.0.2.9").await;
-        assert_eq!(leaves, [Outcome::Leaves(address("2001:db8::"))]);
+        assert_eq!(leaves, [SlotOutcome::Leaves(address("2001:db8::"))]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_holder_whose_requests_are_all_under_way_is_passed_over_and_all_such_wait() {
         let mut open = Open::new(3);
-        let busy: Vec<Busy> = vec![
+        let busy: Vec<ActiveRequest> = vec![
             open.of(1, "192.0.2.1").await.request(),
             open.of(1, "192.0.2.1").await.request(),
         ];
         let idle = open.of(2, "192.0.2.2").await;
         assert_eq!(
             open.one_more("192.0.2.3").await,
-            [Outcome::Leaves(party(2))]
+            [SlotOutcome::Leaves(party(2))]
         );
-        assert_eq!(idle.leaves(), Some(Leave::Full));
+        assert_eq!(idle.leaves(), Some(LeaveReason::Full));
         let last = open.connections[2].0.request();
-        assert_eq!(open.one_more("192.0.2.4").await, [Outcome::NoneIdle]);
+        assert_eq!(open.one_more("192.0.2.4").await, [SlotOutcome::NoneIdle]);
         drop((busy, last));
         assert_eq!(
             open.one_more("192.0.2.4").await,
-            [Outcome::Leaves(party(1))]
+            [SlotOutcome::Leaves(party(1))]
         );
     }
 
@@ -551,7 +554,10 @@ mod tests {
             open.from("10.0.0.1").await.request(),
         ];
         open.of(1, "192.0.2.1").await;
-        assert_eq!(open.one_more("10.0.0.1").await, [Outcome::Leaves(party(1))]);
+        assert_eq!(
+            open.one_more("10.0.0.1").await,
+            [SlotOutcome::Leaves(party(1))]
+        );
 
         let mut open = Open::new(3);
         let _busy = [
@@ -559,12 +565,12 @@ mod tests {
             open.from("192.0.2.2").await.request(),
         ];
         let idle = open.of(1, "192.0.2.1").await;
-        assert_eq!(open.one_more("192.0.2.2").await, [Outcome::Refused]);
+        assert_eq!(open.one_more("192.0.2.2").await, [SlotOutcome::Refused]);
         assert_eq!(idle.leaves(), None);
         // Others are let in.
         assert_eq!(
             open.one_more("192.0.2.3").await,
-            [Outcome::Leaves(party(1))]
+            [SlotOutcome::Leaves(party(1))]
         );
     }
 
@@ -581,29 +587,29 @@ mod tests {
         }
         assert_eq!(
             open.slots.make_room(None),
-            Outcome::Leaves(party(1)),
+            SlotOutcome::Leaves(party(1)),
             "each has its time before it is slow"
         );
-        assert_eq!(small.leaves(), Some(Leave::Full));
+        assert_eq!(small.leaves(), Some(LeaveReason::Full));
         advance(Duration::from_secs(1)).await;
         // One comes fast enough, one is all there and at GatePay.
         bodies[0].0.read(512);
         bodies[1].1.received();
         let left: Vec<_> = (0..3).map(|_| open.slots.make_room(None)).collect();
-        assert_eq!(left, [Outcome::Leaves(address("192.0.2.2")); 3]);
-        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        assert_eq!(left, [SlotOutcome::Leaves(address("192.0.2.2")); 3]);
+        assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
         let leaves: Vec<_> = bodies.iter().map(|(pace, _)| pace.leaves()).collect();
-        let slow = Some(Leave::SlowBody);
+        let slow = Some(LeaveReason::SlowBody);
         assert_eq!(leaves, [None, None, slow, slow, slow]);
         // It goes on as fast, and then no longer.
         advance(Duration::from_millis(400)).await;
         bodies[0].0.read(512);
         advance(Duration::from_millis(500)).await;
-        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
         advance(Duration::from_secs(1)).await;
         assert_eq!(
             open.slots.make_room(None),
-            Outcome::Leaves(address("192.0.2.2"))
+            SlotOutcome::Leaves(address("192.0.2.2"))
         );
         assert_eq!(bodies[0].0.leaves(), slow);
     }
@@ -615,12 +621,12 @@ mod tests {
         let (mut slow, whole) = (pace.request(), pace.request());
         slow.receives();
         advance(MINUTE).await;
-        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
         drop(whole);
         advance(AGAIN).await;
         assert_eq!(
             open.slots.make_room(None),
-            Outcome::Leaves(address("192.0.2.1"))
+            SlotOutcome::Leaves(address("192.0.2.1"))
         );
         drop(slow);
         assert!(pace.slow_since().is_none() && pace.only_receives());
@@ -649,9 +655,9 @@ mod tests {
         let left: Vec<_> = open.connections.iter().map(|(pace, _)| pace).collect();
         let idle = || left.iter().filter(|pace| pace.leaves().is_none());
         // All but one of the others are used again after they were ranked.
-        let busy: Vec<Busy> = idle().skip(1).map(|pace| pace.request()).collect();
-        assert!(matches!(open.slots.make_room(None), Outcome::Leaves(_)));
-        assert_eq!(open.slots.make_room(None), Outcome::NoneIdle);
+        let busy: Vec<ActiveRequest> = idle().skip(1).map(|pace| pace.request()).collect();
+        assert!(matches!(open.slots.make_room(None), SlotOutcome::Leaves(_)));
+        assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
         assert_eq!(asked(&open), RANKED + 2);
         drop(busy);
     }

@@ -12,25 +12,25 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_core::{Catalogue, SigningKey};
-use gatepay_proxy::journal::folder::Disk;
+use gatepay_proxy::journal::folder::DiskFolder;
 use gatepay_proxy::journal::head::{HeadFolder, KeptHeads};
-use gatepay_proxy::journal::verify::{Head, Known, Report, verify_against};
+use gatepay_proxy::journal::verify::{ChainHead, ExpectedHeads, VerifyReport, verify_against};
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::load::{WhatIf, load_readable};
 
 use super::from::SecretFrom;
-use super::{Exit, complain, environment, fail};
+use super::{ExitStatus, complain, environment, fail};
 
 /// Verify the audit journal, or find calls and changes in it.
 #[derive(Subcommand)]
-pub(crate) enum Audit {
-    Verify(verify::Verify),
-    Show(Box<show::Show>),
+pub(crate) enum AuditCommand {
+    Verify(verify::AuditVerify),
+    Show(Box<show::AuditShow>),
 }
 
 /// Which journal, and what its end is compared with.
 #[derive(Args)]
-struct Place {
+struct JournalPlace {
     /// The process's configuration, whose `[audit]` says where the journal is.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -45,14 +45,14 @@ struct Place {
     state_dir: Option<PathBuf>,
     /// A head from the log, `run.seq.link`; may be repeated.
     #[arg(long, value_name = "HEAD")]
-    head: Vec<Head>,
+    head: Vec<ChainHead>,
     /// The first run that has to be there; files of earlier ones were moved away.
     #[arg(long, value_name = "RUN", default_value_t = 1)]
     from_run: u32,
 }
 
 /// The journal that a place leads to.
-struct Subject {
+struct AuditSubject {
     folder: PathBuf,
     /// `None` if no `--key-file` goes with `--dir`.
     key: Option<SigningKey>,
@@ -63,8 +63,8 @@ struct Subject {
     configuration: Option<(Catalogue, Registry)>,
 }
 
-impl Audit {
-    pub(crate) fn run(self) -> Exit {
+impl AuditCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let ended = match self {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
@@ -73,8 +73,8 @@ impl Audit {
     }
 }
 
-impl Place {
-    fn subject(&self) -> Result<Subject, Exit> {
+impl JournalPlace {
+    fn subject(&self) -> Result<AuditSubject, ExitStatus> {
         let Some(dir) = &self.dir else {
             return self.configured();
         };
@@ -82,7 +82,7 @@ impl Place {
             let secret = SecretFrom::file(file).key().map_err(usage)?;
             Ok(SigningKey::new(&secret))
         });
-        Ok(Subject {
+        Ok(AuditSubject {
             folder: dir.clone(),
             key: key.transpose()?,
             state_dir: self.state_dir.clone(),
@@ -92,7 +92,7 @@ impl Place {
     }
 
     /// The journal of the configuration, even if files of tenants are wrong: they are named, and it is looked at.
-    fn configured(&self) -> Result<Subject, Exit> {
+    fn configured(&self) -> Result<AuditSubject, ExitStatus> {
         let what_if = WhatIf::default();
         let (configuration, problems) = load_readable(&self.config, &environment, what_if);
         problems.iter().for_each(complain);
@@ -103,10 +103,10 @@ impl Place {
                     "{} has no [audit]: there is no journal; name a folder with --dir",
                     self.config.display()
                 )),
-                _ => Exit::Usage,
+                _ => ExitStatus::Usage,
             });
         };
-        Ok(Subject {
+        Ok(AuditSubject {
             folder: audit.dir,
             key: Some(audit.key),
             state_dir: settings.state_dir,
@@ -116,9 +116,9 @@ impl Place {
     }
 }
 
-impl Subject {
+impl AuditSubject {
     /// The heads that are kept, read before the journal so that none is newer than what is read of it.
-    fn heads(&self, key: &SigningKey) -> Result<Option<KeptHeads>, Exit> {
+    fn heads(&self, key: &SigningKey) -> Result<Option<KeptHeads>, ExitStatus> {
         let heads = HeadFolder::of(self.state_dir.as_deref(), &self.folder);
         let kept = heads.read(key).map_err(|error| self.unreadable(&error))?;
         Ok((self.state_dir.is_some() || !kept.is_empty()).then_some(kept))
@@ -126,25 +126,25 @@ impl Subject {
 
     fn verify(
         &self,
-        place: &Place,
+        place: &JournalPlace,
         key: &SigningKey,
         kept: Option<&KeptHeads>,
-    ) -> Result<Report, Exit> {
-        let known = Known {
+    ) -> Result<VerifyReport, ExitStatus> {
+        let known = ExpectedHeads {
             from: place.from_run,
             heads: &place.head,
             kept,
         };
-        let report = verify_against(&Disk::at(&self.folder), key, &known);
+        let report = verify_against(&DiskFolder::at(&self.folder), key, &known);
         report.map_err(|error| self.unreadable(&error))
     }
 
-    fn unreadable(&self, error: &io::Error) -> Exit {
+    fn unreadable(&self, error: &io::Error) -> ExitStatus {
         fail(format_args!("{}: {error}", self.folder.display()))
     }
 }
 
-fn usage(line: impl std::fmt::Display) -> Exit {
+fn usage(line: impl std::fmt::Display) -> ExitStatus {
     complain(line);
-    Exit::Usage
+    ExitStatus::Usage
 }

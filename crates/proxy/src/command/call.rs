@@ -11,13 +11,13 @@ use gatepay_core::{Catalogue, ClientId, Credential, Kind, operation, sign};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
 use gatepay_proxy::upstream::client::{self, CallError};
-use gatepay_proxy::upstream::connect::{ConnectError, Upstream};
+use gatepay_proxy::upstream::connect::{ConnectError, UpstreamConnector};
 use gatepay_tenancy::settings::UpstreamUrl;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request, Response, Uri};
 
 use super::from::{BodyFrom, SecretFrom};
-use super::{Exit, complain, fail};
+use super::{ExitStatus, complain, fail};
 
 /// Send a signed request as a tenant.
 ///
@@ -25,7 +25,7 @@ use super::{Exit, complain, fail};
 /// Exits with 0 if the answer says success, 1 if it does not or none came, 64 if the command line is wrong.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Call {
+pub(crate) struct CallCommand {
     /// The method: GET, POST, PUT or DELETE.
     #[arg(value_name = "METHOD")]
     method: Method,
@@ -67,13 +67,13 @@ fn target(text: &str) -> Result<Uri, String> {
         .map_err(|error: http::uri::InvalidUri| error.to_string())
 }
 
-impl Call {
-    pub(crate) fn run(self) -> Exit {
+impl CallCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let (upstream, request) = match self.prepare() {
             Ok(prepared) => prepared,
             Err(error) => {
                 complain(error);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
         };
         let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -93,7 +93,7 @@ impl Call {
         }
     }
 
-    fn prepare(&self) -> Result<(Upstream, Request<Bytes>), String> {
+    fn prepare(&self) -> Result<(UpstreamConnector, Request<Bytes>), String> {
         let credential = Credential::new(self.client_id.clone(), &self.secret.key()?);
         let body = Bytes::from(self.body.read()?);
         let tls = if self.url.tls {
@@ -102,8 +102,8 @@ impl Call {
             None
         };
         let limit = Duration::from_millis(self.timeout_ms);
-        let upstream =
-            Upstream::new(self.url.clone(), tls, limit).map_err(|error| error.to_string())?;
+        let upstream = UpstreamConnector::new(self.url.clone(), tls, limit)
+            .map_err(|error| error.to_string())?;
 
         let mut request = Request::builder()
             .method(&self.method)
@@ -124,7 +124,7 @@ impl Call {
         Ok((upstream, request))
     }
 
-    fn report(&self, answer: &Response<Bytes>) -> Exit {
+    fn report(&self, answer: &Response<Bytes>) -> ExitStatus {
         complain(format_args!("{:?} {}", answer.version(), answer.status()));
         for (name, value) in answer.headers() {
             if self.include
@@ -155,9 +155,9 @@ impl Call {
             None => complain(judgement.verdict),
         }
         if judgement.verdict == Verdict::Success {
-            Exit::Fine
+            ExitStatus::Fine
         } else {
-            Exit::Failed
+            ExitStatus::Failed
         }
     }
 
@@ -202,10 +202,10 @@ mod tests {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
-        call: Call,
+        call: CallCommand,
     }
 
-    fn call(arguments: &[&str]) -> Result<Call, String> {
+    fn call(arguments: &[&str]) -> Result<CallCommand, String> {
         // Cargo sets this variable for every test; its content is as good a secret as any.
         let before = ["call", "--client-id", "acme", "--secret-env", SECRET];
         let line = Line::try_parse_from([&before, arguments].concat());

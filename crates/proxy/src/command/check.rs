@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gatepay_proxy::app::start_faults;
 use gatepay_proxy::callers::body_memory::UNPROVED;
-use gatepay_proxy::memory_bound::{self, Bound};
-use gatepay_proxy::metrics::size::Size;
+use gatepay_proxy::memory_bound::{self, MemoryBound};
+use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, Plan, Registry, Who};
 
 use super::suspended::SuspendedByHand;
-use super::{Exit, UNREAD, complain, environment, fail, say};
+use super::{ExitStatus, UNREAD, complain, environment, fail, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
 /// All problems are printed at once, each with file, line and key. Exits with 0 if it is fine, 64 if not; with --against 0
 /// if nothing changes, 3 if something does.
 #[derive(Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckCommand {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -45,12 +45,12 @@ pub(crate) struct Check {
     without_secrets: bool,
 }
 
-impl Check {
-    pub(crate) fn run(self) -> Exit {
+impl CheckCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         self.checked().unwrap_or_else(|exit| exit)
     }
 
-    fn checked(&self) -> Result<Exit, Exit> {
+    fn checked(&self) -> Result<ExitStatus, ExitStatus> {
         let configuration = self.load(&self.config)?;
         if !self.json {
             for file in unread_files(&configuration.settings) {
@@ -64,17 +64,17 @@ impl Check {
         };
         if !faults.is_empty() {
             faults.iter().for_each(complain);
-            return Err(Exit::Usage);
+            return Err(ExitStatus::Usage);
         }
         let Some(against) = &self.against else {
             report(&self.config.display().to_string(), &configuration);
-            return Ok(Exit::Fine);
+            return Ok(ExitStatus::Fine);
         };
         let after = ConfigSnapshot::of(&configuration);
         if against == Path::new("running") {
             if self.without_secrets {
                 complain("the secrets of a running process can only be compared with secrets");
-                return Err(Exit::Usage);
+                return Err(ExitStatus::Usage);
             }
             let address = self.admin.unwrap_or(configuration.settings.admin.address);
             let before =
@@ -89,7 +89,7 @@ impl Check {
         Ok(self.tell(&Plan::between(ConfigSnapshot::of(&before), after)))
     }
 
-    fn load(&self, path: &Path) -> Result<Configuration, Exit> {
+    fn load(&self, path: &Path) -> Result<Configuration, ExitStatus> {
         let what_if = WhatIf {
             file: None,
             secrets_elsewhere: self.without_secrets,
@@ -100,11 +100,11 @@ impl Check {
                 1 => "1 problem".to_owned(),
                 many => format!("{many} problems"),
             });
-            Exit::Usage
+            ExitStatus::Usage
         })
     }
 
-    fn tell(&self, plan: &Plan) -> Exit {
+    fn tell(&self, plan: &Plan) -> ExitStatus {
         if self.json {
             say(serde_json::to_string(plan).unwrap_or_default());
         } else {
@@ -119,9 +119,9 @@ impl Check {
             }
         }
         if plan.changes {
-            Exit::Changes
+            ExitStatus::Changes
         } else {
-            Exit::Fine
+            ExitStatus::Fine
         }
     }
 }
@@ -184,7 +184,7 @@ fn report(name: &str, configuration: &Configuration) {
         "configuration: {}",
         Hash::of(ConfigSnapshot::of(configuration))
     ));
-    let size = Size::bound(catalogue, registry, &settings.metrics);
+    let size = ScrapeSize::bound(catalogue, registry, &settings.metrics);
     say(format_args!(
         "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
         size.series,
@@ -214,7 +214,7 @@ fn report(name: &str, configuration: &Configuration) {
 
 /// How much memory the process holds at most, and what for.
 fn memory(settings: &Settings, registry: &Registry) {
-    let bound = Bound::of(settings, registry);
+    let bound = MemoryBound::of(settings, registry);
     let listen = &settings.listen;
     say("");
     say(format_args!(

@@ -11,10 +11,10 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
 use gatepay_proxy::process::clock::{self, Clock};
-use gatepay_proxy::process::systemd::Sockets;
-use gatepay_proxy::server::{Ended, Server};
+use gatepay_proxy::process::systemd::InheritedSockets;
+use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_proxy::upstream::client;
-use gatepay_proxy::upstream::connect::Upstream;
+use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_proxy::upstream::meters::UpstreamMeters;
 use gatepay_proxy::upstream::pool::{Pool, PoolLimits};
 use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
@@ -26,21 +26,21 @@ use zeroize::Zeroizing;
 
 use super::sandbox::wall_clock;
 use super::signals::wait_for_signal;
-use super::{Exit, fail, say};
+use super::{ExitStatus, fail, say};
 
 /// See it work: a sandbox, the proxy and two tenants in one process; no file and no network needed.
 ///
 /// Creates, queries, refunds and closes orders through the proxy and prints each exchange, then serves until Ctrl-C.
 #[derive(Args)]
-pub(crate) struct Demo {
+pub(crate) struct DemoCommand {
     /// End after the exchanges instead of serving on.
     #[arg(long)]
     once: bool,
 }
 
-impl Demo {
-    pub(crate) fn run(self) -> Exit {
-        let stage = match Stage::set(self.once) {
+impl DemoCommand {
+    pub(crate) fn run(self) -> ExitStatus {
+        let stage = match DemoStage::set(self.once) {
             Ok(stage) => stage,
             Err(error) => return fail(format_args!("cannot start: {error}")),
         };
@@ -63,8 +63,8 @@ impl Demo {
         }
         stage.server.leave();
         match stage.server.wait() {
-            Ended::Drained => Exit::Fine,
-            Ended::Late => Exit::Late,
+            ServerExit::Drained => ExitStatus::Fine,
+            ServerExit::Late => ExitStatus::Late,
         }
     }
 }
@@ -77,17 +77,17 @@ const FIRST: &str = "demo-0001";
 const SECOND: &str = "demo-0002";
 
 /// Everything the demo consists of.
-struct Stage {
+struct DemoStage {
     sandbox: Sandbox,
     server: Server,
     pool: Pool,
     clock: Clock,
-    acme: Actor,
-    globex: Actor,
+    acme: DemoActor,
+    globex: DemoActor,
 }
 
 /// A tenant as its own shop knows it.
-struct Actor {
+struct DemoActor {
     name: &'static str,
     sub_account: &'static str,
     credential: Credential,
@@ -96,23 +96,23 @@ struct Actor {
 }
 
 /// What a tenant was answered.
-struct Answered {
+struct DemoAnswer {
     status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
 /// What went wrong, for somebody who meant to see it go right.
-type Mishap = Box<dyn std::error::Error>;
+type DemoError = Box<dyn std::error::Error>;
 
-impl Stage {
-    fn set(once: bool) -> Result<Self, Mishap> {
+impl DemoStage {
+    fn set(once: bool) -> Result<Self, DemoError> {
         let clock = Clock::system();
         let institution_secret = secret("demo-institution");
         let institution = || credential("demo-institution", &institution_secret);
         let (acme, globex) = (
-            Actor::new("acme", "2124538349")?,
-            Actor::new("globex", "2124538350")?,
+            DemoActor::new("acme", "2124538349")?,
+            DemoActor::new("globex", "2124538350")?,
         );
 
         let mut config = Config::new(institution()?, wall_clock(clock.clone()));
@@ -149,7 +149,7 @@ impl Stage {
         };
         let server = Server::start(
             configuration,
-            Sockets::default(),
+            InheritedSockets::default(),
             clock.clone(),
             Box::new(std::io::sink()),
             true,
@@ -157,7 +157,7 @@ impl Stage {
 
         let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
         let pool = Pool::new(
-            Arc::new(Upstream::new(url, None, Duration::from_secs(5))?),
+            Arc::new(UpstreamConnector::new(url, None, Duration::from_secs(5))?),
             Arc::new(UpstreamMeters::unscraped()),
             PoolLimits {
                 connections: 8,
@@ -176,7 +176,7 @@ impl Stage {
     }
 
     /// The exchanges, each printed; an answer that is not what it should be ends the demo.
-    async fn play(&self) -> Result<(), Mishap> {
+    async fn play(&self) -> Result<(), DemoError> {
         say(format_args!(
             "proxy    http://{}  (tenants)",
             self.server.address()
@@ -194,7 +194,7 @@ impl Stage {
         self.what_must_not().await
     }
 
-    async fn what_works(&self) -> Result<(), Mishap> {
+    async fn what_works(&self) -> Result<(), DemoError> {
         let acme = &self.acme;
         let created = self
             .act("acme creates an order", acme, CREATE, &order(FIRST))
@@ -227,7 +227,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn what_must_not(&self) -> Result<(), Mishap> {
+    async fn what_must_not(&self) -> Result<(), DemoError> {
         let (acme, globex) = (&self.acme, &self.globex);
         let answered = self
             .act(
@@ -263,10 +263,10 @@ impl Stage {
     async fn act(
         &self,
         title: &str,
-        actor: &Actor,
+        actor: &DemoActor,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Answered, Mishap> {
+    ) -> Result<DemoAnswer, DemoError> {
         let request = actor.sign(&self.clock, path, body, &[])?;
         let answered = self.send(title, actor, request).await?;
         expect(&answered, 200, None)?;
@@ -276,9 +276,9 @@ impl Stage {
     async fn send(
         &self,
         title: &str,
-        actor: &Actor,
+        actor: &DemoActor,
         request: Request<Bytes>,
-    ) -> Result<Answered, Mishap> {
+    ) -> Result<DemoAnswer, DemoError> {
         self.sandbox.clear();
         say(format_args!("\n{title}"));
         let body = request.body().clone();
@@ -304,7 +304,7 @@ impl Stage {
 
         let answer = client::exchange(&self.pool, &request, Duration::from_secs(5)).await?;
         let (head, answer) = answer.into_parts();
-        let answered = Answered {
+        let answered = DemoAnswer {
             status: head.status.as_u16(),
             headers: head.headers,
             body: answer,
@@ -329,7 +329,7 @@ impl Stage {
 
     /// How to try it by hand.
     fn invite(&self) {
-        let Actor {
+        let DemoActor {
             credential, secret, ..
         } = &self.acme;
         say(
@@ -384,7 +384,7 @@ fn secret(client_id: &str) -> Zeroizing<String> {
     ))
 }
 
-fn credential(client_id: &str, secret: &Zeroizing<String>) -> Result<Credential, Mishap> {
+fn credential(client_id: &str, secret: &Zeroizing<String>) -> Result<Credential, DemoError> {
     Ok(Credential::new(
         ClientId::parse(client_id)?,
         &SecretKey::new(secret.clone())?,
@@ -439,7 +439,7 @@ fn describe(value: impl Fn(&str) -> Option<String>) {
     }
 }
 
-fn expect(answered: &Answered, status: u16, refusal: Option<&str>) -> Result<(), Mishap> {
+fn expect(answered: &DemoAnswer, status: u16, refusal: Option<&str>) -> Result<(), DemoError> {
     if answered.status == status && answered.refusal() == refusal {
         return Ok(());
     }
@@ -451,7 +451,7 @@ fn expect(answered: &Answered, status: u16, refusal: Option<&str>) -> Result<(),
     .into())
 }
 
-impl Answered {
+impl DemoAnswer {
     fn refusal(&self) -> Option<&str> {
         self.headers
             .get(gatepay_proxy::headers::REFUSAL)?
@@ -460,8 +460,8 @@ impl Answered {
     }
 }
 
-impl Actor {
-    fn new(name: &'static str, sub_account: &'static str) -> Result<Self, Mishap> {
+impl DemoActor {
+    fn new(name: &'static str, sub_account: &'static str) -> Result<Self, DemoError> {
         let client_id = format!("demo-{name}");
         let secret = secret(&client_id);
         Ok(Self {
@@ -473,7 +473,7 @@ impl Actor {
     }
 
     /// The tenant as the proxy knows it: the same credential, made anew, since credentials cannot be copied.
-    fn tenant(&self) -> Result<Tenant, Mishap> {
+    fn tenant(&self) -> Result<Tenant, DemoError> {
         let credential = credential(self.credential.client_id.as_str(), &self.secret)?;
         let (id, sub_account) = (
             PartyId::parse(self.name)?,
@@ -493,7 +493,7 @@ impl Actor {
         path: &str,
         body: &impl Serialize,
         more: &[(&str, String)],
-    ) -> Result<Request<Bytes>, Mishap> {
+    ) -> Result<Request<Bytes>, DemoError> {
         let body = serde_json::to_vec(body)?;
         let stamp: FreshStamp = clock.stamp();
         let mut request = Request::builder()

@@ -12,9 +12,9 @@ use gatepay_proxy::headers;
 use gatepay_proxy::process::clock::Clock;
 
 use super::from::{self, BodyFrom, SecretFrom};
-use super::{Exit, complain, say};
-use check::Check;
-use input::Input;
+use super::{ExitStatus, complain, say};
+use check::ExplainCheck;
+use input::ExplainInput;
 
 /// Find out offline why a signed request was refused.
 ///
@@ -26,7 +26,7 @@ use input::Input;
 /// wrong, 64 if the input cannot be used.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Explain {
+pub(crate) struct ExplainCommand {
     #[command(flatten)]
     secret: SecretFrom,
     /// A file that holds the whole request: first line, headers, an empty line, body; `-` for standard input.
@@ -76,8 +76,8 @@ fn digest(text: &str) -> Result<[u8; 32], String> {
     Ok(digest)
 }
 
-impl Explain {
-    pub(crate) fn run(self) -> Exit {
+impl ExplainCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let usable = self
             .secret
             .key()
@@ -86,7 +86,7 @@ impl Explain {
             Ok(usable) => usable,
             Err(error) => {
                 complain(error);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
         };
         let window = Window {
@@ -95,7 +95,7 @@ impl Explain {
         };
         let now = self.now.unwrap_or_else(|| Clock::system().unix_ms());
         let checks = check::all(&input, &secret, window, now, self.received_digest.as_ref());
-        for Check { name, outcome } in &checks {
+        for ExplainCheck { name, outcome } in &checks {
             match outcome {
                 Ok(seen) => say(format_args!("{name:<15} ok     {seen}")),
                 Err(wrong) => say(format_args!("{name:<15} wrong  {wrong}")),
@@ -104,7 +104,7 @@ impl Explain {
         self.conclude(&secret, &input, &checks)
     }
 
-    fn input(&self) -> Result<Input, String> {
+    fn input(&self) -> Result<ExplainInput, String> {
         if let Some(path) = &self.request {
             let raw = from::read(path)?;
             return input::parse(&raw).map_err(|error| format!("{}: {error}", path.display()));
@@ -119,12 +119,17 @@ impl Explain {
         input::of_parts(values, line, self.body.read()?)
     }
 
-    fn conclude(&self, secret: &SecretKey, input: &Input, checks: &[Check]) -> Exit {
+    fn conclude(
+        &self,
+        secret: &SecretKey,
+        input: &ExplainInput,
+        checks: &[ExplainCheck],
+    ) -> ExitStatus {
         let first = checks.iter().find_map(|check| check.outcome.as_ref().err());
         say("");
         let Some(first) = first else {
             say("everything is right: this request is signed as it must be");
-            return Exit::Fine;
+            return ExitStatus::Fine;
         };
         if let Some(slug) = first.slug() {
             say(format_args!(
@@ -149,12 +154,12 @@ impl Explain {
         if check::is_wrong(checks, check::FORM) || check::is_wrong(checks, check::SIGNATURE) {
             explain_signature(secret, input, checks);
         }
-        Exit::Failed
+        ExitStatus::Failed
     }
 }
 
 /// The mistakes that give the signature, each with what to do instead.
-fn explain_signature(secret: &SecretKey, input: &Input, checks: &[Check]) {
+fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[ExplainCheck]) {
     let text = |name| input.header(name).unwrap_or_default();
     let (timestamp, nonce, signature) = (
         text(&headers::TIMESTAMP),

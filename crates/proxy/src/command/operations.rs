@@ -5,11 +5,11 @@ use gatepay_core::Catalogue;
 use gatepay_core::operation::{Operation, Scope};
 use gatepay_proxy::admin::operation_list;
 
-use super::{Exit, say};
+use super::{ExitStatus, say};
 
 /// Print every operation the proxy knows: what tenants call, and where it goes.
 #[derive(Args)]
-pub(crate) struct Operations {
+pub(crate) struct OperationsCommand {
     /// As JSON, one array of objects.
     #[arg(long)]
     json: bool,
@@ -18,8 +18,8 @@ pub(crate) struct Operations {
     tenant: bool,
 }
 
-impl Operations {
-    pub(crate) fn run(self) -> Exit {
+impl OperationsCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let catalogue = Catalogue::standard();
         let rows: Vec<_> = catalogue
             .rows()
@@ -30,7 +30,7 @@ impl Operations {
             say(serde_json::Value::Array(
                 rows.iter().map(|row| operation_list::object(row)).collect(),
             ));
-            return Exit::Fine;
+            return ExitStatus::Fine;
         }
         say("name | kind | module | tenant calls | goes to | key | default");
         say("--- | --- | --- | --- | --- | --- | ---");
@@ -46,7 +46,7 @@ impl Operations {
                 "{name} | {kind} | {module} | {merchant} | {institution} | {key} | {default}"
             ));
         }
-        Exit::Fine
+        ExitStatus::Fine
     }
 }
 

@@ -13,14 +13,14 @@ use gatepay_sandbox::{AnswerForms, Config, NumbersUniquePer, Sandbox as Emulator
 
 use super::from::SecretFrom;
 use super::signals::wait_for_signal;
-use super::{Exit, complain, fail, say};
+use super::{ExitStatus, complain, fail, say};
 
 /// Run the GatePay emulator: it verifies the institution's requests and keeps orders in memory.
 ///
 /// It is for trying things out; nothing in it is GatePay's. Point `upstream.url` at it, with the same client id and
 /// secret as `[[institution.credential]]`. `POST /-/sandbox/pay` with {"prepayId":"…"} pays an order.
 #[derive(Args)]
-pub(crate) struct Sandbox {
+pub(crate) struct SandboxCommand {
     /// Where to listen.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
@@ -43,7 +43,7 @@ pub(crate) struct Sandbox {
     numbers_unique_per: UniquePer,
     /// Which forms answers have, where GatePay's official client libraries and its documentation differ.
     #[arg(long, value_enum, default_value = "clients")]
-    answer_forms: Forms,
+    answer_forms: FormsArgument,
     /// Hold every answer back this long.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
@@ -70,20 +70,20 @@ enum UniquePer {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Forms {
+enum FormsArgument {
     /// As the libraries' types read them.
     Clients,
     /// As the documentation's samples print them.
     Documentation,
 }
 
-impl Sandbox {
-    pub(crate) fn run(self) -> Exit {
+impl SandboxCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let secret = match self.secret.key() {
             Ok(secret) => secret,
             Err(error) => {
                 complain(error);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
         };
         let mut config = Config::new(
@@ -103,8 +103,8 @@ impl Sandbox {
             UniquePer::Institution => NumbersUniquePer::Institution,
         };
         config.answer_forms = match self.answer_forms {
-            Forms::Clients => AnswerForms::Clients,
-            Forms::Documentation => AnswerForms::Documentation,
+            FormsArgument::Clients => AnswerForms::Clients,
+            FormsArgument::Documentation => AnswerForms::Documentation,
         };
         let scheme = if self.tls_certificate.is_some() {
             "https"
@@ -126,7 +126,7 @@ impl Sandbox {
             emulator.address()
         ));
         match wait_for_signal() {
-            Ok(_) => Exit::Fine,
+            Ok(_) => ExitStatus::Fine,
             Err(error) => fail(error),
         }
     }

@@ -3,20 +3,20 @@
 use clap::{Args, ValueEnum};
 use gatepay_tenancy::schema;
 
-use super::{Exit, say};
+use super::{ExitStatus, say};
 
 /// Print the JSON Schema of a configuration file, so that an editor completes and checks it.
 ///
 /// In TOML, name it in a comment at the top: `#:schema ./schema/tenant.schema.json`; in JSON by the key "$schema". What keys
 /// have to do with each other and with other files, `check` knows.
 #[derive(Args)]
-pub(crate) struct Schema {
+pub(crate) struct SchemaCommand {
     /// Which file.
-    of: Of,
+    of: SchemaOf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Of {
+enum SchemaOf {
     /// proxy.toml.
     Proxy,
     /// A tenant's file, or one of many.
@@ -25,14 +25,14 @@ enum Of {
     Operator,
 }
 
-impl Schema {
-    pub(crate) fn run(self) -> Exit {
+impl SchemaCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         let schema = match self.of {
-            Of::Proxy => schema::proxy(),
-            Of::Tenant => schema::tenant(),
-            Of::Operator => schema::operator(),
+            SchemaOf::Proxy => schema::proxy(),
+            SchemaOf::Tenant => schema::tenant(),
+            SchemaOf::Operator => schema::operator(),
         };
         say(format_args!("{schema:#}"));
-        Exit::Fine
+        ExitStatus::Fine
     }
 }

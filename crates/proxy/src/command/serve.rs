@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use clap::Args;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_proxy::process::systemd::{self, Stage};
-use gatepay_proxy::server::{Ended, Server};
+use gatepay_proxy::process::systemd::{self, ServiceStage};
+use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_tenancy::Watch;
 use gatepay_tenancy::load::unread_files;
 use tracing_appender::non_blocking::WorkerGuard;
 
-use super::signals::{Asked, Signals};
-use super::{Exit, UNREAD, complain, environment, fail, log_to_stderr};
+use super::signals::{SignalAction, SignalHandler};
+use super::{ExitStatus, UNREAD, complain, environment, fail, log_to_stderr};
 
 /// How long the log may take to write its last lines when the process has to end.
 const LAST_LINES: Duration = Duration::from_millis(100);
@@ -34,16 +34,16 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// Access lines go to standard output, everything else to standard error. Exits with 0 when drained, 1 if it could not
 /// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
 #[derive(Args)]
-pub(crate) struct Serve {
+pub(crate) struct ServeCommand {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
 }
 
-impl Serve {
-    pub(crate) fn run(self) -> Exit {
+impl ServeCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         // First: from here on a signal is not lost, and none kills that should not.
-        let mut signals = match Signals::listen_for_reloads() {
+        let mut signals = match SignalHandler::listen_for_reloads() {
             Ok(signals) => signals,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
@@ -51,7 +51,7 @@ impl Serve {
             Ok(opened) => opened,
             Err(problems) => {
                 problems.iter().for_each(complain);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
         };
         let log = log_to_stderr(configuration.settings.log.format);
@@ -85,7 +85,7 @@ impl Serve {
             address = %server.address(), admin = %server.admin_address(), upstream, tenants,
             version = env!("CARGO_PKG_VERSION"), "serving"
         );
-        systemd::tell(Stage::Ready);
+        systemd::tell(ServiceStage::Ready);
         if server.app().is_starting() {
             let guard = server.app().settings.window.future_ms;
             tracing::warn!(
@@ -96,12 +96,12 @@ impl Serve {
         let reload = server.reload();
         let signal = loop {
             match signals.next() {
-                Asked::End(signal) => break signal,
-                Asked::Reload => reload(),
+                SignalAction::End(signal) => break signal,
+                SignalAction::Reload => reload(),
             }
         };
         tracing::info!(signal, "asked to end");
-        systemd::tell(Stage::Stopping);
+        systemd::tell(ServiceStage::Stopping);
         server.leave();
         let backstop = Backstop {
             signals,
@@ -110,8 +110,8 @@ impl Serve {
         let (hurry, ends_at) = (server.hurry(), server.ends_at());
         thread::spawn(move || backstop.hold(hurry, ends_at));
         let exit = match server.wait() {
-            Ended::Drained => Exit::Fine,
-            Ended::Late => Exit::Late,
+            ServerExit::Drained => ExitStatus::Fine,
+            ServerExit::Late => ExitStatus::Late,
         };
         drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
         exit
@@ -120,7 +120,7 @@ impl Serve {
 
 /// Ends the process if it does not end by itself in time.
 struct Backstop {
-    signals: Signals,
+    signals: SignalHandler,
     log: Arc<Mutex<Option<WorkerGuard>>>,
 }
 
@@ -130,12 +130,12 @@ impl Backstop {
         let mut hurry = Some(hurry);
         loop {
             match (self.signals.next_until(ends_at()), hurry.take()) {
-                (Some(Asked::Reload), unused) => hurry = unused,
-                (Some(Asked::End(_)), Some(hurry)) => {
+                (Some(SignalAction::Reload), unused) => hurry = unused,
+                (Some(SignalAction::End(_)), Some(hurry)) => {
                     tracing::warn!("asked again: ending at once");
                     hurry();
                 }
-                (Some(Asked::End(_)), None) => {
+                (Some(SignalAction::End(_)), None) => {
                     tracing::error!("asked a third time: what is not written yet is lost");
                     break;
                 }
@@ -158,6 +158,6 @@ impl Backstop {
             drop(written);
         });
         let _ = wait.recv_timeout(LAST_LINES);
-        process::exit(Exit::Late.code().into())
+        process::exit(ExitStatus::Late.code().into())
     }
 }

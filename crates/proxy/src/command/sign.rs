@@ -5,14 +5,14 @@ use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};
 use gatepay_proxy::process::clock::Clock;
 
 use super::from::{BodyFrom, SecretFrom};
-use super::{Exit, complain, say};
+use super::{ExitStatus, complain, say};
 
 /// Sign a request offline, and show what is signed.
 ///
 /// The signed string is `timestamp LF nonce LF body LF`; method, path, query and other headers are not part of it.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Sign {
+pub(crate) struct SignCommand {
     #[command(flatten)]
     secret: SecretFrom,
     /// The client id that goes with the secret; without it, its header line is left out.
@@ -37,13 +37,13 @@ Example, with the header lines on their way to curl:
     curl -H @- -H 'Content-Type: application/json' --data-binary @order.json \\
       http://127.0.0.1:8080/v1/pay/order";
 
-impl Sign {
-    pub(crate) fn run(self) -> Exit {
+impl SignCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         match self.print() {
-            Ok(()) => Exit::Fine,
+            Ok(()) => ExitStatus::Fine,
             Err(error) => {
                 complain(error);
-                Exit::Usage
+                ExitStatus::Usage
             }
         }
     }

@@ -29,17 +29,17 @@ const IGNORED: [(&str, Number); 7] = [
 
 /// Waits for a signal that ends the program.
 pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
-    Ok(Signals::listen()?.wait())
+    Ok(SignalHandler::listen()?.wait())
 }
 
 /// Every signal that concerns the program, from the moment this is made: one that comes before it is waited for ends
 /// nothing by itself.
-pub(crate) struct Signals {
+pub(crate) struct SignalHandler {
     runtime: Runtime,
-    streams: Streams,
+    streams: SignalStreams,
 }
 
-struct Streams {
+struct SignalStreams {
     ending: Vec<(&'static str, Signal)>,
     ignored: Vec<(&'static str, Signal)>,
     /// SIGHUP, if it is a reload.
@@ -48,20 +48,20 @@ struct Streams {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SignalAction {
     /// To end; the signal's name.
     End(&'static str),
     /// To reload.
     Reload,
 }
 
-impl Signals {
+impl SignalHandler {
     pub(crate) fn listen() -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let entered = runtime.enter();
-        let streams = Streams {
+        let streams = SignalStreams {
             ending: listen(&ENDING)?,
             ignored: listen(&IGNORED)?,
             hangup: None,
@@ -80,13 +80,13 @@ impl Signals {
     }
 
     /// The next signal that asks for something.
-    pub(crate) fn next(&mut self) -> Asked {
+    pub(crate) fn next(&mut self) -> SignalAction {
         let streams = &mut self.streams;
         self.runtime.block_on(poll_fn(|cx| streams.poll(cx)))
     }
 
     /// The same, unless none comes until `end`.
-    pub(crate) fn next_until(&mut self, end: Instant) -> Option<Asked> {
+    pub(crate) fn next_until(&mut self, end: Instant) -> Option<SignalAction> {
         let streams = &mut self.streams;
         let next = async { timeout_at(end, poll_fn(|cx| streams.poll(cx))).await };
         self.runtime.block_on(next).ok()
@@ -95,7 +95,7 @@ impl Signals {
     /// The next signal that ends the program.
     pub(crate) fn wait(&mut self) -> &'static str {
         loop {
-            if let Asked::End(name) = self.next() {
+            if let SignalAction::End(name) = self.next() {
                 return name;
             }
         }
@@ -110,8 +110,8 @@ fn listen(signals: &[(&'static str, Number)]) -> io::Result<Vec<(&'static str, S
     signals.iter().map(listen).collect()
 }
 
-impl Streams {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
+impl SignalStreams {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SignalAction> {
         for (signal, stream) in &mut self.ignored {
             while stream.poll_recv(cx).is_ready() {
                 tracing::warn!(
@@ -122,12 +122,12 @@ impl Streams {
         }
         for (name, stream) in &mut self.ending {
             if stream.poll_recv(cx).is_ready() {
-                return Poll::Ready(Asked::End(name));
+                return Poll::Ready(SignalAction::End(name));
             }
         }
         let hangup = self.hangup.as_mut();
         if hangup.is_some_and(|hangup| hangup.poll_recv(cx).is_ready()) {
-            return Poll::Ready(Asked::Reload);
+            return Poll::Ready(SignalAction::Reload);
         }
         Poll::Pending
     }

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gatepay_proxy::process::state_dir::{Initialized, init};
+use gatepay_proxy::process::state_dir::{InitResult, init};
 use gatepay_tenancy::load::{WhatIf, load_what_if};
 
-use super::{Exit, complain, environment, fail, say};
+use super::{ExitStatus, complain, environment, fail, say};
 
 /// Prepare the folder that the replay memory is handed over in.
 #[derive(Subcommand)]
-pub(crate) enum State {
-    Init(Init),
+pub(crate) enum StateCommand {
+    Init(StateInit),
 }
 
 /// Make `state_dir` for its owner alone.
@@ -21,7 +21,7 @@ pub(crate) enum State {
 /// configuration. If one did, requests of the last minutes can be executed a second time. Exits with 0 if the folder is
 /// there, 1 if it could not be made or, with --never-served, was used before, 64 for a wrong configuration.
 #[derive(Args)]
-pub(crate) struct Init {
+pub(crate) struct StateInit {
     /// The process's configuration; it names the folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -30,16 +30,16 @@ pub(crate) struct Init {
     never_served: bool,
 }
 
-impl State {
-    pub(crate) fn run(self) -> Exit {
+impl StateCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         match self {
             Self::Init(init) => init.run(),
         }
     }
 }
 
-impl Init {
-    fn run(self) -> Exit {
+impl StateInit {
+    fn run(self) -> ExitStatus {
         let what_if = WhatIf {
             file: None,
             secrets_elsewhere: true,
@@ -48,7 +48,7 @@ impl Init {
             Ok(configuration) => configuration.settings,
             Err(problems) => {
                 problems.iter().for_each(complain);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
         };
         let Some(folder) = &settings.state_dir else {
@@ -56,24 +56,24 @@ impl Init {
                 "{}: there is no state_dir",
                 self.config.display()
             ));
-            return Exit::Usage;
+            return ExitStatus::Usage;
         };
         let (name, guard) = (folder.display(), settings.window.future_ms);
         match init(folder, self.never_served) {
-            Ok(Initialized::NeverServed) => say(format_args!(
+            Ok(InitResult::NeverServed) => say(format_args!(
                 "{name}: marked: no process ever served these credentials, so the first start does not wait"
             )),
-            Ok(Initialized::Unused) => say(format_args!(
+            Ok(InitResult::Unused) => say(format_args!(
                 "{name}: ready; the first start waits {guard} ms before it admits requests"
             )),
-            Ok(Initialized::Used) if self.never_served => {
+            Ok(InitResult::Used) if self.never_served => {
                 return fail(format_args!(
                     "{name}: was used before, so it is not marked as never served"
                 ));
             }
-            Ok(Initialized::Used) => say(format_args!("{name}: was used before; nothing changes")),
+            Ok(InitResult::Used) => say(format_args!("{name}: was used before; nothing changes")),
             Err(error) => return fail(format_args!("state_dir: {error}")),
         }
-        Exit::Fine
+        ExitStatus::Fine
     }
 }

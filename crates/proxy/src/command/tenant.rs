@@ -20,7 +20,7 @@ use gatepay_tenancy::{Configuration, DatedCredential, Problem};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Exit, complain, environment, fail, say};
+use super::{ExitStatus, complain, environment, fail, say};
 
 /// Add, list, show, re-key, suspend, resume and remove tenants, in their files.
 ///
@@ -28,18 +28,18 @@ use super::{Exit, complain, environment, fail, say};
 /// has a problem, nothing is changed. `suspend` and `rotate --overlap 0s` take rights away: they do not wait for problems
 /// that were there before. A proxy that is running takes it up by itself, after `poll_ms` at the latest.
 #[derive(Subcommand)]
-pub(crate) enum Tenant {
-    Add(add::Add),
-    List(list::List),
-    Show(show::Show),
-    Rotate(rotate::Rotate),
-    Suspend(standing::Suspend),
-    Resume(standing::Resume),
-    Remove(remove::Remove),
+pub(crate) enum TenantCommand {
+    Add(add::TenantAdd),
+    List(list::TenantList),
+    Show(show::TenantShow),
+    Rotate(rotate::TenantRotate),
+    Suspend(standing::TenantSuspend),
+    Resume(standing::TenantResume),
+    Remove(remove::TenantRemove),
 }
 
-impl Tenant {
-    pub(crate) fn run(self) -> Exit {
+impl TenantCommand {
+    pub(crate) fn run(self) -> ExitStatus {
         match self {
             Self::Add(add) => add.run(),
             Self::List(list) => list.run(),
@@ -54,7 +54,7 @@ impl Tenant {
 
 /// What all of them are told.
 #[derive(Args)]
-struct Told {
+struct ToldRunning {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -66,7 +66,7 @@ struct Told {
     json: bool,
 }
 
-impl Told {
+impl ToldRunning {
     fn files(&self) -> Files<'_> {
         Files {
             proxy_toml: &self.config,
@@ -85,13 +85,13 @@ impl Told {
     }
 
     /// The JSON or the lines.
-    fn tell(&self, json: &Value, lines: &[String]) -> Exit {
+    fn tell(&self, json: &Value, lines: &[String]) -> ExitStatus {
         if self.json {
             say(json);
         } else {
             lines.iter().for_each(say);
         }
-        Exit::Fine
+        ExitStatus::Fine
     }
 }
 
@@ -103,7 +103,7 @@ fn random() -> Random {
 }
 
 /// Why nothing was edited.
-fn not_edited(error: EditError) -> Exit {
+fn not_edited(error: EditError) -> ExitStatus {
     match error {
         EditError::Problems(problems) => refuse(
             &problems,
@@ -111,15 +111,15 @@ fn not_edited(error: EditError) -> Exit {
         ),
         EditError::Unknown { .. } | EditError::Misshapen(_) => {
             complain(error);
-            Exit::Usage
+            ExitStatus::Usage
         }
         EditError::Changed(_) | EditError::Io { .. } => fail(error),
     }
 }
 
-fn refuse(problems: &[Problem], why: &str) -> Exit {
+fn refuse(problems: &[Problem], why: &str) -> ExitStatus {
     name(problems, why);
-    Exit::Usage
+    ExitStatus::Usage
 }
 
 /// Names problems, and how many there are.

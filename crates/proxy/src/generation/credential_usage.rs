@@ -8,7 +8,7 @@ use gatepay_tenancy::{DatedCredential, Party};
 
 /// How a credential was used since the process started, reloads or not.
 #[derive(Debug, Default)]
-pub struct Use {
+pub struct CredentialUsage {
     count: AtomicU64,
     last_ms: AtomicU64,
     /// Allocated with the first: few credentials are used when they are not in force.
@@ -39,11 +39,11 @@ const QUIET_MS: u64 = 60 * 60 * 1_000;
 const LATELY_MS: u64 = 15 * 60 * 1_000;
 
 /// Of all credentials of one party, by their places.
-pub enum Uses {
+pub enum CredentialUsages {
     /// Most have one: it is found without another look elsewhere.
-    One(Arc<Use>),
+    One(Arc<CredentialUsage>),
     /// While they rotate, more.
-    Several(Box<[Arc<Use>]>),
+    Several(Box<[Arc<CredentialUsage>]>),
 }
 
 /// Why a credential is not in force at a time, as the end of a sentence about it; `None` if it is.
@@ -55,7 +55,7 @@ pub fn why_not_in_force(dated: &DatedCredential, now_ms: u64) -> Option<String> 
     }
 }
 
-impl Use {
+impl CredentialUsage {
     /// A request was verified with it.
     pub fn note(&self, now_ms: u64) {
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -101,9 +101,12 @@ impl Use {
     }
 }
 
-impl Uses {
+impl CredentialUsages {
     /// Those of a party, counted on where it had the same credential before, as `same` finds it.
-    pub fn of(party: &Party, same: impl Fn(&DatedCredential) -> Option<Arc<Use>>) -> Self {
+    pub fn of(
+        party: &Party,
+        same: impl Fn(&DatedCredential) -> Option<Arc<CredentialUsage>>,
+    ) -> Self {
         let carried = |dated| same(dated).unwrap_or_default();
         match &*party.credentials {
             [only] => Self::One(carried(only)),
@@ -115,7 +118,7 @@ impl Uses {
     ///
     /// # Panics
     /// If there is none.
-    pub fn at(&self, place: usize) -> &Arc<Use> {
+    pub fn at(&self, place: usize) -> &Arc<CredentialUsage> {
         let all = match self {
             Self::One(only) => std::slice::from_ref(only),
             Self::Several(several) => several,
@@ -136,7 +139,7 @@ mod tests {
         let credential = Credential::new(ClientId::parse("c").unwrap(), &secret);
         let mut dated = DatedCredential::undated(credential);
         dated.not_after = Some(1);
-        let used = Use::default();
+        let used = CredentialUsage::default();
         assert_eq!(used.not_in_force(&dated, 5), None);
         let minute = 60_000;
         let news: Vec<_> = [1, 2, 60, 121, 122]

@@ -2,12 +2,12 @@
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use crate::admission::limit_name::{Limit, Limits};
-use crate::admission::quota::{Purpose, QuotaMeters, QuotaView};
+use crate::admission::limit_name::{LimitName, LimitSet};
+use crate::admission::quota::{OwnCallPurpose, QuotaMeters, QuotaView};
 use crate::prom::registrar::{Registrar, tenant_label};
 
 /// All of them.
-pub struct LimitMetrics {
+pub struct LimitMeters {
     refused: IntCounterVec,
     shadowed: IntCounterVec,
     borrowed: IntCounterVec,
@@ -23,8 +23,8 @@ pub struct LimitMetrics {
 }
 
 /// One tenant's children.
-pub struct TenantLimits {
-    refused: [IntCounter; Limit::ALL.len()],
+pub struct TenantLimitMeters {
+    refused: [IntCounter; LimitName::ALL.len()],
     borrowed: IntCounter,
     /// Share and use; of those that are counted together there is no such thing.
     standing: Option<[Gauge; 2]>,
@@ -33,7 +33,7 @@ pub struct TenantLimits {
     label: String,
 }
 
-impl LimitMetrics {
+impl LimitMeters {
     /// All at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         let rates = make.gauge_vec(
@@ -90,19 +90,19 @@ impl LimitMetrics {
                     "quota_own_calls_total",
                     "Calls of the proxy's own that were counted against the institution's quota.",
                     "purpose",
-                    Purpose::ALL.map(Purpose::as_str),
+                    OwnCallPurpose::ALL.map(OwnCallPurpose::as_str),
                 ),
             },
         }
     }
 
     /// The children for one tenant.
-    pub fn tenant(&self, id: Option<&str>) -> TenantLimits {
+    pub fn tenant(&self, id: Option<&str>) -> TenantLimitMeters {
         let label = tenant_label(id);
         let own = |vec: &GaugeVec| vec.with_label_values(&[label]);
         let standing = id.map(|_| [own(&self.shares), own(&self.uses)]);
-        TenantLimits {
-            refused: Limit::ALL
+        TenantLimitMeters {
+            refused: LimitName::ALL
                 .map(|limit| self.refused.with_label_values(&[label, limit.as_str()])),
             borrowed: self.borrowed.with_label_values(&[label]),
             standing,
@@ -118,7 +118,7 @@ impl LimitMetrics {
         let _ = self.shares.remove_label_values(&[id]);
         let _ = self.uses.remove_label_values(&[id]);
         let _ = self.borrowed.remove_label_values(&[id]);
-        for limit in Limit::ALL {
+        for limit in LimitName::ALL {
             let labels = &[id, limit.as_str()];
             let _ = self.refused.remove_label_values(labels);
             let _ = self.shadowed.remove_label_values(labels);
@@ -126,7 +126,7 @@ impl LimitMetrics {
     }
 
     /// Shows how the institution's quota stands.
-    pub fn stands(&self, view: &QuotaView) {
+    pub fn show(&self, view: &QuotaView) {
         for (gauge, rate) in self.rates.iter().zip([view.configured, view.in_force]) {
             gauge.set(rate.into());
         }
@@ -142,14 +142,14 @@ impl LimitMetrics {
     }
 }
 
-impl TenantLimits {
+impl TenantLimitMeters {
     /// Counts a refusal.
-    pub fn refused(&self, limit: Limit) {
+    pub fn refused(&self, limit: LimitName) {
         self.refused[limit as usize].inc();
     }
 
     /// Counts an admission: whether it was out of what others left, and which limits in shadow would have refused it.
-    pub fn admitted(&self, borrowed: bool, shadow: Limits) {
+    pub fn admitted(&self, borrowed: bool, shadow: LimitSet) {
         if borrowed {
             self.borrowed.inc();
         }

@@ -15,9 +15,9 @@ const REASONS: usize = Refusal::SLUGS.len();
 
 /// Refusals of one party's verified requests since the process started.
 #[derive(Default)]
-pub struct RefusalCounts(OnceLock<Box<Counts>>);
+pub struct RefusalCounts(OnceLock<Box<RefusalCounters>>);
 
-struct Counts {
+struct RefusalCounters {
     /// In the order of [`Refusal::SLUGS`].
     by_reason: [AtomicU64; REASONS],
     last_ms: AtomicU64,
@@ -41,7 +41,7 @@ impl RefusalCounts {
     /// Counts a refusal by its slug, at a time in milliseconds since 1970.
     pub fn count(&self, slug: &str, now_ms: u64) {
         let counts = self.0.get_or_init(|| {
-            Box::new(Counts {
+            Box::new(RefusalCounters {
                 by_reason: [const { AtomicU64::new(0) }; REASONS],
                 last_ms: AtomicU64::new(0),
             })

@@ -13,21 +13,21 @@ use tokio::sync::oneshot;
 
 /// Where a reload is asked for, and what became of the last.
 #[derive(Default)]
-pub struct Reload {
-    asks: Mutex<Option<Sender<Ask>>>,
-    state: Mutex<State>,
+pub struct ReloadControl {
+    asks: Mutex<Option<Sender<ReloadRequest>>>,
+    state: Mutex<ReloadState>,
     /// What is in force of `proxy.toml`, said there or not.
     settings: Mutex<Facts>,
 }
 
 /// What the thread that reloads is asked for.
-pub(crate) enum Ask {
+pub(crate) enum ReloadRequest {
     /// To look at the files now.
     Now {
         /// The hash of the change that is meant, if it has to be confirmed.
         confirm: Option<String>,
         /// Where the answer goes.
-        reply: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<ReloadReport>,
     },
     /// To end.
     End,
@@ -36,7 +36,7 @@ pub(crate) enum Ask {
 /// What became of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ReloadResult {
     /// What the files say is at work.
     Applied,
     /// It was before.
@@ -51,9 +51,9 @@ pub enum Verdict {
 
 /// What is answered to whoever asks for a reload.
 #[derive(Debug, Serialize)]
-pub struct Answer {
+pub struct ReloadReport {
     /// What became of it.
-    pub result: Verdict,
+    pub result: ReloadResult,
     /// What changes, or would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
@@ -64,7 +64,7 @@ pub struct Answer {
 
 /// How the files and what is at work compare.
 #[derive(Debug, Default, Clone, Serialize)]
-pub struct State {
+pub struct ReloadState {
     /// Whether what the files say is at work.
     pub in_step: bool,
     /// When it was applied, in milliseconds since 1970; `null` if nobody watches the files.
@@ -72,7 +72,7 @@ pub struct State {
     /// What is wrong with the files.
     pub problems: Vec<String>,
     /// The change that waits to be confirmed.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<WaitingChange>,
     /// Who was suspended ahead of the rest, which is wrong or waits.
     pub suspended_ahead: BTreeSet<String>,
     /// Keys of `proxy.toml` that wait for the next start.
@@ -83,7 +83,7 @@ pub struct State {
 
 /// A change that somebody has to confirm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Waiting {
+pub struct WaitingChange {
     /// What to confirm it with.
     pub confirm: String,
     /// What it changes, in a line.
@@ -92,13 +92,13 @@ pub struct Waiting {
     pub guard: Vec<String>,
 }
 
-impl Reload {
+impl ReloadControl {
     /// Asks for a reload, with the hash of the change that is meant if it has to be confirmed. `None` if nobody watches
     /// the files, or the process is ending.
-    pub async fn now(&self, confirm: Option<String>) -> Option<Answer> {
+    pub async fn now(&self, confirm: Option<String>) -> Option<ReloadReport> {
         let (reply, answer) = oneshot::channel();
         let asks = lock(&self.asks).clone()?;
-        asks.send(Ask::Now { confirm, reply }).ok()?;
+        asks.send(ReloadRequest::Now { confirm, reply }).ok()?;
         answer.await.ok()
     }
 
@@ -107,7 +107,7 @@ impl Reload {
         if let Some(asks) = &*lock(&self.asks) {
             let (reply, _) = oneshot::channel();
             // If it has ended, so does the process.
-            let _ = asks.send(Ask::Now {
+            let _ = asks.send(ReloadRequest::Now {
                 confirm: None,
                 reply,
             });
@@ -115,14 +115,14 @@ impl Reload {
     }
 
     /// Where requests for a reload arrive from now on, until [`end`](Self::end).
-    pub(crate) fn asked(&self) -> Receiver<Ask> {
+    pub(crate) fn asked(&self) -> Receiver<ReloadRequest> {
         let (asks, asked) = channel();
         *lock(&self.asks) = Some(asks);
         asked
     }
 
     /// The state, to be changed.
-    pub(crate) fn lock_state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock_state(&self) -> MutexGuard<'_, ReloadState> {
         lock(&self.state)
     }
 
@@ -132,7 +132,7 @@ impl Reload {
     }
 
     /// How the files and what is at work compare.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ReloadState {
         lock(&self.state).clone()
     }
 
@@ -153,16 +153,16 @@ impl Reload {
     pub fn end(&self) {
         if let Some(asks) = lock(&self.asks).take() {
             // It may have ended by itself.
-            let _ = asks.send(Ask::End);
+            let _ = asks.send(ReloadRequest::End);
         }
     }
 }
 
-impl Answer {
+impl ReloadReport {
     /// The files kept changing.
     pub(crate) fn unsettled() -> Self {
         Self {
-            result: Verdict::Unsettled,
+            result: ReloadResult::Unsettled,
             plan: None,
             problems: Vec::new(),
         }

@@ -19,15 +19,15 @@ use crate::process::state_dir::{Suspension, SuspensionFile, SuspensionList};
 /// Who is suspended by hand.
 #[derive(Default)]
 pub struct Suspensions {
-    list: RwLock<List>,
+    list: RwLock<SuspensionOrder>,
     /// Held while the file is written, so that the last to write writes the latest list.
-    place: Mutex<Place>,
+    place: Mutex<SuspensionPlace>,
     /// Whether there is a place at all, which is asked without waiting for the disk.
     has_place: AtomicBool,
 }
 
 #[derive(Default)]
-struct List {
+struct SuspensionOrder {
     parties: SuspensionList,
     /// Which were suspended since the list was last taken to the disk: what is under way there must not undo that.
     meanwhile: BTreeSet<PartyId>,
@@ -37,7 +37,7 @@ struct List {
 
 /// Where they are kept.
 #[derive(Default)]
-enum Place {
+enum SuspensionPlace {
     /// Nowhere: there is no state folder.
     #[default]
     Nowhere,
@@ -62,7 +62,7 @@ pub enum NotKept {
 
 /// What became of a resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifted {
+pub enum LiftResult {
     /// The party is not suspended by hand any more.
     Lifted,
     /// It was not.
@@ -99,7 +99,7 @@ impl From<&Suspension> for SuspendedBy {
 impl Suspensions {
     /// Takes over those that were left in a file, and keeps them there from now on.
     pub fn adopt(&self, file: SuspensionFile, left: SuspensionList) {
-        *self.place() = Place::In(file);
+        *self.place() = SuspensionPlace::In(file);
         self.has_place.store(true, Ordering::Release);
         self.change().parties = left;
     }
@@ -145,7 +145,7 @@ impl Suspensions {
         self.keep_in(&place)
     }
 
-    fn keep_in(&self, place: &Place) -> Result<(), NotKept> {
+    fn keep_in(&self, place: &SuspensionPlace) -> Result<(), NotKept> {
         let mut list = self.change();
         let parties = list.parties.clone();
         list.meanwhile.clear();
@@ -157,12 +157,12 @@ impl Suspensions {
     }
 
     /// Resumes a party, on the disk and then in memory. Waits for the disk; if that fails the party stays suspended.
-    pub fn lift(&self, id: &str) -> Result<Lifted, NotKept> {
+    pub fn lift(&self, id: &str) -> Result<LiftResult, NotKept> {
         let place = self.place();
         let mut list = self.change();
         let mut parties = list.parties.clone();
         if parties.remove(id).is_none() {
-            return Ok(Lifted::Unchanged);
+            return Ok(LiftResult::Unchanged);
         }
         list.meanwhile.clear();
         drop(list);
@@ -171,13 +171,13 @@ impl Suspensions {
         if written.is_ok() && !list.meanwhile.contains(id) {
             list.parties.remove(id);
             list.differs = !list.meanwhile.is_empty();
-            return Ok(Lifted::Lifted);
+            return Ok(LiftResult::Lifted);
         }
         // The new file may have its name although that failed.
         list.differs = true;
         drop(list);
         let restored = self.keep_in(&place);
-        written.and(restored).map(|()| Lifted::SuspendedAgain)
+        written.and(restored).map(|()| LiftResult::SuspendedAgain)
     }
 
     /// Leaves the file to the next process: it is not written once this returns.
@@ -189,25 +189,25 @@ impl Suspensions {
             let parties: Vec<_> = self.all().into_keys().collect();
             tracing::error!(%error, ?parties, "suspensions by hand end with this process");
         }
-        if let Place::In(_) = *place {
-            *place = Place::Closed;
+        if let SuspensionPlace::In(_) = *place {
+            *place = SuspensionPlace::Closed;
         }
     }
 
-    fn list(&self) -> RwLockReadGuard<'_, List> {
+    fn list(&self) -> RwLockReadGuard<'_, SuspensionOrder> {
         self.list.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self) -> RwLockWriteGuard<'_, List> {
+    fn change(&self) -> RwLockWriteGuard<'_, SuspensionOrder> {
         self.list.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
+    fn place(&self) -> MutexGuard<'_, SuspensionPlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl SuspensionPlace {
     fn write(&self, parties: &SuspensionList) -> Result<(), NotKept> {
         match self {
             Self::Nowhere => Err(NotKept::Nowhere),
@@ -220,7 +220,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::state_dir::{State, suspended_in};
+    use crate::process::state_dir::{StateDir, suspended_in};
     use std::fs;
     use std::path::Path;
 
@@ -235,8 +235,8 @@ mod tests {
         }
     }
 
-    fn begin(folder: &Path) -> (State, Suspensions) {
-        let state = State::open(folder).unwrap();
+    fn begin(folder: &Path) -> (StateDir, Suspensions) {
+        let state = StateDir::open(folder).unwrap();
         let file = state.suspensions();
         let left = file.read().unwrap().unwrap_or_default();
         let suspensions = Suspensions::default();
@@ -264,8 +264,8 @@ mod tests {
         drop((state, suspensions));
         let (_state, next) = begin(folder.path());
         assert_eq!(next.of("acme"), Some(by("alice")));
-        assert_eq!(next.lift("globex").unwrap(), Lifted::Unchanged);
-        assert_eq!(next.lift("acme").unwrap(), Lifted::Lifted);
+        assert_eq!(next.lift("globex").unwrap(), LiftResult::Unchanged);
+        assert_eq!(next.lift("acme").unwrap(), LiftResult::Lifted);
         assert_eq!(next.of("acme"), None);
         assert_eq!(left(folder.path()), [""; 0]);
     }

@@ -11,11 +11,11 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
 use serde::Serialize;
 
-use crate::admission::breaker::{Era, PartyBreaker};
-use crate::admission::limit_name::{self, Limit};
-use crate::admission::limiter::{Limiter, Seats, Spent};
+use crate::admission::breaker::{BreakerEra, PartyBreaker};
+use crate::admission::limit_name::{self, LimitName};
+use crate::admission::limiter::{Limiter, RateExceeded, SeatLimit};
 use crate::admission::pushback_throttle::PushbackThrottle;
-use crate::admission::quota::{Quota, Share};
+use crate::admission::quota::{Quota, QuotaShare};
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
 use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
@@ -24,24 +24,24 @@ use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
 /// lane lies in two cache lines, and what the end of one asks in the first of them (with the count of the [`Arc`] that a
 /// lane is in). What few requests ask is last.
 #[repr(C)]
-pub struct Lane {
+pub struct TenantLimits {
     /// Its counters, which a reload may take from it or give it.
     meters: ArcSwap<TenantMeters>,
     /// How many of its requests may be in flight.
-    seats: Seats,
+    seats: SeatLimit,
     /// Its share of the institution's quota.
-    pub share: Share,
+    pub share: QuotaShare,
     /// Whether GatePay answers it.
     pub breaker: PartyBreaker,
     /// Read by every request, written by a reload that changes the limits.
-    terms: RwLock<Terms>,
+    terms: RwLock<LimitTerms>,
     /// How often its requests were refused.
     pub refusals: RefusalCounts,
 }
 
 /// Limiters that change together.
 #[repr(C)]
-struct Terms {
+struct LimitTerms {
     all: Limiter,
     /// How often they were changed.
     changes: u64,
@@ -55,7 +55,7 @@ struct Terms {
 
 /// How a party stands with its limits, for operators to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LaneView {
+pub struct TenantLimitsView {
     /// Its own rate, per second.
     pub requests_per_second: u32,
     /// Requests at once after a quiet time.
@@ -84,7 +84,7 @@ pub struct LaneView {
 
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
 
-impl Lane {
+impl TenantLimits {
     /// Full buckets, free seats.
     pub fn new(
         breaker: PartyBreaker,
@@ -93,7 +93,7 @@ impl Lane {
         quota: &Arc<Quota>,
         meters: Arc<TenantMeters>,
     ) -> Self {
-        let terms = Terms {
+        let terms = LimitTerms {
             all: Limiter::new(limits.all),
             changes: 0,
             by_kind: has_kinds(limits)
@@ -104,8 +104,8 @@ impl Lane {
         };
         Self {
             meters: ArcSwap::new(meters),
-            seats: Seats::new(limits.in_flight),
-            share: Share::new(quota, weight),
+            seats: SeatLimit::new(limits.in_flight),
+            share: QuotaShare::new(quota, weight),
             breaker,
             terms: RwLock::new(terms),
             refusals: RefusalCounts::default(),
@@ -159,23 +159,23 @@ impl Lane {
         &self,
         kind: Kind,
         now: Duration,
-        shadow: &mut limit_name::Limits,
-    ) -> Result<Tokens, (Limit, Spent)> {
+        shadow: &mut limit_name::LimitSet,
+    ) -> Result<TakenTokens, (LimitName, RateExceeded)> {
         let mut terms = self.terms();
         if terms.is_throttle_over(now) {
             drop(terms);
             self.unthrottle(now);
             terms = self.terms();
         }
-        let mut worst: Option<(Limit, Spent)> = None;
-        let mut refused = |limit, spent: Spent, in_shadow| {
+        let mut worst: Option<(LimitName, RateExceeded)> = None;
+        let mut refused = |limit, spent: RateExceeded, in_shadow| {
             if in_shadow {
                 shadow.add(limit);
             } else if worst.is_none_or(|(_, other)| other.wait < spent.wait) {
                 worst = Some((limit, spent));
             }
         };
-        let mut tokens = Tokens {
+        let mut tokens = TakenTokens {
             since: now,
             changes: terms.changes,
             all: false,
@@ -184,21 +184,21 @@ impl Lane {
         };
         match terms.all.take(now) {
             Ok(()) => tokens.all = true,
-            Err(spent) => refused(Limit::Rate, spent, terms.limits.shadow.all),
+            Err(spent) => refused(LimitName::Rate, spent, terms.limits.shadow.all),
         }
         match terms.of_kind(kind).map(|limiter| limiter.take(now)) {
             None => {}
             Some(Ok(())) => tokens.of_kind = Some(kind),
             Some(Err(spent)) => {
                 let in_shadow = terms.limits.shadow.of_kind(kind);
-                refused(Limit::of_kind(kind), spent, in_shadow);
+                refused(LimitName::of_kind(kind), spent, in_shadow);
             }
         }
         match terms.throttle.as_ref().map(|throttle| throttle.take(now)) {
             None => {}
             Some(Ok(())) => tokens.throttled = true,
             // That one is GatePay's: it is in force whatever is in shadow.
-            Some(Err(spent)) => refused(Limit::Rate, spent, false),
+            Some(Err(spent)) => refused(LimitName::Rate, spent, false),
         }
         match worst {
             None => Ok(tokens),
@@ -227,7 +227,7 @@ impl Lane {
         let full = self.full(&terms);
         // What is held by then is forfeit: it was taken at another rate.
         terms.changes += 1;
-        let Terms { all, throttle, .. } = &mut *terms;
+        let LimitTerms { all, throttle, .. } = &mut *terms;
         let begun = || Box::new(PushbackThrottle::new(all, full, now));
         throttle
             .get_or_insert_with(begun)
@@ -243,7 +243,7 @@ impl Lane {
     }
 
     /// The rate that GatePay's pushing back lowers: the party's own, within the institution's.
-    fn full(&self, terms: &Terms) -> Rate {
+    fn full(&self, terms: &LimitTerms) -> Rate {
         let (own, most) = (terms.limits.all, self.share.most());
         Rate {
             per_second: own.per_second.min(most.per_second),
@@ -257,16 +257,16 @@ impl Lane {
     }
 
     /// Undoes [`take`](Self::take).
-    pub fn give_back(&self, tokens: Tokens, now: Duration) {
+    pub fn give_back(&self, tokens: TakenTokens, now: Duration) {
         self.terms().give_back(tokens, now);
     }
 
     /// Takes a seat if one is free, or says how many there are. Seats in shadow are never refused: nobody sits then.
-    pub fn sit(&self, shadow: &mut limit_name::Limits) -> Result<bool, u32> {
+    pub fn take_seat(&self, shadow: &mut limit_name::LimitSet) -> Result<bool, u32> {
         if self.seats.take() {
             Ok(true)
         } else if self.terms().limits.shadow.in_flight {
-            shadow.add(Limit::InFlight);
+            shadow.add(LimitName::InFlight);
             Ok(false)
         } else {
             Err(self.seats.all())
@@ -279,7 +279,7 @@ impl Lane {
     }
 
     /// Leaves a seat that was taken.
-    pub fn stand_up(&self) {
+    pub fn leave_seat(&self) {
         self.seats.leave();
     }
 
@@ -301,13 +301,13 @@ impl Lane {
     }
 
     /// A limit refused a request.
-    pub fn refused(&self, limit: Limit) {
+    pub fn refused(&self, limit: LimitName) {
         self.meters().limits.refused(limit);
     }
 
     /// A request was admitted: whether out of what others left, and which limits in shadow would have refused it. Of
     /// most there is nothing to count.
-    pub fn admitted(&self, borrowed: bool, shadow: limit_name::Limits) {
+    pub fn admitted(&self, borrowed: bool, shadow: limit_name::LimitSet) {
         if borrowed || !shadow.is_empty() {
             self.meters().limits.admitted(borrowed, shadow);
         }
@@ -319,10 +319,10 @@ impl Lane {
     }
 
     /// How it stands.
-    pub fn view(&self) -> LaneView {
+    pub fn view(&self) -> TenantLimitsView {
         let share = self.share.view();
         let (terms, now) = (self.terms(), self.share.now());
-        LaneView {
+        TenantLimitsView {
             requests_per_second: terms.limits.all.per_second.get(),
             burst: terms.limits.all.burst.get(),
             left: terms.all.left(now),
@@ -349,19 +349,19 @@ impl Lane {
                 .all(|limiter| limiter.left(now) == limiter.rate().burst.get())
     }
 
-    fn terms(&self) -> RwLockReadGuard<'_, Terms> {
+    fn terms(&self) -> RwLockReadGuard<'_, LimitTerms> {
         self.terms.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Terms {
+impl LimitTerms {
     fn of_kind(&self, kind: Kind) -> Option<&Limiter> {
         // One that is not there is not asked for: few are, and the limits lie apart.
         let limiter = self.by_kind.as_ref()?[kind as usize].as_ref()?;
         self.limits.of_kind(kind).map(|_| limiter)
     }
 
-    fn give_back(&self, tokens: Tokens, now: Duration) {
+    fn give_back(&self, tokens: TakenTokens, now: Duration) {
         // Held across a reload, they are forfeit: how much of them came back by itself meanwhile is no longer known.
         if self.changes != tokens.changes {
             return;
@@ -397,7 +397,7 @@ fn has_kinds(limits: &Limits) -> bool {
 /// What was taken of a lane's limits: spent, unless it is given back.
 #[must_use]
 #[derive(Clone, Copy)]
-pub struct Tokens {
+pub struct TakenTokens {
     since: Duration,
     changes: u64,
     all: bool,
@@ -406,22 +406,22 @@ pub struct Tokens {
 }
 
 /// All lanes by party, so that a reload finds them again.
-pub struct Lanes {
-    by_party: Mutex<HashMap<PartyId, Arc<Lane>>>,
+pub struct TenantLimitsMap {
+    by_party: Mutex<HashMap<PartyId, Arc<TenantLimits>>>,
     quota: Arc<Quota>,
     /// For the breaker, whose the lanes' own are a part of.
-    pub era: Era,
+    pub era: BreakerEra,
     /// Who is suspended by hand.
     pub suspensions: Suspensions,
 }
 
-impl Lanes {
+impl TenantLimitsMap {
     /// None yet; they will share this quota.
     pub fn new(quota: Arc<Quota>) -> Self {
         Self {
             by_party: Mutex::default(),
             quota,
-            era: Era::default(),
+            era: BreakerEra::default(),
             suspensions: Suspensions::default(),
         }
     }
@@ -446,7 +446,7 @@ impl Lanes {
         registry: &Registry,
         own: &[bool],
         series: &TenantSeries,
-    ) -> Vec<Arc<Lane>> {
+    ) -> Vec<Arc<TenantLimits>> {
         let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
         let other = series.of(None);
@@ -469,7 +469,7 @@ impl Lanes {
                 Arc::clone(lane)
             } else {
                 let breaker = PartyBreaker::new(party.id.clone(), self.era.clone());
-                let lane = Lane::new(breaker, &party.limits, weight, &self.quota, meters);
+                let lane = TenantLimits::new(breaker, &party.limits, weight, &self.quota, meters);
                 lane.seats
                     .close(self.suspensions.of(party.id.as_str()).is_some());
                 let lane = Arc::new(lane);
@@ -498,15 +498,15 @@ mod tests {
         }
     }
 
-    fn lane(limits: &Limits, clock: &Clock) -> Arc<Lane> {
+    fn lane(limits: &Limits, clock: &Clock) -> Arc<TenantLimits> {
         let metrics = Metrics::new(&Catalogue::standard());
         let quota = Quota::new(
             &settings::Quota::default(),
             metrics.tenants.limits.quota.clone(),
             clock,
         );
-        Arc::new(Lane::new(
-            PartyBreaker::new(PartyId::parse("acme").unwrap(), Era::default()),
+        Arc::new(TenantLimits::new(
+            PartyBreaker::new(PartyId::parse("acme").unwrap(), BreakerEra::default()),
             limits,
             NonZeroU32::MIN,
             &quota,
@@ -514,18 +514,18 @@ mod tests {
         ))
     }
 
-    fn take(lane: &Arc<Lane>, kind: Kind) -> Option<Tokens> {
-        let mut shadow = limit_name::Limits::default();
+    fn take(lane: &Arc<TenantLimits>, kind: Kind) -> Option<TakenTokens> {
+        let mut shadow = limit_name::LimitSet::default();
         let tokens = lane.take(kind, lane.share.now(), &mut shadow);
         assert!(shadow.is_empty());
         tokens.ok()
     }
 
-    fn adjust(lane: &Lane, limits: &Limits) {
+    fn adjust(lane: &TenantLimits, limits: &Limits) {
         lane.adjust(limits, NonZeroU32::MIN);
     }
 
-    fn admitted(lane: &Arc<Lane>, kind: Kind) -> usize {
+    fn admitted(lane: &Arc<TenantLimits>, kind: Kind) -> usize {
         let took = || take(lane, kind).is_some();
         (0..1_000).take_while(|_| took()).count()
     }
@@ -534,10 +534,12 @@ mod tests {
     fn what_a_request_asks_of_a_lane_lies_in_two_cache_lines() {
         // An `Arc` keeps two counts before what it points to, a lock what it needs for itself.
         let lane = |offset| 2 * size_of::<usize>() + offset;
-        let lock = size_of::<RwLock<Terms>>() - size_of::<Terms>();
-        assert!(lane(offset_of!(Lane, terms)) <= 64);
-        assert!(lane(offset_of!(Lane, terms) + lock + offset_of!(Terms, weight)) <= 128);
-        assert!(lane(size_of::<Lane>()) <= 192);
+        let lock = size_of::<RwLock<LimitTerms>>() - size_of::<LimitTerms>();
+        assert!(lane(offset_of!(TenantLimits, terms)) <= 64);
+        assert!(
+            lane(offset_of!(TenantLimits, terms) + lock + offset_of!(LimitTerms, weight)) <= 128
+        );
+        assert!(lane(size_of::<TenantLimits>()) <= 192);
     }
 
     #[test]
@@ -632,13 +634,16 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         let mut told = Vec::new();
-        assert_eq!(lane.sit(&mut limit_name::Limits::default()), Ok(true));
+        assert_eq!(
+            lane.take_seat(&mut limit_name::LimitSet::default()),
+            Ok(true)
+        );
         for _ in 0..6 {
-            let mut shadow = limit_name::Limits::default();
+            let mut shadow = limit_name::LimitSet::default();
             let tokens = lane.take(Kind::Money, clock.elapsed(), &mut shadow);
             let admitted = tokens.is_ok();
-            assert_eq!(lane.sit(&mut shadow), Ok(false));
-            let names: Vec<_> = shadow.iter().map(Limit::as_str).collect();
+            assert_eq!(lane.take_seat(&mut shadow), Ok(false));
+            let names: Vec<_> = shadow.iter().map(LimitName::as_str).collect();
             told.push((admitted, names.join(" ")));
         }
         let expected = [

@@ -10,32 +10,32 @@ use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec};
 
-use crate::generation::limit_meters::{LimitMetrics, TenantLimits};
-use crate::prom::outcome::End;
+use crate::generation::limit_meters::{LimitMeters, TenantLimitMeters};
+use crate::prom::outcome::RequestOutcome;
 use crate::prom::registrar::{Registrar, opts, tenant_label};
 
 /// One tenant's, by kind and end.
-pub struct Ends<T>(pub [[T; End::ALL.len()]; Kind::ALL.len()]);
+pub struct OutcomeCounts<T>(pub [[T; RequestOutcome::ALL.len()]; Kind::ALL.len()]);
 
 /// What is counted of one tenant.
 pub struct TenantMeters {
-    ends: Ends<AtomicU64>,
+    ends: OutcomeCounts<AtomicU64>,
     /// Of its limits.
-    pub limits: TenantLimits,
+    pub limits: TenantLimitMeters,
     not_in_force: IntCounter,
 }
 
 /// The series of all tenants and operators.
 pub struct TenantSeries {
-    requests: Requests,
+    requests: RequestSeries,
     /// Limits, and how the institution's quota is shared.
-    pub limits: LimitMetrics,
+    pub limits: LimitMeters,
     not_in_force: IntCounterVec,
 }
 
 /// All that have series.
 #[derive(Clone)]
-struct Requests {
+struct RequestSeries {
     desc: Desc,
     by_tenant: Arc<Mutex<ByTenant>>,
 }
@@ -47,8 +47,8 @@ impl TenantSeries {
     /// Without any tenant.
     pub fn new(make: &Registrar<'_>) -> Self {
         Self {
-            requests: make.register(Requests::new()),
-            limits: LimitMetrics::new(make),
+            requests: make.register(RequestSeries::new()),
+            limits: LimitMeters::new(make),
             not_in_force: make.counters(
                 "credential_not_in_force_total",
                 "Requests refused as unknown_client whose signature is right, by a credential that was not in force.",
@@ -60,7 +60,7 @@ impl TenantSeries {
     /// What is counted of one tenant, or of all that have no series of their own.
     pub fn of(&self, id: Option<&str>) -> Arc<TenantMeters> {
         self.requests.of(id, || TenantMeters {
-            ends: Ends::zero(),
+            ends: OutcomeCounts::zero(),
             limits: self.limits.tenant(id),
             not_in_force: self.not_in_force.with_label_values(&[tenant_label(id)]),
         })
@@ -77,14 +77,14 @@ impl TenantSeries {
     }
 
     /// How all requests of all tenants ended.
-    pub fn ended(&self) -> [[u64; End::ALL.len()]; Kind::ALL.len()] {
+    pub fn ended(&self) -> [[u64; RequestOutcome::ALL.len()]; Kind::ALL.len()] {
         self.requests.sum().0
     }
 }
 
 impl TenantMeters {
     /// Counts a request of this tenant.
-    pub fn ended(&self, kind: Kind, end: End) {
+    pub fn ended(&self, kind: Kind, end: RequestOutcome) {
         self.ends.count(kind, end);
     }
 
@@ -94,36 +94,36 @@ impl TenantMeters {
     }
 }
 
-impl Ends<AtomicU64> {
+impl OutcomeCounts<AtomicU64> {
     fn zero() -> Self {
-        Self([const { [const { AtomicU64::new(0) }; End::ALL.len()] }; Kind::ALL.len()])
+        Self([const { [const { AtomicU64::new(0) }; RequestOutcome::ALL.len()] }; Kind::ALL.len()])
     }
 
-    fn count(&self, kind: Kind, end: End) {
+    fn count(&self, kind: Kind, end: RequestOutcome) {
         self.0[kind as usize][end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Kind, End, u64)> {
+    fn iter(&self) -> impl Iterator<Item = (Kind, RequestOutcome, u64)> {
         let of_kind = |kind| {
             let counts = &self.0[kind as usize];
             let count = move |end| (kind, end, counts[end as usize].load(Ordering::Relaxed));
-            End::ALL.into_iter().map(count)
+            RequestOutcome::ALL.into_iter().map(count)
         };
         Kind::ALL.iter().copied().flat_map(of_kind)
     }
 }
 
-impl Ends<u64> {
-    const NONE: Self = Self([[0; End::ALL.len()]; Kind::ALL.len()]);
+impl OutcomeCounts<u64> {
+    const NONE: Self = Self([[0; RequestOutcome::ALL.len()]; Kind::ALL.len()]);
 
-    fn add(&mut self, ends: &Ends<AtomicU64>) {
+    fn add(&mut self, ends: &OutcomeCounts<AtomicU64>) {
         for (kind, end, count) in ends.iter() {
             self.0[kind as usize][end as usize] += count;
         }
     }
 }
 
-impl Requests {
+impl RequestSeries {
     fn new() -> prometheus::Result<Self> {
         let labels = ["tenant", "kind", "outcome"].map(str::to_owned);
         let help = "Requests by tenant, kind of operation and how they ended.";
@@ -147,8 +147,8 @@ impl Requests {
     }
 
     /// All tenants' together.
-    fn sum(&self) -> Ends<u64> {
-        let mut sum = Ends::NONE;
+    fn sum(&self) -> OutcomeCounts<u64> {
+        let mut sum = OutcomeCounts::NONE;
         for meters in self.all().values() {
             sum.add(&meters.ends);
         }
@@ -162,14 +162,15 @@ impl Requests {
     }
 }
 
-impl Collector for Requests {
+impl Collector for RequestSeries {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.desc]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let by_tenant = self.all();
-        let mut all = Vec::with_capacity(by_tenant.len() * End::ALL.len() * Kind::ALL.len());
+        let mut all =
+            Vec::with_capacity(by_tenant.len() * RequestOutcome::ALL.len() * Kind::ALL.len());
         for (id, meters) in &*by_tenant {
             let label = tenant_label(id.as_deref());
             let ends = meters.ends.iter();
@@ -184,7 +185,7 @@ impl Collector for Requests {
     }
 }
 
-fn series(tenant: &str, kind: Kind, end: End, count: u64) -> Metric {
+fn series(tenant: &str, kind: Kind, end: RequestOutcome, count: u64) -> Metric {
     // By name, as the library writes labels.
     let labels = [
         ("kind", kind.as_str()),

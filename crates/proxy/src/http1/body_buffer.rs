@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 /// Most bodies arrive in one piece, which is kept as it is. Others are copied into parts that never grow,
 /// so that what is allocated is known before and nothing is moved.
 #[derive(Default)]
-pub struct Pieces {
+pub struct BodyBuffer {
     first: Bytes,
     parts: Vec<BytesMut>,
     length: usize,
@@ -16,7 +16,7 @@ pub const FIRST_PART: usize = 4096;
 /// How large parts are: the first is small, for most bodies are.
 const PARTS: [usize; 3] = [FIRST_PART, 16 * 1024, 64 * 1024];
 
-impl Pieces {
+impl BodyBuffer {
     /// How many bytes there are.
     pub fn len(&self) -> usize {
         self.length

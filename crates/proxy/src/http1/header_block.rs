@@ -11,9 +11,9 @@ use crate::http1::wire_lines;
 
 /// Lines of a head, each with its end. No value in it has a line end: they were parsed, or are made here.
 #[derive(Debug, Clone, Default)]
-pub struct Fields(Vec<u8>);
+pub struct HeaderBlock(Vec<u8>);
 
-impl Fields {
+impl HeaderBlock {
     /// None, with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_added_is_found_and_written_in_its_order() {
-        let mut fields = Fields::default();
+        let mut fields = HeaderBlock::default();
         assert_eq!(fields.get(&header::DATE), None);
         fields.add("X-Empty", b"");
         fields.add("Date", b"a: b");

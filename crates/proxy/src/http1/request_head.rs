@@ -5,19 +5,19 @@ use http::request;
 
 /// The head of a caller's request.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
+pub struct RequestHead<'a> {
     /// The method, in the caller's spelling.
     pub method: &'a str,
     /// What stands before `?`.
     pub path: &'a str,
     /// What stands behind it.
     pub query: Option<&'a str>,
-    lines: Lines<'a>,
+    lines: HeaderLines<'a>,
 }
 
 /// Where a line stands in the head it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LineAt {
+pub struct FieldSpan {
     /// Where its name begins and ends.
     pub name: (u16, u16),
     /// Where its value does, without the blanks around it.
@@ -25,20 +25,25 @@ pub struct LineAt {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Lines<'a> {
-    Text(&'a [u8], &'a [LineAt]),
+enum HeaderLines<'a> {
+    Text(&'a [u8], &'a [FieldSpan]),
     Map(&'a HeaderMap),
 }
 
 /// Goes through the lines of a head.
-enum Iter<'a> {
-    Text(&'a [u8], std::slice::Iter<'a, LineAt>),
+enum HeaderIter<'a> {
+    Text(&'a [u8], std::slice::Iter<'a, FieldSpan>),
     Map(header::Iter<'a, HeaderValue>),
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     /// As it was read off a connection: the bytes of the head, and where its lines stand in them.
-    pub fn of_text(method: &'a str, target: &'a str, text: &'a [u8], lines: &'a [LineAt]) -> Self {
+    pub fn of_text(
+        method: &'a str,
+        target: &'a str,
+        text: &'a [u8],
+        lines: &'a [FieldSpan],
+    ) -> Self {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
@@ -47,7 +52,7 @@ impl<'a> Head<'a> {
             method,
             path,
             query,
-            lines: Lines::Text(text, lines),
+            lines: HeaderLines::Text(text, lines),
         }
     }
 
@@ -57,15 +62,15 @@ impl<'a> Head<'a> {
             method: parts.method.as_str(),
             path: parts.uri.path(),
             query: parts.uri.query(),
-            lines: Lines::Map(&parts.headers),
+            lines: HeaderLines::Map(&parts.headers),
         }
     }
 
     /// Name and value of each line, in their order. The names are in the caller's spelling.
     pub fn lines(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         match self.lines {
-            Lines::Text(text, lines) => Iter::Text(text, lines.iter()),
-            Lines::Map(map) => Iter::Map(map.iter()),
+            HeaderLines::Text(text, lines) => HeaderIter::Text(text, lines.iter()),
+            HeaderLines::Map(map) => HeaderIter::Map(map.iter()),
         }
     }
 
@@ -76,7 +81,7 @@ impl<'a> Head<'a> {
     }
 }
 
-impl<'a> Iterator for Iter<'a> {
+impl<'a> Iterator for HeaderIter<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

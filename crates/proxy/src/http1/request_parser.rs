@@ -18,7 +18,7 @@ use std::mem;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
-use crate::http1::request_head::{Head, LineAt};
+use crate::http1::request_head::{FieldSpan, RequestHead};
 
 /// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
@@ -29,7 +29,7 @@ pub const HEAD_LINES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 #[expect(missing_docs, reason = "`text` says what each is")]
-pub enum Fault {
+pub enum FramingError {
     TooLarge,
     RequestLine,
     Method,
@@ -51,15 +51,15 @@ pub enum Fault {
 ///
 /// It is kept from request to request, and with it the room for its lines.
 #[derive(Debug, Default)]
-pub struct Reading {
+pub struct RequestParser {
     /// Where the first line begins that was not looked at.
     at: usize,
     /// How much of that line was looked at in vain.
     seen: usize,
     method: (u16, u16),
     target: (u16, u16),
-    lines: Vec<LineAt>,
-    flags: Flags,
+    lines: Vec<FieldSpan>,
+    flags: HeadFlags,
     length: Option<u64>,
 }
 
@@ -69,7 +69,7 @@ pub struct Reading {
     clippy::struct_excessive_bools,
     reason = "each is whether one thing was there"
 )]
-struct Flags {
+struct HeadFlags {
     request_line: bool,
     http10: bool,
     host: bool,
@@ -81,16 +81,16 @@ struct Flags {
 
 /// What follows a head, as far as it is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum BodyFraming {
     /// So many bytes.
     Length(u64),
     /// Chunks.
-    Chunks(Chunk),
+    Chunks(ChunkPosition),
 }
 
 /// What there is of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum BodyEvent {
     /// A piece of it.
     Piece(Bytes),
     /// Nothing before more bytes come.
@@ -99,45 +99,47 @@ pub enum Step {
     Over,
 }
 
-impl Reading {
+impl RequestParser {
     /// Looks on in `bytes`, which are all that came since the request before was over: how long the head is, once it is
     /// all there.
     ///
     /// # Errors
     /// If it cannot be read in one way only.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, FramingError> {
         loop {
             let rest = &bytes[self.at..];
             let Some(end) = memchr(b'\n', &rest[self.seen..]).map(|end| self.seen + end) else {
                 if bytes.len() > HEAD_LIMIT {
-                    return Err(Fault::TooLarge);
+                    return Err(FramingError::TooLarge);
                 }
                 // Not waited for: whoever sends this will not send a head. The last byte may be half of a line's end.
                 let unended = rest.strip_suffix(b"\r").unwrap_or(rest);
                 if !is_plain(&unended[self.seen..]) {
-                    return Err(Fault::Control);
+                    return Err(FramingError::Control);
                 }
                 self.seen = unended.len();
                 return Ok(None);
             };
-            let line = rest[..end].strip_suffix(b"\r").ok_or(Fault::Control)?;
+            let line = rest[..end]
+                .strip_suffix(b"\r")
+                .ok_or(FramingError::Control)?;
             let at = self.at;
             self.at += end + 1;
             self.seen = 0;
             if self.at > HEAD_LIMIT {
-                return Err(Fault::TooLarge);
+                return Err(FramingError::TooLarge);
             }
             if !is_plain(line) {
-                return Err(Fault::Control);
+                return Err(FramingError::Control);
             }
             match (self.flags.request_line, line) {
                 (false, []) => {}
                 (false, line) => self.request_line(at, line)?,
-                (true, []) => return self.whole().map(Some),
+                (true, []) => return self.finish().map(Some),
                 (true, line) => self.field(at, line)?,
             }
             if self.lines.len() > HEAD_LINES {
-                return Err(Fault::TooLarge);
+                return Err(FramingError::TooLarge);
             }
         }
     }
@@ -146,25 +148,25 @@ impl Reading {
     ///
     /// # Panics
     /// If they are others.
-    pub fn head<'a>(&'a self, text: &'a [u8]) -> Head<'a> {
+    pub fn head<'a>(&'a self, text: &'a [u8]) -> RequestHead<'a> {
         let part = |(from, to): (u16, u16)| {
             let part = &text[usize::from(from)..usize::from(to)];
             str::from_utf8(part).expect("its bytes were found to be ASCII")
         };
-        Head::of_text(part(self.method), part(self.target), text, &self.lines)
+        RequestHead::of_text(part(self.method), part(self.target), text, &self.lines)
     }
 
     /// What follows it.
-    pub fn rest(&self) -> Rest {
+    pub fn rest(&self) -> BodyFraming {
         if self.flags.chunked {
-            Rest::Chunks(Chunk::FIRST)
+            BodyFraming::Chunks(ChunkPosition::FIRST)
         } else {
-            Rest::Length(self.length.unwrap_or(0))
+            BodyFraming::Length(self.length.unwrap_or(0))
         }
     }
 
     /// Whether the caller waits to be told before it sends its body. HTTP/1.0 has no such thing (RFC 9110, 10.1.1).
-    pub fn waits(&self) -> bool {
+    pub fn is_partial(&self) -> bool {
         self.flags.expect && !self.flags.http10
     }
 
@@ -179,30 +181,30 @@ impl Reading {
     }
 
     /// From the beginning, for the next request.
-    pub fn again(&mut self) {
+    pub fn reset(&mut self) {
         self.at = 0;
         self.seen = 0;
         self.lines.clear();
-        self.flags = Flags::default();
+        self.flags = HeadFlags::default();
         self.length = None;
     }
 
-    fn request_line(&mut self, at: usize, line: &[u8]) -> Result<(), Fault> {
-        let (method, rest) = split_at(line, b' ').ok_or(Fault::RequestLine)?;
-        let (target, version) = split_at(rest, b' ').ok_or(Fault::RequestLine)?;
+    fn request_line(&mut self, at: usize, line: &[u8]) -> Result<(), FramingError> {
+        let (method, rest) = split_at(line, b' ').ok_or(FramingError::RequestLine)?;
+        let (target, version) = split_at(rest, b' ').ok_or(FramingError::RequestLine)?;
         self.flags.http10 = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
-            _ => return Err(Fault::RequestLine),
+            _ => return Err(FramingError::RequestLine),
         };
         if method.is_empty() || !method.iter().all(|byte| TOKEN[usize::from(*byte)]) {
-            return Err(Fault::RequestLine);
+            return Err(FramingError::RequestLine);
         }
         if method == b"CONNECT" || method == b"TRACE" {
-            return Err(Fault::Method);
+            return Err(FramingError::Method);
         }
         if !is_target(target) {
-            return Err(Fault::Target);
+            return Err(FramingError::Target);
         }
         self.flags.request_line = true;
         self.method = place(at, method.len());
@@ -210,9 +212,9 @@ impl Reading {
         Ok(())
     }
 
-    fn field(&mut self, at: usize, line: &[u8]) -> Result<(), Fault> {
+    fn field(&mut self, at: usize, line: &[u8]) -> Result<(), FramingError> {
         let (name, value, value_at) = field(line)?;
-        self.lines.push(LineAt {
+        self.lines.push(FieldSpan {
             name: place(at, name.len()),
             value: place(at + value_at, value.len()),
         });
@@ -222,17 +224,17 @@ impl Reading {
         match name.len() {
             4 if is("host") => {
                 if mem::replace(&mut flags.host, true) {
-                    return Err(Fault::Hosts);
+                    return Err(FramingError::Hosts);
                 }
                 if !is_host(value) {
-                    return Err(Fault::OddHost);
+                    return Err(FramingError::OddHost);
                 }
             }
             6 if is("expect")
                 && (mem::replace(&mut flags.expect, true)
                     || !value.eq_ignore_ascii_case(b"100-continue")) =>
             {
-                return Err(Fault::Expect);
+                return Err(FramingError::Expect);
             }
             10 if is("connection") => {
                 for word in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -241,9 +243,9 @@ impl Reading {
                 }
             }
             14 if is("content-length") => {
-                let length = number(value).ok_or(Fault::Length)?;
+                let length = number(value).ok_or(FramingError::Length)?;
                 if self.length.replace(length).is_some() {
-                    return Err(Fault::Length);
+                    return Err(FramingError::Length);
                 }
             }
             17 if is("transfer-encoding")
@@ -251,19 +253,19 @@ impl Reading {
                     || flags.http10
                     || !value.eq_ignore_ascii_case(b"chunked")) =>
             {
-                return Err(Fault::Coding);
+                return Err(FramingError::Coding);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn whole(&self) -> Result<usize, Fault> {
+    fn finish(&self) -> Result<usize, FramingError> {
         if !self.flags.host && !self.flags.http10 {
-            return Err(Fault::NoHost);
+            return Err(FramingError::NoHost);
         }
         if self.flags.chunked && self.length.is_some() {
-            return Err(Fault::LengthAndCoding);
+            return Err(FramingError::LengthAndCoding);
         }
         Ok(self.at)
     }
@@ -277,10 +279,10 @@ fn place(at: usize, length: usize) -> (u16, u16) {
 
 const _: () = assert!(HEAD_LIMIT < u16::MAX as usize);
 
-impl Rest {
+impl BodyFraming {
     /// Whether nothing is still to come.
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunks(Chunk::End))
+        matches!(self, Self::Length(0) | Self::Chunks(ChunkPosition::End))
     }
 
     /// How many bytes are still to come at least.
@@ -295,14 +297,14 @@ impl Rest {
     ///
     /// # Errors
     /// If the chunks are none.
-    pub fn step(&mut self, came: &mut BytesMut) -> Result<Step, Fault> {
+    pub fn step(&mut self, came: &mut BytesMut) -> Result<BodyEvent, FramingError> {
         match self {
-            Self::Length(0) => Ok(Step::Over),
-            Self::Length(_) if came.is_empty() => Ok(Step::More),
+            Self::Length(0) => Ok(BodyEvent::Over),
+            Self::Length(_) if came.is_empty() => Ok(BodyEvent::More),
             Self::Length(left) => {
                 let now = usize::try_from(*left).map_or(came.len(), |left| left.min(came.len()));
                 *left -= now as u64;
-                Ok(Step::Piece(came.split_to(now).freeze()))
+                Ok(BodyEvent::Piece(came.split_to(now).freeze()))
             }
             Self::Chunks(chunk) => chunk.next(came),
         }
@@ -310,9 +312,9 @@ impl Rest {
 }
 
 /// The name of a line, its value without the blanks around it, and where that begins.
-fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), Fault> {
+fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Fault::Folded);
+        return Err(FramingError::Folded);
     }
     // A colon ends a token, and nothing else may.
     let end = line.iter().position(|byte| !TOKEN[usize::from(*byte)]);
@@ -322,7 +324,7 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), Fault> {
             let value_at = line.len() - value.len();
             Ok((name, value.trim_ascii_end(), value_at))
         }
-        _ => Err(Fault::Name),
+        _ => Err(FramingError::Name),
     }
 }
 
@@ -364,7 +366,7 @@ fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 
 /// Where in a chunked body the next byte stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
+pub enum ChunkPosition {
     /// In a chunk's size, of which so many digits were read.
     Size(u32, u8),
     /// Before the end of the line that says a size.
@@ -392,35 +394,35 @@ pub enum TrailerPart {
     LastLf,
 }
 
-impl Chunk {
+impl ChunkPosition {
     const FIRST: Self = Self::Size(0, 0);
 
     /// The next piece of the body, or as far as the bytes go.
-    fn next(&mut self, came: &mut BytesMut) -> Result<Step, Fault> {
+    fn next(&mut self, came: &mut BytesMut) -> Result<BodyEvent, FramingError> {
         let mut at = 0;
         while *self != Self::End {
             if let Self::Data(left) = *self {
                 let _sizes = came.split_to(at);
                 let now = usize::try_from(left).map_or(came.len(), |left| left.min(came.len()));
                 if now == 0 {
-                    return Ok(Step::More);
+                    return Ok(BodyEvent::More);
                 }
                 let taken = u32::try_from(now).expect("no more than are left of a chunk");
                 *self = match left - taken {
                     0 => Self::DataCr,
                     left => Self::Data(left),
                 };
-                return Ok(Step::Piece(came.split_to(now).freeze()));
+                return Ok(BodyEvent::Piece(came.split_to(now).freeze()));
             }
             let Some(byte) = came.get(at) else {
                 came.clear();
-                return Ok(Step::More);
+                return Ok(BodyEvent::More);
             };
-            *self = self.step(*byte).ok_or(Fault::Coding)?;
+            *self = self.step(*byte).ok_or(FramingError::Coding)?;
             at += 1;
         }
         let _trailers = came.split_to(at);
-        Ok(Step::Over)
+        Ok(BodyEvent::Over)
     }
 
     fn step(self, byte: u8) -> Option<Self> {
@@ -458,7 +460,7 @@ impl Chunk {
 /// How many bytes of trailers are read before they are too many. Nothing is done with them.
 const TRAILER_LIMIT: u16 = 4096;
 
-impl Fault {
+impl FramingError {
     /// What is wrong, for the caller.
     pub fn text(self) -> &'static str {
         match self {

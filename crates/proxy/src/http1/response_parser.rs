@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
 
 use crate::http1::content_coding::ContentCoding;
-use crate::http1::header_block::Fields;
+use crate::http1::header_block::HeaderBlock;
 
 /// The largest head an answer may have.
 const HEAD: usize = 64 * 1024;
@@ -38,7 +38,7 @@ const OPTIONS: usize = 16;
 
 /// Why an answer cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum ResponseError {
     /// No status line, or a line that is none.
     #[error("its head is not HTTP/1")]
     Head,
@@ -55,18 +55,18 @@ pub enum Unreadable {
 
 /// How the body of an answer ends, and what of it is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum ResponseFraming {
     /// After so many bytes.
     Exactly(u64),
     /// With its last chunk.
-    Chunked(Chunk),
+    Chunked(ResponseChunk),
     /// With the connection: one that was cut looks like a whole one.
     UntilClosed,
 }
 
 /// What is expected next of a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
+pub enum ResponseChunk {
     /// How long the next one is, in a line of which so many bytes were looked at in vain.
     Size(u32),
     /// So many bytes of one.
@@ -82,7 +82,7 @@ pub enum Chunk {
 
 /// What there is of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ResponseEvent {
     /// A piece of it.
     Piece(Bytes),
     /// Nothing before more bytes come.
@@ -93,16 +93,16 @@ pub enum Step {
 
 /// What an answer's head says to whoever asked.
 #[derive(Debug)]
-pub struct Parts {
+pub struct ResponseHead {
     /// The status.
     pub status: StatusCode,
     /// The lines that may pass.
-    pub fields: Fields,
+    pub fields: HeaderBlock,
     /// Whether the body is in a content coding.
     pub coding: ContentCoding,
 }
 
-impl Parts {
+impl ResponseHead {
     /// An answer with this body, as hyper and others have it.
     pub fn with<B>(&self, body: B) -> Response<B> {
         let mut response = Response::new(body);
@@ -114,11 +114,11 @@ impl Parts {
 
 /// A head, and what follows it.
 #[derive(Debug)]
-pub struct Head {
+pub struct ParsedHead {
     /// Status and lines.
-    pub parts: Parts,
+    pub parts: ResponseHead,
     /// The body.
-    pub rest: Rest,
+    pub rest: ResponseFraming,
     /// Whether the connection may serve another request after it.
     pub keeps: bool,
     /// How long it may idle before the next request, if the server said so.
@@ -134,16 +134,16 @@ pub fn head(
     came: &mut BytesMut,
     seen: usize,
     passes: fn(&str) -> bool,
-) -> Result<Option<Head>, Unreadable> {
+) -> Result<Option<ParsedHead>, ResponseError> {
     let Some(end) = end_of_head(came, seen) else {
         return if came.len() > HEAD {
-            Err(Unreadable::TooLarge)
+            Err(ResponseError::TooLarge)
         } else {
             Ok(None)
         };
     };
     if end > HEAD {
-        return Err(Unreadable::TooLarge);
+        return Err(ResponseError::TooLarge);
     }
     let head = came.split_to(end);
     let ends = LineEnds::of(&head);
@@ -153,7 +153,7 @@ pub fn head(
     }
     let mut lines = [const { MaybeUninit::uninit() }; LINES];
     let read = match read(&head, &ParserConfig::default(), &mut lines, passes) {
-        Err(Unreadable::Head) => read_odd(head, passes)?,
+        Err(ResponseError::Head) => read_odd(head, passes)?,
         read => {
             let mut read = read?;
             // RFC 9112, 2.2, lets a line end in LF alone; the next answer may be worse.
@@ -168,7 +168,7 @@ pub fn head(
 /// with blanks before a colon or between the words of the status line, or with more lines than usual. Its connection
 /// serves no other request.
 #[cold]
-fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<Head, Unreadable> {
+fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<ParsedHead, ResponseError> {
     unfold(&mut head);
     let mut config = ParserConfig::default();
     config
@@ -176,7 +176,7 @@ fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<Head, Unread
         .allow_multiple_spaces_in_response_status_delimiters(true);
     let mut lines = vec![MaybeUninit::uninit(); MOST_LINES];
     let read = read(&head, &config, &mut lines, passes)?;
-    Ok(Head {
+    Ok(ParsedHead {
         keeps: false,
         ..read
     })
@@ -228,16 +228,16 @@ fn read<'a>(
     config: &ParserConfig,
     lines: &mut [MaybeUninit<httparse::Header<'a>>],
     passes: fn(&str) -> bool,
-) -> Result<Head, Unreadable> {
+) -> Result<ParsedHead, ResponseError> {
     let mut parsed = httparse::Response::new(&mut []);
     match config.parse_response_with_uninit_headers(&mut parsed, head, lines) {
         Ok(Status::Complete(used)) if used == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Unreadable::TooLarge),
-        Ok(_) | Err(_) => return Err(Unreadable::Head),
+        Err(httparse::Error::TooManyHeaders) => return Err(ResponseError::TooLarge),
+        Ok(_) | Err(_) => return Err(ResponseError::Head),
     }
-    let code = parsed.code.ok_or(Unreadable::Head)?;
-    let said = Said::of(parsed.headers)?;
-    let mut fields = Fields::with_capacity(head.len() + OUR_LINES);
+    let code = parsed.code.ok_or(ResponseError::Head)?;
+    let said = FramingHeaders::of(parsed.headers)?;
+    let mut fields = HeaderBlock::with_capacity(head.len() + OUR_LINES);
     let mut passed = 0;
     for line in parsed.headers.iter().filter(|line| passes(line.name)) {
         // One that `Connection` names is about this connection only.
@@ -251,13 +251,13 @@ fn read<'a>(
     let (rest, is_plain) = said.rest(code, is_new);
     let keeps = is_plain && rest.shows_its_end() && said.keeps(is_new);
     let idle = said.keep_alive.and_then(idle);
-    let status = code.try_into().map_err(|_| Unreadable::Head)?;
-    let parts = Parts {
+    let status = code.try_into().map_err(|_| ResponseError::Head)?;
+    let parts = ResponseHead {
         status,
         fields,
         coding: said.content,
     };
-    Ok(Head {
+    Ok(ParsedHead {
         parts,
         rest,
         keeps,
@@ -287,7 +287,7 @@ fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
 }
 
 /// What a head says about where its answer ends and what becomes of the connection.
-struct Said<'a> {
+struct FramingHeaders<'a> {
     length: Option<u64>,
     /// The transfer coding.
     coding: Option<&'a [u8]>,
@@ -299,8 +299,8 @@ struct Said<'a> {
     content: ContentCoding,
 }
 
-impl<'a> Said<'a> {
-    fn of(lines: &'a [httparse::Header<'a>]) -> Result<Self, Unreadable> {
+impl<'a> FramingHeaders<'a> {
+    fn of(lines: &'a [httparse::Header<'a>]) -> Result<Self, ResponseError> {
         let mut said = Self {
             length: None,
             coding: None,
@@ -312,19 +312,19 @@ impl<'a> Said<'a> {
         for line in lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
             if is("content-length") {
-                let length = length(line.value).ok_or(Unreadable::Length)?;
+                let length = length(line.value).ok_or(ResponseError::Length)?;
                 if said
                     .length
                     .replace(length)
                     .is_some_and(|said| said != length)
                 {
-                    return Err(Unreadable::Length);
+                    return Err(ResponseError::Length);
                 }
             } else if is("transfer-encoding") {
                 let coding = line.value.trim_ascii();
                 // We ask for none, and take chunks off and nothing else: more codings than one cannot be undone.
                 if coding.contains(&b',') || said.coding.replace(coding).is_some() {
-                    return Err(Unreadable::Length);
+                    return Err(ResponseError::Length);
                 }
             } else if is("connection") {
                 for option in line.value.split(|byte| *byte == b',') {
@@ -341,7 +341,7 @@ impl<'a> Said<'a> {
         }
         if said.coding.is_some() && said.length.is_some() {
             // Chunks would count (RFC 9112, 6.3), but who writes both has been seen to mean the other.
-            return Err(Unreadable::Length);
+            return Err(ResponseError::Length);
         }
         Ok(said)
     }
@@ -363,15 +363,15 @@ impl<'a> Said<'a> {
     }
 
     /// How the body ends, and whether that was said in one way only.
-    fn rest(&self, code: u16, is_new: bool) -> (Rest, bool) {
+    fn rest(&self, code: u16, is_new: bool) -> (ResponseFraming, bool) {
         match (self.coding, self.length) {
-            _ if matches!(code, 100..=199 | 204 | 304) => (Rest::Exactly(0), true),
+            _ if matches!(code, 100..=199 | 204 | 304) => (ResponseFraming::Exactly(0), true),
             (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => {
                 // HTTP/1.0 knows of no chunks (RFC 9112, 6.1).
-                (Rest::Chunked(Chunk::Size(0)), is_new)
+                (ResponseFraming::Chunked(ResponseChunk::Size(0)), is_new)
             }
-            (Some(_), _) | (None, None) => (Rest::UntilClosed, true),
-            (None, Some(length)) => (Rest::Exactly(length), true),
+            (Some(_), _) | (None, None) => (ResponseFraming::UntilClosed, true),
+            (None, Some(length)) => (ResponseFraming::Exactly(length), true),
         }
     }
 }
@@ -404,7 +404,7 @@ fn length(value: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-impl Rest {
+impl ResponseFraming {
     /// Whether an answer that was cut shows that it was.
     pub fn shows_its_end(self) -> bool {
         self != Self::UntilClosed
@@ -422,42 +422,42 @@ impl Rest {
     ///
     /// # Errors
     /// If the chunks are broken.
-    pub fn step(&mut self, came: &mut BytesMut) -> Result<Step, Unreadable> {
+    pub fn step(&mut self, came: &mut BytesMut) -> Result<ResponseEvent, ResponseError> {
         match self {
-            Self::Exactly(0) => Ok(Step::Over),
+            Self::Exactly(0) => Ok(ResponseEvent::Over),
             Self::Exactly(left) => Ok(take(came, left)),
-            Self::UntilClosed if came.is_empty() => Ok(Step::More),
-            Self::UntilClosed => Ok(Step::Piece(came.split().freeze())),
+            Self::UntilClosed if came.is_empty() => Ok(ResponseEvent::More),
+            Self::UntilClosed => Ok(ResponseEvent::Piece(came.split().freeze())),
             Self::Chunked(chunk) => chunk.step(came),
         }
     }
 }
 
 /// What there is of so many bytes.
-fn take(came: &mut BytesMut, left: &mut u64) -> Step {
+fn take(came: &mut BytesMut, left: &mut u64) -> ResponseEvent {
     if came.is_empty() {
-        return Step::More;
+        return ResponseEvent::More;
     }
     let there = usize::try_from(*left).map_or(came.len(), |left| left.min(came.len()));
     *left -= there as u64;
-    Step::Piece(came.split_to(there).freeze())
+    ResponseEvent::Piece(came.split_to(there).freeze())
 }
 
-impl Chunk {
-    fn step(&mut self, came: &mut BytesMut) -> Result<Step, Unreadable> {
+impl ResponseChunk {
+    fn step(&mut self, came: &mut BytesMut) -> Result<ResponseEvent, ResponseError> {
         loop {
             match self {
                 // The parser takes no digits at all for a zero, and that would be the end.
                 Self::Size(_) if came.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
-                    return Err(Unreadable::Chunks);
+                    return Err(ResponseError::Chunks);
                 }
                 Self::Size(seen) => {
                     if line(came, seen)?.is_none() {
-                        return Ok(Step::More);
+                        return Ok(ResponseEvent::More);
                     }
                     let Ok(Status::Complete((used, size))) = httparse::parse_chunk_size(came)
                     else {
-                        return Err(Unreadable::Chunks);
+                        return Err(ResponseError::Chunks);
                     };
                     let _line = came.split_to(used);
                     *self = if size == 0 {
@@ -473,38 +473,38 @@ impl Chunk {
                         let _end = came.split_to(2);
                         *self = Self::Size(0);
                     }
-                    Some(_) => return Err(Unreadable::Chunks),
-                    None => return Ok(Step::More),
+                    Some(_) => return Err(ResponseError::Chunks),
+                    None => return Ok(ResponseEvent::More),
                 },
                 // Trailers are read and dropped: nothing in the protocol uses them.
                 Self::Trailers(left, seen) => {
                     let Some(end) = line(came, seen)? else {
-                        return Ok(Step::More);
+                        return Ok(ResponseEvent::More);
                     };
                     let line = came.split_to(end);
-                    let length = u32::try_from(end).map_err(|_| Unreadable::Chunks)?;
-                    *left = left.checked_sub(length).ok_or(Unreadable::Chunks)?;
+                    let length = u32::try_from(end).map_err(|_| ResponseError::Chunks)?;
+                    *left = left.checked_sub(length).ok_or(ResponseError::Chunks)?;
                     if matches!(&line[..], b"\r\n" | b"\n") {
                         *self = Self::Over;
                     }
                 }
-                Self::Over => return Ok(Step::Over),
+                Self::Over => return Ok(ResponseEvent::Over),
             }
         }
     }
 }
 
 /// Where a line ends, if it is there; `seen` is how much of it was looked at in vain.
-fn line(came: &[u8], seen: &mut u32) -> Result<Option<usize>, Unreadable> {
+fn line(came: &[u8], seen: &mut u32) -> Result<Option<usize>, ResponseError> {
     let from = *seen as usize;
     if let Some(end) = memchr::memchr(b'\n', &came[from..]) {
         *seen = 0;
         return Ok(Some(from + end + 1));
     }
     if came.len() > CHUNK_LINE {
-        return Err(Unreadable::Chunks);
+        return Err(ResponseError::Chunks);
     }
-    *seen = u32::try_from(came.len()).map_err(|_| Unreadable::Chunks)?;
+    *seen = u32::try_from(came.len()).map_err(|_| ResponseError::Chunks)?;
     Ok(None)
 }
 
@@ -536,7 +536,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The head and the body of an answer that comes in these pieces and then closes.
-    fn read(pieces: &[&[u8]]) -> Result<(Head, Vec<u8>, bool), Unreadable> {
+    fn read(pieces: &[&[u8]]) -> Result<(ParsedHead, Vec<u8>, bool), ResponseError> {
         let (mut came, mut seen, mut found, mut body) = (BytesMut::new(), 0, None, Vec::new());
         let mut over = false;
         for piece in pieces {
@@ -548,21 +548,21 @@ mod tests {
             let Some(head) = &mut found else { continue };
             loop {
                 match head.rest.step(&mut came)? {
-                    Step::Piece(piece) => body.extend_from_slice(&piece),
-                    Step::More => break,
-                    Step::Over => {
+                    ResponseEvent::Piece(piece) => body.extend_from_slice(&piece),
+                    ResponseEvent::More => break,
+                    ResponseEvent::Over => {
                         over = true;
                         break;
                     }
                 }
             }
         }
-        let head = found.ok_or(Unreadable::Head)?;
-        let over = over || head.rest == Rest::UntilClosed;
+        let head = found.ok_or(ResponseError::Head)?;
+        let over = over || head.rest == ResponseFraming::UntilClosed;
         Ok((head, body, over && came.is_empty()))
     }
 
-    fn read_text(text: &str) -> Result<(Head, Vec<u8>, bool), Unreadable> {
+    fn read_text(text: &str) -> Result<(ParsedHead, Vec<u8>, bool), ResponseError> {
         read(&[text.as_bytes()])
     }
 
@@ -638,84 +638,84 @@ mod tests {
         for (text, why) in [
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-                Unreadable::Chunks,
+                ResponseError::Chunks,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx",
-                Unreadable::Chunks,
+                ResponseError::Chunks,
             ),
             // No length is not the length nought.
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\r\n\r\n",
-                Unreadable::Chunks,
+                ResponseError::Chunks,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n;a\r\n\r\n",
-                Unreadable::Chunks,
+                ResponseError::Chunks,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
-                Unreadable::Chunks,
+                ResponseError::Chunks,
             ),
-            (&trailers, Unreadable::Chunks),
+            (&trailers, ResponseError::Chunks),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n 2\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length : 3\r\n\r\n{}",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-                Unreadable::Length,
+                ResponseError::Length,
             ),
             (
                 "HTTP/1.1 200 OK\r\n X: y\r\nContent-Length: 2\r\n\r\n{}",
-                Unreadable::Head,
+                ResponseError::Head,
             ),
-            ("HTTP/1.1 200 OK\r\nX y: z\r\n\r\n", Unreadable::Head),
-            ("HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n", Unreadable::Head),
-            ("HTTP/2 200\r\n\r\n", Unreadable::Head),
-            ("SSH-2.0-x\r\n\r\n", Unreadable::Head),
-            (&long, Unreadable::TooLarge),
-            (&many, Unreadable::TooLarge),
+            ("HTTP/1.1 200 OK\r\nX y: z\r\n\r\n", ResponseError::Head),
+            ("HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n", ResponseError::Head),
+            ("HTTP/2 200\r\n\r\n", ResponseError::Head),
+            ("SSH-2.0-x\r\n\r\n", ResponseError::Head),
+            (&long, ResponseError::TooLarge),
+            (&many, ResponseError::TooLarge),
         ] {
             assert_eq!(read_text(text).unwrap_err(), why, "{text:.80}");
         }

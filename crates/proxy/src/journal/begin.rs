@@ -4,25 +4,25 @@ use std::io;
 
 use gatepay_core::{Link, SigningKey};
 
-use super::entry::{self, Entry, Follows};
-use super::folder::{Folder, Part};
-use super::head::{Head, HeadFile, HeadFolder, KeptHead, KeptHeads, LatestRun};
+use super::entry::{self, JournalEntry, PreviousEnd};
+use super::folder::{FilePart, JournalFolder};
+use super::head::{ChainHead, HeadFile, HeadFolder, KeptHead, KeptHeads, LatestRun};
 
 /// A run that has a number and a file, and no record yet.
-pub(super) struct Beginning<F: Folder> {
-    pub(super) part: Part,
+pub(super) struct RunStart<F: JournalFolder> {
+    pub(super) part: FilePart,
     pub(super) file: F::File,
     pub(super) head: Option<HeadFile>,
     /// Its first record.
-    pub(super) begun: Entry,
+    pub(super) begun: JournalEntry,
 }
 
 /// Takes the number after all that were ever given, as far as files or heads of them are left.
-pub(super) fn begin<F: Folder>(
+pub(super) fn begin<F: JournalFolder>(
     folder: &F,
     heads: Option<&HeadFolder>,
     key: &SigningKey,
-) -> io::Result<Beginning<F>> {
+) -> io::Result<RunStart<F>> {
     let kept = heads.map(|heads| heads.read(key)).transpose()?;
     let kept = kept.unwrap_or_default();
     let parts = folder.parts()?;
@@ -34,7 +34,7 @@ pub(super) fn begin<F: Folder>(
     let mut run = last.unwrap_or(0);
     let (part, file, head) = loop {
         run += 1;
-        let part = Part { run, part: 1 };
+        let part = FilePart { run, part: 1 };
         match claim(folder, heads, key, part) {
             // Another process began at the same moment.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -47,13 +47,13 @@ pub(super) fn begin<F: Folder>(
     if let Some(heads) = heads {
         heads.prune(&kept, run);
     }
-    let begun = Entry::Begun {
+    let begun = JournalEntry::Begun {
         version: env!("CARGO_PKG_VERSION"),
         follows,
         missing,
         unused: unused(&kept, &parts),
     };
-    Ok(Beginning {
+    Ok(RunStart {
         part,
         file,
         head,
@@ -61,11 +61,11 @@ pub(super) fn begin<F: Folder>(
     })
 }
 
-fn claim<F: Folder>(
+fn claim<F: JournalFolder>(
     folder: &F,
     heads: Option<&HeadFolder>,
     key: &SigningKey,
-    part: Part,
+    part: FilePart,
 ) -> io::Result<(F::File, Option<HeadFile>)> {
     let head = heads.map(|heads| heads.claim(part.run, key)).transpose()?;
     Ok((folder.create(part)?, head))
@@ -89,7 +89,7 @@ fn tell_of_latest(kept: &KeptHeads, last: Option<u32>) {
 }
 
 /// Numbers that were taken by starts that went no further.
-fn unused(kept: &KeptHeads, parts: &[Part]) -> Vec<u32> {
+fn unused(kept: &KeptHeads, parts: &[FilePart]) -> Vec<u32> {
     let has_file = |run: u32| parts.iter().any(|part| part.run == run);
     let claimed = kept
         .heads
@@ -103,11 +103,11 @@ fn unused(kept: &KeptHeads, parts: &[Part]) -> Vec<u32> {
 
 /// The latest head that is known, if the journal does not have its record.
 fn missing(
-    folder: &impl Folder,
+    folder: &impl JournalFolder,
     kept: &KeptHeads,
-    parts: &[Part],
+    parts: &[FilePart],
     key: &SigningKey,
-) -> io::Result<Option<Head>> {
+) -> io::Result<Option<ChainHead>> {
     for run in kept
         .heads
         .iter()
@@ -139,7 +139,7 @@ fn missing(
 }
 
 /// Whether a file has the record, made by the journal's key.
-fn has_record(text: &[u8], head: &Head, key: &SigningKey) -> bool {
+fn has_record(text: &[u8], head: &ChainHead, key: &SigningKey) -> bool {
     let mut before = None;
     for line in text.split(|byte| *byte == b'\n') {
         let Some((record, link)) = entry::split(line) else {
@@ -159,7 +159,11 @@ fn has_record(text: &[u8], head: &Head, key: &SigningKey) -> bool {
 
 /// How the last run that has a record ended: its last record that is whole and follows from the one before it in the
 /// same file.
-fn last_run(folder: &impl Folder, parts: &[Part], key: &SigningKey) -> io::Result<Option<Follows>> {
+fn last_run(
+    folder: &impl JournalFolder,
+    parts: &[FilePart],
+    key: &SigningKey,
+) -> io::Result<Option<PreviousEnd>> {
     let mut torn_bytes = 0;
     for (index, part) in parts.iter().enumerate().rev() {
         let text = folder.read(*part)?;
@@ -171,7 +175,7 @@ fn last_run(folder: &impl Folder, parts: &[Part], key: &SigningKey) -> io::Resul
         torn_bytes += (text.len() - whole) as u64;
         if let Some((seq, link)) = end {
             let last = parts.iter().rev().find(|last| last.run == part.run);
-            return Ok(Some(Follows {
+            return Ok(Some(PreviousEnd {
                 run: part.run,
                 seq,
                 link: link.to_string(),

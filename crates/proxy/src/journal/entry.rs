@@ -9,8 +9,8 @@ use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::place::{Head, Place};
-use crate::process::timestamp::Time;
+use super::place::{ChainHead, ChainPosition};
+use crate::process::timestamp::Rfc3339;
 
 /// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
 const IDS: [&str; 12] = [
@@ -29,26 +29,26 @@ const IDS: [&str; 12] = [
 ];
 
 /// A record and when it was made.
-pub(super) struct Timed {
+pub(super) struct TimedEntry {
     pub(super) unix_ms: u64,
-    pub(super) entry: Entry,
+    pub(super) entry: JournalEntry,
 }
 
 /// A record.
-pub(super) enum Entry {
+pub(super) enum JournalEntry {
     /// A run begins, after the run before it.
     Begun {
         version: &'static str,
-        follows: Option<Follows>,
+        follows: Option<PreviousEnd>,
         /// The head of an earlier run that was not in the journal as it was written.
-        missing: Option<Head>,
+        missing: Option<ChainHead>,
         /// Numbers that starts took without writing a record.
         unused: Vec<u32>,
     },
     /// A call is about to be sent.
-    Before(Before),
+    Before(CallIntent),
     /// What became of it.
-    After(After),
+    After(CallResult),
     /// Another configuration is in force.
     Configuration { hash: String, changes: Vec<String> },
     /// A party was suspended by hand, or is about to be resumed.
@@ -61,7 +61,7 @@ pub(super) enum Entry {
 
 /// The end of the run before, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Follows {
+pub struct PreviousEnd {
     /// Its number.
     pub run: u32,
     /// Its last whole record; 0 if it has none.
@@ -76,7 +76,7 @@ pub struct Follows {
 }
 
 /// Who asks for what.
-pub struct Before {
+pub struct CallIntent {
     /// `X-Request-Id` of the answer: 32 hexadecimal digits.
     pub id: [u8; 32],
     /// The tenant or operator.
@@ -130,7 +130,7 @@ pub enum SuspensionAction {
     ResumeFailed,
 }
 
-impl Entry {
+impl JournalEntry {
     /// Whether it is about something that happens only once it is written.
     pub(super) fn comes_first(&self) -> bool {
         match self {
@@ -142,10 +142,10 @@ impl Entry {
 }
 
 /// What became of a call.
-pub(super) struct After {
+pub(super) struct CallResult {
     pub(super) id: [u8; 32],
     pub(super) party: String,
-    pub(super) attempts: Vec<Attempt>,
+    pub(super) attempts: Vec<JournaledAttempt>,
     pub(super) status: Option<u16>,
     pub(super) code: Option<String>,
     pub(super) outcome: &'static str,
@@ -155,15 +155,15 @@ pub(super) struct After {
 
 /// One attempt, under a stamp of the institution's.
 #[derive(Serialize)]
-pub(super) struct Attempt {
+pub(super) struct JournaledAttempt {
     pub(super) client_id: String,
     pub(super) timestamp: String,
     pub(super) nonce: String,
 }
 
-impl After {
+impl CallResult {
     /// Nothing is known yet.
-    pub(super) fn of(before: &Before) -> Self {
+    pub(super) fn of(before: &CallIntent) -> Self {
         Self {
             id: before.id,
             party: before.party.clone(),
@@ -179,21 +179,21 @@ impl After {
 
 /// What stands in every line.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EntryLine<'a> {
     run: u32,
     seq: u64,
-    time: Time,
+    time: Rfc3339,
     #[serde(flatten)]
-    what: What<'a>,
+    what: EntryBody<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "record", rename_all = "lowercase")]
-enum What<'a> {
+enum EntryBody<'a> {
     Begun {
         version: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        follows: Option<&'a Follows>,
+        follows: Option<&'a PreviousEnd>,
         #[serde(skip_serializing_if = "Option::is_none")]
         missing: Option<String>,
         #[serde(skip_serializing_if = "<[u32]>::is_empty")]
@@ -231,7 +231,7 @@ enum What<'a> {
         status: Option<u16>,
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<&'a str>,
-        attempts: &'a [Attempt],
+        attempts: &'a [JournaledAttempt],
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         ids: BTreeMap<&'static str, String>,
     },
@@ -260,13 +260,18 @@ fn is_none(count: &u32) -> bool {
 }
 
 /// Appends the record that follows `place` and moves on to it.
-pub(super) fn append(text: &mut Vec<u8>, place: &mut Place, key: &SigningKey, timed: &Timed) {
+pub(super) fn append(
+    text: &mut Vec<u8>,
+    place: &mut ChainPosition,
+    key: &SigningKey,
+    timed: &TimedEntry,
+) {
     place.seq += 1;
     let begin = text.len();
-    let line = Line {
+    let line = EntryLine {
         run: place.run,
         seq: place.seq,
-        time: Time(timed.unix_ms),
+        time: Rfc3339(timed.unix_ms),
         what: what(&timed.entry),
     };
     // Strings and numbers always serialize into memory.
@@ -302,28 +307,28 @@ pub(super) fn seq(line: &[u8]) -> Option<u64> {
 /// The run a line says it is of, and its number there.
 pub(super) fn numbers(line: &[u8]) -> Option<(u32, u64)> {
     #[derive(Deserialize)]
-    struct Numbered {
+    struct NumberedAttempt {
         run: u32,
         seq: u64,
     }
-    let numbered: Numbered = serde_json::from_slice(line).ok()?;
+    let numbered: NumberedAttempt = serde_json::from_slice(line).ok()?;
     Some((numbered.run, numbered.seq))
 }
 
-fn what(entry: &Entry) -> What<'_> {
+fn what(entry: &JournalEntry) -> EntryBody<'_> {
     match entry {
-        Entry::Begun {
+        JournalEntry::Begun {
             version,
             follows,
             missing,
             unused,
-        } => What::Begun {
+        } => EntryBody::Begun {
             version,
             follows: follows.as_ref(),
             missing: missing.map(|head| head.to_string()),
             unused,
         },
-        Entry::Before(before) => What::Before {
+        JournalEntry::Before(before) => EntryBody::Before {
             id: digits(&before.id),
             party: &before.party,
             client_id: &before.client_id,
@@ -340,7 +345,7 @@ fn what(entry: &Entry) -> What<'_> {
             signed_sha256: digest(before),
             body_bytes: before.body.len(),
         },
-        Entry::After(after) => What::After {
+        JournalEntry::After(after) => EntryBody::After {
             id: digits(&after.id),
             party: &after.party,
             outcome: after.outcome,
@@ -350,21 +355,21 @@ fn what(entry: &Entry) -> What<'_> {
             attempts: &after.attempts,
             ids: ids(&after.answer),
         },
-        Entry::Configuration { hash, changes } => What::Configuration { hash, changes },
-        Entry::Suspension(act) => What::Suspension {
+        JournalEntry::Configuration { hash, changes } => EntryBody::Configuration { hash, changes },
+        JournalEntry::Suspension(act) => EntryBody::Suspension {
             action: act.action,
             party: &act.party,
             by: &act.by,
             peer: act.peer,
         },
-        Entry::Resumed { after_ms } => What::Resumed {
+        JournalEntry::Resumed { after_ms } => EntryBody::Resumed {
             after_ms: *after_ms,
         },
-        Entry::Ended => What::Ended,
+        JournalEntry::Ended => EntryBody::Ended,
     }
 }
 
-fn digest(before: &Before) -> String {
+fn digest(before: &CallIntent) -> String {
     // It was parsed before, so it parses.
     Stamp::parse(before.timestamp.as_bytes(), before.nonce.as_bytes())
         .map(|stamp| hex::encode(payload::digest(&stamp, &before.body)))

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::Disk;
+use super::folder::DiskFolder;
 use super::head::{HeadFolder, LatestRun};
 use super::tests::{ROOMY, call, key, meters};
-use super::verify::{Known, verify_against};
-use super::writer::Writer;
+use super::verify::{ExpectedHeads, verify_against};
+use super::writer::JournalWriter;
 use super::*;
 use crate::process::files::faults::Faults;
-use crate::process::files::{Call, Files};
+use crate::process::files::{FileSystem, SystemCall};
 
 /// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];
 /// Records small enough for three files.
-const SMALL: Rotation = Rotation {
+const SMALL: FileRotation = FileRotation {
     bytes: 2_000,
     ..ROOMY
 };
@@ -60,12 +60,12 @@ impl Machine {
         self.folder.path().join("state")
     }
 
-    fn begin(&self, faults: &Faults) -> io::Result<Writer<Disk>> {
-        let files = Files::with(faults);
+    fn begin(&self, faults: &Faults) -> io::Result<JournalWriter<DiskFolder>> {
+        let files = FileSystem::with(faults);
         files.make_folder(&self.journal())?;
-        let disk = Disk::with(files.clone(), &self.journal());
+        let disk = DiskFolder::with(files.clone(), &self.journal());
         let heads = HeadFolder::with(files, &self.state());
-        Writer::begin(
+        JournalWriter::begin(
             disk,
             Some(&heads),
             key(),
@@ -75,10 +75,10 @@ impl Machine {
         )
     }
 
-    fn write(&self, writer: &mut Writer<Disk>, number: usize) -> io::Result<()> {
-        let entry = Entry::Before(call(number));
+    fn write(&self, writer: &mut JournalWriter<DiskFolder>, number: usize) -> io::Result<()> {
+        let entry = JournalEntry::Before(call(number));
         let unix_ms = self.clock.unix_ms();
-        writer.commit(&[Timed { unix_ms, entry }])
+        writer.commit(&[TimedEntry { unix_ms, entry }])
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -157,12 +157,12 @@ fn survives(machine: &Machine) {
         assert_eq!(times, expected, "call {number}");
     }
     let kept = HeadFolder::at(&machine.state()).read(&key()).unwrap();
-    let known = Known {
+    let known = ExpectedHeads {
         from: FIRST,
         heads: &[],
         kept: Some(&kept),
     };
-    let report = verify_against(&Disk::at(&machine.journal()), &key(), &known).unwrap();
+    let report = verify_against(&DiskFolder::at(&machine.journal()), &key(), &known).unwrap();
     assert_eq!(report.findings, []);
     assert_eq!(report.calls, acknowledged.len() as u64);
     let last = kept.heads.keys().next_back().copied();
@@ -206,17 +206,17 @@ fn any_system_call_of_the_journal_may_fail() {
         }
     }
     for call in [
-        Call::Open,
-        Call::MakeFolder,
-        Call::List,
-        Call::Read,
-        Call::Write,
-        Call::Sync,
-        Call::SetLength,
-        Call::Metadata,
-        Call::Rename,
-        Call::Remove,
-        Call::Lock,
+        SystemCall::Open,
+        SystemCall::MakeFolder,
+        SystemCall::List,
+        SystemCall::Read,
+        SystemCall::Write,
+        SystemCall::Sync,
+        SystemCall::SetLength,
+        SystemCall::Metadata,
+        SystemCall::Rename,
+        SystemCall::Remove,
+        SystemCall::Lock,
     ] {
         assert!(failed.contains(&call), "{call:?} never failed");
     }

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use gatepay_core::{Link, SigningKey};
 
-use super::folder::Part;
-pub use super::place::Head;
-use super::place::Place;
+use super::folder::FilePart;
+pub use super::place::ChainHead;
+use super::place::ChainPosition;
 use crate::process::file_access;
-use crate::process::files::{Files, OpenFile};
+use crate::process::files::{FileSystem, OpenFile};
 
 /// What the file of a run says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum KeptHead {
     /// The number was taken; no record is known to be on the disk.
     Claimed,
     /// Its last record known to be on the disk, and in which file.
-    At(Head, Part),
+    At(ChainHead, FilePart),
     /// It is not as it was written.
     Altered,
 }
@@ -68,7 +68,7 @@ impl KeptHeads {
 
 /// The folder of the heads' files.
 pub struct HeadFolder {
-    files: Files,
+    files: FileSystem,
     folder: PathBuf,
 }
 
@@ -97,7 +97,7 @@ const KEPT: u32 = 8;
 impl HeadFolder {
     /// The heads in a folder, whether it is there or not.
     pub fn at(folder: &Path) -> Self {
-        Self::with(Files::default(), folder)
+        Self::with(FileSystem::default(), folder)
     }
 
     /// Where the heads of a journal are: in the state folder, or else beside the journal.
@@ -105,7 +105,7 @@ impl HeadFolder {
         Self::at(state_dir.unwrap_or(journal))
     }
 
-    pub(super) fn with(files: Files, folder: &Path) -> Self {
+    pub(super) fn with(files: FileSystem, folder: &Path) -> Self {
         let folder = folder.to_owned();
         Self { files, folder }
     }
@@ -223,7 +223,12 @@ impl HeadFolder {
 impl HeadFile {
     /// Notes the last record that is on the disk. It outlives the process at once, and the machine once it is
     /// [synced](Self::sync).
-    pub(super) fn write(&mut self, place: &Place, part: Part, key: &SigningKey) -> io::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        place: &ChainPosition,
+        part: FilePart,
+        key: &SigningKey,
+    ) -> io::Result<()> {
         let mut text = line(&place.head(), part, key).into_bytes();
         text.resize(BYTES - 1, b' ');
         text.push(b'\n');
@@ -240,7 +245,7 @@ impl HeadFile {
 
 /// What one place has: the head, the file it is in, and a MAC over both, chained like a record so that it can only be
 /// made by the journal's key.
-fn line(head: &Head, part: Part, key: &SigningKey) -> String {
+fn line(head: &ChainHead, part: FilePart, key: &SigningKey) -> String {
     let text = format!("head {head} {part}");
     let mac = head.link.next(key, text.as_bytes());
     format!("{text} {mac}")
@@ -252,8 +257,8 @@ fn parse(run: u32, text: &[u8], key: &SigningKey) -> KeptHead {
         let place = text.get(at..at + BYTES)?;
         let text = str::from_utf8(place).ok()?.trim_ascii_end();
         let mut words = text.split(' ').skip(1);
-        let head: Head = words.next()?.parse().ok()?;
-        let part = Part::parse(words.next()?)?;
+        let head: ChainHead = words.next()?.parse().ok()?;
+        let part = FilePart::parse(words.next()?)?;
         let is_own = head.run == run && part.run == run && line(&head, part, key) == text;
         is_own.then_some((head, part))
     });
@@ -304,12 +309,12 @@ mod tests {
         SigningKey::new(&SecretKey::new(text.to_owned().into()).unwrap())
     }
 
-    fn place(seq: u64) -> Place {
+    fn place(seq: u64) -> ChainPosition {
         let link = Link::ORIGIN.next(&key("k"), &seq.to_le_bytes());
-        Place { run: 7, seq, link }
+        ChainPosition { run: 7, seq, link }
     }
 
-    const PART: Part = Part { run: 7, part: 3 };
+    const PART: FilePart = FilePart { run: 7, part: 3 };
 
     #[test]
     fn a_head_is_read_as_it_was_written_by_its_key_alone() {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::Disk;
+use super::folder::DiskFolder;
 use super::head::HeadFolder;
 use super::tests::{ROOMY, call, key, meters};
-use super::verify::{Known, Report, verify_against};
-use super::writer::Writer;
+use super::verify::{ExpectedHeads, VerifyReport, verify_against};
+use super::writer::JournalWriter;
 use super::*;
 
 /// A journal and the folder of its heads.
@@ -29,14 +29,15 @@ impl Kept {
         self.0.path().join("state")
     }
 
-    fn begin(&self) -> Writer<Disk> {
-        let disk = Disk::open(&self.journal()).unwrap();
+    fn begin(&self) -> JournalWriter<DiskFolder> {
+        let disk = DiskFolder::open(&self.journal()).unwrap();
         let heads = HeadFolder::at(&self.state());
         let clock = Clock::manual(1_767_225_600_000);
-        let mut writer = Writer::begin(disk, Some(&heads), key(), ROOMY, clock, meters()).unwrap();
+        let mut writer =
+            JournalWriter::begin(disk, Some(&heads), key(), ROOMY, clock, meters()).unwrap();
         for number in 0..3 {
-            let entry = Entry::Before(call(number));
-            writer.commit(&[Timed { unix_ms: 0, entry }]).unwrap();
+            let entry = JournalEntry::Before(call(number));
+            writer.commit(&[TimedEntry { unix_ms: 0, entry }]).unwrap();
         }
         writer
     }
@@ -49,14 +50,14 @@ impl Kept {
         self.journal().join(format!("audit-{run:06}-0001.jsonl"))
     }
 
-    fn verify(&self) -> Report {
+    fn verify(&self) -> VerifyReport {
         let kept = HeadFolder::at(&self.state()).read(&key()).unwrap();
-        let known = Known {
+        let known = ExpectedHeads {
             from: 1,
             heads: &[],
             kept: Some(&kept),
         };
-        verify_against(&Disk::at(&self.journal()), &key(), &known).unwrap()
+        verify_against(&DiskFolder::at(&self.journal()), &key(), &known).unwrap()
     }
 
     /// What is changed shows now, and also after another run, which does not take the number of one before it.
@@ -323,14 +324,15 @@ fn no_link_is_followed_to_what_is_not_the_journals() {
         link(&precious, &kept.file(3));
         // Numbers that are taken are passed over, and a second file that is none of the journal's is not written.
         let clock = Clock::manual(1_767_225_600_000);
-        let disk = Disk::open(&kept.journal()).unwrap();
+        let disk = DiskFolder::open(&kept.journal()).unwrap();
         let heads = HeadFolder::at(&kept.state());
         let mut writer =
-            Writer::begin(disk, Some(&heads), key(), ROOMY, clock.clone(), meters()).unwrap();
+            JournalWriter::begin(disk, Some(&heads), key(), ROOMY, clock.clone(), meters())
+                .unwrap();
         link(&precious, &kept.journal().join("audit-000004-0002.jsonl"));
         clock.advance(ROOMY.age + Duration::from_secs(1));
-        let entry = Entry::Before(call(1));
-        writer.commit(&[Timed { unix_ms: 0, entry }]).unwrap();
+        let entry = JournalEntry::Before(call(1));
+        writer.commit(&[TimedEntry { unix_ms: 0, entry }]).unwrap();
         writer.end().unwrap();
         assert!(kept.file(4).exists(), "hard: {is_hard}");
         assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
@@ -348,10 +350,10 @@ fn a_name_of_the_journals_that_is_no_file_is_an_error_and_no_wait() {
     let kept = Kept::after(1);
     let zero = kept.file(2);
     std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
-    let disk = Disk::open(&kept.journal()).unwrap();
+    let disk = DiskFolder::open(&kept.journal()).unwrap();
     let heads = HeadFolder::at(&kept.state());
     let clock = Clock::manual(1_767_225_600_000);
-    let begun = Writer::begin(disk, Some(&heads), key(), ROOMY, clock, meters());
+    let begun = JournalWriter::begin(disk, Some(&heads), key(), ROOMY, clock, meters());
     let error = begun.err().unwrap().to_string();
     assert!(error.contains("no regular file"), "{error}");
 }

@@ -6,7 +6,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 /// When a new file is begun.
 #[derive(Debug, Clone, Copy)]
-pub struct Rotation {
+pub struct FileRotation {
     /// Before a file would be larger, in bytes.
     pub bytes: u64,
     /// When a file is older.
@@ -15,7 +15,7 @@ pub struct Rotation {
 
 /// What is counted.
 #[derive(Clone)]
-pub struct Meters {
+pub struct JournalMeters {
     /// Records written and synced.
     pub records: IntCounter,
     /// Syncs; records per sync say how well calls share them.

@@ -7,7 +7,7 @@ use gatepay_core::Link;
 
 /// Where a chain ended at some time: `run.seq.link`, as the log says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct ChainHead {
     pub(super) run: u32,
     pub(super) seq: u64,
     pub(super) link: Link,
@@ -15,21 +15,21 @@ pub struct Head {
 
 /// Where in the chain a record stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct ChainPosition {
     pub(super) run: u32,
     pub(super) seq: u64,
     pub(super) link: Link,
 }
 
-impl Place {
+impl ChainPosition {
     /// The head of the chain while this is its last record.
-    pub(super) fn head(&self) -> Head {
+    pub(super) fn head(&self) -> ChainHead {
         let Self { run, seq, link } = *self;
-        Head { run, seq, link }
+        ChainHead { run, seq, link }
     }
 }
 
-impl FromStr for Head {
+impl FromStr for ChainHead {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -46,7 +46,7 @@ impl FromStr for Head {
     }
 }
 
-impl fmt::Display for Head {
+impl fmt::Display for ChainHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.run, self.seq, self.link)
     }

@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::entry;
-use super::folder::{Folder, Part};
+use super::folder::{FilePart, JournalFolder};
 
 /// A record as it was read.
-pub type Record = Map<String, Value>;
+pub type JournalRecord = Map<String, Value>;
 
 /// What to look for. All that is given has to match; of a list, one of its values. An empty list matches everything.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct CallFilter {
     /// Tenants and operators: who made the call, or whom a change or a suspension names.
     pub parties: Vec<String>,
     /// The value of the idempotency key, or of an id GatePay gave.
@@ -44,9 +44,9 @@ pub const OPEN: &str = "open";
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub struct ShownRecord {
     /// All that matches, in the order in which it was written down.
-    pub found: Vec<Found>,
+    pub found: Vec<FoundRecord>,
     /// The names of all calls in the journal.
     pub operations: BTreeSet<String>,
     /// All tenants and operators in the journal.
@@ -55,14 +55,14 @@ pub struct Shown {
 
 /// One thing that was found.
 #[derive(Debug)]
-pub enum Found {
+pub enum FoundRecord {
     /// A call.
-    Call(Call),
+    Call(ShownCall),
     /// Something else that was done.
-    Event(Event),
+    Event(JournalEvent),
 }
 
-impl Found {
+impl FoundRecord {
     /// Whether all its records are as they were written; `None` without the journal's key.
     pub fn verified(&self) -> Option<bool> {
         match self {
@@ -74,33 +74,37 @@ impl Found {
 
 /// One call: what was asked for, and what became of it if that is known.
 #[derive(Debug)]
-pub struct Call {
+pub struct ShownCall {
     /// The record before.
-    pub before: Record,
+    pub before: JournalRecord,
     /// The record after.
-    pub after: Option<Record>,
+    pub after: Option<JournalRecord>,
     /// Whether both are as they were written; `None` without the journal's key.
     pub verified: Option<bool>,
 }
 
 /// A change of the configuration, or a suspension.
 #[derive(Debug)]
-pub struct Event {
+pub struct JournalEvent {
     /// Its only record.
-    pub record: Record,
+    pub record: JournalRecord,
     /// Whether it is as it was written; `None` without the journal's key.
     pub verified: Option<bool>,
 }
 
 /// All that matches. Lines that are no records are passed over: whether they should be there is for
 /// [`verify`](super::verify::verify) to say. With the journal's key each record is said to be as it was written or not.
-pub fn show(folder: &impl Folder, key: Option<&SigningKey>, wanted: &Wanted) -> io::Result<Shown> {
-    let mut search = Search {
+pub fn show(
+    folder: &impl JournalFolder,
+    key: Option<&SigningKey>,
+    wanted: &CallFilter,
+) -> io::Result<ShownRecord> {
+    let mut search = RecordSearch {
         wanted,
-        shown: Shown::default(),
+        shown: ShownRecord::default(),
         open: HashMap::new(),
     };
-    let mut chain = Chain::new(key);
+    let mut chain = ChainCheck::new(key);
     for part in folder.parts()? {
         chain.begin(part);
         for line in folder.read(part)?.split_inclusive(|byte| *byte == b'\n') {
@@ -119,34 +123,34 @@ pub fn show(folder: &impl Folder, key: Option<&SigningKey>, wanted: &Wanted) -> 
     Ok(shown)
 }
 
-struct Search<'w> {
-    wanted: &'w Wanted,
-    shown: Shown,
+struct RecordSearch<'w> {
+    wanted: &'w CallFilter,
+    shown: ShownRecord,
     /// Where calls stand whose record after did not come yet, by request.
     open: HashMap<String, usize>,
 }
 
-impl Search<'_> {
-    fn take(&mut self, record: Record, verified: Option<bool>) {
+impl RecordSearch<'_> {
+    fn take(&mut self, record: JournalRecord, verified: Option<bool>) {
         match text(&record, "record") {
             Some("before") => self.take_before(record, verified),
             Some("after") => self.take_after(record, verified),
             Some(event) if EVENTS.contains(&event) && self.wanted.matches_event(&record, event) => {
-                let found = Found::Event(Event { record, verified });
+                let found = FoundRecord::Event(JournalEvent { record, verified });
                 self.shown.found.push(found);
             }
             _ => {}
         }
     }
 
-    fn take_before(&mut self, before: Record, verified: Option<bool>) {
+    fn take_before(&mut self, before: JournalRecord, verified: Option<bool>) {
         note(&mut self.shown.operations, text(&before, "operation"));
         note(&mut self.shown.parties, text(&before, "party"));
         if let Some(id) = text(&before, "id")
             && self.wanted.matches_before(&before)
         {
             self.open.insert(id.to_owned(), self.shown.found.len());
-            self.shown.found.push(Found::Call(Call {
+            self.shown.found.push(FoundRecord::Call(ShownCall {
                 before,
                 after: None,
                 verified,
@@ -154,10 +158,10 @@ impl Search<'_> {
         }
     }
 
-    fn take_after(&mut self, after: Record, verified: Option<bool>) {
+    fn take_after(&mut self, after: JournalRecord, verified: Option<bool>) {
         let position = text(&after, "id").and_then(|id| self.open.remove(id));
         let found = position.and_then(|position| self.shown.found.get_mut(position));
-        if let Some(Found::Call(call)) = found {
+        if let Some(FoundRecord::Call(call)) = found {
             call.after = Some(after);
             call.verified = call.verified.zip(verified).map(|(one, other)| one && other);
         }
@@ -172,9 +176,9 @@ fn note(names: &mut BTreeSet<String>, name: Option<&str>) {
     }
 }
 
-impl Wanted {
+impl CallFilter {
     /// All but what the record after tells.
-    fn matches_before(&self, before: &Record) -> bool {
+    fn matches_before(&self, before: &JournalRecord) -> bool {
         has(&self.parties, text(before, "party"))
             && has(&self.ids, text(before, "id"))
             && has(&self.operations, text(before, "operation"))
@@ -182,7 +186,7 @@ impl Wanted {
             && self.matches_time(before)
     }
 
-    fn matches_event(&self, record: &Record, event: &str) -> bool {
+    fn matches_event(&self, record: &JournalRecord, event: &str) -> bool {
         let of_calls = [&self.keys, &self.ids, &self.operations, &self.outcomes];
         let names = |party: &String| names_party(record, party);
         of_calls.iter().all(|values| values.is_empty())
@@ -191,7 +195,7 @@ impl Wanted {
             && self.matches_time(record)
     }
 
-    fn matches_time(&self, record: &Record) -> bool {
+    fn matches_time(&self, record: &JournalRecord) -> bool {
         let time = text(record, "time").and_then(|time| time.parse().ok());
         self.since.is_none_or(|since| time >= Some(since))
             && self
@@ -199,8 +203,8 @@ impl Wanted {
                 .is_none_or(|until| time.is_some_and(|time: Timestamp| time < until))
     }
 
-    fn matches_end(&self, found: &Found) -> bool {
-        let Found::Call(call) = found else {
+    fn matches_end(&self, found: &FoundRecord) -> bool {
+        let FoundRecord::Call(call) = found else {
             return true;
         };
         let has_key = |key: &String| call.has_key(key);
@@ -215,7 +219,7 @@ fn has(values: &[String], value: Option<&str>) -> bool {
 }
 
 /// Whether it is of this party, or has a line such as `~ tenant acme: …`.
-fn names_party(record: &Record, party: &str) -> bool {
+fn names_party(record: &JournalRecord, party: &str) -> bool {
     let changes = record.get("changes").and_then(Value::as_array);
     let mut lines = changes.into_iter().flatten().filter_map(Value::as_str);
     let names = |line: &str| {
@@ -226,7 +230,7 @@ fn names_party(record: &Record, party: &str) -> bool {
     text(record, "party") == Some(party) || lines.any(names)
 }
 
-impl Call {
+impl ShownCall {
     /// How it ended, or [`OPEN`].
     pub fn outcome(&self) -> &str {
         let after = self.after.as_ref();
@@ -242,19 +246,19 @@ impl Call {
 }
 
 /// Follows the chain of each run from its first record on. What stands behind a break is not verified.
-struct Chain<'k> {
+struct ChainCheck<'k> {
     key: Option<&'k SigningKey>,
-    part: Part,
+    part: FilePart,
     seq: u64,
     link: Link,
     whole: bool,
 }
 
-impl<'k> Chain<'k> {
+impl<'k> ChainCheck<'k> {
     fn new(key: Option<&'k SigningKey>) -> Self {
         Self {
             key,
-            part: Part { run: 0, part: 0 },
+            part: FilePart { run: 0, part: 0 },
             seq: 0,
             link: Link::ORIGIN,
             whole: false,
@@ -262,7 +266,7 @@ impl<'k> Chain<'k> {
     }
 
     /// Goes on to the next file.
-    fn begin(&mut self, part: Part) {
+    fn begin(&mut self, part: FilePart) {
         if part.run == self.part.run {
             self.whole &= part.part == self.part.part + 1;
         } else {
@@ -290,6 +294,6 @@ impl<'k> Chain<'k> {
     }
 }
 
-fn text<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+fn text<'a>(record: &'a JournalRecord, name: &str) -> Option<&'a str> {
     record.get(name)?.as_str()
 }

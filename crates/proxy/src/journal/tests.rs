@@ -7,9 +7,9 @@ use gatepay_core::amount::Amounts;
 use gatepay_core::{SecretKey, Signature};
 use proptest::prelude::*;
 
-use super::folder::{Medium, Part};
-use super::show::{Call, Found, Wanted, show};
-use super::verify::{Report, verify};
+use super::folder::{FilePart, JournalFile};
+use super::show::{CallFilter, FoundRecord, ShownCall, show};
+use super::verify::{VerifyReport, verify};
 use super::*;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -19,7 +19,7 @@ struct SimulatedDisk(Arc<Mutex<Platters>>);
 
 #[derive(Default)]
 struct Platters {
-    files: BTreeMap<Part, File>,
+    files: BTreeMap<FilePart, File>,
     full: bool,
     /// Files get a name and cannot be used.
     no_new_files: bool,
@@ -31,7 +31,7 @@ struct File {
     synced: usize,
 }
 
-struct Handle(SimulatedDisk, Part);
+struct Handle(SimulatedDisk, FilePart);
 
 impl SimulatedDisk {
     fn lock(&self) -> std::sync::MutexGuard<'_, Platters> {
@@ -55,7 +55,7 @@ impl SimulatedDisk {
     }
 
     /// A copy in which one file was changed.
-    fn tampered(&self, change: impl FnOnce(&mut BTreeMap<Part, File>)) -> Self {
+    fn tampered(&self, change: impl FnOnce(&mut BTreeMap<FilePart, File>)) -> Self {
         let mut files = self.lock().files.clone();
         change(&mut files);
         Self(Arc::new(Mutex::new(Platters {
@@ -74,23 +74,23 @@ impl SimulatedDisk {
             .collect()
     }
 
-    fn verify(&self) -> Report {
+    fn verify(&self) -> VerifyReport {
         verify(self, &key(), 1, &[]).unwrap()
     }
 }
 
-impl Folder for SimulatedDisk {
+impl JournalFolder for SimulatedDisk {
     type File = Handle;
 
-    fn parts(&self) -> io::Result<Vec<Part>> {
+    fn parts(&self) -> io::Result<Vec<FilePart>> {
         Ok(self.lock().files.keys().copied().collect())
     }
 
-    fn read(&self, part: Part) -> io::Result<Vec<u8>> {
+    fn read(&self, part: FilePart) -> io::Result<Vec<u8>> {
         Ok(self.lock().files[&part].bytes.clone())
     }
 
-    fn create(&self, part: Part) -> io::Result<Handle> {
+    fn create(&self, part: FilePart) -> io::Result<Handle> {
         let mut platters = self.lock();
         if platters.files.contains_key(&part) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -105,7 +105,7 @@ impl Folder for SimulatedDisk {
         Ok(Handle(self.clone(), part))
     }
 
-    fn reopen(&self, part: Part) -> io::Result<Handle> {
+    fn reopen(&self, part: FilePart) -> io::Result<Handle> {
         let mut platters = self.lock();
         if platters.no_new_files {
             return Err(io::Error::from_raw_os_error(EMFILE));
@@ -114,16 +114,16 @@ impl Folder for SimulatedDisk {
         Ok(Handle(self.clone(), part))
     }
 
-    fn is_in_place(&self, part: Part, _file: &Handle) -> io::Result<bool> {
+    fn is_in_place(&self, part: FilePart, _file: &Handle) -> io::Result<bool> {
         Ok(self.lock().files.contains_key(&part))
     }
 
-    fn is_written(&self, _part: Part) -> io::Result<bool> {
+    fn is_written(&self, _part: FilePart) -> io::Result<bool> {
         Ok(false)
     }
 }
 
-impl Medium for Handle {
+impl JournalFile for Handle {
     /// A full disk takes some and then fails, as disks do.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut platters = self.0.lock();
@@ -156,7 +156,7 @@ impl Medium for Handle {
 /// No descriptor is left.
 const EMFILE: i32 = 24;
 
-pub(super) const ROOMY: Rotation = Rotation {
+pub(super) const ROOMY: FileRotation = FileRotation {
     bytes: 1 << 20,
     age: Duration::from_hours(24),
 };
@@ -165,15 +165,15 @@ pub(super) fn key() -> SigningKey {
     SigningKey::new(&SecretKey::new("an-audit-key-that-is-visibly-fake".to_owned().into()).unwrap())
 }
 
-pub(super) fn meters() -> Meters {
-    Meters {
+pub(super) fn meters() -> JournalMeters {
+    JournalMeters {
         records: IntCounter::new("records", "records").unwrap(),
         syncs: Histogram::with_opts(prometheus::HistogramOpts::new("syncs", "syncs")).unwrap(),
         available: IntGauge::new("available", "available").unwrap(),
     }
 }
 
-fn journal(disk: &SimulatedDisk, rotation: Rotation) -> Journal {
+fn journal(disk: &SimulatedDisk, rotation: FileRotation) -> Journal {
     let clock = Clock::manual(1_767_225_600_000);
     Journal::start(disk.clone(), None, key(), rotation, &clock, &meters()).unwrap()
 }
@@ -182,8 +182,8 @@ fn id(number: usize) -> [u8; 32] {
     format!("{number:032}").into_bytes().try_into().unwrap()
 }
 
-pub(super) fn call(number: usize) -> Before {
-    Before {
+pub(super) fn call(number: usize) -> CallIntent {
+    CallIntent {
         id: id(number),
         party: if number.is_multiple_of(2) {
             "acme"
@@ -214,7 +214,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A journal of some runs with some calls each, ended in order.
-fn written(runs: usize, calls: usize, rotation: Rotation) -> SimulatedDisk {
+fn written(runs: usize, calls: usize, rotation: FileRotation) -> SimulatedDisk {
     let disk = SimulatedDisk::default();
     for run in 0..runs {
         let journal = journal(&disk, rotation);
@@ -244,11 +244,11 @@ fn a_call_is_on_the_disk_before_it_may_be_sent() {
 }
 
 /// The calls that match.
-fn found(disk: &SimulatedDisk, wanted: &Wanted) -> Vec<Call> {
+fn found(disk: &SimulatedDisk, wanted: &CallFilter) -> Vec<ShownCall> {
     let shown = show(disk, Some(&key()), wanted).unwrap();
     let calls = shown.found.into_iter().map(|found| match found {
-        Found::Call(call) => call,
-        Found::Event(event) => unreachable!("{event:?}"),
+        FoundRecord::Call(call) => call,
+        FoundRecord::Event(event) => unreachable!("{event:?}"),
     });
     calls.collect()
 }
@@ -259,30 +259,30 @@ fn what_was_written_verifies_and_is_found() {
     let report = disk.verify();
     assert_eq!(report.findings, []);
     assert_eq!((report.calls, report.open), (30, 0));
-    let wanted = |wanted: Wanted| found(&disk, &wanted);
-    let one = wanted(Wanted {
+    let wanted = |wanted: CallFilter| found(&disk, &wanted);
+    let one = wanted(CallFilter {
         keys: vec!["trade-7".to_owned()],
-        ..Wanted::default()
+        ..CallFilter::default()
     });
     assert_eq!(one.len(), 1);
     let after = one[0].after.as_ref().unwrap();
     assert_eq!(after["outcome"], "success");
     assert_eq!(after["ids"]["prepayId"], "77");
     assert_eq!(one[0].before["signature"], "a".repeat(128));
-    let acme = wanted(Wanted {
+    let acme = wanted(CallFilter {
         parties: vec!["acme".to_owned()],
-        ..Wanted::default()
+        ..CallFilter::default()
     });
     assert_eq!(acme.len(), 15);
-    let late = Wanted {
+    let late = CallFilter {
         since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
-        ..Wanted::default()
+        ..CallFilter::default()
     };
     assert_eq!(wanted(late).len(), 0);
     assert_eq!(
-        wanted(Wanted {
+        wanted(CallFilter {
             keys: vec!["77".to_owned()],
-            ..Wanted::default()
+            ..CallFilter::default()
         })
         .len(),
         30
@@ -293,7 +293,7 @@ fn what_was_written_verifies_and_is_found() {
 #[test]
 fn the_digest_is_that_of_the_signed_string() {
     let disk = written(1, 1, ROOMY);
-    let calls = found(&disk, &Wanted::default());
+    let calls = found(&disk, &CallFilter::default());
     let signed = b"1767225600000\nnonce-0\n{\"merchantTradeNo\":\"1\"}\n";
     let digest = <sha2::Sha256 as sha2::Digest>::digest(signed);
     assert_eq!(calls[0].before["signed_sha256"], hex::encode(digest));
@@ -301,7 +301,7 @@ fn the_digest_is_that_of_the_signed_string() {
 
 #[test]
 fn files_are_rotated_and_the_chain_goes_on_through_them() {
-    let small = Rotation {
+    let small = FileRotation {
         bytes: 2_000,
         ..ROOMY
     };
@@ -337,7 +337,7 @@ fn a_file_that_is_old_is_followed_by_another() {
 #[test]
 fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
     let (disk, clock) = (SimulatedDisk::default(), Clock::manual(1_767_225_600_000));
-    let small = Rotation {
+    let small = FileRotation {
         bytes: 1_000,
         ..ROOMY
     };
@@ -346,13 +346,13 @@ fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
     disk.lock().no_new_files = true;
     (0..10).for_each(write);
     assert!(journal.is_available());
-    let file = Part { run: 1, part: 1 };
+    let file = FilePart { run: 1, part: 1 };
     let written = |part| disk.lock().files[&part].bytes.len();
     assert!(written(file) > 4_000, "the first file was written on");
     assert_eq!(disk.parts().unwrap().len(), 2);
     disk.lock().no_new_files = false;
     // Not at once, for it was tried a moment ago.
-    let (before, second) = (written(file), Part { run: 1, part: 2 });
+    let (before, second) = (written(file), FilePart { run: 1, part: 2 });
     write(10);
     assert!(written(file) > before && written(second) == 0);
     clock.advance(Duration::from_mins(1));
@@ -392,12 +392,12 @@ fn the_head_is_logged_once_a_minute_if_there_is_another() {
     tracing::subscriber::with_default(log, || {
         let folder = SimulatedDisk::default();
         let mut writer =
-            Writer::begin(folder, None, key(), ROOMY, clock.clone(), meters()).unwrap();
+            JournalWriter::begin(folder, None, key(), ROOMY, clock.clone(), meters()).unwrap();
         for (records, seconds, told) in [(0, 0, 1), (0, 60, 1), (1, 0, 2), (3, 59, 2), (0, 1, 3)] {
             for number in 0..records {
-                let entry = Entry::Before(call(number));
+                let entry = JournalEntry::Before(call(number));
                 let unix_ms = clock.unix_ms();
-                writer.commit(&[Timed { unix_ms, entry }]).unwrap();
+                writer.commit(&[TimedEntry { unix_ms, entry }]).unwrap();
             }
             clock.advance(Duration::from_secs(seconds));
             writer.tell_head();
@@ -568,7 +568,7 @@ proptest! {
     fn a_power_cut_costs_nothing_that_was_sent(calls in 1_usize..8, made_it in 0_usize..=100) {
         let disk = SimulatedDisk::default();
         let journal = journal(&disk, ROOMY);
-        let open: Vec<Open> = (0..calls).map(|number| wait(journal.before(call(number))).unwrap()).collect();
+        let open: Vec<PendingCall> = (0..calls).map(|number| wait(journal.before(call(number))).unwrap()).collect();
         // One more is being written when the power goes.
         disk.full(true);
         let _refused = wait(journal.before(call(calls)));
@@ -587,7 +587,7 @@ proptest! {
 #[test]
 fn the_thread_ends_with_the_journal() {
     let journal = journal(&SimulatedDisk::default(), ROOMY);
-    let shared: Weak<Shared> = Arc::downgrade(&journal.shared);
+    let shared: Weak<JournalShared> = Arc::downgrade(&journal.shared);
     drop(journal);
     assert_eq!(shared.strong_count(), 0);
 }

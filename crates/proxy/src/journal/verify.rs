@@ -7,15 +7,15 @@ use std::io;
 use gatepay_core::{Link, SigningKey};
 use serde::Deserialize;
 
-use super::entry::{self, Follows};
-use super::folder::{Folder, Part};
+use super::entry::{self, PreviousEnd};
+use super::folder::{FilePart, JournalFolder};
 use super::head::{KeptHead, KeptHeads, LatestRun};
 
-pub use super::head::Head;
+pub use super::head::ChainHead;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     /// Records that are as they were written.
     pub records: u64,
     /// Calls that were written down before they were sent.
@@ -23,7 +23,7 @@ pub struct Report {
     /// Of those, the ones of which nothing was written down after: in flight, or lost with the process.
     pub open: u64,
     /// What was tampered with, or is missing.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<JournalFinding>,
     /// What looks odd and has an honest reason.
     pub notes: Vec<String>,
     /// Where the last chain ends.
@@ -32,16 +32,16 @@ pub struct Report {
 
 /// Something that is not as it was written.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct JournalFinding {
     /// In which file, as far as known.
-    pub part: Part,
+    pub part: FilePart,
     /// In which line, counted from 1; 0 if it is about the whole file.
     pub line: usize,
     /// What is wrong.
     pub what: String,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for JournalFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.part, self.line, self.what)
     }
@@ -49,34 +49,34 @@ impl fmt::Display for Finding {
 
 /// The parts of a record that verifying looks at.
 #[derive(Deserialize)]
-struct Seen {
+struct VerifiedParts {
     run: u32,
     seq: u64,
     record: String,
     id: Option<String>,
-    follows: Option<Follows>,
+    follows: Option<PreviousEnd>,
     missing: Option<String>,
     #[serde(default)]
     unused: Vec<u32>,
 }
 
 /// How a run reads.
-struct Run {
+struct VerifiedRun {
     number: u32,
     /// Links by position: that of record `seq` stands at `seq`.
     links: Vec<Link>,
     ended: bool,
-    follows: Option<Follows>,
+    follows: Option<PreviousEnd>,
     /// A head that this run did not find in the journal as it began.
-    missing: Option<Head>,
+    missing: Option<ChainHead>,
     /// Numbers that were taken for no run.
     unused: Vec<u32>,
     /// Where the chain broke, and how many bytes stand from there on.
-    broken: Option<Broken>,
+    broken: Option<BrokenRecord>,
 }
 
-struct Broken {
-    at: Finding,
+struct BrokenRecord {
+    at: JournalFinding,
     bytes: usize,
     /// Whether what follows contains no whole record, as when writing was interrupted.
     torn: bool,
@@ -84,39 +84,39 @@ struct Broken {
 
 /// What a journal is compared with.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub struct ExpectedHeads<'a> {
     /// The first run that must be there.
     pub from: u32,
     /// Heads from the log.
-    pub heads: &'a [Head],
+    pub heads: &'a [ChainHead],
     /// Heads that were kept beside the journal; `None` if it is not known where.
     pub kept: Option<&'a KeptHeads>,
 }
 
 /// Verifies everything in `folder`. The first run that must be there is `from`; `heads` are known from the log.
 pub fn verify(
-    folder: &impl Folder,
+    folder: &impl JournalFolder,
     key: &SigningKey,
     from: u32,
-    heads: &[Head],
-) -> io::Result<Report> {
+    heads: &[ChainHead],
+) -> io::Result<VerifyReport> {
     let kept = None;
-    verify_against(folder, key, &Known { from, heads, kept })
+    verify_against(folder, key, &ExpectedHeads { from, heads, kept })
 }
 
 /// Verifies everything in `folder` from some run on, and that what is known of its end is there.
 pub fn verify_against(
-    folder: &impl Folder,
+    folder: &impl JournalFolder,
     key: &SigningKey,
-    known: &Known<'_>,
-) -> io::Result<Report> {
+    known: &ExpectedHeads<'_>,
+) -> io::Result<VerifyReport> {
     let from = known.from;
     let mut parts = folder.parts()?;
     parts.retain(|part| part.run >= from);
     let heads = known.all_heads();
-    let mut report = Report::default();
+    let mut report = VerifyReport::default();
     let mut open = HashSet::new();
-    let mut before: Option<Run> = None;
+    let mut before: Option<VerifiedRun> = None;
     let (mut empty, mut gaps) = (Vec::new(), Vec::new());
     let mut wanted = from;
     for parts in parts.chunk_by(|one, other| one.run == other.run) {
@@ -133,7 +133,8 @@ pub fn verify_against(
         }
         gaps.retain(|(missing, _)| !run.unused.contains(missing));
         // A version before this one followed runs without a record.
-        let is_after_empty = |follows: &Follows| follows.seq == 0 && empty.contains(&follows.run);
+        let is_after_empty =
+            |follows: &PreviousEnd| follows.seq == 0 && empty.contains(&follows.run);
         if !run.follows.as_ref().is_some_and(is_after_empty) {
             judge_seam(before.as_ref(), &run, first, &mut report);
         }
@@ -142,7 +143,7 @@ pub fn verify_against(
     match &before {
         Some(last) => judge_end(last, &mut report),
         None if parts.is_empty() => {
-            let part = Part { run: from, part: 1 };
+            let part = FilePart { run: from, part: 1 };
             report.find(part, 0, "there is no journal here".to_owned());
         }
         None => {}
@@ -150,9 +151,9 @@ pub fn verify_against(
     for (missing, before) in gaps {
         report.find(before, 0, format!("run {missing} is not here"));
     }
-    let absent = |head: &&Head| head.run < from || head.run >= wanted;
+    let absent = |head: &&ChainHead| head.run < from || head.run >= wanted;
     for head in heads.iter().filter(absent) {
-        let part = Part {
+        let part = FilePart {
             run: head.run,
             part: 1,
         };
@@ -165,9 +166,9 @@ pub fn verify_against(
     Ok(report)
 }
 
-impl Known<'_> {
+impl ExpectedHeads<'_> {
     /// Those of the log, and those that were kept of runs that must be there.
-    fn all_heads(&self) -> Vec<Head> {
+    fn all_heads(&self) -> Vec<ChainHead> {
         let kept = self.kept.into_iter().flat_map(|kept| &kept.heads);
         let kept = kept.filter_map(|(run, kept)| match kept {
             KeptHead::At(head, _) if *run >= self.from => Some(*head),
@@ -180,7 +181,7 @@ impl Known<'_> {
 }
 
 /// Whether the records of heads are in their run.
-fn judge_heads(heads: &[Head], run: &Run, last: Part, report: &mut Report) {
+fn judge_heads(heads: &[ChainHead], run: &VerifiedRun, last: FilePart, report: &mut VerifyReport) {
     for head in heads.iter().filter(|head| head.run == run.number) {
         if !run.has(head) {
             let what = format!(
@@ -193,7 +194,7 @@ fn judge_heads(heads: &[Head], run: &Run, last: Part, report: &mut Report) {
 }
 
 /// What the kept heads say of themselves, and whether they are as new as the journal.
-fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
+fn judge_kept(known: &ExpectedHeads<'_>, last: Option<&VerifiedRun>, report: &mut VerifyReport) {
     let Some(kept) = known.kept else {
         return;
     };
@@ -202,7 +203,7 @@ fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
         .iter()
         .filter(|(_, kept)| **kept == KeptHead::Altered)
     {
-        let part = Part { run: *run, part: 1 };
+        let part = FilePart { run: *run, part: 1 };
         let what = format!("the kept head of run {run} is not as it was written");
         report.find(part, 0, what);
     }
@@ -224,7 +225,7 @@ fn judge_kept(known: &Known<'_>, last: Option<&Run>, report: &mut Report) {
 }
 
 /// Whether the latest run that is known to have begun is there, or its head. `wanted` follows the last run that is.
-fn judge_latest(known: &Known<'_>, wanted: u32, report: &mut Report) {
+fn judge_latest(known: &ExpectedHeads<'_>, wanted: u32, report: &mut VerifyReport) {
     let Some(kept) = known.kept else {
         return;
     };
@@ -237,20 +238,20 @@ fn judge_latest(known: &Known<'_>, wanted: u32, report: &mut Report) {
         }
         LatestRun::Known(_) | LatestRun::Unknown => return,
     };
-    let part = Part {
+    let part = FilePart {
         run: wanted,
         part: 1,
     };
     report.find(part, 0, what);
 }
 
-impl Run {
+impl VerifiedRun {
     /// Whether it is no more than a file that was made.
     fn is_empty(&self) -> bool {
         self.links.len() == 1 && self.broken.as_ref().is_none_or(|broken| broken.torn)
     }
 
-    fn has(&self, head: &Head) -> bool {
+    fn has(&self, head: &ChainHead) -> bool {
         let seq = usize::try_from(head.seq).ok();
         seq.and_then(|seq| self.links.get(seq)) == Some(&head.link)
     }
@@ -261,12 +262,12 @@ impl Run {
     }
 }
 
-impl Report {
-    fn find(&mut self, part: Part, line: usize, what: String) {
-        self.findings.push(Finding { part, line, what });
+impl VerifyReport {
+    fn find(&mut self, part: FilePart, line: usize, what: String) {
+        self.findings.push(JournalFinding { part, line, what });
     }
 
-    fn note_empty(&mut self, run: &Run) {
+    fn note_empty(&mut self, run: &VerifiedRun) {
         let bytes = run.broken.as_ref().map_or(0, |broken| broken.bytes);
         self.notes.push(format!(
             "run {} has no record and {bytes} bytes: it was interrupted as it began",
@@ -277,13 +278,13 @@ impl Report {
 
 /// Follows the chain of one run through its files, as far as it holds.
 fn read_run(
-    folder: &impl Folder,
+    folder: &impl JournalFolder,
     key: &SigningKey,
-    parts: &[Part],
-    report: &mut Report,
+    parts: &[FilePart],
+    report: &mut VerifyReport,
     open: &mut HashSet<String>,
-) -> io::Result<Run> {
-    let mut run = Run {
+) -> io::Result<VerifiedRun> {
+    let mut run = VerifiedRun {
         number: parts[0].run,
         links: vec![Link::ORIGIN],
         ended: false,
@@ -296,8 +297,8 @@ fn read_run(
         let place = u32::try_from(index).map_or(u32::MAX, |index| index + 1);
         if part.part != place && run.broken.is_none() {
             let what = format!("file {place} of run {} is not here", part.run);
-            run.broken = Some(Broken {
-                at: Finding {
+            run.broken = Some(BrokenRecord {
+                at: JournalFinding {
                     part: *part,
                     line: 0,
                     what,
@@ -319,11 +320,11 @@ fn read_run(
 }
 
 fn read_part(
-    part: Part,
+    part: FilePart,
     text: &[u8],
     key: &SigningKey,
-    run: &mut Run,
-    report: &mut Report,
+    run: &mut VerifiedRun,
+    report: &mut VerifyReport,
     open: &mut HashSet<String>,
 ) {
     let mut read = 0;
@@ -347,8 +348,8 @@ fn read_part(
             }
             Err(what) => {
                 let rest = &text[read..];
-                run.broken = Some(Broken {
-                    at: Finding {
+                run.broken = Some(BrokenRecord {
+                    at: JournalFinding {
                         part,
                         line: index + 1,
                         what: what.to_owned(),
@@ -367,7 +368,11 @@ fn read_part(
 }
 
 /// The record in a line, if it is the one that has to come next.
-fn record(line: &[u8], key: &SigningKey, run: &Run) -> Result<(Seen, Link), &'static str> {
+fn record(
+    line: &[u8],
+    key: &SigningKey,
+    run: &VerifiedRun,
+) -> Result<(VerifiedParts, Link), &'static str> {
     const NONE: &str = "is not a whole record";
     let line = line.strip_suffix(b"\n").ok_or(NONE)?;
     let (record, link) = entry::split(line).ok_or(NONE)?;
@@ -377,7 +382,7 @@ fn record(line: &[u8], key: &SigningKey, run: &Run) -> Result<(Seen, Link), &'st
             "does not follow from the record before it: altered, removed, inserted or reordered, or another key",
         );
     }
-    let seen: Seen = serde_json::from_slice(line).map_err(|_| NONE)?;
+    let seen: VerifiedParts = serde_json::from_slice(line).map_err(|_| NONE)?;
     if seen.run != run.number || usize::try_from(seen.seq).ok() != Some(run.links.len()) {
         return Err("stands in another place than it was written to");
     }
@@ -385,8 +390,13 @@ fn record(line: &[u8], key: &SigningKey, run: &Run) -> Result<(Seen, Link), &'st
 }
 
 /// Whether a run says of the one before it what is there.
-fn judge_seam(before: Option<&Run>, run: &Run, first: Part, report: &mut Report) {
-    let was_missing = |head: &&Head| !before.is_some_and(|before| before.has(head));
+fn judge_seam(
+    before: Option<&VerifiedRun>,
+    run: &VerifiedRun,
+    first: FilePart,
+    report: &mut VerifyReport,
+) {
+    let was_missing = |head: &&ChainHead| !before.is_some_and(|before| before.has(head));
     if let Some(head) = run.missing.as_ref().filter(was_missing) {
         let what = format!(
             "as run {} began, record {} of run {} was known and was not here",
@@ -402,11 +412,13 @@ fn judge_seam(before: Option<&Run>, run: &Run, first: Part, report: &mut Report)
         (Some(follows), broken) => {
             let bytes = broken.as_ref().map_or(0, |broken| broken.bytes as u64);
             if broken.as_ref().is_some_and(|broken| !broken.torn) {
-                report.findings.extend(broken.as_ref().map(Broken::finding));
+                report
+                    .findings
+                    .extend(broken.as_ref().map(BrokenRecord::finding));
             } else if before.ended && bytes > 0 {
                 report
                     .findings
-                    .extend(broken.as_ref().map(Broken::behind_end));
+                    .extend(broken.as_ref().map(BrokenRecord::behind_end));
             } else if follows.seq == before.seq() && !follows.running && follows.torn_bytes != bytes
             {
                 let what = format!(
@@ -441,9 +453,9 @@ fn judge_seam(before: Option<&Run>, run: &Run, first: Part, report: &mut Report)
     }
 }
 
-impl Follows {
+impl PreviousEnd {
     /// Whether this is the end of a run, or stood in it when it was written down.
-    fn is_of(&self, run: &Run) -> bool {
+    fn is_of(&self, run: &VerifiedRun) -> bool {
         let link = usize::try_from(self.seq).ok();
         let link = link.and_then(|seq| run.links.get(seq));
         self.run == run.number && link.is_some_and(|link| link.to_string() == self.link)
@@ -451,7 +463,7 @@ impl Follows {
 }
 
 /// The last run may still be running.
-fn judge_end(last: &Run, report: &mut Report) {
+fn judge_end(last: &VerifiedRun, report: &mut VerifyReport) {
     match &last.broken {
         Some(broken) if last.ended => report.findings.push(broken.behind_end()),
         Some(broken) if broken.torn => report.notes.push(format!(
@@ -467,13 +479,13 @@ fn judge_end(last: &Run, report: &mut Report) {
     }
 }
 
-impl Broken {
-    fn finding(&self) -> Finding {
+impl BrokenRecord {
+    fn finding(&self) -> JournalFinding {
         self.at.copy()
     }
 
-    fn behind_end(&self) -> Finding {
-        Finding {
+    fn behind_end(&self) -> JournalFinding {
+        JournalFinding {
             what: format!(
                 "{} bytes stand behind the record with which run {} ended",
                 self.bytes, self.at.part.run
@@ -483,7 +495,7 @@ impl Broken {
     }
 }
 
-impl Finding {
+impl JournalFinding {
     fn copy(&self) -> Self {
         Self {
             part: self.part,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use gatepay_core::{Link, SigningKey};
 
-use super::begin::{Beginning, begin};
-use super::entry::{self, Entry, Timed};
-use super::folder::{Folder, Medium, Part};
+use super::begin::{RunStart, begin};
+use super::entry::{self, JournalEntry, TimedEntry};
+use super::folder::{FilePart, JournalFile, JournalFolder};
 use super::head::{HeadFile, HeadFolder};
-use super::meters::{Meters, Rotation};
-use super::place::Place;
+use super::meters::{FileRotation, JournalMeters};
+use super::place::ChainPosition;
 use crate::process::clock::Clock;
 
 /// How often the head is written to the log, out of reach of a hand that cuts the journal's end.
@@ -20,13 +20,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// But at most this long.
 const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 
-pub(super) struct Writer<F: Folder> {
+pub(super) struct JournalWriter<F: JournalFolder> {
     folder: F,
     key: SigningKey,
-    rotation: Rotation,
+    rotation: FileRotation,
     clock: Clock,
-    meters: Meters,
-    part: Part,
+    meters: JournalMeters,
+    part: FilePart,
     file: F::File,
     /// Of the file, what is durable and chained.
     length: u64,
@@ -38,24 +38,24 @@ pub(super) struct Writer<F: Folder> {
     head: Option<HeadFile>,
     head_is_kept: bool,
     /// The last durable record.
-    place: Place,
+    place: ChainPosition,
     /// Since when something may stand behind it that does not count.
     failing_since: Option<Duration>,
     text: Vec<u8>,
     told: Option<(Duration, u64)>,
 }
 
-impl<F: Folder> Writer<F> {
+impl<F: JournalFolder> JournalWriter<F> {
     /// Begins a run after the last there is. Without `heads` nothing says whether the last is still there.
     pub(super) fn begin(
         folder: F,
         heads: Option<&HeadFolder>,
         key: SigningKey,
-        rotation: Rotation,
+        rotation: FileRotation,
         clock: Clock,
-        meters: Meters,
+        meters: JournalMeters,
     ) -> io::Result<Self> {
-        let Beginning {
+        let RunStart {
             part,
             file,
             head,
@@ -73,7 +73,7 @@ impl<F: Folder> Writer<F> {
             part,
             file,
             length: 0,
-            place: Place {
+            place: ChainPosition {
                 run: part.run,
                 seq: 0,
                 link: Link::ORIGIN,
@@ -89,7 +89,7 @@ impl<F: Folder> Writer<F> {
     }
 
     /// Makes the records durable, all of them or none. Without any, looks whether the journal is still there.
-    pub(super) fn commit(&mut self, entries: &[Timed]) -> io::Result<()> {
+    pub(super) fn commit(&mut self, entries: &[TimedEntry]) -> io::Result<()> {
         let written = if entries.is_empty() && self.failing_since.is_none() {
             self.is_in_place()
         } else {
@@ -101,7 +101,7 @@ impl<F: Folder> Writer<F> {
         written
     }
 
-    fn write(&mut self, entries: &[Timed]) -> io::Result<()> {
+    fn write(&mut self, entries: &[TimedEntry]) -> io::Result<()> {
         let mut place = self.place;
         self.text.clear();
         if let Some(since) = self.failing_since {
@@ -109,7 +109,7 @@ impl<F: Folder> Writer<F> {
             self.file.truncate(self.length)?;
             let after = self.clock.elapsed().saturating_sub(since).as_millis();
             let after_ms = u64::try_from(after).unwrap_or(u64::MAX);
-            let resumed = self.now(Entry::Resumed { after_ms });
+            let resumed = self.now(JournalEntry::Resumed { after_ms });
             entry::append(&mut self.text, &mut place, &self.key, &resumed);
         }
         for timed in entries {
@@ -182,7 +182,7 @@ impl<F: Folder> Writer<F> {
         if !(full || old) || self.put_off.is_some_and(|(until, _)| now < until) {
             return;
         }
-        let part = Part {
+        let part = FilePart {
             part: self.part.part + 1,
             ..self.part
         };
@@ -208,7 +208,7 @@ impl<F: Folder> Writer<F> {
     }
 
     /// Makes the file, or takes it as an attempt before this one left it.
-    fn make(&self, part: Part) -> io::Result<F::File> {
+    fn make(&self, part: FilePart) -> io::Result<F::File> {
         match self.folder.create(part) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.folder.reopen(part),
             made => made,
@@ -234,18 +234,18 @@ impl<F: Folder> Writer<F> {
 
     /// The last record of the run, and its head.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        self.commit(&[self.now(Entry::Ended)])?;
+        self.commit(&[self.now(JournalEntry::Ended)])?;
         self.told = None;
         self.tell_head();
         Ok(())
     }
 
-    pub(super) fn meters(&self) -> &Meters {
+    pub(super) fn meters(&self) -> &JournalMeters {
         &self.meters
     }
 
-    fn now(&self, entry: Entry) -> Timed {
-        Timed {
+    fn now(&self, entry: JournalEntry) -> TimedEntry {
+        TimedEntry {
             unix_ms: self.clock.unix_ms(),
             entry,
         }

@@ -15,28 +15,28 @@ use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{Registry, Standing, Who};
 
-use crate::admission::limit_name::{Limit, Limits};
-use crate::admission::quota::{Denied, Grant};
-use crate::admission::replay::{Fingerprint, Replay, Unusable};
-use crate::generation::tenant_limits::{Lane, Tokens};
-use crate::headers::Single;
-use crate::process::yielding::{Offload, YIELD_AFTER};
-use crate::refusal::{Refusal, Stale};
+use crate::admission::limit_name::{LimitName, LimitSet};
+use crate::admission::quota::{QuotaDenied, QuotaGrant};
+use crate::admission::replay::{Replay, StampFingerprint, UnusableStamp};
+use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
+use crate::headers::AtMostOnce;
+use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
+use crate::refusal::{Refusal, StaleStamp};
 
 /// The right to be in flight, until dropped.
 pub struct Permit {
-    lane: Arc<Lane>,
-    tokens: Option<Tokens>,
-    grant: Option<Grant>,
+    lane: Arc<TenantLimits>,
+    tokens: Option<TakenTokens>,
+    grant: Option<QuotaGrant>,
     seated: bool,
     spent: bool,
     /// Limits that would have refused the call, had they been enforced.
-    pub shadow: Limits,
+    pub shadow: LimitSet,
 }
 
 impl Permit {
     /// The lane of the party whose call it is.
-    pub fn lane(&self) -> &Lane {
+    pub fn tenant_limits(&self) -> &TenantLimits {
         &self.lane
     }
 
@@ -50,7 +50,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let lane = &self.lane;
         if self.seated {
-            lane.stand_up();
+            lane.leave_seat();
         }
         match self.grant {
             Some(grant) if self.spent => lane.share.vacate(grant),
@@ -66,7 +66,7 @@ impl Drop for Permit {
 /// Whether somebody may make this call at all, wherever and whenever.
 pub fn allowed(
     who: Who<'_>,
-    lane: &Lane,
+    lane: &TenantLimits,
     position: usize,
     operation: &Operation,
     peer: IpAddr,
@@ -125,7 +125,7 @@ impl<'a> Acting<'a> {
 pub fn acting<'a>(
     who: Who<'a>,
     operation: &Operation,
-    named: Single<'a>,
+    named: AtMostOnce<'a>,
     registry: &Registry,
     institution: &'a Institution,
 ) -> Result<Acting<'a>, Refusal> {
@@ -188,7 +188,7 @@ pub fn body(
     query: Option<&str>,
     body: &[u8],
     own: Option<Own<'_>>,
-    rules: &Rules,
+    rules: &BodyRules,
 ) -> Result<JudgedBody, Refusal> {
     let reading = BodyReading::read(operation, query, body);
     let callbacks = own.is_none() || rules.callbacks;
@@ -224,12 +224,12 @@ pub fn body(
 
 /// The same for a body of any length: a long one is read on another thread.
 pub async fn judge_body(
-    offload: &Offload,
+    offload: &OffloadThreads,
     (catalogue, position): (&Arc<Catalogue>, usize),
     query: Option<&str>,
     sent: &Bytes,
     own: Option<Own<'_>>,
-    rules: Rules,
+    rules: BodyRules,
 ) -> Result<JudgedBody, Refusal> {
     if sent.len() <= YIELD_AFTER {
         return body(&catalogue.rows()[position], query, sent, own, &rules);
@@ -254,7 +254,7 @@ pub async fn judge_body(
 
 /// The idempotency key of a body of any length, likewise.
 pub async fn key_of_body(
-    offload: &Offload,
+    offload: &OffloadThreads,
     (catalogue, position): (&Arc<Catalogue>, usize),
     query: Option<&str>,
     sent: &Bytes,
@@ -270,7 +270,7 @@ pub async fn key_of_body(
 
 /// How bodies are judged, for all tenants alike.
 #[derive(Clone, Copy)]
-pub struct Rules {
+pub struct BodyRules {
     /// How much of what GatePay would refuse is refused here.
     pub strictness: Strictness,
     /// Whether a body may make GatePay call the tenant directly.
@@ -279,7 +279,7 @@ pub struct Rules {
     pub amounts: bool,
 }
 
-impl Rules {
+impl BodyRules {
     /// As the process's settings have them. `amounts` are read where a journal wants them.
     pub fn of(settings: &Settings, amounts: bool) -> Self {
         Self {
@@ -300,10 +300,10 @@ pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<St
 
 /// Takes tokens and a seat, then records the stamp: last, so that the nonce of a refused request is not spent.
 pub fn enter(
-    lane: &Arc<Lane>,
+    lane: &Arc<TenantLimits>,
     replay: &Replay,
     kind: Kind,
-    print: Fingerprint,
+    print: StampFingerprint,
     now_ms: u64,
 ) -> Result<Permit, Refusal> {
     let met = |limit, refusal| {
@@ -322,7 +322,7 @@ pub fn enter(
         grant: None,
         seated: false,
         spent: false,
-        shadow: Limits::default(),
+        shadow: LimitSet::default(),
     };
     let tokens = lane.take(kind, now, &mut permit.shadow);
     permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
@@ -332,50 +332,50 @@ pub fn enter(
     })?);
     let grant = lane.share.take(kind, now).map_err(|denied| {
         let limit = match denied {
-            Denied::Rate(_) => Limit::Institution,
-            Denied::Places { .. } => Limit::InstitutionInFlight,
+            QuotaDenied::Rate(_) => LimitName::Institution,
+            QuotaDenied::Places { .. } => LimitName::InstitutionInFlight,
         };
         met(limit, Refusal::InstitutionQuota(denied))
     })?;
     permit.grant = Some(grant);
     permit.seated = lane
-        .sit(&mut permit.shadow)
-        .map_err(|seats| met(Limit::InFlight, Refusal::TooManyInFlight { seats }))?;
+        .take_seat(&mut permit.shadow)
+        .map_err(|seats| met(LimitName::InFlight, Refusal::TooManyInFlight { seats }))?;
     replay
         .record(print, now_ms)
         .map_err(|unusable| refuse(unusable, now_ms))?;
     if grant.is_beyond_share() {
-        permit.shadow.add(Limit::Institution);
+        permit.shadow.add(LimitName::Institution);
     }
     if grant.is_crowded() {
-        permit.shadow.add(Limit::InstitutionInFlight);
+        permit.shadow.add(LimitName::InstitutionInFlight);
     }
     lane.admitted(grant.is_borrowed(), permit.shadow);
     Ok(permit)
 }
 
 /// What a stamp that cannot be used is answered with.
-pub fn refuse(unusable: Unusable, now_ms: u64) -> Refusal {
+pub fn refuse(unusable: UnusableStamp, now_ms: u64) -> Refusal {
     match unusable {
-        Unusable::Seen { admitted_ms } => Refusal::Replayed {
+        UnusableStamp::Seen { admitted_ms } => Refusal::Replayed {
             what: "this timestamp and nonce were",
             admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
         },
-        Unusable::NonceSeen { admitted_ms } => Refusal::Replayed {
+        UnusableStamp::NonceSeen { admitted_ms } => Refusal::Replayed {
             what: "this nonce was used with another timestamp, which was",
             admitted_ms_ago: now_ms.saturating_sub(admitted_ms),
         },
-        Unusable::Guarded { wait_ms } => Refusal::Starting {
+        UnusableStamp::Guarded { wait_ms } => Refusal::Starting {
             retry: Duration::from_millis(wait_ms),
         },
-        Unusable::Forgotten { horizon_ms } if horizon_ms > now_ms => Refusal::Starting {
+        UnusableStamp::Forgotten { horizon_ms } if horizon_ms > now_ms => Refusal::Starting {
             retry: Duration::from_millis(horizon_ms - now_ms + 1),
         },
-        Unusable::Forgotten { .. } => Refusal::StaleTimestamp(Stale::Forgotten),
-        Unusable::HandedOver => Refusal::Overloaded(
+        UnusableStamp::Forgotten { .. } => Refusal::StaleTimestamp(StaleStamp::Forgotten),
+        UnusableStamp::HandedOver => Refusal::Overloaded(
             "this process is ending; send the same bytes again after Retry-After",
         ),
-        Unusable::Full => Refusal::Overloaded(
+        UnusableStamp::Full => Refusal::Overloaded(
             "the replay memory is full; send the same bytes again after Retry-After",
         ),
     }
@@ -384,8 +384,8 @@ pub fn refuse(unusable: Unusable, now_ms: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::breaker::{Era, PartyBreaker};
-    use crate::admission::quota::{Purpose, Quota};
+    use crate::admission::breaker::{BreakerEra, PartyBreaker};
+    use crate::admission::quota::{OwnCallPurpose, Quota};
     use crate::metrics::Metrics;
     use crate::process::clock::Clock;
     use gatepay_core::{Catalogue, Stamp};
@@ -401,7 +401,7 @@ mod tests {
     /// A quota of 12 and a party with three tokens and two seats, where time stands still.
     struct World {
         quota: Arc<Quota>,
-        lane: Arc<Lane>,
+        lane: Arc<TenantLimits>,
         replay: Replay,
     }
 
@@ -426,8 +426,8 @@ mod tests {
                 ..Limits::default()
             };
             Self {
-                lane: Lane::new(
-                    PartyBreaker::new(PartyId::parse("acme").unwrap(), Era::default()),
+                lane: TenantLimits::new(
+                    PartyBreaker::new(PartyId::parse("acme").unwrap(), BreakerEra::default()),
                     &limits,
                     NonZeroU32::MIN,
                     &quota,
@@ -461,7 +461,7 @@ mod tests {
         let rows = catalogue.rows();
         let position = rows.iter().position(|row| row.name == "query_order");
         let row = (&catalogue, position.unwrap());
-        let rules = Rules {
+        let rules = BodyRules {
             strictness: Strictness::Off,
             callbacks: true,
             amounts: true,
@@ -477,14 +477,14 @@ mod tests {
         let short = body(YIELD_AFTER - 100);
         let long = body(YIELD_AFTER);
         // Without a thread what needs one never ends.
-        let none = Offload::with(0);
+        let none = OffloadThreads::with(0);
         for (body, is_here) in [(&short, true), (&long, false)] {
             let judge = judge_body(&none, row, None, body, Some(own), rules);
             assert_eq!(is_ready_at_once(judge), is_here);
             let key = key_of_body(&none, row, None, body);
             assert_eq!(is_ready_at_once(key), is_here);
         }
-        let offload = Offload::default();
+        let offload = OffloadThreads::default();
         let judge = |sent| judge_body(&offload, row, None, sent, Some(own), rules);
         let key = |sent| key_of_body(&offload, row, None, sent);
         assert_eq!(judge(&long).await.ok(), judge(&short).await.ok());
@@ -514,7 +514,7 @@ mod tests {
         assert_eq!(world.stands(), [1, 2, 10, 2]);
         drop((first, second));
         assert_eq!(world.stands(), [3, 0, 12, 0]);
-        while world.quota.take_for(Purpose::LookUp).is_ok() {}
+        while world.quota.take_for(OwnCallPurpose::LookUp).is_ok() {}
         assert_eq!(world.enter("3").err(), Some("institution_quota"));
         assert_eq!(world.stands(), [3, 0, 0, 0]);
         assert_eq!(world.replay.entries(), 2, "and no nonce");

@@ -7,9 +7,9 @@ use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, 
 use gatepay_tenancy::{Found, Registry, Who};
 use http::HeaderName;
 
-use crate::headers::{self, Lines, Single};
+use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::process::yielding::in_pieces;
-use crate::refusal::{Mismatch, Refusal, Stale};
+use crate::refusal::{Refusal, SignatureMismatch, StaleStamp};
 
 /// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
 pub struct Caller<'a> {
@@ -28,7 +28,7 @@ pub struct Caller<'a> {
 }
 
 /// A well-formed claim, by whether its credential is in force.
-pub enum Identified<'a> {
+pub enum IdentifiedCaller<'a> {
     /// It may be admitted, once it is verified.
     InForce(Caller<'a>),
     /// It is refused as an unknown client is, whether or not its signature is right: that only decides whether its party
@@ -36,7 +36,7 @@ pub enum Identified<'a> {
     NotInForce(Caller<'a>),
 }
 
-impl<'a> Identified<'a> {
+impl<'a> IdentifiedCaller<'a> {
     /// The caller, if it may be admitted.
     pub fn in_force(self) -> Result<Caller<'a>, Refusal> {
         match self {
@@ -53,7 +53,7 @@ pub fn not_in_force() -> Refusal {
 }
 
 /// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
-pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a>> {
+pub fn claimed<'a>(registry: &'a Registry, lines: &KnownHeaders<'_>) -> Option<Found<'a>> {
     let client_id = lines.client_id.ok()??;
     registry.find(str::from_utf8(client_id).ok()?)
 }
@@ -61,11 +61,11 @@ pub fn claimed<'a>(registry: &'a Registry, lines: &Lines<'_>) -> Option<Found<'a
 /// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
     found: Option<Found<'a>>,
-    lines: &Lines<'a>,
+    lines: &KnownHeaders<'a>,
     now_ms: u64,
-) -> Result<Identified<'a>, Refusal> {
+) -> Result<IdentifiedCaller<'a>, Refusal> {
     match lines.client_id {
-        Err(headers::Repeated) => return Err(repeated(&headers::CLIENT_ID)),
+        Err(headers::RepeatedHeader) => return Err(repeated(&headers::CLIENT_ID)),
         Ok(None) => {
             return Err(Refusal::UnknownClient(
                 "X-GatePay-Certificate-ClientId is missing",
@@ -80,12 +80,12 @@ pub fn identify<'a>(
     let found = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
     let caller = claim(&found, (timestamp, nonce, signature), now_ms);
     if found.credential.valid_at(now_ms) {
-        caller.map(Identified::InForce)
+        caller.map(IdentifiedCaller::InForce)
     } else {
         // Whatever else is wrong with it, it is told no more. A stale stamp proves nothing: requests signed while the
         // credential was in force could be sent again for ever.
         caller
-            .map(Identified::NotInForce)
+            .map(IdentifiedCaller::NotInForce)
             .map_err(|_| not_in_force())
     }
 }
@@ -111,11 +111,11 @@ fn claim<'a>(
         }
     })?;
     let signature = Signature::parse(signature)
-        .map_err(|error| Refusal::SignatureMismatch(Mismatch::Form(error)))?;
+        .map_err(|error| Refusal::SignatureMismatch(SignatureMismatch::Form(error)))?;
     let window = who.party().window;
     window
         .check(stamp.millis(), now_ms)
-        .map_err(|skew| Refusal::StaleTimestamp(Stale::Skew(skew)))?;
+        .map_err(|skew| Refusal::StaleTimestamp(StaleStamp::Skew(skew)))?;
     let Credential { client_id, key } = &dated.credential;
     Ok(Caller {
         who,
@@ -158,7 +158,7 @@ async fn digest_in_pieces(stamp: &Stamp<'_>, body: &[u8]) -> [u8; 32] {
 }
 
 fn mismatch(body: &Bytes, digest: [u8; 32]) -> Refusal {
-    Refusal::SignatureMismatch(Mismatch::Bytes {
+    Refusal::SignatureMismatch(SignatureMismatch::Bytes {
         body_bytes: body.len(),
         digest,
     })
@@ -171,13 +171,13 @@ impl From<Caller<'_>> for Signature {
     }
 }
 
-fn required<'a>(line: Single<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal> {
+fn required<'a>(line: AtMostOnce<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal> {
     match line {
         Ok(Some(value)) => Ok(value),
         Ok(None) => Err(Refusal::MalformedRequest(
             format!("{name} is missing").into(),
         )),
-        Err(headers::Repeated) => Err(repeated(name)),
+        Err(headers::RepeatedHeader) => Err(repeated(name)),
     }
 }
 

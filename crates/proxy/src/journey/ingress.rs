@@ -15,10 +15,10 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::callers::body_memory::{BodyReservation, NoRoom};
-use crate::headers::{self, Lines, Single};
-use crate::http1::body_buffer::Pieces;
-use crate::http1::request_head::Head;
-use crate::http1::request_parser::{Fault, HEAD_LIMIT, HEAD_LINES};
+use crate::headers::{self, AtMostOnce, KnownHeaders};
+use crate::http1::body_buffer::BodyBuffer;
+use crate::http1::request_head::RequestHead;
+use crate::http1::request_parser::{FramingError, HEAD_LIMIT, HEAD_LINES};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::refusal::Refusal;
 
@@ -27,7 +27,7 @@ const LEAST_PIECE: usize = 64;
 
 /// What of a head decides where a request goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
+pub struct RequestTarget<'a> {
     /// One of the methods that occur in the catalogue, or `None` for any other.
     pub method: Option<Method>,
     /// The method as it was sent.
@@ -41,7 +41,10 @@ pub struct Target<'a> {
 }
 
 /// Reads where a request goes, or refuses it.
-pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refusal> {
+pub fn target<'a>(
+    head: &RequestHead<'a>,
+    lines: &KnownHeaders<'_>,
+) -> Result<RequestTarget<'a>, Refusal> {
     let query = head.query.map_or(0, |query| query.len() + 1);
     let bytes = head.path.len() + query + lines.bytes;
     if bytes > HEAD_LIMIT || lines.count > HEAD_LINES {
@@ -53,7 +56,7 @@ pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refu
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
         ));
     }
-    Ok(Target {
+    Ok(RequestTarget {
         method: Method::parse(head.method),
         method_text: head.method,
         path: head.path,
@@ -63,15 +66,15 @@ pub fn target<'a>(head: &Head<'a>, lines: &Lines<'_>) -> Result<Target<'a>, Refu
 }
 
 /// What a head that cannot be read in one way is refused with.
-pub fn unreadable(fault: Fault) -> Refusal {
+pub fn unreadable(fault: FramingError) -> Refusal {
     match fault {
-        Fault::TooLarge => Refusal::HeadTooLarge,
+        FramingError::TooLarge => Refusal::HeadTooLarge,
         fault => malformed(fault.text()),
     }
 }
 
 /// A body that is still to be read, and its sender.
-pub trait Upload: Body<Data = Bytes> + Unpin {
+pub trait RequestBody: Body<Data = Bytes> + Unpin {
     /// Whether the sender has left: it reset the connection or the stream. One that only sends nothing more has not.
     /// Asked while something else is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -79,24 +82,24 @@ pub trait Upload: Body<Data = Bytes> + Unpin {
 
 /// Whoever is answered has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
+pub struct CallerGone;
 
 /// Waits for something, unless the sender of `body` leaves first.
 pub async fn unless_gone<F: Future>(
-    body: &mut impl Upload,
+    body: &mut impl RequestBody,
     mut awaited: Pin<&mut F>,
-) -> Result<F::Output, Gone> {
+) -> Result<F::Output, CallerGone> {
     poll_fn(|cx| match awaited.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => body.poll_gone(cx).map(|()| Err(Gone)),
+        Poll::Pending => body.poll_gone(cx).map(|()| Err(CallerGone)),
     })
     .await
 }
 
 /// Whether a body is of the kind its operation takes, by its `Content-Type`. One that names no type is GatePay's to judge.
-pub fn media_type(named: Single<'_>, media: Media) -> Result<(), Refusal> {
+pub fn media_type(named: AtMostOnce<'_>, media: Media) -> Result<(), Refusal> {
     let named =
-        named.map_err(|headers::Repeated| malformed("Content-Type stands more than once"))?;
+        named.map_err(|headers::RepeatedHeader| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
     let essence = named
         .split(|byte| *byte == b';')
@@ -171,7 +174,7 @@ where
         return Err(too_large);
     }
     let mut waiting_since = None;
-    let mut whole = Pieces::default();
+    let mut whole = BodyBuffer::default();
     let mut since_yield = SinceYield::default();
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
@@ -243,7 +246,7 @@ pub const LINGER: usize = 64 << 20;
 pub const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
 
 /// The whole of it, put together in turns with others and with room taken for that.
-async fn join(pieces: Pieces, held: &mut BodyReservation) -> Result<Bytes, Refusal> {
+async fn join(pieces: BodyBuffer, held: &mut BodyReservation) -> Result<Bytes, Refusal> {
     let (length, parts) = match pieces.into_parts() {
         Ok(whole) => return Ok(whole),
         Err(parts) => parts,
@@ -305,8 +308,8 @@ mod tests {
 
     fn refused(uri: &str, lines: &[(&str, &str)]) -> Option<&'static str> {
         let parts = parts(uri, lines);
-        let head = Head::of_parts(&parts);
-        let target = target(&head, &Lines::read(head.lines()));
+        let head = RequestHead::of_parts(&parts);
+        let target = target(&head, &KnownHeaders::read(head.lines()));
         target.err().map(|refusal| refusal.slug())
     }
 
@@ -457,7 +460,7 @@ mod tests {
 
     #[test]
     fn parts_never_grow_and_what_they_need_is_said_before() {
-        let mut whole = Pieces::default();
+        let mut whole = BodyBuffer::default();
         let mut allocated = 0;
         for piece in [1, 4_000, 90, 6, 70_000, 1, 200_000] {
             let missing = whole.missing(piece, usize::MAX);
@@ -509,7 +512,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_make_the_whole(pieces: Vec<Vec<u8>>) {
-            let mut whole = Pieces::default();
+            let mut whole = BodyBuffer::default();
             for piece in &pieces {
                 whole.push(Bytes::from(piece.clone()));
             }
@@ -542,7 +545,7 @@ mod tests {
         // Others are not concerned, and who is proved is not either.
         let mut other = room.hold(Some(&Arc::default()));
         assert!(other.more(64 << 20).is_ok());
-        held.iter_mut().for_each(BodyReservation::proved);
+        held.iter_mut().for_each(BodyReservation::authenticated);
         let mut next = room.hold(Some(&address));
         assert!(next.more(64 << 20).is_ok());
         drop(next);

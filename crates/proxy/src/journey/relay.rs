@@ -10,27 +10,27 @@ use tokio::time::{Instant, Sleep};
 
 use crate::headers;
 use crate::http1::content_coding::ContentCoding;
-use crate::http1::header_block::Fields;
-use crate::http1::response_parser::Parts;
+use crate::http1::header_block::HeaderBlock;
+use crate::http1::response_parser::ResponseHead;
 use crate::journey::admit::Permit;
-use crate::record::Record;
-use crate::record::access_line::Turn;
+use crate::record::RequestRecord;
+use crate::record::access_line::RequestPhase;
 use crate::refusal;
-use crate::upstream::exchange::Long;
+use crate::upstream::exchange::LongBody;
 
 /// What a caller is answered. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {
-    head: Parts,
+    head: ResponseHead,
     closes: bool,
-    source: Source,
-    record: Box<Record>,
+    source: ReplyBody,
+    record: Box<RequestRecord>,
     _permit: Option<Permit>,
 }
 
-enum Source {
+enum ReplyBody {
     Whole(Option<Bytes>),
     Long {
-        long: Box<Long>,
+        long: Box<LongBody>,
         stalled: Pin<Box<Sleep>>,
         stall: Duration,
     },
@@ -40,25 +40,30 @@ enum Source {
 /// be taken for the whole.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was cut short")]
-pub struct Cut;
+pub struct TruncatedAnswer;
 
 /// An answer that is all there.
-pub fn whole(head: Parts, body: Bytes, record: Box<Record>, permit: Option<Permit>) -> Reply {
-    finish(head, Source::Whole(Some(body)), record, permit)
+pub fn whole(
+    head: ResponseHead,
+    body: Bytes,
+    record: Box<RequestRecord>,
+    permit: Option<Permit>,
+) -> Reply {
+    finish(head, ReplyBody::Whole(Some(body)), record, permit)
 }
 
 /// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
 pub fn long(
-    head: Parts,
-    long: Box<Long>,
+    head: ResponseHead,
+    long: Box<LongBody>,
     stall: Duration,
-    record: Box<Record>,
+    record: Box<RequestRecord>,
     permit: Permit,
 ) -> Reply {
     let stalled = Box::pin(tokio::time::sleep(stall));
     finish(
         head,
-        Source::Long {
+        ReplyBody::Long {
             long,
             stalled,
             stall,
@@ -69,23 +74,28 @@ pub fn long(
 }
 
 /// An answer of the proxy's own.
-pub fn refusal(status: StatusCode, fields: Fields, body: Bytes, record: Box<Record>) -> Reply {
-    let head = Parts {
+pub fn refusal(
+    status: StatusCode,
+    fields: HeaderBlock,
+    body: Bytes,
+    record: Box<RequestRecord>,
+) -> Reply {
+    let head = ResponseHead {
         status,
         fields,
         coding: ContentCoding::Identity,
     };
-    finish(head, Source::Whole(Some(body)), record, None)
+    finish(head, ReplyBody::Whole(Some(body)), record, None)
 }
 
 fn finish(
-    mut head: Parts,
-    source: Source,
-    mut record: Box<Record>,
+    mut head: ResponseHead,
+    source: ReplyBody,
+    mut record: Box<RequestRecord>,
     permit: Option<Permit>,
 ) -> Reply {
     record.decided();
-    record.turn(Turn::Relay);
+    record.enter_phase(RequestPhase::Relay);
     if let Some(trace) = record.trace() {
         head.fields.add(&headers::TRACERESPONSE, trace);
     }
@@ -101,7 +111,7 @@ fn finish(
         head.fields.add(&headers::RATELIMIT, left);
     }
     record.answering();
-    if matches!(&source, Source::Whole(Some(body)) if body.is_empty()) {
+    if matches!(&source, ReplyBody::Whole(Some(body)) if body.is_empty()) {
         record.relayed();
     }
     Reply {
@@ -125,23 +135,23 @@ impl Reply {
     }
 
     /// Status and lines.
-    pub fn head(&self) -> &Parts {
+    pub fn head(&self) -> &ResponseHead {
         &self.head
     }
 
     /// How long the body is, or what is left of it, if that is known.
     pub fn length(&self) -> Option<u64> {
         match &self.source {
-            Source::Whole(body) => Some(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Source::Long { long, .. } => long.left(),
+            ReplyBody::Whole(body) => Some(body.as_ref().map_or(0, |body| body.len() as u64)),
+            ReplyBody::Long { long, .. } => long.left(),
         }
     }
 
     /// Whether all of it was handed over.
     pub fn is_over(&self) -> bool {
         match &self.source {
-            Source::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Source::Long { long, .. } => long.is_over(),
+            ReplyBody::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            ReplyBody::Long { long, .. } => long.is_over(),
         }
     }
 
@@ -149,11 +159,14 @@ impl Reply {
     ///
     /// # Errors
     /// If the answer was cut: what is relayed then must not look whole.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cut>> {
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, TruncatedAnswer>> {
         let Self { source, record, .. } = self;
         let piece = match source {
-            Source::Whole(body) => body.take().filter(|body| !body.is_empty()),
-            Source::Long {
+            ReplyBody::Whole(body) => body.take().filter(|body| !body.is_empty()),
+            ReplyBody::Long {
                 long,
                 stalled,
                 stall,
@@ -161,7 +174,7 @@ impl Reply {
                 Poll::Pending if stalled.as_mut().poll(cx).is_pending() => return Poll::Pending,
                 Poll::Pending | Poll::Ready(Err(_)) => {
                     record.cut();
-                    return Poll::Ready(Err(Cut));
+                    return Poll::Ready(Err(TruncatedAnswer));
                 }
                 Poll::Ready(Ok(piece)) => {
                     stalled.as_mut().reset(Instant::now() + *stall);

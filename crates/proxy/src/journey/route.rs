@@ -3,7 +3,7 @@
 use gatepay_core::Catalogue;
 use gatepay_tenancy::Who;
 
-use crate::journey::ingress::Target;
+use crate::journey::ingress::RequestTarget;
 use crate::refusal::Refusal;
 
 /// The place in the catalogue of the operation a request is for, by whom its client id belongs to.
@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 /// the answer of any unknown path.
 pub fn operation(
     catalogue: &Catalogue,
-    target: &Target<'_>,
+    target: &RequestTarget<'_>,
     who: Option<Who<'_>>,
 ) -> Result<usize, Refusal> {
     let found = target.method.and_then(|method| match who {
@@ -40,7 +40,7 @@ mod tests {
                 continue;
             };
             for method in Method::ALL {
-                let target = Target {
+                let target = RequestTarget {
                     method: Some(*method),
                     method_text: method.as_str(),
                     path,

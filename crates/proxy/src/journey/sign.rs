@@ -9,7 +9,7 @@ use gatepay_core::{Credential, FreshStamp, Payload, Signature};
 use http::header::{self, HeaderValue};
 
 use crate::headers;
-use crate::http1::request_head::Head;
+use crate::http1::request_head::RequestHead;
 use crate::http1::wire_lines;
 use crate::journey::admit::Acting;
 use crate::process::yielding::in_pieces;
@@ -33,20 +33,20 @@ pub struct Outbound {
 }
 
 /// What of a caller's request goes into the institution's.
-pub struct Inbound<'a> {
+pub struct InboundRequest<'a> {
     /// What stands behind `?`.
     pub query: Option<&'a str>,
     /// Its head, of which only allow-listed lines are taken.
-    pub head: Head<'a>,
+    pub head: RequestHead<'a>,
     /// The body that was verified.
     pub body: Bytes,
     /// Whether the answer may be in gzip.
     pub gzip: bool,
 }
 
-impl<'a> Inbound<'a> {
+impl<'a> InboundRequest<'a> {
     /// A request whose answer may be in no coding.
-    pub fn uncoded(query: Option<&'a str>, head: Head<'a>, body: Bytes) -> Self {
+    pub fn uncoded(query: Option<&'a str>, head: RequestHead<'a>, body: Bytes) -> Self {
         Self {
             query,
             head,
@@ -58,7 +58,7 @@ impl<'a> Inbound<'a> {
 
 /// What of it cannot be written as HTTP. Nothing is sent then.
 #[derive(Debug, thiserror::Error)]
-pub enum Unsendable {
+pub enum UnsendableHead {
     /// The row has no institution path.
     #[error("the operation has no institution path")]
     NoPath,
@@ -72,10 +72,10 @@ impl Outbound {
     /// headers.
     pub fn verbatim(
         operation: &Operation,
-        inbound: Inbound<'_>,
+        inbound: InboundRequest<'_>,
         acting: Acting<'_>,
         host: &HeaderValue,
-    ) -> Result<Self, Unsendable> {
+    ) -> Result<Self, UnsendableHead> {
         let media = inbound.head.all(header::CONTENT_TYPE.as_str());
         let mut outbound = Self::begin(operation, inbound.query, media, inbound.body)?;
         outbound.gzip = inbound.gzip;
@@ -87,18 +87,18 @@ impl Outbound {
     /// asked for ([`gatepay_core::translate::balance_request`]).
     pub fn balance(
         operation: &Operation,
-        inbound: &Inbound<'_>,
+        inbound: &InboundRequest<'_>,
         acting: Acting<'_>,
         host: &HeaderValue,
         body: Vec<u8>,
-    ) -> Result<Self, Unsendable> {
+    ) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(operation, None, [JSON], body.into())?;
         outbound.lines(Some(inbound.head), acting, host)?;
         Ok(outbound)
     }
 
     /// A look-up of what became of this call, for the same account.
-    pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, Unsendable> {
+    pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, UnsendableHead> {
         let (query, body) = (question.query.as_deref(), question.body.clone());
         let mut outbound = Self::begin(row, query, [JSON], body.into())?;
         outbound.head.extend_from_slice(&self.head[self.common..]);
@@ -106,7 +106,7 @@ impl Outbound {
     }
 
     /// A read of the proxy's own, for nobody: whatever is answered shows that GatePay is there, and what time it is.
-    pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, Unsendable> {
+    pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
         outbound.lines(None, Acting::Nobody, host)?;
         Ok(outbound)
@@ -137,9 +137,9 @@ impl Outbound {
         query: Option<&str>,
         media: impl IntoIterator<Item = &'a [u8]>,
         body: Bytes,
-    ) -> Result<Self, Unsendable> {
+    ) -> Result<Self, UnsendableHead> {
         let path = operation.institution_path.as_deref();
-        let path = path.ok_or(Unsendable::NoPath)?;
+        let path = path.ok_or(UnsendableHead::NoPath)?;
         let method = operation.institution_method;
         let mut head = Vec::with_capacity(HEAD);
         head.extend_from_slice(method.as_str().as_bytes());
@@ -170,16 +170,16 @@ impl Outbound {
     /// The allow-listed lines of a caller's head, and whom the call is made for.
     fn lines(
         &mut self,
-        inbound: Option<Head<'_>>,
+        inbound: Option<RequestHead<'_>>,
         acting: Acting<'_>,
         host: &HeaderValue,
-    ) -> Result<(), Unsendable> {
+    ) -> Result<(), UnsendableHead> {
         let head = &mut self.head;
         wire_lines::write(head, &header::HOST, host.as_bytes());
         // Without it any coding is allowed (RFC 9110, 12.5.3), and a coded answer is one that nobody here can judge.
         let coding: &[u8] = if self.gzip { b"gzip" } else { b"identity" };
         wire_lines::write(head, &header::ACCEPT_ENCODING, coding);
-        for (name, value) in inbound.iter().flat_map(Head::lines) {
+        for (name, value) in inbound.iter().flat_map(RequestHead::lines) {
             if let Some(name) = headers::to_gatepay(name) {
                 wire_lines::write(head, name, value);
             }
@@ -190,7 +190,7 @@ impl Outbound {
             Acting::Nobody => return Ok(()),
         };
         if !account.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Unsendable::NotText("the account"));
+            return Err(UnsendableHead::NotText("the account"));
         }
         wire_lines::write(head, &name, account.as_bytes());
         Ok(())
@@ -261,12 +261,12 @@ const JSON: &[u8] = b"application/json";
 const HEAD: usize = 544;
 
 /// A part of a request's target, if it cannot end there or begin anything else.
-fn target(part: &str) -> Result<&[u8], Unsendable> {
+fn target(part: &str) -> Result<&[u8], UnsendableHead> {
     let is_one = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
     if part.bytes().all(is_one) {
         Ok(part.as_bytes())
     } else {
-        Err(Unsendable::NotText("the target"))
+        Err(UnsendableHead::NotText("the target"))
     }
 }
 
@@ -283,9 +283,9 @@ mod tests {
         let row = catalogue.named("create_order").unwrap();
         let host = HeaderValue::from_static("gatepay.example");
         let (parts, ()) = http::Request::new(()).into_parts();
-        let inbound = Inbound {
+        let inbound = InboundRequest {
             query: None,
-            head: Head::of_parts(&parts),
+            head: RequestHead::of_parts(&parts),
             body: vec![b'x'; 16 * YIELD_AFTER].into(),
             gzip: false,
         };
@@ -311,9 +311,9 @@ mod tests {
         let host = HeaderValue::from_static("gatepay.example");
         let (parts, ()) = http::Request::new(()).into_parts();
         let outbound = |query, account| {
-            let inbound = Inbound {
+            let inbound = InboundRequest {
                 query: Some(query),
-                head: Head::of_parts(&parts),
+                head: RequestHead::of_parts(&parts),
                 body: Bytes::new(),
                 gzip: false,
             };

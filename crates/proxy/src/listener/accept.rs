@@ -14,19 +14,21 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::app::App;
-use crate::callers::activity::{Limits, Pace, Verdict};
-use crate::callers::address_limits::{Peer, Place};
+use crate::callers::activity::{ActivityLimits, ConnectionActivity, TimeoutCheck};
+use crate::callers::address_limits::{AddressSlot, ConnectionPeer};
 use crate::callers::auth_throttle::FLOOD_WAIT;
-use crate::callers::client_address::Origin;
-use crate::callers::connection_slots::{Holder, InLine, Outcome, Slot, Slots};
+use crate::callers::client_address::ClientAddress;
+use crate::callers::connection_slots::{
+    ConnectionSlot, ConnectionSlots, InLine, SlotHolder, SlotOutcome,
+};
 use crate::journey::Worker;
 use crate::listener::http1;
 use crate::listener::http2;
-use crate::listener::lifetime::{CloseReason, Lifetime};
+use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::listener::proxy_protocol;
-use crate::listener::transport::Inbound;
-use crate::process::drain::{Entering, Phase, Running};
-use crate::tls::certificate::Identity;
+use crate::listener::transport::InboundStream;
+use crate::process::drain::{DrainPhase, EntryGuard, RunningGuard};
+use crate::tls::certificate::ListenerIdentity;
 
 /// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -34,14 +36,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const NEWS: Duration = Duration::from_secs(10);
 
 /// Accepts until the drain ends that. `slots` are shared by all workers.
-pub async fn accept(worker: Arc<Worker>, listener: TcpListener, slots: Arc<Slots>) {
+pub async fn accept(worker: Arc<Worker>, listener: TcpListener, slots: Arc<ConnectionSlots>) {
     accept_until_told(&worker, listener, slots).await;
-    worker.door.shut();
+    worker.entry_gate.shut();
 }
 
-async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, slots: Arc<Slots>) {
+async fn accept_until_told(
+    worker: &Arc<Worker>,
+    listener: TcpListener,
+    slots: Arc<ConnectionSlots>,
+) {
     let app = Arc::clone(&worker.app);
-    let mut finishing = pin!(app.drain.reached(Phase::Finishing));
+    let mut finishing = pin!(app.drain.reached(DrainPhase::Finishing));
     let mut said = None;
     loop {
         let next = async {
@@ -54,19 +60,19 @@ async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, slots: A
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let origin = app.trusted.origin(peer.ip());
+                let origin = app.trusted_proxies.origin(peer.ip());
                 let Ok(place) = place(&app, origin) else {
                     reset(&tcp);
                     continue;
                 };
-                let newcomer = Newcomer {
+                let newcomer = AcceptedConnection {
                     slots: Arc::clone(&slots),
                     line,
                     tcp,
-                    peer: Peer { origin, place },
+                    peer: ConnectionPeer { origin, place },
                 };
-                let (worker, entering) = (Arc::clone(worker), worker.door.enter());
-                let running = Running::begin(&app.drain);
+                let (worker, entering) = (Arc::clone(worker), worker.entry_gate.enter());
+                let running = RunningGuard::begin(&app.drain);
                 tokio::spawn(async move {
                     let _until_it_ends = running;
                     serve(worker, newcomer, entering).await;
@@ -85,26 +91,30 @@ async fn accept_until_told(worker: &Arc<Worker>, listener: TcpListener, slots: A
 }
 
 /// A connection that was accepted, and may have no slot yet.
-struct Newcomer {
-    slots: Arc<Slots>,
+struct AcceptedConnection {
+    slots: Arc<ConnectionSlots>,
     line: InLine,
     tcp: TcpStream,
-    peer: Peer,
+    peer: ConnectionPeer,
 }
 
 /// A connection that can be served.
-struct Begun {
-    slot: Slot,
-    peer: Peer,
+struct ReadyConnection {
+    slot: ConnectionSlot,
+    peer: ConnectionPeer,
     http2: bool,
-    stream: Inbound,
-    lifetime: Lifetime,
+    stream: InboundStream,
+    lifetime: ConnectionLifetime,
 }
 
-impl Newcomer {
+impl AcceptedConnection {
     /// Waits for a slot, then for what comes before the first request: a PROXY header, the TLS handshake, the bytes that
     /// tell which HTTP is spoken. Nothing if the connection ends before.
-    async fn begin(self, worker: &Arc<Worker>, pace: &Arc<Pace>) -> Option<Begun> {
+    async fn begin(
+        self,
+        worker: &Arc<Worker>,
+        pace: &Arc<ConnectionActivity>,
+    ) -> Option<ReadyConnection> {
         let app = &worker.app;
         let Self {
             slots,
@@ -122,17 +132,20 @@ impl Newcomer {
             peer = announced(app, &mut tcp, peer.origin).await.ok()?;
             slot.comes_from(peer.origin);
         }
-        if let Some(address) = peer.origin.accountable()
-            && app.floods.remember(address)
+        if let Some(address) = peer.origin.attributable()
+            && app.recent_floods.remember(address)
         {
             sleep(FLOOD_WAIT).await;
         }
         pace.begin();
-        let lifetime = Lifetime::begin(worker, pace);
-        let acceptor = app.identity.as_ref().map(Identity::acceptor);
-        let begun = Inbound::begin(tcp, acceptor.as_ref(), Arc::clone(pace));
+        let lifetime = ConnectionLifetime::begin(worker, pace);
+        let acceptor = app
+            .listener_identity
+            .as_ref()
+            .map(ListenerIdentity::acceptor);
+        let begun = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(pace));
         match timeout(listen.head_timeout, begun).await {
-            Ok(Ok((http2, stream))) => Some(Begun {
+            Ok(Ok((http2, stream))) => Some(ReadyConnection {
                 slot,
                 peer,
                 http2,
@@ -151,28 +164,28 @@ impl Newcomer {
 }
 
 /// Counts what became of a connection that found no slot free, and says so now and then.
-fn full(app: &App, slots: &Slots, outcome: Outcome) {
+fn full(app: &App, slots: &ConnectionSlots, outcome: SlotOutcome) {
     let ended = &app.metrics.connections_ended;
     let holder = match outcome {
-        Outcome::NoneIdle => return app.metrics.connections_full.inc(),
-        Outcome::Refused => return ended.full_refused.inc(),
-        Outcome::Leaves(holder) => holder,
+        SlotOutcome::NoneIdle => return app.metrics.connections_full.inc(),
+        SlotOutcome::Refused => return ended.full_refused.inc(),
+        SlotOutcome::Leaves(holder) => holder,
     };
     match holder {
-        Holder::Party(_) => ended.full_verified.inc(),
-        Holder::Address(_) => ended.full_unverified.inc(),
+        SlotHolder::Party(_) => ended.full_verified.inc(),
+        SlotHolder::Address(_) => ended.full_unverified.inc(),
     }
     if !slots.is_news(NEWS) {
         return;
     }
     let most = app.settings.listen.max_connections;
     match holder {
-        Holder::Address(address) => {
+        SlotHolder::Address(address) => {
             tracing::info!(%address, %most, "all connections are taken: idle ones of this address end for new ones");
         }
-        Holder::Party(number) => {
+        SlotHolder::Party(number) => {
             let generation = app.generation.load();
-            let mut lanes = generation.lanes();
+            let mut lanes = generation.all_tenant_limits();
             let position = lanes.position(|lane| NonNull::from(&**lane).addr() == number);
             let party = position.map(|at| generation.registry.at(at).party().id.as_str());
             tracing::info!(party, %most, "all connections are taken: idle ones of this party end for new ones");
@@ -181,20 +194,20 @@ fn full(app: &App, slots: &Slots, outcome: Outcome) {
 }
 
 /// The connection's place among those of its address; a trusted proxy needs none, for behind it are many.
-fn place(app: &App, origin: Origin) -> Result<Option<Place>, Crowded> {
-    let Some(address) = origin.accountable() else {
+fn place(app: &App, origin: ClientAddress) -> Result<Option<AddressSlot>, TooManyConnections> {
+    let Some(address) = origin.attributable() else {
         return Ok(None);
     };
-    if let Some(place) = app.crowd.enter(address) {
+    if let Some(place) = app.address_limits.enter(address) {
         return Ok(Some(place));
     }
     app.metrics.connections_refused.inc();
     tracing::debug!(%address, "a connection was refused: its address has as many as it may");
-    Err(Crowded)
+    Err(TooManyConnections)
 }
 
 /// Its address has as many connections as it may.
-struct Crowded;
+struct TooManyConnections;
 
 /// Lets go of a connection without waiting for its peer.
 fn reset(tcp: &TcpStream) {
@@ -203,7 +216,11 @@ fn reset(tcp: &TcpStream) {
 }
 
 /// Where a trusted proxy says that the connection comes from, with its place there.
-async fn announced(app: &App, tcp: &mut TcpStream, proxy: Origin) -> Result<Peer, ()> {
+async fn announced(
+    app: &App,
+    tcp: &mut TcpStream,
+    proxy: ClientAddress,
+) -> Result<ConnectionPeer, ()> {
     let header = timeout(app.settings.listen.head_timeout, proxy_protocol::read(tcp)).await;
     let source = match header {
         Ok(Ok(source)) => source,
@@ -216,16 +233,16 @@ async fn announced(app: &App, tcp: &mut TcpStream, proxy: Origin) -> Result<Peer
             return Err(());
         }
     };
-    let origin = source.map_or(proxy, |source| app.trusted.origin(source));
-    let place = place(app, origin).map_err(|Crowded| reset(tcp))?;
-    Ok(Peer { origin, place })
+    let origin = source.map_or(proxy, |source| app.trusted_proxies.origin(source));
+    let place = place(app, origin).map_err(|TooManyConnections| reset(tcp))?;
+    Ok(ConnectionPeer { origin, place })
 }
 
-async fn serve(worker: Arc<Worker>, newcomer: Newcomer, entering: Entering) {
+async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: EntryGuard) {
     let app = Arc::clone(&worker.app);
-    let _open = Open::count(&app.metrics.connections);
+    let _open = GaugeGuard::count(&app.metrics.connections);
     let listen = &app.settings.listen;
-    let pace = Pace::new(Limits {
+    let pace = ConnectionActivity::new(ActivityLimits {
         head: listen.head_timeout,
         answer: listen.answer_timeout,
         idle: listen.idle_timeout,
@@ -233,14 +250,14 @@ async fn serve(worker: Arc<Worker>, newcomer: Newcomer, entering: Entering) {
     let begun = tokio::select! {
         begun = newcomer.begin(&worker, &pace) => begun,
         // The process does not wait for those who never ask.
-        () = app.drain.long_after(Phase::Finishing) => return,
+        () = app.drain.long_after(DrainPhase::Finishing) => return,
         // Nor does a new connection.
         () = pace.asked_to_leave() => return,
     };
     let Some(begun) = begun else {
         return;
     };
-    let Begun {
+    let ReadyConnection {
         slot: _slot,
         peer,
         http2,
@@ -261,11 +278,11 @@ async fn serve(worker: Arc<Worker>, newcomer: Newcomer, entering: Entering) {
 }
 
 /// Counts a connection that ended in an error of HTTP/2, and remembers its address if that was abuse.
-fn broken(app: &App, origin: Origin, error: &h2::Error) {
+fn broken(app: &App, origin: ClientAddress, error: &h2::Error) {
     if http2::is_abuse(error)
-        && let Some(address) = origin.accountable()
+        && let Some(address) = origin.attributable()
     {
-        app.floods.ended(address);
+        app.recent_floods.ended(address);
     }
     if http2::is_flood(error) {
         app.metrics.http2_floods.inc();
@@ -273,16 +290,16 @@ fn broken(app: &App, origin: Origin, error: &h2::Error) {
 }
 
 /// One in a gauge while it lives, however it ends.
-struct Open<'a>(&'a IntGauge);
+struct GaugeGuard<'a>(&'a IntGauge);
 
-impl<'a> Open<'a> {
+impl<'a> GaugeGuard<'a> {
     fn count(gauge: &'a IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -290,10 +307,10 @@ impl Drop for Open<'_> {
 
 async fn serve_http1(
     worker: &Arc<Worker>,
-    stream: Inbound,
-    peer: &Peer,
-    lifetime: &Lifetime,
-    entering: Entering,
+    stream: InboundStream,
+    peer: &ConnectionPeer,
+    lifetime: &ConnectionLifetime,
+    entering: EntryGuard,
 ) -> Result<(), CloseReason> {
     let pace = &lifetime.pace;
     let mut serving = pin!(http1::serve(worker, stream, peer, pace, entering));
@@ -314,10 +331,10 @@ async fn serve_http1(
         while !is_set || alarm.is_elapsed() {
             is_set = has_budget_remaining();
             ready!(alarm.as_mut().poll(cx));
-            match pace.judge() {
-                Verdict::Fine(until) => alarm.set(sleep_until(lifetime.judge(until))),
-                Verdict::Late => return Poll::Ready(Ok(())),
-                Verdict::Stalled => return Poll::Ready(Err(lifetime.stalled())),
+            match pace.check_timeouts() {
+                TimeoutCheck::Fine(until) => alarm.set(sleep_until(lifetime.judge(until))),
+                TimeoutCheck::Late => return Poll::Ready(Ok(())),
+                TimeoutCheck::Stalled => return Poll::Ready(Err(lifetime.stalled())),
             }
             is_set = false;
         }

@@ -18,20 +18,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use crate::callers::activity::{Busy, Pace};
-use crate::callers::address_limits::Peer;
+use crate::callers::activity::{ActiveRequest, ConnectionActivity};
+use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
 use crate::http1::buffer_pool;
-use crate::http1::request_parser::{Fault, HEAD_LIMIT, Reading, Rest, Step};
+use crate::http1::request_parser::{
+    BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
+};
 use crate::http1::response_parser;
 use crate::http1::wire_lines;
-use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, Upload};
+use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
 use crate::journey::relay::Reply;
 use crate::journey::{self, Worker};
-use crate::listener::transport::Inbound;
+use crate::listener::transport::InboundStream;
 use crate::listener::write_batching;
 use crate::process::clock::Clock;
-use crate::process::drain::{Drain, Entering, Phase};
+use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::record::refused_head::RefusedHead;
 
@@ -48,19 +50,19 @@ pub const BUFFERS: usize = 5 * HEAD_LIMIT;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection that speaks HTTP/1.
-struct Connection {
-    stream: Inbound,
+struct Http1Connection {
+    stream: InboundStream,
     /// What came and was not taken yet.
-    came: BytesMut,
+    received: BytesMut,
     /// The next head, as far as it has come.
-    reading: Reading,
+    reading: RequestParser,
 }
 
 /// The body of a request, as it comes.
-struct Incoming<'a> {
-    stream: &'a mut Inbound,
+struct Http1Body<'a> {
+    stream: &'a mut InboundStream,
     came: &'a mut BytesMut,
-    rest: Rest,
+    rest: BodyFraming,
     /// How much of it the caller still has to be told before it sends the body.
     tell: Option<&'static [u8]>,
     /// The caller sends nothing more. It may still wait for its answer.
@@ -69,33 +71,33 @@ struct Incoming<'a> {
 
 /// Why a body did not come whole.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+enum BodyBroken {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("the connection was closed before the body was over")]
     Closed,
     #[error(transparent)]
-    Framing(#[from] Fault),
+    Framing(#[from] FramingError),
 }
 
 /// Serves a connection to its end. `entering` becomes the place at the door of its first request.
 pub async fn serve(
     worker: &Arc<Worker>,
-    stream: Inbound,
-    peer: &Peer,
-    pace: &Arc<Pace>,
-    entering: Entering,
+    stream: InboundStream,
+    peer: &ConnectionPeer,
+    pace: &Arc<ConnectionActivity>,
+    entering: EntryGuard,
 ) {
     let app = &worker.app;
-    let mut connection = Connection {
+    let mut connection = Http1Connection {
         stream,
-        came: BytesMut::new(),
-        reading: Reading::default(),
+        received: BytesMut::new(),
+        reading: RequestParser::default(),
     };
     let mut first = Some(entering);
-    let mut finishing = Finishing {
+    let mut finishing = FinishingSignal {
         drain: &app.drain,
-        reached: pin!(app.drain.reached(Phase::Finishing)),
+        reached: pin!(app.drain.reached(DrainPhase::Finishing)),
     };
     let still_sends = loop {
         // Who has not asked yet may: it was accepted, so it believes that it will be served.
@@ -103,7 +105,7 @@ pub async fn serve(
         let Some(read) = connection.head(&mut finishing, may_end, pace).await else {
             break false;
         };
-        let entering = first.take().unwrap_or_else(|| worker.door.enter());
+        let entering = first.take().unwrap_or_else(|| worker.entry_gate.enter());
         let busy = pace.request();
         let length = match read {
             Ok(length) => length,
@@ -115,28 +117,29 @@ pub async fn serve(
                 break true;
             }
         };
-        let Connection {
+        let Http1Connection {
             stream,
-            came,
+            received: came,
             reading,
         } = &mut connection;
         let text = came.split_to(length);
         let head = reading.head(&text);
-        let asked = Asked {
+        let asked = RequestTraits {
             for_head: head.method == "HEAD",
             is_old: reading.is_old(),
             keeps: reading.keeps(),
         };
         let rest = reading.rest();
-        let is_usual = matches!(rest, Rest::Length(body) if length as u64 + body <= READ as u64);
-        let mut body = Incoming {
+        let is_usual =
+            matches!(rest, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
+        let mut body = Http1Body {
             stream,
             came,
             rest,
-            tell: reading.waits().then_some(CONTINUE),
+            tell: reading.is_partial().then_some(CONTINUE),
             is_half_closed: false,
         };
-        let reply = if let Some(seat) = app.crowd.seat(peer) {
+        let reply = if let Some(seat) = app.address_limits.seat(peer) {
             let busy = busy.seated(seat);
             journey::handle(worker, peer, busy, entering, &head, &mut body).await
         } else {
@@ -149,21 +152,21 @@ pub async fn serve(
         // What is left of a body nobody read would be taken for the next request.
         let is_unread = !body.rest.is_over();
         let may_follow = !body.is_half_closed && !reply.closes() && pace.leaves().is_none();
-        let asked = Asked {
+        let asked = RequestTraits {
             keeps: asked.keeps && !is_unread && may_follow,
             ..asked
         };
         let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
             return;
         };
-        if !keeps || app.drain.phase() >= Phase::Finishing {
+        if !keeps || app.drain.phase() >= DrainPhase::Finishing {
             break is_unread;
         }
-        if !is_usual && connection.came.is_empty() {
+        if !is_usual && connection.received.is_empty() {
             // Room for a long one is not kept while nothing comes.
-            connection.came = BytesMut::new();
+            connection.received = BytesMut::new();
         }
-        connection.reading.again();
+        connection.reading.reset();
     };
     if connection.stream.shutdown().await.is_ok() && still_sends {
         let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
@@ -176,7 +179,7 @@ pub async fn serve(
             _ = lingering => {}
             () = leaves => {}
             () = async {
-                app.drain.reached(Phase::Finishing).await;
+                app.drain.reached(DrainPhase::Finishing).await;
                 sleep(LINGER_AT_THE_END).await;
             } => {}
         }
@@ -184,15 +187,15 @@ pub async fn serve(
 }
 
 /// Whether the process finishes what is in flight, and takes no new requests.
-struct Finishing<'a, F> {
+struct FinishingSignal<'a, F> {
     drain: &'a Drain,
     reached: Pin<&'a mut F>,
 }
 
-impl<F: Future<Output = ()>> Finishing<'_, F> {
+impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // What is reached is not asked again.
-        if self.drain.phase() >= Phase::Finishing {
+        if self.drain.phase() >= DrainPhase::Finishing {
             return Poll::Ready(());
         }
         self.reached.as_mut().poll(cx)
@@ -201,7 +204,7 @@ impl<F: Future<Output = ()>> Finishing<'_, F> {
 
 /// What of a request decides how its answer is written.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct RequestTraits {
     /// The method is HEAD: the answer has no body.
     for_head: bool,
     /// By HTTP/1.0.
@@ -210,7 +213,7 @@ struct Asked {
     keeps: bool,
 }
 
-impl Asked {
+impl RequestTraits {
     const UNREADABLE: Self = Self {
         for_head: false,
         is_old: false,
@@ -220,7 +223,7 @@ impl Asked {
 
 /// How the end of an answer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+enum AnswerFraming {
     /// It has no body.
     AtOnce,
     /// By its length.
@@ -231,18 +234,18 @@ enum Ends {
     Closing,
 }
 
-impl Connection {
+impl Http1Connection {
     /// How long the next head is, once it is all there. Nothing if there is none.
     async fn head(
         &mut self,
-        finishing: &mut Finishing<'_, impl Future<Output = ()>>,
+        finishing: &mut FinishingSignal<'_, impl Future<Output = ()>>,
         may_end: bool,
-        pace: &Pace,
-    ) -> Option<Result<usize, Fault>> {
+        pace: &ConnectionActivity,
+    ) -> Option<Result<usize, FramingError>> {
         let mut told = false;
         loop {
-            if !self.came.is_empty() {
-                match self.reading.read(&self.came) {
+            if !self.received.is_empty() {
+                match self.reading.read(&self.received) {
                     // Some of it may have come with the request before, when no time was taken.
                     Ok(None) => self.stream.head_begun(),
                     Ok(Some(length)) => return Some(Ok(length)),
@@ -250,7 +253,7 @@ impl Connection {
                 }
             }
             // A head that has begun may end.
-            let may_end = may_end && self.came.is_empty();
+            let may_end = may_end && self.received.is_empty();
             let read = poll_fn(|cx| match self.poll_read(cx) {
                 // Without a complete head no request is under way. The task is woken when it is asked to leave.
                 Poll::Pending if pace.leaves().is_some() => Poll::Ready(None),
@@ -273,42 +276,48 @@ impl Connection {
     async fn refuse(
         &mut self,
         worker: &Worker,
-        peer: &Peer,
-        busy: Busy,
-        entering: Entering,
-        fault: Fault,
+        peer: &ConnectionPeer,
+        busy: ActiveRequest,
+        entering: EntryGuard,
+        fault: FramingError,
     ) -> io::Result<bool> {
         let app = &worker.app;
         app.metrics.unreadable_heads.inc();
-        let head = RefusedHead::of_bytes(&self.came);
+        let head = RefusedHead::of_bytes(&self.received);
         let reply = journey::unreadable(app, peer, busy, fault, &head);
         drop((head, entering));
-        self.answer(&app.clock, reply, Asked::UNREADABLE).await
+        self.answer(&app.clock, reply, RequestTraits::UNREADABLE)
+            .await
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        read_more(&mut self.stream, &mut self.came, READ, cx)
+        read_more(&mut self.stream, &mut self.received, READ, cx)
     }
 
     /// Writes an answer; whether the connection may be used again.
     ///
     /// # Errors
     /// If it could not be written, or was cut: the connection is good for nothing then.
-    async fn answer(&mut self, clock: &Clock, mut reply: Reply, asked: Asked) -> io::Result<bool> {
+    async fn answer(
+        &mut self,
+        clock: &Clock,
+        mut reply: Reply,
+        asked: RequestTraits,
+    ) -> io::Result<bool> {
         let ends = ends(&reply, asked);
-        let asked = Asked {
-            keeps: asked.keeps && ends != Ends::Closing,
+        let asked = RequestTraits {
+            keeps: asked.keeps && ends != AnswerFraming::Closing,
             ..asked
         };
         let mut out = buffer_pool::take();
         write_head(&mut out, clock, &reply, asked, ends);
-        if asked.for_head || ends == Ends::AtOnce {
+        if asked.for_head || ends == AnswerFraming::AtOnce {
             drop(reply);
             self.write(out).await?;
             return Ok(asked.keeps);
         }
         // Until it is out, the connection must not end as if it were.
-        self.stream.ends_whole(ends != Ends::Closing);
+        self.stream.ends_whole(ends != AnswerFraming::Closing);
         loop {
             let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
                 Ok(Some(piece)) => piece,
@@ -319,7 +328,7 @@ impl Connection {
                     return Err(io::Error::other(cut));
                 }
             };
-            if ends == Ends::Chunks {
+            if ends == AnswerFraming::Chunks {
                 let size = format!("{:x}\r\n", piece.len());
                 out.extend_from_slice(size.as_bytes());
             }
@@ -330,7 +339,7 @@ impl Connection {
                 self.write(std::mem::take(&mut out)).await?;
                 write_in_pieces(&mut self.stream, &piece).await?;
             }
-            if ends == Ends::Chunks {
+            if ends == AnswerFraming::Chunks {
                 out.extend_from_slice(b"\r\n");
             } else if reply.is_over() {
                 break;
@@ -339,7 +348,7 @@ impl Connection {
         }
         // What ends with it has ended before the caller can know, and ask again.
         drop(reply);
-        if ends == Ends::Chunks {
+        if ends == AnswerFraming::Chunks {
             out.extend_from_slice(b"0\r\n\r\n");
         }
         self.write(out).await?;
@@ -360,8 +369,8 @@ impl Connection {
     async fn linger(&mut self) {
         let (mut left, mut since_yield) = (LINGER, SinceYield::default());
         while left > 0 {
-            self.came.clear();
-            let (stream, came) = (&mut self.stream, &mut self.came);
+            self.received.clear();
+            let (stream, came) = (&mut self.stream, &mut self.received);
             match poll_fn(|cx| read_more(stream, came, READ_MORE, cx)).await {
                 Ok(read @ 1..) => {
                     left = left.saturating_sub(read);
@@ -374,7 +383,7 @@ impl Connection {
 }
 
 /// Writes all of a long piece; others have their turn in between.
-async fn write_in_pieces(stream: &mut Inbound, piece: &[u8]) -> io::Result<()> {
+async fn write_in_pieces(stream: &mut InboundStream, piece: &[u8]) -> io::Result<()> {
     let mut since_yield = SinceYield::default();
     for part in piece.chunks(YIELD_AFTER) {
         stream.write_all(part).await?;
@@ -386,8 +395,14 @@ async fn write_in_pieces(stream: &mut Inbound, piece: &[u8]) -> io::Result<()> {
 }
 
 /// Puts a head together.
-fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, ends: Ends) {
-    let response_parser::Parts { status, fields, .. } = reply.head();
+fn write_head(
+    out: &mut Vec<u8>,
+    clock: &Clock,
+    reply: &Reply,
+    asked: RequestTraits,
+    ends: AnswerFraming,
+) {
+    let response_parser::ResponseHead { status, fields, .. } = reply.head();
     let version: &[u8] = if asked.is_old {
         b"HTTP/1.0 "
     } else {
@@ -405,13 +420,13 @@ fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, end
         out.extend_from_slice(part);
     }
     match ends {
-        Ends::AtOnce | Ends::Closing => {}
-        Ends::Length(length) => {
+        AnswerFraming::AtOnce | AnswerFraming::Closing => {}
+        AnswerFraming::Length(length) => {
             let mut digits = itoa::Buffer::new();
             let length = digits.format(length);
             wire_lines::write(out, &header::CONTENT_LENGTH, length.as_bytes());
         }
-        Ends::Chunks => wire_lines::write(out, &header::TRANSFER_ENCODING, b"chunked"),
+        AnswerFraming::Chunks => wire_lines::write(out, &header::TRANSFER_ENCODING, b"chunked"),
     }
     if fields.get(&header::DATE).is_none() {
         wire_lines::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
@@ -424,20 +439,20 @@ fn write_head(out: &mut Vec<u8>, clock: &Clock, reply: &Reply, asked: Asked, end
     out.extend_from_slice(b"\r\n");
 }
 
-fn ends(reply: &Reply, asked: Asked) -> Ends {
+fn ends(reply: &Reply, asked: RequestTraits) -> AnswerFraming {
     let status = reply.head().status;
     match reply.length() {
-        _ if matches!(status.as_u16(), 204 | 304) => Ends::AtOnce,
-        Some(length) => Ends::Length(length),
-        None if asked.is_old => Ends::Closing,
-        None => Ends::Chunks,
+        _ if matches!(status.as_u16(), 204 | 304) => AnswerFraming::AtOnce,
+        Some(length) => AnswerFraming::Length(length),
+        None if asked.is_old => AnswerFraming::Closing,
+        None => AnswerFraming::Chunks,
     }
 }
 
 /// Reads what has come behind what came. There is room for half of `most` at least; there may be more, for what was made
 /// for a longer body or head is used up first, and that is never more than [`BUFFERS`].
 fn read_more(
-    stream: &mut Inbound,
+    stream: &mut InboundStream,
     came: &mut BytesMut,
     most: usize,
     cx: &mut Context<'_>,
@@ -448,7 +463,7 @@ fn read_more(
     pin!(stream.read_buf(came)).poll(cx)
 }
 
-impl Incoming<'_> {
+impl Http1Body<'_> {
     /// Tells a caller that waits for it to send the body.
     fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(left) = self.tell {
@@ -475,35 +490,35 @@ impl Incoming<'_> {
         (1..CONTINUE.len()).contains(&left)
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
         loop {
             match self.rest.step(self.came)? {
-                Step::Piece(piece) => {
+                BodyEvent::Piece(piece) => {
                     // Whoever sends does not wait to be told.
                     self.tell = None;
                     return Poll::Ready(Ok(Some(piece)));
                 }
-                Step::Over => return Poll::Ready(Ok(None)),
-                Step::More => {}
+                BodyEvent::Over => return Poll::Ready(Ok(None)),
+                BodyEvent::More => {}
             }
             ready!(self.poll_tell(cx))?;
             let is_long = self.rest.at_least() > READ as u64;
             let most = if is_long { READ_MORE } else { READ };
             if ready!(read_more(self.stream, self.came, most, cx))? == 0 {
-                return Poll::Ready(Err(Broken::Closed));
+                return Poll::Ready(Err(BodyBroken::Closed));
             }
         }
     }
 }
 
-impl Body for Incoming<'_> {
+impl Body for Http1Body<'_> {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyBroken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         self.poll_piece(cx)
             .map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
     }
@@ -514,13 +529,13 @@ impl Body for Incoming<'_> {
 
     fn size_hint(&self) -> SizeHint {
         match self.rest {
-            Rest::Length(left) => SizeHint::with_exact(left),
-            Rest::Chunks(_) => SizeHint::default(),
+            BodyFraming::Length(left) => SizeHint::with_exact(left),
+            BodyFraming::Chunks(_) => SizeHint::default(),
         }
     }
 }
 
-impl Upload for Incoming<'_> {
+impl RequestBody for Http1Body<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Behind a body that is not over, or bytes of the next request, the end is not seen.
         if !self.rest.is_over() || !self.came.is_empty() || self.is_half_closed {

@@ -20,14 +20,14 @@ use h2::{Error, Reason, RecvStream};
 use http::Request;
 use tokio::time::timeout;
 
-use crate::callers::activity::Pace;
-use crate::callers::address_limits::Peer;
+use crate::callers::activity::ConnectionActivity;
+use crate::callers::address_limits::ConnectionPeer;
 use crate::http1::request_parser::HEAD_LIMIT;
 use crate::journey::Worker;
-use crate::listener::lifetime::{CloseReason, Lifetime};
-use crate::listener::transport::Inbound;
-use crate::process::drain::Entering;
-use ending::{Ending, Farewell};
+use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
+use crate::listener::transport::InboundStream;
+use crate::process::drain::EntryGuard;
+use ending::{ConnectionEnding, GoawayDelay};
 use stream::{Http2Caller, SEND_BUFFER};
 
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
@@ -51,10 +51,10 @@ const HEADER_TABLE: u32 = 4 * 1024;
 /// If it ended before its time.
 pub async fn serve(
     worker: &Arc<Worker>,
-    stream: Inbound,
-    peer: Peer,
-    lifetime: &Lifetime,
-    entering: Entering,
+    stream: InboundStream,
+    peer: ConnectionPeer,
+    lifetime: &ConnectionLifetime,
+    entering: EntryGuard,
 ) -> Result<(), CloseReason> {
     let pace = &lifetime.pace;
     pace.http2();
@@ -62,8 +62,8 @@ pub async fn serve(
     let begun = timeout(head_timeout, settings().handshake(stream)).await;
     let Ok(begun) = begun else { return Ok(()) };
     let mut frames = begun.map_err(CloseReason::Broken)?;
-    let farewell = Farewell::default();
-    let ending = Ending::new(worker, lifetime, &farewell);
+    let farewell = GoawayDelay::default();
+    let ending = ConnectionEnding::new(worker, lifetime, &farewell);
     let mut ended = pin!(ending.reached(frames.ping_pong(), entering));
     let mut connection = Http2Connection {
         frames,
@@ -109,8 +109,8 @@ const _: () = assert!(HEADER_LIST as usize == 2 * HEAD_LIMIT);
 
 /// A connection that speaks HTTP/2.
 struct Http2Connection {
-    frames: Connection<Inbound, Bytes>,
-    pace: Arc<Pace>,
+    frames: Connection<InboundStream, Bytes>,
+    pace: Arc<ConnectionActivity>,
     caller: Arc<Http2Caller>,
 }
 
@@ -129,8 +129,8 @@ impl Http2Connection {
 
     fn begin(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let Http2Caller { worker, peer } = &*self.caller;
-        let (busy, entering) = (self.pace.request(), worker.door.enter());
-        let Some(seat) = worker.app.crowd.seat(peer) else {
+        let (busy, entering) = (self.pace.request(), worker.entry_gate.enter());
+        let Some(seat) = worker.app.address_limits.seat(peer) else {
             // An answer takes memory, which is what is short. This says the same with less: by the standard the request was
             // not processed, and may be sent again.
             worker.app.metrics.requests_crowded.inc();

@@ -32,7 +32,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
 /// The frames of one connection, from its preface on.
-pub struct Frames {
+pub struct FrameCounter {
     head: [u8; HEAD],
     /// How much of the next head is here.
     have: usize,
@@ -47,9 +47,9 @@ pub struct Frames {
 /// More frames that carry nothing than anybody needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a flood of HTTP/2 frames that carry nothing")]
-pub struct Flood;
+pub struct FrameFlood;
 
-impl Frames {
+impl FrameCounter {
     /// Of a connection that has just begun.
     pub fn begin() -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Frames {
     }
 
     /// Bytes came in, in whatever pieces.
-    pub fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    pub fn received(&mut self, mut bytes: &[u8]) -> Result<(), FrameFlood> {
         while !bytes.is_empty() {
             let skip = self.payload.min(bytes.len());
             self.payload -= skip;
@@ -85,7 +85,7 @@ impl Frames {
         self.earn(u32::try_from(bytes / FOR_BYTES).unwrap_or(ALLOWANCE));
     }
 
-    fn frame(&mut self) -> Result<(), Flood> {
+    fn frame(&mut self) -> Result<(), FrameFlood> {
         let [high, middle, low, kind, flags, ..] = self.head;
         self.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
         let cost = match kind {
@@ -110,7 +110,7 @@ impl Frames {
             // Time is only read when it matters.
             self.refill(Instant::now());
         }
-        self.left = self.left.checked_sub(cost).ok_or(Flood)?;
+        self.left = self.left.checked_sub(cost).ok_or(FrameFlood)?;
         Ok(())
     }
 
@@ -146,7 +146,7 @@ mod tests {
 
     /// How many of these frames pass before it is a flood.
     fn passing(frames: &[Vec<u8>]) -> Option<usize> {
-        let mut connection = Frames::begin();
+        let mut connection = FrameCounter::begin();
         (0..100_000).find(|_| {
             let received = frames
                 .iter()
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(passing(&short), None);
         assert_eq!(passing(&[frame(DATA, 0, TINY)]), None);
         // A long answer, acknowledged on stream and connection for every frame of it.
-        let mut connection = Frames::begin();
+        let mut connection = FrameCounter::begin();
         for _ in 0..100_000 {
             connection.sent(16 * 1024);
             for _ in 0..2 {
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_allowance_comes_back_with_time() {
-        let mut connection = Frames::begin();
+        let mut connection = FrameCounter::begin();
         let ping = frame(PING, 0, 8);
         for _ in 0..ALLOWANCE {
             assert_eq!(connection.received(&ping), Ok(()));
@@ -219,7 +219,7 @@ mod tests {
         for _ in 0..REFILL {
             assert_eq!(connection.received(&ping), Ok(()));
         }
-        assert_eq!(connection.received(&ping), Err(Flood));
+        assert_eq!(connection.received(&ping), Err(FrameFlood));
     }
 
     proptest! {
@@ -229,7 +229,7 @@ mod tests {
             cut in 1_usize..50,
         ) {
             let wire: Vec<u8> = kinds.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, *payload)).collect();
-            let (mut whole, mut cut_up) = (Frames::begin(), Frames::begin());
+            let (mut whole, mut cut_up) = (FrameCounter::begin(), FrameCounter::begin());
             prop_assert!(whole.received(&wire).is_ok());
             for piece in wire.chunks(cut) {
                 prop_assert!(cut_up.received(piece).is_ok());

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method};
 
-use crate::http1::request_parser::{self, Fault};
+use crate::http1::request_parser::{self, FramingError};
 
 /// Finds what an HTTP/1 head would be refused for.
 ///
@@ -13,44 +13,44 @@ use crate::http1::request_parser::{self, Fault};
 ///
 /// # Errors
 /// The first such fault.
-pub fn check(parts: &Parts) -> Result<(), Fault> {
+pub fn check(parts: &Parts) -> Result<(), FramingError> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return Err(Fault::Method);
+        return Err(FramingError::Method);
     }
     let target = parts
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
     if !request_parser::is_target(target.as_bytes()) {
-        return Err(Fault::Target);
+        return Err(FramingError::Target);
     }
     let mut expected = parts.headers.get_all(EXPECT).iter();
     if let Some(expect) = expected.next()
         && (expected.next().is_some() || !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
-        return Err(Fault::Expect);
+        return Err(FramingError::Expect);
     }
     check_host(parts)
 }
 
 /// One host, in `:authority`, in `Host`, or the same in both (RFC 9113, section 8.3.1).
-fn check_host(parts: &Parts) -> Result<(), Fault> {
+fn check_host(parts: &Parts) -> Result<(), FramingError> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next().map(HeaderValue::as_bytes);
     if hosts.next().is_some() {
-        return Err(Fault::Hosts);
+        return Err(FramingError::Hosts);
     }
     let authority = parts.uri.authority().map(Authority::as_str);
     let authority = authority.map(str::as_bytes);
     for named in [authority, host].into_iter().flatten() {
         if !request_parser::is_host(named) {
-            return Err(Fault::OddHost);
+            return Err(FramingError::OddHost);
         }
     }
     match (authority, host) {
-        (None, None) => Err(Fault::NoHost),
+        (None, None) => Err(FramingError::NoHost),
         (Some(authority), Some(host)) if !is_same(parts.uri.scheme_str(), authority, host) => {
-            Err(Fault::OtherHost)
+            Err(FramingError::OtherHost)
         }
         _ => Ok(()),
     }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn checked(method: &str, uri: &str, lines: &[(&str, &str)]) -> Result<(), Fault> {
+    fn checked(method: &str, uri: &str, lines: &[(&str, &str)]) -> Result<(), FramingError> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in lines {
             request = request.header(*name, *value);
@@ -108,36 +108,44 @@ mod tests {
             (
                 "https://pay.example/v1",
                 &[("host", "other.example")],
-                Err(Fault::OtherHost),
+                Err(FramingError::OtherHost),
             ),
             (
                 "https://pay.example/v1",
                 &[("host", "pay.example:80")],
-                Err(Fault::OtherHost),
+                Err(FramingError::OtherHost),
             ),
             (
                 "http://pay.example/v1",
                 &[("host", "pay.example:443")],
-                Err(Fault::OtherHost),
+                Err(FramingError::OtherHost),
             ),
             (
                 "https://pay.example/v1",
                 &[("host", "")],
-                Err(Fault::OddHost),
+                Err(FramingError::OddHost),
             ),
             (
                 "https://pay.example/v1",
                 &[("host", "x@pay.example")],
-                Err(Fault::OddHost),
+                Err(FramingError::OddHost),
             ),
-            ("https://user@pay.example/v1", &[], Err(Fault::OddHost)),
+            (
+                "https://user@pay.example/v1",
+                &[],
+                Err(FramingError::OddHost),
+            ),
             (
                 "https://user:key@pay.example/v1",
                 &[("host", "pay.example")],
-                Err(Fault::OddHost),
+                Err(FramingError::OddHost),
             ),
-            ("/v1", &[], Err(Fault::NoHost)),
-            ("/v1", &[("host", "a"), ("host", "a")], Err(Fault::Hosts)),
+            ("/v1", &[], Err(FramingError::NoHost)),
+            (
+                "/v1",
+                &[("host", "a"), ("host", "a")],
+                Err(FramingError::Hosts),
+            ),
         ] {
             assert_eq!(checked("POST", uri, lines), expected, "{uri} {lines:?}");
         }
@@ -147,18 +155,23 @@ mod tests {
     fn methods_targets_and_expectations_are_those_of_http_1() {
         let uri = "https://pay.example/v1";
         for (method, uri, lines, expected) in [
-            ("TRACE", uri, &[][..], Err(Fault::Method)),
-            ("CONNECT", "pay.example:443", &[], Err(Fault::Method)),
-            ("OPTIONS", "*", &[("host", "a")], Err(Fault::Target)),
-            ("GET", "https://a/v1?é", &[], Err(Fault::Target)),
+            ("TRACE", uri, &[][..], Err(FramingError::Method)),
+            ("CONNECT", "pay.example:443", &[], Err(FramingError::Method)),
+            ("OPTIONS", "*", &[("host", "a")], Err(FramingError::Target)),
+            ("GET", "https://a/v1?é", &[], Err(FramingError::Target)),
             ("GET", "https://a/v1?a=b", &[], Ok(())),
             ("POST", uri, &[("expect", "100-Continue")], Ok(())),
-            ("POST", uri, &[("expect", "200-ok")], Err(Fault::Expect)),
+            (
+                "POST",
+                uri,
+                &[("expect", "200-ok")],
+                Err(FramingError::Expect),
+            ),
             (
                 "POST",
                 uri,
                 &[("expect", "100-continue"), ("expect", "100-continue")],
-                Err(Fault::Expect),
+                Err(FramingError::Expect),
             ),
         ] {
             assert_eq!(

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::callers::activity::{Leave, Pace};
+use crate::callers::activity::{ConnectionActivity, LeaveReason};
 use crate::journey::Worker;
 use crate::process::clock;
-use crate::tls::certificate::{ClientCa, Identity};
+use crate::tls::certificate::{ClientCa, ListenerIdentity};
 
 /// What ends a connection although nothing on it is late.
-pub struct Lifetime {
+pub struct ConnectionLifetime {
     worker: Arc<Worker>,
     /// What the connection waits for, and since when.
-    pub pace: Arc<Pace>,
+    pub pace: Arc<ConnectionActivity>,
     /// When it is too old.
     pub ends: Instant,
     client_ca: Option<ClientCa>,
@@ -27,9 +27,9 @@ pub enum CloseReason {
     Stalled,
 }
 
-impl Lifetime {
+impl ConnectionLifetime {
     /// Of a connection that begins now.
-    pub fn begin(worker: &Arc<Worker>, pace: &Arc<Pace>) -> Self {
+    pub fn begin(worker: &Arc<Worker>, pace: &Arc<ConnectionActivity>) -> Self {
         let app = &worker.app;
         let age = app.settings.listen.connection_age;
         // Connections that were opened together do not end together.
@@ -39,7 +39,10 @@ impl Lifetime {
             worker: Arc::clone(worker),
             pace: Arc::clone(pace),
             ends: Instant::now() + age.saturating_sub(early),
-            client_ca: app.identity.as_ref().map(Identity::client_ca),
+            client_ca: app
+                .listener_identity
+                .as_ref()
+                .map(ListenerIdentity::client_ca),
         }
     }
 
@@ -54,10 +57,13 @@ impl Lifetime {
         let app = &self.worker.app;
         let ended = &app.metrics.connections_ended;
         let is_old = self.ends <= Instant::now();
-        let client_ca = app.identity.as_ref().map(Identity::client_ca);
-        if is_old && self.pace.leave(Leave::Age) {
+        let client_ca = app
+            .listener_identity
+            .as_ref()
+            .map(ListenerIdentity::client_ca);
+        if is_old && self.pace.leave(LeaveReason::Age) {
             ended.age.inc();
-        } else if client_ca != self.client_ca && self.pace.leave(Leave::ClientCa) {
+        } else if client_ca != self.client_ca && self.pace.leave(LeaveReason::ClientCa) {
             ended.client_ca.inc();
         }
         if is_old { next } else { next.min(self.ends) }

@@ -45,7 +45,7 @@ pub async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
 
 /// A header that is there whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct ProxyHeader {
     /// How many bytes it has.
     pub length: usize,
     /// Whom the connection is for, if the proxy says so.
@@ -55,19 +55,19 @@ pub struct Header {
 /// What begins a connection is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a PROXY header")]
-pub struct Malformed;
+pub struct MalformedProxyHeader;
 
 /// The header these bytes begin with; `None` if more of it has to come.
 ///
 /// # Errors
 /// If they begin none.
-pub fn parse(seen: &[u8]) -> Result<Option<Header>, Malformed> {
+pub fn parse(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     if begins(seen, BINARY) {
         binary(seen)
     } else if begins(seen, TEXT) {
         text(seen)
     } else {
-        Err(Malformed)
+        Err(MalformedProxyHeader)
     }
 }
 
@@ -77,53 +77,57 @@ fn begins(seen: &[u8], with: &[u8]) -> bool {
     seen[..both] == with[..both]
 }
 
-fn text(seen: &[u8]) -> Result<Option<Header>, Malformed> {
+fn text(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     let within = &seen[..seen.len().min(LONGEST_TEXT)];
     let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
         let more_may_come = seen.len() < LONGEST_TEXT;
         return if more_may_come {
             Ok(None)
         } else {
-            Err(Malformed)
+            Err(MalformedProxyHeader)
         };
     };
-    let line = within[..end].strip_suffix(b"\r").ok_or(Malformed)?;
-    let line = str::from_utf8(line).map_err(|_| Malformed)?;
+    let line = within[..end]
+        .strip_suffix(b"\r")
+        .ok_or(MalformedProxyHeader)?;
+    let line = str::from_utf8(line).map_err(|_| MalformedProxyHeader)?;
     let mut words = line.split(' ').skip(1);
     let source = match words.next() {
         Some("UNKNOWN") => None,
         Some("TCP4") => Some(addresses::<Ipv4Addr>(words)?),
         Some("TCP6") => Some(addresses::<Ipv6Addr>(words)?),
-        _ => return Err(Malformed),
+        _ => return Err(MalformedProxyHeader),
     };
-    Ok(Some(Header {
+    Ok(Some(ProxyHeader {
         length: end + 1,
         source,
     }))
 }
 
 /// Source, destination and their ports; the source is what is asked for, and all four have to be right.
-fn addresses<'a, A>(mut words: impl Iterator<Item = &'a str>) -> Result<IpAddr, Malformed>
+fn addresses<'a, A>(
+    mut words: impl Iterator<Item = &'a str>,
+) -> Result<IpAddr, MalformedProxyHeader>
 where
     A: std::str::FromStr + Into<IpAddr>,
 {
     let mut address = || words.next()?.parse::<A>().ok();
-    let source = address().ok_or(Malformed)?;
-    let _destination = address().ok_or(Malformed)?;
+    let source = address().ok_or(MalformedProxyHeader)?;
+    let _destination = address().ok_or(MalformedProxyHeader)?;
     for _port in 0..2 {
-        let port = words.next().ok_or(Malformed)?;
+        let port = words.next().ok_or(MalformedProxyHeader)?;
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
         if !digits || port.parse::<u16>().is_err() {
-            return Err(Malformed);
+            return Err(MalformedProxyHeader);
         }
     }
     match words.next() {
-        Some(_) => Err(Malformed),
+        Some(_) => Err(MalformedProxyHeader),
         None => Ok(source.into()),
     }
 }
 
-fn binary(seen: &[u8]) -> Result<Option<Header>, Malformed> {
+fn binary(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     let Some((fixed, rest)) = seen.split_at_checked(FIXED) else {
         return Ok(None);
     };
@@ -132,10 +136,10 @@ fn binary(seen: &[u8]) -> Result<Option<Header>, Malformed> {
     let local = match command {
         0x20 => true,
         0x21 => false,
-        _ => return Err(Malformed),
+        _ => return Err(MalformedProxyHeader),
     };
     if FIXED + length > LONGEST {
-        return Err(Malformed);
+        return Err(MalformedProxyHeader);
     }
     let Some(rest) = rest.get(..length) else {
         return Ok(None);
@@ -150,9 +154,9 @@ fn binary(seen: &[u8]) -> Result<Option<Header>, Malformed> {
         0x21 if length >= 36 => Some(Ipv6Addr::from(start(rest)).into()),
         // A Unix socket has no address to compare with.
         0x31 if length >= 216 => None,
-        _ => return Err(Malformed),
+        _ => return Err(MalformedProxyHeader),
     };
-    Ok(Some(Header {
+    Ok(Some(ProxyHeader {
         length: FIXED + length,
         source,
     }))
@@ -255,7 +259,12 @@ mod tests {
             binary_header(0x20, 0x00, &[0; LONGEST]),
             b"\x16\x03\x01".to_vec(),
         ] {
-            assert_eq!(parse(&bytes), Err(Malformed), "{}", bytes.escape_ascii());
+            assert_eq!(
+                parse(&bytes),
+                Err(MalformedProxyHeader),
+                "{}",
+                bytes.escape_ascii()
+            );
         }
     }
 

@@ -13,8 +13,8 @@ use tokio::task::yield_now;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::callers::activity::Pace;
-use crate::listener::http2_frames::Frames;
+use crate::callers::activity::ConnectionActivity;
+use crate::listener::http2_frames::FrameCounter;
 use crate::process::yielding::SinceYield;
 
 /// What an HTTP/2 client says first.
@@ -28,39 +28,39 @@ const TURN: usize = 16 * 1024;
 const TOGETHER: usize = 2 * 1024;
 
 /// A connection whose first bytes have been looked at.
-pub struct Inbound {
-    stream: Stream,
+pub struct InboundStream {
+    stream: CallerStream,
     seen: [u8; PREFACE.len()],
     /// Which of `seen` are still to be read.
     left: Range<usize>,
     /// Of HTTP/2.
-    frames: Option<Frames>,
+    frames: Option<FrameCounter>,
     /// How much was read since the last turn of others.
     in_turn: usize,
     /// How much was written since then, of HTTP/2: the library would write all that there is room for.
     since_yield: SinceYield,
     /// No answer is on its way whose end is the connection's.
     whole: bool,
-    pace: Arc<Pace>,
+    pace: Arc<ConnectionActivity>,
 }
 
-enum Stream {
+enum CallerStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Inbound {
+impl InboundStream {
     /// Shakes hands if TLS is spoken, then reads until it is clear whether HTTP/2 is; says so with the connection.
     pub async fn begin(
         tcp: TcpStream,
         tls: Option<&TlsAcceptor>,
-        pace: Arc<Pace>,
+        pace: Arc<ConnectionActivity>,
     ) -> io::Result<(bool, Self)> {
         // An answer is written at once; waiting for more to send would only delay it.
         tcp.set_nodelay(true)?;
         let mut stream = match tls {
-            None => Stream::Plain(tcp),
-            Some(acceptor) => Stream::Tls(Box::new(acceptor.accept(tcp).await?)),
+            None => CallerStream::Plain(tcp),
+            Some(acceptor) => CallerStream::Tls(Box::new(acceptor.accept(tcp).await?)),
         };
         let mut seen = [0; PREFACE.len()];
         let mut length = 0;
@@ -77,7 +77,7 @@ impl Inbound {
                 stream,
                 seen,
                 left: 0..length,
-                frames: http2.then(Frames::begin),
+                frames: http2.then(FrameCounter::begin),
                 in_turn: 0,
                 since_yield: SinceYield::default(),
                 whole: true,
@@ -87,7 +87,7 @@ impl Inbound {
     }
 }
 
-impl Inbound {
+impl InboundStream {
     /// Whether an end of the connection leaves nothing half said; otherwise it is reset if it is let go.
     pub fn ends_whole(&mut self, whole: bool) {
         self.whole = whole;
@@ -118,13 +118,13 @@ impl Inbound {
     }
 }
 
-impl Drop for Inbound {
+impl Drop for InboundStream {
     fn drop(&mut self) {
         // To a caller that counts on the connection's end, an orderly one would make half an answer whole.
         if self.pace.is_aborted() || !self.whole {
             let tcp = match &self.stream {
-                Stream::Plain(tcp) => tcp,
-                Stream::Tls(tls) => tls.get_ref().0,
+                CallerStream::Plain(tcp) => tcp,
+                CallerStream::Tls(tls) => tls.get_ref().0,
             };
             // If it cannot be reset it was reset already.
             let _reset = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
@@ -132,7 +132,7 @@ impl Drop for Inbound {
     }
 }
 
-impl AsyncRead for Inbound {
+impl AsyncRead for InboundStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -171,7 +171,7 @@ impl AsyncRead for Inbound {
     }
 }
 
-impl AsyncWrite for Inbound {
+impl AsyncWrite for InboundStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -230,7 +230,7 @@ impl AsyncWrite for Inbound {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for CallerStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -243,7 +243,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for CallerStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -297,12 +297,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::callers::activity::Limits;
+    use crate::callers::activity::ActivityLimits;
     use crate::process::yielding::YIELD_AFTER;
 
     /// A connection that begins with these bytes and on which nothing is read, with room for several times
     /// [`YIELD_AFTER`] bytes.
-    async fn unread(first: &[u8]) -> (Inbound, TcpStream) {
+    async fn unread(first: &[u8]) -> (InboundStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap())
             .await
@@ -311,17 +311,17 @@ mod tests {
         let (tcp, _) = listener.accept().await.unwrap();
         SockRef::from(&tcp).set_send_buffer_size(1 << 20).unwrap();
         let minute = Duration::from_mins(1);
-        let pace = Pace::new(Limits {
+        let pace = ConnectionActivity::new(ActivityLimits {
             head: minute,
             answer: minute,
             idle: minute,
         });
-        let (_, inbound) = Inbound::begin(tcp, None, pace).await.unwrap();
+        let (_, inbound) = InboundStream::begin(tcp, None, pace).await.unwrap();
         (inbound, peer)
     }
 
     /// How many bytes are written before the task has to wait.
-    async fn written_in_a_turn(inbound: &mut Inbound) -> usize {
+    async fn written_in_a_turn(inbound: &mut InboundStream) -> usize {
         let mut written = 0;
         poll_fn(|cx| {
             loop {

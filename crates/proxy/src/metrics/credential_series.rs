@@ -5,11 +5,11 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Metrics;
 use crate::generation::Generation;
-use crate::generation::credential_usage::Use;
+use crate::generation::credential_usage::CredentialUsage;
 use crate::prom::registrar::{OTHER, Registrar, tenant_label};
 
 /// A credential of somebody that has series of its own.
-pub(super) struct Used<'a> {
+pub(super) struct CredentialSeries<'a> {
     /// Whose it is.
     pub(super) tenant: &'a str,
     /// Which it is.
@@ -26,7 +26,8 @@ impl Metrics {
     /// The text Prometheus scrapes, with the credentials of whoever has series of its own.
     pub fn scrape(&self, generation: &Generation, own: &[bool], now_ms: u64) -> Vec<u8> {
         let mut text = self.render();
-        let since = |dated: &_, used: &Use| Some(used.not_in_force(dated, now_ms)?.since_ms);
+        let since =
+            |dated: &_, used: &CredentialUsage| Some(used.not_in_force(dated, now_ms)?.since_ms);
         let others = generation.credentials();
         let others = others.filter(|(position, ..)| !own[*position]);
         let others = others
@@ -34,7 +35,7 @@ impl Metrics {
             .min();
         let credentials = generation.credentials();
         let own = credentials.filter(|(position, ..)| own[*position]);
-        let own = own.map(|(position, dated, used)| Used {
+        let own = own.map(|(position, dated, used)| CredentialSeries {
             tenant: generation.registry.at(position).party().id.as_str(),
             client_id: dated.credential.client_id.as_str(),
             count: used.count(),
@@ -51,7 +52,7 @@ impl Metrics {
 /// `others_since_ms` is since when credentials of parties without series of their own sign requests though they are not in
 /// force, if some do.
 pub(super) fn render<'a>(
-    credentials: impl Iterator<Item = Used<'a>>,
+    credentials: impl Iterator<Item = CredentialSeries<'a>>,
     others_since_ms: Option<u64>,
 ) -> Vec<u8> {
     let registry = Registry::new();
@@ -77,7 +78,7 @@ pub(super) fn render<'a>(
         let labels = &[tenant_label(None), OTHER];
         not_in_force.with_label_values(labels).set(seconds(since));
     }
-    for Used {
+    for CredentialSeries {
         tenant,
         client_id,
         count,

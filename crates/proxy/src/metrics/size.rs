@@ -5,12 +5,12 @@ use gatepay_core::Catalogue;
 use gatepay_tenancy::{Registry, settings};
 
 use super::Metrics;
-use crate::admission::limit_name::{Limit, Limits};
-use crate::metrics::credential_series::{self, Used};
+use crate::admission::limit_name::{LimitName, LimitSet};
+use crate::metrics::credential_series::{self, CredentialSeries};
 
 /// How much a scrape is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct ScrapeSize {
     /// How many series.
     pub series: usize,
     /// How many bytes, before anything compresses them.
@@ -20,15 +20,15 @@ pub struct Size {
 /// What a value can grow to, beyond the `0` it is first: a number in its longest form.
 const LONGEST: usize = 24;
 
-impl Size {
+impl ScrapeSize {
     /// The most that a scrape can be under this configuration, whatever is sent.
     pub fn bound(catalogue: &Catalogue, registry: &Registry, settings: &settings::Metrics) -> Self {
         let metrics = Metrics::new(catalogue);
         metrics
             .reloads
             .at_work(&gatepay_tenancy::Hash::default().to_string());
-        let mut every = Limits::default();
-        for limit in Limit::ALL {
+        let mut every = LimitSet::default();
+        for limit in LimitName::ALL {
             every.add(limit);
         }
         let parties = registry.parties().zip(registry.own_series(settings));
@@ -40,7 +40,7 @@ impl Size {
         }
         let uses = own.iter().flat_map(|(who, _)| {
             let party = who.party();
-            party.credentials.iter().map(|dated| Used {
+            party.credentials.iter().map(|dated| CredentialSeries {
                 tenant: party.id.as_str(),
                 client_id: dated.credential.client_id.as_str(),
                 count: 0,
@@ -74,6 +74,6 @@ mod tests {
     #[test]
     fn series_are_lines_that_say_something() {
         let text = b"# HELP a b\n# TYPE a counter\na{x=\"y\"} 1\na{x=\"z\"} 2\n\n";
-        assert_eq!(Size::of(text).series, 2);
+        assert_eq!(ScrapeSize::of(text).series, 2);
     }
 }

@@ -3,40 +3,40 @@
 use gatepay_core::Kind;
 
 use super::Metrics;
-use crate::prom::outcome::End;
+use crate::prom::outcome::RequestOutcome;
 use crate::refusal::Refusal;
 
 /// All of it.
 #[derive(Clone)]
-pub struct Totals {
-    outcomes: [[u64; End::ALL.len()]; 3],
+pub struct MetricTotals {
+    outcomes: [[u64; RequestOutcome::ALL.len()]; 3],
     refusals: [u64; Refusal::SLUGS.len()],
     /// How long requests took.
-    pub whole: Spread,
+    pub whole: LatencySpread,
     /// Of that GatePay.
-    pub upstream: Spread,
+    pub upstream: LatencySpread,
     /// And the proxy itself.
-    pub own: Spread,
+    pub own: LatencySpread,
 }
 
 /// How often something took how long: upper bounds in seconds, and how many observations lay within.
 #[derive(Clone)]
-pub struct Spread(Vec<(f64, u64)>);
+pub struct LatencySpread(Vec<(f64, u64)>);
 
 impl Metrics {
     /// What was counted so far.
-    pub fn totals(&self) -> Totals {
-        Totals {
+    pub fn totals(&self) -> MetricTotals {
+        MetricTotals {
             outcomes: self.tenants.ended(),
             refusals: self.requests.refusals(),
-            whole: Spread(self.requests.took.whole.within()),
-            upstream: Spread(self.requests.took.upstream.within()),
-            own: Spread(self.requests.took.own.within()),
+            whole: LatencySpread(self.requests.took.whole.within()),
+            upstream: LatencySpread(self.requests.took.upstream.within()),
+            own: LatencySpread(self.requests.took.own.within()),
         }
     }
 }
 
-impl Totals {
+impl MetricTotals {
     /// What came since an earlier look.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -63,7 +63,7 @@ impl Totals {
     }
 
     /// How many requests ended so, whatever their kind.
-    pub fn ended(&self, end: End) -> u64 {
+    pub fn ended(&self, end: RequestOutcome) -> u64 {
         self.outcomes
             .iter()
             .map(|of_kind| of_kind[end as usize])
@@ -71,7 +71,7 @@ impl Totals {
     }
 
     /// How many of one kind ended so.
-    pub fn of_kind(&self, kind: Kind, end: End) -> u64 {
+    pub fn of_kind(&self, kind: Kind, end: RequestOutcome) -> u64 {
         self.outcomes[kind as usize][end as usize]
     }
 
@@ -94,7 +94,7 @@ impl Totals {
     }
 }
 
-impl Spread {
+impl LatencySpread {
     /// How long this part of the observations took at most, in seconds: by straight lines within a bucket, as Prometheus
     /// has it, and no more than the last bound. `None` if there are none.
     pub fn quantile(&self, part: f64) -> Option<f64> {
@@ -129,14 +129,14 @@ fn number(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::access_line::{Spent, Turn};
+    use crate::record::access_line::{PhaseTimings, RequestPhase};
     use gatepay_core::Catalogue;
     use std::time::Duration;
 
     fn took(metrics: &Metrics, milliseconds: u64, times: usize) {
         for _ in 0..times {
-            let mut spent = Spent::default();
-            spent.add(Turn::Upstream, Duration::from_millis(milliseconds));
+            let mut spent = PhaseTimings::default();
+            spent.add(RequestPhase::Upstream, Duration::from_millis(milliseconds));
             metrics.requests.took(times % 5, &spent, true);
         }
     }
@@ -165,18 +165,21 @@ mod tests {
     fn two_looks_say_what_came_between_them() {
         let metrics = Metrics::new(&Catalogue::standard());
         let (acme, other) = (metrics.tenants.of(Some("acme")), metrics.tenants.of(None));
-        acme.ended(Kind::Money, End::Unknown);
+        acme.ended(Kind::Money, RequestOutcome::Unknown);
         metrics.requests.refused("replayed");
         took(&metrics, 7, 3);
         let before = metrics.totals();
-        acme.ended(Kind::Money, End::Unknown);
-        acme.ended(Kind::Read, End::Success);
-        other.ended(Kind::Read, End::Success);
+        acme.ended(Kind::Money, RequestOutcome::Unknown);
+        acme.ended(Kind::Read, RequestOutcome::Success);
+        other.ended(Kind::Read, RequestOutcome::Success);
         metrics.requests.refused("replayed");
         took(&metrics, 7, 1);
         let since = metrics.totals().since(&before);
-        assert_eq!((since.requests(), since.ended(End::Success)), (3, 2));
-        assert_eq!(since.of_kind(Kind::Money, End::Unknown), 1);
+        assert_eq!(
+            (since.requests(), since.ended(RequestOutcome::Success)),
+            (3, 2)
+        );
+        assert_eq!(since.of_kind(Kind::Money, RequestOutcome::Unknown), 1);
         assert_eq!(
             (since.refused("replayed"), since.refused("internal")),
             (1, 0)

@@ -10,20 +10,20 @@ use gatepay_core::FreshStamp;
 
 /// Wall time for stamps and windows, monotonic time for limits and durations.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum ClockSource {
     System {
         started: Instant,
     },
     /// Moved by hand.
-    Manual(Arc<Hands>),
+    Manual(Arc<ManualClock>),
 }
 
 /// A manual clock's time.
 #[derive(Debug)]
-struct Hands {
+struct ManualClock {
     /// Monotonic time, in milliseconds.
     elapsed_ms: AtomicU64,
     /// How far wall time (milliseconds since 1970) is ahead of that.
@@ -33,14 +33,14 @@ struct Hands {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self(Source::System {
+        Self(ClockSource::System {
             started: Instant::now(),
         })
     }
 
     /// A clock that stands still at `unix_ms` until it is moved, for tests.
     pub fn manual(unix_ms: u64) -> Self {
-        Self(Source::Manual(Arc::new(Hands {
+        Self(ClockSource::Manual(Arc::new(ManualClock {
             elapsed_ms: AtomicU64::new(unix_ms),
             ahead_ms: AtomicI64::new(0),
         })))
@@ -49,8 +49,8 @@ impl Clock {
     /// Milliseconds since 1970, UTC.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
-            Source::System { .. } => system_unix_ms(),
-            Source::Manual(hands) => {
+            ClockSource::System { .. } => system_unix_ms(),
+            ClockSource::Manual(hands) => {
                 let ahead = hands.ahead_ms.load(Ordering::Relaxed);
                 let elapsed = hands.elapsed_ms.load(Ordering::Relaxed);
                 elapsed.saturating_add_signed(ahead)
@@ -61,8 +61,8 @@ impl Clock {
     /// Time since some fixed point; never goes back while the machine's clock is used.
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
-            Source::System { started } => started.elapsed(),
-            Source::Manual(hands) => {
+            ClockSource::System { started } => started.elapsed(),
+            ClockSource::Manual(hands) => {
                 Duration::from_millis(hands.elapsed_ms.load(Ordering::Relaxed))
             }
         }
@@ -71,9 +71,9 @@ impl Clock {
     /// When [`elapsed`](Self::elapsed) said so, as timers see it: one reading is enough for both.
     pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
         match &self.0 {
-            Source::System { started } => (*started + elapsed).into(),
+            ClockSource::System { started } => (*started + elapsed).into(),
             // Timers do not follow it.
-            Source::Manual(_) => tokio::time::Instant::now(),
+            ClockSource::Manual(_) => tokio::time::Instant::now(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Clock {
 
     /// Moves a manual clock; the machine's clock is not ours to move.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(hands) = &self.0 {
+        if let ClockSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.fetch_add(
                 u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
                 Ordering::Relaxed,
@@ -94,7 +94,7 @@ impl Clock {
 
     /// Sets both times of a manual clock to one that may lie in its past.
     pub fn set(&self, unix_ms: u64) {
-        if let Source::Manual(hands) = &self.0 {
+        if let ClockSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.store(unix_ms, Ordering::Relaxed);
             hands.ahead_ms.store(0, Ordering::Relaxed);
         }
@@ -103,7 +103,7 @@ impl Clock {
     /// Steps the wall time of a manual clock, forth or back, as the machine's is stepped when it is corrected. Monotonic
     /// time does not notice.
     pub fn step(&self, by_ms: i64) {
-        if let Source::Manual(hands) = &self.0 {
+        if let ClockSource::Manual(hands) = &self.0 {
             hands.ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
         }
     }
@@ -148,13 +148,13 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 const BULK: usize = 4096;
 
-struct Bulk {
+struct RandomBuffer {
     bytes: [u8; BULK],
     left: usize,
 }
 
 thread_local! {
-    static RANDOM: RefCell<Bulk> = const { RefCell::new(Bulk { bytes: [0; BULK], left: 0 }) };
+    static RANDOM: RefCell<RandomBuffer> = const { RefCell::new(RandomBuffer { bytes: [0; BULK], left: 0 }) };
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const CLOSING_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How far along the end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum DrainPhase {
     /// Not ending.
     Serving,
     /// Answering, and asking callers to go elsewhere.
@@ -41,7 +41,7 @@ pub enum Phase {
 
 /// The phase, and what still runs.
 pub struct Drain {
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<DrainPhase>,
     /// The same, or ahead of it for a moment: who only looks takes no lock.
     ahead: AtomicU8,
     began: OnceLock<Instant>,
@@ -49,21 +49,21 @@ pub struct Drain {
     over: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
-    doors: Mutex<Vec<Arc<Door>>>,
+    doors: Mutex<Vec<Arc<EntryGate>>>,
 }
 
 /// Something that must end before the process does: a connection, or a call that outlived its caller.
-pub struct Running(Arc<Drain>);
+pub struct RunningGuard(Arc<Drain>);
 
 /// Where one worker's callers come in. One each, so that counting them costs other cores nothing.
 #[derive(Default)]
-pub struct Door {
+pub struct EntryGate {
     inside: AtomicUsize,
     shut: AtomicBool,
 }
 
 /// Somebody who may still be admitted: a connection that has not asked yet, or a request up to its permit.
-pub struct Entering(Arc<Door>);
+pub struct EntryGuard(Arc<EntryGate>);
 
 /// How often it is looked whether somebody is still entering.
 const LOOK: Duration = Duration::from_millis(2);
@@ -71,8 +71,8 @@ const LOOK: Duration = Duration::from_millis(2);
 impl Default for Drain {
     fn default() -> Self {
         Self {
-            phase: watch::Sender::new(Phase::Serving),
-            ahead: AtomicU8::new(Phase::Serving as u8),
+            phase: watch::Sender::new(DrainPhase::Serving),
+            ahead: AtomicU8::new(DrainPhase::Serving as u8),
             began: OnceLock::new(),
             over: OnceLock::new(),
             running: AtomicUsize::new(0),
@@ -84,21 +84,21 @@ impl Default for Drain {
 
 impl Drain {
     /// The phase now.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> DrainPhase {
         match self.ahead.load(Ordering::Acquire) {
-            0 => Phase::Serving,
-            1 => Phase::Leaving,
-            2 => Phase::Finishing,
-            _ => Phase::Over,
+            0 => DrainPhase::Serving,
+            1 => DrainPhase::Leaving,
+            2 => DrainPhase::Finishing,
+            _ => DrainPhase::Over,
         }
     }
 
     /// Goes on to a later phase.
-    pub fn enter(&self, phase: Phase) {
-        if phase > Phase::Serving {
+    pub fn enter(&self, phase: DrainPhase) {
+        if phase > DrainPhase::Serving {
             self.began.get_or_init(Instant::now);
         }
-        if phase == Phase::Over {
+        if phase == DrainPhase::Over {
             self.over.get_or_init(Instant::now);
         }
         self.ahead.fetch_max(phase as u8, Ordering::AcqRel);
@@ -110,7 +110,7 @@ impl Drain {
     }
 
     /// Waits for a phase to begin.
-    pub async fn reached(&self, phase: Phase) {
+    pub async fn reached(&self, phase: DrainPhase) {
         let mut changes = self.phase.subscribe();
         let mut reached = pin!(changes.wait_for(|now| *now >= phase));
         let mut asked: Option<Waker> = None;
@@ -119,7 +119,7 @@ impl Drain {
             // but it knows already whom to wake if it was asked and the process still serves. Later it is asked each
             // time: a phase can be seen before those who wait are woken for it, and who was is not remembered.
             if let Some(waker) = &asked
-                && self.phase() == Phase::Serving
+                && self.phase() == DrainPhase::Serving
                 && waker.will_wake(cx.waker())
             {
                 return Poll::Pending;
@@ -133,14 +133,14 @@ impl Drain {
     }
 
     /// Waits until connections that were accepted before a phase began have had the time to begin.
-    pub async fn long_after(&self, phase: Phase) {
+    pub async fn long_after(&self, phase: DrainPhase) {
         self.reached(phase).await;
         sleep(FIRST_WORD).await;
     }
 
     /// Waits until a drain that may take as long as this is about to end.
-    pub async fn nearly_over(&self, deadline: Duration) {
-        self.reached(Phase::Leaving).await;
+    pub async fn before_deadline(&self, deadline: Duration) {
+        self.reached(DrainPhase::Leaving).await;
         let cut = self.cut_at(deadline);
         sleep_until(cut.checked_sub(LAST_WORDS).unwrap_or(cut)).await;
     }
@@ -172,8 +172,8 @@ impl Drain {
     }
 
     /// A door that is counted in [`entered`](Self::entered).
-    pub fn door(&self) -> Arc<Door> {
-        let door = Arc::new(Door::default());
+    pub fn entry_gate(&self) -> Arc<EntryGate> {
+        let door = Arc::new(EntryGate::default());
         self.doors().push(Arc::clone(&door));
         door
     }
@@ -185,7 +185,7 @@ impl Drain {
         }
     }
 
-    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Door>>> {
+    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Arc<EntryGate>>> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -211,7 +211,7 @@ pub fn cut_after(deadline: Duration) -> Duration {
     deadline.saturating_sub(CLOSING.min(deadline / 10))
 }
 
-impl Running {
+impl RunningGuard {
     /// Counts one more.
     pub fn begin(drain: &Arc<Drain>) -> Self {
         drain.running.fetch_add(1, Ordering::AcqRel);
@@ -219,11 +219,11 @@ impl Running {
     }
 }
 
-impl Door {
+impl EntryGate {
     /// Somebody comes in.
-    pub fn enter(self: &Arc<Self>) -> Entering {
+    pub fn enter(self: &Arc<Self>) -> EntryGuard {
         self.inside.fetch_add(1, Ordering::AcqRel);
-        Entering(Arc::clone(self))
+        EntryGuard(Arc::clone(self))
     }
 
     /// No connection comes in any more.
@@ -237,13 +237,13 @@ impl Door {
     }
 }
 
-impl Drop for Entering {
+impl Drop for EntryGuard {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn whoever_looked_last_is_woken_by_every_phase_however_often_it_looked() {
         let drain = Drain::default();
-        let mut reached = pin!(drain.reached(Phase::Finishing));
+        let mut reached = pin!(drain.reached(DrainPhase::Finishing));
         let looker = || {
             let woken = Arc::<Woken>::default();
             (Waker::from(Arc::clone(&woken)), woken)
@@ -280,7 +280,7 @@ mod tests {
         for _ in 0..3 {
             assert!(look(&first.0).is_pending());
         }
-        drain.enter(Phase::Leaving);
+        drain.enter(DrainPhase::Leaving);
         assert_eq!(first.1.0.load(Ordering::Relaxed), 1);
         for _ in 0..3 {
             assert!(look(&first.0).is_pending());
@@ -288,12 +288,12 @@ mod tests {
         for _ in 0..3 {
             assert!(look(&second.0).is_pending());
         }
-        drain.enter(Phase::Finishing);
+        drain.enter(DrainPhase::Finishing);
         assert_eq!(second.1.0.load(Ordering::Relaxed), 1);
         assert!(look(&second.0).is_ready());
-        assert_eq!(drain.phase(), Phase::Finishing);
-        drain.enter(Phase::Leaving);
-        assert_eq!(drain.phase(), Phase::Finishing, "there is no way back");
+        assert_eq!(drain.phase(), DrainPhase::Finishing);
+        drain.enter(DrainPhase::Leaving);
+        assert_eq!(drain.phase(), DrainPhase::Finishing, "there is no way back");
     }
 
     /// Does something in the midst of waking those who wait.
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn who_sees_a_phase_before_being_woken_for_it_is_woken_for_the_next() {
         let drain: &'static Drain = Box::leak(Box::default());
-        let reached = || Box::pin(drain.reached(Phase::Finishing));
+        let reached = || Box::pin(drain.reached(DrainPhase::Finishing));
         // They are woken in an unknown order, so there are many, of both kinds.
         let waiting = (0..64).map(|_| (reached(), Arc::<Woken>::default()));
         let waiting = Arc::new(Mutex::new(waiting.collect::<Vec<_>>()));
@@ -333,10 +333,10 @@ mod tests {
             let looked = other.as_mut().poll(&mut Context::from_waker(&waker));
             assert!(looked.is_pending());
         }
-        drain.enter(Phase::Leaving);
+        drain.enter(DrainPhase::Leaving);
         assert!(meanwhile.0.lock().unwrap().is_none(), "they have looked");
         look();
-        drain.enter(Phase::Finishing);
+        drain.enter(DrainPhase::Finishing);
         for (_, woken) in &*waiting.lock().unwrap() {
             assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         }
@@ -345,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn who_looks_when_its_turn_is_used_up_is_woken_too() {
         let drain = Drain::default();
-        let mut reached = pin!(drain.reached(Phase::Finishing));
+        let mut reached = pin!(drain.reached(DrainPhase::Finishing));
         let woken = Arc::<Woken>::default();
         let waker = Waker::from(Arc::clone(&woken));
         let mut look = || {
@@ -363,7 +363,7 @@ mod tests {
         yield_now().await;
         look();
         woken.0.store(0, Ordering::Relaxed);
-        drain.enter(Phase::Leaving);
+        drain.enter(DrainPhase::Leaving);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 
@@ -373,10 +373,10 @@ mod tests {
             let drain = Arc::new(Drain::default());
             let goes_on = Arc::clone(&drain);
             let goes_on = std::thread::spawn(move || {
-                goes_on.enter(Phase::Leaving);
-                goes_on.enter(Phase::Finishing);
+                goes_on.enter(DrainPhase::Leaving);
+                goes_on.enter(DrainPhase::Finishing);
             });
-            let reached = drain.reached(Phase::Finishing);
+            let reached = drain.reached(DrainPhase::Finishing);
             let reached = tokio::time::timeout(Duration::from_secs(20), reached);
             reached.await.expect("it is woken");
             goes_on.join().unwrap();

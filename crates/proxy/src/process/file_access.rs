@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::process::files::{Files, OpenFile};
+use crate::process::files::{FileSystem, OpenFile};
 
 /// Refuses a folder that everybody may write; `danger` says what could be done then. A group may write: Kubernetes'
 /// `fsGroup` has it so.
@@ -48,7 +48,7 @@ pub(crate) fn inspect_file(path: &Path, metadata: &Metadata) -> io::Result<()> {
 
 /// Opens a file that is no link and has no second name. What was looked at by its name may have been exchanged since, so
 /// it is what was opened that is inspected.
-pub(crate) fn open(files: &Files, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
+pub(crate) fn open(files: &FileSystem, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
     let mut options = options.clone();
     options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY));
     let file = match files.open(&options, path) {
@@ -65,7 +65,7 @@ pub(crate) fn open(files: &Files, options: &OpenOptions, path: &Path) -> io::Res
 }
 
 /// All that is in a regular file, wherever its name leads: others have to keep nobody waiting, and end.
-pub(crate) fn read(files: &Files, path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(files: &FileSystem, path: &Path) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     options.read(true);
     options.custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY));

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Where files are opened.
 #[derive(Clone, Default)]
-pub struct Files {
+pub struct FileSystem {
     #[cfg(test)]
     faults: faults::Faults,
 }
@@ -20,7 +20,7 @@ pub struct Files {
 /// An open file.
 pub struct OpenFile {
     file: File,
-    files: Files,
+    files: FileSystem,
     #[cfg(test)]
     path: PathBuf,
 }
@@ -28,7 +28,7 @@ pub struct OpenFile {
 /// A system call, for tests that let it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
-pub(crate) enum Call {
+pub(crate) enum SystemCall {
     Open,
     MakeFolder,
     List,
@@ -50,7 +50,7 @@ pub(crate) enum Call {
         reason = "only tests let calls fail"
     )
 )]
-impl Files {
+impl FileSystem {
     /// Files whose calls fail as a test says.
     #[cfg(test)]
     pub(crate) fn with(faults: &faults::Faults) -> Self {
@@ -61,7 +61,7 @@ impl Files {
 
     /// Fails if a test says so.
     #[inline]
-    fn point(&self, call: Call) -> io::Result<()> {
+    fn point(&self, call: SystemCall) -> io::Result<()> {
         #[cfg(test)]
         self.faults.point(call)?;
         let _ = call;
@@ -70,7 +70,7 @@ impl Files {
 
     /// Makes a folder and those above it, for their owner alone.
     pub fn make_folder(&self, path: &Path) -> io::Result<()> {
-        self.point(Call::MakeFolder)?;
+        self.point(SystemCall::MakeFolder)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -79,10 +79,10 @@ impl Files {
 
     /// The names of what is in a folder.
     pub fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.point(Call::Open)?;
+        self.point(SystemCall::Open)?;
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
-            self.point(Call::List)?;
+            self.point(SystemCall::List)?;
             names.push(entry?.file_name());
         }
         Ok(names)
@@ -90,7 +90,7 @@ impl Files {
 
     /// Opens a file.
     pub fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
-        self.point(Call::Open)?;
+        self.point(SystemCall::Open)?;
         #[cfg(test)]
         if !path.exists() {
             self.faults.named(path);
@@ -112,25 +112,25 @@ impl Files {
 
     /// What the system knows of the file at a path, which may not be the one that was opened there.
     pub fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.point(Call::Metadata)?;
+        self.point(SystemCall::Metadata)?;
         fs::metadata(path)
     }
 
     /// The same of a link itself, if it is one.
     pub fn link_metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.point(Call::Metadata)?;
+        self.point(SystemCall::Metadata)?;
         fs::symlink_metadata(path)
     }
 
     /// Whether there is anything at a path.
     pub fn is_there(&self, path: &Path) -> io::Result<bool> {
-        self.point(Call::Metadata)?;
+        self.point(SystemCall::Metadata)?;
         path.try_exists()
     }
 
     /// Gives a file another name, in place of the file that has it.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.point(Call::Rename)?;
+        self.point(SystemCall::Rename)?;
         #[cfg(test)]
         self.faults.named(to);
         fs::rename(from, to)
@@ -138,15 +138,15 @@ impl Files {
 
     /// Removes a file.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
-        self.point(Call::Remove)?;
+        self.point(SystemCall::Remove)?;
         fs::remove_file(path)
     }
 
     /// Returns when the names in a folder are on the disk.
     pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.point(Call::Open)?;
+        self.point(SystemCall::Open)?;
         let folder = File::open(path)?;
-        self.point(Call::Sync)?;
+        self.point(SystemCall::Sync)?;
         #[cfg(test)]
         if self.faults.synced_folder(path) {
             return Ok(());
@@ -196,7 +196,7 @@ impl OpenFile {
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let length = self.file.metadata().map_or(0, |metadata| metadata.len());
         let mut bytes = Vec::with_capacity(length.try_into().unwrap_or(0));
-        let mut reads = Reads(self);
+        let mut reads = FileReads(self);
         reads.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
@@ -249,7 +249,7 @@ impl OpenFile {
     }
 
     fn sync_with(&self, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
-        self.files.point(Call::Sync)?;
+        self.files.point(SystemCall::Sync)?;
         #[cfg(test)]
         if self.files.faults.synced(&self.path) {
             return Ok(());
@@ -259,7 +259,7 @@ impl OpenFile {
 
     /// Makes the file so long.
     pub fn set_length(&self, length: u64) -> io::Result<()> {
-        self.files.point(Call::SetLength)?;
+        self.files.point(SystemCall::SetLength)?;
         #[cfg(test)]
         self.files.faults.changed(&self.path);
         self.file.set_len(length)
@@ -267,13 +267,13 @@ impl OpenFile {
 
     /// What the system knows of it.
     pub fn metadata(&self) -> io::Result<Metadata> {
-        self.files.point(Call::Metadata)?;
+        self.files.point(SystemCall::Metadata)?;
         self.file.metadata()
     }
 
     /// Takes the lock on it, which is held until the file is closed; false if another has it.
     pub fn try_lock(&self) -> io::Result<bool> {
-        self.files.point(Call::Lock)?;
+        self.files.point(SystemCall::Lock)?;
         match self.file.try_lock() {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
@@ -293,9 +293,9 @@ impl OpenFile {
 }
 
 /// A file that is read where it stands.
-struct Reads<'f>(&'f OpenFile);
+struct FileReads<'f>(&'f OpenFile);
 
-impl io::Read for Reads<'_> {
+impl io::Read for FileReads<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let most = self.0.readable(bytes.len())?;
         (&self.0.file).read(&mut bytes[..most])
@@ -311,7 +311,7 @@ pub(crate) mod faults {
     use std::path::{Path, PathBuf};
     use std::sync::{Arc, Mutex, MutexGuard};
 
-    use super::Call;
+    use super::SystemCall;
 
     /// Says which calls fail. Without a plan none does.
     #[derive(Clone, Default)]
@@ -324,7 +324,7 @@ pub(crate) mod faults {
         error: i32,
         /// Set by a write that took a part before it fails.
         pending: bool,
-        failed: Vec<Call>,
+        failed: Vec<SystemCall>,
         /// Files that were changed and not synced since.
         unsynced: HashSet<PathBuf>,
         /// Files whose folder was not synced since they got their name.
@@ -370,7 +370,7 @@ pub(crate) mod faults {
         }
 
         /// The calls that failed.
-        pub(crate) fn failed(&self) -> Vec<Call> {
+        pub(crate) fn failed(&self) -> Vec<SystemCall> {
             self.plan()
                 .map(|plan| plan.failed.clone())
                 .unwrap_or_default()
@@ -382,7 +382,7 @@ pub(crate) mod faults {
             !plan.unsynced.contains(path) && !plan.unnamed.contains(path)
         }
 
-        pub(super) fn point(&self, call: Call) -> io::Result<()> {
+        pub(super) fn point(&self, call: SystemCall) -> io::Result<()> {
             let Some(mut plan) = self.plan() else {
                 return Ok(());
             };
@@ -395,7 +395,7 @@ pub(crate) mod faults {
             let Some(mut plan) = self.plan() else {
                 return Ok(bytes);
             };
-            let is_short = plan.is_next_to_fail(Call::Read);
+            let is_short = plan.is_next_to_fail(SystemCall::Read);
             plan.result(is_short && plan.error != 0)?;
             Ok(if is_short { bytes.min(1) } else { bytes })
         }
@@ -406,7 +406,7 @@ pub(crate) mod faults {
                 return Ok(bytes);
             };
             plan.unsynced.insert(path.to_owned());
-            if !plan.is_next_to_fail(Call::Write) {
+            if !plan.is_next_to_fail(SystemCall::Write) {
                 return Ok(bytes);
             }
             // A single byte is not taken by half: its write fails at once, and none is left to fail.
@@ -467,12 +467,12 @@ pub(crate) mod faults {
             }
         }
 
-        fn is_next_to_fail(&mut self, call: Call) -> bool {
+        fn is_next_to_fail(&mut self, call: SystemCall) -> bool {
             let number = self.calls;
             self.calls += 1;
             // Error 0 stands for short reads and writes: nothing else is short.
             let fails = (self.first..=self.last).contains(&number)
-                && (self.error != 0 || matches!(call, Call::Read | Call::Write));
+                && (self.error != 0 || matches!(call, SystemCall::Read | SystemCall::Write));
             if fails {
                 self.failed.push(call);
             }

@@ -18,14 +18,14 @@ const EVERY: Duration = Duration::from_millis(250);
 const MISSED: u32 = 4;
 
 /// All workers' heartbeats.
-pub struct Heartbeats {
-    workers: Mutex<Vec<Watched>>,
+pub struct WorkerHeartbeats {
+    workers: Mutex<Vec<WatchedWorker>>,
     meters: WorkerMeters,
 }
 
 /// One worker's.
 #[derive(Default)]
-pub struct Heartbeat {
+pub struct WorkerHeartbeat {
     beats: AtomicU64,
     ended: AtomicBool,
 }
@@ -40,15 +40,15 @@ pub struct WorkerMeters {
 }
 
 /// What the control thread knows of a worker.
-struct Watched {
-    heart: Arc<Heartbeat>,
+struct WatchedWorker {
+    heart: Arc<WorkerHeartbeat>,
     seen: u64,
     missed: u32,
 }
 
 /// Workers that have not turned for a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stalled {
+pub struct StalledWorkers {
     /// How many.
     pub workers: usize,
     /// Of how many.
@@ -57,7 +57,7 @@ pub struct Stalled {
     pub longest: Duration,
 }
 
-impl Heartbeats {
+impl WorkerHeartbeats {
     /// Of no workers yet.
     pub fn new(meters: WorkerMeters) -> Self {
         Self {
@@ -67,9 +67,9 @@ impl Heartbeats {
     }
 
     /// One more worker's.
-    pub fn add(&self) -> Arc<Heartbeat> {
-        let heart = Arc::<Heartbeat>::default();
-        self.lock().push(Watched {
+    pub fn add(&self) -> Arc<WorkerHeartbeat> {
+        let heart = Arc::<WorkerHeartbeat>::default();
+        self.lock().push(WatchedWorker {
             heart: Arc::clone(&heart),
             seen: 0,
             missed: 0,
@@ -116,26 +116,26 @@ impl Heartbeats {
     }
 
     /// Which workers have not turned for a second, as of the last look.
-    pub fn stalled(&self) -> Option<Stalled> {
+    pub fn stalled(&self) -> Option<StalledWorkers> {
         stalled(&self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<WatchedWorker>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn stalled(workers: &[Watched]) -> Option<Stalled> {
+fn stalled(workers: &[WatchedWorker]) -> Option<StalledWorkers> {
     let missed = workers.iter().map(|worker| worker.missed);
     let missed = missed.filter(|missed| *missed >= MISSED);
-    Some(Stalled {
+    Some(StalledWorkers {
         workers: missed.clone().count(),
         of: workers.len(),
         longest: EVERY * missed.max()?,
     })
 }
 
-impl fmt::Display for Stalled {
+impl fmt::Display for StalledWorkers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             workers,
@@ -150,7 +150,7 @@ impl fmt::Display for Stalled {
     }
 }
 
-impl Heartbeat {
+impl WorkerHeartbeat {
     /// Beats, for as long as it is polled.
     pub async fn beat(&self) {
         let mut tick = tick();
@@ -177,15 +177,15 @@ fn tick() -> Interval {
 mod tests {
     use super::*;
 
-    fn heartbeats() -> Heartbeats {
-        Heartbeats::new(WorkerMeters {
+    fn heartbeats() -> WorkerHeartbeats {
+        WorkerHeartbeats::new(WorkerMeters {
             stalled: IntGauge::new("stalled", "stalled").unwrap(),
             stalls: IntCounter::new("stalls", "stalls").unwrap(),
         })
     }
 
     /// Looks so often; these beat before each look.
-    fn looks(all: &Heartbeats, times: u32, beating: &[&Heartbeat]) {
+    fn looks(all: &WorkerHeartbeats, times: u32, beating: &[&WorkerHeartbeat]) {
         for _ in 0..times {
             for heart in beating {
                 heart.beats.fetch_add(1, Ordering::Relaxed);

@@ -22,15 +22,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::process::clock;
-use crate::process::files::{Files, OpenFile};
-use crate::process::watermark::Mark;
-use evidence::{FileIdentity, RunNumber, TRAILER, Trailer, boot, modified_ms};
+use crate::process::files::{FileSystem, OpenFile};
+use crate::process::watermark::StampWatermark;
+use evidence::{FileIdentity, HandoverTrailer, RunNumber, TRAILER, boot, modified_ms};
 use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
 pub use suspended::{Suspension, SuspensionFile, SuspensionList};
 
 /// The lock on the folder, held until dropped.
-pub struct State {
-    files: Files,
+pub struct StateDir {
+    files: FileSystem,
     lock: OpenFile,
     folder: PathBuf,
     identity: FileIdentity,
@@ -40,7 +40,7 @@ pub struct State {
 
 /// What a run before this one left.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Inheritance {
+pub enum PreviousRun {
     /// There was none, on the operator's word or since the credentials were made a moment ago: nothing can have been
     /// admitted before.
     NeverServed,
@@ -53,7 +53,7 @@ pub enum Inheritance {
 }
 
 /// A memory that was left for the next run, by a process that has not ended yet.
-pub struct Departure {
+pub struct HandoverFile {
     memory: OpenFile,
     last: u8,
     at: u64,
@@ -61,7 +61,7 @@ pub struct Departure {
 
 /// How [`init`] found the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Initialized {
+pub enum InitResult {
     /// No process ever used it, and now it says that none ever served the credentials.
     NeverServed,
     /// No process ever used it; the first will wait.
@@ -75,13 +75,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What a folder may have in it that no process ever used: a disk's own.
 const LOST_AND_FOUND: &str = "lost+found";
 
-impl State {
+impl StateDir {
     /// Takes the lock. Nothing is changed yet: a start that goes no further leaves the memory where it is.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        Self::open_with(Files::default(), folder)
+        Self::open_with(FileSystem::default(), folder)
     }
 
-    fn open_with(files: Files, folder: &Path) -> io::Result<Self> {
+    fn open_with(files: FileSystem, folder: &Path) -> io::Result<Self> {
         let folder = access::open_folder(&files, folder)?;
         let lock = access::open(&files, &folder.join(LOCK))?;
         if !lock.try_lock()? {
@@ -125,22 +125,22 @@ impl State {
     }
 
     /// Takes what a run before this one left `within` this time. It is removed as it is read, so that it is used once.
-    pub fn inherit(&mut self, within: Duration) -> io::Result<Inheritance> {
+    pub fn inherit(&mut self, within: Duration) -> io::Result<PreviousRun> {
         let inheritance = match access::read(&self.files, &self.path(USED))? {
             Some((run, _)) => self.memory_of(&run, within)?,
             None if self.files.is_there(&self.path(MARK))?
                 || self.files.is_there(&self.path(MEMORY))? =>
             {
-                Inheritance::Lost
+                PreviousRun::Lost
             }
-            None if self.is_never_served()? => Inheritance::NeverServed,
+            None if self.is_never_served()? => PreviousRun::NeverServed,
             None => {
                 let folder = self.folder.display();
                 tracing::warn!(
                     %folder,
                     "state_dir is used for the first time: what was served without it is not known, so requests wait"
                 );
-                Inheritance::FirstUse
+                PreviousRun::FirstUse
             }
         };
         // Before anything is admitted it is certain that the folder is marked, and that no memory is for the next run
@@ -156,11 +156,11 @@ impl State {
     }
 
     /// The mark, as it was left. A new one is whole once it has its name, so one that is not was damaged.
-    pub fn mark(&self) -> io::Result<Mark> {
+    pub fn mark(&self) -> io::Result<StampWatermark> {
         let until_ms = match access::read(&self.files, &self.path(MARK))? {
             None => Some(0),
             Some((content, metadata)) => {
-                let damaged = Mark::damaged(&content, modified_ms(&metadata));
+                let damaged = StampWatermark::damaged(&content, modified_ms(&metadata));
                 if let Some(until_ms) = damaged {
                     tracing::error!(
                         until_ms,
@@ -171,31 +171,33 @@ impl State {
             }
         };
         if let Some(until_ms) = until_ms {
-            self.replace(MARK, |file| file.write_all(&Mark::content(until_ms)))?;
+            self.replace(MARK, |file| {
+                file.write_all(&StampWatermark::content(until_ms))
+            })?;
         }
         let path = self.path(MARK);
-        Mark::in_file(access::open(&self.files, &path)?, path)
+        StampWatermark::in_file(access::open(&self.files, &path)?, path)
     }
 
     /// The memory that this run left, if it is there, and the very file that was left.
-    fn memory_of(&self, run: &[u8], within: Duration) -> io::Result<Inheritance> {
+    fn memory_of(&self, run: &[u8], within: Duration) -> io::Result<PreviousRun> {
         let Some((mut memory, metadata)) = access::read(&self.files, &self.path(MEMORY))? else {
-            return Ok(Inheritance::Lost);
+            return Ok(PreviousRun::Lost);
         };
         let trailer = memory.split_off(memory.len().saturating_sub(TRAILER));
         let now_ms = self.now_ms()?;
-        let misfit = match Trailer::parse(&trailer) {
+        let misfit = match HandoverTrailer::parse(&trailer) {
             Some(trailer) => trailer.misfit(run, &metadata, boot(&self.files)?, now_ms, within),
             None => Some("it is not whole, or of another version"),
         };
         let Some(why) = misfit else {
-            return Ok(Inheritance::HandedOver(memory));
+            return Ok(PreviousRun::HandedOver(memory));
         };
         tracing::warn!(
             why,
             "the replay memory in state_dir is not what the latest run left there a moment ago: it is not used"
         );
-        Ok(Inheritance::Lost)
+        Ok(PreviousRun::Lost)
     }
 
     /// The time by the file system's clock, in milliseconds since 1970.
@@ -225,7 +227,7 @@ impl State {
     }
 
     /// Leaves the memory for the next run: whole or not at all.
-    pub fn hand_over(&self, memory: &[u8]) -> io::Result<Departure> {
+    pub fn hand_over(&self, memory: &[u8]) -> io::Result<HandoverFile> {
         let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
         let used = access::read(&self.files, &self.path(USED))?.map(|(run, _)| run);
         let Some(run) = self
@@ -240,7 +242,7 @@ impl State {
         let mut last = 0;
         let file = self.replace(MEMORY, |file| {
             let metadata = file.metadata()?;
-            let trailer = Trailer {
+            let trailer = HandoverTrailer {
                 run,
                 file: FileIdentity::of(&metadata),
                 boot: boot(&self.files)?,
@@ -251,7 +253,7 @@ impl State {
             file.write_all(memory)?;
             file.write_all(&trailer)
         })?;
-        Ok(Departure {
+        Ok(HandoverFile {
             memory: file,
             last,
             at: (memory.len() + TRAILER - 1) as u64,
@@ -287,7 +289,7 @@ impl State {
     }
 }
 
-impl Departure {
+impl HandoverFile {
     /// The process that left it ends: what was away until the next run begins now. Content does not change.
     pub fn touch(&self) -> io::Result<()> {
         self.memory.write_all_at(&[self.last], self.at)
@@ -296,20 +298,20 @@ impl Departure {
 
 /// Makes a state folder for its owner alone. With `never_served` it is marked: no process ever served the credentials
 /// of its configuration, so the first start need not wait. A folder that was used is not marked.
-pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
-    let state = State::open(folder)?;
+pub fn init(folder: &Path, never_served: bool) -> io::Result<InitResult> {
+    let state = StateDir::open(folder)?;
     let known = [LOCK, NEVER_SERVED, LOST_AND_FOUND];
     for name in state.files.names(&state.folder)? {
         if !known.iter().any(|known| name == *known) {
-            return Ok(Initialized::Used);
+            return Ok(InitResult::Used);
         }
     }
     if !never_served {
         let is_marked = state.is_never_served()?;
         return Ok(if is_marked {
-            Initialized::NeverServed
+            InitResult::NeverServed
         } else {
-            Initialized::Unused
+            InitResult::Unused
         });
     }
     access::remove(&state.files, &state.path(NEVER_SERVED))?;
@@ -317,12 +319,12 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<Initialized> {
         let word = state.word(FileIdentity::of(&file.metadata()?));
         file.write_all(&word)
     })?;
-    Ok(Initialized::NeverServed)
+    Ok(InitResult::NeverServed)
 }
 
 /// What starting would fail by: who may write the folder, and what its files are. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
-    match access::inspect(&Files::default(), folder) {
+    match access::inspect(&FileSystem::default(), folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         inspected => inspected?,
     }
@@ -356,13 +358,13 @@ mod tests {
 
     const SOON: Duration = Duration::from_mins(1);
 
-    fn inherit(folder: &Path) -> Inheritance {
-        State::open(folder).unwrap().inherit(SOON).unwrap()
+    fn inherit(folder: &Path) -> PreviousRun {
+        StateDir::open(folder).unwrap().inherit(SOON).unwrap()
     }
 
     /// A run that ends in order.
     fn run(folder: &Path, memory: &[u8]) {
-        let mut state = State::open(folder).unwrap();
+        let mut state = StateDir::open(folder).unwrap();
         state.inherit(SOON).unwrap();
         state.hand_over(memory).unwrap().touch().unwrap();
     }
@@ -378,18 +380,18 @@ mod tests {
     #[test]
     fn a_first_use_is_told_apart_from_a_lost_hand_over() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(inherit(folder.path()), Inheritance::FirstUse);
-        assert_eq!(inherit(folder.path()), Inheritance::Lost);
-        State::open(folder.path()).unwrap().mark().unwrap();
+        assert_eq!(inherit(folder.path()), PreviousRun::FirstUse);
+        assert_eq!(inherit(folder.path()), PreviousRun::Lost);
+        StateDir::open(folder.path()).unwrap().mark().unwrap();
         fs::remove_file(folder.path().join(USED)).unwrap();
-        assert_eq!(inherit(folder.path()), Inheritance::Lost, "it has a mark");
+        assert_eq!(inherit(folder.path()), PreviousRun::Lost, "it has a mark");
     }
 
     #[test]
     fn a_file_of_a_run_that_cannot_be_looked_at_is_not_taken_for_none() {
         for name in [MARK, MEMORY] {
             let folder = tempfile::tempdir().unwrap();
-            let mut state = State::open(folder.path()).unwrap();
+            let mut state = StateDir::open(folder.path()).unwrap();
             // A link to itself leads nowhere, and the system says so.
             std::os::unix::fs::symlink(name, folder.path().join(name)).unwrap();
             assert!(state.inherit(SOON).is_err(), "{name}");
@@ -402,7 +404,7 @@ mod tests {
     fn a_mark_that_is_cut_is_guarded_for_and_written_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(MARK);
-        let mark = || State::open(folder.path()).unwrap().mark().unwrap();
+        let mark = || StateDir::open(folder.path()).unwrap().mark().unwrap();
         assert_eq!(mark().left_ms(), 0, "nothing was admitted");
         assert_eq!(mark().left_ms(), 0, "nor since");
         File::create(&path).unwrap();
@@ -415,28 +417,28 @@ mod tests {
     fn the_operators_word_is_good_for_one_first_run() {
         let folder = tempfile::tempdir().unwrap();
         let made = init(folder.path(), false).unwrap();
-        assert_eq!(made, Initialized::Unused);
+        assert_eq!(made, InitResult::Unused);
         for _ in 0..2 {
             let made = init(folder.path(), true).unwrap();
-            assert_eq!(made, Initialized::NeverServed);
+            assert_eq!(made, InitResult::NeverServed);
         }
         let made = init(folder.path(), false).unwrap();
-        assert_eq!(made, Initialized::NeverServed, "its word stays");
-        let mut state = State::open(folder.path()).unwrap();
+        assert_eq!(made, InitResult::NeverServed, "its word stays");
+        let mut state = StateDir::open(folder.path()).unwrap();
         assert!(init(folder.path(), true).is_err(), "it is in use");
-        assert_eq!(state.inherit(SOON).unwrap(), Inheritance::NeverServed);
+        assert_eq!(state.inherit(SOON).unwrap(), PreviousRun::NeverServed);
         drop(state);
-        assert_eq!(init(folder.path(), true).unwrap(), Initialized::Used);
-        assert_eq!(inherit(folder.path()), Inheritance::Lost);
+        assert_eq!(init(folder.path(), true).unwrap(), InitResult::Used);
+        assert_eq!(inherit(folder.path()), PreviousRun::Lost);
     }
 
     #[test]
     fn a_folder_in_which_anything_of_a_run_is_left_is_not_marked() {
         for name in [USED, MARK, MEMORY, "audit-head", "used.unfinished"] {
             let folder = tempfile::tempdir().unwrap();
-            access::create(&Files::default(), &folder.path().join(name)).unwrap();
+            access::create(&FileSystem::default(), &folder.path().join(name)).unwrap();
             let made = init(folder.path(), true).unwrap();
-            assert_eq!(made, Initialized::Used, "{name}");
+            assert_eq!(made, InitResult::Used, "{name}");
             assert!(!folder.path().join(NEVER_SERVED).exists());
         }
     }
@@ -446,23 +448,23 @@ mod tests {
         let [marked, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         init(marked.path(), true).unwrap();
         restore(marked.path(), copy.path());
-        assert_eq!(inherit(copy.path()), Inheritance::FirstUse);
-        assert_eq!(inherit(marked.path()), Inheritance::NeverServed);
+        assert_eq!(inherit(copy.path()), PreviousRun::FirstUse);
+        assert_eq!(inherit(marked.path()), PreviousRun::NeverServed);
     }
 
     #[test]
     fn what_is_handed_over_is_used_once() {
         let folder = tempfile::tempdir().unwrap();
         run(folder.path(), b"memory");
-        drop(State::open(folder.path()).unwrap());
+        drop(StateDir::open(folder.path()).unwrap());
         assert_eq!(
             inherit(folder.path()),
-            Inheritance::HandedOver(b"memory".to_vec()),
+            PreviousRun::HandedOver(b"memory".to_vec()),
             "a start that failed took nothing"
         );
         assert_eq!(
             inherit(folder.path()),
-            Inheritance::Lost,
+            PreviousRun::Lost,
             "it may have admitted more since"
         );
     }
@@ -473,7 +475,7 @@ mod tests {
         let [before, after] = ["before", "after"].map(|name| parent.path().join(name));
         run(&before, b"memory");
         fs::rename(&before, &after).unwrap();
-        let memory = Inheritance::HandedOver(b"memory".to_vec());
+        let memory = PreviousRun::HandedOver(b"memory".to_vec());
         assert_eq!(inherit(&after), memory);
     }
 
@@ -484,7 +486,7 @@ mod tests {
         restore(folder.path(), backup.path());
         assert_eq!(
             inherit(backup.path()),
-            Inheritance::Lost,
+            PreviousRun::Lost,
             "a copy elsewhere"
         );
         restore(folder.path(), backup.path());
@@ -492,13 +494,13 @@ mod tests {
         restore(backup.path(), folder.path());
         assert_eq!(
             inherit(folder.path()),
-            Inheritance::Lost,
+            PreviousRun::Lost,
             "instead of the newer one"
         );
         restore(backup.path(), folder.path());
         assert_eq!(
             inherit(folder.path()),
-            Inheritance::Lost,
+            PreviousRun::Lost,
             "after a run that left none, with its number"
         );
         assert!(!folder.path().join(MEMORY).exists());
@@ -507,7 +509,7 @@ mod tests {
     #[test]
     fn a_memory_that_was_left_long_ago_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state = State::open(folder.path()).unwrap();
+        let mut state = StateDir::open(folder.path()).unwrap();
         state.inherit(SOON).unwrap();
         state.hand_over(b"memory").unwrap();
         drop(state);
@@ -516,17 +518,17 @@ mod tests {
         let left = memory.metadata().unwrap().modified().unwrap();
         // The program that ended later than this says so by touching it.
         memory.set_modified(left + 30 * second).unwrap();
-        let state = || State::open(folder.path()).unwrap();
+        let state = || StateDir::open(folder.path()).unwrap();
         let now_ms = state().now_ms().unwrap() + 31_000;
-        let (content, metadata) = access::read(&Files::default(), &folder.path().join(MEMORY))
+        let (content, metadata) = access::read(&FileSystem::default(), &folder.path().join(MEMORY))
             .unwrap()
             .unwrap();
-        let trailer = Trailer::parse(&content[content.len() - TRAILER..]).unwrap();
+        let trailer = HandoverTrailer::parse(&content[content.len() - TRAILER..]).unwrap();
         let misfit = |now_ms, within| {
             trailer.misfit(
                 &trailer.run,
                 &metadata,
-                boot(&Files::default()).unwrap(),
+                boot(&FileSystem::default()).unwrap(),
                 now_ms,
                 within,
             )
@@ -534,21 +536,21 @@ mod tests {
         assert_eq!(misfit(now_ms, 2 * second), None);
         assert!(misfit(now_ms + 2_000, second).is_some_and(|why| why.contains("longer ago")));
         assert!(misfit(now_ms - 5_000, second).is_some_and(|why| why.contains("clock went back")));
-        let other = Trailer {
+        let other = HandoverTrailer {
             boot: [1; 16],
             ..trailer
         };
         let misfit = other.misfit(
             &trailer.run,
             &metadata,
-            boot(&Files::default()).unwrap(),
+            boot(&FileSystem::default()).unwrap(),
             now_ms,
             2 * second,
         );
         assert!(misfit.is_some_and(|why| why.contains("machine was started")));
         assert_eq!(
             state().inherit(Duration::ZERO).unwrap(),
-            Inheritance::Lost,
+            PreviousRun::Lost,
             "nor by a process"
         );
     }
@@ -561,8 +563,8 @@ mod tests {
         let (used, whole) = (folder.path().join(USED), fs::read(&memory).unwrap());
         let run = fs::read(&used).unwrap();
         let put = |path: &Path, content: &[u8]| {
-            access::remove(&Files::default(), path).unwrap();
-            access::create(&Files::default(), path)
+            access::remove(&FileSystem::default(), path).unwrap();
+            access::create(&FileSystem::default(), path)
                 .unwrap()
                 .write_all(content)
                 .unwrap();
@@ -570,22 +572,22 @@ mod tests {
         for cut in 0..whole.len() {
             put(&memory, &whole[..cut]);
             put(&used, &run);
-            assert_eq!(inherit(folder.path()), Inheritance::Lost, "cut at {cut}");
+            assert_eq!(inherit(folder.path()), PreviousRun::Lost, "cut at {cut}");
         }
         put(&used, b"");
         put(&memory, &whole);
-        assert_eq!(inherit(folder.path()), Inheritance::Lost, "no run is named");
+        assert_eq!(inherit(folder.path()), PreviousRun::Lost, "no run is named");
     }
 
     #[test]
     fn a_folder_that_was_exchanged_meanwhile_gets_no_memory() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("state");
-        let mut state = State::open(&folder).unwrap();
+        let mut state = StateDir::open(&folder).unwrap();
         state.inherit(SOON).unwrap();
         fs::rename(&folder, parent.path().join("old")).unwrap();
         assert!(state.hand_over(b"memory").is_err(), "it is gone");
-        let mut other = State::open(&folder).unwrap();
+        let mut other = StateDir::open(&folder).unwrap();
         other.inherit(SOON).unwrap();
         assert!(state.hand_over(b"memory").is_err(), "it is another's");
         assert!(!folder.join(MEMORY).exists());
@@ -597,7 +599,7 @@ mod tests {
         init(folder.path(), true).unwrap();
         let mode = |name| fs::metadata(folder.path().join(name)).unwrap().mode();
         assert_eq!(mode(NEVER_SERVED) & 0o777, 0o600);
-        State::open(folder.path()).unwrap().mark().unwrap();
+        StateDir::open(folder.path()).unwrap().mark().unwrap();
         run(folder.path(), b"memory");
         for file in fs::read_dir(folder.path()).unwrap() {
             let file = file.unwrap();
@@ -609,9 +611,9 @@ mod tests {
     #[test]
     fn two_processes_do_not_share_a_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let _first = State::open(folder.path()).unwrap();
+        let _first = StateDir::open(folder.path()).unwrap();
         assert_eq!(
-            State::open(folder.path()).err().unwrap().kind(),
+            StateDir::open(folder.path()).err().unwrap().kind(),
             io::ErrorKind::WouldBlock
         );
     }

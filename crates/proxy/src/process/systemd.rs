@@ -14,7 +14,7 @@ use tokio::time::interval;
 
 /// Sockets that were bound before this process and stay when it ends. Callers wait in their queues between two processes.
 #[derive(Debug, Default)]
-pub struct Sockets {
+pub struct InheritedSockets {
     /// For tenants, named `listen`, or the first of those without a name.
     pub listen: Option<TcpListener>,
     /// For operators, named `admin`, or the second.
@@ -22,16 +22,16 @@ pub struct Sockets {
 }
 
 /// The sockets this process was started with; none without a launcher that passes any.
-pub fn inherited() -> io::Result<Sockets> {
+pub fn inherited() -> io::Result<InheritedSockets> {
     // Read before the library takes the other variables away.
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = ListenFd::from_env();
-    let mut sockets = Sockets::default();
+    let mut sockets = InheritedSockets::default();
     for (position, name) in roles(&names, passed.len())?.into_iter().enumerate() {
         let socket = passed.take_tcp_listener(position)?;
         match name {
-            Role::Listen => sockets.listen = socket,
-            Role::Admin => sockets.admin = socket,
+            SocketRole::Listen => sockets.listen = socket,
+            SocketRole::Admin => sockets.admin = socket,
         }
     }
     Ok(sockets)
@@ -39,20 +39,20 @@ pub fn inherited() -> io::Result<Sockets> {
 
 /// Whom a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum SocketRole {
     Listen,
     Admin,
 }
 
 /// What each of `passed` sockets is for, by `names` with colons between.
-fn roles(names: &str, passed: usize) -> io::Result<Vec<Role>> {
+fn roles(names: &str, passed: usize) -> io::Result<Vec<SocketRole>> {
     let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     let mut roles = Vec::new();
     for position in 0..passed {
         let name = names.split(':').nth(position).unwrap_or_default();
         let role = match (name, position) {
-            ("listen", _) | ("" | "unknown", 0) => Role::Listen,
-            ("admin", _) | ("" | "unknown", 1) => Role::Admin,
+            ("listen", _) | ("" | "unknown", 0) => SocketRole::Listen,
+            ("admin", _) | ("" | "unknown", 1) => SocketRole::Admin,
             (name, _) => {
                 return refuse(format!(
                     "socket {} is named {name:?}: listen or admin (FileDescriptorName=) is what is served",
@@ -68,7 +68,7 @@ fn roles(names: &str, passed: usize) -> io::Result<Vec<Role>> {
     Ok(roles)
 }
 
-impl Role {
+impl SocketRole {
     fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
@@ -79,7 +79,7 @@ impl Role {
 
 /// How far along the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ServiceStage {
     /// It serves, or is through with a reload.
     Ready,
     /// It was asked to reload.
@@ -91,15 +91,15 @@ pub enum Stage {
 }
 
 /// Tells the service manager, if there is one. It never waits for it: one that does not listen must not stop anything.
-pub fn tell(stage: Stage) {
+pub fn tell(stage: ServiceStage) {
     let Ok(address) = env::var("NOTIFY_SOCKET") else {
         return;
     };
     let text = match stage {
-        Stage::Ready => "READY=1",
-        Stage::Reloading => "RELOADING=1",
-        Stage::Stopping => "STOPPING=1",
-        Stage::Alive => "WATCHDOG=1",
+        ServiceStage::Ready => "READY=1",
+        ServiceStage::Reloading => "RELOADING=1",
+        ServiceStage::Stopping => "STOPPING=1",
+        ServiceStage::Alive => "WATCHDOG=1",
     };
     if let Err(error) = send(&address, text) {
         tracing::warn!(%error, text, "the service manager was not told");
@@ -137,7 +137,7 @@ pub async fn keep_telling(workers: Vec<Handle>) {
             // Nothing, but the worker has to come by to do it. One that has ended is on purpose.
             let _turned = worker.spawn(async {}).await;
         }
-        tell(Stage::Alive);
+        tell(ServiceStage::Alive);
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn sockets_are_told_apart_by_name_or_else_by_position() {
-        use Role::{Admin, Listen};
+        use SocketRole::{Admin, Listen};
         assert_eq!(roles("admin:listen", 2).unwrap(), [Admin, Listen]);
         assert_eq!(roles("", 2).unwrap(), [Listen, Admin]);
         assert_eq!(roles("unknown:unknown", 2).unwrap(), [Listen, Admin]);

@@ -5,9 +5,9 @@ use std::fmt::{self, Display};
 use serde::{Serialize, Serializer};
 
 /// Milliseconds since 1970, written as RFC 3339.
-pub(crate) struct Time(pub(crate) u64);
+pub(crate) struct Rfc3339(pub(crate) u64);
 
-impl Display for Time {
+impl Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = i64::try_from(self.0).ok();
         let time = time.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -15,7 +15,7 @@ impl Display for Time {
     }
 }
 
-impl Serialize for Time {
+impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -23,18 +23,18 @@ impl Serialize for Time {
 
 /// Times as `Time` writes them. Lines mostly follow one another within a second, whose text is kept.
 #[derive(Default)]
-pub struct Times {
+pub struct Rfc3339Cache {
     second: Option<u64>,
     text: String,
 }
 
-impl Times {
+impl Rfc3339Cache {
     /// The text of a time in milliseconds since 1970.
     pub(crate) fn text(&mut self, unix_ms: u64) -> &str {
         let (second, millis) = (unix_ms / 1_000, unix_ms % 1_000);
         if self.second != Some(second) {
             self.second = Some(second);
-            self.text = Time(second * 1_000).to_string();
+            self.text = Rfc3339(second * 1_000).to_string();
         }
         self.text.truncate(self.text.len() - "000Z".len());
         let digits = three_digits(millis);

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// Read anew for every look.
 #[derive(Clone)]
-pub struct Process {
+pub struct ProcessUsage {
     cpu: Counter,
     resident: IntGauge,
     mapped: IntGauge,
@@ -25,7 +25,7 @@ pub struct Process {
 
 /// What is seen of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct UsageSample {
     /// CPU time spent, in seconds.
     pub cpu: f64,
     /// Bytes in RAM.
@@ -36,7 +36,7 @@ pub struct Seen {
     pub most_files: i64,
 }
 
-impl Process {
+impl ProcessUsage {
     /// Nothing read yet.
     ///
     /// # Errors
@@ -62,9 +62,9 @@ impl Process {
     }
 
     /// How it is now. What cannot be read keeps its last value: a scrape is no place to fail.
-    pub fn look(&self) -> Seen {
+    pub fn look(&self) -> UsageSample {
         self.read();
-        Seen {
+        UsageSample {
             cpu: self.cpu.get(),
             resident: self.resident.get(),
             open_files: self.open_files.get(),
@@ -74,7 +74,7 @@ impl Process {
 
     fn read(&self) {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) {
+        if let Some(stat) = read("/proc/self/stat").as_deref().and_then(ProcStat::parse) {
             self.cpu.inc_by((stat.cpu - self.cpu.get()).max(0.0));
             self.threads.set(stat.threads);
             self.mapped.set(stat.mapped);
@@ -107,7 +107,7 @@ impl Process {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessUsage {
     fn desc(&self) -> Vec<&Desc> {
         let parts: [&dyn Collector; 7] = self.parts();
         parts.into_iter().flat_map(Collector::desc).collect()
@@ -121,7 +121,7 @@ impl Collector for Process {
 }
 
 /// Of `/proc/self/stat`, what is asked for: seconds and bytes.
-struct Stat {
+struct ProcStat {
     cpu: f64,
     threads: i64,
     /// Since the machine booted.
@@ -130,7 +130,7 @@ struct Stat {
     resident: i64,
 }
 
-impl Stat {
+impl ProcStat {
     fn parse(text: &str) -> Option<Self> {
         // The second field is the program's name, in parentheses, and may hold anything; the third follows.
         let (_, rest) = text.rsplit_once(')')?;
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn this_very_process_is_seen() {
-        let process = Process::new().unwrap();
+        let process = ProcessUsage::new().unwrap();
         let families = process.collect();
         assert_eq!(families.len(), process.desc().len());
         assert!(process.resident.get() > 100_000 && process.mapped.get() >= process.resident.get());
@@ -185,8 +185,8 @@ mod tests {
     fn a_name_that_looks_like_more_fields_is_skipped() {
         let numbers: Vec<String> = (4..=24).map(|number| number.to_string()).collect();
         let text = format!("1 (a) b 9 9) S {}", numbers.join(" "));
-        let stat = Stat::parse(&text).unwrap();
+        let stat = ProcStat::parse(&text).unwrap();
         assert_eq!((stat.threads, stat.mapped), (20, 23));
-        assert!(Stat::parse("1 (x) S 1 2").is_none());
+        assert!(ProcStat::parse("1 (x) S 1 2").is_none());
     }
 }

@@ -23,17 +23,17 @@ use tokio::time::timeout;
 use crate::process::files::OpenFile;
 
 /// Up to which stamp may be admitted now.
-pub struct Mark {
+pub struct StampWatermark {
     until_ms: AtomicU64,
     moved: Notify,
     /// `None` if there is no folder to keep it in, or no longer.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<WatermarkSlot>>,
     /// What was found when it was opened.
     left_ms: u64,
 }
 
 /// Where it is written next.
-struct Place {
+struct WatermarkSlot {
     file: OpenFile,
     /// Where the next process will look for it.
     path: PathBuf,
@@ -52,7 +52,7 @@ const LEAST_LEAD_MS: u64 = 3_000;
 /// How long a stamp above the mark waits for it. It is moved once a second, unless the disk is slow.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-impl Mark {
+impl StampWatermark {
     /// Without a folder there is none to keep.
     pub fn nowhere() -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Mark {
             until_ms: AtomicU64::new(left_ms),
             moved: Notify::new(),
             // The later of the two must stay until the other is whole.
-            place: Mutex::new(Some(Place {
+            place: Mutex::new(Some(WatermarkSlot {
                 file,
                 path,
                 second: first >= second,
@@ -112,7 +112,7 @@ impl Mark {
         *self.place() = None;
     }
 
-    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+    fn place(&self) -> MutexGuard<'_, Option<WatermarkSlot>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -144,7 +144,7 @@ impl Mark {
     pub fn advance(&self, now_ms: u64, future_ms: u64) -> io::Result<()> {
         let until_ms = now_ms + lead(future_ms);
         let mut place = self.place();
-        let Some(Place { file, path, second }) =
+        let Some(WatermarkSlot { file, path, second }) =
             place.as_mut().filter(|_| until_ms > self.until_ms())
         else {
             return Ok(());
@@ -196,23 +196,23 @@ fn read(file: &OpenFile, at: usize) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::files::Files;
+    use crate::process::files::FileSystem;
     use std::fs::{self, OpenOptions};
     use std::path::Path;
 
     const NOW: u64 = 1_767_225_600_000;
 
     /// As a start does it.
-    fn open(path: &Path) -> Mark {
+    fn open(path: &Path) -> StampWatermark {
         let until_ms = match fs::read(path) {
-            Ok(content) => Mark::damaged(&content, 0),
+            Ok(content) => StampWatermark::damaged(&content, 0),
             Err(_) => Some(0),
         };
         if let Some(until_ms) = until_ms {
-            fs::write(path, Mark::content(until_ms)).unwrap();
+            fs::write(path, StampWatermark::content(until_ms)).unwrap();
         }
-        let file = Files::default().open(OpenOptions::new().read(true).write(true), path);
-        Mark::in_file(file.unwrap(), path.to_owned()).unwrap()
+        let file = FileSystem::default().open(OpenOptions::new().read(true).write(true), path);
+        StampWatermark::in_file(file.unwrap(), path.to_owned()).unwrap()
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
         let short = open(&folder.path().join("short"));
         short.advance(NOW, 0).unwrap();
         assert_eq!(short.until_ms(), NOW + LEAST_LEAD_MS);
-        assert!(!Mark::nowhere().is_due(NOW, 10_000));
+        assert!(!StampWatermark::nowhere().is_due(NOW, 10_000));
     }
 
     #[test]
@@ -300,17 +300,20 @@ mod tests {
         for content in cuts.into_iter().chain([&*garbage, &*zeros, &*half]) {
             // The machine's clock was long before what is whole of the file, or long after.
             for changed_ms in [NOW - 86_400_000, NOW + 86_400_000] {
-                let latest = Mark::damaged(content, changed_ms).unwrap();
+                let latest = StampWatermark::damaged(content, changed_ms).unwrap();
                 assert!(latest >= changed_ms + WIDEST_LEAD_MS);
                 let first = content.get(..BYTES) == Some(&whole[..BYTES]);
                 assert!(!first || latest >= NOW + 10_000);
             }
             fs::write(&path, content).unwrap();
-            let file = Files::default().open(OpenOptions::new().read(true).write(true), &path);
-            assert!(Mark::in_file(file.unwrap(), path.clone()).is_err());
+            let file = FileSystem::default().open(OpenOptions::new().read(true).write(true), &path);
+            assert!(StampWatermark::in_file(file.unwrap(), path.clone()).is_err());
         }
-        assert_eq!(Mark::damaged(&whole, NOW), None);
-        assert_eq!(Mark::damaged(&Mark::content(0), NOW), None);
+        assert_eq!(StampWatermark::damaged(&whole, NOW), None);
+        assert_eq!(
+            StampWatermark::damaged(&StampWatermark::content(0), NOW),
+            None
+        );
     }
 
     #[test]
@@ -319,10 +322,10 @@ mod tests {
         let path = folder.path().join("mark");
         open(&path).advance(NOW, 10_000).unwrap();
         let before = fs::read(&path).unwrap();
-        let unreadable = Files::default()
+        let unreadable = FileSystem::default()
             .open(OpenOptions::new().write(true), &path)
             .unwrap();
-        assert!(Mark::in_file(unreadable, path.clone()).is_err());
+        assert!(StampWatermark::in_file(unreadable, path.clone()).is_err());
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 

@@ -56,15 +56,15 @@ impl SinceYield {
 
 /// Threads for work on long bodies, as many at once as there are cores.
 #[derive(Clone)]
-pub struct Offload(Arc<Semaphore>);
+pub struct OffloadThreads(Arc<Semaphore>);
 
-impl Default for Offload {
+impl Default for OffloadThreads {
     fn default() -> Self {
         Self::with(thread::available_parallelism().map_or(1, usize::from))
     }
 }
 
-impl Offload {
+impl OffloadThreads {
     /// As many threads at once.
     pub fn with(threads: usize) -> Self {
         Self(Arc::new(Semaphore::new(threads)))
@@ -134,7 +134,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn no_more_is_worked_on_at_once_than_there_are_threads_for_and_none_of_it_here() {
-        let offload = Offload::with(2);
+        let offload = OffloadThreads::with(2);
         let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let threads = Arc::<Mutex<Vec<_>>>::default();
         let work = || {
@@ -162,7 +162,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn a_panic_in_the_work_is_a_panic_of_the_request() {
-        let offload = Offload::default();
+        let offload = OffloadThreads::default();
         let panicked = tokio::spawn(async move { offload.run(|| panic!("on purpose")).await });
         assert!(panicked.await.unwrap_err().is_panic());
     }

@@ -16,9 +16,9 @@ const PARTS: usize = 16;
 
 /// A histogram for every operation.
 #[derive(Clone)]
-pub struct Durations(Arc<Family>);
+pub struct LatencyHistogram(Arc<HistogramFamily>);
 
-struct Family {
+struct HistogramFamily {
     desc: Desc,
     /// Upper bounds, in seconds.
     bounds: &'static [f64],
@@ -29,13 +29,13 @@ struct Family {
 }
 
 /// What was observed of one operation.
-struct Observed {
+struct ObservedLatency {
     /// By bound, and above them.
     counts: Vec<u64>,
     sum: f64,
 }
 
-impl Durations {
+impl LatencyHistogram {
     /// A histogram for every operation of the catalogue, with upper bounds in seconds.
     pub fn new(
         name: &str,
@@ -45,7 +45,7 @@ impl Durations {
     ) -> prometheus::Result<Self> {
         let opts = opts(name, help).variable_labels(vec!["operation".to_owned()]);
         let rows = catalogue.rows().iter();
-        Ok(Self(Arc::new(Family {
+        Ok(Self(Arc::new(HistogramFamily {
             desc: opts.describe()?,
             bounds,
             operations: rows.map(|row| row.name.to_string()).collect(),
@@ -92,7 +92,7 @@ impl Durations {
     }
 }
 
-impl Family {
+impl HistogramFamily {
     /// How many cells an operation has.
     fn width(&self) -> usize {
         self.bounds.len() + 2
@@ -105,8 +105,8 @@ impl Family {
         (counts, sum)
     }
 
-    fn observed(&self, operation: usize) -> Observed {
-        let mut all = Observed {
+    fn observed(&self, operation: usize) -> ObservedLatency {
+        let mut all = ObservedLatency {
             counts: vec![0; self.bounds.len() + 1],
             sum: 0.0,
         };
@@ -142,7 +142,7 @@ impl Family {
     }
 }
 
-impl Collector for Durations {
+impl Collector for LatencyHistogram {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0.desc]
     }
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn what_many_threads_observe_is_written_as_the_library_would() {
         let catalogue = Catalogue::standard();
-        let ours = Durations::new("took_seconds", "How long.", &BOUNDS, &catalogue).unwrap();
+        let ours = LatencyHistogram::new("took_seconds", "How long.", &BOUNDS, &catalogue).unwrap();
         let theirs = HistogramOpts {
             common_opts: opts("took_seconds", "How long."),
             buckets: BOUNDS.to_vec(),

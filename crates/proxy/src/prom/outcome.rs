@@ -4,7 +4,7 @@ use gatepay_core::envelope::Verdict;
 
 /// How a request ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum RequestOutcome {
     /// GatePay said yes.
     Success,
     /// GatePay said no.
@@ -28,7 +28,7 @@ const ENDS: [&str; 6] = [
     "refused_unknown",
 ];
 
-impl End {
+impl RequestOutcome {
     /// Every end.
     pub const ALL: [Self; ENDS.len()] = [
         Self::Success,
@@ -45,7 +45,7 @@ impl End {
     }
 }
 
-impl From<Verdict> for End {
+impl From<Verdict> for RequestOutcome {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Success => Self::Success,

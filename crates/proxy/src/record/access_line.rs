@@ -16,28 +16,28 @@ use gatepay_core::look_up::Observed;
 use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
 
-use crate::admission::limit_name::{Limit, Limits};
+use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::generation::Generation;
-use crate::process::timestamp::{Times, three_digits};
-use crate::prom::outcome::End;
-use crate::record::trace::Trace;
+use crate::process::timestamp::{Rfc3339Cache, three_digits};
+use crate::prom::outcome::RequestOutcome;
+use crate::record::trace::TraceContext;
 
 /// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
 ///
 /// As many of them as a worker ends in some milliseconds wait to be written, so it is small, and nothing of it has to be
-/// freed by the thread that writes: whatever has a length of its own, or is shared, is [`Rest`].
+/// freed by the thread that writes: whatever has a length of its own, or is shared, is [`LineDetails`].
 #[derive(Clone, Copy)]
-pub struct Line {
+pub struct AccessLine {
     /// When its head arrived, in milliseconds since 1970.
     pub time: u64,
     /// `X-Request-Id` of the answer; its first half is our span in the caller's trace.
     pub id: [u8; 16],
     /// The caller's trace.
-    pub trace: Option<Trace>,
+    pub trace: Option<TraceContext>,
     /// How it ended.
-    pub end: End,
+    pub end: RequestOutcome,
     /// Whose fault that was.
-    pub level: Level,
+    pub level: LineLevel,
     /// The tenant, once known.
     pub party: Option<u32>,
     /// The place among its credentials of the one it signed with, once verified.
@@ -51,13 +51,13 @@ pub struct Line {
     /// GatePay's code.
     pub code: Option<Code>,
     /// Limits that would have refused it, had they been enforced.
-    pub shadow: Limits,
+    pub shadow: LimitSet,
     /// Bytes of the request's body.
     pub bytes_in: usize,
     /// Bytes of the answer's body that were handed over.
     pub bytes_out: u64,
     /// Where the time went.
-    pub spent: Spent,
+    pub spent: PhaseTimings,
     /// How often it was sent or tried to be.
     pub attempts: u32,
     /// What GatePay was seen to have of a call whose answer was lost.
@@ -70,7 +70,7 @@ pub struct Line {
 
 /// The rest of a line.
 #[derive(Clone, Copy, Default)]
-pub struct Rest<'a> {
+pub struct LineDetails<'a> {
     /// What the places of the line are places in.
     pub generation: Option<&'a Arc<Generation>>,
     /// The idempotency key's value.
@@ -81,7 +81,7 @@ pub struct Rest<'a> {
 
 /// How much a line matters, by whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub enum LineLevel {
     /// Nobody's, or the caller's.
     Info,
     /// GatePay's, or the way's to it.
@@ -90,7 +90,7 @@ pub enum Level {
     Error,
 }
 
-impl Level {
+impl LineLevel {
     fn as_str(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -102,7 +102,7 @@ impl Level {
 
 /// Whose turn it is, from the head to the end of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum RequestPhase {
     /// The proxy's own: reading, verifying, judging, signing, answering.
     Own,
     /// The caller's, to send its body.
@@ -121,17 +121,17 @@ pub enum Turn {
 
 /// How long each had its turn, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Spent([u64; 7]);
+pub struct PhaseTimings([u64; 7]);
 
-impl Spent {
+impl PhaseTimings {
     /// So much more was spent in this turn.
-    pub fn add(&mut self, turn: Turn, time: Duration) {
+    pub fn add(&mut self, turn: RequestPhase, time: Duration) {
         // Centuries have room.
         self.0[turn as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// What was spent in this turn.
-    pub fn of(&self, turn: Turn) -> Duration {
+    pub fn of(&self, turn: RequestPhase) -> Duration {
         Duration::from_nanos(self.nanos(turn))
     }
 
@@ -140,7 +140,7 @@ impl Spent {
         Duration::from_nanos(self.all_nanos())
     }
 
-    fn nanos(&self, turn: Turn) -> u64 {
+    fn nanos(&self, turn: RequestPhase) -> u64 {
         self.0[turn as usize]
     }
 
@@ -149,26 +149,26 @@ impl Spent {
     }
 }
 
-impl Line {
+impl AccessLine {
     /// A request whose head arrived then, of which nothing more is known.
-    pub fn begin(time: u64, id: [u8; 16], trace: Option<Trace>, peer: IpAddr) -> Self {
+    pub fn begin(time: u64, id: [u8; 16], trace: Option<TraceContext>, peer: IpAddr) -> Self {
         Self {
             time,
             id,
             trace,
             peer,
-            end: End::CallerLeft,
-            level: Level::Info,
+            end: RequestOutcome::CallerLeft,
+            level: LineLevel::Info,
             party: None,
             credential: None,
             operation: None,
             refusal: None,
             status: None,
             code: None,
-            shadow: Limits::default(),
+            shadow: LimitSet::default(),
             bytes_in: 0,
             bytes_out: 0,
-            spent: Spent::default(),
+            spent: PhaseTimings::default(),
             attempts: 0,
             observed: None,
             caller_left: false,
@@ -176,10 +176,16 @@ impl Line {
     }
 
     /// Writes it in this form, with its end of line. `times` is kept from line to line.
-    pub fn write(&self, rest: Rest<'_>, format: LogFormat, times: &mut Times, out: &mut Text) {
+    pub fn write(
+        &self,
+        rest: LineDetails<'_>,
+        format: LogFormat,
+        times: &mut Rfc3339Cache,
+        out: &mut TextBuffer,
+    ) {
         let time = times.text(self.time);
         match format {
-            LogFormat::Json => self.fields(rest, time).json(&mut Json(out)),
+            LogFormat::Json => self.fields(rest, time).json(&mut JsonWriter(out)),
             // Memory takes what it is given.
             LogFormat::Human => drop(write!(out, "{}", self.fields(rest, time))),
         }
@@ -188,7 +194,7 @@ impl Line {
 
     /// Has the names of its tenant brought near, for when it is written in a moment. Of several lines they are then waited
     /// for together.
-    pub fn warm(&self, rest: Rest<'_>) {
+    pub fn prefetch(&self, rest: LineDetails<'_>) {
         let (party, credential) = self.who(rest);
         let id = party.map(|party| party.id.as_str().len());
         let client_id = credential.map(|credential| credential.client_id.as_str().len());
@@ -196,7 +202,7 @@ impl Line {
     }
 
     /// Whose it is, and whom they signed as.
-    fn who<'a>(&self, rest: Rest<'a>) -> (Option<&'a Party>, Option<&'a Credential>) {
+    fn who<'a>(&self, rest: LineDetails<'a>) -> (Option<&'a Party>, Option<&'a Credential>) {
         let party = rest.generation.zip(self.party);
         let party = party.map(|(generation, at)| generation.registry.at(at as usize).party());
         let credential = party.zip(self.credential);
@@ -205,12 +211,12 @@ impl Line {
         (party, credential)
     }
 
-    fn fields<'a>(&'a self, rest: Rest<'a>, time: &'a str) -> Fields<'a> {
+    fn fields<'a>(&'a self, rest: LineDetails<'a>, time: &'a str) -> LineFields<'a> {
         let row = rest.generation.zip(self.operation);
         let row = row.map(|(generation, at)| &generation.catalogue.rows()[at as usize]);
         let (party, credential) = self.who(rest);
-        let milliseconds = |turn| Millis::of(self.spent.nanos(turn));
-        Fields {
+        let milliseconds = |turn| Milliseconds::of(self.spent.nanos(turn));
+        LineFields {
             time,
             level: self.level,
             id: &self.id,
@@ -228,14 +234,14 @@ impl Line {
             shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            ms: Millis::of(self.spent.all_nanos()),
-            own_ms: milliseconds(Turn::Own),
-            body_ms: milliseconds(Turn::Body),
-            journal_ms: milliseconds(Turn::Journal),
-            connect_ms: milliseconds(Turn::Connect),
-            upstream_ms: (self.attempts > 0).then(|| milliseconds(Turn::Upstream)),
-            look_up_ms: self.observed.map(|_| milliseconds(Turn::LookUp)),
-            relay_ms: milliseconds(Turn::Relay),
+            ms: Milliseconds::of(self.spent.all_nanos()),
+            own_ms: milliseconds(RequestPhase::Own),
+            body_ms: milliseconds(RequestPhase::Body),
+            journal_ms: milliseconds(RequestPhase::Journal),
+            connect_ms: milliseconds(RequestPhase::Connect),
+            upstream_ms: (self.attempts > 0).then(|| milliseconds(RequestPhase::Upstream)),
+            look_up_ms: self.observed.map(|_| milliseconds(RequestPhase::LookUp)),
+            relay_ms: milliseconds(RequestPhase::Relay),
             attempts: self.attempts,
             observed: self.observed.map(Observed::as_str),
             peer: self.peer,
@@ -245,11 +251,11 @@ impl Line {
 }
 
 /// A line as it is written.
-struct Fields<'a> {
+struct LineFields<'a> {
     time: &'a str,
-    level: Level,
+    level: LineLevel,
     id: &'a [u8; 16],
-    trace: Option<&'a Trace>,
+    trace: Option<&'a TraceContext>,
     tenant: Option<&'a str>,
     client_id: Option<&'a str>,
     operation: Option<&'a str>,
@@ -260,17 +266,17 @@ struct Fields<'a> {
     detail: Option<&'a str>,
     status: Option<u16>,
     code: Option<&'a str>,
-    shadow: Limits,
+    shadow: LimitSet,
     bytes_in: usize,
     bytes_out: u64,
-    ms: Millis,
-    own_ms: Millis,
-    body_ms: Millis,
-    journal_ms: Millis,
-    connect_ms: Millis,
-    upstream_ms: Option<Millis>,
-    look_up_ms: Option<Millis>,
-    relay_ms: Millis,
+    ms: Milliseconds,
+    own_ms: Milliseconds,
+    body_ms: Milliseconds,
+    journal_ms: Milliseconds,
+    connect_ms: Milliseconds,
+    upstream_ms: Option<Milliseconds>,
+    look_up_ms: Option<Milliseconds>,
+    relay_ms: Milliseconds,
     attempts: u32,
     observed: Option<&'a str>,
     peer: IpAddr,
@@ -278,7 +284,7 @@ struct Fields<'a> {
 }
 
 /// A member's name, with what follows it, as one piece.
-struct Name {
+struct JsonName {
     value: &'static str,
     text: &'static str,
     null: &'static str,
@@ -286,7 +292,7 @@ struct Name {
 
 macro_rules! name {
     ($name:literal) => {
-        Name {
+        JsonName {
             value: concat!(",\"", $name, "\":"),
             text: concat!(",\"", $name, "\":\""),
             null: concat!(",\"", $name, "\":null"),
@@ -294,7 +300,7 @@ macro_rules! name {
     };
 }
 
-impl Fields<'_> {
+impl LineFields<'_> {
     /// Our part of a trace.
     fn span(&self) -> &[u8; 8] {
         self.id.first_chunk().expect("8 of 16")
@@ -302,7 +308,7 @@ impl Fields<'_> {
 
     /// For a program: an object with every member in every line, `null` where there is no answer; only `shadow` is left
     /// out if it is empty.
-    fn json(&self, out: &mut Json<'_>) {
+    fn json(&self, out: &mut JsonWriter<'_>) {
         out.raw("{\"time\":\"");
         out.raw(self.time);
         out.raw("\"");
@@ -327,7 +333,7 @@ impl Fields<'_> {
         out.number(&name!("status"), self.status.map(u64::from));
         out.text(&name!("code"), self.code);
         if !self.shadow.is_empty() {
-            out.words(&name!("shadow"), self.shadow.iter().map(Limit::as_str));
+            out.words(&name!("shadow"), self.shadow.iter().map(LimitName::as_str));
         }
         out.number(&name!("bytes_in"), Some(self.bytes_in as u64));
         out.number(&name!("bytes_out"), Some(self.bytes_out));
@@ -351,7 +357,7 @@ impl Fields<'_> {
 ///
 /// Like a `Vec`, but nothing of growing it stands where a piece is written: a line has some sixty.
 #[derive(Default)]
-pub struct Text {
+pub struct TextBuffer {
     bytes: Vec<u8>,
     length: usize,
 }
@@ -360,7 +366,7 @@ pub struct Text {
     clippy::inline_always,
     reason = "a piece takes a few instructions, and calling for them as many"
 )]
-impl Text {
+impl TextBuffer {
     /// What stands there.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
@@ -396,7 +402,7 @@ impl Text {
     }
 }
 
-impl Write for Text {
+impl Write for TextBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.push(bytes);
         Ok(bytes.len())
@@ -409,13 +415,13 @@ impl Write for Text {
 
 /// Members of an object, written as they come. A serializer that knows nothing of them takes ten times as long, on a
 /// processor that workers could use.
-struct Json<'a>(&'a mut Text);
+struct JsonWriter<'a>(&'a mut TextBuffer);
 
 #[expect(
     clippy::inline_always,
     reason = "in one place all names are of known length"
 )]
-impl Json<'_> {
+impl JsonWriter<'_> {
     #[inline(always)]
     fn raw(&mut self, text: &str) {
         self.0.push(text.as_bytes());
@@ -423,7 +429,7 @@ impl Json<'_> {
 
     /// Text of our own, which has nothing to escape.
     #[inline(always)]
-    fn word(&mut self, name: &Name, word: Option<&str>) {
+    fn word(&mut self, name: &JsonName, word: Option<&str>) {
         let Some(word) = word else {
             return self.raw(name.null);
         };
@@ -432,7 +438,7 @@ impl Json<'_> {
         self.raw("\"");
     }
 
-    fn words<'w>(&mut self, name: &Name, words: impl Iterator<Item = &'w str>) {
+    fn words<'w>(&mut self, name: &JsonName, words: impl Iterator<Item = &'w str>) {
         self.raw(name.value);
         for (at, word) in words.enumerate() {
             self.raw(if at == 0 { "[\"" } else { ",\"" });
@@ -444,7 +450,7 @@ impl Json<'_> {
 
     /// Anybody's text.
     #[inline(always)]
-    fn text(&mut self, name: &Name, text: Option<&str>) {
+    fn text(&mut self, name: &JsonName, text: Option<&str>) {
         if text.is_none_or(is_plain) {
             return self.word(name, text);
         }
@@ -454,7 +460,7 @@ impl Json<'_> {
     }
 
     #[inline(always)]
-    fn hex<const N: usize>(&mut self, name: &Name, bytes: &[u8; N]) {
+    fn hex<const N: usize>(&mut self, name: &JsonName, bytes: &[u8; N]) {
         self.raw(name.text);
         let digits = bytes.map(|byte| DIGITS[usize::from(byte)]);
         self.0.push(digits.as_flattened());
@@ -462,7 +468,7 @@ impl Json<'_> {
     }
 
     #[inline(always)]
-    fn number(&mut self, name: &Name, number: Option<u64>) {
+    fn number(&mut self, name: &JsonName, number: Option<u64>) {
         let Some(number) = number else {
             return self.raw(name.null);
         };
@@ -485,7 +491,7 @@ impl Json<'_> {
 
     /// With as many decimals as it needs, and at least one.
     #[inline(always)]
-    fn millis(&mut self, name: &Name, time: Option<Millis>) {
+    fn millis(&mut self, name: &JsonName, time: Option<Milliseconds>) {
         let Some(time) = time else {
             return self.raw(name.null);
         };
@@ -499,7 +505,7 @@ impl Json<'_> {
         self.0.push_first(1 + needed, [b'.', a, b, c]);
     }
 
-    fn address(&mut self, name: &Name, address: IpAddr) {
+    fn address(&mut self, name: &JsonName, address: IpAddr) {
         self.raw(name.text);
         match address {
             IpAddr::V4(address) => {
@@ -532,7 +538,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// For a terminal: what one looks for first comes first. A caller's own words are quoted, so that they are one word.
-impl Display for Fields<'_> {
+impl Display for LineFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = self.level.as_str();
         let or = |text: Option<&str>| text.unwrap_or("-").to_owned();
@@ -566,9 +572,9 @@ impl Display for Fields<'_> {
         if let Some(client_id) = self.client_id {
             write!(f, " client={client_id:?}")?;
         }
-        write!(f, " id={}", Hex(self.id))?;
+        write!(f, " id={}", HexDigits(self.id))?;
         if let Some(trace) = self.trace {
-            write!(f, " trace={}", Hex(&trace.id))?;
+            write!(f, " trace={}", HexDigits(&trace.id))?;
         }
         if let Some(observed) = self.observed {
             write!(f, " observed={observed}")?;
@@ -584,9 +590,9 @@ impl Display for Fields<'_> {
 }
 
 /// Lower-case digits.
-struct Hex<'a>(&'a [u8]);
+struct HexDigits<'a>(&'a [u8]);
 
-impl Display for Hex<'_> {
+impl Display for HexDigits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
@@ -606,11 +612,11 @@ static DIGITS: [[u8; 2]; 256] = {
 
 /// Milliseconds, kept and written to the microsecond.
 #[derive(Clone, Copy)]
-struct Millis {
+struct Milliseconds {
     micros: u64,
 }
 
-impl Millis {
+impl Milliseconds {
     fn of(nanos: u64) -> Self {
         Self {
             micros: nanos.saturating_add(500) / 1_000,
@@ -623,7 +629,7 @@ impl Millis {
     }
 }
 
-impl Display for Millis {
+impl Display for Milliseconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, decimals) = self.parts();
         write!(f, "{whole}")?;
@@ -647,10 +653,10 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     /// Any line.
-    pub(crate) fn line() -> Line {
-        Line {
-            end: End::Unknown,
-            level: Level::Warn,
+    pub(crate) fn line() -> AccessLine {
+        AccessLine {
+            end: RequestOutcome::Unknown,
+            level: LineLevel::Warn,
             refusal: Some("outcome_unknown"),
             status: Some(504),
             bytes_in: 120,
@@ -658,33 +664,37 @@ pub(crate) mod tests {
             attempts: 1,
             observed: Some(Observed::Found),
             caller_left: true,
-            ..Line::begin(
+            ..AccessLine::begin(
                 1_767_225_600_000,
                 [0xab; 16],
-                Trace::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+                TraceContext::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
                 [127, 0, 0, 1].into(),
             )
         }
     }
 
-    fn content(out: &Text) -> String {
+    fn content(out: &TextBuffer) -> String {
         String::from_utf8(out.as_bytes().to_vec()).unwrap()
     }
 
-    fn written(line: &Line, format: LogFormat) -> String {
-        let mut out = Text::default();
-        let rest = Rest {
+    fn written(line: &AccessLine, format: LogFormat) -> String {
+        let mut out = TextBuffer::default();
+        let rest = LineDetails {
             key: Some("A-1\n\u{1b}[31m \"x\""),
-            ..Rest::default()
+            ..LineDetails::default()
         };
-        line.write(rest, format, &mut Times::default(), &mut out);
+        line.write(rest, format, &mut Rfc3339Cache::default(), &mut out);
         content(&out)
     }
 
     #[test]
     fn a_line_that_waits_is_small() {
         // Four lines of the processor's cache.
-        assert!(size_of::<Line>() <= 256, "{}", size_of::<Line>());
+        assert!(
+            size_of::<AccessLine>() <= 256,
+            "{}",
+            size_of::<AccessLine>()
+        );
     }
 
     #[test]
@@ -703,8 +713,9 @@ pub(crate) mod tests {
     fn a_terminal_shows_one_line_whatever_a_caller_writes() {
         let mut line = line();
         line.spent
-            .add(Turn::Upstream, Duration::from_micros(11_500));
-        line.spent.add(Turn::Own, Duration::from_micros(250));
+            .add(RequestPhase::Upstream, Duration::from_micros(11_500));
+        line.spent
+            .add(RequestPhase::Own, Duration::from_micros(250));
         assert_eq!(
             written(&line, LogFormat::Human),
             "2026-01-01T00:00:00.000Z warn  - - unknown:outcome_unknown 504 key=\"A-1\\n\\u{1b}[31m \\\"x\\\"\" 11.75ms \
@@ -728,12 +739,14 @@ pub(crate) mod tests {
     #[test]
     fn a_program_finds_every_member_in_its_place() {
         let mut line = line();
-        line.shadow.add(Limit::Rate);
-        line.shadow.add(Limit::Money);
+        line.shadow.add(LimitName::Rate);
+        line.shadow.add(LimitName::Money);
         line.code = Code::new("400202");
         line.bytes_out = u64::MAX;
-        line.spent.add(Turn::Own, Duration::from_nanos(250_499));
-        line.spent.add(Turn::Relay, Duration::from_millis(61_030));
+        line.spent
+            .add(RequestPhase::Own, Duration::from_nanos(250_499));
+        line.spent
+            .add(RequestPhase::Relay, Duration::from_millis(61_030));
         assert_eq!(
             written(&line, LogFormat::Json),
             "{\"time\":\"2026-01-01T00:00:00.000Z\",\"level\":\"warn\",\"id\":\"abababababababababababababababab\",\
@@ -749,9 +762,9 @@ pub(crate) mod tests {
 
     #[test]
     fn every_byte_has_its_digits_and_the_odd_ones_are_found_in_every_place() {
-        let mut out = Text::default();
+        let mut out = TextBuffer::default();
         let all: [u8; 256] = std::array::from_fn(|byte| u8::try_from(byte).unwrap());
-        Json(&mut out).hex(&name!("a"), &all);
+        JsonWriter(&mut out).hex(&name!("a"), &all);
         assert_eq!(content(&out), format!(",\"a\":\"{}\"", hex::encode(all)));
         for byte in 0..0x80_u8 {
             let odd = byte < 0x20 || byte == b'"' || byte == b'\\';
@@ -764,7 +777,7 @@ pub(crate) mod tests {
 
     #[test]
     fn lines_of_one_second_share_its_text_and_no_more() {
-        let mut times = Times::default();
+        let mut times = Rfc3339Cache::default();
         for unix_ms in [
             1_767_225_600_000,
             1_767_225_600_007,
@@ -774,7 +787,7 @@ pub(crate) mod tests {
         ] {
             assert_eq!(
                 times.text(unix_ms),
-                crate::process::timestamp::Time(unix_ms).to_string()
+                crate::process::timestamp::Rfc3339(unix_ms).to_string()
             );
         }
     }
@@ -783,8 +796,8 @@ pub(crate) mod tests {
         /// As a serializer would write them.
         #[test]
         fn texts_numbers_and_addresses_are_json(text: String, plain in "[ -~]{0,40}", number: u64, address: IpAddr) {
-            let mut out = Text::default();
-            let mut json = Json(&mut out);
+            let mut out = TextBuffer::default();
+            let mut json = JsonWriter(&mut out);
             json.text(&name!("a"), Some(&text));
             json.text(&name!("b"), Some(&plain));
             json.number(&name!("c"), Some(number));
@@ -797,11 +810,11 @@ pub(crate) mod tests {
 
         #[test]
         fn milliseconds_are_written_as_floating_point_would_write_them(micros in 0_u64..1 << 40, nanos in 0_u64..499) {
-            let time = Millis::of(micros * 1_000 + nanos);
+            let time = Milliseconds::of(micros * 1_000 + nanos);
             #[expect(clippy::cast_precision_loss, reason = "a week and more fits")]
             let float = micros as f64 / 1e3;
-            let mut out = Text::default();
-            Json(&mut out).millis(&name!("a"), Some(time));
+            let mut out = TextBuffer::default();
+            JsonWriter(&mut out).millis(&name!("a"), Some(time));
             prop_assert_eq!(content(&out), format!(",\"a\":{}", serde_json::to_string(&float).unwrap()));
             prop_assert_eq!(time.to_string(), float.to_string());
         }

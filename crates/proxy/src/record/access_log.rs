@@ -19,8 +19,8 @@ use prometheus::IntCounter;
 
 use crate::generation::Generation;
 use crate::process::thread_index;
-use crate::process::timestamp::Times;
-use crate::record::access_line::{Line, Rest, Text};
+use crate::process::timestamp::Rfc3339Cache;
+use crate::record::access_line::{AccessLine, LineDetails, TextBuffer};
 
 /// How many queues there are. With more workers than these some share one.
 const QUEUES: usize = 16;
@@ -29,7 +29,7 @@ const QUEUES: usize = 16;
 const QUEUE: usize = 16_384;
 /// How much memory lines take at most while they wait, besides keys and details: those in the queues, and those of one that
 /// are being written.
-pub const MOST: usize = (QUEUES + 1) * QUEUE * size_of::<(Line, Lengths)>();
+pub const MOST: usize = (QUEUES + 1) * QUEUE * size_of::<(AccessLine, TextLengths)>();
 /// How many lines an empty queue keeps room for.
 const KEPT: usize = 1_024;
 /// How many bytes of keys and details it does.
@@ -49,7 +49,7 @@ const MANY: u128 = 4_000;
 
 /// Where access lines go.
 pub struct AccessLog {
-    queues: Arc<[Queue; QUEUES]>,
+    queues: Arc<[LineQueue; QUEUES]>,
     /// Routine lines are written if they draw less than this, of 2³².
     routine: u64,
     dropped: IntCounter,
@@ -61,12 +61,12 @@ pub struct AccessLog {
 /// On cache lines of its own, so that workers do not slow each other down.
 #[derive(Default)]
 #[repr(align(128))]
-struct Queue(Mutex<Waiting>);
+struct LineQueue(Mutex<WaitingLines>);
 
 /// Lines that wait to be written.
 #[derive(Default)]
-struct Waiting {
-    lines: Vec<(Line, Lengths)>,
+struct WaitingLines {
+    lines: Vec<(AccessLine, TextLengths)>,
     /// Their keys and details, one behind the other.
     texts: String,
     /// What their places are places in, from which line on: it changes with a reload only.
@@ -75,7 +75,7 @@ struct Waiting {
 
 /// How long a line's own texts are, if it has them.
 #[derive(Clone, Copy)]
-struct Lengths {
+struct TextLengths {
     key: Option<u32>,
     detail: Option<u32>,
 }
@@ -95,14 +95,14 @@ impl AccessLog {
         settings: Log,
         meters: LogMeters,
     ) -> std::io::Result<Self> {
-        let queues: Arc<[Queue; QUEUES]> = Arc::default();
+        let queues: Arc<[LineQueue; QUEUES]> = Arc::default();
         let (stop, stopped) = mpsc::channel::<()>();
         let (shared, dropped) = (Arc::clone(&queues), meters.dropped.clone());
         let writer = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || {
-                let mut sheet = Sheet::new(out, settings.format);
-                let (mut waiting, mut pause) = (Waiting::default(), EVERY);
+                let mut sheet = LineWriter::new(out, settings.format);
+                let (mut waiting, mut pause) = (WaitingLines::default(), EVERY);
                 loop {
                     // The sender is never used: its end is the signal to write the rest and stop.
                     let last =
@@ -152,7 +152,7 @@ impl AccessLog {
     }
 
     /// Queues a line, or counts it as dropped. One that is `routine`, a success like any other, may be left out.
-    pub fn submit(&self, line: &Line, rest: Rest<'_>, routine: bool) {
+    pub fn submit(&self, line: &AccessLine, rest: LineDetails<'_>, routine: bool) {
         // The id is random, so it can draw the lot: who asks for the line again gets the same answer.
         let [.., a, b, c, d] = line.id;
         if routine && u64::from(u32::from_be_bytes([a, b, c, d])) >= self.routine {
@@ -174,9 +174,9 @@ impl Drop for AccessLog {
     }
 }
 
-impl Queue {
+impl LineQueue {
     /// Exchanges what waits for something empty, unless it is empty itself.
-    fn swap(&self, empty: &mut Waiting) -> bool {
+    fn swap(&self, empty: &mut WaitingLines) -> bool {
         let mut waiting = self.lock();
         let any = !waiting.lines.is_empty();
         if any {
@@ -185,19 +185,19 @@ impl Queue {
         any
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, WaitingLines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    fn push(&mut self, line: &Line, rest: Rest<'_>) {
+impl WaitingLines {
+    fn push(&mut self, line: &AccessLine, rest: LineDetails<'_>) {
         if let Some(of) = rest.generation
             && !matches!(self.generations.last(), Some((_, last)) if Arc::ptr_eq(last, of))
         {
             self.generations.push((self.lines.len(), Arc::clone(of)));
         }
-        let lengths = Lengths {
+        let lengths = TextLengths {
             key: self.keep(rest.key),
             detail: self.keep(rest.detail),
         };
@@ -212,7 +212,7 @@ impl Waiting {
     }
 
     /// Every line with its rest, in order.
-    fn iter(&self) -> impl Iterator<Item = (&Line, Rest<'_>)> {
+    fn iter(&self) -> impl Iterator<Item = (&AccessLine, LineDetails<'_>)> {
         let mut texts = self.texts.as_str();
         let mut generations = self.generations.iter().peekable();
         let mut generation = None;
@@ -228,7 +228,7 @@ impl Waiting {
                     texts = others;
                     Some(text)
                 };
-                let rest = Rest {
+                let rest = LineDetails {
                     generation,
                     key: next(lengths.key),
                     detail: next(lengths.detail),
@@ -258,26 +258,26 @@ fn part_of_all(part: f64) -> u64 {
 }
 
 /// What is written on, a piece at a time.
-struct Sheet {
+struct LineWriter {
     out: Box<dyn Write + Send>,
     format: LogFormat,
-    text: Text,
-    times: Times,
+    text: TextBuffer,
+    times: Rfc3339Cache,
 }
 
-impl Sheet {
+impl LineWriter {
     fn new(out: Box<dyn Write + Send>, format: LogFormat) -> Self {
         Self {
             out,
             format,
-            text: Text::default(),
-            times: Times::default(),
+            text: TextBuffer::default(),
+            times: Rfc3339Cache::default(),
         }
     }
 
     /// Writes all that waits, and says how many lines could not be. A closed pipe must not end the proxy; the operator's
     /// collector is what is missing then.
-    fn write(&mut self, waiting: &Waiting) -> u64 {
+    fn write(&mut self, waiting: &WaitingLines) -> u64 {
         let (mut lost, mut lines) = (0, 0);
         let mut all = waiting.iter();
         loop {
@@ -286,7 +286,7 @@ impl Sheet {
                 break;
             }
             for (line, rest) in &some {
-                line.warm(*rest);
+                line.prefetch(*rest);
             }
             for (line, rest) in some {
                 line.write(rest, self.format, &mut self.times, &mut self.text);
@@ -314,9 +314,9 @@ impl Sheet {
 /// Keeps what happens to every request of an outage from filling the program's log: so many times a second, and no more.
 /// The access lines say it for each.
 #[derive(Default)]
-pub struct Seldom(AtomicU64);
+pub struct LogThrottle(AtomicU64);
 
-impl Seldom {
+impl LogThrottle {
     const A_SECOND: u64 = 10;
 
     /// Whether it may be said once more in this second.
@@ -385,7 +385,7 @@ mod tests {
         // One queue full is being written, another waits, the rest has no place.
         let all = 3 * QUEUE as u64;
         for _ in 0..all {
-            log.submit(&line(), Rest::default(), false);
+            log.submit(&line(), LineDetails::default(), false);
         }
         assert!(dropped.get() >= QUEUE as u64, "{}", dropped.get());
         drop(stall);
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_happens_all_the_time_is_said_a_few_times_a_second() {
-        let seldom = Seldom::default();
+        let seldom = LogThrottle::default();
         for second in [0, 1, 7, 8] {
             let said = (0..1_000).filter(|_| seldom.may(Duration::from_secs(second)));
             assert_eq!(said.count(), 10, "in second {second}");

@@ -6,9 +6,9 @@ use gatepay_core::Catalogue;
 use gatepay_core::envelope::Code;
 use prometheus::{IntCounter, IntGauge};
 
-use crate::prom::histogram::Durations;
+use crate::prom::histogram::LatencyHistogram;
 use crate::prom::registrar::{OTHER, Registrar, SECONDS};
-use crate::record::access_line::{Spent, Turn};
+use crate::record::access_line::{PhaseTimings, RequestPhase};
 use crate::refusal::Refusal;
 
 /// Upper bounds in seconds of the proxy's own part, which is a thousandth of a call.
@@ -25,17 +25,17 @@ pub struct RequestMeters {
     /// Requests between their head and the end of their answer.
     pub in_flight: IntGauge,
     /// How long requests take.
-    pub took: Took,
+    pub took: LatencyHistograms,
 }
 
 /// How long requests take.
-pub struct Took {
+pub struct LatencyHistograms {
     /// From the head to the end of the answer.
-    pub whole: Durations,
+    pub whole: LatencyHistogram,
     /// Of that GatePay.
-    pub upstream: Durations,
+    pub upstream: LatencyHistogram,
     /// And the proxy itself.
-    pub own: Durations,
+    pub own: LatencyHistogram,
 }
 
 /// GatePay's codes that have a series of their own (protocol.md 4.2), sorted; every other is counted as `other`.
@@ -87,7 +87,7 @@ impl RequestMeters {
                 "in_flight",
                 "Requests between their head and the end of their answer.",
             ),
-            took: Took::new(catalogue, make),
+            took: LatencyHistograms::new(catalogue, make),
         }
     }
 
@@ -107,13 +107,13 @@ impl RequestMeters {
     }
 
     /// Records how long a request took, of that how long the proxy did, and GatePay if it was `sent` there.
-    pub fn took(&self, operation: usize, spent: &Spent, sent: bool) {
+    pub fn took(&self, operation: usize, spent: &PhaseTimings, sent: bool) {
         let took = &self.took;
         took.whole.observe(operation, spent.whole().as_secs_f64());
         took.own
-            .observe(operation, spent.of(Turn::Own).as_secs_f64());
+            .observe(operation, spent.of(RequestPhase::Own).as_secs_f64());
         if sent {
-            let upstream = spent.of(Turn::Upstream);
+            let upstream = spent.of(RequestPhase::Upstream);
             took.upstream.observe(operation, upstream.as_secs_f64());
         }
     }
@@ -124,22 +124,22 @@ impl RequestMeters {
     }
 }
 
-impl Took {
+impl LatencyHistograms {
     fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
         Self {
-            whole: make.register(Durations::new(
+            whole: make.register(LatencyHistogram::new(
                 "request_duration_seconds",
                 "From the head of a request to the end of its answer, by operation.",
                 &SECONDS,
                 catalogue,
             )),
-            upstream: make.register(Durations::new(
+            upstream: make.register(LatencyHistogram::new(
                 "upstream_duration_seconds",
                 "From sending a request to GatePay to having its answer, by operation.",
                 &SECONDS,
                 catalogue,
             )),
-            own: make.register(Durations::new(
+            own: make.register(LatencyHistogram::new(
                 "own_duration_seconds",
                 "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
                 &OWN_SECONDS,

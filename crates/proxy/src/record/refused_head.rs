@@ -15,16 +15,16 @@ use crate::admission::replay::EarlierCopy;
 /// Client ids, timestamps and nonces of a head that was refused before its caller was identified.
 #[derive(Default)]
 pub struct RefusedHead<'a> {
-    client_ids: Values<'a>,
-    timestamps: Values<'a>,
-    nonces: Values<'a>,
+    client_ids: StampValues<'a>,
+    timestamps: StampValues<'a>,
+    nonces: StampValues<'a>,
     /// The rest of the head did not arrive, or was not read.
     is_cut: bool,
     /// A line stands more often than is asked about.
     is_beyond: bool,
 }
 
-type Values<'a> = ArrayVec<Cow<'a, [u8]>, MOST>;
+type StampValues<'a> = ArrayVec<Cow<'a, [u8]>, MOST>;
 
 /// How many values of each line are asked about. No client signs a head that has more.
 const MOST: usize = 4;
@@ -83,7 +83,7 @@ impl<'a> RefusedHead<'a> {
         }
     }
 
-    fn values(&mut self, name: &[u8]) -> Option<&mut Values<'a>> {
+    fn values(&mut self, name: &[u8]) -> Option<&mut StampValues<'a>> {
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         if is(header::CLIENT_ID) {
             Some(&mut self.client_ids)

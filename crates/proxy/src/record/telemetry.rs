@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::admission::replay::Replay;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
-use crate::record::access_log::{AccessLog, Seldom};
+use crate::record::access_log::{AccessLog, LogThrottle};
 use crate::record::meters::RequestMeters;
 use crate::upstream::meters::UpstreamMeters;
 
-/// What every [`Record`](crate::record::Record) is written with.
+/// What every [`RequestRecord`](crate::record::RequestRecord) is written with.
 pub struct Telemetry {
     /// Time.
     pub clock: Clock,
@@ -20,7 +20,7 @@ pub struct Telemetry {
     /// Access lines.
     pub log: AccessLog,
     /// How often the program's log says what happens to every request.
-    pub seldom: Seldom,
+    pub seldom: LogThrottle,
     /// Stamps that were used, and copies that are under way.
     pub replay: Arc<Replay>,
     /// Whether the process is over: then a caller did not leave by itself.

@@ -2,11 +2,11 @@
 //!
 //! It is read, logged and answered, and goes no further: of a caller's head GatePay gets only what `headers` lists.
 
-use crate::headers::Lines;
+use crate::headers::KnownHeaders;
 
 /// What a `traceparent` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
+pub struct TraceContext {
     /// The trace.
     pub id: [u8; 16],
     /// The caller's own part of it.
@@ -18,9 +18,9 @@ pub struct Trace {
 const LENGTH: usize = 55;
 const SAMPLED: u8 = 1;
 
-impl Trace {
+impl TraceContext {
     /// What the head says of its trace. What is malformed or stands twice says nothing, as the standard has it.
-    pub fn read(lines: &Lines<'_>) -> Option<Self> {
+    pub fn read(lines: &KnownHeaders<'_>) -> Option<Self> {
         Self::parse(lines.traceparent.ok()??)
     }
 
@@ -69,13 +69,13 @@ fn digits<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::request_head::Head;
+    use crate::http1::request_head::RequestHead;
     use proptest::prelude::*;
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn parse(text: &str) -> Option<Trace> {
-        Trace::parse(text.as_bytes())
+    fn parse(text: &str) -> Option<TraceContext> {
+        TraceContext::parse(text.as_bytes())
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
                     request.header("traceparent", *line)
                 });
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            Trace::read(&Lines::read(Head::of_parts(&parts).lines()))
+            TraceContext::read(&KnownHeaders::read(RequestHead::of_parts(&parts).lines()))
         };
         assert_eq!(read(&[GOOD]), parse(GOOD));
         assert_eq!(read(&[GOOD, GOOD]), None);
@@ -142,7 +142,7 @@ mod tests {
         fn whatever_is_sent_what_is_answered_is_well_formed(text in "[0-9a-fg]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.{0,3}") {
             if let Some(trace) = parse(&text) {
                 let answer = trace.answer([7; 8]);
-                prop_assert_eq!(Trace::parse(&answer).unwrap().id, trace.id);
+                prop_assert_eq!(TraceContext::parse(&answer).unwrap().id, trace.id);
                 prop_assert_eq!(&answer[3..35], &text.as_bytes()[3..35]);
             }
         }

@@ -14,21 +14,21 @@ use tokio_rustls::TlsAcceptor;
 use crate::tls::config;
 
 /// Files, and what was last read from them.
-pub struct Identity {
+pub struct ListenerIdentity {
     files: ListenTls,
-    current: ArcSwap<Current>,
+    current: ArcSwap<LoadedIdentity>,
 }
 
-struct Current {
+struct LoadedIdentity {
     acceptor: TlsAcceptor,
     expires: u64,
     /// Of all the files, so that reading the same again changes nothing.
-    digest: Digests,
+    digest: FileDigests,
 }
 
 /// What files said, so that it shows when they say something else.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Digests {
+struct FileDigests {
     all: [u8; 32],
     client_ca: ClientCa,
 }
@@ -39,18 +39,18 @@ pub struct ClientCa(Option<[u8; 32]>);
 
 /// What reading the files again came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
+pub enum CertificateRenewal {
     /// They are as they were.
     Unchanged,
     /// New connections get the new certificate.
     Renewed,
 }
 
-impl Identity {
+impl ListenerIdentity {
     /// Reads the files.
     pub fn read(files: &ListenTls) -> Result<Self, String> {
         Ok(Self {
-            current: ArcSwap::from_pointee(Current::read(files, digest(files)?)?),
+            current: ArcSwap::from_pointee(LoadedIdentity::read(files, digest(files)?)?),
             files: files.clone(),
         })
     }
@@ -59,14 +59,14 @@ impl Identity {
     ///
     /// New files mean new keys for tickets as well: a session that was resumed would not show its client's certificate
     /// again, which `client_ca` may no longer accept.
-    pub fn reload(&self) -> Result<Renewal, String> {
+    pub fn reload(&self) -> Result<CertificateRenewal, String> {
         let digest = digest(&self.files)?;
         if digest == self.current.load().digest {
-            return Ok(Renewal::Unchanged);
+            return Ok(CertificateRenewal::Unchanged);
         }
-        let renewed = Current::read(&self.files, digest)?;
+        let renewed = LoadedIdentity::read(&self.files, digest)?;
         self.current.store(Arc::new(renewed));
-        Ok(Renewal::Renewed)
+        Ok(CertificateRenewal::Renewed)
     }
 
     /// What the next connection is accepted with.
@@ -85,8 +85,8 @@ impl Identity {
     }
 }
 
-impl Current {
-    fn read(files: &ListenTls, digest: Digests) -> Result<Self, String> {
+impl LoadedIdentity {
+    fn read(files: &ListenTls, digest: FileDigests) -> Result<Self, String> {
         Ok(Self {
             acceptor: config::listener(files)?,
             expires: config::expiry(&files.certificate)?,
@@ -95,7 +95,7 @@ impl Current {
     }
 }
 
-fn digest(files: &ListenTls) -> Result<Digests, String> {
+fn digest(files: &ListenTls) -> Result<FileDigests, String> {
     let of = |path: &PathBuf| {
         let bytes = std::fs::read(path).map(zeroize::Zeroizing::new);
         let bytes = bytes.map_err(|error| config::fault(path, &error.kind()))?;
@@ -107,7 +107,7 @@ fn digest(files: &ListenTls) -> Result<Digests, String> {
     all.update(of(&files.key)?);
     let client_ca = files.client_ca.as_ref().map(of).transpose()?;
     all.update(client_ca.as_ref().map_or(&[][..], |digest| digest));
-    Ok(Digests {
+    Ok(FileDigests {
         all: all.finalize().into(),
         client_ca: ClientCa(client_ca),
     })

@@ -16,10 +16,10 @@ use tokio_rustls::TlsAcceptor;
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode as _};
 
-use crate::tls::pinned::Pinned;
+use crate::tls::pinned::PinnedVerifier;
 
 /// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone
-/// ([`Pinned`]).
+/// ([`PinnedVerifier`]).
 pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     // TLS 1.2 or later (protocol.md 1.1).
     let builder = ClientConfig::builder_with_provider(provider())
@@ -38,11 +38,11 @@ pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-fn pinned(path: &Path) -> Result<Pinned, String> {
+fn pinned(path: &Path) -> Result<PinnedVerifier, String> {
     let certificates = certificates(path)?;
     let authorities =
         WebPkiServerVerifier::builder_with_provider(roots(path, &certificates)?, provider());
-    Ok(Pinned::new(
+    Ok(PinnedVerifier::new(
         authorities.build().map_err(|error| fault(path, &error))?,
         certificates,
     ))

@@ -14,12 +14,12 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// The book's verifier, and the certificates that are trusted as they are.
 #[derive(Debug)]
-pub struct Pinned {
+pub struct PinnedVerifier {
     authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl Pinned {
+impl PinnedVerifier {
     /// Trusts these certificates and what they have signed.
     pub fn new(
         authorities: Arc<WebPkiServerVerifier>,
@@ -32,7 +32,7 @@ impl Pinned {
     }
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -126,7 +126,7 @@ mod tests {
             .unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_hours(490_896));
         let name = ServerName::try_from(name).unwrap();
-        Pinned::new(book, vec![trusted.clone()])
+        PinnedVerifier::new(book, vec![trusted.clone()])
             .verify_server_cert(presented, &[], &name, &[], now)
             .map(drop)
     }

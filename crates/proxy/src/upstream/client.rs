@@ -9,11 +9,11 @@ use http::{Method, Request, Response, header};
 use tokio::time::Instant;
 
 use crate::http1::wire_lines;
-use crate::upstream::connect::{ConnectError, Upstream};
-use crate::upstream::connection::Broken;
+use crate::upstream::connect::{ConnectError, UpstreamConnector};
+use crate::upstream::connection::ExchangeError;
 use crate::upstream::meters::UpstreamMeters;
 use crate::upstream::pool::{Pool, PoolLimits};
-use crate::upstream::wait_line::Claim;
+use crate::upstream::wait_line::LineClaim;
 
 /// Why there is no whole answer. "Nothing was sent" and "sent, outcome unknown" are different facts.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum CallError {
 
 /// Sends a request once and reads the whole answer, both within `timeout`.
 pub async fn send(
-    upstream: Upstream,
+    upstream: UpstreamConnector,
     request: Request<Bytes>,
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
@@ -50,7 +50,7 @@ pub async fn exchange(
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
     let deadline = Instant::now() + timeout;
-    let mut connection = pool.connect(Claim::OWN, deadline).await?.connection;
+    let mut connection = pool.connect(LineClaim::OWN, deadline).await?.connection;
     let wire = &mut connection.wire;
     let exchange = async {
         let head = wire
@@ -68,7 +68,7 @@ pub async fn exchange(
     };
     exchange.await.map_err(|broken| {
         CallError::Lost(match broken {
-            Broken::Late => format!("no whole answer within {} ms", timeout.as_millis()),
+            ExchangeError::Late => format!("no whole answer within {} ms", timeout.as_millis()),
             broken => broken.to_string(),
         })
     })
@@ -115,7 +115,8 @@ mod tests {
                 std::future::pending::<()>().await;
             }
         };
-        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, timeout).unwrap();
+        let upstream =
+            UpstreamConnector::new(UpstreamUrl::parse(&url).unwrap(), None, timeout).unwrap();
         tokio::spawn(server);
         send(upstream, Request::new(Bytes::new()), timeout).await
     }
@@ -151,7 +152,7 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let upstream = Upstream::new(
+        let upstream = UpstreamConnector::new(
             UpstreamUrl::parse(&format!("http://{free}")).unwrap(),
             None,
             Duration::from_secs(5),

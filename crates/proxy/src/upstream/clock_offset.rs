@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
 use crate::process::clock::{self, Clock};
-use crate::upstream::meters::{ClockMeters, Fault};
+use crate::upstream::meters::{ClockFault, ClockMeters};
 
 /// How many answers are remembered.
 const REMEMBERED: usize = 16;
@@ -34,7 +34,7 @@ const STEP_MS: i64 = 500;
 const UNKNOWN: i64 = i64::MIN;
 
 /// Shared by all workers. While nothing is to be learnt it costs an attempt one atomic operation.
-pub struct Guardian {
+pub struct UpstreamClock {
     clock: Clock,
     follow: bool,
     /// How far tenants may be ahead.
@@ -44,14 +44,14 @@ pub struct Guardian {
     /// GatePay's time less the time since our start, in milliseconds, if it is known well enough to be followed. Such an
     /// offset holds whatever becomes of the machine's clock.
     origin: AtomicI64,
-    heard: Mutex<Heard>,
+    heard: Mutex<ClockSamples>,
     meters: ClockMeters,
 }
 
 #[derive(Default)]
-struct Heard {
-    samples: VecDeque<Sample>,
-    state: State,
+struct ClockSamples {
+    samples: VecDeque<ClockSample>,
+    state: ClockHealth,
     /// When something was said last.
     said: Duration,
     /// The machine's clock and the time since our start, at the last look.
@@ -61,7 +61,7 @@ struct Heard {
 
 /// What one answer says: GatePay's time less the time since our start lies between these, in milliseconds.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct ClockSample {
     at: Duration,
     least: i64,
     most: i64,
@@ -69,7 +69,7 @@ struct Sample {
 
 /// How well the clock is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-enum State {
+enum ClockHealth {
     #[default]
     Well,
     /// Beyond half of what GatePay tolerates.
@@ -78,7 +78,7 @@ enum State {
     Beyond,
 }
 
-impl Guardian {
+impl UpstreamClock {
     /// Knowing nothing yet.
     pub fn new(clock: Clock, follow: bool, window: Window, meters: ClockMeters) -> Self {
         Self {
@@ -105,13 +105,13 @@ impl Guardian {
     }
 
     /// When an attempt is sent, if its answer is to be looked at.
-    pub fn listens(&self) -> Option<Duration> {
+    pub fn sample_wanted(&self) -> Option<Duration> {
         (self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed))
             .then(|| self.clock.elapsed())
     }
 
     /// An answer has come to what was sent then.
-    pub fn hears(&self, sent: Duration, date: Option<&[u8]>) {
+    pub fn observe(&self, sent: Duration, date: Option<&[u8]>) {
         let now = self.clock.elapsed();
         let date = date.and_then(|date| str::from_utf8(date).ok());
         let date = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
@@ -122,7 +122,7 @@ impl Guardian {
         if heard.samples.len() == REMEMBERED {
             heard.samples.pop_front();
         }
-        heard.samples.push_back(Sample {
+        heard.samples.push_back(ClockSample {
             at: now,
             least: date.saturating_sub(millis(now)),
             most: date.saturating_add(1_000).saturating_sub(millis(sent)),
@@ -139,7 +139,7 @@ impl Guardian {
     }
 
     /// Whether stamps follow GatePay's clock and too little is known of it.
-    pub fn is_lost(&self) -> bool {
+    pub fn is_unknown(&self) -> bool {
         self.follow && self.origin.load(Ordering::Relaxed) == UNKNOWN
     }
 
@@ -169,17 +169,17 @@ impl Guardian {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
-    fn report(&self, heard: &mut Heard, fault: Option<Fault>) {
-        let was_frozen = std::mem::replace(&mut heard.frozen, fault == Some(Fault::Frozen));
+    fn report(&self, heard: &mut ClockSamples, fault: Option<ClockFault>) {
+        let was_frozen = std::mem::replace(&mut heard.frozen, fault == Some(ClockFault::Frozen));
         match fault {
-            Some(Fault::Stepped(by_ms)) => {
+            Some(ClockFault::Stepped(by_ms)) => {
                 self.meters.faults[0].inc();
                 tracing::error!(
                     by_ms,
                     "this machine's clock stepped: tenants' stamps are judged by it"
                 );
             }
-            Some(Fault::Frozen) => {
+            Some(ClockFault::Frozen) => {
                 self.meters.faults[1].inc();
                 if !was_frozen {
                     tracing::error!(
@@ -192,7 +192,7 @@ impl Guardian {
     }
 
     /// What is known now: for stamps, for the metric, and for whoever has to mend the clock.
-    fn judge(&self, heard: &mut Heard, now: Duration) {
+    fn judge(&self, heard: &mut ClockSamples, now: Duration) {
         let Some((offset_ms, agreeing)) = offset(&self.clock, &heard.samples) else {
             self.origin.store(UNKNOWN, Ordering::Relaxed);
             self.meters.agreeing.set(0);
@@ -213,41 +213,41 @@ impl Guardian {
             .set(i64::try_from(agreeing).unwrap_or(i64::MAX));
         let state = self.state(offset_ms);
         let news = state != heard.state || now.saturating_sub(heard.said) >= AGAIN;
-        if news && state.max(heard.state) > State::Well {
+        if news && state.max(heard.state) > ClockHealth::Well {
             heard.said = now;
             self.say(state, offset_ms);
         }
         heard.state = state;
     }
 
-    fn state(&self, offset_ms: i64) -> State {
+    fn state(&self, offset_ms: i64) -> ClockHealth {
         let off = offset_ms.abs();
         let tolerated = i64::try_from(Window::GATEPAY.future_ms).unwrap_or(i64::MAX);
         if off > self.future_ms || (off >= tolerated && !self.follow) {
-            State::Beyond
+            ClockHealth::Beyond
         } else if off >= tolerated / 2 {
-            State::Off
+            ClockHealth::Off
         } else {
-            State::Well
+            ClockHealth::Well
         }
     }
 
-    fn say(&self, state: State, gatepay_ahead_ms: i64) {
+    fn say(&self, state: ClockHealth, gatepay_ahead_ms: i64) {
         let stamps = if self.follow {
             "what is sent is stamped with GatePay's time"
         } else {
             "GatePay refuses what is stamped more than 10 s off; correct the clock, or say clock = \"follow\""
         };
         match state {
-            State::Well => tracing::info!(
+            ClockHealth::Well => tracing::info!(
                 gatepay_ahead_ms,
                 "this machine's clock and GatePay's agree again"
             ),
-            State::Off => tracing::warn!(
+            ClockHealth::Off => tracing::warn!(
                 gatepay_ahead_ms,
                 "this machine's clock is off GatePay's: {stamps}"
             ),
-            State::Beyond => tracing::error!(
+            ClockHealth::Beyond => tracing::error!(
                 gatepay_ahead_ms,
                 "this machine's clock is off GatePay's by more than is tolerated: {stamps}; tenants are judged by this clock, and \
                  those whose clocks are right may be refused"
@@ -255,14 +255,14 @@ impl Guardian {
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn heard(&self) -> MutexGuard<'_, ClockSamples> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// How far GatePay is ahead of the machine's clock, and how many answers agree on it. Where they allow that there is no
 /// offset, there is none.
-fn offset(clock: &Clock, samples: &VecDeque<Sample>) -> Option<(i64, usize)> {
+fn offset(clock: &Clock, samples: &VecDeque<ClockSample>) -> Option<(i64, usize)> {
     let (least, most, agreeing) = agreed(samples)?;
     let wall = i64::try_from(clock.unix_ms()).unwrap_or(i64::MAX);
     let ours = wall.saturating_sub(millis(clock.elapsed()));
@@ -276,7 +276,7 @@ fn offset(clock: &Clock, samples: &VecDeque<Sample>) -> Option<(i64, usize)> {
 }
 
 /// The bounds on which most answers agree, if more than half of them do (Marzullo's algorithm).
-fn agreed(samples: &VecDeque<Sample>) -> Option<(i64, i64, usize)> {
+fn agreed(samples: &VecDeque<ClockSample>) -> Option<(i64, i64, usize)> {
     let agreeing = |at: i64| {
         let with = samples
             .iter()
@@ -296,7 +296,7 @@ fn agreed(samples: &VecDeque<Sample>) -> Option<(i64, i64, usize)> {
 }
 
 /// Compares how far the machine's clock moved with the time that passed.
-fn fault(before: (u64, Duration), after: (u64, Duration)) -> Option<Fault> {
+fn fault(before: (u64, Duration), after: (u64, Duration)) -> Option<ClockFault> {
     let moved = i64::try_from(after.0)
         .ok()?
         .saturating_sub(i64::try_from(before.0).ok()?);
@@ -304,8 +304,8 @@ fn fault(before: (u64, Duration), after: (u64, Duration)) -> Option<Fault> {
     let by = moved - passed;
     match moved {
         _ if by.abs() < STEP_MS => None,
-        0 => Some(Fault::Frozen),
-        _ => Some(Fault::Stepped(by)),
+        0 => Some(ClockFault::Frozen),
+        _ => Some(ClockFault::Stepped(by)),
     }
 }
 
@@ -321,7 +321,7 @@ mod tests {
 
     const T0: u64 = 1_767_225_600_000;
 
-    fn guardian(clock: &Clock, follow: bool) -> Guardian {
+    fn guardian(clock: &Clock, follow: bool) -> UpstreamClock {
         let counter = |name: &str| IntCounter::new(name, name).unwrap();
         let meters = ClockMeters {
             offset: Gauge::new("offset", "offset").unwrap(),
@@ -332,11 +332,11 @@ mod tests {
             past_ms: 300_000,
             future_ms: 10_000,
         };
-        Guardian::new(clock.clone(), follow, window, meters)
+        UpstreamClock::new(clock.clone(), follow, window, meters)
     }
 
     /// An answer of a GatePay that is so far ahead, after `took`.
-    fn hear(guardian: &Guardian, clock: &Clock, ahead_ms: i64, took: Duration) {
+    fn hear(guardian: &UpstreamClock, clock: &Clock, ahead_ms: i64, took: Duration) {
         let sent = clock.elapsed();
         let gatepays = i64::try_from(clock.unix_ms()).unwrap() + ahead_ms;
         let date = Timestamp::from_second(gatepays.div_euclid(1_000)).unwrap();
@@ -344,10 +344,10 @@ mod tests {
             .timestamp_to_rfc9110_string(&date)
             .unwrap();
         clock.advance(took);
-        guardian.hears(sent, Some(date.as_bytes()));
+        guardian.observe(sent, Some(date.as_bytes()));
     }
 
-    fn stamped(guardian: &Guardian) -> i64 {
+    fn stamped(guardian: &UpstreamClock) -> i64 {
         i64::try_from(guardian.stamp().as_stamp().millis()).unwrap()
     }
 
@@ -415,20 +415,20 @@ mod tests {
         }
         assert_eq!(stamped(&local), i64::try_from(T0).unwrap());
         assert!(stamped(&follows) >= i64::try_from(T0).unwrap() + 30_000);
-        assert!(!follows.is_lost() && !local.is_lost());
+        assert!(!follows.is_unknown() && !local.is_unknown());
     }
 
     #[test]
     fn it_warns_at_half_of_what_is_tolerated() {
         let clock = Clock::manual(T0);
         for (follow, offset_ms, state) in [
-            (false, 4_999, State::Well),
-            (false, -5_000, State::Off),
-            (false, 9_999, State::Off),
-            (false, 10_000, State::Beyond),
-            (true, 10_000, State::Off),
-            (true, 10_001, State::Beyond),
-            (true, -30_000, State::Beyond),
+            (false, 4_999, ClockHealth::Well),
+            (false, -5_000, ClockHealth::Off),
+            (false, 9_999, ClockHealth::Off),
+            (false, 10_000, ClockHealth::Beyond),
+            (true, 10_000, ClockHealth::Off),
+            (true, 10_001, ClockHealth::Beyond),
+            (true, -30_000, ClockHealth::Beyond),
         ] {
             assert_eq!(
                 guardian(&clock, follow).state(offset_ms),
@@ -444,16 +444,16 @@ mod tests {
         for (after, found) in [
             (at(1_000, 1_000), None),
             (at(1_400, 1_000), None),
-            (at(31_000, 1_000), Some(Fault::Stepped(30_000))),
-            (at(1, 1_000), Some(Fault::Stepped(-999))),
-            (at(0, 1_000), Some(Fault::Frozen)),
+            (at(31_000, 1_000), Some(ClockFault::Stepped(30_000))),
+            (at(1, 1_000), Some(ClockFault::Stepped(-999))),
+            (at(0, 1_000), Some(ClockFault::Frozen)),
             (at(0, 10), None),
         ] {
             assert_eq!(fault(at(0, 0), after), found, "{after:?}");
         }
         assert_eq!(
             fault(at(5_000, 0), at(1_000, 1_000)),
-            Some(Fault::Stepped(-5_000))
+            Some(ClockFault::Stepped(-5_000))
         );
     }
 
@@ -462,10 +462,10 @@ mod tests {
         let clock = Clock::manual(T0);
         let guardian = guardian(&clock, true);
         for date in ["", "yesterday", "Thu, 99 Jan 2026 00:00:00 GMT"] {
-            guardian.hears(clock.elapsed(), Some(date.as_bytes()));
+            guardian.observe(clock.elapsed(), Some(date.as_bytes()));
         }
-        guardian.hears(clock.elapsed(), None);
+        guardian.observe(clock.elapsed(), None);
         assert_eq!(guardian.offset_ms(), None);
-        assert!(guardian.is_lost());
+        assert!(guardian.is_unknown());
     }
 }

@@ -15,15 +15,15 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::upstream::connection::{Metered, Stream, Wire};
-use crate::upstream::happy_eyeballs::{self, Reached, SilentAddresses};
+use crate::upstream::connection::{CountedTcp, UpstreamConnection, UpstreamStream};
+use crate::upstream::happy_eyeballs::{self, AddressReached, SilentAddresses};
 use crate::upstream::meters::UpstreamMeters;
 
 /// The largest head an egress proxy's answer may have.
 const MAX_TUNNEL_HEAD: usize = 8 * 1024;
 
 /// Where GatePay is and how to get there.
-pub struct Upstream {
+pub struct UpstreamConnector {
     url: UpstreamUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     egress: Option<Egress>,
@@ -66,7 +66,7 @@ pub enum TunnelError {
     Unreadable,
 }
 
-impl Upstream {
+impl UpstreamConnector {
     /// GatePay at `url`, with `tls` if the URL says so; connecting may take as long as `limit`.
     pub fn new(
         url: UpstreamUrl,
@@ -108,7 +108,7 @@ impl Upstream {
         &self,
         deadline: Instant,
         meters: &UpstreamMeters,
-    ) -> Result<Wire, ConnectError> {
+    ) -> Result<UpstreamConnection, ConnectError> {
         let now = Instant::now();
         let limit = self.limit.min(deadline.saturating_duration_since(now));
         let dialed = async {
@@ -116,7 +116,7 @@ impl Upstream {
             self.dial(addresses, now + limit, meters).await
         };
         match timeout(limit, dialed).await {
-            Ok(stream) => Ok(Wire::new(stream?, meters.connections.clone())),
+            Ok(stream) => Ok(UpstreamConnection::new(stream?, meters.connections.clone())),
             Err(_) => Err(ConnectError::Timeout(limit)),
         }
     }
@@ -133,8 +133,11 @@ impl Upstream {
         addresses: Vec<SocketAddr>,
         deadline: Instant,
         meters: &UpstreamMeters,
-    ) -> Result<Stream, ConnectError> {
-        let reached: Vec<_> = addresses.iter().map(|_| Reached::default()).collect();
+    ) -> Result<UpstreamStream, ConnectError> {
+        let reached: Vec<_> = addresses
+            .iter()
+            .map(|_| AddressReached::default())
+            .collect();
         let left = deadline.saturating_duration_since(Instant::now());
         happy_eyeballs::connect(addresses, left, &self.silent, &reached, |to, reached| {
             self.dial_one(to, reached, meters)
@@ -146,9 +149,9 @@ impl Upstream {
     async fn dial_one(
         &self,
         address: SocketAddr,
-        reached: &Reached,
+        reached: &AddressReached,
         meters: &UpstreamMeters,
-    ) -> Result<Stream, ConnectError> {
+    ) -> Result<UpstreamStream, ConnectError> {
         let connected = TcpStream::connect(address).await;
         let mut tcp = connected.map_err(ConnectError::Connect)?;
         reached.set();
@@ -159,15 +162,15 @@ impl Upstream {
                 .map_err(ConnectError::Tunnel)?;
         }
         meters.connects.inc();
-        let tcp = Metered::new(tcp);
+        let tcp = CountedTcp::new(tcp);
         let Some((tls, name)) = &self.tls else {
-            return Ok(Stream::Plain(tcp));
+            return Ok(UpstreamStream::Plain(tcp));
         };
         let handshake = tls.connect(name.clone(), tcp).await;
         let stream = handshake.map_err(ConnectError::Tls)?;
         let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         meters.handshakes[usize::from(resumed)].inc();
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(UpstreamStream::Tls(Box::new(stream)))
     }
 }
 
@@ -259,12 +262,12 @@ mod tests {
         let mut addresses: Vec<_> = holes.iter().map(|hole| hole.address).collect();
         addresses.push(good.local_addr().unwrap());
         let url = UpstreamUrl::parse("http://127.0.0.1:9").unwrap();
-        let upstream = Upstream::new(url, None, Duration::from_secs(5)).unwrap();
+        let upstream = UpstreamConnector::new(url, None, Duration::from_secs(5)).unwrap();
         let meters = UpstreamMeters::unscraped();
         for _ in 0..2 {
             let deadline = Instant::now() + Duration::from_mins(1);
             let dialed = upstream.dial(addresses.clone(), deadline, &meters);
-            let Ok(Stream::Plain(_)) = dialed.await else {
+            let Ok(UpstreamStream::Plain(_)) = dialed.await else {
                 panic!("the good address was not reached");
             };
         }

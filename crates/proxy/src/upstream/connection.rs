@@ -20,7 +20,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use crate::http1::buffer_pool;
-use crate::http1::response_parser::{self, Parts, Rest, Step, Unreadable};
+use crate::http1::response_parser::{
+    self, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
+};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 
 /// How much is read at once: an answer has a few hundred bytes.
@@ -31,39 +33,39 @@ const READ_MORE: usize = 16 * 1024;
 const TOGETHER: usize = 8 * 1024;
 
 /// A connection to GatePay.
-pub struct Wire {
-    stream: Stream,
+pub struct UpstreamConnection {
+    stream: UpstreamStream,
     /// The request's head, and a short body, until they are written.
     out: Vec<u8>,
     /// What came and was not taken yet.
-    came: BytesMut,
+    received: BytesMut,
     /// What is still to come of the answer.
-    rest: Rest,
+    rest: ResponseFraming,
     /// Whether the connection may serve another request after this answer.
     keeps: bool,
     /// How long the server lets it idle, by its latest word.
     idle: Option<Duration>,
     /// One timer for all requests: it is moved, not made anew.
-    alarm: Pin<Box<Sleep>>,
-    _open: Open,
+    deadline_timer: Pin<Box<Sleep>>,
+    _open: OpenGauge,
 }
 
 /// What the bytes go through.
-pub enum Stream {
+pub enum UpstreamStream {
     /// As they are.
-    Plain(Metered),
+    Plain(CountedTcp),
     /// Encrypted.
-    Tls(Box<TlsStream<Metered>>),
+    Tls(Box<TlsStream<CountedTcp>>),
 }
 
 /// What makes the attempts of a call.
-pub trait Attempt {
+pub trait MakeAttempt {
     /// Makes one, signed at this moment: puts its head into the buffer it is given and returns the body.
     fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send;
 }
 
 /// What needs no turn of others in between.
-impl<F: FnMut(&mut Vec<u8>) -> Bytes> Attempt for F {
+impl<F: FnMut(&mut Vec<u8>) -> Bytes> MakeAttempt for F {
     fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send {
         future::ready(self(head))
     }
@@ -71,7 +73,7 @@ impl<F: FnMut(&mut Vec<u8>) -> Bytes> Attempt for F {
 
 /// Why there is no whole answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum ExchangeError {
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -80,7 +82,7 @@ pub enum Broken {
     Closed,
     /// The answer is none.
     #[error("the answer cannot be read: {0}")]
-    Unreadable(#[from] Unreadable),
+    Unreadable(#[from] ResponseError),
     /// It stood there before anything was asked.
     #[error("an answer that nobody asked for")]
     Unasked,
@@ -91,26 +93,26 @@ pub enum Broken {
 
 /// How sure it has to be that a kept connection is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Surely {
+pub enum Liveness {
     /// The kernel is asked: for what must not be sent in vain. Costs a system call and no round trip.
     Now,
     /// As of the last time the reactor looked, which was before this task ran: for what may be sent again.
     Lately,
 }
 
-impl Wire {
+impl UpstreamConnection {
     /// Nothing asked yet.
-    pub fn new(stream: Stream, open: IntGauge) -> Self {
+    pub fn new(stream: UpstreamStream, open: IntGauge) -> Self {
         open.inc();
         Self {
             stream,
             out: Vec::new(),
-            came: BytesMut::new(),
-            rest: Rest::Exactly(0),
+            received: BytesMut::new(),
+            rest: ResponseFraming::Exactly(0),
             keeps: true,
             idle: None,
-            alarm: Box::pin(sleep_until(Instant::now())),
-            _open: Open(open),
+            deadline_timer: Box::pin(sleep_until(Instant::now())),
+            _open: OpenGauge(open),
         }
     }
 
@@ -126,10 +128,10 @@ impl Wire {
     /// If there is no answer that can be read, by `deadline`. The connection is good for nothing then.
     pub async fn ask(
         &mut self,
-        attempt: &mut impl Attempt,
+        attempt: &mut impl MakeAttempt,
         passes: fn(&str) -> bool,
         deadline: Instant,
-    ) -> Result<Parts, Broken> {
+    ) -> Result<ResponseHead, ExchangeError> {
         self.keeps = false;
         self.out = buffer_pool::take();
         let mut body = attempt.make(&mut self.out).await;
@@ -137,9 +139,9 @@ impl Wire {
             self.out.extend_from_slice(&body);
             body = Bytes::new();
         }
-        self.alarm.as_mut().reset(deadline);
+        self.deadline_timer.as_mut().reset(deadline);
         let before = self.written();
-        let mut sending = Sending {
+        let mut sending = RequestWriter {
             done: 0,
             body,
             since_yield: SinceYield::default(),
@@ -164,10 +166,10 @@ impl Wire {
                         Err(error) => return Poll::Ready(Err(error.into())),
                     }
                 }
-                if let Some(head) = response_parser::head(&mut self.came, seen, passes)? {
+                if let Some(head) = response_parser::head(&mut self.received, seen, passes)? {
                     seen = 0;
                     if !sending.is_over && self.written() == before {
-                        return Poll::Ready(Err(Broken::Unasked));
+                        return Poll::Ready(Err(ExchangeError::Unasked));
                     }
                     if head.parts.status.is_informational() && head.parts.status.as_u16() != 101 {
                         continue;
@@ -178,7 +180,7 @@ impl Wire {
                     self.idle = head.idle.or(self.idle);
                     return Poll::Ready(Ok(head.parts));
                 }
-                seen = self.came.len();
+                seen = self.received.len();
                 let read = self.poll_read(cx);
                 if !matches!(read, Poll::Ready(Ok(1..)))
                     && let Some(error) = refused.take()
@@ -186,11 +188,11 @@ impl Wire {
                     return Poll::Ready(Err(error.into()));
                 }
                 match read {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Closed)),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(ExchangeError::Closed)),
                     Poll::Ready(read) => read?,
                     Poll::Pending => {
                         ready!(self.poll_late(cx));
-                        return Poll::Ready(Err(Broken::Late));
+                        return Poll::Ready(Err(ExchangeError::Late));
                     }
                 };
             }
@@ -202,11 +204,11 @@ impl Wire {
     ///
     /// # Errors
     /// If the answer is cut or broken, or late.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, ExchangeError> {
         poll_fn(|cx| match self.poll_piece(cx) {
             Poll::Pending => {
                 ready!(self.poll_late(cx));
-                Poll::Ready(Err(Broken::Late))
+                Poll::Ready(Err(ExchangeError::Late))
             }
             piece @ Poll::Ready(_) => piece,
         })
@@ -214,17 +216,20 @@ impl Wire {
     }
 
     /// The same, for as long as it takes.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ExchangeError>> {
         loop {
-            match self.rest.step(&mut self.came)? {
-                Step::Piece(piece) => return Poll::Ready(Ok(Some(piece))),
-                Step::Over => return Poll::Ready(Ok(None)),
-                Step::More => {}
+            match self.rest.step(&mut self.received)? {
+                ResponseEvent::Piece(piece) => return Poll::Ready(Ok(Some(piece))),
+                ResponseEvent::Over => return Poll::Ready(Ok(None)),
+                ResponseEvent::More => {}
             }
             if ready!(self.poll_read(cx))? == 0 {
                 self.keeps = false;
                 return Poll::Ready(if self.rest.shows_its_end() {
-                    Err(Broken::Closed)
+                    Err(ExchangeError::Closed)
                 } else {
                     Ok(None)
                 });
@@ -233,7 +238,7 @@ impl Wire {
     }
 
     /// What is still to come of the answer.
-    pub fn rest(&self) -> Rest {
+    pub fn rest(&self) -> ResponseFraming {
         self.rest
     }
 
@@ -244,15 +249,15 @@ impl Wire {
 
     /// Whether the answer is over and another request may follow. What stands behind an answer belongs to nobody.
     pub fn is_free(&mut self) -> bool {
-        let is_over = matches!(self.rest.step(&mut self.came), Ok(Step::Over));
-        self.keeps && is_over && self.came.is_empty()
+        let is_over = matches!(self.rest.step(&mut self.received), Ok(ResponseEvent::Over));
+        self.keeps && is_over && self.received.is_empty()
     }
 
     /// Whether the peer has neither closed nor said anything unasked.
-    pub fn is_quiet(&mut self, surely: Surely) -> bool {
+    pub fn is_quiet(&mut self, surely: Liveness) -> bool {
         // Over TLS what came may be no answer but a ticket, and what was said may be off the socket already: only reading
         // tells. It costs no system call while the reactor knows of nothing.
-        if let Stream::Tls(tls) = &mut self.stream {
+        if let UpstreamStream::Tls(tls) = &mut self.stream {
             let mut byte = [0];
             let mut cx = Context::from_waker(std::task::Waker::noop());
             let read = Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
@@ -266,23 +271,24 @@ impl Wire {
     /// Whether the deadline passed.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A timer tells nothing to a task that has used up its turn, as one has that always finds something to read.
-        if !has_budget_remaining() && self.alarm.deadline() <= Instant::now() {
+        if !has_budget_remaining() && self.deadline_timer.deadline() <= Instant::now() {
             return Poll::Ready(());
         }
-        self.alarm.as_mut().poll(cx)
+        self.deadline_timer.as_mut().poll(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.came.capacity() - self.came.len() < READ / 2 {
+        if self.received.capacity() - self.received.len() < READ / 2 {
             let is_long = self.rest.left().is_some_and(|left| left > READ as u64);
-            self.came.reserve(if is_long { READ_MORE } else { READ });
+            self.received
+                .reserve(if is_long { READ_MORE } else { READ });
         }
-        pin!(self.stream.read_buf(&mut self.came)).poll(cx)
+        pin!(self.stream.read_buf(&mut self.received)).poll(cx)
     }
 }
 
 /// A request on its way out.
-struct Sending {
+struct RequestWriter {
     /// How many bytes of head and body are written.
     done: usize,
     /// The body, if it is not written together with its head.
@@ -291,11 +297,11 @@ struct Sending {
     is_over: bool,
 }
 
-impl Sending {
+impl RequestWriter {
     fn poll(
         &mut self,
         head: &[u8],
-        stream: &mut Stream,
+        stream: &mut UpstreamStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let whole = head.len() + self.body.len();
@@ -324,16 +330,16 @@ impl Sending {
 }
 
 /// One in a gauge, for as long as the socket is open.
-struct Open(IntGauge);
+struct OpenGauge(IntGauge);
 
-impl Drop for Open {
+impl Drop for OpenGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Stream {
-    fn metered(&self) -> &Metered {
+impl UpstreamStream {
+    fn metered(&self) -> &CountedTcp {
         match self {
             Self::Plain(metered) => metered,
             Self::Tls(tls) => tls.get_ref().0,
@@ -341,35 +347,35 @@ impl Stream {
     }
 
     /// Whether nothing can be read, not even the end.
-    fn is_silent(&self, surely: Surely) -> bool {
+    fn is_silent(&self, surely: Liveness) -> bool {
         let tcp = &self.metered().tcp;
         let look = || {
             let mut byte = [std::mem::MaybeUninit::uninit()];
             socket2::SockRef::from(tcp).peek(&mut byte)
         };
         let seen = match surely {
-            Surely::Now => look(),
-            Surely::Lately => tcp.try_io(Interest::READABLE, look),
+            Liveness::Now => look(),
+            Liveness::Lately => tcp.try_io(Interest::READABLE, look),
         };
         matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
 /// A TCP stream that counts what it writes.
-pub struct Metered {
+pub struct CountedTcp {
     tcp: TcpStream,
     /// Bytes the kernel took, ever.
     written: u64,
 }
 
-impl Metered {
+impl CountedTcp {
     /// Counts from here on.
     pub fn new(tcp: TcpStream) -> Self {
         Self { tcp, written: 0 }
     }
 }
 
-impl AsyncRead for Metered {
+impl AsyncRead for CountedTcp {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -379,7 +385,7 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
+impl AsyncWrite for CountedTcp {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -413,7 +419,7 @@ impl AsyncWrite for Metered {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for UpstreamStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -426,7 +432,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for UpstreamStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -456,10 +462,10 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::connect::Upstream;
+    use crate::upstream::connect::UpstreamConnector;
     use crate::upstream::meters::UpstreamMeters;
     use crate::upstream::pool::{Pool, PoolLimits};
-    use crate::upstream::wait_line::Claim;
+    use crate::upstream::wait_line::LineClaim;
     use gatepay_tenancy::UpstreamUrl;
     use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
@@ -470,16 +476,17 @@ mod tests {
     const FLOOD: usize = 64 << 20;
 
     /// A wire, and what stands at its other end.
-    async fn pair() -> (Wire, TcpStream) {
+    async fn pair() -> (UpstreamConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let wire = connect(&url, None).await;
         (wire, listener.accept().await.unwrap().0)
     }
 
-    async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> Wire {
+    async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> UpstreamConnection {
         let limit = Duration::from_secs(20);
-        let upstream = Upstream::new(UpstreamUrl::parse(url).unwrap(), tls, limit).unwrap();
+        let upstream =
+            UpstreamConnector::new(UpstreamUrl::parse(url).unwrap(), tls, limit).unwrap();
         let meters = UpstreamMeters::unscraped();
         let limits = PoolLimits {
             connections: 1,
@@ -487,7 +494,7 @@ mod tests {
             idle_timeout: limit,
         };
         let pool = Pool::new(Arc::new(upstream), Arc::new(meters), limits);
-        pool.connect(Claim::OWN, after(20_000))
+        pool.connect(LineClaim::OWN, after(20_000))
             .await
             .unwrap()
             .connection
@@ -507,7 +514,7 @@ mod tests {
         }
     }
 
-    async fn body(wire: &mut Wire) -> Result<Vec<u8>, Broken> {
+    async fn body(wire: &mut UpstreamConnection) -> Result<Vec<u8>, ExchangeError> {
         let mut whole = Vec::new();
         while let Some(piece) = wire.piece().await? {
             whole.extend_from_slice(&piece);
@@ -516,8 +523,8 @@ mod tests {
     }
 
     /// Until the kernel has something for us, and the reactor knows of it.
-    async fn until_heard(wire: &Wire) {
-        while wire.stream.is_silent(Surely::Now) || wire.stream.is_silent(Surely::Lately) {
+    async fn until_heard(wire: &UpstreamConnection) {
+        while wire.stream.is_silent(Liveness::Now) || wire.stream.is_silent(Liveness::Lately) {
             yield_now().await;
         }
     }
@@ -531,7 +538,7 @@ mod tests {
             all.len()
         });
         let body = 64 * YIELD_AFTER;
-        let mut sending = Sending {
+        let mut sending = RequestWriter {
             done: 0,
             body: vec![b'x'; body].into(),
             since_yield: SinceYield::default(),
@@ -565,7 +572,9 @@ mod tests {
             let (head, ()) = tokio::join!(wire.ask(&mut request, |_| true, after(20_000)), rest);
             assert_eq!(head.unwrap().status.as_u16(), 200);
             assert_eq!(body(&mut wire).await.unwrap(), b"{}");
-            assert!(wire.is_free() && wire.is_quiet(Surely::Now) && wire.is_quiet(Surely::Lately));
+            assert!(
+                wire.is_free() && wire.is_quiet(Liveness::Now) && wire.is_quiet(Liveness::Lately)
+            );
         }
     }
 
@@ -594,14 +603,17 @@ mod tests {
         let mut flood = request(FLOOD);
         // Long enough for the kernel to be full by then.
         let late = wire.ask(&mut flood, |_| true, after(2_000)).await;
-        assert!(matches!(late, Err(Broken::Late)), "it does not read");
+        assert!(matches!(late, Err(ExchangeError::Late)), "it does not read");
         let before = wire.written();
         assert!(before > 0 && before < FLOOD as u64);
         peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await
             .unwrap();
         let unasked = wire.ask(&mut request(9), |_| true, after(20_000)).await;
-        assert!(matches!(unasked, Err(Broken::Unasked)), "{unasked:?}");
+        assert!(
+            matches!(unasked, Err(ExchangeError::Unasked)),
+            "{unasked:?}"
+        );
         assert_eq!(wire.written(), before, "and nothing was sent");
     }
 
@@ -613,7 +625,7 @@ mod tests {
             .unwrap();
         peer.shutdown().await.unwrap();
         let closed = wire.ask(&mut request(9), |_| true, after(20_000)).await;
-        assert!(matches!(closed, Err(Broken::Closed)), "{closed:?}");
+        assert!(matches!(closed, Err(ExchangeError::Closed)), "{closed:?}");
         assert!(!wire.is_free());
     }
 
@@ -636,8 +648,8 @@ mod tests {
                 Ok(())
             };
             let watched = tokio::time::timeout(Duration::from_secs(20), exchange).await;
-            let ended: Result<(), Broken> = watched.expect("it ends by its own deadline");
-            assert!(matches!(ended, Err(Broken::Late)), "{ended:?}");
+            let ended: Result<(), ExchangeError> = watched.expect("it ends by its own deadline");
+            assert!(matches!(ended, Err(ExchangeError::Late)), "{ended:?}");
             server.abort();
         }
     }
@@ -657,8 +669,8 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(body(&mut wire).await.unwrap().len(), filled);
-            assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
-            assert!(!(wire.is_free() && wire.is_quiet(Surely::Lately)));
+            assert!(!(wire.is_free() && wire.is_quiet(Liveness::Now)));
+            assert!(!(wire.is_free() && wire.is_quiet(Liveness::Lately)));
         }
     }
 
@@ -700,13 +712,13 @@ mod tests {
             peer.get_mut().1.refresh_traffic_keys().unwrap();
             peer.flush().await.unwrap();
             until_heard(&wire).await;
-            assert!(wire.is_free() && wire.is_quiet(Surely::Now));
+            assert!(wire.is_free() && wire.is_quiet(Liveness::Now));
         }
         // All of it leaves the socket at once, and the buffer is full with the first.
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 4055\r\n\r\n";
         let first = format!("{head}{}", "x".repeat(4_055));
         assert_eq!(first.len(), READ);
-        wire.came = BytesMut::new();
+        wire.received = BytesMut::new();
         peer.write_all(format!("{first}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").as_bytes())
             .await
             .unwrap();
@@ -715,6 +727,6 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(body(&mut wire).await.unwrap().len(), 4_055);
-        assert!(!(wire.is_free() && wire.is_quiet(Surely::Now)));
+        assert!(!(wire.is_free() && wire.is_quiet(Liveness::Now)));
     }
 }

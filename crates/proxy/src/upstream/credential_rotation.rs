@@ -24,18 +24,18 @@ const EVERY: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Which credential signs.
-pub struct Signer {
+pub struct CredentialRotation {
     clock: Clock,
-    current: ArcSwapOption<Signing>,
-    failed: Mutex<Option<Failed>>,
-    asks: mpsc::Sender<Ask>,
-    asked: Mutex<Option<mpsc::Receiver<Ask>>>,
+    current: ArcSwapOption<ActiveCredential>,
+    failed: Mutex<Option<FailedCredential>>,
+    asks: mpsc::Sender<SwitchRequest>,
+    asked: Mutex<Option<mpsc::Receiver<SwitchRequest>>>,
     meters: SignerMeters,
 }
 
 /// One credential of an institution.
 #[derive(Clone)]
-pub struct Signing {
+pub struct ActiveCredential {
     institution: Arc<Institution>,
     place: usize,
     /// Only what began later takes its place by itself.
@@ -44,7 +44,7 @@ pub struct Signing {
 
 /// A credential that should sign and was not accepted.
 #[derive(Clone, Serialize)]
-pub struct Failed {
+pub struct FailedCredential {
     client_id: String,
     why: String,
     at_ms: u64,
@@ -54,15 +54,15 @@ pub struct Failed {
     tried: Duration,
 }
 
-struct Ask {
+struct SwitchRequest {
     client_id: String,
-    reply: oneshot::Sender<Switch>,
+    reply: oneshot::Sender<SwitchResult>,
 }
 
 /// What became of a switch that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", content = "why", rename_all = "snake_case")]
-pub enum Switch {
+pub enum SwitchResult {
     /// It signs now.
     Switched,
     /// It signed before.
@@ -75,20 +75,20 @@ pub enum Switch {
 
 /// How the institution signs, for operators.
 #[derive(Serialize)]
-pub struct State {
+pub struct RotationState {
     signs: Option<String>,
-    failed: Option<Failed>,
-    credentials: Vec<One>,
+    failed: Option<FailedCredential>,
+    credentials: Vec<CredentialState>,
 }
 
 #[derive(Serialize)]
-struct One {
+struct CredentialState {
     client_id: String,
     not_before_ms: Option<u64>,
     signs: bool,
 }
 
-impl Signing {
+impl ActiveCredential {
     /// The one that began last; nobody has to prove that it is accepted, for there is none to go on with.
     fn at(institution: &Arc<Institution>, now_ms: u64) -> Option<Self> {
         let valid = institution.credential_at(now_ms)?;
@@ -135,12 +135,12 @@ impl Signing {
     }
 }
 
-impl Signer {
+impl CredentialRotation {
     /// What is valid now signs.
     pub fn new(institution: &Arc<Institution>, clock: Clock, meters: SignerMeters) -> Self {
         // Whoever asks waits; a second one at the same time is one too many.
         let (asks, asked) = mpsc::channel(1);
-        let current = Signing::at(institution, clock.unix_ms());
+        let current = ActiveCredential::at(institution, clock.unix_ms());
         Self {
             current: ArcSwapOption::from_pointee(current),
             failed: Mutex::default(),
@@ -152,11 +152,11 @@ impl Signer {
     }
 
     /// What signs now. While nothing does, what is valid first does.
-    pub fn signing(&self, institution: &Arc<Institution>) -> Option<Arc<Signing>> {
+    pub fn signing(&self, institution: &Arc<Institution>) -> Option<Arc<ActiveCredential>> {
         if let Some(signing) = self.current.load_full() {
             return Some(signing);
         }
-        let first = Arc::new(Signing::at(institution, self.clock.unix_ms())?);
+        let first = Arc::new(ActiveCredential::at(institution, self.clock.unix_ms())?);
         self.current.store(Some(Arc::clone(&first)));
         Some(first)
     }
@@ -166,7 +166,7 @@ impl Signer {
     pub async fn watch<F: Future<Output = Result<(), String>>>(
         &self,
         institution: impl Fn() -> Arc<Institution>,
-        proves: impl Fn(Arc<Signing>) -> F,
+        proves: impl Fn(Arc<ActiveCredential>) -> F,
     ) {
         let asked = lock(&self.asked).take();
         let Some(mut asked) = asked else {
@@ -182,7 +182,7 @@ impl Signer {
                         let _ = self.switch(next, &proves).await;
                     }
                 }
-                Some(Ask { client_id, reply }) = asked.recv() => {
+                Some(SwitchRequest { client_id, reply }) = asked.recv() => {
                     let switch = self.command(&client_id, &institution(), &proves).await;
                     // Whoever asked may have left.
                     let _ = reply.send(switch);
@@ -192,7 +192,7 @@ impl Signer {
     }
 
     /// What should take over by now.
-    fn due(&self, institution: &Arc<Institution>) -> Option<Signing> {
+    fn due(&self, institution: &Arc<Institution>) -> Option<ActiveCredential> {
         let current = self.signing(institution)?;
         let now_ms = self.clock.unix_ms();
         let mut gone = false;
@@ -202,7 +202,7 @@ impl Signer {
                 None => gone = true,
             }
         }
-        let next = Signing::at(institution, now_ms)?;
+        let next = ActiveCredential::at(institution, now_ms)?;
         let forward = next.since > current.since && !current.is(next.dated());
         if !gone && !forward {
             self.settled();
@@ -219,8 +219,8 @@ impl Signer {
         &self,
         client_id: &str,
         institution: &Arc<Institution>,
-        proves: impl Fn(Arc<Signing>) -> F,
-    ) -> Switch {
+        proves: impl Fn(Arc<ActiveCredential>) -> F,
+    ) -> SwitchResult {
         let now_ms = self.clock.unix_ms();
         let places = institution.credentials.iter().enumerate();
         let wanted = places
@@ -228,7 +228,7 @@ impl Signer {
             .filter(|(_, dated)| dated.valid_at(now_ms))
             .max_by_key(|(_, dated)| dated.not_before);
         let Some((place, dated)) = wanted else {
-            return Switch::Unknown;
+            return SwitchResult::Unknown;
         };
         if self
             .current
@@ -236,23 +236,23 @@ impl Signer {
             .as_ref()
             .is_some_and(|current| current.is(dated))
         {
-            return Switch::Unchanged;
+            return SwitchResult::Unchanged;
         }
         // Whoever commands knows better than the dates so far.
-        let next = Signing {
+        let next = ActiveCredential {
             since: now_ms,
-            ..Signing::of(institution, place)
+            ..ActiveCredential::of(institution, place)
         };
         match self.switch(next, proves).await {
-            Ok(()) => Switch::Switched,
-            Err(why) => Switch::Failed(why),
+            Ok(()) => SwitchResult::Switched,
+            Err(why) => SwitchResult::Failed(why),
         }
     }
 
     async fn switch<F: Future<Output = Result<(), String>>>(
         &self,
-        next: Signing,
-        proves: impl Fn(Arc<Signing>) -> F,
+        next: ActiveCredential,
+        proves: impl Fn(Arc<ActiveCredential>) -> F,
     ) -> Result<(), String> {
         let next = Arc::new(next);
         let client_id = next.credential().client_id.to_string();
@@ -276,7 +276,7 @@ impl Signer {
                     why,
                     "this credential of the institution's should sign and is not accepted; the one before goes on"
                 );
-                *lock(&self.failed) = Some(Failed {
+                *lock(&self.failed) = Some(FailedCredential {
                     client_id,
                     why: why.clone(),
                     at_ms: self.clock.unix_ms(),
@@ -291,29 +291,31 @@ impl Signer {
     /// Nothing waits to take over. What a command failed at is shown for a while.
     fn settled(&self) {
         let now = self.clock.elapsed();
-        let old = |failed: &mut Failed| now.saturating_sub(failed.tried) >= RETRY;
+        let old = |failed: &mut FailedCredential| now.saturating_sub(failed.tried) >= RETRY;
         if lock(&self.failed).take_if(old).is_some() {
             self.meters.failing.set(0);
         }
     }
 
     /// Asks for another credential to sign. `None` if the process is ending, or another asks right now.
-    pub async fn ask(&self, client_id: String) -> Option<Switch> {
+    pub async fn ask(&self, client_id: String) -> Option<SwitchResult> {
         let (reply, switch) = oneshot::channel();
-        self.asks.try_send(Ask { client_id, reply }).ok()?;
+        self.asks
+            .try_send(SwitchRequest { client_id, reply })
+            .ok()?;
         switch.await.ok()
     }
 
     /// How the institution signs.
-    pub fn state(&self, institution: &Institution) -> State {
+    pub fn state(&self, institution: &Institution) -> RotationState {
         let current = self.current.load_full();
         let signs = |dated: &DatedCredential| current.as_ref().is_some_and(|one| one.is(dated));
-        let credentials = institution.credentials.iter().map(|dated| One {
+        let credentials = institution.credentials.iter().map(|dated| CredentialState {
             client_id: dated.credential.client_id.to_string(),
             not_before_ms: dated.not_before,
             signs: signs(dated),
         });
-        State {
+        RotationState {
             credentials: credentials.collect(),
             signs: current
                 .as_ref()
@@ -352,7 +354,7 @@ mod tests {
 
     struct World {
         clock: Clock,
-        signer: Signer,
+        signer: CredentialRotation,
     }
 
     impl World {
@@ -360,7 +362,7 @@ mod tests {
             let clock = Clock::manual(now_ms);
             let meters = Metrics::new(&Catalogue::standard()).signer;
             Self {
-                signer: Signer::new(institution, clock.clone(), meters),
+                signer: CredentialRotation::new(institution, clock.clone(), meters),
                 clock,
             }
         }
@@ -386,14 +388,14 @@ mod tests {
             to: &str,
             institution: &Arc<Institution>,
             accepted: &[&str],
-        ) -> Switch {
-            let proves = |signing: Arc<Signing>| proves(&signing, accepted);
+        ) -> SwitchResult {
+            let proves = |signing: Arc<ActiveCredential>| proves(&signing, accepted);
             self.signer.command(to, institution, proves).await
         }
     }
 
     fn proves(
-        signing: &Signing,
+        signing: &ActiveCredential,
         accepted: &[&str],
     ) -> impl Future<Output = Result<(), String>> + use<> {
         let good = accepted.contains(&signing.credential().client_id.as_str());
@@ -454,18 +456,27 @@ mod tests {
         let all = &["old", "new", "newer"];
         assert_eq!(
             world.command("old", &both, &["new"]).await,
-            Switch::Failed("400004".to_owned())
+            SwitchResult::Failed("400004".to_owned())
         );
         assert_eq!(world.signs(), "new");
-        assert_eq!(world.command("old", &both, all).await, Switch::Switched);
+        assert_eq!(
+            world.command("old", &both, all).await,
+            SwitchResult::Switched
+        );
         world.clock.advance(RETRY);
         assert_eq!(
             world.look(&both, all).await,
             "old",
             "the dates say otherwise"
         );
-        assert_eq!(world.command("old", &both, all).await, Switch::Unchanged);
-        assert_eq!(world.command("other", &both, all).await, Switch::Unknown);
+        assert_eq!(
+            world.command("old", &both, all).await,
+            SwitchResult::Unchanged
+        );
+        assert_eq!(
+            world.command("other", &both, all).await,
+            SwitchResult::Unknown
+        );
         let three = [
             ("old", "o", None),
             ("new", "n", Some(1_000)),
@@ -475,7 +486,7 @@ mod tests {
         assert_eq!(world.look(&three, all).await, "old");
         assert_eq!(
             world.command("newer", &three, all).await,
-            Switch::Unknown,
+            SwitchResult::Unknown,
             "not yet"
         );
         world.clock.set(50_000);

@@ -6,22 +6,22 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use gatepay_core::envelope::Judgement;
 
-use crate::admission::breaker::Open;
+use crate::admission::breaker::BreakerOpen;
 use crate::http1::content_coding::{ContentCoding, begins_coded};
-use crate::http1::response_parser::{Parts, Rest};
+use crate::http1::response_parser::{ResponseFraming, ResponseHead};
 use crate::process::yielding::SinceYield;
-use crate::upstream::connection::Broken;
-use crate::upstream::pool::{Connection, Pool};
+use crate::upstream::connection::ExchangeError;
+use crate::upstream::pool::{Pool, PooledConnection};
 
 /// GatePay's answer.
-pub struct Answer {
+pub struct UpstreamAnswer {
     /// Status and headers.
-    pub head: Parts,
+    pub head: ResponseHead,
     /// The body, or what has come of it.
     pub body: AnswerBody,
 }
 
-impl Answer {
+impl UpstreamAnswer {
     /// Whether its body is in a content coding that was not asked for: by its head, or by how it begins.
     pub fn is_coded(&self, gzip_was_asked_for: bool) -> bool {
         if gzip_was_asked_for && self.head.coding == ContentCoding::Gzip {
@@ -40,22 +40,22 @@ pub enum AnswerBody {
     /// All of it, and what it says.
     Whole(Bytes, Judgement),
     /// The beginning of a long one, and where the rest comes from.
-    Long(Box<Long>),
+    Long(Box<LongBody>),
 }
 
 /// A body too long to be held.
-pub struct Long {
+pub struct LongBody {
     /// What has come.
     begun: Option<Bytes>,
     /// Where the rest comes from, until all of it has.
-    connection: Option<Connection>,
+    connection: Option<PooledConnection>,
     pool: Arc<Pool>,
     since_yield: SinceYield,
 }
 
-impl Long {
+impl LongBody {
     /// Of this beginning has come; the rest comes from this connection, which then goes back to its pool.
-    pub(crate) fn begin(begun: Bytes, connection: Connection, pool: &Arc<Pool>) -> Self {
+    pub(crate) fn begin(begun: Bytes, connection: PooledConnection, pool: &Arc<Pool>) -> Self {
         Self {
             begun: Some(begun),
             connection: Some(connection),
@@ -65,7 +65,10 @@ impl Long {
     }
 
     /// The next piece of it; nothing after the last. Then the connection serves others.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ExchangeError>> {
         let piece = match (self.begun.take(), &mut self.connection) {
             (Some(begun), _) => Ok(Some(begun)),
             (None, Some(_)) if self.since_yield.is_time() => {
@@ -79,8 +82,8 @@ impl Long {
             self.since_yield.add(piece.len());
         }
         // Who was told a length does not always ask what follows the last piece.
-        let is_over = |connection: &mut Connection| {
-            matches!(piece, Ok(None)) || connection.wire.rest() == Rest::Exactly(0)
+        let is_over = |connection: &mut PooledConnection| {
+            matches!(piece, Ok(None)) || connection.wire.rest() == ResponseFraming::Exactly(0)
         };
         if let Some(connection) = self.connection.take_if(is_over) {
             self.pool.give_back(connection);
@@ -106,13 +109,13 @@ impl Long {
 
 /// Why there is no answer. The two are different facts, and with money the difference is everything.
 #[derive(Debug)]
-pub enum Failure {
+pub enum CallFailure {
     /// Nothing was written.
     NotSent(String),
     /// Nothing was written, for all connections there may be were in use.
     NoPlace(String),
     /// Nothing was written, for GatePay has been failing, or this party's calls to it.
-    Unavailable(Open),
+    Unavailable(BreakerOpen),
     /// Something was written, and no whole answer came.
     Lost {
         /// What the caller is told.

@@ -13,22 +13,22 @@ use gatepay_core::envelope::{self, Form, Judgement};
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::admission::breaker::{Breaker, Sender};
-use crate::admission::quota::{Purpose, Quota};
-use crate::generation::tenant_limits::Lane;
+use crate::admission::breaker::{AttemptOwner, Breaker};
+use crate::admission::quota::{OwnCallPurpose, Quota};
+use crate::generation::tenant_limits::TenantLimits;
 use crate::headers;
-use crate::http1::body_buffer::Pieces;
+use crate::http1::body_buffer::BodyBuffer;
 use crate::http1::content_coding::{self, ContentCoding};
-use crate::http1::response_parser::Parts;
-use crate::process::yielding::{Offload, SinceYield, YIELD_AFTER};
-use crate::upstream::clock_offset::Guardian;
+use crate::http1::response_parser::ResponseHead;
+use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
+use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::connection::{Attempt, Broken};
-use crate::upstream::exchange::{Answer, AnswerBody, Failure, Long};
-use crate::upstream::meters::Reason;
-use crate::upstream::pool::{Connection, Had, Pool};
-use crate::upstream::retry::{self, Budget};
-use crate::upstream::wait_line::Claim;
+use crate::upstream::connection::{ExchangeError, MakeAttempt};
+use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
+use crate::upstream::meters::RetryReason;
+use crate::upstream::pool::{Acquired, Pool, PooledConnection};
+use crate::upstream::retry::{self, RetryBudget};
+use crate::upstream::wait_line::LineClaim;
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
 pub const WHOLE: usize = 64 * 1024;
@@ -40,19 +40,19 @@ const DECODED: usize = WHOLE_OF_A_CHANGE - WHOLE;
 
 /// What requests of one worker travel by.
 #[derive(Clone, Copy)]
-pub struct Road<'a> {
+pub struct UpstreamCall<'a> {
     /// Its connections.
     pub pool: &'a Arc<Pool>,
     /// What it may repeat.
-    pub budget: &'a Budget,
+    pub budget: &'a RetryBudget,
     /// What the institution may send.
     pub quota: &'a Quota,
     /// Whether GatePay is well.
     pub breaker: &'a Breaker,
     /// What time it is there.
-    pub guardian: &'a Guardian,
+    pub clock: &'a UpstreamClock,
     /// Threads for what is long.
-    pub offload: &'a Offload,
+    pub offload: &'a OffloadThreads,
     /// Whose call it is.
     pub owner: CallOwner<'a>,
     /// Whether an answer in gzip was asked for.
@@ -65,9 +65,9 @@ pub enum CallOwner<'a> {
     /// The proxy's own.
     Proxy,
     /// A party's.
-    Party(&'a Lane),
+    Party(&'a TenantLimits),
     /// A look-up for a party, of its call whose outcome is unknown.
-    LookUp(&'a Lane),
+    LookUp(&'a TenantLimits),
 }
 
 impl<'a> CallOwner<'a> {
@@ -83,43 +83,43 @@ impl<'a> CallOwner<'a> {
 
     /// How soon its calls of this kind get a connection. What finds out about a lost call, or about GatePay, is not one of
     /// the reads that others must be kept from.
-    fn claim(self, kind: Kind) -> Claim {
-        let number = |lane: &Lane| ptr::from_ref(lane).addr();
+    fn claim(self, kind: Kind) -> LineClaim {
+        let number = |lane: &TenantLimits| ptr::from_ref(lane).addr();
         match self {
-            Self::Proxy => Claim::OWN,
-            Self::Party(lane) => Claim::of_party(number(lane), kind),
-            Self::LookUp(lane) => Claim::urgent(number(lane)),
+            Self::Proxy => LineClaim::OWN,
+            Self::Party(lane) => LineClaim::of_party(number(lane), kind),
+            Self::LookUp(lane) => LineClaim::urgent(number(lane)),
         }
     }
 
-    fn sender(self) -> Sender<'a> {
+    fn sender(self) -> AttemptOwner<'a> {
         match self {
-            Self::Proxy => Sender::Own,
-            Self::Party(lane) => Sender::Party(&lane.breaker),
-            Self::LookUp(lane) => Sender::LookUp(&lane.breaker),
+            Self::Proxy => AttemptOwner::Own,
+            Self::Party(lane) => AttemptOwner::Party(&lane.breaker),
+            Self::LookUp(lane) => AttemptOwner::LookUp(&lane.breaker),
         }
     }
 }
 
 /// Sends what `attempt` makes, afresh for every try, and reads the answer, within this time from now on.
 pub async fn send(
-    road: Road<'_>,
+    road: UpstreamCall<'_>,
     kind: Kind,
     now: Instant,
     limit: Duration,
-    mut attempt: impl Attempt,
-) -> Result<Answer, Failure> {
+    mut attempt: impl MakeAttempt,
+) -> Result<UpstreamAnswer, CallFailure> {
     let deadline = now + limit;
     let claim = road.owner.claim(kind);
     road.budget.earn(claim.party);
     let mut repeats = 0;
     let sender = road.owner.sender();
     let pass = road.breaker.pass(sender, kind);
-    let mut pass = pass.map_err(Failure::Unavailable)?;
+    let mut pass = pass.map_err(CallFailure::Unavailable)?;
     let mut kept = road.pool.reuse(kind, claim, now);
     loop {
         let had = match kept.take() {
-            Some(connection) => Ok(Had {
+            Some(connection) => Ok(Acquired {
                 connection,
                 reused: true,
             }),
@@ -129,17 +129,17 @@ pub async fn send(
         let tried = match had {
             Ok(had) => exchange(road, had.connection, kind, &mut attempt, deadline).await,
             Err(error @ ConnectError::NoPlace(_)) => {
-                return Err(Failure::NoPlace(error.to_string()));
+                return Err(CallFailure::NoPlace(error.to_string()));
             }
-            Err(error) => Err(Failure::NotSent(error.to_string())),
+            Err(error) => Err(CallFailure::NotSent(error.to_string())),
         };
-        if reused && matches!(tried, Err(Failure::NotSent(_))) {
+        if reused && matches!(tried, Err(CallFailure::NotSent(_))) {
             // A kept connection that had died is no verdict on GatePay, and the next one may be as dead.
-            road.pool.repeated(Reason::StaleConnection);
+            road.pool.repeated(RetryReason::StaleConnection);
             continue;
         }
         if let Ok(answer) = &tried {
-            hear(road, answer);
+            heed_pushback(road, answer);
         }
         if is_failing(&tried) {
             road.breaker.failed(sender);
@@ -153,14 +153,14 @@ pub async fn send(
         if repeats == retry::MOST || Instant::now() + pause >= deadline {
             return tried;
         }
-        let was_sent = matches!(reason, Reason::Lost | Reason::Answer);
+        let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
         // What fails for one party again and again is not repeated out of what all have together.
         if (was_sent && road.owner.keeps_failing()) || !road.budget.spend(claim.party) {
             road.pool.repeat_denied();
             return tried;
         }
         // What was sent costs GatePay a request more, and the institution a part of its quota.
-        if was_sent && road.quota.take_for(Purpose::Repeat).is_err() {
+        if was_sent && road.quota.take_for(OwnCallPurpose::Repeat).is_err() {
             return tried;
         }
         sleep(pause).await;
@@ -175,7 +175,7 @@ pub async fn send(
 }
 
 /// Whether it says that GatePay is not well: silence, or something that stands before it and speaks in its place.
-fn is_failing(tried: &Result<Answer, Failure>) -> bool {
+fn is_failing(tried: &Result<UpstreamAnswer, CallFailure>) -> bool {
     match tried {
         Err(_) => true,
         Ok(answer) => {
@@ -187,7 +187,7 @@ fn is_failing(tried: &Result<Answer, Failure>) -> bool {
 }
 
 /// Whether GatePay says that it is too much: then the party whose call it was sends less, or everybody.
-fn hear(road: Road<'_>, answer: &Answer) {
+fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
     let head = &answer.head;
     let code = match &answer.body {
         AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
@@ -208,13 +208,13 @@ fn hear(road: Road<'_>, answer: &Answer) {
 }
 
 async fn exchange(
-    road: Road<'_>,
-    mut connection: Connection,
+    road: UpstreamCall<'_>,
+    mut connection: PooledConnection,
     kind: Kind,
-    attempt: &mut impl Attempt,
+    attempt: &mut impl MakeAttempt,
     deadline: Instant,
-) -> Result<Answer, Failure> {
-    let listens = road.guardian.listens();
+) -> Result<UpstreamAnswer, CallFailure> {
+    let listens = road.clock.sample_wanted();
     let before = connection.wire.written();
     let head = match connection
         .wire
@@ -224,10 +224,10 @@ async fn exchange(
         Ok(head) => head,
         // Nobody but us writes to it, and we have stopped: the count is final.
         Err(error) if connection.wire.written() == before => {
-            return Err(Failure::NotSent(error.to_string()));
+            return Err(CallFailure::NotSent(error.to_string()));
         }
-        Err(Broken::Late) => {
-            return Err(lost("GatePay did not answer in time", &Broken::Late));
+        Err(ExchangeError::Late) => {
+            return Err(lost("GatePay did not answer in time", &ExchangeError::Late));
         }
         Err(error) => {
             return Err(lost(
@@ -237,7 +237,7 @@ async fn exchange(
         }
     };
     if let Some(sent) = listens {
-        road.guardian.hears(sent, head.fields.get(&DATE));
+        road.clock.observe(sent, head.fields.get(&DATE));
     }
     if head.status.as_u16() == 101 {
         // Nobody asked for it, and what follows is no answer.
@@ -248,11 +248,11 @@ async fn exchange(
 
 /// The body of an answer, whole if it has to be.
 async fn read(
-    road: Road<'_>,
-    mut connection: Connection,
+    road: UpstreamCall<'_>,
+    mut connection: PooledConnection,
     kind: Kind,
-    head: Parts,
-) -> Result<Answer, Failure> {
+    head: ResponseHead,
+) -> Result<UpstreamAnswer, CallFailure> {
     // Without a length or chunks an answer ends with its connection, and one that was cut looks like a whole one.
     let shows_its_end = connection.wire.rest().shows_its_end();
     let endless = || {
@@ -265,7 +265,7 @@ async fn read(
         Kind::Read => WHOLE,
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
-    let (mut whole, mut since_yield) = (Pieces::default(), SinceYield::default());
+    let (mut whole, mut since_yield) = (BodyBuffer::default(), SinceYield::default());
     loop {
         match connection.wire.piece().await {
             Ok(None) => break,
@@ -274,8 +274,11 @@ async fn read(
                 whole.push(piece);
                 since_yield.worked_on(bytes).await;
             }
-            Err(Broken::Late) => {
-                return Err(lost("GatePay's answer did not end in time", &Broken::Late));
+            Err(ExchangeError::Late) => {
+                return Err(lost(
+                    "GatePay's answer did not end in time",
+                    &ExchangeError::Late,
+                ));
             }
             Err(error) => return Err(lost("GatePay's answer was cut short", &error)),
         }
@@ -289,8 +292,8 @@ async fn read(
             if !shows_its_end {
                 return Err(endless());
             }
-            let long = Long::begin(whole.into_bytes(), connection, road.pool);
-            return Ok(Answer {
+            let long = LongBody::begin(whole.into_bytes(), connection, road.pool);
+            return Ok(UpstreamAnswer {
                 head,
                 body: AnswerBody::Long(Box::new(long)),
             });
@@ -310,14 +313,14 @@ async fn read(
         return Err(endless());
     }
     road.pool.give_back(connection);
-    Ok(Answer {
+    Ok(UpstreamAnswer {
         head,
         body: AnswerBody::Whole(body, judgement),
     })
 }
 
 /// What a whole answer says.
-async fn judged(offload: &Offload, kind: Kind, status: u16, body: &Bytes) -> Judgement {
+async fn judged(offload: &OffloadThreads, kind: Kind, status: u16, body: &Bytes) -> Judgement {
     if body.len() <= YIELD_AFTER {
         return envelope::judge(kind, status, body);
     }
@@ -327,7 +330,7 @@ async fn judged(offload: &Offload, kind: Kind, status: u16, body: &Bytes) -> Jud
 
 /// What a whole answer in gzip says, if it can be read. How much is read does not follow from its length.
 async fn judged_in_gzip(
-    offload: &Offload,
+    offload: &OffloadThreads,
     kind: Kind,
     status: u16,
     body: &Bytes,
@@ -339,8 +342,8 @@ async fn judged_in_gzip(
     Box::pin(offload.run(judge)).await
 }
 
-fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> Failure {
-    Failure::Lost {
+fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> CallFailure {
+    CallFailure::Lost {
         what,
         detail: detail.to_string(),
     }

@@ -54,9 +54,9 @@ impl SilentAddresses {
 
 /// Tells that an attempt has reached its address, so the next one waits longer.
 #[derive(Default)]
-pub struct Reached(AtomicBool);
+pub struct AddressReached(AtomicBool);
 
-impl Reached {
+impl AddressReached {
     /// The address answered; what remains is a handshake.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -72,18 +72,18 @@ pub async fn connect<'a, T, E, F>(
     addresses: Vec<SocketAddr>,
     limit: Duration,
     silent: &SilentAddresses,
-    reached: &'a [Reached],
-    mut attempt: impl FnMut(SocketAddr, &'a Reached) -> F,
+    reached: &'a [AddressReached],
+    mut attempt: impl FnMut(SocketAddr, &'a AddressReached) -> F,
 ) -> Result<T, Option<E>>
 where
     F: Future<Output = Result<T, E>>,
 {
-    let delays = Delays::new(limit, addresses.len());
+    let delays = DialDelay::new(limit, addresses.len());
     let mut waiting: VecDeque<_> = in_order(addresses, silent)
         .into_iter()
         .zip(reached)
         .collect();
-    let mut begun: Vec<Begun<'_>> = Vec::with_capacity(waiting.len());
+    let mut begun: Vec<DialAttempt<'_>> = Vec::with_capacity(waiting.len());
     let mut running = FuturesUnordered::new();
     let mut last = None;
     loop {
@@ -93,7 +93,7 @@ where
         if next <= Instant::now()
             && let Some((address, reached)) = waiting.pop_front()
         {
-            begun.push(Begun {
+            begun.push(DialAttempt {
                 address,
                 at: Instant::now(),
                 reached,
@@ -121,19 +121,19 @@ where
 }
 
 /// An attempt under way.
-struct Begun<'a> {
+struct DialAttempt<'a> {
     address: SocketAddr,
     at: Instant,
-    reached: &'a Reached,
+    reached: &'a AddressReached,
 }
 
 /// How long the newest attempt has to itself.
-struct Delays {
+struct DialDelay {
     attempt: Duration,
     handshake: Duration,
 }
 
-impl Delays {
+impl DialDelay {
     /// Shorter if there are so many addresses that the last would begin later than half of the limit.
     fn new(limit: Duration, addresses: usize) -> Self {
         let addresses = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
@@ -145,7 +145,7 @@ impl Delays {
     }
 
     /// When the next attempt begins beside this one.
-    fn after(&self, newest: &Begun<'_>) -> Instant {
+    fn after(&self, newest: &DialAttempt<'_>) -> Instant {
         let is_handshake = newest.reached.0.load(Ordering::Relaxed);
         newest.at
             + if is_handshake {
@@ -157,7 +157,7 @@ impl Delays {
 }
 
 /// An address that another one overtook although it had `delay` more time is silent.
-fn remember(silent: &SilentAddresses, won: SocketAddr, begun: &[Begun<'_>], delay: Duration) {
+fn remember(silent: &SilentAddresses, won: SocketAddr, begun: &[DialAttempt<'_>], delay: Duration) {
     silent.remove(won);
     let now = Instant::now();
     for attempt in begun {
@@ -224,7 +224,7 @@ mod tests {
         ([0x2001, 0xdb8, 0, 0, 0, 0, 0, number], 443).into()
     }
 
-    async fn behave(behavior: Behavior, reached: &Reached) -> Result<(), &'static str> {
+    async fn behave(behavior: Behavior, reached: &AddressReached) -> Result<(), &'static str> {
         let wait = |ms| tokio::time::sleep(Duration::from_millis(ms));
         match behavior {
             BlackHole => std::future::pending().await,
@@ -258,7 +258,7 @@ mod tests {
     async fn race(silent: &SilentAddresses, name: &[(SocketAddr, Behavior)]) -> Race {
         let begun = Instant::now();
         let tried = RefCell::new(Vec::new());
-        let reached: Vec<_> = name.iter().map(|_| Reached::default()).collect();
+        let reached: Vec<_> = name.iter().map(|_| AddressReached::default()).collect();
         let addresses = name.iter().map(|(address, _)| *address).collect();
         let raced = connect(addresses, LIMIT, silent, &reached, |address, reached| {
             tried
@@ -358,7 +358,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_an_address_that_answers_the_last_error_is_told() {
         let silent = SilentAddresses::default();
-        let reached = [Reached::default(), Reached::default()];
+        let reached = [AddressReached::default(), AddressReached::default()];
         let errors = ["first", "second"];
         let mut number = 0;
         let addresses = vec![v4(1), v4(2)];

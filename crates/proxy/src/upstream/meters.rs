@@ -16,8 +16,8 @@ pub struct UpstreamMeters {
     pub waits: IntCounter,
     /// TLS handshakes: full, resumed.
     pub handshakes: [IntCounter; 2],
-    /// Attempts that were repeated, by [`Reason`].
-    pub repeats: [IntCounter; Reason::ALL.len()],
+    /// Attempts that were repeated, by [`RetryReason`].
+    pub repeats: [IntCounter; RetryReason::ALL.len()],
     /// Attempts that were not repeated because the budget was spent.
     pub repeats_denied: IntCounter,
     /// What look-ups of lost calls saw, by [`Observed`].
@@ -35,8 +35,8 @@ pub struct ClockMeters {
     pub offset: Gauge,
     /// How many answers agree on that.
     pub agreeing: IntGauge,
-    /// What was wrong with how the machine's moves, by [`Fault::WORDS`].
-    pub faults: [IntCounter; Fault::WORDS.len()],
+    /// What was wrong with how the machine's moves, by [`ClockFault::WORDS`].
+    pub faults: [IntCounter; ClockFault::WORDS.len()],
 }
 
 /// Counts of the institution's credentials taking over.
@@ -52,7 +52,7 @@ pub struct SignerMeters {
 
 /// Why an attempt is made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum RetryReason {
     /// A kept connection had died; nothing was written to it.
     StaleConnection,
     /// No connection, or one that took nothing.
@@ -63,7 +63,7 @@ pub enum Reason {
     Answer,
 }
 
-impl Reason {
+impl RetryReason {
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; 4] = [
         Self::StaleConnection,
@@ -85,7 +85,7 @@ impl Reason {
 
 /// What is wrong with how the machine's clock moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ClockFault {
     /// It moved by more or less than the time that passed; by how many milliseconds.
     Stepped(i64),
     /// It stands still.
@@ -117,7 +117,7 @@ impl UpstreamMeters {
                 "upstream_repeats_total",
                 "Attempts that were repeated, by reason.",
                 "reason",
-                Reason::ALL.map(Reason::as_str),
+                RetryReason::ALL.map(RetryReason::as_str),
             ),
             repeats_denied: make.counter(
                 "upstream_repeats_denied_total",
@@ -167,7 +167,7 @@ impl ClockMeters {
                 "clock_faults_total",
                 "Seconds in which this machine's clock did not move as time did, by what it did.",
                 "fault",
-                Fault::WORDS,
+                ClockFault::WORDS,
             ),
         }
     }
@@ -193,7 +193,7 @@ impl SignerMeters {
     }
 }
 
-impl Fault {
+impl ClockFault {
     /// The labels, in the order of the meters.
     pub const WORDS: [&'static str; 2] = ["stepped", "frozen"];
 }

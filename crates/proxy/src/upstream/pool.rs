@@ -13,10 +13,10 @@ use std::time::Duration;
 use gatepay_core::Kind;
 use tokio::time::{Instant, timeout_at};
 
-use crate::upstream::connect::{ConnectError, Upstream};
-use crate::upstream::connection::{Surely, Wire};
-use crate::upstream::meters::{Reason, UpstreamMeters};
-use crate::upstream::wait_line::{Claim, Position, WaitLine};
+use crate::upstream::connect::{ConnectError, UpstreamConnector};
+use crate::upstream::connection::{Liveness, UpstreamConnection};
+use crate::upstream::meters::{RetryReason, UpstreamMeters};
+use crate::upstream::wait_line::{LineClaim, LinePosition, WaitLine};
 
 /// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
 /// opened again between two of them.
@@ -26,9 +26,9 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 
 /// One worker's connections.
 pub struct Pool {
-    upstream: Arc<Upstream>,
+    upstream: Arc<UpstreamConnector>,
     meters: Arc<UpstreamMeters>,
-    places: Arc<Places>,
+    places: Arc<PoolPermits>,
 }
 
 /// How many connections a pool may have, and for how long.
@@ -43,68 +43,72 @@ pub struct PoolLimits {
 }
 
 /// How many connections there may be, and what is free of them.
-struct Places {
+struct PoolPermits {
     limits: PoolLimits,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct State {
-    idle: Vec<Connection>,
+struct PoolState {
+    idle: Vec<PooledConnection>,
     /// Places that are taken, by idle connections too.
     taken: usize,
     /// Those that parties' reads have.
     reads: usize,
-    line: WaitLine<Grant>,
+    line: WaitLine<Handed>,
 }
 
 /// What a call in line is given.
-enum Grant {
-    Connection(Connection),
-    Place(Place),
+enum Handed {
+    Connection(PooledConnection),
+    Place(PoolPermit),
 }
 
 /// The right to have a connection. It lies beside the socket, so that there are never more of those than places.
-pub struct Place {
-    places: Weak<Places>,
+pub struct PoolPermit {
+    places: Weak<PoolPermits>,
     /// Whether a party's read has it.
     reads: bool,
 }
 
 /// A call's place in the line, until dropped.
 struct InLine<'a> {
-    places: &'a Places,
-    position: Position,
+    places: &'a PoolPermits,
+    position: LinePosition,
 }
 
 /// A connection that belongs to one request until it is given back.
-pub struct Connection {
+pub struct PooledConnection {
     /// What it sends and reads by.
-    pub wire: Wire,
+    pub wire: UpstreamConnection,
     /// When it is too old.
     old: Instant,
     idle_since: Instant,
     /// How long it may idle.
     idle_timeout: Duration,
     /// Given back last, when the socket is closed.
-    place: Place,
+    place: PoolPermit,
 }
 
 /// A connection to send by.
-pub struct Had {
+pub struct Acquired {
     /// The connection.
-    pub connection: Connection,
+    pub connection: PooledConnection,
     /// Whether it served another request before, so that it may have died since.
     pub reused: bool,
 }
 
 impl Pool {
     /// Without connections yet.
-    pub fn new(upstream: Arc<Upstream>, meters: Arc<UpstreamMeters>, limits: PoolLimits) -> Self {
+    pub fn new(
+        upstream: Arc<UpstreamConnector>,
+        meters: Arc<UpstreamMeters>,
+        limits: PoolLimits,
+    ) -> Self {
         Self {
             upstream,
             meters,
-            places: Arc::new(Places {
+            places: Arc::new(PoolPermits {
                 limits,
                 state: Mutex::default(),
             }),
@@ -116,10 +120,10 @@ impl Pool {
     /// and then nothing tells whether the call was received.
     ///
     /// None either, if it is for a read and reads have as many connections as they may.
-    pub fn reuse(&self, kind: Kind, claim: Claim, now: Instant) -> Option<Connection> {
+    pub fn reuse(&self, kind: Kind, claim: LineClaim, now: Instant) -> Option<PooledConnection> {
         let surely = match kind {
-            Kind::Read => Surely::Lately,
-            Kind::Write | Kind::Money => Surely::Now,
+            Kind::Read => Liveness::Lately,
+            Kind::Write | Kind::Money => Liveness::Now,
         };
         // What is found dead is dropped after the lock is given back, since that takes the lock.
         let mut dead = Vec::new();
@@ -141,27 +145,31 @@ impl Pool {
     }
 
     /// A new connection, or, if there are as many as there may be, the next that is given back or whose place is.
-    pub async fn connect(&self, claim: Claim, deadline: Instant) -> Result<Had, ConnectError> {
+    pub async fn connect(
+        &self,
+        claim: LineClaim,
+        deadline: Instant,
+    ) -> Result<Acquired, ConnectError> {
         let place = match self.place(claim, deadline).await? {
-            Grant::Place(place) => place,
-            Grant::Connection(mut connection) => {
+            Handed::Place(place) => place,
+            Handed::Connection(mut connection) => {
                 // What has been said or closed behind its last answer nobody looked at yet.
-                if connection.wire.is_quiet(Surely::Now) {
-                    return Ok(Had {
+                if connection.wire.is_quiet(Liveness::Now) {
+                    return Ok(Acquired {
                         connection,
                         reused: true,
                     });
                 }
                 // The socket closes before its place is another's.
-                let Connection { wire, place, .. } = connection;
+                let PooledConnection { wire, place, .. } = connection;
                 drop(wire);
                 place
             }
         };
         let wire = self.upstream.connect(deadline, &self.meters).await?;
         let now = Instant::now();
-        Ok(Had {
-            connection: Connection {
+        Ok(Acquired {
+            connection: PooledConnection {
                 wire,
                 old: now + MAX_AGE,
                 idle_since: now,
@@ -173,7 +181,7 @@ impl Pool {
     }
 
     /// A place, at once or in line.
-    async fn place(&self, claim: Claim, deadline: Instant) -> Result<Grant, ConnectError> {
+    async fn place(&self, claim: LineClaim, deadline: Instant) -> Result<Handed, ConnectError> {
         let reads = claim.is_read();
         let (position, granted) = {
             let mut state = self.places.state();
@@ -182,13 +190,13 @@ impl Pool {
                     state.taken += 1;
                     state.reads += usize::from(reads);
                     let places = Arc::downgrade(&self.places);
-                    return Ok(Grant::Place(Place { places, reads }));
+                    return Ok(Handed::Place(PoolPermit { places, reads }));
                 }
                 // It was given back meanwhile.
                 if let Some(mut connection) = state.idle.pop() {
                     connection.place.reads = reads;
                     state.reads += usize::from(reads);
-                    return Ok(Grant::Connection(connection));
+                    return Ok(Handed::Connection(connection));
                 }
             }
             state.line.join(claim)
@@ -203,7 +211,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, if it can take one.
-    pub fn give_back(&self, mut connection: Connection) {
+    pub fn give_back(&self, mut connection: PooledConnection) {
         let now = Instant::now();
         connection.idle_since = now;
         if let Some(said) = connection.wire.idle() {
@@ -214,8 +222,11 @@ impl Pool {
         }
         let mut state = self.places.state();
         state.reads -= usize::from(std::mem::take(&mut connection.place.reads));
-        let over = match self.places.grant(&mut state, Grant::Connection(connection)) {
-            Some(Grant::Connection(connection)) if self.places.limits.idle > 0 => {
+        let over = match self
+            .places
+            .grant(&mut state, Handed::Connection(connection))
+        {
+            Some(Handed::Connection(connection)) if self.places.limits.idle > 0 => {
                 state.idle.push(connection);
                 None
             }
@@ -226,7 +237,7 @@ impl Pool {
     }
 
     /// Counts an attempt that is made again.
-    pub fn repeated(&self, reason: Reason) {
+    pub fn repeated(&self, reason: RetryReason) {
         self.meters.repeats[reason as usize].inc();
     }
 
@@ -246,8 +257,9 @@ impl Pool {
             .extract_if(.., |connection| {
                 // The first are those that were not needed for the longest time.
                 let is_spare = spare > 0 && now.duration_since(connection.idle_since) > SPARE;
-                let over =
-                    is_spare || !connection.is_fresh(now) || !connection.wire.is_quiet(Surely::Now);
+                let over = is_spare
+                    || !connection.is_fresh(now)
+                    || !connection.wire.is_quiet(Liveness::Now);
                 spare = spare.saturating_sub(usize::from(over));
                 over
             })
@@ -258,21 +270,21 @@ impl Pool {
     }
 }
 
-impl Places {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PoolPermits {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether one more read may have a connection: the last eighth of the places, and one at least, is not theirs. A
     /// single place is everybody's.
-    fn admits_reads(&self, state: &State) -> bool {
+    fn admits_reads(&self, state: &PoolState) -> bool {
         let all = self.limits.connections;
         let kept = if all < 2 { 0 } else { (all / 8).max(1) };
         state.reads < all - kept
     }
 
     /// Gives the next call in line what is free; what is left if there is none.
-    fn grant(&self, state: &mut State, mut grant: Grant) -> Option<Grant> {
+    fn grant(&self, state: &mut PoolState, mut grant: Handed) -> Option<Handed> {
         while let Some((next, is_read)) = state.line.next(self.admits_reads(state)) {
             grant.place().reads = is_read;
             match next.send(grant) {
@@ -289,8 +301,8 @@ impl Places {
     }
 }
 
-impl Grant {
-    fn place(&mut self) -> &mut Place {
+impl Handed {
+    fn place(&mut self) -> &mut PoolPermit {
         match self {
             Self::Connection(connection) => &mut connection.place,
             Self::Place(place) => place,
@@ -304,18 +316,18 @@ impl Drop for InLine<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for PoolPermit {
     fn drop(&mut self) {
         let Some(places) = self.places.upgrade() else {
             return;
         };
         let mut state = places.state();
         state.reads -= usize::from(self.reads);
-        let freed = Place {
+        let freed = PoolPermit {
             places: Weak::clone(&self.places),
             reads: false,
         };
-        if let Some(mut left) = places.grant(&mut state, Grant::Place(freed)) {
+        if let Some(mut left) = places.grant(&mut state, Handed::Place(freed)) {
             state.taken -= 1;
             // Its drop would take the lock that is held here.
             left.place().places = Weak::new();
@@ -323,7 +335,7 @@ impl Drop for Place {
     }
 }
 
-impl Connection {
+impl PooledConnection {
     fn is_fresh(&self, now: Instant) -> bool {
         now < self.idle_since + self.idle_timeout && now < self.old
     }
@@ -357,7 +369,8 @@ mod tests {
             }
         });
         let limit = Duration::from_secs(5);
-        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let upstream =
+            UpstreamConnector::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         Arc::new(Pool::new(Arc::new(upstream), meters(), limits(most, most)))
     }
 
@@ -376,16 +389,16 @@ mod tests {
     #[tokio::test]
     async fn who_waits_in_vain_is_told_so() {
         let pool = pool(1).await;
-        let held = pool.connect(Claim::OWN, soon()).await.unwrap();
+        let held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
         let begun = Instant::now();
         let refused = pool
-            .connect(Claim::OWN, begun + Duration::from_millis(50))
+            .connect(LineClaim::OWN, begun + Duration::from_millis(50))
             .await;
         assert!(matches!(refused, Err(ConnectError::NoPlace(1))));
         assert!(begun.elapsed() >= Duration::from_millis(50));
         pool.give_back(held.connection);
         assert!(
-            pool.reuse(Kind::Money, Claim::OWN, Instant::now())
+            pool.reuse(Kind::Money, LineClaim::OWN, Instant::now())
                 .is_some(),
             "nobody is in line any more"
         );
@@ -394,13 +407,13 @@ mod tests {
     #[tokio::test]
     async fn places_and_connections_go_to_the_first_in_line() {
         let pool = pool(1).await;
-        let mut held = pool.connect(Claim::OWN, soon()).await.unwrap();
+        let mut held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
         let turn = Arc::new(AtomicUsize::new(0));
         let mut line = Vec::new();
         for number in 0..10 {
             let (waiting, turn) = (Arc::clone(&pool), Arc::clone(&turn));
             line.push(tokio::spawn(async move {
-                let had = waiting.connect(Claim::OWN, soon()).await.unwrap();
+                let had = waiting.connect(LineClaim::OWN, soon()).await.unwrap();
                 assert_eq!(turn.fetch_add(1, Ordering::Relaxed), number);
                 had
             }));
@@ -431,7 +444,12 @@ mod tests {
         );
         let mut held = Vec::new();
         for _ in 0..10 {
-            held.push(pool.connect(Claim::OWN, soon()).await.unwrap().connection);
+            held.push(
+                pool.connect(LineClaim::OWN, soon())
+                    .await
+                    .unwrap()
+                    .connection,
+            );
         }
         for connection in held {
             pool.give_back(connection);
@@ -459,9 +477,14 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let limit = Duration::from_secs(5);
-        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let upstream =
+            UpstreamConnector::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let pool = Pool::new(Arc::new(upstream), meters(), limits(1, 1));
-        let mut connection = pool.connect(Claim::OWN, soon()).await.unwrap().connection;
+        let mut connection = pool
+            .connect(LineClaim::OWN, soon())
+            .await
+            .unwrap()
+            .connection;
         let mut request = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
             bytes::Bytes::new()
@@ -485,12 +508,13 @@ mod tests {
             let since = pool.places.state().idle[0].idle_since;
             let before = pool.reuse(
                 Kind::Read,
-                Claim::OWN,
+                LineClaim::OWN,
                 since + idle - Duration::from_millis(1),
             );
             pool.places.state().idle.push(before.expect(lines));
             assert!(
-                pool.reuse(Kind::Read, Claim::OWN, since + idle).is_none(),
+                pool.reuse(Kind::Read, LineClaim::OWN, since + idle)
+                    .is_none(),
                 "{lines}"
             );
         }
@@ -504,10 +528,10 @@ mod tests {
         let since = pool.places.state().idle[0].idle_since;
         let later = since + Duration::from_millis(251);
         for kind in [Kind::Money, Kind::Write] {
-            assert!(pool.reuse(kind, Claim::OWN, later).is_none());
+            assert!(pool.reuse(kind, LineClaim::OWN, later).is_none());
         }
         assert!(
-            pool.reuse(Kind::Read, Claim::OWN, later).is_some(),
+            pool.reuse(Kind::Read, LineClaim::OWN, later).is_some(),
             "reads still use it"
         );
     }
@@ -515,10 +539,10 @@ mod tests {
     #[tokio::test]
     async fn who_left_the_line_is_passed_over() {
         let pool = pool(1).await;
-        let held = pool.connect(Claim::OWN, soon()).await.unwrap();
+        let held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
         let line = |pool: &Arc<Pool>| {
             let pool = Arc::clone(pool);
-            tokio::spawn(async move { pool.connect(Claim::OWN, soon()).await.unwrap() })
+            tokio::spawn(async move { pool.connect(LineClaim::OWN, soon()).await.unwrap() })
         };
         let (first, second) = (line(&pool), line(&pool));
         while pool.meters.waits.get() < 2 {
@@ -535,16 +559,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let limit = Duration::from_secs(5);
-        let upstream = Upstream::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
+        let upstream =
+            UpstreamConnector::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let pool = Arc::new(Pool::new(Arc::new(upstream), meters(), limits(1, 1)));
-        let mut held = pool.connect(Claim::OWN, soon()).await.unwrap();
+        let mut held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
         let waiting = Arc::clone(&pool);
-        let next = tokio::spawn(async move { waiting.connect(Claim::OWN, soon()).await.unwrap() });
+        let next =
+            tokio::spawn(async move { waiting.connect(LineClaim::OWN, soon()).await.unwrap() });
         while pool.meters.waits.get() < 1 {
             tokio::task::yield_now().await;
         }
         drop(listener.accept().await.unwrap());
-        while held.connection.wire.is_quiet(Surely::Now) {
+        while held.connection.wire.is_quiet(Liveness::Now) {
             tokio::task::yield_now().await;
         }
         pool.give_back(held.connection);
@@ -552,12 +578,12 @@ mod tests {
         assert_eq!(pool.meters.connections.get(), 0);
     }
 
-    fn claim(party: usize, kind: Kind) -> Claim {
-        Claim::of_party(party, kind)
+    fn claim(party: usize, kind: Kind) -> LineClaim {
+        LineClaim::of_party(party, kind)
     }
 
     /// Starts a call that waits in line.
-    async fn waits(pool: &Arc<Pool>, claim: Claim) -> tokio::task::JoinHandle<Had> {
+    async fn waits(pool: &Arc<Pool>, claim: LineClaim) -> tokio::task::JoinHandle<Acquired> {
         let (waiting, before) = (Arc::clone(pool), pool.meters.waits.get());
         let call = tokio::spawn(async move { waiting.connect(claim, soon()).await.unwrap() });
         while pool.meters.waits.get() == before {

@@ -8,9 +8,9 @@ use gatepay_core::Kind;
 use gatepay_core::envelope::Verdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::admission::quota::Purpose;
-use crate::upstream::exchange::{Answer, AnswerBody, Failure};
-use crate::upstream::forward::{self, Road};
+use crate::admission::quota::OwnCallPurpose;
+use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
+use crate::upstream::forward::{self, UpstreamCall};
 
 /// How often it is looked whether there is something to ask.
 const EVERY: Duration = Duration::from_millis(250);
@@ -19,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether GatePay accepts what `attempt` signed: it has to answer, and to say yes.
 pub async fn prove(
-    road: Road<'_>,
+    road: UpstreamCall<'_>,
     attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) -> Result<(), String> {
-    if road.quota.take_for(Purpose::Probe).is_err() {
+    if road.quota.take_for(OwnCallPurpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
     }
     match forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await {
-        Ok(Answer {
+        Ok(UpstreamAnswer {
             body: AnswerBody::Whole(_, judgement),
             head,
         }) => match (judgement.verdict, judgement.code) {
@@ -35,17 +35,17 @@ pub async fn prove(
             (_, None) => Err(format!("GatePay answered HTTP {}", head.status.as_u16())),
         },
         Ok(_) => Err("GatePay's answer is too long to be one".to_owned()),
-        Err(Failure::NotSent(detail) | Failure::NoPlace(detail)) => {
+        Err(CallFailure::NotSent(detail) | CallFailure::NoPlace(detail)) => {
             Err(format!("GatePay was not reached: {detail}"))
         }
-        Err(Failure::Unavailable(_)) => Err("GatePay has been failing".to_owned()),
-        Err(Failure::Lost { what, .. }) => Err(what.to_owned()),
+        Err(CallFailure::Unavailable(_)) => Err("GatePay has been failing".to_owned()),
+        Err(CallFailure::Lost { what, .. }) => Err(what.to_owned()),
     }
 }
 
 /// Asks whenever the breaker wants to know how GatePay is, or GatePay's time is followed and unknown. `ask` gives what signs a read that
 /// concerns nobody, if there is such a read.
-pub async fn watch<A>(road: Road<'_>, ask: impl Fn() -> Option<A>)
+pub async fn watch<A>(road: UpstreamCall<'_>, ask: impl Fn() -> Option<A>)
 where
     A: FnMut(&mut Vec<u8>) -> Bytes,
 {
@@ -56,14 +56,14 @@ where
             _ = tick.tick() => {}
             () = road.breaker.wanted() => {}
         }
-        if !road.breaker.wants_read() && !road.guardian.is_lost() {
+        if !road.breaker.wants_read() && !road.clock.is_unknown() {
             continue;
         }
         let Some(attempt) = ask() else {
             road.breaker.despair();
             continue;
         };
-        if road.quota.take_for(Purpose::Probe).is_ok() {
+        if road.quota.take_for(OwnCallPurpose::Probe).is_ok() {
             road.breaker.asked();
             // What comes of it, breaker and guardian hear from `forward`.
             let _ = forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await;

@@ -10,29 +10,29 @@ use gatepay_core::Kind;
 use gatepay_core::look_up::{Observation, Observed, Question};
 use tokio::time::{Instant, sleep_until};
 
-use crate::admission::quota::Purpose;
-use crate::upstream::exchange::{Answer, AnswerBody};
-use crate::upstream::forward::{self, Road};
+use crate::admission::quota::OwnCallPurpose;
+use crate::upstream::exchange::{AnswerBody, UpstreamAnswer};
+use crate::upstream::forward::{self, UpstreamCall};
 
 /// When GatePay is asked, and how much of the quota that may take.
-pub struct Schedule {
+pub struct ResolveSchedule {
     after: &'static [Duration],
-    purpose: Purpose,
+    purpose: OwnCallPurpose,
 }
 
 /// After a loss: soon, for a caller waits; then when a slow call is through.
-pub const AFTER_LOSS: Schedule = Schedule {
+pub const AFTER_LOSS: ResolveSchedule = ResolveSchedule {
     after: &[
         Duration::from_millis(500),
         Duration::from_millis(1_500),
         Duration::from_secs(4),
     ],
-    purpose: Purpose::LookUp,
+    purpose: OwnCallPurpose::LookUp,
 };
 /// After an answer that says that GatePay has decided: at once, and once, for a second answer would be the same.
-pub const AFTER_REFUSAL: Schedule = Schedule {
+pub const AFTER_REFUSAL: ResolveSchedule = ResolveSchedule {
     after: &[Duration::ZERO],
-    purpose: Purpose::Settle,
+    purpose: OwnCallPurpose::Settle,
 };
 /// How long one answer is waited for, so that one that hangs is not all that is heard.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,9 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Asks as scheduled until GatePay has it, or until the time is up. What is known stands in `seen` at any moment, so that it is
 /// known as well when nobody waits for the rest.
 pub async fn resolve(
-    road: Road<'_>,
+    road: UpstreamCall<'_>,
     question: &Question,
-    schedule: &Schedule,
+    schedule: &ResolveSchedule,
     within: Duration,
     seen: &mut Observation,
     mut ask: impl FnMut(&mut Vec<u8>) -> Bytes,
@@ -60,7 +60,7 @@ pub async fn resolve(
         let now = Instant::now();
         let limit = PATIENCE.min(until.saturating_duration_since(now));
         let answer = forward::send(road, Kind::Read, now, limit, &mut ask).await;
-        if let Ok(Answer {
+        if let Ok(UpstreamAnswer {
             head,
             body: AnswerBody::Whole(body, _),
         }) = answer

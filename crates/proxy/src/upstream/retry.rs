@@ -9,8 +9,8 @@ use std::time::Duration;
 use gatepay_core::Kind;
 
 use crate::process::clock;
-use crate::upstream::exchange::{Answer, AnswerBody, Failure};
-use crate::upstream::meters::Reason;
+use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
+use crate::upstream::meters::RetryReason;
 
 /// How often one request is repeated at most.
 pub const MOST: u32 = 2;
@@ -18,17 +18,17 @@ pub const MOST: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why an attempt that ended so may be made again; nothing if it may not.
-pub fn reason(kind: Kind, tried: &Result<Answer, Failure>) -> Option<Reason> {
+pub fn reason(kind: Kind, tried: &Result<UpstreamAnswer, CallFailure>) -> Option<RetryReason> {
     match (tried, kind) {
-        (Err(Failure::NotSent(_)), _) => Some(Reason::NotSent),
-        (Err(Failure::Lost { .. }), Kind::Read) => Some(Reason::Lost),
-        (Ok(answer), Kind::Read) if is_passing(answer) => Some(Reason::Answer),
+        (Err(CallFailure::NotSent(_)), _) => Some(RetryReason::NotSent),
+        (Err(CallFailure::Lost { .. }), Kind::Read) => Some(RetryReason::Lost),
+        (Ok(answer), Kind::Read) if is_passing(answer) => Some(RetryReason::Answer),
         _ => None,
     }
 }
 
 /// Whether an answer says that the next one may be better. One that says when is believed: that is later than we wait.
-fn is_passing(answer: &Answer) -> bool {
+fn is_passing(answer: &UpstreamAnswer) -> bool {
     let head = &answer.head;
     let code = match &answer.body {
         AnswerBody::Whole(_, judgement) => judgement.code,
@@ -48,7 +48,7 @@ pub fn pause(repeats: u32) -> Duration {
 
 /// How many repeats there may be: every request earns a part of one, for its party and for all. A repeat is paid from
 /// both, so that no party uses what others earned. A worker's own, so that no other waits for it.
-pub struct Budget {
+pub struct RetryBudget {
     /// In thousandths of a repeat.
     left: AtomicI64,
     /// The same of each party; of more parties than there are accounts some share one.
@@ -64,7 +64,7 @@ const AT_START: i64 = 10 * ONE;
 const AT_MOST: i64 = 100 * ONE;
 const ACCOUNTS: usize = 256;
 
-impl Budget {
+impl RetryBudget {
     /// A budget of this share of the traffic, 0 to 1.
     pub fn new(share: f64) -> Self {
         #[expect(
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn repeats_are_a_share_of_the_traffic() {
-        let budget = Budget::new(0.1);
+        let budget = RetryBudget::new(0.1);
         let mut repeats = 0;
         for _ in 0..10_000 {
             budget.earn(1);
@@ -128,19 +128,19 @@ mod tests {
 
     #[test]
     fn a_good_time_is_not_saved_up_and_nothing_is_nothing() {
-        let budget = Budget::new(0.5);
+        let budget = RetryBudget::new(0.5);
         for _ in 0..1_000_000 {
             budget.earn(1);
         }
         assert_eq!((0..1_000).filter(|_| budget.spend(1)).count(), 100);
-        let none = Budget::new(0.0);
+        let none = RetryBudget::new(0.0);
         none.earn(1);
         assert!(!none.spend(1));
     }
 
     #[test]
     fn a_party_that_fails_every_other_time_uses_nothing_that_others_earned() {
-        let budget = Budget::new(0.1);
+        let budget = RetryBudget::new(0.1);
         let mut repeats = 0;
         for call in 0..1_000 {
             budget.earn(1);

@@ -14,7 +14,7 @@ const PASSED: u32 = 7;
 
 /// How soon a call is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precedence {
+pub enum LinePrecedence {
     /// A money call.
     Money,
     /// A write; a read of the proxy's own, or one that looks up what became of a lost call.
@@ -25,59 +25,59 @@ pub enum Precedence {
 
 /// Which call asks for a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
+pub struct LineClaim {
     /// How soon it is served.
-    pub precedence: Precedence,
+    pub precedence: LinePrecedence,
     /// Whose it is: a number that no other party has.
     pub party: usize,
 }
 
-impl Claim {
+impl LineClaim {
     /// A call of the proxy's own.
     pub const OWN: Self = Self {
-        precedence: Precedence::Write,
+        precedence: LinePrecedence::Write,
         party: 0,
     };
 
     /// A party's call of this kind.
     pub fn of_party(party: usize, kind: Kind) -> Self {
         let precedence = match kind {
-            Kind::Money => Precedence::Money,
-            Kind::Write => Precedence::Write,
-            Kind::Read => Precedence::Read,
+            Kind::Money => LinePrecedence::Money,
+            Kind::Write => LinePrecedence::Write,
+            Kind::Read => LinePrecedence::Read,
         };
         Self { precedence, party }
     }
 
     /// A party's call that is more urgent than a read, though it may be one.
     pub fn urgent(party: usize) -> Self {
-        let precedence = Precedence::Write;
+        let precedence = LinePrecedence::Write;
         Self { precedence, party }
     }
 
     /// Whether it is a party's read.
     pub fn is_read(self) -> bool {
-        self.precedence == Precedence::Read
+        self.precedence == LinePrecedence::Read
     }
 }
 
 /// Calls that wait for a `T`.
 pub struct WaitLine<T> {
-    classes: [Class<T>; 3],
+    classes: [CallClass<T>; 3],
     arrivals: u64,
 }
 
 /// Where a call stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Position {
+pub struct LinePosition {
     class: usize,
     round: u64,
     arrival: u64,
 }
 
-struct Class<T> {
+struct CallClass<T> {
     /// By round, then by arrival.
-    waiting: BTreeMap<(u64, u64), Waiting<T>>,
+    waiting: BTreeMap<(u64, u64), WaitingCall<T>>,
     /// The round of a party's last call, while it has one in line, and how many it has.
     parties: HashMap<usize, (u64, usize)>,
     /// The round that was served last.
@@ -86,7 +86,7 @@ struct Class<T> {
     passed: u32,
 }
 
-struct Waiting<T> {
+struct WaitingCall<T> {
     party: usize,
     sender: Sender<T>,
 }
@@ -100,7 +100,7 @@ impl<T> Default for WaitLine<T> {
     }
 }
 
-impl<T> Default for Class<T> {
+impl<T> Default for CallClass<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
@@ -113,17 +113,17 @@ impl<T> Default for Class<T> {
 
 impl<T> WaitLine<T> {
     /// Puts a call into the line; where it stands, and what it will get.
-    pub fn join(&mut self, claim: Claim) -> (Position, Receiver<T>) {
+    pub fn join(&mut self, claim: LineClaim) -> (LinePosition, Receiver<T>) {
         let (sender, receiver) = oneshot::channel();
         self.arrivals += 1;
-        let position = Position {
+        let position = LinePosition {
             class: claim.precedence as usize,
             round: self.classes[claim.precedence as usize].next_round(claim.party),
             arrival: self.arrivals,
         };
         let party = claim.party;
         let class = &mut self.classes[position.class];
-        let waiting = Waiting { party, sender };
+        let waiting = WaitingCall { party, sender };
         class
             .waiting
             .insert((position.round, position.arrival), waiting);
@@ -131,7 +131,7 @@ impl<T> WaitLine<T> {
     }
 
     /// Takes a call out that waits no longer.
-    pub fn leave(&mut self, position: Position) {
+    pub fn leave(&mut self, position: LinePosition) {
         let class = &mut self.classes[position.class];
         if let Some(gone) = class.waiting.remove(&(position.round, position.arrival)) {
             class.left(gone.party);
@@ -141,9 +141,10 @@ impl<T> WaitLine<T> {
     /// The call that is next, with whether it is a party's read; reads are passed over unless `reads` says that they may go
     /// ahead.
     pub fn next(&mut self, reads: bool) -> Option<(Sender<T>, bool)> {
-        const READ: usize = Precedence::Read as usize;
-        let may_go =
-            |(at, class): &(usize, &Class<T>)| !class.waiting.is_empty() && (*at != READ || reads);
+        const READ: usize = LinePrecedence::Read as usize;
+        let may_go = |(at, class): &(usize, &CallClass<T>)| {
+            !class.waiting.is_empty() && (*at != READ || reads)
+        };
         let classes = self.classes.iter().enumerate();
         let mut ready = classes.filter(may_go).map(|(at, class)| (at, class.passed));
         let (first, _) = ready.next()?;
@@ -159,7 +160,7 @@ impl<T> WaitLine<T> {
     }
 }
 
-impl<T> Class<T> {
+impl<T> CallClass<T> {
     /// The round in which the next call of a party is served.
     fn next_round(&mut self, party: usize) -> u64 {
         let (round, calls) = self.parties.entry(party).or_insert((self.served, 0));
@@ -195,12 +196,12 @@ mod tests {
     #[derive(Default)]
     struct Line {
         line: WaitLine<()>,
-        receivers: Vec<(&'static str, Position, Receiver<()>)>,
+        receivers: Vec<(&'static str, LinePosition, Receiver<()>)>,
     }
 
     impl Line {
         fn join(&mut self, name: &'static str, kind: Kind, party: usize) {
-            let (position, receiver) = self.line.join(Claim::of_party(party, kind));
+            let (position, receiver) = self.line.join(LineClaim::of_party(party, kind));
             self.receivers.push((name, position, receiver));
         }
 
@@ -211,7 +212,7 @@ mod tests {
             let mut all = self.receivers.iter_mut();
             let at = all.position(|(_, _, receiver)| receiver.try_recv().is_ok());
             let (name, position, _) = self.receivers.remove(at.unwrap());
-            assert_eq!(is_read, position.class == Precedence::Read as usize);
+            assert_eq!(is_read, position.class == LinePrecedence::Read as usize);
             Some(name)
         }
 
@@ -305,7 +306,7 @@ mod tests {
         fn each_call_is_served_once(steps in proptest::collection::vec((0_usize..3, 0_usize..4, 0_u8..4), 0..200)) {
             let kinds = [Kind::Money, Kind::Write, Kind::Read];
             let mut line = WaitLine::<()>::default();
-            let mut waiting: Vec<(usize, Position, Receiver<()>)> = Vec::new();
+            let mut waiting: Vec<(usize, LinePosition, Receiver<()>)> = Vec::new();
             for (kind, party, step) in steps {
                 match step {
                     0 => {
@@ -333,7 +334,7 @@ mod tests {
                         line.leave(position);
                     }
                     _ => {
-                        let (position, receiver) = line.join(Claim::of_party(party, kinds[kind]));
+                        let (position, receiver) = line.join(LineClaim::of_party(party, kinds[kind]));
                         waiting.push((party, position, receiver));
                     }
                 }

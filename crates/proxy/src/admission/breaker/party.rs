@@ -7,7 +7,7 @@ use std::time::Duration;
 use gatepay_core::Kind;
 use gatepay_tenancy::PartyId;
 
-use super::votes::{MOST_OF_ONE, Tally, Vote};
+use super::votes::{AttemptTally, MOST_OF_ONE, PartyVote};
 
 /// How often a read of a party whose breaker is open finds out whether it is answered again.
 const READ_EVERY: Duration = Duration::from_millis(500);
@@ -19,16 +19,16 @@ const CHANGE_EVERY: Duration = Duration::from_secs(10);
 /// only while something fails. Written under the lock of the [`Breaker`](super::Breaker), but for counts and trials.
 pub struct PartyBreaker {
     streak: AtomicU64,
-    rest: Box<Rest>,
+    rest: Box<PartyTrials>,
 }
 
 /// How often the institution's breaker closed, in the upper half, and how often GatePay was found well while it was closed:
 /// what failed before that is no reason any more to keep a party's calls back.
 #[derive(Clone, Default)]
-pub struct Era(Arc<AtomicU32>);
+pub struct BreakerEra(Arc<AtomicU32>);
 
-struct Rest {
-    era: Era,
+struct PartyTrials {
+    era: BreakerEra,
     vote: AtomicU64,
     tally: AtomicU64,
     /// When a read may find out, and when another call, in tenths of a second.
@@ -38,7 +38,7 @@ struct Rest {
 
 /// How a party's last attempts went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Streak {
+pub(super) struct FailureStreak {
     /// The era in which the party's own breaker opened.
     pub(super) era: u32,
     /// Whether the party's own breaker is open.
@@ -50,7 +50,7 @@ pub(super) struct Streak {
 const OPEN: u64 = 1 << 31;
 const COUNT: u64 = OPEN - 1;
 
-impl Streak {
+impl FailureStreak {
     fn from_word(word: u64) -> Self {
         Self {
             era: (word >> 32) as u32,
@@ -67,10 +67,10 @@ impl Streak {
 
 impl PartyBreaker {
     /// Closed.
-    pub fn new(id: PartyId, era: Era) -> Self {
+    pub fn new(id: PartyId, era: BreakerEra) -> Self {
         Self {
             streak: AtomicU64::new(0),
-            rest: Box::new(Rest {
+            rest: Box::new(PartyTrials {
                 era,
                 vote: AtomicU64::new(0),
                 tally: AtomicU64::new(0),
@@ -100,7 +100,7 @@ impl PartyBreaker {
     pub fn is_open(&self) -> bool {
         let word = self.streak.load(Ordering::Relaxed);
         // Its era is asked for only if it matters.
-        word & OPEN != 0 && Streak::from_word(word).era == self.rest.era.now()
+        word & OPEN != 0 && FailureStreak::from_word(word).era == self.rest.era.now()
     }
 
     /// Whether an answer changes nothing: the party's last attempt was answered as well, and that has been counted in
@@ -130,11 +130,11 @@ impl PartyBreaker {
         counted
     }
 
-    pub(super) fn streak(&self) -> Streak {
-        Streak::from_word(self.streak.load(Ordering::Relaxed))
+    pub(super) fn streak(&self) -> FailureStreak {
+        FailureStreak::from_word(self.streak.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_streak(&self, streak: Streak) {
+    pub(super) fn set_streak(&self, streak: FailureStreak) {
         self.streak.store(streak.word(), Ordering::Relaxed);
     }
 
@@ -142,15 +142,15 @@ impl PartyBreaker {
         clippy::cast_possible_truncation,
         reason = "each part of the word has its own bits"
     )]
-    pub(super) fn vote(&self) -> Vote {
+    pub(super) fn vote(&self) -> PartyVote {
         let word = self.rest.vote.load(Ordering::Relaxed);
-        Vote {
+        PartyVote {
             row: (word >> 32) as u32,
             failures: word as u32,
         }
     }
 
-    pub(super) fn set_vote(&self, vote: Vote) {
+    pub(super) fn set_vote(&self, vote: PartyVote) {
         let word = u64::from(vote.row) << 32 | u64::from(vote.failures);
         self.rest.vote.store(word, Ordering::Relaxed);
     }
@@ -159,9 +159,9 @@ impl PartyBreaker {
         clippy::cast_possible_truncation,
         reason = "each part of the word has its own bits"
     )]
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> AttemptTally {
         let word = self.rest.tally.load(Ordering::Relaxed);
-        Tally {
+        AttemptTally {
             window: (word >> 48) as u16,
             is_failing: word & FAILING != 0,
             attempts: (word >> 24) as u32 & TALLY_MOST,
@@ -169,7 +169,7 @@ impl PartyBreaker {
         }
     }
 
-    pub(super) fn set_tally(&self, tally: Tally) {
+    pub(super) fn set_tally(&self, tally: AttemptTally) {
         let count = |count: u32| u64::from(count.min(TALLY_MOST));
         let counts = count(tally.attempts) << 24 | count(tally.failures);
         let word = u64::from(tally.window) << 48 | u64::from(tally.is_failing) << 47 | counts;
@@ -200,7 +200,7 @@ impl PartyBreaker {
     }
 }
 
-impl Era {
+impl BreakerEra {
     /// Which one it is.
     pub(super) fn now(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
@@ -235,13 +235,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn party() -> PartyBreaker {
-        PartyBreaker::new(PartyId::parse("acme").unwrap(), Era::default())
+        PartyBreaker::new(PartyId::parse("acme").unwrap(), BreakerEra::default())
     }
 
     #[test]
     fn every_attempt_looks_at_one_word_beside_a_pointer() {
         assert_eq!(size_of::<PartyBreaker>(), 16);
-        assert!(size_of::<Rest>() <= 56);
+        assert!(size_of::<PartyTrials>() <= 56);
     }
 
     #[test]
@@ -268,13 +268,13 @@ mod tests {
             window: u16, is_failing: bool, attempts in 0..=TALLY_MOST, failed in 0..=TALLY_MOST,
         ) {
             let party = party();
-            let streak = Streak { era, is_open, failures };
+            let streak = FailureStreak { era, is_open, failures };
             party.set_streak(streak);
             prop_assert_eq!(party.streak(), streak);
-            let vote = Vote { row, failures: votes };
+            let vote = PartyVote { row, failures: votes };
             party.set_vote(vote);
             prop_assert_eq!(party.vote(), vote);
-            let tally = Tally { window, is_failing, attempts, failures: failed };
+            let tally = AttemptTally { window, is_failing, attempts, failures: failed };
             party.set_tally(tally);
             prop_assert_eq!(party.tally(), tally);
         }

@@ -23,7 +23,7 @@ impl World {
             opened: counter(),
             party_opened: counter(),
         };
-        let era = Era::default();
+        let era = BreakerEra::default();
         let party = |number| {
             let id = PartyId::parse(&format!("party-{number}")).unwrap();
             PartyBreaker::new(id, era.clone())
@@ -37,7 +37,7 @@ impl World {
     }
 
     fn passes(&self, party: usize, kind: Kind) -> bool {
-        let sender = Sender::Party(&self.parties[party]);
+        let sender = AttemptOwner::Party(&self.parties[party]);
         if self.breaker.is_open() || !self.parties[party].is_open() {
             return self.breaker.pass(sender, kind).is_ok();
         }
@@ -73,9 +73,9 @@ impl World {
         self.breaker.asked_at(self.now);
         let pass = if self.breaker.is_open() {
             assert!(self.breaker.claim(self.now));
-            Pass::Probe
+            BreakerPass::Probe
         } else {
-            Pass::Free
+            BreakerPass::Free
         };
         if is_answered {
             self.breaker.own_answered(pass, self.now);
@@ -196,12 +196,16 @@ fn while_it_is_open_only_a_read_of_the_proxys_own_goes() {
     );
     for kind in [Kind::Read, Kind::Write, Kind::Money] {
         assert_eq!(
-            world.breaker.pass(Sender::Party(&world.parties[2]), kind),
-            Err(Open::Institution)
+            world
+                .breaker
+                .pass(AttemptOwner::Party(&world.parties[2]), kind),
+            Err(BreakerOpen::Institution)
         );
         assert_eq!(
-            world.breaker.pass(Sender::LookUp(&world.parties[2]), kind),
-            Err(Open::Institution)
+            world
+                .breaker
+                .pass(AttemptOwner::LookUp(&world.parties[2]), kind),
+            Err(BreakerOpen::Institution)
         );
     }
     world.later(EVERY);
@@ -213,9 +217,9 @@ fn while_it_is_open_only_a_read_of_the_proxys_own_goes() {
         "though the one before did not end"
     );
     world.answer(0);
-    world.breaker.own_answered(Pass::Free, world.now);
+    world.breaker.own_answered(BreakerPass::Free, world.now);
     assert!(world.breaker.is_open(), "what was sent before it opened");
-    world.breaker.own_answered(Pass::Probe, world.now);
+    world.breaker.own_answered(BreakerPass::Probe, world.now);
     assert!((0..3).all(|party| world.passes(party, Kind::Money)));
     let meters = &world.breaker.meters;
     assert_eq!((meters.is_open.get(), meters.opened.get()), (0, 1));
@@ -333,7 +337,7 @@ fn in_parallel_only_those_under_way_are_lost_on_top() {
             scope.spawn(move || {
                 start.wait();
                 for party in (thread..1_000).step_by(THREADS) {
-                    let sender = Sender::Party(&world.parties[party]);
+                    let sender = AttemptOwner::Party(&world.parties[party]);
                     if world.breaker.pass(sender, Kind::Money).is_ok() {
                         sent.fetch_add(1, Ordering::Relaxed);
                         world.breaker.failed(sender);

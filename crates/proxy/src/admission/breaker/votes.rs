@@ -23,18 +23,18 @@ pub(super) const MOST_OF_ONE: u32 = FEWEST / 2;
 
 /// Both polls.
 #[derive(Debug)]
-pub(super) struct Votes {
+pub(super) struct BreakerVotes {
     rules: settings::Breaker,
-    row: Row,
-    window: Window,
+    row: FailureRow,
+    window: FailureWindow,
     /// The last read of the proxy's own.
-    own: Option<(Own, Instant)>,
+    own: Option<(OwnReadResult, Instant)>,
     /// Until then two failures are enough: it was closed without knowing whether GatePay is well.
     wary: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
-struct Row {
+struct FailureRow {
     /// Which one it is, from 1.
     number: u32,
     is_running: bool,
@@ -44,18 +44,18 @@ struct Row {
     answered: u32,
     /// Failures of the silent ones.
     failures: u32,
-    own: Option<Own>,
+    own: Option<OwnReadResult>,
 }
 
 /// What became of the last read of the proxy's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Own {
+enum OwnReadResult {
     Answered,
     Failed,
 }
 
 #[derive(Debug)]
-struct Window {
+struct FailureWindow {
     /// Which one it is, from 1.
     number: u16,
     is_running: bool,
@@ -66,19 +66,19 @@ struct Window {
     failing: u32,
     /// Attempts, of each party only the first few.
     attempts: u32,
-    own: Option<Own>,
+    own: Option<OwnReadResult>,
 }
 
 /// What a party said in a row: how often it failed since its last answer; none if that was its last attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Vote {
+pub(super) struct PartyVote {
     pub(super) row: u32,
     pub(super) failures: u32,
 }
 
 /// A party's attempts in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
+pub(super) struct AttemptTally {
     pub(super) window: u16,
     /// Whether it is counted as failing.
     pub(super) is_failing: bool,
@@ -88,7 +88,7 @@ pub(super) struct Tally {
 
 /// Why the breaker opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Evidence {
+pub(super) struct OpenEvidence {
     /// Failures in the row.
     pub(super) in_a_row: u32,
     /// Parties that got no answer since their failure.
@@ -97,12 +97,12 @@ pub(super) struct Evidence {
     pub(super) own_failed: bool,
 }
 
-impl Votes {
+impl BreakerVotes {
     pub(super) fn new(rules: settings::Breaker, now: Instant) -> Self {
         Self {
             rules,
-            row: Row::default(),
-            window: Window {
+            row: FailureRow::default(),
+            window: FailureWindow {
                 number: 0,
                 is_running: false,
                 began: now,
@@ -135,13 +135,13 @@ impl Votes {
     }
 
     /// An attempt of a party failed: its vote in the row.
-    pub(super) fn failed(&mut self, vote: Vote, now: Instant) -> Vote {
+    pub(super) fn failed(&mut self, vote: PartyVote, now: Instant) -> PartyVote {
         if !self.row.is_running {
-            self.row = Row {
+            self.row = FailureRow {
                 number: self.row.number.wrapping_add(1).max(1),
                 is_running: true,
                 own: self.heard_lately(now),
-                ..Row::default()
+                ..FailureRow::default()
             };
         }
         let row = &mut self.row;
@@ -153,14 +153,14 @@ impl Votes {
             row.silent += 1;
         }
         row.failures = row.failures.saturating_add(1);
-        Vote {
+        PartyVote {
             row: row.number,
             failures: before.unwrap_or(0).saturating_add(1),
         }
     }
 
     /// An attempt of a party got an answer: its vote in the row.
-    pub(super) fn answered(&mut self, vote: Vote) -> Vote {
+    pub(super) fn answered(&mut self, vote: PartyVote) -> PartyVote {
         let row = &mut self.row;
         if !row.is_running {
             return vote;
@@ -174,7 +174,7 @@ impl Votes {
             }
             None => row.answered += 1,
         }
-        let vote = Vote {
+        let vote = PartyVote {
             row: row.number,
             failures: 0,
         };
@@ -186,9 +186,9 @@ impl Votes {
     pub(super) fn own(&mut self, is_answered: bool, now: Instant) {
         let own = if is_answered {
             self.wary = None;
-            Own::Answered
+            OwnReadResult::Answered
         } else {
-            Own::Failed
+            OwnReadResult::Failed
         };
         self.own = Some((own, now));
         if self.window.is_running {
@@ -201,15 +201,15 @@ impl Votes {
     }
 
     /// What the last read of the proxy's own says now: the next may not be asked earlier than this.
-    fn heard_lately(&self, now: Instant) -> Option<Own> {
+    fn heard_lately(&self, now: Instant) -> Option<OwnReadResult> {
         let (own, at) = self.own?;
         (now.saturating_duration_since(at) <= EVERY).then_some(own)
     }
 
     fn void_if_outvoted(&mut self) {
         let (row, own) = (&self.row, self.row.own);
-        let answered = row.answered + u32::from(own == Some(Own::Answered));
-        let silent = row.silent + u32::from(own == Some(Own::Failed));
+        let answered = row.answered + u32::from(own == Some(OwnReadResult::Answered));
+        let silent = row.silent + u32::from(own == Some(OwnReadResult::Failed));
         if row.silent == 0 || answered > silent {
             self.row.is_running = false;
             self.wary = None;
@@ -217,10 +217,15 @@ impl Votes {
     }
 
     /// Counts an attempt of a party in the window, which begins with a failure.
-    pub(super) fn count(&mut self, tally: Tally, has_failed: bool, now: Instant) -> Tally {
+    pub(super) fn count(
+        &mut self,
+        tally: AttemptTally,
+        has_failed: bool,
+        now: Instant,
+    ) -> AttemptTally {
         self.end_window(now);
         if has_failed && !self.window.is_running {
-            self.window = Window {
+            self.window = FailureWindow {
                 number: self.window.number.wrapping_add(1).max(1),
                 is_running: true,
                 began: now,
@@ -238,14 +243,14 @@ impl Votes {
             tally
         } else {
             window.seen += 1;
-            Tally {
+            AttemptTally {
                 window: window.number,
-                ..Tally::default()
+                ..AttemptTally::default()
             }
         };
         window.attempts += u32::from(before.attempts < MOST_OF_ONE);
         let (attempts, failures) = (before.attempts + 1, before.failures + u32::from(has_failed));
-        let tally = Tally {
+        let tally = AttemptTally {
             window: before.window,
             is_failing: failures > 0 && self.is_much(failures, attempts),
             attempts,
@@ -256,13 +261,13 @@ impl Votes {
     }
 
     /// Forgets what a party's tally says: it begins anew.
-    pub(super) fn forget(&mut self, tally: Tally) -> Tally {
+    pub(super) fn forget(&mut self, tally: AttemptTally) -> AttemptTally {
         if tally.window == self.window() {
             self.moved(tally.is_failing, false);
         }
-        Tally {
+        AttemptTally {
             window: tally.window,
-            ..Tally::default()
+            ..AttemptTally::default()
         }
     }
 
@@ -279,7 +284,7 @@ impl Votes {
     }
 
     /// Whether a party alone fails so often that it gets a breaker of its own.
-    pub(super) fn is_failing_alone(&self, in_a_row: u32, tally: Tally) -> bool {
+    pub(super) fn is_failing_alone(&self, in_a_row: u32, tally: AttemptTally) -> bool {
         let enough = self.rules.failures != 0 && in_a_row >= self.rules.failures;
         let is_current = tally.window != 0 && tally.window == self.window();
         enough || (is_current && tally.attempts >= FEWEST && tally.is_failing)
@@ -300,22 +305,22 @@ impl Votes {
 
     /// Whether the breaker opens: for failures in a row of two parties without an answer since, if fewer voters were
     /// answered; for those of one party, if a read of the proxy's own failed too; or if a part of most parties' attempts fails.
-    pub(super) fn verdict(&self, now: Instant) -> Option<Evidence> {
+    pub(super) fn verdict(&self, now: Instant) -> Option<OpenEvidence> {
         let row = &self.row;
         let own = row.own.filter(|_| row.is_running);
-        let answered = row.answered + u32::from(own == Some(Own::Answered));
+        let answered = row.answered + u32::from(own == Some(OwnReadResult::Answered));
         let agreed = match own {
-            Some(Own::Failed) => row.silent >= 1,
+            Some(OwnReadResult::Failed) => row.silent >= 1,
             _ => row.silent >= 2 && row.silent > answered,
         };
         let is_wary = self.wary.is_some_and(|until| now < until);
         let most = if is_wary { 2 } else { u32::MAX };
         let most = self.rules.failures.min(most);
         let enough = row.is_running && most != 0 && row.failures >= most && agreed;
-        (enough || self.is_window_failing()).then_some(Evidence {
+        (enough || self.is_window_failing()).then_some(OpenEvidence {
             in_a_row: row.failures,
             parties: row.silent.max(self.window.failing),
-            own_failed: [own, self.window.own].contains(&Some(Own::Failed)),
+            own_failed: [own, self.window.own].contains(&Some(OwnReadResult::Failed)),
         })
     }
 
@@ -324,7 +329,7 @@ impl Votes {
         let window = &self.window;
         let own = window.own;
         let heard = u32::from(own.is_some());
-        let failing = window.failing + u32::from(own == Some(Own::Failed));
+        let failing = window.failing + u32::from(own == Some(OwnReadResult::Failed));
         window.is_running
             && window.attempts + heard * MOST_OF_ONE >= FEWEST
             && window.failing >= 1

@@ -7,28 +7,28 @@ const SLOTS: usize = 16;
 
 /// Weights by the second in which they were last seen.
 #[derive(Default, Clone)]
-pub(super) struct Activity {
+pub(super) struct MemberActivity {
     second: u64,
-    slots: [Slot; SLOTS],
-    all: Slot,
+    slots: [ActivitySecond; SLOTS],
+    all: ActivitySecond,
 }
 
 #[derive(Default, Clone, Copy)]
-struct Slot {
+struct ActivitySecond {
     weight: u64,
     members: u32,
 }
 
 /// When somebody was last seen: the second, plus one; 0 is never. Enough for a century from when time began.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen(u32);
+pub(super) struct LastSeen(u32);
 
-impl Activity {
+impl MemberActivity {
     /// Time goes on: forgets who was not seen for too long.
     pub(super) fn advance(&mut self, second: u64) {
         if second >= self.second + SLOTS as u64 {
             self.slots = Default::default();
-            self.all = Slot::default();
+            self.all = ActivitySecond::default();
         } else {
             for second in self.second + 1..=second {
                 // The slot of a second that is no longer among the last is the one to be used next but a few.
@@ -36,7 +36,7 @@ impl Activity {
                     let slot = &mut self.slots[at(old)];
                     self.all.weight -= slot.weight;
                     self.all.members -= slot.members;
-                    *slot = Slot::default();
+                    *slot = ActivitySecond::default();
                 }
             }
         }
@@ -44,8 +44,8 @@ impl Activity {
     }
 
     /// Somebody asks now.
-    pub(super) fn saw(&mut self, seen: &mut Seen, weight: u64) {
-        let now = Seen(u32::try_from(self.second + 1).unwrap_or(u32::MAX));
+    pub(super) fn saw(&mut self, seen: &mut LastSeen, weight: u64) {
+        let now = LastSeen(u32::try_from(self.second + 1).unwrap_or(u32::MAX));
         if *seen != now {
             self.forget(*seen, weight);
             *seen = now;
@@ -54,7 +54,7 @@ impl Activity {
     }
 
     /// Somebody leaves for good, or is about to weigh something else.
-    pub(super) fn forget(&mut self, seen: Seen, weight: u64) {
+    pub(super) fn forget(&mut self, seen: LastSeen, weight: u64) {
         if self.counts(seen) {
             let slot = &mut self.slots[at(seen.second())];
             for slot in [slot, &mut self.all] {
@@ -65,14 +65,14 @@ impl Activity {
     }
 
     /// Undoes [`forget`](Self::forget) at another weight.
-    pub(super) fn remember(&mut self, seen: Seen, weight: u64) {
+    pub(super) fn remember(&mut self, seen: LastSeen, weight: u64) {
         if self.counts(seen) {
             self.add(seen, weight);
         }
     }
 
     /// Whether somebody is active.
-    pub(super) fn counts(&self, seen: Seen) -> bool {
+    pub(super) fn counts(&self, seen: LastSeen) -> bool {
         seen.0 > 0 && u64::from(seen.0) + ACTIVE > self.second
     }
 
@@ -86,7 +86,7 @@ impl Activity {
         self.all.members
     }
 
-    fn add(&mut self, seen: Seen, weight: u64) {
+    fn add(&mut self, seen: LastSeen, weight: u64) {
         for slot in [&mut self.slots[at(seen.second())], &mut self.all] {
             slot.weight += weight;
             slot.members += 1;
@@ -94,7 +94,7 @@ impl Activity {
     }
 }
 
-impl Seen {
+impl LastSeen {
     fn second(self) -> u64 {
         u64::from(self.0 - 1)
     }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn who_asked_counts_for_ten_seconds() {
-        let (mut activity, mut seen) = (Activity::default(), Seen::default());
+        let (mut activity, mut seen) = (MemberActivity::default(), LastSeen::default());
         activity.advance(100);
         activity.saw(&mut seen, 5);
         assert_eq!((activity.weight(), activity.members()), (5, 1));
@@ -128,8 +128,8 @@ mod tests {
         fn the_sum_is_what_counting_everybody_gives(
             events in prop::collection::vec((0..8_usize, 0..14_u64, 0..4_u8), 1..300),
         ) {
-            let mut activity = Activity::default();
-            let mut all = [(Seen::default(), 1_u64); 8];
+            let mut activity = MemberActivity::default();
+            let mut all = [(LastSeen::default(), 1_u64); 8];
             let mut last: [Option<u64>; 8] = [None; 8];
             let mut second = 0;
             for (who, pause, what) in events {

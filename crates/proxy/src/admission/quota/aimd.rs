@@ -14,7 +14,7 @@ const LONGEST_HOLD: Duration = Duration::from_mins(1);
 
 /// When the rate fell, and when it grows next.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Aimd {
+pub struct AimdRate {
     shrunk: Option<Duration>,
     grows: Duration,
 }
@@ -38,7 +38,7 @@ impl RateRange {
     }
 }
 
-impl Aimd {
+impl AimdRate {
     /// The rate after a push-back: three tenths less, once a second; the floor for as long as `Retry-After` says.
     pub fn shrink(
         &mut self,

@@ -12,7 +12,7 @@
 
 /// Tokens that are left to those who rank higher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bands {
+pub(super) struct TokenBands {
     /// To look-ups.
     pub(super) act: u32,
     /// To write and money calls within the reserve.
@@ -30,7 +30,7 @@ pub(super) struct Bands {
 /// Millionths, in which the reserve is counted.
 pub(super) const WHOLE: u32 = 1_000_000;
 
-impl Bands {
+impl TokenBands {
     /// Of a burst, with a reserve in millionths of it, at most half.
     ///
     /// With one token more no band begins more than one token higher: as the burst grows back after GatePay pushed
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn half_of_what_is_not_reserved_is_kept_from_borrowers() {
-        let bands = Bands::of(500, 100_000);
-        let expected = Bands {
+        let bands = TokenBands::of(500, 100_000);
+        let expected = TokenBands {
             act: 12,
             read: 50,
             top: 87,
@@ -84,15 +84,15 @@ mod tests {
         };
         assert_eq!(bands, expected);
         assert_eq!((bands.reserve(), bands.smooth()), (37, 104));
-        let bare = Bands::of(500, 0);
+        let bare = TokenBands::of(500, 0);
         assert_eq!((bare.read, bare.saved, bare.lend), (0, 125, 250));
     }
 
     proptest! {
         #[test]
         fn bands_lie_in_order_below_the_burst(burst in 1..5_000_u32, reserve in 0..=500_000_u32) {
-            let bands = Bands::of(burst, reserve);
-            let more = Bands::of(burst + 1, reserve);
+            let bands = TokenBands::of(burst, reserve);
+            let more = TokenBands::of(burst + 1, reserve);
             for (one, other) in [
                 (bands.act, more.act), (bands.read, more.read), (bands.fresh, more.fresh),
                 (bands.saved, more.saved), (bands.lend, more.lend),

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use gatepay_tenancy::{Rate, settings};
 
-use super::activity::{ACTIVE, Activity, Seen};
-use super::aimd::{Aimd, RateRange};
-use super::bands::{Bands, WHOLE};
-use super::pushes::Pushes;
+use super::activity::{ACTIVE, LastSeen, MemberActivity};
+use super::aimd::{AimdRate, RateRange};
+use super::bands::{TokenBands, WHOLE};
+use super::pushes::RecentPushbacks;
 use super::view::{QuotaView, ShareView};
 
 /// A token in units: tokens per second are then units per nanosecond.
@@ -28,12 +28,12 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Everything the quota remembers.
 #[derive(Clone)]
-pub(super) struct Core {
-    terms: Terms,
+pub(super) struct FairShare {
+    terms: QuotaTerms,
     /// The rate in force, in tokens per second: that of the terms, or less since GatePay pushed back.
     per_second: u32,
     burst: u32,
-    bands: Bands,
+    bands: TokenBands,
     now: u64,
     /// Tokens left, in units. Below zero only since there are fewer in all.
     left: i64,
@@ -43,20 +43,20 @@ pub(super) struct Core {
     spread: u128,
     /// What was too little to be spread.
     rest: u128,
-    activity: Activity,
-    members: Vec<Member>,
+    activity: MemberActivity,
+    members: Vec<QuotaMember>,
     vacant: Vec<u32>,
     /// Members' calls that are in flight.
     seated: u32,
-    aimd: Aimd,
-    pushes: Pushes,
+    aimd: AimdRate,
+    pushes: RecentPushbacks,
     /// How often terms or the rate in force changed: what was taken before is not given back.
     epoch: u64,
 }
 
 /// What a member's call is judged by, in spread: worked out once, for the divisions are what a call costs most.
 #[derive(Clone, Copy)]
-struct Reach {
+struct MemberAllowance {
     /// What a token costs it.
     cost: u128,
     /// How far its mark may run ahead of the spread: ten seconds' worth.
@@ -67,7 +67,7 @@ struct Reach {
 
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(super) struct QuotaTerms {
     pub(super) per_second: u32,
     pub(super) burst: u32,
     /// In millionths.
@@ -80,22 +80,22 @@ pub(super) struct Terms {
 /// One cache line: each is a cold one to whoever asks, and so are its neighbors, whose turn it is not.
 #[derive(Default, Clone)]
 #[repr(align(64))]
-struct Member {
+struct QuotaMember {
     weight: u32,
     /// Marks on `spread`.
     smooth: u128,
     saved: u128,
-    seen: Seen,
+    seen: LastSeen,
     seated: u32,
-    used: Used,
+    used: RecentUse,
     borrowed: u64,
 }
 
-const _: () = assert!(size_of::<Member>() == 64);
+const _: () = assert!(size_of::<QuotaMember>() == 64);
 
 /// What was admitted in this ten seconds and the ten before.
 #[derive(Default, Clone, Copy)]
-struct Used {
+struct RecentUse {
     /// Counted in tens of seconds, from when time began: a century has some 300 million.
     period: u32,
     now: u32,
@@ -104,7 +104,7 @@ struct Used {
 
 /// On what grounds a token is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
+pub(super) enum Entitlement {
     /// Its share, of now or of the last ten seconds.
     Saved,
     /// Its share of what flows in now.
@@ -121,8 +121,8 @@ pub(super) enum Ground {
 
 /// A token that was taken.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Taken {
-    pub(super) ground: Ground,
+pub(super) struct TokenTaken {
+    pub(super) ground: Entitlement,
     pub(super) seated: bool,
     /// A place that should have been refused, but that is not enforced.
     pub(super) crowded: bool,
@@ -132,7 +132,7 @@ pub(super) struct Taken {
 
 /// Why there is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Short {
+pub(super) enum TokenShortage {
     /// The rate: in so many nanoseconds there will be one, if nobody else takes it.
     Rate(u64),
     /// The places in flight.
@@ -141,7 +141,7 @@ pub(super) enum Short {
 
 /// What the proxy calls GatePay for besides its callers' requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum OwnCallPurpose {
     /// To learn what became of a write or money call whose outcome is unknown. Nothing ranks higher.
     LookUp,
     /// To repeat a read that got no answer.
@@ -153,7 +153,7 @@ pub enum Purpose {
     Probe,
 }
 
-impl Purpose {
+impl OwnCallPurpose {
     /// Every purpose, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::LookUp, Self::Repeat, Self::Settle, Self::Probe];
 
@@ -168,10 +168,10 @@ impl Purpose {
     }
 }
 
-impl Core {
+impl FairShare {
     /// Full.
-    pub(super) fn new(terms: Terms, now: u64) -> Self {
-        let bands = Bands::of(terms.burst, terms.reserve);
+    pub(super) fn new(terms: QuotaTerms, now: u64) -> Self {
+        let bands = TokenBands::of(terms.burst, terms.reserve);
         Self {
             terms,
             per_second: terms.per_second,
@@ -182,21 +182,21 @@ impl Core {
             reserve: tokens(bands.reserve()),
             spread: 0,
             rest: 0,
-            activity: Activity::default(),
+            activity: MemberActivity::default(),
             members: Vec::new(),
             vacant: Vec::new(),
             seated: 0,
-            aimd: Aimd::default(),
-            pushes: Pushes::default(),
+            aimd: AimdRate::default(),
+            pushes: RecentPushbacks::default(),
             epoch: 0,
         }
     }
 
     /// Somebody more who may ask.
     pub(super) fn join(&mut self, weight: u32) -> u32 {
-        let member = Member {
+        let member = QuotaMember {
             weight,
-            ..Member::default()
+            ..QuotaMember::default()
         };
         if let Some(place) = self.vacant.pop() {
             self.members[place as usize] = member;
@@ -223,28 +223,35 @@ impl Core {
     }
 
     /// Takes a token and a place for a member's call, or neither. `acts` says that it is a write or money call.
-    pub(super) fn take(&mut self, member: u32, acts: bool, now: u64) -> Result<Taken, Short> {
+    pub(super) fn take(
+        &mut self,
+        member: u32,
+        acts: bool,
+        now: u64,
+    ) -> Result<TokenTaken, TokenShortage> {
         let reach = self.arrive(member, now);
         // Whoever read the clock later may have been here first.
         let now = self.now;
         let crowded = self.is_crowded(member, acts);
         if crowded && !self.terms.shadow.in_flight {
-            return Err(Short::Places);
+            return Err(TokenShortage::Places);
         }
         let ground = match self.judge(member, reach, acts) {
             Ok(ground) => ground,
-            Err(wait) => self.shadow().ok_or(Short::Rate(self.in_truth(wait)))?,
+            Err(wait) => self
+                .shadow()
+                .ok_or(TokenShortage::Rate(self.in_truth(wait)))?,
         };
         self.charge(member, ground, TOKEN, reach.cost, false);
         let it = &mut self.members[member as usize];
         it.used.add(now);
-        it.borrowed += u64::from(ground == Ground::Borrowed);
+        it.borrowed += u64::from(ground == Entitlement::Borrowed);
         let seated = self.terms.in_flight.is_some();
         if seated {
             self.members[member as usize].seated += 1;
             self.seated += 1;
         }
-        Ok(Taken {
+        Ok(TokenTaken {
             ground,
             seated,
             crowded,
@@ -263,7 +270,7 @@ impl Core {
     }
 
     /// Undoes [`take`](Self::take), as if it had never been: see [`Limiter::give_back`](crate::admission::limiter::Limiter::give_back).
-    pub(super) fn give_back(&mut self, member: u32, taken: Taken, now: u64) {
+    pub(super) fn give_back(&mut self, member: u32, taken: TokenTaken, now: u64) {
         self.vacate(member, taken.seated);
         self.advance(now);
         if taken.epoch != self.epoch {
@@ -285,22 +292,22 @@ impl Core {
     }
 
     /// Takes a token for a call of the proxy's own, or says in how many nanoseconds there will be one.
-    pub(super) fn take_for(&mut self, purpose: Purpose, now: u64) -> Result<(), u64> {
+    pub(super) fn take_for(&mut self, purpose: OwnCallPurpose, now: u64) -> Result<(), u64> {
         self.advance(now);
         let kept = match purpose {
-            Purpose::LookUp => 0,
-            Purpose::Repeat | Purpose::Settle => self.bands.saved,
-            Purpose::Probe => self.bands.read,
+            OwnCallPurpose::LookUp => 0,
+            OwnCallPurpose::Repeat | OwnCallPurpose::Settle => self.bands.saved,
+            OwnCallPurpose::Probe => self.bands.read,
         };
         match self.wait_for(kept) {
             0 => self.left -= TOKEN,
             wait => match self.shadow() {
                 None => return Err(wait),
-                Some(Ground::Beyond) => {}
+                Some(Entitlement::Beyond) => {}
                 Some(_) => self.left -= TOKEN,
             },
         }
-        if purpose == Purpose::LookUp {
+        if purpose == OwnCallPurpose::LookUp {
             self.reserve = (self.reserve - TOKEN).max(0);
         }
         Ok(())
@@ -327,7 +334,7 @@ impl Core {
     }
 
     /// Other terms from now on. What was spent stays spent, token for token.
-    pub(super) fn adjust(&mut self, terms: Terms, now: u64) {
+    pub(super) fn adjust(&mut self, terms: QuotaTerms, now: u64) {
         self.advance(now);
         if terms == self.terms {
             return;
@@ -397,7 +404,7 @@ impl Core {
 
     /// Time goes on, and a member asks: from now on it is active. A mark that fell behind has lost what it did not take;
     /// one that is too far ahead owes nothing, since it is the depth that became less, not the member greedy.
-    fn arrive(&mut self, member: u32, now: u64) -> Reach {
+    fn arrive(&mut self, member: u32, now: u64) -> MemberAllowance {
         self.advance(now);
         let it = &mut self.members[member as usize];
         self.activity.saw(&mut it.seen, it.weight.into());
@@ -457,16 +464,16 @@ impl Core {
         self.left += tokens(burst) - tokens(self.burst);
         self.per_second = per_second;
         self.burst = burst;
-        self.bands = Bands::of(burst, self.terms.reserve);
+        self.bands = TokenBands::of(burst, self.terms.reserve);
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
         self.epoch += 1;
     }
 
     /// On what grounds a member may take a token now, or else how long until there are any.
-    fn judge(&self, member: u32, reach: Reach, acts: bool) -> Result<Ground, u64> {
+    fn judge(&self, member: u32, reach: MemberAllowance, acts: bool) -> Result<Entitlement, u64> {
         let it = &self.members[member as usize];
         let bands = &self.bands;
-        let Reach {
+        let MemberAllowance {
             cost,
             deep,
             shallow,
@@ -474,18 +481,18 @@ impl Core {
         let wait_saved = self.wait_for_credit(it.saved, cost, deep, acts);
         let wait_saved = wait_saved.max(self.wait_for(bands.saved));
         if wait_saved == 0 {
-            return Ok(Ground::Saved);
+            return Ok(Entitlement::Saved);
         }
         let wait_borrow = self.wait_for(bands.lend);
         if wait_borrow == 0 {
-            return Ok(Ground::Borrowed);
+            return Ok(Entitlement::Borrowed);
         }
         let wait_smooth = self.wait_for_credit(it.smooth, cost, shallow, acts);
         let wait_fresh = self.wait_for_credit(it.smooth, cost, shallow / 2, acts);
         let wait_smooth = wait_smooth.max(self.wait_for(bands.fresh));
         let wait_smooth = wait_smooth.min(wait_fresh.max(self.wait_for(bands.read)));
         if wait_smooth == 0 {
-            return Ok(Ground::Smooth);
+            return Ok(Entitlement::Smooth);
         }
         let mut wait = wait_saved.min(wait_borrow).min(wait_smooth);
         if acts && bands.reserve() > 0 {
@@ -494,7 +501,7 @@ impl Core {
             let reserve = nanos(lacks.div_ceil(flow.into()));
             let wait_reserve = reserve.max(self.wait_for(bands.act));
             if wait_reserve == 0 {
-                return Ok(Ground::Reserve);
+                return Ok(Entitlement::Reserve);
             }
             wait = wait.min(wait_reserve);
         }
@@ -502,12 +509,12 @@ impl Core {
     }
 
     /// On what grounds a call goes ahead that has none, because that is not enforced.
-    fn shadow(&self) -> Option<Ground> {
+    fn shadow(&self) -> Option<Entitlement> {
         let shadow = self.terms.shadow;
         if self.left < TOKEN {
-            shadow.rate.then_some(Ground::Beyond)
+            shadow.rate.then_some(Entitlement::Beyond)
         } else {
-            (shadow.shares || shadow.rate).then_some(Ground::Shadow)
+            (shadow.shares || shadow.rate).then_some(Entitlement::Shadow)
         }
     }
 
@@ -521,7 +528,7 @@ impl Core {
     }
 
     /// Takes units on some ground, or puts them back; in spread they cost the member so much.
-    fn charge(&mut self, member: u32, ground: Ground, units: i64, cost: u128, back: bool) {
+    fn charge(&mut self, member: u32, ground: Entitlement, units: i64, cost: u128, back: bool) {
         let it = &mut self.members[member as usize];
         let mark = |mark: u128| {
             if back {
@@ -532,14 +539,14 @@ impl Core {
         };
         let sign = if back { -1 } else { 1 };
         match ground {
-            Ground::Saved => it.saved = mark(it.saved),
-            Ground::Smooth => {
+            Entitlement::Saved => it.saved = mark(it.saved),
+            Entitlement::Smooth => {
                 it.smooth = mark(it.smooth);
                 it.saved = mark(it.saved);
             }
-            Ground::Reserve => self.reserve -= sign * units,
-            Ground::Borrowed | Ground::Shadow => {}
-            Ground::Beyond => return,
+            Entitlement::Reserve => self.reserve -= sign * units,
+            Entitlement::Borrowed | Entitlement::Shadow => {}
+            Entitlement::Beyond => return,
         }
         self.left = (self.left - sign * units).min(tokens(self.burst));
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
@@ -572,11 +579,11 @@ impl Core {
         }
     }
 
-    fn reach(&self, member: u32) -> Reach {
+    fn reach(&self, member: u32) -> MemberAllowance {
         let weight = self.activity.weight().max(1);
         let flow = u128::from(self.per_second) * u128::from(ACTIVE * SECOND);
         let band = u64::from(self.bands.smooth()) * TOKEN.unsigned_abs();
-        Reach {
+        MemberAllowance {
             cost: self.members[member as usize].cost(TOKEN),
             deep: flow / u128::from(weight),
             shallow: (band / weight).into(),
@@ -603,14 +610,14 @@ impl Core {
     }
 }
 
-impl Member {
+impl QuotaMember {
     /// What so many units cost it in spread.
     fn cost(&self, units: i64) -> u128 {
         units.unsigned_abs().div_ceil(self.weight.into()).into()
     }
 }
 
-impl Used {
+impl RecentUse {
     fn add(&mut self, now: u64) {
         self.turn(now);
         self.now = self.now.saturating_add(1);

@@ -6,24 +6,24 @@ const WINDOW: u64 = 10_000_000_000;
 
 /// The last push-back, and the last one of another party.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pushes {
-    last: Option<Push>,
-    other: Option<Push>,
+pub(super) struct RecentPushbacks {
+    last: Option<PushbackEvent>,
+    other: Option<PushbackEvent>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Push {
+struct PushbackEvent {
     member: u32,
     at: u64,
 }
 
-impl Pushes {
+impl RecentPushbacks {
     /// GatePay pushed this party back. Whether it did so to another one lately.
     pub(super) fn note(&mut self, member: u32, now: u64) -> bool {
         if self.last.is_none_or(|last| last.member != member) {
             self.other = self.last;
         }
-        self.last = Some(Push { member, at: now });
+        self.last = Some(PushbackEvent { member, at: now });
         self.other
             .is_some_and(|other| now.saturating_sub(other.at) <= WINDOW)
     }
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn two_parties_count_within_ten_seconds_of_each_other() {
-        let mut pushes = Pushes::default();
+        let mut pushes = RecentPushbacks::default();
         let second = 1_000_000_000;
         assert!(!pushes.note(1, 0));
         assert!(!pushes.note(1, second));
@@ -61,7 +61,7 @@ mod tests {
         fn a_push_counts_if_and_only_if_another_party_got_one_lately(
             events in prop::collection::vec((0..4_u32, 0..8_000_000_000_u64), 1..60),
         ) {
-            let (mut pushes, mut history, mut now) = (Pushes::default(), Vec::new(), 0);
+            let (mut pushes, mut history, mut now) = (RecentPushbacks::default(), Vec::new(), 0);
             for (member, pause) in events {
                 now += pause;
                 let lately = |(other, at): &(u32, u64)| *other != member && now - at <= WINDOW;

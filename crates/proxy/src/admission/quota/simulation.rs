@@ -6,13 +6,13 @@ use std::collections::BinaryHeap;
 use gatepay_tenancy::settings::QuotaShadow;
 use proptest::prelude::*;
 
-use super::bands::Bands;
-use super::core::{Core, Ground, Purpose, Short, Terms};
+use super::bands::TokenBands;
+use super::core::{Entitlement, FairShare, OwnCallPurpose, QuotaTerms, TokenShortage};
 
 const SECOND: u64 = 1_000_000_000;
 
-fn terms(per_second: u32, burst: u32) -> Terms {
-    Terms {
+fn terms(per_second: u32, burst: u32) -> QuotaTerms {
+    QuotaTerms {
         per_second,
         burst,
         reserve: 100_000,
@@ -23,9 +23,9 @@ fn terms(per_second: u32, burst: u32) -> Terms {
 }
 
 /// Small, fast and the same everywhere (splitmix64).
-struct Dice(u64);
+struct SplitMix(u64);
 
-impl Dice {
+impl SplitMix {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -43,58 +43,64 @@ impl Dice {
 
 /// Somebody who asks.
 #[derive(Clone, Copy)]
-struct Asker {
+struct SimulatedParty {
     weight: u32,
     per_second: f64,
-    arrivals: Arrivals,
+    arrivals: ArrivalPattern,
     acts: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Arrivals {
+enum ArrivalPattern {
     Poisson,
     Even,
 }
 
-fn poisson(per_second: f64) -> Asker {
-    Asker {
+fn poisson(per_second: f64) -> SimulatedParty {
+    SimulatedParty {
         weight: 1,
         per_second,
-        arrivals: Arrivals::Poisson,
+        arrivals: ArrivalPattern::Poisson,
         acts: false,
     }
 }
 
-fn even(per_second: f64) -> Asker {
-    Asker {
-        arrivals: Arrivals::Even,
+fn even(per_second: f64) -> SimulatedParty {
+    SimulatedParty {
+        arrivals: ArrivalPattern::Even,
         ..poisson(per_second)
     }
 }
 
 /// What came of it for one of them.
 #[derive(Default, Clone, Copy, Debug)]
-struct Got {
+struct SimulationResult {
     asked: u32,
     admitted: u32,
     borrowed: u32,
 }
 
-impl Got {
+impl SimulationResult {
     fn part(&self) -> f64 {
         f64::from(self.admitted) / f64::from(self.asked)
     }
 }
 
 /// Lets them ask for so many seconds, the first of which are not counted.
-fn run(core: &mut Core, askers: &[Asker], warm_up: u64, seconds: u64, seed: u64) -> Vec<Got> {
-    let mut dice = Dice(seed);
+fn run(
+    core: &mut FairShare,
+    askers: &[SimulatedParty],
+    warm_up: u64,
+    seconds: u64,
+    seed: u64,
+) -> Vec<SimulationResult> {
+    let mut dice = SplitMix(seed);
     let members: Vec<u32> = askers.iter().map(|asker| core.join(asker.weight)).collect();
-    let mut pause = |asker: &Asker| {
+    let mut pause = |asker: &SimulatedParty| {
         let mean = 1e9 / asker.per_second;
         let time = match asker.arrivals {
-            Arrivals::Poisson => -dice.part().ln() * mean,
-            Arrivals::Even => mean,
+            ArrivalPattern::Poisson => -dice.part().ln() * mean,
+            ArrivalPattern::Even => mean,
         };
         #[expect(
             clippy::cast_possible_truncation,
@@ -109,7 +115,7 @@ fn run(core: &mut Core, askers: &[Asker], warm_up: u64, seconds: u64, seed: u64)
         .enumerate()
         .map(|(who, asker)| Reverse((SECOND + pause(asker), who)))
         .collect();
-    let mut all = vec![Got::default(); askers.len()];
+    let mut all = vec![SimulationResult::default(); askers.len()];
     while let Some(Reverse((now, who))) = next.pop() {
         if now >= (1 + warm_up + seconds) * SECOND {
             break;
@@ -121,14 +127,14 @@ fn run(core: &mut Core, askers: &[Asker], warm_up: u64, seconds: u64, seed: u64)
             got.asked += 1;
             if let Ok(taken) = taken {
                 got.admitted += 1;
-                got.borrowed += u32::from(taken.ground == Ground::Borrowed);
+                got.borrowed += u32::from(taken.ground == Entitlement::Borrowed);
             }
         }
     }
     all
 }
 
-fn sum(all: &[Got]) -> f64 {
+fn sum(all: &[SimulationResult]) -> f64 {
     all.iter().map(|got| f64::from(got.admitted)).sum()
 }
 
@@ -137,10 +143,13 @@ fn a_flood_takes_what_is_left_and_nothing_else() {
     let mut askers = vec![poisson(0.9 * 5.0); 99];
     askers.push(even(100.0 * 5.0));
     for seed in 1..=5 {
-        let mut core = Core::new(terms(500, 500), 0);
+        let mut core = FairShare::new(terms(500, 500), 0);
         let got = run(&mut core, &askers, 0, 120, seed);
         let quota = 500.0 * 120.0;
-        let least = got[..99].iter().map(Got::part).fold(1.0, f64::min);
+        let least = got[..99]
+            .iter()
+            .map(SimulationResult::part)
+            .fold(1.0, f64::min);
         let others: f64 = sum(&got[..99]);
         let flooder = f64::from(got[99].admitted);
         let use_ = sum(&got) / quota;
@@ -176,13 +185,13 @@ fn under_saturation_shares_are_as_weights() {
         let askers: Vec<_> = weights
             .iter()
             .zip(rates)
-            .map(|(weight, per_second)| Asker {
+            .map(|(weight, per_second)| SimulatedParty {
                 weight: *weight,
                 ..poisson(per_second)
             })
             .collect();
-        let mut core = Core::new(
-            Terms {
+        let mut core = FairShare::new(
+            QuotaTerms {
                 reserve,
                 ..terms(500, 500)
             },
@@ -205,9 +214,9 @@ fn under_saturation_shares_are_as_weights() {
 
 #[test]
 fn a_flood_that_was_alone_makes_room_at_once() {
-    let mut core = Core::new(terms(500, 500), 0);
+    let mut core = FairShare::new(terms(500, 500), 0);
     let flooder = core.join(1);
-    let flood = |core: &mut Core, from: u64, until: u64| {
+    let flood = |core: &mut FairShare, from: u64, until: u64| {
         // A hundred times the whole quota.
         let times = (from..until).step_by(20_000);
         times
@@ -236,7 +245,7 @@ fn also_with_more_tenants_than_half_the_burst_shares_are_fair_on_average() {
         let count = usize::try_from(tenants).unwrap() - 1;
         let mut askers = vec![poisson(0.9 * share); count];
         askers.push(even(100.0 * share));
-        let mut core = Core::new(terms(quota, quota), 0);
+        let mut core = FairShare::new(terms(quota, quota), 0);
         let got = run(&mut core, &askers, 20, 60, 3);
         let asked: f64 = got[..count].iter().map(|got| f64::from(got.asked)).sum();
         let part = sum(&got[..count]) / asked;
@@ -253,14 +262,14 @@ fn also_with_more_tenants_than_half_the_burst_shares_are_fair_on_average() {
 fn polling_never_crowds_out_payments() {
     // Fifty tenants poll at fifty times the quota, and pay within the reserve: each a little, then one of them all of it.
     let mut readers = vec![poisson(500.0); 50];
-    let pay = |per_second| Asker {
+    let pay = |per_second| SimulatedParty {
         acts: true,
         ..poisson(per_second)
     };
     for payers in [vec![pay(0.8); 50], vec![pay(40.0)]] {
         readers.truncate(50);
         readers.extend(&payers);
-        let mut core = Core::new(terms(500, 500), 0);
+        let mut core = FairShare::new(terms(500, 500), 0);
         let got = run(&mut core, &readers, 2, 30, 11);
         let paid = sum(&got[50..]);
         let asked: f64 = got[50..].iter().map(|got| f64::from(got.asked)).sum();
@@ -276,8 +285,8 @@ fn polling_never_crowds_out_payments() {
 #[test]
 fn a_tenants_own_polling_does_not_crowd_out_its_payments() {
     // The reserve is used up by another tenant; what this one's share is, its payments get before its reads.
-    let mut core = Core::new(terms(500, 500), 0);
-    let pays_a_lot = Asker {
+    let mut core = FairShare::new(terms(500, 500), 0);
+    let pays_a_lot = SimulatedParty {
         acts: true,
         ..even(5_000.0)
     };
@@ -307,13 +316,13 @@ fn who_comes_back_when_told_is_admitted_if_nobody_else_came() {
     // One waits as it is told, in whole seconds and rounded up; nobody else is there.
     for (per_second, burst) in [(1, 1), (1, 5), (3, 2), (7, 40), (500, 500)] {
         for acts in [false, true] {
-            let mut core = Core::new(terms(per_second, burst), 0);
+            let mut core = FairShare::new(terms(per_second, burst), 0);
             let member = core.join(1);
             let (mut now, mut refused_last, mut admitted) = (SECOND, false, 0);
             for _ in 0..3_000 {
                 match core.take(member, acts, now) {
                     Ok(_) => (refused_last, admitted) = (false, admitted + 1),
-                    Err(Short::Rate(wait)) => {
+                    Err(TokenShortage::Rate(wait)) => {
                         assert!(
                             !refused_last,
                             "{per_second}/s, burst {burst}: refused twice"
@@ -321,7 +330,7 @@ fn who_comes_back_when_told_is_admitted_if_nobody_else_came() {
                         refused_last = true;
                         now += wait.div_ceil(SECOND).max(1) * SECOND;
                     }
-                    Err(Short::Places) => panic!("there is no limit on places"),
+                    Err(TokenShortage::Places) => panic!("there is no limit on places"),
                 }
             }
             assert!(admitted >= 1_500);
@@ -331,7 +340,7 @@ fn who_comes_back_when_told_is_admitted_if_nobody_else_came() {
 
 #[test]
 fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
-    let mut core = Core::new(terms(500, 500), 0);
+    let mut core = FairShare::new(terms(500, 500), 0);
     let mut rates = Vec::new();
     for ms in (0..3_000_u64).step_by(10) {
         // Many at once are one.
@@ -353,7 +362,7 @@ fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
 
 #[test]
 fn one_partys_push_back_is_its_own_and_that_of_a_call_of_the_proxys_own_is_everybodys() {
-    let mut core = Core::new(terms(500, 500), 0);
+    let mut core = FairShare::new(terms(500, 500), 0);
     let (one, other) = (core.join(1), core.join(1));
     for second in 1..100 {
         core.hear(Some(one), Some(SECOND), second * SECOND);
@@ -361,14 +370,14 @@ fn one_partys_push_back_is_its_own_and_that_of_a_call_of_the_proxys_own_is_every
     assert_eq!(core.rate().per_second.get(), 500);
     core.hear(Some(other), None, 105 * SECOND);
     assert_eq!(core.rate().per_second.get(), 350);
-    let mut core = Core::new(terms(500, 500), 0);
+    let mut core = FairShare::new(terms(500, 500), 0);
     core.hear(None, None, SECOND);
     assert_eq!(core.rate().per_second.get(), 350);
 }
 
 #[test]
 fn how_long_gatepay_asks_to_be_spared_it_is_spared() {
-    let mut core = Core::new(terms(500, 500), 0);
+    let mut core = FairShare::new(terms(500, 500), 0);
     core.pushed_back(Some(20 * SECOND), SECOND);
     assert_eq!(core.view(2 * SECOND).in_force, 50);
     assert_eq!(core.view(20 * SECOND).in_force, 50);
@@ -381,20 +390,20 @@ fn how_long_gatepay_asks_to_be_spared_it_is_spared() {
 
 #[test]
 fn look_ups_have_the_last_tokens() {
-    let mut core = Core::new(terms(100, 100), 0);
+    let mut core = FairShare::new(terms(100, 100), 0);
     let members: Vec<u32> = (0..20).map(|_| core.join(1)).collect();
     let now = SECOND;
-    let take = |core: &mut Core, acts| {
+    let take = |core: &mut FairShare, acts| {
         let all = (0..2_000).map(|number| members[number % members.len()]);
         all.filter(|member| core.take(*member, acts, now).is_ok())
             .count()
     };
     let reads = take(&mut core, false);
-    assert!(core.take_for(Purpose::Repeat, now).is_err());
+    assert!(core.take_for(OwnCallPurpose::Repeat, now).is_err());
     let payments = take(&mut core, true);
-    assert!(core.take_for(Purpose::Probe, now).is_err());
+    assert!(core.take_for(OwnCallPurpose::Probe, now).is_err());
     let look_ups = (0..500)
-        .filter(|_| core.take_for(Purpose::LookUp, now).is_ok())
+        .filter(|_| core.take_for(OwnCallPurpose::LookUp, now).is_ok())
         .count();
     println!(
         "of a burst of 100, at once: {reads} reads, then {payments} payments, then {look_ups} look-ups"
@@ -405,13 +414,13 @@ fn look_ups_have_the_last_tokens() {
 
 #[test]
 fn places_in_flight_are_shared_too() {
-    let in_flight = Terms {
+    let in_flight = QuotaTerms {
         in_flight: Some(100),
         ..terms(100_000, 100_000)
     };
-    let mut core = Core::new(in_flight, 0);
+    let mut core = FairShare::new(in_flight, 0);
     let (greedy, modest) = (core.join(1), core.join(1));
-    let fill = |core: &mut Core, member, acts| {
+    let fill = |core: &mut FairShare, member, acts| {
         let mut taken = Vec::new();
         while let Ok(it) = core.take(member, acts, SECOND) {
             taken.push(it);
@@ -432,7 +441,10 @@ fn places_in_flight_are_shared_too() {
     for _ in 0..40 {
         core.vacate(greedy, held.pop().unwrap().seated);
         got += u32::from(core.take(modest, false, SECOND).is_ok());
-        assert_eq!(core.take(greedy, false, SECOND).err(), Some(Short::Places));
+        assert_eq!(
+            core.take(greedy, false, SECOND).err(),
+            Some(TokenShortage::Places)
+        );
     }
     println!("places: of 40 of 90 that one held and that became free, the other got {got}");
     assert_eq!(got, 40);
@@ -449,26 +461,30 @@ fn what_is_in_shadow_lets_pass_but_the_rate() {
         in_flight: true,
         rate: false,
     };
-    let unshared = Terms {
+    let unshared = QuotaTerms {
         shadow,
         in_flight: Some(3),
         ..terms(1, 10)
     };
-    let mut core = Core::new(unshared, 0);
+    let mut core = FairShare::new(unshared, 0);
     let member = core.join(1);
     let taken: Vec<_> = (0..12).map(|_| core.take(member, false, SECOND)).collect();
     let admitted: Vec<_> = taken.iter().flatten().collect();
     assert_eq!(admitted.len(), 10);
-    assert!(admitted.iter().any(|taken| taken.ground == Ground::Shadow));
+    assert!(
+        admitted
+            .iter()
+            .any(|taken| taken.ground == Entitlement::Shadow)
+    );
     assert!(admitted[9].crowded && !admitted[0].crowded);
-    assert_eq!(taken[11].err(), Some(Short::Rate(SECOND)));
+    assert_eq!(taken[11].err(), Some(TokenShortage::Rate(SECOND)));
 
     let at_own_risk = QuotaShadow {
         rate: true,
         ..shadow
     };
     core.adjust(
-        Terms {
+        QuotaTerms {
             shadow: at_own_risk,
             ..unshared
         },
@@ -479,7 +495,7 @@ fn what_is_in_shadow_lets_pass_but_the_rate() {
 
 /// What happens to the quota.
 #[derive(Debug, Clone)]
-enum Event {
+enum QuotaEvent {
     Pause(u64),
     Take {
         who: usize,
@@ -490,7 +506,7 @@ enum Event {
         who: usize,
         events: usize,
     },
-    Own(Purpose),
+    Own(OwnCallPurpose),
     PushBack(Option<u64>),
     /// A reload, to one of three sets of terms.
     Adjust(usize),
@@ -502,18 +518,18 @@ enum Event {
     Replace(usize),
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let purpose = prop::sample::select(Purpose::ALL.as_slice());
+fn event() -> impl Strategy<Value = QuotaEvent> {
+    let purpose = prop::sample::select(OwnCallPurpose::ALL.as_slice());
     prop_oneof![
-        6 => (0..400_000_000_u64).prop_map(Event::Pause),
-        1 => (0..30 * SECOND).prop_map(Event::Pause),
-        20 => (0..6_usize, any::<bool>()).prop_map(|(who, acts)| Event::Take { who, acts }),
-        4 => (0..6_usize, 0..8_usize).prop_map(|(who, events)| Event::TakeFor { who, events }),
-        2 => purpose.prop_map(Event::Own),
-        1 => prop::option::of(0..100 * SECOND).prop_map(Event::PushBack),
-        1 => (0..3_usize).prop_map(Event::Adjust),
-        1 => (0..6_usize, 1..100_u32).prop_map(|(who, weight)| Event::Reweigh { who, weight }),
-        1 => (0..6_usize).prop_map(Event::Replace),
+        6 => (0..400_000_000_u64).prop_map(QuotaEvent::Pause),
+        1 => (0..30 * SECOND).prop_map(QuotaEvent::Pause),
+        20 => (0..6_usize, any::<bool>()).prop_map(|(who, acts)| QuotaEvent::Take { who, acts }),
+        4 => (0..6_usize, 0..8_usize).prop_map(|(who, events)| QuotaEvent::TakeFor { who, events }),
+        2 => purpose.prop_map(QuotaEvent::Own),
+        1 => prop::option::of(0..100 * SECOND).prop_map(QuotaEvent::PushBack),
+        1 => (0..3_usize).prop_map(QuotaEvent::Adjust),
+        1 => (0..6_usize, 1..100_u32).prop_map(|(who, weight)| QuotaEvent::Reweigh { who, weight }),
+        1 => (0..6_usize).prop_map(QuotaEvent::Replace),
     ]
 }
 
@@ -526,9 +542,9 @@ proptest! {
         all in prop::array::uniform3((1..300_u32, 1..80_u32, 0..=500_000_u32)),
         events in prop::collection::vec(event(), 1..400),
     ) {
-        let all = all.map(|(per_second, burst, reserve)| Terms { reserve, ..terms(per_second, burst) });
+        let all = all.map(|(per_second, burst, reserve)| QuotaTerms { reserve, ..terms(per_second, burst) });
         let mut current = all[0];
-        let mut core = Core::new(current, 0);
+        let mut core = FairShare::new(current, 0);
         let mut members: Vec<u32> = (1..7).map(|weight| core.join(weight)).collect();
         let mut now = SECOND;
         let mut held = Vec::new();
@@ -536,34 +552,34 @@ proptest! {
         let mut sent: Vec<f64> = Vec::new();
         for (number, event) in events.into_iter().enumerate() {
             match event {
-                Event::Pause(time) => {
+                QuotaEvent::Pause(time) => {
                     now += time;
                     flowed += std::time::Duration::from_nanos(time).as_secs_f64() * f64::from(current.per_second);
                 }
-                Event::Take { who, acts } => match core.take(members[who], acts, now) {
+                QuotaEvent::Take { who, acts } => match core.take(members[who], acts, now) {
                     Ok(_) => sent.push(flowed),
-                    Err(Short::Rate(wait)) => {
+                    Err(TokenShortage::Rate(wait)) => {
                         let mut later = core.clone();
                         prop_assert!(later.take(members[who], acts, now + wait).is_ok(), "after {wait} ns");
                         let mut later = core.clone();
                         let seconds = wait.div_ceil(SECOND).max(1) * SECOND;
                         prop_assert!(later.take(members[who], acts, now + seconds).is_ok(), "after {wait} ns");
                     }
-                    Err(Short::Places) => unreachable!("there is no limit on places"),
+                    Err(TokenShortage::Places) => unreachable!("there is no limit on places"),
                 },
-                Event::TakeFor { who, events } => if let Ok(taken) = core.take(members[who], false, now) {
+                QuotaEvent::TakeFor { who, events } => if let Ok(taken) = core.take(members[who], false, now) {
                     held.push((number + events, members[who], taken));
                 },
-                Event::Own(purpose) => if core.take_for(purpose, now).is_ok() {
+                QuotaEvent::Own(purpose) => if core.take_for(purpose, now).is_ok() {
                     sent.push(flowed);
                 },
-                Event::PushBack(after) => core.pushed_back(after, now),
-                Event::Adjust(to) => {
+                QuotaEvent::PushBack(after) => core.pushed_back(after, now),
+                QuotaEvent::Adjust(to) => {
                     current = all[to];
                     core.adjust(current, now);
                 }
-                Event::Reweigh { who, weight } => core.reweigh(members[who], weight),
-                Event::Replace(who) => if held.iter().all(|(_, member, _)| *member != members[who]) {
+                QuotaEvent::Reweigh { who, weight } => core.reweigh(members[who], weight),
+                QuotaEvent::Replace(who) => if held.iter().all(|(_, member, _)| *member != members[who]) {
                     core.leave(members[who]);
                     members[who] = core.join(1);
                 },
@@ -593,13 +609,13 @@ proptest! {
         (per_second, burst) in (10..2_000_u32, 500..2_000_u32),
         others in prop::collection::vec((0..8_usize, any::<bool>(), 1..200_usize, 0..20_000_000_u64), 1..400),
     ) {
-        let terms = Terms { reserve, ..terms(per_second, burst) };
-        let mut core = Core::new(terms, 0);
+        let terms = QuotaTerms { reserve, ..terms(per_second, burst) };
+        let mut core = FairShare::new(terms, 0);
         let members: Vec<u32> = weights.iter().map(|weight| core.join(*weight)).collect();
         let own = core.join(weight);
         let part = f64::from(weight) / f64::from(weight + weights.iter().sum::<u32>());
         let flow = part * f64::from(per_second) * (1.0 - f64::from(reserve) / 1e6);
-        let depth = (f64::from(Bands::of(burst, reserve).smooth()) / 2.0 * part * 7.0 / 8.0).max(1.0);
+        let depth = (f64::from(TokenBands::of(burst, reserve).smooth()) / 2.0 * part * 7.0 / 8.0).max(1.0);
         let (mut now, mut left, mut asked) = (SECOND, depth, 0_u32);
         for member in members.iter().chain([&own]) {
             prop_assert!(core.take(*member, false, now).is_ok());
@@ -626,10 +642,10 @@ proptest! {
         reserve in 50_000..=500_000_u32,
         events in prop::collection::vec((0..6_usize, 1..300_usize, 0..50_000_000_u64), 1..300),
     ) {
-        let mut core = Core::new(Terms { reserve, ..terms(per_second, burst) }, 0);
+        let mut core = FairShare::new(QuotaTerms { reserve, ..terms(per_second, burst) }, 0);
         let members: Vec<u32> = (0..6).map(|_| core.join(1)).collect();
         let flow = f64::from(per_second) * f64::from(reserve) / 1e6;
-        let depth = f64::from(Bands::of(burst, reserve).reserve());
+        let depth = f64::from(TokenBands::of(burst, reserve).reserve());
         let (mut now, mut left) = (SECOND, depth);
         for (who, times, pause) in events {
             for _ in 0..times {

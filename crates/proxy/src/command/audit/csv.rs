@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use gatepay_proxy::journal::show::{Call, Event, Found};
+use gatepay_proxy::journal::show::{FoundRecord, JournalEvent, ShownCall};
 use serde_json::Value;
 
 use super::fields::{amounts, changes, ids, text, visible};
@@ -47,14 +47,14 @@ pub(super) fn header() -> String {
 }
 
 /// The line of a call or an event.
-pub(super) fn row(found: &Found) -> String {
+pub(super) fn row(found: &FoundRecord) -> String {
     match found {
-        Found::Call(call) => of_call(call),
-        Found::Event(event) => of_event(event),
+        FoundRecord::Call(call) => of_call(call),
+        FoundRecord::Event(event) => of_event(event),
     }
 }
 
-fn of_call(call: &Call) -> String {
+fn of_call(call: &ShownCall) -> String {
     let before = |name| text(&call.before, name).unwrap_or_default();
     let after = |name| {
         let after = call.after.as_ref();
@@ -107,7 +107,7 @@ fn of_call(call: &Call) -> String {
     ])
 }
 
-fn of_event(event: &Event) -> String {
+fn of_event(event: &JournalEvent) -> String {
     let mut cells = [const { String::new() }; COLUMNS.len()];
     let mut set = |column: &str, text: String| {
         if let Some(at) = COLUMNS.iter().position(|name| *name == column) {
@@ -227,11 +227,11 @@ mod tests {
 
     #[test]
     fn every_line_has_as_many_cells_as_the_header_and_ends_with_cr() {
-        let event = Event {
+        let event = JournalEvent {
             record: serde_json::from_str(r#"{"record":"configuration","time":"t"}"#).unwrap(),
             verified: Some(false),
         };
-        let row = row(&Found::Event(event));
+        let row = row(&FoundRecord::Event(event));
         assert_eq!(row.split(',').count(), header().split(',').count());
         assert!(row.starts_with("t,configuration,") && row.ends_with(",no\r"));
     }

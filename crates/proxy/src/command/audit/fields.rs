@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use gatepay_proxy::journal::show::Record;
+use gatepay_proxy::journal::show::JournalRecord;
 use serde_json::Value;
 
 /// One amount of a call.
@@ -16,7 +16,7 @@ pub(super) struct ShownAmount {
 }
 
 /// Those a record has, and how many are in currencies that are not listed.
-pub(super) fn amounts(before: &Record) -> (Vec<ShownAmount>, Option<u64>) {
+pub(super) fn amounts(before: &JournalRecord) -> (Vec<ShownAmount>, Option<u64>) {
     let listed = before.get("amounts").and_then(Value::as_array);
     let listed = listed.into_iter().flatten().filter_map(Value::as_object);
     let amounts = listed.map(|amount| ShownAmount {
@@ -44,7 +44,7 @@ impl fmt::Display for ShownAmount {
 }
 
 /// What an event did, a line each.
-pub(super) fn changes(record: &Record) -> Vec<String> {
+pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
     let lines = record.get("changes").and_then(Value::as_array);
     let lines = lines.into_iter().flatten().filter_map(Value::as_str);
     let mut changes: Vec<String> = lines.map(str::to_owned).collect();
@@ -61,7 +61,7 @@ pub(super) fn changes(record: &Record) -> Vec<String> {
 }
 
 /// The ids GatePay gave, as `prepayId 77`.
-pub(super) fn ids(after: &Record) -> Vec<String> {
+pub(super) fn ids(after: &JournalRecord) -> Vec<String> {
     let ids = after.get("ids").and_then(Value::as_object);
     let ids = ids.into_iter().flatten();
     ids.map(|(name, id)| format!("{name} {}", id.as_str().unwrap_or_default()))
@@ -69,7 +69,7 @@ pub(super) fn ids(after: &Record) -> Vec<String> {
 }
 
 /// A field of a record: text as it is, anything else as JSON.
-pub(super) fn text(record: &Record, name: &str) -> Option<String> {
+pub(super) fn text(record: &JournalRecord, name: &str) -> Option<String> {
     match record.get(name)? {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use gatepay_core::{Catalogue, Kind};
-use gatepay_proxy::journal::show::Shown;
+use gatepay_proxy::journal::show::ShownRecord;
 use gatepay_tenancy::problem::nearest;
 
-use super::{Subject, usage};
-use crate::command::Exit;
+use super::{AuditSubject, usage};
+use crate::command::ExitStatus;
 
 /// The names that there are.
 pub(super) struct KnownNames<'a> {
@@ -19,7 +19,11 @@ pub(super) struct KnownNames<'a> {
 
 impl<'a> KnownNames<'a> {
     /// Those of the configuration, and those in the journal: it may be older, or another's.
-    pub(super) fn of(subject: &'a Subject, standard: &'a Catalogue, shown: &'a Shown) -> Self {
+    pub(super) fn of(
+        subject: &'a AuditSubject,
+        standard: &'a Catalogue,
+        shown: &'a ShownRecord,
+    ) -> Self {
         let configuration = subject.configuration.as_ref();
         let catalogue = configuration.map_or(standard, |(catalogue, _)| catalogue);
         let rows = catalogue.rows();
@@ -42,7 +46,11 @@ impl<'a> KnownNames<'a> {
     }
 
     /// Refuses names that there are not, all of them.
-    pub(super) fn check(&self, operations: &[String], parties: &[String]) -> Result<(), Exit> {
+    pub(super) fn check(
+        &self,
+        operations: &[String],
+        parties: &[String],
+    ) -> Result<(), ExitStatus> {
         let mut wrong = Vec::new();
         for name in operations {
             if self.operations.contains(name.as_str()) {

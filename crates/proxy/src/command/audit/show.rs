@@ -5,17 +5,19 @@ use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
 use gatepay_core::Catalogue;
-use gatepay_proxy::journal::folder::Disk;
-use gatepay_proxy::journal::show::{Call, Event, Found, Record, Shown, Wanted, show};
-use gatepay_proxy::journal::verify::Report;
+use gatepay_proxy::journal::folder::DiskFolder;
+use gatepay_proxy::journal::show::{
+    CallFilter, FoundRecord, JournalEvent, JournalRecord, ShownCall, ShownRecord, show,
+};
+use gatepay_proxy::journal::verify::VerifyReport;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fields::{amounts, changes, ids, text, visible};
 use super::names::KnownNames;
 use super::time::moment;
-use super::{Place, csv};
-use crate::command::{Exit, complain, fail, say};
+use super::{JournalPlace, csv};
+use crate::command::{ExitStatus, complain, fail, say};
 
 /// Find calls and changes: who asked, for what, for how much, and what became of it.
 ///
@@ -29,9 +31,9 @@ use crate::command::{Exit, complain, fail, say};
 /// matches or the journal cannot be read, and with 64 for bad usage, as for a name that neither the configuration nor the
 /// journal has. With --dir and without --key-file nothing is verified, and standard error says that.
 #[derive(Args)]
-pub(crate) struct Show {
+pub(crate) struct AuditShow {
     #[command(flatten)]
-    place: Place,
+    place: JournalPlace,
     /// Only what this tenant or operator asked for, and what was done to it.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     tenant: Vec<String>,
@@ -89,12 +91,12 @@ enum CallOutcome {
     Open,
 }
 
-impl Show {
-    pub(super) fn run(&self) -> Result<Exit, Exit> {
+impl AuditShow {
+    pub(super) fn run(&self) -> Result<ExitStatus, ExitStatus> {
         let subject = self.place.subject()?;
         let key = subject.key.as_ref();
         let kept = key.map(|key| subject.heads(key)).transpose()?.flatten();
-        let shown = show(&Disk::at(&subject.folder), key, &self.wanted());
+        let shown = show(&DiskFolder::at(&subject.folder), key, &self.wanted());
         let shown = shown.map_err(|error| subject.unreadable(&error))?;
         let standard = Catalogue::standard();
         KnownNames::of(&subject, &standard, &shown).check(&self.operation, &self.tenant)?;
@@ -105,7 +107,7 @@ impl Show {
         let found = if shown.found.is_empty() {
             Err(fail("nothing matches"))
         } else {
-            Ok(Exit::Fine)
+            Ok(ExitStatus::Fine)
         };
         let Some(key) = key else {
             complain(
@@ -117,12 +119,12 @@ impl Show {
         if is_whole(&shown, &report) {
             found
         } else {
-            Err(Exit::Altered)
+            Err(ExitStatus::Altered)
         }
     }
 
-    fn wanted(&self) -> Wanted {
-        Wanted {
+    fn wanted(&self) -> CallFilter {
+        CallFilter {
             parties: self.tenant.clone(),
             keys: self.key.clone(),
             ids: self.id.clone(),
@@ -135,12 +137,12 @@ impl Show {
         }
     }
 
-    fn print(&self, found: &Found) {
+    fn print(&self, found: &FoundRecord) {
         match found {
             _ if self.csv => say(csv::row(found)),
             _ if self.json => say(json_line(&object(found))),
-            Found::Call(call) => print_call(call),
-            Found::Event(event) => print_event(event),
+            FoundRecord::Call(call) => print_call(call),
+            FoundRecord::Event(event) => print_event(event),
         }
     }
 }
@@ -152,8 +154,8 @@ fn words(values: &[impl ValueEnum]) -> Vec<String> {
 }
 
 /// Says what is not as it was written: of what is shown, and of the journal.
-fn is_whole(shown: &Shown, report: &Report) -> bool {
-    let is_altered = |found: &&Found| found.verified() == Some(false);
+fn is_whole(shown: &ShownRecord, report: &VerifyReport) -> bool {
+    let is_altered = |found: &&FoundRecord| found.verified() == Some(false);
     let altered = shown.found.iter().filter(is_altered).count();
     if altered > 0 {
         complain(format_args!(
@@ -175,14 +177,14 @@ fn is_whole(shown: &Shown, report: &Report) -> bool {
 /// How many findings are named where calls are looked for.
 const FINDINGS: usize = 3;
 
-fn object(found: &Found) -> Value {
+fn object(found: &FoundRecord) -> Value {
     match found {
-        Found::Call(Call {
+        FoundRecord::Call(ShownCall {
             before,
             after,
             verified,
         }) => json!({"before": before, "after": after, "verified": verified}),
-        Found::Event(Event { record, verified }) => {
+        FoundRecord::Event(JournalEvent { record, verified }) => {
             let kind = record.get("record").and_then(Value::as_str);
             json!({kind.unwrap_or_default(): record, "verified": verified})
         }
@@ -203,7 +205,7 @@ fn json_line(value: &Value) -> String {
     line
 }
 
-fn print_call(call: &Call) {
+fn print_call(call: &ShownCall) {
     let before = |name| shown(&call.before, name);
     say(format_args!(
         "{}  {} {} key {} by {} ({}) from {}",
@@ -237,7 +239,7 @@ fn print_call(call: &Call) {
     print_mark(call.verified);
 }
 
-fn print_end(after: &Record) {
+fn print_end(after: &JournalRecord) {
     let attempts = after.get("attempts").and_then(Value::as_array);
     let ids = ids(after).into_iter().map(|id| format!(", {id}"));
     say(format_args!(
@@ -251,7 +253,7 @@ fn print_end(after: &Record) {
     ));
 }
 
-fn print_event(event: &Event) {
+fn print_event(event: &JournalEvent) {
     let kind = shown(&event.record, "record");
     let hash = text(&event.record, "hash").unwrap_or_default();
     let line = format!(
@@ -273,7 +275,7 @@ fn print_mark(verified: Option<bool>) {
 }
 
 /// The same for people.
-fn shown(record: &Record, name: &str) -> String {
+fn shown(record: &JournalRecord, name: &str) -> String {
     let text = text(record, name);
     text.map_or_else(|| "-".to_owned(), |text| visible(&text).into_owned())
 }
@@ -282,7 +284,7 @@ fn shown(record: &Record, name: &str) -> String {
 mod tests {
     use super::*;
     use gatepay_proxy::journal::show::{EVENTS, OPEN};
-    use gatepay_proxy::prom::outcome::End;
+    use gatepay_proxy::prom::outcome::RequestOutcome;
 
     #[test]
     fn json_stays_what_it_was_and_steers_no_terminal() {
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn every_outcome_and_kind_that_is_written_down_can_be_asked_for() {
-        let ends = End::ALL.map(End::as_str);
+        let ends = RequestOutcome::ALL.map(RequestOutcome::as_str);
         assert_eq!(
             words(CallOutcome::value_variants()),
             [&ends[..], &[OPEN]].concat()

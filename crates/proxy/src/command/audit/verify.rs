@@ -1,10 +1,10 @@
 //! `audit verify`.
 
 use clap::Args;
-use gatepay_proxy::journal::verify::Report;
+use gatepay_proxy::journal::verify::VerifyReport;
 
-use super::{Place, usage};
-use crate::command::{Exit, complain, fail, say};
+use super::{JournalPlace, usage};
+use crate::command::{ExitStatus, complain, fail, say};
 
 /// Verify that no record was altered, removed, inserted or reordered.
 ///
@@ -14,13 +14,13 @@ use crate::command::{Exit, complain, fail, say};
 /// was changed as well. Works beside a running proxy. Exits with 0 if everything is as it was written, 1 if not, 64 for
 /// bad usage.
 #[derive(Args)]
-pub(crate) struct Verify {
+pub(crate) struct AuditVerify {
     #[command(flatten)]
-    place: Place,
+    place: JournalPlace,
 }
 
-impl Verify {
-    pub(super) fn run(&self) -> Result<Exit, Exit> {
+impl AuditVerify {
+    pub(super) fn run(&self) -> Result<ExitStatus, ExitStatus> {
         let subject = self.place.subject()?;
         let Some(key) = &subject.key else {
             return Err(usage("name the file of the journal's key with --key-file"));
@@ -34,7 +34,7 @@ impl Verify {
     }
 }
 
-fn tell(report: &Report) -> Result<Exit, Exit> {
+fn tell(report: &VerifyReport) -> Result<ExitStatus, ExitStatus> {
     for note in &report.notes {
         say(format_args!("note: {note}"));
     }
@@ -51,7 +51,7 @@ fn tell(report: &Report) -> Result<Exit, Exit> {
     match report.findings.len() {
         0 => {
             say("everything is as it was written");
-            Ok(Exit::Fine)
+            Ok(ExitStatus::Fine)
         }
         1 => Err(fail("1 finding: the journal is not as it was written")),
         many => Err(fail(format_args!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_proxy::upstream::client;
-use gatepay_proxy::upstream::connect::Upstream;
+use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_tenancy::{ConfigOutline, UpstreamUrl};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request};
@@ -34,7 +34,7 @@ pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<Confi
 fn ask(address: SocketAddr, token: Option<&Path>) -> Result<Bytes, String> {
     let url =
         UpstreamUrl::parse(&format!("http://{address}")).map_err(|error| error.to_string())?;
-    let upstream = Upstream::new(url, None, TIMEOUT).map_err(|error| error.to_string())?;
+    let upstream = UpstreamConnector::new(url, None, TIMEOUT).map_err(|error| error.to_string())?;
     let mut request = Request::get("/-/registry").header(HOST, address.to_string());
     if let Some(path) = token {
         request = request.header(AUTHORIZATION, bearer(path)?);

@@ -5,21 +5,21 @@ use std::fmt;
 use gatepay_core::explain::{self, Request};
 use gatepay_core::signature::SIGNATURE_DIGITS;
 use gatepay_core::{ClientId, SecretKey, Signature, SigningKey, Stamp, Window, payload, verify};
-use gatepay_proxy::headers::{self, Repeated};
-use gatepay_proxy::refusal::{Mismatch, Refusal, Stale};
+use gatepay_proxy::headers::{self, RepeatedHeader};
+use gatepay_proxy::refusal::{Refusal, SignatureMismatch, StaleStamp};
 use http::{HeaderName, HeaderValue};
 
-use super::input::Input;
+use super::input::ExplainInput;
 
 /// One check: what was seen, or what is wrong with it.
-pub(super) struct Check {
+pub(super) struct ExplainCheck {
     pub(super) name: &'static str,
-    pub(super) outcome: Result<String, Wrong>,
+    pub(super) outcome: Result<String, WrongInput>,
 }
 
 /// What is wrong.
 #[derive(Debug)]
-pub(super) enum Wrong {
+pub(super) enum WrongInput {
     /// What the proxy would answer.
     Refused(Refusal),
     /// What it cannot know.
@@ -33,17 +33,17 @@ pub(super) const ARRIVED: &str = "arrived";
 
 /// Every check that what is there allows; the proxy stops at the first that is wrong.
 pub(super) fn all(
-    input: &Input,
+    input: &ExplainInput,
     secret: &SecretKey,
     window: Window,
     now: u64,
     received: Option<&[u8; 32]>,
-) -> Vec<Check> {
+) -> Vec<ExplainCheck> {
     let mut checks = Vec::new();
     let mut add = |name, outcome: Result<String, Refusal>| {
-        checks.push(Check {
+        checks.push(ExplainCheck {
             name,
-            outcome: outcome.map_err(Wrong::Refused),
+            outcome: outcome.map_err(WrongInput::Refused),
         });
     };
     if input.whole {
@@ -67,7 +67,7 @@ pub(super) fn all(
         Some(Ok(_)) => add(FORM, Ok(format!("{SIGNATURE_DIGITS} hexadecimal digits"))),
         Some(Err(error)) => add(
             FORM,
-            Err(Refusal::SignatureMismatch(Mismatch::Form(*error))),
+            Err(Refusal::SignatureMismatch(SignatureMismatch::Form(*error))),
         ),
         None => {}
     }
@@ -82,13 +82,13 @@ pub(super) fn all(
     if let Some(Ok(claimed)) = &claimed {
         let body_bytes = input.body.len();
         let matches = verify(&SigningKey::new(secret), &stamp, &input.body, claimed);
-        let mismatch = Refusal::SignatureMismatch(Mismatch::Bytes { body_bytes, digest });
+        let mismatch = Refusal::SignatureMismatch(SignatureMismatch::Bytes { body_bytes, digest });
         let seen = format!("matches, over {body_bytes} bytes of body");
         add(SIGNATURE, if matches { Ok(seen) } else { Err(mismatch) });
     }
     if let Some(received) = received {
-        let outcome = arrived(input, &stamp, received, &digest).map_err(Wrong::Changed);
-        checks.push(Check {
+        let outcome = arrived(input, &stamp, received, &digest).map_err(WrongInput::Changed);
+        checks.push(ExplainCheck {
             name: ARRIVED,
             outcome,
         });
@@ -97,28 +97,28 @@ pub(super) fn all(
 }
 
 /// Whether a check was made and found nothing wrong.
-pub(super) fn is_right(checks: &[Check], name: &str) -> bool {
+pub(super) fn is_right(checks: &[ExplainCheck], name: &str) -> bool {
     checks
         .iter()
         .any(|check| check.name == name && check.outcome.is_ok())
 }
 
 /// Whether a check was made and found something wrong.
-pub(super) fn is_wrong(checks: &[Check], name: &str) -> bool {
+pub(super) fn is_wrong(checks: &[ExplainCheck], name: &str) -> bool {
     checks
         .iter()
         .any(|check| check.name == name && check.outcome.is_err())
 }
 
 /// Each of the four headers stands there once, and the client id could be one.
-fn present(input: &Input) -> Result<String, Refusal> {
+fn present(input: &ExplainInput) -> Result<String, Refusal> {
     let repeated = |name: &HeaderName| {
         Refusal::MalformedRequest(format!("{name} stands more than once").into())
     };
     let lines = input.lines();
     let client_id = lines
         .client_id
-        .map_err(|Repeated| repeated(&headers::CLIENT_ID))?
+        .map_err(|RepeatedHeader| repeated(&headers::CLIENT_ID))?
         .ok_or(Refusal::UnknownClient(
             "X-GatePay-Certificate-ClientId is missing",
         ))?;
@@ -127,7 +127,7 @@ fn present(input: &Input) -> Result<String, Refusal> {
         (lines.nonce, &headers::NONCE),
         (lines.signature, &headers::SIGNATURE),
     ] {
-        line.map_err(|Repeated| repeated(name))?
+        line.map_err(|RepeatedHeader| repeated(name))?
             .ok_or_else(|| Refusal::MalformedRequest(format!("{name} is missing").into()))?;
     }
     let client_id = str::from_utf8(client_id)
@@ -157,7 +157,7 @@ fn nonce_form(nonce: &[u8]) -> Result<String, Refusal> {
 fn fresh(stamp: &Stamp<'_>, window: Window, now: u64) -> Result<String, Refusal> {
     window
         .check(stamp.millis(), now)
-        .map_err(|skew| Refusal::StaleTimestamp(Stale::Skew(skew)))?;
+        .map_err(|skew| Refusal::StaleTimestamp(StaleStamp::Skew(skew)))?;
     let distance = stamp.millis().abs_diff(now);
     let (direction, limit) = if stamp.millis() <= now {
         ("behind", window.past_ms)
@@ -171,7 +171,7 @@ fn fresh(stamp: &Stamp<'_>, window: Window, now: u64) -> Result<String, Refusal>
 
 /// Whether the proxy hashed the same bytes.
 fn arrived(
-    input: &Input,
+    input: &ExplainInput,
     stamp: &Stamp<'_>,
     received: &[u8; 32],
     digest: &[u8; 32],
@@ -196,7 +196,7 @@ fn arrived(
     })
 }
 
-impl Wrong {
+impl WrongInput {
     /// The slug of the proxy's answer.
     pub(super) fn slug(&self) -> Option<&'static str> {
         match self {
@@ -206,7 +206,7 @@ impl Wrong {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for WrongInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(refusal) => fmt::Display::fmt(refusal, f),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     /// A right request, but for the header that `wrong` names.
-    fn input(wrong: &str, value: Option<&str>) -> Input {
+    fn input(wrong: &str, value: Option<&str>) -> ExplainInput {
         let stamp = Stamp::parse(b"1767225600000", b"k64").unwrap();
         let credential = Credential::new(ClientId::parse("acme").unwrap(), &secret());
         let mut headers = HeaderMap::new();
@@ -263,7 +263,7 @@ mod tests {
                 headers.insert(name, value.parse().unwrap());
             }
         }
-        Input {
+        ExplainInput {
             line: None,
             headers,
             body: BODY.to_vec(),
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    fn first_wrong(input: &Input) -> Option<String> {
+    fn first_wrong(input: &ExplainInput) -> Option<String> {
         let checks = all(input, &secret(), WINDOW, NOW, None);
         checks
             .into_iter()
@@ -279,7 +279,7 @@ mod tests {
             .map(|wrong| wrong.to_string())
     }
 
-    fn refusal(input: &Input) -> Option<String> {
+    fn refusal(input: &ExplainInput) -> Option<String> {
         let registry = registry();
         let body = Bytes::copy_from_slice(&input.body);
         let lines = input.lines();

@@ -1,11 +1,11 @@
 //! A request from a file, or from its parts.
 
-use gatepay_proxy::headers::Lines;
+use gatepay_proxy::headers::KnownHeaders;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 /// A request as it was sent.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(super) struct ExplainInput {
     /// Method and target.
     pub(super) line: Option<(String, String)>,
     /// Those of a file, or the three that were given.
@@ -15,11 +15,11 @@ pub(super) struct Input {
     pub(super) whole: bool,
 }
 
-impl Input {
+impl ExplainInput {
     /// What the proxy reads of its head.
-    pub(super) fn lines(&self) -> Lines<'_> {
+    pub(super) fn lines(&self) -> KnownHeaders<'_> {
         let head = self.headers.iter();
-        Lines::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+        KnownHeaders::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
     }
 
     /// A header's first value as text.
@@ -35,14 +35,14 @@ pub(super) fn of_parts(
     values: [(HeaderName, String); 3],
     line: Option<(String, String)>,
     body: Vec<u8>,
-) -> Result<Input, String> {
+) -> Result<ExplainInput, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in values {
         let value = HeaderValue::from_str(&value)
             .map_err(|_| format!("{name} cannot stand in a header"))?;
         headers.insert(name, value);
     }
-    Ok(Input {
+    Ok(ExplainInput {
         line,
         headers,
         body,
@@ -51,7 +51,7 @@ pub(super) fn of_parts(
 }
 
 /// Reads a raw request: first line, headers, an empty line, body. Lines may end in CR LF or LF.
-pub(super) fn parse(raw: &[u8]) -> Result<Input, String> {
+pub(super) fn parse(raw: &[u8]) -> Result<ExplainInput, String> {
     let mut rest = raw;
     let first = line(&mut rest)
         .filter(|line| !line.is_empty())
@@ -72,7 +72,7 @@ pub(super) fn parse(raw: &[u8]) -> Result<Input, String> {
         return Err("its body is chunked; save it decoded, without Transfer-Encoding".to_owned());
     }
     let body = body(&headers, rest)?;
-    Ok(Input {
+    Ok(ExplainInput {
         line: Some(request_line),
         headers,
         body: body.to_vec(),

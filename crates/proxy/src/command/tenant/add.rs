@@ -7,15 +7,15 @@ use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
 use gatepay_tenancy::{PartyId, SubAccount};
 use serde_json::json;
 
-use super::{Told, credential_lines, not_edited, random};
-use crate::command::{Exit, complain, fail};
+use super::{ToldRunning, credential_lines, not_edited, random};
+use crate::command::{ExitStatus, complain, fail};
 
 /// Add a tenant: a client id, a secret, and the two files that hold them.
 ///
 /// The client id is a UUID, the secret has 256 bits. It is printed once; afterwards it is only in its file, which nobody
 /// but you can read: if the proxy runs as somebody else, hand the file over (chown, or chgrp and chmod g+r).
 #[derive(Args)]
-pub(crate) struct Add {
+pub(crate) struct TenantAdd {
     /// Its name in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
@@ -29,11 +29,11 @@ pub(crate) struct Add {
     #[arg(long, value_name = "FOLDER")]
     secrets: Option<PathBuf>,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl Add {
-    pub(super) fn run(self) -> Exit {
+impl TenantAdd {
+    pub(super) fn run(self) -> ExitStatus {
         let tenant = NewTenant {
             id: &self.id,
             sub_account: &self.sub_account,
@@ -52,7 +52,7 @@ impl Add {
                 | AddError::NotAFolder(_)),
             ) => {
                 complain(error);
-                return Exit::Usage;
+                return ExitStatus::Usage;
             }
             Err(error) => return fail(error),
         };

@@ -5,19 +5,19 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::Tenant;
 use serde_json::{Value, json};
 
-use super::{Told, credential, refuse, time};
+use super::{ToldRunning, credential, refuse, time};
 use crate::command::suspended::SuspendedByHand;
-use crate::command::{Exit, complain};
+use crate::command::{ExitStatus, complain};
 
 /// List the tenants, one line each. No secrets.
 #[derive(Args)]
-pub(crate) struct List {
+pub(crate) struct TenantList {
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl List {
-    pub(super) fn run(self) -> Exit {
+impl TenantList {
+    pub(super) fn run(self) -> ExitStatus {
         let (configuration, problems) = self.told.load();
         let now_ms = Clock::system().unix_ms();
         let tenants = configuration.registry.tenants();

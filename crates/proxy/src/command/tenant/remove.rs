@@ -5,14 +5,14 @@ use gatepay_tenancy::PartyId;
 use gatepay_tenancy::edit;
 use serde_json::json;
 
-use super::{Told, not_edited};
-use crate::command::Exit;
+use super::{ToldRunning, not_edited};
+use crate::command::ExitStatus;
 
 /// Remove a tenant: its file, or its table in a file of many, and its secrets.
 ///
 /// It does not ask. A secret file that another file names stays. To stop a tenant's calls only, suspend it.
 #[derive(Args)]
-pub(crate) struct Remove {
+pub(crate) struct TenantRemove {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
@@ -20,11 +20,11 @@ pub(crate) struct Remove {
     #[arg(long)]
     keep_secrets: bool,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl Remove {
-    pub(super) fn run(self) -> Exit {
+impl TenantRemove {
+    pub(super) fn run(self) -> ExitStatus {
         let removed = match edit::remove(&self.told.files(), &self.id, self.keep_secrets) {
             Ok(removed) => removed,
             Err(error) => return not_edited(error),

@@ -8,15 +8,15 @@ use gatepay_tenancy::PartyId;
 use gatepay_tenancy::edit;
 use serde_json::json;
 
-use super::{Told, credential_lines, name_the_rest, not_edited, random};
-use crate::command::Exit;
+use super::{ToldRunning, credential_lines, name_the_rest, not_edited, random};
+use crate::command::ExitStatus;
 
 /// Give a tenant a new credential, and let the one it has end after an overlap.
 ///
 /// Both are good meanwhile. The new one has a client id and a secret of its own; the secret is printed once. The old ones
 /// stay in the file, dated; when metrics and `GET /tenants` show that nobody uses them any more, take them out.
 #[derive(Args)]
-pub(crate) struct Rotate {
+pub(crate) struct TenantRotate {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
@@ -24,11 +24,11 @@ pub(crate) struct Rotate {
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = overlap)]
     overlap: Duration,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl Rotate {
-    pub(super) fn run(self) -> Exit {
+impl TenantRotate {
+    pub(super) fn run(self) -> ExitStatus {
         let now_ms = Clock::system().unix_ms();
         let files = self.told.files();
         let rotated = match edit::rotate(&files, &self.id, now_ms, self.overlap, &random()) {

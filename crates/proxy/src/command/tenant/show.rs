@@ -5,22 +5,22 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{ConfigSnapshot, PartyId, Who, edit, facts};
 use serde_json::{Value, json};
 
-use super::{Told, credential, name_the_rest, not_edited, refuse};
+use super::{ToldRunning, credential, name_the_rest, not_edited, refuse};
 use crate::command::suspended::SuspendedByHand;
-use crate::command::{Exit, complain};
+use crate::command::{ExitStatus, complain};
 
 /// Show all that is said of one tenant, defaults included. No secrets.
 #[derive(Args)]
-pub(crate) struct Show {
+pub(crate) struct TenantShow {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl Show {
-    pub(super) fn run(self) -> Exit {
+impl TenantShow {
+    pub(super) fn run(self) -> ExitStatus {
         let file = match edit::file_of(&self.told.files(), &self.id) {
             Ok(file) => file,
             Err(error) => return not_edited(error),

@@ -5,13 +5,13 @@ use gatepay_tenancy::edit;
 use gatepay_tenancy::{PartyId, Standing};
 use serde_json::json;
 
-use super::{Told, name_the_rest, not_edited};
+use super::{ToldRunning, name_the_rest, not_edited};
 use crate::command::suspended::SuspendedByHand;
-use crate::command::{Exit, complain};
+use crate::command::{ExitStatus, complain};
 
 /// Stop a tenant's calls, or all but its reads.
 #[derive(Args)]
-pub(crate) struct Suspend {
+pub(crate) struct TenantSuspend {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
@@ -19,21 +19,21 @@ pub(crate) struct Suspend {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
 /// Let a tenant call again whatever its operations allow, unless it is suspended by hand (`POST /-/suspend`).
 #[derive(Args)]
-pub(crate) struct Resume {
+pub(crate) struct TenantResume {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
     #[command(flatten)]
-    told: Told,
+    told: ToldRunning,
 }
 
-impl Suspend {
-    pub(super) fn run(self) -> Exit {
+impl TenantSuspend {
+    pub(super) fn run(self) -> ExitStatus {
         let standing = if self.read_only {
             Standing::ReadOnly
         } else {
@@ -43,8 +43,8 @@ impl Suspend {
     }
 }
 
-impl Resume {
-    pub(super) fn run(self) -> Exit {
+impl TenantResume {
+    pub(super) fn run(self) -> ExitStatus {
         let exit = stand(&self.told, &self.id, Standing::Active);
         let (configuration, _) = self.told.load();
         let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
@@ -56,7 +56,7 @@ impl Resume {
     }
 }
 
-fn stand(told: &Told, id: &PartyId, standing: Standing) -> Exit {
+fn stand(told: &ToldRunning, id: &PartyId, standing: Standing) -> ExitStatus {
     let stood = match edit::stand(&told.files(), id, standing) {
         Ok(stood) => stood,
         Err(error) => return not_edited(error),

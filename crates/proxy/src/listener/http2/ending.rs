@@ -11,10 +11,10 @@ use h2::PingPong;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::keep_alive;
-use crate::callers::activity::{Leave, Pace, Verdict};
+use crate::callers::activity::{ConnectionActivity, LeaveReason, TimeoutCheck};
 use crate::journey::Worker;
-use crate::listener::lifetime::{CloseReason, Lifetime};
-use crate::process::drain::{Entering, FIRST_WORD, Phase};
+use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
+use crate::process::drain::{DrainPhase, EntryGuard, FIRST_WORD};
 
 /// How long a caller has to answer a GOAWAY before an idle connection is dropped.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Whether the caller is to be sent a GOAWAY: streams that are open end, new ones go elsewhere.
 #[derive(Default)]
-pub struct Farewell(AtomicBool);
+pub struct GoawayDelay(AtomicBool);
 
-impl Farewell {
+impl GoawayDelay {
     fn say(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -39,10 +39,10 @@ impl Farewell {
 }
 
 /// How far a connection is on its way to the end.
-pub struct Ending<'a> {
+pub struct ConnectionEnding<'a> {
     worker: &'a Worker,
-    lifetime: &'a Lifetime,
-    farewell: &'a Farewell,
+    lifetime: &'a ConnectionLifetime,
+    farewell: &'a GoawayDelay,
     /// The process finishes what is in flight.
     finishing: bool,
     /// Something was late, and its caller was told to go.
@@ -51,9 +51,13 @@ pub struct Ending<'a> {
     leaves: bool,
 }
 
-impl<'a> Ending<'a> {
+impl<'a> ConnectionEnding<'a> {
     /// Of a connection that begins. Its caller is sent a GOAWAY whenever `farewell` is due.
-    pub fn new(worker: &'a Worker, lifetime: &'a Lifetime, farewell: &'a Farewell) -> Self {
+    pub fn new(
+        worker: &'a Worker,
+        lifetime: &'a ConnectionLifetime,
+        farewell: &'a GoawayDelay,
+    ) -> Self {
         Self {
             worker,
             lifetime,
@@ -71,12 +75,12 @@ impl<'a> Ending<'a> {
     pub async fn reached(
         mut self,
         pings: Option<PingPong>,
-        entering: Entering,
+        entering: EntryGuard,
     ) -> Result<(), CloseReason> {
         let (drain, pace) = (&self.worker.app.drain, &self.lifetime.pace);
         let mut gone = pin!(keep_alive::peer_is_gone(pings, pace));
         let mut leaving = pin!(leave(self.worker, pace, self.farewell, entering));
-        let mut finishing = pin!(drain.reached(Phase::Finishing));
+        let mut finishing = pin!(drain.reached(DrainPhase::Finishing));
         let mut asked_to_leave = pin!(pace.asked_to_leave());
         let mut alarm = pin!(sleep_until(self.lifetime.first_look()));
         loop {
@@ -91,7 +95,7 @@ impl<'a> Ending<'a> {
                 () = &mut asked_to_leave, if !self.leaves => {
                     self.leaves = true;
                     // Streams whose bodies are awaited do not end by themselves, and nothing is proved of any.
-                    if pace.leaves() == Some(Leave::SlowBody) && pace.only_receives() {
+                    if pace.leaves() == Some(LeaveReason::SlowBody) && pace.only_receives() {
                         return Ok(());
                     }
                     self.farewell.say();
@@ -111,20 +115,20 @@ impl<'a> Ending<'a> {
     fn look(&mut self) -> ControlFlow<Result<(), CloseReason>, Instant> {
         let pace = &self.lifetime.pace;
         let now = Instant::now();
-        match pace.judge() {
-            Verdict::Stalled => ControlFlow::Break(Err(self.lifetime.stalled())),
+        match pace.check_timeouts() {
+            TimeoutCheck::Stalled => ControlFlow::Break(Err(self.lifetime.stalled())),
             // It had its time to acknowledge the GOAWAY.
             _ if self.leaves && pace.is_idle_for(self.patience()) => ControlFlow::Break(Ok(())),
-            Verdict::Late if self.late => ControlFlow::Break(Ok(())),
+            TimeoutCheck::Late if self.late => ControlFlow::Break(Ok(())),
             // A request that is under way meets a GOAWAY, and not a closed door.
-            Verdict::Late => {
+            TimeoutCheck::Late => {
                 self.late = true;
                 self.farewell.say();
                 ControlFlow::Continue(now + FAREWELL)
             }
             _ if self.finishing && pace.is_settled() => ControlFlow::Break(Ok(())),
             _ if self.finishing || self.leaves => ControlFlow::Continue(now + ENDING),
-            Verdict::Fine(until) => ControlFlow::Continue(self.lifetime.judge(until)),
+            TimeoutCheck::Fine(until) => ControlFlow::Continue(self.lifetime.judge(until)),
         }
     }
 
@@ -133,8 +137,8 @@ impl<'a> Ending<'a> {
         let pace = &self.lifetime.pace;
         match (pace.leaves(), pace.party()) {
             // A new connection waits meanwhile.
-            (Some(Leave::Full | Leave::SlowBody), None) => ENDING,
-            (Some(Leave::Full | Leave::SlowBody), Some(_)) => FAREWELL / 4,
+            (Some(LeaveReason::Full | LeaveReason::SlowBody), None) => ENDING,
+            (Some(LeaveReason::Full | LeaveReason::SlowBody), Some(_)) => FAREWELL / 4,
             _ => self.worker.app.settings.listen.head_timeout,
         }
     }
@@ -144,20 +148,20 @@ impl<'a> Ending<'a> {
 /// more requests until it has read the GOAWAY, so the connection stays at the door for so long.
 async fn leave(
     worker: &Worker,
-    pace: &Pace,
-    farewell: &Farewell,
-    entering: Entering,
+    pace: &ConnectionActivity,
+    farewell: &GoawayDelay,
+    entering: EntryGuard,
 ) -> Infallible {
     let drain = &worker.app.drain;
     let asked = async {
-        drain.reached(Phase::Leaving).await;
+        drain.reached(DrainPhase::Leaving).await;
         while !pace.has_asked() {
             sleep(LOOK).await;
         }
     };
     tokio::select! {
         () = asked => {}
-        () = drain.long_after(Phase::Leaving) => {}
+        () = drain.long_after(DrainPhase::Leaving) => {}
     }
     farewell.say();
     sleep(FIRST_WORD).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{sleep_until, timeout};
 
-use crate::callers::activity::Pace;
+use crate::callers::activity::ConnectionActivity;
 
 /// How long nothing moves before the other end is asked.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until the other end does not answer a PING that it is sent whenever nothing has moved for a while.
-pub async fn peer_is_gone(pings: Option<PingPong>, pace: &Pace) {
+pub async fn peer_is_gone(pings: Option<PingPong>, pace: &ConnectionActivity) {
     let Some(mut pings) = pings else {
         return pending().await;
     };

@@ -15,16 +15,16 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{sleep, timeout};
 
-use crate::callers::activity::Busy;
-use crate::callers::address_limits::Peer;
+use crate::callers::activity::ActiveRequest;
+use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::http1::request_head::Head;
-use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, Upload};
-use crate::journey::relay::{Cut, Reply};
+use crate::http1::request_head::RequestHead;
+use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
+use crate::journey::relay::{Reply, TruncatedAnswer};
 use crate::journey::{self, Worker};
 use crate::listener::http2_head;
 use crate::process::clock::Clock;
-use crate::process::drain::{Drain, Entering, Phase};
+use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::SinceYield;
 use crate::record::refused_head::RefusedHead;
 
@@ -40,7 +40,7 @@ pub struct Http2Caller {
     /// The thread the connection is on.
     pub worker: Arc<Worker>,
     /// Its other end.
-    pub peer: Peer,
+    pub peer: ConnectionPeer,
 }
 
 /// A request on a stream whose answer has not begun: its body, and the way to the caller.
@@ -54,7 +54,7 @@ pub struct Http2Stream {
 }
 
 /// Why an answer did not reach its end.
-enum Stopped {
+enum StreamStopped {
     /// GatePay's answer was cut.
     Cut,
     /// The caller reset the stream, or its connection ended.
@@ -64,8 +64,8 @@ enum Stopped {
 /// Answers a request. Then the rest of its body is thrown away, if the answer did not wait for it.
 pub async fn serve(
     caller: Arc<Http2Caller>,
-    busy: Busy,
-    entering: Entering,
+    busy: ActiveRequest,
+    entering: EntryGuard,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
@@ -91,13 +91,13 @@ pub async fn serve(
 /// What the request is answered, unless its caller has left.
 async fn answer(
     caller: &Http2Caller,
-    busy: Busy,
-    entering: Entering,
+    busy: ActiveRequest,
+    entering: EntryGuard,
     parts: &Parts,
     stream: &mut Http2Stream,
 ) -> Option<Reply> {
     let Http2Caller { worker, peer } = caller;
-    let head = Head::of_parts(parts);
+    let head = RequestHead::of_parts(parts);
     match http2_head::check(parts) {
         Ok(()) => journey::handle(worker, peer, busy, entering, &head, stream).await,
         Err(fault) => {
@@ -114,7 +114,7 @@ async fn send(
     reply: Reply,
     is_for_head: bool,
     clock: &Clock,
-) -> Result<(), Stopped> {
+) -> Result<(), StreamStopped> {
     let is_empty =
         is_for_head || reply.is_over() || matches!(reply.head().status.as_u16(), 204 | 304);
     let head = response(&reply, clock);
@@ -141,13 +141,13 @@ async fn send(
 }
 
 /// The head cannot go out: the caller has reset the stream, and otherwise is told that something broke.
-fn unsendable(respond: &mut SendResponse<Bytes>) -> Stopped {
+fn unsendable(respond: &mut SendResponse<Bytes>) -> StreamStopped {
     respond.send_reset(Reason::INTERNAL_ERROR);
-    Stopped::Gone
+    StreamStopped::Gone
 }
 
-fn gone(_: h2::Error) -> Stopped {
-    Stopped::Gone
+fn gone(_: h2::Error) -> StreamStopped {
+    StreamStopped::Gone
 }
 
 /// The head of an answer.
@@ -168,13 +168,13 @@ fn response(reply: &Reply, clock: &Clock) -> Response<()> {
 async fn next_piece(
     reply: &mut Reply,
     out: &mut SendStream<Bytes>,
-) -> Result<Option<Bytes>, Stopped> {
+) -> Result<Option<Bytes>, StreamStopped> {
     let piece = poll_fn(|cx| match reply.poll_piece(cx) {
-        Poll::Ready(piece) => Poll::Ready(piece.map_err(|Cut| Stopped::Cut)),
-        Poll::Pending => out.poll_reset(cx).map(|_| Err(Stopped::Gone)),
+        Poll::Ready(piece) => Poll::Ready(piece.map_err(|TruncatedAnswer| StreamStopped::Cut)),
+        Poll::Pending => out.poll_reset(cx).map(|_| Err(StreamStopped::Gone)),
     });
     let piece = piece.await;
-    if let Err(Stopped::Cut) = piece {
+    if let Err(StreamStopped::Cut) = piece {
         // What the caller has cannot be taken for the whole.
         out.send_reset(Reason::INTERNAL_ERROR);
     }
@@ -186,7 +186,7 @@ async fn send_piece(
     mut piece: Bytes,
     answer: &mut Option<Reply>,
     out: &mut SendStream<Bytes>,
-) -> Result<(), Stopped> {
+) -> Result<(), StreamStopped> {
     let is_last = answer.as_ref().is_some_and(Reply::is_over);
     let mut taken = 0;
     while !piece.is_empty() {
@@ -208,13 +208,13 @@ async fn send_piece(
 }
 
 /// Waits until the caller takes some of so many bytes; how many of them.
-async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, Stopped> {
+async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, StreamStopped> {
     out.reserve_capacity(wanted.min(SEND_BUFFER));
     poll_fn(|cx| {
         while out.capacity() == 0 {
             match ready!(out.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Gone)),
+                Some(Err(_)) | None => return Poll::Ready(Err(StreamStopped::Gone)),
             }
         }
         Poll::Ready(Ok(out.capacity().min(wanted)))
@@ -239,7 +239,7 @@ async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
     tokio::select! {
         _ = timeout(time, reading) => {}
         () = async {
-            drain.reached(Phase::Finishing).await;
+            drain.reached(DrainPhase::Finishing).await;
             sleep(LINGER_AT_THE_END).await;
         } => {}
     }
@@ -306,7 +306,7 @@ impl Body for Http2Stream {
     }
 }
 
-impl Upload for Http2Stream {
+impl RequestBody for Http2Stream {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.respond.poll_reset(cx).map(drop)
     }

@@ -9,10 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::process::file_access;
-use crate::process::files::{Files, OpenFile};
+use crate::process::files::{FileSystem, OpenFile};
 
 /// Makes the folder for its owner alone if it is not there; gives its path without links.
-pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {
+pub(super) fn open_folder(files: &FileSystem, folder: &Path) -> io::Result<PathBuf> {
     files.make_folder(folder)?;
     // The folder itself may be behind a link, as systemd makes one; but only once, so that it stays one folder.
     let folder = folder.canonicalize()?;
@@ -21,7 +21,7 @@ pub(super) fn open_folder(files: &Files, folder: &Path) -> io::Result<PathBuf> {
 }
 
 /// Refuses a folder that others may write, or in which a file of ours is none or is open to others.
-pub(super) fn inspect(files: &Files, folder: &Path) -> io::Result<()> {
+pub(super) fn inspect(files: &FileSystem, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
     file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
     let names = super::names::FILES.iter().map(|name| (*name).to_owned());
@@ -37,7 +37,7 @@ pub(super) fn unfinished(name: &str) -> String {
     format!("{name}.unfinished")
 }
 
-fn inspect_file(files: &Files, path: &Path) -> io::Result<()> {
+fn inspect_file(files: &FileSystem, path: &Path) -> io::Result<()> {
     match files.link_metadata(path) {
         Ok(metadata) => inspect_opened(path, &metadata),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -57,17 +57,17 @@ fn inspect_opened(path: &Path, metadata: &Metadata) -> io::Result<()> {
 }
 
 /// A file of the folder, for reading and writing; made for its owner alone if it is not there.
-pub(super) fn open(files: &Files, path: &Path) -> io::Result<OpenFile> {
+pub(super) fn open(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
     opened(files, private().create(true).truncate(false), path)
 }
 
 /// A file that must not be there yet.
-pub(super) fn create(files: &Files, path: &Path) -> io::Result<OpenFile> {
+pub(super) fn create(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
     opened(files, private().create_new(true), path)
 }
 
 /// A file's content and what it looks like, if it is there.
-pub(super) fn read(files: &Files, path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+pub(super) fn read(files: &FileSystem, path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
     let mut file = match opened(files, &mut private(), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -78,7 +78,7 @@ pub(super) fn read(files: &Files, path: &Path) -> io::Result<Option<(Vec<u8>, Me
 }
 
 /// A file's content, if it is there, for a process that need not be allowed to write it.
-pub(super) fn look(files: &Files, path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn look(files: &FileSystem, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut file = match opened(files, private().write(false), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -89,7 +89,7 @@ pub(super) fn look(files: &Files, path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Writes a file anew: whoever reads it finds all of it or all of the one before, whenever the machine stops.
 pub(super) fn replace(
-    files: &Files,
+    files: &FileSystem,
     folder: &Path,
     name: &str,
     write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
@@ -105,14 +105,14 @@ pub(super) fn replace(
 }
 
 /// Removes a file, if it is there.
-pub(super) fn remove(files: &Files, path: &Path) -> io::Result<()> {
+pub(super) fn remove(files: &FileSystem, path: &Path) -> io::Result<()> {
     match files.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn opened(files: &Files, options: &mut OpenOptions, path: &Path) -> io::Result<OpenFile> {
+fn opened(files: &FileSystem, options: &mut OpenOptions, path: &Path) -> io::Result<OpenFile> {
     let file = file_access::open(files, options, path)?;
     inspect_opened(path, &file.metadata()?)?;
     Ok(file)
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn refusal(folder: &Path) -> String {
-        let error = open_folder(&Files::default(), folder).unwrap_err();
+        let error = open_folder(&FileSystem::default(), folder).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         error.to_string()
     }
@@ -152,11 +152,11 @@ mod tests {
         for mode in [0o700, 0o750, 0o755, 0o770, 0o2775] {
             set_mode(folder.path(), mode);
             assert!(
-                open_folder(&Files::default(), folder.path()).is_ok(),
+                open_folder(&FileSystem::default(), folder.path()).is_ok(),
                 "{mode:o}"
             );
         }
-        let made = open_folder(&Files::default(), &folder.path().join("a/b")).unwrap();
+        let made = open_folder(&FileSystem::default(), &folder.path().join("a/b")).unwrap();
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
     }
 
@@ -169,11 +169,11 @@ mod tests {
                 symlink(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("symbolic link"), "{name}");
                 fs::remove_file(&path).unwrap();
-                create(&Files::default(), &other).unwrap();
+                create(&FileSystem::default(), &other).unwrap();
                 fs::hard_link(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("hard link"), "{name}");
                 fs::remove_file(&other).unwrap();
-                assert!(open_folder(&Files::default(), folder.path()).is_ok());
+                assert!(open_folder(&FileSystem::default(), folder.path()).is_ok());
                 for mode in [0o604, 0o602, 0o666] {
                     set_mode(&path, mode);
                     assert!(refusal(folder.path()).contains("chmod o= /"), "{mode:o}");
@@ -192,6 +192,6 @@ mod tests {
         fs::create_dir(&own).unwrap();
         symlink(&own, &link).unwrap();
         let own = own.canonicalize().unwrap();
-        assert_eq!(open_folder(&Files::default(), &link).unwrap(), own);
+        assert_eq!(open_folder(&FileSystem::default(), &link).unwrap(), own);
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::process::files::Files;
+use crate::process::files::FileSystem;
 
 /// What a copy of a file or folder does not share with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) struct FileIdentity {
 
 /// Stands behind a memory: who left it, where and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trailer {
+pub(super) struct HandoverTrailer {
     pub run: RunNumber,
     pub file: FileIdentity,
     pub boot: BootNumber,
@@ -72,7 +72,7 @@ fn millis(seconds: i64, nanoseconds: i64) -> u64 {
 }
 
 /// The machine's number since its last start. A system that does not tell it never does; one that fails to may.
-pub(super) fn boot(files: &Files) -> io::Result<BootNumber> {
+pub(super) fn boot(files: &FileSystem) -> io::Result<BootNumber> {
     let text = match files.read(Path::new("/proc/sys/kernel/random/boot_id")) {
         Err(error)
             if matches!(
@@ -93,7 +93,7 @@ pub(super) fn boot(files: &Files) -> io::Result<BootNumber> {
     Ok(boot)
 }
 
-impl Trailer {
+impl HandoverTrailer {
     pub(super) fn to_bytes(self) -> [u8; TRAILER] {
         let mut bytes = [0; TRAILER];
         bytes[..32].copy_from_slice(&self.run);

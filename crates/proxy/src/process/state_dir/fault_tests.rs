@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::*;
-use crate::process::files::Call;
+use crate::process::files::SystemCall;
 use crate::process::files::faults::Faults;
 
 /// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
@@ -32,7 +32,7 @@ impl Runs {
     /// A process that starts, serves while the mark is moved twice, and is killed or ends in order; none if the start
     /// fails.
     fn run(&mut self, in_order: bool) -> io::Result<()> {
-        let mut state = State::open_with(Files::with(&self.faults), self.folder.path())?;
+        let mut state = StateDir::open_with(FileSystem::with(&self.faults), self.folder.path())?;
         let inheritance = state.inherit(WITHIN)?;
         assert!(
             self.numbers.insert(state.run.unwrap()),
@@ -40,17 +40,17 @@ impl Runs {
         );
         let left = self.left.take();
         let is_guarded = match inheritance {
-            Inheritance::HandedOver(memory) => {
+            PreviousRun::HandedOver(memory) => {
                 assert_eq!(Some(&memory), left.as_ref(), "not the latest memory");
                 assert!(self.used.insert(memory), "a memory was used twice");
                 false
             }
-            Inheritance::NeverServed => panic!("nobody said so"),
-            Inheritance::FirstUse => {
+            PreviousRun::NeverServed => panic!("nobody said so"),
+            PreviousRun::FirstUse => {
                 assert_eq!(self.admitted_ms, 0, "stamps were admitted before");
                 true
             }
-            Inheritance::Lost => true,
+            PreviousRun::Lost => true,
         };
         let mark = state.mark()?;
         // A guard lasts until the mark at least: nothing admitted before is admitted again.
@@ -127,15 +127,15 @@ fn any_system_call_of_the_state_folder_may_fail() {
         }
     }
     for call in [
-        Call::Open,
-        Call::MakeFolder,
-        Call::Read,
-        Call::Write,
-        Call::Sync,
-        Call::Metadata,
-        Call::Rename,
-        Call::Remove,
-        Call::Lock,
+        SystemCall::Open,
+        SystemCall::MakeFolder,
+        SystemCall::Read,
+        SystemCall::Write,
+        SystemCall::Sync,
+        SystemCall::Metadata,
+        SystemCall::Rename,
+        SystemCall::Remove,
+        SystemCall::Lock,
     ] {
         assert!(failed.contains(&call), "{call:?} never failed");
     }

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::access;
 use super::evidence::FileIdentity;
 use super::names::SUSPENDED;
-use crate::process::files::Files;
+use crate::process::files::FileSystem;
 
 const VERSION: u32 = 1;
 const DIGEST: &str = "sha256 ";
@@ -33,7 +33,7 @@ pub type SuspensionList = BTreeMap<PartyId, Suspension>;
 
 /// Where suspensions by hand are kept over restarts. What a store would take over is this type.
 pub struct SuspensionFile {
-    files: Files,
+    files: FileSystem,
     folder: PathBuf,
     /// Of the folder that this process began with.
     identity: FileIdentity,
@@ -41,21 +41,21 @@ pub struct SuspensionFile {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenSuspension {
     version: u32,
-    suspended: Vec<One>,
+    suspended: Vec<WrittenEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct One {
+struct WrittenEntry {
     party: String,
     by: String,
     since_ms: u64,
 }
 
 impl SuspensionFile {
-    pub(super) fn new(files: Files, folder: PathBuf, identity: FileIdentity) -> Self {
+    pub(super) fn new(files: FileSystem, folder: PathBuf, identity: FileIdentity) -> Self {
         Self {
             files,
             folder,
@@ -92,7 +92,7 @@ impl SuspensionFile {
 /// What the file in a folder says, for commands that do not have the folder's lock; an empty list if there is none.
 pub(super) fn read_in(folder: &Path) -> io::Result<SuspensionList> {
     let path = folder.join(SUSPENDED);
-    match access::look(&Files::default(), &path)? {
+    match access::look(&FileSystem::default(), &path)? {
         None => Ok(SuspensionList::new()),
         Some(content) => parse(&content).ok_or_else(|| damaged(&path)),
     }
@@ -110,12 +110,12 @@ fn damaged(path: &Path) -> io::Error {
 }
 
 fn content(list: &SuspensionList) -> Vec<u8> {
-    let one = |(party, suspension): (&PartyId, &Suspension)| One {
+    let one = |(party, suspension): (&PartyId, &Suspension)| WrittenEntry {
         party: party.to_string(),
         by: suspension.by.to_string(),
         since_ms: suspension.since_ms,
     };
-    let written = Written {
+    let written = WrittenSuspension {
         version: VERSION,
         suspended: list.iter().map(one).collect(),
     };
@@ -134,7 +134,7 @@ fn parse(content: &[u8]) -> Option<SuspensionList> {
     if digest != expected.as_bytes() {
         return None;
     }
-    let Written { version, suspended } = serde_json::from_slice(json).ok()?;
+    let WrittenSuspension { version, suspended } = serde_json::from_slice(json).ok()?;
     if version != VERSION {
         return None;
     }
@@ -156,7 +156,7 @@ fn parse(content: &[u8]) -> Option<SuspensionList> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::StateDir;
     use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -174,14 +174,14 @@ mod tests {
     }
 
     fn kept(folder: &Path, list: &SuspensionList) {
-        let state = State::open(folder).unwrap();
+        let state = StateDir::open(folder).unwrap();
         state.suspensions().write(list).unwrap();
     }
 
     #[test]
     fn what_is_kept_is_read_by_the_next_process_and_by_commands_beside_it() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
         let file = state.suspensions();
         assert_eq!(file.read().unwrap(), None);
         assert_eq!(read_in(folder.path()).unwrap(), SuspensionList::new());
@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(read_in(folder.path()).unwrap(), list(parties));
         }
         drop(state);
-        let next = State::open(folder.path()).unwrap();
+        let next = StateDir::open(folder.path()).unwrap();
         assert_eq!(next.suspensions().read().unwrap(), Some(list(&[])));
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let is_refused = |content: &[u8]| {
             fs::write(&path, content).unwrap();
-            let state = State::open(folder.path()).unwrap();
+            let state = StateDir::open(folder.path()).unwrap();
             let refused = state.suspensions().read().unwrap_err();
             assert!(read_in(folder.path()).is_err());
             refused.kind() == io::ErrorKind::InvalidData
@@ -243,20 +243,20 @@ mod tests {
         kept(folder.path(), &list(&["acme"]));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(read_in(folder.path()).is_err());
-        assert!(State::open(folder.path()).is_err());
+        assert!(StateDir::open(folder.path()).is_err());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let elsewhere = folder.path().join("elsewhere");
         fs::rename(&path, &elsewhere).unwrap();
         symlink(&elsewhere, &path).unwrap();
         assert!(read_in(folder.path()).is_err());
-        assert!(State::open(folder.path()).is_err());
+        assert!(StateDir::open(folder.path()).is_err());
     }
 
     #[test]
     fn nothing_is_written_into_a_folder_that_was_exchanged_meanwhile() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("state");
-        let state = State::open(&folder).unwrap();
+        let state = StateDir::open(&folder).unwrap();
         fs::rename(&folder, parent.path().join("old")).unwrap();
         assert!(state.suspensions().write(&list(&["acme"])).is_err());
         fs::create_dir(&folder).unwrap();
