@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
-use gatepay_core::guard::{Own, guard};
-use gatepay_core::look_up::Question;
+use gatepay_core::guard::{CallerIdentity, guard};
+use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
 use gatepay_proxy::callers::body_memory::BodyMemory;
 use gatepay_proxy::callers::client_address::TrustedProxies;
@@ -511,7 +511,7 @@ fn row(name: &'static str) -> Reader {
 }
 
 fn ask(catalogue: &Catalogue, row: &Operation, reading: &BodyReading<'_>) {
-    let own = Own {
+    let own = CallerIdentity {
         account: "2124538349",
         client_id: "client-fake",
     };
@@ -521,7 +521,7 @@ fn ask(catalogue: &Catalogue, row: &Operation, reading: &BodyReading<'_>) {
     }
     if let Some(look_up) = &row.look_up {
         let asked = catalogue.named(look_up.operation).expect("a row");
-        black_box(Question::about(look_up, asked, reading));
+        black_box(LookUpQuestion::about(look_up, asked, reading));
     }
 }
 
@@ -547,7 +547,7 @@ fn judge(bytes: &[u8]) {
     let look_up = row.look_up.as_ref().expect("it has one");
     let asked = catalogue.named(look_up.operation).expect("a row");
     let call = BodyReading::read(row, None, br#"{"merchantTradeNo":"A-1"}"#);
-    let question = Question::about(look_up, asked, &call).expect("it has a key");
+    let question = LookUpQuestion::about(look_up, asked, &call).expect("it has a key");
     black_box(envelope::judge(Kind::Money, 200, bytes));
     black_box(question.observe(200, bytes));
     black_box(translate::balance_answer(bytes));
@@ -556,12 +556,12 @@ fn judge(bytes: &[u8]) {
 fn explained(bytes: &[u8]) {
     let secret = SecretKey::new(Zeroizing::new("fake-secret-0001".to_owned())).expect("a good one");
     let signature = "0".repeat(128);
-    let request = explain::Request {
+    let request = explain::ClaimedRequest {
         timestamp: "1767225600123",
         nonce: "k64Nonce",
         signature: &signature,
         body: bytes,
-        line: Some(explain::Line {
+        line: Some(explain::RequestLine {
             method: "POST",
             target: "/v1/pay/order?a=1",
         }),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use gatepay_core::Stamp;
-use gatepay_core::stamp::Window;
+use gatepay_core::stamp::StampWindow;
 use gatepay_proxy::admission::replay::Replay;
 use gatepay_proxy::process::clock;
 use gatepay_tenancy::ReplayRule;
@@ -15,7 +15,7 @@ use gatepay_tenancy::ReplayRule;
 const STAMPS: u64 = 1_000_000;
 const ROUNDS: usize = 9;
 const NOW: u64 = 1_767_225_600_000;
-const WINDOW: Window = Window {
+const WINDOW: StampWindow = StampWindow {
     past_ms: 300_000,
     future_ms: 10_000,
 };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use gatepay_core::guard::Own;
+use gatepay_core::guard::CallerIdentity;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
@@ -290,7 +290,7 @@ impl World {
         let registry = &self.generation.registry;
         let institution = &self.generation.institution;
         let acting = admit::acting(caller.who, operation, Ok(None), registry, institution);
-        let own = Own {
+        let own = CallerIdentity {
             account: tenant.sub_account.as_str(),
             client_id,
         };

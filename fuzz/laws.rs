@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::{Bytes, BytesMut};
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
-use gatepay_core::guard::{Own, guard};
+use gatepay_core::guard::{CallerIdentity, guard};
 use gatepay_core::operation::Method;
 use gatepay_core::spelling;
 use gatepay_core::{
@@ -332,7 +332,7 @@ pub(crate) fn body(bytes: &[u8]) {
     let catalogue = Catalogue::standard();
     let rows = catalogue.rows();
     let operation = &rows[number.unwrap_or(0) % rows.len()];
-    let own = Own {
+    let own = CallerIdentity {
         account: ACCOUNT,
         client_id: CLIENT,
     };

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use bytes::Bytes;
-use gatepay_sandbox::{Config, Failure, Fault, Received};
+use gatepay_sandbox::{ApiFailure, InjectedFault, ReceivedRequest, SandboxConfig};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ enum Kind {
 }
 
 async fn agree(calls: usize, callers: usize, seed: u64) -> String {
-    let gatepay = Arc::new(GatePay::with(|config: &mut Config| {
+    let gatepay = Arc::new(GatePay::with(|config: &mut SandboxConfig| {
         config.record = 1_000_000;
     }));
     let relay = Arc::new(Relay::before(gatepay.sandbox.address()));
@@ -112,34 +112,36 @@ fn disturb(gatepay: &GatePay, relay: &Relay, dice: &mut Dice) {
     if dice.below(10) == 0 {
         let millis = |dice: &mut Dice, most| Duration::from_millis(dice.below(most));
         let fault = match dice.below(14) {
-            0 => Fault::ResetBeforeReading,
-            1 => Fault::ResetBeforeExecuting,
-            2 => Fault::ResetAfterExecuting,
-            3 => Fault::ResetMidAnswer {
+            0 => InjectedFault::ResetBeforeReading,
+            1 => InjectedFault::ResetBeforeExecuting,
+            2 => InjectedFault::ResetAfterExecuting,
+            3 => InjectedFault::ResetMidAnswer {
                 after_bytes: usize::try_from(dice.below(600)).unwrap(),
             },
-            4 => Fault::Truncated,
-            5 => Fault::Garbage("HTTP/1.1 200 OK\r\n\r\n{\"status\":\"SUCCESS\"".into()),
-            6 => Fault::Delay(millis(dice, 1_600)),
-            7 => Fault::Drip(millis(dice, 4)),
-            8 => Fault::Endless {
+            4 => InjectedFault::Truncated,
+            5 => InjectedFault::Garbage("HTTP/1.1 200 OK\r\n\r\n{\"status\":\"SUCCESS\"".into()),
+            6 => InjectedFault::Delay(millis(dice, 1_600)),
+            7 => InjectedFault::Drip(millis(dice, 4)),
+            8 => InjectedFault::Endless {
                 max_bytes: 300 << 10,
                 max_time: millis(dice, 1_000),
             },
-            9 => Fault::Failure(dice.one_of(&[
-                Failure::SystemError,
-                Failure::InternalError,
-                Failure::UnknownError,
+            9 => InjectedFault::Failure(dice.one_of(&[
+                ApiFailure::SystemError,
+                ApiFailure::InternalError,
+                ApiFailure::UnknownError,
             ])),
-            10 => Fault::Failure(dice.one_of(&[Failure::InvalidSignature, Failure::UnknownClient])),
-            11 => {
-                Fault::Failure(dice.one_of(&[Failure::OrderStatus, Failure::InsufficientBalance]))
-            }
-            12 => Fault::Status {
+            10 => InjectedFault::Failure(
+                dice.one_of(&[ApiFailure::InvalidSignature, ApiFailure::UnknownClient]),
+            ),
+            11 => InjectedFault::Failure(
+                dice.one_of(&[ApiFailure::OrderStatus, ApiFailure::InsufficientBalance]),
+            ),
+            12 => InjectedFault::Status {
                 status: dice.one_of(&[200, 404, 500, 502, 503, 504]),
                 body: "not now".into(),
             },
-            _ => Fault::Status {
+            _ => InjectedFault::Status {
                 status: dice.one_of(&[200, 202, 500]),
                 body: Bytes::new(),
             },
@@ -202,8 +204,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn hold(&mut self, answers: &[Answered], received: &[Received]) {
-        let mut known: HashMap<(&str, String), Vec<&Received>> = HashMap::new();
+    fn hold(&mut self, answers: &[Answered], received: &[ReceivedRequest]) {
+        let mut known: HashMap<(&str, String), Vec<&ReceivedRequest>> = HashMap::new();
         for one in received {
             if let Some(operation) = &one.operation
                 && let Some(number) = number(one)
@@ -218,7 +220,13 @@ impl Tally {
         }
     }
 
-    fn judge(&mut self, kind: Kind, number: &str, answer: Option<&Answer>, known: &[&Received]) {
+    fn judge(
+        &mut self,
+        kind: Kind,
+        number: &str,
+        answer: Option<&Answer>,
+        known: &[&ReceivedRequest],
+    ) {
         self.calls += 1;
         let executed = known.iter().any(|one| one.executed);
         if !kind.repeats() {
@@ -233,7 +241,7 @@ impl Tally {
         match (answer.refusal(), answer.outcome()) {
             (None, outcome) => {
                 Self::judge_outcome(kind, number, outcome, executed);
-                let same = |one: &&Received| {
+                let same = |one: &&ReceivedRequest| {
                     one.answer_status == Some(answer.status) && one.answer_body == answer.body
                 };
                 assert!(
@@ -320,7 +328,7 @@ fn says_success(answer: &Answer) -> bool {
 }
 
 /// The number a request carries, in its body or its query.
-fn number(received: &Received) -> Option<String> {
+fn number(received: &ReceivedRequest) -> Option<String> {
     if let Some((_, number)) = received.target.split_once("refundRequestId=") {
         return Some(number.to_owned());
     }

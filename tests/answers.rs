@@ -4,7 +4,7 @@ use crate::support::scripted::{Scripted, Then, answer};
 use crate::support::*;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use gatepay_tenancy::settings::{AcceptEncoding, RefusalStatus, Settings};
 use serde_json::json;
 use std::io::Write as _;
@@ -26,8 +26,8 @@ fn one_question(settings: &mut Settings) {
     settings.upstream.resolve = Duration::from_millis(1_400);
 }
 
-fn status(status: u16, body: &'static str) -> Fault {
-    Fault::Status {
+fn status(status: u16, body: &'static str) -> InjectedFault {
+    InjectedFault::Status {
         status,
         body: body.into(),
     }
@@ -190,8 +190,8 @@ async fn what_is_lost_or_unclear_is_looked_up_and_found() {
         (status(200, "[]"), true),
         (status(200, "{}"), true),
         (status(500, "{}"), true),
-        (Fault::Failure(Failure::SystemError), true),
-        (Fault::Failure(Failure::UnknownError), true),
+        (InjectedFault::Failure(ApiFailure::SystemError), true),
+        (InjectedFault::Failure(ApiFailure::UnknownError), true),
     ] {
         gatepay.sandbox.clear();
         gatepay.inject(fault.clone().once());
@@ -257,15 +257,15 @@ async fn a_refusal_that_an_earlier_delivery_caused_is_not_called_one() {
         acme().post(REFUND, body)
     };
     // The caller never saw this answer.
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     proxy.send(refund("R-1")).await;
     for (id, failure, outcome) in [
-        ("R-1", Failure::InsufficientBalance, "found"),
-        ("R-1", Failure::OrderStatus, "found"),
-        ("R-2", Failure::InsufficientBalance, "refused"),
-        ("R-2", Failure::OrderStatus, "refused"),
+        ("R-1", ApiFailure::InsufficientBalance, "found"),
+        ("R-1", ApiFailure::OrderStatus, "found"),
+        ("R-2", ApiFailure::InsufficientBalance, "refused"),
+        ("R-2", ApiFailure::OrderStatus, "refused"),
     ] {
-        gatepay.inject(Fault::Failure(failure).once());
+        gatepay.inject(InjectedFault::Failure(failure).once());
         let answer = proxy.send(refund(id)).await;
         assert_eq!((answer.refusal(), &*answer.code()), (None, failure.code()));
         assert_eq!(answer.outcome(), Some(outcome), "{id} {failure}");

@@ -1,7 +1,7 @@
 use crate::support::scripted::{self, Scripted};
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use gatepay_tenancy::settings::{Breaker, Settings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,18 +76,18 @@ async fn what_stands_before_gatepay_counts_and_what_gatepay_says_does_not() {
         .with(|settings| settings.upstream.resolve = Duration::ZERO)
         .start();
     for failure in [
-        Failure::SystemError,
-        Failure::UnknownOrder,
-        Failure::InsufficientBalance,
-        Failure::InvalidSignature,
+        ApiFailure::SystemError,
+        ApiFailure::UnknownOrder,
+        ApiFailure::InsufficientBalance,
+        ApiFailure::InvalidSignature,
     ] {
-        gatepay.inject(Fault::Failure(failure).times(15));
+        gatepay.inject(InjectedFault::Failure(failure).times(15));
         for _ in 0..15 {
             let answer = proxy.send(refund()).await;
             assert_ne!(answer.refusal(), Some("upstream_unavailable"), "{failure}");
         }
     }
-    let down = Fault::Status {
+    let down = InjectedFault::Status {
         status: 503,
         body: "<html>".into(),
     };

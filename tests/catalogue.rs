@@ -1,6 +1,6 @@
 use crate::support::*;
-use gatepay_core::envelope::{self, Verdict};
-use gatepay_core::operation::{Method, Operation, Scope};
+use gatepay_core::envelope::{self, AnswerVerdict};
+use gatepay_core::operation::{Method, Operation, OperationScope};
 use gatepay_core::{Catalogue, header};
 use gatepay_sandbox::{AnswerForms, examples};
 use gatepay_tenancy::settings::FixedAddressCallback;
@@ -72,7 +72,7 @@ async fn arrives(gatepay: &GatePay, proxy: &Proxy, row: &Operation, method: Meth
     );
     assert_eq!(answer.status, received.answer_status.unwrap(), "{what}");
     let verdict = envelope::judge(row.kind, answer.status, &answer.body).verdict;
-    assert_eq!(verdict, Verdict::Success, "{what}: {}", answer.text());
+    assert_eq!(verdict, AnswerVerdict::Success, "{what}: {}", answer.text());
     if method == row.method {
         assert_eq!(
             received.target,
@@ -242,5 +242,5 @@ fn before(gatepay: &GatePay, catalogue: Catalogue) -> Proxy {
 /// The rows of tenants that lead somewhere.
 fn tenants_rows(catalogue: &Catalogue) -> impl Iterator<Item = &Operation> {
     let rows = catalogue.rows().iter();
-    rows.filter(|row| row.scope == Scope::Tenant && row.name != LEADS_NOWHERE)
+    rows.filter(|row| row.scope == OperationScope::Tenant && row.name != LEADS_NOWHERE)
 }

@@ -1,6 +1,6 @@
 use crate::support::*;
 use gatepay_core::check::Strictness;
-use gatepay_core::operation::{Account, Method};
+use gatepay_core::operation::{AccountHeader, Method};
 use gatepay_core::{Catalogue, header};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -106,7 +106,7 @@ fn known(catalogue: &Catalogue) -> Vec<Target> {
     rows.flat_map(|row| {
         let target = |operators: bool, method: Method, path: &str| Target {
             operators,
-            for_nobody: row.account != Account::OnBehalfOf,
+            for_nobody: row.account != AccountHeader::OnBehalfOf,
             method: method.to_string(),
             bytes: path.into(),
         };

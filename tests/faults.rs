@@ -1,7 +1,7 @@
 //! Every connection to GatePay breaks somewhere. Whatever is answered then is what happened.
 
 use crate::support::*;
-use gatepay_sandbox::{Config, Received};
+use gatepay_sandbox::{ReceivedRequest, SandboxConfig};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ enum Wire {
 
 impl Wire {
     fn gatepay(self) -> GatePay {
-        let remember = |config: &mut Config| config.record = 1_000_000;
+        let remember = |config: &mut SandboxConfig| config.record = 1_000_000;
         match self {
             Self::Plain => GatePay::with(remember),
             Self::Tls => GatePay::secured(remember),
@@ -153,7 +153,7 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
         .await;
     }
 
-    let mut known: HashMap<String, Vec<Received>> = HashMap::new();
+    let mut known: HashMap<String, Vec<ReceivedRequest>> = HashMap::new();
     for received in gatepay.received() {
         if received.operation.as_deref() == Some(case.operation)
             && let Ok(body) = serde_json::from_slice::<serde_json::Value>(&received.body)
@@ -198,7 +198,7 @@ struct Tally {
 
 impl Tally {
     /// Holds one answer against all that arrived of its call.
-    fn judge(&mut self, case: Case, number: &str, answer: &Answer, known: &[Received]) {
+    fn judge(&mut self, case: Case, number: &str, answer: &Answer, known: &[ReceivedRequest]) {
         if !case.repeats {
             assert!(known.len() <= 1, "{number} was sent {} times", known.len());
         }
@@ -207,7 +207,7 @@ impl Tally {
             (None, outcome) => {
                 let said = (!case.repeats).then_some(if executed { "executed" } else { "refused" });
                 assert_eq!(outcome, said, "{number}: {answer:?}");
-                let same = |one: &Received| {
+                let same = |one: &ReceivedRequest| {
                     one.answer_status == Some(answer.status) && one.answer_body == answer.body
                 };
                 assert!(

@@ -1,7 +1,7 @@
 use crate::support::*;
 use bytes::Bytes;
 use gatepay_core::{Signature, Stamp, header, verify};
-use gatepay_sandbox::Received;
+use gatepay_sandbox::ReceivedRequest;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
@@ -40,7 +40,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Whether what GatePay got is this body, signed by the institution.
 #[track_caller]
-fn assert_arrived(received: &Received, body: &[u8], name: &str) {
+fn assert_arrived(received: &ReceivedRequest, body: &[u8], name: &str) {
     assert!(received.body == body, "{name}: the body is another");
     let bytes = |name| received.header(name).expect("it is signed").as_bytes();
     let stamp = Stamp::parse(bytes(header::TIMESTAMP), bytes(header::NONCE)).unwrap();

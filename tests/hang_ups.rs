@@ -3,7 +3,7 @@
 use crate::support::scripted::Scripted;
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -250,7 +250,7 @@ async fn answer_to(bytes: &[u8], address: SocketAddr) -> usize {
 
 /// What as many callers are answered at a time as there are seats: none of them was lost.
 async fn all_seats(gatepay: &GatePay, proxy: &Proxy) -> Vec<u16> {
-    gatepay.inject(Fault::Delay(Duration::from_millis(300)).times(SEATS));
+    gatepay.inject(InjectedFault::Delay(Duration::from_millis(300)).times(SEATS));
     let mut calls = JoinSet::new();
     for _ in 0..SEATS {
         let mut connection = proxy.connect().await;

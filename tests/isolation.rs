@@ -4,7 +4,7 @@
 //! an address that no attacker has, so that it also needs a place.
 
 use crate::support::*;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use gatepay_tenancy::settings::Breaker;
 use std::future::Future;
 use std::sync::Arc;
@@ -108,8 +108,8 @@ async fn beside_reads_that_never_get_an_answer() {
         .start();
     let paid = gatepay.paid_order(&proxy).await;
     for fault in [
-        Fault::ResetBeforeExecuting,
-        Fault::Status {
+        InjectedFault::ResetBeforeExecuting,
+        InjectedFault::Status {
             status: 502,
             body: "bad gateway".into(),
         },
@@ -148,7 +148,7 @@ async fn beside_more_reads_that_gatepay_does_not_answer_than_there_are_connectio
         .start();
     let paid = gatepay.paid_order(&proxy).await;
     gatepay.inject(
-        Fault::Delay(Duration::from_mins(10))
+        InjectedFault::Delay(Duration::from_mins(10))
             .always()
             .of(globex().sub_account),
     );
@@ -178,7 +178,7 @@ async fn beside_calls_that_gatepay_answers_with_too_many_requests() {
         .with(|settings| settings.upstream.quota.rate = rate(1_000, 60))
         .start();
     let paid = gatepay.paid_order(&proxy).await;
-    let too_many = Fault::Status {
+    let too_many = InjectedFault::Status {
         status: 429,
         body: "slow down".into(),
     };

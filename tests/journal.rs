@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
 use crate::support::*;
-use gatepay_core::{Link, SecretKey, SigningKey};
+use gatepay_core::{ChainLink, SecretKey, SigningKey};
 use gatepay_proxy::process::clock::Clock;
 use serde_json::{Value, json};
 
@@ -713,7 +713,7 @@ const BEFORE_AMOUNTS: [&str; 4] = [
 /// The records with their links.
 fn linked(key: &str, records: &[&str]) -> String {
     let key = SigningKey::new(&SecretKey::new(key.to_owned().into()).unwrap());
-    let mut link = Link::ORIGIN;
+    let mut link = ChainLink::ORIGIN;
     let lines = records.iter().map(|record| {
         link = link.next(&key, record.as_bytes());
         format!("{record},\"link\":\"{link}\"}}\n")

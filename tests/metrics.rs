@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use gatepay_core::Catalogue;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::metrics::size::ScrapeSize;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use serde_json::Value;
 
 use crate::support::scripted::Scripted;
@@ -52,7 +52,7 @@ async fn traffic(proxy: &Proxy, gatepay: &GatePay) {
     ] {
         proxy.send(call).await;
     }
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     proxy.send(globex().post(CREATE, order("A-0001"))).await;
     proxy.counts("in_flight 0").await;
 }

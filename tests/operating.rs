@@ -1,6 +1,6 @@
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use std::time::Duration;
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn metrics_count_every_end_by_tenant_and_kind() {
     ] {
         proxy.send(call).await;
     }
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     proxy.send(globex().post(CREATE, order("A-0001"))).await;
     for line in [
         r#"requests_total{kind="write",outcome="success",tenant="acme"} 1"#,

@@ -1,7 +1,7 @@
 use crate::support::program::{Folder, Program};
 use crate::support::*;
-use gatepay_core::envelope::{self, Verdict};
-use gatepay_core::operation::Account;
+use gatepay_core::envelope::{self, AnswerVerdict};
+use gatepay_core::operation::AccountHeader;
 use gatepay_core::{Catalogue, header};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::examples;
@@ -53,13 +53,13 @@ async fn the_back_office_needs_no_institution_secret_for_any_operation() {
         let sent = examples::prepare_for(&gatepay.sandbox, account, &row.name, method).unwrap();
         let call = office().calls(path, &sent);
         let (call, acts_for, merchant) = match row.account {
-            Account::OnBehalfOf => (
+            AccountHeader::OnBehalfOf => (
                 call.header(header::ON_BEHALF_OF, account),
                 Some(account),
                 None,
             ),
-            Account::MerchantId => (call, None, Some(MERCHANT_ID)),
-            Account::None => (call, None, None),
+            AccountHeader::MerchantId => (call, None, Some(MERCHANT_ID)),
+            AccountHeader::None => (call, None, None),
         };
         let answer = proxy.send(call).await;
         let what = format!("{}: {}", row.name, answer.text());
@@ -85,7 +85,7 @@ async fn the_back_office_needs_no_institution_secret_for_any_operation() {
         );
         assert_eq!(answer.body, received.answer_body, "{what}");
         let verdict = envelope::judge(row.kind, answer.status, &answer.body).verdict;
-        assert_eq!(verdict, Verdict::Success, "{what}");
+        assert_eq!(verdict, AnswerVerdict::Success, "{what}");
     }
     assert_eq!(called, 82, "all but mcp_call");
 }

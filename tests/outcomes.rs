@@ -1,7 +1,7 @@
 use crate::support::scripted::{Scripted, Then, answer, chunks};
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -29,14 +29,14 @@ async fn where_nothing_listens_nothing_was_executed() {
 #[tokio::test]
 async fn what_was_sent_and_not_answered_is_unknown_and_not_sent_again() {
     for (fault, executed) in [
-        (Fault::ResetBeforeReading, 0),
-        (Fault::ResetBeforeExecuting, 0),
-        (Fault::ResetAfterExecuting, 1),
-        (Fault::ResetMidAnswer { after_bytes: 0 }, 1),
-        (Fault::ResetMidAnswer { after_bytes: 9 }, 1),
-        (Fault::ResetMidAnswer { after_bytes: 120 }, 1),
-        (Fault::Truncated, 1),
-        (Fault::Garbage("once upon a time\r\n\r\n".into()), 1),
+        (InjectedFault::ResetBeforeReading, 0),
+        (InjectedFault::ResetBeforeExecuting, 0),
+        (InjectedFault::ResetAfterExecuting, 1),
+        (InjectedFault::ResetMidAnswer { after_bytes: 0 }, 1),
+        (InjectedFault::ResetMidAnswer { after_bytes: 9 }, 1),
+        (InjectedFault::ResetMidAnswer { after_bytes: 120 }, 1),
+        (InjectedFault::Truncated, 1),
+        (InjectedFault::Garbage("once upon a time\r\n\r\n".into()), 1),
     ] {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay).start();
@@ -70,7 +70,10 @@ async fn money_on_a_connection_that_was_used_before_is_not_sent_twice_either() {
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.listen.threads = Some(1.try_into().unwrap()))
         .start();
-    for fault in [Fault::ResetBeforeReading, Fault::ResetAfterExecuting] {
+    for fault in [
+        InjectedFault::ResetBeforeReading,
+        InjectedFault::ResetAfterExecuting,
+    ] {
         assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
         gatepay.sandbox.clear();
         gatepay.inject(fault.clone().once());
@@ -84,7 +87,10 @@ async fn money_on_a_connection_that_was_used_before_is_not_sent_twice_either() {
 
 #[tokio::test]
 async fn an_answer_that_takes_too_long_leaves_the_outcome_unknown() {
-    for fault in [Fault::Delay(PATIENCE), Fault::Drip(Duration::from_secs(5))] {
+    for fault in [
+        InjectedFault::Delay(PATIENCE),
+        InjectedFault::Drip(Duration::from_secs(5)),
+    ] {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay)
             .with(|settings| settings.upstream.deadline = Duration::from_secs(1))
@@ -116,12 +122,12 @@ async fn a_verdict_on_the_institutions_own_signature_is_not_the_tenants_to_read(
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     for failure in [
-        Failure::InvalidSignature,
-        Failure::StaleTimestamp,
-        Failure::UnknownClient,
-        Failure::MalformedNonce,
+        ApiFailure::InvalidSignature,
+        ApiFailure::StaleTimestamp,
+        ApiFailure::UnknownClient,
+        ApiFailure::MalformedNonce,
     ] {
-        gatepay.inject(Fault::Failure(failure).once());
+        gatepay.inject(InjectedFault::Failure(failure).once());
         let answer = proxy.send(create()).await;
         assert_eq!(answer.refused(), (502, "institution_rejected"), "{failure}");
         assert_eq!(
@@ -345,7 +351,7 @@ async fn clients_that_read_only_the_envelope_are_told_in_gatepays_own_words() {
         (answer.json()["status"].as_str(), &*answer.code()),
         (Some("FAIL"), "400002")
     );
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let answer = proxy.send(create()).await;
     assert_eq!(answer.refused(), (500, "outcome_unknown"));
     assert_eq!(

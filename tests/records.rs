@@ -1,6 +1,6 @@
 use crate::support::scripted::{Scripted, Then, chunks};
 use crate::support::*;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use gatepay_tenancy::settings::LogFormat;
 use http::Method;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ async fn every_request_leaves_one_line_under_the_id_its_answer_has() {
     for (call, _) in &cases {
         ids.push(proxy.send(call.clone()).await.request_id());
     }
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     ids.push(
         proxy
             .send(acme().post(CREATE, order("A-0002")))

@@ -1,6 +1,6 @@
 use crate::support::scripted::{Scripted, Then, answer, chunks};
 use crate::support::*;
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use http::header::SET_COOKIE;
 use std::collections::BTreeSet;
 use std::io;
@@ -125,7 +125,7 @@ async fn gatepays_own_failures_are_relayed_as_they_are() {
         acme().post(CREATE, order("A-0001")),
         acme().post(QUERY, BY_NUMBER),
     ] {
-        gatepay.inject(Fault::Failure(Failure::UnknownError).once());
+        gatepay.inject(InjectedFault::Failure(ApiFailure::UnknownError).once());
         let answer = proxy.send(call).await;
         assert_eq!((answer.status, answer.refusal()), (500, None));
         assert_eq!(answer.code(), "400000");

@@ -1,31 +1,31 @@
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use std::time::Duration;
 
 const CALM: &[u8] = b"<html>not now</html>";
 
-fn status(status: u16) -> Fault {
-    Fault::Status {
+fn status(status: u16) -> InjectedFault {
+    InjectedFault::Status {
         status,
         body: CALM.into(),
     }
 }
 
 /// What passes by itself, and is worth another try.
-fn passing() -> Vec<Fault> {
+fn passing() -> Vec<InjectedFault> {
     vec![
-        Fault::ResetBeforeReading,
-        Fault::ResetBeforeExecuting,
-        Fault::ResetAfterExecuting,
-        Fault::ResetMidAnswer { after_bytes: 9 },
-        Fault::Truncated,
-        Fault::Garbage("once upon a time\r\n\r\n".into()),
+        InjectedFault::ResetBeforeReading,
+        InjectedFault::ResetBeforeExecuting,
+        InjectedFault::ResetAfterExecuting,
+        InjectedFault::ResetMidAnswer { after_bytes: 9 },
+        InjectedFault::Truncated,
+        InjectedFault::Garbage("once upon a time\r\n\r\n".into()),
         status(502),
         status(503),
         status(504),
-        Fault::Failure(Failure::SystemError),
-        Fault::Failure(Failure::InternalError),
+        InjectedFault::Failure(ApiFailure::SystemError),
+        InjectedFault::Failure(ApiFailure::InternalError),
     ]
 }
 
@@ -65,13 +65,13 @@ async fn a_read_that_fails_in_passing_is_repeated_signed_anew() {
 async fn a_read_that_keeps_failing_gets_what_came_last() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
-    gatepay.inject(Fault::ResetAfterExecuting.times(2));
+    gatepay.inject(InjectedFault::ResetAfterExecuting.times(2));
     gatepay.inject(status(502).times(10));
     let answer = proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     assert_eq!((answer.status, answer.refusal()), (502, None));
     assert_eq!((&*answer.body, gatepay.count()), (CALM, 3));
     gatepay.sandbox.clear_faults();
-    gatepay.inject(Fault::ResetAfterExecuting.times(10));
+    gatepay.inject(InjectedFault::ResetAfterExecuting.times(10));
     let answer = proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     assert_eq!(answer.refused(), (504, "outcome_unknown"));
     assert_eq!(answer.json()["data"], serde_json::Value::Null);
@@ -99,7 +99,7 @@ async fn a_refusal_is_not_repeated() {
         proxy.send(acme().post(QUERY, BY_NUMBER)).await.code(),
         "400202"
     );
-    gatepay.inject(Fault::Failure(Failure::InvalidSignature).once());
+    gatepay.inject(InjectedFault::Failure(ApiFailure::InvalidSignature).once());
     let answer = proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     assert_eq!(answer.refused(), (502, "institution_rejected"));
     assert_eq!(gatepay.count(), 2);
@@ -121,7 +121,7 @@ async fn repeats_end_with_their_budget_the_quota_and_the_deadline() {
     let read = || acme().post(QUERY, BY_NUMBER);
     let asked = async |proxy: &Proxy| {
         gatepay.sandbox.clear();
-        gatepay.inject(Fault::ResetBeforeExecuting.once());
+        gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
         let answer = proxy.send(read()).await;
         assert_eq!(answer.refused(), (504, "outcome_unknown"));
         assert_eq!(gatepay.count(), 1);
@@ -141,7 +141,7 @@ async fn repeats_end_with_their_budget_the_quota_and_the_deadline() {
         .with(|settings| settings.upstream.deadline = Duration::from_millis(20))
         .start();
     gatepay.sandbox.clear();
-    gatepay.inject(Fault::ResetBeforeExecuting.once());
+    gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
     hasty.send(read()).await;
     assert!(gatepay.count() <= 1);
 }

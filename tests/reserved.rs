@@ -1,6 +1,6 @@
 use crate::support::*;
 use gatepay_core::Catalogue;
-use gatepay_core::operation::Scope;
+use gatepay_core::operation::OperationScope;
 use gatepay_sandbox::examples;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -115,7 +115,7 @@ fn a_file_that_would_open_what_is_the_institutions_own_is_refused() {
 fn own_paths() -> Vec<(String, String)> {
     let catalogue = Catalogue::standard();
     let rows = catalogue.rows().iter();
-    rows.filter(|row| row.scope == Scope::Institution)
+    rows.filter(|row| row.scope == OperationScope::Institution)
         .map(|row| {
             (
                 row.name.to_string(),

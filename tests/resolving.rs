@@ -1,7 +1,7 @@
 use crate::support::*;
-use gatepay_core::operation::Account;
+use gatepay_core::operation::AccountHeader;
 use gatepay_core::{Catalogue, header};
-use gatepay_sandbox::{AnswerForms, Fault, examples};
+use gatepay_sandbox::{AnswerForms, InjectedFault, examples};
 use gatepay_tenancy::settings::Settings;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn questions(gatepay: &GatePay) -> Vec<String> {
 async fn a_lost_call_that_gatepay_carried_out_is_found_with_its_order() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(one_question).start();
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let begun = Instant::now();
     let answer = proxy.send(create()).await;
     assert!(begun.elapsed() >= Duration::from_millis(500));
@@ -71,7 +71,7 @@ async fn a_call_is_looked_up_by_its_key_in_whatever_case_it_was_sent() {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay).with(one_question).start();
         assert_eq!(proxy.send(create()).await.code(), "000000");
-        gatepay.inject(Fault::ResetAfterExecuting.once());
+        gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let body = order("A-0001").replace("merchantTradeNo", name);
         let answer = proxy
             .send(acme().post(&format!("{CREATE}{query}"), body))
@@ -118,10 +118,10 @@ async fn every_call_is_looked_up(forms: AnswerForms) {
                 examples::prepare_for(&gatepay.sandbox, account, &row.name, method).unwrap();
             let call = office().calls(path, &example);
             let call = match row.account {
-                Account::OnBehalfOf => call.header(header::ON_BEHALF_OF, account),
-                Account::MerchantId | Account::None => call,
+                AccountHeader::OnBehalfOf => call.header(header::ON_BEHALF_OF, account),
+                AccountHeader::MerchantId | AccountHeader::None => call,
             };
-            gatepay.inject(Fault::ResetAfterExecuting.once());
+            gatepay.inject(InjectedFault::ResetAfterExecuting.once());
             let answer = proxy.send(call).await;
             let what = format!("{}: {}", row.name, answer.text());
             let (want, outcome) = if look_up.proves {
@@ -155,7 +155,7 @@ async fn an_order_is_found_by_a_query_that_wraps_it_and_by_one_that_does_not() {
             .catalogue(catalogue)
             .with(one_question)
             .start();
-        gatepay.inject(Fault::ResetAfterExecuting.once());
+        gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let answer = proxy.send(create()).await;
         assert_eq!(observed(&answer), "found", "{forms:?}");
         assert_eq!(questions(&gatepay), ["query_order_v2"]);
@@ -178,7 +178,7 @@ async fn what_gatepay_does_not_have_may_still_be_under_way() {
             "ask GET /v2/pay/refund/details by refundRequestId R-0001",
         ),
     ] {
-        gatepay.inject(Fault::ResetBeforeExecuting.once());
+        gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
         let answer = proxy.send(call).await;
         assert_eq!(observed(&answer), "not_found");
         assert_eq!(answer.outcome(), Some("unknown"));
@@ -193,7 +193,7 @@ async fn gatepay_is_asked_again_for_it_may_come_late() {
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.upstream.resolve = Duration::from_secs(3))
         .start();
-    gatepay.inject(Fault::ResetBeforeExecuting.once());
+    gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
     let mut caller = proxy.connect().await;
     let request = create().request(&proxy.clock);
     let answer = tokio::spawn(async move { caller.send(request).await });
@@ -211,7 +211,7 @@ async fn an_order_of_that_number_at_another_price_is_another_calls() {
     let proxy = Proxy::before(&gatepay).with(one_question).start();
     let dearer = order("A-0001").replace("1.21", "5.00");
     assert_eq!(proxy.send(acme().post(CREATE, dearer)).await.status, 200);
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let answer = proxy.send(create()).await;
     assert_eq!(observed(&answer), "not_found");
     let seen = &answer.json()["data"]["order"];
@@ -226,7 +226,7 @@ async fn a_call_that_gatepay_offers_no_query_for_says_so() {
         .catalogue(off)
         .with(one_question)
         .start();
-    gatepay.inject(Fault::ResetAfterExecuting.times(2));
+    gatepay.inject(InjectedFault::ResetAfterExecuting.times(2));
     let gift = acme().post("/v1/pay/gift/create", "{}");
     for call in [gift, create()] {
         let answer = proxy.send(call).await;
@@ -244,7 +244,7 @@ async fn a_call_that_gatepay_offers_no_query_for_says_so() {
 async fn a_caller_that_leaves_does_not_end_the_search() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(one_question).start();
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let mut caller = proxy.raw().await;
     caller.write(&create().bytes(&proxy.clock)).await;
     until("GatePay has it", || gatepay.count() == 1).await;
@@ -266,7 +266,7 @@ async fn the_end_of_a_drain_is_not_waited_for_but_told_the_truth() {
             settings.drain.deadline = Duration::from_secs(2);
         })
         .start();
-    gatepay.inject(Fault::ResetBeforeExecuting.once());
+    gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
     let mut caller = proxy.connect().await;
     let request = create().request(&proxy.clock);
     let answer = tokio::spawn(async move { caller.send(request).await });
@@ -284,7 +284,7 @@ async fn questions_count_against_the_institutions_quota() {
         .with(one_question)
         .with(|settings| settings.upstream.quota.rate = rate(1, 1))
         .start();
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let answer = proxy.send(create()).await;
     assert_eq!(observed(&answer), "unknown");
     assert_eq!(gatepay.count(), 1);

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
@@ -101,7 +101,7 @@ async fn load(program: &Program, gatepay: &GatePay, round: usize) {
     ] {
         caller.send(call.request(&clock)).await;
     }
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     for call in [
         create(globex(), 2),
         acme().get(DETAILS).secret("fake-other"),

@@ -8,7 +8,7 @@ use crate::support::program::{Folder, Program, printed};
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::panic_hook;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 
 /// In every secret and in every value a log has no business with.
 const CANARY: &str = "canary7f3a";
@@ -102,7 +102,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
         }
     }
     // What became of it is unknown, and what was sent is still nobody's business.
-    gatepay.inject(Fault::Garbage(CANARY.into()).once());
+    gatepay.inject(InjectedFault::Garbage(CANARY.into()).once());
     let lost = proxy.send(shop().post(CREATE, order("A-0003"))).await;
     assert!(!lost.text().contains(CANARY));
     assert!(answered >= 4, "some of them reached GatePay: {answered}");

@@ -1,7 +1,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::Fault;
+use gatepay_sandbox::InjectedFault;
 use gatepay_tenancy::Standing;
 use http::{Method, Request};
 use http_body_util::Full;
@@ -81,7 +81,7 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
     proxy.counts(&format!("{line} {seconds}")).await;
 
     proxy.clock.advance(Duration::from_secs(5));
-    gatepay.inject(Fault::ResetAfterExecuting.once());
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     proxy.send(globex().post(REFUND, A_REFUND)).await;
     proxy.counts("in_flight 0").await;
     let second = status(&proxy).await;

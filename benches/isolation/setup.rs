@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gatepay_core::{ClientId, Credential, SecretKey};
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{Config, Fault, Sandbox, SubAccount};
+use gatepay_sandbox::{InjectedFault, Sandbox, SandboxConfig, SubAccount};
 
 use crate::attacks::{Answers, Attack};
 use crate::machine;
@@ -53,7 +53,7 @@ impl GatePay {
         let secret = SecretKey::new(INSTITUTION.secret.to_owned().into()).unwrap();
         let client_id = ClientId::parse(INSTITUTION.client_id).unwrap();
         let clock = Clock::system();
-        let mut config = Config::new(
+        let mut config = SandboxConfig::new(
             Credential::new(client_id, &secret),
             Arc::new(move || clock.unix_ms()),
         );
@@ -74,8 +74,8 @@ impl GatePay {
     pub(crate) fn misbehave(&self, attack: &Attack) {
         let fault = match attack.gatepay {
             Answers::Right => return,
-            Answers::Nothing => Fault::ResetBeforeExecuting,
-            Answers::Status(status) => Fault::Status {
+            Answers::Nothing => InjectedFault::ResetBeforeExecuting,
+            Answers::Status(status) => InjectedFault::Status {
                 status,
                 body: "no".into(),
             },

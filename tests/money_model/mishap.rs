@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatepay_sandbox::{Failure, Fault};
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 
 use super::scenario::Mishap;
 use crate::support::scripted::answer;
@@ -89,34 +89,34 @@ impl Mishap {
         }
     }
 
-    pub(super) fn fault(self) -> Fault {
+    pub(super) fn fault(self) -> InjectedFault {
         match self {
-            Self::LostUnread => Fault::ResetBeforeReading,
-            Self::LostBefore => Fault::ResetBeforeExecuting,
-            Self::LostAfter => Fault::ResetAfterExecuting,
-            Self::CutAt(after) => Fault::ResetMidAnswer {
+            Self::LostUnread => InjectedFault::ResetBeforeReading,
+            Self::LostBefore => InjectedFault::ResetBeforeExecuting,
+            Self::LostAfter => InjectedFault::ResetAfterExecuting,
+            Self::CutAt(after) => InjectedFault::ResetMidAnswer {
                 after_bytes: after.into(),
             },
-            Self::Halved => Fault::Truncated,
-            Self::Slow => Fault::Delay(SLOW),
+            Self::Halved => InjectedFault::Truncated,
+            Self::Slow => InjectedFault::Delay(SLOW),
             Self::ExecutedBut(which) => {
                 let Unclear {
                     status,
                     lines,
                     body,
                 } = which_of(which);
-                Fault::Garbage(wire(status, lines, body).into())
+                InjectedFault::Garbage(wire(status, lines, body).into())
             }
             Self::Instead(which) => {
                 let Unclear { status, body, .. } = which_of(which);
                 let (digits, _) = status.split_once(' ').expect("a status line");
-                Fault::Status {
+                InjectedFault::Status {
                     status: digits.parse().expect("digits"),
                     body: body.as_bytes().into(),
                 }
             }
-            Self::RefusesSignature => Fault::Failure(Failure::InvalidSignature),
-            Self::SystemError => Fault::Failure(Failure::SystemError),
+            Self::RefusesSignature => InjectedFault::Failure(ApiFailure::InvalidSignature),
+            Self::SystemError => InjectedFault::Failure(ApiFailure::SystemError),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use gatepay_core::{Catalogue, header};
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::Received;
+use gatepay_sandbox::ReceivedRequest;
 use gatepay_tenancy::Standing;
 use gatepay_tenancy::settings::Settings;
 use serde_json::{Value, json};
@@ -264,7 +264,7 @@ fn payout(number: &str) -> String {
 }
 
 /// What a request did, if its operation changes something.
-fn execution(at: usize, received: &Received) -> Option<Execution> {
+fn execution(at: usize, received: &ReceivedRequest) -> Option<Execution> {
     let operation = received.operation.as_deref()?;
     let sorts = [
         Sort::CreateOrder,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use gatepay_core::Catalogue;
-use gatepay_core::operation::Scope;
+use gatepay_core::operation::OperationScope;
 use gatepay_tenancy::{Configuration, Problem};
 
 use super::program::Folder;
@@ -31,7 +31,10 @@ pub(crate) fn everything_on() -> Catalogue {
     let standard = Catalogue::standard();
     let mut tables = String::new();
     for row in standard.rows() {
-        if row.scope == Scope::Tenant && row.off().is_some() && row.institution_path.is_some() {
+        if row.scope == OperationScope::Tenant
+            && row.off().is_some()
+            && row.institution_path.is_some()
+        {
             let name = &row.name;
             writeln!(tables, "[[operation]]\nname = '{name}'\nenabled = true")
                 .expect("text takes text");

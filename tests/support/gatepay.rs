@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gatepay_core::Credential;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{Config, Injection, Received, Sandbox, SubAccount};
+use gatepay_sandbox::{FaultInjection, ReceivedRequest, Sandbox, SandboxConfig, SubAccount};
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -44,7 +44,7 @@ impl GatePay {
     }
 
     /// Starts with whatever else the test needs.
-    pub(crate) fn with(adjust: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
         Self::at(Clock::manual(T0), adjust)
     }
 
@@ -67,7 +67,7 @@ impl GatePay {
     }
 
     /// Over TLS, as `localhost`; [`CERTIFICATE`] is what to trust.
-    pub(crate) fn secured(adjust: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn secured(adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
         Self::with(|config| {
             adjust(config);
             config.tls = Some(Arc::new(tls()));
@@ -88,14 +88,18 @@ impl GatePay {
         self.sandbox = Self::sandbox(&self.clock, |_| {}, self.sandbox.address());
     }
 
-    fn at(clock: Clock, adjust: impl FnOnce(&mut Config)) -> Self {
+    fn at(clock: Clock, adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
         let sandbox = Self::sandbox(&clock, adjust, any_port());
         Self { sandbox, clock }
     }
 
-    fn sandbox(clock: &Clock, adjust: impl FnOnce(&mut Config), address: SocketAddr) -> Sandbox {
+    fn sandbox(
+        clock: &Clock,
+        adjust: impl FnOnce(&mut SandboxConfig),
+        address: SocketAddr,
+    ) -> Sandbox {
         let told = clock.clone();
-        let mut config = Config::new(institution(), Arc::new(move || told.unix_ms()));
+        let mut config = SandboxConfig::new(institution(), Arc::new(move || told.unix_ms()));
         config.institution_account = INSTITUTION_ACCOUNT.into();
         config.sub_accounts = [acme(), globex()]
             .map(|shop| SubAccount::active(shop.sub_account))
@@ -109,11 +113,11 @@ impl GatePay {
     }
 
     /// Misbehaves.
-    pub(crate) fn inject(&self, injection: Injection) {
+    pub(crate) fn inject(&self, injection: FaultInjection) {
         self.sandbox.inject(injection);
     }
 
-    pub(crate) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
         self.sandbox.received()
     }
 
@@ -135,7 +139,7 @@ impl GatePay {
     }
 
     /// What it got last.
-    pub(crate) fn last(&self) -> Received {
+    pub(crate) fn last(&self) -> ReceivedRequest {
         self.received().pop().expect("GatePay got something")
     }
 

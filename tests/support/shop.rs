@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
-use gatepay_sandbox::examples::Example;
+use gatepay_sandbox::examples::ExampleRequest;
 use gatepay_tenancy::{DatedCredential, Operator, Party, PartyId, Rate, SubAccount, Tenant};
 use http::Method;
 use zeroize::Zeroizing;
@@ -103,7 +103,7 @@ impl Shop {
     }
 
     /// What the sandbox knows to be a good request, at this path.
-    pub(crate) fn calls(&self, path: &str, example: &Example) -> Call {
+    pub(crate) fn calls(&self, path: &str, example: &ExampleRequest) -> Call {
         let method = example.method.as_str().parse().expect("a method");
         let call = Call::new(
             self,

@@ -9,14 +9,14 @@ use serde::Serialize;
 use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::body::{BodyReading, Value};
+use crate::body::{BodyReading, BodyValue};
 use crate::field::AmountField;
-use crate::json::{self, Raw};
+use crate::json::{self, JsonText};
 use crate::operation::Operation;
 
 /// What one field of a body asks for, in one currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Amount {
+pub struct BodyAmount {
     /// The field: [`AmountField::path`].
     pub field: &'static str,
     /// As the body has it. Of several it is their exact sum; `None` if there is none, as where one is no plain decimal.
@@ -32,9 +32,9 @@ pub struct Amount {
 
 /// All amounts of a body.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Amounts {
+pub struct BodyAmounts {
     /// Of every field the amounts in each currency, in the order they were met.
-    pub listed: Vec<Amount>,
+    pub listed: Vec<BodyAmount>,
     /// Amounts that are not listed, because their list has more than [`MOST_CURRENCIES`].
     pub unlisted: u32,
 }
@@ -44,7 +44,7 @@ pub const LONGEST: usize = 64;
 /// The most currencies of one list that are kept apart.
 pub const MOST_CURRENCIES: usize = 8;
 
-impl Amounts {
+impl BodyAmounts {
     /// The amounts of a request, by its row. A field that was not sent has none.
     pub fn read(operation: &Operation, reading: &BodyReading<'_>) -> Self {
         let mut amounts = Self::default();
@@ -69,9 +69,9 @@ impl Amounts {
     }
 }
 
-fn single(field: &AmountField, reading: &BodyReading<'_>) -> Amount {
+fn single(field: &AmountField, reading: &BodyReading<'_>) -> BodyAmount {
     let text = |field: &str| reading.only(field).and_then(|text| legible(&text));
-    let mut sum = Sum::of(field.currency.and_then(text));
+    let mut sum = CurrencySum::of(field.currency.and_then(text));
     let amount = text(field.path);
     let times = match field.times {
         Some(times) if reading.has(times) => text(times).and_then(|times| times.parse().ok()),
@@ -81,36 +81,40 @@ fn single(field: &AmountField, reading: &BodyReading<'_>) -> Amount {
     sum.amount(field.path)
 }
 
-fn items(field: &AmountField, (list, name): (&str, &str), reading: &BodyReading<'_>) -> Sums {
+fn items(
+    field: &AmountField,
+    (list, name): (&str, &str),
+    reading: &BodyReading<'_>,
+) -> CurrencySums {
     let common = field.currency.and_then(|currency| reading.only(currency));
-    let mut items = Items {
+    let mut items = ItemAmounts {
         name,
         currency: field.currency,
         common: common.and_then(|common| legible(&common)),
-        sums: Sums::default(),
+        sums: CurrencySums::default(),
     };
     let mut values = reading.values(list);
     let read = match (values.next(), values.next()) {
-        (Some(Value::Body(list)), None) => {
+        (Some(BodyValue::Body(list)), None) => {
             serde_json::Deserializer::from_str(list.as_str()).deserialize_seq(&mut items)
         }
-        _ => return Sums::illegible(),
+        _ => return CurrencySums::illegible(),
     };
     if read.is_err() {
-        return Sums::illegible();
+        return CurrencySums::illegible();
     }
     items.sums
 }
 
 /// Adds up the items of a list while they are read.
-struct Items<'a> {
+struct ItemAmounts<'a> {
     name: &'a str,
     currency: Option<&'a str>,
     common: Option<String>,
-    sums: Sums,
+    sums: CurrencySums,
 }
 
-impl Items<'_> {
+impl ItemAmounts<'_> {
     fn item(&mut self, item: &str) {
         let (mut amount, mut currency) = (None, None);
         let is = |name: &[u8], field: &str| name.eq_ignore_ascii_case(field.as_bytes());
@@ -123,13 +127,13 @@ impl Items<'_> {
                 currency = Some(value);
             }
         });
-        let text = |value: Raw<'_>| value.text_or_number().and_then(|text| legible(&text));
+        let text = |value: JsonText<'_>| value.text_or_number().and_then(|text| legible(&text));
         let currency = currency.map_or_else(|| self.common.clone(), text);
         self.sums.add(amount.and_then(text), currency);
     }
 }
 
-impl<'a> Visitor<'a> for &mut Items<'_> {
+impl<'a> Visitor<'a> for &mut ItemAmounts<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,12 +150,12 @@ impl<'a> Visitor<'a> for &mut Items<'_> {
 
 /// Sums by currency.
 #[derive(Default)]
-struct Sums {
-    listed: Vec<Sum>,
+struct CurrencySums {
+    listed: Vec<CurrencySum>,
     unlisted: u32,
 }
 
-impl Sums {
+impl CurrencySums {
     /// Of a field that was sent and is no list.
     fn illegible() -> Self {
         let mut sums = Self::default();
@@ -164,7 +168,7 @@ impl Sums {
         match known {
             Some(at) => self.listed[at].add(amount, 1),
             None if self.listed.len() < MOST_CURRENCIES => {
-                let mut sum = Sum::of(currency);
+                let mut sum = CurrencySum::of(currency);
                 sum.add(amount, 1);
                 self.listed.push(sum);
             }
@@ -174,7 +178,7 @@ impl Sums {
 }
 
 /// Amounts in one currency, added up.
-struct Sum {
+struct CurrencySum {
     currency: Option<String>,
     count: u32,
     /// The first as it was written, while it is the only one.
@@ -182,7 +186,7 @@ struct Sum {
     total: Option<Decimal>,
 }
 
-impl Sum {
+impl CurrencySum {
     fn of(currency: Option<String>) -> Self {
         Self {
             currency,
@@ -209,12 +213,12 @@ impl Sum {
         self.count = self.count.saturating_add(times.max(1));
     }
 
-    fn amount(self, field: &'static str) -> Amount {
+    fn amount(self, field: &'static str) -> BodyAmount {
         let amount = match self.count {
             1 => self.only,
             _ => self.total.map(|total| total.to_string()),
         };
-        Amount {
+        BodyAmount {
             field,
             amount,
             currency: self.currency,
@@ -306,7 +310,7 @@ fn is_one(count: &u32) -> bool {
 mod tests {
     use super::*;
     use crate::Catalogue;
-    use crate::operation::{Kind, Media};
+    use crate::operation::{Kind, MediaType};
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
@@ -314,7 +318,7 @@ mod tests {
     fn amounts(row: &str, query: &str, body: &str) -> Vec<String> {
         static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(Catalogue::standard);
         let row = CATALOGUE.named(row).unwrap();
-        let read = Amounts::read(row, &BodyReading::read(row, Some(query), body.as_bytes()));
+        let read = BodyAmounts::read(row, &BodyReading::read(row, Some(query), body.as_bytes()));
         let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let mut lines: Vec<String> = read
             .listed
@@ -407,7 +411,7 @@ mod tests {
             .filter(|row| row.kind == Kind::Money);
         for row in money.filter(|row| row.name != "mcp_call") {
             assert_ne!(row.amounts, [], "{}", row.name);
-            assert_eq!(row.media, Media::Json, "{}", row.name);
+            assert_eq!(row.media, MediaType::Json, "{}", row.name);
         }
     }
 
@@ -533,7 +537,7 @@ mod tests {
         #[test]
         fn a_sum_is_that_of_the_parts(cents: Vec<u32>) {
             let texts = cents.iter().map(|cents| format!("{}.{:02}", cents / 100, cents % 100));
-            let mut sum = Sum::of(None);
+            let mut sum = CurrencySum::of(None);
             texts.for_each(|text| sum.add(Some(text), 1));
             let total: u64 = cents.iter().map(|cents| u64::from(*cents)).sum();
             if !cents.is_empty() {

@@ -7,17 +7,17 @@ use std::borrow::Cow;
 
 use arrayvec::ArrayVec;
 
-use crate::json::{self, Member, Raw, Shape, Visit};
-use crate::operation::{Kind, Media, Operation};
+use crate::json::{self, JsonMember, JsonShape, JsonText, JsonVisitor};
+use crate::operation::{Kind, MediaType, Operation};
 use crate::query::{self, decode};
 use crate::reserved::ReservedName;
 use names::SeenNames;
 
-pub(crate) use value::Value;
+pub(crate) use value::BodyValue;
 
 /// A place in a body, to tell its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct BodyPlace {
     /// Counted from 1.
     pub line: usize,
     /// Bytes of that line up to the place, counted from 1.
@@ -31,19 +31,19 @@ pub struct Place {
 pub struct BodyReading<'a> {
     query: &'a str,
     body: &'a [u8],
-    fault: Option<Place>,
-    found: Found<'a>,
-    not_ascii: Option<Place>,
-    repeated: Option<Place>,
-    unreadable: Option<Place>,
-    too_deep: Option<Place>,
+    fault: Option<BodyPlace>,
+    found: WantedMembers<'a>,
+    not_ascii: Option<BodyPlace>,
+    repeated: Option<BodyPlace>,
+    unreadable: Option<BodyPlace>,
+    too_deep: Option<BodyPlace>,
 }
 
 impl<'a> BodyReading<'a> {
     /// Reads the query and body of a call to `operation`. A form has no members.
     pub fn read(operation: &Operation, query: Option<&'a str>, body: &'a [u8]) -> Self {
         let mut reading = Self::new(query.unwrap_or_default(), body);
-        if operation.media == Media::Json && !body.trim_ascii().is_empty() {
+        if operation.media == MediaType::Json && !body.trim_ascii().is_empty() {
             reading.read_body(operation.kind);
         }
         reading
@@ -54,7 +54,7 @@ impl<'a> BodyReading<'a> {
             query,
             body,
             fault: None,
-            found: Found::default(),
+            found: WantedMembers::default(),
             not_ascii: None,
             repeated: None,
             unreadable: None,
@@ -76,7 +76,7 @@ impl<'a> BodyReading<'a> {
             Some(text) if kind != Kind::Money => text,
             _ => text,
         };
-        let mut reader = Reader::new(kind, &mut self.found);
+        let mut reader = BodyReader::new(kind, &mut self.found);
         match json::read_deep(text, &mut reader) {
             Ok(_) => {
                 let place = |at: usize| place(text.as_bytes(), at);
@@ -86,8 +86,8 @@ impl<'a> BodyReading<'a> {
                 self.too_deep = reader.too_deep.map(place);
             }
             Err(error) => {
-                self.found = Found::default();
-                self.fault = Some(Place {
+                self.found = WantedMembers::default();
+                self.fault = Some(BodyPlace {
                     line: error.line(),
                     column: error.column(),
                 });
@@ -98,8 +98,8 @@ impl<'a> BodyReading<'a> {
     /// The members of a text, if it is an object.
     fn of_object(text: &'a str) -> Option<Self> {
         let mut reading = Self::new("", text.as_bytes());
-        let shape = json::read_deep(text, &mut Reader::new(Kind::Read, &mut reading.found));
-        (shape.ok()? == Shape::Object).then_some(reading)
+        let shape = json::read_deep(text, &mut BodyReader::new(Kind::Read, &mut reading.found));
+        (shape.ok()? == JsonShape::Object).then_some(reading)
     }
 
     /// The body as it came.
@@ -109,37 +109,37 @@ impl<'a> BodyReading<'a> {
 
     /// Where the body stops being one JSON text. It has no members then: nobody would read those before the fault. A body
     /// without content has none either, and no fault.
-    pub(crate) fn fault(&self) -> Option<Place> {
+    pub(crate) fn fault(&self) -> Option<BodyPlace> {
         self.fault
     }
 
     /// The first name outside ASCII, of a call that changes something.
-    pub(crate) fn not_ascii(&self) -> Option<Place> {
+    pub(crate) fn not_ascii(&self) -> Option<BodyPlace> {
         self.not_ascii
     }
 
     /// Where the first second member of one name has been named: of a money call at every depth, of a write at the top.
-    pub(crate) fn repeated(&self) -> Option<Place> {
+    pub(crate) fn repeated(&self) -> Option<BodyPlace> {
         self.repeated
     }
 
     /// The first value of a money call that some readers cannot hold.
-    pub(crate) fn unreadable(&self) -> Option<Place> {
+    pub(crate) fn unreadable(&self) -> Option<BodyPlace> {
         self.unreadable
     }
 
     /// The first array or object of a call that changes something that stands in [`json::DEEPEST`] others.
-    pub(crate) fn too_deep(&self) -> Option<Place> {
+    pub(crate) fn too_deep(&self) -> Option<BodyPlace> {
         self.too_deep
     }
 
     /// Members with a reserved name: of a money call at every depth, of others at the top.
-    pub(crate) fn reserved(&self) -> &[(ReservedName, Raw<'a>)] {
+    pub(crate) fn reserved(&self) -> &[(ReservedName, JsonText<'a>)] {
         &self.found.reserved
     }
 
     /// The members at the top of the body.
-    pub(crate) fn top(&self) -> impl Iterator<Item = (&[u8], Raw<'a>)> {
+    pub(crate) fn top(&self) -> impl Iterator<Item = (&[u8], JsonText<'a>)> {
         let members = self.found.few.iter().chain(&self.found.more);
         members.map(|(name, value)| (&**name, *value))
     }
@@ -162,9 +162,9 @@ impl<'a> BodyReading<'a> {
     pub(crate) fn values<'f>(
         &self,
         field: &'f str,
-    ) -> impl Iterator<Item = Value<'a>> + use<'a, 'f, '_> {
-        let parameters = self.in_query(field).map(Value::Query);
-        parameters.chain(self.members(field).map(Value::Body))
+    ) -> impl Iterator<Item = BodyValue<'a>> + use<'a, 'f, '_> {
+        let parameters = self.in_query(field).map(BodyValue::Query);
+        parameters.chain(self.members(field).map(BodyValue::Body))
     }
 
     fn in_query<'f>(&self, field: &'f str) -> impl Iterator<Item = Cow<'a, str>> + use<'a, 'f> {
@@ -175,7 +175,7 @@ impl<'a> BodyReading<'a> {
             .map(|(_, value)| decode(value))
     }
 
-    fn members<'f>(&self, field: &'f str) -> impl Iterator<Item = Raw<'a>> + use<'a, 'f, '_> {
+    fn members<'f>(&self, field: &'f str) -> impl Iterator<Item = JsonText<'a>> + use<'a, 'f, '_> {
         self.top()
             .filter(move |(name, value)| {
                 name.eq_ignore_ascii_case(field.as_bytes()) && !value.is_nothing()
@@ -201,7 +201,7 @@ impl<'a> BodyReading<'a> {
     fn clear<'f>(
         &self,
         field: &'f str,
-    ) -> Option<impl Iterator<Item = Value<'a>> + use<'a, 'f, '_>> {
+    ) -> Option<impl Iterator<Item = BodyValue<'a>> + use<'a, 'f, '_>> {
         (query::is_clear(self.query) || self.in_query(field).next().is_none())
             .then(|| self.values(field))
     }
@@ -209,16 +209,16 @@ impl<'a> BodyReading<'a> {
 
 /// Members that may be asked for.
 #[derive(Default)]
-struct Found<'a> {
+struct WantedMembers<'a> {
     /// Those of the top object, by their names.
-    few: ArrayVec<(Cow<'a, [u8]>, Raw<'a>), 16>,
+    few: ArrayVec<(Cow<'a, [u8]>, JsonText<'a>), 16>,
     /// What finds no room there.
-    more: Vec<(Cow<'a, [u8]>, Raw<'a>)>,
-    reserved: Vec<(ReservedName, Raw<'a>)>,
+    more: Vec<(Cow<'a, [u8]>, JsonText<'a>)>,
+    reserved: Vec<(ReservedName, JsonText<'a>)>,
 }
 
-impl<'a> Found<'a> {
-    fn push(&mut self, name: Cow<'a, [u8]>, value: Raw<'a>) {
+impl<'a> WantedMembers<'a> {
+    fn push(&mut self, name: Cow<'a, [u8]>, value: JsonText<'a>) {
         if let Err(full) = self.few.try_push((name, value)) {
             self.more.push(full.element());
         }
@@ -226,9 +226,9 @@ impl<'a> Found<'a> {
 }
 
 /// Takes what one pass over a text finds.
-struct Reader<'r, 'a> {
+struct BodyReader<'r, 'a> {
     kind: Kind,
-    found: &'r mut Found<'a>,
+    found: &'r mut WantedMembers<'a>,
     seen: SeenNames<'a>,
     not_ascii: Option<usize>,
     repeated: Option<usize>,
@@ -236,8 +236,8 @@ struct Reader<'r, 'a> {
     too_deep: Option<usize>,
 }
 
-impl<'r, 'a> Reader<'r, 'a> {
-    fn new(kind: Kind, found: &'r mut Found<'a>) -> Self {
+impl<'r, 'a> BodyReader<'r, 'a> {
+    fn new(kind: Kind, found: &'r mut WantedMembers<'a>) -> Self {
         Self {
             kind,
             found,
@@ -250,16 +250,16 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 }
 
-impl<'a> Visit<'a> for Reader<'_, 'a> {
+impl<'a> JsonVisitor<'a> for BodyReader<'_, 'a> {
     fn again(&mut self) {
-        *self.found = Found::default();
+        *self.found = WantedMembers::default();
         self.seen = SeenNames::default();
         self.not_ascii = None;
         self.repeated = None;
     }
 
-    fn member(&mut self, member: Member<'a>) {
-        let Member {
+    fn member(&mut self, member: JsonMember<'a>) {
+        let JsonMember {
             object,
             depth,
             place,
@@ -303,11 +303,11 @@ impl<'a> Visit<'a> for Reader<'_, 'a> {
     }
 }
 
-fn place(text: &[u8], at: usize) -> Place {
+fn place(text: &[u8], at: usize) -> BodyPlace {
     let before = &text[..at];
     let mut lines = before.rsplit(|byte| *byte == b'\n');
     let last = lines.next().unwrap_or_default();
-    Place {
+    BodyPlace {
         line: lines.count() + 1,
         column: last.len() + 1,
     }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     /// What is repeated, too deep and unreadable.
-    fn places(row: &str, body: &str) -> [Option<Place>; 3] {
+    fn places(row: &str, body: &str) -> [Option<BodyPlace>; 3] {
         with(row, "", body, |reading| {
             [reading.repeated(), reading.too_deep(), reading.unreadable()]
         })

@@ -5,23 +5,23 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::catalogue_rows;
-use crate::operation::{Account, Kind, Method, Operation, Scope};
-use crate::spelling::{KnownKinds, Side, folded, is_canonical, is_reserved};
+use crate::operation::{AccountHeader, Kind, Method, Operation, OperationScope};
+use crate::spelling::{KnownKinds, PathSide, folded, is_canonical, is_reserved};
 
 /// Rows by (method, path), both ways. Look-up cost does not grow with their number.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     rows: Vec<Operation>,
     by_name: HashMap<Box<str>, usize>,
-    by_merchant_path: Paths,
-    by_institution_path: Paths,
+    by_merchant_path: PathIndex,
+    by_institution_path: PathIndex,
 }
 
 /// Which row answers each method on one path. Which paths there are, callers have no say in: any hash does.
-type Paths = HashMap<Box<str>, Methods, foldhash::fast::FixedState>;
+type PathIndex = HashMap<Box<str>, MethodIndex, foldhash::fast::FixedState>;
 
 /// Which row answers each method.
-type Methods = [Option<u16>; 4];
+type MethodIndex = [Option<u16>; 4];
 
 /// Why rows do not make a catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,11 +59,11 @@ impl Catalogue {
     /// With more than 65,536 rows.
     pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
         let mut by_name = HashMap::new();
-        let mut by_merchant_path = Paths::default();
-        let mut by_institution_path = Paths::default();
+        let mut by_merchant_path = PathIndex::default();
+        let mut by_institution_path = PathIndex::default();
         let own: HashSet<String> = rows
             .iter()
-            .filter(|row| row.scope == Scope::Institution)
+            .filter(|row| row.scope == OperationScope::Institution)
             .filter_map(|row| row.institution_path.as_deref())
             .map(folded)
             .collect();
@@ -71,7 +71,7 @@ impl Catalogue {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
                 return Err(CatalogueError::Name(row.name.to_string()));
             }
-            let insert = |map: &mut Paths, method: Method, path: &str| {
+            let insert = |map: &mut PathIndex, method: Method, path: &str| {
                 if !is_canonical(path) {
                     return Err(CatalogueError::NotCanonical(row.name.to_string()));
                 }
@@ -86,11 +86,11 @@ impl Catalogue {
                     )),
                 }
             };
-            if row.scope == Scope::Institution && row.merchant_path.is_some() {
+            if row.scope == OperationScope::Institution && row.merchant_path.is_some() {
                 return Err(CatalogueError::Reserved(row.name.to_string()));
             }
             let mut paths = row.merchant_path.iter().chain(&row.institution_path);
-            if row.scope == Scope::Tenant
+            if row.scope == OperationScope::Tenant
                 && paths.any(|path| is_reserved(path) || own.contains(&folded(path)))
             {
                 return Err(CatalogueError::Reserved(row.name.to_string()));
@@ -105,8 +105,9 @@ impl Catalogue {
         let published = catalogue_rows::rows();
         let known = KnownKinds::of(&published, &rows);
         for row in &rows {
-            let institution = known.stronger(row, Side::Institution);
-            if let Some(stronger) = institution.or_else(|| known.stronger(row, Side::Merchant)) {
+            let institution = known.stronger(row, PathSide::Institution);
+            if let Some(stronger) = institution.or_else(|| known.stronger(row, PathSide::Merchant))
+            {
                 let names = (row.name.to_string(), stronger.name.to_string());
                 return Err(CatalogueError::Weaker(names.0, names.1));
             }
@@ -137,7 +138,7 @@ impl Catalogue {
     /// A read for no account, which the proxy may ask by itself, if one is on: that of the accounts.
     pub fn probe(&self) -> Option<&Operation> {
         let fits = |row: &&Operation| {
-            row.kind == Kind::Read && row.account == Account::None && row.off().is_none()
+            row.kind == Kind::Read && row.account == AccountHeader::None && row.off().is_none()
         };
         let list = self.named("list_accounts").filter(fits);
         list.or_else(|| self.rows.iter().find(fits))
@@ -157,7 +158,7 @@ impl Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::Module;
+    use crate::operation::ApiModule;
 
     #[test]
     fn the_built_in_rows_make_a_catalogue() {
@@ -174,7 +175,7 @@ mod tests {
     fn a_name_means_one_thing_in_allow_and_deny() {
         for row in Catalogue::standard().rows() {
             assert!(
-                Module::parse(&row.name).is_none() && Kind::parse(&row.name).is_none(),
+                ApiModule::parse(&row.name).is_none() && Kind::parse(&row.name).is_none(),
                 "{}",
                 row.name
             );

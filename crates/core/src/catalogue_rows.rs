@@ -1,17 +1,17 @@
 //! The rows of GatePay's documentation, in its order. `docs/gatepay/endpoints.json` says where each was seen, and a
 //! test holds the two together.
 
-use Kind::{Money, Read, Write};
-use Method::{Delete, Get, Post, Put};
-use Module::{
+use ApiModule::{
     Accounts, Address, Balance, Channel, Charge, CommissionRule, Convert, FixedAddress, GiftCard,
     Mcp, Otc, Payment, Payout, Subscription, Transfer,
 };
+use Kind::{Money, Read, Write};
+use Method::{Delete, Get, Post, Put};
 
-use crate::field::{self, AmountField, Field};
+use crate::field::{self, AmountField, BodyField};
 use crate::operation::{
-    Account, AnswerForm, Key, Kind, LookUp, Media, Method, Module, Operation, Scope, Switch,
-    Translation,
+    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, Kind, LookUp, MediaType, Method,
+    Operation, OperationScope, RowSwitch, Translation,
 };
 
 /// Most merchant paths become institution paths by this prefix; a row that does not says so.
@@ -687,7 +687,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/merchant/open/institution/v1/accounts/create",
         )
-        .account(Account::None)
+        .account(AccountHeader::None)
         .key(one("request_id"))
         .look_up("list_accounts", one("request_id"))
         .row(),
@@ -706,7 +706,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/merchant/open/institution/v1/accounts/query",
         )
-        .account(Account::None)
+        .account(AccountHeader::None)
         .row(),
         institution(
             "list_accounts",
@@ -715,7 +715,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/merchant/open/institution/v1/accounts/list",
         )
-        .account(Account::None)
+        .account(AccountHeader::None)
         .row(),
         // commission_rule
         institution(
@@ -725,7 +725,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/rate/commission_rule",
         )
-        .account(Account::MerchantId)
+        .account(AccountHeader::MerchantId)
         .row(),
         institution(
             "upgrade_fee_rule",
@@ -734,7 +734,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/rate/commission_rule/upgrade",
         )
-        .account(Account::MerchantId)
+        .account(AccountHeader::MerchantId)
         .row(),
         institution(
             "query_fee_rule",
@@ -743,7 +743,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Get,
             "/rate/commission_rule",
         )
-        .account(Account::MerchantId)
+        .account(AccountHeader::MerchantId)
         .row(),
         institution(
             "list_fee_rules",
@@ -752,7 +752,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             Post,
             "/rate/commission_rule/list",
         )
-        .account(Account::MerchantId)
+        .account(AccountHeader::MerchantId)
         .row(),
         // transfer
         institution(
@@ -799,29 +799,29 @@ pub(crate) fn rows() -> Vec<Operation> {
     ]
 }
 
-fn one(field: &'static str) -> Key {
-    Key::One(field.into())
+fn one(field: &'static str) -> IdempotencyKey {
+    IdempotencyKey::One(field.into())
 }
 
-fn either(first: &'static str, second: &'static str) -> Key {
-    Key::Either(first.into(), second.into())
+fn either(first: &'static str, second: &'static str) -> IdempotencyKey {
+    IdempotencyKey::Either(first.into(), second.into())
 }
 
-fn both(first: &'static str, second: &'static str) -> Key {
-    Key::Both(first.into(), second.into())
+fn both(first: &'static str, second: &'static str) -> IdempotencyKey {
+    IdempotencyKey::Both(first.into(), second.into())
 }
 
 /// A row under construction: what most rows share is the default.
-struct Row(Operation);
+struct RowDraft(Operation);
 
 fn tenant(
     name: &'static str,
-    module: Module,
+    module: ApiModule,
     kind: Kind,
     method: Method,
     path: &'static str,
-) -> Row {
-    Row(Operation {
+) -> RowDraft {
+    RowDraft(Operation {
         name: name.into(),
         module,
         method,
@@ -829,37 +829,37 @@ fn tenant(
         institution_method: method,
         institution_path: Some(format!("{PREFIX}{path}").into()),
         alternatives: &[],
-        account: Account::OnBehalfOf,
-        scope: Scope::Tenant,
+        account: AccountHeader::OnBehalfOf,
+        scope: OperationScope::Tenant,
         kind,
-        key: Key::None,
+        key: IdempotencyKey::None,
         look_up: None,
         confirmed: true,
         fields: &[],
         amounts: &[],
         translation: Translation::Verbatim,
-        media: Media::Json,
+        media: MediaType::Json,
         answer: AnswerForm::Envelope,
-        switch: Switch::Default,
+        switch: RowSwitch::Default,
         body_limit: None,
     })
 }
 
 fn institution(
     name: &'static str,
-    module: Module,
+    module: ApiModule,
     kind: Kind,
     method: Method,
     path: &'static str,
-) -> Row {
+) -> RowDraft {
     let mut row = tenant(name, module, kind, method, path);
     row.0.merchant_path = None;
     row.0.institution_path = Some(path.into());
-    row.0.scope = Scope::Institution;
+    row.0.scope = OperationScope::Institution;
     row
 }
 
-impl Row {
+impl RowDraft {
     fn row(self) -> Operation {
         self.0
     }
@@ -878,11 +878,11 @@ impl Row {
 
     fn unpublished(mut self) -> Self {
         self.0.institution_path = None;
-        self.0.account = Account::None;
+        self.0.account = AccountHeader::None;
         self
     }
 
-    fn account(mut self, account: Account) -> Self {
+    fn account(mut self, account: AccountHeader) -> Self {
         self.0.account = account;
         self
     }
@@ -893,12 +893,12 @@ impl Row {
         self
     }
 
-    fn key(mut self, key: Key) -> Self {
+    fn key(mut self, key: IdempotencyKey) -> Self {
         self.0.key = key;
         self
     }
 
-    fn look_up(mut self, operation: &'static str, by: Key) -> Self {
+    fn look_up(mut self, operation: &'static str, by: IdempotencyKey) -> Self {
         self.0.look_up = Some(LookUp {
             operation,
             by,
@@ -928,7 +928,7 @@ impl Row {
     }
 
     /// What the body must have.
-    fn fields(mut self, fields: &'static [Field]) -> Self {
+    fn fields(mut self, fields: &'static [BodyField]) -> Self {
         self.0.fields = fields;
         self
     }
@@ -952,7 +952,7 @@ impl Row {
     }
 
     fn multipart(mut self) -> Self {
-        self.0.media = Media::Multipart;
+        self.0.media = MediaType::Multipart;
         self.0.body_limit = Some(MULTIPART_LIMIT);
         self
     }

@@ -15,9 +15,9 @@ const DOMAIN: &[u8] = b"gatepay-proxy audit journal 1\n";
 
 /// The link of one record: HMAC-SHA512 over the link before it and the record's bytes, cut to 256 bits.
 #[derive(Clone, Copy)]
-pub struct Link([u8; 32]);
+pub struct ChainLink([u8; 32]);
 
-impl Link {
+impl ChainLink {
     /// What the first record of a chain follows.
     pub const ORIGIN: Self = Self([0; 32]);
 
@@ -44,21 +44,21 @@ impl Link {
 }
 
 /// In constant time: whoever may feed records to a verifier must not learn links byte by byte.
-impl PartialEq for Link {
+impl PartialEq for ChainLink {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
 
-impl Eq for Link {}
+impl Eq for ChainLink {}
 
-impl fmt::Display for Link {
+impl fmt::Display for ChainLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ChainLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -75,12 +75,12 @@ mod tests {
 
     #[test]
     fn a_link_depends_on_the_key_the_record_and_all_before_it() {
-        let one = Link::ORIGIN.next(&key("k"), b"one");
-        assert_ne!(one, Link::ORIGIN.next(&key("j"), b"one"));
-        assert_ne!(one, Link::ORIGIN.next(&key("k"), b"two"));
+        let one = ChainLink::ORIGIN.next(&key("k"), b"one");
+        assert_ne!(one, ChainLink::ORIGIN.next(&key("j"), b"one"));
+        assert_ne!(one, ChainLink::ORIGIN.next(&key("k"), b"two"));
         assert_ne!(
             one.next(&key("k"), b"two"),
-            Link::ORIGIN.next(&key("k"), b"two")
+            ChainLink::ORIGIN.next(&key("k"), b"two")
         );
     }
 
@@ -88,16 +88,16 @@ mod tests {
     #[test]
     fn a_link_is_an_hmac_anybody_with_the_key_can_calculate() {
         assert_eq!(
-            Link::ORIGIN.next(&key("k"), b"one").to_string(),
+            ChainLink::ORIGIN.next(&key("k"), b"one").to_string(),
             "7aea728e436841a937e9ffa9aa61b3e68af442ec0aea80d5b9483c14e57ef103"
         );
     }
 
     #[test]
     fn a_link_is_read_as_it_is_written() {
-        let link = Link::ORIGIN.next(&key("k"), b"one");
-        assert_eq!(Link::parse(&link.to_string()), Some(link));
-        assert_eq!(Link::parse("00"), None);
-        assert_eq!(Link::parse(&link.to_string().to_uppercase()), None);
+        let link = ChainLink::ORIGIN.next(&key("k"), b"one");
+        assert_eq!(ChainLink::parse(&link.to_string()), Some(link));
+        assert_eq!(ChainLink::parse("00"), None);
+        assert_eq!(ChainLink::parse(&link.to_string().to_uppercase()), None);
     }
 }

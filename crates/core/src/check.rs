@@ -1,14 +1,14 @@
 //! Body checks: what GatePay would refuse anyway is refused here, before it costs a round trip.
 //!
-//! A check reads a body and never rewrites it. What is checked stands on the catalogue row, as [`Field`]s.
+//! A check reads a body and never rewrites it. What is checked stands on the catalogue row, as [`BodyField`]s.
 
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
-use crate::body::{BodyReading, Place, Value};
-use crate::field::{Field, Form, Need};
-use crate::operation::{Key, Kind, Operation};
+use crate::body::{BodyPlace, BodyReading, BodyValue};
+use crate::field::{BodyField, FieldForm, FieldNeed};
+use crate::operation::{IdempotencyKey, Kind, Operation};
 use crate::words::words;
 
 /// How much is refused; `checks` in the configuration.
@@ -27,7 +27,7 @@ words!(Strictness { Certain = "certain", Strict = "strict", Off = "off" });
 
 /// What was read off a request that passed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Inspected {
+pub struct CheckedBody {
     /// What names the business transaction, as the tenant sent it, for logs: at most [`LONGEST_KEY`] visible ASCII
     /// characters. A read has none.
     pub key: Option<String>,
@@ -35,16 +35,16 @@ pub struct Inspected {
 
 /// Why a body is refused. It names the field and the rule, and never repeats what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
+pub struct BodyFault {
     /// The field's path, or nothing if the body as a whole is at fault.
     pub field: Option<&'static str>,
     /// The rule it breaks.
-    pub problem: Problem,
+    pub problem: BodyRule,
 }
 
 /// A rule that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Problem {
+pub enum BodyRule {
     /// The body is not one JSON text; where it stops being one.
     NotJson {
         /// Counted from 1.
@@ -57,7 +57,7 @@ pub enum Problem {
     /// Neither the field nor this one is there.
     Neither(&'static str),
     /// The field is not of this form.
-    NotOfForm(Form),
+    NotOfForm(FieldForm),
 }
 
 /// Checks a request by the rules of its row.
@@ -69,17 +69,17 @@ pub fn inspect(
     operation: &Operation,
     reading: &BodyReading<'_>,
     strictness: Strictness,
-) -> Result<Inspected, Fault> {
+) -> Result<CheckedBody, BodyFault> {
     let rules = match strictness {
         Strictness::Off => &[],
         Strictness::Certain | Strictness::Strict => operation.fields,
     };
-    if let Some(Place { line, column }) = reading.fault()
+    if let Some(BodyPlace { line, column }) = reading.fault()
         && !rules.is_empty()
     {
-        return Err(Fault {
+        return Err(BodyFault {
             field: None,
-            problem: Problem::NotJson { line, column },
+            problem: BodyRule::NotJson { line, column },
         });
     }
     check(rules, reading, strictness)?;
@@ -87,10 +87,14 @@ pub fn inspect(
         Kind::Read => None,
         Kind::Write | Kind::Money => key_of(&operation.key, reading),
     };
-    Ok(Inspected { key })
+    Ok(CheckedBody { key })
 }
 
-fn check(fields: &[Field], sent: &BodyReading<'_>, strictness: Strictness) -> Result<(), Fault> {
+fn check(
+    fields: &[BodyField],
+    sent: &BodyReading<'_>,
+    strictness: Strictness,
+) -> Result<(), BodyFault> {
     for field in fields {
         check_need(field, sent)?;
         if strictness == Strictness::Strict {
@@ -100,21 +104,21 @@ fn check(fields: &[Field], sent: &BodyReading<'_>, strictness: Strictness) -> Re
     Ok(())
 }
 
-fn check_need(field: &Field, sent: &BodyReading<'_>) -> Result<(), Fault> {
+fn check_need(field: &BodyField, sent: &BodyReading<'_>) -> Result<(), BodyFault> {
     match field.need {
-        Need::Required if !sent.has(field.name) => Err(field.fault(Problem::Missing)),
-        Need::Or(other) if !sent.has(field.name) && !sent.has(other) => {
-            Err(field.fault(Problem::Neither(other)))
+        FieldNeed::Required if !sent.has(field.name) => Err(field.fault(BodyRule::Missing)),
+        FieldNeed::Or(other) if !sent.has(field.name) && !sent.has(other) => {
+            Err(field.fault(BodyRule::Neither(other)))
         }
-        Need::Required | Need::Or(_) | Need::Optional => Ok(()),
+        FieldNeed::Required | FieldNeed::Or(_) | FieldNeed::Optional => Ok(()),
     }
 }
 
 /// Every occurrence has to be right: nobody knows which one GatePay reads.
-fn check_form(field: &Field, sent: &BodyReading<'_>) -> Result<(), Fault> {
-    let malformed = field.fault(Problem::NotOfForm(field.form));
+fn check_form(field: &BodyField, sent: &BodyReading<'_>) -> Result<(), BodyFault> {
+    let malformed = field.fault(BodyRule::NotOfForm(field.form));
     for value in sent.values(field.name) {
-        if let Form::Object(fields) = field.form {
+        if let FieldForm::Object(fields) = field.form {
             let members = value.members().ok_or(malformed)?;
             check(fields, &members, Strictness::Strict)?;
         } else if !field.form.admits(&value) {
@@ -125,13 +129,13 @@ fn check_form(field: &Field, sent: &BodyReading<'_>) -> Result<(), Fault> {
 }
 
 /// What names the transaction, if it is whole and fit for a log.
-fn key_of(key: &Key, sent: &BodyReading<'_>) -> Option<String> {
+fn key_of(key: &IdempotencyKey, sent: &BodyReading<'_>) -> Option<String> {
     let text = |field: &str| sent.last(field);
     let key = match key {
-        Key::None => None,
-        Key::One(field) => text(field),
-        Key::Either(first, second) => text(first).or_else(|| text(second)),
-        Key::Both(first, second) => text(first)
+        IdempotencyKey::None => None,
+        IdempotencyKey::One(field) => text(field),
+        IdempotencyKey::Either(first, second) => text(first).or_else(|| text(second)),
+        IdempotencyKey::Both(first, second) => text(first)
             .zip(text(second))
             .map(|(first, second)| Cow::Owned(format!("{first}+{second}"))),
     }?;
@@ -139,9 +143,9 @@ fn key_of(key: &Key, sent: &BodyReading<'_>) -> Option<String> {
     fit.then(|| key.into_owned())
 }
 
-impl Form {
+impl FieldForm {
     /// Whether a value has this form. The members of an object are not looked at.
-    pub(crate) fn admits(self, value: &Value<'_>) -> bool {
+    pub(crate) fn admits(self, value: &BodyValue<'_>) -> bool {
         let text = |fits: &dyn Fn(&str) -> bool| value.text().is_some_and(|text| fits(&text));
         match self {
             Self::Text => text(&|_| true),
@@ -175,19 +179,19 @@ fn is_integer(number: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-impl Field {
-    fn fault(&self, problem: Problem) -> Fault {
-        Fault {
+impl BodyField {
+    fn fault(&self, problem: BodyRule) -> BodyFault {
+        BodyFault {
             field: Some(self.path),
             problem,
         }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.field, self.problem) {
-            (Some(field), Problem::Neither(other)) => {
+            (Some(field), BodyRule::Neither(other)) => {
                 write!(f, "{field} or {other}: {}", self.problem)
             }
             (Some(field), _) => write!(f, "{field}: {}", self.problem),
@@ -196,9 +200,9 @@ impl fmt::Display for Fault {
     }
 }
 
-impl Error for Fault {}
+impl Error for BodyFault {}
 
-impl fmt::Display for Problem {
+impl fmt::Display for BodyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson { line, column } => {
@@ -228,7 +232,7 @@ mod tests {
         query: Option<&str>,
         body: &[u8],
         strictness: Strictness,
-    ) -> Result<Inspected, Fault> {
+    ) -> Result<CheckedBody, BodyFault> {
         inspect(row, &BodyReading::read(row, query, body), strictness)
     }
 
@@ -591,9 +595,9 @@ mod tests {
     #[test]
     fn a_faulty_body_is_an_error_that_can_be_passed_on() {
         fn is_error(_: impl Error + Copy) {}
-        is_error(Fault {
+        is_error(BodyFault {
             field: None,
-            problem: Problem::Missing,
+            problem: BodyRule::Missing,
         });
     }
 

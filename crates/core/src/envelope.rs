@@ -6,14 +6,14 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::codes::{self, CodeMeaning};
-use crate::json::{self, Raw, Shape};
+use crate::json::{self, JsonShape, JsonText};
 use crate::operation::Kind;
 use crate::text;
 use crate::words::words;
 
 /// What an answer says about the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum AnswerVerdict {
     /// GatePay accepted it. For a refund or a payout that is not yet "done" (protocol.md 4.1).
     Success,
     /// GatePay refused it.
@@ -22,22 +22,22 @@ pub enum Verdict {
     Unknown,
 }
 
-words!(Verdict { Success = "success", Failure = "failure", Unknown = "unknown" });
+words!(AnswerVerdict { Success = "success", Failure = "failure", Unknown = "unknown" });
 
 /// What was read off an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judgement {
+pub struct AnswerJudgement {
     /// Whether the call succeeded.
-    pub verdict: Verdict,
+    pub verdict: AnswerVerdict,
     /// GatePay's code, if the answer has one.
-    pub code: Option<Code>,
+    pub code: Option<EnvelopeCode>,
     /// What its body is.
-    pub form: Form,
+    pub form: AnswerForm,
 }
 
 /// What the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum AnswerForm {
     /// Nothing, or white space.
     Empty,
     /// Not one whole JSON text and nothing else.
@@ -48,20 +48,20 @@ pub enum Form {
     Structure,
 }
 
-impl Judgement {
+impl AnswerJudgement {
     /// Of an answer that was not read.
     pub const UNREAD: Self = Self {
-        verdict: Verdict::Unknown,
+        verdict: AnswerVerdict::Unknown,
         code: None,
-        form: Form::NotJson,
+        form: AnswerForm::NotJson,
     };
 }
 
 /// Judges a whole answer by the rules of protocol.md 4.1, in their order. It never changes what is relayed.
 ///
-/// An answer that was cut off is not for this function: its reader knows that it is [`Verdict::Unknown`].
-pub fn judge(kind: Kind, status: u16, body: &[u8]) -> Judgement {
-    let members = str::from_utf8(body).ok().and_then(Members::read);
+/// An answer that was cut off is not for this function: its reader knows that it is [`AnswerVerdict::Unknown`].
+pub fn judge(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
+    let members = str::from_utf8(body).ok().and_then(EnvelopeMembers::read);
     match members {
         Some(members) => members.judge(kind, status),
         None => judge_recoded(kind, status, body),
@@ -71,21 +71,24 @@ pub fn judge(kind: Kind, status: u16, body: &[u8]) -> Judgement {
 /// Judges what is not JSON in UTF-8. It may be JSON in another encoding, or say in the midst of an unknown one that GatePay
 /// rejects the institution: that is an alarm, though no verdict.
 #[cold]
-fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> Judgement {
+fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     if body.trim_ascii().is_empty() {
-        return Judgement {
-            form: Form::Empty,
-            ..Judgement::UNREAD
+        return AnswerJudgement {
+            form: AnswerForm::Empty,
+            ..AnswerJudgement::UNREAD
         };
     }
-    if let Some(members) = text::decode(body).as_deref().and_then(Members::read) {
+    if let Some(members) = text::decode(body)
+        .as_deref()
+        .and_then(EnvelopeMembers::read)
+    {
         return members.judge(kind, status);
     }
     let lossy = String::from_utf8_lossy(body);
-    let code = Members::read(&lossy).and_then(|members| members.kept_code());
-    Judgement {
+    let code = EnvelopeMembers::read(&lossy).and_then(|members| members.kept_code());
+    AnswerJudgement {
         code,
-        ..Judgement::UNREAD
+        ..AnswerJudgement::UNREAD
     }
 }
 
@@ -102,12 +105,12 @@ fn is_unsettled(code: &str) -> bool {
 
 /// A code as GatePay printed it: 1 to 16 visible ASCII characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Code {
+pub struct EnvelopeCode {
     bytes: [u8; LONGEST_CODE],
     length: u8,
 }
 
-impl Code {
+impl EnvelopeCode {
     /// Keeps a code that is fit for logs and metrics.
     pub fn new(text: &str) -> Option<Self> {
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -134,13 +137,13 @@ impl Code {
     }
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for EnvelopeCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl fmt::Debug for Code {
+impl fmt::Debug for EnvelopeCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), f)
     }
@@ -217,20 +220,20 @@ impl<D> Envelope<'static, D> {
 }
 
 /// The members of an answer that decide, each at most once.
-struct Members<'a> {
-    shape: Shape,
-    success: Option<Raw<'a>>,
-    status: Option<Raw<'a>>,
-    code: Option<Raw<'a>>,
+struct EnvelopeMembers<'a> {
+    shape: JsonShape,
+    success: Option<JsonText<'a>>,
+    status: Option<JsonText<'a>>,
+    code: Option<JsonText<'a>>,
     /// One of them occurs twice with different values, so that two readers may decide differently.
     contradictory: bool,
 }
 
-impl<'a> Members<'a> {
+impl<'a> EnvelopeMembers<'a> {
     /// Nothing, if the body is not one JSON text and nothing else.
     fn read(body: &'a str) -> Option<Self> {
         let mut members = Self {
-            shape: Shape::Scalar,
+            shape: JsonShape::Scalar,
             success: None,
             status: None,
             code: None,
@@ -250,33 +253,33 @@ impl<'a> Members<'a> {
         Some(members)
     }
 
-    fn judge(&self, kind: Kind, status: u16) -> Judgement {
+    fn judge(&self, kind: Kind, status: u16) -> AnswerJudgement {
         let code = self.code.and_then(printed_code);
         let code = code.as_deref();
         let verdict = if status >= 500 || code.is_some_and(is_unsettled) {
-            Verdict::Unknown
+            AnswerVerdict::Unknown
         } else {
             match (status, self.verdict(kind, code)) {
-                (200..=299, Verdict::Success) if kind != Kind::Read && self.denies(code) => {
-                    Verdict::Unknown
+                (200..=299, AnswerVerdict::Success) if kind != Kind::Read && self.denies(code) => {
+                    AnswerVerdict::Unknown
                 }
                 (200..=299, verdict) => verdict,
-                (_, Verdict::Failure) => Verdict::Failure,
-                (_, Verdict::Success | Verdict::Unknown) => Verdict::Unknown,
+                (_, AnswerVerdict::Failure) => AnswerVerdict::Failure,
+                (_, AnswerVerdict::Success | AnswerVerdict::Unknown) => AnswerVerdict::Unknown,
             }
         };
-        Judgement {
+        AnswerJudgement {
             verdict,
-            code: code.and_then(Code::new),
+            code: code.and_then(EnvelopeCode::new),
             form: match self.shape {
-                Shape::Scalar => Form::Scalar,
-                Shape::Object | Shape::Array => Form::Structure,
+                JsonShape::Scalar => AnswerForm::Scalar,
+                JsonShape::Object | JsonShape::Array => AnswerForm::Structure,
             },
         }
     }
 
-    fn kept_code(&self) -> Option<Code> {
-        Code::new(&self.code.and_then(printed_code)?)
+    fn kept_code(&self) -> Option<EnvelopeCode> {
+        EnvelopeCode::new(&self.code.and_then(printed_code)?)
     }
 
     /// Whether an answer that says success has a code that says failure: of money neither is believed.
@@ -289,39 +292,39 @@ impl<'a> Members<'a> {
     }
 
     /// The verdict of a 2xx.
-    fn verdict(&self, kind: Kind, code: Option<&str>) -> Verdict {
+    fn verdict(&self, kind: Kind, code: Option<&str>) -> AnswerVerdict {
         if self.contradictory {
-            return Verdict::Unknown;
+            return AnswerVerdict::Unknown;
         }
-        match (self.shape, self.success.map(Raw::as_str)) {
+        match (self.shape, self.success.map(JsonText::as_str)) {
             // Only reads answer with a bare list (protocol.md 4.1).
-            (Shape::Array, _) if kind == Kind::Read => return Verdict::Success,
-            (Shape::Array | Shape::Scalar, _) => return Verdict::Unknown,
-            (_, Some("true")) => return Verdict::Success,
-            (_, Some("false")) => return Verdict::Failure,
+            (JsonShape::Array, _) if kind == Kind::Read => return AnswerVerdict::Success,
+            (JsonShape::Array | JsonShape::Scalar, _) => return AnswerVerdict::Unknown,
+            (_, Some("true")) => return AnswerVerdict::Success,
+            (_, Some("false")) => return AnswerVerdict::Failure,
             _ => {}
         }
         if let Some(status) = self.status {
             return match status.text() {
-                Some(text) if text.eq_ignore_ascii_case("SUCCESS") => Verdict::Success,
-                Some(text) if text.eq_ignore_ascii_case("FAIL") => Verdict::Failure,
-                _ => Verdict::Unknown,
+                Some(text) if text.eq_ignore_ascii_case("SUCCESS") => AnswerVerdict::Success,
+                Some(text) if text.eq_ignore_ascii_case("FAIL") => AnswerVerdict::Failure,
+                _ => AnswerVerdict::Unknown,
             };
         }
-        match (self.code.map(Raw::as_str), code) {
+        match (self.code.map(JsonText::as_str), code) {
             (Some("null"), _) | (_, Some("000000" | "00000" | "0" | "SUCCESS" | "")) => {
-                Verdict::Success
+                AnswerVerdict::Success
             }
-            (_, Some(_)) => Verdict::Failure,
-            (None, None) if kind == Kind::Read && self.success.is_none() => Verdict::Success,
+            (_, Some(_)) => AnswerVerdict::Failure,
+            (None, None) if kind == Kind::Read && self.success.is_none() => AnswerVerdict::Success,
             // A code that is neither number nor text, or a `success` that is no boolean, says nothing.
-            (_, None) => Verdict::Unknown,
+            (_, None) => AnswerVerdict::Unknown,
         }
     }
 }
 
 /// A code as it is printed: a text or a number, which may be written as `4.00002e5` too.
-fn printed_code(code: Raw<'_>) -> Option<Cow<'_, str>> {
+fn printed_code(code: JsonText<'_>) -> Option<Cow<'_, str>> {
     let text = code.text_or_number()?;
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Some(text);
@@ -330,7 +333,7 @@ fn printed_code(code: Raw<'_>) -> Option<Cow<'_, str>> {
 }
 
 #[cold]
-fn plain_code<'a>(code: Raw<'a>, text: Cow<'a, str>) -> Cow<'a, str> {
+fn plain_code<'a>(code: JsonText<'a>, text: Cow<'a, str>) -> Cow<'a, str> {
     let number = code.number().and_then(|number| number.parse::<f64>().ok());
     match number {
         Some(number) if number.fract() == 0.0 && (0.0..1e9).contains(&number) => {
@@ -346,16 +349,16 @@ const LONGEST_CODE: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use AnswerVerdict::{Failure, Success, Unknown};
     use Kind::{Money, Read, Write};
-    use Verdict::{Failure, Success, Unknown};
     use proptest::prelude::*;
 
-    fn verdict(kind: Kind, status: u16, body: &str) -> Verdict {
+    fn verdict(kind: Kind, status: u16, body: &str) -> AnswerVerdict {
         judge(kind, status, body.as_bytes()).verdict
     }
 
     /// The verdict of a 200, which must not depend on the kind.
-    fn ok(body: &str) -> Verdict {
+    fn ok(body: &str) -> AnswerVerdict {
         let [read, write, money] = [Read, Write, Money].map(|kind| verdict(kind, 200, body));
         assert_eq!((read, read), (write, money), "{body}");
         read
@@ -371,7 +374,7 @@ mod tests {
         assert_eq!(ok(failure), Failure);
         assert_eq!(
             judge(Read, 200, failure.as_bytes()).code,
-            Code::new("400202")
+            EnvelopeCode::new("400202")
         );
     }
 
@@ -468,7 +471,10 @@ mod tests {
         let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
         let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         let plain = judge(Money, 200, text.as_bytes());
-        assert_eq!((plain.verdict, plain.form), (Failure, Form::Structure));
+        assert_eq!(
+            (plain.verdict, plain.form),
+            (Failure, AnswerForm::Structure)
+        );
         for mark in [true, false] {
             for (encoded, bom) in [
                 (text.as_bytes(), &b"\xef\xbb\xbf"[..]),
@@ -542,7 +548,7 @@ mod tests {
         let judged = judge(Money, 200, br#"{"code":400605}"#);
         assert_eq!(
             (judged.verdict, judged.code),
-            (Failure, Code::new("400605"))
+            (Failure, EnvelopeCode::new("400605"))
         );
         for code in ["true", "{}", "[0]"] {
             assert_eq!(ok(&format!(r#"{{"code":{code}}}"#)), Unknown);
@@ -558,7 +564,10 @@ mod tests {
                     format!(r#"{{"success":true,"code":{code}}}"#),
                 ] {
                     assert_eq!(verdict(Money, status, &body), Unknown, "{status} {body}");
-                    assert_eq!(judge(Read, status, body.as_bytes()).code, Code::new(code));
+                    assert_eq!(
+                        judge(Read, status, body.as_bytes()).code,
+                        EnvelopeCode::new(code)
+                    );
                 }
             }
         }
@@ -596,13 +605,13 @@ mod tests {
             assert_eq!(ok(body), Unknown, "{body}");
         }
         for (body, form) in [
-            ("", Form::Empty),
-            (" \r\n\t", Form::Empty),
-            ("<html>", Form::NotJson),
-            (&success[..19], Form::NotJson),
-            ("12", Form::Scalar),
-            ("[]", Form::Structure),
-            (success, Form::Structure),
+            ("", AnswerForm::Empty),
+            (" \r\n\t", AnswerForm::Empty),
+            ("<html>", AnswerForm::NotJson),
+            (&success[..19], AnswerForm::NotJson),
+            ("12", AnswerForm::Scalar),
+            ("[]", AnswerForm::Structure),
+            (success, AnswerForm::Structure),
         ] {
             assert_eq!(judge(Money, 200, body.as_bytes()).form, form, "{body}");
         }
@@ -649,13 +658,13 @@ mod tests {
 
     #[test]
     fn a_code_is_kept_if_it_is_short_and_visible() {
-        assert_eq!(Code::new("000000").unwrap().as_str(), "000000");
+        assert_eq!(EnvelopeCode::new("000000").unwrap().as_str(), "000000");
         assert_eq!(
-            Code::new("ABCDEFGHIJKLMNOP").unwrap().to_string(),
+            EnvelopeCode::new("ABCDEFGHIJKLMNOP").unwrap().to_string(),
             "ABCDEFGHIJKLMNOP"
         );
         for odd in ["", "ABCDEFGHIJKLMNOPQ", "a b", "a\n", "é", &"0".repeat(300)] {
-            assert_eq!(Code::new(odd), None, "{odd:?}");
+            assert_eq!(EnvelopeCode::new(odd), None, "{odd:?}");
         }
     }
 

@@ -20,15 +20,15 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::secret::SecretKey;
-use claimed::Claimed;
-use layout::Layout;
-use mac::Recipe;
+use claimed::ClaimedReading;
+use layout::StringLayout;
+use mac::MacRecipe;
 
 pub use timestamp::unit;
 
 /// A request as it was sent, or was meant to be sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct ClaimedRequest<'a> {
     /// The header's text.
     pub timestamp: &'a str,
     /// The header's text.
@@ -38,12 +38,12 @@ pub struct Request<'a> {
     /// Every byte of it.
     pub body: &'a [u8],
     /// Method and target, if they are known. They are not signed; some sign them nevertheless.
-    pub line: Option<Line<'a>>,
+    pub line: Option<RequestLine<'a>>,
 }
 
 /// The first line of a request, without its version.
 #[derive(Debug, Clone, Copy)]
-pub struct Line<'a> {
+pub struct RequestLine<'a> {
     /// `GET`, `POST`, …
     pub method: &'a str,
     /// The path, with its query.
@@ -52,23 +52,23 @@ pub struct Line<'a> {
 
 /// Mistakes that, made together, give the signature that was claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct ExplainFinding {
     /// At least one.
-    pub causes: Vec<Cause>,
+    pub causes: Vec<MistakeCause>,
 }
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
+pub struct MistakeCause {
     /// Where it was made.
-    pub part: Part,
+    pub part: SignaturePart,
     /// What stood there instead of what belongs there.
     pub what: Cow<'static, str>,
 }
 
 /// The parts of a signature in which mistakes are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum SignaturePart {
     /// The key.
     Secret,
     /// What is signed, and in which order.
@@ -88,9 +88,9 @@ pub enum Part {
 ///
 /// At most two mistakes are made together, and two only if no single one explains it. A mistake in how the result is
 /// written shows in the header and does not count.
-pub fn hypotheses(secret: &SecretKey, request: &Request<'_>) -> Vec<Finding> {
+pub fn hypotheses(secret: &SecretKey, request: &ClaimedRequest<'_>) -> Vec<ExplainFinding> {
     let claimed = claimed::readings(request.signature);
-    let right = Attempt::right(secret, request);
+    let right = SigningAttempt::right(secret, request);
     if let Some(finding) = right.finding(&[], &claimed) {
         return Vec::from_iter(Some(finding).filter(|finding| !finding.causes.is_empty()));
     }
@@ -115,14 +115,14 @@ pub fn hypotheses(secret: &SecretKey, request: &Request<'_>) -> Vec<Finding> {
 }
 
 /// What reached the proxy in the body's place, if the SHA-256 it printed is that of a body changed in a usual way.
-pub fn arrived(request: &Request<'_>, digest: &[u8; 32]) -> Option<Cow<'static, str>> {
-    let right = Attempt {
+pub fn arrived(request: &ClaimedRequest<'_>, digest: &[u8; 32]) -> Option<Cow<'static, str>> {
+    let right = SigningAttempt {
         request,
         key: &[],
-        layout: &Layout::RIGHT,
+        layout: &StringLayout::RIGHT,
         timestamp: request.timestamp,
         body: request.body,
-        recipe: Recipe::Hmac,
+        recipe: MacRecipe::Hmac,
     };
     body::hypotheses(request).into_iter().find_map(|one| {
         let mut attempt = right;
@@ -131,7 +131,7 @@ pub fn arrived(request: &Request<'_>, digest: &[u8; 32]) -> Option<Cow<'static, 
     })
 }
 
-impl Part {
+impl SignaturePart {
     /// What to do instead, in one sentence.
     pub fn advice(self) -> &'static str {
         match self {
@@ -155,39 +155,39 @@ impl Part {
     }
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for MistakeCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match self.part {
-            Part::Secret => "used as the key",
-            Part::Layout => "signed",
-            Part::Timestamp => "signed as the timestamp",
-            Part::Body => "signed as the body",
-            Part::Mac => "computed",
-            Part::Writing => "written",
+            SignaturePart::Secret => "used as the key",
+            SignaturePart::Layout => "signed",
+            SignaturePart::Timestamp => "signed as the timestamp",
+            SignaturePart::Body => "signed as the body",
+            SignaturePart::Mac => "computed",
+            SignaturePart::Writing => "written",
         };
         write!(f, "{place}: {}", self.what)
     }
 }
 
 /// A mistake, and how to make it.
-struct Hypothesis {
-    cause: Cause,
-    change: Change,
+struct MistakeHypothesis {
+    cause: MistakeCause,
+    change: MistakeChange,
     /// Tried by itself only: there are hundreds of its kind.
     rare: bool,
 }
 
 /// What takes the right thing's place.
-enum Change {
+enum MistakeChange {
     Key(Zeroizing<Vec<u8>>),
-    Layout(Layout),
+    Layout(StringLayout),
     Timestamp(String),
     Body(Vec<u8>),
-    Recipe(Recipe),
+    Recipe(MacRecipe),
 }
 
 /// Every mistake that changes anything about this request, the likelier ones of a part first.
-fn all(secret: &SecretKey, request: &Request<'_>) -> Vec<Hypothesis> {
+fn all(secret: &SecretKey, request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
     [
         secret::hypotheses(secret),
         layout::hypotheses(request),
@@ -200,17 +200,17 @@ fn all(secret: &SecretKey, request: &Request<'_>) -> Vec<Hypothesis> {
     .collect()
 }
 
-impl Hypothesis {
-    fn new(what: impl Into<Cow<'static, str>>, change: Change) -> Self {
+impl MistakeHypothesis {
+    fn new(what: impl Into<Cow<'static, str>>, change: MistakeChange) -> Self {
         let part = match &change {
-            Change::Key(_) => Part::Secret,
-            Change::Layout(_) => Part::Layout,
-            Change::Timestamp(_) => Part::Timestamp,
-            Change::Body(_) => Part::Body,
-            Change::Recipe(_) => Part::Mac,
+            MistakeChange::Key(_) => SignaturePart::Secret,
+            MistakeChange::Layout(_) => SignaturePart::Layout,
+            MistakeChange::Timestamp(_) => SignaturePart::Timestamp,
+            MistakeChange::Body(_) => SignaturePart::Body,
+            MistakeChange::Recipe(_) => SignaturePart::Mac,
         };
         Self {
-            cause: Cause {
+            cause: MistakeCause {
                 part,
                 what: what.into(),
             },
@@ -220,8 +220,8 @@ impl Hypothesis {
     }
 }
 
-impl Change {
-    fn apply<'a>(&'a self, attempt: &mut Attempt<'a>) {
+impl MistakeChange {
+    fn apply<'a>(&'a self, attempt: &mut SigningAttempt<'a>) {
         match self {
             Self::Key(key) => attempt.key = key,
             Self::Layout(layout) => attempt.layout = layout,
@@ -234,30 +234,34 @@ impl Change {
 
 /// One way to sign a request.
 #[derive(Clone, Copy)]
-struct Attempt<'a> {
-    request: &'a Request<'a>,
+struct SigningAttempt<'a> {
+    request: &'a ClaimedRequest<'a>,
     key: &'a [u8],
-    layout: &'a Layout,
+    layout: &'a StringLayout,
     timestamp: &'a str,
     body: &'a [u8],
-    recipe: Recipe,
+    recipe: MacRecipe,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> SigningAttempt<'a> {
     /// The way the protocol wants it.
-    fn right(secret: &'a SecretKey, request: &'a Request<'a>) -> Self {
+    fn right(secret: &'a SecretKey, request: &'a ClaimedRequest<'a>) -> Self {
         Self {
             request,
             key: secret.as_bytes(),
-            layout: &Layout::RIGHT,
+            layout: &StringLayout::RIGHT,
             timestamp: request.timestamp,
             body: request.body,
-            recipe: Recipe::Hmac,
+            recipe: MacRecipe::Hmac,
         }
     }
 
     /// Makes these mistakes, and says so if the result is what was claimed.
-    fn finding(mut self, mistakes: &[&'a Hypothesis], claimed: &[Claimed]) -> Option<Finding> {
+    fn finding(
+        mut self,
+        mistakes: &[&'a MistakeHypothesis],
+        claimed: &[ClaimedReading],
+    ) -> Option<ExplainFinding> {
         for mistake in mistakes {
             mistake.change.apply(&mut self);
         }
@@ -266,7 +270,7 @@ impl<'a> Attempt<'a> {
             .iter()
             .find(|claimed| claimed.is(&self.recipe.compute(claimed.hash, self.key, &string)))?;
         let made = mistakes.iter().map(|mistake| &mistake.cause);
-        Some(Finding {
+        Some(ExplainFinding {
             causes: made.chain(&claimed.causes).cloned().collect(),
         })
     }

@@ -7,20 +7,20 @@ use std::fmt;
 
 /// One member of a body, and what is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Field {
+pub struct BodyField {
     /// Where it stands, as refusals name it: `goods.goodsName`.
     pub path: &'static str,
     /// Its name inside the object it belongs to: the last part of the path.
     pub name: &'static str,
     /// Whether it must be there.
-    pub need: Need,
+    pub need: FieldNeed,
     /// What it must look like. Only the strict check asks.
-    pub form: Form,
+    pub form: FieldForm,
 }
 
 /// Whether a field must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum FieldNeed {
     /// It must.
     Required,
     /// It or the field named here must.
@@ -31,7 +31,7 @@ pub enum Need {
 
 /// What a field must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum FieldForm {
     /// Text.
     Text,
     /// Text of at least so many characters and at most so many.
@@ -47,7 +47,7 @@ pub enum Form {
     /// A list of texts.
     Texts,
     /// An object with these members.
-    Object(&'static [Field]),
+    Object(&'static [BodyField]),
 }
 
 /// Where a body has an amount, and what belongs to it.
@@ -61,16 +61,16 @@ pub struct AmountField {
     pub times: Option<&'static str>,
 }
 
-impl Field {
-    const fn required(path: &'static str, form: Form) -> Self {
-        Self::new(path, Need::Required, form)
+impl BodyField {
+    const fn required(path: &'static str, form: FieldForm) -> Self {
+        Self::new(path, FieldNeed::Required, form)
     }
 
-    const fn optional(path: &'static str, form: Form) -> Self {
-        Self::new(path, Need::Optional, form)
+    const fn optional(path: &'static str, form: FieldForm) -> Self {
+        Self::new(path, FieldNeed::Optional, form)
     }
 
-    const fn new(path: &'static str, need: Need, form: Form) -> Self {
+    const fn new(path: &'static str, need: FieldNeed, form: FieldForm) -> Self {
         Self {
             path,
             name: after_last_dot(path),
@@ -113,7 +113,7 @@ const fn after_last_dot(path: &'static str) -> &'static str {
 }
 
 /// The rest of a sentence that begins with the field's name.
-impl fmt::Display for Form {
+impl fmt::Display for FieldForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text => f.write_str("must be text"),
@@ -137,56 +137,65 @@ impl fmt::Display for Form {
 }
 
 /// `POST /v1/pay/order`.
-pub(crate) const CREATE_ORDER: &[Field] = &[
-    Field::required("merchantTradeNo", Form::Characters(5, 32)),
-    Field::required(
+pub(crate) const CREATE_ORDER: &[BodyField] = &[
+    BodyField::required("merchantTradeNo", FieldForm::Characters(5, 32)),
+    BodyField::required(
         "env",
-        Form::Object(&[Field::required("env.terminalType", Form::OneOf(TERMINALS))]),
+        FieldForm::Object(&[BodyField::required(
+            "env.terminalType",
+            FieldForm::OneOf(TERMINALS),
+        )]),
     ),
-    Field::required("currency", Form::Text),
-    Field::required("orderAmount", Form::Amount(2)),
-    Field::required(
+    BodyField::required("currency", FieldForm::Text),
+    BodyField::required("orderAmount", FieldForm::Amount(2)),
+    BodyField::required(
         "goods",
-        Form::Object(&[
-            Field::required("goods.goodsName", Form::Characters(1, 160)),
-            Field::optional("goods.goodsDetail", Form::Characters(0, 256)),
+        FieldForm::Object(&[
+            BodyField::required("goods.goodsName", FieldForm::Characters(1, 160)),
+            BodyField::optional("goods.goodsDetail", FieldForm::Characters(0, 256)),
         ]),
     ),
     // "At most one hour ahead" needs a clock, which this crate has not.
-    Field::optional("orderExpireTime", Form::Integer),
+    BodyField::optional("orderExpireTime", FieldForm::Integer),
     // The text says 256, the limit in the same entry 512: only what breaks both is refused.
-    Field::optional("returnUrl", Form::Characters(0, 512)),
-    Field::optional("cancelUrl", Form::Characters(0, 512)),
-    Field::optional("channelId", Form::Characters(0, 32)),
-    Field::optional("fiatCurrency", Form::Text),
-    Field::optional("fiatAmount", Form::Text),
-    Field::optional("surchargeAmount", Form::Text),
-    Field::optional("payCurrency", Form::Text),
-    Field::optional("payAmount", Form::Text),
-    Field::optional("chain", Form::Text),
-    Field::optional("address", Form::Text),
-    Field::optional("sourceType", Form::Text),
-    Field::optional("payTypes", Form::Texts),
+    BodyField::optional("returnUrl", FieldForm::Characters(0, 512)),
+    BodyField::optional("cancelUrl", FieldForm::Characters(0, 512)),
+    BodyField::optional("channelId", FieldForm::Characters(0, 32)),
+    BodyField::optional("fiatCurrency", FieldForm::Text),
+    BodyField::optional("fiatAmount", FieldForm::Text),
+    BodyField::optional("surchargeAmount", FieldForm::Text),
+    BodyField::optional("payCurrency", FieldForm::Text),
+    BodyField::optional("payAmount", FieldForm::Text),
+    BodyField::optional("chain", FieldForm::Text),
+    BodyField::optional("address", FieldForm::Text),
+    BodyField::optional("sourceType", FieldForm::Text),
+    BodyField::optional("payTypes", FieldForm::Texts),
 ];
 
 /// `POST /v1/pay/order/query` and `POST /v1/pay/order/close`.
-pub(crate) const ORDER_ID: &[Field] = &[
-    Field::new("prepayId", Need::Or("merchantTradeNo"), Form::Text),
-    Field::optional("merchantTradeNo", Form::Bytes(32)),
+pub(crate) const ORDER_ID: &[BodyField] = &[
+    BodyField::new(
+        "prepayId",
+        FieldNeed::Or("merchantTradeNo"),
+        FieldForm::Text,
+    ),
+    BodyField::optional("merchantTradeNo", FieldForm::Bytes(32)),
 ];
 
 /// `POST /v1/pay/order/refund`.
-pub(crate) const REFUND_ORDER: &[Field] = &[
-    Field::required("refundRequestId", Form::Characters(1, 32)),
-    Field::required("prepayId", Form::Text),
+pub(crate) const REFUND_ORDER: &[BodyField] = &[
+    BodyField::required("refundRequestId", FieldForm::Characters(1, 32)),
+    BodyField::required("prepayId", FieldForm::Text),
     // Its page states no pattern; the general rule allows six decimals.
-    Field::required("refundAmount", Form::Amount(6)),
-    Field::optional("refundReason", Form::Characters(0, 256)),
+    BodyField::required("refundAmount", FieldForm::Amount(6)),
+    BodyField::optional("refundReason", FieldForm::Characters(0, 256)),
 ];
 
 /// `POST /v1/pay/order/refund/query`.
-pub(crate) const REFUND_ID: &[Field] =
-    &[Field::required("refundRequestId", Form::Characters(1, 32))];
+pub(crate) const REFUND_ID: &[BodyField] = &[BodyField::required(
+    "refundRequestId",
+    FieldForm::Characters(1, 32),
+)];
 
 const TERMINALS: &[&str] = &["APP", "WEB", "WAP", "MINIAPP", "OTHERS"];
 
@@ -209,10 +218,10 @@ mod tests {
             );
             for field in row.fields {
                 assert_eq!(field.path, field.name, "{}: a top-level field", row.name);
-                if let Need::Or(other) = field.need {
+                if let FieldNeed::Or(other) = field.need {
                     assert!(has(other), "{}: {other}", row.name);
                 }
-                if let Form::Object(members) = field.form {
+                if let FieldForm::Object(members) = field.form {
                     for member in members {
                         assert_eq!(member.path, format!("{}.{}", field.path, member.name));
                     }

@@ -9,15 +9,15 @@ mod parameters;
 
 use std::fmt;
 
-use crate::body::{BodyReading, Place};
-use crate::operation::{Kind, Media, Operation};
+use crate::body::{BodyPlace, BodyReading};
+use crate::operation::{Kind, MediaType, Operation};
 use crate::query::decode;
 use crate::reserved::{self, CLIENT_ID, ReservedName};
-use parameters::Parameters;
+use parameters::FoldedParameters;
 
 /// What a tenant may call itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Own<'a> {
+pub struct CallerIdentity<'a> {
     /// Its sub-account.
     pub account: &'a str,
     /// The client id it signed with.
@@ -26,7 +26,7 @@ pub struct Own<'a> {
 
 /// What a request tries to steer. Names the field, never what stood in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Steering {
+pub enum SteeringAttempt {
     /// A field names an account other than the tenant's own.
     Account(&'static str),
     /// `callbackUrl` is set.
@@ -90,7 +90,7 @@ pub enum Steering {
     TooManyParts,
 }
 
-impl fmt::Display for Steering {
+impl fmt::Display for SteeringAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Account(field) => write!(f, "{field} names an account that is not yours"),
@@ -152,30 +152,30 @@ impl fmt::Display for Steering {
 pub fn guard(
     operation: &Operation,
     reading: &BodyReading<'_>,
-    own: Option<Own<'_>>,
+    own: Option<CallerIdentity<'_>>,
     callbacks: bool,
-) -> Result<(), Steering> {
+) -> Result<(), SteeringAttempt> {
     let changes = operation.kind != Kind::Read;
     if changes && !reading.parameters_are_ascii() {
-        return Err(Steering::ParameterNotAscii);
+        return Err(SteeringAttempt::ParameterNotAscii);
     }
     if let Some(own) = own {
-        Rules { own, callbacks }.query(reading)?;
+        GuardRules { own, callbacks }.query(reading)?;
     }
     let parameters = if changes {
-        Parameters::read(reading)?
+        FoldedParameters::read(reading)?
     } else {
-        Parameters::default()
+        FoldedParameters::default()
     };
     match operation.media {
-        Media::Json => {
+        MediaType::Json => {
             json(operation.kind, reading, own, callbacks)?;
             if parameters.contradict(reading) {
-                return Err(Steering::Contradicted);
+                return Err(SteeringAttempt::Contradicted);
             }
             Ok(())
         }
-        Media::Multipart => form::guard(reading.body(), &parameters, |name| match name {
+        MediaType::Multipart => form::guard(reading.body(), &parameters, |name| match name {
             ReservedName::Account(_) => own.is_none(),
             ReservedName::Callback => callbacks,
         }),
@@ -201,10 +201,10 @@ fn folded(name: &[u8]) -> Vec<u8> {
 fn json(
     kind: Kind,
     reading: &BodyReading<'_>,
-    own: Option<Own<'_>>,
+    own: Option<CallerIdentity<'_>>,
     callbacks: bool,
-) -> Result<(), Steering> {
-    if let Some(Place { line, column }) = reading.fault() {
+) -> Result<(), SteeringAttempt> {
+    if let Some(BodyPlace { line, column }) = reading.fault() {
         // What is no JSON a lenient reader may find an account in, before what it does not mind, trailing garbage say.
         // Nothing depends on how a read is read, unless an account could be read out of it.
         let matters = match kind {
@@ -213,37 +213,37 @@ fn json(
             Kind::Read => own.is_some() && reserved::is_mentioned(reading.body()),
         };
         return if matters {
-            Err(Steering::NotOneText { line, column })
+            Err(SteeringAttempt::NotOneText { line, column })
         } else {
             Ok(())
         };
     }
-    if let Some(Place { line, column }) = reading.not_ascii() {
-        return Err(Steering::NotAscii { line, column });
+    if let Some(BodyPlace { line, column }) = reading.not_ascii() {
+        return Err(SteeringAttempt::NotAscii { line, column });
     }
     if let Some(own) = own {
-        Rules { own, callbacks }.members(reading)?;
+        GuardRules { own, callbacks }.members(reading)?;
     }
-    if let Some(Place { line, column }) = reading.repeated() {
-        return Err(Steering::Repeated { line, column });
+    if let Some(BodyPlace { line, column }) = reading.repeated() {
+        return Err(SteeringAttempt::Repeated { line, column });
     }
-    if let Some(Place { line, column }) = reading.too_deep() {
-        return Err(Steering::TooDeep { line, column });
+    if let Some(BodyPlace { line, column }) = reading.too_deep() {
+        return Err(SteeringAttempt::TooDeep { line, column });
     }
     match reading.unreadable() {
-        Some(Place { line, column }) => Err(Steering::ReadDifferently { line, column }),
+        Some(BodyPlace { line, column }) => Err(SteeringAttempt::ReadDifferently { line, column }),
         None => Ok(()),
     }
 }
 
 #[derive(Clone, Copy)]
-struct Rules<'a> {
-    own: Own<'a>,
+struct GuardRules<'a> {
+    own: CallerIdentity<'a>,
     callbacks: bool,
 }
 
-impl Rules<'_> {
-    fn query(self, reading: &BodyReading<'_>) -> Result<(), Steering> {
+impl GuardRules<'_> {
+    fn query(self, reading: &BodyReading<'_>) -> Result<(), SteeringAttempt> {
         for (name, value) in reading.parameters() {
             if let Some(name) = ReservedName::of(decode(name).as_bytes()) {
                 self.admit(name, Some(&decode(value)))?;
@@ -252,7 +252,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn members(self, reading: &BodyReading<'_>) -> Result<(), Steering> {
+    fn members(self, reading: &BodyReading<'_>) -> Result<(), SteeringAttempt> {
         for (name, value) in reading.reserved() {
             if !value.is_nothing() {
                 self.admit(*name, value.text_or_number().as_deref())?;
@@ -262,21 +262,21 @@ impl Rules<'_> {
     }
 
     /// One value of a name; `None` is neither text nor number.
-    fn admit(self, name: ReservedName, value: Option<&str>) -> Result<(), Steering> {
+    fn admit(self, name: ReservedName, value: Option<&str>) -> Result<(), SteeringAttempt> {
         match name {
             ReservedName::Callback if self.callbacks || value == Some("") => Ok(()),
-            ReservedName::Callback => Err(Steering::Callback),
+            ReservedName::Callback => Err(SteeringAttempt::Callback),
             ReservedName::Account(field)
                 if value.is_some_and(|value| self.own.admits(field, value)) =>
             {
                 Ok(())
             }
-            ReservedName::Account(field) => Err(Steering::Account(field)),
+            ReservedName::Account(field) => Err(SteeringAttempt::Account(field)),
         }
     }
 }
 
-impl Own<'_> {
+impl CallerIdentity<'_> {
     /// Published clients send absent values as `0` and `"0"` too (schemas.md).
     fn admits(self, field: &str, value: &str) -> bool {
         matches!(value, "" | "0")
@@ -297,7 +297,7 @@ mod tests {
         ] {
             let refused = judge("refund_order", None, body).unwrap_err();
             assert!(
-                matches!(refused, Steering::ReadDifferently { .. }),
+                matches!(refused, SteeringAttempt::ReadDifferently { .. }),
                 "{body}"
             );
             assert!(refused.to_string().contains("is JSON, but"), "{body}");
@@ -314,7 +314,7 @@ mod tests {
     use crate::Catalogue;
     use proptest::prelude::*;
 
-    const OWN: Own<'_> = Own {
+    const OWN: CallerIdentity<'_> = CallerIdentity {
         account: "2124538349",
         client_id: "client-acme",
     };
@@ -336,13 +336,13 @@ mod tests {
         row: &Operation,
         query: Option<&str>,
         body: &[u8],
-        own: Option<Own<'_>>,
+        own: Option<CallerIdentity<'_>>,
         callbacks: bool,
-    ) -> Result<(), Steering> {
+    ) -> Result<(), SteeringAttempt> {
         guard(row, &BodyReading::read(row, query, body), own, callbacks)
     }
 
-    fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), Steering> {
+    fn judge(operation: &str, query: Option<&str>, body: &str) -> Result<(), SteeringAttempt> {
         let catalogue = Catalogue::standard();
         guard_bytes(
             catalogue.named(operation).unwrap(),
@@ -382,14 +382,14 @@ mod tests {
                     let body = format!(r#"{{"{sent}":{other}}}"#);
                     assert_eq!(
                         judge(operation, None, &body),
-                        Err(Steering::Account(field)),
+                        Err(SteeringAttempt::Account(field)),
                         "{operation} {body}"
                     );
                 }
                 let query = format!("a=1&{sent}[]=2124538350");
                 assert_eq!(
                     judge(operation, Some(&query), ""),
-                    Err(Steering::Account(field)),
+                    Err(SteeringAttempt::Account(field)),
                     "{query}"
                 );
             }
@@ -409,7 +409,7 @@ mod tests {
         let deep = r#"{"list":[{"x":{"account\u0049d":"2124538350"}}]}"#;
         assert_eq!(
             judge("create_payout", None, deep),
-            Err(Steering::Account("accountId (account_id)"))
+            Err(SteeringAttempt::Account("accountId (account_id)"))
         );
         assert_eq!(
             judge("create_order", None, deep),
@@ -423,36 +423,39 @@ mod tests {
         for (body, refused) in [
             (
                 r#"{"a":1,"a":1}"#,
-                Steering::Repeated {
+                SteeringAttempt::Repeated {
                     line: 1,
                     column: 10,
                 },
             ),
             (
                 r#"{"refundAmount":1,"RefundAmount":1}"#,
-                Steering::Repeated {
+                SteeringAttempt::Repeated {
                     line: 1,
                     column: 32,
                 },
             ),
             (
                 r#"{"x":[{"a":1,"\u0061":2}]}"#,
-                Steering::Repeated {
+                SteeringAttempt::Repeated {
                     line: 1,
                     column: 21,
                 },
             ),
             (
                 r#"{"a":1} {"a":2}"#,
-                Steering::NotOneText { line: 1, column: 9 },
+                SteeringAttempt::NotOneText { line: 1, column: 9 },
             ),
-            ("{\"a\":1}\nx", Steering::NotOneText { line: 2, column: 1 }),
-            ("a=1", Steering::NotOneText { line: 1, column: 1 }),
+            (
+                "{\"a\":1}\nx",
+                SteeringAttempt::NotOneText { line: 2, column: 1 },
+            ),
+            ("a=1", SteeringAttempt::NotOneText { line: 1, column: 1 }),
         ] {
             assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
             let write = match refused {
                 // Deeper down it is the merchant's own.
-                Steering::Repeated { .. } if body.contains('x') => Ok(()),
+                SteeringAttempt::Repeated { .. } if body.contains('x') => Ok(()),
                 refused => Err(refused),
             };
             assert_eq!(judge("close_order", None, body), write, "a write: {body}");
@@ -483,11 +486,11 @@ mod tests {
         let body = r#"{"channelId":"1","callbackUrl":"https://shop.example/hook"}"#;
         assert_eq!(
             judge("save_fixed_address", None, body),
-            Err(Steering::Callback)
+            Err(SteeringAttempt::Callback)
         );
         assert_eq!(
             judge("save_fixed_address", Some("callbackUrl=x"), "{}"),
-            Err(Steering::Callback)
+            Err(SteeringAttempt::Callback)
         );
         assert_eq!(
             judge("save_fixed_address", None, r#"{"callbackUrl":""}"#),
@@ -596,7 +599,7 @@ mod tests {
                 ] {
                     let judged = judge(operation, None, &body);
                     assert!(
-                        matches!(judged, Err(Steering::NotAscii { .. })),
+                        matches!(judged, Err(SteeringAttempt::NotAscii { .. })),
                         "{operation} {body}"
                     );
                 }
@@ -613,7 +616,7 @@ mod tests {
             assert_eq!(judge("refund_order", None, body), Ok(()), "{body}");
         }
         let place = judge("close_order", None, "{\"a\":1,\n \"\u{e9}\":2}");
-        assert_eq!(place, Err(Steering::NotAscii { line: 2, column: 2 }));
+        assert_eq!(place, Err(SteeringAttempt::NotAscii { line: 2, column: 2 }));
     }
 
     #[test]
@@ -628,7 +631,7 @@ mod tests {
                 let judged = judge(operation, Some(query), "");
                 assert_eq!(
                     judged,
-                    Err(Steering::ParameterNotAscii),
+                    Err(SteeringAttempt::ParameterNotAscii),
                     "{operation} {query}"
                 );
             }
@@ -666,9 +669,9 @@ mod tests {
             for operation in ["close_order", "refund_order", "create_otc_bank"] {
                 let judged = judge(operation, Some(query), "");
                 let refused = if query.starts_with('=') {
-                    Steering::ParameterName
+                    SteeringAttempt::ParameterName
                 } else {
-                    Steering::RepeatedParameter
+                    SteeringAttempt::RepeatedParameter
                 };
                 assert_eq!(judged, Err(refused), "{operation} {query}");
             }
@@ -706,7 +709,11 @@ mod tests {
         ] {
             for operation in ["close_order", "refund_order", "create_otc_bank"] {
                 let judged = judge(operation, Some(query), "");
-                assert_eq!(judged, Err(Steering::ParameterName), "{operation} {query}");
+                assert_eq!(
+                    judged,
+                    Err(SteeringAttempt::ParameterName),
+                    "{operation} {query}"
+                );
             }
             assert_eq!(judge("query_order", Some(query), ""), Ok(()), "{query}");
         }
@@ -745,7 +752,7 @@ mod tests {
         let many = many.concat();
         let body = format!(r#"{{{many}"prepayId":"2"}}"#);
         let judged = judge("close_order", Some("prepayId=1"), &body);
-        assert_eq!(judged, Err(Steering::Contradicted));
+        assert_eq!(judged, Err(SteeringAttempt::Contradicted));
     }
 
     #[test]
@@ -753,7 +760,7 @@ mod tests {
         let form = "--b\r\nContent-Disposition: form-data; name=\"iban\"\r\n\r\n7\r\n--b--\r\n";
         for query in ["iban=7", "IBAN=9", "iban[]=9"] {
             let judged = judge("create_otc_bank", Some(query), form);
-            assert_eq!(judged, Err(Steering::RepeatedPart), "{query}");
+            assert_eq!(judged, Err(SteeringAttempt::RepeatedPart), "{query}");
         }
         assert_eq!(judge("create_otc_bank", Some("x=7"), form), Ok(()));
     }

@@ -12,20 +12,23 @@ use serde_json::value::RawValue;
 
 /// What a JSON text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum JsonShape {
     Object,
     Array,
     Scalar,
 }
 
 /// Takes a member: its name, without escapes, and its value.
-type Found<'f, 'a> = &'f mut dyn FnMut(&[u8], Raw<'a>);
+type Found<'f, 'a> = &'f mut dyn FnMut(&[u8], JsonText<'a>);
 
 /// Reads a whole text and hands over each member of its top object, name and value, in their order. Every value is checked
 /// for grammar, however deep, and not looked at otherwise.
 ///
 /// What is no JSON may have had members before its fault.
-pub(crate) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde_json::Error> {
+pub(crate) fn read<'a>(
+    text: &'a str,
+    found: Found<'_, 'a>,
+) -> Result<JsonShape, serde_json::Error> {
     let mut handed_over = 0;
     let plain = plain::read(text, &mut |name, value| {
         handed_over += 1;
@@ -44,7 +47,7 @@ pub(crate) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, ser
 }
 
 /// A member of an object, at whatever depth.
-pub(crate) struct Member<'a> {
+pub(crate) struct JsonMember<'a> {
     /// Where its object begins, which no other object does.
     pub(crate) object: usize,
     /// How many arrays and objects the object stands in.
@@ -53,15 +56,15 @@ pub(crate) struct Member<'a> {
     pub(crate) place: Range<usize>,
     /// Its name, without escapes.
     pub(crate) name: Cow<'a, [u8]>,
-    pub(crate) value: Raw<'a>,
+    pub(crate) value: JsonText<'a>,
 }
 
 /// Takes what a text has, in one pass. Before a fault it may be handed anything.
-pub(crate) trait Visit<'a> {
+pub(crate) trait JsonVisitor<'a> {
     /// Forgets what it was handed: the text is read again from its beginning.
     fn again(&mut self);
     /// A member; those inside its value come before it.
-    fn member(&mut self, member: Member<'a>);
+    fn member(&mut self, member: JsonMember<'a>);
     /// A value that some readers cannot hold begins here: half of a surrogate pair, a number beyond the largest.
     fn unreadable(&mut self, at: usize);
     /// An array or object begins here that stands in [`DEEPEST`] others. Its members are not handed over.
@@ -75,8 +78,8 @@ pub(crate) const DEEPEST: usize = 128;
 /// twice but what is not plain.
 pub(crate) fn read_deep<'a>(
     text: &'a str,
-    visit: &mut dyn Visit<'a>,
-) -> Result<Shape, serde_json::Error> {
+    visit: &mut dyn JsonVisitor<'a>,
+) -> Result<JsonShape, serde_json::Error> {
     if let Some(shape) = plain::read_deep(text, visit) {
         return Ok(shape);
     }
@@ -88,19 +91,19 @@ pub(crate) fn read_deep<'a>(
 
 /// Reads what is not plain, and says what is wrong with what is no JSON.
 #[cold]
-fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde_json::Error> {
+fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<JsonShape, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let shape = match text.trim_ascii_start().as_bytes().first() {
         Some(b'{') => {
-            deserializer.deserialize_map(Members(found))?;
-            Shape::Object
+            deserializer.deserialize_map(MemberNames(found))?;
+            JsonShape::Object
         }
         first => {
             deserializer.deserialize_ignored_any(IgnoredAny)?;
             if first == Some(&b'[') {
-                Shape::Array
+                JsonShape::Array
             } else {
-                Shape::Scalar
+                JsonShape::Scalar
             }
         }
     };
@@ -110,9 +113,9 @@ fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<Shape, serde
 
 /// One value as it stands in its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Raw<'a>(&'a str);
+pub(crate) struct JsonText<'a>(&'a str);
 
-impl<'a> Raw<'a> {
+impl<'a> JsonText<'a> {
     /// The value's own text, quotes and escapes included.
     pub(crate) fn as_str(self) -> &'a str {
         self.0
@@ -163,7 +166,7 @@ impl<'a> Raw<'a> {
         let mut bytes = Vec::new();
         let mut deserializer = serde_json::Deserializer::from_str(self.0);
         // Of what is no string nothing is read.
-        let _no_string = Name(&mut bytes).deserialize(&mut deserializer);
+        let _no_string = MemberName(&mut bytes).deserialize(&mut deserializer);
         bytes
     }
 
@@ -180,9 +183,9 @@ impl<'a> Raw<'a> {
     }
 }
 
-struct Members<'f, 'a>(Found<'f, 'a>);
+struct MemberNames<'f, 'a>(Found<'f, 'a>);
 
-impl<'a> Visitor<'a> for Members<'_, 'a> {
+impl<'a> Visitor<'a> for MemberNames<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,18 +194,18 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let mut name = Vec::new();
-        while map.next_key_seed(Name(&mut name))?.is_some() {
+        while map.next_key_seed(MemberName(&mut name))?.is_some() {
             let value: &RawValue = map.next_value()?;
-            (self.0)(&name, Raw(value.get()));
+            (self.0)(&name, JsonText(value.get()));
         }
         Ok(())
     }
 }
 
 /// A member's name, asked for as bytes: as text, half a surrogate pair in a name nobody wants would be an error.
-struct Name<'n>(&'n mut Vec<u8>);
+struct MemberName<'n>(&'n mut Vec<u8>);
 
-impl<'a> DeserializeSeed<'a> for Name<'_> {
+impl<'a> DeserializeSeed<'a> for MemberName<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -210,7 +213,7 @@ impl<'a> DeserializeSeed<'a> for Name<'_> {
     }
 }
 
-impl Visitor<'_> for Name<'_> {
+impl Visitor<'_> for MemberName<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
 
-    fn values<'a>(text: &'a str, name: &str) -> Option<Vec<Raw<'a>>> {
+    fn values<'a>(text: &'a str, name: &str) -> Option<Vec<JsonText<'a>>> {
         let mut values = Vec::new();
         let mut found = |other: &[u8], value| {
             if other == name.as_bytes() {
@@ -302,14 +305,14 @@ mod tests {
     }
 
     /// What a reader says of a text, and the members it hands over, those before a fault included.
-    type Reading = (Result<Shape, String>, Vec<(Vec<u8>, String)>);
+    type Reading = (Result<JsonShape, String>, Vec<(Vec<u8>, String)>);
 
     fn reading<'a>(
         text: &'a str,
-        read: fn(&'a str, Found<'_, 'a>) -> Result<Shape, serde_json::Error>,
+        read: fn(&'a str, Found<'_, 'a>) -> Result<JsonShape, serde_json::Error>,
     ) -> Reading {
         let mut members = Vec::new();
-        let mut found = |name: &[u8], value: Raw<'_>| {
+        let mut found = |name: &[u8], value: JsonText<'_>| {
             members.push((name.to_vec(), value.as_str().to_owned()));
         };
         let shape = read(text, &mut found).map_err(|error| error.to_string());
@@ -322,8 +325,8 @@ mod tests {
     #[derive(Default)]
     struct Collected(Vec<Deep>);
 
-    impl<'a> Visit<'a> for Collected {
-        fn member(&mut self, member: Member<'a>) {
+    impl<'a> JsonVisitor<'a> for Collected {
+        fn member(&mut self, member: JsonMember<'a>) {
             let name = member.name.into_owned();
             let value = member.value.as_str().to_owned();
             self.0.push((member.object, member.depth, name, value));
@@ -345,7 +348,7 @@ mod tests {
         let mut members = Vec::new();
         match text.as_bytes().first() {
             Some(b'{') => {
-                let mut found = |name: &[u8], value: Raw<'_>| {
+                let mut found = |name: &[u8], value: JsonText<'_>| {
                     deep_by_serde(whole, value.as_str(), depth + 1, &mut members);
                     members.push((object, depth, name.to_vec(), value.as_str().to_owned()));
                 };
@@ -371,8 +374,9 @@ mod tests {
             let deep = read_deep(text, &mut deep_members);
             let shape = read_by_serde(text, &mut |_, _| {});
             let is_json = deep.is_ok();
-            let text_of =
-                |shape: Result<Shape, serde_json::Error>| shape.map_err(|error| error.to_string());
+            let text_of = |shape: Result<JsonShape, serde_json::Error>| {
+                shape.map_err(|error| error.to_string())
+            };
             prop_assert_eq!(text_of(deep), text_of(shape));
             if is_json {
                 let mut want = Vec::new();

@@ -42,7 +42,7 @@ mod text;
 mod words;
 
 pub use catalogue::Catalogue;
-pub use chain::Link;
+pub use chain::ChainLink;
 pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Kind, Operation};
 pub use payload::Payload;
@@ -50,5 +50,5 @@ pub use query::decode as query_text;
 pub use secret::SecretKey;
 pub use sign::sign;
 pub use signature::Signature;
-pub use stamp::{FreshStamp, Stamp, Window};
+pub use stamp::{FreshStamp, Stamp, StampWindow};
 pub use verify::verify;

@@ -10,15 +10,15 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::body::BodyReading;
-use crate::envelope::{self, Verdict};
-use crate::operation::{Key, Kind, LookUp, Method, Operation};
+use crate::envelope::{self, AnswerVerdict};
+use crate::operation::{IdempotencyKey, Kind, LookUp, Method, Operation};
 use crate::query;
 use crate::text;
 use crate::words::words;
 
 /// What GatePay was seen to have of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Observed {
+pub enum ObservedOutcome {
     /// What this call makes.
     Found,
     /// Nothing under its key, or something that differs from what it asked for. It may still be under way.
@@ -27,17 +27,17 @@ pub enum Observed {
     Unknown,
 }
 
-impl Serialize for Observed {
+impl Serialize for ObservedOutcome {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-words!(Observed { Found = "found", NotFound = "not_found", Unknown = "unknown" });
+words!(ObservedOutcome { Found = "found", NotFound = "not_found", Unknown = "unknown" });
 
 /// What to ask, and how to know the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct LookUpQuestion {
     /// What stands behind `?`, if the look-up takes its parameters there.
     pub query: Option<String>,
     /// The body; empty if the look-up takes its parameters in the query.
@@ -49,24 +49,24 @@ pub struct Question {
     proves: bool,
 }
 
-/// What an answer to a [`Question`] says.
+/// What an answer to a [`LookUpQuestion`] says.
 #[derive(Debug, Clone, Serialize)]
-pub struct Observation {
+pub struct LookUpObservation {
     /// The gist.
-    pub observed: Observed,
+    pub observed: ObservedOutcome,
     /// What GatePay says of it, as GatePay printed it; nothing if it knows nothing.
     pub order: Option<Box<RawValue>>,
 }
 
-impl Observation {
+impl LookUpObservation {
     /// Nothing was heard.
     pub const UNKNOWN: Self = Self {
-        observed: Observed::Unknown,
+        observed: ObservedOutcome::Unknown,
         order: None,
     };
 }
 
-impl Question {
+impl LookUpQuestion {
     /// What to ask `row`, the look-up's own row, about a call. Nothing, if the call names no key, or names it in two
     /// ways.
     pub fn about(look_up: &LookUp, row: &Operation, sent: &BodyReading<'_>) -> Option<Self> {
@@ -79,8 +79,10 @@ impl Question {
             .map(|field| Some((field.to_owned(), sent.only(field)?.into_owned())))
             .collect();
         let by: Vec<_> = match look_up.by {
-            Key::Either(..) => by.into_iter().flatten().collect(),
-            Key::None | Key::One(_) | Key::Both(..) => by.into_iter().collect::<Option<_>>()?,
+            IdempotencyKey::Either(..) => by.into_iter().flatten().collect(),
+            IdempotencyKey::None | IdempotencyKey::One(_) | IdempotencyKey::Both(..) => {
+                by.into_iter().collect::<Option<_>>()?
+            }
         };
         if by.is_empty() {
             return None;
@@ -105,29 +107,29 @@ impl Question {
     }
 
     /// Reads a whole answer.
-    pub fn observe(&self, status: u16, body: &[u8]) -> Observation {
+    pub fn observe(&self, status: u16, body: &[u8]) -> LookUpObservation {
         let judgement = envelope::judge(Kind::Read, status, body);
         match judgement.verdict {
-            Verdict::Unknown => Observation::UNKNOWN,
-            Verdict::Failure => {
+            AnswerVerdict::Unknown => LookUpObservation::UNKNOWN,
+            AnswerVerdict::Failure => {
                 let code = judgement.code;
                 let absent = code.is_some_and(|code| ABSENT.contains(&code.as_str()));
-                Observation {
+                LookUpObservation {
                     observed: if absent {
-                        Observed::NotFound
+                        ObservedOutcome::NotFound
                     } else {
-                        Observed::Unknown
+                        ObservedOutcome::Unknown
                     },
                     order: None,
                 }
             }
-            Verdict::Success => text::decode(body)
+            AnswerVerdict::Success => text::decode(body)
                 .and_then(|body| self.read(&body))
-                .unwrap_or(Observation::UNKNOWN),
+                .unwrap_or(LookUpObservation::UNKNOWN),
         }
     }
 
-    fn read(&self, body: &str) -> Option<Observation> {
+    fn read(&self, body: &str) -> Option<LookUpObservation> {
         let answer: Value = serde_json::from_str(body).ok()?;
         let whole = match answer.get("data") {
             Some(Value::String(text)) => serde_json::from_str(text).ok()?,
@@ -137,11 +139,11 @@ impl Question {
         let things = things(&whole);
         let Some(thing) = things.iter().find(|thing| self.names(thing)) else {
             // A list without it says that it is not there; anything else says nothing.
-            return Some(Observation {
+            return Some(LookUpObservation {
                 observed: if is_list(&whole) {
-                    Observed::NotFound
+                    ObservedOutcome::NotFound
                 } else {
-                    Observed::Unknown
+                    ObservedOutcome::Unknown
                 },
                 order: None,
             });
@@ -150,11 +152,11 @@ impl Question {
             text(thing.get(*field)).is_none_or(|printed| agree(said, &printed))
         });
         let observed = match (agrees, self.proves) {
-            (false, _) => Observed::NotFound,
-            (true, true) => Observed::Found,
-            (true, false) => Observed::Unknown,
+            (false, _) => ObservedOutcome::NotFound,
+            (true, true) => ObservedOutcome::Found,
+            (true, false) => ObservedOutcome::Unknown,
         };
-        Some(Observation {
+        Some(LookUpObservation {
             observed,
             order: printed(body),
         })
@@ -241,11 +243,11 @@ fn shortest(amount: &str) -> Option<(&str, &str)> {
 /// `data` of an answer, or all of one without, as it was printed.
 fn printed(body: &str) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
-    struct Printed {
+    struct PrintedForm {
         data: Option<Box<RawValue>>,
     }
-    match serde_json::from_str::<Printed>(body) {
-        Ok(Printed { data: Some(data) }) => Some(data),
+    match serde_json::from_str::<PrintedForm>(body) {
+        Ok(PrintedForm { data: Some(data) }) => Some(data),
         _ => serde_json::from_str(body).ok(),
     }
 }
@@ -255,16 +257,16 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
 
-    fn question(call: &str, query: &str, body: &str) -> Option<Question> {
+    fn question(call: &str, query: &str, body: &str) -> Option<LookUpQuestion> {
         let catalogue = Catalogue::standard();
         let look_up = catalogue.named(call).unwrap().look_up.clone().unwrap();
         let row = catalogue.named(look_up.operation).unwrap();
         let query = Some(query).filter(|query| !query.is_empty());
         let sent = BodyReading::read(catalogue.named(call).unwrap(), query, body.as_bytes());
-        Question::about(&look_up, row, &sent)
+        LookUpQuestion::about(&look_up, row, &sent)
     }
 
-    fn observe(call: &str, body: &str, answer: &str) -> (Observed, Option<String>) {
+    fn observe(call: &str, body: &str, answer: &str) -> (ObservedOutcome, Option<String>) {
         let seen = question(call, "", body)
             .unwrap()
             .observe(200, answer.as_bytes());
@@ -362,23 +364,23 @@ mod tests {
         for (data, observed) in [
             (
                 r#"{"merchantTradeNo":"A-1","orderAmount":"1.210","currency":"USDT"}"#,
-                Observed::Found,
+                ObservedOutcome::Found,
             ),
             (
                 r#"{"merchantTradeNo":"A-1","orderAmount":1.21}"#,
-                Observed::Found,
+                ObservedOutcome::Found,
             ),
             (
                 r#"{"bizCode":"","bizData":{"merchantTradeNo":"A-1"}}"#,
-                Observed::Found,
+                ObservedOutcome::Found,
             ),
             (
                 r#"{"merchantTradeNo":"A-1","orderAmount":"5"}"#,
-                Observed::NotFound,
+                ObservedOutcome::NotFound,
             ),
             (
                 r#"{"merchantTradeNo":"A-1","currency":"GT"}"#,
-                Observed::NotFound,
+                ObservedOutcome::NotFound,
             ),
         ] {
             let answer = format!(r#"{{"status":"SUCCESS","code":"000000","data":{data}}}"#);
@@ -396,7 +398,7 @@ mod tests {
             let answer = format!(r#"{{"status":"SUCCESS","data":{data}}}"#);
             assert_eq!(
                 observe("create_order", order, &answer),
-                (Observed::Unknown, None),
+                (ObservedOutcome::Unknown, None),
                 "{data}"
             );
         }
@@ -406,18 +408,18 @@ mod tests {
     fn what_may_be_older_than_the_call_is_shown_and_proves_nothing() {
         let answer = r#"{"status":"SUCCESS","data":{"merchantTradeNo":"A","status":"CLOSED"}}"#;
         let (observed, order) = observe("close_order", r#"{"merchantTradeNo":"A"}"#, answer);
-        assert_eq!(observed, Observed::Unknown);
+        assert_eq!(observed, ObservedOutcome::Unknown);
         assert!(order.unwrap().contains("CLOSED"));
     }
 
     #[test]
     fn a_failure_is_absence_only_by_its_code() {
         for (code, observed) in [
-            ("400202", Observed::NotFound),
-            ("400304", Observed::NotFound),
-            ("400001", Observed::Unknown),
-            ("300000", Observed::Unknown),
-            ("400002", Observed::Unknown),
+            ("400202", ObservedOutcome::NotFound),
+            ("400304", ObservedOutcome::NotFound),
+            ("400001", ObservedOutcome::Unknown),
+            ("300000", ObservedOutcome::Unknown),
+            ("400002", ObservedOutcome::Unknown),
         ] {
             let answer = format!(r#"{{"status":"FAIL","code":"{code}","data":null}}"#);
             assert_eq!(
@@ -435,8 +437,8 @@ mod tests {
             format!(r#"{{"status":"SUCCESS","data":{{"accounts":[{items}],"has_more":false}}}}"#)
         };
         let found = observe("create_account", call, &list(r#"{"request_id":"r"}"#));
-        assert_eq!(found.0, Observed::Found);
+        assert_eq!(found.0, ObservedOutcome::Found);
         let absent = observe("create_account", call, &list(r#"{"request_id":"s"}"#));
-        assert_eq!(absent, (Observed::NotFound, None));
+        assert_eq!(absent, (ObservedOutcome::NotFound, None));
     }
 }

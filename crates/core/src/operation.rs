@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::field::{AmountField, Field};
+use crate::field::{AmountField, BodyField};
 use crate::words::words;
 
 /// HTTP methods that occur in the catalogue.
@@ -25,7 +25,7 @@ pub enum Method {
     missing_docs,
     reason = "each is the module of the same name in the vendor's documentation"
 )]
-pub enum Module {
+pub enum ApiModule {
     Payment,
     Address,
     FixedAddress,
@@ -56,7 +56,7 @@ pub enum Kind {
 
 /// Who may call a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub enum OperationScope {
     /// Open to tenants (and to operators, under its institution path).
     Tenant,
     /// The institution's own back office only: it acts on accounts other than the caller's.
@@ -65,7 +65,7 @@ pub enum Scope {
 
 /// Which header names the account a call acts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Account {
+pub enum AccountHeader {
     /// `X-GatePay-On-Behalf-Of`.
     OnBehalfOf,
     /// `X-GatePay-MerchantId`, the institution's own merchant id: fee settings.
@@ -76,7 +76,7 @@ pub enum Account {
 
 /// The media type a call's body must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Media {
+pub enum MediaType {
     /// `application/json`.
     Json,
     /// `multipart/form-data`: two OTC bank calls.
@@ -94,7 +94,7 @@ pub enum AnswerForm {
 
 /// The field or fields that name one business transaction, and make its repetition harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
+pub enum IdempotencyKey {
     /// There is none.
     None,
     /// One field.
@@ -111,7 +111,7 @@ pub struct LookUp {
     /// The name of a row.
     pub operation: &'static str,
     /// The fields it is asked by; they have the same names in the call that is looked up.
-    pub by: Key,
+    pub by: IdempotencyKey,
     /// What else it has to be asked with.
     pub with: &'static [(&'static str, &'static str)],
     /// Fields that the call and what is found have in common. Where they differ, another call made it.
@@ -136,7 +136,7 @@ pub struct Operation {
     /// Its name in configuration, logs and metrics: lower case with underscores, unique.
     pub name: Cow<'static, str>,
     /// The module it belongs to.
-    pub module: Module,
+    pub module: ApiModule,
     /// The merchant method.
     pub method: Method,
     /// The merchant path; an institution-scope row has none.
@@ -148,29 +148,29 @@ pub struct Operation {
     /// Institution paths that other sources print (protocol.md 7), as method and path.
     pub alternatives: &'static [(Method, &'static str)],
     /// Which header names the account.
-    pub account: Account,
+    pub account: AccountHeader,
     /// Who may call it.
-    pub scope: Scope,
+    pub scope: OperationScope,
     /// What it does.
     pub kind: Kind,
     /// What makes a repetition harmless.
-    pub key: Key,
+    pub key: IdempotencyKey,
     /// How to find out what became of it.
     pub look_up: Option<LookUp>,
     /// Whether a page shows the institution path itself, or `proxy.toml` does; else it was derived by rule.
     pub confirmed: bool,
     /// What its body must have, where GatePay's pages say so; empty means that nothing is checked.
-    pub fields: &'static [Field],
+    pub fields: &'static [BodyField],
     /// Where its body has amounts; empty if it names none, or it is not known where.
     pub amounts: &'static [AmountField],
     /// How the body is carried over.
     pub translation: Translation,
     /// What the body must be.
-    pub media: Media,
+    pub media: MediaType,
     /// What a successful answer looks like.
     pub answer: AnswerForm,
     /// Whether it was turned on or off.
-    pub switch: Switch,
+    pub switch: RowSwitch,
     /// The largest body, in bytes, where it differs from `listen.body_limit_bytes`.
     pub body_limit: Option<u64>,
 }
@@ -184,11 +184,11 @@ impl Operation {
             _ if self.institution_path.is_none() => Some(
                 "GatePay publishes no institution path for it; `institution_path` in its [[operation]] turns it on",
             ),
-            Switch::Off => Some("proxy.toml disables it"),
-            Switch::Default if self.kind == Kind::Money && !self.confirmed => Some(
+            RowSwitch::Off => Some("proxy.toml disables it"),
+            RowSwitch::Default if self.kind == Kind::Money && !self.confirmed => Some(
                 "it moves funds and no page of GatePay's shows its institution path; `enabled = true` in its [[operation]] turns it on",
             ),
-            Switch::On | Switch::Default => None,
+            RowSwitch::On | RowSwitch::Default => None,
         }
     }
 
@@ -201,7 +201,7 @@ impl Operation {
 
 /// Whether `proxy.toml` says that a row is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Switch {
+pub enum RowSwitch {
     /// It does not say.
     #[default]
     Default,
@@ -211,7 +211,7 @@ pub enum Switch {
     Off,
 }
 
-impl Key {
+impl IdempotencyKey {
     /// The fields it is made of.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
@@ -223,7 +223,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("-"),
@@ -236,10 +236,10 @@ impl fmt::Display for Key {
 
 words!(Method { Get = "GET", Post = "POST", Put = "PUT", Delete = "DELETE" });
 words!(Kind { Read = "read", Write = "write", Money = "money" });
-words!(Scope { Tenant = "tenant", Institution = "institution" });
-words!(Media { Json = "application/json", Multipart = "multipart/form-data" });
+words!(OperationScope { Tenant = "tenant", Institution = "institution" });
+words!(MediaType { Json = "application/json", Multipart = "multipart/form-data" });
 words!(AnswerForm { Envelope = "envelope", Bare = "bare" });
-words!(Module {
+words!(ApiModule {
     Payment = "payment",
     Address = "address",
     FixedAddress = "fixedaddress",

@@ -16,13 +16,13 @@ pub struct CreateOrder {
     /// The merchant's own number; makes a repetition harmless.
     pub merchant_trade_no: String,
     /// Where the customer pays from.
-    pub env: Env,
+    pub env: TerminalType,
     /// In upper case.
     pub currency: String,
     /// Decimal text.
     pub order_amount: String,
     /// What is paid for.
-    pub goods: Goods,
+    pub goods: OrderGoods,
     /// Milliseconds since 1970; at most, and by default, one hour ahead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_expire_time: Option<i64>,
@@ -70,7 +70,7 @@ pub struct CreateOrder {
 /// Where a customer pays from.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Env {
+pub struct TerminalType {
     /// `APP`, `WEB`, `WAP`, `MINIAPP` or `OTHERS`.
     pub terminal_type: String,
     /// Whatever else was sent.
@@ -81,7 +81,7 @@ pub struct Env {
 /// What an order is for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Goods {
+pub struct OrderGoods {
     /// As the customer reads it.
     pub goods_name: String,
     /// More of it.
@@ -109,7 +109,7 @@ pub struct CreatedOrder {
     pub extra: Extra,
 }
 
-/// The body of `POST /v1/pay/order/query`, answered by [`Order`], and of `…/close`, answered by [`ClosedOrder`].
+/// The body of `POST /v1/pay/order/query`, answered by [`OrderData`], and of `…/close`, answered by [`ClosedOrder`].
 /// One of the two ids is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,7 +128,7 @@ pub struct OrderId {
 /// The data of an answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Order {
+pub struct OrderData {
     /// GatePay's own id of the order.
     pub prepay_id: String,
     /// GatePay's id of the account.
@@ -208,7 +208,7 @@ pub struct ClosedOrder {
     pub extra: Extra,
 }
 
-/// The body of `POST /v1/pay/order/refund`; it is answered by [`Refund`].
+/// The body of `POST /v1/pay/order/refund`; it is answered by [`RefundData`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundOrder {
@@ -226,7 +226,7 @@ pub struct RefundOrder {
     pub extra: Extra,
 }
 
-/// The body of `POST /v1/pay/order/refund/query`; it is answered by [`Refund`].
+/// The body of `POST /v1/pay/order/refund/query`; it is answered by [`RefundData`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundId {
@@ -240,7 +240,7 @@ pub struct RefundId {
 /// The data of an answer to a refund: accepted, which is not yet done. And of an answer to its query.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refund {
+pub struct RefundData {
     /// The merchant's own number.
     pub refund_request_id: String,
     /// GatePay's own id of the order.
@@ -266,7 +266,7 @@ pub struct Refund {
 /// [`judge`](crate::envelope::judge) to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer<T> {
+pub struct OrderAnswer<T> {
     /// `SUCCESS` or `FAIL`, in either case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
@@ -287,7 +287,7 @@ pub struct Answer<T> {
     pub success: Option<bool>,
     /// What was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<Data<T>>,
+    pub data: Option<AnswerData<T>>,
     /// Whatever else was answered.
     #[serde(flatten)]
     pub extra: Extra,
@@ -296,9 +296,9 @@ pub struct Answer<T> {
 /// What stands in the `data` of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Data<T> {
+pub enum AnswerData<T> {
     /// One page wraps it once more.
-    Wrapped(Wrapped<T>),
+    Wrapped(WrappedData<T>),
     /// The thing itself.
     Plain(T),
     /// Something else: `{}` of a failure, or JSON text in a string.
@@ -308,7 +308,7 @@ pub enum Data<T> {
 /// Data in a wrapping of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Wrapped<T> {
+pub struct WrappedData<T> {
     /// Text or a number.
     pub biz_code: Value,
     /// The thing itself, if there is one.
@@ -321,14 +321,14 @@ pub struct Wrapped<T> {
     pub extra: Extra,
 }
 
-impl<T: serde::de::DeserializeOwned> Answer<T> {
+impl<T: serde::de::DeserializeOwned> OrderAnswer<T> {
     /// The thing that was asked for, out of whatever it is wrapped in.
     pub fn into_data(self) -> Option<T> {
         match self.data? {
-            Data::Plain(data) => Some(data),
-            Data::Wrapped(wrapped) => wrapped.biz_data,
-            Data::Other(Value::String(text)) => serde_json::from_str(&text).ok(),
-            Data::Other(_) => None,
+            AnswerData::Plain(data) => Some(data),
+            AnswerData::Wrapped(wrapped) => wrapped.biz_data,
+            AnswerData::Other(Value::String(text)) => serde_json::from_str(&text).ok(),
+            AnswerData::Other(_) => None,
         }
     }
 }
@@ -364,9 +364,9 @@ mod tests {
             let (request, response) = (&sample["request"], &sample["response"]);
             let (request_back, response_back, data) = match sample["operation"].as_str() {
                 Some("create order") => both::<CreateOrder, CreatedOrder>(request, response),
-                Some("query order") => both::<OrderId, Order>(request, response),
+                Some("query order") => both::<OrderId, OrderData>(request, response),
                 Some("close order") => both::<OrderId, ClosedOrder>(request, response),
-                Some("refund order") => both::<RefundOrder, Refund>(request, response),
+                Some("refund order") => both::<RefundOrder, RefundData>(request, response),
                 other => unreachable!("no model of {other:?}"),
             };
             assert_eq!(&request_back, request);
@@ -384,11 +384,11 @@ mod tests {
         Q: Serialize + DeserializeOwned,
         A: Serialize + DeserializeOwned,
     {
-        let answer: Answer<A> = serde_json::from_value(response.clone()).unwrap();
+        let answer: OrderAnswer<A> = serde_json::from_value(response.clone()).unwrap();
         let data = serde_json::to_value(answer.into_data().unwrap()).unwrap();
         (
             round_trip::<Q>(request),
-            round_trip::<Answer<A>>(response),
+            round_trip::<OrderAnswer<A>>(response),
             data,
         )
     }
@@ -402,13 +402,13 @@ mod tests {
             json!(refund.to_string()),
         ] {
             let value = json!({"status": "success", "code": 0, "data": data, "traceId": "t"});
-            assert_eq!(round_trip::<Answer<Refund>>(&value), value);
-            let answer: Answer<Refund> = serde_json::from_value(value).unwrap();
+            assert_eq!(round_trip::<OrderAnswer<RefundData>>(&value), value);
+            let answer: OrderAnswer<RefundData> = serde_json::from_value(value).unwrap();
             assert_eq!(serde_json::to_value(answer.into_data()).unwrap(), refund);
         }
         for data in [json!(null), json!({}), json!([]), json!("")] {
             let value = json!({"code": null, "message": "x", "success": false, "data": data});
-            let answer: Answer<Refund> = serde_json::from_value(value).unwrap();
+            let answer: OrderAnswer<RefundData> = serde_json::from_value(value).unwrap();
             assert_eq!(answer.into_data(), None);
         }
     }
@@ -443,9 +443,9 @@ mod tests {
             response.as_object_mut().unwrap().extend(extra.clone());
             let (request_back, response_back, data) = match which {
                 0 => both::<CreateOrder, CreatedOrder>(&request, &response),
-                1 => both::<OrderId, Order>(&request, &response),
+                1 => both::<OrderId, OrderData>(&request, &response),
                 2 => both::<OrderId, ClosedOrder>(&request, &response),
-                _ => both::<RefundOrder, Refund>(&request, &response),
+                _ => both::<RefundOrder, RefundData>(&request, &response),
             };
             prop_assert_eq!(request_back, request);
             prop_assert_eq!(&response_back, &response);

@@ -5,8 +5,8 @@
 //! says whether that can be ([`codes`](crate::codes)).
 
 use crate::codes::{CodeMeaning, meaning};
-use crate::envelope::{Code, Form, Judgement, Verdict};
-use crate::look_up::Observed;
+use crate::envelope::{AnswerForm, AnswerJudgement, AnswerVerdict, EnvelopeCode};
+use crate::look_up::ObservedOutcome;
 
 /// What a whole answer to a write or money call proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum LookUpRule {
 
 /// What became of a call that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum SettledCall {
     /// GatePay was seen to have it.
     Found,
     /// GatePay refused it.
@@ -47,22 +47,28 @@ pub enum Settled {
 
 impl AnswerProof {
     /// What an answer with this status proves.
-    pub fn of(status: u16, judgement: &Judgement) -> Self {
+    pub fn of(status: u16, judgement: &AnswerJudgement) -> Self {
         if matches!(status, 300..=399) {
             // A client that follows it repeats a signed body elsewhere.
             return Self::Lost("GatePay's answer was a redirect");
         }
         match judgement.form {
-            Form::Empty => return Self::Lost("GatePay's answer was empty"),
-            Form::NotJson => return Self::Lost("GatePay's answer was not one whole JSON text"),
-            Form::Scalar | Form::Structure => {}
+            AnswerForm::Empty => return Self::Lost("GatePay's answer was empty"),
+            AnswerForm::NotJson => {
+                return Self::Lost("GatePay's answer was not one whole JSON text");
+            }
+            AnswerForm::Scalar | AnswerForm::Structure => {}
         }
         match judgement.verdict {
-            Verdict::Success => Self::Executed,
-            Verdict::Unknown => Self::LookUp(LookUpRule::UnderWay),
-            Verdict::Failure => {
-                Self::of_refusal(judgement.code.as_ref().map(Code::as_str).and_then(meaning))
-            }
+            AnswerVerdict::Success => Self::Executed,
+            AnswerVerdict::Unknown => Self::LookUp(LookUpRule::UnderWay),
+            AnswerVerdict::Failure => Self::of_refusal(
+                judgement
+                    .code
+                    .as_ref()
+                    .map(EnvelopeCode::as_str)
+                    .and_then(meaning),
+            ),
         }
     }
 
@@ -83,13 +89,13 @@ impl AnswerProof {
 
 impl LookUpRule {
     /// What became of the call, by what GatePay was seen to have of it.
-    pub fn settle(self, observed: Observed) -> Settled {
+    pub fn settle(self, observed: ObservedOutcome) -> SettledCall {
         match (observed, self) {
-            (Observed::Found, _) => Settled::Found,
-            (Observed::NotFound, Self::RefusedIfAbsent) | (_, Self::RefusedUnlessFound) => {
-                Settled::Refused
+            (ObservedOutcome::Found, _) => SettledCall::Found,
+            (ObservedOutcome::NotFound, Self::RefusedIfAbsent) | (_, Self::RefusedUnlessFound) => {
+                SettledCall::Refused
             }
-            (Observed::NotFound | Observed::Unknown, _) => Settled::Unknown,
+            (ObservedOutcome::NotFound | ObservedOutcome::Unknown, _) => SettledCall::Unknown,
         }
     }
 }
@@ -143,7 +149,10 @@ mod tests {
                 200,
                 format!(r#"{{"success":true,"code":{code}}}"#).as_bytes(),
             );
-            assert!(!unsettled || judged.verdict == Verdict::Unknown, "{code}");
+            assert!(
+                !unsettled || judged.verdict == AnswerVerdict::Unknown,
+                "{code}"
+            );
         }
     }
 
@@ -153,9 +162,9 @@ mod tests {
             let AnswerProof::LookUp(rule) = refusal(code) else {
                 panic!("{code} is looked up");
             };
-            assert_eq!(rule.settle(Observed::Found), Settled::Found);
-            for observed in [Observed::NotFound, Observed::Unknown] {
-                assert_eq!(rule.settle(observed), Settled::Unknown, "{code}");
+            assert_eq!(rule.settle(ObservedOutcome::Found), SettledCall::Found);
+            for observed in [ObservedOutcome::NotFound, ObservedOutcome::Unknown] {
+                assert_eq!(rule.settle(observed), SettledCall::Unknown, "{code}");
             }
         }
     }
@@ -163,15 +172,19 @@ mod tests {
     #[test]
     fn a_code_that_an_earlier_delivery_may_have_caused_is_a_refusal_only_if_none_is_found() {
         for (code, absent, unclear) in [
-            ("400204", Settled::Refused, Settled::Unknown),
-            ("400605", Settled::Refused, Settled::Refused),
+            ("400204", SettledCall::Refused, SettledCall::Unknown),
+            ("400605", SettledCall::Refused, SettledCall::Refused),
         ] {
             let AnswerProof::LookUp(rule) = refusal(code) else {
                 panic!("{code} is looked up");
             };
-            assert_eq!(rule.settle(Observed::Found), Settled::Found, "{code}");
-            assert_eq!(rule.settle(Observed::NotFound), absent, "{code}");
-            assert_eq!(rule.settle(Observed::Unknown), unclear, "{code}");
+            assert_eq!(
+                rule.settle(ObservedOutcome::Found),
+                SettledCall::Found,
+                "{code}"
+            );
+            assert_eq!(rule.settle(ObservedOutcome::NotFound), absent, "{code}");
+            assert_eq!(rule.settle(ObservedOutcome::Unknown), unclear, "{code}");
         }
     }
 

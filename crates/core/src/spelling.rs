@@ -118,14 +118,14 @@ fn is_version(segment: &str) -> bool {
 
 /// One of the two paths of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum PathSide {
     /// The path that tenants call.
     Merchant,
     /// The path of GatePay that the call leads to.
     Institution,
 }
 
-impl Side {
+impl PathSide {
     /// The path of a row on this side.
     pub fn path(self, row: &Operation) -> Option<&str> {
         match self {
@@ -165,11 +165,11 @@ impl<'a> KnownKinds<'a> {
     }
 
     /// The row that makes this one too weak for its path on one side.
-    pub fn stronger(&self, row: &Operation, side: Side) -> Option<&'a Operation> {
+    pub fn stronger(&self, row: &Operation, side: PathSide) -> Option<&'a Operation> {
         let path = side.path(row)?;
         let method = match side {
-            Side::Merchant => row.method,
-            Side::Institution => row.institution_method,
+            PathSide::Merchant => row.method,
+            PathSide::Institution => row.institution_method,
         };
         let path_folded = folded(path);
         let known = *self.strongest.get(&path_folded)?;
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::catalogue::{Catalogue, CatalogueError};
     use crate::catalogue_rows;
-    use crate::operation::Scope;
+    use crate::operation::OperationScope;
 
     #[test]
     fn reserved_paths_are_reserved_in_every_version_and_spelling() {
@@ -264,7 +264,7 @@ mod tests {
             assert!(!is_reserved(path), "{path}");
         }
         for row in Catalogue::standard().rows() {
-            let tenants = row.scope == Scope::Tenant;
+            let tenants = row.scope == OperationScope::Tenant;
             assert!(
                 !tenants || !paths(row).any(is_reserved),
                 "{} is a tenant's",
@@ -284,7 +284,7 @@ mod tests {
                 read.name = "added".into();
                 read.merchant_path = Some("/v1/added".into());
                 read.scope = strong.scope;
-                if read.scope == Scope::Institution {
+                if read.scope == OperationScope::Institution {
                     read.merchant_path = None;
                 }
                 read.institution_method = Method::Put;
@@ -307,12 +307,12 @@ mod tests {
         let known = KnownKinds::of(&standard, &standard);
         for row in &standard {
             assert!(
-                known.stronger(row, Side::Institution).is_none(),
+                known.stronger(row, PathSide::Institution).is_none(),
                 "{}",
                 row.name
             );
             assert!(
-                known.stronger(row, Side::Merchant).is_none(),
+                known.stronger(row, PathSide::Merchant).is_none(),
                 "{}",
                 row.name
             );
@@ -367,7 +367,7 @@ mod tests {
                     odd.push_str(&spelled(segment, *how));
                 }
                 prop_assert_eq!(folded(&odd), folded(path), "{}", &odd);
-                prop_assert_eq!(is_reserved(&odd), row.scope == Scope::Institution, "{}", odd);
+                prop_assert_eq!(is_reserved(&odd), row.scope == OperationScope::Institution, "{}", odd);
             }
         }
     }

@@ -162,7 +162,7 @@ impl FreshStamp {
 
 /// How far from our own clock a stamp may lie, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct StampWindow {
     /// How old a stamp may be.
     pub past_ms: u64,
     /// How far ahead of our clock it may be.
@@ -171,16 +171,16 @@ pub struct Window {
 
 /// How far a stamp lay outside the window. Names the direction, since a clock that runs ahead fails as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Skew {
+pub struct ClockSkew {
     /// The stamp minus our clock, in milliseconds.
     pub millis: i128,
     /// The stamp's number.
     pub stamp: u64,
     /// The window it was judged by.
-    pub window: Window,
+    pub window: StampWindow,
 }
 
-impl Window {
+impl StampWindow {
     /// What GatePay holds us to: ten seconds either way, the stricter of two documented figures (protocol.md 1.4).
     pub const GATEPAY: Self = Self {
         past_ms: 10_000,
@@ -188,7 +188,7 @@ impl Window {
     };
 
     /// Whether a stamp is fresh at `now` (milliseconds since 1970). Both ends are inside.
-    pub fn check(self, stamp_millis: u64, now: u64) -> Result<(), Skew> {
+    pub fn check(self, stamp_millis: u64, now: u64) -> Result<(), ClockSkew> {
         let fresh = if stamp_millis <= now {
             now - stamp_millis <= self.past_ms
         } else {
@@ -197,7 +197,7 @@ impl Window {
         if fresh {
             Ok(())
         } else {
-            Err(Skew {
+            Err(ClockSkew {
                 millis: i128::from(stamp_millis) - i128::from(now),
                 stamp: stamp_millis,
                 window: self,
@@ -206,9 +206,9 @@ impl Window {
     }
 }
 
-impl fmt::Display for Skew {
+impl fmt::Display for ClockSkew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Window { past_ms, future_ms } = self.window;
+        let StampWindow { past_ms, future_ms } = self.window;
         let distance = self.millis.unsigned_abs();
         let (direction, most) = if self.millis < 0 {
             ("behind", past_ms)
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_the_window_are_inside() {
-        let window = Window {
+        let window = StampWindow {
             past_ms: 300_000,
             future_ms: 10_000,
         };

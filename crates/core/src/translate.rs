@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::body::BodyReading;
-use crate::json::{self, Raw};
+use crate::json::{self, JsonText};
 
 /// Where a merchant may name currencies; the page documents none of them.
 const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
@@ -63,7 +63,7 @@ fn renamed(body: &[u8]) -> Option<Vec<u8>> {
 /// The value of a member as it stands; of several of one name, the last.
 fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut last = None;
-    let mut found = |other: &[u8], value: Raw<'a>| {
+    let mut found = |other: &[u8], value: JsonText<'a>| {
         if other == name.as_bytes() {
             last = Some(value.as_str());
         }

@@ -1,6 +1,6 @@
 //! The rows of the catalogue are the rows of `docs/gatepay/endpoints.json`, field by field.
 
-use gatepay_core::operation::{Account, Key, Method, Scope};
+use gatepay_core::operation::{AccountHeader, IdempotencyKey, Method, OperationScope};
 use gatepay_core::{Catalogue, Operation};
 use serde::Deserialize;
 
@@ -62,7 +62,7 @@ fn every_documented_call_is_a_row_and_every_row_is_documented() {
 #[test]
 fn a_row_has_a_merchant_path_exactly_if_tenants_may_call_it() {
     for operation in Catalogue::standard().rows() {
-        let is_tenants = operation.scope == Scope::Tenant;
+        let is_tenants = operation.scope == OperationScope::Tenant;
         assert_eq!(
             operation.merchant_path.is_some(),
             is_tenants,
@@ -78,9 +78,9 @@ fn the_account_header_is_the_documented_one() {
     for row in documented() {
         let operation = find(&catalogue, &row);
         let want = match row.module.as_str() {
-            _ if row.on_behalf_of => Account::OnBehalfOf,
-            "commission_rule" => Account::MerchantId,
-            _ => Account::None,
+            _ if row.on_behalf_of => AccountHeader::OnBehalfOf,
+            "commission_rule" => AccountHeader::MerchantId,
+            _ => AccountHeader::None,
         };
         assert_eq!(operation.account, want, "{}", operation.name);
     }
@@ -93,7 +93,10 @@ fn keys_and_look_ups_are_the_documented_ones() {
     for row in documented() {
         let operation = find(&catalogue, &row);
         let name = &operation.name;
-        let documented = row.idempotency_field.as_deref().map_or(Key::None, key);
+        let documented = row
+            .idempotency_field
+            .as_deref()
+            .map_or(IdempotencyKey::None, key);
         assert_eq!(operation.key, documented, "{name}: key");
         let look_up = operation.look_up.as_ref().map(|look_up| {
             let target = catalogue.named(look_up.operation).expect("a row");
@@ -151,21 +154,25 @@ fn find<'a>(catalogue: &'a Catalogue, row: &Row) -> &'a Operation {
 }
 
 /// The documentation names keys in prose; this is all the prose there is.
-fn key(prose: &str) -> Key {
+fn key(prose: &str) -> IdempotencyKey {
     match prose {
-        "merchantTradeNo or prepayId" => Key::Either("merchantTradeNo".into(), "prepayId".into()),
-        "subscription order number" => Key::Either(
+        "merchantTradeNo or prepayId" => {
+            IdempotencyKey::Either("merchantTradeNo".into(), "prepayId".into())
+        }
+        "subscription order number" => IdempotencyKey::Either(
             "subscriptionOrderNo".into(),
             "merchantSubscriptionOrderNo".into(),
         ),
         "channelId + chain"
         | "channelId + chain (natural key: a second save updates the first)" => {
-            Key::Both("channelId".into(), "chain".into())
+            IdempotencyKey::Both("channelId".into(), "chain".into())
         }
-        "batch_id (and merchant_withdraw_id per sub-order)" => Key::One("batch_id".into()),
+        "batch_id (and merchant_withdraw_id per sub-order)" => {
+            IdempotencyKey::One("batch_id".into())
+        }
         field => {
             assert!(!field.contains(' '), "a key in new words: {field}");
-            Key::One(field.to_owned().into())
+            IdempotencyKey::One(field.to_owned().into())
         }
     }
 }

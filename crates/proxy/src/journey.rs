@@ -14,11 +14,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gatepay_core::amount::Amounts;
+use gatepay_core::amount::BodyAmounts;
 use gatepay_core::body::BodyReading;
-use gatepay_core::envelope::{Code, Judgement, Verdict};
-use gatepay_core::guard::Own;
-use gatepay_core::look_up::{Observation, Question};
+use gatepay_core::envelope::{AnswerJudgement, AnswerVerdict, EnvelopeCode};
+use gatepay_core::guard::CallerIdentity;
+use gatepay_core::look_up::{LookUpObservation, LookUpQuestion};
 use gatepay_core::operation::LookUp;
 use gatepay_core::proof::{AnswerProof, LookUpRule};
 use gatepay_core::{Credential, Kind, Operation, Payload, envelope, translate};
@@ -375,7 +375,7 @@ fn record_before(
     record: &RequestRecord,
     caller: Caller<'_>,
     peer: IpAddr,
-    (operation, acting, amounts): (&Operation, &admit::Acting<'_>, Amounts),
+    (operation, acting, amounts): (&Operation, &admit::Acting<'_>, BodyAmounts),
     outbound: &Outbound,
 ) -> CallIntent {
     CallIntent {
@@ -442,7 +442,7 @@ async fn judge<'a>(
         &generation.institution,
     )?;
     let own = match caller.who {
-        Who::Tenant(tenant) => Some(Own {
+        Who::Tenant(tenant) => Some(CallerIdentity {
             account: tenant.sub_account.as_str(),
             client_id: caller.client_id.as_str(),
         }),
@@ -642,7 +642,7 @@ async fn leave(
     if answer.is_coded(admitted.outbound.accepts_gzip()) {
         record.answered(
             answer.head.status.as_u16(),
-            &Judgement::UNREAD,
+            &AnswerJudgement::UNREAD,
             &Bytes::new(),
         );
         let what = "GatePay's answer is in a content coding, and none was asked for";
@@ -659,7 +659,11 @@ async fn leave(
             tell(worker, admitted, credential, record, answer).await
         }
         AnswerBody::Long(long) => {
-            record.answered(head.status.as_u16(), &Judgement::UNREAD, &Bytes::new());
+            record.answered(
+                head.status.as_u16(),
+                &AnswerJudgement::UNREAD,
+                &Bytes::new(),
+            );
             relay::long(head, long, limit, record, admitted.permit)
         }
     }
@@ -669,7 +673,7 @@ async fn leave(
 struct WholeAnswer {
     head: ResponseHead,
     body: Bytes,
-    judgement: Judgement,
+    judgement: AnswerJudgement,
 }
 
 /// What the caller is told of GatePay's whole answer.
@@ -699,7 +703,7 @@ async fn tell(
             }
         };
         record.detail(rejection(&text, app.upstream_clock.offset_ms()));
-        if judgement.verdict == Verdict::Failure {
+        if judgement.verdict == AnswerVerdict::Failure {
             return refuse(app, record, Refusal::InstitutionRejected);
         }
         let what = "GatePay's answer contradicts itself";
@@ -732,9 +736,9 @@ async fn tell(
 }
 
 /// Whether GatePay judges the institution's own signature, clock or client id.
-fn is_rejection(judgement: &Judgement) -> bool {
-    let rejects = |code: Code| envelope::rejects_institution(code.as_str());
-    judgement.verdict != Verdict::Success && judgement.code.is_some_and(rejects)
+fn is_rejection(judgement: &AnswerJudgement) -> bool {
+    let rejects = |code: EnvelopeCode| envelope::rejects_institution(code.as_str());
+    judgement.verdict != AnswerVerdict::Success && judgement.code.is_some_and(rejects)
 }
 
 /// The longest rejection in gzip that is decoded for the log.
@@ -768,7 +772,7 @@ async fn settle(
         }
     };
     record.enter_phase(RequestPhase::LookUp);
-    let Observation { observed, .. } = look_up(worker, admitted, credential, schedule).await;
+    let LookUpObservation { observed, .. } = look_up(worker, admitted, credential, schedule).await;
     record.enter_phase(RequestPhase::Own);
     record.observed(observed);
     rule.settle(observed).into()
@@ -836,9 +840,9 @@ async fn look_up(
     admitted: &AdmittedCall,
     credential: &Credential,
     schedule: &ResolveSchedule,
-) -> Observation {
+) -> LookUpObservation {
     let app = &worker.app;
-    let mut seen = Observation::UNKNOWN;
+    let mut seen = LookUpObservation::UNKNOWN;
     let outbound = &admitted.outbound;
     let (query, body) = outbound.content();
     let asked = if body.len() <= YIELD_AFTER {
@@ -873,10 +877,10 @@ fn question(
     position: usize,
     query: Option<&str>,
     body: &[u8],
-) -> Option<Question> {
+) -> Option<LookUpQuestion> {
     let operation = &generation.catalogue.rows()[position];
     let (by, row) = look_up_row(generation, operation)?;
-    Question::about(by, row, &BodyReading::read(operation, query, body))
+    LookUpQuestion::about(by, row, &BodyReading::read(operation, query, body))
 }
 
 /// What tells of a call, and its row, if it has one that is on.

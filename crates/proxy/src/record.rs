@@ -19,8 +19,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::envelope::{Code, Judgement};
-use gatepay_core::look_up::Observed;
+use gatepay_core::envelope::{AnswerJudgement, EnvelopeCode};
+use gatepay_core::look_up::ObservedOutcome;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
@@ -316,7 +316,7 @@ impl RequestRecord {
     }
 
     /// What GatePay was seen to have of a call whose answer was lost.
-    pub fn observed(&mut self, observed: Observed) {
+    pub fn observed(&mut self, observed: ObservedOutcome) {
         self.line.observed = Some(observed);
         if let Some(open) = &mut self.journal {
             open.observed(observed.as_str());
@@ -330,9 +330,9 @@ impl RequestRecord {
     }
 
     /// GatePay answered; of a long answer the body is not known.
-    pub fn answered(&mut self, status: u16, judgement: &Judgement, body: &Bytes) {
+    pub fn answered(&mut self, status: u16, judgement: &AnswerJudgement, body: &Bytes) {
         if let Some(open) = &mut self.journal {
-            let code = judgement.code.as_ref().map(Code::as_str);
+            let code = judgement.code.as_ref().map(EnvelopeCode::as_str);
             open.answered(status, code, body);
         }
         let line = &mut self.line;

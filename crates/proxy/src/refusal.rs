@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::Kind;
 use gatepay_core::envelope::Envelope;
-use gatepay_core::look_up::{Observation, Observed};
+use gatepay_core::look_up::{LookUpObservation, ObservedOutcome};
 use gatepay_core::operation::{AnswerForm, Method};
-use gatepay_core::proof::Settled;
+use gatepay_core::proof::SettledCall;
 use gatepay_core::signature::SignatureError;
-use gatepay_core::stamp::{Skew, StampError};
+use gatepay_core::stamp::{ClockSkew, StampError};
 use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
@@ -89,7 +89,7 @@ pub enum Refusal {
         /// What to ask, and by which key, before anything else.
         advice: Cow<'static, str>,
         /// What GatePay was seen to have of a call that changes something.
-        observation: Option<Observation>,
+        observation: Option<LookUpObservation>,
     },
     /// The body did not arrive in time.
     RequestTimeout {
@@ -138,7 +138,7 @@ pub enum SignatureMismatch {
 #[derive(Debug)]
 pub enum StaleStamp {
     /// Outside the window.
-    Skew(Skew),
+    Skew(ClockSkew),
     /// At or below the horizon of the replay memory.
     Forgotten,
 }
@@ -183,12 +183,12 @@ pub enum CallOutcome {
     Refused,
 }
 
-impl From<Settled> for CallOutcome {
-    fn from(settled: Settled) -> Self {
+impl From<SettledCall> for CallOutcome {
+    fn from(settled: SettledCall) -> Self {
         match settled {
-            Settled::Found => Self::Found,
-            Settled::Refused => Self::Refused,
-            Settled::Unknown => Self::Unknown,
+            SettledCall::Found => Self::Found,
+            SettledCall::Refused => Self::Refused,
+            SettledCall::Unknown => Self::Unknown,
         }
     }
 }
@@ -335,8 +335,8 @@ impl Refusal {
         match self {
             Self::OutcomeUnknown {
                 observation:
-                    Some(Observation {
-                        observed: Observed::Found,
+                    Some(LookUpObservation {
+                        observed: ObservedOutcome::Found,
                         ..
                     }),
                 ..
@@ -573,13 +573,13 @@ impl fmt::Display for Refusal {
             Self::OutcomeUnknown { what, advice, observation } => {
                 write!(f, "outcome unknown: {what}; ")?;
                 match observation {
-                    Some(Observation { observed: Observed::Found, .. }) => {
+                    Some(LookUpObservation { observed: ObservedOutcome::Found, .. }) => {
                         f.write_str("GatePay was asked since and has it, as data.order says: do not repeat it")
                     }
-                    Some(Observation { observed: Observed::NotFound, .. }) => {
+                    Some(LookUpObservation { observed: ObservedOutcome::NotFound, .. }) => {
                         write!(f, "GatePay was asked since and shows no sign of it, but it may still be under way: {advice}")
                     }
-                    Some(Observation { observed: Observed::Unknown, .. }) | None => f.write_str(advice),
+                    Some(LookUpObservation { observed: ObservedOutcome::Unknown, .. }) | None => f.write_str(advice),
                 }
             }
             Self::RequestTimeout { limit } => {

@@ -9,7 +9,7 @@ use gatepay_core::Credential;
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// What a sandbox is started with.
-pub struct Config {
+pub struct SandboxConfig {
     /// Who may sign: the institution's credentials.
     pub institution: Vec<Credential>,
     /// The accounts that `X-GatePay-On-Behalf-Of` may name.
@@ -36,7 +36,7 @@ pub struct Config {
     pub answer_delay: Duration,
 }
 
-impl Config {
+impl SandboxConfig {
     /// One credential, no sub-accounts yet, plain text, and the defaults.
     pub fn new(credential: Credential, clock: Clock) -> Self {
         Self {

@@ -10,14 +10,14 @@ use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use crate::api::fixed_addresses;
-use crate::desk::{ACME, Desk, INSTITUTION, NOW, OTHER, address_order, order};
+use crate::desk::{ACME, INSTITUTION, NOW, OTHER, TestDesk, address_order, order};
 use crate::wire::amount::Amount;
 
 const CURRENCIES: [&str; 3] = ["GT", "USDT", "BTC"];
 
 /// Something that moves money, or tries to. Amounts are in hundredths.
 #[derive(Debug, Clone)]
-enum Step {
+enum MoneyStep {
     Fund(Who, Coin, u32),
     Order {
         converted: bool,
@@ -58,43 +58,48 @@ enum Step {
 type Who = &'static str;
 type Coin = &'static str;
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = MoneyStep> {
     let who = || prop::sample::select(vec![INSTITUTION, ACME, OTHER]);
     let coin = || prop::sample::select(CURRENCIES.to_vec());
     let cents = || 0..2000_u32;
     let parts = || prop::collection::vec(0..800_u32, 1..4);
     let order = || any::<Index>();
     prop_oneof![
-        (who(), coin(), 1..2000_u32).prop_map(|(who, coin, cents)| Step::Fund(who, coin, cents)),
-        (any::<bool>(), cents()).prop_map(|(converted, cents)| Step::Order { converted, cents }),
-        (order(), cents()).prop_map(|(order, cents)| Step::Refund { order, cents }),
-        (order(), cents()).prop_map(|(order, cents)| Step::RefundConverted { order, cents }),
-        (coin(), parts()).prop_map(|(coin, parts)| Step::Payout(coin, parts)),
-        (who(), coin(), parts()).prop_map(|(who, coin, parts)| Step::Rewards(who, coin, parts)),
-        (who(), who(), coin(), cents()).prop_map(|(a, b, coin, c)| Step::Transfer(a, b, coin, c)),
-        (who(), who(), coin(), cents()).prop_map(|(a, b, coin, c)| Step::Charge(a, b, coin, c)),
+        (who(), coin(), 1..2000_u32)
+            .prop_map(|(who, coin, cents)| MoneyStep::Fund(who, coin, cents)),
+        (any::<bool>(), cents())
+            .prop_map(|(converted, cents)| MoneyStep::Order { converted, cents }),
+        (order(), cents()).prop_map(|(order, cents)| MoneyStep::Refund { order, cents }),
+        (order(), cents()).prop_map(|(order, cents)| MoneyStep::RefundConverted { order, cents }),
+        (coin(), parts()).prop_map(|(coin, parts)| MoneyStep::Payout(coin, parts)),
+        (who(), coin(), parts())
+            .prop_map(|(who, coin, parts)| MoneyStep::Rewards(who, coin, parts)),
+        (who(), who(), coin(), cents())
+            .prop_map(|(a, b, coin, c)| MoneyStep::Transfer(a, b, coin, c)),
+        (who(), who(), coin(), cents())
+            .prop_map(|(a, b, coin, c)| MoneyStep::Charge(a, b, coin, c)),
         (coin(), coin(), cents(), any::<bool>()).prop_map(|(sold, bought, cents, by_bought)| {
-            Step::Convert {
+            MoneyStep::Convert {
                 sold,
                 bought,
                 cents,
                 by_bought,
             }
         }),
-        (1..4_u32, cents()).prop_map(|(count, cents)| Step::GiftCards { count, cents }),
+        (1..4_u32, cents()).prop_map(|(count, cents)| MoneyStep::GiftCards { count, cents }),
         (prop::sample::select(vec!["BUY", "SELL"]), cents())
-            .prop_map(|(side, cents)| Step::Otc { side, cents }),
-        (coin(), cents()).prop_map(|(coin, cents)| Step::Deduct(coin, cents)),
-        (1..2000_u32).prop_map(Step::Deposit),
-        Just(Step::Again),
+            .prop_map(|(side, cents)| MoneyStep::Otc { side, cents }),
+        (coin(), cents()).prop_map(|(coin, cents)| MoneyStep::Deduct(coin, cents)),
+        (1..2000_u32).prop_map(MoneyStep::Deposit),
+        Just(MoneyStep::Again),
     ]
 }
 
 /// The second books: grains of 10^-8 by account and currency.
 type Books = BTreeMap<(&'static str, &'static str), i128>;
 
-struct Play {
-    desk: Desk,
+struct ConservationRun {
+    desk: TestDesk,
     books: Books,
     /// Numbers so far.
     numbers: u32,
@@ -106,9 +111,9 @@ struct Play {
     last: Option<(Who, &'static str, Value)>,
 }
 
-impl Play {
+impl ConservationRun {
     fn new() -> Self {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let bank = json!({
             "bankAccountName": "A", "bankName": "B", "countryId": "SG", "iban": "I", "swift": "S",
         });
@@ -149,33 +154,33 @@ impl Play {
         *self.books.entry((who, coin)).or_default() += grains;
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: MoneyStep) {
         match step {
-            Step::Fund(who, coin, cents) => {
+            MoneyStep::Fund(who, coin, cents) => {
                 self.desk.fund(who, coin, &text(cents));
                 self.enter(who, coin, grains(&text(cents)));
             }
-            Step::Order { converted, cents } => self.pay_order(converted, cents),
-            Step::Refund { order, cents } => {
+            MoneyStep::Order { converted, cents } => self.pay_order(converted, cents),
+            MoneyStep::Refund { order, cents } => {
                 let refund = json!({"refundAmount": text(cents)});
                 self.refund(order, "refund_order", refund, cents);
             }
-            Step::RefundConverted { order, cents } => {
+            MoneyStep::RefundConverted { order, cents } => {
                 let refund = json!({
                     "receiverId": 1, "refundReason": "r", "refundOrderCurrency": "GT",
                     "refundPayCurrency": "USDT", "refundOrderAmount": text(cents),
                 });
                 self.refund(order, "refund_converted_address_order", refund, cents);
             }
-            Step::Payout(coin, parts) => self.pay_out(coin, &parts),
-            Step::Rewards(who, coin, parts) => self.reward(who, coin, &parts),
-            Step::Transfer(from, to, coin, cents) => {
+            MoneyStep::Payout(coin, parts) => self.pay_out(coin, &parts),
+            MoneyStep::Rewards(who, coin, parts) => self.reward(who, coin, &parts),
+            MoneyStep::Transfer(from, to, coin, cents) => {
                 self.transfer("create_transfer", [from, to], [from, to], coin, cents);
             }
-            Step::Charge(from, to, coin, cents) => {
+            MoneyStep::Charge(from, to, coin, cents) => {
                 self.transfer("create_charge", [to, from], [from, to], coin, cents);
             }
-            Step::Convert {
+            MoneyStep::Convert {
                 sold,
                 bought,
                 cents,
@@ -183,7 +188,7 @@ impl Play {
             } => {
                 self.convert(sold, bought, cents, by_bought);
             }
-            Step::GiftCards { count, cents } => {
+            MoneyStep::GiftCards { count, cents } => {
                 let cards = json!({
                     "title": "t", "templateId": "1", "currency": "USDT", "amount": text(cents),
                     "count": count,
@@ -194,8 +199,8 @@ impl Play {
                 // It has no number: once more would be paid once more.
                 self.last = None;
             }
-            Step::Otc { side, cents } => self.trade(side, cents),
-            Step::Deduct(coin, cents) => {
+            MoneyStep::Otc { side, cents } => self.trade(side, cents),
+            MoneyStep::Deduct(coin, cents) => {
                 let deduction = json!({
                     "merchantDeductNo": self.number(), "amount": f64::from(cents) / 100.0,
                     "currency": coin, "subscriptionOrderNo": self.subscription,
@@ -207,7 +212,7 @@ impl Play {
                     self.enter(ACME, coin, grains(&text(cents)));
                 }
             }
-            Step::Deposit(cents) => {
+            MoneyStep::Deposit(cents) => {
                 let amount = Amount::parse(&text(cents)).unwrap();
                 let ledger = &mut self.desk.ledger;
                 fixed_addresses::deposit(
@@ -221,7 +226,7 @@ impl Play {
                 .unwrap();
                 self.enter(ACME, "USDT", grains(&text(cents)));
             }
-            Step::Again => {
+            MoneyStep::Again => {
                 if let Some((who, operation, asked)) = self.last.take() {
                     let again = self.desk.ask(who, operation, &asked);
                     // A payout's number is good once, any other call is answered again.
@@ -368,7 +373,7 @@ fn grains(amount: &str) -> i128 {
 proptest! {
     #[test]
     fn money_is_moved_and_never_made(steps in prop::collection::vec(step(), 1..60)) {
-        let mut play = Play::new();
+        let mut play = ConservationRun::new();
         for step in steps {
             play.take(step);
             play.check();

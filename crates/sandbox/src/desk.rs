@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use gatepay_core::Catalogue;
-use gatepay_core::envelope::{Verdict, judge};
+use gatepay_core::envelope::{AnswerVerdict, judge};
 use serde_json::{Value, json};
 
-use crate::api::accounts::Accounts;
+use crate::api::accounts::AccountBook;
 use crate::api::{balances, orders};
 use crate::config::{AnswerForms, NumbersUniquePer, SubAccount};
 use crate::ledger::Ledger;
 use crate::operations::emulated;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
 pub(crate) const INSTITUTION: &str = "1000000000";
@@ -23,13 +23,13 @@ pub(crate) const OTHER: &str = "2124538350";
 /// How long a new account takes to become active here.
 pub(crate) const DELAY_MS: u64 = 1000;
 
-pub(crate) struct Desk {
+pub(crate) struct TestDesk {
     pub(crate) ledger: Ledger,
     pub(crate) now: u64,
     catalogue: Catalogue,
 }
 
-impl Desk {
+impl TestDesk {
     pub(crate) fn new() -> Self {
         Self::with(NumbersUniquePer::SubAccount)
     }
@@ -47,7 +47,7 @@ impl Desk {
     fn with_rules(numbers: NumbersUniquePer, forms: AnswerForms) -> Self {
         let sub_accounts = vec![SubAccount::active(ACME), SubAccount::active(OTHER)];
         let delay = Duration::from_millis(DELAY_MS);
-        let accounts = Accounts::new(INSTITUTION.to_owned(), None, delay, sub_accounts);
+        let accounts = AccountBook::new(INSTITUTION.to_owned(), None, delay, sub_accounts);
         Self {
             ledger: Ledger::new(accounts, numbers, forms),
             now: NOW,
@@ -65,15 +65,15 @@ impl Desk {
         let row = self.catalogue.named(operation).unwrap();
         let emulated = emulated(operation, row.institution_method).unwrap();
         let call = self.ledger.call(account, self.now);
-        let asked = Parameters::parse(asked.to_string().as_bytes());
+        let asked = RequestParameters::parse(asked.to_string().as_bytes());
         let answer = emulated.perform(&mut self.ledger, call, asked);
         assert_eq!(answer.status, 200, "{operation}");
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
         let judgement = judge(row.kind, answer.status, &answer.body);
         match judgement.verdict {
-            Verdict::Success => Ok(body.get("data").cloned().unwrap_or(body)),
-            Verdict::Failure => Err(judgement.code.unwrap().to_string()),
-            Verdict::Unknown => panic!("{operation}: {body}"),
+            AnswerVerdict::Success => Ok(body.get("data").cloned().unwrap_or(body)),
+            AnswerVerdict::Failure => Err(judgement.code.unwrap().to_string()),
+            AnswerVerdict::Unknown => panic!("{operation}: {body}"),
         }
     }
 
@@ -113,7 +113,7 @@ impl Desk {
         placed.unwrap()["prepayId"].as_str().unwrap().to_owned()
     }
 
-    pub(crate) fn pay(&mut self, account: &str, prepay_id: &str) -> Result<(), Failure> {
+    pub(crate) fn pay(&mut self, account: &str, prepay_id: &str) -> Result<(), ApiFailure> {
         let call = self.ledger.call(account, self.now);
         orders::pay(
             &mut self.ledger.orders,

@@ -17,20 +17,20 @@
 
 use bytes::Bytes;
 use gatepay_core::Operation;
-use gatepay_core::operation::{Media, Method};
+use gatepay_core::operation::{MediaType, Method};
 use serde_json::{Value, json};
 
 use crate::operations::emulated;
-use crate::rules::call::Call;
+use crate::rules::call::LedgerCall;
 use crate::rules::market;
 use crate::service::server::Sandbox;
-use crate::service::world::State;
+use crate::service::world::SandboxState;
 use crate::wire::amount::Amount;
-use crate::wire::parameters::Parameters;
+use crate::wire::parameters::RequestParameters;
 
 /// A request, apart from its path and its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Example {
+pub struct ExampleRequest {
     /// The method it is sent by.
     pub method: Method,
     /// What stands behind `?`, if anything does.
@@ -45,7 +45,7 @@ pub struct Example {
 /// request as a tenant sends it. Every call gives another request, with numbers of its own.
 ///
 /// Nothing for an operation that the catalogue does not have, or that has no institution path.
-pub fn prepare(sandbox: &Sandbox, sub_account: &str, operation: &str) -> Option<Example> {
+pub fn prepare(sandbox: &Sandbox, sub_account: &str, operation: &str) -> Option<ExampleRequest> {
     let method = sandbox.world().catalogue().named(operation)?.method;
     prepare_for(sandbox, sub_account, operation, method)
 }
@@ -58,7 +58,7 @@ pub fn prepare_for(
     sub_account: &str,
     operation: &str,
     method: Method,
-) -> Option<Example> {
+) -> Option<ExampleRequest> {
     let world = sandbox.world();
     let operation = world.catalogue().named(operation)?;
     let now = world.now();
@@ -66,24 +66,24 @@ pub fn prepare_for(
     state.examples += 1;
     let number = format!("example{}", state.examples);
     let call = state.ledger.call(sub_account, now);
-    let mut preparation = Preparation {
+    let mut preparation = ExampleDraft {
         state: &mut state,
         call,
         number,
     };
     let asked = preparation.ask(&operation.name, method)?;
-    Some(Example::new(operation, method, &asked))
+    Some(ExampleRequest::new(operation, method, &asked))
 }
 
 /// One example in the making.
-struct Preparation<'a> {
-    state: &'a mut State,
-    call: Call<'a>,
+struct ExampleDraft<'a> {
+    state: &'a mut SandboxState,
+    call: LedgerCall<'a>,
     /// A number that no other example has.
     number: String,
 }
 
-impl Example {
+impl ExampleRequest {
     fn new(operation: &Operation, method: Method, asked: &Value) -> Self {
         let plain = Self {
             method,
@@ -92,16 +92,16 @@ impl Example {
             content_type: None,
         };
         match (operation.media, method) {
-            (Media::Multipart, _) => Self {
+            (MediaType::Multipart, _) => Self {
                 body: form(asked).into(),
                 content_type: Some(FORM),
                 ..plain
             },
-            (Media::Json, Method::Get | Method::Delete) => Self {
+            (MediaType::Json, Method::Get | Method::Delete) => Self {
                 query: Some(query(asked)).filter(|query| !query.is_empty()),
                 ..plain
             },
-            (Media::Json, Method::Post | Method::Put) => Self {
+            (MediaType::Json, Method::Post | Method::Put) => Self {
                 body: asked.to_string().into(),
                 content_type: Some(operation.media.as_str()),
                 ..plain
@@ -110,7 +110,7 @@ impl Example {
     }
 }
 
-impl Preparation<'_> {
+impl ExampleDraft<'_> {
     /// What an operation is asked, once everything that it needs is there.
     fn ask(&mut self, operation: &str, method: Method) -> Option<Value> {
         let number = self.number.clone();
@@ -466,7 +466,7 @@ impl Preparation<'_> {
     }
 
     fn fund_account(&mut self, account: &str) {
-        let call = Call {
+        let call = LedgerCall {
             account,
             ..self.call
         };
@@ -479,7 +479,7 @@ impl Preparation<'_> {
     /// Carries out an operation that is known to succeed, and gives the data of its answer.
     fn perform(&mut self, operation: &str, asked: &Value) -> Value {
         let emulated = emulated(operation, Method::Post).expect("examples name operations");
-        let asked = Parameters::parse(asked.to_string().as_bytes());
+        let asked = RequestParameters::parse(asked.to_string().as_bytes());
         let answer = emulated.perform(&mut self.state.ledger, self.call, asked);
         let mut answer: Value = serde_json::from_slice(&answer.body).expect("answers are JSON");
         answer["data"].take()

@@ -1,50 +1,50 @@
 //! Everything the emulator keeps: the books of all parts of the API.
 
-use crate::api::accounts::Accounts;
+use crate::api::accounts::AccountBook;
 use crate::api::balances::Balances;
-use crate::api::banks::Banks;
-use crate::api::channels::Channels;
-use crate::api::conversions::Conversions;
+use crate::api::banks::BankBook;
+use crate::api::channels::ChannelBook;
+use crate::api::conversions::ConversionBook;
 use crate::api::fees::FeeRules;
 use crate::api::fixed_addresses::FixedAddresses;
 use crate::api::gift_cards::GiftCards;
-use crate::api::orders::Orders;
-use crate::api::otc::Otc;
-use crate::api::payouts::Payouts;
-use crate::api::plans::Plans;
-use crate::api::products::Products;
-use crate::api::refunds::Refunds;
-use crate::api::rewards::Rewards;
-use crate::api::subscriptions::Subscriptions;
-use crate::api::transfers::Transfers;
+use crate::api::orders::OrderBook;
+use crate::api::otc::OtcBook;
+use crate::api::payouts::PayoutBook;
+use crate::api::plans::PlanBook;
+use crate::api::products::ProductBook;
+use crate::api::refunds::RefundBook;
+use crate::api::rewards::RewardBook;
+use crate::api::subscriptions::SubscriptionBook;
+use crate::api::transfers::TransferBook;
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::rules::call::Call;
+use crate::rules::call::LedgerCall;
 
 /// Everything that GatePay remembers of its merchants' business.
 pub(crate) struct Ledger {
     answer_forms: AnswerForms,
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: AccountBook,
     pub(crate) balances: Balances,
-    pub(crate) orders: Orders,
-    pub(crate) refunds: Refunds,
+    pub(crate) orders: OrderBook,
+    pub(crate) refunds: RefundBook,
     pub(crate) fixed_addresses: FixedAddresses,
-    pub(crate) conversions: Conversions,
-    pub(crate) payouts: Payouts,
-    pub(crate) rewards: Rewards,
-    pub(crate) transfers: Transfers,
-    pub(crate) banks: Banks,
-    pub(crate) otc: Otc,
+    pub(crate) conversions: ConversionBook,
+    pub(crate) payouts: PayoutBook,
+    pub(crate) rewards: RewardBook,
+    pub(crate) transfers: TransferBook,
+    pub(crate) banks: BankBook,
+    pub(crate) otc: OtcBook,
     pub(crate) gift_cards: GiftCards,
-    pub(crate) plans: Plans,
-    pub(crate) subscriptions: Subscriptions,
-    pub(crate) products: Products,
-    pub(crate) channels: Channels,
+    pub(crate) plans: PlanBook,
+    pub(crate) subscriptions: SubscriptionBook,
+    pub(crate) products: ProductBook,
+    pub(crate) channels: ChannelBook,
     pub(crate) fee_rules: FeeRules,
 }
 
 impl Ledger {
     pub(crate) fn new(
-        accounts: Accounts,
+        accounts: AccountBook,
         numbers: NumbersUniquePer,
         answer_forms: AnswerForms,
     ) -> Self {
@@ -52,27 +52,27 @@ impl Ledger {
             answer_forms,
             accounts,
             balances: Balances::default(),
-            orders: Orders::new(numbers),
-            refunds: Refunds::new(numbers),
+            orders: OrderBook::new(numbers),
+            refunds: RefundBook::new(numbers),
             fixed_addresses: FixedAddresses::default(),
-            conversions: Conversions::new(numbers),
-            payouts: Payouts::new(numbers),
-            rewards: Rewards::new(numbers),
-            transfers: Transfers::new(numbers),
-            banks: Banks::default(),
-            otc: Otc::new(numbers),
+            conversions: ConversionBook::new(numbers),
+            payouts: PayoutBook::new(numbers),
+            rewards: RewardBook::new(numbers),
+            transfers: TransferBook::new(numbers),
+            banks: BankBook::default(),
+            otc: OtcBook::new(numbers),
             gift_cards: GiftCards::default(),
-            plans: Plans::new(numbers),
-            subscriptions: Subscriptions::new(numbers),
-            products: Products::default(),
-            channels: Channels::default(),
+            plans: PlanBook::new(numbers),
+            subscriptions: SubscriptionBook::new(numbers),
+            products: ProductBook::default(),
+            channels: ChannelBook::default(),
             fee_rules: FeeRules::default(),
         }
     }
 
     /// A call in an account's name.
-    pub(crate) fn call<'a>(&self, account: &'a str, now: u64) -> Call<'a> {
-        Call {
+    pub(crate) fn call<'a>(&self, account: &'a str, now: u64) -> LedgerCall<'a> {
+        LedgerCall {
             account,
             now,
             forms: self.answer_forms,

@@ -4,16 +4,16 @@
 //! catalogue that has an institution path, keeps accounts, balances and business in memory, remembers what it
 //! received, and misbehaves on demand. Money adds up: it is moved between accounts and the world outside, and never
 //! made. Where GatePay's documentation and its official client libraries differ, answers are as the libraries' types read
-//! them, unless [`AnswerForms`] says otherwise. Where both are silent it has to choose; [`Failure`] and the operations say where.
+//! them, unless [`AnswerForms`] says otherwise. Where both are silent it has to choose; [`ApiFailure`] and the operations say where.
 //! References like "protocol.md 4.2" are to the protocol notes in `docs/`.
 //!
 //! What this crate deliberately is not: it is no part of production, it keeps nothing beyond its own life, it reads
 //! no clock (time is passed in), it takes no fees, and it sends no notifications.
 //!
-//! Read in this order: how it is started ([`Config`], [`Sandbox`]), what becomes of a request (`service`), who is let
+//! Read in this order: how it is started ([`SandboxConfig`], [`Sandbox`]), what becomes of a request (`service`), who is let
 //! in (`service/authentication`), what is asked for (`wire/parameters`), what is done (`operations`, whose table names one file for each part of
-//! the API in `api`; `ledger` has their books), what is answered (`wire/answer`, [`Failure`]), how it misbehaves ([`Fault`], `service/disruption`) and what it
-//! remembers ([`Received`]). [`examples`] has a request for every operation.
+//! the API in `api`; `ledger` has their books), what is answered (`wire/answer`, [`ApiFailure`]), how it misbehaves ([`InjectedFault`], `service/disruption`) and what it
+//! remembers ([`ReceivedRequest`]). [`examples`] has a request for every operation.
 //!
 //! Paths that start with `/-/sandbox/` are the emulator's own and unsigned; no path of GatePay's starts with `/-/`:
 //!
@@ -39,9 +39,9 @@ mod conservation;
 mod desk;
 
 pub use config::{
-    AccountStatus, AnswerForms, Clock, Config, NumbersUniquePer, OpeningBalance, SubAccount,
+    AccountStatus, AnswerForms, Clock, NumbersUniquePer, OpeningBalance, SandboxConfig, SubAccount,
 };
-pub use service::fault::{Fault, Injection};
-pub use service::received::Received;
+pub use service::fault::{FaultInjection, InjectedFault};
+pub use service::received::ReceivedRequest;
 pub use service::server::Sandbox;
-pub use wire::failure::Failure;
+pub use wire::failure::ApiFailure;

@@ -9,31 +9,31 @@ use crate::api::{
     wallet,
 };
 use crate::ledger::Ledger;
-use crate::rules::call::{Call, Outcome};
-use crate::wire::answer::{Answer, Form};
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::wire::answer::{EnvelopeForm, SandboxAnswer};
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// What an operation does.
-type Execute = fn(&mut Ledger, Call<'_>, &Parameters) -> Outcome;
+type Execute = fn(&mut Ledger, LedgerCall<'_>, &RequestParameters) -> Outcome;
 
 /// An operation, ready to be carried out.
 #[derive(Clone, Copy)]
-pub(crate) struct Emulated {
-    form: Form,
+pub(crate) struct EmulatedOperation {
+    form: EnvelopeForm,
     execute: Execute,
 }
 
-impl Emulated {
+impl EmulatedOperation {
     /// Carries out the operation. What cannot be read was not asked for.
     pub(crate) fn perform(
         self,
         ledger: &mut Ledger,
-        call: Call<'_>,
-        asked: Result<Parameters, Failure>,
-    ) -> Answer {
+        call: LedgerCall<'_>,
+        asked: Result<RequestParameters, ApiFailure>,
+    ) -> SandboxAnswer {
         let outcome = asked.and_then(|asked| (self.execute)(ledger, call, &asked));
-        Answer::new(self.form.under(call.forms), outcome)
+        SandboxAnswer::new(self.form.under(call.forms), outcome)
     }
 }
 
@@ -49,16 +49,16 @@ macro_rules! with {
 
 /// How an operation is carried out, by its name in the catalogue, and where it has two forms by its method. Nothing
 /// for a row that has no institution path.
-pub(crate) fn emulated(operation: &str, method: Method) -> Option<Emulated> {
+pub(crate) fn emulated(operation: &str, method: Method) -> Option<EmulatedOperation> {
     let (form, execute) = payments(operation)
         .or_else(|| funds(operation, method))
         .or_else(|| relations(operation))?;
-    Some(Emulated { form, execute })
+    Some(EmulatedOperation { form, execute })
 }
 
 /// Orders, their refunds, and static addresses.
-fn payments(operation: &str) -> Option<(Form, Execute)> {
-    use Form::{Coded, Created, Standard, Wrapped};
+fn payments(operation: &str) -> Option<(EnvelopeForm, Execute)> {
+    use EnvelopeForm::{Coded, Created, Standard, Wrapped};
     Some(match operation {
         "create_order" => (Created, with!(orders::create, orders)),
         "query_order" => (Standard, with!(orders::query, orders)),
@@ -103,8 +103,8 @@ fn payments(operation: &str) -> Option<(Form, Execute)> {
 }
 
 /// What accounts have, convert, pay out and trade.
-fn funds(operation: &str, method: Method) -> Option<(Form, Execute)> {
-    use Form::{Bare, Lower, Standard};
+fn funds(operation: &str, method: Method) -> Option<(EnvelopeForm, Execute)> {
+    use EnvelopeForm::{Bare, Lower, Standard};
     Some(match operation {
         "query_balance" if method == Method::Get => {
             (Standard, with!(balances::query_as_merchant, balances))
@@ -141,8 +141,8 @@ fn funds(operation: &str, method: Method) -> Option<(Form, Execute)> {
 }
 
 /// Subscriptions, channels, and what only the institution may call.
-fn relations(operation: &str) -> Option<(Form, Execute)> {
-    use Form::{Flagged, Standard};
+fn relations(operation: &str) -> Option<(EnvelopeForm, Execute)> {
+    use EnvelopeForm::{Flagged, Standard};
     Some(match operation {
         "save_plan" => (Flagged, with!(plans::save, plans)),
         "list_plans" => (Flagged, with!(plans::list, plans)),
@@ -188,7 +188,7 @@ fn relations(operation: &str) -> Option<(Form, Execute)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk};
+    use crate::desk::{ACME, TestDesk};
     use gatepay_core::Catalogue;
     use proptest::prelude::*;
     use serde_json::Value;
@@ -268,7 +268,7 @@ mod tests {
             asked in prop::collection::vec((any::<prop::sample::Index>(), any_parameters()), 1..20),
             now: u64,
         ) {
-            let mut desk = Desk::new();
+            let mut desk = TestDesk::new();
             desk.now = now;
             let catalogue = Catalogue::standard();
             let rows: Vec<_> = catalogue

@@ -21,7 +21,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gatepay_core::{Catalogue, Window};
+use gatepay_core::{Catalogue, StampWindow};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
@@ -61,7 +61,7 @@ pub struct Watch {
     trust: Option<UpstreamCa>,
     /// The catalogue that parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
-    window: Window,
+    window: StampWindow,
     secret_text: SecretText,
     /// Unique keys are compared by hashes that cannot be predicted.
     hasher: RandomState,

@@ -13,19 +13,19 @@ use arrayvec::ArrayVec;
 #[derive(Default)]
 pub(super) struct SeenNames<'a> {
     few: ArrayVec<SeenName<'a>, 32>,
-    many: Option<HashSet<(usize, Folded<'a>)>>,
+    many: Option<HashSet<(usize, FoldedName<'a>)>>,
 }
 
 struct SeenName<'a> {
     depth: usize,
     object: usize,
-    name: Folded<'a>,
+    name: FoldedName<'a>,
 }
 
 impl<'a> SeenNames<'a> {
     /// Whether this object has had this name. Members are told behind those inside their values.
     pub(super) fn repeats(&mut self, depth: usize, object: usize, name: Cow<'a, [u8]>) -> bool {
-        let name = Folded(name);
+        let name = FoldedName(name);
         if let Some(many) = &mut self.many {
             return !many.insert((object, name));
         }
@@ -58,15 +58,15 @@ impl<'a> SeenNames<'a> {
 
 /// A name of which case does not matter.
 #[derive(Debug, Eq)]
-struct Folded<'a>(Cow<'a, [u8]>);
+struct FoldedName<'a>(Cow<'a, [u8]>);
 
-impl PartialEq for Folded<'_> {
+impl PartialEq for FoldedName<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.0.eq_ignore_ascii_case(&other.0)
     }
 }
 
-impl Hash for Folded<'_> {
+impl Hash for FoldedName<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         for piece in self.0.chunks(32) {
             let mut folded = [0; 32];

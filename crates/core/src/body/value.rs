@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use super::BodyReading;
-use crate::json::Raw;
+use crate::json::JsonText;
 
 /// Text in a query, JSON in a body.
-pub(crate) enum Value<'a> {
+pub(crate) enum BodyValue<'a> {
     Query(Cow<'a, str>),
-    Body(Raw<'a>),
+    Body(JsonText<'a>),
 }
 
-impl<'a> Value<'a> {
+impl<'a> BodyValue<'a> {
     /// The text it is, if it is text.
     pub(crate) fn text(&self) -> Option<Cow<'a, str>> {
         match self {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::{Change, Hypothesis, Line, Request, restyle};
+use super::{ClaimedRequest, MistakeChange, MistakeHypothesis, RequestLine, restyle};
 
 /// What serializers make of "nothing".
 const NOTHINGS: [(&str, &str); 6] = [
@@ -19,7 +19,7 @@ const NOTHINGS: [(&str, &str); 6] = [
 type Named = (Cow<'static, str>, Vec<u8>);
 
 /// What was signed instead of the body, as far as it differs from it and from each other.
-pub(super) fn hypotheses(request: &Request<'_>) -> Vec<Hypothesis> {
+pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
     let body = request.body;
     let mut distinct: Vec<Named> = Vec::new();
     let all = ends(body)
@@ -39,7 +39,7 @@ pub(super) fn hypotheses(request: &Request<'_>) -> Vec<Hypothesis> {
     }
     distinct
         .into_iter()
-        .map(|(what, bytes)| Hypothesis::new(what, Change::Body(bytes)))
+        .map(|(what, bytes)| MistakeHypothesis::new(what, MistakeChange::Body(bytes)))
         .collect()
 }
 
@@ -132,7 +132,10 @@ fn hashes(body: &[u8]) -> impl Iterator<Item = Named> {
 }
 
 /// Method, path and query in front of the body or in its place. With line feeds between, they are a layout.
-fn with_line(Line { method, target }: Line<'_>, body: &[u8]) -> impl Iterator<Item = Named> {
+fn with_line(
+    RequestLine { method, target }: RequestLine<'_>,
+    body: &[u8],
+) -> impl Iterator<Item = Named> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let marked = if query.is_empty() {
         String::new()

@@ -7,15 +7,15 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use subtle::ConstantTimeEq as _;
 
-use super::mac::Hash;
-use super::{Cause, Part};
+use super::mac::HashFunction;
+use super::{MistakeCause, SignaturePart};
 use crate::signature::SIGNATURE_DIGITS;
 
 /// One reading of a claimed signature.
-pub(super) struct Claimed {
-    pub(super) hash: Hash,
+pub(super) struct ClaimedReading {
+    pub(super) hash: HashFunction,
     /// What is wrong about it if this reading is the right one.
-    pub(super) causes: Vec<Cause>,
+    pub(super) causes: Vec<MistakeCause>,
     /// The first digits of the result, in lower case.
     digits: String,
 }
@@ -26,7 +26,7 @@ const FEWEST_DIGITS: usize = 16;
 const MOST_ZEROS: usize = 16;
 
 /// Every reading of the text, the right one first.
-pub(super) fn readings(text: &str) -> Vec<Claimed> {
+pub(super) fn readings(text: &str) -> Vec<ClaimedReading> {
     let mut readings = Vec::new();
     if (FEWEST_DIGITS..=SIGNATURE_DIGITS).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_hexdigit())
@@ -45,7 +45,7 @@ pub(super) fn readings(text: &str) -> Vec<Claimed> {
     readings
 }
 
-fn hexadecimal(digits: &str, readings: &mut Vec<Claimed>) {
+fn hexadecimal(digits: &str, readings: &mut Vec<ClaimedReading>) {
     readings.extend(whole(digits.to_owned(), Vec::new()));
     let missing = SIGNATURE_DIGITS - digits.len();
     if missing == 0 {
@@ -55,8 +55,8 @@ fn hexadecimal(digits: &str, readings: &mut Vec<Claimed>) {
         "only the first {} of {SIGNATURE_DIGITS} digits",
         digits.len()
     ));
-    readings.push(Claimed {
-        hash: Hash::Sha512,
+    readings.push(ClaimedReading {
+        hash: HashFunction::Sha512,
         causes: vec![cut],
         digits: digits.to_owned(),
     });
@@ -67,36 +67,36 @@ fn hexadecimal(digits: &str, readings: &mut Vec<Claimed>) {
 }
 
 /// The reading of a result that is all there: its length tells the hash function.
-fn whole(digits: String, mut causes: Vec<Cause>) -> Option<Claimed> {
+fn whole(digits: String, mut causes: Vec<MistakeCause>) -> Option<ClaimedReading> {
     let hash = match digits.len() {
-        SIGNATURE_DIGITS => Hash::Sha512,
+        SIGNATURE_DIGITS => HashFunction::Sha512,
         64 => {
             causes.insert(
                 0,
-                Cause {
-                    part: Part::Mac,
+                MistakeCause {
+                    part: SignaturePart::Mac,
                     what: "SHA-256 instead of SHA-512".into(),
                 },
             );
-            Hash::Sha256
+            HashFunction::Sha256
         }
         _ => return None,
     };
-    Some(Claimed {
+    Some(ClaimedReading {
         hash,
         causes,
         digits,
     })
 }
 
-fn written(how: impl Into<Cow<'static, str>>) -> Cause {
-    Cause {
-        part: Part::Writing,
+fn written(how: impl Into<Cow<'static, str>>) -> MistakeCause {
+    MistakeCause {
+        part: SignaturePart::Writing,
         what: how.into(),
     }
 }
 
-impl Claimed {
+impl ClaimedReading {
     /// Whether this is what was computed, in constant time.
     pub(super) fn is(&self, computed: &[u8]) -> bool {
         let computed = hex::encode(computed);

@@ -4,21 +4,21 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha512};
 
-use super::{Change, Hypothesis, Request};
+use super::{ClaimedRequest, MistakeChange, MistakeHypothesis};
 
 /// The pieces of a signed string and what stands between them.
 ///
 /// [`Payload`](crate::Payload) alone decides what is right; a test holds [`Layout::RIGHT`] to it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Layout {
-    pieces: &'static [Piece],
-    between: Between,
+pub(super) struct StringLayout {
+    pieces: &'static [LayoutPiece],
+    between: LayoutSeparator,
     /// The same once more after the last piece.
     ends: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Piece {
+enum LayoutPiece {
     Timestamp,
     Nonce,
     Body,
@@ -31,27 +31,27 @@ enum Piece {
 
 /// What stands between two pieces: its bytes, and how it is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Between(&'static str, &'static str);
+struct LayoutSeparator(&'static str, &'static str);
 
-use Piece::{Body, BodyHash, Method, Nonce, Path, Query, Target, Timestamp};
+use LayoutPiece::{Body, BodyHash, Method, Nonce, Path, Query, Target, Timestamp};
 
-const LF: Between = Between("\n", " LF ");
-const NOTHING: Between = Between("", " ");
-const SEPARATORS: [Between; 11] = [
+const LF: LayoutSeparator = LayoutSeparator("\n", " LF ");
+const NOTHING: LayoutSeparator = LayoutSeparator("", " ");
+const SEPARATORS: [LayoutSeparator; 11] = [
     LF,
     NOTHING,
-    Between("\\n", r" \n "),
-    Between("\r\n", " CR LF "),
-    Between("&", " & "),
-    Between(".", " . "),
-    Between(",", " , "),
-    Between(":", " : "),
-    Between("|", " | "),
-    Between(" ", " space "),
-    Between("-", " - "),
+    LayoutSeparator("\\n", r" \n "),
+    LayoutSeparator("\r\n", " CR LF "),
+    LayoutSeparator("&", " & "),
+    LayoutSeparator(".", " . "),
+    LayoutSeparator(",", " , "),
+    LayoutSeparator(":", " : "),
+    LayoutSeparator("|", " | "),
+    LayoutSeparator(" ", " space "),
+    LayoutSeparator("-", " - "),
 ];
 /// Timestamp, nonce and body in another order, or not all of them.
-const ORDERS: [&[Piece]; 9] = [
+const ORDERS: [&[LayoutPiece]; 9] = [
     &[Nonce, Timestamp, Body],
     &[Timestamp, Body, Nonce],
     &[Body, Timestamp, Nonce],
@@ -63,7 +63,7 @@ const ORDERS: [&[Piece]; 9] = [
     &[Body],
 ];
 /// With what other APIs sign.
-const MORE: [&[Piece]; 9] = [
+const MORE: [&[LayoutPiece]; 9] = [
     &[Timestamp, Nonce, Path, Body],
     &[Timestamp, Nonce, Target, Body],
     &[Timestamp, Nonce, Query, Body],
@@ -75,9 +75,9 @@ const MORE: [&[Piece]; 9] = [
     &[Method, Path, Query, Timestamp, Nonce, Body],
 ];
 /// What the exchange's API v4 signs, a sister of this one.
-const API_V4: &[Piece] = &[Method, Path, Query, BodyHash, Timestamp];
+const API_V4: &[LayoutPiece] = &[Method, Path, Query, BodyHash, Timestamp];
 
-impl Layout {
+impl StringLayout {
     pub(super) const RIGHT: Self = Self {
         pieces: &[Timestamp, Nonce, Body],
         between: LF,
@@ -85,7 +85,12 @@ impl Layout {
     };
 
     /// The string for this timestamp and body. What the request does not have is empty.
-    pub(super) fn string(&self, request: &Request<'_>, timestamp: &str, body: &[u8]) -> Vec<u8> {
+    pub(super) fn string(
+        &self,
+        request: &ClaimedRequest<'_>,
+        timestamp: &str,
+        body: &[u8],
+    ) -> Vec<u8> {
         let (method, target) = request
             .line
             .map_or(("", ""), |line| (line.method, line.target));
@@ -114,9 +119,9 @@ impl Layout {
 }
 
 /// What was signed instead of the right string, as far as it differs from it and from each other.
-pub(super) fn hypotheses(request: &Request<'_>) -> Vec<Hypothesis> {
-    let right = Layout::RIGHT;
-    let of = |pieces, between, ends| Layout {
+pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
+    let right = StringLayout::RIGHT;
+    let of = |pieces, between, ends| StringLayout {
         pieces,
         between,
         ends,
@@ -148,14 +153,17 @@ pub(super) fn hypotheses(request: &Request<'_>) -> Vec<Hypothesis> {
         let string = layout.string(request, request.timestamp, request.body);
         if !seen.contains(&string) {
             seen.push(string);
-            hypotheses.push(Hypothesis::new(layout.to_string(), Change::Layout(layout)));
+            hypotheses.push(MistakeHypothesis::new(
+                layout.to_string(),
+                MistakeChange::Layout(layout),
+            ));
         }
     }
     hypotheses
 }
 
 /// As the protocol writes it: `timestamp LF nonce LF body LF`.
-impl fmt::Display for Layout {
+impl fmt::Display for StringLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.pieces.iter().map(|piece| piece.name()).collect();
         let end = if self.ends {
@@ -166,14 +174,14 @@ impl fmt::Display for Layout {
         write!(f, "`{}{end}`", names.join(self.between.1))?;
         match self.between {
             NOTHING => f.write_str(" with nothing between"),
-            Between(r"\n", _) => f.write_str(r", where \n is a backslash and an n"),
+            LayoutSeparator(r"\n", _) => f.write_str(r", where \n is a backslash and an n"),
             _ if self.pieces == API_V4 => f.write_str(", as the exchange's API v4 has it"),
             _ => Ok(()),
         }
     }
 }
 
-impl Piece {
+impl LayoutPiece {
     fn name(self) -> &'static str {
         match self {
             Timestamp => "timestamp",

@@ -3,11 +3,11 @@
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::{Change, Hypothesis};
+use super::{MistakeChange, MistakeHypothesis};
 
 /// What is computed of key and string.
 #[derive(Clone, Copy)]
-pub(super) enum Recipe {
+pub(super) enum MacRecipe {
     Hmac,
     Swapped,
     KeyThenString,
@@ -17,37 +17,37 @@ pub(super) enum Recipe {
 
 /// By which hash function.
 #[derive(Clone, Copy)]
-pub(super) enum Hash {
+pub(super) enum HashFunction {
     Sha512,
     Sha256,
 }
 
-pub(super) fn hypotheses() -> Vec<Hypothesis> {
+pub(super) fn hypotheses() -> Vec<MistakeHypothesis> {
     [
         (
             "HMAC with the string as its key and the secret as its message",
-            Recipe::Swapped,
+            MacRecipe::Swapped,
         ),
         (
             "a plain hash of secret and string, without HMAC",
-            Recipe::KeyThenString,
+            MacRecipe::KeyThenString,
         ),
         (
             "a plain hash of string and secret, without HMAC",
-            Recipe::StringThenKey,
+            MacRecipe::StringThenKey,
         ),
         (
             "a plain hash of the string, without any secret",
-            Recipe::StringAlone,
+            MacRecipe::StringAlone,
         ),
     ]
     .into_iter()
-    .map(|(what, recipe)| Hypothesis::new(what, Change::Recipe(recipe)))
+    .map(|(what, recipe)| MistakeHypothesis::new(what, MistakeChange::Recipe(recipe)))
     .collect()
 }
 
-impl Recipe {
-    pub(super) fn compute(self, by: Hash, key: &[u8], string: &[u8]) -> Vec<u8> {
+impl MacRecipe {
+    pub(super) fn compute(self, by: HashFunction, key: &[u8], string: &[u8]) -> Vec<u8> {
         match self {
             Self::Hmac => hmac(by, key, string),
             Self::Swapped => hmac(by, string, key),
@@ -58,16 +58,16 @@ impl Recipe {
     }
 }
 
-fn hmac(by: Hash, key: &[u8], message: &[u8]) -> Vec<u8> {
+fn hmac(by: HashFunction, key: &[u8], message: &[u8]) -> Vec<u8> {
     const ANY: &str = "HMAC takes a key of any length";
     match by {
-        Hash::Sha512 => Hmac::<Sha512>::new_from_slice(key)
+        HashFunction::Sha512 => Hmac::<Sha512>::new_from_slice(key)
             .expect(ANY)
             .chain_update(message)
             .finalize()
             .into_bytes()
             .to_vec(),
-        Hash::Sha256 => Hmac::<Sha256>::new_from_slice(key)
+        HashFunction::Sha256 => Hmac::<Sha256>::new_from_slice(key)
             .expect(ANY)
             .chain_update(message)
             .finalize()
@@ -76,14 +76,14 @@ fn hmac(by: Hash, key: &[u8], message: &[u8]) -> Vec<u8> {
     }
 }
 
-fn hash(by: Hash, parts: &[&[u8]]) -> Vec<u8> {
+fn hash(by: HashFunction, parts: &[&[u8]]) -> Vec<u8> {
     match by {
-        Hash::Sha512 => parts
+        HashFunction::Sha512 => parts
             .iter()
             .fold(Sha512::new(), Sha512::chain_update)
             .finalize()
             .to_vec(),
-        Hash::Sha256 => parts
+        HashFunction::Sha256 => parts
             .iter()
             .fold(Sha256::new(), Sha256::chain_update)
             .finalize()

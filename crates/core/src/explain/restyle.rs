@@ -13,22 +13,22 @@ pub(super) fn all(text: &str) -> Vec<(String, String)> {
         return Vec::new();
     };
     let mut all = Vec::new();
-    for numbers in [Numbers::Kept, Numbers::Short, Numbers::Float] {
+    for numbers in [NumberStyle::Kept, NumberStyle::Short, NumberStyle::Float] {
         for escapes in [
-            Escapes::Kept,
-            Escapes::Fewest,
-            Escapes::Ascii,
-            Escapes::Slashes,
-            Escapes::Html,
+            EscapeStyle::Kept,
+            EscapeStyle::Fewest,
+            EscapeStyle::Ascii,
+            EscapeStyle::Slashes,
+            EscapeStyle::Html,
         ] {
             for sorted in [false, true] {
                 for space in [
-                    Space::Compact,
-                    Space::Wide,
-                    Space::Indent(2),
-                    Space::Indent(4),
+                    SpaceStyle::Compact,
+                    SpaceStyle::Wide,
+                    SpaceStyle::Indent(2),
+                    SpaceStyle::Indent(4),
                 ] {
-                    let style = Style {
+                    let style = JsonStyle {
                         space,
                         sorted,
                         escapes,
@@ -45,15 +45,15 @@ pub(super) fn all(text: &str) -> Vec<(String, String)> {
 }
 
 #[derive(Clone, Copy)]
-struct Style {
-    space: Space,
+struct JsonStyle {
+    space: SpaceStyle,
     sorted: bool,
-    escapes: Escapes,
-    numbers: Numbers,
+    escapes: EscapeStyle,
+    numbers: NumberStyle,
 }
 
 #[derive(Clone, Copy)]
-enum Space {
+enum SpaceStyle {
     /// As `JSON.stringify` and most others.
     Compact,
     /// As Python's `json.dumps`.
@@ -62,7 +62,7 @@ enum Space {
 }
 
 #[derive(Clone, Copy)]
-enum Escapes {
+enum EscapeStyle {
     Kept,
     /// As `JSON.stringify` and `serde_json`.
     Fewest,
@@ -75,7 +75,7 @@ enum Escapes {
 }
 
 #[derive(Clone, Copy)]
-enum Numbers {
+enum NumberStyle {
     Kept,
     /// `10.00` as `10`: JavaScript.
     Short,
@@ -83,42 +83,42 @@ enum Numbers {
     Float,
 }
 
-impl Style {
+impl JsonStyle {
     fn name(self) -> String {
         let space: Cow<'_, str> = match self.space {
-            Space::Compact => "the body as compact JSON".into(),
-            Space::Wide => "the body as JSON with `, ` and `: `".into(),
-            Space::Indent(by) => format!("the body as JSON indented by {by} spaces").into(),
+            SpaceStyle::Compact => "the body as compact JSON".into(),
+            SpaceStyle::Wide => "the body as JSON with `, ` and `: `".into(),
+            SpaceStyle::Indent(by) => format!("the body as JSON indented by {by} spaces").into(),
         };
         let sorted = if self.sorted { ", keys sorted" } else { "" };
         let escapes = match self.escapes {
-            Escapes::Kept => "",
-            Escapes::Fewest => ", nothing escaped that need not be",
-            Escapes::Ascii => ", beyond ASCII as \\u",
-            Escapes::Slashes => ", `/` as `\\/`, beyond ASCII as \\u",
-            Escapes::Html => ", `<`, `>` and `&` as \\u",
+            EscapeStyle::Kept => "",
+            EscapeStyle::Fewest => ", nothing escaped that need not be",
+            EscapeStyle::Ascii => ", beyond ASCII as \\u",
+            EscapeStyle::Slashes => ", `/` as `\\/`, beyond ASCII as \\u",
+            EscapeStyle::Html => ", `<`, `>` and `&` as \\u",
         };
         let numbers = match self.numbers {
-            Numbers::Kept => "",
-            Numbers::Short => ", 10.00 as 10",
-            Numbers::Float => ", 10.00 as 10.0",
+            NumberStyle::Kept => "",
+            NumberStyle::Short => ", 10.00 as 10",
+            NumberStyle::Float => ", 10.00 as 10.0",
         };
         format!("{space}{sorted}{escapes}{numbers}")
     }
 
-    fn write(self, node: &Node<'_>, depth: usize, out: &mut String) {
+    fn write(self, node: &JsonNode<'_>, depth: usize, out: &mut String) {
         match node {
-            Node::Word(word) => out.push_str(&self.numbers.write(word)),
-            Node::Text(token) => self.escapes.write(token, out),
-            Node::List(items) => self.write_all('[', ']', items, depth, out, |item, out| {
+            JsonNode::Word(word) => out.push_str(&self.numbers.write(word)),
+            JsonNode::Text(token) => self.escapes.write(token, out),
+            JsonNode::List(items) => self.write_all('[', ']', items, depth, out, |item, out| {
                 self.write(item, depth + 1, out);
             }),
-            Node::Object(members) => {
+            JsonNode::Object(members) => {
                 let mut members: Vec<_> = members.iter().collect();
                 if self.sorted {
                     members.sort_by_cached_key(|(name, _)| unescaped(name));
                 }
-                let colon = if matches!(self.space, Space::Compact) {
+                let colon = if matches!(self.space, SpaceStyle::Compact) {
                     ":"
                 } else {
                     ": "
@@ -142,7 +142,7 @@ impl Style {
         each: impl Fn(&T, &mut String),
     ) {
         let line = |depth: usize, out: &mut String| {
-            if let Space::Indent(by) = self.space
+            if let SpaceStyle::Indent(by) = self.space
                 && !all.is_empty()
             {
                 out.push('\n');
@@ -152,7 +152,7 @@ impl Style {
         out.push(open);
         for (at, one) in all.iter().enumerate() {
             if at > 0 {
-                out.push_str(if matches!(self.space, Space::Wide) {
+                out.push_str(if matches!(self.space, SpaceStyle::Wide) {
                     ", "
                 } else {
                     ","
@@ -166,7 +166,7 @@ impl Style {
     }
 }
 
-impl Numbers {
+impl NumberStyle {
     fn write(self, word: &str) -> Cow<'_, str> {
         let float = word
             .contains(['.', 'e', 'E'])
@@ -180,7 +180,7 @@ impl Numbers {
     }
 }
 
-impl Escapes {
+impl EscapeStyle {
     fn write(self, token: &str, out: &mut String) {
         let fewest = match self {
             Self::Kept => None,
@@ -210,11 +210,11 @@ impl Escapes {
 }
 
 /// A value, its words and strings as they were written.
-enum Node<'a> {
+enum JsonNode<'a> {
     Word(&'a str),
     Text(&'a str),
-    List(Vec<Node<'a>>),
-    Object(Vec<(&'a str, Node<'a>)>),
+    List(Vec<JsonNode<'a>>),
+    Object(Vec<(&'a str, JsonNode<'a>)>),
 }
 
 fn unescaped(token: &str) -> String {
@@ -222,24 +222,24 @@ fn unescaped(token: &str) -> String {
 }
 
 /// Reads what is known to be JSON, and so needs no grammar: only where each token ends.
-fn parse(text: &str) -> Option<Node<'_>> {
+fn parse(text: &str) -> Option<JsonNode<'_>> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     node(&mut { text }, 0)
 }
 
-fn node<'a>(rest: &mut &'a str, depth: usize) -> Option<Node<'a>> {
+fn node<'a>(rest: &mut &'a str, depth: usize) -> Option<JsonNode<'a>> {
     if depth > DEEPEST {
         return None;
     }
     match next(rest)? {
-        b'"' => Some(Node::Text(string(rest)?)),
+        b'"' => Some(JsonNode::Text(string(rest)?)),
         b'[' => {
             let mut items = Vec::new();
             while enter(rest)? != b']' {
                 items.push(node(rest, depth + 1)?);
             }
             leave(rest);
-            Some(Node::List(items))
+            Some(JsonNode::List(items))
         }
         b'{' => {
             let mut members = Vec::new();
@@ -250,7 +250,7 @@ fn node<'a>(rest: &mut &'a str, depth: usize) -> Option<Node<'a>> {
                 members.push((name, node(rest, depth + 1)?));
             }
             leave(rest);
-            Some(Node::Object(members))
+            Some(JsonNode::Object(members))
         }
         _ => {
             let end = rest
@@ -258,7 +258,7 @@ fn node<'a>(rest: &mut &'a str, depth: usize) -> Option<Node<'a>> {
                 .unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
             *rest = after;
-            Some(Node::Word(word))
+            Some(JsonNode::Word(word))
         }
     }
 }

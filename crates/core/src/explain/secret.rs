@@ -3,14 +3,14 @@
 use zeroize::Zeroizing;
 
 use super::claimed::unbase64;
-use super::{Change, Hypothesis};
+use super::{MistakeChange, MistakeHypothesis};
 use crate::secret::SecretKey;
 
 /// What a text editor of another age puts before a text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// What was used instead of the secret, as far as it differs from it and from each other.
-pub(super) fn hypotheses(secret: &SecretKey) -> Vec<Hypothesis> {
+pub(super) fn hypotheses(secret: &SecretKey) -> Vec<MistakeHypothesis> {
     let right = secret.as_bytes();
     let Ok(text) = str::from_utf8(right) else {
         return Vec::new();
@@ -71,6 +71,6 @@ pub(super) fn hypotheses(secret: &SecretKey) -> Vec<Hypothesis> {
     }
     distinct
         .into_iter()
-        .map(|(what, key)| Hypothesis::new(what, Change::Key(key)))
+        .map(|(what, key)| MistakeHypothesis::new(what, MistakeChange::Key(key)))
         .collect()
 }

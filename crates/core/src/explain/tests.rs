@@ -13,11 +13,11 @@ const SECRET: &str = "aB3-tenant-secret=";
 const TIMESTAMP: &str = "1767225600123";
 const NONCE: &str = "k64Nonce";
 const BODY: &str = "{\n  \"b\": \"é\",\r\n  \"a\": [1.50]\n}";
-const POST: Option<Line<'_>> = Some(Line {
+const POST: Option<RequestLine<'_>> = Some(RequestLine {
     method: "POST",
     target: "/v1/pay/order",
 });
-const GET: Option<Line<'_>> = Some(Line {
+const GET: Option<RequestLine<'_>> = Some(RequestLine {
     method: "GET",
     target: "/v1/pay/list?page=1",
 });
@@ -41,10 +41,10 @@ fn the_right_layout_is_what_payload_signs() {
     let request = request(BODY, "");
     let stamp = Stamp::parse(TIMESTAMP.as_bytes(), NONCE.as_bytes()).unwrap();
     let secret = secret(SECRET);
-    let attempt = Attempt::right(&secret, &request);
+    let attempt = SigningAttempt::right(&secret, &request);
     let mac = attempt
         .recipe
-        .compute(mac::Hash::Sha512, attempt.key, &attempt.string());
+        .compute(mac::HashFunction::Sha512, attempt.key, &attempt.string());
     assert_eq!(
         hex::encode(mac),
         sign(&SigningKey::new(&secret), &stamp, BODY.as_bytes()).to_string()
@@ -190,7 +190,7 @@ fn each_wrong_layout_is_named() {
         let signature = hmac512(SECRET, spelled(name, line));
         let causes = explain(
             SECRET,
-            &Request {
+            &ClaimedRequest {
                 line,
                 ..request(BODY, &signature)
             },
@@ -206,8 +206,8 @@ fn each_wrong_layout_is_named() {
 }
 
 /// The bytes a layout's name stands for.
-fn spelled(name: &str, line: Option<Line<'_>>) -> String {
-    let Line { method, target } = line.unwrap_or(Line {
+fn spelled(name: &str, line: Option<RequestLine<'_>>) -> String {
+    let RequestLine { method, target } = line.unwrap_or(RequestLine {
         method: "",
         target: "",
     });
@@ -284,7 +284,7 @@ fn each_wrong_timestamp_is_named() {
         ),
     ] {
         let signature = hmac512(SECRET, format!("{signed}\n{NONCE}\n{BODY}\n"));
-        let request = Request {
+        let request = ClaimedRequest {
             timestamp: header,
             ..request(BODY, &signature)
         };
@@ -441,10 +441,10 @@ fn each_piece_of_the_first_line_in_the_body_is_named() {
 }
 
 /// It is named as what was signed, and as what arrived. Some such strings are those of a layout as well.
-fn body_is_named(line: Option<Line<'_>>, sent: &str, signed: &str, what: &str) {
+fn body_is_named(line: Option<RequestLine<'_>>, sent: &str, signed: &str, what: &str) {
     let string = format!("{TIMESTAMP}\n{NONCE}\n{signed}\n");
     let signature = hmac512(SECRET, &string);
-    let request = Request {
+    let request = ClaimedRequest {
         line,
         ..request(sent, &signature)
     };
@@ -529,7 +529,7 @@ fn each_wrong_writing_is_named() {
             vec![SHA256, "written: in base64"],
         ),
     ] {
-        let request = Request {
+        let request = ClaimedRequest {
             timestamp: "1",
             nonce: &nonce,
             signature: &signature,
@@ -576,7 +576,7 @@ fn a_foreign_signature_stays_unexplained() {
         &signature[..100],
         &"0".repeat(128),
     ] {
-        let request = Request {
+        let request = ClaimedRequest {
             line: GET,
             ..request(BODY, text)
         };
@@ -594,21 +594,21 @@ fn every_mistake_made_is_the_mistake_found() {
         ("c2VjcmV0", "\"{\\\"a\\\": \\\"/é<\\\"}\"\r\n", POST),
     ] {
         let secret = secret(issued);
-        let unsigned = Request {
+        let unsigned = ClaimedRequest {
             line,
             ..request(body, "")
         };
         for one in all(&secret, &unsigned) {
-            let mut attempt = Attempt::right(&secret, &unsigned);
+            let mut attempt = SigningAttempt::right(&secret, &unsigned);
             one.change.apply(&mut attempt);
             let signature = hex::encode(attempt.recipe.compute(
-                mac::Hash::Sha512,
+                mac::HashFunction::Sha512,
                 attempt.key,
                 &attempt.string(),
             ));
             let found = hypotheses(
                 &secret,
-                &Request {
+                &ClaimedRequest {
                     signature: &signature,
                     ..unsigned
                 },
@@ -670,7 +670,7 @@ fn the_published_negative_vectors_are_explained() {
             signature,
             ..
         } = vector;
-        let request = Request {
+        let request = ClaimedRequest {
             timestamp,
             nonce,
             signature,
@@ -708,7 +708,7 @@ proptest! {
         let time = time.to_string();
         let string = [time.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
         let signature = hmac512(&key, &string);
-        let request = Request { timestamp: &time, nonce: &nonce, signature: &signature, body: &body, line: None };
+        let request = ClaimedRequest { timestamp: &time, nonce: &nonce, signature: &signature, body: &body, line: None };
         prop_assert_eq!(explain(&key, &request), Vec::<String>::new());
     }
 
@@ -717,16 +717,16 @@ proptest! {
         key in "[!-~]{1,20}", timestamp in "[0-9]{0,20}|\\PC{0,13}", nonce in "\\PC{0,10}", body: Vec<u8>,
         signature in "[0-9a-f]{0,128}|[0-9a-zA-Z+/=]{0,90}|\\PC{0,130}", method in "\\PC{0,4}", target in "\\PC{0,10}",
     ) {
-        let line = Some(Line { method: &method, target: &target });
-        let request = Request { timestamp: &timestamp, nonce: &nonce, signature: &signature, body: &body, line };
+        let line = Some(RequestLine { method: &method, target: &target });
+        let request = ClaimedRequest { timestamp: &timestamp, nonce: &nonce, signature: &signature, body: &body, line };
         // A handful of random texts agree with nothing.
         prop_assert_eq!(explain(&key, &request), Vec::<String>::new());
     }
 }
 
-fn explain(issued: &str, request: &Request<'_>) -> Vec<String> {
+fn explain(issued: &str, request: &ClaimedRequest<'_>) -> Vec<String> {
     let findings = hypotheses(&secret(issued), request);
-    let text = |finding: &Finding| {
+    let text = |finding: &ExplainFinding| {
         finding
             .causes
             .iter()
@@ -737,8 +737,8 @@ fn explain(issued: &str, request: &Request<'_>) -> Vec<String> {
     findings.iter().map(text).collect()
 }
 
-fn request<'a>(body: &'a str, signature: &'a str) -> Request<'a> {
-    Request {
+fn request<'a>(body: &'a str, signature: &'a str) -> ClaimedRequest<'a> {
+    ClaimedRequest {
         timestamp: TIMESTAMP,
         nonce: NONCE,
         signature,

@@ -1,6 +1,6 @@
 //! Mistakes in the timestamp.
 
-use super::{Change, Hypothesis};
+use super::{MistakeChange, MistakeHypothesis};
 
 /// How far apart, in milliseconds, two looks at the clock are sought: one for the header, one for the signature.
 const TWO_LOOKS: u64 = 100;
@@ -19,7 +19,7 @@ pub fn unit(timestamp: &str) -> Option<&'static str> {
 }
 
 /// What was signed instead of the header's digits.
-pub(super) fn hypotheses(header: &str) -> Vec<Hypothesis> {
+pub(super) fn hypotheses(header: &str) -> Vec<MistakeHypothesis> {
     let Some(time) = header
         .parse::<u64>()
         .ok()
@@ -27,10 +27,11 @@ pub(super) fn hypotheses(header: &str) -> Vec<Hypothesis> {
     else {
         return Vec::new();
     };
-    let signed = |what: String, text: String| Hypothesis::new(what, Change::Timestamp(text));
+    let signed =
+        |what: String, text: String| MistakeHypothesis::new(what, MistakeChange::Timestamp(text));
     match (header.len(), unit(header)) {
         (_, Some("seconds")) => (0..1000)
-            .map(|millis| Hypothesis {
+            .map(|millis| MistakeHypothesis {
                 rare: millis != 0,
                 ..signed(
                     "the time in milliseconds, where the header has seconds".to_owned(),
@@ -56,7 +57,7 @@ pub(super) fn hypotheses(header: &str) -> Vec<Hypothesis> {
                 let what = format!(
                     "a time {by} ms {direction} than the header's: the clock was read twice"
                 );
-                Some(Hypothesis {
+                Some(MistakeHypothesis {
                     rare: true,
                     ..signed(what, time?.to_string())
                 })

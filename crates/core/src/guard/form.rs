@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::parameters::Parameters;
-use super::{Steering, folded, is_plain_name};
+use super::parameters::FoldedParameters;
+use super::{SteeringAttempt, folded, is_plain_name};
 use crate::query::decode;
 use crate::reserved::ReservedName;
 
@@ -17,9 +17,9 @@ use crate::reserved::ReservedName;
 #[cold]
 pub(super) fn guard(
     body: &[u8],
-    parameters: &Parameters<'_>,
+    parameters: &FoldedParameters<'_>,
     is_allowed: impl Fn(ReservedName) -> bool,
-) -> Result<(), Steering> {
+) -> Result<(), SteeringAttempt> {
     let (mut parts, mut last_end) = (Vec::new(), None);
     for line in lines_with_a_name(body) {
         let Some(name) = name_of_part(&body[line.clone()], &is_allowed)? else {
@@ -27,15 +27,15 @@ pub(super) fn guard(
         };
         // Two names in one head.
         if last_end.is_some_and(|end| !has_empty_line(&body[end..line.start])) {
-            return Err(Steering::PartName);
+            return Err(SteeringAttempt::PartName);
         }
         last_end = Some(line.end);
         let name = folded(name);
         if parameters.has(&name) || parts.contains(&name) {
-            return Err(Steering::RepeatedPart);
+            return Err(SteeringAttempt::RepeatedPart);
         }
         if parts.len() == MOST_PARTS {
-            return Err(Steering::TooManyParts);
+            return Err(SteeringAttempt::TooManyParts);
         }
         parts.push(name);
     }
@@ -46,31 +46,31 @@ pub(super) fn guard(
 fn name_of_part<'a>(
     line: &'a [u8],
     is_allowed: &impl Fn(ReservedName) -> bool,
-) -> Result<Option<&'a [u8]>, Steering> {
+) -> Result<Option<&'a [u8]>, SteeringAttempt> {
     let is_disposition = is_disposition(line);
     let mut found = None;
     for (position, parameter) in line.split(|byte| *byte == b';').enumerate() {
         if is_encoded(parameter) {
-            return Err(Steering::EncodedName);
+            return Err(SteeringAttempt::EncodedName);
         }
         if let Some(name) = name_that_matters(parameter)
             && !is_allowed(name)
         {
             return Err(match name {
-                ReservedName::Account(field) => Steering::Account(field),
-                ReservedName::Callback => Steering::Callback,
+                ReservedName::Account(field) => SteeringAttempt::Account(field),
+                ReservedName::Callback => SteeringAttempt::Callback,
             });
         }
         if !is_disposition || position == 0 {
             continue;
         }
         if !is_plain(parameter) {
-            return Err(Steering::PartName);
+            return Err(SteeringAttempt::PartName);
         }
         if let Some(name) = value_of_name(parameter)
             && found.replace(name).is_some()
         {
-            return Err(Steering::PartName);
+            return Err(SteeringAttempt::PartName);
         }
     }
     Ok(found)
@@ -204,11 +204,11 @@ mod tests {
         pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
     }
 
-    fn judge(disposition: &str) -> Result<(), Steering> {
+    fn judge(disposition: &str) -> Result<(), SteeringAttempt> {
         let form = format!(
             "--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\nname\r\n--b--\r\n"
         );
-        guard(form.as_bytes(), &Parameters::default(), |_| false)
+        guard(form.as_bytes(), &FoldedParameters::default(), |_| false)
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
             "filename=\"a\" name*=utf-8''x",
             "name=\"bankName\"; name*=utf-8''x",
         ] {
-            assert_eq!(judge(name), Err(Steering::EncodedName), "{name}");
+            assert_eq!(judge(name), Err(SteeringAttempt::EncodedName), "{name}");
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
             "name=\"bankName\"\nx: y\r\nContent-Disposition: form-data; name=\"iban\"",
             "\u{a0}name=\"bankName\"",
         ] {
-            assert_eq!(judge(name), Err(Steering::PartName), "{name}");
+            assert_eq!(judge(name), Err(SteeringAttempt::PartName), "{name}");
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
             "filename=\"a\" name=\"accountId\"",
         ] {
             assert!(
-                matches!(judge(name), Err(Steering::Account(_))),
+                matches!(judge(name), Err(SteeringAttempt::Account(_))),
                 "{name}: {:?}",
                 judge(name)
             );
@@ -308,8 +308,12 @@ mod tests {
                 ["name=\"iban\"", "name=\"bankName\"", other],
                 [other, "name=\"swift\"", "name=\"iban\""],
             ] {
-                let judged = guard(form(&names).as_bytes(), &Parameters::default(), |_| false);
-                assert_eq!(judged, Err(Steering::RepeatedPart), "{names:?}");
+                let judged = guard(
+                    form(&names).as_bytes(),
+                    &FoldedParameters::default(),
+                    |_| false,
+                );
+                assert_eq!(judged, Err(SteeringAttempt::RepeatedPart), "{names:?}");
             }
         }
         let names = [
@@ -318,7 +322,11 @@ mod tests {
             "name=\"file\"; filename=\"iban\"",
         ];
         assert_eq!(
-            guard(form(&names).as_bytes(), &Parameters::default(), |_| false),
+            guard(
+                form(&names).as_bytes(),
+                &FoldedParameters::default(),
+                |_| false
+            ),
             Ok(())
         );
     }
@@ -328,10 +336,14 @@ mod tests {
         let of = |parts: usize| {
             let names: Vec<_> = (0..parts).map(|at| format!("name=\"m{at}\"")).collect();
             let names: Vec<_> = names.iter().map(String::as_str).collect();
-            guard(form(&names).as_bytes(), &Parameters::default(), |_| false)
+            guard(
+                form(&names).as_bytes(),
+                &FoldedParameters::default(),
+                |_| false,
+            )
         };
         assert_eq!(of(MOST_PARTS), Ok(()));
-        assert_eq!(of(MOST_PARTS + 1), Err(Steering::TooManyParts));
+        assert_eq!(of(MOST_PARTS + 1), Err(SteeringAttempt::TooManyParts));
     }
 
     #[test]
@@ -355,7 +367,7 @@ mod tests {
             "name=\u{e4}",
         ] {
             assert_eq!(
-                guard(file.as_bytes(), &Parameters::default(), |_| false),
+                guard(file.as_bytes(), &FoldedParameters::default(), |_| false),
                 Ok(()),
                 "{file}"
             );
@@ -388,7 +400,7 @@ mod tests {
             let looks = |times: usize| {
                 LOOKED_AT.set(0);
                 let body = piece.repeat(times);
-                let _judged = guard(body.as_bytes(), &Parameters::default(), |_| true);
+                let _judged = guard(body.as_bytes(), &FoldedParameters::default(), |_| true);
                 LOOKED_AT.get()
             };
             let (half, whole) = (looks(1_000), looks(2_000));

@@ -6,17 +6,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Steering, folded, is_plain_name};
+use super::{SteeringAttempt, folded, is_plain_name};
 use crate::body::BodyReading;
 use crate::query::decode;
 
 /// Values by their names as [`folded`] has them.
 #[derive(Default)]
-pub(super) struct Parameters<'a>(HashMap<Vec<u8>, Cow<'a, str>>);
+pub(super) struct FoldedParameters<'a>(HashMap<Vec<u8>, Cow<'a, str>>);
 
-impl<'a> Parameters<'a> {
+impl<'a> FoldedParameters<'a> {
     /// The parameters of a query, if each has a plain name of its own.
-    pub(super) fn read(reading: &BodyReading<'a>) -> Result<Self, Steering> {
+    pub(super) fn read(reading: &BodyReading<'a>) -> Result<Self, SteeringAttempt> {
         let mut values = HashMap::new();
         for (name, value) in reading.parameters() {
             // Two separators in a row, or one at an end.
@@ -25,11 +25,11 @@ impl<'a> Parameters<'a> {
             }
             let name = decode(name);
             if !is_plain_name(name.as_bytes()) {
-                return Err(Steering::ParameterName);
+                return Err(SteeringAttempt::ParameterName);
             }
             let before = values.insert(folded(name.as_bytes()), decode(value));
             if before.is_some() {
-                return Err(Steering::RepeatedParameter);
+                return Err(SteeringAttempt::RepeatedParameter);
             }
         }
         Ok(Self(values))

@@ -7,66 +7,66 @@
 
 use std::borrow::Cow;
 
-use super::{Found, Member, Raw, Shape, Visit};
+use super::{Found, JsonMember, JsonShape, JsonText, JsonVisitor};
 
 /// Reads a whole text and hands over each member of its top object, name and value, in their order. Nothing, if the text
 /// is not plain, or not JSON; some of the members may have been handed over by then.
-pub(super) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Option<Shape> {
-    read_into(text, &mut Top { text, found })
+pub(super) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Option<JsonShape> {
+    read_into(text, &mut TopScanner { text, found })
 }
 
 /// Reads a whole text and hands over each member of each of its objects, behind its value. As with [`read`], some of them
 /// may have been handed over of a text that is not plain.
-pub(super) fn read_deep<'a>(text: &'a str, visit: &mut dyn Visit<'a>) -> Option<Shape> {
-    read_into(text, &mut Deep { text, visit })
+pub(super) fn read_deep<'a>(text: &'a str, visit: &mut dyn JsonVisitor<'a>) -> Option<JsonShape> {
+    read_into(text, &mut DeepScanner { text, visit })
 }
 
-fn read_into<'a>(text: &'a str, sink: &mut impl Sink<'a>) -> Option<Shape> {
+fn read_into<'a>(text: &'a str, sink: &mut impl MemberSink<'a>) -> Option<JsonShape> {
     let begin = behind_space(text.as_bytes());
     let (shape, rest) = match begin {
-        [b'{', rest @ ..] => (Shape::Object, members(rest, DEPTH, sink)?),
-        [b'[', rest @ ..] => (Shape::Array, items(rest, DEPTH, sink)?),
-        _ => (Shape::Scalar, value(begin, DEPTH, sink)?),
+        [b'{', rest @ ..] => (JsonShape::Object, members(rest, DEPTH, sink)?),
+        [b'[', rest @ ..] => (JsonShape::Array, items(rest, DEPTH, sink)?),
+        _ => (JsonShape::Scalar, value(begin, DEPTH, sink)?),
     };
     behind_space(rest).is_empty().then_some(shape)
 }
 
 /// Takes members. Places are told by how many bytes are left of the text.
-trait Sink<'a> {
+trait MemberSink<'a> {
     /// A member of the object that begins where `object` bytes are left; `depth` counts down from [`DEPTH`].
     fn member(&mut self, depth: u8, object: usize, name: &'a [u8], begin: usize, end: usize);
 }
 
-struct Top<'f, 'a> {
+struct TopScanner<'f, 'a> {
     text: &'a str,
     found: Found<'f, 'a>,
 }
 
-impl<'a> Sink<'a> for Top<'_, 'a> {
+impl<'a> MemberSink<'a> for TopScanner<'_, 'a> {
     fn member(&mut self, depth: u8, _: usize, name: &'a [u8], begin: usize, end: usize) {
         if depth == DEPTH {
             // Both ends are beside a character of ASCII.
             let length = self.text.len();
-            (self.found)(name, Raw(&self.text[length - begin..length - end]));
+            (self.found)(name, JsonText(&self.text[length - begin..length - end]));
         }
     }
 }
 
-struct Deep<'v, 'a> {
+struct DeepScanner<'v, 'a> {
     text: &'a str,
-    visit: &'v mut dyn Visit<'a>,
+    visit: &'v mut dyn JsonVisitor<'a>,
 }
 
-impl<'a> Sink<'a> for Deep<'_, 'a> {
+impl<'a> MemberSink<'a> for DeepScanner<'_, 'a> {
     fn member(&mut self, depth: u8, object: usize, name: &'a [u8], begin: usize, end: usize) {
         let length = self.text.len();
         let at = name.as_ptr().addr() - self.text.as_ptr().addr() - 1;
-        self.visit.member(Member {
+        self.visit.member(JsonMember {
             object: length - object,
             depth: usize::from(DEPTH - depth),
             place: at..at + name.len() + 2,
             name: Cow::Borrowed(name),
-            value: Raw(&self.text[length - begin..length - end]),
+            value: JsonText(&self.text[length - begin..length - end]),
         });
     }
 }
@@ -74,7 +74,7 @@ impl<'a> Sink<'a> for Deep<'_, 'a> {
 /// How many arrays and objects may stand in one another below the top. What is deeper is not plain.
 const DEPTH: u8 = 16;
 
-fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
+fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
     let (first, rest) = text.split_first()?;
     match first {
         b'"' => string(rest),
@@ -90,7 +90,7 @@ fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a 
 }
 
 /// An object behind its brace.
-fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
+fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
     let object = text.len() + 1;
     if let [b'}', rest @ ..] = behind_space(text) {
         return Some(rest);
@@ -119,7 +119,7 @@ fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Optio
 }
 
 /// An array behind its bracket.
-fn items<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl Sink<'a>) -> Option<&'a [u8]> {
+fn items<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
     if let [b']', rest @ ..] = behind_space(text) {
         return Some(rest);
     }

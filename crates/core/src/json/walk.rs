@@ -1,11 +1,11 @@
 //! Every member of a text that is known to be JSON, at every depth, in a loop: its nesting costs no stack.
 
-use super::{DEEPEST, Member, Raw, Visit};
+use super::{DEEPEST, JsonMember, JsonText, JsonVisitor};
 
 /// Hands over each member behind its value, so that those inside it come first.
 #[cold]
-pub(super) fn walk<'a>(text: &'a str, visit: &mut dyn Visit<'a>) {
-    Walk {
+pub(super) fn walk<'a>(text: &'a str, visit: &mut dyn JsonVisitor<'a>) {
+    JsonWalk {
         text,
         at: 0,
         open: Vec::new(),
@@ -14,16 +14,16 @@ pub(super) fn walk<'a>(text: &'a str, visit: &mut dyn Visit<'a>) {
     .run();
 }
 
-struct Walk<'v, 'a> {
+struct JsonWalk<'v, 'a> {
     text: &'a str,
     at: usize,
     /// The arrays and objects around `at`.
-    open: Vec<Open>,
-    visit: &'v mut dyn Visit<'a>,
+    open: Vec<OpenScope>,
+    visit: &'v mut dyn JsonVisitor<'a>,
 }
 
 /// An array or object that has begun.
-enum Open {
+enum OpenScope {
     Array,
     Object {
         /// Where.
@@ -34,18 +34,18 @@ enum Open {
     },
 }
 
-impl Walk<'_, '_> {
+impl JsonWalk<'_, '_> {
     /// Between two rounds `at` stands behind a value, a name with its colon, an opening bracket or a comma.
     fn run(&mut self) {
         loop {
             let begin = self.next();
             match self.byte() {
-                Some(b'{') => self.open(Open::Object {
+                Some(b'{') => self.open(OpenScope::Object {
                     at: begin,
                     name: (0, 0),
                     value: 0,
                 }),
-                Some(b'[') => self.open(Open::Array),
+                Some(b'[') => self.open(OpenScope::Array),
                 Some(b'}' | b']') => {
                     self.member();
                     self.open.pop();
@@ -54,20 +54,20 @@ impl Walk<'_, '_> {
                 Some(b',') => {
                     self.member();
                     self.at += 1;
-                    if let Some(Open::Object { .. }) = self.open.last() {
+                    if let Some(OpenScope::Object { .. }) = self.open.last() {
                         self.name();
                     }
                 }
                 Some(b'"') => {
                     self.at = self.behind_string();
-                    let text = Raw(&self.text[begin..self.at]);
+                    let text = JsonText(&self.text[begin..self.at]);
                     if text.text().is_none() {
                         self.visit.unreadable(begin);
                     }
                 }
                 Some(_) => {
                     self.at = self.behind_word();
-                    let number = Raw(&self.text[begin..self.at]).number();
+                    let number = JsonText(&self.text[begin..self.at]).number();
                     if number.is_some_and(|number| !number.parse().is_ok_and(f64::is_finite)) {
                         self.visit.unreadable(begin);
                     }
@@ -77,13 +77,13 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn open(&mut self, open: Open) {
+    fn open(&mut self, open: OpenScope) {
         if self.open.len() == DEEPEST {
             self.visit.too_deep(self.at);
             self.at = self.behind_compound();
             return;
         }
-        let is_object = matches!(open, Open::Object { .. });
+        let is_object = matches!(open, OpenScope::Object { .. });
         self.open.push(open);
         self.at += 1;
         if is_object {
@@ -102,7 +102,7 @@ impl Walk<'_, '_> {
         self.next();
         self.at += 1;
         let begins = self.next();
-        if let Some(Open::Object { name, value, .. }) = self.open.last_mut() {
+        if let Some(OpenScope::Object { name, value, .. }) = self.open.last_mut() {
             *name = (begin, end);
             *value = begins;
         }
@@ -110,19 +110,19 @@ impl Walk<'_, '_> {
 
     /// Hands over the member whose value ends here, if the innermost is an object and has one.
     fn member(&mut self) {
-        let Some(Open::Object { at, name, value }) = self.open.last() else {
+        let Some(OpenScope::Object { at, name, value }) = self.open.last() else {
             return;
         };
         if name.1 == 0 {
             return;
         }
         let end = self.text[..self.at].trim_ascii_end().len();
-        self.visit.member(Member {
+        self.visit.member(JsonMember {
             object: *at,
             depth: self.open.len() - 1,
             place: name.0..name.1,
-            name: Raw(&self.text[name.0..name.1]).bytes(),
-            value: Raw(&self.text[*value..end]),
+            name: JsonText(&self.text[name.0..name.1]).bytes(),
+            value: JsonText(&self.text[*value..end]),
         });
     }
 

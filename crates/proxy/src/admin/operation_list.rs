@@ -1,15 +1,15 @@
 //! Rows of the catalogue, as programs read them: what `operations --json` prints and the admin listener answers.
 
-use gatepay_core::operation::Scope;
+use gatepay_core::operation::OperationScope;
 use gatepay_core::{Kind, Operation};
 use serde_json::json;
 
 /// Whether a row can be called, and by whom.
 pub fn state(row: &Operation) -> &'static str {
     match (row.scope, row.off()) {
-        (Scope::Institution, _) => "operators",
-        (Scope::Tenant, None) => "on",
-        (Scope::Tenant, Some(_)) => "off",
+        (OperationScope::Institution, _) => "operators",
+        (OperationScope::Tenant, None) => "on",
+        (OperationScope::Tenant, Some(_)) => "off",
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_core::Stamp;
-use gatepay_core::stamp::Window;
+use gatepay_core::stamp::StampWindow;
 use gatepay_tenancy::ReplayRule;
 use hashbrown::HashTable;
 use sha2::{Digest as _, Sha256};
@@ -147,7 +147,7 @@ impl Replay {
     ///
     /// `guarded_until` (milliseconds since 1970) is 0, or start + `future_ms` if a run before this one may have
     /// admitted stamps that were handed over to nobody.
-    pub fn new(window: Window, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
+    pub fn new(window: StampWindow, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
         let slots = slots(window);
         let shard = || {
             Mutex::new(ReplayShard {
@@ -298,7 +298,7 @@ impl Replay {
     }
 
     /// The memory a run before this one handed over, or `None` if the bytes are not whole.
-    pub fn take_over(bytes: &[u8], window: Window, capacity: usize) -> Option<Self> {
+    pub fn take_over(bytes: &[u8], window: StampWindow, capacity: usize) -> Option<Self> {
         let (content, digest) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
         if Sha256::digest(content).as_slice() != digest {
             return None;
@@ -441,7 +441,7 @@ fn lock(shard: &Mutex<ReplayShard>) -> MutexGuard<'_, ReplayShard> {
 }
 
 /// What a memory for so many entries takes at most, in bytes.
-pub fn bytes(window: Window, capacity: usize) -> usize {
+pub fn bytes(window: StampWindow, capacity: usize) -> usize {
     let tables = slots(window).saturating_mul(SHARDS);
     let tables = usize::try_from(tables).unwrap_or(usize::MAX);
     tables
@@ -450,7 +450,7 @@ pub fn bytes(window: Window, capacity: usize) -> usize {
 }
 
 /// How many slices of time are remembered at once: one more at each end, since a window rarely begins where a slice does.
-fn slots(window: Window) -> u64 {
+fn slots(window: StampWindow) -> u64 {
     (window.past_ms + window.future_ms) / SLICE_MS + 3
 }
 
@@ -543,7 +543,7 @@ mod tests {
     use std::collections::HashSet;
 
     const NOW: u64 = 1_767_225_600_000;
-    const WINDOW: Window = Window {
+    const WINDOW: StampWindow = StampWindow {
         past_ms: 300_000,
         future_ms: 10_000,
     };
@@ -782,7 +782,7 @@ mod tests {
         for age in [0, 50_000, 100_000, 290_000] {
             before.record(print(&before, NOW - age, "n"), NOW).unwrap();
         }
-        let narrow = Window {
+        let narrow = StampWindow {
             past_ms: 20_000,
             future_ms: 0,
         };

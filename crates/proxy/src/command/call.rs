@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use gatepay_core::envelope::{self, Verdict};
+use gatepay_core::envelope::{self, AnswerVerdict};
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, operation, sign};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
@@ -154,7 +154,7 @@ impl CallCommand {
             Some(code) => complain(format_args!("{}, code {code}", judgement.verdict)),
             None => complain(judgement.verdict),
         }
-        if judgement.verdict == Verdict::Success {
+        if judgement.verdict == AnswerVerdict::Success {
             ExitStatus::Fine
         } else {
             ExitStatus::Failed

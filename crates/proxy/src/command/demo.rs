@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use gatepay_core::order::{Answer, CreateOrder, CreatedOrder, Env, Goods, OrderId, RefundOrder};
+use gatepay_core::order::{
+    CreateOrder, CreatedOrder, OrderAnswer, OrderGoods, OrderId, RefundOrder, TerminalType,
+};
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
@@ -17,7 +19,7 @@ use gatepay_proxy::upstream::client;
 use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_proxy::upstream::meters::UpstreamMeters;
 use gatepay_proxy::upstream::pool::{Pool, PoolLimits};
-use gatepay_sandbox::{Config, Received, Sandbox, SubAccount as Account};
+use gatepay_sandbox::{ReceivedRequest, Sandbox, SandboxConfig, SubAccount as Account};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};
 use http::{HeaderMap, Method, Request};
@@ -115,7 +117,7 @@ impl DemoStage {
             DemoActor::new("globex", "2124538350")?,
         );
 
-        let mut config = Config::new(institution()?, wall_clock(clock.clone()));
+        let mut config = SandboxConfig::new(institution()?, wall_clock(clock.clone()));
         config.sub_accounts = [&acme, &globex]
             .map(|actor| Account::active(actor.sub_account))
             .into();
@@ -199,7 +201,7 @@ impl DemoStage {
         let created = self
             .act("acme creates an order", acme, CREATE, &order(FIRST))
             .await?;
-        let created: Answer<CreatedOrder> = serde_json::from_slice(&created.body)?;
+        let created: OrderAnswer<CreatedOrder> = serde_json::from_slice(&created.body)?;
         let prepay_id = created
             .into_data()
             .ok_or("the answer has no data")?
@@ -355,15 +357,15 @@ impl DemoStage {
 fn order(number: &str) -> CreateOrder {
     CreateOrder {
         merchant_trade_no: number.to_owned(),
-        env: Env {
+        env: TerminalType {
             terminal_type: "APP".to_owned(),
-            ..Env::default()
+            ..TerminalType::default()
         },
         currency: "USDT".to_owned(),
         order_amount: "1.21".to_owned(),
-        goods: Goods {
+        goods: OrderGoods {
             goods_name: "demo goods".to_owned(),
-            ..Goods::default()
+            ..OrderGoods::default()
         },
         ..CreateOrder::default()
     }
@@ -404,7 +406,7 @@ fn preferred(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn report(received: &Received, sent: &Bytes) {
+fn report(received: &ReceivedRequest, sent: &Bytes) {
     say(format_args!(
         "   {:<16} {} {}",
         "GatePay received", received.method, received.target

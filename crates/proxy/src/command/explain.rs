@@ -6,8 +6,8 @@ mod input;
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_core::explain::{self, Finding, Line, Request};
-use gatepay_core::{SecretKey, Window};
+use gatepay_core::explain::{self, ClaimedRequest, ExplainFinding, RequestLine};
+use gatepay_core::{SecretKey, StampWindow};
 use gatepay_proxy::headers;
 use gatepay_proxy::process::clock::Clock;
 
@@ -89,7 +89,7 @@ impl ExplainCommand {
                 return ExitStatus::Usage;
             }
         };
-        let window = Window {
+        let window = StampWindow {
             past_ms: self.past_ms,
             future_ms: self.future_ms,
         };
@@ -169,8 +169,8 @@ fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[Explain
     let line = input
         .line
         .as_ref()
-        .map(|(method, target)| Line { method, target });
-    let request = Request {
+        .map(|(method, target)| RequestLine { method, target });
+    let request = ClaimedRequest {
         timestamp: &timestamp,
         nonce: &nonce,
         signature: &signature,
@@ -191,7 +191,7 @@ fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[Explain
         }
         return;
     }
-    for (at, Finding { causes }) in findings.iter().take(MOST_SHOWN).enumerate() {
+    for (at, ExplainFinding { causes }) in findings.iter().take(MOST_SHOWN).enumerate() {
         say(if at == 0 {
             "what gives this signature:"
         } else {

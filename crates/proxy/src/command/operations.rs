@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gatepay_core::Catalogue;
-use gatepay_core::operation::{Operation, Scope};
+use gatepay_core::operation::{Operation, OperationScope};
 use gatepay_proxy::admin::operation_list;
 
 use super::{ExitStatus, say};
@@ -24,7 +24,9 @@ impl OperationsCommand {
         let rows: Vec<_> = catalogue
             .rows()
             .iter()
-            .filter(|row| !self.tenant || (row.scope == Scope::Tenant && row.off().is_none()))
+            .filter(|row| {
+                !self.tenant || (row.scope == OperationScope::Tenant && row.off().is_none())
+            })
             .collect();
         if self.json {
             say(serde_json::Value::Array(

@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 use gatepay_core::{ClientId, Credential};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
-use gatepay_sandbox::{AnswerForms, Config, NumbersUniquePer, Sandbox as Emulator, SubAccount};
+use gatepay_sandbox::{
+    AnswerForms, NumbersUniquePer, Sandbox as Emulator, SandboxConfig, SubAccount,
+};
 
 use super::from::SecretFrom;
 use super::signals::wait_for_signal;
@@ -86,7 +88,7 @@ impl SandboxCommand {
                 return ExitStatus::Usage;
             }
         };
-        let mut config = Config::new(
+        let mut config = SandboxConfig::new(
             Credential::new(self.client_id, &secret),
             clock_ahead(self.clock_ahead_ms),
         );

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::{ChainLink, SigningKey};
 
 use super::entry::{self, JournalEntry, PreviousEnd};
 use super::folder::{FilePart, JournalFolder};
@@ -146,7 +146,7 @@ fn has_record(text: &[u8], head: &ChainHead, key: &SigningKey) -> bool {
             return false;
         };
         // Of the first in a file it is unknown here which it follows.
-        if before.is_some_and(|before: Link| before.next(key, record) != link) {
+        if before.is_some_and(|before: ChainLink| before.next(key, record) != link) {
             return false;
         }
         if link == head.link {
@@ -189,7 +189,7 @@ fn last_run(
 
 /// The last record of a file that follows from the one before, and how many bytes are whole. The first is taken as it
 /// is: `audit verify` looks at all.
-fn last_record(text: &[u8], key: &SigningKey) -> (Option<(u64, Link)>, usize) {
+fn last_record(text: &[u8], key: &SigningKey) -> (Option<(u64, ChainLink)>, usize) {
     let (mut end, mut whole) = (None, 0);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let parsed = line.strip_suffix(b"\n").and_then(|line| {

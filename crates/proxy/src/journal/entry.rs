@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use gatepay_core::amount::{Amount, Amounts};
-use gatepay_core::{Link, Signature, SigningKey, Stamp, payload};
+use gatepay_core::amount::{BodyAmount, BodyAmounts};
+use gatepay_core::{ChainLink, Signature, SigningKey, Stamp, payload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -94,7 +94,7 @@ pub struct CallIntent {
     /// The value of its idempotency key.
     pub key: Option<String>,
     /// The amounts that the body names.
-    pub amounts: Amounts,
+    pub amounts: BodyAmounts,
     /// The caller's timestamp, as signed.
     pub timestamp: String,
     /// The caller's nonce, as signed.
@@ -210,8 +210,8 @@ enum EntryBody<'a> {
         account: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         key: Option<&'a str>,
-        #[serde(skip_serializing_if = "<[Amount]>::is_empty")]
-        amounts: &'a [Amount],
+        #[serde(skip_serializing_if = "<[BodyAmount]>::is_empty")]
+        amounts: &'a [BodyAmount],
         /// Of lists with more currencies than are kept apart.
         #[serde(skip_serializing_if = "is_none")]
         unlisted_amounts: u32,
@@ -292,11 +292,11 @@ const CLOSE: &[u8] = b"\"}";
 const DIGITS: usize = 64;
 
 /// A line without its end, taken apart: the bytes that are chained, and the link.
-pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
+pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainLink)> {
     let rest = line.strip_suffix(CLOSE)?;
     let (rest, digits) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
     let record = rest.strip_suffix(LINK)?;
-    Some((record, Link::parse(str::from_utf8(digits).ok()?)?))
+    Some((record, ChainLink::parse(str::from_utf8(digits).ok()?)?))
 }
 
 /// The number a line says it has.

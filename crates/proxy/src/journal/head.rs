@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::{ChainLink, SigningKey};
 
 use super::folder::FilePart;
 pub use super::place::ChainHead;
@@ -277,7 +277,7 @@ const LATEST_UNFINISHED: &str = "audit-latest.unfinished";
 /// The number, and a MAC that only the journal's key makes.
 fn latest_line(run: u32, key: &SigningKey) -> String {
     let text = format!("latest {run}");
-    let mac = Link::ORIGIN.next(key, text.as_bytes());
+    let mac = ChainLink::ORIGIN.next(key, text.as_bytes());
     format!("{text} {mac}\n")
 }
 
@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn place(seq: u64) -> ChainPosition {
-        let link = Link::ORIGIN.next(&key("k"), &seq.to_le_bytes());
+        let link = ChainLink::ORIGIN.next(&key("k"), &seq.to_le_bytes());
         ChainPosition { run: 7, seq, link }
     }
 

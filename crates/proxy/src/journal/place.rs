@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gatepay_core::Link;
+use gatepay_core::ChainLink;
 
 /// Where a chain ended at some time: `run.seq.link`, as the log says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainHead {
     pub(super) run: u32,
     pub(super) seq: u64,
-    pub(super) link: Link,
+    pub(super) link: ChainLink,
 }
 
 /// Where in the chain a record stands.
@@ -18,7 +18,7 @@ pub struct ChainHead {
 pub(super) struct ChainPosition {
     pub(super) run: u32,
     pub(super) seq: u64,
-    pub(super) link: Link,
+    pub(super) link: ChainLink,
 }
 
 impl ChainPosition {
@@ -38,7 +38,7 @@ impl FromStr for ChainHead {
             Some(Self {
                 run: fields.next()?.parse().ok()?,
                 seq: fields.next()?.parse().ok()?,
-                link: Link::parse(fields.next()?)?,
+                link: ChainLink::parse(fields.next()?)?,
             })
         })();
         head.filter(|_| fields.next().is_none())

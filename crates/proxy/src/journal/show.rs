@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::{ChainLink, SigningKey};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -250,7 +250,7 @@ struct ChainCheck<'k> {
     key: Option<&'k SigningKey>,
     part: FilePart,
     seq: u64,
-    link: Link,
+    link: ChainLink,
     whole: bool,
 }
 
@@ -260,7 +260,7 @@ impl<'k> ChainCheck<'k> {
             key,
             part: FilePart { run: 0, part: 0 },
             seq: 0,
-            link: Link::ORIGIN,
+            link: ChainLink::ORIGIN,
             whole: false,
         }
     }
@@ -270,7 +270,7 @@ impl<'k> ChainCheck<'k> {
         if part.run == self.part.run {
             self.whole &= part.part == self.part.part + 1;
         } else {
-            (self.seq, self.link) = (0, Link::ORIGIN);
+            (self.seq, self.link) = (0, ChainLink::ORIGIN);
             self.whole = part.part == 1;
         }
         self.part = part;

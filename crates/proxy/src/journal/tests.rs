@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Weak;
 
-use gatepay_core::amount::Amounts;
+use gatepay_core::amount::BodyAmounts;
 use gatepay_core::{SecretKey, Signature};
 use proptest::prelude::*;
 
@@ -197,7 +197,7 @@ pub(super) fn call(number: usize) -> CallIntent {
         kind: "money",
         account: Some("2124538349".to_owned()),
         key: Some(format!("trade-{number}")),
-        amounts: Amounts::default(),
+        amounts: BodyAmounts::default(),
         timestamp: "1767225600000".to_owned(),
         nonce: format!("nonce-{number}"),
         signature: Signature::parse(&[b'a'; 128]).unwrap(),

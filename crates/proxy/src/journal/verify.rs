@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::{ChainLink, SigningKey};
 use serde::Deserialize;
 
 use super::entry::{self, PreviousEnd};
@@ -64,7 +64,7 @@ struct VerifiedParts {
 struct VerifiedRun {
     number: u32,
     /// Links by position: that of record `seq` stands at `seq`.
-    links: Vec<Link>,
+    links: Vec<ChainLink>,
     ended: bool,
     follows: Option<PreviousEnd>,
     /// A head that this run did not find in the journal as it began.
@@ -286,7 +286,7 @@ fn read_run(
 ) -> io::Result<VerifiedRun> {
     let mut run = VerifiedRun {
         number: parts[0].run,
-        links: vec![Link::ORIGIN],
+        links: vec![ChainLink::ORIGIN],
         ended: false,
         follows: None,
         missing: None,
@@ -372,11 +372,11 @@ fn record(
     line: &[u8],
     key: &SigningKey,
     run: &VerifiedRun,
-) -> Result<(VerifiedParts, Link), &'static str> {
+) -> Result<(VerifiedParts, ChainLink), &'static str> {
     const NONE: &str = "is not a whole record";
     let line = line.strip_suffix(b"\n").ok_or(NONE)?;
     let (record, link) = entry::split(line).ok_or(NONE)?;
-    let last = run.links.last().copied().unwrap_or(Link::ORIGIN);
+    let last = run.links.last().copied().unwrap_or(ChainLink::ORIGIN);
     if last.next(key, record) != link {
         return Err(
             "does not follow from the record before it: altered, removed, inserted or reordered, or another key",

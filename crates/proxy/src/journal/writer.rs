@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use gatepay_core::{Link, SigningKey};
+use gatepay_core::{ChainLink, SigningKey};
 
 use super::begin::{RunStart, begin};
 use super::entry::{self, JournalEntry, TimedEntry};
@@ -76,7 +76,7 @@ impl<F: JournalFolder> JournalWriter<F> {
             place: ChainPosition {
                 run: part.run,
                 seq: 0,
-                link: Link::ORIGIN,
+                link: ChainLink::ORIGIN,
             },
             failing_since: None,
             text: Vec::new(),

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::amount::Amounts;
+use gatepay_core::amount::BodyAmounts;
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{self, Strictness};
-use gatepay_core::guard::{Own, Steering, guard};
-use gatepay_core::operation::Account;
+use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
+use gatepay_core::operation::AccountHeader;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{Registry, Standing, Who};
@@ -143,7 +143,7 @@ pub fn acting<'a>(
                 _ => Ok(Acting::OnBehalfOf(own)),
             }
         }
-        (Who::Operator(_), Account::OnBehalfOf) => {
+        (Who::Operator(_), AccountHeader::OnBehalfOf) => {
             let known = |account: &&str| {
                 registry.knows_account(account)
                     || institution.account_id.as_deref() == Some(account)
@@ -159,7 +159,7 @@ pub fn acting<'a>(
         (Who::Operator(_), _) if named.is_some() => {
             mismatch("this call is made for no account: leave X-GatePay-On-Behalf-Of out")
         }
-        (Who::Operator(_), Account::MerchantId) => institution
+        (Who::Operator(_), AccountHeader::MerchantId) => institution
             .merchant_id
             .as_deref()
             .map(Acting::Merchant)
@@ -168,7 +168,7 @@ pub fn acting<'a>(
                     "fee settings need institution.merchant_id in proxy.toml".into(),
                 )
             }),
-        (Who::Operator(_), Account::None) => Ok(Acting::Nobody),
+        (Who::Operator(_), AccountHeader::None) => Ok(Acting::Nobody),
     }
 }
 
@@ -178,7 +178,7 @@ pub struct JudgedBody {
     /// The idempotency key it carries.
     pub key: Option<String>,
     /// The amounts it names, if they are written down.
-    pub amounts: Amounts,
+    pub amounts: BodyAmounts,
 }
 
 /// Whether the body acts for its `own`er alone (an operator's for whom it likes), in one reading, and is one GatePay might
@@ -187,34 +187,34 @@ pub fn body(
     operation: &Operation,
     query: Option<&str>,
     body: &[u8],
-    own: Option<Own<'_>>,
+    own: Option<CallerIdentity<'_>>,
     rules: &BodyRules,
 ) -> Result<JudgedBody, Refusal> {
     let reading = BodyReading::read(operation, query, body);
     let callbacks = own.is_none() || rules.callbacks;
     guard(operation, &reading, own, callbacks).map_err(|steering| match steering {
-        Steering::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
-        Steering::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
-        Steering::NotOneText { .. }
-        | Steering::Repeated { .. }
-        | Steering::NotAscii { .. }
-        | Steering::TooDeep { .. }
-        | Steering::ReadDifferently { .. }
-        | Steering::ParameterNotAscii
-        | Steering::ParameterName
-        | Steering::RepeatedParameter
-        | Steering::Contradicted
-        | Steering::EncodedName
-        | Steering::PartName
-        | Steering::RepeatedPart
-        | Steering::TooManyParts => Refusal::InvalidBody(steering.to_string()),
+        SteeringAttempt::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
+        SteeringAttempt::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
+        SteeringAttempt::NotOneText { .. }
+        | SteeringAttempt::Repeated { .. }
+        | SteeringAttempt::NotAscii { .. }
+        | SteeringAttempt::TooDeep { .. }
+        | SteeringAttempt::ReadDifferently { .. }
+        | SteeringAttempt::ParameterNotAscii
+        | SteeringAttempt::ParameterName
+        | SteeringAttempt::RepeatedParameter
+        | SteeringAttempt::Contradicted
+        | SteeringAttempt::EncodedName
+        | SteeringAttempt::PartName
+        | SteeringAttempt::RepeatedPart
+        | SteeringAttempt::TooManyParts => Refusal::InvalidBody(steering.to_string()),
     })?;
     let inspected = check::inspect(operation, &reading, rules.strictness)
         .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
     let amounts = if rules.amounts && operation.kind != Kind::Read {
-        Amounts::read(operation, &reading)
+        BodyAmounts::read(operation, &reading)
     } else {
-        Amounts::default()
+        BodyAmounts::default()
     };
     Ok(JudgedBody {
         key: inspected.key,
@@ -228,7 +228,7 @@ pub async fn judge_body(
     (catalogue, position): (&Arc<Catalogue>, usize),
     query: Option<&str>,
     sent: &Bytes,
-    own: Option<Own<'_>>,
+    own: Option<CallerIdentity<'_>>,
     rules: BodyRules,
 ) -> Result<JudgedBody, Refusal> {
     if sent.len() <= YIELD_AFTER {
@@ -240,7 +240,7 @@ pub async fn judge_body(
     let judged = offload.run(move || {
         let own = own
             .as_ref()
-            .map(|(account, client_id)| Own { account, client_id });
+            .map(|(account, client_id)| CallerIdentity { account, client_id });
         body(
             &catalogue.rows()[position],
             query.as_deref(),
@@ -466,7 +466,7 @@ mod tests {
             callbacks: true,
             amounts: true,
         };
-        let own = Own {
+        let own = CallerIdentity {
             account: "1",
             client_id: "c",
         };

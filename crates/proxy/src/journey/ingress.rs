@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatepay_core::operation::{Media, Method};
+use gatepay_core::operation::{MediaType, Method};
 use gatepay_core::spelling;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
@@ -97,7 +97,7 @@ pub async fn unless_gone<F: Future>(
 }
 
 /// Whether a body is of the kind its operation takes, by its `Content-Type`. One that names no type is GatePay's to judge.
-pub fn media_type(named: AtMostOnce<'_>, media: Media) -> Result<(), Refusal> {
+pub fn media_type(named: AtMostOnce<'_>, media: MediaType) -> Result<(), Refusal> {
     let named =
         named.map_err(|headers::RepeatedHeader| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
@@ -107,7 +107,7 @@ pub fn media_type(named: AtMostOnce<'_>, media: Media) -> Result<(), Refusal> {
         .unwrap_or_default()
         .trim_ascii();
     let wanted = media.as_str();
-    if media == Media::Json && names_other_charset(named) {
+    if media == MediaType::Json && names_other_charset(named) {
         // GatePay would read other characters than were checked here.
         return Err(Refusal::UnsupportedMediaType { wanted });
     }

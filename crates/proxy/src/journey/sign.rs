@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use gatepay_core::look_up::Question;
+use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, Payload, Signature};
 use http::header::{self, HeaderValue};
@@ -98,7 +98,11 @@ impl Outbound {
     }
 
     /// A look-up of what became of this call, for the same account.
-    pub fn look_up(&self, row: &Operation, question: &Question) -> Result<Self, UnsendableHead> {
+    pub fn look_up(
+        &self,
+        row: &Operation,
+        question: &LookUpQuestion,
+    ) -> Result<Self, UnsendableHead> {
         let (query, body) = (question.query.as_deref(), question.body.clone());
         let mut outbound = Self::begin(row, query, [JSON], body.into())?;
         outbound.head.extend_from_slice(&self.head[self.common..]);

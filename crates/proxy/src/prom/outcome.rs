@@ -1,6 +1,6 @@
 //! How a request ended: the label that metrics, access lines and the journal share.
 
-use gatepay_core::envelope::Verdict;
+use gatepay_core::envelope::AnswerVerdict;
 
 /// How a request ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +45,12 @@ impl RequestOutcome {
     }
 }
 
-impl From<Verdict> for RequestOutcome {
-    fn from(verdict: Verdict) -> Self {
+impl From<AnswerVerdict> for RequestOutcome {
+    fn from(verdict: AnswerVerdict) -> Self {
         match verdict {
-            Verdict::Success => Self::Success,
-            Verdict::Failure => Self::Failure,
-            Verdict::Unknown => Self::Unknown,
+            AnswerVerdict::Success => Self::Success,
+            AnswerVerdict::Failure => Self::Failure,
+            AnswerVerdict::Unknown => Self::Unknown,
         }
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::Credential;
-use gatepay_core::envelope::Code;
-use gatepay_core::look_up::Observed;
+use gatepay_core::envelope::EnvelopeCode;
+use gatepay_core::look_up::ObservedOutcome;
 use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
 
@@ -49,7 +49,7 @@ pub struct AccessLine {
     /// The status of the answer.
     pub status: Option<u16>,
     /// GatePay's code.
-    pub code: Option<Code>,
+    pub code: Option<EnvelopeCode>,
     /// Limits that would have refused it, had they been enforced.
     pub shadow: LimitSet,
     /// Bytes of the request's body.
@@ -61,7 +61,7 @@ pub struct AccessLine {
     /// How often it was sent or tried to be.
     pub attempts: u32,
     /// What GatePay was seen to have of a call whose answer was lost.
-    pub observed: Option<Observed>,
+    pub observed: Option<ObservedOutcome>,
     /// Where it came from.
     pub peer: IpAddr,
     /// Whether the caller was gone before the answer was.
@@ -230,7 +230,7 @@ impl AccessLine {
             refusal: self.refusal,
             detail: rest.detail,
             status: self.status,
-            code: self.code.as_ref().map(Code::as_str),
+            code: self.code.as_ref().map(EnvelopeCode::as_str),
             shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
@@ -243,7 +243,7 @@ impl AccessLine {
             look_up_ms: self.observed.map(|_| milliseconds(RequestPhase::LookUp)),
             relay_ms: milliseconds(RequestPhase::Relay),
             attempts: self.attempts,
-            observed: self.observed.map(Observed::as_str),
+            observed: self.observed.map(ObservedOutcome::as_str),
             peer: self.peer,
             caller_left: self.caller_left,
         }
@@ -662,7 +662,7 @@ pub(crate) mod tests {
             bytes_in: 120,
             bytes_out: 340,
             attempts: 1,
-            observed: Some(Observed::Found),
+            observed: Some(ObservedOutcome::Found),
             caller_left: true,
             ..AccessLine::begin(
                 1_767_225_600_000,
@@ -741,7 +741,7 @@ pub(crate) mod tests {
         let mut line = line();
         line.shadow.add(LimitName::Rate);
         line.shadow.add(LimitName::Money);
-        line.code = Code::new("400202");
+        line.code = EnvelopeCode::new("400202");
         line.bytes_out = u64::MAX;
         line.spent
             .add(RequestPhase::Own, Duration::from_nanos(250_499));

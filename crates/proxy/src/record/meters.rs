@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use gatepay_core::Catalogue;
-use gatepay_core::envelope::Code;
+use gatepay_core::envelope::EnvelopeCode;
 use prometheus::{IntCounter, IntGauge};
 
 use crate::prom::histogram::LatencyHistogram;
@@ -99,7 +99,7 @@ impl RequestMeters {
     }
 
     /// Counts an answer of GatePay's by its code.
-    pub fn answered(&self, code: &Code) {
+    pub fn answered(&self, code: &EnvelopeCode) {
         PADDED
             .binary_search(&u128::from_be_bytes(code.padded()))
             .map_or(&self.other_answers, |at| &self.answers[at])
@@ -165,7 +165,7 @@ mod tests {
         assert!(CODES.is_sorted() && PADDED.is_sorted());
         let (_registry, metrics) = made();
         for (at, code) in CODES.iter().enumerate() {
-            metrics.answered(&Code::new(code).unwrap());
+            metrics.answered(&EnvelopeCode::new(code).unwrap());
             assert_eq!(metrics.answers[at].get(), 1, "{code}");
         }
     }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_code_nobody_published_makes_no_series() {
         let (registry, metrics) = made();
-        metrics.answered(&Code::new("31337").unwrap());
+        metrics.answered(&EnvelopeCode::new("31337").unwrap());
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&registry.gather(), &mut text)

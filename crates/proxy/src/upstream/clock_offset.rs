@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gatepay_core::{FreshStamp, Window};
+use gatepay_core::{FreshStamp, StampWindow};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
@@ -80,7 +80,7 @@ enum ClockHealth {
 
 impl UpstreamClock {
     /// Knowing nothing yet.
-    pub fn new(clock: Clock, follow: bool, window: Window, meters: ClockMeters) -> Self {
+    pub fn new(clock: Clock, follow: bool, window: StampWindow, meters: ClockMeters) -> Self {
         Self {
             clock,
             follow,
@@ -222,7 +222,7 @@ impl UpstreamClock {
 
     fn state(&self, offset_ms: i64) -> ClockHealth {
         let off = offset_ms.abs();
-        let tolerated = i64::try_from(Window::GATEPAY.future_ms).unwrap_or(i64::MAX);
+        let tolerated = i64::try_from(StampWindow::GATEPAY.future_ms).unwrap_or(i64::MAX);
         if off > self.future_ms || (off >= tolerated && !self.follow) {
             ClockHealth::Beyond
         } else if off >= tolerated / 2 {
@@ -328,7 +328,7 @@ mod tests {
             agreeing: IntGauge::new("agreeing", "agreeing").unwrap(),
             faults: [counter("stepped"), counter("frozen")],
         };
-        let window = Window {
+        let window = StampWindow {
             past_ms: 300_000,
             future_ms: 10_000,
         };

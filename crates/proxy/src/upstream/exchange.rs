@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use gatepay_core::envelope::Judgement;
+use gatepay_core::envelope::AnswerJudgement;
 
 use crate::admission::breaker::BreakerOpen;
 use crate::http1::content_coding::{ContentCoding, begins_coded};
@@ -38,7 +38,7 @@ impl UpstreamAnswer {
 /// An answer's body.
 pub enum AnswerBody {
     /// All of it, and what it says.
-    Whole(Bytes, Judgement),
+    Whole(Bytes, AnswerJudgement),
     /// The beginning of a long one, and where the rest comes from.
     Long(Box<LongBody>),
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
-use gatepay_core::envelope::{self, Form, Judgement};
+use gatepay_core::envelope::{self, AnswerForm, AnswerJudgement};
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
@@ -193,7 +193,7 @@ fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
         AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
         AnswerBody::Long(_) => None,
     };
-    let code = code.map(envelope::Code::as_str);
+    let code = code.map(envelope::EnvelopeCode::as_str);
     if head.status.as_u16() == 429 || code.is_some_and(|code| road.quota.is_pushback(code)) {
         let after = head.fields.get(&RETRY_AFTER);
         let after = after.and_then(|value| str::from_utf8(value).ok());
@@ -309,7 +309,7 @@ async fn read(
         }
         _ => judged(road.offload, kind, status, &body).await,
     };
-    if !shows_its_end && judgement.form != Form::Structure {
+    if !shows_its_end && judgement.form != AnswerForm::Structure {
         return Err(endless());
     }
     road.pool.give_back(connection);
@@ -320,7 +320,12 @@ async fn read(
 }
 
 /// What a whole answer says.
-async fn judged(offload: &OffloadThreads, kind: Kind, status: u16, body: &Bytes) -> Judgement {
+async fn judged(
+    offload: &OffloadThreads,
+    kind: Kind,
+    status: u16,
+    body: &Bytes,
+) -> AnswerJudgement {
     if body.len() <= YIELD_AFTER {
         return envelope::judge(kind, status, body);
     }
@@ -334,7 +339,7 @@ async fn judged_in_gzip(
     kind: Kind,
     status: u16,
     body: &Bytes,
-) -> Option<Judgement> {
+) -> Option<AnswerJudgement> {
     let body = body.clone();
     let judge = move || {
         content_coding::decoded(&body, DECODED).map(|body| envelope::judge(kind, status, &body))

@@ -1,6 +1,6 @@
 //! What is counted of the way to GatePay: connections, repeats, the clock beside GatePay's, and credentials that take over.
 
-use gatepay_core::look_up::Observed;
+use gatepay_core::look_up::ObservedOutcome;
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 
 use crate::admission::breaker::BreakerMeters;
@@ -20,8 +20,8 @@ pub struct UpstreamMeters {
     pub repeats: [IntCounter; RetryReason::ALL.len()],
     /// Attempts that were not repeated because the budget was spent.
     pub repeats_denied: IntCounter,
-    /// What look-ups of lost calls saw, by [`Observed`].
-    pub resolutions: [IntCounter; Observed::ALL.len()],
+    /// What look-ups of lost calls saw, by [`ObservedOutcome`].
+    pub resolutions: [IntCounter; ObservedOutcome::ALL.len()],
     /// The breaker's.
     pub breaker: BreakerMeters,
     /// Parties whose own breaker is open.
@@ -127,7 +127,7 @@ impl UpstreamMeters {
                 "resolutions_total",
                 "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
                 "observed",
-                [Observed::Found, Observed::NotFound, Observed::Unknown].map(Observed::as_str),
+                [ObservedOutcome::Found, ObservedOutcome::NotFound, ObservedOutcome::Unknown].map(ObservedOutcome::as_str),
             ),
             breaker: BreakerMeters {
                 is_open: make.gauge(

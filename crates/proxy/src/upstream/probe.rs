@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
-use gatepay_core::envelope::Verdict;
+use gatepay_core::envelope::AnswerVerdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::admission::quota::OwnCallPurpose;
@@ -30,7 +30,7 @@ pub async fn prove(
             body: AnswerBody::Whole(_, judgement),
             head,
         }) => match (judgement.verdict, judgement.code) {
-            (Verdict::Success, _) => Ok(()),
+            (AnswerVerdict::Success, _) => Ok(()),
             (_, Some(code)) => Err(format!("GatePay answered {}", code.as_str())),
             (_, None) => Err(format!("GatePay answered HTTP {}", head.status.as_u16())),
         },

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
-use gatepay_core::look_up::{Observation, Observed, Question};
+use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
 use tokio::time::{Instant, sleep_until};
 
 use crate::admission::quota::OwnCallPurpose;
@@ -41,10 +41,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// known as well when nobody waits for the rest.
 pub async fn resolve(
     road: UpstreamCall<'_>,
-    question: &Question,
+    question: &LookUpQuestion,
     schedule: &ResolveSchedule,
     within: Duration,
-    seen: &mut Observation,
+    seen: &mut LookUpObservation,
     mut ask: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) {
     let began = Instant::now();
@@ -67,11 +67,11 @@ pub async fn resolve(
         {
             let heard = question.observe(head.status.as_u16(), &body);
             // Silence after an answer unsays nothing.
-            if heard.observed != Observed::Unknown || heard.order.is_some() {
+            if heard.observed != ObservedOutcome::Unknown || heard.order.is_some() {
                 *seen = heard;
             }
         }
-        if seen.observed == Observed::Found {
+        if seen.observed == ObservedOutcome::Found {
             return;
         }
     }

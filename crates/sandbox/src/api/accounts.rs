@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use gatepay_core::header;
-use gatepay_core::operation::{Account as Named, Operation, Scope};
+use gatepay_core::operation::{AccountHeader as Named, Operation, OperationScope};
 use hyper::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use crate::config::{AccountStatus, SubAccount};
-use crate::rules::call::{Call, Outcome};
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
 use crate::wire::headers::single;
-use crate::wire::parameters::Parameters;
+use crate::wire::parameters::RequestParameters;
 
 /// The first account id given; ids in the samples have as many digits.
 const FIRST_ID: u64 = 9_000_000_001;
@@ -25,20 +25,20 @@ const FOR_THE_INSTITUTION: [&str; 2] = ["create_batch_transfer", "query_batch_tr
 const DESCRIPTION: [&str; 4] = ["customer_id", "display_name", "account_holder", "metadata"];
 
 /// All accounts there are.
-pub(crate) struct Accounts {
+pub(crate) struct AccountBook {
     institution: String,
     /// As `X-GatePay-MerchantId` has to name the institution; `None` is anything.
     merchant_id: Option<String>,
     /// How long a new account is not usable yet.
     delay_ms: u64,
     /// Oldest first.
-    sub: Vec<Account>,
+    sub: Vec<SandboxAccount>,
 }
 
-struct Account {
+struct SandboxAccount {
     id: String,
     /// What it was created by; nothing if the sandbox was started with it.
-    asked: Option<Parameters>,
+    asked: Option<RequestParameters>,
     request_id: String,
     /// What is said about it, as last updated.
     description: Map<String, Value>,
@@ -49,7 +49,11 @@ struct Account {
 }
 
 /// `POST …/accounts/create`. The same request again has the same answer: INIT and no id, whatever became of it.
-pub(crate) fn create(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(
+    accounts: &mut AccountBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let request_id = asked.text("request_id")?;
     asked.text("customer_id")?;
     asked.text("display_name")?;
@@ -57,7 +61,7 @@ pub(crate) fn create(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters
     let mut known = accounts.sub.iter();
     let created_ms = match known.find(|account| account.request_id == request_id) {
         Some(earlier) if earlier.asked.as_ref() == Some(asked) => earlier.created_ms,
-        Some(_) => return Err(Failure::Reused("request_id")),
+        Some(_) => return Err(ApiFailure::Reused("request_id")),
         None => {
             accounts.add(request_id, asked, call.now);
             call.now
@@ -72,11 +76,15 @@ pub(crate) fn create(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters
 }
 
 /// `POST …/accounts/update`, of the account in On-Behalf-Of.
-pub(crate) fn update(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn update(
+    accounts: &mut AccountBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let mut accounts = accounts.sub.iter_mut();
     let account = accounts
         .find(|account| account.id == call.account)
-        .ok_or(Failure::UnknownAccount)?;
+        .ok_or(ApiFailure::UnknownAccount)?;
     let said = described(asked).into_iter();
     account
         .description
@@ -89,24 +97,32 @@ pub(crate) fn update(accounts: &mut Accounts, call: Call<'_>, asked: &Parameters
 }
 
 /// `GET …/accounts/query`. Its parameters are on no page that was seen; any one that names an account will do.
-pub(crate) fn query(accounts: &Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let wanted = Filter::asked(asked)?;
+pub(crate) fn query(
+    accounts: &AccountBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let wanted = AccountFilter::asked(asked)?;
     if wanted.names_nothing() {
         let names = "request_id, account_id or customer_id";
-        return Err(Failure::Malformed(names));
+        return Err(ApiFailure::Malformed(names));
     }
     let accounts = accounts.sub.iter();
     accounts
         .filter(|account| wanted.fits(account, call.now))
         .map(|account| account.describe(call.now))
         .next()
-        .ok_or(Failure::UnknownAccount)
+        .ok_or(ApiFailure::UnknownAccount)
 }
 
 /// `GET …/accounts/list`.
-pub(crate) fn list(accounts: &Accounts, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let wanted = Filter::asked(asked)?;
-    let page = Page::asked(asked, "cursor", "limit")?;
+pub(crate) fn list(
+    accounts: &AccountBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let wanted = AccountFilter::asked(asked)?;
+    let page = ListPage::asked(asked, "cursor", "limit")?;
     let accounts = accounts.sub.iter();
     let found: Vec<_> = accounts
         .filter(|account| wanted.fits(account, call.now))
@@ -115,7 +131,7 @@ pub(crate) fn list(accounts: &Accounts, call: Call<'_>, asked: &Parameters) -> O
     Ok(json!({"accounts": page.of(&found), "has_more": page.end() < found.len()}))
 }
 
-impl Accounts {
+impl AccountBook {
     pub(crate) fn new(
         institution: String,
         merchant_id: Option<String>,
@@ -126,7 +142,10 @@ impl Accounts {
             institution,
             merchant_id,
             delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-            sub: sub_accounts.into_iter().map(Account::given).collect(),
+            sub: sub_accounts
+                .into_iter()
+                .map(SandboxAccount::given)
+                .collect(),
         }
     }
 
@@ -136,13 +155,13 @@ impl Accounts {
         operation: &Operation,
         headers: &'a HeaderMap,
         now: u64,
-    ) -> Result<&'a str, Failure> {
+    ) -> Result<&'a str, ApiFailure> {
         match operation.account {
             Named::None => Ok(&self.institution),
             Named::MerchantId => {
                 let merchant_id = single(headers, header::MERCHANT_ID)?;
                 match &self.merchant_id {
-                    Some(own) if own.as_bytes() != merchant_id => Err(Failure::UnknownMerchant),
+                    Some(own) if own.as_bytes() != merchant_id => Err(ApiFailure::UnknownMerchant),
                     Some(_) | None => Ok(&self.institution),
                 }
             }
@@ -156,10 +175,10 @@ impl Accounts {
                 .ok()
                 .and_then(|id| str::from_utf8(id).ok())
                 .filter(|id| match operation.scope {
-                    Scope::Tenant => self.is_active(id, now),
-                    Scope::Institution => self.holds_money(id, now),
+                    OperationScope::Tenant => self.is_active(id, now),
+                    OperationScope::Institution => self.holds_money(id, now),
                 })
-                .ok_or(Failure::UnknownSubAccount),
+                .ok_or(ApiFailure::UnknownSubAccount),
         }
     }
 
@@ -175,8 +194,8 @@ impl Accounts {
             .any(|account| account.id == id && account.status(now) == AccountStatus::Active)
     }
 
-    fn add(&mut self, request_id: &str, asked: &Parameters, now: u64) {
-        self.sub.push(Account {
+    fn add(&mut self, request_id: &str, asked: &RequestParameters, now: u64) {
+        self.sub.push(SandboxAccount {
             id: self.next_id(),
             asked: Some(asked.clone()),
             request_id: request_id.to_owned(),
@@ -205,7 +224,7 @@ impl Accounts {
     }
 }
 
-impl Account {
+impl SandboxAccount {
     /// An account that the sandbox is started with.
     fn given(account: SubAccount) -> Self {
         Self {
@@ -267,7 +286,7 @@ impl AccountStatus {
 }
 
 /// Which accounts are asked for.
-struct Filter<'a> {
+struct AccountFilter<'a> {
     request_id: Option<&'a str>,
     account_id: Option<&'a str>,
     customer_id: Option<&'a str>,
@@ -276,8 +295,8 @@ struct Filter<'a> {
     created_to_ms: u64,
 }
 
-impl<'a> Filter<'a> {
-    fn asked(asked: &'a Parameters) -> Result<Self, Failure> {
+impl<'a> AccountFilter<'a> {
+    fn asked(asked: &'a RequestParameters) -> Result<Self, ApiFailure> {
         Ok(Self {
             request_id: asked.optional_text("request_id")?,
             account_id: asked.optional_text("account_id")?,
@@ -292,7 +311,7 @@ impl<'a> Filter<'a> {
         self.request_id.is_none() && self.account_id.is_none() && self.customer_id.is_none()
     }
 
-    fn fits(&self, account: &Account, now: u64) -> bool {
+    fn fits(&self, account: &SandboxAccount, now: u64) -> bool {
         let customer_id = account.description.get("customer_id");
         let customer_id = customer_id.and_then(Value::as_str);
         let status = account.status(now);
@@ -307,7 +326,7 @@ impl<'a> Filter<'a> {
 }
 
 /// What a caller says about an account; `null` where nothing is said.
-fn described(asked: &Parameters) -> Map<String, Value> {
+fn described(asked: &RequestParameters) -> Map<String, Value> {
     DESCRIPTION
         .iter()
         .map(|name| ((*name).to_owned(), asked.echo(name)))
@@ -317,7 +336,7 @@ fn described(asked: &Parameters) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, DELAY_MS, Desk, INSTITUTION, NOW, OTHER};
+    use crate::desk::{ACME, DELAY_MS, INSTITUTION, NOW, OTHER, TestDesk};
 
     fn new_account(request_id: &str) -> Value {
         json!({
@@ -328,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_account_becomes_active_when_its_time_has_come() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let created = desk.get("create_account", &new_account("r1"));
         assert_eq!(created["status"], "INIT");
         assert_eq!(created["created"], NOW.to_string(), "text, in this answer");
@@ -362,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_request_id_makes_one_account() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let created = desk.get("create_account", &new_account("r1"));
         desk.now += 2 * DELAY_MS;
         assert_eq!(desk.get("create_account", &new_account("r1")), created);
@@ -375,7 +394,7 @@ mod tests {
 
     #[test]
     fn accounts_are_listed_by_filter_and_page() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         for request_id in ["r1", "r2", "r3"] {
             desk.get("create_account", &new_account(request_id));
         }
@@ -401,7 +420,7 @@ mod tests {
 
     #[test]
     fn an_update_changes_what_it_says() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.now += 5;
         let updated = desk.get("update_account", &json!({"display_name": "Acme Ltd"}));
         assert_eq!(
@@ -421,7 +440,7 @@ mod tests {
 
     #[test]
     fn an_account_that_stays_init_holds_no_money() {
-        let accounts = Accounts::new(
+        let accounts = AccountBook::new(
             INSTITUTION.to_owned(),
             None,
             Duration::ZERO,

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use crate::api::accounts::Accounts;
+use crate::api::accounts::AccountBook;
 use crate::config::AnswerForms;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::page::Page;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::page::ListPage;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::{CURRENCIES, Parameters};
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::{CURRENCIES, RequestParameters};
 
 /// Whose money it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Holder {
+pub(crate) enum MoneyHolder {
     /// The institution or a sub-account.
     Account(String),
     /// Everybody else: customers, banks, addresses on chains.
@@ -27,16 +27,16 @@ pub(crate) enum Holder {
 }
 
 /// An amount that goes from one holder to another.
-pub(crate) struct Movement<'a> {
-    pub(crate) from: Holder,
-    pub(crate) to: Holder,
+pub(crate) struct MoneyMovement<'a> {
+    pub(crate) from: MoneyHolder,
+    pub(crate) to: MoneyHolder,
     pub(crate) currency: &'a str,
     pub(crate) amount: Amount,
 }
 
 /// What money is moved for, as bills show it.
 #[derive(Clone, Copy)]
-pub(crate) struct Reason<'a> {
+pub(crate) struct MovementReason<'a> {
     /// The word for it. No page lists GatePay's words; these are the sandbox's.
     pub(crate) kind: &'static str,
     /// GatePay's own id of what was done.
@@ -48,20 +48,20 @@ pub(crate) struct Reason<'a> {
 /// Everybody's money.
 #[derive(Default)]
 pub(crate) struct Balances {
-    flows: HashMap<Holder, BTreeMap<String, Flow>>,
+    flows: HashMap<MoneyHolder, BTreeMap<String, MoneyFlow>>,
     /// Oldest first.
-    entries: Vec<Entry>,
+    entries: Vec<BillEntry>,
 }
 
 /// What came in and what went out, since the sandbox was started.
 #[derive(Clone, Copy)]
-struct Flow {
+struct MoneyFlow {
     received: Amount,
     given: Amount,
 }
 
 /// A line of an account's bill.
-struct Entry {
+struct BillEntry {
     account: String,
     at_ms: u64,
     kind: &'static str,
@@ -74,7 +74,11 @@ struct Entry {
 }
 
 /// `POST /payment/open/institution/v1/balance`. No currency means all.
-pub(crate) fn query(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    balances: &Balances,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let list = balances.list(call.account, asked)?;
     Ok(json!({ "balanceList": list }))
 }
@@ -82,8 +86,8 @@ pub(crate) fn query(balances: &Balances, call: Call<'_>, asked: &Parameters) -> 
 /// `GET /payment/open/institution/v1/pay/balance/query`, which other sources print (protocol.md 7).
 pub(crate) fn query_as_merchant(
     balances: &Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let list = balances.list(call.account, asked)?;
     let list = (!list.is_empty()).then_some(list);
@@ -91,7 +95,7 @@ pub(crate) fn query_as_merchant(
 }
 
 /// `GET /v1/pay/balance`.
-pub(crate) fn all(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn all(balances: &Balances, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let only = asked.optional_text("currency")?;
     let held = balances.held(call.account);
     let shown = held.filter(|(currency, _)| only.is_none_or(|only| only == *currency));
@@ -102,13 +106,17 @@ pub(crate) fn all(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Ou
 }
 
 /// `GET /v1/pay/bill/orderlist`, newest first.
-pub(crate) fn bills(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn bills(
+    balances: &Balances,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let from = asked.optional_time("startTime")?.unwrap_or_default();
     let to = asked.optional_time("endTime")?.unwrap_or(u64::MAX);
     let currency = asked.optional_text("currency")?;
     let kind = asked.optional_text("financialType")?;
     let id = asked.optional_text("orderIdNo")?;
-    let page = Page::asked(asked, "page", "count")?;
+    let page = ListPage::asked(asked, "page", "count")?;
     let entries = balances.entries.iter().enumerate().rev();
     let found: Vec<_> = entries
         .filter(|(_, entry)| entry.account == call.account)
@@ -130,30 +138,30 @@ pub(crate) fn bills(balances: &Balances, call: Call<'_>, asked: &Parameters) -> 
 
 /// What an account is given from outside, in no call of the API.
 pub(crate) fn fund(
-    accounts: &Accounts,
+    accounts: &AccountBook,
     balances: &mut Balances,
-    call: Call<'_>,
+    call: LedgerCall<'_>,
     currency: &str,
     amount: Amount,
-) -> Result<(), Failure> {
+) -> Result<(), ApiFailure> {
     if !accounts.holds_money(call.account, call.now) {
-        return Err(Failure::UnknownAccount);
+        return Err(ApiFailure::UnknownAccount);
     }
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "FUNDING",
         id: "",
         number: "",
     };
-    let movement = Movement {
-        from: Holder::Outside,
-        to: Holder::account(call.account),
+    let movement = MoneyMovement {
+        from: MoneyHolder::Outside,
+        to: MoneyHolder::account(call.account),
         currency,
         amount,
     };
     balances.post(call.now, reason, &[movement])
 }
 
-impl Holder {
+impl MoneyHolder {
     pub(crate) fn account(id: &str) -> Self {
         Self::Account(id.to_owned())
     }
@@ -164,9 +172,9 @@ impl Balances {
     pub(crate) fn post(
         &mut self,
         now: u64,
-        reason: Reason<'_>,
-        movements: &[Movement<'_>],
-    ) -> Result<(), Failure> {
+        reason: MovementReason<'_>,
+        movements: &[MoneyMovement<'_>],
+    ) -> Result<(), ApiFailure> {
         for (done, movement) in movements.iter().enumerate() {
             if let Err(failure) = self.shift(movement) {
                 for movement in movements[..done].iter().rev() {
@@ -176,7 +184,7 @@ impl Balances {
             }
         }
         for movement in movements {
-            let Movement { from, to, .. } = movement;
+            let MoneyMovement { from, to, .. } = movement;
             self.enter(now, reason, from, "-", movement);
             self.enter(now, reason, to, "", movement);
         }
@@ -186,20 +194,20 @@ impl Balances {
     /// What an account has of a currency.
     pub(crate) fn available(&self, account: &str, currency: &str) -> Amount {
         self.flows
-            .get(&Holder::account(account))
+            .get(&MoneyHolder::account(account))
             .and_then(|flows| flows.get(currency))
             .map_or(Amount::ZERO, |flow| flow.left())
     }
 
     /// What an account has, by currency.
     pub(crate) fn held(&self, account: &str) -> impl Iterator<Item = (&str, Amount)> {
-        let flows = self.flows.get(&Holder::account(account));
+        let flows = self.flows.get(&MoneyHolder::account(account));
         let flows = flows.into_iter().flatten();
         flows.map(|(currency, flow)| (currency.as_str(), flow.left()))
     }
 
     /// The balances of the currencies asked for, or of all that are held.
-    fn list(&self, account: &str, asked: &Parameters) -> Result<Vec<Value>, Failure> {
+    fn list(&self, account: &str, asked: &RequestParameters) -> Result<Vec<Value>, ApiFailure> {
         let mut currencies = asked.texts(CURRENCIES)?;
         currencies.extend(asked.optional_text("currency")?);
         if currencies.is_empty() {
@@ -212,25 +220,25 @@ impl Balances {
         Ok(balances.collect())
     }
 
-    fn shift(&mut self, movement: &Movement<'_>) -> Result<(), Failure> {
+    fn shift(&mut self, movement: &MoneyMovement<'_>) -> Result<(), ApiFailure> {
         let (from, to) = self.ends(movement);
         let given = from
             .given
             .plus(movement.amount)
-            .ok_or(Failure::WrongAmount)?;
+            .ok_or(ApiFailure::WrongAmount)?;
         let received = to
             .received
             .plus(movement.amount)
-            .ok_or(Failure::WrongAmount)?;
-        if matches!(movement.from, Holder::Account(_)) && given > from.received {
-            return Err(Failure::InsufficientBalance);
+            .ok_or(ApiFailure::WrongAmount)?;
+        if matches!(movement.from, MoneyHolder::Account(_)) && given > from.received {
+            return Err(ApiFailure::InsufficientBalance);
         }
         self.flow(&movement.from, movement.currency).given = given;
         self.flow(&movement.to, movement.currency).received = received;
         Ok(())
     }
 
-    fn shift_back(&mut self, movement: &Movement<'_>) {
+    fn shift_back(&mut self, movement: &MoneyMovement<'_>) {
         let (from, to) = self.ends(movement);
         let taken_back = "what was added a moment ago can be taken away";
         let given = from.given.minus(movement.amount).expect(taken_back);
@@ -239,15 +247,15 @@ impl Balances {
         self.flow(&movement.to, movement.currency).received = received;
     }
 
-    fn ends(&mut self, movement: &Movement<'_>) -> (Flow, Flow) {
+    fn ends(&mut self, movement: &MoneyMovement<'_>) -> (MoneyFlow, MoneyFlow) {
         let from = *self.flow(&movement.from, movement.currency);
         let to = *self.flow(&movement.to, movement.currency);
         (from, to)
     }
 
-    fn flow(&mut self, holder: &Holder, currency: &str) -> &mut Flow {
+    fn flow(&mut self, holder: &MoneyHolder, currency: &str) -> &mut MoneyFlow {
         let flows = self.flows.entry(holder.clone()).or_default();
-        flows.entry(currency.to_owned()).or_insert(Flow {
+        flows.entry(currency.to_owned()).or_insert(MoneyFlow {
             received: Amount::ZERO,
             given: Amount::ZERO,
         })
@@ -257,15 +265,15 @@ impl Balances {
     fn enter(
         &mut self,
         now: u64,
-        reason: Reason<'_>,
-        holder: &Holder,
+        reason: MovementReason<'_>,
+        holder: &MoneyHolder,
         sign: &str,
-        movement: &Movement<'_>,
+        movement: &MoneyMovement<'_>,
     ) {
-        let Holder::Account(account) = holder else {
+        let MoneyHolder::Account(account) = holder else {
             return;
         };
-        self.entries.push(Entry {
+        self.entries.push(BillEntry {
             account: account.clone(),
             at_ms: now,
             kind: reason.kind,
@@ -292,14 +300,14 @@ impl Balances {
     }
 }
 
-impl Flow {
+impl MoneyFlow {
     fn left(self) -> Amount {
         let left = self.received.minus(self.given);
         left.expect("an account gives no more than it received")
     }
 }
 
-impl Entry {
+impl BillEntry {
     fn describe(&self, position: usize, forms: AnswerForms) -> Value {
         json!({
             "transactId": format!("{}", 60_000_000_001 + position),
@@ -329,11 +337,11 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, NOW, OTHER};
+    use crate::desk::{ACME, NOW, OTHER, TestDesk};
 
     #[test]
     fn a_balance_is_asked_for_by_list_or_by_name_or_whole() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "1.50");
         desk.fund(ACME, "BTC", "2");
         let asked = json!({"currencies": ["USDT", "GT"]});
@@ -355,19 +363,20 @@ mod tests {
 
     #[test]
     fn the_merchants_form_has_no_list_if_there_is_nothing() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let call = desk.ledger.call(ACME, NOW);
-        let nothing = query_as_merchant(&desk.ledger.balances, call, &Parameters::default());
+        let nothing = query_as_merchant(&desk.ledger.balances, call, &RequestParameters::default());
         assert_eq!(nothing, Ok(json!({"balance_list": null})));
         desk.fund(ACME, "USDT", "1");
-        let something = query_as_merchant(&desk.ledger.balances, call, &Parameters::default());
+        let something =
+            query_as_merchant(&desk.ledger.balances, call, &RequestParameters::default());
         let list = json!([{"currency": "USDT", "available": "1"}]);
         assert_eq!(something, Ok(json!({ "balance_list": list })));
     }
 
     #[test]
     fn bills_list_every_movement_with_its_sign_newest_first() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "3");
         desk.now += 10;
         desk.get(
@@ -375,7 +384,7 @@ mod tests {
             &json!({"refundRequestId": "r1", "prepayId": prepay_id, "refundAmount": "1"}),
         );
         desk.fund(OTHER, "GT", "7");
-        let lines = |desk: &mut Desk, asked: Value| {
+        let lines = |desk: &mut TestDesk, asked: Value| {
             let bills = desk.get("list_bills", &asked);
             let lines = bills["balance_history_item_list"]
                 .as_array()
@@ -415,25 +424,25 @@ mod tests {
     #[test]
     fn movements_are_made_together_or_not_at_all() {
         let mut balances = Balances::default();
-        let movement = |from, to, amount| Movement {
+        let movement = |from, to, amount| MoneyMovement {
             from,
             to,
             currency: "GT",
             amount: Amount::parse(amount).unwrap(),
         };
-        let reason = Reason {
+        let reason = MovementReason {
             kind: "TEST",
             id: "",
             number: "",
         };
-        let [acme, other] = [ACME, OTHER].map(Holder::account);
+        let [acme, other] = [ACME, OTHER].map(MoneyHolder::account);
         let movements = [
-            movement(Holder::Outside, acme.clone(), "5"),
+            movement(MoneyHolder::Outside, acme.clone(), "5"),
             movement(acme, other.clone(), "2"),
-            movement(other, Holder::Outside, "3"),
+            movement(other, MoneyHolder::Outside, "3"),
         ];
         let posted = balances.post(NOW, reason, &movements);
-        assert_eq!(posted, Err(Failure::InsufficientBalance));
+        assert_eq!(posted, Err(ApiFailure::InsufficientBalance));
         for account in [ACME, OTHER] {
             assert_eq!(balances.available(account, "GT"), Amount::ZERO);
         }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::rules::call::{Call, Outcome};
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The first bank account's id.
 const FIRST_ID: usize = 93_000_001;
@@ -14,9 +14,9 @@ const APPROVED: u8 = 1;
 
 /// All bank accounts, oldest first.
 #[derive(Default)]
-pub(crate) struct Banks(Vec<Bank>);
+pub(crate) struct BankBook(Vec<BankAccount>);
 
-struct Bank {
+struct BankAccount {
     account: String,
     id: String,
     /// As a list has it.
@@ -24,13 +24,17 @@ struct Bank {
 }
 
 /// `POST …/bank/create`.
-pub(crate) fn create(banks: &mut Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(
+    banks: &mut BankBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     for required in ["bankAccountName", "bankName", "countryId", "iban", "swift"] {
         asked.text(required)?;
     }
-    let Banks(banks) = banks;
+    let BankBook(banks) = banks;
     let id = (FIRST_ID + banks.len()).to_string();
-    banks.push(Bank {
+    banks.push(BankAccount {
         account: call.account.to_owned(),
         id: id.clone(),
         description: json!({
@@ -48,12 +52,12 @@ pub(crate) fn create(banks: &mut Banks, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `GET …/bank/list`. A part of a name or number is enough.
-pub(crate) fn list(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(banks: &BankBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let mut wanted = Vec::new();
     for name in ["bankAccountName", "iban"] {
         wanted.extend(asked.optional_text(name)?.map(|part| (name, part)));
     }
-    let Banks(banks) = banks;
+    let BankBook(banks) = banks;
     let found = banks
         .iter()
         .filter(|bank| bank.account == call.account)
@@ -68,15 +72,19 @@ pub(crate) fn list(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome
 }
 
 /// `POST …/bank/material/supplement`. Nobody looks into the material.
-pub(crate) fn supplement(banks: &Banks, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn supplement(
+    banks: &BankBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let id = asked.text("bankAccountId")?;
     if !banks.has(call.account, id) {
-        return Err(Failure::NotFound("bankAccountId"));
+        return Err(ApiFailure::NotFound("bankAccountId"));
     }
     Ok(json!({"bankAccountId": id, "needSupplementMaterial": false}))
 }
 
-impl Banks {
+impl BankBook {
     /// Whether a bank account is the account's own.
     pub(crate) fn has(&self, account: &str, id: &str) -> bool {
         self.0
@@ -88,11 +96,11 @@ impl Banks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{Desk, OTHER};
+    use crate::desk::{OTHER, TestDesk};
 
     #[test]
     fn a_bank_account_is_approved_and_found_by_a_part_of_its_name_or_number() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let mut bank = json!({
             "bankAccountName": "Acme Ltd", "bankName": "B", "countryId": "SG", "iban": "DE0212",
             "swift": "S",

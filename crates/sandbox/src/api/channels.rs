@@ -8,32 +8,36 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::config::AnswerForms;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// In this list stand the channels of a request that has several.
 const LIST: &str = "merchantChannelList";
 
 /// All channels, by account and `channelId`.
 #[derive(Default)]
-pub(crate) struct Channels(BTreeMap<(String, String), Channel>);
+pub(crate) struct ChannelBook(BTreeMap<(String, String), PaymentChannel>);
 
 #[derive(Clone)]
-struct Channel {
+struct PaymentChannel {
     /// What was said about it.
-    said: Parameters,
+    said: RequestParameters,
     created_ms: u64,
     updated_ms: u64,
 }
 
 /// `POST /v1/pay/channelmanage/save`. A second save replaces the first.
-pub(crate) fn save(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = channels;
+pub(crate) fn save(
+    channels: &mut ChannelBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let ChannelBook(channels) = channels;
     let mut saved = Vec::new();
     for said in all(asked)? {
-        let channel = Channel {
+        let channel = PaymentChannel {
             said,
             created_ms: call.now,
             updated_ms: call.now,
@@ -46,13 +50,17 @@ pub(crate) fn save(channels: &mut Channels, call: Call<'_>, asked: &Parameters) 
 }
 
 /// `GET /v1/pay/channelmanage/list`.
-pub(crate) fn list(channels: &Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let page = Page::asked(asked, "page", "count")?;
+pub(crate) fn list(
+    channels: &ChannelBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let page = ListPage::asked(asked, "page", "count")?;
     let mut wanted = Vec::new();
     for name in ["channelId", "desc", "channelType"] {
         wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
     }
-    let Channels(channels) = channels;
+    let ChannelBook(channels) = channels;
     let own: Vec<_> = channels
         .iter()
         .filter(|((account, _), _)| account == call.account)
@@ -74,12 +82,18 @@ pub(crate) fn list(channels: &Channels, call: Call<'_>, asked: &Parameters) -> O
 }
 
 /// `PUT /v1/pay/channelmanage/update`. What is not said stays. All channels are changed, or none.
-pub(crate) fn update(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = channels;
+pub(crate) fn update(
+    channels: &mut ChannelBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let ChannelBook(channels) = channels;
     let mut updated = Vec::new();
     for said in all(asked)? {
         let key = key(call, &said)?;
-        let known = channels.get(&key).ok_or(Failure::NotFound("channelId"))?;
+        let known = channels
+            .get(&key)
+            .ok_or(ApiFailure::NotFound("channelId"))?;
         let mut channel = known.clone();
         channel.said.merge(&said);
         channel.updated_ms = call.now;
@@ -91,15 +105,19 @@ pub(crate) fn update(channels: &mut Channels, call: Call<'_>, asked: &Parameters
 }
 
 /// `DELETE /v1/pay/channelmanage/delete`.
-pub(crate) fn delete(channels: &mut Channels, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Channels(channels) = channels;
+pub(crate) fn delete(
+    channels: &mut ChannelBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let ChannelBook(channels) = channels;
     let deleted = channels.remove(&key(call, asked)?);
-    let deleted = deleted.ok_or(Failure::NotFound("channelId"))?;
+    let deleted = deleted.ok_or(ApiFailure::NotFound("channelId"))?;
     Ok(done(call, [&deleted].into_iter()))
 }
 
 /// The channels of a request: those of its list, or the one that it is itself.
-fn all(asked: &Parameters) -> Result<Vec<Parameters>, Failure> {
+fn all(asked: &RequestParameters) -> Result<Vec<RequestParameters>, ApiFailure> {
     let lists = asked.echo_list(LIST);
     if lists.as_array().is_none_or(Vec::is_empty) {
         return Ok(vec![asked.clone()]);
@@ -107,20 +125,23 @@ fn all(asked: &Parameters) -> Result<Vec<Parameters>, Failure> {
     asked.objects(LIST)
 }
 
-fn key(call: Call<'_>, said: &Parameters) -> Result<(String, String), Failure> {
+fn key(call: LedgerCall<'_>, said: &RequestParameters) -> Result<(String, String), ApiFailure> {
     Ok((call.account.to_owned(), said.id("channelId")?.to_owned()))
 }
 
 /// The answer to a change. Client libraries have an object without members for it.
-fn done<'c>(call: Call<'_>, mut channels: impl ExactSizeIterator<Item = &'c Channel>) -> Value {
+fn done<'c>(
+    call: LedgerCall<'_>,
+    mut channels: impl ExactSizeIterator<Item = &'c PaymentChannel>,
+) -> Value {
     match (call.forms, channels.len()) {
         (AnswerForms::Clients, _) => json!({}),
-        (AnswerForms::Documentation, 1) => channels.next().map(Channel::as_sent).into(),
-        (AnswerForms::Documentation, _) => channels.map(Channel::as_sent).collect(),
+        (AnswerForms::Documentation, 1) => channels.next().map(PaymentChannel::as_sent).into(),
+        (AnswerForms::Documentation, _) => channels.map(PaymentChannel::as_sent).collect(),
     }
 }
 
-impl Channel {
+impl PaymentChannel {
     fn as_sent(&self) -> Value {
         self.said.members().clone().into()
     }
@@ -146,11 +167,11 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{Desk, OTHER};
+    use crate::desk::{OTHER, TestDesk};
 
     #[test]
     fn a_channel_is_saved_updated_listed_and_deleted() {
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         desk.get(
             "save_channel",
             &json!({"channelId": "c", "name": "Shop", "city": "Berlin"}),
@@ -176,7 +197,7 @@ mod tests {
 
     #[test]
     fn several_channels_are_saved_and_updated_together() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let list = |channels: Value| json!({"channelId": "", "merchantChannelList": channels});
         let saved = list(json!([
             {"channelId": "a", "desc": "Shop", "customFields": [{"code": "1", "name": "n", "value": "v"}]},

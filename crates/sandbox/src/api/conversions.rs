@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::NumbersUniquePer;
-use crate::rules::call::{Call, Outcome};
+use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
-use crate::rules::numbers::Once;
+use crate::rules::numbers::OncePerNumber;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// How long a quote is good. No page says.
 const QUOTE_LIFE_MS: u64 = 60_000;
@@ -20,51 +20,51 @@ const QUOTE_LIFE_MS: u64 = 60_000;
 const FIRST_ID: u64 = 92_000_000_001;
 
 /// Quotes, and what was converted.
-pub(crate) struct Conversions {
+pub(crate) struct ConversionBook {
     /// By quoteId. One that was used is gone.
-    quotes: HashMap<String, Quote>,
+    quotes: HashMap<String, ConversionQuote>,
     quoted: usize,
     /// By clientReqId, as answers have them.
-    done: Once<Value>,
+    done: OncePerNumber<Value>,
 }
 
-struct Quote {
+struct ConversionQuote {
     account: String,
-    sold: Part,
-    bought: Part,
+    sold: CurrencyAmount,
+    bought: CurrencyAmount,
     expires_ms: u64,
 }
 
 /// An amount of a currency.
 #[derive(PartialEq)]
-struct Part {
+struct CurrencyAmount {
     currency: String,
     amount: Amount,
 }
 
 /// `POST /v1/pay/convert/preview`.
 pub(crate) fn preview(
-    conversions: &mut Conversions,
-    call: Call<'_>,
-    asked: &Parameters,
+    conversions: &mut ConversionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let sold = market::currency(asked.text("sellCurrency")?)?.name;
     let bought = market::currency(asked.text("buyCurrency")?)?.name;
     if sold == bought {
-        return Err(Failure::InvalidCurrency);
+        return Err(ApiFailure::InvalidCurrency);
     }
     let sell_amount = asked.optional_amount("sellAmount")?;
     let (sell_amount, buy_amount) = match (sell_amount, asked.optional_amount("buyAmount")?) {
         (Some(amount), _) => (amount, market::buys(sold, amount, bought)?),
         (None, Some(amount)) => (market::costs(bought, amount, sold)?, amount),
-        (None, None) => return Err(Failure::Malformed("sellAmount or buyAmount")),
+        (None, None) => return Err(ApiFailure::Malformed("sellAmount or buyAmount")),
     };
     conversions.quoted += 1;
     let id = format!("Q{}", conversions.quoted);
-    let quote = Quote {
+    let quote = ConversionQuote {
         account: call.account.to_owned(),
-        sold: Part::new(sold, sell_amount),
-        bought: Part::new(bought, buy_amount),
+        sold: CurrencyAmount::new(sold, sell_amount),
+        bought: CurrencyAmount::new(bought, buy_amount),
         expires_ms: call.now.saturating_add(QUOTE_LIFE_MS),
     };
     conversions.quotes.insert(id.clone(), quote);
@@ -83,10 +83,10 @@ pub(crate) fn preview(
 
 /// `POST /v1/pay/convert`. A quote is good once; a conversion that fails leaves it good.
 pub(crate) fn convert(
-    conversions: &mut Conversions,
+    conversions: &mut ConversionBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let earlier = conversions.done.before(call, "clientReqId", asked)?;
     if let Some(earlier) = earlier {
@@ -98,26 +98,26 @@ pub(crate) fn convert(
         .quotes
         .get(quote_id)
         .filter(|quote| quote.account == call.account)
-        .ok_or(Failure::Malformed("quoteId"))?;
+        .ok_or(ApiFailure::Malformed("quoteId"))?;
     if call.now >= quote.expires_ms {
-        return Err(Failure::RateMoved);
+        return Err(ApiFailure::RateMoved);
     }
-    let Quote { sold, bought, .. } = quote;
-    if Part::asked(asked, "sellCurrency", "sellAmount")? != *sold {
-        return Err(Failure::Malformed("sellAmount"));
+    let ConversionQuote { sold, bought, .. } = quote;
+    if CurrencyAmount::asked(asked, "sellCurrency", "sellAmount")? != *sold {
+        return Err(ApiFailure::Malformed("sellAmount"));
     }
-    if Part::asked(asked, "buyCurrency", "buyAmount")? != *bought {
-        return Err(Failure::Malformed("buyAmount"));
+    if CurrencyAmount::asked(asked, "buyCurrency", "buyAmount")? != *bought {
+        return Err(ApiFailure::Malformed("buyAmount"));
     }
     let id = conversions.done.next_id(FIRST_ID);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "CONVERT",
         id: &id,
         number,
     };
     let movements = [
-        sold.movement(Holder::account(call.account), Holder::Market),
-        bought.movement(Holder::Market, Holder::account(call.account)),
+        sold.movement(MoneyHolder::account(call.account), MoneyHolder::Market),
+        bought.movement(MoneyHolder::Market, MoneyHolder::account(call.account)),
     ];
     balances.post(call.now, reason, &movements)?;
     let done = json!({
@@ -138,30 +138,34 @@ pub(crate) fn convert(
 }
 
 /// `GET /v1/pay/convert/order`. The parameter's name was inferred; the other spelling will do too.
-pub(crate) fn query(conversions: &Conversions, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    conversions: &ConversionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let id = match asked.optional_text("orderId")? {
         Some(id) => id,
         None => asked
             .optional_text("order_id")?
-            .ok_or(Failure::Malformed("orderId"))?,
+            .ok_or(ApiFailure::Malformed("orderId"))?,
     };
     let mut done = conversions.done.of(call.account);
     done.find(|conversion| conversion["order_id"] == id)
         .cloned()
-        .ok_or(Failure::NotFound("orderId"))
+        .ok_or(ApiFailure::NotFound("orderId"))
 }
 
-impl Conversions {
+impl ConversionBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
         Self {
             quotes: HashMap::new(),
             quoted: 0,
-            done: Once::new(numbers),
+            done: OncePerNumber::new(numbers),
         }
     }
 }
 
-impl Part {
+impl CurrencyAmount {
     fn new(currency: &str, amount: Amount) -> Self {
         Self {
             currency: currency.to_owned(),
@@ -170,15 +174,15 @@ impl Part {
     }
 
     fn asked(
-        asked: &Parameters,
+        asked: &RequestParameters,
         currency: &'static str,
         amount: &'static str,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ApiFailure> {
         Ok(Self::new(asked.text(currency)?, asked.amount(amount)?))
     }
 
-    fn movement(&self, from: Holder, to: Holder) -> Movement<'_> {
-        Movement {
+    fn movement(&self, from: MoneyHolder, to: MoneyHolder) -> MoneyMovement<'_> {
+        MoneyMovement {
             from,
             to,
             currency: &self.currency,
@@ -190,9 +194,9 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
-    fn quoted(desk: &mut Desk, number: &str) -> Value {
+    fn quoted(desk: &mut TestDesk, number: &str) -> Value {
         let wanted = json!({"sellCurrency": "BTC", "buyCurrency": "USDT", "buyAmount": "25000"});
         let mut quote = desk.get("preview_conversion", &wanted);
         quote["clientReqId"] = json!(number);
@@ -201,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_conversion_is_done_as_quoted_and_once() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "BTC", "1");
         let quote = quoted(&mut desk, "1");
         assert_eq!(
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn nothing_but_the_quote_is_done() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "BTC", "1");
         desk.fund(OTHER, "BTC", "1");
         let quote = quoted(&mut desk, "1");
@@ -260,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_quote_survives_a_conversion_that_fails() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let quote = quoted(&mut desk, "1");
         assert_eq!(desk.refusal("create_conversion", &quote), "400605");
         desk.fund(ACME, "BTC", "1");
@@ -269,7 +273,7 @@ mod tests {
 
     #[test]
     fn only_two_currencies_that_are_traded_are_quoted() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         for (sold, bought) in [("XYZ", "USDT"), ("USDT", "XYZ"), ("USDT", "USDT")] {
             let wanted = json!({"sellCurrency": sold, "buyCurrency": bought, "sellAmount": "1"});
             assert_eq!(desk.refusal("preview_conversion", &wanted), "400205");

@@ -2,29 +2,29 @@
 
 use serde_json::{Value, json};
 
-use crate::rules::call::{Call, Outcome};
+use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market::{self, CURRENCIES};
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The least and most of a currency that is converted at once. Nobody is held to it.
 const MIN: &str = "0.0001";
 const MAX: &str = "5000000";
 
 /// `GET /v1/pay/address/chains`.
-pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = crypto(asked.text("currency")?)?;
     Ok(json!({"currency": currency, "chains": market::chains_of(currency)}))
 }
 
 /// `GET /v1/pay/address/currencies`.
 #[expect(clippy::unnecessary_wraps, reason = "all operations have one type")]
-pub(crate) fn on_chains(_: Call<'_>, _: &Parameters) -> Outcome {
+pub(crate) fn on_chains(_: LedgerCall<'_>, _: &RequestParameters) -> Outcome {
     Ok(json!({"currencies": market::cryptos()}))
 }
 
 /// `GET /v1/pay/address/supportedconvertcurrencies`: what an order in a currency may be paid in.
-pub(crate) fn convertible(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn convertible(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let mut others = market::cryptos();
     others.retain(|other| *other != currency);
@@ -32,7 +32,7 @@ pub(crate) fn convertible(_: Call<'_>, asked: &Parameters) -> Outcome {
 }
 
 /// `GET /v1/pay/convert/currency`.
-pub(crate) fn tradable(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn tradable(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     // An official client library sends no side here.
     if asked.optional_text("side")?.is_some() {
         side(asked)?;
@@ -42,7 +42,7 @@ pub(crate) fn tradable(_: Call<'_>, asked: &Parameters) -> Outcome {
 }
 
 /// `GET /v1/pay/convert/pair`: every other currency, to be sold for this one or bought with it.
-pub(crate) fn pairs(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn pairs(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let buys = side(asked)? == "buy";
     let others = CURRENCIES.iter().filter(|other| other.name != currency);
@@ -65,30 +65,30 @@ pub(crate) fn pairs(_: Call<'_>, asked: &Parameters) -> Outcome {
     Ok(pairs.collect::<Vec<Value>>().into())
 }
 
-fn side(asked: &Parameters) -> Result<&str, Failure> {
+fn side(asked: &RequestParameters) -> Result<&str, ApiFailure> {
     let side = asked.text("side")?;
     match side {
         "buy" | "sell" => Ok(side),
-        _ => Err(Failure::Malformed("side")),
+        _ => Err(ApiFailure::Malformed("side")),
     }
 }
 
-fn crypto(name: &str) -> Result<&'static str, Failure> {
+fn crypto(name: &str) -> Result<&'static str, ApiFailure> {
     let currency = market::currency(name)?;
     currency
         .is_crypto
         .then_some(currency.name)
-        .ok_or(Failure::InvalidCurrency)
+        .ok_or(ApiFailure::InvalidCurrency)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::Desk;
+    use crate::desk::TestDesk;
 
     #[test]
     fn pairs_are_what_a_currency_is_sold_for_or_bought_with() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         for (side, pair) in [("sell", "BTC_USDT"), ("buy", "USDT_BTC")] {
             let pairs = desk.get("convert_pairs", &json!({"currency": "BTC", "side": side}));
             assert_eq!(pairs[0]["pair"], pair);
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn fiat_is_on_no_chain() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let chains = desk.get("address_chains", &json!({"currency": "USDT"}));
         assert_eq!(chains["chains"][1]["full_curr_type"], "USDT_MATIC");
         assert_eq!(

@@ -4,11 +4,11 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::api::accounts::Accounts;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::api::accounts::AccountBook;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// How dates are written; the time zone is not said, and taken for UTC.
 const DATE: &str = "%Y-%m-%d %H:%M:%S";
@@ -30,40 +30,50 @@ struct FeeRule {
 
 /// `POST /rate/commission_rule`: the first version.
 pub(crate) fn create(
-    accounts: &Accounts,
+    accounts: &AccountBook,
     fee_rules: &mut FeeRules,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     match fee_rules.newest(asked.text("sub_merchant_id")?) {
-        Some(_) => Err(Failure::Reused("sub_merchant_id")),
+        Some(_) => Err(ApiFailure::Reused("sub_merchant_id")),
         None => add(accounts, fee_rules, call, asked, 1),
     }
 }
 
 /// `POST /rate/commission_rule/upgrade`: another version.
 pub(crate) fn upgrade(
-    accounts: &Accounts,
+    accounts: &AccountBook,
     fee_rules: &mut FeeRules,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let newest = fee_rules.newest(asked.text("sub_merchant_id")?);
-    let version = newest.ok_or(Failure::NotFound("sub_merchant_id"))?.version;
+    let version = newest
+        .ok_or(ApiFailure::NotFound("sub_merchant_id"))?
+        .version;
     add(accounts, fee_rules, call, asked, version + 1)
 }
 
 /// `GET /rate/commission_rule`: the newest version.
-pub(crate) fn query(fee_rules: &FeeRules, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    fee_rules: &FeeRules,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let newest = fee_rules.newest(asked.text("sub_merchant_id")?);
-    let newest = newest.ok_or(Failure::NotFound("sub_merchant_id"))?;
+    let newest = newest.ok_or(ApiFailure::NotFound("sub_merchant_id"))?;
     Ok(newest.describe(call.now))
 }
 
 /// `POST /rate/commission_rule/list`: all versions, newest first.
-pub(crate) fn list(fee_rules: &FeeRules, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(
+    fee_rules: &FeeRules,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let only = asked.optional_text("sub_merchant_id")?;
-    let page = Page::asked(asked, "page", "page_size")?;
+    let page = ListPage::asked(asked, "page", "page_size")?;
     let FeeRules(rules) = fee_rules;
     let found: Vec<_> = rules
         .iter()
@@ -75,15 +85,15 @@ pub(crate) fn list(fee_rules: &FeeRules, call: Call<'_>, asked: &Parameters) -> 
 }
 
 fn add(
-    accounts: &Accounts,
+    accounts: &AccountBook,
     fee_rules: &mut FeeRules,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
     version: usize,
 ) -> Outcome {
     let sub_account = asked.text("sub_merchant_id")?;
     if !accounts.is_active(sub_account, call.now) {
-        return Err(Failure::UnknownAccount);
+        return Err(ApiFailure::UnknownAccount);
     }
     let effective_date = asked.text("effective_date")?;
     if asked.optional_text("due_date")?.is_some() {
@@ -92,7 +102,7 @@ fn add(
     let rule = FeeRule {
         sub_account: sub_account.to_owned(),
         version,
-        r_markup: number(asked, "r_markup")?.ok_or(Failure::Malformed("r_markup"))?,
+        r_markup: number(asked, "r_markup")?.ok_or(ApiFailure::Malformed("r_markup"))?,
         f_markup: number(asked, "f_markup")?.unwrap_or_default(),
         effective_date: effective_date.to_owned(),
         effective_ms: date(asked, "effective_date")?,
@@ -132,29 +142,29 @@ impl FeeRule {
 }
 
 /// A number from nothing up; nothing if it is null or absent.
-fn number(asked: &Parameters, name: &'static str) -> Result<Option<Value>, Failure> {
+fn number(asked: &RequestParameters, name: &'static str) -> Result<Option<Value>, ApiFailure> {
     match asked.echo(name) {
         Value::Null => Ok(None),
         Value::Number(number) if number.as_f64().is_some_and(|number| number >= 0.0) => {
             Ok(Some(number.into()))
         }
-        _ => Err(Failure::Malformed(name)),
+        _ => Err(ApiFailure::Malformed(name)),
     }
 }
 
 /// A date as milliseconds since 1970.
-fn date(asked: &Parameters, name: &'static str) -> Result<u64, Failure> {
+fn date(asked: &RequestParameters, name: &'static str) -> Result<u64, ApiFailure> {
     DateTime::strptime(DATE, asked.text(name)?)
         .and_then(|date| date.to_zoned(TimeZone::UTC))
         .ok()
         .and_then(|date| u64::try_from(date.timestamp().as_millisecond()).ok())
-        .ok_or(Failure::Malformed(name))
+        .ok_or(ApiFailure::Malformed(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
     fn rule(account: &str, r_markup: &Value, effective_date: &str) -> Value {
         json!({
@@ -164,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_makes_another_version() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         // The clock says 2026-01-01 00:00:00.
         let now = "2026-01-01 00:00:00";
         let first = desk.get("create_fee_rule", &rule(ACME, &json!(0), now));
@@ -188,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_rule_needs_an_account_a_markup_and_a_date() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let date = "2026-01-01 00:00:00";
         for (rule, code) in [
             (rule("17", &json!(1), date), "400203"),

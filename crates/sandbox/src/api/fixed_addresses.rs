@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
-use crate::rules::call::{Call, Outcome};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
-use crate::rules::page::Page;
+use crate::rules::page::ListPage;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// All static addresses, oldest first.
 #[derive(Default)]
@@ -30,8 +30,8 @@ struct FixedAddress {
 /// `POST /v1/pay/fixedaddress/save`. A second save of the same channel and chain changes the first.
 pub(crate) fn save(
     fixed_addresses: &mut FixedAddresses,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let channel_id = asked.id("channelId")?;
     let chain = asked.text("chain")?;
@@ -70,15 +70,15 @@ pub(crate) fn save(
 /// `GET /v1/pay/fixedaddress/detail`.
 pub(crate) fn detail(
     fixed_addresses: &FixedAddresses,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let (channel_id, chain) = (asked.id("channelId")?, asked.text("chain")?);
     let FixedAddresses(addresses) = fixed_addresses;
     let address = addresses
         .iter()
         .find(|known| known.is(call.account, channel_id, chain))
-        .ok_or(Failure::NotFound("channelId"))?;
+        .ok_or(ApiFailure::NotFound("channelId"))?;
     let mut answer = address.describe();
     answer["createTime"] = json!(address.created_ms);
     answer["updateTime"] = json!(address.updated_ms);
@@ -89,12 +89,12 @@ pub(crate) fn detail(
 /// `GET /v1/pay/fixedaddress/order/query`, newest first.
 pub(crate) fn deposits(
     fixed_addresses: &FixedAddresses,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let channel_id = asked.optional_id("channelId")?;
     let chain = asked.optional_text("chain")?;
-    let page = Page::asked(asked, "page", "count")?;
+    let page = ListPage::asked(asked, "page", "count")?;
     let FixedAddresses(addresses) = fixed_addresses;
     let mut details: Vec<_> = addresses
         .iter()
@@ -115,25 +115,25 @@ pub(crate) fn deposit(
     address: &str,
     currency: &str,
     amount: Amount,
-) -> Result<(), Failure> {
+) -> Result<(), ApiFailure> {
     let FixedAddresses(addresses) = fixed_addresses;
     let number: usize = addresses.iter().map(|address| address.deposits.len()).sum();
     let saved = addresses
         .iter_mut()
         .find(|known| known.address == address)
-        .ok_or(Failure::NotFound("address"))?;
+        .ok_or(ApiFailure::NotFound("address"))?;
     if !saved.currencies.iter().any(|known| known == currency) {
-        return Err(Failure::InvalidCurrency);
+        return Err(ApiFailure::InvalidCurrency);
     }
     let id = format!("D{}", 80_000_000_001_usize + number);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "DEPOSIT",
         id: &id,
         number: &saved.channel_id,
     };
-    let movement = Movement {
-        from: Holder::Outside,
-        to: Holder::account(&saved.account),
+    let movement = MoneyMovement {
+        from: MoneyHolder::Outside,
+        to: MoneyHolder::account(&saved.account),
         currency,
         amount,
     };
@@ -174,9 +174,9 @@ impl FixedAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
-    fn saved(desk: &mut Desk, channel_id: &str, currencies: &str) -> Value {
+    fn saved(desk: &mut TestDesk, channel_id: &str, currencies: &str) -> Value {
         let asked = json!({
             "channelId": channel_id, "chain": "ETH", "currencies": currencies, "callbackUrl": "u",
         });
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_second_save_changes_the_first() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let first = saved(&mut desk, "c", "USDT");
         desk.now += 5;
         let second = saved(&mut desk, "c", "USDT,BTC");
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_deposit_is_credited_and_listed() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let address = saved(&mut desk, "c", "USDT");
         let address = address["address"].as_str().unwrap();
         let now = desk.now;
@@ -220,8 +220,8 @@ mod tests {
             )
         };
         assert_eq!(send(address, "USDT"), Ok(()));
-        assert_eq!(send(address, "BTC"), Err(Failure::InvalidCurrency));
-        assert_eq!(send("0x0", "USDT"), Err(Failure::NotFound("address")));
+        assert_eq!(send(address, "BTC"), Err(ApiFailure::InvalidCurrency));
+        assert_eq!(send("0x0", "USDT"), Err(ApiFailure::NotFound("address")));
         assert_eq!(desk.balance(ACME, "USDT"), "2.5");
         let list = desk.get("fixed_address_orders", &json!({"channelId": "c"}));
         assert_eq!(

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::AnswerForms;
-use crate::rules::call::{Call, Outcome};
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The number of the first card; they have as many digits as a card in a shop.
 const FIRST_NUMBER: u64 = 6_000_000_000_000_001;
@@ -44,13 +44,13 @@ struct GiftCard {
 pub(crate) fn create(
     gift_cards: &mut GiftCards,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let title = asked.text("title")?;
     let template = asked.text("templateId")?;
     if !TEMPLATES.iter().any(|(id, _)| *id == template) {
-        return Err(Failure::Malformed("templateId"));
+        return Err(ApiFailure::Malformed("templateId"));
     }
     let currency = asked.text("currency")?;
     let amount = asked.amount("amount")?;
@@ -58,17 +58,17 @@ pub(crate) fn create(
     let count = u32::try_from(count)
         .ok()
         .filter(|count| *count <= MOST_AT_ONCE)
-        .ok_or(Failure::Malformed("count"))?;
+        .ok_or(ApiFailure::Malformed("count"))?;
 
     let GiftCards(cards) = gift_cards;
     let first = FIRST_NUMBER + cards.len() as u64;
-    let movement = Movement {
-        from: Holder::account(call.account),
-        to: Holder::Outside,
+    let movement = MoneyMovement {
+        from: MoneyHolder::account(call.account),
+        to: MoneyHolder::Outside,
         currency,
-        amount: amount.times(count).ok_or(Failure::WrongAmount)?,
+        amount: amount.times(count).ok_or(ApiFailure::WrongAmount)?,
     };
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "GIFT_CARD",
         id: &first.to_string(),
         number: "",
@@ -103,11 +103,15 @@ pub(crate) fn create(
 }
 
 /// `POST /v1/pay/gift/query`. Where both are given the key counts.
-pub(crate) fn query(gift_cards: &GiftCards, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    gift_cards: &GiftCards,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let key = asked.optional_text("key")?;
     let number = asked.optional_text("card_number")?;
     if key.or(number).is_none() {
-        return Err(Failure::Malformed("card_number or key"));
+        return Err(ApiFailure::Malformed("card_number or key"));
     }
     let GiftCards(cards) = gift_cards;
     let card = cards
@@ -117,7 +121,7 @@ pub(crate) fn query(gift_cards: &GiftCards, call: Call<'_>, asked: &Parameters) 
             Some(key) => card.key == key,
             None => number == Some(&card.number),
         })
-        .ok_or(Failure::NotFound("card"))?;
+        .ok_or(ApiFailure::NotFound("card"))?;
     let mut answer = card.describe(call);
     if call.forms == AnswerForms::Clients {
         answer["key"] = json!(card.key);
@@ -128,7 +132,7 @@ pub(crate) fn query(gift_cards: &GiftCards, call: Call<'_>, asked: &Parameters) 
 
 /// `GET /v1/pay/gift/temp/list`.
 #[expect(clippy::unnecessary_wraps, reason = "all operations have one type")]
-pub(crate) fn templates(call: Call<'_>, _: &Parameters) -> Outcome {
+pub(crate) fn templates(call: LedgerCall<'_>, _: &RequestParameters) -> Outcome {
     Ok(match call.forms {
         AnswerForms::Clients => json!(TEMPLATES.map(|(id, title)| {
             json!({
@@ -147,7 +151,7 @@ pub(crate) fn templates(call: Call<'_>, _: &Parameters) -> Outcome {
 }
 
 impl GiftCard {
-    fn describe(&self, call: Call<'_>) -> Value {
+    fn describe(&self, call: LedgerCall<'_>) -> Value {
         let mut card = json!({
             "card_num": self.number,
             "card_key": self.key,
@@ -182,7 +186,7 @@ impl GiftCard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
     fn card(count: u64) -> Value {
         json!({
@@ -192,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_card_is_paid_for_each_time_it_is_asked_for() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "11");
         let first = desk.get("create_gift_card", &card(0));
         let second = desk.get("create_gift_card", &card(1));
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_documentation_has_several_cards_and_the_templates_in_lists() {
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         desk.fund(ACME, "USDT", "6");
         let one = desk.get("create_gift_card", &card(1));
         assert_eq!(

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use gatepay_core::order;
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::rules::call::{Call, Outcome, data, signed};
+use crate::rules::call::{LedgerCall, Outcome, data, signed};
 use crate::rules::market;
-use crate::rules::numbers::Number;
+use crate::rules::numbers::RequestNumber;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// How long an order may stay unpaid, at most and by default (samples.json).
 const LONGEST_LIFE_MS: u64 = 3_600_000;
@@ -24,19 +24,19 @@ const LONGEST_LIFE_MS: u64 = 3_600_000;
 const BEFORE_FIRST_PREPAY_ID: u64 = 50_000_000_000_000_000;
 
 /// All orders of the institution.
-pub(crate) struct Orders {
+pub(crate) struct OrderBook {
     numbers_unique_per: NumbersUniquePer,
-    by_prepay_id: HashMap<String, Order>,
+    by_prepay_id: HashMap<String, SandboxOrder>,
     /// By merchantTradeNo.
-    prepay_ids: HashMap<Number, String>,
+    prepay_ids: HashMap<RequestNumber, String>,
 }
 
-pub(crate) struct Order {
+pub(crate) struct SandboxOrder {
     pub(crate) prepay_id: String,
     account: String,
     pub(crate) number: String,
     goods_name: String,
-    pub(crate) price: Price,
+    pub(crate) price: OrderPrice,
     /// What the customer pays in: another currency makes it a converted order.
     pub(crate) pay_currency: String,
     pub(crate) pay_amount: Amount,
@@ -47,13 +47,13 @@ pub(crate) struct Order {
     return_url: String,
     created_ms: u64,
     expires_ms: u64,
-    progress: Progress,
+    progress: OrderProgress,
     /// What is not refunded yet, in the currency of the price.
     pub(crate) refundable: Amount,
 }
 
 /// What an order costs.
-pub(crate) struct Price {
+pub(crate) struct OrderPrice {
     pub(crate) currency: String,
     pub(crate) amount: Amount,
     /// The amount as the merchant wrote it, for answers.
@@ -71,7 +71,7 @@ struct OnChain {
 
 /// What was done to an order; its status follows from this and the time.
 #[derive(Clone, Copy)]
-enum Progress {
+enum OrderProgress {
     Created,
     Paid { at_ms: u64 },
     Closed,
@@ -79,7 +79,7 @@ enum Progress {
 
 /// PENDING, PAID and EXPIRED were seen in GatePay's answers; CLOSED is the sandbox's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum OrderStatus {
     Pending,
     Paid,
     Expired,
@@ -87,15 +87,23 @@ pub(crate) enum Status {
 }
 
 /// `POST /v1/pay/order`.
-pub(crate) fn create(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let price = Price::in_currency(asked)?;
+pub(crate) fn create(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let price = OrderPrice::in_currency(asked)?;
     let order = orders.place(call, asked, price, None)?;
     Ok(data(order.describe_new()))
 }
 
 /// `POST /v1/pay/transactions/native`: to be paid by scanning.
-pub(crate) fn create_native(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let price = Price::in_currency(asked)?;
+pub(crate) fn create_native(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let price = OrderPrice::in_currency(asked)?;
     let order = orders.place(call, asked, price, None)?;
     let mut answer = data(order.describe_new());
     answer["qrContent"] = json!(order.location());
@@ -104,7 +112,11 @@ pub(crate) fn create_native(orders: &mut Orders, call: Call<'_>, asked: &Paramet
 }
 
 /// `POST /v1/pay/checkout/order`: to be paid on GatePay's page.
-pub(crate) fn create_checkout(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create_checkout(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.place_on_chain(call, asked)?;
     let (fiat_currency, fiat_amount) = order.price.fiat.clone().unwrap_or_default();
     Ok(json!({
@@ -132,9 +144,9 @@ pub(crate) fn create_checkout(orders: &mut Orders, call: Call<'_>, asked: &Param
 
 /// `POST /v1/pay/address/create`: to be paid to an address.
 pub(crate) fn create_at_address(
-    orders: &mut Orders,
-    call: Call<'_>,
-    asked: &Parameters,
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     asked.integer("orderExpireTime")?;
     let order = orders.place_on_chain(call, asked)?;
@@ -144,19 +156,31 @@ pub(crate) fn create_at_address(
 }
 
 /// `POST /v1/pay/order/query`.
-pub(crate) fn query(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.named(call.account, asked)?;
     Ok(data(order.describe(call.now)))
 }
 
 /// `GET /v2/pay/order/query`; `/v3/…` is on no page and answers the same.
-pub(crate) fn query_v2(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query_v2(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.named(call.account, asked)?;
     Ok(order.describe_v2(call))
 }
 
 /// `GET /v1/pay/address/query`.
-pub(crate) fn query_at_address(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query_at_address(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.named(call.account, asked);
     let order = order.map_err(of_address_payment)?;
     let mut answer = order.describe_v2(call);
@@ -169,7 +193,11 @@ pub(crate) fn query_at_address(orders: &mut Orders, call: Call<'_>, asked: &Para
 }
 
 /// `GET /v1/pay/address/transactiondetail`. No page shows the answer; client libraries have types for it.
-pub(crate) fn transactions(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn transactions(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.own(call.account, asked.text("prepayId")?);
     let order = order.map_err(of_address_payment)?;
     if call.forms == AnswerForms::Clients {
@@ -182,51 +210,57 @@ pub(crate) fn transactions(orders: &mut Orders, call: Call<'_>, asked: &Paramete
 }
 
 /// `POST /v1/pay/order/close`.
-pub(crate) fn close(orders: &mut Orders, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn close(
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let order = orders.named(call.account, asked)?;
     match order.status(call.now) {
-        Status::Pending => order.progress = Progress::Closed,
-        Status::Paid | Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
+        OrderStatus::Pending => order.progress = OrderProgress::Closed,
+        OrderStatus::Paid | OrderStatus::Expired | OrderStatus::Closed => {
+            return Err(ApiFailure::OrderStatus);
+        }
     }
     Ok(json!({"result": "SUCCESS"}))
 }
 
 /// What the customer does, in no call of the API.
 pub(crate) fn pay(
-    orders: &mut Orders,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
+    call: LedgerCall<'_>,
     prepay_id: &str,
-) -> Result<(), Failure> {
+) -> Result<(), ApiFailure> {
     let order = orders.own(call.account, prepay_id)?;
     match order.status(call.now) {
-        Status::Pending => {}
-        Status::Paid => return Err(Failure::DuplicatePayment),
-        Status::Expired => return Err(Failure::OrderTimedOut),
-        Status::Closed => return Err(Failure::OrderStatus),
+        OrderStatus::Pending => {}
+        OrderStatus::Paid => return Err(ApiFailure::DuplicatePayment),
+        OrderStatus::Expired => return Err(ApiFailure::OrderTimedOut),
+        OrderStatus::Closed => return Err(ApiFailure::OrderStatus),
     }
     let reason = order.reason("PAYMENT", &order.number);
-    let merchant = Holder::account(call.account);
+    let merchant = MoneyHolder::account(call.account);
     let payment = order.movements(
-        Holder::Outside,
+        MoneyHolder::Outside,
         merchant,
         order.price.amount,
         order.pay_amount,
     );
     balances.post(call.now, reason, &payment)?;
-    order.progress = Progress::Paid { at_ms: call.now };
+    order.progress = OrderProgress::Paid { at_ms: call.now };
     Ok(())
 }
 
 /// An order that a call of address payments does not find has a code of its own.
-pub(crate) fn of_address_payment(failure: Failure) -> Failure {
+pub(crate) fn of_address_payment(failure: ApiFailure) -> ApiFailure {
     match failure {
-        Failure::UnknownOrder => Failure::UnknownAddressOrder,
+        ApiFailure::UnknownOrder => ApiFailure::UnknownAddressOrder,
         other => other,
     }
 }
 
-impl Orders {
+impl OrderBook {
     pub(crate) fn new(numbers_unique_per: NumbersUniquePer) -> Self {
         Self {
             numbers_unique_per,
@@ -243,45 +277,57 @@ impl Orders {
     }
 
     /// The caller's own order. Another's is as unknown as none.
-    pub(crate) fn own(&mut self, account: &str, prepay_id: &str) -> Result<&mut Order, Failure> {
+    pub(crate) fn own(
+        &mut self,
+        account: &str,
+        prepay_id: &str,
+    ) -> Result<&mut SandboxOrder, ApiFailure> {
         self.by_prepay_id
             .get_mut(prepay_id)
             .filter(|order| order.account == account)
-            .ok_or(Failure::UnknownOrder)
+            .ok_or(ApiFailure::UnknownOrder)
     }
 
     /// The caller's own order that is named by prepayId, merchantTradeNo, or both.
-    fn named(&mut self, account: &str, asked: &Parameters) -> Result<&mut Order, Failure> {
+    fn named(
+        &mut self,
+        account: &str,
+        asked: &RequestParameters,
+    ) -> Result<&mut SandboxOrder, ApiFailure> {
         let prepay_id = asked.optional_text("prepayId")?;
         let number = asked.optional_id("merchantTradeNo")?;
         let prepay_id = match (prepay_id, number) {
-            (None, None) => return Err(Failure::Malformed("prepayId or merchantTradeNo")),
+            (None, None) => return Err(ApiFailure::Malformed("prepayId or merchantTradeNo")),
             (Some(prepay_id), _) => prepay_id.to_owned(),
             (None, Some(number)) => self
                 .prepay_ids
                 .get(&self.numbers_unique_per.number(account, number))
-                .ok_or(Failure::UnknownOrder)?
+                .ok_or(ApiFailure::UnknownOrder)?
                 .clone(),
         };
         let order = self.own(account, &prepay_id)?;
         if number.is_some_and(|number| number != order.number) {
-            return Err(Failure::UnknownOrder);
+            return Err(ApiFailure::UnknownOrder);
         }
         Ok(order)
     }
 
     /// An order that is paid on a chain, at an address of its own.
-    fn place_on_chain(&mut self, call: Call<'_>, asked: &Parameters) -> Result<&Order, Failure> {
+    fn place_on_chain(
+        &mut self,
+        call: LedgerCall<'_>,
+        asked: &RequestParameters,
+    ) -> Result<&SandboxOrder, ApiFailure> {
         asked.integer("merchantUserId")?;
         let chain = asked.text("chain")?;
         let full_curr_type = asked.text("fullCurrType")?;
         let pay_currency = full_curr_type
             .strip_suffix(chain)
             .and_then(|currency| currency.strip_suffix('_'))
-            .ok_or(Failure::Malformed("fullCurrType"))?;
+            .ok_or(ApiFailure::Malformed("fullCurrType"))?;
         let price = match asked.optional_text("currency")? {
-            Some(_) => Price::in_currency(asked)?,
-            None => Price::in_fiat(asked, pay_currency)?,
+            Some(_) => OrderPrice::in_currency(asked)?,
+            None => OrderPrice::in_fiat(asked, pay_currency)?,
         };
         let on_chain = OnChain {
             chain: chain.to_owned(),
@@ -294,18 +340,18 @@ impl Orders {
 
     fn place(
         &mut self,
-        call: Call<'_>,
-        asked: &Parameters,
-        price: Price,
+        call: LedgerCall<'_>,
+        asked: &RequestParameters,
+        price: OrderPrice,
         paid_in: Option<(&str, OnChain)>,
-    ) -> Result<&Order, Failure> {
+    ) -> Result<&SandboxOrder, ApiFailure> {
         let number = asked.id("merchantTradeNo")?;
         let terminal_type = asked.object("env")?.text("terminalType")?.to_owned();
         let goods_name = asked.object("goods")?.text("goodsName")?.to_owned();
         let latest = call.now.saturating_add(LONGEST_LIFE_MS);
         let expires_ms = asked.optional_time("orderExpireTime")?.unwrap_or(latest);
         if expires_ms <= call.now || expires_ms > latest {
-            return Err(Failure::Malformed("orderExpireTime"));
+            return Err(ApiFailure::Malformed("orderExpireTime"));
         }
         let channel_id = asked.optional_id("channelId")?.unwrap_or_default();
         let return_url = asked.optional_text("returnUrl")?.unwrap_or_default();
@@ -317,9 +363,9 @@ impl Orders {
 
         let key = self.numbers_unique_per.number(call.account, number);
         if self.prepay_ids.contains_key(&key) {
-            return Err(Failure::OrderExists);
+            return Err(ApiFailure::OrderExists);
         }
-        let order = Order {
+        let order = SandboxOrder {
             prepay_id: (BEFORE_FIRST_PREPAY_ID + 1 + self.by_prepay_id.len() as u64).to_string(),
             account: call.account.to_owned(),
             number: number.to_owned(),
@@ -334,7 +380,7 @@ impl Orders {
             return_url: return_url.to_owned(),
             created_ms: call.now,
             expires_ms,
-            progress: Progress::Created,
+            progress: OrderProgress::Created,
         };
         self.prepay_ids.insert(key, order.prepay_id.clone());
         Ok(self
@@ -344,8 +390,8 @@ impl Orders {
     }
 }
 
-impl Price {
-    fn in_currency(asked: &Parameters) -> Result<Self, Failure> {
+impl OrderPrice {
+    fn in_currency(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         Ok(Self {
             currency: asked.text("currency")?.to_owned(),
             amount: asked.amount("orderAmount")?,
@@ -355,7 +401,7 @@ impl Price {
     }
 
     /// The price in the currency paid in, worked out from one in fiat.
-    fn in_fiat(asked: &Parameters, currency: &str) -> Result<Self, Failure> {
+    fn in_fiat(asked: &RequestParameters, currency: &str) -> Result<Self, ApiFailure> {
         let fiat_currency = asked.text("fiatCurrency")?;
         let amount = market::costs(fiat_currency, asked.amount("fiatAmount")?, currency)?;
         let fiat_amount = asked.text("fiatAmount")?;
@@ -368,13 +414,13 @@ impl Price {
     }
 }
 
-impl Order {
-    pub(crate) fn status(&self, now: u64) -> Status {
+impl SandboxOrder {
+    pub(crate) fn status(&self, now: u64) -> OrderStatus {
         match self.progress {
-            Progress::Created if now >= self.expires_ms => Status::Expired,
-            Progress::Created => Status::Pending,
-            Progress::Paid { .. } => Status::Paid,
-            Progress::Closed => Status::Closed,
+            OrderProgress::Created if now >= self.expires_ms => OrderStatus::Expired,
+            OrderProgress::Created => OrderStatus::Pending,
+            OrderProgress::Paid { .. } => OrderStatus::Paid,
+            OrderProgress::Closed => OrderStatus::Closed,
         }
     }
 
@@ -383,20 +429,20 @@ impl Order {
     }
 
     /// What stands in bills for money moved for this order.
-    pub(crate) fn reason<'s>(&'s self, kind: &'static str, number: &'s str) -> Reason<'s> {
+    pub(crate) fn reason<'s>(&'s self, kind: &'static str, number: &'s str) -> MovementReason<'s> {
         let id = &self.prepay_id;
-        Reason { kind, id, number }
+        MovementReason { kind, id, number }
     }
 
     /// Money between the customer and the merchant, by way of the market if the order was converted.
     pub(crate) fn movements(
         &self,
-        from: Holder,
-        to: Holder,
+        from: MoneyHolder,
+        to: MoneyHolder,
         amount: Amount,
         pay_amount: Amount,
-    ) -> Vec<Movement<'_>> {
-        let movement = |from, to, currency, amount| Movement {
+    ) -> Vec<MoneyMovement<'_>> {
+        let movement = |from, to, currency, amount| MoneyMovement {
             from,
             to,
             currency,
@@ -407,12 +453,14 @@ impl Order {
             return vec![movement(from, to, currency, amount)];
         }
         let [first, second] = match from {
-            Holder::Account(_) => [(currency, amount), (pay_currency, pay_amount)],
-            Holder::Outside | Holder::Market => [(pay_currency, pay_amount), (currency, amount)],
+            MoneyHolder::Account(_) => [(currency, amount), (pay_currency, pay_amount)],
+            MoneyHolder::Outside | MoneyHolder::Market => {
+                [(pay_currency, pay_amount), (currency, amount)]
+            }
         };
         vec![
-            movement(from, Holder::Market, first.0, first.1),
-            movement(Holder::Market, to, second.0, second.1),
+            movement(from, MoneyHolder::Market, first.0, first.1),
+            movement(MoneyHolder::Market, to, second.0, second.1),
         ]
     }
 
@@ -436,8 +484,8 @@ impl Order {
     }
 
     /// The answer to a query, with every field that samples.json has.
-    fn describe(&self, now: u64) -> order::Order {
-        let mut answer = order::Order {
+    fn describe(&self, now: u64) -> order::OrderData {
+        let mut answer = order::OrderData {
             prepay_id: self.prepay_id.clone(),
             // A number in this answer. Account ids are decimal digits in all samples.
             merchant_id: Some(self.account.parse().unwrap_or_default()),
@@ -464,7 +512,7 @@ impl Order {
             pay_details: Some(Vec::new()),
             ..Default::default()
         };
-        if let Progress::Paid { at_ms } = self.progress {
+        if let OrderProgress::Paid { at_ms } = self.progress {
             answer.transaction_id = Some(format!("T{}", self.prepay_id));
             answer.transact_time = Some(signed(at_ms));
             answer.pay_currency = Some(self.pay_currency.clone());
@@ -475,7 +523,7 @@ impl Order {
     }
 
     /// The same and more.
-    fn describe_v2(&self, call: Call<'_>) -> Value {
+    fn describe_v2(&self, call: LedgerCall<'_>) -> Value {
         let chain = self.describe_chain();
         let mut answer = data(self.describe(call.now));
         match call.forms {
@@ -515,8 +563,8 @@ impl Order {
     /// What the customer has paid, in the currency it is paid in.
     fn done_amount(&self) -> Amount {
         match self.progress {
-            Progress::Paid { .. } => self.pay_amount,
-            Progress::Created | Progress::Closed => Amount::ZERO,
+            OrderProgress::Paid { .. } => self.pay_amount,
+            OrderProgress::Created | OrderProgress::Closed => Amount::ZERO,
         }
     }
 
@@ -525,7 +573,7 @@ impl Order {
         let order = self.describe(now);
         let none = || json!({"amount": "0", "txList": []});
         let (updated_ms, done) = match (self.progress, &self.on_chain) {
-            (Progress::Paid { at_ms }, Some(on_chain)) => {
+            (OrderProgress::Paid { at_ms }, Some(on_chain)) => {
                 let transaction = json!({
                     "chain": on_chain.chain,
                     "address": on_chain.address,
@@ -539,8 +587,8 @@ impl Order {
                 let amount = self.done_amount().to_string();
                 (at_ms, json!({"amount": amount, "txList": [transaction]}))
             }
-            (Progress::Paid { at_ms }, None) => (at_ms, none()),
-            (Progress::Created | Progress::Closed, _) => (self.created_ms, none()),
+            (OrderProgress::Paid { at_ms }, None) => (at_ms, none()),
+            (OrderProgress::Created | OrderProgress::Closed, _) => (self.created_ms, none()),
         };
         json!({
             "prepayId": order.prepay_id,
@@ -576,7 +624,7 @@ fn utc_text(time_ms: u64) -> String {
     )
 }
 
-impl Status {
+impl OrderStatus {
     fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -590,20 +638,20 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, NOW, OTHER, address_order, order};
+    use crate::desk::{ACME, NOW, OTHER, TestDesk, address_order, order};
 
     fn by_number(number: &str) -> Value {
         json!({ "merchantTradeNo": number })
     }
 
-    fn status(desk: &mut Desk, account: &str, number: &str) -> Value {
+    fn status(desk: &mut TestDesk, account: &str, number: &str) -> Value {
         let found = desk.ask(account, "query_order", &by_number(number));
         found.unwrap()["status"].take()
     }
 
     #[test]
     fn an_order_is_created_paid_and_queried() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let created = desk.get("create_order", &order("22212345678555", "1.210"));
         assert_eq!(
             created,
@@ -630,7 +678,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_query_has_the_fields_of_the_published_sample() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.paid("order-1", "1");
         let answer = desk.get("query_order", &by_number("order-1"));
         let names: Vec<_> = answer.as_object().unwrap().keys().collect();
@@ -666,7 +714,7 @@ mod tests {
 
     #[test]
     fn every_query_finds_the_orders_of_every_kind() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let kinds = [
             ("create_order", order("1", "1")),
             ("create_native_order", order("2", "1")),
@@ -696,7 +744,7 @@ mod tests {
 
     #[test]
     fn an_order_paid_in_another_currency_is_converted_at_the_fixed_price() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let checkout = desk.get("create_checkout_order", &address_order("1", "2.5", "USDT"));
         assert_eq!(checkout["payCurrency"], "USDT");
         assert_eq!(checkout["payAmount"], "25");
@@ -724,7 +772,7 @@ mod tests {
 
     #[test]
     fn transactions_come_with_the_order_that_they_pay() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let order = desk.get("create_address_order", &address_order("1", "2.5", "USDT"));
         let by_id = json!({"prepayId": order["prepayId"]});
         let unpaid = desk.get("address_transactions", &by_id);
@@ -741,7 +789,7 @@ mod tests {
         assert_eq!(done["amount"], "25");
         assert_eq!(done["txList"][0]["address"], order["chain"]["address"]);
 
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         let order = desk.get("create_address_order", &address_order("1", "2.5", "USDT"));
         let by_id = json!({"prepayId": order["prepayId"]});
         let printed = desk.get("address_transactions", &by_id);
@@ -752,8 +800,8 @@ mod tests {
     #[test]
     fn an_account_is_a_number_for_client_libraries_and_text_on_the_page_of_the_second_query() {
         for (mut desk, expected) in [
-            (Desk::new(), json!(2_124_538_349_u64)),
-            (Desk::documented(), json!(ACME)),
+            (TestDesk::new(), json!(2_124_538_349_u64)),
+            (TestDesk::documented(), json!(ACME)),
         ] {
             desk.paid("order-1", "1");
             let order = desk.get("query_order_v2", &by_number("order-1"));
@@ -764,7 +812,7 @@ mod tests {
 
     #[test]
     fn an_order_on_a_chain_names_it_and_its_currency() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         for (field, value, code) in [
             ("chain", json!(""), "400001"),
             ("fullCurrType", json!("MATIC"), "400001"),
@@ -785,7 +833,7 @@ mod tests {
 
     #[test]
     fn a_number_is_taken_even_after_its_order_is_over() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.order(ACME, "order-1", "1");
         desk.get("close_order", &by_number("order-1"));
         assert_eq!(
@@ -800,7 +848,7 @@ mod tests {
 
     #[test]
     fn two_sub_accounts_may_use_one_number_for_two_orders() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let first = desk.order(ACME, "order-1", "1");
         let second = desk.order(OTHER, "order-1", "2");
         assert_ne!(first, second);
@@ -812,7 +860,7 @@ mod tests {
 
     #[test]
     fn numbers_may_be_unique_in_the_whole_institution() {
-        let mut desk = Desk::with(NumbersUniquePer::Institution);
+        let mut desk = TestDesk::with(NumbersUniquePer::Institution);
         desk.order(ACME, "order-1", "1");
         let taken = desk.ask(OTHER, "create_order", &order("order-1", "1"));
         assert_eq!(taken, Err("400201".to_owned()));
@@ -822,7 +870,7 @@ mod tests {
 
     #[test]
     fn another_sub_accounts_order_is_as_unknown_as_none() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "1");
         for strange in [by_number("order-1"), json!({"prepayId": prepay_id})] {
             for operation in ["query_order", "close_order"] {
@@ -830,12 +878,12 @@ mod tests {
                 assert_eq!(refused, Err("400202".to_owned()));
             }
         }
-        assert_eq!(desk.pay(OTHER, &prepay_id), Err(Failure::UnknownOrder));
+        assert_eq!(desk.pay(OTHER, &prepay_id), Err(ApiFailure::UnknownOrder));
     }
 
     #[test]
     fn both_ids_have_to_name_one_order() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.order(ACME, "order-1", "1");
         desk.order(ACME, "order-2", "1");
         let named = |number| json!({"prepayId": prepay_id, "merchantTradeNo": number});
@@ -848,7 +896,7 @@ mod tests {
 
     #[test]
     fn only_an_unpaid_order_can_be_closed_or_paid() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let closed = desk.order(ACME, "closed", "1");
         let answer = desk.get("close_order", &by_number("closed"));
         assert_eq!(answer, json!({"result": "SUCCESS"}));
@@ -858,16 +906,16 @@ mod tests {
         for number in ["closed", "paid", "expired"] {
             assert_eq!(desk.refusal("close_order", &by_number(number)), "400204");
         }
-        assert_eq!(desk.pay(ACME, &closed), Err(Failure::OrderStatus));
-        assert_eq!(desk.pay(ACME, &expired), Err(Failure::OrderTimedOut));
-        assert_eq!(desk.pay(ACME, &paid), Err(Failure::DuplicatePayment));
-        assert_eq!(desk.pay(ACME, "17"), Err(Failure::UnknownOrder));
+        assert_eq!(desk.pay(ACME, &closed), Err(ApiFailure::OrderStatus));
+        assert_eq!(desk.pay(ACME, &expired), Err(ApiFailure::OrderTimedOut));
+        assert_eq!(desk.pay(ACME, &paid), Err(ApiFailure::DuplicatePayment));
+        assert_eq!(desk.pay(ACME, "17"), Err(ApiFailure::UnknownOrder));
         assert_eq!(desk.balance(ACME, "GT"), "1");
     }
 
     #[test]
     fn an_unpaid_order_expires_at_its_time_and_a_paid_one_never() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let mut request = order("order-1", "1");
         request["orderExpireTime"] = json!(NOW + 1000);
         desk.get("create_order", &request);
@@ -882,7 +930,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_missing_or_malformed_is_refused() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         for (field, value) in [
             ("merchantTradeNo", json!(null)),
             ("merchantTradeNo", json!("n".repeat(33))),

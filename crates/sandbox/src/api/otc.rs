@@ -5,16 +5,16 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
-use crate::api::banks::Banks;
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::banks::BankBook;
 use crate::config::NumbersUniquePer;
-use crate::rules::call::{Call, Outcome};
+use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
-use crate::rules::numbers::Once;
-use crate::rules::page::Page;
+use crate::rules::numbers::OncePerNumber;
+use crate::rules::page::ListPage;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// How long a quote is good. The answer says so.
 const QUOTE_LIFE_S: u64 = 60;
@@ -23,24 +23,24 @@ const QUOTE_LIFE_S: u64 = 60;
 const FIRST_ID: u64 = 94_000_000_001;
 
 /// Quotes and orders.
-pub(crate) struct Otc {
+pub(crate) struct OtcBook {
     /// By quoteToken. One that was used is gone.
-    quotes: HashMap<String, Quote>,
+    quotes: HashMap<String, OtcQuote>,
     quoted: usize,
     /// By clientOrderId, as answers have them.
-    orders: Once<Value>,
+    orders: OncePerNumber<Value>,
 }
 
-struct Quote {
+struct OtcQuote {
     account: String,
-    deal: Deal,
+    deal: OtcDeal,
     expires_ms: u64,
 }
 
 /// What is traded for what.
 #[derive(PartialEq)]
-struct Deal {
-    side: Side,
+struct OtcDeal {
+    side: OtcSide,
     crypto_currency: String,
     crypto_amount: Amount,
     fiat_currency: String,
@@ -49,14 +49,14 @@ struct Deal {
 
 /// What the merchant does with the crypto.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum OtcSide {
     Buy,
     Sell,
 }
 
 /// `POST …/v1/quote`.
-pub(crate) fn quote(otc: &mut Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let deal = Deal::priced(asked)?;
+pub(crate) fn quote(otc: &mut OtcBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
+    let deal = OtcDeal::priced(asked)?;
     let rate = market::rate(&deal.crypto_currency, &deal.fiat_currency)?;
     let reverse = market::rate(&deal.fiat_currency, &deal.crypto_currency)?;
     otc.quoted += 1;
@@ -72,7 +72,7 @@ pub(crate) fn quote(otc: &mut Otc, call: Call<'_>, asked: &Parameters) -> Outcom
         "fiatRate": rate.to_string(),
         "cryptoRate": reverse.to_string(),
     });
-    let quote = Quote {
+    let quote = OtcQuote {
         account: call.account.to_owned(),
         deal,
         expires_ms: call.now.saturating_add(QUOTE_LIFE_S * 1000),
@@ -83,11 +83,11 @@ pub(crate) fn quote(otc: &mut Otc, call: Call<'_>, asked: &Parameters) -> Outcom
 
 /// `POST …/order/create`. A quote is good once; an order that fails leaves it good.
 pub(crate) fn create(
-    otc: &mut Otc,
-    banks: &Banks,
+    otc: &mut OtcBook,
+    banks: &BankBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     if let Some(earlier) = otc.orders.before(call, "clientOrderId", asked)? {
         return Ok(earlier.clone());
@@ -96,22 +96,22 @@ pub(crate) fn create(
     let token = asked.text("quoteToken")?;
     let bank = asked.text("bankAccountId")?;
     if !banks.has(call.account, bank) {
-        return Err(Failure::NotFound("bankAccountId"));
+        return Err(ApiFailure::NotFound("bankAccountId"));
     }
     let quote = otc
         .quotes
         .get(token)
         .filter(|quote| quote.account == call.account)
-        .ok_or(Failure::Malformed("quoteToken"))?;
+        .ok_or(ApiFailure::Malformed("quoteToken"))?;
     if call.now >= quote.expires_ms {
-        return Err(Failure::RateMoved);
+        return Err(ApiFailure::RateMoved);
     }
-    let deal = Deal::asked(asked)?;
+    let deal = OtcDeal::asked(asked)?;
     if deal != quote.deal {
-        return Err(Failure::WrongAmount);
+        return Err(ApiFailure::WrongAmount);
     }
     let id = otc.orders.next_id(FIRST_ID);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "OTC",
         id: &id,
         number,
@@ -144,10 +144,10 @@ pub(crate) fn create(
 }
 
 /// `POST …/order/list`, newest first.
-pub(crate) fn list(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn list(otc: &OtcBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let from = asked.optional_time("startTime")?.unwrap_or_default();
     let to = asked.optional_time("endTime")?.unwrap_or(u64::MAX);
-    let page = Page::asked(asked, "page", "pageSize")?;
+    let page = ListPage::asked(asked, "page", "pageSize")?;
     let mut wanted = Vec::new();
     for name in [
         "status",
@@ -167,43 +167,43 @@ pub(crate) fn list(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
 }
 
 /// `GET …/order/detail`.
-pub(crate) fn detail(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn detail(otc: &OtcBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let mut wanted = Vec::new();
     for name in ["orderId", "clientOrderId"] {
         wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
     }
     if wanted.is_empty() {
-        return Err(Failure::Malformed("orderId or clientOrderId"));
+        return Err(ApiFailure::Malformed("orderId or clientOrderId"));
     }
     let mut orders = otc.orders.of(call.account);
     orders
         .find(|order| wanted.iter().all(|(name, value)| order[name] == *value))
         .cloned()
-        .ok_or(Failure::UnknownOrder)
+        .ok_or(ApiFailure::UnknownOrder)
 }
 
 /// `GET …/recharge/detail`. The calls that make a deposit are on no page that was seen; here it is an order that buys.
-pub(crate) fn deposit(otc: &Otc, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn deposit(otc: &OtcBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let order = detail(otc, call, asked)?;
-    if order["type"] != Side::Buy.as_str() {
-        return Err(Failure::UnknownOrder);
+    if order["type"] != OtcSide::Buy.as_str() {
+        return Err(ApiFailure::UnknownOrder);
     }
     Ok(order)
 }
 
-impl Otc {
+impl OtcBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
         Self {
             quotes: HashMap::new(),
             quoted: 0,
-            orders: Once::new(numbers),
+            orders: OncePerNumber::new(numbers),
         }
     }
 }
 
-impl Deal {
+impl OtcDeal {
     /// A deal of which one amount is asked for.
-    fn priced(asked: &Parameters) -> Result<Self, Failure> {
+    fn priced(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let (side, crypto, fiat) = Self::terms(asked)?;
         let (crypto_amount, fiat_amount) = match asked.text("side")? {
             "CRYPTO" => {
@@ -214,7 +214,7 @@ impl Deal {
                 let amount = asked.amount("fiatAmount")?;
                 (market::costs(fiat, amount, crypto)?, amount)
             }
-            _ => return Err(Failure::Malformed("side")),
+            _ => return Err(ApiFailure::Malformed("side")),
         };
         Ok(Self {
             side,
@@ -226,7 +226,7 @@ impl Deal {
     }
 
     /// A deal of which both amounts are named.
-    fn asked(asked: &Parameters) -> Result<Self, Failure> {
+    fn asked(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let (side, crypto, fiat) = Self::terms(asked)?;
         Ok(Self {
             side,
@@ -237,44 +237,56 @@ impl Deal {
         })
     }
 
-    fn terms(asked: &Parameters) -> Result<(Side, &'static str, &'static str), Failure> {
+    fn terms(
+        asked: &RequestParameters,
+    ) -> Result<(OtcSide, &'static str, &'static str), ApiFailure> {
         let side = match asked.text("type")? {
-            "BUY" => Side::Buy,
-            "SELL" => Side::Sell,
-            _ => return Err(Failure::Malformed("type")),
+            "BUY" => OtcSide::Buy,
+            "SELL" => OtcSide::Sell,
+            _ => return Err(ApiFailure::Malformed("type")),
         };
         let crypto = market::currency(asked.text("cryptoCurrency")?)?;
         let fiat = market::currency(asked.text("fiatCurrency")?)?;
         if !crypto.is_crypto || fiat.is_crypto {
-            return Err(Failure::InvalidCurrency);
+            return Err(ApiFailure::InvalidCurrency);
         }
         Ok((side, crypto.name, fiat.name))
     }
 
     /// From the account to the bank, or from the bank to the account, by way of the market.
-    fn movements(&self, account: &str) -> [Movement<'_>; 2] {
-        let movement = |from, to, currency, amount| Movement {
+    fn movements(&self, account: &str) -> [MoneyMovement<'_>; 2] {
+        let movement = |from, to, currency, amount| MoneyMovement {
             from,
             to,
             currency,
             amount,
         };
-        let account = Holder::account(account);
+        let account = MoneyHolder::account(account);
         let (crypto, fiat) = (&self.crypto_currency, &self.fiat_currency);
         match self.side {
-            Side::Sell => [
-                movement(account, Holder::Market, crypto, self.crypto_amount),
-                movement(Holder::Market, Holder::Outside, fiat, self.fiat_amount),
+            OtcSide::Sell => [
+                movement(account, MoneyHolder::Market, crypto, self.crypto_amount),
+                movement(
+                    MoneyHolder::Market,
+                    MoneyHolder::Outside,
+                    fiat,
+                    self.fiat_amount,
+                ),
             ],
-            Side::Buy => [
-                movement(Holder::Outside, Holder::Market, fiat, self.fiat_amount),
-                movement(Holder::Market, account, crypto, self.crypto_amount),
+            OtcSide::Buy => [
+                movement(
+                    MoneyHolder::Outside,
+                    MoneyHolder::Market,
+                    fiat,
+                    self.fiat_amount,
+                ),
+                movement(MoneyHolder::Market, account, crypto, self.crypto_amount),
             ],
         }
     }
 }
 
-impl Side {
+impl OtcSide {
     fn as_str(self) -> &'static str {
         match self {
             Self::Buy => "BUY",
@@ -286,9 +298,9 @@ impl Side {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
-    fn bank(desk: &mut Desk) -> Value {
+    fn bank(desk: &mut TestDesk) -> Value {
         let bank = json!({
             "bankAccountName": "Acme", "bankName": "B", "countryId": "SG", "iban": "DE02",
             "swift": "S",
@@ -296,7 +308,7 @@ mod tests {
         desk.get("create_otc_bank", &bank)["bankAccountId"].take()
     }
 
-    fn quoted(desk: &mut Desk, number: &str, side: &str) -> Value {
+    fn quoted(desk: &mut TestDesk, number: &str, side: &str) -> Value {
         let wanted = json!({
             "cryptoCurrency": "USDT", "fiatCurrency": "EUR", "side": "FIAT", "fiatAmount": "80",
             "type": side,
@@ -309,7 +321,7 @@ mod tests {
 
     #[test]
     fn crypto_is_sold_and_bought_as_quoted_and_once() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "150");
         let sale = quoted(&mut desk, "1", "SELL");
         assert_eq!(
@@ -345,7 +357,7 @@ mod tests {
 
     #[test]
     fn nothing_but_the_quote_is_done() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let quote = quoted(&mut desk, "1", "SELL");
         for (field, value, code) in [
             ("cryptoAmount", "99", "400621"),

@@ -7,13 +7,13 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::rules::call::{Call, Outcome};
-use crate::rules::numbers::Once;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::numbers::OncePerNumber;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The first id of GatePay's own, for a batch and for a sub-order.
 const FIRST_ID: u64 = 90_000_000_001;
@@ -22,14 +22,14 @@ const FIRST_ID: u64 = 90_000_000_001;
 const MOST_SUB_ORDERS: usize = 100;
 
 /// All payouts.
-pub(crate) struct Payouts {
+pub(crate) struct PayoutBook {
     /// By `batch_id`.
-    batches: Once<Payout>,
+    batches: OncePerNumber<SandboxPayout>,
     /// Account and `merchant_withdraw_id` of every sub-order.
     sub_orders: HashSet<(String, String)>,
 }
 
-struct Payout {
+struct SandboxPayout {
     id: String,
     channel_id: Option<String>,
     created_ms: u64,
@@ -50,29 +50,29 @@ struct SubOrder {
 
 /// `POST /v1/pay/withdraw`. A batch id is good once, also for the same payout (protocol.md 4.2).
 pub(crate) fn create(
-    payouts: &mut Payouts,
+    payouts: &mut PayoutBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let batch_id = batch_id(asked)?;
     if payouts.batches.is_taken(call.account, batch_id) {
-        return Err(Failure::PayoutExists);
+        return Err(ApiFailure::PayoutExists);
     }
     let list = asked.objects("withdraw_list")?;
     if list.len() > MOST_SUB_ORDERS {
-        return Err(Failure::PayoutTooLong);
+        return Err(ApiFailure::PayoutTooLong);
     }
     let sub_orders: Vec<_> = list.iter().map(SubOrder::asked).collect::<Result<_, _>>()?;
     let mut numbers = HashSet::new();
     for order in &sub_orders {
         let number = (call.account.to_owned(), order.number.clone());
         if payouts.sub_orders.contains(&number) || !numbers.insert(number) {
-            return Err(Failure::PayoutId);
+            return Err(ApiFailure::PayoutId);
         }
     }
     let id = payouts.batches.next_id(FIRST_ID);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "PAYOUT",
         id: &id,
         number: batch_id,
@@ -83,10 +83,10 @@ pub(crate) fn create(
         .collect();
     let posted = balances.post(call.now, reason, &movements);
     posted.map_err(|failure| match failure {
-        Failure::InsufficientBalance => Failure::PayoutBalance,
+        ApiFailure::InsufficientBalance => ApiFailure::PayoutBalance,
         other => other,
     })?;
-    let payout = Payout {
+    let payout = SandboxPayout {
         id,
         channel_id: Some(asked.echo_text("channel_id")).filter(|id| !id.is_empty()),
         created_ms: call.now,
@@ -98,12 +98,16 @@ pub(crate) fn create(
 }
 
 /// `POST /v1/pay/withdraw/query`.
-pub(crate) fn query(payouts: &Payouts, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    payouts: &PayoutBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let batch_id = batch_id(asked)?;
     // Every sub-order is done.
     let shows_done = matches!(asked.text("detail_status")?, "ALL" | "DONE");
     let payout = payouts.batches.find(call.account, batch_id);
-    let payout = payout.ok_or(Failure::PayoutId)?;
+    let payout = payout.ok_or(ApiFailure::PayoutId)?;
     let sub_orders: Vec<_> = payout
         .sub_orders
         .iter()
@@ -122,10 +126,10 @@ pub(crate) fn query(payouts: &Payouts, call: Call<'_>, asked: &Parameters) -> Ou
     }))
 }
 
-impl Payouts {
+impl PayoutBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
         Self {
-            batches: Once::new(numbers),
+            batches: OncePerNumber::new(numbers),
             sub_orders: HashSet::new(),
         }
     }
@@ -145,42 +149,50 @@ impl Payouts {
     }
 }
 
-impl Payout {
+impl SandboxPayout {
     fn sub_order_id(&self, position: usize) -> String {
         format!("w{}{position:03}", self.id)
     }
 }
 
 impl SubOrder {
-    fn asked(asked: &Parameters) -> Result<Self, Failure> {
-        let amount_text = asked.text("amount").map_err(|_| Failure::PayoutAmount)?;
-        let amount = asked.amount("amount").map_err(|_| Failure::PayoutAmount)?;
+    fn asked(asked: &RequestParameters) -> Result<Self, ApiFailure> {
+        let amount_text = asked.text("amount").map_err(|_| ApiFailure::PayoutAmount)?;
+        let amount = asked
+            .amount("amount")
+            .map_err(|_| ApiFailure::PayoutAmount)?;
         if !amount.fits_six_decimals() {
-            return Err(Failure::PayoutPrecision);
+            return Err(ApiFailure::PayoutPrecision);
         }
         let text = |name, failure| asked.text(name).map(ToOwned::to_owned).map_err(|_| failure);
         Ok(Self {
-            number: text("merchant_withdraw_id", Failure::PayoutId)?,
-            currency: text("currency", Failure::PayoutCurrency)?,
+            number: text("merchant_withdraw_id", ApiFailure::PayoutId)?,
+            currency: text("currency", ApiFailure::PayoutCurrency)?,
             amount,
             amount_text: amount_text.to_owned(),
-            chain: text("chain", Failure::PayoutChain)?,
-            address: text("address", Failure::PayoutAddress)?,
+            chain: text("chain", ApiFailure::PayoutChain)?,
+            address: text("address", ApiFailure::PayoutAddress)?,
             memo: asked.optional_text("memo")?.unwrap_or_default().to_owned(),
             fee_type: asked.optional_integer("fee_type")?.unwrap_or_default(),
         })
     }
 
-    fn movement(&self, call: Call<'_>) -> Movement<'_> {
-        Movement {
-            from: Holder::account(call.account),
-            to: Holder::Outside,
+    fn movement(&self, call: LedgerCall<'_>) -> MoneyMovement<'_> {
+        MoneyMovement {
+            from: MoneyHolder::account(call.account),
+            to: MoneyHolder::Outside,
             currency: &self.currency,
             amount: self.amount,
         }
     }
 
-    fn describe(&self, position: usize, payout: &Payout, batch_id: &str, call: Call<'_>) -> Value {
+    fn describe(
+        &self,
+        position: usize,
+        payout: &SandboxPayout,
+        batch_id: &str,
+        call: LedgerCall<'_>,
+    ) -> Value {
         let id = payout.sub_order_id(position);
         json!({
             "id": position + 1,
@@ -210,7 +222,7 @@ impl SubOrder {
         })
     }
 
-    fn describe_withdrawal(&self, position: usize, payout: &Payout) -> Value {
+    fn describe_withdrawal(&self, position: usize, payout: &SandboxPayout) -> Value {
         let id = payout.sub_order_id(position);
         let seconds = (payout.created_ms / 1000).to_string();
         json!({
@@ -234,7 +246,7 @@ impl SubOrder {
 }
 
 /// A number in the types of client libraries, text on the page.
-fn merchant_id(call: Call<'_>) -> Value {
+fn merchant_id(call: LedgerCall<'_>) -> Value {
     match call.forms {
         AnswerForms::Clients => json!(call.merchant_id()),
         AnswerForms::Documentation => json!(call.account),
@@ -242,20 +254,20 @@ fn merchant_id(call: Call<'_>) -> Value {
 }
 
 /// Letters, digits and `_`, at most 32.
-fn batch_id(asked: &Parameters) -> Result<&str, Failure> {
-    let id = asked.text("batch_id").map_err(|_| Failure::PayoutId)?;
+fn batch_id(asked: &RequestParameters) -> Result<&str, ApiFailure> {
+    let id = asked.text("batch_id").map_err(|_| ApiFailure::PayoutId)?;
     let is_word = id
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     (is_word && id.len() <= 32)
         .then_some(id)
-        .ok_or(Failure::PayoutId)
+        .ok_or(ApiFailure::PayoutId)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
     fn part(number: &str, amount: &str) -> Value {
         json!({
@@ -270,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_payout_is_done_at_once_and_described_in_the_documented_shape() {
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         desk.fund(ACME, "USDT", "10");
         let created = desk.get(
             "create_payout",
@@ -308,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_payout_is_refused_as_a_whole() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "10");
         desk.get("create_payout", &payout("done", &[part("1", "1")]));
         let without = |name: &str| {

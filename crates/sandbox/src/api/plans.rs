@@ -3,27 +3,31 @@
 use serde_json::{Value, json};
 
 use crate::config::NumbersUniquePer;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::numbers::Number;
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::numbers::RequestNumber;
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// All plans, oldest first.
-pub(crate) struct Plans {
+pub(crate) struct PlanBook {
     numbers_unique_per: NumbersUniquePer,
-    plans: Vec<Plan>,
+    plans: Vec<SubscriptionPlan>,
 }
 
-struct Plan {
+struct SubscriptionPlan {
     account: String,
-    key: Number,
+    key: RequestNumber,
     /// As answers have it.
     description: Value,
 }
 
 /// `POST …/plan/save`. A second save under the same merchantPlanNo changes the first.
-pub(crate) fn save(plans: &mut Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn save(
+    plans: &mut PlanBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let number = asked.text("merchantPlanNo")?;
     at_most(asked.text("planName")?, "planName", 20)?;
     let description = asked.optional_text("planDesc")?;
@@ -34,7 +38,7 @@ pub(crate) fn save(plans: &mut Plans, call: Call<'_>, asked: &Parameters) -> Out
     let key = numbers.number(call.account, number);
     let known = plans.iter().position(|plan| plan.key == key);
     if known.is_some_and(|known| plans[known].account != call.account) {
-        return Err(Failure::Reused("merchantPlanNo"));
+        return Err(ApiFailure::Reused("merchantPlanNo"));
     }
     let position = known.unwrap_or(plans.len());
     let description = json!({
@@ -49,7 +53,7 @@ pub(crate) fn save(plans: &mut Plans, call: Call<'_>, asked: &Parameters) -> Out
         "authorizedAmount": asked.echo("authorizedAmount"),
         "status": "ACTIVE",
     });
-    let plan = Plan {
+    let plan = SubscriptionPlan {
         account: call.account.to_owned(),
         key,
         description: description.clone(),
@@ -62,14 +66,14 @@ pub(crate) fn save(plans: &mut Plans, call: Call<'_>, asked: &Parameters) -> Out
 }
 
 /// `GET …/plan/list`.
-pub(crate) fn list(plans: &Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let page = Page::asked(asked, "page", "pageSize")?;
+pub(crate) fn list(plans: &PlanBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
+    let page = ListPage::asked(asked, "page", "pageSize")?;
     let plans: Vec<_> = plans.of(call.account).collect();
     Ok(json!({"total": plans.len(), "list": page.of(&plans)}))
 }
 
 /// `GET …/plan/detail`.
-pub(crate) fn detail(plans: &Plans, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn detail(plans: &PlanBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let (member, value) = match asked.optional_text("planNo")? {
         Some(number) => ("planNo", number),
         None => ("merchantPlanNo", asked.text("merchantPlanNo")?),
@@ -78,10 +82,10 @@ pub(crate) fn detail(plans: &Plans, call: Call<'_>, asked: &Parameters) -> Outco
     plans
         .find(|plan| plan[member] == value)
         .cloned()
-        .ok_or(Failure::NotFound("planNo"))
+        .ok_or(ApiFailure::NotFound("planNo"))
 }
 
-impl Plans {
+impl PlanBook {
     pub(crate) fn new(numbers_unique_per: NumbersUniquePer) -> Self {
         Self {
             numbers_unique_per,
@@ -98,9 +102,9 @@ impl Plans {
     }
 }
 
-fn at_most(text: &str, name: &'static str, characters: usize) -> Result<(), Failure> {
+fn at_most(text: &str, name: &'static str, characters: usize) -> Result<(), ApiFailure> {
     if text.chars().count() > characters {
-        return Err(Failure::Malformed(name));
+        return Err(ApiFailure::Malformed(name));
     }
     Ok(())
 }
@@ -108,11 +112,11 @@ fn at_most(text: &str, name: &'static str, characters: usize) -> Result<(), Fail
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{Desk, OTHER};
+    use crate::desk::{OTHER, TestDesk};
 
     #[test]
     fn a_plan_saved_again_is_changed() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let mut plan = json!({"merchantPlanNo": "p", "planName": "Gold", "priceNo": "1"});
         let saved = desk.get("save_plan", &plan);
         plan["planName"] = json!("Silver");
@@ -137,7 +141,7 @@ mod tests {
             (NumbersUniquePer::SubAccount, false),
             (NumbersUniquePer::Institution, true),
         ] {
-            let mut desk = Desk::with(numbers);
+            let mut desk = TestDesk::with(numbers);
             desk.get("save_plan", &plan);
             assert_eq!(desk.ask(OTHER, "save_plan", &plan).is_err(), refused);
         }

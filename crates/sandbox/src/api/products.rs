@@ -2,31 +2,35 @@
 
 use serde_json::{Value, json};
 
-use crate::rules::call::{Call, Outcome};
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// All products, oldest first.
 #[derive(Default)]
-pub(crate) struct Products(Vec<Product>);
+pub(crate) struct ProductBook(Vec<SandboxProduct>);
 
-struct Product {
+struct SandboxProduct {
     account: String,
     /// As answers have it.
     description: Value,
 }
 
 /// `POST …/product/create`.
-pub(crate) fn create(products: &mut Products, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn create(
+    products: &mut ProductBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     asked.text("productName")?;
-    let Products(products) = products;
+    let ProductBook(products) = products;
     let number = products.len() + 1;
     let mut description = Value::Object(asked.members().clone());
     description["productNo"] = json!(format!("PD{number:09}"));
     description["priceNo"] = json!(format!("PR{number:09}"));
     description["createTime"] = json!(call.now);
-    products.push(Product {
+    products.push(SandboxProduct {
         account: call.account.to_owned(),
         description: description.clone(),
     });
@@ -34,24 +38,32 @@ pub(crate) fn create(products: &mut Products, call: Call<'_>, asked: &Parameters
 }
 
 /// `GET …/product/pageQuery`, newest first.
-pub(crate) fn list(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let page = Page::asked(asked, "page", "pageSize")?;
+pub(crate) fn list(
+    products: &ProductBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let page = ListPage::asked(asked, "page", "pageSize")?;
     let mut products: Vec<_> = products.of(call.account).collect();
     products.reverse();
     Ok(json!({"total": products.len(), "list": page.of(&products)}))
 }
 
 /// `GET …/product/queryOne`.
-pub(crate) fn query(products: &Products, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn query(
+    products: &ProductBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let number = asked.text("productNo")?;
     let mut products = products.of(call.account);
     products
         .find(|product| product["productNo"] == number)
         .cloned()
-        .ok_or(Failure::NotFound("productNo"))
+        .ok_or(ApiFailure::NotFound("productNo"))
 }
 
-impl Products {
+impl ProductBook {
     fn of(&self, account: &str) -> impl Iterator<Item = &Value> {
         self.0
             .iter()

@@ -9,30 +9,30 @@ use std::collections::hash_map::Entry;
 use gatepay_core::order;
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder};
-use crate::api::orders::{Order, Orders, Status, of_address_payment};
+use crate::api::balances::{Balances, MoneyHolder};
+use crate::api::orders::{OrderBook, OrderStatus, SandboxOrder, of_address_payment};
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::rules::call::{Call, Outcome, data};
+use crate::rules::call::{LedgerCall, Outcome, data};
 use crate::rules::market;
-use crate::rules::numbers::Number;
+use crate::rules::numbers::RequestNumber;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The first id of GatePay's own.
 const FIRST_ID: u64 = 70_000_000_000_000_001;
 
 /// All refunds of the institution, by refundRequestId.
-pub(crate) struct Refunds {
+pub(crate) struct RefundBook {
     numbers_unique_per: NumbersUniquePer,
-    refunds: HashMap<Number, Refund>,
+    refunds: HashMap<RequestNumber, SandboxRefund>,
 }
 
-struct Refund {
+struct SandboxRefund {
     account: String,
     number: String,
     id: String,
-    asked: Asked,
+    asked: RefundTerms,
     /// The amount as the merchant wrote it, for answers.
     amount_text: String,
     /// What the customer gets, in the currency it was paid in.
@@ -42,17 +42,17 @@ struct Refund {
 
 /// What makes two refunds the same. Amounts are compared by value.
 #[derive(PartialEq)]
-struct Asked {
+struct RefundTerms {
     prepay_id: String,
     /// In the currency of the order's price.
     amount: Amount,
     reason: String,
-    target: Target,
+    target: RefundTarget,
 }
 
 /// Where the money goes. 0 and empty mean "not said".
 #[derive(PartialEq, Default)]
-struct Target {
+struct RefundTarget {
     /// 1 back the way it came, 2 to whom it is named.
     style: u64,
     /// 1 a Gate account, 2 a chain.
@@ -68,13 +68,13 @@ struct Target {
 
 /// `POST /v1/pay/order/refund`. The same refund asked for again is answered again and done once.
 pub(crate) fn refund(
-    refunds: &mut Refunds,
-    orders: &mut Orders,
+    refunds: &mut RefundBook,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
-    let target = Target::default();
+    let target = RefundTarget::default();
     let (refund, order) = accept(
         refunds,
         orders,
@@ -88,13 +88,13 @@ pub(crate) fn refund(
 
 /// `POST /v2/standard/order/refund`; `/v3/order/refund` is on no page and taken for the same.
 pub(crate) fn refund_v2(
-    refunds: &mut Refunds,
-    orders: &mut Orders,
+    refunds: &mut RefundBook,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
-    let target = Target::asked(asked)?;
+    let target = RefundTarget::asked(asked)?;
     let (refund, order) = accept(
         refunds,
         orders,
@@ -108,16 +108,16 @@ pub(crate) fn refund_v2(
 
 /// `POST /v1/pay/address/refund`: of an order that was not converted.
 pub(crate) fn refund_at_address(
-    refunds: &mut Refunds,
-    orders: &mut Orders,
+    refunds: &mut RefundBook,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
-    let wanted = in_order_currency(asked, Target::receiver(asked)?)?;
+    let wanted = in_order_currency(asked, RefundTarget::receiver(asked)?)?;
     let order = orders.own(call.account, &wanted.prepay_id);
     if order.map_err(of_address_payment)?.is_converted() {
-        return Err(Failure::NotConverted);
+        return Err(ApiFailure::NotConverted);
     }
     let (refund, order) = accept(refunds, orders, balances, call, asked, wanted)?;
     Ok(refund.describe_v2(order))
@@ -125,28 +125,28 @@ pub(crate) fn refund_at_address(
 
 /// `POST /v1/pay/address/refundconvert`: of an order that was converted.
 pub(crate) fn refund_converted(
-    refunds: &mut Refunds,
-    orders: &mut Orders,
+    refunds: &mut RefundBook,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let order = orders.own(call.account, asked.text("prepayId")?);
     if !order.map_err(of_address_payment)?.is_converted() {
-        return Err(Failure::NotConverted);
+        return Err(ApiFailure::NotConverted);
     }
     refund_checkout(refunds, orders, balances, call, asked)
 }
 
 /// `POST /v1/pay/checkout/refund` takes the form of converted orders for any.
 pub(crate) fn refund_checkout(
-    refunds: &mut Refunds,
-    orders: &mut Orders,
+    refunds: &mut RefundBook,
+    orders: &mut OrderBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
-    let target = Target::receiver(asked)?;
+    let target = RefundTarget::receiver(asked)?;
     asked.text("refundReason")?;
     let order = orders.own(call.account, asked.text("prepayId")?)?;
     let wanted = in_either_currency(asked, order, target)?;
@@ -159,10 +159,10 @@ pub(crate) fn refund_checkout(
 
 /// `POST /v1/pay/order/refund/query`. The status is the word that notifications use, since no page prints this answer.
 pub(crate) fn query(
-    refunds: &Refunds,
-    orders: &mut Orders,
-    call: Call<'_>,
-    asked: &Parameters,
+    refunds: &RefundBook,
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let refund = refunds.named(call, asked)?;
     let order = orders.own(call.account, &refund.asked.prepay_id)?;
@@ -173,10 +173,10 @@ pub(crate) fn query(
 
 /// `GET /v2/pay/refund/details`; `/v3/…` is on no page and answers the same.
 pub(crate) fn details(
-    refunds: &Refunds,
-    orders: &mut Orders,
-    call: Call<'_>,
-    asked: &Parameters,
+    refunds: &RefundBook,
+    orders: &mut OrderBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let refund = refunds.named(call, asked)?;
     let order = orders.own(call.account, &refund.asked.prepay_id)?;
@@ -184,36 +184,47 @@ pub(crate) fn details(
 }
 
 /// `GET /v2/refund/support/chains`, and `/v3/…`. No page shows the answer.
-pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = asked.optional_text("currency")?.unwrap_or("USDT");
     Ok(json!({"currency": currency, "chains": market::chains_of(currency)}))
 }
 
 /// A refund of so much of the price.
-fn in_order_currency(asked: &Parameters, target: Target) -> Result<Asked, Failure> {
+fn in_order_currency(
+    asked: &RequestParameters,
+    target: RefundTarget,
+) -> Result<RefundTerms, ApiFailure> {
     let amount = Amount::parse(asked.text("refundAmount")?);
-    Ok(Asked {
+    Ok(RefundTerms {
         prepay_id: asked.text("prepayId")?.to_owned(),
-        amount: amount.ok_or(Failure::Malformed("refundAmount"))?,
+        amount: amount.ok_or(ApiFailure::Malformed("refundAmount"))?,
         reason: reason(asked)?,
         target,
     })
 }
 
 /// A refund of so much of the price, or of so much of what was paid.
-fn in_either_currency(asked: &Parameters, order: &Order, target: Target) -> Result<Asked, Failure> {
+fn in_either_currency(
+    asked: &RequestParameters,
+    order: &SandboxOrder,
+    target: RefundTarget,
+) -> Result<RefundTerms, ApiFailure> {
     if asked.text("refundOrderCurrency")? != order.price.currency
         || asked.text("refundPayCurrency")? != order.pay_currency
     {
-        return Err(Failure::RefundCurrency);
+        return Err(ApiFailure::RefundCurrency);
     }
     let of_price = asked.optional_amount("refundOrderAmount")?;
     let amount = match (of_price, asked.optional_amount("refundPayAmount")?) {
         (Some(amount), _) => amount,
         (None, Some(paid)) => market::buys(&order.pay_currency, paid, &order.price.currency)?,
-        (None, None) => return Err(Failure::Malformed("refundOrderAmount or refundPayAmount")),
+        (None, None) => {
+            return Err(ApiFailure::Malformed(
+                "refundOrderAmount or refundPayAmount",
+            ));
+        }
     };
-    Ok(Asked {
+    Ok(RefundTerms {
         prepay_id: order.prepay_id.clone(),
         amount,
         reason: reason(asked)?,
@@ -221,7 +232,7 @@ fn in_either_currency(asked: &Parameters, order: &Order, target: Target) -> Resu
     })
 }
 
-fn reason(asked: &Parameters) -> Result<String, Failure> {
+fn reason(asked: &RequestParameters) -> Result<String, ApiFailure> {
     Ok(asked
         .optional_text("refundReason")?
         .unwrap_or_default()
@@ -230,13 +241,13 @@ fn reason(asked: &Parameters) -> Result<String, Failure> {
 
 /// Makes a refund, or finds that it was made before.
 fn accept<'l>(
-    refunds: &'l mut Refunds,
-    orders: &'l mut Orders,
+    refunds: &'l mut RefundBook,
+    orders: &'l mut OrderBook,
     balances: &'l mut Balances,
-    call: Call<'_>,
-    parameters: &Parameters,
-    asked: Asked,
-) -> Result<(&'l Refund, &'l Order), Failure> {
+    call: LedgerCall<'_>,
+    parameters: &RequestParameters,
+    asked: RefundTerms,
+) -> Result<(&'l SandboxRefund, &'l SandboxOrder), ApiFailure> {
     let number = parameters.id("refundRequestId")?;
     let key = refunds.numbers_unique_per.number(call.account, number);
     let order = orders.own(call.account, &asked.prepay_id);
@@ -245,7 +256,7 @@ fn accept<'l>(
         Entry::Occupied(earlier) => {
             let earlier = earlier.into_mut();
             if earlier.account != call.account || earlier.asked != asked {
-                return Err(Failure::Reused("refundRequestId"));
+                return Err(ApiFailure::Reused("refundRequestId"));
             }
             return Ok((earlier, order?));
         }
@@ -253,25 +264,25 @@ fn accept<'l>(
     };
     let order = order?;
     match order.status(call.now) {
-        Status::Paid => {}
-        Status::Pending => return Err(Failure::OrderNotFinal),
-        Status::Expired | Status::Closed => return Err(Failure::OrderStatus),
+        OrderStatus::Paid => {}
+        OrderStatus::Pending => return Err(ApiFailure::OrderNotFinal),
+        OrderStatus::Expired | OrderStatus::Closed => return Err(ApiFailure::OrderStatus),
     }
     if asked.amount == Amount::ZERO {
-        return Err(Failure::RefundAmount);
+        return Err(ApiFailure::RefundAmount);
     }
     let left = order.refundable.minus(asked.amount);
-    let left = left.ok_or(Failure::RefundAmount)?;
+    let left = left.ok_or(ApiFailure::RefundAmount)?;
     let pay_amount = market::buys(&order.price.currency, asked.amount, &order.pay_currency)?;
-    let merchant = Holder::account(call.account);
-    let movements = order.movements(merchant, Holder::Outside, asked.amount, pay_amount);
+    let merchant = MoneyHolder::account(call.account);
+    let movements = order.movements(merchant, MoneyHolder::Outside, asked.amount, pay_amount);
     balances.post(call.now, order.reason("REFUND", number), &movements)?;
     order.refundable = left;
     let amount_text = match parameters.optional_text("refundAmount")? {
         Some(text) => text.to_owned(),
         None => asked.amount.to_string(),
     };
-    let refund = slot.insert(Refund {
+    let refund = slot.insert(SandboxRefund {
         account: call.account.to_owned(),
         number: number.to_owned(),
         id,
@@ -283,7 +294,7 @@ fn accept<'l>(
     Ok((refund, order))
 }
 
-impl Refunds {
+impl RefundBook {
     pub(crate) fn new(numbers_unique_per: NumbersUniquePer) -> Self {
         Self {
             numbers_unique_per,
@@ -292,22 +303,26 @@ impl Refunds {
     }
 
     /// The caller's own refund. Another's is as unknown as none.
-    fn named(&self, call: Call<'_>, asked: &Parameters) -> Result<&Refund, Failure> {
+    fn named(
+        &self,
+        call: LedgerCall<'_>,
+        asked: &RequestParameters,
+    ) -> Result<&SandboxRefund, ApiFailure> {
         let number = asked.id("refundRequestId")?;
         self.refunds
             .get(&self.numbers_unique_per.number(call.account, number))
             .filter(|refund| refund.account == call.account)
-            .ok_or(Failure::UnknownRefund)
+            .ok_or(ApiFailure::UnknownRefund)
     }
 }
 
-impl Target {
+impl RefundTarget {
     /// As the second version has it.
-    fn asked(asked: &Parameters) -> Result<Self, Failure> {
+    fn asked(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let one_or_two = |name| match asked.optional_integer(name)? {
             Some(value @ 0..=2) => Ok(value),
             None => Ok(0),
-            Some(_) => Err(Failure::Malformed(name)),
+            Some(_) => Err(ApiFailure::Malformed(name)),
         };
         let mut target = Self {
             style: one_or_two("refundStyle")?,
@@ -325,13 +340,13 @@ impl Target {
                 asked.text("refundAddress")?.clone_into(&mut target.address);
                 asked.text("refundChain")?.clone_into(&mut target.chain);
             }
-            _ => return Err(Failure::Malformed("refundPayChannel")),
+            _ => return Err(ApiFailure::Malformed("refundPayChannel")),
         }
         Ok(target)
     }
 
     /// The Gate user that address payments name.
-    fn receiver(asked: &Parameters) -> Result<Self, Failure> {
+    fn receiver(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         Ok(Self {
             style: 2,
             channel: 1,
@@ -341,9 +356,9 @@ impl Target {
     }
 }
 
-impl Refund {
-    fn describe(&self, order: &Order) -> order::Refund {
-        order::Refund {
+impl SandboxRefund {
+    fn describe(&self, order: &SandboxOrder) -> order::RefundData {
+        order::RefundData {
             refund_request_id: self.number.clone(),
             prepay_id: self.asked.prepay_id.clone(),
             order_amount: Some(order.price.text.clone()),
@@ -353,7 +368,7 @@ impl Refund {
         }
     }
 
-    fn describe_v2(&self, order: &Order) -> Value {
+    fn describe_v2(&self, order: &SandboxOrder) -> Value {
         json!({
             "refundRequestId": self.number,
             "refundGateId": self.id,
@@ -368,7 +383,7 @@ impl Refund {
     }
 
     /// What was refunded, in the order's currency and in the currency it was paid in.
-    fn describe_converted(&self, order: &Order) -> Value {
+    fn describe_converted(&self, order: &SandboxOrder) -> Value {
         json!({
             "refundRequestId": self.number,
             "prepayId": self.asked.prepay_id,
@@ -381,7 +396,7 @@ impl Refund {
         })
     }
 
-    fn describe_details(&self, order: &Order) -> Value {
+    fn describe_details(&self, order: &SandboxOrder) -> Value {
         let target = &self.asked.target;
         json!({
             "refundRequestId": self.number,
@@ -417,7 +432,7 @@ impl Refund {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, NOW, OTHER, address_order};
+    use crate::desk::{ACME, NOW, OTHER, TestDesk, address_order};
     use proptest::prelude::*;
 
     fn refund(number: &str, prepay_id: &str, amount: &str) -> Value {
@@ -429,7 +444,7 @@ mod tests {
     }
 
     /// An order of 2 GT for 20 USDT, paid.
-    fn converted(desk: &mut Desk) -> String {
+    fn converted(desk: &mut TestDesk) -> String {
         let placed = desk.get(
             "create_address_order",
             &address_order("converted", "2", "USDT"),
@@ -448,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_refund_takes_the_money_back_and_is_found_by_every_query() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "1.210");
         let v2 = json!({
             "refundRequestId": "2", "prepayId": prepay_id, "refundAmount": "0.1", "refundStyle": 2,
@@ -482,7 +497,7 @@ mod tests {
 
     #[test]
     fn a_refund_needs_the_money_to_be_there_still() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "2");
         let transfer = json!({
             "merchantBatchNo": "1", "accountId": OTHER, "currency": "GT", "amount": "1.5",
@@ -500,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_converted_order_is_refunded_in_the_currency_it_was_paid_in() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = converted(&mut desk);
         let mut refund = converted_refund(&prepay_id);
         // As a client library says that the other amount is not given.
@@ -519,7 +534,7 @@ mod tests {
 
     #[test]
     fn the_documentation_has_one_form_for_refunds_of_converted_orders_and_others() {
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         let prepay_id = converted(&mut desk);
         let refund = converted_refund(&prepay_id);
         let answer = desk.get("refund_converted_address_order", &refund);
@@ -532,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_refund_of_the_other_kind_or_in_other_currencies_is_refused() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let (direct, converted) = (desk.paid("direct", "2"), converted(&mut desk));
         let mut asked = converted_refund(&direct);
         assert_eq!(
@@ -558,7 +573,7 @@ mod tests {
 
     #[test]
     fn a_named_target_has_to_be_named() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "2");
         for target in [
             json!({"refundStyle": 3}),
@@ -581,7 +596,7 @@ mod tests {
 
     #[test]
     fn only_a_paid_order_can_be_refunded() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let pending = desk.order(ACME, "pending", "1");
         let closed = desk.order(ACME, "closed", "1");
         desk.get("close_order", &json!({"merchantTradeNo": "closed"}));
@@ -601,7 +616,7 @@ mod tests {
     #[test]
     fn another_sub_accounts_refund_is_as_unknown_as_none() {
         for numbers in [NumbersUniquePer::SubAccount, NumbersUniquePer::Institution] {
-            let mut desk = Desk::with(numbers);
+            let mut desk = TestDesk::with(numbers);
             let prepay_id = desk.paid("order-1", "1");
             let asked = refund("r", &prepay_id, "1");
             desk.get("refund_order", &asked);
@@ -618,7 +633,7 @@ mod tests {
 
     #[test]
     fn the_same_refund_asked_for_again_is_answered_again_and_done_once() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "1");
         let first = desk.get("refund_order", &refund("r1", &prepay_id, "0.6"));
         for same in ["0.6", "0.60"] {
@@ -638,7 +653,7 @@ mod tests {
             asked in prop::collection::vec((0..12_u8, 0..200_u32), 0..40),
         ) {
             let text = |cents: u32| format!("{}.{:02}", cents / 100, cents % 100);
-            let mut desk = Desk::new();
+            let mut desk = TestDesk::new();
             let prepay_id = desk.paid("order-1", &text(cents));
             let mut done: HashMap<u8, u32> = HashMap::new();
             for (number, part) in asked {

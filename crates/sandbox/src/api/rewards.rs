@@ -2,32 +2,32 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
-use crate::rules::call::{Call, Outcome};
-use crate::rules::numbers::Once;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::numbers::OncePerNumber;
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The first id of GatePay's own.
 const FIRST_ID: u64 = 91_000_000_001;
 
 /// All batches, by `merchant_batch_no`.
-pub(crate) struct Rewards(Once<Batch>);
+pub(crate) struct RewardBook(OncePerNumber<RewardBatch>);
 
-struct Batch {
+struct RewardBatch {
     id: String,
     number: String,
     currency: String,
     channel_id: String,
     created_ms: u64,
-    rewards: Vec<Reward>,
+    rewards: Vec<GiftReward>,
     /// As it was sent, which is how the documentation's form repeats it.
     list: Value,
 }
 
-struct Reward {
+struct GiftReward {
     user_id: u64,
     amount: Amount,
     /// The amount as the merchant wrote it, for answers.
@@ -40,29 +40,31 @@ struct Reward {
 /// `POST /v1/pay/batch/transfer`. Paid at once, wholly or not at all. The page has a currency in every item of the list
 /// too, client libraries only beside it.
 pub(crate) fn create(
-    rewards: &mut Rewards,
+    rewards: &mut RewardBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
-    let Rewards(rewards) = rewards;
+    let RewardBook(rewards) = rewards;
     if let Some(earlier) = rewards.before(call, "merchant_batch_no", asked)? {
         return Ok(earlier.describe_new());
     }
     let number = asked.text("merchant_batch_no")?;
     let currency = asked.text("currency")?;
     let list = asked.objects("batchorderList")?;
-    let paid = list.iter().map(|reward| Reward::asked(reward, currency));
+    let paid = list
+        .iter()
+        .map(|reward| GiftReward::asked(reward, currency));
     let paid = paid.collect::<Result<Vec<_>, _>>()?;
     let movements: Vec<_> = paid.iter().map(|reward| reward.movement(call)).collect();
     let id = rewards.next_id(FIRST_ID);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "REWARD",
         id: &id,
         number,
     };
     balances.post(call.now, reason, &movements)?;
-    let batch = Batch {
+    let batch = RewardBatch {
         id,
         number: number.to_owned(),
         currency: currency.to_owned(),
@@ -77,33 +79,37 @@ pub(crate) fn create(
 }
 
 /// `POST /v1/pay/batch/transfer/query`. No page shows the answer; client libraries have types for it.
-pub(crate) fn query(rewards: &Rewards, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let Rewards(rewards) = rewards;
+pub(crate) fn query(
+    rewards: &RewardBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let RewardBook(rewards) = rewards;
     let number = asked.optional_text("merchant_batch_no")?;
     let id = asked.optional_text("batch_id")?;
     let batch = match (number, id) {
-        (None, None) => return Err(Failure::Malformed("batch_id or merchant_batch_no")),
+        (None, None) => return Err(ApiFailure::Malformed("batch_id or merchant_batch_no")),
         (Some(number), _) => rewards.find(call.account, number),
         (None, Some(id)) => rewards.of(call.account).find(|batch| batch.id == id),
     };
     batch
         .filter(|batch| id.is_none_or(|id| batch.id == id))
         .map(|batch| batch.describe(call))
-        .ok_or(Failure::NotFound("batch"))
+        .ok_or(ApiFailure::NotFound("batch"))
 }
 
-impl Rewards {
+impl RewardBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
-        Self(Once::new(numbers))
+        Self(OncePerNumber::new(numbers))
     }
 }
 
-impl Batch {
+impl RewardBatch {
     fn describe_new(&self) -> Value {
         json!({"merchant_batch_no": self.number, "batch_id": self.id})
     }
 
-    fn describe(&self, call: Call<'_>) -> Value {
+    fn describe(&self, call: LedgerCall<'_>) -> Value {
         let mut answer = self.describe_new();
         answer["currency"] = json!(self.currency);
         answer["status"] = json!("PAID");
@@ -125,8 +131,8 @@ impl Batch {
     }
 }
 
-impl Reward {
-    fn asked(asked: &Parameters, currency_of_batch: &str) -> Result<Self, Failure> {
+impl GiftReward {
+    fn asked(asked: &RequestParameters, currency_of_batch: &str) -> Result<Self, ApiFailure> {
         let currency = asked.optional_text("currency")?;
         Ok(Self {
             user_id: asked.integer("user_id")?,
@@ -137,17 +143,17 @@ impl Reward {
         })
     }
 
-    fn movement(&self, call: Call<'_>) -> Movement<'_> {
-        Movement {
-            from: Holder::account(call.account),
-            to: Holder::Outside,
+    fn movement(&self, call: LedgerCall<'_>) -> MoneyMovement<'_> {
+        MoneyMovement {
+            from: MoneyHolder::account(call.account),
+            to: MoneyHolder::Outside,
             currency: &self.currency,
             amount: self.amount,
         }
     }
 
     /// As the types of client libraries have it: without a currency, unless it is another than the batch's.
-    fn describe(&self, position: usize, batch: &Batch) -> Value {
+    fn describe(&self, position: usize, batch: &RewardBatch) -> Value {
         let mut answer = json!({
             "receiver_id": self.user_id,
             "amount": self.amount_text,
@@ -167,7 +173,7 @@ impl Reward {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
     fn rewards(number: &str, amounts: &[&str]) -> Value {
         let list: Vec<_> = amounts
@@ -179,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_paid_once_wholly_or_not_at_all() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "3");
         let too_much = rewards("1", &["2", "1.5"]);
         assert_eq!(desk.refusal("create_batch_transfer", &too_much), "400605");
@@ -199,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_currency_stands_beside_the_list_for_those_who_do_not_name_it_in_each_item() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "3");
         let list = json!([{"user_id": 7, "amount": "1.50", "RewardId": "r"}]);
         let asked = json!({"merchant_batch_no": "1", "currency": "USDT", "batchorderList": list});
@@ -217,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_documentations_form_repeats_the_list_that_was_sent() {
-        let mut desk = Desk::documented();
+        let mut desk = TestDesk::documented();
         desk.fund(ACME, "USDT", "3");
         let asked = rewards("1", &["2"]);
         desk.get("create_batch_transfer", &asked);
@@ -227,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_found_by_either_number() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "3");
         let paid = desk.get("create_batch_transfer", &rewards("1", &["2"]));
         let by_number = json!({"merchant_batch_no": "1"});

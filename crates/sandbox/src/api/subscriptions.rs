@@ -4,33 +4,33 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, Holder, Movement, Reason};
-use crate::api::plans::Plans;
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::plans::PlanBook;
 use crate::config::NumbersUniquePer;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::numbers::Once;
-use crate::rules::page::Page;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::numbers::OncePerNumber;
+use crate::rules::page::ListPage;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// The first id of GatePay's own, of a subscription and of a deduction.
 const FIRST_ID: u64 = 95_000_000_001;
 const FIRST_DEDUCTION_ID: u64 = 96_000_000_001;
 
 /// Subscriptions and deductions, as answers have them.
-pub(crate) struct Subscriptions {
+pub(crate) struct SubscriptionBook {
     /// By merchantSubscriptionOrderNo.
-    subscriptions: Once<Value>,
+    subscriptions: OncePerNumber<Value>,
     /// By merchantDeductNo.
-    deductions: Once<Value>,
+    deductions: OncePerNumber<Value>,
 }
 
 /// `POST …/order/create`.
 pub(crate) fn create(
-    subscriptions: &mut Subscriptions,
-    plans: &Plans,
-    call: Call<'_>,
-    asked: &Parameters,
+    subscriptions: &mut SubscriptionBook,
+    plans: &PlanBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let subscriptions = &mut subscriptions.subscriptions;
     let earlier = subscriptions.before(call, "merchantSubscriptionOrderNo", asked)?;
@@ -40,7 +40,7 @@ pub(crate) fn create(
     let number = asked.text("merchantSubscriptionOrderNo")?;
     let plan = asked.text("planNo")?;
     if !plans.of(call.account).any(|known| known["planNo"] == plan) {
-        return Err(Failure::NotFound("planNo"));
+        return Err(ApiFailure::NotFound("planNo"));
     }
     let id = subscriptions.next_id(FIRST_ID);
     let subscription = json!({
@@ -57,8 +57,12 @@ pub(crate) fn create(
 }
 
 /// `GET …/order/list`, newest first.
-pub(crate) fn list(subscriptions: &Subscriptions, call: Call<'_>, asked: &Parameters) -> Outcome {
-    let page = Page::asked(asked, "page", "pageSize")?;
+pub(crate) fn list(
+    subscriptions: &SubscriptionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
+    let page = ListPage::asked(asked, "page", "pageSize")?;
     let all = subscriptions.subscriptions.of(call.account).rev();
     let all: Vec<_> = all.collect();
     Ok(json!({"total": all.len(), "list": page.of(&all)}))
@@ -66,21 +70,21 @@ pub(crate) fn list(subscriptions: &Subscriptions, call: Call<'_>, asked: &Parame
 
 /// `GET …/order/detail`.
 pub(crate) fn detail(
-    subscriptions: &mut Subscriptions,
-    call: Call<'_>,
-    asked: &Parameters,
+    subscriptions: &mut SubscriptionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     subscriptions.named(call, asked).cloned()
 }
 
 /// `POST …/order/complete`. Canceling is the one operation that was seen; canceled once more it stays canceled.
 pub(crate) fn complete(
-    subscriptions: &mut Subscriptions,
-    call: Call<'_>,
-    asked: &Parameters,
+    subscriptions: &mut SubscriptionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     if asked.text("operationType")? != "CANCEL" {
-        return Err(Failure::Malformed("operationType"));
+        return Err(ApiFailure::Malformed("operationType"));
     }
     let subscription = subscriptions.named(call, asked)?;
     subscription["status"] = json!("CANCELED");
@@ -89,10 +93,10 @@ pub(crate) fn complete(
 
 /// `POST …/order/deduct`. The money comes from the subscriber.
 pub(crate) fn deduct(
-    subscriptions: &mut Subscriptions,
+    subscriptions: &mut SubscriptionBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let earlier = &subscriptions.deductions;
     if let Some(earlier) = earlier.before(call, "merchantDeductNo", asked)? {
@@ -103,19 +107,19 @@ pub(crate) fn deduct(
     let currency = asked.text("currency")?;
     let subscription = subscriptions.named(call, asked)?;
     if subscription["status"] != "ACTIVE" {
-        return Err(Failure::OrderStatus);
+        return Err(ApiFailure::OrderStatus);
     }
     let subscription_id = subscription["subscriptionOrderNo"].clone();
     let deductions = &mut subscriptions.deductions;
     let id = deductions.next_id(FIRST_DEDUCTION_ID);
-    let reason = Reason {
+    let reason = MovementReason {
         kind: "DEDUCTION",
         id: &id,
         number,
     };
-    let movement = Movement {
-        from: Holder::Outside,
-        to: Holder::account(call.account),
+    let movement = MoneyMovement {
+        from: MoneyHolder::Outside,
+        to: MoneyHolder::account(call.account),
         currency,
         amount,
     };
@@ -135,9 +139,9 @@ pub(crate) fn deduct(
 
 /// `GET …/deduction/order/detail`.
 pub(crate) fn deduction(
-    subscriptions: &Subscriptions,
-    call: Call<'_>,
-    asked: &Parameters,
+    subscriptions: &SubscriptionBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let deductions = &subscriptions.deductions;
     let deduction = match asked.optional_text("deductOrderNo")? {
@@ -148,30 +152,34 @@ pub(crate) fn deduction(
     };
     deduction
         .cloned()
-        .ok_or(Failure::NotFound("merchantDeductNo"))
+        .ok_or(ApiFailure::NotFound("merchantDeductNo"))
 }
 
-impl Subscriptions {
+impl SubscriptionBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
         Self {
-            subscriptions: Once::new(numbers),
-            deductions: Once::new(numbers),
+            subscriptions: OncePerNumber::new(numbers),
+            deductions: OncePerNumber::new(numbers),
         }
     }
 
     /// The caller's own subscription, by either number.
-    fn named(&mut self, call: Call<'_>, asked: &Parameters) -> Result<&mut Value, Failure> {
+    fn named(
+        &mut self,
+        call: LedgerCall<'_>,
+        asked: &RequestParameters,
+    ) -> Result<&mut Value, ApiFailure> {
         let mut wanted = Vec::new();
         for name in ["subscriptionOrderNo", "merchantSubscriptionOrderNo"] {
             wanted.extend(asked.optional_text(name)?.map(|value| (name, value)));
         }
         if wanted.is_empty() {
-            return Err(Failure::Malformed("subscriptionOrderNo"));
+            return Err(ApiFailure::Malformed("subscriptionOrderNo"));
         }
         self.subscriptions
             .of_mut(call.account)
             .find(|one| wanted.iter().all(|(name, value)| one[name] == *value))
-            .ok_or(Failure::NotFound("subscriptionOrderNo"))
+            .ok_or(ApiFailure::NotFound("subscriptionOrderNo"))
     }
 }
 
@@ -185,9 +193,9 @@ fn describe_new(subscription: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, OTHER};
+    use crate::desk::{ACME, OTHER, TestDesk};
 
-    fn subscribed(desk: &mut Desk) -> Value {
+    fn subscribed(desk: &mut TestDesk) -> Value {
         let plan = json!({"merchantPlanNo": "p", "planName": "P", "priceNo": "1"});
         let plan = desk.get("save_plan", &plan)["planNo"].take();
         let subscription = json!({"merchantSubscriptionOrderNo": "s", "planNo": plan});
@@ -205,7 +213,7 @@ mod tests {
 
     #[test]
     fn money_is_deducted_once_for_each_number_until_it_is_canceled() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let id = subscribed(&mut desk)["subscriptionOrderNo"].take();
         let done = desk.get("deduct_subscription", &deduction("1", 1.5));
         assert_eq!(done["subscriptionOrderNo"], id);
@@ -237,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_subscription_is_its_accounts_own_and_of_a_plan() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         let id = subscribed(&mut desk)["subscriptionOrderNo"].take();
         let by_id = json!({"subscriptionOrderNo": id});
         assert_eq!(desk.get("subscription_detail", &by_id)["status"], "ACTIVE");

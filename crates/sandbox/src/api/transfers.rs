@@ -4,27 +4,27 @@
 
 use serde_json::{Value, json};
 
-use crate::api::accounts::Accounts;
-use crate::api::balances::{Balances, Holder, Movement, Reason};
+use crate::api::accounts::AccountBook;
+use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
 use crate::config::NumbersUniquePer;
-use crate::rules::call::{Call, Outcome};
-use crate::rules::numbers::Once;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::numbers::OncePerNumber;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// All of them, by `merchantBatchNo`, as answers have them.
-pub(crate) struct Transfers {
-    transfers: Once<Value>,
-    charges: Once<Value>,
+pub(crate) struct TransferBook {
+    transfers: OncePerNumber<Value>,
+    charges: OncePerNumber<Value>,
 }
 
 /// `POST …/v1/pay/transfer`.
 pub(crate) fn transfer(
-    transfers: &mut Transfers,
-    accounts: &Accounts,
+    transfers: &mut TransferBook,
+    accounts: &AccountBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let other = other_side(accounts, call, asked)?;
     let earlier = &transfers.transfers;
@@ -40,11 +40,11 @@ pub(crate) fn transfer(
 
 /// `POST …/v1/pay/charge`.
 pub(crate) fn charge(
-    transfers: &mut Transfers,
-    accounts: &Accounts,
+    transfers: &mut TransferBook,
+    accounts: &AccountBook,
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     let other = other_side(accounts, call, asked)?;
     let earlier = &transfers.charges;
@@ -60,39 +60,43 @@ pub(crate) fn charge(
 
 /// `GET …/v1/pay/transfer/detail`.
 pub(crate) fn transfer_detail(
-    transfers: &Transfers,
-    call: Call<'_>,
-    asked: &Parameters,
+    transfers: &TransferBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
 ) -> Outcome {
     detail(&transfers.transfers, call, asked)
 }
 
 /// `GET …/v1/pay/charges/detail`.
-pub(crate) fn charge_detail(transfers: &Transfers, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn charge_detail(
+    transfers: &TransferBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     detail(&transfers.charges, call, asked)
 }
 
-impl Transfers {
+impl TransferBook {
     pub(crate) fn new(numbers: NumbersUniquePer) -> Self {
         Self {
-            transfers: Once::new(numbers),
-            charges: Once::new(numbers),
+            transfers: OncePerNumber::new(numbers),
+            charges: OncePerNumber::new(numbers),
         }
     }
 }
 
 /// The account in the body: another than the caller's, and usable.
 fn other_side<'a>(
-    accounts: &Accounts,
-    call: Call<'_>,
-    asked: &'a Parameters,
-) -> Result<&'a str, Failure> {
+    accounts: &AccountBook,
+    call: LedgerCall<'_>,
+    asked: &'a RequestParameters,
+) -> Result<&'a str, ApiFailure> {
     let other = asked.text("accountId")?;
     if other == call.account {
-        return Err(Failure::Malformed("accountId"));
+        return Err(ApiFailure::Malformed("accountId"));
     }
     if !accounts.holds_money(other, call.now) {
-        return Err(Failure::UnknownAccount);
+        return Err(ApiFailure::UnknownAccount);
     }
     Ok(other)
 }
@@ -100,20 +104,20 @@ fn other_side<'a>(
 /// Moves the money, and gives the answer.
 fn settle(
     balances: &mut Balances,
-    call: Call<'_>,
-    asked: &Parameters,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
     kind: &'static str,
     [from, to]: [&str; 2],
 ) -> Outcome {
     let number = asked.text("merchantBatchNo")?;
     let amount = asked.amount("amount")?;
-    let movement = Movement {
-        from: Holder::account(from),
-        to: Holder::account(to),
+    let movement = MoneyMovement {
+        from: MoneyHolder::account(from),
+        to: MoneyHolder::account(to),
         currency: asked.text("currency")?,
         amount,
     };
-    let reason = Reason {
+    let reason = MovementReason {
         kind,
         id: number,
         number,
@@ -130,16 +134,16 @@ fn settle(
     }))
 }
 
-fn detail(all: &Once<Value>, call: Call<'_>, asked: &Parameters) -> Outcome {
+fn detail(all: &OncePerNumber<Value>, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     all.find(call.account, asked.text("merchantBatchNo")?)
         .cloned()
-        .ok_or(Failure::NotFound("merchantBatchNo"))
+        .ok_or(ApiFailure::NotFound("merchantBatchNo"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk, INSTITUTION, OTHER};
+    use crate::desk::{ACME, INSTITUTION, OTHER, TestDesk};
 
     fn to(account: &str, amount: &str) -> Value {
         json!({
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_transfer_is_paid_and_a_charge_received_by_the_one_who_asks() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(INSTITUTION, "USDT", "10");
         let sent = desk
             .ask(INSTITUTION, "create_transfer", &to(ACME, "4"))
@@ -172,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_number_moves_money_once() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "5");
         let sent = desk.get("create_transfer", &to(OTHER, "2"));
         desk.now += 1;
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_other_account_must_be_another_and_usable_and_the_payer_good_for_it() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "5");
         assert_eq!(desk.refusal("create_transfer", &to(ACME, "1")), "400001");
         assert_eq!(desk.refusal("create_transfer", &to("17", "1")), "400203");

@@ -3,17 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::api::balances::Balances;
-use crate::api::payouts::Payouts;
-use crate::rules::call::{Call, Outcome};
+use crate::api::payouts::PayoutBook;
+use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market::{self, CHAINS};
 use crate::wire::amount::Amount;
-use crate::wire::parameters::Parameters;
+use crate::wire::parameters::RequestParameters;
 
 /// How far back withdrawals are listed unless it is asked for otherwise: 7 days, in seconds.
 const WITHDRAWALS_S: u64 = 7 * 24 * 3600;
 
 /// `GET /v1/pay/wallet/currency_chains`.
-pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn chains(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     market::currency(asked.text("currency")?)?;
     let chains = CHAINS.map(|(chain, _)| {
         json!({
@@ -31,7 +31,7 @@ pub(crate) fn chains(_: Call<'_>, asked: &Parameters) -> Outcome {
 }
 
 /// `GET /v1/pay/wallet/withdraw_status`: what a payout costs, which is nothing here.
-pub(crate) fn withdraw_status(_: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn withdraw_status(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let only = asked.optional_text("currency")?;
     let mut currencies = market::cryptos();
     currencies.retain(|currency| only.is_none_or(|only| only == *currency));
@@ -56,7 +56,11 @@ pub(crate) fn withdraw_status(_: Call<'_>, asked: &Parameters) -> Outcome {
 }
 
 /// `GET /v1/pay/wallet/total_balance`: everything at its price in USDT, or in another currency.
-pub(crate) fn total_balance(balances: &Balances, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn total_balance(
+    balances: &Balances,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let currency = asked.optional_text("currency")?.unwrap_or("USDT");
     market::currency(currency)?;
     // What has no price counts for nothing, and neither does what is too little to be worth a grain.
@@ -70,7 +74,11 @@ pub(crate) fn total_balance(balances: &Balances, call: Call<'_>, asked: &Paramet
 }
 
 /// `GET /v1/pay/wallet/withdrawals`, newest first. Its times are in seconds.
-pub(crate) fn withdrawals(payouts: &Payouts, call: Call<'_>, asked: &Parameters) -> Outcome {
+pub(crate) fn withdrawals(
+    payouts: &PayoutBook,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+) -> Outcome {
     let to = asked.optional_time("to")?.unwrap_or(call.now / 1000);
     let from = asked.optional_time("from")?;
     let from = from.unwrap_or(to.saturating_sub(WITHDRAWALS_S));
@@ -98,11 +106,11 @@ pub(crate) fn withdrawals(payouts: &Payouts, call: Call<'_>, asked: &Parameters)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desk::{ACME, Desk};
+    use crate::desk::{ACME, TestDesk};
 
     #[test]
     fn withdrawals_are_the_payouts_newest_first() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "10");
         for number in ["1", "2"] {
             let part = json!({
@@ -115,7 +123,7 @@ mod tests {
             );
             desk.now += 1000 * WITHDRAWALS_S;
         }
-        let numbers = |desk: &mut Desk, asked: Value| {
+        let numbers = |desk: &mut TestDesk, asked: Value| {
             let list = desk.get("wallet_withdrawals", &asked);
             let list = list.as_array().unwrap().iter();
             list.map(|one| one["withdraw_order_id"].as_str().unwrap().to_owned())
@@ -134,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_total_is_everything_at_its_price() {
-        let mut desk = Desk::new();
+        let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "10");
         desk.fund(ACME, "GT", "2");
         desk.fund(ACME, "XYZ", "5");

@@ -4,11 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::AnswerForms;
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 
 /// Who calls, and when.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Call<'a> {
+pub(crate) struct LedgerCall<'a> {
     /// The account in whose name the call is made.
     pub(crate) account: &'a str,
     /// The time, in milliseconds since 1970.
@@ -18,9 +18,9 @@ pub(crate) struct Call<'a> {
 }
 
 /// Data, or why there is none.
-pub(crate) type Outcome = Result<Value, Failure>;
+pub(crate) type Outcome = Result<Value, ApiFailure>;
 
-impl Call<'_> {
+impl LedgerCall<'_> {
     /// The account as a number, which some answers have. Account ids are decimal digits in all samples.
     pub(crate) fn merchant_id(self) -> u64 {
         self.account.parse().unwrap_or_default()

@@ -5,11 +5,11 @@
 use serde_json::{Value, json};
 
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 
 /// A currency and what one of it costs, in hundredths of a dollar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Currency {
+pub(crate) struct CurrencyPrice {
     pub(crate) name: &'static str,
     cents: u32,
     /// Whether it is held on chains, and not at banks.
@@ -17,7 +17,7 @@ pub(crate) struct Currency {
 }
 
 /// All of them.
-pub(crate) const CURRENCIES: [Currency; 7] = [
+pub(crate) const CURRENCIES: [CurrencyPrice; 7] = [
     crypto("USDT", 100),
     crypto("USDC", 100),
     crypto("BTC", 5_000_000),
@@ -34,16 +34,16 @@ pub(crate) const CHAINS: [(&str, &str); 3] = [
     ("TRX", "https://tronscan.org"),
 ];
 
-const fn crypto(name: &'static str, cents: u32) -> Currency {
-    Currency {
+const fn crypto(name: &'static str, cents: u32) -> CurrencyPrice {
+    CurrencyPrice {
         name,
         cents,
         is_crypto: true,
     }
 }
 
-const fn fiat(name: &'static str, cents: u32) -> Currency {
-    Currency {
+const fn fiat(name: &'static str, cents: u32) -> CurrencyPrice {
+    CurrencyPrice {
         name,
         cents,
         is_crypto: false,
@@ -57,15 +57,15 @@ pub(crate) fn cryptos() -> Vec<&'static str> {
 }
 
 /// A currency that is traded.
-pub(crate) fn currency(name: &str) -> Result<Currency, Failure> {
+pub(crate) fn currency(name: &str) -> Result<CurrencyPrice, ApiFailure> {
     CURRENCIES
         .into_iter()
         .find(|currency| currency.name == name)
-        .ok_or(Failure::InvalidCurrency)
+        .ok_or(ApiFailure::InvalidCurrency)
 }
 
 /// How much of `bought` one gets for an amount of `sold`.
-pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, Failure> {
+pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, ApiFailure> {
     if sold == bought {
         return Ok(amount);
     }
@@ -73,22 +73,22 @@ pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, F
     amount
         .scaled_down(sold.cents, bought.cents)
         .filter(|amount| *amount > Amount::ZERO)
-        .ok_or(Failure::WrongAmount)
+        .ok_or(ApiFailure::WrongAmount)
 }
 
 /// How much of `sold` one has to give for an amount of `bought`.
-pub(crate) fn costs(bought: &str, amount: Amount, sold: &str) -> Result<Amount, Failure> {
+pub(crate) fn costs(bought: &str, amount: Amount, sold: &str) -> Result<Amount, ApiFailure> {
     if sold == bought {
         return Ok(amount);
     }
     let (sold, bought) = (currency(sold)?, currency(bought)?);
     amount
         .scaled_up(bought.cents, sold.cents)
-        .ok_or(Failure::WrongAmount)
+        .ok_or(ApiFailure::WrongAmount)
 }
 
 /// How much of `bought` one gets for one of `sold`, for people to read.
-pub(crate) fn rate(sold: &str, bought: &str) -> Result<f64, Failure> {
+pub(crate) fn rate(sold: &str, bought: &str) -> Result<f64, ApiFailure> {
     Ok(f64::from(currency(sold)?.cents) / f64::from(currency(bought)?.cents))
 }
 
@@ -132,9 +132,9 @@ mod tests {
         assert_eq!(buys("USDT", amount("1"), "EUR"), Ok(amount("0.8")));
         assert_eq!(buys("GT", amount("1"), "BTC"), Ok(amount("0.0002")));
         let dust = amount("0.000001");
-        assert_eq!(buys("USDT", dust, "BTC"), Err(Failure::WrongAmount));
+        assert_eq!(buys("USDT", dust, "BTC"), Err(ApiFailure::WrongAmount));
         assert_eq!(costs("USDT", dust, "BTC"), Ok(amount("0.00000001")));
         assert_eq!(buys("USDT", dust, "USDT"), Ok(dust));
-        assert_eq!(buys("XYZ", dust, "USDT"), Err(Failure::InvalidCurrency));
+        assert_eq!(buys("XYZ", dust, "USDT"), Err(ApiFailure::InvalidCurrency));
     }
 }

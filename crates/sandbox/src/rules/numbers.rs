@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 
 use crate::config::NumbersUniquePer;
-use crate::rules::call::Call;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::rules::call::LedgerCall;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// A number, and among whose it has to be unique.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Number {
+pub(crate) struct RequestNumber {
     account: Option<String>,
     number: String,
 }
 
 impl NumbersUniquePer {
-    pub(crate) fn number(self, account: &str, number: &str) -> Number {
-        Number {
+    pub(crate) fn number(self, account: &str, number: &str) -> RequestNumber {
+        RequestNumber {
             account: match self {
                 Self::SubAccount => Some(account.to_owned()),
                 Self::Institution => None,
@@ -30,20 +30,20 @@ impl NumbersUniquePer {
 ///
 /// The same call again has the same outcome; the same number with other parameters is 400001. GatePay says only that
 /// a number makes a repetition harmless, so the second half is the sandbox's choice.
-pub(crate) struct Once<T> {
+pub(crate) struct OncePerNumber<T> {
     unique_per: NumbersUniquePer,
-    positions: HashMap<Number, usize>,
+    positions: HashMap<RequestNumber, usize>,
     /// Oldest first.
-    done: Vec<Done<T>>,
+    done: Vec<NumberedResult<T>>,
 }
 
-struct Done<T> {
+struct NumberedResult<T> {
     account: String,
-    asked: Parameters,
+    asked: RequestParameters,
     outcome: T,
 }
 
-impl<T> Once<T> {
+impl<T> OncePerNumber<T> {
     pub(crate) fn new(unique_per: NumbersUniquePer) -> Self {
         Self {
             unique_per,
@@ -55,10 +55,10 @@ impl<T> Once<T> {
     /// What came of the same call before, if there was one. `name` is the parameter that has the number.
     pub(crate) fn before(
         &self,
-        call: Call<'_>,
+        call: LedgerCall<'_>,
         name: &'static str,
-        asked: &Parameters,
-    ) -> Result<Option<&T>, Failure> {
+        asked: &RequestParameters,
+    ) -> Result<Option<&T>, ApiFailure> {
         let number = self.unique_per.number(call.account, asked.text(name)?);
         let Some(position) = self.positions.get(&number) else {
             return Ok(None);
@@ -67,7 +67,7 @@ impl<T> Once<T> {
         if done.account == call.account && done.asked == *asked {
             Ok(Some(&done.outcome))
         } else {
-            Err(Failure::Reused(name))
+            Err(ApiFailure::Reused(name))
         }
     }
 
@@ -78,10 +78,16 @@ impl<T> Once<T> {
     }
 
     /// Remembers what was done under a number that was not taken.
-    pub(crate) fn keep(&mut self, call: Call<'_>, number: &str, asked: &Parameters, outcome: T) {
+    pub(crate) fn keep(
+        &mut self,
+        call: LedgerCall<'_>,
+        number: &str,
+        asked: &RequestParameters,
+        outcome: T,
+    ) {
         let number = self.unique_per.number(call.account, number);
         self.positions.insert(number, self.done.len());
-        self.done.push(Done {
+        self.done.push(NumberedResult {
             account: call.account.to_owned(),
             asked: asked.clone(),
             outcome,
@@ -123,24 +129,24 @@ mod tests {
     use crate::config::AnswerForms;
     use serde_json::json;
 
-    const ACME: Call<'_> = Call {
+    const ACME: LedgerCall<'_> = LedgerCall {
         account: "1",
         now: 0,
         forms: AnswerForms::Clients,
     };
-    const OTHER: Call<'_> = Call {
+    const OTHER: LedgerCall<'_> = LedgerCall {
         account: "2",
         now: 0,
         forms: AnswerForms::Clients,
     };
 
-    fn asked(amount: &str) -> Parameters {
+    fn asked(amount: &str) -> RequestParameters {
         let body = json!({"number": "n", "amount": amount}).to_string();
-        Parameters::parse(body.as_bytes()).unwrap()
+        RequestParameters::parse(body.as_bytes()).unwrap()
     }
 
-    fn once(unique_per: NumbersUniquePer) -> Once<&'static str> {
-        let mut once = Once::new(unique_per);
+    fn once(unique_per: NumbersUniquePer) -> OncePerNumber<&'static str> {
+        let mut once = OncePerNumber::new(unique_per);
         assert_eq!(once.before(ACME, "number", &asked("1")), Ok(None));
         once.keep(ACME, "n", &asked("1"), "done");
         once
@@ -153,7 +159,7 @@ mod tests {
         assert_eq!(again, Ok(Some(&"done")));
         assert_eq!(
             once.before(ACME, "number", &asked("2")),
-            Err(Failure::Reused("number"))
+            Err(ApiFailure::Reused("number"))
         );
     }
 
@@ -164,7 +170,7 @@ mod tests {
         let all = once(NumbersUniquePer::Institution);
         assert_eq!(
             all.before(OTHER, "number", &asked("1")),
-            Err(Failure::Reused("number"))
+            Err(ApiFailure::Reused("number"))
         );
         for once in [each, all] {
             assert_eq!(once.find("1", "n"), Some(&"done"));

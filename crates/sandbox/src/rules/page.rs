@@ -1,30 +1,30 @@
 //! Pages of lists.
 
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Page {
+pub(crate) struct ListPage {
     /// Counted from 1.
     pub(crate) number: usize,
     size: usize,
 }
 
-impl Page {
+impl ListPage {
     /// The first page of 20 unless it is asked for otherwise: what the account list documents (protocol.md 6); no
     /// other list says.
     pub(crate) fn asked(
-        asked: &Parameters,
+        asked: &RequestParameters,
         number: &'static str,
         size: &'static str,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ApiFailure> {
         let between = |name, least: usize, most: usize, default| match asked.optional_time(name)? {
             None => Ok(default),
             Some(value) => usize::try_from(value)
                 .ok()
                 .filter(|value| (least..=most).contains(value))
-                .ok_or(Failure::Malformed(name)),
+                .ok_or(ApiFailure::Malformed(name)),
         };
         Ok(Self {
             number: between(number, 1, 1_000_000, 1)?,
@@ -49,9 +49,9 @@ impl Page {
 mod tests {
     use super::*;
 
-    fn page(json: &str) -> Result<Page, Failure> {
-        Page::asked(
-            &Parameters::parse(json.as_bytes()).unwrap(),
+    fn page(json: &str) -> Result<ListPage, ApiFailure> {
+        ListPage::asked(
+            &RequestParameters::parse(json.as_bytes()).unwrap(),
             "page",
             "count",
         )
@@ -65,7 +65,10 @@ mod tests {
         assert_eq!(page(r#"{"page":3}"#).unwrap().of(&list), &list[25..]);
         let second = page(r#"{"page":"2","count":"2"}"#).unwrap();
         assert_eq!((second.of(&list), second.end()), (&list[2..4], 4));
-        assert_eq!(page(r#"{"count":201}"#), Err(Failure::Malformed("count")));
-        assert_eq!(page(r#"{"page":-1}"#), Err(Failure::Malformed("page")));
+        assert_eq!(
+            page(r#"{"count":201}"#),
+            Err(ApiFailure::Malformed("count"))
+        );
+        assert_eq!(page(r#"{"page":-1}"#), Err(ApiFailure::Malformed("page")));
     }
 }

@@ -4,27 +4,27 @@ use std::collections::HashMap;
 
 use gatepay_core::operation::Method;
 use gatepay_core::stamp::StampError;
-use gatepay_core::{Credential, Operation, Signature, Stamp, Window, header, verify};
+use gatepay_core::{Credential, Operation, Signature, Stamp, StampWindow, header, verify};
 use hyper::HeaderMap;
 use hyper::header::CONTENT_TYPE;
 
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 use crate::wire::headers::single;
 
 /// The nonce GatePay documents has at most so many characters (protocol.md 1.5).
 const LONGEST_NONCE: usize = 32;
 
 /// The credentials, and the nonces seen.
-pub(crate) struct Gate {
+pub(crate) struct SignatureGate {
     institution: Vec<Credential>,
-    nonces: Nonces,
+    nonces: SeenNonces,
 }
 
-impl Gate {
+impl SignatureGate {
     pub(crate) fn new(institution: Vec<Credential>) -> Self {
         Self {
             institution,
-            nonces: Nonces::default(),
+            nonces: SeenNonces::default(),
         }
     }
 
@@ -36,7 +36,7 @@ impl Gate {
         headers: &HeaderMap,
         body: &[u8],
         now: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiFailure> {
         check_media_type(operation, method, headers, body)?;
         let client_id = single(headers, header::CLIENT_ID)?;
         let timestamp = single(headers, header::TIMESTAMP)?;
@@ -47,24 +47,24 @@ impl Gate {
             .institution
             .iter()
             .find(|credential| credential.client_id.as_str().as_bytes() == client_id)
-            .ok_or(Failure::UnknownClient)?;
+            .ok_or(ApiFailure::UnknownClient)?;
         let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
             StampError::TimestampNotDigits | StampError::TimestampInSeconds => {
-                Failure::Malformed(header::TIMESTAMP)
+                ApiFailure::Malformed(header::TIMESTAMP)
             }
             StampError::NonceEmpty
             | StampError::NonceTooLong(_)
-            | StampError::NonceNotPrintable => Failure::MalformedNonce,
+            | StampError::NonceNotPrintable => ApiFailure::MalformedNonce,
         })?;
         if nonce.len() > LONGEST_NONCE || !nonce.iter().all(u8::is_ascii_alphanumeric) {
-            return Err(Failure::MalformedNonce);
+            return Err(ApiFailure::MalformedNonce);
         }
-        Window::GATEPAY
+        StampWindow::GATEPAY
             .check(stamp.millis(), now)
-            .map_err(|_| Failure::StaleTimestamp)?;
-        let signature = Signature::parse(signature).map_err(|_| Failure::InvalidSignature)?;
+            .map_err(|_| ApiFailure::StaleTimestamp)?;
+        let signature = Signature::parse(signature).map_err(|_| ApiFailure::InvalidSignature)?;
         if !verify(&credential.key, &stamp, body, &signature) {
-            return Err(Failure::InvalidSignature);
+            return Err(ApiFailure::InvalidSignature);
         }
         self.nonces
             .spend(credential.client_id.as_str(), &stamp, now)
@@ -77,7 +77,7 @@ fn check_media_type(
     method: Method,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<(), Failure> {
+) -> Result<(), ApiFailure> {
     if matches!(method, Method::Get | Method::Delete) && body.is_empty() {
         return Ok(());
     }
@@ -92,33 +92,33 @@ fn check_media_type(
     {
         Ok(())
     } else {
-        Err(Failure::UnsupportedContentType)
+        Err(ApiFailure::UnsupportedContentType)
     }
 }
 
 /// Nonces by client id and nonce, with the time up to which each would still be fresh.
 #[derive(Default)]
-struct Nonces {
+struct SeenNonces {
     fresh_until: HashMap<(String, String), u64>,
     /// How many are remembered before those no longer fresh are forgotten, so that a nonce costs the same however
     /// many there are.
     sweep_at: usize,
 }
 
-impl Nonces {
-    fn spend(&mut self, client_id: &str, stamp: &Stamp<'_>, now: u64) -> Result<(), Failure> {
+impl SeenNonces {
+    fn spend(&mut self, client_id: &str, stamp: &Stamp<'_>, now: u64) -> Result<(), ApiFailure> {
         if self.fresh_until.len() >= self.sweep_at {
             self.fresh_until.retain(|_, until| *until >= now);
             self.sweep_at = (2 * self.fresh_until.len()).max(1024);
         }
         let key = (client_id.to_owned(), stamp.nonce().to_owned());
-        let until = stamp.millis().saturating_add(Window::GATEPAY.past_ms);
+        let until = stamp.millis().saturating_add(StampWindow::GATEPAY.past_ms);
         if self
             .fresh_until
             .get(&key)
             .is_some_and(|until| *until >= now)
         {
-            return Err(Failure::RepeatedNonce);
+            return Err(ApiFailure::RepeatedNonce);
         }
         self.fresh_until.insert(key, until);
         Ok(())
@@ -140,8 +140,8 @@ mod tests {
         Credential::new(ClientId::parse("institution").unwrap(), &secret)
     }
 
-    fn gate() -> Gate {
-        Gate::new(vec![credential("secret")])
+    fn gate() -> SignatureGate {
+        SignatureGate::new(vec![credential("secret")])
     }
 
     /// A request that passes.
@@ -166,17 +166,17 @@ mod tests {
         headers
     }
 
-    fn check(gate: &mut Gate, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check(gate: &mut SignatureGate, headers: &HeaderMap) -> Result<(), ApiFailure> {
         check_at(gate, headers, NOW)
     }
 
-    fn check_at(gate: &mut Gate, headers: &HeaderMap, now: u64) -> Result<(), Failure> {
+    fn check_at(gate: &mut SignatureGate, headers: &HeaderMap, now: u64) -> Result<(), ApiFailure> {
         let catalogue = Catalogue::standard();
         let operation = catalogue.named("query_order").unwrap();
         gate.verify(operation, Method::Post, headers, BODY, now)
     }
 
-    fn refusal(headers: &HeaderMap) -> Failure {
+    fn refusal(headers: &HeaderMap) -> ApiFailure {
         check(&mut gate(), headers).unwrap_err()
     }
 
@@ -208,10 +208,10 @@ mod tests {
         ] {
             let mut absent = signed(NOW, "nonce1");
             let value = absent.remove(name).unwrap();
-            assert_eq!(refusal(&absent), Failure::Malformed(name));
+            assert_eq!(refusal(&absent), ApiFailure::Malformed(name));
             let mut repeated = signed(NOW, "nonce1");
             repeated.append(name, value);
-            assert_eq!(refusal(&repeated), Failure::Malformed(name));
+            assert_eq!(refusal(&repeated), ApiFailure::Malformed(name));
         }
         assert_eq!(refusal(&with(header::TIMESTAMP, "now")).code(), "400001");
     }
@@ -227,7 +227,7 @@ mod tests {
         for nonce in ["", "with-dash", "with space", "\u{e9}", &long] {
             assert_eq!(
                 refusal(&with(header::NONCE, nonce)),
-                Failure::MalformedNonce,
+                ApiFailure::MalformedNonce,
                 "{nonce:?}"
             );
         }
@@ -245,7 +245,7 @@ mod tests {
             let want = if fresh {
                 Ok(())
             } else {
-                Err(Failure::StaleTimestamp)
+                Err(ApiFailure::StaleTimestamp)
             };
             assert_eq!(check(&mut gate(), &signed(timestamp, "nonce1")), want);
         }
@@ -272,7 +272,7 @@ mod tests {
         let mut gate = gate();
         assert_eq!(check(&mut gate, &signed(NOW, "nonce1")), Ok(()));
         for again in [signed(NOW, "nonce1"), signed(NOW + 1, "nonce1")] {
-            assert_eq!(check(&mut gate, &again), Err(Failure::RepeatedNonce));
+            assert_eq!(check(&mut gate, &again), Err(ApiFailure::RepeatedNonce));
         }
         let later = NOW + 20_000;
         assert_eq!(check_at(&mut gate, &signed(later, "nonce1"), later), Ok(()));
@@ -282,13 +282,13 @@ mod tests {
     fn a_forged_request_spends_no_nonce() {
         let mut gate = gate();
         let forged = signed_by(&credential("guess"), NOW, "nonce1");
-        assert_eq!(check(&mut gate, &forged), Err(Failure::InvalidSignature));
+        assert_eq!(check(&mut gate, &forged), Err(ApiFailure::InvalidSignature));
         assert_eq!(check(&mut gate, &signed(NOW, "nonce1")), Ok(()));
     }
 
     #[test]
     fn nonces_no_longer_fresh_are_forgotten() {
-        let mut nonces = Nonces::default();
+        let mut nonces = SeenNonces::default();
         for n in 0..100_000_u64 {
             let (timestamp, nonce) = ((NOW + 100 * n).to_string(), format!("n{n}"));
             let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();

@@ -5,11 +5,11 @@ use hyper::Method;
 use hyper::http::request::Parts;
 use serde_json::Value;
 
-use crate::service::received::Received;
-use crate::service::world::World;
-use crate::wire::answer::{Answer, Form};
-use crate::wire::failure::Failure;
-use crate::wire::parameters::Parameters;
+use crate::service::received::ReceivedRequest;
+use crate::service::world::SandboxWorld;
+use crate::wire::answer::{EnvelopeForm, SandboxAnswer};
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::RequestParameters;
 
 /// No path of GatePay's starts like this.
 const PREFIX: &str = "/-/sandbox/";
@@ -19,21 +19,22 @@ pub(crate) fn is_own(path: &str) -> bool {
 }
 
 /// Answers a request to an own path.
-pub(crate) fn answer(world: &World, head: &Parts, body: &[u8]) -> Answer {
+pub(crate) fn answer(world: &SandboxWorld, head: &Parts, body: &[u8]) -> SandboxAnswer {
     match (&head.method, &head.uri.path()[PREFIX.len()..]) {
         (&Method::POST, "pay") => {
-            let paid = Parameters::parse(body).and_then(|asked| world.pay(asked.text("prepayId")?));
+            let paid =
+                RequestParameters::parse(body).and_then(|asked| world.pay(asked.text("prepayId")?));
             done(paid)
         }
         (&Method::POST, "fund") => {
-            let funded = Parameters::parse(body).and_then(|asked| {
+            let funded = RequestParameters::parse(body).and_then(|asked| {
                 let (account, currency) = (asked.text("account")?, asked.text("currency")?);
                 world.fund(account, currency, asked.amount("amount")?)
             });
             done(funded)
         }
         (&Method::POST, "deposit") => {
-            let deposited = Parameters::parse(body).and_then(|asked| {
+            let deposited = RequestParameters::parse(body).and_then(|asked| {
                 let (address, currency) = (asked.text("address")?, asked.text("currency")?);
                 world.deposit(address, currency, asked.amount("amount")?)
             });
@@ -41,12 +42,18 @@ pub(crate) fn answer(world: &World, head: &Parts, body: &[u8]) -> Answer {
         }
         (&Method::GET, "received") => {
             let state = world.state();
-            Answer::json(&state.log.all().map(Received::to_json).collect::<Vec<_>>())
+            SandboxAnswer::json(
+                &state
+                    .log
+                    .all()
+                    .map(ReceivedRequest::to_json)
+                    .collect::<Vec<_>>(),
+            )
         }
-        _ => Answer::plain(404, ""),
+        _ => SandboxAnswer::plain(404, ""),
     }
 }
 
-fn done(result: Result<(), Failure>) -> Answer {
-    Answer::new(Form::Standard, result.map(Value::from))
+fn done(result: Result<(), ApiFailure>) -> SandboxAnswer {
+    SandboxAnswer::new(EnvelopeForm::Standard, result.map(Value::from))
 }

@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::server::TlsStream;
 
-use crate::wire::answer::Answer;
+use crate::wire::answer::SandboxAnswer;
 
 /// How a connection ends instead of with an answer. It is the error with which a request makes hyper stop.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the connection is disrupted on purpose")]
-pub(crate) enum Disruption {
+pub(crate) enum ConnectionDisruption {
     /// These bytes, then a TCP reset.
     Reset(Bytes),
     /// These bytes, then an orderly close.
@@ -26,14 +26,14 @@ pub(crate) enum Disruption {
     Endless { max_bytes: u64, max_time: Duration },
 }
 
-impl Disruption {
+impl ConnectionDisruption {
     /// The one that made a connection fail, if one did.
     pub(crate) fn behind(error: &hyper::Error) -> Option<Self> {
         std::error::Error::source(error)?.downcast_ref().cloned()
     }
 
     /// Ends the connection. A caller that hangs up first is an error, and nobody's business.
-    pub(crate) async fn perform(self, mut stream: impl Stream) -> io::Result<()> {
+    pub(crate) async fn perform(self, mut stream: impl DisruptibleStream) -> io::Result<()> {
         match self {
             Self::Reset(first) => {
                 stream.write_all(&first).await?;
@@ -68,7 +68,7 @@ impl Disruption {
 }
 
 /// Writes chunks of white space, which may stand before any JSON, up to `max_bytes` of them.
-async fn endless(stream: &mut impl Stream, max_bytes: u64) -> io::Result<()> {
+async fn endless(stream: &mut impl DisruptibleStream, max_bytes: u64) -> io::Result<()> {
     const CHUNK: &[u8] = &[b' '; 1024];
     const CHUNK_BYTES: u64 = 1024;
 
@@ -90,7 +90,7 @@ async fn endless(stream: &mut impl Stream, max_bytes: u64) -> io::Result<()> {
 }
 
 /// An answer as it stands on the wire.
-pub(crate) fn on_the_wire(answer: &Answer) -> Bytes {
+pub(crate) fn on_the_wire(answer: &SandboxAnswer) -> Bytes {
     let head = format!(
         "HTTP/1.1 {} \r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         answer.status,
@@ -101,17 +101,17 @@ pub(crate) fn on_the_wire(answer: &Answer) -> Bytes {
 }
 
 /// A connection that knows its TCP socket.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(crate) trait DisruptibleStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl Stream for TcpStream {
+impl DisruptibleStream for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
 }
 
-impl Stream for TlsStream<TcpStream> {
+impl DisruptibleStream for TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }

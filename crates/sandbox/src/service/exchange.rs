@@ -10,20 +10,20 @@ use hyper::body::Incoming;
 use hyper::http::request::Parts;
 
 use crate::service::control;
-use crate::service::disruption::{Disruption, on_the_wire};
-use crate::service::fault::Fault;
-use crate::service::received::Received;
-use crate::service::world::{Reached, World};
-use crate::wire::answer::Answer;
+use crate::service::disruption::{ConnectionDisruption, on_the_wire};
+use crate::service::fault::InjectedFault;
+use crate::service::received::ReceivedRequest;
+use crate::service::world::{ReachedOperation, SandboxWorld};
+use crate::wire::answer::SandboxAnswer;
 
 /// More than the largest body GatePay takes: the files of a bank account (catalogue, multipart rows).
 const LONGEST_BODY: usize = 72 << 20;
 
 /// Takes one request from its head to its answer, or to the way its connection ends instead.
 pub(crate) async fn exchange(
-    world: &World,
+    world: &SandboxWorld,
     request: Request<Incoming>,
-) -> Result<Answer, Disruption> {
+) -> Result<SandboxAnswer, ConnectionDisruption> {
     let at_ms = world.now();
     let (head, body) = request.into_parts();
     if control::is_own(head.uri.path()) {
@@ -36,9 +36,9 @@ pub(crate) async fn exchange(
     let account = account.and_then(|value| value.to_str().ok());
     let fault = world.state().faults.strike(head.uri.path(), account);
     let mut received = received(at_ms, &head, reached);
-    if fault == Some(Fault::ResetBeforeReading) {
+    if fault == Some(InjectedFault::ResetBeforeReading) {
         world.state().log.push(received);
-        return Err(Disruption::Reset(Bytes::new()));
+        return Err(ConnectionDisruption::Reset(Bytes::new()));
     }
     match read(body).await {
         Ok(body) => received.body = body,
@@ -54,9 +54,9 @@ pub(crate) async fn exchange(
 }
 
 /// What was received, as far as the head tells.
-fn received(at_ms: u64, head: &Parts, reached: Option<Reached<'_>>) -> Received {
+fn received(at_ms: u64, head: &Parts, reached: Option<ReachedOperation<'_>>) -> ReceivedRequest {
     let target = head.uri.path_and_query();
-    Received {
+    ReceivedRequest {
         at_ms,
         method: head.method.to_string(),
         target: target.map_or_else(String::new, ToString::to_string),
@@ -78,29 +78,30 @@ fn received(at_ms: u64, head: &Parts, reached: Option<Reached<'_>>) -> Received 
 }
 
 /// The whole body. If it does not come whole, or is too long, there is no next request either.
-async fn read(body: Incoming) -> Result<Bytes, Disruption> {
+async fn read(body: Incoming) -> Result<Bytes, ConnectionDisruption> {
     match Limited::new(body, LONGEST_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            let answer = Answer::plain(413, "the body is larger than any that GatePay takes\n");
-            Err(Disruption::Close(on_the_wire(&answer)))
+            let answer =
+                SandboxAnswer::plain(413, "the body is larger than any that GatePay takes\n");
+            Err(ConnectionDisruption::Close(on_the_wire(&answer)))
         }
-        Err(_broken) => Err(Disruption::Close(Bytes::new())),
+        Err(_broken) => Err(ConnectionDisruption::Close(Bytes::new())),
     }
 }
 
 /// Verifies, executes and records, all in one go, so that requests take effect in the order recorded.
 fn judge(
-    world: &World,
-    reached: Option<Reached<'_>>,
+    world: &SandboxWorld,
+    reached: Option<ReachedOperation<'_>>,
     head: &Parts,
-    fault: Option<&Fault>,
-    mut received: Received,
-) -> Result<Answer, Disruption> {
+    fault: Option<&InjectedFault>,
+    mut received: ReceivedRequest,
+) -> Result<SandboxAnswer, ConnectionDisruption> {
     let now = world.now();
     let mut state = world.state();
     let verified = match reached {
-        None => Err(Answer::plain(404, "")),
+        None => Err(SandboxAnswer::plain(404, "")),
         Some(reached) => state
             .gate
             .verify(
@@ -111,25 +112,25 @@ fn judge(
                 now,
             )
             .map(|()| reached)
-            .map_err(Answer::failure),
+            .map_err(SandboxAnswer::failure),
     };
     received.verified = verified.is_ok();
     let answer = match fault {
-        Some(Fault::ResetBeforeReading | Fault::ResetBeforeExecuting) => {
+        Some(InjectedFault::ResetBeforeReading | InjectedFault::ResetBeforeExecuting) => {
             state.log.push(received);
-            return Err(Disruption::Reset(Bytes::new()));
+            return Err(ConnectionDisruption::Reset(Bytes::new()));
         }
-        Some(Fault::Failure(failure)) => Answer::failure(*failure),
-        Some(Fault::Status { status, body }) => Answer::plain(*status, body.clone()),
+        Some(InjectedFault::Failure(failure)) => SandboxAnswer::failure(*failure),
+        Some(InjectedFault::Status { status, body }) => SandboxAnswer::plain(*status, body.clone()),
         None
         | Some(
-            Fault::ResetAfterExecuting
-            | Fault::Delay(_)
-            | Fault::Drip(_)
-            | Fault::ResetMidAnswer { .. }
-            | Fault::Truncated
-            | Fault::Endless { .. }
-            | Fault::Garbage(_),
+            InjectedFault::ResetAfterExecuting
+            | InjectedFault::Delay(_)
+            | InjectedFault::Drip(_)
+            | InjectedFault::ResetMidAnswer { .. }
+            | InjectedFault::Truncated
+            | InjectedFault::Endless { .. }
+            | InjectedFault::Garbage(_),
         ) => verified
             .and_then(|reached| state.execute(reached, head, now, &mut received))
             .unwrap_or_else(|refusal| refusal),
@@ -141,35 +142,42 @@ fn judge(
 }
 
 /// Sends an answer in the way a fault asks for.
-async fn deliver(answer: Answer, fault: Option<Fault>) -> Result<Answer, Disruption> {
+async fn deliver(
+    answer: SandboxAnswer,
+    fault: Option<InjectedFault>,
+) -> Result<SandboxAnswer, ConnectionDisruption> {
     match fault {
-        None | Some(Fault::Failure(_) | Fault::Status { .. }) => Ok(answer),
-        Some(Fault::Delay(by)) => {
+        None | Some(InjectedFault::Failure(_) | InjectedFault::Status { .. }) => Ok(answer),
+        Some(InjectedFault::Delay(by)) => {
             pause(by).await;
             Ok(answer)
         }
         Some(
-            Fault::ResetBeforeReading | Fault::ResetBeforeExecuting | Fault::ResetAfterExecuting,
-        ) => Err(Disruption::Reset(Bytes::new())),
-        Some(Fault::Drip(pause)) => Err(Disruption::Drip(on_the_wire(&answer), pause)),
-        Some(Fault::ResetMidAnswer { after_bytes }) => {
+            InjectedFault::ResetBeforeReading
+            | InjectedFault::ResetBeforeExecuting
+            | InjectedFault::ResetAfterExecuting,
+        ) => Err(ConnectionDisruption::Reset(Bytes::new())),
+        Some(InjectedFault::Drip(pause)) => {
+            Err(ConnectionDisruption::Drip(on_the_wire(&answer), pause))
+        }
+        Some(InjectedFault::ResetMidAnswer { after_bytes }) => {
             let mut bytes = on_the_wire(&answer);
             bytes.truncate(after_bytes);
-            Err(Disruption::Reset(bytes))
+            Err(ConnectionDisruption::Reset(bytes))
         }
-        Some(Fault::Truncated) => {
+        Some(InjectedFault::Truncated) => {
             let mut bytes = on_the_wire(&answer);
             bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
-            Err(Disruption::Close(bytes))
+            Err(ConnectionDisruption::Close(bytes))
         }
-        Some(Fault::Endless {
+        Some(InjectedFault::Endless {
             max_bytes,
             max_time,
-        }) => Err(Disruption::Endless {
+        }) => Err(ConnectionDisruption::Endless {
             max_bytes,
             max_time,
         }),
-        Some(Fault::Garbage(bytes)) => Err(Disruption::Close(bytes)),
+        Some(InjectedFault::Garbage(bytes)) => Err(ConnectionDisruption::Close(bytes)),
     }
 }
 

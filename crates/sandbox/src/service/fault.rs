@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 
 /// One way to misbehave. Variants are in the order in which they strike; each says whether the request was executed,
 /// for that is what the caller cannot know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// A TCP reset as soon as the head is known; the body is not read. Not executed.
     ResetBeforeReading,
     /// A TCP reset after the whole request was read. Not executed.
     ResetBeforeExecuting,
     /// An answer of GatePay's that says no. Not executed.
-    Failure(Failure),
+    Failure(ApiFailure),
     /// Any answer, as from something that stands before GatePay. Not executed.
     Status {
         /// The HTTP status, 200 to 599.
@@ -49,15 +49,15 @@ pub enum Fault {
     Garbage(Bytes),
 }
 
-impl Fault {
+impl InjectedFault {
     /// Strikes the next request.
-    pub fn once(self) -> Injection {
+    pub fn once(self) -> FaultInjection {
         self.times(1)
     }
 
     /// Strikes the next so many requests.
-    pub fn times(self, times: u32) -> Injection {
-        Injection {
+    pub fn times(self, times: u32) -> FaultInjection {
+        FaultInjection {
             fault: self,
             left: Some(times),
             path: None,
@@ -66,8 +66,8 @@ impl Fault {
     }
 
     /// Strikes every request until faults are cleared.
-    pub fn always(self) -> Injection {
-        Injection {
+    pub fn always(self) -> FaultInjection {
+        FaultInjection {
             fault: self,
             left: None,
             path: None,
@@ -78,8 +78,8 @@ impl Fault {
 
 /// A fault, and which requests it strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Injection {
-    fault: Fault,
+pub struct FaultInjection {
+    fault: InjectedFault,
     /// How many requests it will still strike; `None` is all.
     left: Option<u32>,
     /// The only path it strikes; `None` is any.
@@ -88,7 +88,7 @@ pub struct Injection {
     account: Option<String>,
 }
 
-impl Injection {
+impl FaultInjection {
     /// Strikes requests for this path only, the institution path without a query.
     #[must_use]
     pub fn on(mut self, path: impl Into<String>) -> Self {
@@ -114,10 +114,10 @@ impl Injection {
 
 /// The faults that wait. A request is struck by the first that fits it, and by no other.
 #[derive(Default)]
-pub(crate) struct Faults(Vec<Injection>);
+pub(crate) struct FaultQueue(Vec<FaultInjection>);
 
-impl Faults {
-    pub(crate) fn inject(&mut self, injection: Injection) {
+impl FaultQueue {
+    pub(crate) fn inject(&mut self, injection: FaultInjection) {
         self.0.push(injection);
     }
 
@@ -126,7 +126,7 @@ impl Faults {
     }
 
     /// The fault for a request to `path` on behalf of `account`, counted as spent.
-    pub(crate) fn strike(&mut self, path: &str, account: Option<&str>) -> Option<Fault> {
+    pub(crate) fn strike(&mut self, path: &str, account: Option<&str>) -> Option<InjectedFault> {
         self.0.retain(|injection| injection.left != Some(0));
         let injection = self
             .0
@@ -143,14 +143,14 @@ mod tests {
 
     #[test]
     fn a_fault_strikes_as_often_as_asked_and_where_asked() {
-        let mut faults = Faults::default();
-        faults.inject(Fault::Truncated.times(2).on("/a"));
-        faults.inject(Fault::ResetBeforeReading.always());
+        let mut faults = FaultQueue::default();
+        faults.inject(InjectedFault::Truncated.times(2).on("/a"));
+        faults.inject(InjectedFault::ResetBeforeReading.always());
         let strikes: Vec<_> = ["/b", "/a", "/a", "/a"]
             .map(|path| faults.strike(path, None))
             .into();
-        let reset = Some(Fault::ResetBeforeReading);
-        let truncated = Some(Fault::Truncated);
+        let reset = Some(InjectedFault::ResetBeforeReading);
+        let truncated = Some(InjectedFault::Truncated);
         assert_eq!(
             strikes,
             [reset.clone(), truncated.clone(), truncated, reset]
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn a_fault_of_one_account_strikes_no_other() {
-        let mut faults = Faults::default();
-        faults.inject(Fault::Truncated.always().of("7"));
+        let mut faults = FaultQueue::default();
+        faults.inject(InjectedFault::Truncated.always().of("7"));
         for (account, struck) in [(Some("7"), true), (Some("77"), false), (None, false)] {
             assert_eq!(
                 faults.strike("/a", account).is_some(),
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_fault_injected_for_no_request_strikes_none() {
-        let mut faults = Faults::default();
-        faults.inject(Fault::Truncated.times(0));
+        let mut faults = FaultQueue::default();
+        faults.inject(InjectedFault::Truncated.times(0));
         assert_eq!(faults.strike("/a", None), None);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// One request, and what became of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedRequest {
     /// When its head had arrived, in milliseconds since 1970 by the sandbox's clock.
     pub at_ms: u64,
     /// The method as sent.
@@ -32,7 +32,7 @@ pub struct Received {
     pub answer_body: Bytes,
 }
 
-impl Received {
+impl ReceivedRequest {
     /// The first value of a header, if it is text. The name is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(other, _)| other == name)?;
@@ -72,7 +72,7 @@ impl Received {
 }
 
 /// Without signatures: what a failing test prints may end up anywhere.
-impl fmt::Debug for Received {
+impl fmt::Debug for ReceivedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Received")
             .field("at_ms", &self.at_ms)
@@ -90,12 +90,12 @@ impl fmt::Debug for Received {
 }
 
 /// The newest requests, up to a number.
-pub(crate) struct Log {
-    newest: VecDeque<Received>,
+pub(crate) struct ReceivedLog {
+    newest: VecDeque<ReceivedRequest>,
     capacity: usize,
 }
 
-impl Log {
+impl ReceivedLog {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             newest: VecDeque::new(),
@@ -103,7 +103,7 @@ impl Log {
         }
     }
 
-    pub(crate) fn push(&mut self, received: Received) {
+    pub(crate) fn push(&mut self, received: ReceivedRequest) {
         if self.capacity == 0 {
             return;
         }
@@ -118,7 +118,7 @@ impl Log {
     }
 
     /// Oldest first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Received> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ReceivedRequest> {
         self.newest.iter()
     }
 }

@@ -23,21 +23,21 @@ use tokio::runtime;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::accounts::Accounts;
+use crate::api::accounts::AccountBook;
 use crate::api::orders;
-use crate::config::{Config, OpeningBalance};
+use crate::config::{OpeningBalance, SandboxConfig};
 use crate::ledger::Ledger;
-use crate::service::authentication::Gate;
-use crate::service::disruption::{Disruption, Stream};
+use crate::service::authentication::SignatureGate;
+use crate::service::disruption::{ConnectionDisruption, DisruptibleStream};
 use crate::service::exchange::exchange;
-use crate::service::fault::Faults;
-use crate::service::fault::Injection;
-use crate::service::received::Log;
-use crate::service::received::Received;
-use crate::service::world::{State, World};
+use crate::service::fault::FaultInjection;
+use crate::service::fault::FaultQueue;
+use crate::service::received::ReceivedLog;
+use crate::service::received::ReceivedRequest;
+use crate::service::world::{SandboxState, SandboxWorld};
 use crate::wire::amount::Amount;
-use crate::wire::answer::Answer;
-use crate::wire::failure::Failure;
+use crate::wire::answer::SandboxAnswer;
+use crate::wire::failure::ApiFailure;
 
 /// How many connections wait to be accepted: a load test opens them all at once.
 const BACKLOG: i32 = 1024;
@@ -47,11 +47,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A running sandbox. Clones are handles to the same one; it stops when the last is dropped.
 #[derive(Clone)]
-pub struct Sandbox(Arc<Running>);
+pub struct Sandbox(Arc<RunningSandbox>);
 
-struct Running {
+struct RunningSandbox {
     address: SocketAddr,
-    world: Arc<World>,
+    world: Arc<SandboxWorld>,
     stop: Arc<Notify>,
     /// Nothing once it was stopped.
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -59,8 +59,8 @@ struct Running {
 
 impl Sandbox {
     /// Binds (port 0 lets the system choose) and serves on a thread of its own.
-    pub fn start(config: Config, address: SocketAddr) -> io::Result<Self> {
-        let Config {
+    pub fn start(config: SandboxConfig, address: SocketAddr) -> io::Result<Self> {
+        let SandboxConfig {
             institution,
             sub_accounts,
             institution_account,
@@ -74,20 +74,20 @@ impl Sandbox {
             record,
             answer_delay,
         } = config;
-        let accounts = Accounts::new(
+        let accounts = AccountBook::new(
             institution_account,
             merchant_id,
             account_delay,
             sub_accounts,
         );
-        let state = State {
-            gate: Gate::new(institution),
+        let state = SandboxState {
+            gate: SignatureGate::new(institution),
             ledger: Ledger::new(accounts, numbers_unique_per, answer_forms),
-            faults: Faults::default(),
-            log: Log::new(record),
+            faults: FaultQueue::default(),
+            log: ReceivedLog::new(record),
             examples: 0,
         };
-        let world = Arc::new(World::new(clock, answer_delay, state));
+        let world = Arc::new(SandboxWorld::new(clock, answer_delay, state));
         for opening in opening_balances {
             let OpeningBalance {
                 account,
@@ -130,7 +130,7 @@ impl Sandbox {
                     });
                 })?
         };
-        Ok(Self(Arc::new(Running {
+        Ok(Self(Arc::new(RunningSandbox {
             address,
             world,
             stop,
@@ -144,7 +144,7 @@ impl Sandbox {
     }
 
     /// Pays an order of a sub-account, as its customer would.
-    pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), Failure> {
+    pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), ApiFailure> {
         let now = self.0.world.now();
         let ledger = &mut self.0.world.state().ledger;
         let call = ledger.call(sub_account, now);
@@ -152,12 +152,12 @@ impl Sandbox {
     }
 
     /// Gives an account money from outside: a sub-account, or the institution's own.
-    pub fn fund(&self, account: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+    pub fn fund(&self, account: &str, currency: &str, amount: &str) -> Result<(), ApiFailure> {
         self.0.world.fund(account, currency, amount_of(amount)?)
     }
 
     /// Sends money to a static address, as somebody on its chain would.
-    pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), Failure> {
+    pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), ApiFailure> {
         self.0.world.deposit(address, currency, amount_of(amount)?)
     }
 
@@ -172,12 +172,12 @@ impl Sandbox {
     }
 
     /// What [`examples`](crate::examples) prepare things in.
-    pub(crate) fn world(&self) -> &World {
+    pub(crate) fn world(&self) -> &SandboxWorld {
         &self.0.world
     }
 
     /// Adds a fault behind those that wait already.
-    pub fn inject(&self, injection: Injection) {
+    pub fn inject(&self, injection: FaultInjection) {
         self.0.world.state().faults.inject(injection);
     }
 
@@ -188,7 +188,7 @@ impl Sandbox {
 
     /// The requests remembered, in the order in which they took effect. One is listed once its answer is known,
     /// before that is delayed or sent.
-    pub fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<ReceivedRequest> {
         self.0.world.state().log.all().cloned().collect()
     }
 
@@ -209,7 +209,7 @@ impl fmt::Debug for Sandbox {
     }
 }
 
-impl Running {
+impl RunningSandbox {
     fn stop(&self) {
         self.stop.notify_one();
         let thread = self
@@ -224,15 +224,15 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningSandbox {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
 /// An amount above zero.
-fn amount_of(text: &str) -> Result<Amount, Failure> {
-    Amount::positive(text).ok_or(Failure::Malformed("amount"))
+fn amount_of(text: &str) -> Result<Amount, ApiFailure> {
+    Amount::positive(text).ok_or(ApiFailure::Malformed("amount"))
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -249,7 +249,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<World>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<SandboxWorld>) {
     let listener = tokio::net::TcpListener::from_std(listener)
         .expect("the listener does not block, and this is a runtime with I/O");
     loop {
@@ -263,7 +263,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<Worl
 }
 
 /// A connection from its first byte. Whatever breaks it is the caller's to notice.
-async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<World>) {
+async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<SandboxWorld>) {
     // Without it a small answer may wait for an acknowledgement of the one before.
     drop(tcp.set_nodelay(true));
     match tls {
@@ -277,12 +277,12 @@ async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<World>) {
 }
 
 /// HTTP over a connection, up to its end or its disruption.
-async fn serve(stream: impl Stream, world: Arc<World>) {
+async fn serve(stream: impl DisruptibleStream, world: Arc<SandboxWorld>) {
     let service = service_fn(|request| {
         let world = Arc::clone(&world);
         Box::pin(async move {
             let answer = exchange(&world, request).await?;
-            Ok::<_, Disruption>(response(answer, world.now()))
+            Ok::<_, ConnectionDisruption>(response(answer, world.now()))
         })
     });
     // The date is the sandbox's own. Without a timer a caller may take all the time it wants.
@@ -291,7 +291,7 @@ async fn serve(stream: impl Stream, world: Arc<World>) {
         .serve_connection(TokioIo::new(stream), service);
     let end = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
     let mut stream = connection.into_parts().io.into_inner();
-    let end = match end.as_ref().err().and_then(Disruption::behind) {
+    let end = match end.as_ref().err().and_then(ConnectionDisruption::behind) {
         Some(disruption) => disruption.perform(stream).await,
         None => stream.shutdown().await,
     };
@@ -300,7 +300,7 @@ async fn serve(stream: impl Stream, world: Arc<World>) {
 }
 
 /// An answer in hyper's words, dated by the sandbox's clock, which may be another than the system's.
-fn response(answer: Answer, now: u64) -> Response<Full<Bytes>> {
+fn response(answer: SandboxAnswer, now: u64) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() =
         StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

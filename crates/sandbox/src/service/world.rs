@@ -11,44 +11,44 @@ use hyper::http::request::Parts;
 use crate::api::{balances, fixed_addresses, orders};
 use crate::config::Clock;
 use crate::ledger::Ledger;
-use crate::operations::{Emulated, emulated};
-use crate::service::authentication::Gate;
-use crate::service::fault::Faults;
-use crate::service::received::{Log, Received};
+use crate::operations::{EmulatedOperation, emulated};
+use crate::service::authentication::SignatureGate;
+use crate::service::fault::FaultQueue;
+use crate::service::received::{ReceivedLog, ReceivedRequest};
 use crate::wire::amount::Amount;
-use crate::wire::answer::Answer;
-use crate::wire::failure::Failure;
-use crate::wire::parameters::{Parameters, Sent};
+use crate::wire::answer::SandboxAnswer;
+use crate::wire::failure::ApiFailure;
+use crate::wire::parameters::{RequestParameters, SentRequest};
 
 /// What all connections share.
-pub(crate) struct World {
+pub(crate) struct SandboxWorld {
     catalogue: Catalogue,
     clock: Clock,
     pub(crate) answer_delay: Duration,
-    state: Mutex<State>,
+    state: Mutex<SandboxState>,
 }
 
 /// What requests change.
-pub(crate) struct State {
-    pub(crate) gate: Gate,
+pub(crate) struct SandboxState {
+    pub(crate) gate: SignatureGate,
     pub(crate) ledger: Ledger,
-    pub(crate) faults: Faults,
-    pub(crate) log: Log,
+    pub(crate) faults: FaultQueue,
+    pub(crate) log: ReceivedLog,
     /// How many examples were prepared.
     pub(crate) examples: u64,
 }
 
 /// The operation that a request calls.
 #[derive(Clone, Copy)]
-pub(crate) struct Reached<'a> {
+pub(crate) struct ReachedOperation<'a> {
     pub(crate) operation: &'a Operation,
     /// As it was called: another than the catalogue's on some alternative paths.
     pub(crate) method: Method,
-    emulated: Emulated,
+    emulated: EmulatedOperation,
 }
 
-impl World {
-    pub(crate) fn new(clock: Clock, answer_delay: Duration, state: State) -> Self {
+impl SandboxWorld {
+    pub(crate) fn new(clock: Clock, answer_delay: Duration, state: SandboxState) -> Self {
         Self {
             catalogue: Catalogue::standard(),
             clock,
@@ -61,20 +61,20 @@ impl World {
         (self.clock)()
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, SandboxState> {
         // A panic in one test's thread should not become a panic in all others.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pays an order in the name of whoever pays: the customer knows no sub-account.
-    pub(crate) fn pay(&self, prepay_id: &str) -> Result<(), Failure> {
+    pub(crate) fn pay(&self, prepay_id: &str) -> Result<(), ApiFailure> {
         let now = self.now();
         let mut state = self.state();
         let ledger = &mut state.ledger;
         let account = ledger
             .orders
             .owner(prepay_id)
-            .ok_or(Failure::UnknownOrder)?
+            .ok_or(ApiFailure::UnknownOrder)?
             .to_owned();
         let call = ledger.call(&account, now);
         orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
@@ -86,7 +86,7 @@ impl World {
         account: &str,
         currency: &str,
         amount: Amount,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiFailure> {
         let now = self.now();
         let ledger = &mut self.state().ledger;
         let call = ledger.call(account, now);
@@ -105,7 +105,7 @@ impl World {
         address: &str,
         currency: &str,
         amount: Amount,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiFailure> {
         let now = self.now();
         let ledger = &mut self.state().ledger;
         fixed_addresses::deposit(
@@ -124,10 +124,10 @@ impl World {
     }
 
     /// The operation that a request calls, if there is one at its path.
-    pub(crate) fn reach(&self, head: &Parts) -> Option<Reached<'_>> {
+    pub(crate) fn reach(&self, head: &Parts) -> Option<ReachedOperation<'_>> {
         let method = Method::parse(head.method.as_str())?;
         let operation = self.operation(method, head.uri.path())?;
-        Some(Reached {
+        Some(ReachedOperation {
             operation,
             method,
             emulated: emulated(&operation.name, method)?,
@@ -146,23 +146,23 @@ impl World {
     }
 }
 
-impl State {
+impl SandboxState {
     /// Carries out what is verified, or gives the answer that says why not.
     pub(crate) fn execute(
         &mut self,
-        reached: Reached<'_>,
+        reached: ReachedOperation<'_>,
         head: &Parts,
         now: u64,
-        received: &mut Received,
-    ) -> Result<Answer, Answer> {
+        received: &mut ReceivedRequest,
+    ) -> Result<SandboxAnswer, SandboxAnswer> {
         let accounts = &self.ledger.accounts;
         let account = accounts
             .acting(reached.operation, &head.headers, now)
-            .map_err(Answer::failure)?
+            .map_err(SandboxAnswer::failure)?
             .to_owned();
         received.executed = true;
         let content_type = head.headers.get(CONTENT_TYPE);
-        let sent = Sent {
+        let sent = SentRequest {
             method: reached.method,
             query: head.uri.query(),
             content_type: content_type
@@ -170,7 +170,7 @@ impl State {
                 .unwrap_or_default(),
             body: &received.body,
         };
-        let asked = Parameters::read(reached.operation, sent);
+        let asked = RequestParameters::read(reached.operation, sent);
         let call = self.ledger.call(&account, now);
         Ok(reached.emulated.perform(&mut self.ledger, call, asked))
     }

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::AnswerForms;
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 
 /// One answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct SandboxAnswer {
     pub(crate) status: u16,
     pub(crate) media: &'static str,
     pub(crate) body: Bytes,
@@ -20,7 +20,7 @@ pub(crate) struct Answer {
 /// print no failure; it is standard there. The official client libraries have one decoder for all calls that have an
 /// envelope: it needs `status`, in upper case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum EnvelopeForm {
     /// The standard envelope.
     Standard,
     /// The standard envelope with another code than `000000`.
@@ -37,7 +37,7 @@ pub(crate) enum Form {
     Bare,
 }
 
-impl Form {
+impl EnvelopeForm {
     /// The form of an answer: what the official client libraries can read, or what the page prints. They have no calls of
     /// OTC and subscriptions, whose pages are the only evidence.
     pub(crate) fn under(self, forms: AnswerForms) -> Self {
@@ -50,49 +50,49 @@ impl Form {
     }
 }
 
-impl Answer {
+impl SandboxAnswer {
     /// The answer to an operation that has this form.
-    pub(crate) fn new(form: Form, outcome: Result<Value, Failure>) -> Self {
+    pub(crate) fn new(form: EnvelopeForm, outcome: Result<Value, ApiFailure>) -> Self {
         match (form, outcome) {
-            (Form::Flagged, Err(failure)) => Self::flagged_failure(failure),
+            (EnvelopeForm::Flagged, Err(failure)) => Self::flagged_failure(failure),
             (_, Err(failure)) => Self::failure(failure),
             (form, Ok(data)) => Self::success(form, data),
         }
     }
 
-    fn success(form: Form, data: Value) -> Self {
+    fn success(form: EnvelopeForm, data: Value) -> Self {
         match form {
-            Form::Standard => Self::json(&Envelope::success(data)),
-            Form::Coded(code) => Self::json(&Envelope {
+            EnvelopeForm::Standard => Self::json(&Envelope::success(data)),
+            EnvelopeForm::Coded(code) => Self::json(&Envelope {
                 code,
                 ..Envelope::success(data)
             }),
-            Form::Created => Self::json(&Created {
+            EnvelopeForm::Created => Self::json(&CreatedEnvelope {
                 code: "SUCCESS",
                 message: "订单创建成功",
                 data,
             }),
-            Form::Lower => Self::json(&Envelope {
+            EnvelopeForm::Lower => Self::json(&Envelope {
                 status: "success",
                 code: "0",
                 ..Envelope::success(data)
             }),
-            Form::Flagged => Self::json(&Flagged {
+            EnvelopeForm::Flagged => Self::json(&FlaggedEnvelope {
                 code: "0",
                 message: "",
                 data,
                 success: true,
             }),
-            Form::Wrapped => Self::json(&Envelope::success(json!({
+            EnvelopeForm::Wrapped => Self::json(&Envelope::success(json!({
                 "bizCode": "000000",
                 "bizData": data,
                 "bizMessage": "",
             }))),
-            Form::Bare => Self::json(&data),
+            EnvelopeForm::Bare => Self::json(&data),
         }
     }
 
-    pub(crate) fn failure(failure: Failure) -> Self {
+    pub(crate) fn failure(failure: ApiFailure) -> Self {
         Self {
             status: failure.status(),
             ..Self::json(&Envelope::failure(
@@ -103,10 +103,10 @@ impl Answer {
         }
     }
 
-    fn flagged_failure(failure: Failure) -> Self {
+    fn flagged_failure(failure: ApiFailure) -> Self {
         Self {
             status: failure.status(),
-            ..Self::json(&Flagged {
+            ..Self::json(&FlaggedEnvelope {
                 code: failure.code(),
                 message: &failure.message(),
                 data: Value::Null,
@@ -137,7 +137,7 @@ impl Answer {
 
 /// In the order printed.
 #[derive(Serialize)]
-struct Created {
+struct CreatedEnvelope {
     code: &'static str,
     message: &'static str,
     data: Value,
@@ -145,7 +145,7 @@ struct Created {
 
 /// In the order printed.
 #[derive(Serialize)]
-struct Flagged<'a> {
+struct FlaggedEnvelope<'a> {
     code: &'a str,
     message: &'a str,
     data: Value,
@@ -156,38 +156,38 @@ struct Flagged<'a> {
 mod tests {
     use super::*;
 
-    fn text(form: Form, outcome: Result<Value, Failure>) -> String {
-        String::from_utf8(Answer::new(form, outcome).body.into()).unwrap()
+    fn text(form: EnvelopeForm, outcome: Result<Value, ApiFailure>) -> String {
+        String::from_utf8(SandboxAnswer::new(form, outcome).body.into()).unwrap()
     }
 
     #[test]
     fn each_form_is_as_printed() {
         for (form, expected) in [
             (
-                Form::Standard,
+                EnvelopeForm::Standard,
                 r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":1}"#,
             ),
             (
-                Form::Coded("00000"),
+                EnvelopeForm::Coded("00000"),
                 r#"{"status":"SUCCESS","code":"00000","errorMessage":"","data":1}"#,
             ),
             (
-                Form::Created,
+                EnvelopeForm::Created,
                 r#"{"code":"SUCCESS","message":"订单创建成功","data":1}"#,
             ),
             (
-                Form::Lower,
+                EnvelopeForm::Lower,
                 r#"{"status":"success","code":"0","errorMessage":"","data":1}"#,
             ),
             (
-                Form::Flagged,
+                EnvelopeForm::Flagged,
                 r#"{"code":"0","message":"","data":1,"success":true}"#,
             ),
             (
-                Form::Wrapped,
+                EnvelopeForm::Wrapped,
                 r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":{"bizCode":"000000","bizData":1,"bizMessage":""}}"#,
             ),
-            (Form::Bare, "1"),
+            (EnvelopeForm::Bare, "1"),
         ] {
             assert_eq!(text(form, Ok(json!(1))), expected);
         }
@@ -195,12 +195,12 @@ mod tests {
 
     #[test]
     fn a_failure_is_standard_but_for_subscriptions() {
-        let failure = || Err(Failure::OrderStatus);
-        let standard = text(Form::Standard, failure());
+        let failure = || Err(ApiFailure::OrderStatus);
+        let standard = text(EnvelopeForm::Standard, failure());
         assert!(standard.starts_with(r#"{"status":"FAIL","code":"400204","#));
-        assert_eq!(text(Form::Bare, failure()), standard);
+        assert_eq!(text(EnvelopeForm::Bare, failure()), standard);
         assert_eq!(
-            text(Form::Flagged, failure()),
+            text(EnvelopeForm::Flagged, failure()),
             r#"{"code":"400204","message":"order status does not allow it","data":null,"success":false}"#
         );
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// A request that GatePay refuses, in the cases the sandbox knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}", self.code(), self.message())]
-pub enum Failure {
+pub enum ApiFailure {
     /// 300000: something broke; the same request may be repeated.
     SystemError,
     /// 300001: something broke; the same request may be repeated.
@@ -89,7 +89,7 @@ pub enum Failure {
     PayoutId,
 }
 
-impl Failure {
+impl ApiFailure {
     /// The code in the envelope.
     pub const fn code(self) -> &'static str {
         match self {

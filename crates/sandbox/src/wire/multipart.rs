@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 
 /// The fields of a form. The value of a file is its name: nobody looks into it here.
-pub(crate) fn fields(content_type: &str, body: &[u8]) -> Result<Map<String, Value>, Failure> {
-    let boundary = boundary(content_type).ok_or(Failure::UnsupportedContentType)?;
+pub(crate) fn fields(content_type: &str, body: &[u8]) -> Result<Map<String, Value>, ApiFailure> {
+    let boundary = boundary(content_type).ok_or(ApiFailure::UnsupportedContentType)?;
     parts(body, boundary)
         .and_then(|parts| parts.into_iter().map(field).collect())
-        .ok_or(Failure::Malformed("body"))
+        .ok_or(ApiFailure::Malformed("body"))
 }
 
 fn boundary(content_type: &str) -> Option<&str> {
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn a_form_without_a_boundary_or_an_end_is_refused() {
         let without = fields("multipart/form-data", FORM.as_bytes());
-        assert_eq!(without, Err(Failure::UnsupportedContentType));
+        assert_eq!(without, Err(ApiFailure::UnsupportedContentType));
         for cut in 0..FORM.len() - 4 {
             let refused = fields(TYPE, &FORM.as_bytes()[..cut]);
-            assert_eq!(refused, Err(Failure::Malformed("body")), "{cut}");
+            assert_eq!(refused, Err(ApiFailure::Malformed("body")), "{cut}");
         }
     }
 

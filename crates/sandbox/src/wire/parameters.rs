@@ -6,16 +6,16 @@
 use std::collections::HashSet;
 
 use gatepay_core::Operation;
-use gatepay_core::operation::{Media, Method, Translation};
+use gatepay_core::operation::{MediaType, Method, Translation};
 use serde_json::{Map, Value};
 
 use crate::wire::amount::Amount;
-use crate::wire::failure::Failure;
+use crate::wire::failure::ApiFailure;
 use crate::wire::multipart;
 
 /// What came with a request, apart from its headers.
 #[derive(Clone, Copy)]
-pub(crate) struct Sent<'a> {
+pub(crate) struct SentRequest<'a> {
     pub(crate) method: Method,
     pub(crate) query: Option<&'a str>,
     pub(crate) content_type: &'a str,
@@ -24,17 +24,17 @@ pub(crate) struct Sent<'a> {
 
 /// The members of a JSON object, of a query, or of a form.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Parameters(Map<String, Value>);
+pub(crate) struct RequestParameters(Map<String, Value>);
 
 /// Under this name stands the one body that is no object: the currencies whose balances are asked for.
 pub(crate) const CURRENCIES: &str = "currencies";
 
-impl Parameters {
+impl RequestParameters {
     /// Reads the body as the operation has it, and the query. Clients send parameters in either, or in both
     /// (schemas.md); where they differ the body counts, since it is signed.
-    pub(crate) fn read(operation: &Operation, sent: Sent<'_>) -> Result<Self, Failure> {
+    pub(crate) fn read(operation: &Operation, sent: SentRequest<'_>) -> Result<Self, ApiFailure> {
         let mut parameters = match (operation.media, operation.translation, sent.method) {
-            (Media::Multipart, ..) => Self(multipart::fields(sent.content_type, sent.body)?),
+            (MediaType::Multipart, ..) => Self(multipart::fields(sent.content_type, sent.body)?),
             (_, _, Method::Get | Method::Delete) if sent.body.is_empty() => Self::default(),
             (_, Translation::Balance, Method::Post) => Self::list(CURRENCIES, sent.body)?,
             _ => Self::parse(sent.body)?,
@@ -44,15 +44,15 @@ impl Parameters {
     }
 
     /// Reads a JSON object.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiFailure> {
         serde_json::from_slice(body)
             .map(Self)
-            .map_err(|_| Failure::Malformed("body"))
+            .map_err(|_| ApiFailure::Malformed("body"))
     }
 
     /// Reads a JSON array.
-    fn list(name: &str, body: &[u8]) -> Result<Self, Failure> {
-        let items = serde_json::from_slice(body).map_err(|_| Failure::Malformed("body"))?;
+    fn list(name: &str, body: &[u8]) -> Result<Self, ApiFailure> {
+        let items = serde_json::from_slice(body).map_err(|_| ApiFailure::Malformed("body"))?;
         Ok(Self(Map::from_iter([(
             name.to_owned(),
             Value::Array(items),
@@ -119,113 +119,114 @@ impl Parameters {
     }
 
     /// A text that must be there.
-    pub(crate) fn text(&self, name: &'static str) -> Result<&str, Failure> {
-        self.optional_text(name)?.ok_or(Failure::Malformed(name))
+    pub(crate) fn text(&self, name: &'static str) -> Result<&str, ApiFailure> {
+        self.optional_text(name)?.ok_or(ApiFailure::Malformed(name))
     }
 
     /// A text that need not be there.
-    pub(crate) fn optional_text(&self, name: &'static str) -> Result<Option<&str>, Failure> {
+    pub(crate) fn optional_text(&self, name: &'static str) -> Result<Option<&str>, ApiFailure> {
         match self.present(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Failure::Malformed(name)),
+            Some(_) => Err(ApiFailure::Malformed(name)),
         }
     }
 
     /// A text that must be there and has at most 32 bytes: what GatePay allows a number or id.
-    pub(crate) fn id(&self, name: &'static str) -> Result<&str, Failure> {
-        self.optional_id(name)?.ok_or(Failure::Malformed(name))
+    pub(crate) fn id(&self, name: &'static str) -> Result<&str, ApiFailure> {
+        self.optional_id(name)?.ok_or(ApiFailure::Malformed(name))
     }
 
     /// Such a text that need not be there.
-    pub(crate) fn optional_id(&self, name: &'static str) -> Result<Option<&str>, Failure> {
+    pub(crate) fn optional_id(&self, name: &'static str) -> Result<Option<&str>, ApiFailure> {
         match self.optional_text(name)? {
-            Some(id) if id.len() > 32 => Err(Failure::Malformed(name)),
+            Some(id) if id.len() > 32 => Err(ApiFailure::Malformed(name)),
             id => Ok(id),
         }
     }
 
     /// An amount above zero, as text.
-    pub(crate) fn amount(&self, name: &'static str) -> Result<Amount, Failure> {
-        Amount::positive(self.text(name)?).ok_or(Failure::Malformed(name))
+    pub(crate) fn amount(&self, name: &'static str) -> Result<Amount, ApiFailure> {
+        Amount::positive(self.text(name)?).ok_or(ApiFailure::Malformed(name))
     }
 
     /// Such an amount that need not be there. Clients send 0, as number or text, for "none".
-    pub(crate) fn optional_amount(&self, name: &'static str) -> Result<Option<Amount>, Failure> {
+    pub(crate) fn optional_amount(&self, name: &'static str) -> Result<Option<Amount>, ApiFailure> {
         let text = match self.present(name) {
             None => return Ok(None),
             Some(Value::Number(number)) if number.as_u64() == Some(0) => return Ok(None),
             Some(Value::String(text)) => text,
-            Some(_) => return Err(Failure::Malformed(name)),
+            Some(_) => return Err(ApiFailure::Malformed(name)),
         };
-        let amount = Amount::parse(text).ok_or(Failure::Malformed(name))?;
+        let amount = Amount::parse(text).ok_or(ApiFailure::Malformed(name))?;
         Ok(Some(amount).filter(|amount| *amount > Amount::ZERO))
     }
 
     /// An amount above zero, as a JSON number.
-    pub(crate) fn number_amount(&self, name: &'static str) -> Result<Amount, Failure> {
+    pub(crate) fn number_amount(&self, name: &'static str) -> Result<Amount, ApiFailure> {
         match self.present(name) {
             Some(Value::Number(number)) => {
-                Amount::positive(&number.to_string()).ok_or(Failure::Malformed(name))
+                Amount::positive(&number.to_string()).ok_or(ApiFailure::Malformed(name))
             }
-            _ => Err(Failure::Malformed(name)),
+            _ => Err(ApiFailure::Malformed(name)),
         }
     }
 
     /// An integer from nothing up that must be there. In a query it is text.
-    pub(crate) fn integer(&self, name: &'static str) -> Result<u64, Failure> {
-        self.optional_integer(name)?.ok_or(Failure::Malformed(name))
+    pub(crate) fn integer(&self, name: &'static str) -> Result<u64, ApiFailure> {
+        self.optional_integer(name)?
+            .ok_or(ApiFailure::Malformed(name))
     }
 
     /// Such an integer that need not be there.
-    pub(crate) fn optional_integer(&self, name: &'static str) -> Result<Option<u64>, Failure> {
+    pub(crate) fn optional_integer(&self, name: &'static str) -> Result<Option<u64>, ApiFailure> {
         let number = match self.present(name) {
             None => return Ok(None),
             Some(Value::Number(number)) => number.as_u64(),
             Some(Value::String(text)) => text.parse().ok(),
             Some(_) => None,
         };
-        number.map(Some).ok_or(Failure::Malformed(name))
+        number.map(Some).ok_or(ApiFailure::Malformed(name))
     }
 
     /// A time in milliseconds that need not be there. Clients send 0, as number or text, for "none".
-    pub(crate) fn optional_time(&self, name: &'static str) -> Result<Option<u64>, Failure> {
+    pub(crate) fn optional_time(&self, name: &'static str) -> Result<Option<u64>, ApiFailure> {
         Ok(self.optional_integer(name)?.filter(|time| *time != 0))
     }
 
     /// An object that must be there.
-    pub(crate) fn object(&self, name: &'static str) -> Result<Self, Failure> {
+    pub(crate) fn object(&self, name: &'static str) -> Result<Self, ApiFailure> {
         match self.named(name) {
             Some(Value::Object(members)) => Ok(Self(members.clone())),
-            _ => Err(Failure::Malformed(name)),
+            _ => Err(ApiFailure::Malformed(name)),
         }
     }
 
     /// A list of objects that must be there and have something in it.
-    pub(crate) fn objects(&self, name: &'static str) -> Result<Vec<Self>, Failure> {
+    pub(crate) fn objects(&self, name: &'static str) -> Result<Vec<Self>, ApiFailure> {
         let Some(Value::Array(items)) = self.named(name) else {
-            return Err(Failure::Malformed(name));
+            return Err(ApiFailure::Malformed(name));
         };
         let objects = items.iter().map(|item| match item {
             Value::Object(members) => Ok(Self(members.clone())),
-            _ => Err(Failure::Malformed(name)),
+            _ => Err(ApiFailure::Malformed(name)),
         });
         if items.is_empty() {
-            return Err(Failure::Malformed(name));
+            return Err(ApiFailure::Malformed(name));
         }
         objects.collect()
     }
 
     /// Texts: a list, or one text with commas between them; nothing if it is absent.
-    pub(crate) fn texts(&self, name: &'static str) -> Result<Vec<&str>, Failure> {
+    pub(crate) fn texts(&self, name: &'static str) -> Result<Vec<&str>, ApiFailure> {
         match self.present(name) {
             None => Ok(Vec::new()),
             Some(Value::String(text)) => Ok(text.split(',').map(str::trim).collect()),
             Some(Value::Array(items)) => items
                 .iter()
-                .map(|item| item.as_str().ok_or(Failure::Malformed(name)))
+                .map(|item| item.as_str().ok_or(ApiFailure::Malformed(name)))
                 .collect(),
-            Some(_) => Err(Failure::Malformed(name)),
+            Some(_) => Err(ApiFailure::Malformed(name)),
         }
     }
 
@@ -277,8 +278,8 @@ fn escaped(high: u8, low: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn body(json: &str) -> Parameters {
-        Parameters::parse(json.as_bytes()).unwrap()
+    fn body(json: &str) -> RequestParameters {
+        RequestParameters::parse(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -286,10 +287,10 @@ mod tests {
         let body = body(r#"{"a":null,"b":"","c":"x","d":1}"#);
         assert_eq!(body.optional_text("a"), Ok(None));
         assert_eq!(body.optional_text("b"), Ok(None));
-        assert_eq!(body.text("b"), Err(Failure::Malformed("b")));
+        assert_eq!(body.text("b"), Err(ApiFailure::Malformed("b")));
         assert_eq!(body.text("c"), Ok("x"));
-        assert_eq!(body.text("d"), Err(Failure::Malformed("d")));
-        assert_eq!(body.text("e"), Err(Failure::Malformed("e")));
+        assert_eq!(body.text("d"), Err(ApiFailure::Malformed("d")));
+        assert_eq!(body.text("e"), Err(ApiFailure::Malformed("e")));
     }
 
     #[test]
@@ -312,7 +313,7 @@ mod tests {
         ] {
             assert_eq!(
                 body(odd).optional_time("t"),
-                Err(Failure::Malformed("t")),
+                Err(ApiFailure::Malformed("t")),
                 "{odd}"
             );
         }
@@ -322,13 +323,13 @@ mod tests {
     fn only_an_object_is_a_body() {
         for odd in [&b""[..], b"[]", b"null", b"{", b"{}x", b"\xff"] {
             assert_eq!(
-                Parameters::parse(odd).err(),
-                Some(Failure::Malformed("body"))
+                RequestParameters::parse(odd).err(),
+                Some(ApiFailure::Malformed("body"))
             );
         }
     }
 
-    fn query(query: &str, body: &str) -> Parameters {
+    fn query(query: &str, body: &str) -> RequestParameters {
         let mut parameters = self::body(body);
         parameters.add_query(query);
         parameters
@@ -406,7 +407,7 @@ mod tests {
         assert_eq!(body.texts("list"), Ok(vec!["a", "b"]));
         assert_eq!(body.texts("text"), Ok(vec!["a", "b"]));
         assert_eq!(body.texts("none"), Ok(vec![]));
-        assert_eq!(body.texts("odd"), Err(Failure::Malformed("odd")));
+        assert_eq!(body.texts("odd"), Err(ApiFailure::Malformed("odd")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! In whose name a call may be made, and money as it moves over HTTP.
 
 use gatepay_core::header;
-use gatepay_sandbox::{Failure, OpeningBalance, Sandbox, examples};
+use gatepay_sandbox::{ApiFailure, OpeningBalance, Sandbox, examples};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -132,10 +132,10 @@ fn an_opening_balance_needs_an_account_and_an_amount() {
     let sandbox = start(config());
     assert_eq!(
         sandbox.fund(ACME, "USDT", "-1"),
-        Err(Failure::Malformed("amount"))
+        Err(ApiFailure::Malformed("amount"))
     );
     assert_eq!(
         sandbox.fund("17", "USDT", "1"),
-        Err(Failure::UnknownAccount)
+        Err(ApiFailure::UnknownAccount)
     );
 }

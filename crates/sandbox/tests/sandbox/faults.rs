@@ -4,12 +4,12 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gatepay_sandbox::{Failure, Fault, Sandbox};
+use gatepay_sandbox::{ApiFailure, InjectedFault, Sandbox};
 
 use crate::support::{ACME, CREATE, QUERY, call, config, create_body, exchange, post, start};
 
 /// A sandbox that will misbehave once, and how it did when asked to create an order.
-fn struck_by(fault: Fault) -> (Sandbox, Vec<u8>, Result<(), ErrorKind>) {
+fn struck_by(fault: InjectedFault) -> (Sandbox, Vec<u8>, Result<(), ErrorKind>) {
     let sandbox = start(config());
     sandbox.inject(fault.once());
     let (answer, end) = exchange(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
@@ -27,7 +27,7 @@ fn executed(sandbox: &Sandbox) -> bool {
 
 #[test]
 fn a_reset_before_reading_leaves_nothing_done() {
-    let (sandbox, answer, end) = struck_by(Fault::ResetBeforeReading);
+    let (sandbox, answer, end) = struck_by(InjectedFault::ResetBeforeReading);
     assert_eq!((answer.len(), end), (0, Err(ErrorKind::ConnectionReset)));
     assert_eq!(sandbox.received()[0].body, "");
     assert!(!executed(&sandbox));
@@ -35,7 +35,7 @@ fn a_reset_before_reading_leaves_nothing_done() {
 
 #[test]
 fn a_reset_before_executing_leaves_nothing_done() {
-    let (sandbox, answer, end) = struck_by(Fault::ResetBeforeExecuting);
+    let (sandbox, answer, end) = struck_by(InjectedFault::ResetBeforeExecuting);
     assert_eq!((answer.len(), end), (0, Err(ErrorKind::ConnectionReset)));
     let received = &sandbox.received()[0];
     assert!(received.verified && !received.body.is_empty());
@@ -45,7 +45,7 @@ fn a_reset_before_executing_leaves_nothing_done() {
 
 #[test]
 fn a_reset_after_executing_hides_what_was_done() {
-    let (sandbox, answer, end) = struck_by(Fault::ResetAfterExecuting);
+    let (sandbox, answer, end) = struck_by(InjectedFault::ResetAfterExecuting);
     assert_eq!((answer.len(), end), (0, Err(ErrorKind::ConnectionReset)));
     assert_eq!(sandbox.received()[0].answer_status, Some(200));
     assert!(executed(&sandbox));
@@ -54,21 +54,21 @@ fn a_reset_after_executing_hides_what_was_done() {
 #[test]
 fn a_reset_in_the_middle_comes_after_as_many_bytes_as_asked() {
     for after_bytes in [1, 17, 100] {
-        let (sandbox, answer, end) = struck_by(Fault::ResetMidAnswer { after_bytes });
+        let (sandbox, answer, end) = struck_by(InjectedFault::ResetMidAnswer { after_bytes });
         assert_eq!(end, Err(ErrorKind::ConnectionReset));
         assert_eq!(answer.len(), after_bytes);
         assert!(answer.starts_with(b"H"));
         assert!(executed(&sandbox));
     }
     let after_bytes = usize::MAX;
-    let (_, answer, end) = struck_by(Fault::ResetMidAnswer { after_bytes });
+    let (_, answer, end) = struck_by(InjectedFault::ResetMidAnswer { after_bytes });
     assert_eq!(end, Err(ErrorKind::ConnectionReset));
     assert!(answer.ends_with(b"}"), "the whole answer came");
 }
 
 #[test]
 fn a_truncated_answer_is_shorter_than_it_says() {
-    let (sandbox, answer, end) = struck_by(Fault::Truncated);
+    let (sandbox, answer, end) = struck_by(InjectedFault::Truncated);
     assert_eq!(end, Ok(()));
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -80,7 +80,7 @@ fn a_truncated_answer_is_shorter_than_it_says() {
 
 #[test]
 fn an_endless_answer_stops_at_its_bound_without_a_last_chunk() {
-    let (sandbox, answer, end) = struck_by(Fault::Endless {
+    let (sandbox, answer, end) = struck_by(InjectedFault::Endless {
         max_bytes: 3000,
         max_time: Duration::from_secs(10),
     });
@@ -96,7 +96,7 @@ fn an_endless_answer_stops_at_its_bound_without_a_last_chunk() {
 #[test]
 fn an_endless_answer_stops_when_its_time_is_over() {
     let began = Instant::now();
-    let (_, _, end) = struck_by(Fault::Endless {
+    let (_, _, end) = struck_by(InjectedFault::Endless {
         max_bytes: u64::MAX,
         max_time: Duration::from_millis(50),
     });
@@ -107,14 +107,14 @@ fn an_endless_answer_stops_when_its_time_is_over() {
 #[test]
 fn garbage_comes_as_given() {
     let garbage = Bytes::from_static(b"\x16\x03\x01 this is not HTTP\r\n\r\n");
-    let (sandbox, answer, end) = struck_by(Fault::Garbage(garbage.clone()));
+    let (sandbox, answer, end) = struck_by(InjectedFault::Garbage(garbage.clone()));
     assert_eq!((answer, end), (garbage.to_vec(), Ok(())));
     assert!(executed(&sandbox));
 }
 
 #[test]
 fn a_dripping_answer_is_whole_in_the_end() {
-    let (sandbox, answer, end) = struck_by(Fault::Drip(Duration::from_micros(10)));
+    let (sandbox, answer, end) = struck_by(InjectedFault::Drip(Duration::from_micros(10)));
     assert_eq!(end, Ok(()));
     assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"}"));
     assert!(executed(&sandbox));
@@ -123,7 +123,7 @@ fn a_dripping_answer_is_whole_in_the_end() {
 #[test]
 fn a_delayed_answer_is_late_but_executed_at_once() {
     let sandbox = start(config());
-    sandbox.inject(Fault::Delay(Duration::from_millis(30)).once());
+    sandbox.inject(InjectedFault::Delay(Duration::from_millis(30)).once());
     let began = Instant::now();
     let (status, _, _) = call(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
     assert_eq!(status, 200);
@@ -136,17 +136,17 @@ fn a_status_or_failure_is_answered_in_place_of_executing() {
     let sandbox = start(config());
     let create = || call(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
     let body = Bytes::from_static(b"<html>bad gateway</html>");
-    sandbox.inject(Fault::Status { status: 502, body }.once());
+    sandbox.inject(InjectedFault::Status { status: 502, body }.once());
     let (status, _, body) = create();
     assert_eq!((status, body.as_str()), (502, "<html>bad gateway</html>"));
 
     for (failure, status) in [
-        (Failure::SystemError, 500),
-        (Failure::InternalError, 500),
-        (Failure::UnknownError, 500),
-        (Failure::InvalidSignature, 200),
+        (ApiFailure::SystemError, 500),
+        (ApiFailure::InternalError, 500),
+        (ApiFailure::UnknownError, 500),
+        (ApiFailure::InvalidSignature, 200),
     ] {
-        sandbox.inject(Fault::Failure(failure).once());
+        sandbox.inject(InjectedFault::Failure(failure).once());
         let (answered, _, body) = create();
         assert_eq!(answered, status);
         assert!(body.contains(failure.code()), "{body}");
@@ -158,7 +158,11 @@ fn a_status_or_failure_is_answered_in_place_of_executing() {
 fn faults_strike_where_and_as_often_as_asked_until_cleared() {
     let sandbox = start(config());
     let body = Bytes::new();
-    sandbox.inject(Fault::Status { status: 503, body }.always().on(QUERY));
+    sandbox.inject(
+        InjectedFault::Status { status: 503, body }
+            .always()
+            .on(QUERY),
+    );
     let query = || call(&sandbox, &post(QUERY, ACME, "{}")).0;
     assert_eq!([query(), query()], [503, 503]);
     assert_eq!(call(&sandbox, &post(CREATE, ACME, "{}")).0, 200);

@@ -1,8 +1,8 @@
 //! Every operation of the catalogue is answered, under every path it has.
 
 use gatepay_core::Catalogue;
-use gatepay_core::envelope::{Verdict, judge};
-use gatepay_core::operation::{Media, Method, Operation};
+use gatepay_core::envelope::{AnswerVerdict, judge};
+use gatepay_core::operation::{MediaType, Method, Operation};
 use gatepay_sandbox::{AnswerForms, Sandbox, examples};
 
 use crate::support::{
@@ -45,7 +45,11 @@ fn every_row_succeeds(sandbox: &Sandbox) {
             let asked = examples::prepare_for(sandbox, ACME, &row.name, method).unwrap();
             let (status, _, body) = call(sandbox, &example(path, ACME, &asked));
             let verdict = judge(row.kind, status, body.as_bytes()).verdict;
-            assert_eq!((status, verdict), (200, Verdict::Success), "{path}: {body}");
+            assert_eq!(
+                (status, verdict),
+                (200, AnswerVerdict::Success),
+                "{path}: {body}"
+            );
             answered += 1;
         }
     }
@@ -71,7 +75,7 @@ fn an_example_can_be_prepared_again_and_again() {
         if prepared.method == row.institution_method {
             let (_, _, body) = call(&sandbox, &example(path, ACME, &prepared));
             let verdict = judge(row.kind, 200, body.as_bytes()).verdict;
-            assert_eq!(verdict, Verdict::Success, "{path}: {body}");
+            assert_eq!(verdict, AnswerVerdict::Success, "{path}: {body}");
         }
     }
 }
@@ -121,7 +125,7 @@ fn names_of_parameters_are_read_in_any_case() {
 fn a_row_takes_its_own_media_type_and_no_other() {
     let sandbox = sandbox();
     for row in Catalogue::standard().rows() {
-        let (Some(path), Media::Multipart) = (&row.institution_path, row.media) else {
+        let (Some(path), MediaType::Multipart) = (&row.institution_path, row.media) else {
             continue;
         };
         let mut asked = examples::prepare(&sandbox, ACME, &row.name).unwrap();

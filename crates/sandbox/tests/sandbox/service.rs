@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use gatepay_core::header;
-use gatepay_sandbox::{AccountStatus, AnswerForms, Failure, Sandbox, SubAccount};
+use gatepay_sandbox::{AccountStatus, AnswerForms, ApiFailure, Sandbox, SubAccount};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -215,7 +215,7 @@ fn paying_needs_the_orders_own_sub_account() {
     let sandbox = start(config());
     envelope(&sandbox, &post(CREATE, ACME, &create_body("order-1")));
     let prepay_id = "50000000000000001";
-    assert_eq!(sandbox.pay(OTHER, prepay_id), Err(Failure::UnknownOrder));
+    assert_eq!(sandbox.pay(OTHER, prepay_id), Err(ApiFailure::UnknownOrder));
     assert_eq!(sandbox.pay(ACME, prepay_id), Ok(()));
 }
 

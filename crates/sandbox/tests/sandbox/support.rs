@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use gatepay_core::sign::headers;
 use gatepay_core::{ClientId, Credential, SecretKey, Stamp, header};
-use gatepay_sandbox::examples::Example;
-use gatepay_sandbox::{Config, Sandbox, SubAccount};
+use gatepay_sandbox::examples::ExampleRequest;
+use gatepay_sandbox::{Sandbox, SandboxConfig, SubAccount};
 use serde_json::{Value, json};
 
 pub(crate) const NOW: u64 = 1_767_225_600_000;
@@ -24,13 +24,13 @@ pub(crate) fn credential() -> Credential {
     Credential::new(ClientId::parse("institution").unwrap(), &secret)
 }
 
-pub(crate) fn config() -> Config {
-    let mut config = Config::new(credential(), Arc::new(|| NOW));
+pub(crate) fn config() -> SandboxConfig {
+    let mut config = SandboxConfig::new(credential(), Arc::new(|| NOW));
     config.sub_accounts = vec![SubAccount::active(ACME), SubAccount::active(OTHER)];
     config
 }
 
-pub(crate) fn start(config: Config) -> Sandbox {
+pub(crate) fn start(config: SandboxConfig) -> Sandbox {
     Sandbox::start(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn post(path: &str, account: &str, body: &str) -> Vec<u8> {
 }
 
 /// An example as it stands on the wire, with every header that names an account.
-pub(crate) fn example(path: &str, account: &str, example: &Example) -> Vec<u8> {
+pub(crate) fn example(path: &str, account: &str, example: &ExampleRequest) -> Vec<u8> {
     let target = match &example.query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

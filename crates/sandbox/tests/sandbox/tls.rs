@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use gatepay_sandbox::{Fault, Sandbox};
+use gatepay_sandbox::{InjectedFault, Sandbox};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
@@ -64,7 +64,7 @@ fn an_answer_comes_over_tls_and_http_1_1() {
 #[test]
 fn a_reset_under_tls_is_a_reset_of_the_socket() {
     let sandbox = start_tls();
-    sandbox.inject(Fault::ResetAfterExecuting.once());
+    sandbox.inject(InjectedFault::ResetAfterExecuting.once());
     let (_, end, _) = exchange(&sandbox);
     assert_eq!(
         end.map_err(|error| error.kind()),

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::iter::zip;
 
 use gatepay_core::Operation;
-use gatepay_core::operation::Scope;
-use gatepay_core::spelling::{KnownKinds, Side, folded, is_reserved};
+use gatepay_core::operation::OperationScope;
+use gatepay_core::spelling::{KnownKinds, PathSide, folded, is_reserved};
 
 use crate::syntax::table_reader::Place;
 
@@ -55,11 +55,11 @@ impl Whole<'_> {
     fn institution_fault(&self, position: usize) -> Option<String> {
         let row = &self.rows[position];
         let path = row.institution_path.as_deref()?;
-        if row.scope == Scope::Tenant && self.is_own(path) {
+        if row.scope == OperationScope::Tenant && self.is_own(path) {
             return Some(OWN.to_owned());
         }
-        if row.scope == Scope::Institution
-            && let Some(other) = self.leads(Scope::Tenant, path)
+        if row.scope == OperationScope::Institution
+            && let Some(other) = self.leads(OperationScope::Tenant, path)
         {
             let other = self.name(other);
             return Some(format!(
@@ -73,14 +73,16 @@ impl Whole<'_> {
         if let Some(other) = twin {
             return Some(format!("leads where {other} does, by the same method"));
         }
-        if let Some(fault) = self.kind_fault(position, Side::Institution) {
+        if let Some(fault) = self.kind_fault(position, PathSide::Institution) {
             return Some(fault);
         }
         let is_known = self
             .built_in
             .get(position)
             .is_some_and(|row| published(row, path));
-        if row.scope == Scope::Tenant && !is_known && !path.split('/').any(|it| it == "institution")
+        if row.scope == OperationScope::Tenant
+            && !is_known
+            && !path.split('/').any(|it| it == "institution")
         {
             // On-Behalf-Of may mean nothing there.
             return Some(
@@ -102,12 +104,12 @@ impl Whole<'_> {
             other.method == row.method && other.merchant_path.as_deref() == Some(path)
         });
         twin.map(|other| format!("is that of {other} already, by the same method"))
-            .or_else(|| self.kind_fault(position, Side::Merchant))
+            .or_else(|| self.kind_fault(position, PathSide::Merchant))
     }
 
     /// Why a row's kind does not go with a path: the path is known for a stronger call, or this call is stronger than a
     /// built-in read of that path.
-    fn kind_fault(&self, position: usize, side: Side) -> Option<String> {
+    fn kind_fault(&self, position: usize, side: PathSide) -> Option<String> {
         let row = &self.rows[position];
         let path = side.path(row).map(folded);
         // A built-in row without a table of its own has no place where the fault could stand.
@@ -131,11 +133,11 @@ impl Whole<'_> {
 
     /// Whether a path is the institution's own, in any version and spelling.
     fn is_own(&self, path: &str) -> bool {
-        is_reserved(path) || self.leads(Scope::Institution, path).is_some()
+        is_reserved(path) || self.leads(OperationScope::Institution, path).is_some()
     }
 
     /// The row of a scope that leads to a path, in any version and spelling.
-    fn leads(&self, scope: Scope, path: &str) -> Option<usize> {
+    fn leads(&self, scope: OperationScope, path: &str) -> Option<usize> {
         let path = folded(path);
         let mut rows = zip(self.rows, &self.folded);
         rows.position(|(row, own)| row.scope == scope && own.as_ref() == Some(&path))

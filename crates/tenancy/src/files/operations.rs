@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::iter::zip;
 
 use gatepay_core::operation::{
-    Account, AnswerForm, Key, Media, Method, Module, Scope, Switch, Translation,
+    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, MediaType, Method, OperationScope,
+    RowSwitch, Translation,
 };
 use gatepay_core::spelling::is_canonical;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -88,15 +89,15 @@ fn change(
 struct Written {
     name: Option<Name>,
     enabled: Option<bool>,
-    module: Option<Module>,
+    module: Option<ApiModule>,
     kind: Option<Kind>,
-    scope: Option<Scope>,
+    scope: Option<OperationScope>,
     method: Option<Method>,
     merchant_path: Option<String>,
     institution_method: Option<Method>,
     institution_path: Option<String>,
-    key: Option<Key>,
-    media: Option<Media>,
+    key: Option<IdempotencyKey>,
+    media: Option<MediaType>,
     answer: Option<AnswerForm>,
     body_limit: Option<u64>,
 }
@@ -109,23 +110,29 @@ impl Written {
             enabled: table.optional("enabled", value::flag),
             module: table.optional("module", value::text(module)),
             kind: table.optional("kind", value::one_of(Kind::ALL, Kind::as_str)),
-            scope: table.optional("scope", value::one_of(Scope::ALL, Scope::as_str)),
+            scope: table.optional(
+                "scope",
+                value::one_of(OperationScope::ALL, OperationScope::as_str),
+            ),
             method: table.optional("method", &method),
             merchant_path: table.optional("merchant_path", value::text(path)),
             institution_method: table.optional("institution_method", &method),
             institution_path: table.optional("institution_path", value::text(path)),
             key: table.optional("key", key),
-            media: table.optional("media_type", value::one_of(Media::ALL, Media::as_str)),
+            media: table.optional(
+                "media_type",
+                value::one_of(MediaType::ALL, MediaType::as_str),
+            ),
             answer: table.optional("answer", value::one_of(AnswerForm::ALL, AnswerForm::as_str)),
             body_limit: table.optional("body_limit_bytes", value::body_bytes),
         }
     }
 
-    fn switch(&self) -> Switch {
+    fn switch(&self) -> RowSwitch {
         match self.enabled {
-            None => Switch::Default,
-            Some(true) => Switch::On,
-            Some(false) => Switch::Off,
+            None => RowSwitch::Default,
+            Some(true) => RowSwitch::On,
+            Some(false) => RowSwitch::Off,
         }
     }
 }
@@ -144,7 +151,8 @@ const GIVEN: [&str; 8] = [
 
 fn correct(table: &Reader<'_>, written: Written, row: &mut Operation) {
     for key in GIVEN.iter().filter(|key| table.has(key)) {
-        let opens = row.scope == Scope::Institution && written.scope == Some(Scope::Tenant);
+        let opens = row.scope == OperationScope::Institution
+            && written.scope == Some(OperationScope::Tenant);
         let text = if *key == "scope" && opens {
             "cannot be changed: this operation is the institution's own and is never open to tenants"
         } else {
@@ -164,13 +172,13 @@ fn correct(table: &Reader<'_>, written: Written, row: &mut Operation) {
         if let (Some((method, _)), None) = (published, written.institution_method) {
             row.institution_method = *method;
         }
-        if row.scope == Scope::Tenant {
-            row.account = Account::OnBehalfOf;
+        if row.scope == OperationScope::Tenant {
+            row.account = AccountHeader::OnBehalfOf;
         }
         row.institution_path = Some(path.into());
         row.confirmed = true;
     }
-    if row.switch == Switch::On && row.institution_path.is_none() {
+    if row.switch == RowSwitch::On && row.institution_path.is_none() {
         let text = "needs an institution_path beside it: GatePay publishes none for this operation";
         table.problem("enabled", text);
     }
@@ -193,27 +201,27 @@ fn add(
         return None;
     }
     let switch = written.switch();
-    let scope = written.scope.unwrap_or(Scope::Tenant);
+    let scope = written.scope.unwrap_or(OperationScope::Tenant);
     let needed: &[&str] = match scope {
-        Scope::Tenant => &[
+        OperationScope::Tenant => &[
             "module",
             "kind",
             "method",
             "merchant_path",
             "institution_path",
         ],
-        Scope::Institution => &["module", "kind", "method", "institution_path"],
+        OperationScope::Institution => &["module", "kind", "method", "institution_path"],
     };
     for key in needed.iter().filter(|key| !table.has(key)) {
         table.problem(key, "is required");
     }
-    if scope == Scope::Institution && table.has("merchant_path") {
+    if scope == OperationScope::Institution && table.has("merchant_path") {
         let text = "not allowed with scope = \"institution\": tenants cannot call the operation";
         table.problem("merchant_path", text);
     }
     let module = written.module?;
-    let own = |row: &Operation| row.module == module && row.scope == Scope::Institution;
-    if scope == Scope::Tenant && standard.rows().iter().any(own) {
+    let own = |row: &Operation| row.module == module && row.scope == OperationScope::Institution;
+    if scope == OperationScope::Tenant && standard.rows().iter().any(own) {
         let text = "is the institution's own module and is never open to tenants; set scope = \"institution\"";
         table.problem("module", text);
     }
@@ -224,7 +232,7 @@ fn add(
         method,
         merchant_path: written
             .merchant_path
-            .filter(|_| scope == Scope::Tenant)
+            .filter(|_| scope == OperationScope::Tenant)
             .map(Cow::Owned),
         institution_method: written.institution_method.unwrap_or(method),
         institution_path: Some(written.institution_path?.into()),
@@ -232,14 +240,14 @@ fn add(
         account: account(scope, module),
         scope,
         kind: written.kind?,
-        key: written.key.unwrap_or(Key::None),
+        key: written.key.unwrap_or(IdempotencyKey::None),
         look_up: None,
         // The path is the operator's own.
         confirmed: true,
         fields: &[],
         amounts: &[],
         translation: Translation::Verbatim,
-        media: written.media.unwrap_or(Media::Json),
+        media: written.media.unwrap_or(MediaType::Json),
         answer: written.answer.unwrap_or(AnswerForm::Envelope),
         switch,
         body_limit: written.body_limit,
@@ -247,11 +255,11 @@ fn add(
 }
 
 /// As in the built-in rows of the module (protocol.md 1.2).
-fn account(scope: Scope, module: Module) -> Account {
+fn account(scope: OperationScope, module: ApiModule) -> AccountHeader {
     match (scope, module) {
-        (Scope::Institution, Module::CommissionRule) => Account::MerchantId,
-        (Scope::Institution, Module::Accounts) => Account::None,
-        _ => Account::OnBehalfOf,
+        (OperationScope::Institution, ApiModule::CommissionRule) => AccountHeader::MerchantId,
+        (OperationScope::Institution, ApiModule::Accounts) => AccountHeader::None,
+        _ => AccountHeader::OnBehalfOf,
     }
 }
 
@@ -266,16 +274,16 @@ impl Name {
         if !begins || !text.bytes().all(plain) || text.len() > 48 {
             return Err("must be 1 to 48 of a-z, 0-9 and `_`, beginning with a letter");
         }
-        if Module::parse(text).is_some() || Kind::parse(text).is_some() {
+        if ApiModule::parse(text).is_some() || Kind::parse(text).is_some() {
             return Err("is the name of a module or kind");
         }
         Ok(Self(text.to_owned()))
     }
 }
 
-fn module(text: &str) -> Result<Module, Fault> {
-    Module::parse(text).ok_or_else(|| {
-        let modules = Module::ALL.iter().map(|module| module.as_str());
+fn module(text: &str) -> Result<ApiModule, Fault> {
+    ApiModule::parse(text).ok_or_else(|| {
+        let modules = ApiModule::ALL.iter().map(|module| module.as_str());
         match closest(text, modules) {
             Some(meant) => format!("unknown module (did you mean \"{meant}\"?)").into(),
             None => "unknown module; `gatepay-proxy operations` lists them".into(),
@@ -297,7 +305,7 @@ fn path(text: &str) -> Result<String, &'static str> {
 }
 
 /// One field, or two that name a transaction together.
-fn key(value: &Value) -> Result<Key, Fault> {
+fn key(value: &Value) -> Result<IdempotencyKey, Fault> {
     const MEANT: &str = "must be the name of a field, or a list of two that belong together";
     let field = |value: &Value| match value {
         Value::Text(text) => field(text).map(Cow::<str>::Owned),
@@ -309,10 +317,13 @@ fn key(value: &Value) -> Result<Key, Fault> {
     });
     match value {
         Value::List(nodes) => match &nodes[..] {
-            [first, second] => Ok(Key::Both(field(&first.value)?, field(&second.value)?)),
+            [first, second] => Ok(IdempotencyKey::Both(
+                field(&first.value)?,
+                field(&second.value)?,
+            )),
             _ => Err(MEANT.into()),
         },
-        value => Ok(Key::One(field(value)?)),
+        value => Ok(IdempotencyKey::One(field(value)?)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use gatepay_core::{Catalogue, Window};
+use gatepay_core::{Catalogue, StampWindow};
 
 use crate::files::credentials;
 use crate::files::permissions;
@@ -19,7 +19,7 @@ use crate::syntax::value;
 pub(crate) struct Terms<'a> {
     pub(crate) catalogue: &'a Catalogue,
     /// The proxy's own window, which no party's may exceed.
-    pub(crate) window: Window,
+    pub(crate) window: StampWindow,
 }
 
 /// Reads the keys that all parties have. `None` if there is no good name; that was reported.
@@ -133,8 +133,8 @@ fn burst(reader: &mut Reader<'_>, per_second: NonZeroU32) -> NonZeroU32 {
 }
 
 /// A party's window may be narrower than the proxy's: replay memory is laid out for the widest.
-fn window(mut reader: Reader<'_>, proxy: Window) -> Window {
-    let window = Window {
+fn window(mut reader: Reader<'_>, proxy: StampWindow) -> StampWindow {
+    let window = StampWindow {
         past_ms: reader.or("past_ms", proxy.past_ms, narrower(1, proxy.past_ms)),
         future_ms: reader.or("future_ms", proxy.future_ms, narrower(0, proxy.future_ms)),
     };

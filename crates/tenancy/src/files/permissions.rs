@@ -1,6 +1,6 @@
 //! The table `[operations]` of a party: its words, resolved against the catalogue.
 
-use gatepay_core::operation::{Module, Scope};
+use gatepay_core::operation::{ApiModule, OperationScope};
 use gatepay_core::{Catalogue, Kind, Operation};
 
 use crate::model::permissions::{Audience, Permissions};
@@ -40,18 +40,18 @@ pub(crate) fn read(
 /// The meaning of a word of `allow` or `deny`.
 #[derive(Clone, Copy)]
 enum Word {
-    Module(Module),
+    Module(ApiModule),
     Kind(Kind),
     Operation(usize),
 }
 
 impl Word {
     fn parse(word: &str, catalogue: &Catalogue) -> Result<Self, Fault> {
-        let module = Module::parse(word).map(Self::Module);
+        let module = ApiModule::parse(word).map(Self::Module);
         let kind = || Kind::parse(word).map(Self::Kind);
         let operation = || catalogue.position(word).map(Self::Operation);
         module.or_else(kind).or_else(operation).ok_or_else(|| {
-            let modules = Module::ALL.iter().map(|module| module.as_str());
+            let modules = ApiModule::ALL.iter().map(|module| module.as_str());
             let kinds = Kind::ALL.iter().map(|kind| kind.as_str());
             let operations = catalogue.rows().iter().map(|row| row.name.as_ref());
             match closest(word, modules.chain(kinds).chain(operations)) {
@@ -81,7 +81,7 @@ fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word
         .filter(|(position, row)| word.means(*position, row))
         .map(|(_, row)| row);
     let refusal = |row: &Operation| match (audience, row.scope, row.off()) {
-        (Audience::Tenants, Scope::Institution, _) => {
+        (Audience::Tenants, OperationScope::Institution, _) => {
             Some("is reserved for the institution and cannot be allowed for a tenant".into())
         }
         (_, _, Some(reason)) => Some(format!("is disabled: {reason}").into()),
@@ -235,7 +235,7 @@ mod tests {
             deny in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         ) {
             let catalogue = Catalogue::standard();
-            let mut words: Vec<&str> = Module::ALL.iter().map(|module| module.as_str()).collect();
+            let mut words: Vec<&str> = ApiModule::ALL.iter().map(|module| module.as_str()).collect();
             words.extend(Kind::ALL.iter().map(|kind| kind.as_str()));
             words.extend(catalogue.rows().iter().map(|row| row.name.as_ref()));
             let list = |indexes: &[prop::sample::Index]| -> Vec<&str> {
@@ -248,7 +248,7 @@ mod tests {
             // Whatever was reported: not even what stands in after a problem may be too much.
             let permissions = read(&mut Reader::new(file, &root), &catalogue, Audience::Tenants);
             for (position, row) in catalogue.rows().iter().enumerate() {
-                prop_assert!(row.scope == Scope::Tenant || !permissions.allows(position), "{}", row.name);
+                prop_assert!(row.scope == OperationScope::Tenant || !permissions.allows(position), "{}", row.name);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use gatepay_core::check::Strictness;
-use gatepay_core::{SigningKey, Window};
+use gatepay_core::{SigningKey, StampWindow};
 
 use serde_json::json;
 
@@ -369,8 +369,8 @@ fn institution(
     }
 }
 
-fn window(mut reader: Reader<'_>) -> Window {
-    let window = Window {
+fn window(mut reader: Reader<'_>) -> StampWindow {
+    let window = StampWindow {
         past_ms: reader.or("past_ms", DEFAULT_WINDOW.past_ms, |value| {
             value::number(value, 1..=LONGEST_PAST_MS)
         }),

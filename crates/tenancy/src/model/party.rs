@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use gatepay_core::{Credential, Kind, Window};
+use gatepay_core::{Credential, Kind, StampWindow};
 use ipnet::IpNet;
 use smol_str::SmolStr;
 
@@ -19,7 +19,7 @@ pub struct Party {
     /// Its credentials; at least one. Keys are never copied: a party with another standing shares them.
     pub credentials: Arc<[DatedCredential]>,
     /// How far its stamps may lie from our clock; never wider than the proxy's.
-    pub window: Window,
+    pub window: StampWindow,
     /// The operations it may call.
     pub permissions: Permissions,
     /// Where its calls may come from; empty means anywhere.
@@ -120,7 +120,7 @@ impl fmt::Debug for PartyId {
 
 /// The payment pages promise merchants five minutes back. They allow as much ahead, but the future is cut to ten
 /// seconds: it is also how long a start without a replay hand-over has to wait.
-pub const DEFAULT_WINDOW: Window = Window {
+pub const DEFAULT_WINDOW: StampWindow = StampWindow {
     past_ms: 300_000,
     future_ms: 10_000,
 };

@@ -1,6 +1,6 @@
 //! Which operations a party may call: a set of rows of the catalogue.
 
-use gatepay_core::operation::Scope;
+use gatepay_core::operation::OperationScope;
 use gatepay_core::{Catalogue, Operation};
 
 /// A set of positions in [`Catalogue::rows`]. Rows that are off are never in it, and in a tenant's never the
@@ -85,6 +85,6 @@ pub(crate) enum Audience {
 
 impl Audience {
     pub(crate) fn may(self, row: &Operation) -> bool {
-        row.off().is_none() && (self == Self::Operators || row.scope == Scope::Tenant)
+        row.off().is_none() && (self == Self::Operators || row.scope == OperationScope::Tenant)
     }
 }

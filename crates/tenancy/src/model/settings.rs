@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::check::Strictness;
-use gatepay_core::{Credential, SecretKey, SigningKey, Window};
+use gatepay_core::{Credential, SecretKey, SigningKey, StampWindow};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
@@ -50,7 +50,7 @@ pub struct Settings {
     /// The institution's identity at GatePay. Shared: a reload replaces it.
     pub institution: Arc<Institution>,
     /// How far tenants' stamps may lie from our clock.
-    pub window: Window,
+    pub window: StampWindow,
     /// How the process ends.
     pub drain: Drain,
     /// Which characters a secret may have.

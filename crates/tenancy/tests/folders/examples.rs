@@ -2,7 +2,7 @@ use std::fs;
 use std::time::Duration;
 
 use gatepay_core::operation::Kind;
-use gatepay_core::{Catalogue, Window};
+use gatepay_core::{Catalogue, StampWindow};
 use gatepay_tenancy::settings::{Drain, Listen, LogFormat, Metrics, RefusalStatus};
 use gatepay_tenancy::{Standing, UpstreamUrl};
 
@@ -106,7 +106,7 @@ fn every_optional_key_of_a_tenant_is_one() {
     assert_eq!(tenant.limits.money.unwrap().burst.get(), 10);
     assert_eq!(tenant.limits.of_kind(Kind::Read).unwrap().burst.get(), 80);
     assert!(tenant.limits.shadow.money && !tenant.limits.shadow.all);
-    let window = Window {
+    let window = StampWindow {
         past_ms: 60_000,
         future_ms: 5_000,
     };

@@ -1,4 +1,6 @@
-use gatepay_core::operation::{Account, AnswerForm, Key, Media, Method, Module, Scope};
+use gatepay_core::operation::{
+    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, MediaType, Method, OperationScope,
+};
 use gatepay_core::spelling::is_reserved;
 use gatepay_core::{Catalogue, Kind, Operation};
 use proptest::prelude::*;
@@ -103,7 +105,10 @@ institution_path = '/merchant/open/institution/v2/accounts'
     let path = "/payment/open/institution/v1/balance";
     assert_eq!(catalogue.institution(Method::Post, path), None);
     assert_eq!(row(&catalogue, "create_conversion").body_limit, Some(4_096));
-    assert_eq!(row(&catalogue, "create_account").scope, Scope::Institution);
+    assert_eq!(
+        row(&catalogue, "create_account").scope,
+        OperationScope::Institution
+    );
 }
 
 #[test]
@@ -297,7 +302,7 @@ fn an_operation_without_a_path_of_its_own_goes_out_on_behalf_of_the_tenant_too()
         "[[operation]]\nname = 'mcp_call'\nenabled = true\ninstitution_path = '/payment/open/institution/api/mcp'",
     );
     let mcp = row(&catalogue, "mcp_call");
-    assert_eq!((mcp.off(), mcp.account), (None, Account::OnBehalfOf));
+    assert_eq!((mcp.off(), mcp.account), (None, AccountHeader::OnBehalfOf));
 }
 
 #[test]
@@ -320,20 +325,20 @@ key = 'ledger_no'
     );
     let catalogue = catalogue(&text);
     let voucher = row(&catalogue, "create_voucher");
-    assert_eq!(voucher.scope, Scope::Tenant);
+    assert_eq!(voucher.scope, OperationScope::Tenant);
     assert_eq!(
         (voucher.module, voucher.kind, voucher.method),
-        (Module::GiftCard, Kind::Money, Method::Post)
+        (ApiModule::GiftCard, Kind::Money, Method::Post)
     );
     assert_eq!(voucher.institution_method, Method::Put);
-    assert_eq!(voucher.account, Account::OnBehalfOf);
+    assert_eq!(voucher.account, AccountHeader::OnBehalfOf);
     assert_eq!(
         voucher.key,
-        Key::Both("voucherNo".into(), "client_part".into())
+        IdempotencyKey::Both("voucherNo".into(), "client_part".into())
     );
     assert_eq!(
         (voucher.media, voucher.answer, voucher.body_limit),
-        (Media::Multipart, AnswerForm::Bare, Some(1_024))
+        (MediaType::Multipart, AnswerForm::Bare, Some(1_024))
     );
     assert_eq!(voucher.off(), None);
     let position = catalogue.position("create_voucher");
@@ -346,10 +351,10 @@ key = 'ledger_no'
     let ledger = row(&catalogue, "list_ledger");
     assert_eq!(
         (ledger.scope, ledger.account),
-        (Scope::Institution, Account::MerchantId)
+        (OperationScope::Institution, AccountHeader::MerchantId)
     );
     assert_eq!(ledger.merchant_path, None);
-    assert_eq!(ledger.key, Key::One("ledger_no".into()));
+    assert_eq!(ledger.key, IdempotencyKey::One("ledger_no".into()));
 }
 
 #[test]
@@ -663,8 +668,8 @@ fn added() -> impl Strategy<Value = String> {
     let name = (0..1_000).prop_map(|n| format!("added_{n}"));
     let scope = prop::sample::select(vec!["", "scope = 'tenant'", "scope = 'institution'"]);
     let module = prop_oneof![
-        2 => Just(Module::Payment),
-        1 => prop::sample::select(Module::ALL),
+        2 => Just(ApiModule::Payment),
+        1 => prop::sample::select(ApiModule::ALL),
     ];
     let method = prop::sample::select(Method::ALL);
     let kind = prop::sample::select(Kind::ALL);
@@ -701,7 +706,7 @@ proptest! {
         let rows = configuration.catalogue.rows();
         let acme = &configuration.registry.tenants()[0];
         for (position, row) in rows.iter().enumerate() {
-            if row.scope == Scope::Institution {
+            if row.scope == OperationScope::Institution {
                 prop_assert!(!acme.party.permissions.allows(position), "{}", row.name);
                 prop_assert_eq!(&row.merchant_path, &None);
                 continue;
@@ -710,10 +715,10 @@ proptest! {
             prop_assert!(!is_reserved(&path), "{}: {path}", row.name);
             prop_assert!(!OWN.iter().any(|own| without_version(&path).starts_with(&without_version(own))), "{}: {path}", row.name);
             let same = |other: &Operation| other.institution_path.as_deref().is_some_and(|it| it.to_lowercase() == path);
-            prop_assert!(!rows.iter().any(|it| it.scope == Scope::Institution && same(it)), "{}: {path}", row.name);
+            prop_assert!(!rows.iter().any(|it| it.scope == OperationScope::Institution && same(it)), "{}: {path}", row.name);
         }
-        for row in Catalogue::standard().rows().iter().filter(|row| row.scope == Scope::Institution) {
-            prop_assert_eq!(configuration.catalogue.named(&row.name).unwrap().scope, Scope::Institution);
+        for row in Catalogue::standard().rows().iter().filter(|row| row.scope == OperationScope::Institution) {
+            prop_assert_eq!(configuration.catalogue.named(&row.name).unwrap().scope, OperationScope::Institution);
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use gatepay_core::explain::{self, Request};
+use gatepay_core::explain::{self, ClaimedRequest};
 use gatepay_core::signature::SIGNATURE_DIGITS;
-use gatepay_core::{ClientId, SecretKey, Signature, SigningKey, Stamp, Window, payload, verify};
+use gatepay_core::{
+    ClientId, SecretKey, Signature, SigningKey, Stamp, StampWindow, payload, verify,
+};
 use gatepay_proxy::headers::{self, RepeatedHeader};
 use gatepay_proxy::refusal::{Refusal, SignatureMismatch, StaleStamp};
 use http::{HeaderName, HeaderValue};
@@ -35,7 +37,7 @@ pub(super) const ARRIVED: &str = "arrived";
 pub(super) fn all(
     input: &ExplainInput,
     secret: &SecretKey,
-    window: Window,
+    window: StampWindow,
     now: u64,
     received: Option<&[u8; 32]>,
 ) -> Vec<ExplainCheck> {
@@ -154,7 +156,7 @@ fn nonce_form(nonce: &[u8]) -> Result<String, Refusal> {
         .map_err(Refusal::MalformedNonce)
 }
 
-fn fresh(stamp: &Stamp<'_>, window: Window, now: u64) -> Result<String, Refusal> {
+fn fresh(stamp: &Stamp<'_>, window: StampWindow, now: u64) -> Result<String, Refusal> {
     window
         .check(stamp.millis(), now)
         .map_err(|skew| Refusal::StaleTimestamp(StaleStamp::Skew(skew)))?;
@@ -179,7 +181,7 @@ fn arrived(
     if received == digest {
         return Ok("the proxy received exactly these bytes".to_owned());
     }
-    let request = Request {
+    let request = ClaimedRequest {
         timestamp: stamp.timestamp(),
         nonce: stamp.nonce(),
         signature: "",
@@ -225,7 +227,7 @@ mod tests {
     use http::HeaderMap;
 
     const NOW: u64 = 1_767_225_600_000;
-    const WINDOW: Window = Window {
+    const WINDOW: StampWindow = StampWindow {
         past_ms: 300_000,
         future_ms: 10_000,
     };
