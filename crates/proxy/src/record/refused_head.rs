@@ -162,7 +162,7 @@ mod tests {
             format!("{ID}{TIME}{NONCE}\r\n"),
         ] {
             assert_eq!(doubt(&head), Some(ADMITTED), "{head:?}");
-            let other = head.replace("once", "another");
+            let other = head.replace("acme", "another");
             assert_eq!(doubt(&other), None, "{other:?}");
         }
     }
