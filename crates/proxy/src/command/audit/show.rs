@@ -88,6 +88,8 @@ enum CallOutcome {
     Refused,
     #[value(name = "caller_left")]
     CallerLeft,
+    #[value(name = "refused_unknown")]
+    RefusedUnknown,
     Open,
 }
 
