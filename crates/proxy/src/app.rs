@@ -1,4 +1,4 @@
-//! Everything requests share: made once at start, with one pointer to the current generation.
+//! The shared state of all requests: made once at start, with one pointer to the current generation.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::UpstreamConnector;
 use crate::upstream::credential_rotation::CredentialRotation;
 
-/// What outlives every request and every reload.
+/// The state that outlives every request and every reload.
 pub struct App {
     /// Time and randomness.
     pub clock: Clock,
@@ -46,68 +46,68 @@ pub struct App {
     pub settings: Settings,
     /// The registry in force, loaded once per request and kept to its end.
     pub generation: ArcSwap<Generation>,
-    /// What makes a request single-use.
+    /// The replay memory, which makes a request single-use.
     pub replay: Arc<Replay>,
-    /// Up to which stamp may be admitted.
+    /// The watermark of admitted stamps: a stamp above it is not admitted yet.
     pub watermark: StampWatermark,
-    /// Room for the bodies of all requests.
+    /// The memory budget for the bodies of all requests.
     pub body_memory: BodyMemory,
-    /// Whose word about callers' addresses is believed.
+    /// The proxies whose statements about client addresses are trusted.
     pub trusted_proxies: TrustedProxies,
-    /// How many connections and requests each address has.
+    /// The connections and requests of each address.
     pub address_limits: Arc<AddressLimits>,
     /// Addresses that keep failing authentication.
     pub auth_throttle: AuthThrottle,
-    /// Addresses of which a connection was ended for what it sent.
+    /// The addresses that recently had a connection closed for flooding.
     pub recent_floods: RecentFloods,
-    /// Everybody's limits and counters, across generations.
+    /// The limits and counters of every party, across generations.
     pub tenant_limits: TenantLimitsMap,
-    /// What the institution as a whole may send.
+    /// The rate limit of the institution as a whole.
     pub quota: Arc<Quota>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
-    /// What records of requests are written with.
+    /// The writer of request records.
     pub telemetry: Arc<Telemetry>,
-    /// Where write and money calls are written down, if anywhere.
+    /// The audit journal of write and money calls, if configured.
     pub journal: Option<Journal>,
-    /// Where GatePay is.
+    /// The connector to GatePay.
     pub upstream: Arc<UpstreamConnector>,
-    /// Whether it is well.
+    /// The circuit breaker for GatePay.
     pub breaker: Breaker,
-    /// What time it is there.
+    /// The clock of GatePay, measured against our own.
     pub upstream_clock: UpstreamClock,
-    /// Its name in `Host`.
+    /// GatePay's name in `Host`.
     pub upstream_host: HeaderValue,
-    /// What tenants' connections are secured with; without it they are plain text.
+    /// The TLS identity of the tenant listener; without it connections are plain text.
     pub listener_identity: Option<ListenerIdentity>,
-    /// How far along the end is.
+    /// The state of the drain.
     pub drain: Arc<Drain>,
-    /// Whether every worker still turns.
+    /// The heartbeats that show stalled workers.
     pub heartbeats: WorkerHeartbeats,
     /// Threads for work on long bodies.
     pub offload: OffloadThreads,
-    /// Where a reload is asked for, and what became of the last.
+    /// The control of reloads, and the result of the last.
     pub reload: ReloadControl,
-    /// Which of the institution's credentials signs.
+    /// The choice of the institution's credential that signs.
     pub credential_rotation: CredentialRotation,
-    /// When it was made, in milliseconds since 1970.
+    /// When this state was made, in milliseconds since 1970.
     pub began_ms: u64,
 }
 
 /// Whether requests are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// They are.
+    /// All requests are answered.
     Ready,
-    /// Until stamps of the run before have gone stale they are not.
+    /// Requests are refused until the stamps of the previous run have expired.
     Starting,
-    /// Not for long, and on no new connection.
+    /// Requests are answered for a short time, and on no new connection.
     Draining,
-    /// Those of a worker that does not turn are not.
+    /// Requests of a stalled worker are not answered.
     Stalled(StalledWorkers),
 }
 
-/// Why the program cannot start, after its configuration was found right.
+/// Why the program cannot start although its configuration is valid.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The upstream's host or certificates.
@@ -131,8 +131,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// Puts the parts together. `inherit` takes what a run before this one left of
-    /// its replay memory; it is asked last, so that a start that fails before leaves the memory to the next.
+    /// Builds the state. `inherit` takes the replay memory that the previous run left. It is called last, so that a
+    /// start that fails earlier leaves the memory to the next start.
     pub fn new(
         configuration: Configuration,
         clock: Clock,
@@ -237,7 +237,7 @@ impl App {
         }))
     }
 
-    /// Has those that a run before this one left be suspended by hand, and keeps what changes of it in this file.
+    /// Suspends the parties that the previous run left suspended by hand, and stores later changes in this file.
     pub fn keep_suspensions(&self, file: SuspensionFile, left: SuspensionList) {
         for (party, suspension) in &left {
             tracing::warn!(%party, operator = %suspension.by, since_ms = suspension.since_ms, "is suspended by hand");
@@ -249,7 +249,7 @@ impl App {
         }
     }
 
-    /// Reads the listener's certificate and key again. If anything is wrong with them, nothing changes.
+    /// Reads the listener's certificate and key again. If either is invalid, nothing changes.
     pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
         let Some(identity) = &self.listener_identity else {
             return Ok(CertificateRenewal::Unchanged);
@@ -259,13 +259,13 @@ impl App {
         Ok(renewal)
     }
 
-    /// Whether stamps of this moment are refused: they cannot be told from those of a run before this one, or the clock
-    /// was ahead and made the memory forget them.
+    /// Whether stamps of this moment are refused: the previous run may have admitted them, or the clock was ahead and
+    /// the replay memory expired them.
     pub fn is_starting(&self) -> bool {
         self.clock.unix_ms() <= self.replay.horizon()
     }
 
-    /// Whether requests are answered, and why not.
+    /// Whether requests are answered, and the reason if not.
     pub fn readiness(&self) -> Readiness {
         if self.drain.phase() != DrainPhase::Serving {
             return Readiness::Draining;
@@ -290,7 +290,8 @@ fn tell_expiry(identity: &ListenerIdentity, metrics: &Metrics, clock: &Clock) {
     }
 }
 
-/// What is wrong with the certificates, the keys, the state folder and the journal's that settings name: what starting would fail by.
+/// The faults by which a start would fail, in the certificates, the keys, the state folder and the journal's folder
+/// that the settings name.
 pub fn start_faults(settings: &Settings) -> Vec<StartError> {
     let upstream = settings
         .upstream
@@ -314,7 +315,7 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .collect()
 }
 
-/// The way to GatePay that settings describe.
+/// The connector to GatePay that the settings describe.
 fn upstream(settings: &mut Settings) -> Result<UpstreamConnector, StartError> {
     let to = &settings.upstream;
     let tls = to.url.tls.then(|| config::client(to.ca.as_deref()));
@@ -327,7 +328,7 @@ fn upstream(settings: &mut Settings) -> Result<UpstreamConnector, StartError> {
     })
 }
 
-/// The audit journal, begun, if settings ask for one.
+/// The audit journal, started, if the settings ask for one.
 fn journal(
     settings: &mut Settings,
     clock: &Clock,
@@ -352,8 +353,9 @@ fn journal(
     Journal::start(folder, Some(&heads), key, rotation, clock, meters).map(Some)
 }
 
-/// The memory handed over; an empty one if nothing was ever served; otherwise one that guards against what it cannot know: what
-/// the run before admitted by its clock, of which there is the mark, or by this one.
+/// The replay memory of this run. It is the one handed over, or an empty one if no run ever served. Otherwise it is
+/// empty and guarded against unknown admissions: those that the previous run made by its own clock, bounded by the
+/// watermark, or by the clock of this run.
 fn memory(
     inheritance: PreviousRun,
     settings: &Settings,
@@ -380,5 +382,5 @@ fn memory(
     })
 }
 
-/// A mark that is so little ahead is no clock that went back, but one that is read in another moment.
+/// A watermark ahead by less than this shows no clock that went back, only a clock read at another moment.
 const LEEWAY_MS: u64 = 5_000;

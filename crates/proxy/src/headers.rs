@@ -1,4 +1,4 @@
-//! Header names and lists: what is read, what goes to GatePay, what comes back.
+//! Header names and lists: the headers that are read, sent to GatePay, and returned.
 
 use std::cell::Cell;
 
@@ -20,27 +20,27 @@ pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static(gatepay_core::heade
 /// `X-GatePay-MerchantId`.
 pub const MERCHANT_ID: HeaderName = HeaderName::from_static(gatepay_core::header::MERCHANT_ID);
 
-/// The scheme that every 401 names (RFC 9110, 11.6.1): the four headers above. Some clients report an I/O error instead
-/// of a 401 that names none. One they do not know, they leave to their caller.
+/// The scheme that every 401 names (RFC 9110, 11.6.1): it stands for the four headers above. Some clients report an I/O
+/// error for a 401 without a scheme. Clients pass a 401 with an unknown scheme on to their caller.
 pub const SCHEME: &str = "GatePay";
 
 /// The id of this request in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A caller's trace (W3C Trace Context), and what it is told of our part of it.
+/// A caller's trace (W3C Trace Context).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The answer to it.
+/// The response header that tells the caller our part of the trace.
 pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
-/// The slug of a refusal: marks answers that are ours, not GatePay's.
+/// The slug of a refusal, which marks answers of the proxy, as opposed to GatePay's.
 pub const REFUSAL: HeaderName = HeaderName::from_static("x-gatepay-proxy-refusal");
-/// The limit that was met.
+/// The rate limit that applied.
 pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// What is left of it.
+/// The remainder of that rate limit.
 pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// What became of the call: `not-executed`, `unknown`, `found`, `executed` or `refused`.
+/// The outcome of the call: `not-executed`, `unknown`, `found`, `executed` or `refused`.
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-gatepay-proxy-outcome");
 
-/// The name under which a line of a tenant's head is sent on, if it is: besides `Content-Type` nothing else is (design).
-/// Its own `X-GatePay-*` values are rebuilt.
+/// The name under which a header line of a tenant is forwarded, if it is: besides `Content-Type` no other header is
+/// (design). The tenant's own `X-GatePay-*` values are rebuilt.
 pub fn to_gatepay(name: &[u8]) -> Option<&'static HeaderName> {
     static NAMES: [HeaderName; 3] = [header::ACCEPT, header::USER_AGENT, header::ACCEPT_LANGUAGE];
     let known = match name.len() {
@@ -53,14 +53,14 @@ pub fn to_gatepay(name: &[u8]) -> Option<&'static HeaderName> {
         .then_some(known)
 }
 
-/// A header that must be single stood more than once.
+/// A header that may occur once occurred more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepeatedHeader;
 
-/// The value of a header that may stand once.
+/// The value of a header that may occur at most once.
 pub type AtMostOnce<'a> = Result<Option<&'a [u8]>, RepeatedHeader>;
 
-/// What the proxy itself reads of a caller's head, all found in one pass.
+/// The headers of a caller that the proxy itself reads, found in one pass.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "each is the header of its name")]
 pub struct KnownHeaders<'a> {
@@ -71,14 +71,14 @@ pub struct KnownHeaders<'a> {
     pub on_behalf_of: AtMostOnce<'a>,
     pub content_type: AtMostOnce<'a>,
     pub traceparent: AtMostOnce<'a>,
-    /// How many lines there are.
+    /// The number of header lines.
     pub count: usize,
-    /// How many bytes they have.
+    /// The number of bytes of the header lines.
     pub bytes: usize,
 }
 
 impl<'a> KnownHeaders<'a> {
-    /// Of a head that says nothing.
+    /// The result for a head without these headers.
     pub const NONE: Self = Self {
         client_id: Ok(None),
         timestamp: Ok(None),
@@ -98,7 +98,7 @@ impl<'a> KnownHeaders<'a> {
             lines.count += 1;
             lines.bytes += name.len() + value.len() + 4;
             let is = |wanted: &HeaderName| name.eq_ignore_ascii_case(wanted.as_str().as_bytes());
-            // Told apart by length first: most lines are none of these.
+            // Distinguished by length first: most lines are none of these.
             let line = match name.len() {
                 11 if is(&TRACEPARENT) => &mut lines.traceparent,
                 12 if is(&header::CONTENT_TYPE) => &mut lines.content_type,
@@ -118,7 +118,7 @@ impl<'a> KnownHeaders<'a> {
     }
 }
 
-/// This second as a `Date` says it. Most answers bring GatePay's own.
+/// This second in the format of `Date`. Most answers carry GatePay's own `Date`.
 pub fn date(unix_s: u64) -> [u8; DATE] {
     thread_local! {
         static LAST: Cell<(u64, [u8; DATE])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
@@ -142,13 +142,13 @@ pub fn date(unix_s: u64) -> [u8; DATE] {
     text
 }
 
-/// How long a `Date` is.
+/// The length of a `Date`, in bytes.
 pub const DATE: usize = 29;
 
-/// Whether a line of GatePay's answer may reach a caller. What belongs to one hop may not, nor to GatePay's own site, nor
-/// what marks an answer as ours.
+/// Whether a header line of GatePay's answer may reach a caller. Excluded are hop-by-hop headers, headers about
+/// GatePay's own site, and headers that mark an answer as the proxy's.
 pub fn passes(name: &str) -> bool {
-    // Told apart by length first: of those that pass few are as long as one that stays.
+    // Distinguished by length first: few headers that pass have the length of an excluded one.
     let stays: &[&str] = match name.len() {
         2 => &["te"],
         6 => &["server"],
@@ -158,7 +158,8 @@ pub fn passes(name: &str) -> bool {
         13 => &["traceresponse"],
         // `Content-Length` is written anew, from the body that is relayed.
         14 => &["content-length"],
-        // GatePay's challenge is to the institution; a client that met it would repeat the call with other credentials.
+        // GatePay's challenge addresses the institution; a client that received it would repeat the call with other
+        // credentials.
         16 => &["proxy-connection", "www-authenticate"],
         17 => &["transfer-encoding"],
         18 => &["proxy-authenticate"],
@@ -169,8 +170,8 @@ pub fn passes(name: &str) -> bool {
     !stays.iter().any(|stays| stays.eq_ignore_ascii_case(name)) && !is_ours(name)
 }
 
-/// Whether it begins like what the proxy says for itself: what became of a call, and the limits of the tenant. GatePay's
-/// limits are the institution's, and a client that heeds them would wait for the wrong ones.
+/// Whether the name has a prefix of the proxy's own headers: the outcome of a call, and the rate limits of the tenant.
+/// GatePay's rate limits are the institution's, and a client that heeds them would wait for the wrong limits.
 fn is_ours(name: &str) -> bool {
     const BEGINNINGS: [&str; 4] = [
         "ratelimit",

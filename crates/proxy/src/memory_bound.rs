@@ -1,7 +1,7 @@
-//! Bound: how much memory the process holds at most, from the limits that are configured.
+//! Memory bound: how much memory the process holds at most under the configured limits.
 //!
-//! Each part is what our own limits allow, all of it used at once; the allocator's rounding and what it keeps for later
-//! are in `BASE`. `check` prints it, and `benches/exhaustion` holds the process to it.
+//! Each part is the amount that our own limits allow, with all limits reached at once. `BASE` includes the allocator's
+//! rounding and its retained memory. `check` prints the bound, and `benches/exhaustion` enforces it.
 
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
@@ -15,25 +15,26 @@ use crate::listener::http2::{STREAMS, WINDOW};
 use crate::record::access_log;
 use crate::upstream::forward::{WHOLE, WHOLE_OF_A_CHANGE};
 
-// Measured, by `tests/bound.rs`, which fails if one of them is less than what is taken.
-/// The program itself, with its threads, metrics, scrapes, and the list of addresses that keep failing: 33 to 56 MB of its
-/// own, by how many threads scraped at once, and what is resident of its binary.
+// Measured by `tests/bound.rs`, which fails if a constant is less than the measured use.
+/// The program itself, with its threads, metrics, scrapes, and the list of addresses that keep failing authentication:
+/// 33 to 56 MB of heap, depending on how many threads scraped at once, and the resident part of its binary.
 pub const PROGRAM: usize = 96 << 20;
-/// The program, and access lines that nobody takes.
+/// The program, and the access lines that wait for a stalled reader.
 const BASE: usize = PROGRAM + access_log::MOST;
-/// A tenant or operator: its files as they were read, limiters, and series, also while a reload reads all of them again:
-/// 40 KB.
+/// A tenant or operator: 40 KB for its files as they were read, its limiters and its series, also while a reload reads
+/// all files again.
 pub const PARTY: usize = 64 << 10;
-/// What rustls holds of either direction before it is taken: 110 KB of a handshake whose message does not end.
+/// The bytes that rustls buffers in either direction: 110 KB for a handshake whose message does not end.
 pub const TLS: usize = 128 << 10;
-/// A request besides its head, until it is at GatePay and again until its answer is taken: 6 to 9 KB.
+/// A request without its head, until it reaches GatePay and again until its answer is read: 6 to 9 KB.
 pub const REQUEST: usize = 10 << 10;
-/// A stream of HTTP/2 that was refused, until the peer has been told and for as long as the library remembers it: 1.2 to 1.5
-/// KB.
+/// A refused HTTP/2 stream, until the peer has been told and for as long as the library remembers the stream: 1.2 to
+/// 1.5 KB.
 pub const STREAM: usize = 2 << 10;
-/// A connection's own state: an idle one has 10 KB over HTTP/1; over HTTP/2 the library's first buffers come on top.
+/// The state of a connection: an idle one takes 10 KB over HTTP/1; HTTP/2 adds the library's first buffers.
 pub const CONNECTION: usize = 40 << 10;
-/// A call's answer, those to changes whole, those to reads up to a length, and the connection to GatePay.
+/// The answer of a call and the connection to GatePay: answers to changes are held whole, answers to reads up to a
+/// length.
 pub const ANSWER: usize = if WHOLE_OF_A_CHANGE > WHOLE {
     WHOLE_OF_A_CHANGE
 } else {
@@ -41,45 +42,46 @@ pub const ANSWER: usize = if WHOLE_OF_A_CHANGE > WHOLE {
 } + TLS
     + CONNECTION;
 
-/// What is resident in the usual course, with some hundred connections, besides stamps and series: the program, its
-/// threads, its tenants as they were read, and what the allocator keeps. `end_to_end memory` holds the process to it.
+/// The memory that is resident in usual operation, with some hundred connections, besides stamps and series: the
+/// program, its threads, its tenants as they were read, and the allocator's retained memory. `end_to_end memory`
+/// enforces it.
 pub const USUAL: usize = 40 << 20;
-/// A stamp that is remembered, with its part of the table that it is in.
+/// A remembered stamp, with its share of the replay table.
 pub const STAMP: usize = 64;
-/// A series, and its part of a scrape.
+/// A metric series, with its share of a scrape.
 pub const SERIES: usize = 1 << 10;
 
-/// The parts, in bytes.
+/// The parts of the memory bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// One connection, with everything that waits in it.
+    /// One connection, with all its buffers.
     pub connection: usize,
     /// All connections.
     pub connections: usize,
     /// All requests, with their heads.
     pub requests: usize,
-    /// Requests at GatePay at the same time.
+    /// How many requests are at GatePay at the same time.
     pub calls: usize,
-    /// Their answers, and connections to GatePay.
+    /// The answers of those calls, and the connections to GatePay.
     pub answers: usize,
     /// Heads and bodies of requests.
     pub bodies: usize,
-    /// Stamps that are remembered.
+    /// How many stamps are remembered.
     pub stamps: usize,
-    /// The memory they take.
+    /// The memory of those stamps.
     pub replay: usize,
     /// The program itself, with its threads and queues.
     pub base: usize,
     /// Tenants and operators.
     pub parties: usize,
-    /// All together.
+    /// The sum of all parts.
     pub all: usize,
 }
 
 impl MemoryBound {
-    /// Of a process with these settings and parties.
+    /// The bound of a process with these settings and parties.
     pub fn of(settings: &Settings, registry: &Registry) -> Self {
-        // HTTP/1.1 has a buffer for a head where HTTP/2 has a window and streams.
+        // An HTTP/1.1 connection has a buffer for a head where an HTTP/2 connection has a window and streams.
         let http2 = WINDOW as usize + STREAMS as usize * STREAM;
         let tls = settings.listen.tls.as_ref().map_or(0, |_| TLS);
         let connection = CONNECTION + tls + http2.max(http1::BUFFERS);
@@ -121,14 +123,14 @@ impl MemoryBound {
 }
 
 impl MemoryBound {
-    /// What the process may be given: the kernel counts buffers of sockets to it as well, and page tables.
+    /// The memory limit to give to the process: the kernel also counts socket buffers and page tables.
     pub fn limit(&self) -> usize {
         self.all.saturating_add(self.all / 8)
     }
 }
 
-/// How many calls can be under way: as all parties have seats, or as the institution's quota lets through while one
-/// lasts.
+/// How many calls can be in flight: the sum of the in-flight limits of all parties, or the number that the
+/// institution's rate limit admits within the duration of one call, whichever is less.
 fn calls(settings: &Settings, registry: &Registry) -> usize {
     let seats = registry
         .parties()

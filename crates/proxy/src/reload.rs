@@ -1,12 +1,12 @@
-//! Reload: changed files become the next generation, whole, or change nothing.
+//! Reload: changed files become the next generation as a whole, or change nothing.
 //!
-//! A thread of its own looks at the files, reads what differs, builds, and swings the one pointer; it also drops what
-//! was there before, so that no request pays for any of it. It looks every `poll_ms`, less often if looking would cost
-//! more than a fiftieth of a core, and at once when asked to.
+//! A dedicated thread polls the files, reads those that differ, builds the generation, and swaps the one pointer. The
+//! thread also drops the previous generation, so no request pays for any of these steps. The thread polls every
+//! `poll_ms`, less often if polling would take more than a fiftieth of a core, and at once on request.
 //!
-//! One thing does not wait for the whole: whoever the files say is suspended. While something is wrong with them, or a
-//! change has to be confirmed, the generation at work goes on with those suspended and everything else as it was. This
-//! only ever takes from what is allowed, and nothing gives it back but a generation that is whole.
+//! Suspensions do not wait for the whole. While the files have an error, or a change waits for confirmation, the
+//! current generation continues with the parties suspended that the files suspend, and with everything else unchanged.
+//! This only ever removes permissions. Only a complete generation restores them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,29 +31,30 @@ use crate::tls::certificate::CertificateRenewal;
 /// Looks up an environment variable.
 pub type EnvironmentLookup = fn(&str) -> Option<String>;
 
-/// A file that was just changed may still be written: it is believed once it looked the same for this long, or for a
-/// quarter of the time between two looks if that is shorter.
+/// A file that just changed may still be being written: its content is accepted once it looked the same for this long,
+/// or for a quarter of the poll interval if that is shorter.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Whoever asks for a reload has written what there is to write. Longer than a clock's tick, so that what is written
-/// after it was read has another time.
+/// The settle time of a requested reload: the caller has finished writing. It exceeds one tick of the file system's
+/// clock, so that a write after the read gets a different file time.
 const SETTLE_WHEN_ASKED: Duration = Duration::from_millis(20);
-/// How often reading begins anew because files change meanwhile, before the next look is left to do it.
+/// How often reading restarts because files change meanwhile, before the next poll takes over.
 const TRIES: usize = 10;
-/// Looking at files takes at most a fiftieth of a core: the pause after a look is so many times what the look took, and some
-/// more, for the next may take longer.
+/// Polling takes at most a fiftieth of a core: the pause after a poll is this multiple of the CPU time of the poll,
+/// with a reserve because the next poll may take longer.
 const SHARE: u32 = 60;
-/// Of a hundred thousand problems this many are written down.
+/// The most problems that are logged and reported.
 const PROBLEMS: usize = 50;
-/// Likewise of changes.
+/// The most changes that are logged.
 const CHANGES: usize = 20;
-/// And for the audit journal, in which one record is one line.
+/// The most changes in a record of the audit journal, in which one record is one line.
 const CHANGES_IN_JOURNAL: usize = 1_000;
-/// Keys that take effect without a restart, besides the institution's.
+/// The keys that take effect without a restart, besides those of the institution.
 const LIVE: [&str; 2] = ["tenants", "operators"];
-/// Likewise, whatever follows.
+/// The prefix of further keys that take effect without a restart.
 const LIVE_BELOW: &str = "upstream.quota.";
 
-/// Watches the files from now on, on a thread of its own, until [`ReloadControl::end`](crate::generation::reload_status::ReloadControl::end).
+/// Watches the files from now on, on a dedicated thread, until
+/// [`ReloadControl::end`](crate::generation::reload_status::ReloadControl::end).
 pub fn follow(
     app: &Arc<App>,
     watch: Watch,
@@ -81,26 +82,27 @@ struct ReloadThread {
     app: Arc<App>,
     watch: Watch,
     env: EnvironmentLookup,
-    /// Generations that requests may still hold: the last to let go would be the one to take them apart.
+    /// Old generations that requests may still hold: kept here so that no request is the last owner and has to free
+    /// one.
     leftover: Vec<Arc<Generation>>,
-    /// Whether something was read of which no generation was built yet.
+    /// Whether files were read from which no generation was built yet.
     unbuilt: bool,
-    /// Of what is at work.
+    /// The hash of the current generation.
     hash: Hash,
 }
 
 impl ReloadThread {
     fn run(&mut self, asked: &Receiver<ReloadRequest>) {
         yield_to_requests();
-        // Not before it serves: of a hundred thousand tenants that takes half a second.
+        // Computed only once the process serves: for a hundred thousand tenants the hash takes half a second.
         self.hash = Hash::of(self.app.generation.load().side());
         let hash = self.hash.to_string();
         self.app.metrics.reloads.at_work(&hash);
         self.app.reload.lock_state().hash = Some(hash);
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
-        // A change is at work within the interval: so looking comes earlier by what settling takes, and by something for
-        // reading and building, which give way to requests.
+        // A change takes effect within the poll interval. So polls come earlier by the settle time, and by a reserve
+        // for reading and building, which run at a lower priority than requests.
         let interval = poll.saturating_sub(settle + poll / 10);
         let mut pause = interval;
         loop {
@@ -114,7 +116,7 @@ impl ReloadThread {
                     systemd::tell(ServiceStage::Reloading);
                     let answer = self.reload(confirm.as_deref());
                     systemd::tell(ServiceStage::Ready);
-                    // Whoever asked may not wait for it.
+                    // The requester may have stopped waiting.
                     let _ = reply.send(answer);
                 }
                 Ok(ReloadRequest::End) | Err(RecvTimeoutError::Disconnected) => return,
@@ -146,7 +148,7 @@ impl ReloadThread {
         }
     }
 
-    /// Reads what differs, until all of it was read while none of it changed.
+    /// Reads the files that differ, until one pass read them all while none changed.
     fn read(&mut self, mut glance: ChangedFiles, settle: Duration) -> bool {
         for _ in 0..TRIES {
             if glance.is_empty() {
@@ -179,7 +181,7 @@ impl ReloadThread {
         let plan = planned(&before, &next);
         let confirmed = confirm == Some(plan.hash.as_str());
         if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {
-            // What is left to confirm is the rest.
+            // Only the remaining changes need confirmation.
             let plan = match self.suspend_ahead() {
                 Some(now) => planned(&now, &next),
                 None => plan,
@@ -210,10 +212,11 @@ impl ReloadThread {
         }
     }
 
-    /// Lowers, in the generation at work, each standing that the files say is lower. Gives what is at work then, if any was.
+    /// Lowers, in the current generation, the standing of each party whose files state a lower standing. Returns the
+    /// resulting generation if any standing changed.
     ///
-    /// Nothing happens here that does not happen anyway once the rest is mended or confirmed, and what somebody's own table
-    /// says need not wait for anybody else's.
+    /// Every change made here would happen anyway once the rest is fixed or confirmed. A standing in one party's own
+    /// table need not wait for the table of another party.
     fn suspend_ahead(&mut self) -> Option<Arc<Generation>> {
         let before = self.app.generation.load_full();
         let registry = before.registry.lowering(self.watch.lowered())?;
@@ -255,7 +258,7 @@ impl ReloadThread {
     }
 
     fn failed(&mut self, problems: &[Problem]) -> ReloadReport {
-        // Without a problem it has passed, and the next look finds it so.
+        // An error without a problem was transient, and the next poll retries the build.
         self.unbuilt = problems.is_empty();
         if self.unbuilt {
             return ReloadReport::unsettled();
@@ -304,7 +307,7 @@ impl ReloadThread {
             guard: plan.guard.clone(),
         });
         drop(state);
-        // Last: whoever reads it finds everything else as it says.
+        // The log line comes last: a reader of it finds the reload state already up to date.
         tracing::warn!(
             summary = plan.summary,
             guard = plan.guard.join("; "),
@@ -329,7 +332,8 @@ impl ReloadThread {
         let means = self.means();
         let restart = self.waiting_for_a_restart(&next);
         let quota = &next.settings.upstream.quota;
-        // Room first: nobody who is admitted by the new limits is refused for want of it.
+        // The replay memory is resized first, so that no request admitted by the new limits is refused for lack of
+        // room.
         app.replay
             .resize(replay_capacity(&app.settings, quota, &next.registry));
         app.quota.adjust(quota);
@@ -357,7 +361,7 @@ impl ReloadThread {
             changes = in_words(plan, renewal, CHANGES).join("; "),
             "reloaded"
         );
-        // What waits for the next start is in the plan, but not in force.
+        // Changes that wait for the next start are part of the plan, but not in force.
         let less = (!restart.is_empty()).then(|| Plan::between(before.side(), generation.side()));
         let done = less.as_ref().unwrap_or(plan);
         self.write_down(done, renewal);
@@ -397,7 +401,7 @@ impl ReloadThread {
         }
     }
 
-    /// In the audit journal, if there is one and anything changed.
+    /// Writes the changes to the audit journal, if one is configured and anything changed.
     fn write_down(&self, plan: &Plan, renewal: CertificateRenewal) {
         if let Some(journal) = &self.app.journal
             && (plan.changes || renewal == CertificateRenewal::Renewed)
@@ -424,14 +428,14 @@ fn planned(before: &Generation, next: &Next) -> Plan {
     let next = ConfigSnapshot {
         written: &next.settings.written,
         institution: &next.settings.institution,
-        // Parties are read by the operations in force.
+        // Parties are read against the operations in force.
         catalogue: &before.catalogue,
         registry: &next.registry,
     };
     Plan::between(before.side(), next)
 }
 
-/// What `proxy.toml` says, as far as it is in force: what the process started with, but for what needs no restart.
+/// The settings of `proxy.toml` in force: those of the start, except for the keys that need no restart.
 fn in_force(start: &Facts, now: &Facts) -> Facts {
     let fixed = start.iter().filter(|(key, _)| !is_live(key));
     let live = now.iter().filter(|(key, _)| is_live(key));
@@ -445,7 +449,7 @@ fn is_live(key: &str) -> bool {
     LIVE.contains(&key) || key.starts_with(LIVE_BELOW)
 }
 
-/// What changes, a line each, not more than so many of them.
+/// The changes, a line each, at most `most` of them, then a count of the rest.
 fn in_words(plan: &Plan, renewal: CertificateRenewal, most: usize) -> Vec<String> {
     let renewed =
         (renewal == CertificateRenewal::Renewed).then_some("listen.tls: another certificate");
@@ -459,7 +463,7 @@ fn in_words(plan: &Plan, renewal: CertificateRenewal, most: usize) -> Vec<String
     words
 }
 
-/// Requests go first. That it cannot be so is no reason not to reload.
+/// Lowers the priority of this thread below that of the workers. Failure to do so does not prevent the reload.
 fn yield_to_requests() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, 10);

@@ -1,4 +1,4 @@
-//! The running program: threads, sockets and their end.
+//! The running program: its threads, its sockets and its shutdown.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -32,24 +32,24 @@ use crate::reload::{self, EnvironmentLookup};
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::retry::RetryBudget;
 
-/// How often memory is returned and idle connections are looked at.
+/// The interval at which each worker closes idle upstream connections and the control thread expires replay memory.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How long those whose connections were accepted have to ask, before the replay memory is handed over. New callers
-/// wait for the next process meanwhile.
+/// How long the callers of accepted connections have to send a request before the replay memory is handed over. New
+/// callers wait for the next process meanwhile.
 const LAST_CALL: Duration = Duration::from_secs(2);
-/// How much longer than a drain may take a successor waits for the lock.
+/// How much longer than the drain deadline a successor waits for the lock of the state folder.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long after calls were cut the control thread may take to notice.
+/// How long the control thread may take to end after the calls in flight were cut.
 const CONTROL_AFTER_CUT: Duration = Duration::from_millis(300);
-/// How much time has to be left before the end once the workers have been waited for, and so on. Together with what
-/// the control thread takes it is less than closing has at least.
+/// The time that must be left before the end when waiting for the workers stops, and likewise for the next two steps.
+/// Together with `CONTROL_AFTER_CUT` the largest is less than the time that is always kept for closing.
 const LEFT_AFTER_WORKERS: Duration = Duration::from_millis(500);
 const LEFT_AFTER_MEMORY: Duration = Duration::from_millis(400);
 const LEFT_AFTER_JOURNAL: Duration = Duration::from_millis(200);
-/// How long the reload thread is waited for.
+/// The longest wait for the reload thread.
 const RELOAD: Duration = Duration::from_secs(2);
 
-/// Sockets that are bound and threads that serve them.
+/// The bound sockets and the threads that serve them.
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
@@ -60,10 +60,10 @@ pub struct Server {
     memory: Arc<Mutex<ReplayHandover>>,
 }
 
-/// The replay memory's way to the next process, until it has gone it.
+/// The handover of the replay memory to the next process.
 struct ReplayHandover {
     state: Option<StateDir>,
-    /// What was left, until this process ends.
+    /// The file that was handed over; `None` before the handover and after the process has ended.
     departure: Option<HandoverFile>,
     handed_over: bool,
 }
@@ -71,19 +71,20 @@ struct ReplayHandover {
 /// How the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerExit {
-    /// Everything that was in flight ended.
+    /// All connections and calls in flight ended.
     Drained,
-    /// The deadline passed first.
+    /// The deadline or an immediate end came before the shutdown was complete.
     Late,
 }
 
 impl Server {
-    /// Binds what is not in `sockets`, starts the threads and returns. `access` gets the access lines.
+    /// Binds each socket that is missing in `sockets`, starts the threads and returns. Access log lines go to `access`.
     ///
-    /// With a socket that outlives the process it waits for its turn: the process before this one may still be draining.
+    /// With an inherited listening socket the start waits for the lock of the state folder: the previous process may
+    /// still be draining.
     ///
-    /// Without `state_dir`, and where one is used for the first time, it is unknown what was admitted before, so the replay
-    /// guard applies, unless `fresh_credentials` says that none of the credentials existed before this process.
+    /// Without `state_dir`, or with one in its first use, earlier admissions are unknown. The replay guard then
+    /// applies, unless `fresh_credentials` states that none of the credentials existed before this process.
     pub fn start(
         configuration: Configuration,
         sockets: InheritedSockets,
@@ -106,13 +107,13 @@ impl Server {
             .listen
             .threads
             .map_or_else(cores, NonZeroUsize::get)
-            // A worker that may have no connection could carry nothing.
+            // A worker without an upstream connection could serve no call.
             .min(settings.upstream.max_connections.get());
         let (slots, of_one_address) = slots(&settings.listen);
 
         let guard = Duration::from_millis(settings.window.future_ms);
         let mut suspended = None;
-        // Last: everything else is ready by then, so that nobody waits for longer than it takes to read the memory.
+        // This runs last: everything else is ready by then, so callers wait only while the replay memory is read.
         let inherit = || {
             if in_turn && let Some(folder) = &folder {
                 state = Some(StateDir::open_in_turn(folder, patience)?);
@@ -121,7 +122,7 @@ impl Server {
                 Some(state) => {
                     let (file, left) = left_suspended(state)?;
                     let inheritance = state.inherit(guard)?;
-                    // From now on that it is missing means that it was removed.
+                    // From now on a missing file means that the file was removed.
                     if left.is_none() {
                         file.write(&SuspensionList::new())?;
                     }
@@ -157,7 +158,7 @@ impl Server {
                     .name(format!("worker-{number}"))
                     .spawn(move || {
                         runtime.block_on(work(app, socket, slots, (door, heart), share));
-                        // A name that is still being looked up is not waited for.
+                        // A DNS lookup that still runs is abandoned.
                         runtime.shutdown_background();
                     })
                     .map_err(StartError::Thread)
@@ -194,53 +195,53 @@ impl Server {
         })
     }
 
-    /// Watches the files that the configuration came from, and brings in what changes.
+    /// Watches the files of the configuration, and reloads them when they change.
     pub fn follow(&mut self, watch: Watch, env: EnvironmentLookup) -> Result<(), StartError> {
         let thread = reload::follow(&self.app, watch, env).map_err(StartError::Thread)?;
         self.reload = Some(thread);
         Ok(())
     }
 
-    /// What asks for a reload, and does not wait for it.
+    /// A function that requests a reload and returns at once.
     pub fn reload(&self) -> impl Fn() + Send + 'static {
         let app = Arc::clone(&self.app);
         move || app.reload.soon()
     }
 
-    /// Where tenants connect.
+    /// The address of the tenant listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where operators and Prometheus connect.
+    /// The address of the admin listener, for operators and Prometheus.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// What requests share, for tests that look inside.
+    /// The shared state of all requests, for tests of internals.
     pub fn app(&self) -> &Arc<App> {
         &self.app
     }
 
-    /// Begins to drain; returns at once.
+    /// Begins the drain; returns at once.
     pub fn leave(&self) {
         self.app.drain.enter(DrainPhase::Leaving);
     }
 
-    /// What ends the drain at once, whatever is in flight.
+    /// A function that ends the drain at once and cuts the requests in flight.
     pub fn hurry(&self) -> impl FnOnce() + Send + 'static {
         let app = Arc::clone(&self.app);
         move || app.drain.enter(DrainPhase::Over)
     }
 
-    /// When the process has to be gone, whatever its threads do, once it was asked to end.
+    /// A function that gives the moment by which the process must have ended, even if a thread is stuck.
     pub fn ends_at(&self) -> impl Fn() -> Instant + Send + 'static {
         let app = Arc::clone(&self.app);
         move || app.drain.ends_at(app.settings.drain.deadline)
     }
 
-    /// Waits for the end that [`leave`](Self::leave) begins. A thread that does not end is waited for until shortly
-    /// before [`ends_at`](Self::ends_at) and then left behind; it ends with the process.
+    /// Waits for the shutdown that [`leave`](Self::leave) begins. A stuck thread is waited for until shortly before
+    /// [`ends_at`](Self::ends_at). Then the thread is left behind and ends with the process.
     ///
     /// # Panics
     /// If a thread of the program panicked, with its message.
@@ -256,10 +257,10 @@ impl Server {
         if ended == ServerExit::Late {
             drain.enter(DrainPhase::Over);
         }
-        // Where nothing was cut there is all the time that is left of the deadline.
+        // If no call was cut, the rest of the deadline is available.
         let end = drain.ends_at(deadline);
         drain.enter(DrainPhase::Over);
-        // Late or not, the workers end: what they drop is recorded as it falls.
+        // The workers end in either case; each call that they cut writes its own request record.
         for worker in self.workers {
             if join_unless(worker, until(end, LEFT_AFTER_WORKERS)).is_none() {
                 ended = ServerExit::Late;
@@ -279,21 +280,21 @@ impl Server {
             ended = ServerExit::Late;
         }
         if let Some(reload) = self.reload {
-            // What it may still be reading is no longer needed.
+            // The files that the reload thread may still be reading are no longer needed.
             let overdue = until(end.min(Instant::now() + RELOAD), LEFT_AFTER_JOURNAL);
             join_unless(reload, overdue);
         }
-        // Last and not for long: a reader that has stalled must not cost the memory.
+        // The access log comes last and gets little time: a stalled reader of the log must not cost the replay memory.
         app.telemetry.log.finish();
         ended
     }
 }
 
-/// What of the whole one worker has.
+/// The share of the upstream limits that belongs to one worker.
 struct WorkerShare {
     connections: usize,
     idle_connections: usize,
-    /// Whether it asks what only the proxy itself wants to know.
+    /// Whether this worker sends the proxy's own probes; the first worker does.
     probes: bool,
 }
 
@@ -308,7 +309,7 @@ impl WorkerShare {
     }
 }
 
-/// Who was left suspended by hand, if that is known, and where it is kept. Nothing is changed yet.
+/// The manual suspensions that the previous run left, if known, and the file that holds them. Changes nothing.
 fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<SuspensionList>)> {
     let file = state.suspensions();
     let left = file.read()?;
@@ -321,7 +322,7 @@ fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<Suspen
     Ok((file, left))
 }
 
-/// Places for as many connections as are wanted and file descriptors allow, and how many of them one address may have.
+/// The connection slots, as many as configured and as the file descriptors allow, and the connection limit per address.
 fn slots(listen: &Listen) -> (Arc<ConnectionSlots>, usize) {
     let wanted = listen.max_connections.get();
     let fit = open_files::room_for_connections();
@@ -339,8 +340,8 @@ fn slots(listen: &Listen) -> (Arc<ConnectionSlots>, usize) {
     (ConnectionSlots::of_few(fit), of_one_address)
 }
 
-/// One worker: a runtime of one thread, a clone of the listening socket, connections of its own to GatePay, a door of its
-/// own.
+/// Runs one worker, with a single-threaded runtime, a clone of the listening socket, an upstream connection pool and an
+/// entry gate of its own.
 async fn work(
     app: Arc<App>,
     socket: TcpListener,
@@ -402,7 +403,7 @@ async fn work(
     }
 }
 
-/// The admin listener, housekeeping, and the drain.
+/// Runs the admin listener, the housekeeping and the drain.
 async fn control(
     app: &Arc<App>,
     socket: TcpListener,
@@ -445,7 +446,7 @@ async fn control(
     app.drain.reached(DrainPhase::Leaving).await;
     let deadline = app.drain.cut_at(app.settings.drain.deadline);
     let ended = tokio::select! {
-        // What is cut because of it counts as cut, even if nothing is left running then.
+        // `Over` is checked first: an immediate end counts as late, even if its cut leaves nothing running.
         biased;
         () = app.drain.reached(DrainPhase::Over) => ServerExit::Late,
         ended = async {
@@ -453,7 +454,7 @@ async fn control(
             let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
             memory().hand_over(app);
             if let Some(admin) = admin.filter(|_| socket_outlives) {
-                // From here on the next process answers there.
+                // From here on the next process serves the admin socket.
                 admin.abort();
             }
             finish(app, deadline).await
@@ -465,7 +466,8 @@ async fn control(
     ended
 }
 
-/// Moves the mark on. The disk may take its time, which is not for those who ask for metrics to wait for.
+/// Advances the stamp watermark every second. The write runs on another thread, so a slow disk does not delay metrics
+/// scrapes.
 async fn keep_mark(app: Arc<App>) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
@@ -482,7 +484,7 @@ async fn keep_mark(app: Arc<App>) {
     }
 }
 
-/// From asking callers to leave to the moment after which nobody is admitted.
+/// Runs the drain from the request that callers leave up to the moment after which no request is admitted.
 async fn say_goodbye(app: &App) {
     let times = app.settings.drain;
     let running = || app.drain.running();
@@ -505,10 +507,10 @@ async fn say_goodbye(app: &App) {
     }
 }
 
-/// What is in flight, to its end or to the deadline.
+/// Waits for the requests in flight, up to the deadline.
 async fn finish(app: &App, deadline: Instant) -> ServerExit {
     if timeout_at(deadline, app.drain.finished()).await.is_ok() {
-        // The memory may have been on its way to the disk when it was asked to end at once.
+        // An immediate end may have been requested while the replay memory was being written.
         return match app.drain.phase() {
             DrainPhase::Over => ServerExit::Late,
             _ => ServerExit::Drained,
@@ -522,7 +524,7 @@ async fn finish(app: &App, deadline: Instant) -> ServerExit {
 }
 
 impl ReplayHandover {
-    /// The process ends a moment from now. The next tells by this how long none served.
+    /// Marks the end of this process: the next process measures from here how long no process served.
     fn ends(&mut self) {
         let departure = self.departure.take();
         if let Some(Err(error)) = departure.map(|departure| departure.touch()) {
@@ -530,8 +532,9 @@ impl ReplayHandover {
         }
     }
 
-    /// Closes the memory, so that nothing more is admitted here, leaves it for the next process, and lets that one have
-    /// the folder. Whoever owns the folder's lock owns the memory: never two, whatever is still in flight here.
+    /// Closes the replay memory, so that this process admits nothing more, writes the memory for the next process, and
+    /// releases the folder. The process that holds the folder's lock owns the memory, so two processes never own it at
+    /// once, even with calls still in flight here.
     fn hand_over(&mut self, app: &App) {
         if self.handed_over {
             return;
