@@ -1,4 +1,4 @@
-//! The process: its clock, its threads, its folder, how it ends, and what the kernel says of it.
+//! The process: its clock, its threads, its state folder, its shutdown, and the kernel's figures about it.
 
 pub mod clock;
 pub mod drain;

@@ -1,8 +1,8 @@
 //! Drain: how the process ends without losing a request.
 //!
-//! First it still answers but asks callers to go elsewhere (`Connection: close`, `/ready` false), then it accepts no
-//! more connections, lets those it has accepted ask, admits nothing more and hands the replay memory over, finishes
-//! what is in flight, and leaves.
+//! First the process still answers but asks callers to go elsewhere (`Connection: close`, `/ready` false). Then it
+//! accepts no more connections, and lets the accepted connections send their request. Then it admits nothing more and
+//! hands the replay memory over. At last it finishes the requests in flight, and ends.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,57 +15,57 @@ use tokio::sync::{Notify, watch};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long a connection has to begin, and its caller to learn that it should go elsewhere, once the process drains: some
-/// round trips. It was accepted, so its caller believes that it will be served.
+/// How long a connection has, once the process drains, to send its first request and to learn that the caller should go
+/// elsewhere: some round trips. The connection was accepted, so its caller expects to be served.
 pub const FIRST_WORD: Duration = Duration::from_secs(1);
-/// How long before the cut a look-up that still waits has to answer with what it knows.
+/// How long before the cut a waiting look-up must answer with the outcome known so far.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How much of the deadline is kept for closing, at most: records and access lines of calls that were cut are written,
-/// and threads end.
+/// The most time of the deadline that is kept for closing, in which the records and access lines of cut calls are
+/// written and threads end.
 const CLOSING: Duration = Duration::from_secs(2);
-/// How much time closing has at least, however short the deadline is or however late somebody asked to end at once.
+/// The least time for closing, however short the deadline is or however late an immediate end is requested.
 const CLOSING_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// How far along the end is.
+/// The phase of the drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainPhase {
-    /// Not ending.
+    /// The process serves and is not ending.
     Serving,
     /// Answering, and asking callers to go elsewhere.
     Leaving,
     /// Accepting no connection, and finishing what is in flight.
     Finishing,
-    /// Leaving, finished or not.
+    /// The process ends, finished or not.
     Over,
 }
 
-/// The phase, and what still runs.
+/// The drain phase, and the count of running connections and calls.
 pub struct Drain {
     phase: watch::Sender<DrainPhase>,
-    /// The same, or ahead of it for a moment: who only looks takes no lock.
+    /// The same phase, or briefly a later one, which can be read without a lock.
     ahead: AtomicU8,
     began: OnceLock<Instant>,
-    /// When [`Phase::Over`] began.
+    /// When [`DrainPhase::Over`] began.
     over: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
     doors: Mutex<Vec<Arc<EntryGate>>>,
 }
 
-/// Something that must end before the process does: a connection, or a call that outlived its caller.
+/// Counts a connection, or a call that outlived its caller, that must end before the process does.
 pub struct RunningGuard(Arc<Drain>);
 
-/// Where one worker's callers come in. One each, so that counting them costs other cores nothing.
+/// The entry gate of one worker's callers. Each worker has its own gate, so counting callers costs other cores nothing.
 #[derive(Default)]
 pub struct EntryGate {
     inside: AtomicUsize,
     shut: AtomicBool,
 }
 
-/// Somebody who may still be admitted: a connection that has not asked yet, or a request up to its permit.
+/// Counts a caller that may still be admitted: a connection before its first request, or a request before its permit.
 pub struct EntryGuard(Arc<EntryGate>);
 
-/// How often it is looked whether somebody is still entering.
+/// The interval at which the entry gates are checked for entering callers.
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Default for Drain {
@@ -115,16 +115,17 @@ impl Drain {
         let mut reached = pin!(changes.wait_for(|now| *now >= phase));
         let mut asked: Option<Waker> = None;
         poll_fn(|cx| {
-            // Every connection waits for this, and looks whenever it does anything. The library takes two locks each time;
-            // but it knows already whom to wake if it was asked and the process still serves. Later it is asked each
-            // time: a phase can be seen before those who wait are woken for it, and who was is not remembered.
+            // Every connection waits for this, and polls on every activity. `wait_for` takes two locks for each poll.
+            // While the process serves and the registered waker is unchanged, the poll is skipped. In later phases each
+            // poll goes through: a phase can be seen before its waiters are woken, and a woken waiter is no longer
+            // registered.
             if let Some(waker) = &asked
                 && self.phase() == DrainPhase::Serving
                 && waker.will_wake(cx.waker())
             {
                 return Poll::Pending;
             }
-            // A task that has used up its turn is not remembered either.
+            // A task without remaining budget is not registered either.
             asked = has_budget_remaining().then(|| cx.waker().clone());
             // The sender lives as long as this struct, so waiting does not fail.
             reached.as_mut().poll(cx).map(drop)
@@ -145,14 +146,14 @@ impl Drain {
         sleep_until(cut.checked_sub(LAST_WORDS).unwrap_or(cut)).await;
     }
 
-    /// When whatever is still in flight is cut, in a drain that may take `deadline`: a little earlier than the deadline,
-    /// so that the process has ended by then.
+    /// When the calls in flight are cut, in a drain that may take `deadline`: a little earlier than the deadline, so
+    /// that the process has ended by then.
     pub fn cut_at(&self, deadline: Duration) -> Instant {
         self.began() + cut_after(deadline)
     }
 
-    /// When the process has to be gone, in a drain that may take `deadline`, whatever its threads do. A deadline under
-    /// ten seconds may be exceeded by up to a second, because closing takes its time.
+    /// When the process must have ended, in a drain that may take `deadline`, even if a thread is stuck. A deadline
+    /// under ten seconds may be exceeded by up to a second, because closing takes time.
     pub fn ends_at(&self, deadline: Duration) -> Instant {
         let end = (self.began() + deadline).max(self.cut_at(deadline) + CLOSING_AT_LEAST);
         match self.over.get() {
@@ -161,24 +162,24 @@ impl Drain {
         }
     }
 
-    /// Whether what was in flight has been cut, or should have been.
+    /// Whether the calls in flight were cut, or should have been.
     pub fn is_cut(&self, deadline: Duration) -> bool {
         self.over.get().is_some() || Instant::now() >= self.cut_at(deadline)
     }
 
-    /// When the drain began; now, before it has.
+    /// When the drain began; the present moment before that.
     fn began(&self) -> Instant {
         self.began.get().copied().unwrap_or_else(Instant::now)
     }
 
-    /// A door that is counted in [`entered`](Self::entered).
+    /// An entry gate that [`entered`](Self::entered) waits for.
     pub fn entry_gate(&self) -> Arc<EntryGate> {
         let door = Arc::new(EntryGate::default());
         self.doors().push(Arc::clone(&door));
         door
     }
 
-    /// Waits until every door is shut and everybody who came in was admitted or refused.
+    /// Waits until every entry gate is shut and every caller inside was admitted or refused.
     pub async fn entered(&self) {
         while self.doors().iter().any(|door| door.is_used()) {
             sleep(LOOK).await;
@@ -189,12 +190,12 @@ impl Drain {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many things still run.
+    /// How many connections and calls still run.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Acquire)
     }
 
-    /// Waits until nothing runs.
+    /// Waits until no connection and no call runs.
     pub async fn finished(&self) {
         loop {
             let idle = self.idle.notified();
@@ -212,7 +213,7 @@ pub fn cut_after(deadline: Duration) -> Duration {
 }
 
 impl RunningGuard {
-    /// Counts one more.
+    /// Counts one more connection or call.
     pub fn begin(drain: &Arc<Drain>) -> Self {
         drain.running.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(drain))
@@ -220,19 +221,19 @@ impl RunningGuard {
 }
 
 impl EntryGate {
-    /// Somebody comes in.
+    /// Counts a caller as entering, until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> EntryGuard {
         self.inside.fetch_add(1, Ordering::AcqRel);
         EntryGuard(Arc::clone(self))
     }
 
-    /// No connection comes in any more.
+    /// Shuts the gate: no more connections enter.
     pub fn shut(&self) {
         self.shut.store(true, Ordering::Release);
     }
 
     fn is_used(&self) -> bool {
-        // In this order: whoever came in before the door was shut is counted by then.
+        // The order matters: a caller that entered before the gate was shut is counted by the time of the second load.
         !self.shut.load(Ordering::Acquire) || self.inside.load(Ordering::Acquire) > 0
     }
 }
@@ -296,7 +297,7 @@ mod tests {
         assert_eq!(drain.phase(), DrainPhase::Finishing, "there is no way back");
     }
 
-    /// Does something in the midst of waking those who wait.
+    /// Runs a function in the midst of waking the waiters.
     struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
     impl Wake for Meanwhile {
@@ -312,7 +313,7 @@ mod tests {
     fn who_sees_a_phase_before_being_woken_for_it_is_woken_for_the_next() {
         let drain: &'static Drain = Box::leak(Box::default());
         let reached = || Box::pin(drain.reached(DrainPhase::Finishing));
-        // They are woken in an unknown order, so there are many, of both kinds.
+        // The order of waking is unknown, so there are many waiters of both kinds.
         let waiting = (0..64).map(|_| (reached(), Arc::<Woken>::default()));
         let waiting = Arc::new(Mutex::new(waiting.collect::<Vec<_>>()));
         let look = {

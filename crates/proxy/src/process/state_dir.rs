@@ -1,13 +1,13 @@
-//! The state folder: who owns the replay memory, and whether a run before this one may have admitted stamps.
+//! The state folder: the ownership of the replay memory, and whether a previous run may have admitted stamps.
 //!
 //! | file | |
 //! | --- | --- |
-//! | `lock` | held by the process that runs |
-//! | `used` | says that there was a run, and has the number of the latest |
-//! | `mark` | above which no stamp was admitted, see [`mark`](crate::process::watermark) |
-//! | `replay` | between two runs: the memory, for the next |
-//! | `suspended` | who is suspended by hand, see `suspended` |
-//! | `never-served` | until the first run: the operator's word that none was before |
+//! | `lock` | the lock that the running process holds |
+//! | `used` | states that there was a run, and holds the number of the latest |
+//! | `mark` | the moment above which no stamp was admitted, see [`mark`](crate::process::watermark) |
+//! | `replay` | between two runs: the replay memory for the next run |
+//! | `suspended` | the parties that are suspended by hand, see `suspended` |
+//! | `never-served` | until the first run: the operator's statement that no run was before |
 
 mod access;
 mod evidence;
@@ -34,49 +34,49 @@ pub struct StateDir {
     lock: OpenFile,
     folder: PathBuf,
     identity: FileIdentity,
-    /// The number of this run, once it has [inherited](Self::inherit).
+    /// The number of this run, once it has [inherited](Self::inherit) the folder.
     run: Option<RunNumber>,
 }
 
-/// What a run before this one left.
+/// What the previous run left.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PreviousRun {
-    /// There was none, on the operator's word or since the credentials were made a moment ago: nothing can have been
-    /// admitted before.
+    /// There was no previous run, by the operator's statement or because the credentials were made a moment ago: no
+    /// stamp can have been admitted before.
     NeverServed,
-    /// There was none in this folder; elsewhere there may have been.
+    /// There was no previous run in this folder; there may have been runs elsewhere.
     FirstUse,
-    /// Its replay memory, handed over when it ended in order.
+    /// The replay memory of the previous run, handed over in an orderly shutdown.
     HandedOver(Vec<u8>),
-    /// Nothing, though there was one: what it admitted is unknown.
+    /// No replay memory, although there was a previous run: its admissions are unknown.
     Lost,
 }
 
-/// A memory that was left for the next run, by a process that has not ended yet.
+/// A replay memory that was left for the next run, by a process that has not ended yet.
 pub struct HandoverFile {
     memory: OpenFile,
     last: u8,
     at: u64,
 }
 
-/// How [`init`] found the folder.
+/// The state in which [`init`] leaves the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitResult {
-    /// No process ever used it, and now it says that none ever served the credentials.
+    /// No process ever used the folder, and now the folder states that no process ever served the credentials.
     NeverServed,
-    /// No process ever used it; the first will wait.
+    /// No process ever used the folder; the first start will wait.
     Unused,
-    /// It was used: there is nothing to do.
+    /// A process used the folder: there is nothing to do.
     Used,
 }
 
-/// How often a successor looks whether the lock is free.
+/// The interval at which a successor tries the lock.
 const LOOK: Duration = Duration::from_millis(5);
-/// What a folder may have in it that no process ever used: a disk's own.
+/// The one foreign entry that an unused folder may contain, made by the file system.
 const LOST_AND_FOUND: &str = "lost+found";
 
 impl StateDir {
-    /// Takes the lock. Nothing is changed yet: a start that goes no further leaves the memory where it is.
+    /// Takes the lock. Nothing is changed yet: if the start fails later, the replay memory stays in place.
     pub fn open(folder: &Path) -> io::Result<Self> {
         Self::open_with(FileSystem::default(), folder)
     }
@@ -102,7 +102,8 @@ impl StateDir {
         })
     }
 
-    /// The same once the process before this one lets go of it, for a successor that was started while that one drains.
+    /// Like [`open`](Self::open), but waits until the previous process releases the lock, for a successor that starts
+    /// while the previous process drains.
     pub fn open_in_turn(folder: &Path, patience: Duration) -> io::Result<Self> {
         let began = Instant::now();
         let mut told = false;
@@ -124,7 +125,8 @@ impl StateDir {
         }
     }
 
-    /// Takes what a run before this one left `within` this time. It is removed as it is read, so that it is used once.
+    /// Takes the replay memory that the previous run left less than `within` ago. The file is removed as it is read, so
+    /// that it is used once.
     pub fn inherit(&mut self, within: Duration) -> io::Result<PreviousRun> {
         let inheritance = match access::read(&self.files, &self.path(USED))? {
             Some((run, _)) => self.memory_of(&run, within)?,
@@ -143,8 +145,8 @@ impl StateDir {
                 PreviousRun::FirstUse
             }
         };
-        // Before anything is admitted it is certain that the folder is marked, and that no memory is for the next run
-        // but what this one will leave: a copy of the file names another run.
+        // Before anything is admitted, the folder is durably marked as used, and the only replay memory for the next
+        // run is the one that this run will leave: a copy of the file names another run.
         let mut run = RunNumber::default();
         hex::encode_to_slice(clock::random::<16>(), &mut run).map_err(io::Error::other)?;
         self.replace(USED, |file| file.write_all(&run))?;
@@ -155,7 +157,8 @@ impl StateDir {
         Ok(inheritance)
     }
 
-    /// The mark, as it was left. A new one is whole once it has its name, so one that is not was damaged.
+    /// The stamp watermark of the previous run. A new file is intact once it has its name, so a file that is not was
+    /// damaged.
     pub fn mark(&self) -> io::Result<StampWatermark> {
         let until_ms = match access::read(&self.files, &self.path(MARK))? {
             None => Some(0),
@@ -179,7 +182,7 @@ impl StateDir {
         StampWatermark::in_file(access::open(&self.files, &path)?, path)
     }
 
-    /// The memory that this run left, if it is there, and the very file that was left.
+    /// The replay memory that the run `run` left, if it is there and is the original file.
     fn memory_of(&self, run: &[u8], within: Duration) -> io::Result<PreviousRun> {
         let Some((mut memory, metadata)) = access::read(&self.files, &self.path(MEMORY))? else {
             return Ok(PreviousRun::Lost);
@@ -200,13 +203,13 @@ impl StateDir {
         Ok(PreviousRun::Lost)
     }
 
-    /// The time by the file system's clock, in milliseconds since 1970.
+    /// The present time by the file system's clock, in milliseconds since 1970.
     fn now_ms(&self) -> io::Result<u64> {
         self.lock.write_all_at(b"\n", 0)?;
         Ok(modified_ms(&self.lock.metadata()?))
     }
 
-    /// Whether the operator's word is there, and was given for this very folder.
+    /// Whether the operator's statement is there, and was given for this very folder.
     fn is_never_served(&self) -> io::Result<bool> {
         let Some((word, metadata)) = access::read(&self.files, &self.path(NEVER_SERVED))? else {
             return Ok(false);
@@ -220,13 +223,13 @@ impl StateDir {
         Ok(is_here)
     }
 
-    /// What stands in the file that says that no process ever served.
+    /// The content of the file that states that no process ever served.
     fn word(&self, file: FileIdentity) -> Vec<u8> {
         let identities = [self.identity, file].map(FileIdentity::to_bytes).concat();
         hex::encode(identities).into_bytes()
     }
 
-    /// Leaves the memory for the next run: whole or not at all.
+    /// Writes the replay memory for the next run, entirely or not at all.
     pub fn hand_over(&self, memory: &[u8]) -> io::Result<HandoverFile> {
         let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
         let used = access::read(&self.files, &self.path(USED))?.map(|(run, _)| run);
@@ -260,7 +263,7 @@ impl StateDir {
         })
     }
 
-    /// Where suspensions by hand are kept. It may be written for as long as this process has the lock.
+    /// The file of manual suspensions. It may be written for as long as this process holds the lock.
     pub fn suspensions(&self) -> SuspensionFile {
         let folder = self.folder.clone();
         SuspensionFile::new(self.files.clone(), folder, self.identity)
@@ -271,7 +274,8 @@ impl StateDir {
         self.files.is_there(&self.path(USED))
     }
 
-    /// Writes a file anew: whoever reads it finds all of it or all of the one before, whenever the machine stops.
+    /// Replaces a file: a reader finds the complete new file or the complete old one, even after the machine stops at
+    /// any moment.
     fn replace(
         &self,
         name: &str,
@@ -290,14 +294,14 @@ impl StateDir {
 }
 
 impl HandoverFile {
-    /// The process that left it ends: what was away until the next run begins now. Content does not change.
+    /// Marks the end of this process: the time until the next run counts from now. The content does not change.
     pub fn touch(&self) -> io::Result<()> {
         self.memory.write_all_at(&[self.last], self.at)
     }
 }
 
-/// Makes a state folder for its owner alone. With `never_served` it is marked: no process ever served the credentials
-/// of its configuration, so the first start need not wait. A folder that was used is not marked.
+/// Makes a state folder with access for its owner alone. With `never_served` the folder is marked: no process ever
+/// served the credentials of its configuration, so the first start need not wait. A used folder is not marked.
 pub fn init(folder: &Path, never_served: bool) -> io::Result<InitResult> {
     let state = StateDir::open(folder)?;
     let known = [LOCK, NEVER_SERVED, LOST_AND_FOUND];
@@ -322,25 +326,26 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<InitResult> {
     Ok(InitResult::NeverServed)
 }
 
-/// What starting would fail by: who may write the folder, and what its files are. Changes nothing.
+/// Checks the folder for faults by which a start would fail: its permissions and its files. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
     match access::inspect(&FileSystem::default(), folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         inspected => inspected?,
     }
     match suspended_in(folder) {
-        // Whoever starts the process may read it; of whoever checks it is not known.
+        // The user of the service may read the file even if the user of this check may not.
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Who is suspended by hand, as far as a folder says, which another process may be using.
+/// The manual suspensions that a folder records, while another process may be using the folder.
 pub fn suspended_in(folder: &Path) -> io::Result<SuspensionList> {
     suspended::read_in(folder)
 }
 
-/// Whether a start with this folder has to wait, for it is the first and nothing says that none served without it.
+/// Whether a start with this folder must wait, because it is the first and nothing states that no process served
+/// without the folder.
 pub fn is_first_use(folder: &Path) -> io::Result<bool> {
     for name in [USED, MARK, MEMORY, NEVER_SERVED] {
         if folder.join(name).try_exists()? {
@@ -369,7 +374,7 @@ mod tests {
         state.hand_over(memory).unwrap().touch().unwrap();
     }
 
-    /// What is in a folder, put into another as a backup does it.
+    /// Copies the content of a folder into another, as a backup does.
     fn restore(from: &Path, to: &Path) {
         for file in fs::read_dir(from).unwrap() {
             let file = file.unwrap();

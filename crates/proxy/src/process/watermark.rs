@@ -1,13 +1,14 @@
-//! Mark: above which moment no run has admitted a stamp. On disk before it is true in memory, for the start after a
-//! crash with a clock that came back earlier than it was.
+//! Stamp watermark: the moment above which no run has admitted a stamp. It is written to disk before it takes effect in
+//! memory. It protects the start after a crash whose clock is earlier than the previous run's clock was.
 //!
-//! Without it the guard after a crash would begin at the clock of that start, and a stamp that was admitted by the later
-//! clock before would be new once more. The mark runs ahead of the clock by what a stamp may, so that in normal running
-//! it makes nobody wait and adds nothing to the guard; it is moved once every second or so, by the control thread.
+//! Without the watermark the replay guard after a crash would begin at the clock of the new start, and a stamp admitted
+//! before by the later clock would count as new. The watermark runs ahead of the clock by as much as a stamp may, so in
+//! normal operation it delays no request and does not lengthen the guard. The control thread advances it about once a
+//! second.
 //!
-//! A file that cannot be read fails the start. One that was read and is not whole says nothing certain, so the mark is then
-//! taken to be as far ahead as any configuration allows of the moment the file was last written, or what is whole of it
-//! if that is later.
+//! A file that cannot be read fails the start. The content of a damaged file is uncertain. Then the watermark is taken
+//! to be as far ahead of the file's last write as any configuration allows, or to be the intact copy in the file if
+//! that is later.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -22,38 +23,39 @@ use tokio::time::timeout;
 
 use crate::process::files::OpenFile;
 
-/// Up to which stamp may be admitted now.
+/// The moment up to which stamps may be admitted now.
 pub struct StampWatermark {
     until_ms: AtomicU64,
     moved: Notify,
-    /// `None` if there is no folder to keep it in, or no longer.
+    /// `None` without a state folder, or once the file was left to the next process.
     place: Mutex<Option<WatermarkSlot>>,
-    /// What was found when it was opened.
+    /// The watermark in the file when it was opened.
     left_ms: u64,
 }
 
-/// Where it is written next.
+/// The place of the next write.
 struct WatermarkSlot {
     file: OpenFile,
-    /// Where the next process will look for it.
+    /// The path that the next process will open.
     path: PathBuf,
     second: bool,
 }
 
-/// The file has two places, written in turns, so that one of them is always whole.
+/// The file has two places, written alternately, so that one is always intact.
 const PLACES: [usize; 2] = [0, 4096];
-/// A moment and its digest.
+/// The length of a moment and its digest, in bytes.
 const BYTES: usize = 40;
-/// The furthest a mark runs ahead of the clock, whatever the configuration of the run that wrote it:
-/// `timestamp.future_ms` is at most this.
+/// The furthest that any run's watermark is ahead of its clock, under any configuration: `timestamp.future_ms` is at
+/// most this.
 const WIDEST_LEAD_MS: u64 = 300_000;
-/// The mark runs at least so far ahead, however little the future of stamps is.
+/// The least lead of the watermark over the clock, however small `timestamp.future_ms` is.
 const LEAST_LEAD_MS: u64 = 3_000;
-/// How long a stamp above the mark waits for it. It is moved once a second, unless the disk is slow.
+/// How long a request with a stamp above the watermark waits. The watermark advances once a second, unless the disk is
+/// slow.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl StampWatermark {
-    /// Without a folder there is none to keep.
+    /// A watermark without a state folder, which is never written and covers every stamp.
     pub fn nowhere() -> Self {
         Self {
             until_ms: AtomicU64::new(u64::MAX),
@@ -63,14 +65,14 @@ impl StampWatermark {
         }
     }
 
-    /// The mark in the file at this path, which must be whole, and open for reading and writing.
+    /// The watermark in the file at this path, which must be intact, and open for reading and writing.
     pub fn in_file(file: OpenFile, path: PathBuf) -> io::Result<Self> {
         let [first, second] = [read(&file, PLACES[0])?, read(&file, PLACES[1])?];
         let left_ms = first.max(second);
         Ok(Self {
             until_ms: AtomicU64::new(left_ms),
             moved: Notify::new(),
-            // The later of the two must stay until the other is whole.
+            // The later place must stay until the other is intact.
             place: Mutex::new(Some(WatermarkSlot {
                 file,
                 path,
@@ -80,7 +82,7 @@ impl StampWatermark {
         })
     }
 
-    /// What a file holds whose mark is at this moment; 0 before it was ever moved.
+    /// The file content for a watermark at this moment; 0 before the first advance.
     pub fn content(until_ms: u64) -> Vec<u8> {
         let mut content = written(until_ms).to_vec();
         content.resize(PLACES[1], 0);
@@ -88,8 +90,8 @@ impl StampWatermark {
         content
     }
 
-    /// The latest moment at which the mark can have been in a file that is not whole, by what is whole of it and when it
-    /// was last written; `None` if it is whole.
+    /// The latest possible watermark of a damaged file, by its intact part and its last write; `None` if the file is
+    /// intact.
     pub fn damaged(content: &[u8], changed_ms: u64) -> Option<u64> {
         let [first, second] = PLACES.map(|at| {
             let place = content.get(at..)?.first_chunk()?;
@@ -102,12 +104,12 @@ impl StampWatermark {
         Some(latest.max(first.or(second).unwrap_or(0)))
     }
 
-    /// Above which no run before this one admitted anything, as far as is known; 0 if none admitted any.
+    /// The moment above which, as far as is known, no previous run admitted a stamp; 0 if no run admitted any.
     pub fn left_ms(&self) -> u64 {
         self.left_ms
     }
 
-    /// Leaves the file to the next process: it is not written once this returns.
+    /// Leaves the file to the next process: this process writes nothing more to it once this returns.
     pub fn close(&self) {
         *self.place() = None;
     }
@@ -120,7 +122,7 @@ impl StampWatermark {
         self.until_ms.load(Ordering::Acquire)
     }
 
-    /// Waits until a stamp is not above the mark; false if that takes too long. At once for nearly every request.
+    /// Waits until the watermark covers a stamp; false if that takes too long. Nearly every request passes at once.
     pub async fn covers(&self, stamp_ms: u64) -> bool {
         let covered = async {
             loop {
@@ -134,13 +136,14 @@ impl StampWatermark {
         stamp_ms <= self.until_ms() || timeout(PATIENCE, covered).await.is_ok()
     }
 
-    /// Whether it is time to [`advance`](Self::advance) it.
+    /// Whether the watermark is due to [`advance`](Self::advance).
     pub fn is_due(&self, now_ms: u64, future_ms: u64) -> bool {
         let lead = lead(future_ms);
         self.until_ms() < now_ms + lead - lead / 4
     }
 
-    /// Moves the mark ahead of `now_ms` by as much as a stamp may be. Never back. Waits for the disk.
+    /// Advances the watermark ahead of `now_ms` by as much as a stamp may be, and never moves it back. Waits for the
+    /// disk.
     pub fn advance(&self, now_ms: u64, future_ms: u64) -> io::Result<()> {
         let until_ms = now_ms + lead(future_ms);
         let mut place = self.place();
@@ -149,7 +152,7 @@ impl StampWatermark {
         else {
             return Ok(());
         };
-        // The next process would not find it, and might even run already.
+        // The next process would not find an exchanged file, and might even run already.
         let (there, own) = (file.link_metadata(path)?, file.metadata()?);
         if (there.ino(), there.dev()) != (own.ino(), own.dev()) {
             return Err(io::Error::other(format!(
@@ -170,7 +173,7 @@ fn lead(future_ms: u64) -> u64 {
     future_ms.max(LEAST_LEAD_MS)
 }
 
-/// What stands in a place.
+/// The content of a place.
 fn written(until_ms: u64) -> [u8; BYTES] {
     let moment = until_ms.to_le_bytes();
     let mut bytes = [0; BYTES];
@@ -179,7 +182,7 @@ fn written(until_ms: u64) -> [u8; BYTES] {
     bytes
 }
 
-/// The moment that stands in a place, if it is whole.
+/// The moment in a place, if the place is intact.
 fn moment(place: &[u8; BYTES]) -> Option<u64> {
     let (moment, _) = place.split_first_chunk()?;
     let moment = u64::from_le_bytes(*moment);
@@ -202,7 +205,7 @@ mod tests {
 
     const NOW: u64 = 1_767_225_600_000;
 
-    /// As a start does it.
+    /// Opens the watermark as a start does.
     fn open(path: &Path) -> StampWatermark {
         let until_ms = match fs::read(path) {
             Ok(content) => StampWatermark::damaged(&content, 0),
@@ -269,7 +272,7 @@ mod tests {
         let mark = open(&path);
         mark.advance(NOW, 10_000).unwrap();
         mark.advance(NOW + 1_000, 10_000).unwrap();
-        // By runs to come, whichever place they find the later.
+        // Later runs advance it, whichever place holds the later moment.
         for step in [2_000, 3_000, 4_000] {
             let (whole, before) = (fs::read(&path).unwrap(), open(&path).left_ms());
             open(&path).advance(NOW + step, 10_000).unwrap();
@@ -298,7 +301,7 @@ mod tests {
         let half = [&whole[..BYTES], &zeros[BYTES..]].concat();
         let cuts = [0, 1, BYTES - 1, BYTES, 4096, 4096 + BYTES - 1].map(|cut| &whole[..cut]);
         for content in cuts.into_iter().chain([&*garbage, &*zeros, &*half]) {
-            // The machine's clock was long before what is whole of the file, or long after.
+            // The machine's clock was far earlier than the intact part of the file, or far later.
             for changed_ms in [NOW - 86_400_000, NOW + 86_400_000] {
                 let latest = StampWatermark::damaged(content, changed_ms).unwrap();
                 assert!(latest >= changed_ms + WIDEST_LEAD_MS);

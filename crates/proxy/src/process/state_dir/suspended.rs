@@ -1,7 +1,8 @@
-//! The file of the state folder that says which parties are suspended by hand, and by whom.
+//! The file of the state folder that lists the manual suspensions: the parties, and the operators that suspended them.
 //!
-//! A line of JSON and a line with its digest. A file that is not whole is an error and never an empty list: it would let
-//! a party call again that somebody stopped. It is written by the process that has the folder's lock; others may read it.
+//! The file has a line of JSON and a line with its digest. A damaged file is an error and never an empty list: an empty
+//! list would let a suspended party call again. Only the process that holds the folder's lock writes the file; other
+//! processes may read it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,23 +20,23 @@ use crate::process::files::FileSystem;
 const VERSION: u32 = 1;
 const DIGEST: &str = "sha256 ";
 
-/// Who suspended a party by hand, and when.
+/// The operator of a manual suspension, and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspension {
-    /// The name of the operator of the proxy who did.
+    /// The name of the operator of the proxy that suspended the party.
     pub by: PartyId,
-    /// When, in milliseconds since 1970.
+    /// The time of the suspension, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
-/// All suspensions by hand.
+/// All manual suspensions, by party.
 pub type SuspensionList = BTreeMap<PartyId, Suspension>;
 
-/// Where suspensions by hand are kept over restarts. What a store would take over is this type.
+/// The storage of manual suspensions across restarts. An external store would replace this type.
 pub struct SuspensionFile {
     files: FileSystem,
     folder: PathBuf,
-    /// Of the folder that this process began with.
+    /// The identity of the folder that this process began with.
     identity: FileIdentity,
 }
 
@@ -63,7 +64,7 @@ impl SuspensionFile {
         }
     }
 
-    /// What it says; `None` if it is not there. An error if it is not whole.
+    /// The list in the file; `None` without a file. A damaged file is an error.
     pub fn read(&self) -> io::Result<Option<SuspensionList>> {
         let path = self.folder.join(SUSPENDED);
         let content = access::read(&self.files, &path)?;
@@ -72,7 +73,8 @@ impl SuspensionFile {
             .transpose()
     }
 
-    /// Writes it anew. When this returns it is on the disk: all of it, or what was there before.
+    /// Replaces the file. On return the new list is on the disk; after a failure or a crash the file is either the new
+    /// or the old one.
     pub fn write(&self, list: &SuspensionList) -> io::Result<()> {
         let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
         if here != self.identity {
@@ -89,7 +91,7 @@ impl SuspensionFile {
     }
 }
 
-/// What the file in a folder says, for commands that do not have the folder's lock; an empty list if there is none.
+/// The list in a folder's file, for commands that do not hold the folder's lock; an empty list without a file.
 pub(super) fn read_in(folder: &Path) -> io::Result<SuspensionList> {
     let path = folder.join(SUSPENDED);
     match access::look(&FileSystem::default(), &path)? {
@@ -126,7 +128,7 @@ fn content(list: &SuspensionList) -> Vec<u8> {
     content
 }
 
-/// `None` if it is not whole, or not as this program writes it.
+/// The list in a file; `None` if the file is damaged or was not written by this program.
 fn parse(content: &[u8]) -> Option<SuspensionList> {
     let line = content.iter().position(|byte| *byte == b'\n')? + 1;
     let (json, digest) = content.split_at(line);
