@@ -33,7 +33,7 @@ pub enum DrainPhase {
     Serving,
     /// Answering, and asking callers to go elsewhere.
     Leaving,
-    /// Accepting no connection, and finishing what is in flight.
+    /// Accepting no connection, and finishing the calls in flight.
     Finishing,
     /// The process ends, finished or not.
     Over,

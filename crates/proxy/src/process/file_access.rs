@@ -1,4 +1,4 @@
-//! Access to folders that only this program writes: nobody else may put anything there, and no name leads elsewhere.
+//! Access to folders that only this program writes: no other user may add files there, and no name leads elsewhere.
 
 use std::fs::{Metadata, OpenOptions};
 use std::io;
@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 
 use crate::process::files::{FileSystem, OpenFile};
 
-/// Refuses a folder that everybody may write; `danger` says what could be done then. A group may write: Kubernetes'
-/// `fsGroup` has it so.
+/// Refuses a world-writable folder; `danger` names the possible attack. A group may write, because Kubernetes'
+/// `fsGroup` requires it.
 pub(crate) fn inspect_folder(folder: &Path, metadata: &Metadata, danger: &str) -> io::Result<()> {
     let folder = folder.display();
     if !metadata.is_dir() {
@@ -27,7 +27,7 @@ pub(crate) fn inspect_folder(folder: &Path, metadata: &Metadata, danger: &str) -
     Ok(())
 }
 
-/// Refuses what is a link, no regular file, or has a second name.
+/// Refuses a link, a file that is not regular, and a file with a second name.
 pub(crate) fn inspect_file(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let path = path.display();
     if metadata.is_symlink() {
@@ -46,8 +46,8 @@ pub(crate) fn inspect_file(path: &Path, metadata: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file that is no link and has no second name. What was looked at by its name may have been exchanged since, so
-/// it is what was opened that is inspected.
+/// Opens a file that is no link and has no second name. The file at a path can be exchanged after a check by name, so
+/// the opened file is inspected.
 pub(crate) fn open(files: &FileSystem, options: &OpenOptions, path: &Path) -> io::Result<OpenFile> {
     let mut options = options.clone();
     options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY));
@@ -64,7 +64,8 @@ pub(crate) fn open(files: &FileSystem, options: &OpenOptions, path: &Path) -> io
     Ok(file)
 }
 
-/// All that is in a regular file, wherever its name leads: others have to keep nobody waiting, and end.
+/// Reads a regular file, wherever its name leads. Other kinds of files are refused, because reading them could block or
+/// never end.
 pub(crate) fn read(files: &FileSystem, path: &Path) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     options.read(true);

@@ -1,6 +1,6 @@
-//! The system calls on files that must not fail unnoticed: those of the state folder and of the audit journal.
+//! The system calls on files that must not fail unnoticed: those on the state folder and on the audit journal.
 //!
-//! In the program they are what the standard library does. In tests `faults::Faults` lets any of them fail.
+//! In the program they are the calls of the standard library. In tests `faults::Faults` makes any of them fail.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -10,7 +10,7 @@ use std::path::Path;
 #[cfg(test)]
 use std::path::PathBuf;
 
-/// Where files are opened.
+/// The file system as the program uses it.
 #[derive(Clone, Default)]
 pub struct FileSystem {
     #[cfg(test)]
@@ -25,7 +25,7 @@ pub struct OpenFile {
     path: PathBuf,
 }
 
-/// A system call, for tests that let it fail.
+/// A system call, for tests that make it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
 pub(crate) enum SystemCall {
@@ -51,7 +51,7 @@ pub(crate) enum SystemCall {
     )
 )]
 impl FileSystem {
-    /// Files whose calls fail as a test says.
+    /// A file system whose calls fail as a test plans.
     #[cfg(test)]
     pub(crate) fn with(faults: &faults::Faults) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl FileSystem {
         }
     }
 
-    /// Fails if a test says so.
+    /// Fails if a test plans it.
     #[inline]
     fn point(&self, call: SystemCall) -> io::Result<()> {
         #[cfg(test)]
@@ -68,7 +68,7 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Makes a folder and those above it, for their owner alone.
+    /// Makes a folder and its missing parents, with access for their owner alone.
     pub fn make_folder(&self, path: &Path) -> io::Result<()> {
         self.point(SystemCall::MakeFolder)?;
         fs::DirBuilder::new()
@@ -77,7 +77,7 @@ impl FileSystem {
             .create(path)
     }
 
-    /// The names of what is in a folder.
+    /// The names of the entries of a folder.
     pub fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
         self.point(SystemCall::Open)?;
         let mut names = Vec::new();
@@ -104,31 +104,31 @@ impl FileSystem {
         })
     }
 
-    /// All that is in a file.
+    /// Reads the whole content of a file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.open(OpenOptions::new().read(true), path)?
             .read_to_end()
     }
 
-    /// What the system knows of the file at a path, which may not be the one that was opened there.
+    /// The metadata of the file at a path, which may differ from the file that was opened there.
     pub fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.point(SystemCall::Metadata)?;
         fs::metadata(path)
     }
 
-    /// The same of a link itself, if it is one.
+    /// The metadata at a path, of the link itself if it is one.
     pub fn link_metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.point(SystemCall::Metadata)?;
         fs::symlink_metadata(path)
     }
 
-    /// Whether there is anything at a path.
+    /// Whether a file or folder exists at a path.
     pub fn is_there(&self, path: &Path) -> io::Result<bool> {
         self.point(SystemCall::Metadata)?;
         path.try_exists()
     }
 
-    /// Gives a file another name, in place of the file that has it.
+    /// Renames a file, and replaces the file that has the new name.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.point(SystemCall::Rename)?;
         #[cfg(test)]
@@ -142,7 +142,7 @@ impl FileSystem {
         fs::remove_file(path)
     }
 
-    /// Returns when the names in a folder are on the disk.
+    /// Syncs a folder; on return its names are on the disk.
     pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
         self.point(SystemCall::Open)?;
         let folder = File::open(path)?;
@@ -156,12 +156,12 @@ impl FileSystem {
 }
 
 impl OpenFile {
-    /// Writes all of it at the end of what was written, or at the end of the file if it was opened to append.
+    /// Writes all bytes after the last write, or at the end of the file if it was opened to append.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_with(bytes, |mut file, part, _| file.write(part))
     }
 
-    /// Writes all of it at a place.
+    /// Writes all bytes at an offset.
     pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.write_with(bytes, |file, part, done| file.write_at(part, at + done))
     }
@@ -192,7 +192,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// All that is in it from where it was read to.
+    /// Reads from the current position to the end of the file.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let length = self.file.metadata().map_or(0, |metadata| metadata.len());
         let mut bytes = Vec::with_capacity(length.try_into().unwrap_or(0));
@@ -201,12 +201,12 @@ impl OpenFile {
         Ok(bytes)
     }
 
-    /// What the system knows of the file that is at a path now, or of a link there.
+    /// The metadata of the file that is at a path now, or of a link there.
     pub fn link_metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.files.link_metadata(path)
     }
 
-    /// Fills the buffer from a place.
+    /// Fills the buffer from an offset.
     pub fn read_exact_at(&self, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
         while !bytes.is_empty() {
             let most = self.readable(bytes.len())?;
@@ -223,7 +223,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// How many of so many bytes a read may give, which tests make few.
+    /// How many of the requested bytes a read may give; tests lower the number.
     #[cfg_attr(
         not(test),
         expect(
@@ -238,12 +238,12 @@ impl OpenFile {
         Ok(bytes)
     }
 
-    /// Returns when all that was written is on the disk.
+    /// Syncs the content; on return all written bytes are on the disk.
     pub fn sync_data(&self) -> io::Result<()> {
         self.sync_with(File::sync_data)
     }
 
-    /// The same, with what the system knows of the file.
+    /// Syncs the content and the metadata of the file.
     pub fn sync_all(&self) -> io::Result<()> {
         self.sync_with(File::sync_all)
     }
@@ -257,7 +257,7 @@ impl OpenFile {
         sync(&self.file)
     }
 
-    /// Makes the file so long.
+    /// Sets the length of the file, in bytes.
     pub fn set_length(&self, length: u64) -> io::Result<()> {
         self.files.point(SystemCall::SetLength)?;
         #[cfg(test)]
@@ -265,13 +265,13 @@ impl OpenFile {
         self.file.set_len(length)
     }
 
-    /// What the system knows of it.
+    /// The metadata of the open file.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.files.point(SystemCall::Metadata)?;
         self.file.metadata()
     }
 
-    /// Takes the lock on it, which is held until the file is closed; false if another has it.
+    /// Takes the lock on the file, which is held until the file is closed; false if another holder has it.
     pub fn try_lock(&self) -> io::Result<bool> {
         self.files.point(SystemCall::Lock)?;
         match self.file.try_lock() {
@@ -281,7 +281,7 @@ impl OpenFile {
         }
     }
 
-    /// Whether the path still leads to this file, and not to none or another.
+    /// Whether the path still leads to this file, and not to another file or to none.
     pub fn is_at(&self, path: &Path) -> io::Result<bool> {
         let there = match self.files.metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -292,7 +292,7 @@ impl OpenFile {
     }
 }
 
-/// A file that is read where it stands.
+/// A reader of an open file, from its current position.
 struct FileReads<'f>(&'f OpenFile);
 
 impl io::Read for FileReads<'_> {
@@ -304,7 +304,7 @@ impl io::Read for FileReads<'_> {
 
 #[cfg(test)]
 pub(crate) mod faults {
-    //! Calls that fail: the n-th, and as many after it as a test says.
+    //! System calls that fail: the n-th, and as many after it as a test plans.
 
     use std::collections::HashSet;
     use std::io;
@@ -313,7 +313,7 @@ pub(crate) mod faults {
 
     use super::SystemCall;
 
-    /// Says which calls fail. Without a plan none does.
+    /// Defines the calls that fail. Without a plan no call fails.
     #[derive(Clone, Default)]
     pub(crate) struct Faults(Option<Arc<Mutex<Plan>>>);
 
@@ -322,7 +322,7 @@ pub(crate) mod faults {
         first: usize,
         last: usize,
         error: i32,
-        /// Set by a write that took a part before it fails.
+        /// Set by a write that took part of its bytes before its failure.
         pending: bool,
         failed: Vec<SystemCall>,
         /// Files that were changed and not synced since.
@@ -332,8 +332,8 @@ pub(crate) mod faults {
     }
 
     impl Faults {
-        /// Lets the calls from the `first` to the `last`, counted from 0, fail by an error number. A write takes half
-        /// of its bytes first.
+        /// Makes the calls from the `first` to the `last`, counted from 0, fail with an error number. A write takes
+        /// half of its bytes first.
         pub(crate) fn between(first: usize, last: usize, error: i32) -> Self {
             Self(Some(Arc::new(Mutex::new(Plan {
                 calls: 0,
@@ -347,7 +347,7 @@ pub(crate) mod faults {
             }))))
         }
 
-        /// Lets none fail, and only says that the disk has what it was given.
+        /// Makes no call fail, and only tracks which writes are synced.
         pub(crate) fn none() -> Self {
             Self::between(usize::MAX, 0, 0)
         }
@@ -356,7 +356,7 @@ pub(crate) mod faults {
             self.0.as_ref().map(|plan| plan.lock().unwrap())
         }
 
-        /// From now on nothing fails.
+        /// Ends all failures.
         pub(crate) fn end(&self) {
             if let Some(mut plan) = self.plan() {
                 plan.last = 0;
@@ -364,7 +364,7 @@ pub(crate) mod faults {
             }
         }
 
-        /// How many calls there were.
+        /// The number of calls so far.
         pub(crate) fn calls(&self) -> usize {
             self.plan().map_or(0, |plan| plan.calls)
         }
@@ -376,7 +376,7 @@ pub(crate) mod faults {
                 .unwrap_or_default()
         }
 
-        /// Whether all that was written to the file, and its name, is on the disk.
+        /// Whether all written bytes of the file, and its name, are on the disk.
         pub(crate) fn is_durable(&self, path: &Path) -> bool {
             let plan = self.plan().unwrap();
             !plan.unsynced.contains(path) && !plan.unnamed.contains(path)
@@ -409,7 +409,7 @@ pub(crate) mod faults {
             if !plan.is_next_to_fail(SystemCall::Write) {
                 return Ok(bytes);
             }
-            // A single byte is not taken by half: its write fails at once, and none is left to fail.
+            // A single byte has no half: its write fails at once, and no later write is left to fail.
             plan.pending = bytes > 1;
             match (bytes / 2, plan.error) {
                 (0, 0) => Ok(bytes),
@@ -418,7 +418,7 @@ pub(crate) mod faults {
             }
         }
 
-        /// Fails if the write that took half was to fail. A short write alone is no failure.
+        /// Fails if the write that took half of its bytes was planned to fail. A short write alone is no failure.
         pub(super) fn written(&self) -> io::Result<()> {
             let Some(mut plan) = self.plan() else {
                 return Ok(());
@@ -439,7 +439,7 @@ pub(crate) mod faults {
             }
         }
 
-        /// Whether the disk need not be waited for, since a test counts.
+        /// Whether the wait for the disk can be skipped because a test tracks syncs.
         pub(super) fn synced(&self, path: &Path) -> bool {
             let plan = self.plan();
             plan.is_some_and(|mut plan| {
@@ -448,7 +448,7 @@ pub(crate) mod faults {
             })
         }
 
-        /// The same of the names in a folder.
+        /// Likewise for the names in a folder.
         pub(super) fn synced_folder(&self, path: &Path) -> bool {
             let plan = self.plan();
             plan.is_some_and(|mut plan| {
@@ -470,7 +470,7 @@ pub(crate) mod faults {
         fn is_next_to_fail(&mut self, call: SystemCall) -> bool {
             let number = self.calls;
             self.calls += 1;
-            // Error 0 stands for short reads and writes: nothing else is short.
+            // Error 0 stands for short reads and writes: no other call can be short.
             let fails = (self.first..=self.last).contains(&number)
                 && (self.error != 0 || matches!(call, SystemCall::Read | SystemCall::Write));
             if fails {

@@ -1,7 +1,7 @@
-//! Shutdown: every thread is waited for, and none for longer than the process may take to end.
+//! Shutdown: every thread is waited for, but no longer than the process may take to end.
 //!
-//! A thread may be stuck in a loop, or in a system call on a disk that does not answer. It is left behind then and ends
-//! with the process; what the others have to write is written.
+//! A thread may be stuck in a loop, or in a system call on a disk that does not answer. Such a thread is left behind
+//! and ends with the process; the other threads still write their data.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often a thread that has not ended is looked at again.
+/// The interval at which a thread or lock is checked again.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Waits for a thread until it is `overdue`; then it is left behind, and the log says so.
+/// Waits for a thread until `overdue` is true. Then the thread is left behind, and the log reports it.
 ///
 /// # Panics
 /// If the thread panicked, with its message.
@@ -30,7 +30,7 @@ pub fn join_unless<T>(thread: JoinHandle<T>, overdue: impl FnMut() -> bool) -> O
     Some(ended.unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-/// Takes a lock, unless whatever holds it keeps it until `overdue`.
+/// Takes a lock, unless its holder keeps it until `overdue` is true.
 pub fn lock_unless<T>(
     mutex: &Mutex<T>,
     mut overdue: impl FnMut() -> bool,
@@ -45,7 +45,7 @@ pub fn lock_unless<T>(
     }
 }
 
-/// Whether something becomes true before it is `overdue`.
+/// Waits until `done` is true; false if `overdue` is true first.
 pub fn comes_true(mut done: impl FnMut() -> bool, mut overdue: impl FnMut() -> bool) -> bool {
     while !done() {
         if overdue() {
@@ -56,7 +56,7 @@ pub fn comes_true(mut done: impl FnMut() -> bool, mut overdue: impl FnMut() -> b
     true
 }
 
-/// What is overdue when so much time is `left` until `end`.
+/// A condition that is true once only the time `left` remains until `end`.
 pub fn until(end: Instant, left: Duration) -> impl Fn() -> bool {
     move || Instant::now() + left >= end
 }

@@ -367,7 +367,7 @@ mod tests {
         StateDir::open(folder).unwrap().inherit(SOON).unwrap()
     }
 
-    /// A run that ends in order.
+    /// A run with an orderly shutdown.
     fn run(folder: &Path, memory: &[u8]) {
         let mut state = StateDir::open(folder).unwrap();
         state.inherit(SOON).unwrap();
@@ -521,7 +521,7 @@ mod tests {
         let memory = File::options().write(true).open(folder.path().join(MEMORY));
         let (memory, second) = (memory.unwrap(), Duration::from_secs(1));
         let left = memory.metadata().unwrap().modified().unwrap();
-        // The program that ended later than this says so by touching it.
+        // The process that ended later states its end by touching the file.
         memory.set_modified(left + 30 * second).unwrap();
         let state = || StateDir::open(folder.path()).unwrap();
         let now_ms = state().now_ms().unwrap() + 31_000;

@@ -1,4 +1,4 @@
-//! Threads by number, for what each of them has a part of.
+//! Thread numbers, for data that is split by thread.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +8,10 @@ thread_local! {
     static MINE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// What the next thread that asks gets.
+/// The number for the next thread that asks.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// The number of this thread, which no other has: from 0, in the order in which they first ask.
+/// The number of this thread, unique in the process: from 0, in the order of each thread's first call.
 pub fn number() -> usize {
     MINE.get().unwrap_or_else(|| {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);

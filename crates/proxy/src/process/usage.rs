@@ -1,4 +1,4 @@
-//! Process: what the kernel says of this one, under the names that Prometheus' own clients use.
+//! Process usage: the kernel's figures about this process, under the names that Prometheus' own clients use.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use prometheus::{Counter, Gauge, IntGauge};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// Read anew for every look.
+/// The process metrics, read anew for every scrape.
 #[derive(Clone)]
 pub struct ProcessUsage {
     cpu: Counter,
@@ -19,11 +19,11 @@ pub struct ProcessUsage {
     open_files: IntGauge,
     most_files: IntGauge,
     started: Gauge,
-    /// What was added to `cpu` must not be added by two who look at once.
+    /// Guards the update of `cpu`: two simultaneous reads must not add the same time twice.
     looking: Arc<Mutex<()>>,
 }
 
-/// What is seen of it.
+/// A sample of the process metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct UsageSample {
     /// CPU time spent, in seconds.
@@ -32,12 +32,12 @@ pub struct UsageSample {
     pub resident: i64,
     /// Open file descriptors.
     pub open_files: i64,
-    /// How many may be.
+    /// The limit of open file descriptors.
     pub most_files: i64,
 }
 
 impl ProcessUsage {
-    /// Nothing read yet.
+    /// Creates the metrics, without a first reading.
     ///
     /// # Errors
     /// Never: the names are distinct and well formed, as a test shows.
@@ -61,7 +61,7 @@ impl ProcessUsage {
         })
     }
 
-    /// How it is now. What cannot be read keeps its last value: a scrape is no place to fail.
+    /// Reads the present values. A value that cannot be read stays unchanged: a scrape must not fail.
     pub fn look(&self) -> UsageSample {
         self.read();
         UsageSample {
@@ -85,7 +85,7 @@ impl ProcessUsage {
             }
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            // One of them is this look itself.
+            // One of them belongs to this reading itself.
             let open = files.count().saturating_sub(1);
             self.open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
         }
@@ -120,11 +120,11 @@ impl Collector for ProcessUsage {
     }
 }
 
-/// Of `/proc/self/stat`, what is asked for: seconds and bytes.
+/// The used fields of `/proc/self/stat`, in seconds and bytes.
 struct ProcStat {
     cpu: f64,
     threads: i64,
-    /// Since the machine booted.
+    /// The start of the process, in seconds since the machine booted.
     started: f64,
     mapped: i64,
     resident: i64,
@@ -132,7 +132,7 @@ struct ProcStat {
 
 impl ProcStat {
     fn parse(text: &str) -> Option<Self> {
-        // The second field is the program's name, in parentheses, and may hold anything; the third follows.
+        // The second field is the program's name, in parentheses, and may contain any text; the third follows.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u32>().ok();

@@ -1,8 +1,8 @@
 //! Yielding: a long body must not keep a worker from its other connections.
 //!
-//! Of a body at most [`YIELD_AFTER`] bytes are worked on in one go. What takes it piece by piece (hashing, writing, reading)
-//! lets other connections have their turn between two pieces; what needs all of it at once (reading JSON or a form) is done
-//! on another thread. Bodies that are no longer than that take neither way, and nearly all are.
+//! At most [`YIELD_AFTER`] bytes of a body are worked on in one go. Work in pieces (hashing, writing, reading) yields
+//! to other connections between two pieces. Work on the whole body at once (parsing JSON or a form) runs on another
+//! thread. Bodies up to that length need neither, and nearly all are that short.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use std::thread;
 use tokio::sync::Semaphore;
 use tokio::task::{spawn_blocking, yield_now};
 
-/// How many bytes of a body are worked on before others get their turn: hashing a MiB takes about 1.8 ms.
+/// How many bytes of a body are worked on before the task yields: hashing a MiB takes about 1.8 ms.
 pub const YIELD_AFTER: usize = 64 * 1024;
 
-/// Hands over bytes in pieces of at most [`YIELD_AFTER`], and lets others have their turn between two.
+/// Passes bytes to `take` in pieces of at most [`YIELD_AFTER`], and yields between two pieces.
 pub async fn in_pieces(bytes: &[u8], mut take: impl FnMut(&[u8])) {
     let mut pieces = bytes.chunks(YIELD_AFTER);
     if let Some(first) = pieces.next() {
@@ -26,12 +26,12 @@ pub async fn in_pieces(bytes: &[u8], mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// Bytes that were worked on since others had their turn.
+/// The count of bytes that were worked on since the task last yielded.
 #[derive(Default)]
 pub struct SinceYield(usize);
 
 impl SinceYield {
-    /// So many more were; lets others have their turn if it is time.
+    /// Counts `bytes` more; yields if a yield is due.
     pub async fn worked_on(&mut self, bytes: usize) {
         self.add(bytes);
         if self.is_time() {
@@ -39,12 +39,12 @@ impl SinceYield {
         }
     }
 
-    /// So many more were, for what is polled.
+    /// Counts `bytes` more, for work that is polled.
     pub fn add(&mut self, bytes: usize) {
         self.0 += bytes;
     }
 
-    /// Whether it is time that others have their turn. Then it is taken for granted that they get it.
+    /// Whether a yield is due. If so, the count restarts, because the caller then yields.
     pub fn is_time(&mut self) -> bool {
         let is_time = self.0 >= YIELD_AFTER;
         if is_time {
@@ -65,12 +65,12 @@ impl Default for OffloadThreads {
 }
 
 impl OffloadThreads {
-    /// As many threads at once.
+    /// Allows this many threads at once.
     pub fn with(threads: usize) -> Self {
         Self(Arc::new(Semaphore::new(threads)))
     }
 
-    /// Does this on another thread, once one is free. If nobody waits for it any more it is done all the same.
+    /// Runs `work` on another thread, once a permit is free. The work completes even if the caller stops waiting.
     ///
     /// # Panics
     /// If the work does.
@@ -85,7 +85,7 @@ impl OffloadThreads {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime ends, and with it what waits here.
+                // The runtime is shutting down, which also ends this task.
                 Err(_) => std::future::pending().await,
             },
         }
@@ -100,7 +100,7 @@ pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Waker};
 
-    /// How often a future that waits for nothing but its turn is polled, and what it gives.
+    /// Polls a future that only yields, to its end. Returns the number of polls and the output.
     pub(crate) fn polls<T>(future: impl Future<Output = T>) -> (usize, T) {
         let mut future = pin!(future);
         let mut cx = Context::from_waker(Waker::noop());

@@ -1,7 +1,7 @@
-//! Identity: what the listener shows to callers, its certificate and key, exchanged while it serves.
+//! Listener identity: the certificate and key that the listener presents to callers, exchanged while it serves.
 //!
-//! Connections that are open keep what they were opened with, but for one thing: once `client_ca` says something else, the
-//! listener asks those to leave that were let in by what it said before.
+//! Open connections keep the certificate that they were opened with. There is one exception: once the content of
+//! `client_ca` changes, the listener asks the connections to leave that the earlier content admitted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::tls::config;
 
-/// Files, and what was last read from them.
+/// The files of the identity, and their last loaded content.
 pub struct ListenerIdentity {
     files: ListenTls,
     current: ArcSwap<LoadedIdentity>,
@@ -22,25 +22,25 @@ pub struct ListenerIdentity {
 struct LoadedIdentity {
     acceptor: TlsAcceptor,
     expires: u64,
-    /// Of all the files, so that reading the same again changes nothing.
+    /// The digest of all files, so that reading unchanged files changes nothing.
     digest: FileDigests,
 }
 
-/// What files said, so that it shows when they say something else.
+/// The digests of the files, by which a change is detected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileDigests {
     all: [u8; 32],
     client_ca: ClientCa,
 }
 
-/// A content of `client_ca`, or none.
+/// The digest of the content of `client_ca`, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientCa(Option<[u8; 32]>);
 
-/// What reading the files again came to.
+/// The result of reading the files again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateRenewal {
-    /// They are as they were.
+    /// The files are unchanged.
     Unchanged,
     /// New connections get the new certificate.
     Renewed,
@@ -55,10 +55,10 @@ impl ListenerIdentity {
         })
     }
 
-    /// Reads the files again. If anything is wrong with them, nothing changes.
+    /// Reads the files again. If any file is invalid, nothing changes.
     ///
-    /// New files mean new keys for tickets as well: a session that was resumed would not show its client's certificate
-    /// again, which `client_ca` may no longer accept.
+    /// New files also mean new ticket keys: a resumed session would not present its client's certificate again, which
+    /// `client_ca` may no longer accept.
     pub fn reload(&self) -> Result<CertificateRenewal, String> {
         let digest = digest(&self.files)?;
         if digest == self.current.load().digest {
@@ -69,17 +69,17 @@ impl ListenerIdentity {
         Ok(CertificateRenewal::Renewed)
     }
 
-    /// What the next connection is accepted with.
+    /// The TLS acceptor for the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.current.load().acceptor.clone()
     }
 
-    /// By what the next caller's certificate is judged.
+    /// The `client_ca` content that the next caller's certificate is checked against.
     pub fn client_ca(&self) -> ClientCa {
         self.current.load().digest.client_ca
     }
 
-    /// When the first certificate of the chain that expires does, in seconds since 1970.
+    /// The earliest expiry in the certificate chain, in seconds since 1970.
     pub fn expires(&self) -> u64 {
         self.current.load().expires
     }
@@ -101,7 +101,7 @@ fn digest(files: &ListenTls) -> Result<FileDigests, String> {
         let bytes = bytes.map_err(|error| config::fault(path, &error.kind()))?;
         Ok::<[u8; 32], String>(Sha256::digest(&*bytes).into())
     };
-    // Each by itself, so that nothing moved from one file to the next looks the same.
+    // Each file is hashed by itself, so that bytes moved from one file to the next change the digest.
     let mut all = Sha256::new();
     all.update(of(&files.certificate)?);
     all.update(of(&files.key)?);

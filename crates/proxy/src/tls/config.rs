@@ -113,7 +113,7 @@ pub fn server(
         })
 }
 
-/// When the first certificate of a chain that expires does, in seconds since 1970.
+/// The earliest expiry in a certificate chain, in seconds since 1970.
 pub fn expiry(certificate: &Path) -> Result<u64, String> {
     let seconds = |certificate: &CertificateDer<'_>| {
         let certificate = Certificate::from_der(certificate)?;
@@ -129,7 +129,7 @@ pub fn expiry(certificate: &Path) -> Result<u64, String> {
 pub fn listener(files: &ListenTls) -> Result<TlsAcceptor, String> {
     let mut config = server(&files.certificate, &files.key, files.client_ca.as_deref())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // The strongest both sides know, not the caller's favorite.
+    // The strongest cipher suite that both sides know takes precedence over the caller's favorite.
     config.ignore_client_order = true;
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
     Ok(TlsAcceptor::from(Arc::new(config)))

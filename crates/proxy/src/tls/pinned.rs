@@ -1,7 +1,8 @@
-//! Trust in exactly the certificates of `upstream.ca`: as authorities, and each as the server's own.
+//! Trust in exactly the certificates of `upstream.ca`: as authorities, and each also as the server's own certificate.
 //!
-//! A self-signed certificate is usually marked as an authority's, and a verifier by the book refuses an authority's
-//! certificate that a server presents as its own. Whoever puts that certificate into `upstream.ca` means that server.
+//! A self-signed certificate is usually marked as an authority's. A standard verifier refuses an authority's
+//! certificate that a server presents as its own. An operator that puts such a certificate into `upstream.ca` means
+//! that server.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// The book's verifier, and the certificates that are trusted as they are.
+/// The standard verifier, and the certificates that are trusted as they are.
 #[derive(Debug)]
 pub struct PinnedVerifier {
     authorities: Arc<WebPkiServerVerifier>,
@@ -20,7 +21,7 @@ pub struct PinnedVerifier {
 }
 
 impl PinnedVerifier {
-    /// Trusts these certificates and what they have signed.
+    /// Trusts these certificates and the certificates that they signed.
     pub fn new(
         authorities: Arc<WebPkiServerVerifier>,
         certificates: Vec<CertificateDer<'static>>,
@@ -49,7 +50,7 @@ impl ServerCertVerifier for PinnedVerifier {
             now,
         );
         match judged {
-            // Found only after the dates were found good; a test holds that.
+            // This error arises only after the dates were found valid; a test enforces the order.
             Err(error)
                 if is_authority(&error)
                     && self.certificates.iter().any(|pinned| pinned == end_entity) =>
