@@ -17,7 +17,7 @@ enum ClockSource {
     System {
         started: Instant,
     },
-    /// Moved by hand.
+    /// A clock that a test moves.
     Manual(Arc<ManualClock>),
 }
 
@@ -26,7 +26,7 @@ enum ClockSource {
 struct ManualClock {
     /// Monotonic time, in milliseconds.
     elapsed_ms: AtomicU64,
-    /// How far wall time (milliseconds since 1970) is ahead of that.
+    /// How far wall time (milliseconds since 1970) is ahead of monotonic time.
     ahead_ms: AtomicI64,
 }
 
@@ -38,7 +38,7 @@ impl Clock {
         })
     }
 
-    /// A clock that stands still at `unix_ms` until it is moved, for tests.
+    /// A clock for tests, which shows `unix_ms` until it is moved.
     pub fn manual(unix_ms: u64) -> Self {
         Self(ClockSource::Manual(Arc::new(ManualClock {
             elapsed_ms: AtomicU64::new(unix_ms),
@@ -68,21 +68,21 @@ impl Clock {
         }
     }
 
-    /// When [`elapsed`](Self::elapsed) said so, as timers see it: one reading is enough for both.
+    /// The timers' instant of a result of [`elapsed`](Self::elapsed), so that one reading serves both.
     pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
         match &self.0 {
             ClockSource::System { started } => (*started + elapsed).into(),
-            // Timers do not follow it.
+            // Timers do not follow a manual clock.
             ClockSource::Manual(_) => tokio::time::Instant::now(),
         }
     }
 
-    /// A stamp of our own for one attempt: this moment, and a nonce that was never used.
+    /// A stamp of our own for one attempt: the present moment, and a fresh nonce.
     pub fn stamp(&self) -> FreshStamp {
         FreshStamp::new(self.unix_ms(), random())
     }
 
-    /// Moves a manual clock; the machine's clock is not ours to move.
+    /// Moves a manual clock; the machine's clock stays unchanged.
     pub fn advance(&self, by: Duration) {
         if let ClockSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.fetch_add(
@@ -92,7 +92,7 @@ impl Clock {
         }
     }
 
-    /// Sets both times of a manual clock to one that may lie in its past.
+    /// Sets both times of a manual clock, also to a time in its past.
     pub fn set(&self, unix_ms: u64) {
         if let ClockSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.store(unix_ms, Ordering::Relaxed);
@@ -100,8 +100,8 @@ impl Clock {
         }
     }
 
-    /// Steps the wall time of a manual clock, forth or back, as the machine's is stepped when it is corrected. Monotonic
-    /// time does not notice.
+    /// Steps the wall time of a manual clock, forth or back, as a correction steps the machine's clock. Monotonic time
+    /// is unaffected.
     pub fn step(&self, by_ms: i64) {
         if let ClockSource::Manual(hands) = &self.0 {
             hands.ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
@@ -128,10 +128,10 @@ fn system_unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `N` random bytes. The system is asked for them in bulk: one call would cost as much as a signature.
+/// `N` random bytes. The system supplies them in bulk: a system call for each use would cost as much as a signature.
 ///
 /// # Panics
-/// If the system has no randomness to give: then nothing can be signed safely.
+/// If the system has no randomness to give: without it no request can be signed safely.
 pub fn random<const N: usize>() -> [u8; N] {
     const { assert!(N <= BULK) };
     RANDOM.with_borrow_mut(|bulk| {
@@ -141,7 +141,7 @@ pub fn random<const N: usize>() -> [u8; N] {
         }
         bulk.left -= N;
         let next = bulk.bytes[bulk.left..].first_chunk_mut();
-        // What was handed out must not be found here later.
+        // The bytes that were handed out are erased here.
         mem::replace(next.expect("so many were left"), [0; N])
     })
 }

@@ -327,7 +327,7 @@ pub(crate) mod faults {
         failed: Vec<SystemCall>,
         /// Files that were changed and not synced since.
         unsynced: HashSet<PathBuf>,
-        /// Files whose folder was not synced since they got their name.
+        /// Files in a folder that was not synced since the file got its name.
         unnamed: HashSet<PathBuf>,
     }
 

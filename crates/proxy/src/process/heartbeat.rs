@@ -1,8 +1,8 @@
-//! Heartbeat: whether every worker still turns.
+//! Heartbeat: detects workers that no longer run their tasks.
 //!
-//! Each worker counts a beat four times a second, by a timer of its own, so a worker that is busy with one thing for too
-//! long misses beats. The control thread looks as often and counts the looks that found no new beat. Neither reads a
-//! clock: a process that was stopped as a whole, or a machine that slept, does not look as if a worker were stuck.
+//! Each worker counts a beat four times a second, by a timer of its own, so a worker that is busy with one task for too
+//! long misses beats. The control thread checks as often and counts the checks without a new beat. Neither reads a
+//! clock, so a process that was stopped as a whole, or a machine that slept, does not count as a stalled worker.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,34 +12,34 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How often a worker beats, and the control thread looks.
+/// The interval at which a worker beats and the control thread checks.
 const EVERY: Duration = Duration::from_millis(250);
-/// After so many looks without a beat, which are a second, a worker has stalled.
+/// A worker has stalled after this many checks without a beat, which take a second.
 const MISSED: u32 = 4;
 
-/// All workers' heartbeats.
+/// The heartbeats of all workers.
 pub struct WorkerHeartbeats {
     workers: Mutex<Vec<WatchedWorker>>,
     meters: WorkerMeters,
 }
 
-/// One worker's.
+/// The heartbeat of one worker.
 #[derive(Default)]
 pub struct WorkerHeartbeat {
     beats: AtomicU64,
     ended: AtomicBool,
 }
 
-/// What is counted of workers.
+/// The metrics of stalled workers.
 #[derive(Clone)]
 pub struct WorkerMeters {
     /// Workers that have not turned for a second.
     pub stalled: IntGauge,
-    /// How often one had not.
+    /// How often a worker stalled.
     pub stalls: IntCounter,
 }
 
-/// What the control thread knows of a worker.
+/// The control thread's view of a worker.
 struct WatchedWorker {
     heart: Arc<WorkerHeartbeat>,
     seen: u64,
@@ -49,16 +49,16 @@ struct WatchedWorker {
 /// Workers that have not turned for a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StalledWorkers {
-    /// How many.
+    /// The number of stalled workers.
     pub workers: usize,
-    /// Of how many.
+    /// The number of all workers.
     pub of: usize,
-    /// For how long the first of them has not.
+    /// How long the longest stall has lasted.
     pub longest: Duration,
 }
 
 impl WorkerHeartbeats {
-    /// Of no workers yet.
+    /// Creates the heartbeats, without a worker.
     pub fn new(meters: WorkerMeters) -> Self {
         Self {
             workers: Mutex::default(),
@@ -66,7 +66,7 @@ impl WorkerHeartbeats {
         }
     }
 
-    /// One more worker's.
+    /// Adds a worker's heartbeat.
     pub fn add(&self) -> Arc<WorkerHeartbeat> {
         let heart = Arc::<WorkerHeartbeat>::default();
         self.lock().push(WatchedWorker {
@@ -77,7 +77,7 @@ impl WorkerHeartbeats {
         heart
     }
 
-    /// Looks again and again, for as long as it is polled.
+    /// Checks the workers repeatedly, for as long as the future is polled.
     pub async fn watch(&self) {
         let mut tick = tick();
         loop {
@@ -86,7 +86,7 @@ impl WorkerHeartbeats {
         }
     }
 
-    /// Looks once: to be called every quarter of a second.
+    /// Checks once: to be called every quarter of a second.
     fn look(&self) {
         let mut workers = self.lock();
         for (number, worker) in workers.iter_mut().enumerate() {
@@ -115,7 +115,7 @@ impl WorkerHeartbeats {
             .set(i64::try_from(stalled).unwrap_or(i64::MAX));
     }
 
-    /// Which workers have not turned for a second, as of the last look.
+    /// The workers that have stalled, as of the last check.
     pub fn stalled(&self) -> Option<StalledWorkers> {
         stalled(&self.lock())
     }
@@ -151,7 +151,7 @@ impl fmt::Display for StalledWorkers {
 }
 
 impl WorkerHeartbeat {
-    /// Beats, for as long as it is polled.
+    /// Beats, for as long as the future is polled.
     pub async fn beat(&self) {
         let mut tick = tick();
         loop {
@@ -160,13 +160,13 @@ impl WorkerHeartbeat {
         }
     }
 
-    /// The worker ends, and beats no more.
+    /// Marks the worker as ended, so that missing beats no longer count.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 }
 
-/// A tick every quarter of a second; those that were missed are not made up for.
+/// A tick every quarter of a second; missed ticks are not made up for.
 fn tick() -> Interval {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -184,7 +184,7 @@ mod tests {
         })
     }
 
-    /// Looks so often; these beat before each look.
+    /// Checks `times` times; the workers in `beating` beat before each check.
     fn looks(all: &WorkerHeartbeats, times: u32, beating: &[&WorkerHeartbeat]) {
         for _ in 0..times {
             for heart in beating {

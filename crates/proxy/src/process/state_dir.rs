@@ -38,7 +38,7 @@ pub struct StateDir {
     run: Option<RunNumber>,
 }
 
-/// What the previous run left.
+/// The state that the previous run left.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PreviousRun {
     /// There was no previous run, by the operator's statement or because the credentials were made a moment ago: no
@@ -59,7 +59,7 @@ pub struct HandoverFile {
     at: u64,
 }
 
-/// The state in which [`init`] leaves the folder.
+/// The state of the folder after [`init`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitResult {
     /// No process ever used the folder, and now the folder states that no process ever served the credentials.

@@ -1,5 +1,5 @@
-//! Activation: sockets that outlive the process, and what the service manager is told. Both by systemd's protocol, which
-//! any launcher can speak: `sd_listen_fds(3)`, `sd_notify(3)`.
+//! Activation: sockets that outlive the process, and notifications to the service manager. Both use systemd's protocol,
+//! which any launcher can speak: `sd_listen_fds(3)`, `sd_notify(3)`.
 
 use std::env;
 use std::io;
@@ -12,18 +12,19 @@ use listenfd::ListenFd;
 use tokio::runtime::Handle;
 use tokio::time::interval;
 
-/// Sockets that were bound before this process and stay when it ends. Callers wait in their queues between two processes.
+/// Sockets that were bound before this process and stay when it ends. Between two processes callers wait in the queues
+/// of these sockets.
 #[derive(Debug, Default)]
 pub struct InheritedSockets {
-    /// For tenants, named `listen`, or the first of those without a name.
+    /// The socket for tenants: the one named `listen`, or the first socket if it has no name.
     pub listen: Option<TcpListener>,
-    /// For operators, named `admin`, or the second.
+    /// The socket for operators: the one named `admin`, or the second socket if it has no name.
     pub admin: Option<TcpListener>,
 }
 
-/// The sockets this process was started with; none without a launcher that passes any.
+/// The sockets that the launcher passed to this process; none if it passed none.
 pub fn inherited() -> io::Result<InheritedSockets> {
-    // Read before the library takes the other variables away.
+    // Read first, because the library removes the other variables.
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = ListenFd::from_env();
     let mut sockets = InheritedSockets::default();
@@ -37,14 +38,14 @@ pub fn inherited() -> io::Result<InheritedSockets> {
     Ok(sockets)
 }
 
-/// Whom a socket is for.
+/// The listener that a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SocketRole {
     Listen,
     Admin,
 }
 
-/// What each of `passed` sockets is for, by `names` with colons between.
+/// The role of each of `passed` sockets, by `names`, which colons separate.
 fn roles(names: &str, passed: usize) -> io::Result<Vec<SocketRole>> {
     let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     let mut roles = Vec::new();
@@ -77,20 +78,21 @@ impl SocketRole {
     }
 }
 
-/// How far along the process is.
+/// The stages that the service manager is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceStage {
-    /// It serves, or is through with a reload.
+    /// The process serves, or has finished a reload.
     Ready,
-    /// It was asked to reload.
+    /// A reload was requested.
     Reloading,
-    /// It ends.
+    /// The process is stopping.
     Stopping,
-    /// All of it still turns.
+    /// All workers still run their tasks.
     Alive,
 }
 
-/// Tells the service manager, if there is one. It never waits for it: one that does not listen must not stop anything.
+/// Notifies the service manager, if there is one. The call never blocks: an unresponsive service manager must not stop
+/// the process.
 pub fn tell(stage: ServiceStage) {
     let Ok(address) = env::var("NOTIFY_SOCKET") else {
         return;
@@ -116,7 +118,7 @@ fn send(address: &str, text: &str) -> io::Result<()> {
     socket.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
-/// Within which time the service manager wants to hear from this process.
+/// The watchdog timeout that the service manager set for this process, if any.
 fn watchdog() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let meant = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
@@ -125,7 +127,7 @@ fn watchdog() -> Option<Duration> {
         .map(Duration::from_micros)
 }
 
-/// Tells the service manager again and again that every worker still turns, if it wants to know.
+/// Notifies the service manager regularly that every worker still runs its tasks, if a watchdog timeout is set.
 pub async fn keep_telling(workers: Vec<Handle>) {
     let Some(within) = watchdog() else {
         return;
@@ -134,7 +136,8 @@ pub async fn keep_telling(workers: Vec<Handle>) {
     loop {
         tick.tick().await;
         for worker in &workers {
-            // Nothing, but the worker has to come by to do it. One that has ended is on purpose.
+            // The task is empty, but completes only if the worker runs its tasks. A worker that has ended did so on
+            // purpose, and counts as running.
             let _turned = worker.spawn(async {}).await;
         }
         tell(ServiceStage::Alive);

@@ -21,8 +21,8 @@ impl Serialize for Rfc3339 {
     }
 }
 
-/// Formats times like [`Rfc3339`]. Log lines mostly follow one another within a second, so the text of the last second
-/// is kept.
+/// Formats times like `Rfc3339`. Log lines mostly follow one another within a second, so the text of the last second is
+/// kept.
 #[derive(Default)]
 pub struct Rfc3339Cache {
     second: Option<u64>,

@@ -1,7 +1,7 @@
-//! Access to the state folder: nobody but its owner may put anything there, and nothing there leads elsewhere.
+//! Access to the state folder: only its owner may add files there, and no name there leads elsewhere.
 //!
-//! A spent replay memory that is put back admits spent requests again, so a folder or a file that others may write is
-//! refused, and so are links. A group may write: Kubernetes' `fsGroup` has it so.
+//! A spent replay memory that is put back admits spent requests again. So a folder or file that is open to others is
+//! refused, and so are links. A group may write, because Kubernetes' `fsGroup` requires it.
 
 use std::fs::{Metadata, OpenOptions};
 use std::io;
@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use crate::process::file_access;
 use crate::process::files::{FileSystem, OpenFile};
 
-/// Makes the folder for its owner alone if it is not there; gives its path without links.
+/// Makes the folder with access for its owner alone if it does not exist; returns its path without links.
 pub(super) fn open_folder(files: &FileSystem, folder: &Path) -> io::Result<PathBuf> {
     files.make_folder(folder)?;
-    // The folder itself may be behind a link, as systemd makes one; but only once, so that it stays one folder.
+    // The folder itself may be behind a link, as systemd makes one. The link is followed only once, so that the folder
+    // stays the same.
     let folder = folder.canonicalize()?;
     inspect(files, &folder)?;
     Ok(folder)
 }
 
-/// Refuses a folder that others may write, or in which a file of ours is none or is open to others.
+/// Refuses a folder that others may write, or in which one of our names is not a regular file or is open to others.
 pub(super) fn inspect(files: &FileSystem, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
     file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
@@ -32,7 +33,7 @@ pub(super) fn inspect(files: &FileSystem, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of a file while it is written.
+/// The name of a file while it is being written.
 pub(super) fn unfinished(name: &str) -> String {
     format!("{name}.unfinished")
 }
@@ -56,17 +57,17 @@ fn inspect_opened(path: &Path, metadata: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// A file of the folder, for reading and writing; made for its owner alone if it is not there.
+/// Opens a file of the folder for reading and writing; makes a missing file with access for its owner alone.
 pub(super) fn open(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
     opened(files, private().create(true).truncate(false), path)
 }
 
-/// A file that must not be there yet.
+/// Creates a file that must not exist yet.
 pub(super) fn create(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
     opened(files, private().create_new(true), path)
 }
 
-/// A file's content and what it looks like, if it is there.
+/// The content and metadata of a file, if it exists.
 pub(super) fn read(files: &FileSystem, path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
     let mut file = match opened(files, &mut private(), path) {
         Ok(file) => file,
@@ -77,7 +78,7 @@ pub(super) fn read(files: &FileSystem, path: &Path) -> io::Result<Option<(Vec<u8
     Ok(Some((file.read_to_end()?, metadata)))
 }
 
-/// A file's content, if it is there, for a process that need not be allowed to write it.
+/// The content of a file, if it exists, for a process that may lack write permission.
 pub(super) fn look(files: &FileSystem, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut file = match opened(files, private().write(false), path) {
         Ok(file) => file,
@@ -87,7 +88,8 @@ pub(super) fn look(files: &FileSystem, path: &Path) -> io::Result<Option<Vec<u8>
     file.read_to_end().map(Some)
 }
 
-/// Writes a file anew: whoever reads it finds all of it or all of the one before, whenever the machine stops.
+/// Replaces a file: a reader finds the complete new file or the complete old one, even after the machine stops at any
+/// moment.
 pub(super) fn replace(
     files: &FileSystem,
     folder: &Path,
@@ -104,7 +106,7 @@ pub(super) fn replace(
     Ok(file)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub(super) fn remove(files: &FileSystem, path: &Path) -> io::Result<()> {
     match files.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -118,7 +120,7 @@ fn opened(files: &FileSystem, options: &mut OpenOptions, path: &Path) -> io::Res
     Ok(file)
 }
 
-/// Readable by the owner alone: the memory's key would let others aim for collisions.
+/// Options for a file that only its owner can read: the replay memory's key would let others aim for collisions.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);

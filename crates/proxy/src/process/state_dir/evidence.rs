@@ -1,8 +1,9 @@
-//! Evidence that a file is the very one that a run left, not long ago, and no copy of it.
+//! Evidence that a file is the original that a run left recently, and no copy.
 //!
-//! A copy has the content and may have the times that programs can set, but neither the inode nor the time of its birth.
-//! What no file tells, such as a snapshot of the whole disk or a run elsewhere meanwhile, time does: a run that takes no
-//! memory over is guarded for `timestamp.future_ms`, so while that has not passed there was none that admitted anything.
+//! A copy has the content and may have the times that programs can set, but neither the inode nor the birth time. A
+//! snapshot of the whole disk, or a run elsewhere meanwhile, leaves no trace in a file; the elapsed time covers those
+//! cases. A run without a handed-over memory is guarded for `timestamp.future_ms`, so before that time has passed no
+//! other run can have admitted anything.
 
 use std::fs::Metadata;
 use std::io;
@@ -12,35 +13,35 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::process::files::FileSystem;
 
-/// What a copy of a file or folder does not share with it.
+/// The properties of a file or folder that a copy does not share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     inode: u64,
-    /// Nanoseconds since 1970; 0 where the file system does not tell.
+    /// The birth time, in nanoseconds since 1970; 0 where the file system does not report it.
     born: u64,
 }
 
-/// Stands behind a memory: who left it, where and when.
+/// The trailer of a handed-over replay memory: the run that left it, the place and the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HandoverTrailer {
     pub run: RunNumber,
     pub file: FileIdentity,
     pub boot: BootNumber,
-    /// When it was written, in milliseconds since 1970 by the file system's clock.
+    /// The time of writing, in milliseconds since 1970 by the file system's clock.
     pub written_ms: u64,
 }
 
 /// The number of a run, in hexadecimal: random, so that no two runs have the same.
 pub(super) type RunNumber = [u8; 32];
-/// The number the kernel gives to the time between two starts of the machine; zeros where it does not tell.
+/// The kernel's boot id; zeros where the kernel does not report it.
 pub(super) type BootNumber = [u8; 16];
 
-/// How many bytes a trailer has.
+/// The length of a trailer, in bytes.
 pub(super) const TRAILER: usize = 32 + 16 + 16 + 8;
-/// Without a time of birth, how long after it was written a file may have got its name and place. Restored from a backup
-/// it gets them much later.
+/// Without a birth time, the longest time between the writing of a file and its placement under its name. A restore
+/// from a backup places the file much later.
 const PLACED_WITHIN_MS: u64 = 60_000;
-/// How far file times may go back without a clock that did: they are rounded.
+/// How far file times may go back although no clock did: file times are rounded.
 const ROUNDING_MS: u64 = 100;
 
 impl FileIdentity {
@@ -71,7 +72,8 @@ fn millis(seconds: i64, nanoseconds: i64) -> u64 {
     u64::try_from(seconds * 1_000 + nanoseconds / 1_000_000).unwrap_or(0)
 }
 
-/// The machine's number since its last start. A system that does not tell it never does; one that fails to may.
+/// The boot id of the machine. A system without a boot id never has one, so a missing id counts as zeros. Any other
+/// read error may pass, so it is returned.
 pub(super) fn boot(files: &FileSystem) -> io::Result<BootNumber> {
     let text = match files.read(Path::new("/proc/sys/kernel/random/boot_id")) {
         Err(error)
@@ -85,7 +87,7 @@ pub(super) fn boot(files: &FileSystem) -> io::Result<BootNumber> {
         text => text?,
     };
     let mut boot = [0; 16];
-    // Another form is none.
+    // An id in another form counts as none.
     let _ = hex::decode_to_slice(
         String::from_utf8_lossy(&text).trim().replace('-', ""),
         &mut boot,
@@ -120,8 +122,8 @@ impl HandoverTrailer {
         })
     }
 
-    /// Why a file with this trailer, which looks like this `now_ms` by the file system's clock since this `boot`, is not
-    /// what `run` left less than `within` ago; `None` if it is.
+    /// Why a file with this trailer and this metadata is not the file that `run` left less than `within` ago; `None` if
+    /// it is. `now_ms` is the present time by the file system's clock, `boot` the present boot id.
     pub(super) fn misfit(
         &self,
         run: &[u8],
@@ -131,7 +133,7 @@ impl HandoverTrailer {
         within: Duration,
     ) -> Option<&'static str> {
         let placed_ms = millis(file.ctime(), file.ctime_nsec());
-        // Touched when the process that left it ended.
+        // The process that left the file touched it when it ended.
         let left_ms = modified_ms(file).max(self.written_ms);
         let away = Duration::from_millis(now_ms.saturating_sub(left_ms));
         if self.run != run {

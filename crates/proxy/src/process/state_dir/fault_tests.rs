@@ -1,5 +1,6 @@
-//! Every system call of the state folder and of the mark fails once, for a while, or for good: no memory is used twice,
-//! no mark goes back, no run has the number of another, and once the fault is gone the next start succeeds.
+//! Every system call of the state folder and of the watermark fails once, for a while, or permanently: no replay memory
+//! is used twice, no watermark goes back, no run has the number of another, and once the fault is gone the next start
+//! succeeds.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,29 +9,29 @@ use super::*;
 use crate::process::files::SystemCall;
 use crate::process::files::faults::Faults;
 
-/// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
+/// I/O error; no space; no descriptor; and 0, which only makes reads and writes short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];
 const NOW: u64 = 1_767_225_600_000;
 const WITHIN: Duration = Duration::from_mins(10);
 const FUTURE_MS: u64 = 10_000;
 
-/// What processes that follow each other did with one folder.
+/// The history of consecutive processes on one folder.
 struct Runs {
     folder: tempfile::TempDir,
     faults: Faults,
     now_ms: u64,
-    /// Memories that a start used.
+    /// The replay memories that a start used.
     used: HashSet<Vec<u8>>,
     numbers: HashSet<RunNumber>,
-    /// What the latest run left, if it came so far.
+    /// The replay memory that the latest run left, if it came so far.
     left: Option<Vec<u8>>,
     /// The latest stamp that may have been admitted.
     admitted_ms: u64,
 }
 
 impl Runs {
-    /// A process that starts, serves while the mark is moved twice, and is killed or ends in order; none if the start
-    /// fails.
+    /// Runs a process that starts, serves while the watermark advances, and is killed or ends in order. An error means
+    /// that the start failed.
     fn run(&mut self, in_order: bool) -> io::Result<()> {
         let mut state = StateDir::open_with(FileSystem::with(&self.faults), self.folder.path())?;
         let inheritance = state.inherit(WITHIN)?;
@@ -53,7 +54,7 @@ impl Runs {
             PreviousRun::Lost => true,
         };
         let mark = state.mark()?;
-        // A guard lasts until the mark at least: nothing admitted before is admitted again.
+        // A guard lasts at least until the watermark: no earlier admission can repeat.
         assert!(
             mark.left_ms() >= self.admitted_ms,
             "the mark went back, guarded: {is_guarded}"
@@ -66,11 +67,11 @@ impl Runs {
         }
         mark.close();
         if in_order {
-            // The number tells it apart from all others.
+            // The run number distinguishes this memory from all others.
             let memory = [&state.run.unwrap()[..], &self.admitted_ms.to_le_bytes()].concat();
             self.left = Some(memory.clone());
             if let Ok(departure) = state.hand_over(&memory) {
-                // The next start may wait longer if it fails.
+                // After a failure the next start may wait longer.
                 let _ = departure.touch();
             }
         }
@@ -81,9 +82,9 @@ impl Runs {
 /// A first use that ends in order, a start that takes its memory over and is killed, and two more.
 fn survives(runs: &mut Runs) {
     for in_order in [true, false, true, true] {
-        // A process that cannot start is started again; what it had admitted in that time is nothing.
+        // A process that cannot start is started again; it admitted nothing in that time.
         let _ = (0..3).find_map(|_| runs.run(in_order).ok());
-        // Its clock may come back earlier than it was.
+        // The next clock may be earlier than the previous one.
         runs.now_ms -= 2_500;
     }
     runs.faults.end();
@@ -98,7 +99,7 @@ fn survives(runs: &mut Runs) {
 fn any_system_call_of_the_state_folder_may_fail() {
     let mut failed = Vec::new();
     for error in ERRORS {
-        // How long a fault lasts makes a difference; by which number, for long, does not.
+        // The length of a fault makes a difference; for long faults the error number does not.
         let lengths = [0, 4, usize::MAX / 2];
         for &long in &lengths[..if error == ERRORS[0] { 3 } else { 1 }] {
             for first in 0.. {
