@@ -1,9 +1,9 @@
-//! The audit journal: who asked for this write or money call, and what became of it, so that it can be answered in a
-//! year.
+//! Audit journal: the caller and the outcome of every write and money call, so that both can be shown in a year.
 //!
-//! Every such call has a record *before*, which is on the disk before anything is sent, and one *after*, which delays
-//! nobody. Records are chained with a keyed hash ([`gatepay_core::chain`]), so that altering, removing or reordering
-//! them shows. One thread writes: while it waits for the disk, what arrives gathers for the next sync (group commit).
+//! Every such call has a record *before*, which is on the disk before anything is sent, and a record *after*, which
+//! delays no request. Records are chained with a keyed hash ([`gatepay_core::chain`]), so that altering, removing or
+//! reordering records shows. A single thread writes: records that arrive during a sync gather for the next (group
+//! commit).
 
 mod begin;
 pub mod entry;
@@ -33,25 +33,25 @@ use head::HeadFolder;
 use meters::{FileRotation, JournalMeters};
 use writer::JournalWriter;
 
-/// How long a record that nobody waits for may lie before it is written.
+/// How long a record that no caller awaits may be queued before it is written.
 const LAZY: Duration = Duration::from_millis(200);
-/// How many calls have to share a sync for it to be worth waiting for as many before the next.
+/// The number of calls that must share a sync for the next sync to wait for as many.
 const MANY: usize = 4;
-/// How long that may take at most: little beside what GatePay takes. A disk that is faster is not waited for longer than
-/// it takes itself.
+/// The longest such wait: little beside GatePay's own time. If the last sync took less, the wait is as long as that
+/// sync.
 const GATHER: Duration = Duration::from_micros(500);
 
-/// Where write and money calls are written down.
+/// The journal of write and money calls.
 pub struct Journal {
     shared: Arc<JournalShared>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The record before could not be written: nothing may be sent.
+/// The record *before* could not be written: the call must not be sent.
 #[derive(Debug)]
 pub struct JournalUnavailable;
 
-/// A call that was written down and may be sent. Dropped, it writes the record after, with whatever is known by then.
+/// A call that was written down and may be sent. Its `Drop` submits the record *after*, with the facts known by then.
 pub struct PendingCall {
     shared: Arc<JournalShared>,
     after: Option<CallResult>,
@@ -67,15 +67,15 @@ struct JournalShared {
 #[derive(Default)]
 struct JournalQueue {
     entries: Vec<TimedEntry>,
-    /// Who waits for some of them.
+    /// The callers that await the sync of these entries.
     waiting: Vec<oneshot::Sender<()>>,
-    /// Whether the writer has to be woken: it is not for every call, since that costs a system call each.
+    /// Whether the writer sleeps and has to be woken. Waking it for every call would cost a system call each.
     asleep: bool,
     ending: bool,
 }
 
 impl Journal {
-    /// Begins a run in `folder`, with a first record on the disk when this returns. Its head is kept in `heads`.
+    /// Begins a run in `folder`. Its first record is on the disk when this returns, and its head is kept in `heads`.
     pub fn start(
         folder: impl JournalFolder + Send + 'static,
         heads: Option<&HeadFolder>,
@@ -103,12 +103,13 @@ impl Journal {
         })
     }
 
-    /// Whether it can be written, as far as is known: asked before a call takes anything it would have to give back.
+    /// Whether the journal can be written, as far as known. Asked before a call takes permits that it would have to
+    /// return.
     pub fn is_available(&self) -> bool {
         self.shared.available.load(Ordering::Acquire)
     }
 
-    /// Writes down who asks for what, and returns once that is on the disk.
+    /// Writes the record *before* of a call, and returns once the record is on the disk.
     pub async fn before(&self, before: CallIntent) -> Result<PendingCall, JournalUnavailable> {
         if !self.is_available() {
             return Err(JournalUnavailable);
@@ -116,7 +117,7 @@ impl Journal {
         let after = CallResult::of(&before);
         let (done, synced) = oneshot::channel();
         self.shared.submit(JournalEntry::Before(before), Some(done));
-        // The sender is dropped unused if the record could not be written.
+        // The writer drops the sender unused if the record could not be written.
         synced.await.map_err(|_| JournalUnavailable)?;
         Ok(PendingCall {
             shared: Arc::clone(&self.shared),
@@ -124,14 +125,14 @@ impl Journal {
         })
     }
 
-    /// Writes down that another configuration is in force: its hash, and what changed in words.
+    /// Writes down that another configuration is in force: its hash, and the changes in words.
     pub fn configuration(&self, hash: String, changes: Vec<String>) {
         self.shared
             .submit(JournalEntry::Configuration { hash, changes }, None);
     }
 
-    /// Writes down what an operator does to a party, and returns once that is on the disk. If that cannot be, of what was
-    /// done already it is written as soon as it can be.
+    /// Writes down a suspension act of an operator, and returns once the record is on the disk. If writing fails, the
+    /// record of an act that was done already is written as soon as the journal can be written again.
     pub async fn suspension(&self, act: SuspensionAct) -> Result<(), JournalUnavailable> {
         let entry = JournalEntry::Suspension(act);
         if !self.is_available() && entry.comes_first() {
@@ -142,17 +143,17 @@ impl Journal {
         synced.await.map_err(|_| JournalUnavailable)
     }
 
-    /// The same, without waiting.
+    /// Writes down a suspension act without awaiting the disk.
     pub fn note_suspension(&self, act: SuspensionAct) {
         self.shared.submit(JournalEntry::Suspension(act), None);
     }
 
-    /// Writes what is queued and the record that the run ended in order.
+    /// Writes the queued records and the record that the run ended in order.
     pub fn finish(&self) {
         self.end_unless(|| false);
     }
 
-    /// The same, unless the disk takes so long that it is `overdue`: gives whether it was written.
+    /// Does the same unless it becomes `overdue` first. Gives whether the writer finished.
     pub fn end_unless(&self, overdue: impl FnMut() -> bool) -> bool {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(thread) = writer.take() else {
@@ -178,7 +179,7 @@ impl Drop for Journal {
 }
 
 impl PendingCall {
-    /// An attempt is made under a stamp of ours.
+    /// An upstream attempt is made under a stamp of the proxy's.
     pub fn attempt(&mut self, client_id: &ClientId, stamp: &Stamp<'_>) {
         if let Some(after) = &mut self.after {
             after.attempts.push(JournaledAttempt {
@@ -189,7 +190,7 @@ impl PendingCall {
         }
     }
 
-    /// GatePay answered. The ids it gave are taken from `body` by the journal's thread.
+    /// GatePay answered. The journal's thread takes GatePay's ids from `body`.
     pub fn answered(&mut self, status: u16, code: Option<&str>, body: &Bytes) {
         if let Some(after) = &mut self.after {
             after.status = Some(status);
@@ -198,14 +199,14 @@ impl PendingCall {
         }
     }
 
-    /// What GatePay was seen to have of it, after its answer was lost.
+    /// Sets the outcome that a look-up observed at GatePay after the answer was lost.
     pub fn observed(&mut self, observed: &'static str) {
         if let Some(after) = &mut self.after {
             after.observed = Some(observed);
         }
     }
 
-    /// How it ended; until somebody says so it is unknown.
+    /// Sets the call's outcome, which is `unknown` until then.
     pub fn outcome(&mut self, outcome: &'static str) {
         if let Some(after) = &mut self.after {
             after.outcome = outcome;
@@ -238,8 +239,9 @@ impl JournalShared {
         }
     }
 
-    /// What has gathered: at once if somebody waits for it, else after a while. Where so `many` shared the last sync, the
-    /// first of them are not let go alone: those that they were answered with ask again within a moment.
+    /// Takes the queued records: at once if a caller awaits them, else after `LAZY`. If `many` calls shared the last
+    /// sync, the first few wait for the others, up to `moment` and `GATHER`: callers that were answered together call
+    /// again almost together.
     fn gathered(&self, many: usize, moment: Duration) -> JournalQueue {
         let mut queue = self.lock();
         queue.asleep = true;
@@ -265,7 +267,7 @@ impl JournalShared {
 
 /// The journal's thread.
 fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>) {
-    // What could not be written and has to be: calls that were sent have a record after, whatever happens.
+    // Records that must still be written after a failure: every call that was sent has a record *after*.
     let mut kept: Vec<TimedEntry> = Vec::new();
     let (mut many, mut took) = (0, Duration::ZERO);
     loop {
@@ -284,7 +286,7 @@ fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>)
             Ok(()) => {
                 kept.clear();
                 for done in waiting {
-                    // Whoever left meanwhile is no fault of the journal.
+                    // Sending fails if the caller left meanwhile, which is no fault of the journal.
                     let _ = done.send(());
                 }
                 if !was_available {
@@ -294,7 +296,7 @@ fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>)
                 writer.meters().available.set(1);
             }
             Err(error) => {
-                // Those calls are refused and never sent, so their records would be of nothing.
+                // Calls that await their record are refused and never sent, so their records are dropped.
                 kept.retain(|timed| !timed.entry.comes_first());
                 shared.available.store(false, Ordering::Release);
                 writer.meters().available.set(0);

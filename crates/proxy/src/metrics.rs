@@ -20,79 +20,80 @@ use crate::record::access_log::LogMeters;
 use crate::record::meters::RequestMeters;
 use crate::upstream::meters::{ClockMeters, SignerMeters, UpstreamMeters};
 
-/// Every metric, and the children that are kept instead of looked up.
+/// Every metric of the program. Labeled children are kept here, so counting needs no look-up.
 pub struct Metrics {
     registry: Registry,
-    /// Requests, whoever sends them.
+    /// Metrics of requests, over all callers.
     pub requests: Arc<RequestMeters>,
-    /// Tenants and operators.
+    /// Metrics of tenants and operators.
     pub tenants: Arc<TenantSeries>,
-    /// Connections from tenants that are open.
+    /// Open connections from callers.
     pub connections: IntGauge,
-    /// Heads that hyper could not read and answered itself, or closed.
+    /// Heads that were refused because they have no valid reading, or more than one.
     pub unreadable_heads: IntCounter,
-    /// Times a new connection found no slot free and none that could be given up.
+    /// Times a new connection found no free connection slot, and no idle connection to close for it.
     pub connections_full: IntCounter,
-    /// When the listener's certificate expires.
+    /// When the listener's certificate expires, in seconds since 1970.
     pub certificate_expiry: IntGauge,
-    /// Connections the system did not hand over, mostly for want of a file descriptor.
+    /// Connections that `accept` failed to hand over, mostly for want of a file descriptor.
     pub accept_errors: IntCounter,
-    /// Connections refused because their address has as many as it may.
+    /// Connections refused because their address had `listen.max_connections_per_address` open.
     pub connections_refused: IntCounter,
     /// Connections of trusted proxies that did not begin with a PROXY header.
     pub proxy_headers_refused: IntCounter,
-    /// Connections that were asked to end although nothing on them was late.
+    /// Connections that were asked to end although none of their timeouts had passed.
     pub connections_ended: EndedMeters,
-    /// Connections closed because answers were not being taken.
+    /// Connections closed because the caller did not read the answer.
     pub readers_stalled: IntCounter,
-    /// Connections of HTTP/2 closed because of what they were flooded with.
+    /// HTTP/2 connections closed because of a flood of frames.
     pub http2_floods: IntCounter,
-    /// Requests refused because as many as may be were being answered.
+    /// Requests refused because the most requests allowed, in all or per address, were being answered.
     pub requests_crowded: IntCounter,
-    /// GatePay's side.
+    /// Metrics of calls to GatePay.
     pub upstream: Arc<UpstreamMeters>,
-    /// This machine's clock.
+    /// Metrics of this machine's clock.
     pub clock: ClockMeters,
-    /// Stamps remembered.
+    /// Stamps in the replay memory.
     pub replay_entries: IntGauge,
-    /// How many may be.
+    /// The capacity of the replay memory, in stamps.
     pub replay_entries_limit: IntGauge,
     /// Access lines that were dropped because the writer could not keep up.
     pub lines_dropped: IntCounter,
     /// Access lines that `log.sample_successes` left out.
     pub lines_left_out: IntCounter,
-    /// 1 while `/ready` says so.
+    /// 1 while `/ready` reports readiness.
     pub ready: IntGauge,
-    /// What the kernel says.
+    /// Process metrics, read from the kernel.
     pub process: ProcessUsage,
-    /// The audit journal's, if there is one.
+    /// Metrics of the audit journal. They stay at zero without a journal.
     pub journal: journal::meters::JournalMeters,
-    /// What becomes of changed files.
+    /// Metrics of configuration reloads.
     pub reloads: ReloadMeters,
-    /// Who is suspended by hand.
+    /// Metrics of parties suspended by hand.
     pub suspensions: SuspensionMeters,
-    /// How the institution's credentials take turns.
+    /// Metrics of the rotation of the institution's credentials.
     pub signer: SignerMeters,
-    /// Whether workers turn.
+    /// Metrics of stalled workers.
     pub workers: WorkerMeters,
 }
 
-/// Counts of connections that were asked to end although nothing on them was late.
+/// Counts of connections that were asked to end although none of their timeouts had passed.
 pub struct EndedMeters {
-    /// For a new connection, when all slots were taken: of a party.
+    /// Closed for a new connection when all connection slots were taken; a request on it had been verified.
     pub full_verified: IntCounter,
-    /// The same, where no request was ever verified.
+    /// Closed for a new connection when all connection slots were taken; no request on it had been verified.
     pub full_unverified: IntCounter,
-    /// A new one, of an address that had more requests under way than any holder of an idle connection had connections.
+    /// New connections that were refused when all connection slots were taken: their address had more requests under
+    /// way than any holder of an idle connection had connections.
     pub full_refused: IntCounter,
-    /// It was open for `listen.connection_age_ms`.
+    /// Connections that were open for `listen.connection_age_ms`.
     pub age: IntCounter,
-    /// `listen.tls.client_ca` changed.
+    /// Connections that ended because `listen.tls.client_ca` changed.
     pub client_ca: IntCounter,
 }
 
 impl Metrics {
-    /// All metrics at zero.
+    /// Makes all metrics, at zero.
     ///
     /// # Panics
     /// Never: the names are distinct and well formed, as a test shows.
@@ -173,7 +174,7 @@ impl Metrics {
         }
     }
 
-    /// What is counted of access lines.
+    /// The metrics of access lines.
     pub fn lines(&self) -> LogMeters {
         LogMeters {
             dropped: self.lines_dropped.clone(),
@@ -181,7 +182,7 @@ impl Metrics {
         }
     }
 
-    /// The text Prometheus scrapes.
+    /// The text that Prometheus scrapes.
     pub fn render(&self) -> Vec<u8> {
         use prometheus::Encoder as _;
         let mut text = Vec::with_capacity(64 * 1024);
@@ -302,7 +303,7 @@ mod tests {
         };
         assert_eq!(said(), None);
         for number in 1..=3 {
-            // As every reload asks.
+            // Every reload asks for the tenant's metrics anew.
             let tenant = metrics.tenants.of(Some("acme"));
             tenant.ended(Kind::Write, RequestOutcome::Failure);
             assert_eq!(said(), line(number));

@@ -1,4 +1,4 @@
-//! What metrics are made with.
+//! Building blocks of metrics.
 
 pub mod histogram;
 pub mod outcome;

@@ -1,7 +1,7 @@
-//! Record: every request exactly once, however it ends: one access line and its metrics.
+//! Request record: each request is recorded exactly once, as one access line and its metrics.
 //!
-//! A [`RequestRecord`] is made from the head and travels with the request, at last inside the body of the answer. It is
-//! written when it is dropped, which also happens if the caller hangs up or something panics.
+//! A [`RequestRecord`] begins at the head and travels with the request, in the end inside the answer's body. Its `Drop`
+//! submits the access line, so a caller that hangs up and a panic are recorded too.
 
 pub mod access_line;
 pub mod access_log;
@@ -41,36 +41,36 @@ use crate::record::telemetry::Telemetry;
 use crate::record::trace::TraceContext;
 use crate::refusal::{Blame, CallOutcome, Refusal};
 
-/// What is known of a request so far.
+/// The state of a request that its access line, metrics and journal record need.
 pub struct RequestRecord {
     telemetry: Arc<Telemetry>,
-    /// What the access line will say, with what it does not hold itself.
+    /// The access line in the making. `generation`, `key` and `detail` are its details.
     line: AccessLine,
     generation: Option<Arc<Generation>>,
     key: Option<String>,
     detail: Option<String>,
-    /// Of the operation.
+    /// The operation's kind.
     kind: Option<Kind>,
-    /// Its stamp, while it is counted as under way.
+    /// The request's stamp, while the replay memory counts it as a copy under way.
     arrival: Option<StampFingerprint>,
-    /// Why its stamp may have been admitted though it is refused.
+    /// Why an earlier copy of the refused request may have been admitted.
     doubt: Option<EarlierCopy>,
-    /// Whether it came by an operator's path.
+    /// Whether the request came by an operator's path.
     by_operator: bool,
-    /// Whose turn it is, and since when.
+    /// The current phase, and the elapsed time at which it began.
     phase: (RequestPhase, Duration),
-    /// Written down in the audit journal; when it is let go, so is how the call ended.
+    /// The call's pending journal entry. Dropping it writes the call's result to the audit journal.
     journal: Option<journal::PendingCall>,
-    /// Whether the credential it was verified by was in force.
+    /// Whether the credential that signed the request is in force.
     in_force: bool,
     /// Set once the answer's last byte was handed over.
     relayed: bool,
-    /// Its connection is not idle while this lives.
+    /// Keeps the connection from counting as idle.
     busy: ActiveRequest,
 }
 
 impl RequestRecord {
-    /// Begins when the head has arrived, in the place where it stays: it is handed on from step to step, and large.
+    /// Begins the record when the head has arrived. It is boxed because it is large and moves from step to step.
     pub fn begin(
         telemetry: &Arc<Telemetry>,
         peer: IpAddr,
@@ -97,25 +97,25 @@ impl RequestRecord {
         })
     }
 
-    /// The request's id, as it stands in `X-Request-Id`.
+    /// The request id, as sent in `X-Request-Id`.
     pub fn id(&self) -> [u8; 32] {
         let mut digits = [0; 32];
         hex::encode_to_slice(self.line.id, &mut digits).expect("16 bytes make 32 digits");
         digits
     }
 
-    /// When its head arrived, in milliseconds since 1970.
+    /// When the request's head arrived, in milliseconds since 1970.
     pub fn began_unix_ms(&self) -> u64 {
         self.line.time
     }
 
-    /// What the caller is told of its trace, if it has one.
+    /// The answer's `traceparent`, if the caller sent a trace.
     pub fn trace(&self) -> Option<impl AsRef<[u8]>> {
         let span = self.line.id.first_chunk().expect("there are 16");
         self.line.trace.map(|trace| trace.answer(*span))
     }
 
-    /// The operation it is for, and whether it speaks the institution's form.
+    /// Sets the operation, its generation, and whether the request came by an operator's path.
     pub fn operation(&mut self, position: usize, generation: &Arc<Generation>, by_operator: bool) {
         self.by_operator = by_operator;
         self.kind = Some(generation.catalogue.rows()[position].kind);
@@ -123,23 +123,23 @@ impl RequestRecord {
         self.generation = Some(Arc::clone(generation));
     }
 
-    /// The party it claims to be from, by its position in the registry.
+    /// Sets the party that the request claims to be from, by its position in the registry.
     pub fn claimed(&mut self, position: usize) {
         self.line.party = place(position);
     }
 
-    /// Its stamp is read: until it is admitted or refused, it counts as a copy under way.
+    /// Reports the request's stamp to the replay memory: a copy under way until the request is admitted or refused.
     pub fn arrives(&mut self, print: StampFingerprint) -> Result<(), UnusableStamp> {
         self.arrival = Some(print);
         self.telemetry.replay.copy_arrives(print)
     }
 
-    /// Its stamp was recorded as used, for this request.
+    /// The replay memory has recorded the stamp as used by this request.
     pub fn admitted(&mut self) {
         self.arrival = None;
     }
 
-    /// It is refused: whether another copy of it was or may be executed. Decided once.
+    /// Whether another copy of the refused request was or may be executed. Decided once.
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {
             self.doubt = self.telemetry.replay.refused(print);
@@ -147,7 +147,7 @@ impl RequestRecord {
         self.doubt.is_some()
     }
 
-    /// The same of a request that was refused before its caller was identified, by its head.
+    /// Decides the same from the head of a request that was refused before its caller was identified.
     pub fn is_refused_unidentified(&mut self, head: &RefusedHead<'_>) {
         if self.arrival.is_none() && self.doubt.is_none() {
             let replay = &self.telemetry.replay;
@@ -157,36 +157,36 @@ impl RequestRecord {
         }
     }
 
-    /// Why it may have been executed though it is refused, if it may.
+    /// Why a copy of the refused request may have been executed, if one may.
     pub fn doubt(&self) -> Option<EarlierCopy> {
         self.doubt
     }
 
-    /// What it does, if its path is known.
+    /// The operation's kind, if the request's path is known.
     pub fn kind(&self) -> Option<Kind> {
         self.kind
     }
 
-    /// Its operation's place in this generation's catalogue, and whether an operator calls it, if its path is known.
+    /// The generation, the operation's position in its catalogue, and whether an operator calls, if the path is known.
     pub fn known_operation(&self) -> Option<(&Generation, usize, bool)> {
         let position = self.line.operation? as usize;
         Some((self.generation.as_deref()?, position, self.by_operator))
     }
 
-    /// It is from whom it claims to be from: from here on it counts as that tenant's.
+    /// The signature is verified: from here on the request counts as the claimed party's.
     pub fn verified(&mut self, position: usize, credential: usize) {
         self.line.credential = place(credential);
         if let Some(generation) = &self.generation {
             let used = generation.used(position, credential);
             used.note(self.line.time);
-            // Positions change with a reload, lanes do not.
+            // A reload changes positions but keeps each party's `TenantLimits`, so its address identifies the party.
             let lane = NonNull::from(&**generation.tenant_limits(position));
             self.busy.verified(lane.addr());
         }
     }
 
-    /// Its signature is right, by a credential that is not in force: it is refused, and counted, logged and shown as that
-    /// party's.
+    /// The signature is right, but its credential is not in force. The request is refused, and is counted, logged and
+    /// shown as that party's.
     pub fn not_in_force(&mut self, position: usize, credential: usize) {
         self.claimed(position);
         self.line.credential = place(credential);
@@ -213,7 +213,7 @@ impl RequestRecord {
         self.detail = Some(format!("the signature is right, but the credential {why}"));
     }
 
-    /// Awaits what is somebody else's turn to give. What is there at once took nobody's turn, and no clock is read.
+    /// Awaits `future` and charges the wait to the phase `turn`. A future that is ready at once costs no clock reading.
     pub async fn wait_in<F: Future + Unpin>(
         &mut self,
         turn: RequestPhase,
@@ -235,7 +235,7 @@ impl RequestRecord {
         output
     }
 
-    /// Awaits its body. Nothing comes of that if its connection gives way to a new one meanwhile.
+    /// Awaits the request's body. Gives `None` if the connection gives way to a new one meanwhile.
     pub async fn receives<F: Future + Unpin>(&mut self, mut body: F) -> Option<F::Output> {
         let mut waiting = false;
         let output = poll_fn(|cx| {
@@ -260,7 +260,7 @@ impl RequestRecord {
         output
     }
 
-    /// From here on it is somebody's turn. Where a request's time goes is told by this. Gives the time by the clock.
+    /// Ends the current phase, adds its time to the line, and begins the phase `turn`. Gives the clock's elapsed time.
     pub fn enter_phase(&mut self, turn: RequestPhase) -> Duration {
         let now = self.telemetry.clock.elapsed();
         let (before, since) = self.phase;
@@ -269,42 +269,42 @@ impl RequestRecord {
         now
     }
 
-    /// How long its body was.
+    /// Sets the length of the request's body, in bytes.
     pub fn body(&mut self, bytes: usize) {
         self.line.bytes_in = bytes;
     }
 
-    /// The idempotency key it carries, for the access line.
+    /// Sets the request's idempotency key, for the access line.
     pub fn key(&mut self, key: Option<String>) {
         self.key = key;
     }
 
-    /// The idempotency key it carries.
+    /// The request's idempotency key.
     pub fn known_key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// Limits that would have refused it, had they been enforced.
+    /// Sets the shadow limits that would have refused the request, had they been enforced.
     pub fn shadow(&mut self, shadow: LimitSet) {
         self.line.shadow = shadow;
     }
 
-    /// What is left of the caller's rate, if it is known who calls what, and wanted on every answer.
+    /// What is left of the caller's rate, if caller and operation are known and `ratelimit_headers` is set.
     pub fn left(&self) -> Option<(Rate, u32)> {
-        // Of a credential that is not in force the answer says no more than to a stranger.
+        // With a credential that is not in force, the answer says no more than to an unidentified caller.
         let wanted = self.telemetry.ratelimit_headers && self.in_force;
         let kind = self.kind.filter(|_| wanted)?;
         self.tenant_limits().map(|lane| lane.left(kind))
     }
 
-    /// Whose request it is, once that is proved.
+    /// The party's `TenantLimits`, once a credential is known to have signed the request.
     fn tenant_limits(&self) -> Option<&TenantLimits> {
         let (generation, party) = self.generation.as_ref().zip(self.line.party)?;
         let lane = generation.tenant_limits(party as usize);
         self.line.credential.map(|_| &**lane)
     }
 
-    /// An attempt begins, signed as this client under this stamp.
+    /// An upstream attempt begins, signed as this client under this stamp.
     pub fn attempt(&mut self, client_id: &ClientId, stamp: &FreshStamp) {
         if let Some(open) = &mut self.journal {
             open.attempt(client_id, &stamp.as_stamp());
@@ -315,7 +315,7 @@ impl RequestRecord {
         }
     }
 
-    /// What GatePay was seen to have of a call whose answer was lost.
+    /// Sets the outcome that a look-up observed at GatePay for a call whose answer was lost.
     pub fn observed(&mut self, observed: ObservedOutcome) {
         self.line.observed = Some(observed);
         if let Some(open) = &mut self.journal {
@@ -324,12 +324,12 @@ impl RequestRecord {
         self.telemetry.upstream.resolutions[observed as usize].inc();
     }
 
-    /// What the log may know beyond what the caller is told.
+    /// Sets the detail that the log shows and the caller's answer leaves out.
     pub fn detail(&mut self, detail: String) {
         self.detail = Some(detail);
     }
 
-    /// GatePay answered; of a long answer the body is not known.
+    /// GatePay answered. `body` does not hold the body of a long answer.
     pub fn answered(&mut self, status: u16, judgement: &AnswerJudgement, body: &Bytes) {
         if let Some(open) = &mut self.journal {
             let code = judgement.code.as_ref().map(EnvelopeCode::as_str);
@@ -347,7 +347,7 @@ impl RequestRecord {
         }
     }
 
-    /// What became of the write or money call that was answered, after all that was asked about it.
+    /// Sets the final outcome of a write or money call that was answered, after any look-up.
     pub fn settled(&mut self, outcome: CallOutcome) {
         let line = &mut self.line;
         (line.end, line.level) = match outcome {
@@ -355,7 +355,7 @@ impl RequestRecord {
             CallOutcome::Refused | CallOutcome::NotExecuted => {
                 (RequestOutcome::Failure, LineLevel::Info)
             }
-            // GatePay said no, and it is known why: `observed` says that it has what has this key.
+            // GatePay refused because it already has an object with this key, as `observed` says.
             CallOutcome::Found if line.end == RequestOutcome::Failure => {
                 (RequestOutcome::Failure, LineLevel::Info)
             }
@@ -363,7 +363,7 @@ impl RequestRecord {
         };
     }
 
-    /// The proxy refused. Of the request's copies [`is_in_doubt`](Self::is_in_doubt) has been asked.
+    /// The proxy refused the request. [`is_in_doubt`](Self::is_in_doubt) must have been called before.
     pub fn refused(&mut self, refusal: &Refusal) {
         let slug = refusal.slug();
         self.line.refusal = Some(slug);
@@ -374,7 +374,7 @@ impl RequestRecord {
             _ => RequestOutcome::Unknown,
         };
         self.line.level = match (refusal.blame(), refusal) {
-            // The start itself said so, once; whoever calls meanwhile is no news.
+            // The start logged this once, so a refusal for each caller adds nothing.
             (Blame::Caller, _) | (_, Refusal::Starting { .. }) => LineLevel::Info,
             (Blame::Upstream, _) => LineLevel::Warn,
             (Blame::Us, _) => LineLevel::Error,
@@ -390,53 +390,53 @@ impl RequestRecord {
         let tenant = tenant.map(|(of, at)| of.registry.at(at as usize).party().id.as_str());
         match self.line.level {
             LineLevel::Info => tracing::debug!(id, tenant, refusal = slug, detail, "{refusal}"),
-            // In an outage it is the same for every request, and each has its access line.
+            // In an outage every request fails for the same reason, and each has its access line.
             _ if !telemetry.seldom.may(telemetry.clock.elapsed()) => {}
             LineLevel::Warn => tracing::warn!(id, tenant, refusal = slug, detail, "{refusal}"),
             LineLevel::Error => tracing::error!(id, tenant, refusal = slug, detail, "{refusal}"),
         }
     }
 
-    /// It is written down in the audit journal and may be sent.
+    /// The call is written down in the audit journal and may be sent.
     pub fn journaled(&mut self, open: journal::PendingCall) {
         self.journal = Some(open);
     }
 
-    /// The answer is composed: how the call ended is known, and written down whatever becomes of the caller.
+    /// The answer is composed. The call's outcome goes to the journal even if the caller leaves.
     pub fn decided(&mut self) {
         if let Some(mut open) = self.journal.take() {
             open.outcome(self.line.end.as_str());
         }
     }
 
-    /// The status of the answer.
+    /// Sets the answer's HTTP status.
     pub fn status(&mut self, status: u16) {
         self.line.status = Some(status);
     }
 
-    /// The answer begins; from here on the caller has to take it.
+    /// The answer begins. From here on the proxy waits for the caller to read it.
     pub fn answering(&mut self) {
         self.busy.answering();
     }
 
-    /// Some of the answer's body was handed over.
+    /// Adds bytes of the answer's body that were handed over.
     pub fn sent(&mut self, bytes: u64) {
         self.busy.answering();
         self.line.bytes_out += bytes;
     }
 
-    /// The answer was cut short: the caller's connection must not end as if it were whole.
+    /// The answer was cut short: the caller's connection must be aborted, not closed as after a whole answer.
     pub fn cut(&self) {
         self.busy.abort();
     }
 
-    /// All of the answer was handed over.
+    /// The whole answer was handed over.
     pub fn relayed(&mut self) {
         self.relayed = true;
     }
 }
 
-/// A place as a line has it: there are fewer than four billion of any.
+/// A position as the 32-bit number that an access line holds.
 fn place(at: usize) -> Option<u32> {
     u32::try_from(at).ok()
 }
@@ -460,7 +460,7 @@ impl Drop for RequestRecord {
             && line.end == RequestOutcome::CallerLeft
             && line.attempts > 0
         {
-            // Nobody waits for GatePay any more, for the process ends; what it made of the call is open.
+            // The process ends, so nothing awaits GatePay's answer: the call's outcome is unknown.
             line.end = RequestOutcome::Unknown;
             line.level = LineLevel::Warn;
         }
@@ -472,7 +472,8 @@ impl Drop for RequestRecord {
                 lane.meters().ended(kind, line.end);
             }
         }
-        // What somebody may ask about later is always written down: money, doubt, trouble, and what the caller traces.
+        // Sampling may leave out routine successes only. Always logged: money calls, failures, callers that left,
+        // retries and traces that the caller samples.
         let routine = line.end == RequestOutcome::Success
             && self.kind != Some(Kind::Money)
             && !line.caller_left

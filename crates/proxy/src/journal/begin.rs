@@ -1,4 +1,4 @@
-//! Beginning: a run's number and first file, and what its first record says of the runs before it.
+//! Beginning a run: its number, its first file, and its first record's statement about earlier runs.
 
 use std::io;
 
@@ -8,16 +8,16 @@ use super::entry::{self, JournalEntry, PreviousEnd};
 use super::folder::{FilePart, JournalFolder};
 use super::head::{ChainHead, HeadFile, HeadFolder, KeptHead, KeptHeads, LatestRun};
 
-/// A run that has a number and a file, and no record yet.
+/// A run that has a number and a file, but no record yet.
 pub(super) struct RunStart<F: JournalFolder> {
     pub(super) part: FilePart,
     pub(super) file: F::File,
     pub(super) head: Option<HeadFile>,
-    /// Its first record.
+    /// The run's first record.
     pub(super) begun: JournalEntry,
 }
 
-/// Takes the number after all that were ever given, as far as files or heads of them are left.
+/// Takes the number after all known numbers: those of the journal's files, of the kept heads and of the latest run.
 pub(super) fn begin<F: JournalFolder>(
     folder: &F,
     heads: Option<&HeadFolder>,
@@ -71,8 +71,8 @@ fn claim<F: JournalFolder>(
     Ok((folder.create(part)?, head))
 }
 
-/// Says in the log if the latest run that is known is gone with its head. The number is not given again, so that the gap
-/// shows for good.
+/// Logs an error if the latest known run is gone together with its head. The number is not given again, so that the gap
+/// stays visible.
 fn tell_of_latest(kept: &KeptHeads, last: Option<u32>) {
     match kept.latest {
         LatestRun::Known(run) if Some(run) > last && !kept.heads.contains_key(&run) => {
@@ -88,7 +88,7 @@ fn tell_of_latest(kept: &KeptHeads, last: Option<u32>) {
     }
 }
 
-/// Numbers that were taken by starts that went no further.
+/// Run numbers that were taken by starts that made no journal file.
 fn unused(kept: &KeptHeads, parts: &[FilePart]) -> Vec<u32> {
     let has_file = |run: u32| parts.iter().any(|part| part.run == run);
     let claimed = kept
@@ -101,7 +101,7 @@ fn unused(kept: &KeptHeads, parts: &[FilePart]) -> Vec<u32> {
         .collect()
 }
 
-/// The latest head that is known, if the journal does not have its record.
+/// The latest kept head, if the journal does not have its record.
 fn missing(
     folder: &impl JournalFolder,
     kept: &KeptHeads,
@@ -145,7 +145,7 @@ fn has_record(text: &[u8], head: &ChainHead, key: &SigningKey) -> bool {
         let Some((record, link)) = entry::split(line) else {
             return false;
         };
-        // Of the first in a file it is unknown here which it follows.
+        // The record before a file's first record is not known here.
         if before.is_some_and(|before: ChainLink| before.next(key, record) != link) {
             return false;
         }
@@ -157,8 +157,8 @@ fn has_record(text: &[u8], head: &ChainHead, key: &SigningKey) -> bool {
     false
 }
 
-/// How the last run that has a record ended: its last record that is whole and follows from the one before it in the
-/// same file.
+/// The end of the last run that has a record: its last record that is whole and follows from the record before it in
+/// the same file.
 fn last_run(
     folder: &impl JournalFolder,
     parts: &[FilePart],
@@ -168,7 +168,7 @@ fn last_run(
     for (index, part) in parts.iter().enumerate().rev() {
         let text = folder.read(*part)?;
         let (end, whole) = last_record(&text, key);
-        // Those of a later run without a record are not behind this one's.
+        // Torn bytes of a later run without a record do not count for this run.
         if parts.get(index + 1).is_none_or(|next| next.run != part.run) {
             torn_bytes = 0;
         }
@@ -187,8 +187,8 @@ fn last_run(
     Ok(None)
 }
 
-/// The last record of a file that follows from the one before, and how many bytes are whole. The first is taken as it
-/// is: `audit verify` looks at all.
+/// The last record of a file that follows from the record before it, and the number of bytes up to its end. The first
+/// record is taken unverified: `audit verify` checks all records.
 fn last_record(text: &[u8], key: &SigningKey) -> (Option<(u64, ChainLink)>, usize) {
     let (mut end, mut whole) = (None, 0);
     for line in text.split_inclusive(|byte| *byte == b'\n') {

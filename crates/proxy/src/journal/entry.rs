@@ -1,4 +1,4 @@
-//! What is written down, and how: one JSON object per line, its link last.
+//! Journal entries and their format: one JSON object per line, its link last.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::place::{ChainHead, ChainPosition};
 use crate::process::timestamp::Rfc3339;
 
-/// The ids GatePay gives to what it was asked for (schemas.md): what a dispute and a notification are found by.
+/// The ids that GatePay gives (schemas.md), by which disputes and notifications are matched to calls.
 const IDS: [&str; 12] = [
     "prepayId",
     "transactionId",
@@ -28,110 +28,110 @@ const IDS: [&str; 12] = [
     "orderId",
 ];
 
-/// A record and when it was made.
+/// A record and its time, in milliseconds since 1970.
 pub(super) struct TimedEntry {
     pub(super) unix_ms: u64,
     pub(super) entry: JournalEntry,
 }
 
-/// A record.
+/// The kinds of records.
 pub(super) enum JournalEntry {
-    /// A run begins, after the run before it.
+    /// A run begins, after the previous run.
     Begun {
         version: &'static str,
         follows: Option<PreviousEnd>,
-        /// The head of an earlier run that was not in the journal as it was written.
+        /// The kept head of an earlier run whose record was not in the journal as it was written.
         missing: Option<ChainHead>,
-        /// Numbers that starts took without writing a record.
+        /// Run numbers that starts took without writing a record.
         unused: Vec<u32>,
     },
-    /// A call is about to be sent.
+    /// The record *before*: a call is about to be sent.
     Before(CallIntent),
-    /// What became of it.
+    /// The record *after*: the outcome of the call.
     After(CallResult),
     /// Another configuration is in force.
     Configuration { hash: String, changes: Vec<String> },
     /// A party was suspended by hand, or is about to be resumed.
     Suspension(SuspensionAct),
-    /// It can be written again, after this long.
+    /// The journal can be written again, after this many milliseconds.
     Resumed { after_ms: u64 },
     /// The run ended in order.
     Ended,
 }
 
-/// The end of the run before, as it was found.
+/// The end of the previous run, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousEnd {
-    /// Its number.
+    /// The run's number.
     pub run: u32,
-    /// Its last whole record; 0 if it has none.
+    /// The number of the run's last whole record, or 0 without a record.
     pub seq: u64,
-    /// That record's link, as it stood there.
+    /// That record's link, as it was read.
     pub link: String,
-    /// Bytes after it that were no whole record: what was being written when the process or the machine died.
+    /// Bytes after that record that were no whole record: a write that the end of the process or machine interrupted.
     pub torn_bytes: u64,
-    /// Whether that run's process still had the file open, so that more may have come.
+    /// Whether that run's process still had the file open, so that more records may have come.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub running: bool,
 }
 
-/// Who asks for what.
+/// The contents of a record *before*: the caller and the call.
 pub struct CallIntent {
     /// `X-Request-Id` of the answer: 32 hexadecimal digits.
     pub id: [u8; 32],
     /// The tenant or operator.
     pub party: String,
-    /// The credential it signed with.
+    /// The client id of the credential that signed the call.
     pub client_id: String,
-    /// Where it came from.
+    /// The caller's IP address.
     pub peer: IpAddr,
     /// The catalogue's name for the call.
     pub operation: String,
-    /// What the call does to the world.
+    /// The operation's kind.
     pub kind: &'static str,
-    /// The account it is made for, if for one.
+    /// The account that the call is made for, if any.
     pub account: Option<String>,
-    /// The value of its idempotency key.
+    /// The value of the call's idempotency key.
     pub key: Option<String>,
-    /// The amounts that the body names.
+    /// The amounts in the body.
     pub amounts: BodyAmounts,
     /// The caller's timestamp, as signed.
     pub timestamp: String,
     /// The caller's nonce, as signed.
     pub nonce: String,
-    /// The caller's signature: with the digest it proves what was asked for, to whoever has the caller's secret.
+    /// The caller's signature. With the digest it proves the call's contents to a holder of the caller's secret.
     pub signature: Signature,
-    /// The body that was signed; its digest is written down, not it.
+    /// The body that was signed. Only its digest is written down.
     pub body: Bytes,
 }
 
-/// What an operator of the proxy does to a party on the admin address.
+/// A suspension or resumption of a party by an operator of the proxy, on the admin address.
 #[derive(Debug, Clone)]
 pub struct SuspensionAct {
-    /// What it is.
+    /// The action taken.
     pub action: SuspensionAction,
-    /// The tenant or operator it is done to.
+    /// The tenant or operator that the action concerns.
     pub party: String,
     /// The name of the operator of the proxy.
     pub by: String,
-    /// Where the request came from.
+    /// The IP address that the request came from.
     pub peer: IpAddr,
 }
 
-/// What is done to a party.
+/// The action that a suspension record states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SuspensionAction {
-    /// It was suspended.
+    /// The party was suspended.
     Suspend,
-    /// It is about to be resumed.
+    /// The party is about to be resumed.
     Resume,
-    /// It was not, after all.
+    /// The announced resumption failed.
     ResumeFailed,
 }
 
 impl JournalEntry {
-    /// Whether it is about something that happens only once it is written.
+    /// Whether the recorded act may happen only once the record is written.
     pub(super) fn comes_first(&self) -> bool {
         match self {
             Self::Before(_) => true,
@@ -141,7 +141,7 @@ impl JournalEntry {
     }
 }
 
-/// What became of a call.
+/// The contents of a record *after*: the outcome of a call.
 pub(super) struct CallResult {
     pub(super) id: [u8; 32],
     pub(super) party: String,
@@ -153,7 +153,7 @@ pub(super) struct CallResult {
     pub(super) answer: Bytes,
 }
 
-/// One attempt, under a stamp of the institution's.
+/// An upstream attempt, under a stamp of the institution's.
 #[derive(Serialize)]
 pub(super) struct JournaledAttempt {
     pub(super) client_id: String,
@@ -162,7 +162,7 @@ pub(super) struct JournaledAttempt {
 }
 
 impl CallResult {
-    /// Nothing is known yet.
+    /// A result without an answer: the outcome is `unknown`.
     pub(super) fn of(before: &CallIntent) -> Self {
         Self {
             id: before.id,
@@ -177,7 +177,7 @@ impl CallResult {
     }
 }
 
-/// What stands in every line.
+/// The members of every line.
 #[derive(Serialize)]
 struct EntryLine<'a> {
     run: u32,
@@ -212,7 +212,7 @@ enum EntryBody<'a> {
         key: Option<&'a str>,
         #[serde(skip_serializing_if = "<[BodyAmount]>::is_empty")]
         amounts: &'a [BodyAmount],
-        /// Of lists with more currencies than are kept apart.
+        /// The count of amounts in lists with more currencies than are listed apart.
         #[serde(skip_serializing_if = "is_none")]
         unlisted_amounts: u32,
         timestamp: &'a str,
@@ -259,7 +259,7 @@ fn is_none(count: &u32) -> bool {
     *count == 0
 }
 
-/// Appends the record that follows `place` and moves on to it.
+/// Appends the record that follows `place`, and advances `place` to the new record.
 pub(super) fn append(
     text: &mut Vec<u8>,
     place: &mut ChainPosition,
@@ -276,7 +276,7 @@ pub(super) fn append(
     };
     // Strings and numbers always serialize into memory.
     let _ = serde_json::to_writer(&mut *text, &line);
-    // The closing brace comes after the link.
+    // The closing brace is written after the link.
     text.pop();
     place.link = place.link.next(key, &text[begin..]);
     text.extend_from_slice(LINK);
@@ -284,14 +284,14 @@ pub(super) fn append(
     text.extend_from_slice(b"\"}\n");
 }
 
-/// What stands between a record and its link.
+/// The bytes between a record and its link.
 const LINK: &[u8] = b",\"link\":\"";
-/// What stands after the link, without the line's end.
+/// The bytes after the link, without the line feed.
 const CLOSE: &[u8] = b"\"}";
 /// Hexadecimal digits of a link.
 const DIGITS: usize = 64;
 
-/// A line without its end, taken apart: the bytes that are chained, and the link.
+/// Splits a line without its line feed into the chained bytes and the link.
 pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainLink)> {
     let rest = line.strip_suffix(CLOSE)?;
     let (rest, digits) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
@@ -299,12 +299,12 @@ pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainLink)> {
     Some((record, ChainLink::parse(str::from_utf8(digits).ok()?)?))
 }
 
-/// The number a line says it has.
+/// The record's number, as the line states it.
 pub(super) fn seq(line: &[u8]) -> Option<u64> {
     numbers(line).map(|(_, seq)| seq)
 }
 
-/// The run a line says it is of, and its number there.
+/// The run and the record's number in it, as the line states them.
 pub(super) fn numbers(line: &[u8]) -> Option<(u32, u64)> {
     #[derive(Deserialize)]
     struct NumberedAttempt {
@@ -370,7 +370,7 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
 }
 
 fn digest(before: &CallIntent) -> String {
-    // It was parsed before, so it parses.
+    // The stamp parsed when the request was verified, so it parses again.
     Stamp::parse(before.timestamp.as_bytes(), before.nonce.as_bytes())
         .map(|stamp| hex::encode(payload::digest(&stamp, &before.body)))
         .unwrap_or_default()
@@ -380,7 +380,7 @@ fn digits(id: &[u8; 32]) -> &str {
     str::from_utf8(id).unwrap_or_default()
 }
 
-/// The ids in an answer, which stand in `data` or at the top.
+/// GatePay's ids in an answer, from `data` or else from the top level.
 fn ids(answer: &[u8]) -> BTreeMap<&'static str, String> {
     let Ok(answer) = serde_json::from_slice::<Value>(answer) else {
         return BTreeMap::new();

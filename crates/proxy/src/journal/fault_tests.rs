@@ -1,5 +1,5 @@
-//! Every system call of the journal fails once, or for a while: nothing is lost, doubled, or said to be on the disk too
-//! early, and once the fault is gone the journal goes on by itself.
+//! Every system call of the journal fails once, or for a while. No record is lost, doubled, or acknowledged before it
+//! is on the disk. Once the fault is gone, the journal goes on by itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,20 +14,20 @@ use super::*;
 use crate::process::files::faults::Faults;
 use crate::process::files::{FileSystem, SystemCall};
 
-/// Input or output failed; no space; no descriptor; and 0, by which reads and writes are only short.
+/// The error numbers `EIO`, `ENOSPC` and `EMFILE`, and 0, by which reads and writes are only short.
 const ERRORS: [i32; 4] = [5, 28, 24, 0];
-/// Records small enough for three files.
+/// A file size small enough for the records to need three files.
 const SMALL: FileRotation = FileRotation {
     bytes: 2_000,
     ..ROOMY
 };
 const CALLS: usize = 8;
-/// The first run here. Of earlier ones there are heads, of which the first is old enough to be removed.
+/// The number of the first run. Earlier runs have heads, of which the first is old enough to be removed.
 const FIRST: u32 = 9;
-/// Of so many runs the heads are kept.
+/// The number of runs whose heads are kept.
 const KEPT: u32 = 8;
 
-/// A journal and the folder of its heads, used by one process after the other.
+/// A journal and the folder of its heads, used by successive processes.
 struct Machine {
     folder: tempfile::TempDir,
     clock: Clock,
@@ -86,7 +86,7 @@ impl Machine {
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    /// How often each call is written down.
+    /// The number of records of each call.
     fn written(&self) -> BTreeMap<usize, usize> {
         let mut written = BTreeMap::new();
         for file in self.files() {
@@ -99,7 +99,7 @@ impl Machine {
         written
     }
 
-    /// Whether the record of a call is on the disk, and its file's name too.
+    /// Whether both the record of a call and its file's name are on the disk.
     fn is_durable(&self, number: usize) -> bool {
         let key = format!("\"key\":\"trade-{number}\"");
         let mut files = self.files().into_iter();
@@ -108,7 +108,7 @@ impl Machine {
     }
 }
 
-/// A run that was killed while it wrote, for the run under test to follow.
+/// Makes a run that was killed while it wrote, for the run under test to follow.
 fn killed(machine: &Machine) {
     let mut writer = machine.begin(&Faults::none()).unwrap();
     machine.write(&mut writer, CALLS).unwrap();
@@ -123,12 +123,12 @@ fn append(file: &Path, bytes: &[u8]) {
     file.unwrap().write_all(bytes).unwrap();
 }
 
-/// A process serves while calls fail; then they do no more, and it ends in order; then another runs.
+/// A process serves while system calls fail. The faults stop, and the process ends in order. Then another process runs.
 fn survives(machine: &Machine) {
     killed(machine);
     let faults = &machine.faults;
     let mut acknowledged = Vec::new();
-    // A process that cannot start is started again.
+    // A process that fails to start is started again.
     let mut writer = (0..3).find_map(|_| machine.begin(faults).ok());
     for number in 0..CALLS {
         machine.clock.advance(Duration::from_secs(1));
@@ -180,7 +180,7 @@ fn survives(machine: &Machine) {
 fn any_system_call_of_the_journal_may_fail() {
     let mut failed = Vec::new();
     for error in ERRORS {
-        // How long a fault lasts makes a difference; by which number, for long, does not.
+        // The length of a fault matters. For long faults, the error number does not.
         let lengths = [0, 4, usize::MAX / 2];
         for long in &lengths[..if error == ERRORS[0] { 3 } else { 1 }] {
             let mut first = 0;

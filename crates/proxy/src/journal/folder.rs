@@ -1,5 +1,5 @@
-//! The journal's files: every run begins a new one, so that a process that drains and its successor never write the
-//! same, and what a crash tore stays as it is.
+//! The journal's files. Every run begins a new file, so that a draining process and its successor never write the same
+//! file, and a file that a crash tore stays as it is.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::process::file_access;
 use crate::process::files::{FileSystem, OpenFile};
 
-/// One file: a run of the process, and which of its files.
+/// A journal file: the run of the process, and the number of the file in the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FilePart {
     /// Runs count from 1.
@@ -18,31 +18,31 @@ pub struct FilePart {
     pub part: u32,
 }
 
-/// Where the files are; a real folder, or one that fails when told to.
+/// A folder of journal files: on a disk, or simulated in tests.
 pub trait JournalFolder {
     /// A file that is open for writing.
     type File: JournalFile + Send;
-    /// The files there are, in order.
+    /// The files in the folder, in order.
     fn parts(&self) -> io::Result<Vec<FilePart>>;
-    /// What stands in one of them.
+    /// Reads a file.
     fn read(&self, part: FilePart) -> io::Result<Vec<u8>>;
-    /// Makes a file; one that exists is an error. When it returns, the file's name is on the disk.
+    /// Makes a file. An existing file is an error. When this returns, the file's name is on the disk.
     fn create(&self, part: FilePart) -> io::Result<Self::File>;
-    /// Opens a file that this run began to make and that counts for nothing yet, and empties it.
+    /// Opens and empties a file that this run began to make and that holds no valid record yet.
     fn reopen(&self, part: FilePart) -> io::Result<Self::File>;
-    /// Whether the name still leads to this file: it was not moved, removed or replaced, and neither was the folder.
+    /// Whether the name still leads to this open file: neither file nor folder was moved, removed or replaced.
     fn is_in_place(&self, part: FilePart, file: &Self::File) -> io::Result<bool>;
     /// Whether a process has the file open for writing.
     fn is_written(&self, part: FilePart) -> io::Result<bool>;
 }
 
-/// A file that is only added to.
+/// An append-only file.
 pub trait JournalFile {
-    /// Adds bytes at the end.
+    /// Appends bytes.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Returns when all that was added is on the disk.
+    /// Returns when all appended bytes are on the disk.
     fn sync(&mut self) -> io::Result<()>;
-    /// Takes back what stands after `length`.
+    /// Removes the bytes after `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
@@ -53,7 +53,7 @@ pub struct DiskFolder {
 }
 
 impl DiskFolder {
-    /// Opens the folder, and makes it if it is not there, for its owner alone.
+    /// Opens the folder, and makes it with access for its owner alone if it does not exist.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let disk = Self::at(folder);
         disk.files.make_folder(folder)?;
@@ -61,7 +61,7 @@ impl DiskFolder {
         Ok(disk)
     }
 
-    /// The folder, whether it is there or not, for reading.
+    /// The folder for reading, which need not exist.
     pub fn at(folder: &Path) -> Self {
         Self::with(FileSystem::default(), folder)
     }
@@ -75,7 +75,8 @@ impl DiskFolder {
         self.folder.join(part.to_string())
     }
 
-    /// The file, locked for as long as it is open. It is no link: what is written, and emptied, is the journal's own.
+    /// Opens a file, which stays locked while it is open. Links are refused, so that only the journal's own files are
+    /// written or emptied.
     fn open_file(&self, options: &OpenOptions, part: FilePart) -> io::Result<OpenFile> {
         let file = file_access::open(&self.files, options, &self.path(part))?;
         file.try_lock()?;
@@ -83,7 +84,7 @@ impl DiskFolder {
     }
 }
 
-/// What starting would fail by: a folder that everybody may write. Changes nothing.
+/// Reports a fault that a start would fail by: a folder that every user may write. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
     match inspect_folder(&FileSystem::default(), folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -157,7 +158,7 @@ impl JournalFile for OpenFile {
 }
 
 impl FilePart {
-    /// Reads a file's name; `None` for files that are not the journal's.
+    /// Parses a file name; `None` for files that are not the journal's.
     pub fn parse(name: &str) -> Option<Self> {
         let (run, part) = name
             .strip_prefix("audit-")?
@@ -172,7 +173,7 @@ impl FilePart {
     }
 }
 
-/// The file's name; names sort as their numbers do.
+/// The file's name. Names sort like their numbers.
 impl std::fmt::Display for FilePart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "audit-{:06}-{:04}.jsonl", self.run, self.part)

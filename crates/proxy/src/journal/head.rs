@@ -1,8 +1,8 @@
-//! Heads: where each run's chain ends, kept apart from the chain.
+//! Heads: the end of each run's chain, kept apart from the chain.
 //!
-//! A chain shows by itself what was altered in it, but not that its end, or the last run as a whole, is gone. So each run
-//! has a file `audit-000007.head` in `state_dir`, made before the run's first record, with the last record that is on the
-//! disk. It is also what keeps the number of a run from being given twice.
+//! A chain shows altered records by itself, but not that its end, or the whole last run, is gone. So each run has a
+//! file such as `audit-000007.head` in `state_dir`, made before the run's first record. The file names the last record
+//! that is on the disk. The file also keeps a run number from being given twice.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -18,45 +18,45 @@ use super::place::ChainPosition;
 use crate::process::file_access;
 use crate::process::files::{FileSystem, OpenFile};
 
-/// What the file of a run says.
+/// The content of a run's head file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptHead {
-    /// The number was taken; no record is known to be on the disk.
+    /// The run number was taken; no record is known to be on the disk.
     Claimed,
-    /// Its last record known to be on the disk, and in which file.
+    /// The run's last record known to be on the disk, and the record's file.
     At(ChainHead, FilePart),
-    /// It is not as it was written.
+    /// The file is not as it was written.
     Altered,
 }
 
-/// What is kept beside a journal.
+/// The heads that are kept beside a journal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct KeptHeads {
-    /// What the files of all runs say, by run.
+    /// The heads of all runs, by run number.
     pub heads: BTreeMap<u32, KeptHead>,
     /// The number of the latest run, from a file of its own.
     pub latest: LatestRun,
 }
 
-/// The number of the latest run that began. It shows that a run was removed with its head.
+/// The number of the latest run that began. It shows that a run was removed together with its head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LatestRun {
-    /// It is kept nowhere, as by earlier versions.
+    /// The number is not kept: earlier versions did not keep it.
     #[default]
     Unknown,
-    /// It is this.
+    /// The number, as kept.
     Known(u32),
-    /// It is not as it was written.
+    /// The kept number is not as it was written.
     Altered,
 }
 
 impl KeptHeads {
-    /// Whether nothing is kept.
+    /// Whether no head and no latest run is kept.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The highest number that was given, as far as is known.
+    /// The highest run number that is known to have been given.
     pub(super) fn last(&self) -> Option<u32> {
         let latest = match self.latest {
             LatestRun::Known(run) => Some(run),
@@ -66,41 +66,41 @@ impl KeptHeads {
     }
 }
 
-/// The folder of the heads' files.
+/// The folder of the head files.
 pub struct HeadFolder {
     files: FileSystem,
     folder: PathBuf,
 }
 
-/// The file of the run that writes.
+/// The head file of the running process.
 pub struct HeadFile {
     file: OpenFile,
     second: bool,
 }
 
-/// What stands in a file.
+/// The text of a kept file.
 enum KeptText {
-    /// There is none.
+    /// The file does not exist.
     Absent,
-    /// It is a link, or no regular file.
+    /// The file is a link, or no regular file.
     Refused,
     Text(Vec<u8>),
 }
 
-/// The file has two places, written in turns, so that one of them is always whole.
+/// The offsets of a head file's two places, which are written in turn, so that a whole place always remains.
 const PLACES: [usize; 2] = [0, 4_096];
-/// A place has this many bytes, filled with blanks.
+/// The size of a place in bytes, padded with blanks.
 const BYTES: usize = 256;
-/// Of so many runs the heads are kept: more than can be draining at a time.
+/// The number of runs whose heads are kept: more than can be draining at a time.
 const KEPT: u32 = 8;
 
 impl HeadFolder {
-    /// The heads in a folder, whether it is there or not.
+    /// The heads in a folder, which need not exist.
     pub fn at(folder: &Path) -> Self {
         Self::with(FileSystem::default(), folder)
     }
 
-    /// Where the heads of a journal are: in the state folder, or else beside the journal.
+    /// The heads of a journal, in the state folder or else in the journal's folder.
     pub fn of(state_dir: Option<&Path>, journal: &Path) -> Self {
         Self::at(state_dir.unwrap_or(journal))
     }
@@ -110,7 +110,8 @@ impl HeadFolder {
         Self { files, folder }
     }
 
-    /// What starting would fail by: a name of theirs, of whatever run, that is a link or no file. Changes nothing.
+    /// Reports a fault that a start would fail by: a head file of any run that is a link or no regular file. Changes
+    /// nothing.
     pub fn inspect(&self) -> io::Result<()> {
         let names = match self.files.names(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -131,7 +132,7 @@ impl HeadFolder {
         Ok(())
     }
 
-    /// What is known of all runs.
+    /// Reads the heads of all runs and the number of the latest run.
     pub fn read(&self, key: &SigningKey) -> io::Result<KeptHeads> {
         let names = match self.files.names(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -141,7 +142,7 @@ impl HeadFolder {
         let mut heads = BTreeMap::new();
         for run in runs {
             let head = match self.text(&self.path(run))? {
-                // A run that begins at this moment removes old ones.
+                // A run that begins at this moment removes old head files.
                 KeptText::Absent => continue,
                 KeptText::Refused => KeptHead::Altered,
                 KeptText::Text(text) => parse(run, &text, key),
@@ -161,7 +162,7 @@ impl HeadFolder {
     fn text(&self, path: &Path) -> io::Result<KeptText> {
         match file_access::open(&self.files, OpenOptions::new().read(true), path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeptText::Absent),
-            // A link, say; not what the system itself refuses.
+            // Without an OS error code, `file_access` refused the file: for example a link.
             Err(error)
                 if error.kind() == io::ErrorKind::PermissionDenied
                     && error.raw_os_error().is_none() =>
@@ -173,7 +174,7 @@ impl HeadFolder {
         }
     }
 
-    /// Takes the number of a run, which must be free. When it returns, that is on the disk.
+    /// Takes a run number, which must be free. When this returns, the number is on the disk.
     pub(super) fn claim(&self, run: u32, key: &SigningKey) -> io::Result<HeadFile> {
         self.files.make_folder(&self.folder)?;
         let file = self.create(&self.path(run))?;
@@ -185,7 +186,7 @@ impl HeadFolder {
         })
     }
 
-    /// Writes the number of the latest run anew: a reader finds this one or the one before it.
+    /// Replaces the number of the latest run: a reader finds either the new number or the old.
     fn keep_latest(&self, run: u32, key: &SigningKey) -> io::Result<()> {
         let unfinished = self.folder.join(LATEST_UNFINISHED);
         match self.files.remove(&unfinished) {
@@ -199,14 +200,14 @@ impl HeadFolder {
         self.files.sync_folder(&self.folder)
     }
 
-    /// Makes a file where no name is yet, not even a link's.
+    /// Makes a file under a name that does not exist, not even as a link.
     fn create(&self, path: &Path) -> io::Result<OpenFile> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         file_access::open(&self.files, &options, path)
     }
 
-    /// Removes the heads of runs that are long over.
+    /// Removes the heads of runs that are `KEPT` or more runs old.
     pub(super) fn prune(&self, kept: &KeptHeads, run: u32) {
         for old in kept.heads.keys().filter(|old| **old + KEPT <= run) {
             if let Err(error) = self.files.remove(&self.path(*old)) {
@@ -221,7 +222,7 @@ impl HeadFolder {
 }
 
 impl HeadFile {
-    /// Notes the last record that is on the disk. It outlives the process at once, and the machine once it is
+    /// Writes the last record that is on the disk. The head outlives the process at once, and the machine once it is
     /// [synced](Self::sync).
     pub(super) fn write(
         &mut self,
@@ -243,15 +244,15 @@ impl HeadFile {
     }
 }
 
-/// What one place has: the head, the file it is in, and a MAC over both, chained like a record so that it can only be
-/// made by the journal's key.
+/// The text of a place: the head, the record's file, and a MAC over both. The MAC is chained like a record, so that
+/// only the journal's key can make it.
 fn line(head: &ChainHead, part: FilePart, key: &SigningKey) -> String {
     let text = format!("head {head} {part}");
     let mac = head.link.next(key, text.as_bytes());
     format!("{text} {mac}")
 }
 
-/// The later of the places that are whole.
+/// The later head of the places that are whole.
 fn parse(run: u32, text: &[u8], key: &SigningKey) -> KeptHead {
     let whole = PLACES.into_iter().filter_map(|at| {
         let place = text.get(at..at + BYTES)?;
@@ -264,17 +265,17 @@ fn parse(run: u32, text: &[u8], key: &SigningKey) -> KeptHead {
     });
     match whole.max_by_key(|(head, _)| head.seq) {
         Some((head, part)) => KeptHead::At(head, part),
-        // The first was never written whole.
+        // The first place was never written whole.
         None if text.len() < BYTES => KeptHead::Claimed,
         None => KeptHead::Altered,
     }
 }
 
-/// The file with the number of the latest run, and its name while it is written.
+/// The name of the file with the number of the latest run.
 const LATEST: &str = "audit-latest";
 const LATEST_UNFINISHED: &str = "audit-latest.unfinished";
 
-/// The number, and a MAC that only the journal's key makes.
+/// The run number, and a MAC that only the journal's key can make.
 fn latest_line(run: u32, key: &SigningKey) -> String {
     let text = format!("latest {run}");
     let mac = ChainLink::ORIGIN.next(key, text.as_bytes());

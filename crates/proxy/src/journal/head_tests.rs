@@ -1,4 +1,4 @@
-//! The journal against the heads that are kept beside it: what a chain alone does not show.
+//! The journal against the heads that are kept beside it: tampering that a chain alone does not show.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::*;
 struct Kept(tempfile::TempDir);
 
 impl Kept {
-    /// With some runs that ended in order.
+    /// A journal with this number of runs that ended in order.
     fn after(runs: usize) -> Self {
         let kept = Self(tempfile::tempdir().unwrap());
         (0..runs).for_each(|_| kept.run());
@@ -60,7 +60,7 @@ impl Kept {
         verify_against(&DiskFolder::at(&self.journal()), &key(), &known).unwrap()
     }
 
-    /// What is changed shows now, and also after another run, which does not take the number of one before it.
+    /// The change shows now, and also after another run, which does not reuse a run number.
     #[track_caller]
     fn shows(&self, last: u32, changed: &str) {
         assert_ne!(self.verify().findings, [], "{changed}");
@@ -117,7 +117,7 @@ fn the_end_of_the_last_run_is_missed_wherever_it_is_cut() {
         fs::write(kept.file(2), lines[..left].concat()).unwrap();
         kept.shows(2, &format!("{left} records are left"));
     }
-    // So it is while a run goes on, or after it was killed.
+    // The same holds while a run goes on, or after it was killed.
     let kept = Kept::after(1);
     drop(kept.begin());
     let text = fs::read(kept.file(2)).unwrap();
@@ -230,7 +230,7 @@ fn a_head_that_was_altered_is_found() {
     let kept = Kept::after(2);
     let head = kept.state().join("audit-000002.head");
     let text = fs::read(&head).unwrap();
-    // An older one that this run did write has its place only in the file of this run.
+    // An authentic head of another run does not count in this run's head file.
     fs::copy(kept.state().join("audit-000001.head"), &head).unwrap();
     assert_ne!(kept.verify().findings, []);
     let altered: Vec<u8> = text.iter().map(|byte| byte ^ 1).collect();
@@ -242,7 +242,7 @@ fn a_head_that_was_altered_is_found() {
 fn a_number_that_was_taken_and_not_used_is_no_gap() {
     let kept = Kept::after(1);
     fs::write(kept.state().join("audit-000002.head"), "").unwrap();
-    // This start went as far as its file, and had a part of a record in it.
+    // This start made its file, and wrote a part of a record.
     fs::write(kept.file(3), "{\"run\":3").unwrap();
     kept.run();
     assert!(kept.file(4).exists());
@@ -284,7 +284,7 @@ fn the_number_of_the_latest_run_cannot_be_altered_and_need_not_be_there() {
             "{said}"
         );
     }
-    // A version before this one kept none.
+    // Earlier versions kept no number of the latest run.
     let kept = Kept::after(2);
     fs::remove_file(latest(&kept)).unwrap();
     assert_eq!(kept.verify().findings, []);
@@ -293,7 +293,7 @@ fn the_number_of_the_latest_run_cannot_be_altered_and_need_not_be_there() {
     assert!(latest(&kept).exists());
 }
 
-/// A start that went no further than this took the number of a run that never was.
+/// A start that was killed after it took a run number leaves a number without a run.
 #[test]
 fn a_number_that_a_killed_start_took_is_no_run_that_was_removed() {
     let kept = Kept::after(1);
@@ -304,7 +304,7 @@ fn a_number_that_a_killed_start_took_is_no_run_that_was_removed() {
     assert_eq!(kept.verify().findings, []);
 }
 
-/// Whoever can make names in the folders must not have the proxy write, empty or read something else by them.
+/// A user who can make names in the folders must not get the proxy to write, empty or read another file by a link.
 #[test]
 fn no_link_is_followed_to_what_is_not_the_journals() {
     for is_hard in [false, true] {
@@ -322,7 +322,7 @@ fn no_link_is_followed_to_what_is_not_the_journals() {
             link(&precious, &kept.state().join(name));
         }
         link(&precious, &kept.file(3));
-        // Numbers that are taken are passed over, and a second file that is none of the journal's is not written.
+        // Run numbers that are taken are skipped, and a second file that is not the journal's is not written.
         let clock = Clock::manual(1_767_225_600_000);
         let disk = DiskFolder::open(&kept.journal()).unwrap();
         let heads = HeadFolder::at(&kept.state());
@@ -344,7 +344,7 @@ fn no_link_is_followed_to_what_is_not_the_journals() {
     }
 }
 
-/// A start must not wait for a pipe that nobody writes, nor read a device for ever.
+/// A start must neither wait for a pipe without a writer nor read a device for ever.
 #[test]
 fn a_name_of_the_journals_that_is_no_file_is_an_error_and_no_wait() {
     let kept = Kept::after(1);

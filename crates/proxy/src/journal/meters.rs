@@ -1,25 +1,25 @@
-//! What is counted of the journal, and when it begins a new file.
+//! Journal metrics, and the limits of a journal file.
 
 use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-/// When a new file is begun.
+/// The limits at which a new file is begun.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRotation {
-    /// Before a file would be larger, in bytes.
+    /// The size that a file must not exceed, in bytes.
     pub bytes: u64,
-    /// When a file is older.
+    /// The age after which a file is replaced by a new file.
     pub age: Duration,
 }
 
-/// What is counted.
+/// The metrics of the journal.
 #[derive(Clone)]
 pub struct JournalMeters {
     /// Records written and synced.
     pub records: IntCounter,
-    /// Syncs; records per sync say how well calls share them.
+    /// Durations of syncs in seconds. Records per sync show how well calls share syncs.
     pub syncs: Histogram,
-    /// 1 while it can be written.
+    /// 1 while the journal can be written.
     pub available: IntGauge,
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use gatepay_core::ChainLink;
 
-/// Where a chain ended at some time: `run.seq.link`, as the log says it.
+/// The end of a chain at some time, written `run.seq.link` as in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainHead {
     pub(super) run: u32,

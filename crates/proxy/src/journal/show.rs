@@ -1,5 +1,4 @@
-//! Finding what was asked for: calls, whose records before and after are brought together by request, and what was done
-//! to the proxy itself.
+//! Search: finds calls, with their records *before* and *after* joined by request id, and events of the proxy itself.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,56 +13,56 @@ use super::folder::{FilePart, JournalFolder};
 /// A record as it was read.
 pub type JournalRecord = Map<String, Value>;
 
-/// What to look for. All that is given has to match; of a list, one of its values. An empty list matches everything.
+/// The search criteria. All given criteria must match, and of a list one value must. An empty list matches everything.
 #[derive(Debug, Default)]
 pub struct CallFilter {
-    /// Tenants and operators: who made the call, or whom a change or a suspension names.
+    /// Tenants and operators that made the call, or that a configuration change or a suspension names.
     pub parties: Vec<String>,
-    /// The value of the idempotency key, or of an id GatePay gave.
+    /// Values of the idempotency key, or of an id that GatePay gave.
     pub keys: Vec<String>,
-    /// The request's id.
+    /// Request ids.
     pub ids: Vec<String>,
-    /// The catalogue's names of calls.
+    /// Operations, by their names in the catalogue.
     pub operations: Vec<String>,
-    /// What a call does, or one of [`EVENTS`].
+    /// Kinds of operations, or [`EVENTS`].
     pub kinds: Vec<String>,
-    /// How a call ended, or [`OPEN`].
+    /// Outcomes of calls, or [`OPEN`].
     pub outcomes: Vec<String>,
-    /// Compared with the time of the record, of a call that of the record before.
+    /// The earliest time of the record. For a call, the time of the record *before* counts.
     pub since: Option<Timestamp>,
-    /// Likewise; what is of this very moment is left out.
+    /// The time before which the record must be: a record of exactly this time is left out.
     pub until: Option<Timestamp>,
-    /// Only the last so many.
+    /// The most results: the last ones are kept.
     pub limit: Option<usize>,
 }
 
-/// Records that are of no call: each is found by its own name as its kind.
+/// Records that belong to no call. The search finds each by its record name as kind.
 pub const EVENTS: [&str; 2] = ["configuration", "suspension"];
-/// The outcome of a call without a record after: it is in flight, or its end was lost with the process.
+/// The outcome of a call without a record *after*: it is in flight, or its outcome was lost with the process.
 pub const OPEN: &str = "open";
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct ShownRecord {
-    /// All that matches, in the order in which it was written down.
+    /// All matches, in the order in which they were written.
     pub found: Vec<FoundRecord>,
-    /// The names of all calls in the journal.
+    /// The names of all operations in the journal.
     pub operations: BTreeSet<String>,
     /// All tenants and operators in the journal.
     pub parties: BTreeSet<String>,
 }
 
-/// One thing that was found.
+/// A match.
 #[derive(Debug)]
 pub enum FoundRecord {
-    /// A call.
+    /// A call with its records.
     Call(ShownCall),
-    /// Something else that was done.
+    /// A configuration change or a suspension.
     Event(JournalEvent),
 }
 
 impl FoundRecord {
-    /// Whether all its records are as they were written; `None` without the journal's key.
+    /// Whether all records of the match are as they were written; `None` without the journal's key.
     pub fn verified(&self) -> Option<bool> {
         match self {
             Self::Call(call) => call.verified,
@@ -72,28 +71,28 @@ impl FoundRecord {
     }
 }
 
-/// One call: what was asked for, and what became of it if that is known.
+/// A call: its record *before*, and its record *after* if there is one.
 #[derive(Debug)]
 pub struct ShownCall {
-    /// The record before.
+    /// The record *before*.
     pub before: JournalRecord,
-    /// The record after.
+    /// The record *after*.
     pub after: Option<JournalRecord>,
-    /// Whether both are as they were written; `None` without the journal's key.
+    /// Whether both records are as they were written; `None` without the journal's key.
     pub verified: Option<bool>,
 }
 
 /// A change of the configuration, or a suspension.
 #[derive(Debug)]
 pub struct JournalEvent {
-    /// Its only record.
+    /// The event's only record.
     pub record: JournalRecord,
-    /// Whether it is as it was written; `None` without the journal's key.
+    /// Whether the record is as it was written; `None` without the journal's key.
     pub verified: Option<bool>,
 }
 
-/// All that matches. Lines that are no records are passed over: whether they should be there is for
-/// [`verify`](super::verify::verify) to say. With the journal's key each record is said to be as it was written or not.
+/// Finds all matches. Lines that are no records are skipped: [`verify`](super::verify::verify) reports those. With the
+/// journal's key, each match states whether its records are as they were written.
 pub fn show(
     folder: &impl JournalFolder,
     key: Option<&SigningKey>,
@@ -126,7 +125,7 @@ pub fn show(
 struct RecordSearch<'w> {
     wanted: &'w CallFilter,
     shown: ShownRecord,
-    /// Where calls stand whose record after did not come yet, by request.
+    /// The positions in `found` of calls without a record *after* so far, by request id.
     open: HashMap<String, usize>,
 }
 
@@ -177,7 +176,7 @@ fn note(names: &mut BTreeSet<String>, name: Option<&str>) {
 }
 
 impl CallFilter {
-    /// All but what the record after tells.
+    /// Whether the record *before* matches the criteria that it can answer.
     fn matches_before(&self, before: &JournalRecord) -> bool {
         has(&self.parties, text(before, "party"))
             && has(&self.ids, text(before, "id"))
@@ -213,12 +212,12 @@ impl CallFilter {
     }
 }
 
-/// Whether one of the values is this one, or there is none to compare with.
+/// Whether `values` is empty or contains this value.
 fn has(values: &[String], value: Option<&str>) -> bool {
     values.is_empty() || values.iter().any(|one| Some(one.as_str()) == value)
 }
 
-/// Whether it is of this party, or has a line such as `~ tenant acme: …`.
+/// Whether the record's `party` is this party, or a line of its `changes` names it, such as `~ tenant acme: …`.
 fn names_party(record: &JournalRecord, party: &str) -> bool {
     let changes = record.get("changes").and_then(Value::as_array);
     let mut lines = changes.into_iter().flatten().filter_map(Value::as_str);
@@ -231,7 +230,7 @@ fn names_party(record: &JournalRecord, party: &str) -> bool {
 }
 
 impl ShownCall {
-    /// How it ended, or [`OPEN`].
+    /// The call's outcome, or [`OPEN`].
     pub fn outcome(&self) -> &str {
         let after = self.after.as_ref();
         after.map_or(OPEN, |after| text(after, "outcome").unwrap_or_default())
@@ -245,7 +244,7 @@ impl ShownCall {
     }
 }
 
-/// Follows the chain of each run from its first record on. What stands behind a break is not verified.
+/// Follows the chain of each run from its first record. Records behind a break count as not verified.
 struct ChainCheck<'k> {
     key: Option<&'k SigningKey>,
     part: FilePart,
@@ -265,7 +264,7 @@ impl<'k> ChainCheck<'k> {
         }
     }
 
-    /// Goes on to the next file.
+    /// Moves to the next file.
     fn begin(&mut self, part: FilePart) {
         if part.run == self.part.run {
             self.whole &= part.part == self.part.part + 1;
@@ -282,7 +281,7 @@ impl<'k> ChainCheck<'k> {
         Some(self.whole)
     }
 
-    /// Whether the line is the record that has to come next.
+    /// Gives `Some` if the line is the next record of the chain.
     fn goes_on(&mut self, key: &SigningKey, line: &[u8]) -> Option<()> {
         let line = line.strip_suffix(b"\n")?;
         let (record, link) = entry::split(line)?;

@@ -13,7 +13,7 @@ use super::verify::{VerifyReport, verify};
 use super::*;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-/// A simulated disk: what was synced survives, what was only written may not.
+/// A simulated disk: synced bytes survive a power cut, and bytes that were only written may be lost.
 #[derive(Clone, Default)]
 struct SimulatedDisk(Arc<Mutex<Platters>>);
 
@@ -21,7 +21,7 @@ struct SimulatedDisk(Arc<Mutex<Platters>>);
 struct Platters {
     files: BTreeMap<FilePart, File>,
     full: bool,
-    /// Files get a name and cannot be used.
+    /// New files get a name but cannot be opened.
     no_new_files: bool,
 }
 
@@ -42,7 +42,7 @@ impl SimulatedDisk {
         self.lock().full = full;
     }
 
-    /// The disk after a power cut: of each file all that was synced, and of the rest the part that made it.
+    /// The disk after a power cut: the synced bytes of each file, and a part of its other bytes.
     fn after_power_cut(&self, percent_that_made_it: usize) -> Self {
         let mut platters = Platters::default();
         for (part, file) in &self.lock().files {
@@ -124,7 +124,7 @@ impl JournalFolder for SimulatedDisk {
 }
 
 impl JournalFile for Handle {
-    /// A full disk takes some and then fails, as disks do.
+    /// A full disk takes half of the bytes and then fails.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut platters = self.0.lock();
         let full = platters.full;
@@ -153,7 +153,7 @@ impl JournalFile for Handle {
     }
 }
 
-/// No descriptor is left.
+/// The error number for no free file descriptor.
 const EMFILE: i32 = 24;
 
 pub(super) const ROOMY: FileRotation = FileRotation {
@@ -205,7 +205,7 @@ pub(super) fn call(number: usize) -> CallIntent {
     }
 }
 
-/// Runs a future to its end where no runtime is needed.
+/// Runs a future to its end on a runtime without drivers.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
@@ -213,7 +213,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// A journal of some runs with some calls each, ended in order.
+/// A journal with this number of runs and calls per run, each run ended in order.
 fn written(runs: usize, calls: usize, rotation: FileRotation) -> SimulatedDisk {
     let disk = SimulatedDisk::default();
     for run in 0..runs {
@@ -289,7 +289,7 @@ fn what_was_written_verifies_and_is_found() {
     );
 }
 
-/// The digest is what anybody calculates with `sha256sum` over the signed string.
+/// The digest equals `sha256sum` of the signed string.
 #[test]
 fn the_digest_is_that_of_the_signed_string() {
     let disk = written(1, 1, ROOMY);
@@ -311,7 +311,7 @@ fn files_are_rotated_and_the_chain_goes_on_through_them() {
     for gone in disk.parts().unwrap() {
         let without = disk.tampered(|files| drop(files.remove(&gone)));
         let last = disk.parts().unwrap().last().copied();
-        // That the end of all was cut only its head can tell.
+        // Only the head shows that the last file was removed.
         if Some(gone) != last {
             assert_ne!(without.verify().findings, [], "{gone} was removed");
         }
@@ -333,7 +333,7 @@ fn a_file_that_is_old_is_followed_by_another() {
     assert_eq!(disk.verify().findings, []);
 }
 
-/// A file is made and then no descriptor is left for the folder, for which the system is asked next.
+/// The file is made, but then no file descriptor is left for opening the folder, which is the next system call.
 #[test]
 fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
     let (disk, clock) = (SimulatedDisk::default(), Clock::manual(1_767_225_600_000));
@@ -351,7 +351,7 @@ fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
     assert!(written(file) > 4_000, "the first file was written on");
     assert_eq!(disk.parts().unwrap().len(), 2);
     disk.lock().no_new_files = false;
-    // Not at once, for it was tried a moment ago.
+    // The rotation is not retried at once, because it failed a moment ago.
     let (before, second) = (written(file), FilePart { run: 1, part: 2 });
     write(10);
     assert!(written(file) > before && written(second) == 0);
@@ -364,7 +364,7 @@ fn a_rotation_that_fails_half_way_refuses_no_call_and_is_made_up_for() {
     assert_eq!((report.calls, report.open), (20, 0));
 }
 
-/// What is logged, for tests of that.
+/// Collects the log's text.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
@@ -505,7 +505,7 @@ fn two_processes_never_write_the_same_file() {
     assert_eq!((report.calls, report.open), (2, 0));
 }
 
-/// Polls all at once, as callers on one worker do.
+/// Polls all futures together, as the callers of a worker are polled.
 async fn futures_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
     let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
@@ -530,7 +530,7 @@ async fn futures_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever one byte becomes, it shows.
+    /// Any change of any byte shows.
     #[test]
     fn any_altered_byte_shows(at in any::<prop::sample::Index>(), with in any::<u8>()) {
         let disk = written(2, 3, ROOMY);
@@ -544,7 +544,7 @@ proptest! {
         prop_assert_eq!(tampered.verify().findings.is_empty(), !changed);
     }
 
-    /// Whatever record is removed, doubled or moved, it shows.
+    /// Any record that is removed, doubled or moved shows.
     #[test]
     fn any_removed_doubled_or_moved_record_shows(from in 0_usize..7, to in 0_usize..7, how in 0..3) {
         let disk = written(2, 3, ROOMY);
@@ -562,14 +562,14 @@ proptest! {
         prop_assert_eq!(tampered.verify().findings.is_empty(), how == 2 && from == to);
     }
 
-    /// Power is cut at any time, and any part of what was not synced is there afterwards: the journal verifies to its
-    /// last whole record, also after the next start, and has every call that was allowed to be sent.
+    /// The power is cut, and any part of the unsynced bytes is on the disk afterwards. The journal verifies to its last
+    /// whole record, also after the next start, and has every call that was allowed to be sent.
     #[test]
     fn a_power_cut_costs_nothing_that_was_sent(calls in 1_usize..8, made_it in 0_usize..=100) {
         let disk = SimulatedDisk::default();
         let journal = journal(&disk, ROOMY);
         let open: Vec<PendingCall> = (0..calls).map(|number| wait(journal.before(call(number))).unwrap()).collect();
-        // One more is being written when the power goes.
+        // Another record is being written when the power is cut.
         disk.full(true);
         let _refused = wait(journal.before(call(calls)));
         let cut = disk.after_power_cut(made_it);
@@ -583,7 +583,7 @@ proptest! {
     }
 }
 
-/// Nothing of the journal outlives it: its thread ends.
+/// The journal's thread ends with the journal.
 #[test]
 fn the_thread_ends_with_the_journal() {
     let journal = journal(&SimulatedDisk::default(), ROOMY);

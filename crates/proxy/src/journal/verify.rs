@@ -1,4 +1,4 @@
-//! Verifying: whether anything was altered, removed, inserted or reordered since it was written.
+//! Verification: whether records were altered, removed, inserted or reordered since they were written.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,31 +13,31 @@ use super::head::{KeptHead, KeptHeads, LatestRun};
 
 pub use super::head::ChainHead;
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyReport {
     /// Records that are as they were written.
     pub records: u64,
     /// Calls that were written down before they were sent.
     pub calls: u64,
-    /// Of those, the ones of which nothing was written down after: in flight, or lost with the process.
+    /// Calls without a record *after*: in flight, or lost with the process.
     pub open: u64,
-    /// What was tampered with, or is missing.
+    /// Records or files that were tampered with or are missing.
     pub findings: Vec<JournalFinding>,
-    /// What looks odd and has an honest reason.
+    /// Oddities that have a harmless explanation.
     pub notes: Vec<String>,
-    /// Where the last chain ends.
+    /// The head of the last chain.
     pub head: Option<String>,
 }
 
-/// Something that is not as it was written.
+/// A part of the journal that is not as it was written.
 #[derive(Debug, PartialEq, Eq)]
 pub struct JournalFinding {
-    /// In which file, as far as known.
+    /// The file, as far as known.
     pub part: FilePart,
-    /// In which line, counted from 1; 0 if it is about the whole file.
+    /// The line, counted from 1; 0 for the whole file.
     pub line: usize,
-    /// What is wrong.
+    /// The fault in words.
     pub what: String,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for JournalFinding {
     }
 }
 
-/// The parts of a record that verifying looks at.
+/// The members of a record that verification reads.
 #[derive(Deserialize)]
 struct VerifiedParts {
     run: u32,
@@ -60,40 +60,40 @@ struct VerifiedParts {
     unused: Vec<u32>,
 }
 
-/// How a run reads.
+/// A run as read from its files.
 struct VerifiedRun {
     number: u32,
-    /// Links by position: that of record `seq` stands at `seq`.
+    /// Links by record number: the link of record `seq` is at index `seq`.
     links: Vec<ChainLink>,
     ended: bool,
     follows: Option<PreviousEnd>,
-    /// A head that this run did not find in the journal as it began.
+    /// A kept head whose record this run did not find in the journal at its start.
     missing: Option<ChainHead>,
-    /// Numbers that were taken for no run.
+    /// Run numbers that were taken but became no run.
     unused: Vec<u32>,
-    /// Where the chain broke, and how many bytes stand from there on.
+    /// The break of the chain, if it broke.
     broken: Option<BrokenRecord>,
 }
 
 struct BrokenRecord {
     at: JournalFinding,
     bytes: usize,
-    /// Whether what follows contains no whole record, as when writing was interrupted.
+    /// Whether the bytes from the break on contain no whole record, as after an interrupted write.
     torn: bool,
 }
 
-/// What a journal is compared with.
+/// The heads and runs that a journal is compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpectedHeads<'a> {
-    /// The first run that must be there.
+    /// The first run that must be in the journal.
     pub from: u32,
     /// Heads from the log.
     pub heads: &'a [ChainHead],
-    /// Heads that were kept beside the journal; `None` if it is not known where.
+    /// Heads that were kept beside the journal; `None` if their folder is not known.
     pub kept: Option<&'a KeptHeads>,
 }
 
-/// Verifies everything in `folder`. The first run that must be there is `from`; `heads` are known from the log.
+/// Verifies everything in `folder` from run `from` on, which must be there. `heads` are heads from the log.
 pub fn verify(
     folder: &impl JournalFolder,
     key: &SigningKey,
@@ -104,7 +104,7 @@ pub fn verify(
     verify_against(folder, key, &ExpectedHeads { from, heads, kept })
 }
 
-/// Verifies everything in `folder` from some run on, and that what is known of its end is there.
+/// Verifies everything in `folder` from the first expected run on, and that the records of all known heads are there.
 pub fn verify_against(
     folder: &impl JournalFolder,
     key: &SigningKey,
@@ -126,13 +126,13 @@ pub fn verify_against(
         wanted = run.number + 1;
         judge_heads(&heads, &run, last, &mut report);
         if run.is_empty() {
-            // It was interrupted as it began: the next run follows the one before it.
+            // The run was interrupted as it began: the next run follows the run before this one.
             report.note_empty(&run);
             empty.push(run.number);
             continue;
         }
         gaps.retain(|(missing, _)| !run.unused.contains(missing));
-        // A version before this one followed runs without a record.
+        // Earlier versions wrote `follows` for runs without a record too.
         let is_after_empty =
             |follows: &PreviousEnd| follows.seq == 0 && empty.contains(&follows.run);
         if !run.follows.as_ref().is_some_and(is_after_empty) {
@@ -167,7 +167,7 @@ pub fn verify_against(
 }
 
 impl ExpectedHeads<'_> {
-    /// Those of the log, and those that were kept of runs that must be there.
+    /// The heads from the log, and the kept heads of runs that must be there.
     fn all_heads(&self) -> Vec<ChainHead> {
         let kept = self.kept.into_iter().flat_map(|kept| &kept.heads);
         let kept = kept.filter_map(|(run, kept)| match kept {
@@ -180,7 +180,7 @@ impl ExpectedHeads<'_> {
     }
 }
 
-/// Whether the records of heads are in their run.
+/// Reports heads whose record is not in their run.
 fn judge_heads(heads: &[ChainHead], run: &VerifiedRun, last: FilePart, report: &mut VerifyReport) {
     for head in heads.iter().filter(|head| head.run == run.number) {
         if !run.has(head) {
@@ -193,7 +193,7 @@ fn judge_heads(heads: &[ChainHead], run: &VerifiedRun, last: FilePart, report: &
     }
 }
 
-/// What the kept heads say of themselves, and whether they are as new as the journal.
+/// Reports altered kept heads, and notes kept heads that are older than the journal.
 fn judge_kept(known: &ExpectedHeads<'_>, last: Option<&VerifiedRun>, report: &mut VerifyReport) {
     let Some(kept) = known.kept else {
         return;
@@ -224,7 +224,8 @@ fn judge_kept(known: &ExpectedHeads<'_>, last: Option<&VerifiedRun>, report: &mu
     }
 }
 
-/// Whether the latest run that is known to have begun is there, or its head. `wanted` follows the last run that is.
+/// Reports the latest run that is known to have begun if neither its files nor its head exist. `wanted` is the number
+/// after the last run in the journal.
 fn judge_latest(known: &ExpectedHeads<'_>, wanted: u32, report: &mut VerifyReport) {
     let Some(kept) = known.kept else {
         return;
@@ -246,7 +247,7 @@ fn judge_latest(known: &ExpectedHeads<'_>, wanted: u32, report: &mut VerifyRepor
 }
 
 impl VerifiedRun {
-    /// Whether it is no more than a file that was made.
+    /// Whether the run has no record, as when only its file was made.
     fn is_empty(&self) -> bool {
         self.links.len() == 1 && self.broken.as_ref().is_none_or(|broken| broken.torn)
     }
@@ -256,7 +257,7 @@ impl VerifiedRun {
         seq.and_then(|seq| self.links.get(seq)) == Some(&head.link)
     }
 
-    /// The number of its last record.
+    /// The number of the run's last record.
     fn seq(&self) -> u64 {
         self.links.len() as u64 - 1
     }
@@ -276,7 +277,7 @@ impl VerifyReport {
     }
 }
 
-/// Follows the chain of one run through its files, as far as it holds.
+/// Follows the chain of a run through its files until the chain breaks.
 fn read_run(
     folder: &impl JournalFolder,
     key: &SigningKey,
@@ -309,7 +310,7 @@ fn read_run(
         }
         let text = folder.read(*part)?;
         if let Some(broken) = &mut run.broken {
-            // Nothing that was written after a torn end was written by the same run.
+            // A run writes nothing after a torn end, so later bytes are not an interrupted write.
             broken.torn &= text.is_empty();
             broken.bytes += text.len();
             continue;
@@ -367,7 +368,7 @@ fn read_part(
     }
 }
 
-/// The record in a line, if it is the one that has to come next.
+/// The record in a line, if it is the next record of the chain.
 fn record(
     line: &[u8],
     key: &SigningKey,
@@ -389,7 +390,7 @@ fn record(
     Ok((seen, link))
 }
 
-/// Whether a run says of the one before it what is there.
+/// Compares a run's statement of the previous run's end with that run's files.
 fn judge_seam(
     before: Option<&VerifiedRun>,
     run: &VerifiedRun,
@@ -440,7 +441,7 @@ fn judge_seam(
         }
         (None, Some(broken)) => report.findings.push(broken.finding()),
         (None, None) if run.broken.is_some() && run.links.len() == 1 => {
-            // Its first record is the finding.
+            // The finding is this run's first record, which breaks its chain.
         }
         (None, None) => report.find(
             first,
@@ -454,7 +455,7 @@ fn judge_seam(
 }
 
 impl PreviousEnd {
-    /// Whether this is the end of a run, or stood in it when it was written down.
+    /// Whether the stated record is in this run with the stated link, at the run's end or before it.
     fn is_of(&self, run: &VerifiedRun) -> bool {
         let link = usize::try_from(self.seq).ok();
         let link = link.and_then(|seq| run.links.get(seq));
@@ -462,7 +463,7 @@ impl PreviousEnd {
     }
 }
 
-/// The last run may still be running.
+/// Judges the end of the last run, which may still be running.
 fn judge_end(last: &VerifiedRun, report: &mut VerifyReport) {
     match &last.broken {
         Some(broken) if last.ended => report.findings.push(broken.behind_end()),

@@ -1,4 +1,4 @@
-//! Writing: records become lines, lines become durable, or nothing has happened.
+//! Journal writer: appends records as lines and syncs them, all of a batch or none.
 
 use std::io;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::meters::{FileRotation, JournalMeters};
 use super::place::ChainPosition;
 use crate::process::clock::Clock;
 
-/// How often the head is written to the log, out of reach of a hand that cuts the journal's end.
+/// How often the head is written to the log, where cutting the journal's end does not remove it.
 const TELL: Duration = Duration::from_mins(1);
-/// How long after another file could not be begun that is tried again. Each further time it is twice as long.
+/// The delay before beginning a file is retried after a failure. Each further failure doubles the delay.
 const RETRY: Duration = Duration::from_secs(1);
-/// But at most this long.
+/// The longest retry delay.
 const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 
 pub(super) struct JournalWriter<F: JournalFolder> {
@@ -28,25 +28,25 @@ pub(super) struct JournalWriter<F: JournalFolder> {
     meters: JournalMeters,
     part: FilePart,
     file: F::File,
-    /// Of the file, what is durable and chained.
+    /// The durable and chained bytes of the file.
     length: u64,
     /// When the file was begun.
     began: Duration,
-    /// When another may be begun, and how long that was put off, if it could not.
+    /// After a failure to begin another file: the time of the next retry, and the delay until then.
     put_off: Option<(Duration, Duration)>,
-    /// Where the head is kept, and whether that worked the last time.
+    /// The head file. `head_is_kept` is whether the last write to it worked.
     head: Option<HeadFile>,
     head_is_kept: bool,
     /// The last durable record.
     place: ChainPosition,
-    /// Since when something may stand behind it that does not count.
+    /// Since when writing fails, so that invalid bytes may follow the last durable record.
     failing_since: Option<Duration>,
     text: Vec<u8>,
     told: Option<(Duration, u64)>,
 }
 
 impl<F: JournalFolder> JournalWriter<F> {
-    /// Begins a run after the last there is. Without `heads` nothing says whether the last is still there.
+    /// Begins a run after the last run. Without `heads`, a removed last run does not show.
     pub(super) fn begin(
         folder: F,
         heads: Option<&HeadFolder>,
@@ -88,7 +88,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         Ok(writer)
     }
 
-    /// Makes the records durable, all of them or none. Without any, looks whether the journal is still there.
+    /// Makes all records durable or none. Without records, checks that the journal's file is still in place.
     pub(super) fn commit(&mut self, entries: &[TimedEntry]) -> io::Result<()> {
         let written = if entries.is_empty() && self.failing_since.is_none() {
             self.is_in_place()
@@ -105,7 +105,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         let mut place = self.place;
         self.text.clear();
         if let Some(since) = self.failing_since {
-            // What was written without becoming durable is taken back first: it was never promised.
+            // Bytes that did not become durable are truncated first: no caller was told that they are on the disk.
             self.file.truncate(self.length)?;
             let after = self.clock.elapsed().saturating_sub(since).as_millis();
             let after_ms = u64::try_from(after).unwrap_or(u64::MAX);
@@ -121,7 +121,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         let timer = self.meters.syncs.start_timer();
         self.file.sync()?;
         timer.observe_duration();
-        // What is on the disk under another name, or none, is written nowhere.
+        // Records in a file that was moved or removed do not count as written.
         self.is_in_place()?;
         self.meters.records.inc_by(place.seq - self.place.seq);
         self.length += added;
@@ -141,7 +141,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         )))
     }
 
-    /// Notes the end of the chain beside it. The records are on the disk already, so calls go on if this fails.
+    /// Writes the chain's head to the head file. The records are on the disk already, so calls go on if this fails.
     fn keep_head(&mut self) {
         let Some(head) = &mut self.head else {
             return;
@@ -173,8 +173,8 @@ impl<F: JournalFolder> JournalWriter<F> {
         }
     }
 
-    /// Begins another file if this one would become too large or is too old. If that cannot be, this one is written
-    /// on, and it is tried again later: no call is refused for the want of a new file.
+    /// Begins another file if this file would become too large or is too old. If that fails, the writer goes on with
+    /// this file and retries later: no call is refused for want of a new file.
     fn rotate(&mut self, added: u64) {
         let now = self.clock.elapsed();
         let full = self.length > 0 && self.length + added > self.rotation.bytes;
@@ -207,7 +207,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         }
     }
 
-    /// Makes the file, or takes it as an attempt before this one left it.
+    /// Makes the file, or reopens it if an earlier attempt left it.
     fn make(&self, part: FilePart) -> io::Result<F::File> {
         match self.folder.create(part) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.folder.reopen(part),
@@ -215,7 +215,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         }
     }
 
-    /// Writes to the log where the chain ends, if it went on and a while has passed.
+    /// Logs the chain's head, if it is new and `TELL` has passed since the last time.
     pub(super) fn tell_head(&mut self) {
         let now = self.clock.elapsed();
         let due = self
@@ -232,7 +232,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         }
     }
 
-    /// The last record of the run, and its head.
+    /// Writes the last record of the run, and logs the head.
     pub(super) fn end(&mut self) -> io::Result<()> {
         self.commit(&[self.now(JournalEntry::Ended)])?;
         self.told = None;

@@ -1,5 +1,5 @@
-//! How often and when last credentials were used. These series are made when they are scraped: what they say is kept elsewhere, and
-//! they come and go with their credentials.
+//! Credential series: how often and when last credentials were used. These series are made at each scrape, from counts
+//! that the generation keeps, and come and go with their credentials.
 
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
@@ -8,22 +8,22 @@ use crate::generation::Generation;
 use crate::generation::credential_usage::CredentialUsage;
 use crate::prom::registrar::{OTHER, Registrar, tenant_label};
 
-/// A credential of somebody that has series of its own.
+/// A credential of a party that has its own series.
 pub(super) struct CredentialSeries<'a> {
-    /// Whose it is.
+    /// The id of the tenant or operator.
     pub(super) tenant: &'a str,
-    /// Which it is.
+    /// The credential's client id.
     pub(super) client_id: &'a str,
-    /// How often it was used.
+    /// The number of requests verified with the credential.
     pub(super) count: u64,
-    /// When it was used last, in milliseconds since 1970.
+    /// When the credential was used last, in milliseconds since 1970.
     pub(super) last_ms: Option<u64>,
-    /// Since when it signs requests though it is not in force, in milliseconds since 1970, if it does.
+    /// Since when the credential signs requests although it is not in force, in milliseconds since 1970, if so.
     pub(super) not_in_force_since_ms: Option<u64>,
 }
 
 impl Metrics {
-    /// The text Prometheus scrapes, with the credentials of whoever has series of its own.
+    /// The text that Prometheus scrapes, including the credentials of parties with their own series.
     pub fn scrape(&self, generation: &Generation, own: &[bool], now_ms: u64) -> Vec<u8> {
         let mut text = self.render();
         let since =
@@ -47,10 +47,10 @@ impl Metrics {
     }
 }
 
-/// Their series.
+/// Renders the series of these credentials.
 ///
-/// `others_since_ms` is since when credentials of parties without series of their own sign requests though they are not in
-/// force, if some do.
+/// `others_since_ms` is for parties without their own series: since when a credential of theirs signs requests although
+/// it is not in force, in milliseconds since 1970, if any does.
 pub(super) fn render<'a>(
     credentials: impl Iterator<Item = CredentialSeries<'a>>,
     others_since_ms: Option<u64>,
@@ -96,7 +96,7 @@ pub(super) fn render<'a>(
         }
     }
     let mut text = Vec::new();
-    // As in `render` of all the others.
+    // Writing to memory does not fail, and the families are well formed, as in `Metrics::render`.
     let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
     text
 }

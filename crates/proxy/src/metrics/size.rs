@@ -1,5 +1,5 @@
-//! How much there can be to scrape. Counted from what is configured, not estimated, so that no metric that somebody adds
-//! can be forgotten here.
+//! Upper bound of a scrape's size. The bound is counted by rendering the configured series, not estimated, so it covers
+//! every metric that is added later.
 
 use gatepay_core::Catalogue;
 use gatepay_tenancy::{Registry, settings};
@@ -8,20 +8,20 @@ use super::Metrics;
 use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::metrics::credential_series::{self, CredentialSeries};
 
-/// How much a scrape is.
+/// The size of a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrapeSize {
-    /// How many series.
+    /// The number of series.
     pub series: usize,
-    /// How many bytes, before anything compresses them.
+    /// The size in bytes, uncompressed.
     pub bytes: usize,
 }
 
-/// What a value can grow to, beyond the `0` it is first: a number in its longest form.
+/// The bytes by which a value can grow beyond its first `0`: a number in its longest form.
 const LONGEST: usize = 24;
 
 impl ScrapeSize {
-    /// The most that a scrape can be under this configuration, whatever is sent.
+    /// The largest scrape under this configuration, independent of the requests sent.
     pub fn bound(catalogue: &Catalogue, registry: &Registry, settings: &settings::Metrics) -> Self {
         let metrics = Metrics::new(catalogue);
         metrics
@@ -35,7 +35,7 @@ impl ScrapeSize {
         let own: Vec<_> = parties.filter(|(_, own)| *own).collect();
         let ids = own.iter().map(|(who, _)| Some(who.party().id.as_str()));
         for id in ids.chain([None]) {
-            // Series that only come when something happens are there then.
+            // This makes the series that otherwise appear with the first event only.
             metrics.tenants.of(id).limits.admitted(true, every);
         }
         let uses = own.iter().flat_map(|(who, _)| {
@@ -55,7 +55,7 @@ impl ScrapeSize {
         }
     }
 
-    /// How much this scrape is.
+    /// The size of this scrape.
     pub fn of(text: &[u8]) -> Self {
         let lines = text.split(|byte| *byte == b'\n');
         Self {

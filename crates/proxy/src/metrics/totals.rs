@@ -1,4 +1,4 @@
-//! What was counted so far, over all tenants and operations: for the status page, which compares two looks.
+//! Totals over all tenants and operations, for the status page, which compares two readings.
 
 use gatepay_core::Kind;
 
@@ -6,25 +6,25 @@ use super::Metrics;
 use crate::prom::outcome::RequestOutcome;
 use crate::refusal::Refusal;
 
-/// All of it.
+/// The totals at the time of a reading.
 #[derive(Clone)]
 pub struct MetricTotals {
     outcomes: [[u64; RequestOutcome::ALL.len()]; 3],
     refusals: [u64; Refusal::SLUGS.len()],
-    /// How long requests took.
+    /// Whole durations of requests.
     pub whole: LatencySpread,
-    /// Of that GatePay.
+    /// GatePay's part of the durations.
     pub upstream: LatencySpread,
-    /// And the proxy itself.
+    /// The proxy's own part of the durations.
     pub own: LatencySpread,
 }
 
-/// How often something took how long: upper bounds in seconds, and how many observations lay within.
+/// A cumulative histogram: upper bounds in seconds, each with the number of observations within the bound.
 #[derive(Clone)]
 pub struct LatencySpread(Vec<(f64, u64)>);
 
 impl Metrics {
-    /// What was counted so far.
+    /// Reads the totals.
     pub fn totals(&self) -> MetricTotals {
         MetricTotals {
             outcomes: self.tenants.ended(),
@@ -37,13 +37,13 @@ impl Metrics {
 }
 
 impl MetricTotals {
-    /// What came since an earlier look.
+    /// The counts since an earlier reading.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = self.clone();
         let (one, other) = (&mut since.outcomes, &earlier.outcomes);
         for (now, before) in one.iter_mut().flatten().zip(other.iter().flatten()) {
-            // A tenant that is gone took its counts with it.
+            // A tenant that was removed took its counts with it.
             *now = now.saturating_sub(*before);
         }
         for (now, before) in since.refusals.iter_mut().zip(&earlier.refusals) {
@@ -55,14 +55,14 @@ impl MetricTotals {
             (&mut since.own, &earlier.own),
         ] {
             for ((_, now), (_, before)) in now.0.iter_mut().zip(&before.0) {
-                // Read while others count, one bucket may be a moment older than the next.
+                // Other threads count during the reading, so a bucket may be older than the next bucket.
                 *now = now.saturating_sub(*before);
             }
         }
         since
     }
 
-    /// How many requests ended so, whatever their kind.
+    /// The number of requests of all kinds with this outcome.
     pub fn ended(&self, end: RequestOutcome) -> u64 {
         self.outcomes
             .iter()
@@ -70,22 +70,22 @@ impl MetricTotals {
             .sum()
     }
 
-    /// How many of one kind ended so.
+    /// The number of requests of a kind with this outcome.
     pub fn of_kind(&self, kind: Kind, end: RequestOutcome) -> u64 {
         self.outcomes[kind as usize][end as usize]
     }
 
-    /// How many requests ended.
+    /// The number of requests that ended.
     pub fn requests(&self) -> u64 {
         self.outcomes.iter().flatten().sum()
     }
 
-    /// Every refusal, by slug.
+    /// The count of every refusal, by slug.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Refusal::SLUGS.into_iter().zip(self.refusals)
     }
 
-    /// How often this was the reason to refuse.
+    /// The count of the refusal with this slug.
     pub fn refused(&self, slug: &str) -> u64 {
         self.refusals()
             .filter(|(other, _)| *other == slug)
@@ -95,8 +95,8 @@ impl MetricTotals {
 }
 
 impl LatencySpread {
-    /// How long this part of the observations took at most, in seconds: by straight lines within a bucket, as Prometheus
-    /// has it, and no more than the last bound. `None` if there are none.
+    /// The duration in seconds that this part of the observations did not exceed. The value is interpolated linearly
+    /// within a bucket, as by Prometheus, and capped at the last finite bound. `None` without observations.
     pub fn quantile(&self, part: f64) -> Option<f64> {
         let (_, all) = *self.0.last().filter(|(_, all)| *all > 0)?;
         let rank = part * number(all);

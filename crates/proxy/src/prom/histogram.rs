@@ -1,5 +1,6 @@
-//! How long something takes, by operation. Every thread counts in a part of its own, and whoever looks adds the parts up:
-//! a histogram that workers share costs a request a dozen locked operations, on memory another processor has just written.
+//! Latency histograms by operation. Each thread counts in its own part, and a reader adds the parts up. A histogram
+//! that workers share would cost a request a dozen locked operations, on memory that another processor has just
+//! written.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, Metr
 use crate::process::thread_index;
 use crate::prom::registrar::opts;
 
-/// How many parts there are. The first threads have one each; all later ones share the last.
+/// The number of parts. The first threads have a part each; all later threads share the last part.
 const PARTS: usize = 16;
 
 /// A histogram for every operation.
@@ -23,14 +24,14 @@ struct HistogramFamily {
     /// Upper bounds, in seconds.
     bounds: &'static [f64],
     operations: Vec<String>,
-    /// Of every operation as many counts as there are bounds, one more for what is above them, and the sum in seconds. A
-    /// part comes with the first thread that needs it.
+    /// The cells of each part. An operation has a count for each bound, a count for observations above all bounds, and
+    /// the sum in seconds. A part is allocated by the first thread that needs it.
     parts: [OnceLock<Box<[AtomicU64]>>; PARTS],
 }
 
-/// What was observed of one operation.
+/// The observations of an operation.
 struct ObservedLatency {
-    /// By bound, and above them.
+    /// The counts by bound, and the count above all bounds.
     counts: Vec<u64>,
     sum: f64,
 }
@@ -53,7 +54,7 @@ impl LatencyHistogram {
         })))
     }
 
-    /// One more took so long, by the place of its operation in the catalogue.
+    /// Adds an observation, in seconds, by the operation's position in the catalogue.
     pub fn observe(&self, operation: usize, seconds: f64) {
         let family = &*self.0;
         let part = thread_index::number().min(PARTS - 1);
@@ -68,16 +69,16 @@ impl LatencyHistogram {
         if part == PARTS - 1 {
             count.fetch_add(1, Ordering::Relaxed);
             let more = |sum| Some(add(sum));
-            // It always says what it becomes.
+            // The closure always gives a value, so the update cannot fail.
             let _ = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         } else {
-            // Nobody else writes here, so that nothing comes between.
+            // No other thread writes to this part, so no write comes between load and store.
             count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             sum.store(add(sum.load(Ordering::Relaxed)), Ordering::Relaxed);
         }
     }
 
-    /// How many of all operations took no longer than each bound, and how many there are.
+    /// Cumulative counts over all operations, by bound in seconds. The last bound is infinite.
     pub fn within(&self) -> Vec<(f64, u64)> {
         let family = &*self.0;
         let bounds = family.bounds.iter().copied().chain([f64::INFINITY]);
@@ -93,12 +94,12 @@ impl LatencyHistogram {
 }
 
 impl HistogramFamily {
-    /// How many cells an operation has.
+    /// The number of cells of an operation.
     fn width(&self) -> usize {
         self.bounds.len() + 2
     }
 
-    /// An operation's counts, and its sum.
+    /// The counts and the sum of an operation.
     fn of<'a>(&self, cells: &'a [AtomicU64], operation: usize) -> (&'a [AtomicU64], &'a AtomicU64) {
         let own = &cells[operation * self.width()..][..self.width()];
         let (sum, counts) = own.split_last().expect("a sum at least");
@@ -163,7 +164,7 @@ impl Collector for LatencyHistogram {
     }
 }
 
-/// How many there are up to each.
+/// Running totals of the counts.
 fn cumulative(counts: &[u64]) -> impl Iterator<Item = u64> {
     counts.iter().scan(0, |all, count| {
         *all += count;
@@ -201,7 +202,7 @@ mod tests {
             let _there_at_zero = theirs.with_label_values(&[row.name.as_ref()]);
         }
         assert_eq!(text(ours.clone()), text(theirs.clone()));
-        // More threads than parts; sums of such times are exact in any order.
+        // There are more threads than parts. Sums of multiples of an eighth are exact in any order.
         std::thread::scope(|scope| {
             for thread in 0..2 * PARTS {
                 let (ours, theirs, catalogue) = (&ours, &theirs, &catalogue);
@@ -218,7 +219,8 @@ mod tests {
         });
         assert_eq!(text(ours.clone()), text(theirs));
         let within: Vec<u64> = ours.within().iter().map(|(_, count)| *count).collect();
-        // Of 2,000 the first 16 of 32 times come 63 times, the others 62 times.
+        // Of 2,000 observations, each of the first 16 durations comes 63 times, and each of the other 16 comes 62
+        // times.
         let all = [3 * 63, 5 * 63, 16 * 63 + 62, 2_000];
         assert_eq!(within, all.map(|of_one| of_one * 2 * PARTS as u64));
     }

@@ -5,17 +5,17 @@ use gatepay_core::envelope::AnswerVerdict;
 /// How a request ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestOutcome {
-    /// GatePay said yes.
+    /// GatePay confirmed the call.
     Success,
-    /// GatePay said no.
+    /// GatePay refused the call.
     Failure,
-    /// GatePay's answer, or its absence, leaves it open.
+    /// GatePay's answer, or its absence, leaves the outcome open.
     Unknown,
-    /// The proxy said no, and nothing with the request's stamp was executed.
+    /// The proxy refused, and no request with this stamp was executed.
     Refused,
-    /// The caller left before it was forwarded, or during a read.
+    /// The caller left before the request was forwarded, or during a read.
     CallerLeft,
-    /// The proxy said no to this delivery, but another copy of the request was or may have been executed.
+    /// The proxy refused this delivery, but another copy of the request was or may have been executed.
     RefusedUnknown,
 }
 
@@ -29,7 +29,7 @@ const ENDS: [&str; 6] = [
 ];
 
 impl RequestOutcome {
-    /// Every end.
+    /// Every outcome.
     pub const ALL: [Self; ENDS.len()] = [
         Self::Success,
         Self::Failure,
@@ -39,7 +39,7 @@ impl RequestOutcome {
         Self::RefusedUnknown,
     ];
 
-    /// The label.
+    /// The outcome's label.
     pub fn as_str(self) -> &'static str {
         ENDS[self as usize]
     }

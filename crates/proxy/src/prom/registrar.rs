@@ -5,7 +5,7 @@ use prometheus::{
     Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-/// Upper bounds in seconds: a proxy's own tenths of a millisecond up to GatePay's slowest.
+/// Upper bounds in seconds, from the proxy's own tenths of a millisecond to GatePay's slowest answers.
 pub const SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0,
 ];
@@ -14,7 +14,7 @@ pub const SECONDS: [f64; 14] = [
 pub struct Registrar<'a>(pub &'a Registry);
 
 impl Registrar<'_> {
-    /// Registers what was made.
+    /// Registers a metric that was made.
     pub fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("names and labels are well formed");
         self.0
@@ -23,17 +23,17 @@ impl Registrar<'_> {
         metric
     }
 
-    /// A counter.
+    /// Makes a counter without labels.
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.register(IntCounter::with_opts(opts(name, help)))
     }
 
-    /// Counters with these labels.
+    /// Makes counters with these labels.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(opts(name, help), labels))
     }
 
-    /// One counter for each value of a label that has no others.
+    /// Makes a counter for each of a label's fixed values.
     pub fn counter_each<const N: usize>(
         &self,
         name: &str,
@@ -45,22 +45,22 @@ impl Registrar<'_> {
         values.map(|value| counters.with_label_values(&[value]))
     }
 
-    /// A gauge of whole numbers.
+    /// Makes a gauge of whole numbers.
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(opts(name, help)))
     }
 
-    /// A gauge of numbers with decimals.
+    /// Makes a gauge of numbers with decimals.
     pub fn gauge_of_parts(&self, name: &str, help: &str) -> Gauge {
         self.register(Gauge::with_opts(opts(name, help)))
     }
 
-    /// Gauges of whole numbers with these labels.
+    /// Makes gauges of whole numbers with these labels.
     pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.register(IntGaugeVec::new(opts(name, help), labels))
     }
 
-    /// Gauges of numbers with decimals, with these labels.
+    /// Makes gauges of numbers with decimals, with these labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.register(GaugeVec::new(opts(name, help), labels))
     }
@@ -71,10 +71,11 @@ pub fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("gatepay_proxy")
 }
 
-/// The label of what has no series of its own: tenants that are counted together, codes that GatePay does not publish.
+/// The label value for things without their own series: tenants that are counted together, and codes that GatePay does
+/// not publish.
 pub const OTHER: &str = "other";
 
-/// The label `tenant` of the tenant or operator whose id is [`OTHER`]: no id begins with an underscore.
+/// The label `tenant` of a tenant or operator with the id [`OTHER`]: no id begins with an underscore.
 pub const NAMED_OTHER: &str = "_other";
 
 /// The label `tenant` of a party by its id, or of all parties that are counted together.

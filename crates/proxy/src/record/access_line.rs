@@ -1,7 +1,7 @@
-//! An access line: what is known of a request at its end, and the two forms in which it is written.
+//! Access line: the facts of a request at its end, and the two formats in which the line is written.
 //!
-//! Requests only gather it: who it was and what it asked for are places in the generation, numbers are numbers. Text is
-//! made of it by the thread that writes.
+//! A request only gathers the facts: party and operation are positions in the generation, and numbers stay numbers. The
+//! access log's thread formats the text.
 
 use std::fmt::{self, Display};
 use std::hint::black_box;
@@ -22,71 +22,71 @@ use crate::process::timestamp::{Rfc3339Cache, three_digits};
 use crate::prom::outcome::RequestOutcome;
 use crate::record::trace::TraceContext;
 
-/// One request, however it ended. Holds nothing secret: no signature, no body, no path a caller chose.
+/// The facts of one request. They contain no secret: no signature, no body, no path that a caller chose.
 ///
-/// As many of them as a worker ends in some milliseconds wait to be written, so it is small, and nothing of it has to be
-/// freed by the thread that writes: whatever has a length of its own, or is shared, is [`LineDetails`].
+/// The lines that a worker ends within some milliseconds wait in memory, so a line is small. A line owns no heap memory
+/// that the writing thread would have to free: texts and shared values are in [`LineDetails`].
 #[derive(Clone, Copy)]
 pub struct AccessLine {
-    /// When its head arrived, in milliseconds since 1970.
+    /// When the request's head arrived, in milliseconds since 1970.
     pub time: u64,
-    /// `X-Request-Id` of the answer; its first half is our span in the caller's trace.
+    /// `X-Request-Id` of the answer. Its first half is the proxy's span in the caller's trace.
     pub id: [u8; 16],
-    /// The caller's trace.
+    /// The caller's trace context.
     pub trace: Option<TraceContext>,
-    /// How it ended.
+    /// How the request ended.
     pub end: RequestOutcome,
-    /// Whose fault that was.
+    /// The line's level, which follows from the party at fault.
     pub level: LineLevel,
-    /// The tenant, once known.
+    /// The position of the tenant or operator in the registry, once known.
     pub party: Option<u32>,
-    /// The place among its credentials of the one it signed with, once verified.
+    /// The position of the signing credential among the party's credentials, once verified.
     pub credential: Option<u32>,
-    /// The call.
+    /// The position of the operation in the catalogue.
     pub operation: Option<u32>,
-    /// Why the proxy refused it.
+    /// The slug of the proxy's refusal.
     pub refusal: Option<&'static str>,
-    /// The status of the answer.
+    /// The HTTP status of the answer.
     pub status: Option<u16>,
-    /// GatePay's code.
+    /// The envelope code of GatePay's answer.
     pub code: Option<EnvelopeCode>,
-    /// Limits that would have refused it, had they been enforced.
+    /// Limits that would have refused the request, had they been enforced.
     pub shadow: LimitSet,
     /// Bytes of the request's body.
     pub bytes_in: usize,
     /// Bytes of the answer's body that were handed over.
     pub bytes_out: u64,
-    /// Where the time went.
+    /// The time spent in each phase.
     pub spent: PhaseTimings,
-    /// How often it was sent or tried to be.
+    /// Upstream attempts, whether sent or only tried.
     pub attempts: u32,
-    /// What GatePay was seen to have of a call whose answer was lost.
+    /// The outcome that a look-up observed at GatePay for a call whose answer was lost.
     pub observed: Option<ObservedOutcome>,
-    /// Where it came from.
+    /// The caller's IP address.
     pub peer: IpAddr,
-    /// Whether the caller was gone before the answer was.
+    /// Whether the caller left before the whole answer was handed over.
     pub caller_left: bool,
 }
 
-/// The rest of a line.
+/// The parts of a line that have a length of their own or are shared.
 #[derive(Clone, Copy, Default)]
 pub struct LineDetails<'a> {
-    /// What the places of the line are places in.
+    /// The generation that the line's positions refer to.
     pub generation: Option<&'a Arc<Generation>>,
     /// The idempotency key's value.
     pub key: Option<&'a str>,
-    /// What the log may know beyond what the caller was told.
+    /// Detail for the log that the caller's answer left out.
     pub detail: Option<&'a str>,
 }
 
-/// How much a line matters, by whose fault it is.
+/// The level of a line, by the party at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineLevel {
-    /// Nobody's, or the caller's.
+    /// No fault, or the caller's.
     Info,
-    /// GatePay's, or the way's to it.
+    /// A fault of GatePay or of the network to GatePay.
     Warn,
-    /// Ours.
+    /// A fault of the proxy.
     Error,
 }
 
@@ -100,42 +100,42 @@ impl LineLevel {
     }
 }
 
-/// Whose turn it is, from the head to the end of the answer.
+/// The phase of a request, from its head to the end of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestPhase {
-    /// The proxy's own: reading, verifying, judging, signing, answering.
+    /// The proxy works: reading, verifying, judging, signing, answering.
     Own,
-    /// The caller's, to send its body.
+    /// Waiting for the caller's body.
     Body,
-    /// The disk's, to take the record in the audit journal.
+    /// Waiting for the disk to store the audit journal's record.
     Journal,
-    /// The network's, to connect to GatePay.
+    /// Waiting for a connection to GatePay.
     Connect,
-    /// GatePay's, to answer.
+    /// Waiting for GatePay's answer.
     Upstream,
-    /// GatePay's, to say what became of a call whose answer was lost.
+    /// Waiting for GatePay's look-up of a call whose answer was lost.
     LookUp,
-    /// The caller's, to take the answer.
+    /// Waiting for the caller to read the answer.
     Relay,
 }
 
-/// How long each had its turn, in nanoseconds.
+/// The time spent in each phase, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PhaseTimings([u64; 7]);
 
 impl PhaseTimings {
-    /// So much more was spent in this turn.
+    /// Adds time spent in a phase.
     pub fn add(&mut self, turn: RequestPhase, time: Duration) {
-        // Centuries have room.
+        // 64 bits of nanoseconds hold centuries.
         self.0[turn as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
-    /// What was spent in this turn.
+    /// The time spent in a phase.
     pub fn of(&self, turn: RequestPhase) -> Duration {
         Duration::from_nanos(self.nanos(turn))
     }
 
-    /// All of it.
+    /// The sum of all phases.
     pub fn whole(&self) -> Duration {
         Duration::from_nanos(self.all_nanos())
     }
@@ -150,7 +150,7 @@ impl PhaseTimings {
 }
 
 impl AccessLine {
-    /// A request whose head arrived then, of which nothing more is known.
+    /// A line for a request whose head arrived at `time`, in milliseconds since 1970. Everything else is unknown.
     pub fn begin(time: u64, id: [u8; 16], trace: Option<TraceContext>, peer: IpAddr) -> Self {
         Self {
             time,
@@ -175,7 +175,7 @@ impl AccessLine {
         }
     }
 
-    /// Writes it in this form, with its end of line. `times` is kept from line to line.
+    /// Writes the line in this format, with a line feed. `times` caches formatted timestamps between lines.
     pub fn write(
         &self,
         rest: LineDetails<'_>,
@@ -186,14 +186,14 @@ impl AccessLine {
         let time = times.text(self.time);
         match format {
             LogFormat::Json => self.fields(rest, time).json(&mut JsonWriter(out)),
-            // Memory takes what it is given.
+            // Writing to memory does not fail.
             LogFormat::Human => drop(write!(out, "{}", self.fields(rest, time))),
         }
         out.push(b"\n");
     }
 
-    /// Has the names of its tenant brought near, for when it is written in a moment. Of several lines they are then waited
-    /// for together.
+    /// Loads the names of the line's tenant and credential into the processor's cache before the line is written. The
+    /// cache misses of several lines then overlap.
     pub fn prefetch(&self, rest: LineDetails<'_>) {
         let (party, credential) = self.who(rest);
         let id = party.map(|party| party.id.as_str().len());
@@ -201,7 +201,7 @@ impl AccessLine {
         black_box((id, client_id));
     }
 
-    /// Whose it is, and whom they signed as.
+    /// The line's party, and the credential that signed the request.
     fn who<'a>(&self, rest: LineDetails<'a>) -> (Option<&'a Party>, Option<&'a Credential>) {
         let party = rest.generation.zip(self.party);
         let party = party.map(|(generation, at)| generation.registry.at(at as usize).party());
@@ -250,7 +250,7 @@ impl AccessLine {
     }
 }
 
-/// A line as it is written.
+/// The fields of a line, resolved for writing.
 struct LineFields<'a> {
     time: &'a str,
     level: LineLevel,
@@ -283,7 +283,7 @@ struct LineFields<'a> {
     caller_left: bool,
 }
 
-/// A member's name, with what follows it, as one piece.
+/// A JSON member's name and the characters after it, as one piece.
 struct JsonName {
     value: &'static str,
     text: &'static str,
@@ -301,13 +301,13 @@ macro_rules! name {
 }
 
 impl LineFields<'_> {
-    /// Our part of a trace.
+    /// The proxy's span in the caller's trace.
     fn span(&self) -> &[u8; 8] {
         self.id.first_chunk().expect("8 of 16")
     }
 
-    /// For a program: an object with every member in every line, `null` where there is no answer; only `shadow` is left
-    /// out if it is empty.
+    /// Writes the line as a JSON object that always has every member, `null` where a value is unknown. Only an empty
+    /// `shadow` is left out.
     fn json(&self, out: &mut JsonWriter<'_>) {
         out.raw("{\"time\":\"");
         out.raw(self.time);
@@ -319,7 +319,7 @@ impl LineFields<'_> {
             out.hex(&name!("parent_id"), &trace.parent);
             out.hex(&name!("span_id"), self.span());
         } else {
-            // Our part of a trace exists only if there is one.
+            // The proxy has a span only in a caller's trace.
             out.raw(",\"trace_id\":null,\"parent_id\":null,\"span_id\":null");
         }
         out.text(&name!("tenant"), self.tenant);
@@ -353,9 +353,9 @@ impl LineFields<'_> {
     }
 }
 
-/// Text that is written on at its end and used again when it is empty.
+/// A text buffer that is appended to and reused after it is cleared.
 ///
-/// Like a `Vec`, but nothing of growing it stands where a piece is written: a line has some sixty.
+/// Like a `Vec`, but the code that grows it is not inlined where a piece is written: a line has some sixty pieces.
 #[derive(Default)]
 pub struct TextBuffer {
     bytes: Vec<u8>,
@@ -367,12 +367,12 @@ pub struct TextBuffer {
     reason = "a piece takes a few instructions, and calling for them as many"
 )]
 impl TextBuffer {
-    /// What stands there.
+    /// The text so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// Makes it empty, and not larger than so many bytes.
+    /// Empties the buffer and shrinks it to at most this number of bytes.
     pub fn clear(&mut self, most: usize) {
         self.length = 0;
         self.bytes.truncate(most);
@@ -389,7 +389,7 @@ impl TextBuffer {
         self.length = end;
     }
 
-    /// The first so many of these.
+    /// Appends the first `count` of these bytes.
     #[inline(always)]
     fn push_first(&mut self, count: usize, of: [u8; 4]) {
         self.push(&of);
@@ -413,8 +413,8 @@ impl Write for TextBuffer {
     }
 }
 
-/// Members of an object, written as they come. A serializer that knows nothing of them takes ten times as long, on a
-/// processor that workers could use.
+/// Writes the members of a JSON object in turn. A general serializer takes ten times as long, on a processor that
+/// workers could use.
 struct JsonWriter<'a>(&'a mut TextBuffer);
 
 #[expect(
@@ -427,7 +427,7 @@ impl JsonWriter<'_> {
         self.0.push(text.as_bytes());
     }
 
-    /// Text of our own, which has nothing to escape.
+    /// Writes a text of the proxy's own, which needs no escaping.
     #[inline(always)]
     fn word(&mut self, name: &JsonName, word: Option<&str>) {
         let Some(word) = word else {
@@ -448,7 +448,7 @@ impl JsonWriter<'_> {
         self.raw("]");
     }
 
-    /// Anybody's text.
+    /// Writes any text, escaped where JSON requires it.
     #[inline(always)]
     fn text(&mut self, name: &JsonName, text: Option<&str>) {
         if text.is_none_or(is_plain) {
@@ -489,7 +489,7 @@ impl JsonWriter<'_> {
         }
     }
 
-    /// With as many decimals as it needs, and at least one.
+    /// Writes milliseconds with as many decimals as needed, and at least one.
     #[inline(always)]
     fn millis(&mut self, name: &JsonName, time: Option<Milliseconds>) {
         let Some(time) = time else {
@@ -514,16 +514,17 @@ impl JsonWriter<'_> {
                     self.digits(part.into());
                 }
             }
-            // Memory takes what it is given.
+            // Writing to memory does not fail.
             IpAddr::V6(address) => drop(write!(self.0, "{address}")),
         }
         self.raw("\"");
     }
 }
 
-/// Whether JSON writes a text as it is.
+/// Whether a text stands in JSON without escapes.
 fn is_plain(text: &str) -> bool {
-    /// Whether one of eight bytes is not: where a subtraction borrows from a byte's highest bit, the byte was less.
+    /// Whether one of eight bytes needs an escape. A subtraction that borrows from a byte's highest bit shows that the
+    /// byte was less.
     fn odd(eight: [u8; 8]) -> bool {
         const ONES: u64 = u64::from_ne_bytes([1; 8]);
         let eight = u64::from_ne_bytes(eight);
@@ -537,7 +538,8 @@ fn is_plain(text: &str) -> bool {
     !eights.iter().any(|eight| odd(*eight)) && !odd(last)
 }
 
-/// For a terminal: what one looks for first comes first. A caller's own words are quoted, so that they are one word.
+/// The format for a terminal, with the most important fields first. A caller's own texts are quoted, so that each stays
+/// a single word.
 impl Display for LineFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = self.level.as_str();
@@ -589,7 +591,7 @@ impl Display for LineFields<'_> {
     }
 }
 
-/// Lower-case digits.
+/// Bytes as lower-case hexadecimal digits.
 struct HexDigits<'a>(&'a [u8]);
 
 impl Display for HexDigits<'_> {
@@ -598,7 +600,7 @@ impl Display for HexDigits<'_> {
     }
 }
 
-/// Every byte in lower-case digits.
+/// The two lower-case hexadecimal digits of every byte.
 static DIGITS: [[u8; 2]; 256] = {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut all = [[0; 2]; 256];
@@ -623,7 +625,7 @@ impl Milliseconds {
         }
     }
 
-    /// The whole ones, and the digits behind the point.
+    /// The whole milliseconds, and the three decimals.
     fn parts(self) -> (u64, [u8; 3]) {
         (self.micros / 1_000, three_digits(self.micros % 1_000))
     }
@@ -641,7 +643,7 @@ impl Display for Milliseconds {
     }
 }
 
-/// Those that are needed, if any is.
+/// The decimals up to the last that is not zero, if any.
 fn decimals_of(digits: &[u8; 3]) -> Option<&[u8]> {
     let last = digits.iter().rposition(|digit| *digit != b'0')?;
     Some(&digits[..=last])
@@ -652,7 +654,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Any line.
+    /// An arbitrary line.
     pub(crate) fn line() -> AccessLine {
         AccessLine {
             end: RequestOutcome::Unknown,
@@ -689,7 +691,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_line_that_waits_is_small() {
-        // Four lines of the processor's cache.
+        // Four cache lines of the processor.
         assert!(
             size_of::<AccessLine>() <= 256,
             "{}",
@@ -793,7 +795,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// As a serializer would write them.
+        /// The hand-written members equal those of a serializer.
         #[test]
         fn texts_numbers_and_addresses_are_json(text: String, plain in "[ -~]{0,40}", number: u64, address: IpAddr) {
             let mut out = TextBuffer::default();

@@ -1,8 +1,8 @@
-//! Access lines: queued without blocking a request, formatted and written by a thread of their own.
+//! Access log: lines are queued without blocking a request, then formatted and written by a dedicated thread.
 //!
-//! Formatting costs more than signing, so it stays off the path. Every worker has a queue of its own, so that none
-//! waits for another, and the writer looks by itself every few milliseconds, so that queueing a line wakes nobody. What
-//! waits, and its text, are kept few enough to stay in a processor's cache: otherwise they would drive out of it what
+//! Formatting costs more than signing, so it stays off the request path. Each worker has its own queue, so workers do
+//! not wait for each other. The writer polls the queues every few milliseconds, so queueing a line wakes no thread.
+//! Waiting lines and their text are kept small enough for a processor's cache: otherwise they would evict the data that
 //! requests need.
 
 use std::io::Write;
@@ -22,43 +22,43 @@ use crate::process::thread_index;
 use crate::process::timestamp::Rfc3339Cache;
 use crate::record::access_line::{AccessLine, LineDetails, TextBuffer};
 
-/// How many queues there are. With more workers than these some share one.
+/// The number of queues. With more workers than queues, some workers share a queue.
 const QUEUES: usize = 16;
-/// How many lines may wait in one: a fifth of a second of the fastest worker. With some 250 bytes a line, 65 MiB in all,
-/// besides keys and details.
+/// The most lines that wait in a queue: a fifth of a second of the fastest worker. At some 250 bytes a line, all queues
+/// take 65 MiB, besides keys and details.
 const QUEUE: usize = 16_384;
-/// How much memory lines take at most while they wait, besides keys and details: those in the queues, and those of one that
+/// The most memory in bytes that waiting lines take, besides keys and details: all queues, and one queue's lines that
 /// are being written.
 pub const MOST: usize = (QUEUES + 1) * QUEUE * size_of::<(AccessLine, TextLengths)>();
-/// How many lines an empty queue keeps room for.
+/// The number of lines for which an empty queue keeps memory.
 const KEPT: usize = 1_024;
-/// How many bytes of keys and details it does.
+/// The bytes of keys and details for which an empty queue keeps memory.
 const KEPT_TEXT: usize = 64 << 10;
-/// How much text is written in one piece, about.
+/// The size in bytes from which formatted text is written out.
 const PIECE: usize = 32 << 10;
-/// For how many lines at once what they name is brought near.
+/// The number of lines whose names are prefetched together.
 const NEAR: usize = 16;
-/// How long the end waits for the writer.
+/// How long `finish` waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often the writer looks.
+/// The writer's polling interval.
 const EVERY: Duration = Duration::from_millis(25);
-/// How often it does while many lines come.
+/// The writer's polling interval under load.
 const SOON: Duration = Duration::from_millis(5);
-/// How many are many, in a second.
+/// The lines per second from which the writer polls at the shorter interval.
 const MANY: u128 = 4_000;
 
-/// Where access lines go.
+/// The access log: queues, and the thread that writes them.
 pub struct AccessLog {
     queues: Arc<[LineQueue; QUEUES]>,
-    /// Routine lines are written if they draw less than this, of 2³².
+    /// A routine line is written if its draw, out of 2³², is less than this.
     routine: u64,
     dropped: IntCounter,
     left_out: IntCounter,
-    /// The writer, and what it ends by when it is dropped.
+    /// The writer's thread, and the sender whose drop ends the thread.
     writer: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
 }
 
-/// On cache lines of its own, so that workers do not slow each other down.
+/// A queue, aligned to its own cache lines so that workers do not slow each other down.
 #[derive(Default)]
 #[repr(align(128))]
 struct LineQueue(Mutex<WaitingLines>);
@@ -67,29 +67,30 @@ struct LineQueue(Mutex<WaitingLines>);
 #[derive(Default)]
 struct WaitingLines {
     lines: Vec<(AccessLine, TextLengths)>,
-    /// Their keys and details, one behind the other.
+    /// The keys and details of the lines, concatenated.
     texts: String,
-    /// What their places are places in, from which line on: it changes with a reload only.
+    /// The generations that the lines' positions refer to, each with its first line. A new generation comes with a
+    /// reload only.
     generations: Vec<(usize, Arc<Generation>)>,
 }
 
-/// How long a line's own texts are, if it has them.
+/// The lengths in bytes of a line's own texts, where present.
 #[derive(Clone, Copy)]
 struct TextLengths {
     key: Option<u32>,
     detail: Option<u32>,
 }
 
-/// What is counted of access lines.
+/// Metrics of access lines.
 pub struct LogMeters {
-    /// Lines that were lost: they came too fast, or nobody took them.
+    /// Lines that were lost: they came too fast, or the log's reader did not take them.
     pub dropped: IntCounter,
     /// Lines of successes that `log.sample_successes` left out.
     pub left_out: IntCounter,
 }
 
 impl AccessLog {
-    /// Starts the writer.
+    /// Starts the writer's thread.
     pub fn start(
         out: Box<dyn Write + Send>,
         settings: Log,
@@ -104,13 +105,13 @@ impl AccessLog {
                 let mut sheet = LineWriter::new(out, settings.format);
                 let (mut waiting, mut pause) = (WaitingLines::default(), EVERY);
                 loop {
-                    // The sender is never used: its end is the signal to write the rest and stop.
+                    // The sender never sends: its drop is the signal to write the rest and stop.
                     let last =
                         !matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
                     let mut found = 0;
                     for queue in &*shared {
-                        // One that is empty keeps its memory, so that few have any, and what has been written a moment
-                        // ago is written next.
+                        // An empty queue keeps its own memory, so few queues hold memory, and the buffer written last
+                        // is reused next, while it is in the cache.
                         if !queue.swap(&mut waiting) {
                             continue;
                         }
@@ -134,7 +135,7 @@ impl AccessLog {
         })
     }
 
-    /// Writes what is queued and ends the writer. Lines that come later are lost, so this is for the very end.
+    /// Writes the queued lines and ends the writer. Later lines are lost, so call this last.
     pub fn finish(&self) {
         let writer = self
             .writer
@@ -143,7 +144,7 @@ impl AccessLog {
             .take();
         if let Some((stop, writer)) = writer {
             drop(stop);
-            // A reader that has stalled is waited for no longer than this; what it did not take is lost.
+            // The wait for a stalled reader of the log ends here. The lines that the reader did not take are lost.
             let deadline = Instant::now() + PATIENCE;
             while !writer.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
@@ -151,9 +152,9 @@ impl AccessLog {
         }
     }
 
-    /// Queues a line, or counts it as dropped. One that is `routine`, a success like any other, may be left out.
+    /// Queues a line, or counts it as dropped. Sampling may leave out a `routine` line, an ordinary success.
     pub fn submit(&self, line: &AccessLine, rest: LineDetails<'_>, routine: bool) {
-        // The id is random, so it can draw the lot: who asks for the line again gets the same answer.
+        // The id is random, so its last four bytes are the draw: the same id always gives the same decision.
         let [.., a, b, c, d] = line.id;
         if routine && u64::from(u32::from_be_bytes([a, b, c, d])) >= self.routine {
             self.left_out.inc();
@@ -175,7 +176,7 @@ impl Drop for AccessLog {
 }
 
 impl LineQueue {
-    /// Exchanges what waits for something empty, unless it is empty itself.
+    /// Swaps the waiting lines for empty ones. Gives false, and swaps nothing, if no line waits.
     fn swap(&self, empty: &mut WaitingLines) -> bool {
         let mut waiting = self.lock();
         let any = !waiting.lines.is_empty();
@@ -204,14 +205,14 @@ impl WaitingLines {
         self.lines.push((*line, lengths));
     }
 
-    /// Keeps a text behind the others. One of four gigabytes is none.
+    /// Appends a text to the others. A text of 4 GiB or more is left out.
     fn keep(&mut self, text: Option<&str>) -> Option<u32> {
         let length = u32::try_from(text?.len()).ok()?;
         self.texts.push_str(text?);
         Some(length)
     }
 
-    /// Every line with its rest, in order.
+    /// Every line with its details, in order.
     fn iter(&self) -> impl Iterator<Item = (&AccessLine, LineDetails<'_>)> {
         let mut texts = self.texts.as_str();
         let mut generations = self.generations.iter().peekable();
@@ -237,7 +238,7 @@ impl WaitingLines {
             })
     }
 
-    /// Makes it empty, and not larger than it has to be.
+    /// Empties the lines and shrinks their memory to the part that is kept.
     fn clear(&mut self) {
         self.lines.clear();
         self.lines.shrink_to(KEPT);
@@ -247,7 +248,7 @@ impl WaitingLines {
     }
 }
 
-/// A part between 0 and 1, of 2³².
+/// Scales a part between 0 and 1 to 2³².
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -257,7 +258,7 @@ fn part_of_all(part: f64) -> u64 {
     (part.clamp(0.0, 1.0) * f64::from(u32::MAX)).ceil() as u64 + u64::from(part >= 1.0)
 }
 
-/// What is written on, a piece at a time.
+/// Formats lines and writes their text in pieces.
 struct LineWriter {
     out: Box<dyn Write + Send>,
     format: LogFormat,
@@ -275,8 +276,8 @@ impl LineWriter {
         }
     }
 
-    /// Writes all that waits, and says how many lines could not be. A closed pipe must not end the proxy; the operator's
-    /// collector is what is missing then.
+    /// Writes all waiting lines, and gives the number of lines that were lost. A closed pipe must not end the proxy:
+    /// only the operator's log collector is missing then.
     fn write(&mut self, waiting: &WaitingLines) -> u64 {
         let (mut lost, mut lines) = (0, 0);
         let mut all = waiting.iter();
@@ -299,7 +300,7 @@ impl LineWriter {
         lost + self.hand_over(lines)
     }
 
-    /// Hands over the text of so many lines, and says how many of them could not be.
+    /// Writes the text of this number of lines, and gives the number of lines that were lost.
     fn hand_over(&mut self, lines: u64) -> u64 {
         if lines == 0 {
             return 0;
@@ -311,15 +312,15 @@ impl LineWriter {
     }
 }
 
-/// Keeps what happens to every request of an outage from filling the program's log: so many times a second, and no more.
-/// The access lines say it for each.
+/// Keeps the failures of every request in an outage from filling the program's log: ten messages a second at most. The
+/// access log still has a line for each request.
 #[derive(Default)]
 pub struct LogThrottle(AtomicU64);
 
 impl LogThrottle {
     const A_SECOND: u64 = 10;
 
-    /// Whether it may be said once more in this second.
+    /// Whether another message may be logged in this second.
     pub fn may(&self, now: Duration) -> bool {
         let second = now.as_secs() << 8;
         let said = |before: u64| {
@@ -341,7 +342,7 @@ mod tests {
     use super::*;
     use crate::record::access_line::tests::line;
 
-    /// Takes nothing until `go` is dropped, and counts lines then.
+    /// A writer that blocks until the sender of `go` is dropped, and counts lines from then on.
     struct Stalled {
         go: mpsc::Receiver<()>,
         written: Arc<AtomicU64>,
@@ -349,7 +350,7 @@ mod tests {
 
     impl Write for Stalled {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            // Its end is the signal.
+            // The sender's drop is the signal.
             let _ = self.go.recv();
             let lines = memchr::memchr_iter(b'\n', bytes).count() as u64;
             self.written.fetch_add(lines, Ordering::Relaxed);
@@ -382,7 +383,7 @@ mod tests {
             },
         )
         .unwrap();
-        // One queue full is being written, another waits, the rest has no place.
+        // A full queue is being written, another waits, and the rest finds no room.
         let all = 3 * QUEUE as u64;
         for _ in 0..all {
             log.submit(&line(), LineDetails::default(), false);

@@ -1,4 +1,4 @@
-//! What is counted of requests: how they were refused, what GatePay answered, how long they took.
+//! Request metrics: refusals, GatePay's answer codes, and durations.
 
 use std::collections::HashMap;
 
@@ -11,30 +11,30 @@ use crate::prom::registrar::{OTHER, Registrar, SECONDS};
 use crate::record::access_line::{PhaseTimings, RequestPhase};
 use crate::refusal::Refusal;
 
-/// Upper bounds in seconds of the proxy's own part, which is a thousandth of a call.
+/// Upper bounds in seconds of the proxy's own time, which is a thousandth of a call's.
 const OWN_SECONDS: [f64; 12] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.1,
 ];
 
-/// What is counted of requests, whoever sends them.
+/// Metrics of requests, over all callers.
 pub struct RequestMeters {
     refusals: HashMap<&'static str, IntCounter>,
     answers: [IntCounter; CODES.len()],
     other_answers: IntCounter,
-    /// Requests between their head and the end of their answer.
+    /// Requests in flight, between their head and the end of their answer.
     pub in_flight: IntGauge,
-    /// How long requests take.
+    /// Durations of requests.
     pub took: LatencyHistograms,
 }
 
-/// How long requests take.
+/// Durations of requests, by part.
 pub struct LatencyHistograms {
     /// From the head to the end of the answer.
     pub whole: LatencyHistogram,
-    /// Of that GatePay.
+    /// The time that GatePay takes.
     pub upstream: LatencyHistogram,
-    /// And the proxy itself.
+    /// The time that the proxy itself takes.
     pub own: LatencyHistogram,
 }
 
@@ -47,7 +47,7 @@ const CODES: [&str; 42] = [
     "550233", "550238", "550245", "550249", "SUCCESS",
 ];
 
-/// The same as [`Code::padded`] has them, as numbers: these are in the same order, and compared at once.
+/// The codes as numbers, padded as by `EnvelopeCode::padded`: numbers keep the codes' order and compare in one step.
 static PADDED: [u128; CODES.len()] = {
     let mut all = [0; CODES.len()];
     let mut at = 0;
@@ -65,7 +65,7 @@ static PADDED: [u128; CODES.len()] = {
 };
 
 impl RequestMeters {
-    /// All at zero.
+    /// Makes all request metrics, at zero.
     pub fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
         let refusals = make.counters(
             "refusals_total",
@@ -106,7 +106,7 @@ impl RequestMeters {
             .inc();
     }
 
-    /// Records how long a request took, of that how long the proxy did, and GatePay if it was `sent` there.
+    /// Records a request's whole time, the proxy's own time, and GatePay's time if the request was `sent` there.
     pub fn took(&self, operation: usize, spent: &PhaseTimings, sent: bool) {
         let took = &self.took;
         took.whole.observe(operation, spent.whole().as_secs_f64());
@@ -118,7 +118,7 @@ impl RequestMeters {
         }
     }
 
-    /// How often each refusal was the answer, by slug.
+    /// The count of each refusal, in the order of `Refusal::SLUGS`.
     pub fn refusals(&self) -> [u64; Refusal::SLUGS.len()] {
         Refusal::SLUGS.map(|slug| self.refusals.get(slug).map_or(0, IntCounter::get))
     }

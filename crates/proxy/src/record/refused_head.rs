@@ -1,8 +1,8 @@
-//! What a refused head shows of its stamp, so that its outcome speaks of every copy of the request.
+//! The stamps that a refused head shows, so that the refusal's outcome covers every copy of the request.
 //!
-//! A copy may be torn or changed on the way: a line may stand twice, be folded, or be cut off. So every client id,
-//! timestamp and nonce counts that some reader finds, in each combination. It is only asked about them: nothing is
-//! admitted by what is found here.
+//! A copy may be torn or changed on the way: a field line may be repeated, folded or cut off. So every client id,
+//! timestamp and nonce that a lenient reader finds counts, in each combination. The replay memory is only asked about
+//! these stamps: nothing is admitted by them.
 
 use std::borrow::Cow;
 use std::str;
@@ -18,19 +18,19 @@ pub struct RefusedHead<'a> {
     client_ids: StampValues<'a>,
     timestamps: StampValues<'a>,
     nonces: StampValues<'a>,
-    /// The rest of the head did not arrive, or was not read.
+    /// Whether the rest of the head did not arrive, or was not read.
     is_cut: bool,
-    /// A line stands more often than is asked about.
+    /// Whether a field is repeated more than `MOST` times.
     is_beyond: bool,
 }
 
 type StampValues<'a> = ArrayVec<Cow<'a, [u8]>, MOST>;
 
-/// How many values of each line are asked about. No client signs a head that has more.
+/// The most values of each field that are asked about. No client signs a head that has more.
 const MOST: usize = 4;
 
 impl<'a> RefusedHead<'a> {
-    /// A head that has all its lines.
+    /// Takes the stamp fields from a head that arrived whole, as names and values.
     pub fn of_lines(lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut head = Self::default();
         for (name, value) in lines {
@@ -39,8 +39,8 @@ impl<'a> RefusedHead<'a> {
         head
     }
 
-    /// A head of HTTP/1 that is not one by the rules of [`framing`](crate::http1::request_parser), as far as it came. Lines end at LF or
-    /// CR, and a line that begins with a blank continues the one before.
+    /// Takes the stamp fields from the bytes so far of a head that the [parser](crate::http1::request_parser) refuses.
+    /// Lines end at LF or CR, and a line that begins with a blank continues the line before.
     pub fn of_bytes(bytes: &'a [u8]) -> Self {
         let begin = bytes.iter().position(|byte| !is_end_of_line(*byte));
         let bytes = &bytes[begin.unwrap_or(bytes.len())..];
@@ -73,7 +73,7 @@ impl<'a> RefusedHead<'a> {
         self.is_beyond |= is_full;
     }
 
-    /// A piece of a folded line stands behind the value with a blank between.
+    /// Appends a piece of a folded line to the value, after a blank.
     fn continues(&mut self, name: &[u8], piece: &[u8]) {
         if let Some(last) = self.values(name).and_then(|values| values.last_mut()) {
             if !last.is_empty() && !piece.is_empty() {
@@ -96,8 +96,8 @@ impl<'a> RefusedHead<'a> {
         }
     }
 
-    /// Why a copy of the request may have been executed, by what `ask` says of each stamp in the head. A head that has no
-    /// stamp was not signed, so that there is no copy of it; unless it is only a part of one.
+    /// Why a copy of the request may have been executed, by the answers of `ask` about each stamp in the head. A whole
+    /// head without a stamp was not signed, so it has no copy. A cut head without a stamp stays in doubt.
     pub fn doubt(
         &self,
         ask: impl Fn(&str, &Stamp<'_>) -> Option<EarlierCopy>,
@@ -124,7 +124,7 @@ fn is_end_of_line(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Where the first empty line of a head begins, however its lines end.
+/// The position at which the first empty line of a head begins, with LF or CRLF as line ends.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     let mut ends = (0..bytes.len()).filter(|at| bytes[*at] == b'\n');
     ends.find(|at| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
@@ -137,7 +137,7 @@ mod tests {
 
     const ADMITTED: EarlierCopy = EarlierCopy::Admitted { admitted_ms: 7 };
 
-    /// What is said of a head if `once` at 17 by `acme` was admitted.
+    /// The doubt about a head when nonce `once` at timestamp 17 by `acme` was admitted.
     fn doubt(head: &str) -> Option<EarlierCopy> {
         RefusedHead::of_bytes(head.as_bytes()).doubt(|client_id, stamp| {
             let stamp = (client_id, stamp.timestamp(), stamp.nonce());

@@ -1,4 +1,4 @@
-//! Telemetry: what the record of a request needs of the program, whatever becomes of the request.
+//! Telemetry: the parts of the program that the record of every request needs.
 
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use crate::record::access_log::{AccessLog, LogThrottle};
 use crate::record::meters::RequestMeters;
 use crate::upstream::meters::UpstreamMeters;
 
-/// What every [`RequestRecord`](crate::record::RequestRecord) is written with.
+/// The clock, metrics, log and replay memory of every [`RequestRecord`](crate::record::RequestRecord).
 pub struct Telemetry {
-    /// Time.
+    /// The process's clock.
     pub clock: Clock,
-    /// What is counted of requests.
+    /// Metrics of requests.
     pub requests: Arc<RequestMeters>,
-    /// What is counted of calls to GatePay.
+    /// Metrics of calls to GatePay.
     pub upstream: Arc<UpstreamMeters>,
-    /// Access lines.
+    /// The access log.
     pub log: AccessLog,
-    /// How often the program's log says what happens to every request.
+    /// Limits how often the program's log repeats a message about requests.
     pub seldom: LogThrottle,
-    /// Stamps that were used, and copies that are under way.
+    /// The replay memory: stamps that were used, and copies that are under way.
     pub replay: Arc<Replay>,
-    /// Whether the process is over: then a caller did not leave by itself.
+    /// The drain phase. Once it is over, an unfinished answer does not count as a caller that left.
     pub drain: Arc<Drain>,
-    /// Whether every answer says what is left of the caller's rate.
+    /// Whether every answer states the rest of the caller's rate limit.
     pub ratelimit_headers: bool,
 }

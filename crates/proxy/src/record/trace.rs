@@ -1,30 +1,31 @@
-//! A caller's trace (W3C Trace Context), so that its access line is found from the caller's own tracing.
+//! A caller's trace (W3C Trace Context), by which the caller's own tracing leads to the access line.
 //!
-//! It is read, logged and answered, and goes no further: of a caller's head GatePay gets only what `headers` lists.
+//! The proxy reads, logs and answers the trace, and does not forward it: GatePay gets only the fields of a caller's
+//! head that `headers` lists.
 
 use crate::headers::KnownHeaders;
 
-/// What a `traceparent` says.
+/// The fields of a `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace.
+    /// The trace id.
     pub id: [u8; 16],
-    /// The caller's own part of it.
+    /// The caller's span in the trace.
     pub parent: [u8; 8],
     flags: u8,
 }
 
-/// `00-` trace id `-` parent id `-` flags.
+/// Length in bytes of `00-` trace id `-` parent id `-` flags.
 const LENGTH: usize = 55;
 const SAMPLED: u8 = 1;
 
 impl TraceContext {
-    /// What the head says of its trace. What is malformed or stands twice says nothing, as the standard has it.
+    /// Reads the trace from a head. A malformed or repeated `traceparent` counts as none, as the standard requires.
     pub fn read(lines: &KnownHeaders<'_>) -> Option<Self> {
         Self::parse(lines.traceparent.ok()??)
     }
 
-    /// Reads version 00, and of later versions what they have in common with it.
+    /// Reads version 00, and the part of later versions that equals version 00.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (known, rest) = text.split_at_checked(LENGTH)?;
         let [version] = digits(&known[..2])?;
@@ -39,12 +40,12 @@ impl TraceContext {
         (ends && dashes && id != [0; 16] && parent != [0; 8]).then_some(Self { id, parent, flags })
     }
 
-    /// Whether the caller keeps what it traces here, and so will want the access line.
+    /// Whether the caller's tracing samples this request, so that its access line will be wanted.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// What the caller is told: its trace, with our own part of it.
+    /// The answer's `traceparent`: the caller's trace with the proxy's span.
     pub fn answer(&self, span: [u8; 8]) -> [u8; LENGTH] {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         let parts = [
@@ -59,7 +60,7 @@ impl TraceContext {
     }
 }
 
-/// Lower-case digits only: the standard allows no others.
+/// Decodes lower-case hexadecimal digits: the standard allows no others.
 fn digits<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let lower = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let mut bytes = [0; N];
