@@ -3,11 +3,11 @@
 //! ```
 //! # use std::sync::Arc;
 //! # use gatepay_core::{ClientId, Credential, SecretKey};
-//! use gatepay_sandbox::{Config, Sandbox, SubAccount, examples};
+//! use gatepay_sandbox::{SandboxConfig, Sandbox, SubAccount, examples};
 //!
 //! # let secret = SecretKey::new("secret".to_owned().into()).unwrap();
 //! # let credential = Credential::new(ClientId::parse("institution").unwrap(), &secret);
-//! let mut config = Config::new(credential, Arc::new(|| 1_767_225_600_000));
+//! let mut config = SandboxConfig::new(credential, Arc::new(|| 1_767_225_600_000));
 //! config.sub_accounts = vec![SubAccount::active("2124538349")];
 //! let sandbox = Sandbox::start(config, ([127, 0, 0, 1], 0).into()).unwrap();
 //!
