@@ -1,4 +1,4 @@
-//! What a sandbox is started with.
+//! The configuration of a sandbox.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,31 +8,32 @@ use gatepay_core::Credential;
 /// Tells the time, in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// What a sandbox is started with.
+/// The configuration of a sandbox.
 pub struct SandboxConfig {
-    /// Who may sign: the institution's credentials.
+    /// The institution's credentials: the sandbox accepts signatures made with these.
     pub institution: Vec<Credential>,
     /// The accounts that `X-GatePay-On-Behalf-Of` may name.
     pub sub_accounts: Vec<SubAccount>,
-    /// The institution's own account: it receives what it charges, and pays rewards that nobody else pays.
+    /// The id of the institution's own account. It receives the institution's charges, and pays batch transfers without
+    /// `X-GatePay-On-Behalf-Of`.
     pub institution_account: String,
-    /// What `X-GatePay-MerchantId` must be on fee settings; without it any value will do.
+    /// The required value of `X-GatePay-MerchantId` on fee settings; `None` accepts any value.
     pub merchant_id: Option<String>,
-    /// What accounts have at the start.
+    /// The balances of accounts at the start.
     pub opening_balances: Vec<OpeningBalance>,
-    /// How long an account that is created stays INIT, by the clock. With zero it is ACTIVE when looked at next.
+    /// How long a created account stays INIT, by the sandbox's clock. Zero makes the account ACTIVE on the next call.
     pub account_delay: Duration,
-    /// Among whose orders, refunds and other business a number may occur once only.
+    /// The scope in which a merchant's number (of an order, a refund or other business) must be unique.
     pub numbers_unique_per: NumbersUniquePer,
-    /// Which forms answers have, where the documentation and the official client libraries differ.
+    /// The form of answers where the documentation and the official client libraries differ.
     pub answer_forms: AnswerForms,
-    /// What time it is.
+    /// The sandbox's clock.
     pub clock: Clock,
-    /// With it the sandbox speaks TLS, without it plain text. ALPN is set to HTTP/1.1, whatever it says.
+    /// The TLS configuration; `None` serves plain text. The sandbox overwrites ALPN with HTTP/1.1.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// How many received requests are remembered, newest first to stay; 0 for none.
+    /// The capacity of the log of received requests. A full log drops its oldest request. 0 keeps no log.
     pub record: usize,
-    /// How long every answer is held back, as the network and GatePay's own work would.
+    /// The delay of every answer, which stands for the network and GatePay's own work.
     pub answer_delay: Duration,
 }
 
@@ -60,9 +61,9 @@ impl SandboxConfig {
 /// An account under the institution (protocol.md 6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubAccount {
-    /// As `X-GatePay-On-Behalf-Of` names it.
+    /// The account id, as `X-GatePay-On-Behalf-Of` names it.
     pub id: String,
-    /// Whether it can be used yet.
+    /// Whether the account is usable yet.
     pub status: AccountStatus,
 }
 
@@ -93,7 +94,7 @@ pub enum AccountStatus {
     Active,
 }
 
-/// What an account has at the start.
+/// The balance of an account in one currency at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpeningBalance {
     /// The institution's account or a sub-account.
@@ -105,7 +106,7 @@ pub struct OpeningBalance {
 }
 
 impl OpeningBalance {
-    /// So much of a currency for an account.
+    /// An opening balance of `amount` in `currency` for `account`.
     pub fn new(
         account: impl Into<String>,
         currency: impl Into<String>,
@@ -119,8 +120,10 @@ impl OpeningBalance {
     }
 }
 
-/// Among whose orders, refunds and other business a number may occur once only. GatePay does not say, so a client should be tested
-/// against both.
+/// The scope in which a merchant's number must be unique.
+///
+/// The number identifies an order, a refund or other business. GatePay does not document the scope, so a client should
+/// be tested against both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumbersUniquePer {
     /// Two sub-accounts may use the same number.
@@ -129,12 +132,12 @@ pub enum NumbersUniquePer {
     Institution,
 }
 
-/// Which forms answers have, where two sources differ. A client should be tested against both.
+/// The form of answers where two sources differ. A client should be tested against both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerForms {
-    /// As the types of GatePay's official client libraries for Go, Java and Python read them: the best evidence of what
-    /// GatePay sends.
+    /// The form that GatePay's official client libraries for Go, Java and Python decode: the best evidence of GatePay's
+    /// real answers.
     Clients,
-    /// As the samples of GatePay's documentation print them.
+    /// The form that the samples of GatePay's documentation print.
     Documentation,
 }

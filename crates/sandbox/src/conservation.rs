@@ -1,7 +1,7 @@
-//! The law of the ledger: whatever is asked, money only moves.
+//! The invariant of the ledger: no operation creates or destroys money.
 //!
-//! A second set of books is kept here, in another way: from what answers say. After each operation every account has
-//! what these books say, and all holders together gave what they received.
+//! The test keeps a second set of books, computed from the answers. After each operation every balance equals its value
+//! in these books, and the sums given and received by all holders are equal.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::wire::amount::Amount;
 
 const CURRENCIES: [&str; 3] = ["GT", "USDT", "BTC"];
 
-/// Something that moves money, or tries to. Amounts are in hundredths.
+/// An operation that moves money or attempts to. Amounts are in hundredths.
 #[derive(Debug, Clone)]
 enum MoneyStep {
     Fund(Who, Coin, u32),
@@ -51,7 +51,7 @@ enum MoneyStep {
     },
     Deduct(Coin, u32),
     Deposit(u32),
-    /// The call before once more, as it was.
+    /// Repeats the previous call unchanged.
     Again,
 }
 
@@ -95,13 +95,13 @@ fn step() -> impl Strategy<Value = MoneyStep> {
     ]
 }
 
-/// The second books: grains of 10^-8 by account and currency.
+/// The second books: units of 10^-8 by account and currency.
 type Books = BTreeMap<(&'static str, &'static str), i128>;
 
 struct ConservationRun {
     desk: TestDesk,
     books: Books,
-    /// Numbers so far.
+    /// The count of merchant numbers used.
     numbers: u32,
     /// Acme's orders that were paid.
     orders: Vec<String>,
@@ -143,7 +143,7 @@ impl ConservationRun {
         format!("n{}", self.numbers)
     }
 
-    /// What is answered to a call that may fail.
+    /// Makes a call that may fail, and returns the data of a success.
     fn try_to(&mut self, who: Who, operation: &'static str, asked: Value) -> Option<Value> {
         let answer = self.desk.ask(who, operation, &asked).ok();
         self.last = answer.is_some().then_some((who, operation, asked));
@@ -196,7 +196,7 @@ impl ConservationRun {
                 if self.try_to(ACME, "create_gift_card", cards).is_some() {
                     self.enter(ACME, "USDT", -grains(&text(cents)) * i128::from(count));
                 }
-                // It has no number: once more would be paid once more.
+                // This call has no merchant number: a repetition would pay again.
                 self.last = None;
             }
             MoneyStep::Otc { side, cents } => self.trade(side, cents),
@@ -229,7 +229,7 @@ impl ConservationRun {
             MoneyStep::Again => {
                 if let Some((who, operation, asked)) = self.last.take() {
                     let again = self.desk.ask(who, operation, &asked);
-                    // A payout's number is good once, any other call is answered again.
+                    // A repeated payout fails; any other repeated call is answered again.
                     assert_eq!(again.is_err(), operation == "create_payout");
                 }
             }
@@ -363,7 +363,7 @@ fn total(parts: &[u32]) -> i128 {
     parts.iter().map(|cents| grains(&text(*cents))).sum()
 }
 
-/// An amount of at most eight decimals.
+/// Parses an amount of at most eight decimals, in units of 10^-8.
 fn grains(amount: &str) -> i128 {
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
     assert!(fraction.len() <= 8, "{amount}");

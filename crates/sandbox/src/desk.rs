@@ -1,4 +1,4 @@
-//! For the tests: a ledger, a clock, and somebody to ask.
+//! Test support: a ledger, a clock, and a caller.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) const INSTITUTION: &str = "1000000000";
 pub(crate) const ACME: &str = "2124538349";
 pub(crate) const OTHER: &str = "2124538350";
 
-/// How long a new account takes to become active here.
+/// The time until a new account becomes active, in milliseconds.
 pub(crate) const DELAY_MS: u64 = 1000;
 
 pub(crate) struct TestDesk {
@@ -34,12 +34,12 @@ impl TestDesk {
         Self::with(NumbersUniquePer::SubAccount)
     }
 
-    /// With numbers that are unique in this way.
+    /// A desk with this scope of unique numbers.
     pub(crate) fn with(numbers: NumbersUniquePer) -> Self {
         Self::with_rules(numbers, AnswerForms::Clients)
     }
 
-    /// With the answers that the documentation prints.
+    /// A desk with the answers that the documentation prints.
     pub(crate) fn documented() -> Self {
         Self::with_rules(NumbersUniquePer::SubAccount, AnswerForms::Documentation)
     }
@@ -77,12 +77,12 @@ impl TestDesk {
         }
     }
 
-    /// What Acme is answered.
+    /// The data of Acme's answer.
     pub(crate) fn get(&mut self, operation: &str, asked: &Value) -> Value {
         self.ask(ACME, operation, asked).unwrap()
     }
 
-    /// The code that Acme is refused with.
+    /// The code of Acme's refusal.
     pub(crate) fn refusal(&mut self, operation: &str, asked: &Value) -> String {
         self.ask(ACME, operation, asked).unwrap_err()
     }
@@ -141,7 +141,7 @@ pub(crate) fn order(number: &str, amount: &str) -> Value {
     })
 }
 
-/// The same to be paid on a chain, in a currency.
+/// An order to be paid on a chain, in `pay_currency`.
 pub(crate) fn address_order(number: &str, amount: &str, pay_currency: &str) -> Value {
     let mut order = order(number, amount);
     order["merchantUserId"] = json!(7);

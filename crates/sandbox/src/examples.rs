@@ -1,4 +1,4 @@
-//! One good request for every operation, and the state that it needs to succeed.
+//! One valid request for every operation, and the ledger state that the request needs.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -31,9 +31,9 @@ use crate::wire::parameters::RequestParameters;
 /// A request, apart from its path and its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExampleRequest {
-    /// The method it is sent by.
+    /// The HTTP method.
     pub method: Method,
-    /// What stands behind `?`, if anything does.
+    /// The query without its `?`, if there is one.
     pub query: Option<String>,
     /// The body; empty if there is none.
     pub body: Bytes,
@@ -41,18 +41,20 @@ pub struct ExampleRequest {
     pub content_type: Option<&'static str>,
 }
 
-/// Prepares what an operation needs (a paid order, a quote, money) in the name of an active sub-account, and gives the
-/// request as a tenant sends it. Every call gives another request, with numbers of its own.
+/// Prepares the state for an operation and returns the request.
 ///
-/// Nothing for an operation that the catalogue does not have, or that has no institution path.
+/// The state (a paid order, a quote, money) belongs to an active sub-account, and the request is as a tenant sends it.
+/// Every call returns a new request, with numbers of its own. The result is `None` for an operation that the catalogue
+/// lacks, or that has no institution path.
 pub fn prepare(sandbox: &Sandbox, sub_account: &str, operation: &str) -> Option<ExampleRequest> {
     let method = sandbox.world().catalogue().named(operation)?.method;
     prepare_for(sandbox, sub_account, operation, method)
 }
 
-/// The same in the form that a path called by `method` takes. They differ where the institution's method is another
-/// than the merchant's, and on some alternative paths: asking for balances is a GET without a body or a POST of a
-/// list.
+/// Prepares a request as [`prepare`] does, in the form for a path called by `method`.
+///
+/// Forms differ where the institution's method is another than the merchant's, and on some alternative paths: the
+/// balance query is a GET without a body or a POST of a list.
 pub fn prepare_for(
     sandbox: &Sandbox,
     sub_account: &str,
@@ -75,11 +77,11 @@ pub fn prepare_for(
     Some(ExampleRequest::new(operation, method, &asked))
 }
 
-/// One example in the making.
+/// An example under construction.
 struct ExampleDraft<'a> {
     state: &'a mut SandboxState,
     call: LedgerCall<'a>,
-    /// A number that no other example has.
+    /// A merchant number, unique per example.
     number: String,
 }
 
@@ -111,7 +113,7 @@ impl ExampleRequest {
 }
 
 impl ExampleDraft<'_> {
-    /// What an operation is asked, once everything that it needs is there.
+    /// Prepares the state for an operation, and returns the request's parameters.
     fn ask(&mut self, operation: &str, method: Method) -> Option<Value> {
         let number = self.number.clone();
         let asked = match operation {
@@ -202,7 +204,7 @@ impl ExampleDraft<'_> {
         Some(asked)
     }
 
-    /// The rest: OTC, gift cards, subscriptions, channels, and what only the institution may ask.
+    /// `ask` for OTC, gift cards, subscriptions, channels, and operations of the institution only.
     fn ask_more(&mut self, operation: &str) -> Option<Value> {
         let number = self.number.clone();
         let asked = match operation {
@@ -302,7 +304,7 @@ impl ExampleDraft<'_> {
         self.perform("create_order", &order)["prepayId"].take()
     }
 
-    /// A refund of an order that is paid.
+    /// The parameters of a refund of a paid order.
     fn refund(&mut self) -> Value {
         let prepay_id = self.placed_order();
         self.pay(&prepay_id);
@@ -427,7 +429,7 @@ impl ExampleDraft<'_> {
         })
     }
 
-    /// Creates another sub-account, active whatever the delay, and gives its id.
+    /// Creates a sub-account, activates it regardless of the configured delay, and returns its id.
     fn new_account(&mut self) -> String {
         let account = self.account();
         self.perform("create_account", &account);
@@ -436,7 +438,7 @@ impl ExampleDraft<'_> {
         newest.expect("one was created a moment ago").to_owned()
     }
 
-    /// Between two accounts that both can pay.
+    /// The parameters of a transfer between two accounts that both have money.
     fn transfer(&mut self) -> Value {
         self.fund();
         let other = self.new_account();
@@ -476,7 +478,7 @@ impl ExampleDraft<'_> {
             .expect("examples are prepared for an active account");
     }
 
-    /// Carries out an operation that is known to succeed, and gives the data of its answer.
+    /// Executes an operation that is known to succeed, and returns the data of its answer.
     fn perform(&mut self, operation: &str, asked: &Value) -> Value {
         let emulated = emulated(operation, Method::Post).expect("examples name operations");
         let asked = RequestParameters::parse(asked.to_string().as_bytes());
@@ -524,7 +526,7 @@ fn fee_rule(sub_account: &str) -> Value {
     })
 }
 
-/// Texts of an object as a query.
+/// Encodes the members of an object as a query.
 fn query(asked: &Value) -> String {
     let members = asked.as_object().into_iter().flatten();
     let pairs = members.map(|(name, value)| {
@@ -536,7 +538,7 @@ fn query(asked: &Value) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-/// What may not stand in a query as it is, escaped.
+/// Percent-encodes all bytes except the unreserved characters of RFC 3986.
 fn escaped(text: &str) -> String {
     let escaped = text.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -547,7 +549,7 @@ fn escaped(text: &str) -> String {
     escaped.collect()
 }
 
-/// Texts of an object as a form; one named `file` is a file.
+/// Encodes the members of an object as a form; the member `file` becomes a file.
 fn form(asked: &Value) -> String {
     let members = asked.as_object().into_iter().flatten();
     let parts = members.map(|(name, value)| {

@@ -1,19 +1,28 @@
 //! A GatePay emulator for the demo, the tests and tenants' conformance runs.
 //!
-//! It speaks the institution API over HTTP/1.1: it verifies requests as GatePay does, answers every operation of the
-//! catalogue that has an institution path, keeps accounts, balances and business in memory, remembers what it
-//! received, and misbehaves on demand. Money adds up: it is moved between accounts and the world outside, and never
-//! made. Where GatePay's documentation and its official client libraries differ, answers are as the libraries' types read
-//! them, unless [`AnswerForms`] says otherwise. Where both are silent it has to choose; [`ApiFailure`] and the operations say where.
-//! References like "protocol.md 4.2" are to the protocol notes in `docs/`.
+//! The sandbox serves the institution API over HTTP/1.1. It verifies requests as GatePay does, and answers every
+//! operation of the catalogue that has an institution path. It keeps accounts, balances, business and received requests
+//! in memory, and injects faults on demand. Money is conserved: it moves between accounts and the outside world, and is
+//! never created. Where GatePay's documentation and its official client libraries differ, answers follow the libraries'
+//! types, unless [`AnswerForms`] selects the documentation. Where neither source specifies the behavior, the sandbox
+//! makes a choice, which [`ApiFailure`] and the operations document. References like "protocol.md 4.2" are to the
+//! protocol notes in `docs/`.
 //!
-//! What this crate deliberately is not: it is no part of production, it keeps nothing beyond its own life, it reads
-//! no clock (time is passed in), it takes no fees, and it sends no notifications.
+//! Deliberate limits: this crate is no part of production, it persists nothing, it reads no clock (time is passed in),
+//! it takes no fees, and it sends no notifications.
 //!
-//! Read in this order: how it is started ([`SandboxConfig`], [`Sandbox`]), what becomes of a request (`service`), who is let
-//! in (`service/authentication`), what is asked for (`wire/parameters`), what is done (`operations`, whose table names one file for each part of
-//! the API in `api`; `ledger` has their books), what is answered (`wire/answer`, [`ApiFailure`]), how it misbehaves ([`InjectedFault`], `service/disruption`) and what it
-//! remembers ([`ReceivedRequest`]). [`examples`] has a request for every operation.
+//! Reading order:
+//!
+//! - start: [`SandboxConfig`], [`Sandbox`];
+//! - the path of a request: `service`;
+//! - authentication: `service/authentication`;
+//! - request parameters: `wire/parameters`;
+//! - execution: `operations`, whose table names one file in `api` for each part of the API; `ledger` has their books;
+//! - answers: `wire/answer`, [`ApiFailure`];
+//! - faults: [`InjectedFault`], `service/disruption`;
+//! - the log of received requests: [`ReceivedRequest`].
+//!
+//! [`examples`] has a request for every operation.
 //!
 //! Paths that start with `/-/sandbox/` are the emulator's own and unsigned; no path of GatePay's starts with `/-/`:
 //!

@@ -14,10 +14,10 @@ use crate::wire::answer::{EnvelopeForm, SandboxAnswer};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// What an operation does.
+/// The function that executes an operation.
 type Execute = fn(&mut Ledger, LedgerCall<'_>, &RequestParameters) -> Outcome;
 
-/// An operation, ready to be carried out.
+/// An executable operation and the form of its answer.
 #[derive(Clone, Copy)]
 pub(crate) struct EmulatedOperation {
     form: EnvelopeForm,
@@ -25,7 +25,7 @@ pub(crate) struct EmulatedOperation {
 }
 
 impl EmulatedOperation {
-    /// Carries out the operation. What cannot be read was not asked for.
+    /// Executes the operation. Unreadable parameters fail without execution.
     pub(crate) fn perform(
         self,
         ledger: &mut Ledger,
@@ -37,7 +37,7 @@ impl EmulatedOperation {
     }
 }
 
-/// A function with the books that it is handed.
+/// Adapts a function to [`Execute`]: passes it the named books of the ledger.
 macro_rules! with {
     ($function:path) => {
         |_, call, asked| $function(call, asked)
@@ -47,8 +47,8 @@ macro_rules! with {
     };
 }
 
-/// How an operation is carried out, by its name in the catalogue, and where it has two forms by its method. Nothing
-/// for a row that has no institution path.
+/// The emulation of an operation, by its name in the catalogue, and by its method where there are two forms. `None` for
+/// a row without an institution path.
 pub(crate) fn emulated(operation: &str, method: Method) -> Option<EmulatedOperation> {
     let (form, execute) = payments(operation)
         .or_else(|| funds(operation, method))
@@ -102,7 +102,7 @@ fn payments(operation: &str) -> Option<(EnvelopeForm, Execute)> {
     })
 }
 
-/// What accounts have, convert, pay out and trade.
+/// Balances, conversions, payouts and trades of accounts.
 fn funds(operation: &str, method: Method) -> Option<(EnvelopeForm, Execute)> {
     use EnvelopeForm::{Bare, Lower, Standard};
     Some(match operation {
@@ -140,7 +140,7 @@ fn funds(operation: &str, method: Method) -> Option<(EnvelopeForm, Execute)> {
     })
 }
 
-/// Subscriptions, channels, and what only the institution may call.
+/// Subscriptions, channels, and the operations of the institution only.
 fn relations(operation: &str) -> Option<(EnvelopeForm, Execute)> {
     use EnvelopeForm::{Flagged, Standard};
     Some(match operation {
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// JSON with names that matter and values of every kind.
+    /// JSON objects with known parameter names and values of every type.
     fn any_parameters() -> impl Strategy<Value = Value> {
         let name = prop::sample::select(vec![
             "merchantTradeNo",

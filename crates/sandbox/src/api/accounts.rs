@@ -1,5 +1,5 @@
-//! The institution's account and its sub-accounts (protocol.md 6): create, query, list, update; and whose name a call
-//! may be made in.
+//! The institution's account and its sub-accounts (protocol.md 6): create, query, list, update; and the account that a
+//! call acts for.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use crate::wire::parameters::RequestParameters;
 /// The first account id given; ids in the samples have as many digits.
 const FIRST_ID: u64 = 9_000_000_001;
 
-/// Without On-Behalf-Of the institution's own account pays here (protocol.md 2).
+/// Operations that use the institution's own account if On-Behalf-Of is missing (protocol.md 2).
 const FOR_THE_INSTITUTION: [&str; 2] = ["create_batch_transfer", "query_batch_transfer"];
 
-/// What a caller says about an account, and what answers repeat.
+/// The members that describe an account: callers set them and answers repeat them.
 const DESCRIPTION: [&str; 4] = ["customer_id", "display_name", "account_holder", "metadata"];
 
-/// All accounts there are.
+/// The institution's account and all sub-accounts.
 pub(crate) struct AccountBook {
     institution: String,
-    /// As `X-GatePay-MerchantId` has to name the institution; `None` is anything.
+    /// The required value of `X-GatePay-MerchantId`; `None` accepts any value.
     merchant_id: Option<String>,
-    /// How long a new account is not usable yet.
+    /// The time from an account's creation to its activation, in milliseconds.
     delay_ms: u64,
     /// Oldest first.
     sub: Vec<SandboxAccount>,
@@ -37,18 +37,18 @@ pub(crate) struct AccountBook {
 
 struct SandboxAccount {
     id: String,
-    /// What it was created by; nothing if the sandbox was started with it.
+    /// The request that created the account; `None` for an account of the configuration.
     asked: Option<RequestParameters>,
     request_id: String,
-    /// What is said about it, as last updated.
+    /// The account's description, as last updated.
     description: Map<String, Value>,
     created_ms: u64,
     updated_ms: u64,
-    /// From when on it is usable; `None` is never.
+    /// The time of activation, in milliseconds since 1970; `None` is never.
     active_from_ms: Option<u64>,
 }
 
-/// `POST …/accounts/create`. The same request again has the same answer: INIT and no id, whatever became of it.
+/// `POST …/accounts/create`. A repeated request has the same answer, INIT and no id, even once the account is ACTIVE.
 pub(crate) fn create(
     accounts: &mut AccountBook,
     call: LedgerCall<'_>,
@@ -70,7 +70,7 @@ pub(crate) fn create(
     let mut answer = described(asked);
     answer.insert("request_id".to_owned(), json!(request_id));
     answer.insert("status".to_owned(), json!("INIT"));
-    // Text here, a number in every other answer.
+    // This member is text here, and a number in every other answer.
     answer.insert("created".to_owned(), json!(created_ms.to_string()));
     Ok(answer.into())
 }
@@ -91,12 +91,12 @@ pub(crate) fn update(
         .extend(said.filter(|(_, value)| !value.is_null()));
     account.updated_ms = call.now;
     let mut answer = account.describe(call.now);
-    // Text here, a number in a query.
+    // This member is text here, and a number in a query.
     answer["updated"] = json!(account.updated_ms.to_string());
     Ok(answer)
 }
 
-/// `GET …/accounts/query`. Its parameters are on no page that was seen; any one that names an account will do.
+/// `GET …/accounts/query`. No known page documents the parameters; any parameter that names an account is accepted.
 pub(crate) fn query(
     accounts: &AccountBook,
     call: LedgerCall<'_>,
@@ -149,7 +149,7 @@ impl AccountBook {
         }
     }
 
-    /// The account in whose name a call is made, by the header that its operation names it in.
+    /// The account that a call acts for, from the header that the operation prescribes.
     pub(crate) fn acting<'a>(
         &'a self,
         operation: &Operation,
@@ -182,12 +182,12 @@ impl AccountBook {
         }
     }
 
-    /// Whether money can be moved to and from it: an active sub-account, or the institution's own.
+    /// Whether money can move to and from the account: an active sub-account, or the institution's own account.
     pub(crate) fn holds_money(&self, id: &str, now: u64) -> bool {
         id == self.institution || self.is_active(id, now)
     }
 
-    /// Whether it is a sub-account that can be used.
+    /// Whether the account is an active sub-account.
     pub(crate) fn is_active(&self, id: &str, now: u64) -> bool {
         self.sub
             .iter()
@@ -225,7 +225,7 @@ impl AccountBook {
 }
 
 impl SandboxAccount {
-    /// An account that the sandbox is started with.
+    /// An account of the configuration.
     fn given(account: SubAccount) -> Self {
         Self {
             description: Map::from_iter([
@@ -251,7 +251,7 @@ impl SandboxAccount {
         }
     }
 
-    /// As lists have it.
+    /// The account in the form of a list.
     fn summarize(&self, now: u64) -> Value {
         let said = |name| self.description.get(name).cloned().unwrap_or_default();
         let is_active = self.status(now) == AccountStatus::Active;
@@ -265,7 +265,7 @@ impl SandboxAccount {
         })
     }
 
-    /// As a query has it.
+    /// The account in the form of a query.
     fn describe(&self, now: u64) -> Value {
         let said = |name| self.description.get(name).cloned().unwrap_or_default();
         let mut answer = self.summarize(now);
@@ -285,7 +285,7 @@ impl AccountStatus {
     }
 }
 
-/// Which accounts are asked for.
+/// The filter of an account query or list.
 struct AccountFilter<'a> {
     request_id: Option<&'a str>,
     account_id: Option<&'a str>,
@@ -325,7 +325,7 @@ impl<'a> AccountFilter<'a> {
     }
 }
 
-/// What a caller says about an account; `null` where nothing is said.
+/// The description in a request; a missing member is `null`.
 fn described(asked: &RequestParameters) -> Map<String, Value> {
     DESCRIPTION
         .iter()

@@ -1,7 +1,7 @@
-//! Balances: who holds how much of which currency, and how that came about.
+//! Balances: the amount of each currency that a holder has, and the bill entries behind it.
 //!
-//! Money is moved and never made: whatever an account receives, another holder gives. Two holders give more than they
-//! have, because they stand for the world: [`Holder::Outside`] and [`Holder::Market`].
+//! Money is moved and never created: every amount that an account receives, another holder gives. Two holders may give
+//! more than they have, because they stand for the outside world: `MoneyHolder::Outside` and `MoneyHolder::Market`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,14 +15,14 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::{CURRENCIES, RequestParameters};
 
-/// Whose money it is.
+/// A holder of money.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum MoneyHolder {
     /// The institution or a sub-account.
     Account(String),
-    /// Everybody else: customers, banks, addresses on chains.
+    /// All parties outside the institution: customers, banks, addresses on chains.
     Outside,
-    /// The other side of every conversion.
+    /// The counterparty of every conversion.
     Market,
 }
 
@@ -34,18 +34,18 @@ pub(crate) struct MoneyMovement<'a> {
     pub(crate) amount: Amount,
 }
 
-/// What money is moved for, as bills show it.
+/// The reason for a movement of money, as bills show it.
 #[derive(Clone, Copy)]
 pub(crate) struct MovementReason<'a> {
-    /// The word for it. No page lists GatePay's words; these are the sandbox's.
+    /// The kind of business. No page lists GatePay's words; these are the sandbox's.
     pub(crate) kind: &'static str,
-    /// GatePay's own id of what was done.
+    /// GatePay's own id of the business.
     pub(crate) id: &'a str,
-    /// The merchant's.
+    /// The merchant's own number of the business.
     pub(crate) number: &'a str,
 }
 
-/// Everybody's money.
+/// The balances and bills of all holders.
 #[derive(Default)]
 pub(crate) struct Balances {
     flows: HashMap<MoneyHolder, BTreeMap<String, MoneyFlow>>,
@@ -53,7 +53,7 @@ pub(crate) struct Balances {
     entries: Vec<BillEntry>,
 }
 
-/// What came in and what went out, since the sandbox was started.
+/// The amounts received and given since the start of the sandbox.
 #[derive(Clone, Copy)]
 struct MoneyFlow {
     received: Amount,
@@ -68,7 +68,7 @@ struct BillEntry {
     id: String,
     number: String,
     currency: String,
-    /// With its sign.
+    /// The amount with its sign: `-` for money given.
     amount: String,
     balance: Amount,
 }
@@ -136,7 +136,7 @@ pub(crate) fn bills(
     }))
 }
 
-/// What an account is given from outside, in no call of the API.
+/// Gives an account money from outside. No call of the API does this.
 pub(crate) fn fund(
     accounts: &AccountBook,
     balances: &mut Balances,
@@ -191,7 +191,7 @@ impl Balances {
         Ok(())
     }
 
-    /// What an account has of a currency.
+    /// The balance of an account in a currency.
     pub(crate) fn available(&self, account: &str, currency: &str) -> Amount {
         self.flows
             .get(&MoneyHolder::account(account))
@@ -199,7 +199,7 @@ impl Balances {
             .map_or(Amount::ZERO, |flow| flow.left())
     }
 
-    /// What an account has, by currency.
+    /// The balances of an account, by currency.
     pub(crate) fn held(&self, account: &str) -> impl Iterator<Item = (&str, Amount)> {
         let flows = self.flows.get(&MoneyHolder::account(account));
         let flows = flows.into_iter().flatten();
@@ -261,7 +261,7 @@ impl Balances {
         })
     }
 
-    /// Writes a line of an account's bill; the world keeps none.
+    /// Adds an entry to an account's bill; `Outside` and `Market` have no bill.
     fn enter(
         &mut self,
         now: u64,
@@ -285,7 +285,7 @@ impl Balances {
         });
     }
 
-    /// What all holders together received and gave, by currency: the two are equal.
+    /// The sums received and given by all holders, by currency: the two are equal.
     #[cfg(test)]
     pub(crate) fn sums(&self) -> BTreeMap<&str, (Amount, Amount)> {
         let mut sums = BTreeMap::new();

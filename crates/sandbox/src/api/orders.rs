@@ -1,7 +1,7 @@
 //! Orders: create in four ways, pay, query, close. Their refunds are in `refunds`.
 //!
-//! Where GatePay's pages contradict each other (lengths of numbers, decimals of amounts; protocol.md 7) the caller is
-//! held only to what all of them say.
+//! Where GatePay's pages contradict each other (lengths of numbers, decimals of amounts; protocol.md 7) the sandbox
+//! enforces only the rules that all pages have.
 
 use std::collections::HashMap;
 
@@ -17,17 +17,17 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// How long an order may stay unpaid, at most and by default (samples.json).
+/// The maximum and default payment deadline of an order, in milliseconds after creation (samples.json).
 const LONGEST_LIFE_MS: u64 = 3_600_000;
 
-/// The first `prepayId` is the number after it; they have as many digits as those GatePay prints.
+/// The number before the first `prepayId`. Ids have as many digits as those in GatePay's samples.
 const BEFORE_FIRST_PREPAY_ID: u64 = 50_000_000_000_000_000;
 
 /// All orders of the institution.
 pub(crate) struct OrderBook {
     numbers_unique_per: NumbersUniquePer,
     by_prepay_id: HashMap<String, SandboxOrder>,
-    /// By merchantTradeNo.
+    /// `prepayId` by merchantTradeNo.
     prepay_ids: HashMap<RequestNumber, String>,
 }
 
@@ -37,10 +37,10 @@ pub(crate) struct SandboxOrder {
     pub(crate) number: String,
     goods_name: String,
     pub(crate) price: OrderPrice,
-    /// What the customer pays in: another currency makes it a converted order.
+    /// The currency of the customer's payment. Another currency than the price's makes this a converted order.
     pub(crate) pay_currency: String,
     pub(crate) pay_amount: Amount,
-    /// Where the customer pays, for orders that are paid on a chain.
+    /// The payment address, for orders that are paid on a chain.
     on_chain: Option<OnChain>,
     terminal_type: String,
     pub(crate) channel_id: String,
@@ -48,28 +48,28 @@ pub(crate) struct SandboxOrder {
     created_ms: u64,
     expires_ms: u64,
     progress: OrderProgress,
-    /// What is not refunded yet, in the currency of the price.
+    /// The amount not refunded yet, in the currency of the price.
     pub(crate) refundable: Amount,
 }
 
-/// What an order costs.
+/// The price of an order.
 pub(crate) struct OrderPrice {
     pub(crate) currency: String,
     pub(crate) amount: Amount,
     /// The amount as the merchant wrote it, for answers.
     pub(crate) text: String,
-    /// What it was worked out from, if the merchant priced it so: currency and amount.
+    /// The merchant's fiat price (currency and amount) that `amount` was converted from, if there is one.
     fiat: Option<(String, String)>,
 }
 
-/// An address of an order's own.
+/// A payment address that belongs to one order.
 struct OnChain {
     chain: String,
     full_curr_type: String,
     address: String,
 }
 
-/// What was done to an order; its status follows from this and the time.
+/// The progress of an order. The order's status follows from its progress and the time.
 #[derive(Clone, Copy)]
 enum OrderProgress {
     Created,
@@ -77,7 +77,7 @@ enum OrderProgress {
     Closed,
 }
 
-/// PENDING, PAID and EXPIRED were seen in GatePay's answers; CLOSED is the sandbox's word.
+/// PENDING, PAID and EXPIRED occur in GatePay's answers; CLOSED is the sandbox's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OrderStatus {
     Pending,
@@ -185,7 +185,7 @@ pub(crate) fn query_at_address(
     let order = order.map_err(of_address_payment)?;
     let mut answer = order.describe_v2(call);
     if call.forms == AnswerForms::Clients {
-        // The same under the names that client libraries have here, and only here.
+        // The currency and amount once more, under the names that client libraries have in this answer only.
         answer["payCurrency"] = json!(order.pay_currency);
         answer["payAmount"] = json!(order.pay_amount.to_string());
     }
@@ -225,7 +225,7 @@ pub(crate) fn close(
     Ok(json!({"result": "SUCCESS"}))
 }
 
-/// What the customer does, in no call of the API.
+/// Pays an order as its customer would. No call of the API does this.
 pub(crate) fn pay(
     orders: &mut OrderBook,
     balances: &mut Balances,
@@ -252,7 +252,7 @@ pub(crate) fn pay(
     Ok(())
 }
 
-/// An order that a call of address payments does not find has a code of its own.
+/// Replaces `UnknownOrder` with the code that address payments have for it.
 pub(crate) fn of_address_payment(failure: ApiFailure) -> ApiFailure {
     match failure {
         ApiFailure::UnknownOrder => ApiFailure::UnknownAddressOrder,
@@ -276,7 +276,7 @@ impl OrderBook {
             .map(|order| order.account.as_str())
     }
 
-    /// The caller's own order. Another's is as unknown as none.
+    /// The caller's own order. Another account's order is not found.
     pub(crate) fn own(
         &mut self,
         account: &str,
@@ -312,7 +312,7 @@ impl OrderBook {
         Ok(order)
     }
 
-    /// An order that is paid on a chain, at an address of its own.
+    /// Places an order that is paid on a chain, at an address of its own.
     fn place_on_chain(
         &mut self,
         call: LedgerCall<'_>,
@@ -400,7 +400,7 @@ impl OrderPrice {
         })
     }
 
-    /// The price in the currency paid in, worked out from one in fiat.
+    /// The price in `currency`, converted from a fiat price.
     fn in_fiat(asked: &RequestParameters, currency: &str) -> Result<Self, ApiFailure> {
         let fiat_currency = asked.text("fiatCurrency")?;
         let amount = market::costs(fiat_currency, asked.amount("fiatAmount")?, currency)?;
@@ -428,13 +428,13 @@ impl SandboxOrder {
         self.pay_currency != self.price.currency
     }
 
-    /// What stands in bills for money moved for this order.
+    /// The reason that bills show for this order's movements of money.
     pub(crate) fn reason<'s>(&'s self, kind: &'static str, number: &'s str) -> MovementReason<'s> {
         let id = &self.prepay_id;
         MovementReason { kind, id, number }
     }
 
-    /// Money between the customer and the merchant, by way of the market if the order was converted.
+    /// The movements of money between customer and merchant, through the market if the order was converted.
     pub(crate) fn movements(
         &self,
         from: MoneyHolder,
@@ -468,7 +468,7 @@ impl SandboxOrder {
         format!("https://sandbox.invalid/pay/{}", self.prepay_id)
     }
 
-    /// What it is worth; empty if there is no price.
+    /// The order's price in USDT; empty if its currency has no market price.
     fn in_usdt(&self) -> String {
         market::buys(&self.price.currency, self.price.amount, "USDT")
             .map_or_else(|_| String::new(), |amount| amount.to_string())
@@ -522,7 +522,7 @@ impl SandboxOrder {
         answer
     }
 
-    /// The same and more.
+    /// The answer to a query of the second version: the first version's fields and more.
     fn describe_v2(&self, call: LedgerCall<'_>) -> Value {
         let chain = self.describe_chain();
         let mut answer = data(self.describe(call.now));
@@ -560,7 +560,7 @@ impl SandboxOrder {
         json!({"done_amount": done, "confirming_list": []})
     }
 
-    /// What the customer has paid, in the currency it is paid in.
+    /// The amount that the customer has paid, in the currency of the payment.
     fn done_amount(&self) -> Amount {
         match self.progress {
             OrderProgress::Paid { .. } => self.pay_amount,
@@ -615,7 +615,7 @@ impl SandboxOrder {
     }
 }
 
-/// A time as text. Client libraries say that it is text, and not which; this is how GatePay writes other dates.
+/// A time as text. Client libraries document the type but not the format; this is the format of GatePay's other dates.
 fn utc_text(time_ms: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(signed(time_ms));
     time.map_or_else(

@@ -1,7 +1,7 @@
-//! Refunds of orders, in five forms; any query finds those of all.
+//! Refunds of orders, in five forms; any query finds refunds of every form.
 //!
-//! A refund takes the order's price back from the merchant, and gives the customer what was paid for it. It is done as
-//! soon as it is accepted.
+//! A refund takes the order's price from the merchant, and gives the customer the corresponding payment. An accepted
+//! refund is done at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -35,38 +35,38 @@ struct SandboxRefund {
     asked: RefundTerms,
     /// The amount as the merchant wrote it, for answers.
     amount_text: String,
-    /// What the customer gets, in the currency it was paid in.
+    /// The customer's amount, in the currency of the payment.
     pay_amount: Amount,
     done_ms: u64,
 }
 
-/// What makes two refunds the same. Amounts are compared by value.
+/// The terms of a refund. Two refunds are the same if their terms are equal; amounts are compared by value.
 #[derive(PartialEq)]
 struct RefundTerms {
     prepay_id: String,
-    /// In the currency of the order's price.
+    /// The amount in the currency of the order's price.
     amount: Amount,
     reason: String,
     target: RefundTarget,
 }
 
-/// Where the money goes. 0 and empty mean "not said".
+/// The destination of a refund. 0 and empty text mean "not specified".
 #[derive(PartialEq, Default)]
 struct RefundTarget {
-    /// 1 back the way it came, 2 to whom it is named.
+    /// 1 back to the payer, 2 to the named receiver.
     style: u64,
     /// 1 a Gate account, 2 a chain.
     channel: u64,
     gate_uid: u64,
     address: String,
     chain: String,
-    /// Who bears the fee. There is none here.
+    /// The party that bears the fee. The sandbox takes no fee.
     bear_type: u64,
     /// 1 the whole amount, 2 a part.
     amount_type: u64,
 }
 
-/// `POST /v1/pay/order/refund`. The same refund asked for again is answered again and done once.
+/// `POST /v1/pay/order/refund`. A repeated refund is answered again and executed once.
 pub(crate) fn refund(
     refunds: &mut RefundBook,
     orders: &mut OrderBook,
@@ -86,7 +86,7 @@ pub(crate) fn refund(
     Ok(data(refund.describe(order)))
 }
 
-/// `POST /v2/standard/order/refund`; `/v3/order/refund` is on no page and taken for the same.
+/// `POST /v2/standard/order/refund`; `/v3/order/refund` is on no page, and the sandbox treats it alike.
 pub(crate) fn refund_v2(
     refunds: &mut RefundBook,
     orders: &mut OrderBook,
@@ -106,7 +106,7 @@ pub(crate) fn refund_v2(
     Ok(refund.describe_v2(order))
 }
 
-/// `POST /v1/pay/address/refund`: of an order that was not converted.
+/// `POST /v1/pay/address/refund`: the refund of an order that was not converted.
 pub(crate) fn refund_at_address(
     refunds: &mut RefundBook,
     orders: &mut OrderBook,
@@ -123,7 +123,7 @@ pub(crate) fn refund_at_address(
     Ok(refund.describe_v2(order))
 }
 
-/// `POST /v1/pay/address/refundconvert`: of an order that was converted.
+/// `POST /v1/pay/address/refundconvert`: the refund of an order that was converted.
 pub(crate) fn refund_converted(
     refunds: &mut RefundBook,
     orders: &mut OrderBook,
@@ -138,7 +138,7 @@ pub(crate) fn refund_converted(
     refund_checkout(refunds, orders, balances, call, asked)
 }
 
-/// `POST /v1/pay/checkout/refund` takes the form of converted orders for any.
+/// `POST /v1/pay/checkout/refund`: the form of converted orders, for any order.
 pub(crate) fn refund_checkout(
     refunds: &mut RefundBook,
     orders: &mut OrderBook,
@@ -189,7 +189,7 @@ pub(crate) fn chains(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     Ok(json!({"currency": currency, "chains": market::chains_of(currency)}))
 }
 
-/// A refund of so much of the price.
+/// Reads a refund whose amount is in the currency of the price.
 fn in_order_currency(
     asked: &RequestParameters,
     target: RefundTarget,
@@ -203,7 +203,7 @@ fn in_order_currency(
     })
 }
 
-/// A refund of so much of the price, or of so much of what was paid.
+/// Reads a refund whose amount is in the currency of the price or of the payment.
 fn in_either_currency(
     asked: &RequestParameters,
     order: &SandboxOrder,
@@ -239,7 +239,7 @@ fn reason(asked: &RequestParameters) -> Result<String, ApiFailure> {
         .to_owned())
 }
 
-/// Makes a refund, or finds that it was made before.
+/// Executes a refund, or returns the earlier identical refund.
 fn accept<'l>(
     refunds: &'l mut RefundBook,
     orders: &'l mut OrderBook,
@@ -302,7 +302,7 @@ impl RefundBook {
         }
     }
 
-    /// The caller's own refund. Another's is as unknown as none.
+    /// The caller's own refund. Another account's refund is not found.
     fn named(
         &self,
         call: LedgerCall<'_>,
@@ -317,7 +317,7 @@ impl RefundBook {
 }
 
 impl RefundTarget {
-    /// As the second version has it.
+    /// Reads the destination in the form of the second version.
     fn asked(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let one_or_two = |name| match asked.optional_integer(name)? {
             Some(value @ 0..=2) => Ok(value),
@@ -345,7 +345,7 @@ impl RefundTarget {
         Ok(target)
     }
 
-    /// The Gate user that address payments name.
+    /// Reads the Gate user that a refund of an address payment names.
     fn receiver(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         Ok(Self {
             style: 2,
@@ -382,7 +382,7 @@ impl SandboxRefund {
         })
     }
 
-    /// What was refunded, in the order's currency and in the currency it was paid in.
+    /// The refunded amount, in the currency of the price and in the currency of the payment.
     fn describe_converted(&self, order: &SandboxOrder) -> Value {
         json!({
             "refundRequestId": self.number,
@@ -518,7 +518,7 @@ mod tests {
         let mut desk = TestDesk::new();
         let prepay_id = converted(&mut desk);
         let mut refund = converted_refund(&prepay_id);
-        // As a client library says that the other amount is not given.
+        // A client library sends 0 for the amount that is not given.
         refund["refundOrderAmount"] = json!("0");
         let answer = desk.get("refund_converted_address_order", &refund);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A call as operations see it: in whose name, when, and what comes of it.
+//! A call as operations receive it: the acting account, the time, and the outcome.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,18 +6,18 @@ use serde_json::Value;
 use crate::config::AnswerForms;
 use crate::wire::failure::ApiFailure;
 
-/// Who calls, and when.
+/// The acting account and the time of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LedgerCall<'a> {
-    /// The account in whose name the call is made.
+    /// The acting account.
     pub(crate) account: &'a str,
     /// The time, in milliseconds since 1970.
     pub(crate) now: u64,
-    /// Which forms the answer has, where there are two.
+    /// The form of the answer, where there are two.
     pub(crate) forms: AnswerForms,
 }
 
-/// Data, or why there is none.
+/// The data of an answer, or the failure.
 pub(crate) type Outcome = Result<Value, ApiFailure>;
 
 impl LedgerCall<'_> {
@@ -27,12 +27,12 @@ impl LedgerCall<'_> {
     }
 }
 
-/// A model as data.
+/// Converts a model to JSON data.
 pub(crate) fn data(model: impl Serialize) -> Value {
     serde_json::to_value(model).expect("a model has text keys only")
 }
 
-/// A time in the type that models have it in.
+/// Converts a time to the signed type that models use.
 pub(crate) fn signed(time: u64) -> i64 {
     i64::try_from(time).unwrap_or(i64::MAX)
 }

@@ -1,22 +1,22 @@
-//! What the emulated GatePay trades in: currencies, their fixed prices, and chains.
+//! The emulated market: currencies, their fixed prices, and chains.
 //!
-//! All of it is made up, and the same on every day, so that a test can tell beforehand what a conversion gives.
+//! All prices are invented and constant, so that a test can predict the result of a conversion.
 
 use serde_json::{Value, json};
 
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 
-/// A currency and what one of it costs, in hundredths of a dollar.
+/// A currency and the price of one unit, in hundredths of a dollar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CurrencyPrice {
     pub(crate) name: &'static str,
     cents: u32,
-    /// Whether it is held on chains, and not at banks.
+    /// Whether the currency is held on chains; otherwise it is held at banks.
     pub(crate) is_crypto: bool,
 }
 
-/// All of them.
+/// All currencies.
 pub(crate) const CURRENCIES: [CurrencyPrice; 7] = [
     crypto("USDT", 100),
     crypto("USDC", 100),
@@ -27,7 +27,7 @@ pub(crate) const CURRENCIES: [CurrencyPrice; 7] = [
     fiat("EUR", 125),
 ];
 
-/// Chains and where one can look into them. Every crypto currency is on every chain.
+/// Chains and their explorer URLs. Every crypto currency is on every chain.
 pub(crate) const CHAINS: [(&str, &str); 3] = [
     ("ETH", "https://etherscan.io"),
     ("MATIC", "https://polygonscan.com"),
@@ -64,7 +64,7 @@ pub(crate) fn currency(name: &str) -> Result<CurrencyPrice, ApiFailure> {
         .ok_or(ApiFailure::InvalidCurrency)
 }
 
-/// How much of `bought` one gets for an amount of `sold`.
+/// The amount of `bought` that an amount of `sold` buys.
 pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, ApiFailure> {
     if sold == bought {
         return Ok(amount);
@@ -76,7 +76,7 @@ pub(crate) fn buys(sold: &str, amount: Amount, bought: &str) -> Result<Amount, A
         .ok_or(ApiFailure::WrongAmount)
 }
 
-/// How much of `sold` one has to give for an amount of `bought`.
+/// The amount of `sold` that an amount of `bought` costs.
 pub(crate) fn costs(bought: &str, amount: Amount, sold: &str) -> Result<Amount, ApiFailure> {
     if sold == bought {
         return Ok(amount);
@@ -87,7 +87,7 @@ pub(crate) fn costs(bought: &str, amount: Amount, sold: &str) -> Result<Amount, 
         .ok_or(ApiFailure::WrongAmount)
 }
 
-/// How much of `bought` one gets for one of `sold`, for people to read.
+/// The amount of `bought` that one unit of `sold` buys, for display only.
 pub(crate) fn rate(sold: &str, bought: &str) -> Result<f64, ApiFailure> {
     Ok(f64::from(currency(sold)?.cents) / f64::from(currency(bought)?.cents))
 }
@@ -115,7 +115,7 @@ pub(crate) fn chains_of(currency: &str) -> Value {
     json!(chains)
 }
 
-/// An address on any chain, another one for every number.
+/// An address on any chain, unique per `number`.
 pub(crate) fn address(number: usize) -> String {
     format!("0x{number:040x}")
 }

@@ -7,7 +7,7 @@ use crate::rules::call::LedgerCall;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// A number, and among whose it has to be unique.
+/// A merchant's number, and the scope in which it must be unique: one account, or (`None`) the institution.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RequestNumber {
     account: Option<String>,
@@ -26,10 +26,10 @@ impl NumbersUniquePer {
     }
 }
 
-/// What was done under such numbers, each once.
+/// Results by merchant number, at most one per number.
 ///
-/// The same call again has the same outcome; the same number with other parameters is 400001. GatePay says only that
-/// a number makes a repetition harmless, so the second half is the sandbox's choice.
+/// A repeated call has the outcome of the first; a repeated number with other parameters fails with 400001. GatePay
+/// documents only that a number makes a repetition harmless, so the 400001 is the sandbox's choice.
 pub(crate) struct OncePerNumber<T> {
     unique_per: NumbersUniquePer,
     positions: HashMap<RequestNumber, usize>,
@@ -52,7 +52,7 @@ impl<T> OncePerNumber<T> {
         }
     }
 
-    /// What came of the same call before, if there was one. `name` is the parameter that has the number.
+    /// The outcome of an earlier identical call, if there was one. `name` is the parameter that has the number.
     pub(crate) fn before(
         &self,
         call: LedgerCall<'_>,
@@ -71,13 +71,13 @@ impl<T> OncePerNumber<T> {
         }
     }
 
-    /// Whether the number is taken, by whatever call.
+    /// Whether any earlier call has used the number.
     pub(crate) fn is_taken(&self, account: &str, number: &str) -> bool {
         let number = self.unique_per.number(account, number);
         self.positions.contains_key(&number)
     }
 
-    /// Remembers what was done under a number that was not taken.
+    /// Stores the outcome of a call under an unused number.
     pub(crate) fn keep(
         &mut self,
         call: LedgerCall<'_>,
@@ -94,14 +94,14 @@ impl<T> OncePerNumber<T> {
         });
     }
 
-    /// What the account did under the number. Another account's number is as unknown as none.
+    /// The account's outcome under the number. Another account's number is not found.
     pub(crate) fn find(&self, account: &str, number: &str) -> Option<&T> {
         let number = self.unique_per.number(account, number);
         let done = &self.done[*self.positions.get(&number)?];
         (done.account == account).then_some(&done.outcome)
     }
 
-    /// Everything the account did, oldest first.
+    /// All outcomes of the account, oldest first.
     pub(crate) fn of(&self, account: &str) -> impl DoubleEndedIterator<Item = &T> {
         self.done
             .iter()
@@ -109,7 +109,7 @@ impl<T> OncePerNumber<T> {
             .map(|done| &done.outcome)
     }
 
-    /// The same, to be changed.
+    /// All outcomes of the account, mutable, oldest first.
     pub(crate) fn of_mut(&mut self, account: &str) -> impl Iterator<Item = &mut T> {
         self.done
             .iter_mut()

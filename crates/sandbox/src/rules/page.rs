@@ -3,7 +3,7 @@
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListPage {
     /// Counted from 1.
@@ -12,8 +12,8 @@ pub(crate) struct ListPage {
 }
 
 impl ListPage {
-    /// The first page of 20 unless it is asked for otherwise: what the account list documents (protocol.md 6); no
-    /// other list says.
+    /// Reads the page number and size. The defaults are page 1 and 20 elements, as the account list documents
+    /// (protocol.md 6); other lists document none.
     pub(crate) fn asked(
         asked: &RequestParameters,
         number: &'static str,
@@ -32,14 +32,14 @@ impl ListPage {
         })
     }
 
-    /// What stands on it.
+    /// The elements of `list` on this page.
     pub(crate) fn of<'l, T>(&self, list: &'l [T]) -> &'l [T] {
         let start = self.end() - self.size;
         list.get(start..)
             .map_or(&[], |rest| &rest[..rest.len().min(self.size)])
     }
 
-    /// How much of the list stands on it and on those before it.
+    /// The number of elements on this page and all pages before it.
     pub(crate) fn end(&self) -> usize {
         self.number * self.size
     }

@@ -1,4 +1,4 @@
-//! Who is let in: the checks GatePay makes before it looks at what is asked (protocol.md 1).
+//! Authentication: the checks that GatePay makes before it reads the parameters (protocol.md 1).
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use crate::wire::failure::ApiFailure;
 use crate::wire::headers::single;
 
-/// The nonce GatePay documents has at most so many characters (protocol.md 1.5).
+/// The documented maximum length of a nonce, in characters (protocol.md 1.5).
 const LONGEST_NONCE: usize = 32;
 
 /// The credentials, and the nonces seen.
@@ -28,7 +28,7 @@ impl SignatureGate {
         }
     }
 
-    /// Whether the request is signed by the institution, now, and for the first time.
+    /// Verifies that the institution signed the request, that its timestamp is fresh, and that its nonce is new.
     pub(crate) fn verify(
         &mut self,
         operation: &Operation,
@@ -71,7 +71,7 @@ impl SignatureGate {
     }
 }
 
-/// A GET or DELETE without a body has nothing to be of a type.
+/// Checks the media type of the body. A GET or DELETE without a body needs none.
 fn check_media_type(
     operation: &Operation,
     method: Method,
@@ -96,12 +96,11 @@ fn check_media_type(
     }
 }
 
-/// Nonces by client id and nonce, with the time up to which each would still be fresh.
+/// The replay memory: client id and nonce, with the time up to which the request's timestamp stays fresh.
 #[derive(Default)]
 struct SeenNonces {
     fresh_until: HashMap<(String, String), u64>,
-    /// How many are remembered before those no longer fresh are forgotten, so that a nonce costs the same however
-    /// many there are.
+    /// The size at which expired nonces are removed. It keeps the amortized cost of a nonce constant.
     sweep_at: usize,
 }
 
@@ -144,7 +143,7 @@ mod tests {
         SignatureGate::new(vec![credential("secret")])
     }
 
-    /// A request that passes.
+    /// The headers of a valid request.
     fn signed(timestamp: u64, nonce: &str) -> HeaderMap {
         signed_by(&credential("secret"), timestamp, nonce)
     }

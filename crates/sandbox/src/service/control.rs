@@ -1,5 +1,5 @@
-//! The emulator's own paths, unsigned: what a customer or an onlooker does, for whoever runs the sandbox by itself.
-//! Faults do not strike them, and they are not recorded.
+//! The emulator's own unsigned paths, for a sandbox that runs as a separate process: the actions of customers, and
+//! the log of received requests. Faults do not apply to these paths, and the log does not include them.
 
 use hyper::Method;
 use hyper::http::request::Parts;
@@ -11,7 +11,7 @@ use crate::wire::answer::{EnvelopeForm, SandboxAnswer};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// No path of GatePay's starts like this.
+/// The prefix of the sandbox's own paths. No path of GatePay's starts with it.
 const PREFIX: &str = "/-/sandbox/";
 
 pub(crate) fn is_own(path: &str) -> bool {

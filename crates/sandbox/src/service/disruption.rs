@@ -1,4 +1,4 @@
-//! Endings of a connection that HTTP does not provide for: performed on the bare stream, after hyper let go of it.
+//! Disruptions: ends of a connection outside HTTP, performed on the raw stream after hyper has released it.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::wire::answer::SandboxAnswer;
 
-/// How a connection ends instead of with an answer. It is the error with which a request makes hyper stop.
+/// The end of a connection in place of an answer. The request handler returns it as the error that stops hyper.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the connection is disrupted on purpose")]
 pub(crate) enum ConnectionDisruption {
@@ -27,12 +27,12 @@ pub(crate) enum ConnectionDisruption {
 }
 
 impl ConnectionDisruption {
-    /// The one that made a connection fail, if one did.
+    /// The disruption that caused hyper's error, if there is one.
     pub(crate) fn behind(error: &hyper::Error) -> Option<Self> {
         std::error::Error::source(error)?.downcast_ref().cloned()
     }
 
-    /// Ends the connection. A caller that hangs up first is an error, and nobody's business.
+    /// Ends the connection. A caller that disconnects first causes an error, which is ignored.
     pub(crate) async fn perform(self, mut stream: impl DisruptibleStream) -> io::Result<()> {
         match self {
             Self::Reset(first) => {
@@ -67,7 +67,7 @@ impl ConnectionDisruption {
     }
 }
 
-/// Writes chunks of white space, which may stand before any JSON, up to `max_bytes` of them.
+/// Writes chunks of white space, which may precede any JSON, up to `max_bytes` of body.
 async fn endless(stream: &mut impl DisruptibleStream, max_bytes: u64) -> io::Result<()> {
     const CHUNK: &[u8] = &[b' '; 1024];
     const CHUNK_BYTES: u64 = 1024;
@@ -89,7 +89,7 @@ async fn endless(stream: &mut impl DisruptibleStream, max_bytes: u64) -> io::Res
     stream.flush().await
 }
 
-/// An answer as it stands on the wire.
+/// The bytes of an answer on the wire.
 pub(crate) fn on_the_wire(answer: &SandboxAnswer) -> Bytes {
     let head = format!(
         "HTTP/1.1 {} \r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -100,7 +100,7 @@ pub(crate) fn on_the_wire(answer: &SandboxAnswer) -> Bytes {
     [head.as_bytes(), &answer.body].concat().into()
 }
 
-/// A connection that knows its TCP socket.
+/// A stream with access to its TCP socket.
 pub(crate) trait DisruptibleStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }

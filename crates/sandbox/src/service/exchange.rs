@@ -1,4 +1,4 @@
-//! One request: read, judged, executed, recorded, answered. Or whatever fault was asked for.
+//! The handling of one request: reading, verification, execution, logging and answer, or the injected fault.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::wire::answer::SandboxAnswer;
 /// More than the largest body GatePay takes: the files of a bank account (catalogue, multipart rows).
 const LONGEST_BODY: usize = 72 << 20;
 
-/// Takes one request from its head to its answer, or to the way its connection ends instead.
+/// Handles one request from its head to its answer, or to the disruption of its connection.
 pub(crate) async fn exchange(
     world: &SandboxWorld,
     request: Request<Incoming>,
@@ -53,7 +53,7 @@ pub(crate) async fn exchange(
     deliver(answer, fault).await
 }
 
-/// What was received, as far as the head tells.
+/// The log entry of a request, with the facts of its head.
 fn received(at_ms: u64, head: &Parts, reached: Option<ReachedOperation<'_>>) -> ReceivedRequest {
     let target = head.uri.path_and_query();
     ReceivedRequest {
@@ -77,7 +77,7 @@ fn received(at_ms: u64, head: &Parts, reached: Option<ReachedOperation<'_>>) -> 
     }
 }
 
-/// The whole body. If it does not come whole, or is too long, there is no next request either.
+/// Reads the whole body. An incomplete or too long body ends the connection.
 async fn read(body: Incoming) -> Result<Bytes, ConnectionDisruption> {
     match Limited::new(body, LONGEST_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -90,7 +90,7 @@ async fn read(body: Incoming) -> Result<Bytes, ConnectionDisruption> {
     }
 }
 
-/// Verifies, executes and records, all in one go, so that requests take effect in the order recorded.
+/// Verifies, executes and logs a request under one lock, so that requests take effect in the order of the log.
 fn judge(
     world: &SandboxWorld,
     reached: Option<ReachedOperation<'_>>,
@@ -141,7 +141,7 @@ fn judge(
     Ok(answer)
 }
 
-/// Sends an answer in the way a fault asks for.
+/// Delivers an answer in the way that the fault prescribes.
 async fn deliver(
     answer: SandboxAnswer,
     fault: Option<InjectedFault>,
@@ -181,7 +181,7 @@ async fn deliver(
     }
 }
 
-/// Waits; not even a turn of the timer if there is nothing to wait for.
+/// Sleeps for `time`; a zero `time` returns at once, without a turn of the timer.
 async fn pause(time: Duration) {
     if time > Duration::ZERO {
         tokio::time::sleep(time).await;

@@ -1,4 +1,4 @@
-//! Misbehavior on demand: what can go wrong between a request and its answer.
+//! Faults on demand: the failures that can occur between a request and its answer.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use bytes::Bytes;
 
 use crate::wire::failure::ApiFailure;
 
-/// One way to misbehave. Variants are in the order in which they strike; each says whether the request was executed,
-/// for that is what the caller cannot know.
+/// A fault. Variants are in the order in which they take effect. Each variant states whether the request was executed,
+/// because the caller cannot know that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InjectedFault {
     /// A TCP reset as soon as the head is known; the body is not read. Not executed.
     ResetBeforeReading,
     /// A TCP reset after the whole request was read. Not executed.
     ResetBeforeExecuting,
-    /// An answer of GatePay's that says no. Not executed.
+    /// A failure answer of GatePay's. Not executed.
     Failure(ApiFailure),
-    /// Any answer, as from something that stands before GatePay. Not executed.
+    /// Any answer, as from an intermediary in front of GatePay. Not executed.
     Status {
         /// The HTTP status, 200 to 599.
         status: u16,
@@ -29,20 +29,20 @@ pub enum InjectedFault {
     Delay(Duration),
     /// The answer comes byte by byte, with this pause before each. Executed.
     Drip(Duration),
-    /// A TCP reset after so many bytes of the answer, counted from its status line, or after all if it is shorter.
-    /// Executed.
+    /// A TCP reset after `after_bytes` of the answer, counted from its status line. A shorter answer is sent whole before
+    /// the reset. Executed.
     ResetMidAnswer {
-        /// How many bytes are sent.
+        /// The number of bytes sent before the reset.
         after_bytes: usize,
     },
     /// Half of the body that `Content-Length` promises, then an orderly close. Executed.
     Truncated,
-    /// A chunked answer without an end. It stops at whichever bound comes first, still without its last chunk, or
-    /// when the caller hangs up. Executed.
+    /// A chunked answer without its last chunk. Sending stops at the first of the two bounds, or when the caller
+    /// disconnects. Executed.
     Endless {
-        /// How many bytes of body are sent at most.
+        /// The maximum size of the body, in bytes.
         max_bytes: u64,
-        /// For how long at most.
+        /// The maximum time of sending.
         max_time: Duration,
     },
     /// These bytes in place of the answer, meant not to be HTTP, then an orderly close. Executed.
@@ -55,7 +55,7 @@ impl InjectedFault {
         self.times(1)
     }
 
-    /// Strikes the next so many requests.
+    /// Strikes the next `times` requests.
     pub fn times(self, times: u32) -> FaultInjection {
         FaultInjection {
             fault: self,
@@ -76,27 +76,27 @@ impl InjectedFault {
     }
 }
 
-/// A fault, and which requests it strikes.
+/// A fault and the filter of the requests that it strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FaultInjection {
     fault: InjectedFault,
-    /// How many requests it will still strike; `None` is all.
+    /// The number of requests left to strike; `None` is unlimited.
     left: Option<u32>,
-    /// The only path it strikes; `None` is any.
+    /// The path of requests to strike; `None` is any path.
     path: Option<String>,
-    /// The only `X-GatePay-On-Behalf-Of` it strikes; `None` is any.
+    /// The `X-GatePay-On-Behalf-Of` of requests to strike; `None` is any value.
     account: Option<String>,
 }
 
 impl FaultInjection {
-    /// Strikes requests for this path only, the institution path without a query.
+    /// Strikes only requests for this path: an institution path without a query.
     #[must_use]
     pub fn on(mut self, path: impl Into<String>) -> Self {
         self.path = Some(path.into());
         self
     }
 
-    /// Strikes requests on behalf of this account only.
+    /// Strikes only requests on behalf of this account.
     #[must_use]
     pub fn of(mut self, account: impl Into<String>) -> Self {
         self.account = Some(account.into());
@@ -112,7 +112,7 @@ impl FaultInjection {
     }
 }
 
-/// The faults that wait. A request is struck by the first that fits it, and by no other.
+/// The queue of faults. Only the first matching fault strikes a request.
 #[derive(Default)]
 pub(crate) struct FaultQueue(Vec<FaultInjection>);
 
@@ -125,7 +125,7 @@ impl FaultQueue {
         self.0.clear();
     }
 
-    /// The fault for a request to `path` on behalf of `account`, counted as spent.
+    /// Takes the fault for a request to `path` on behalf of `account`, and counts it down.
     pub(crate) fn strike(&mut self, path: &str, account: Option<&str>) -> Option<InjectedFault> {
         self.0.retain(|injection| injection.left != Some(0));
         let injection = self

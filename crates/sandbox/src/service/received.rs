@@ -1,4 +1,4 @@
-//! What the sandbox was sent, and what it made of it.
+//! The log of received requests and their results.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,28 +7,28 @@ use bytes::Bytes;
 use gatepay_core::header;
 use serde_json::{Value, json};
 
-/// One request, and what became of it.
+/// A received request and its result.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReceivedRequest {
-    /// When its head had arrived, in milliseconds since 1970 by the sandbox's clock.
+    /// The arrival time of the request's head, in milliseconds since 1970 by the sandbox's clock.
     pub at_ms: u64,
     /// The method as sent.
     pub method: String,
     /// Path and query as sent.
     pub target: String,
-    /// Names in lower case, values as sent, in the order received; values of a repeated name stand together.
+    /// Names in lower case, values as sent, in the order received; values of a repeated name are adjacent.
     pub headers: Vec<(String, Bytes)>,
     /// The whole body after transfer decoding; empty if it was not read.
     pub body: Bytes,
-    /// The name of the catalogue row it calls; `None` if there is none.
+    /// The name of the catalogue row that the request calls; `None` if there is none.
     pub operation: Option<String>,
-    /// Whether signature, timestamp, nonce and client id held.
+    /// Whether signature, timestamp, nonce and client id were valid.
     pub verified: bool,
-    /// Whether it reached the ledger; the answer says with what result.
+    /// Whether the request reached the ledger; `answer_status` and `answer_body` have the result.
     pub executed: bool,
-    /// The HTTP status answered, also if a fault kept the answer from arriving; `None` if none was composed.
+    /// The HTTP status of the answer, even if a fault prevented delivery; `None` if no answer was composed.
     pub answer_status: Option<u16>,
-    /// The body answered, likewise.
+    /// The body of the answer, even if a fault prevented delivery.
     pub answer_body: Bytes,
 }
 
@@ -39,7 +39,7 @@ impl ReceivedRequest {
         str::from_utf8(value).ok()
     }
 
-    /// Headers for people to read: a signature is shown only as being there.
+    /// Headers for display, with the signature masked.
     fn shown_headers(&self) -> Vec<(&str, String)> {
         self.headers
             .iter()
@@ -54,7 +54,7 @@ impl ReceivedRequest {
             .collect()
     }
 
-    /// For `GET /-/sandbox/received`.
+    /// The request in the form of `GET /-/sandbox/received`.
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "atMs": self.at_ms,
@@ -71,7 +71,7 @@ impl ReceivedRequest {
     }
 }
 
-/// Without signatures: what a failing test prints may end up anywhere.
+/// The signature is masked: the output of a failing test may become public.
 impl fmt::Debug for ReceivedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Received")
@@ -89,7 +89,7 @@ impl fmt::Debug for ReceivedRequest {
     }
 }
 
-/// The newest requests, up to a number.
+/// The newest requests, up to `capacity`.
 pub(crate) struct ReceivedLog {
     newest: VecDeque<ReceivedRequest>,
     capacity: usize,
@@ -117,7 +117,7 @@ impl ReceivedLog {
         self.newest.clear();
     }
 
-    /// Oldest first.
+    /// All requests in the log, oldest first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &ReceivedRequest> {
         self.newest.iter()
     }

@@ -1,4 +1,4 @@
-//! The server: a thread, its sockets, and the handle to it all.
+//! The server: its thread, its sockets, and the `Sandbox` handle.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
@@ -39,13 +39,13 @@ use crate::wire::amount::Amount;
 use crate::wire::answer::SandboxAnswer;
 use crate::wire::failure::ApiFailure;
 
-/// How many connections wait to be accepted: a load test opens them all at once.
+/// The size of the accept queue, in connections: a load test opens all connections at once.
 const BACKLOG: i32 = 1024;
 
-/// How long accepting pauses after an error, which is most likely a lack of file descriptors.
+/// The pause after an accept error, which is most likely a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// A running sandbox. Clones are handles to the same one; it stops when the last is dropped.
+/// A running sandbox. Clones are handles to the same sandbox, which stops when the last handle is dropped.
 #[derive(Clone)]
 pub struct Sandbox(Arc<RunningSandbox>);
 
@@ -53,12 +53,12 @@ struct RunningSandbox {
     address: SocketAddr,
     world: Arc<SandboxWorld>,
     stop: Arc<Notify>,
-    /// Nothing once it was stopped.
+    /// The server's thread; `None` once the sandbox was stopped.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Sandbox {
-    /// Binds (port 0 lets the system choose) and serves on a thread of its own.
+    /// Binds `address` (port 0 lets the system choose) and serves on a thread of its own.
     pub fn start(config: SandboxConfig, address: SocketAddr) -> io::Result<Self> {
         let SandboxConfig {
             institution,
@@ -138,7 +138,7 @@ impl Sandbox {
         })))
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.0.address
     }
@@ -151,17 +151,17 @@ impl Sandbox {
         orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
     }
 
-    /// Gives an account money from outside: a sub-account, or the institution's own.
+    /// Gives money from outside to a sub-account or to the institution's own account.
     pub fn fund(&self, account: &str, currency: &str, amount: &str) -> Result<(), ApiFailure> {
         self.0.world.fund(account, currency, amount_of(amount)?)
     }
 
-    /// Sends money to a static address, as somebody on its chain would.
+    /// Sends money to a static address, as a payer on its chain would.
     pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), ApiFailure> {
         self.0.world.deposit(address, currency, amount_of(amount)?)
     }
 
-    /// What an account has of a currency, as decimal text in its shortest form.
+    /// The balance of an account in a currency, as decimal text in its shortest form.
     pub fn balance(&self, account: &str, currency: &str) -> String {
         let state = self.0.world.state();
         state
@@ -171,33 +171,33 @@ impl Sandbox {
             .to_string()
     }
 
-    /// What [`examples`](crate::examples) prepare things in.
+    /// The shared state, in which [`examples`](crate::examples) prepare requests.
     pub(crate) fn world(&self) -> &SandboxWorld {
         &self.0.world
     }
 
-    /// Adds a fault behind those that wait already.
+    /// Appends a fault to the fault queue.
     pub fn inject(&self, injection: FaultInjection) {
         self.0.world.state().faults.inject(injection);
     }
 
-    /// Forgets the faults that have not struck yet.
+    /// Removes all faults from the fault queue.
     pub fn clear_faults(&self) {
         self.0.world.state().faults.clear();
     }
 
-    /// The requests remembered, in the order in which they took effect. One is listed once its answer is known,
-    /// before that is delayed or sent.
+    /// The logged requests, in the order in which they took effect. A request is logged once its answer is composed,
+    /// before the answer is delayed or sent.
     pub fn received(&self) -> Vec<ReceivedRequest> {
         self.0.world.state().log.all().cloned().collect()
     }
 
-    /// Forgets the requests received so far. Orders, nonces and faults stay.
+    /// Clears the log of received requests. Orders, nonces and faults stay.
     pub fn clear(&self) {
         self.0.world.state().log.clear();
     }
 
-    /// Stops serving, cuts open connections, and waits until the port is free. Once is enough.
+    /// Stops serving, cuts open connections, and waits until the port is free. Further calls do nothing.
     pub fn stop(&self) {
         self.0.stop();
     }
@@ -218,7 +218,7 @@ impl RunningSandbox {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(thread) = thread {
-            // If it panicked, it said so itself.
+            // If the thread panicked, the panic message was printed already.
             drop(thread.join());
         }
     }
@@ -241,7 +241,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // So that a test can start again on the port it had.
+    // Lets a test restart the sandbox on the same port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -262,9 +262,9 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<Sand
     }
 }
 
-/// A connection from its first byte. Whatever breaks it is the caller's to notice.
+/// Serves a connection from its first byte. Errors of the connection are ignored: the caller notices them.
 async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<SandboxWorld>) {
-    // Without it a small answer may wait for an acknowledgement of the one before.
+    // With Nagle's algorithm a small answer may wait for the acknowledgment of the previous answer.
     drop(tcp.set_nodelay(true));
     match tls {
         None => serve(tcp, world).await,
@@ -276,7 +276,7 @@ async fn greet(tcp: TcpStream, tls: Option<TlsAcceptor>, world: Arc<SandboxWorld
     }
 }
 
-/// HTTP over a connection, up to its end or its disruption.
+/// Serves HTTP on a connection, up to its end or its disruption.
 async fn serve(stream: impl DisruptibleStream, world: Arc<SandboxWorld>) {
     let service = service_fn(|request| {
         let world = Arc::clone(&world);
@@ -285,7 +285,7 @@ async fn serve(stream: impl DisruptibleStream, world: Arc<SandboxWorld>) {
             Ok::<_, ConnectionDisruption>(response(answer, world.now()))
         })
     });
-    // The date is the sandbox's own. Without a timer a caller may take all the time it wants.
+    // The sandbox sets `Date` itself. No timer is set, so there is no timeout for reading a request's head.
     let mut connection = http1::Builder::new()
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -295,11 +295,11 @@ async fn serve(stream: impl DisruptibleStream, world: Arc<SandboxWorld>) {
         Some(disruption) => disruption.perform(stream).await,
         None => stream.shutdown().await,
     };
-    // A caller that is gone already has nothing to be told.
+    // The error is ignored: the caller has already disconnected.
     drop(end);
 }
 
-/// An answer in hyper's words, dated by the sandbox's clock, which may be another than the system's.
+/// Converts an answer to hyper's type, with a `Date` from the sandbox's clock, which may differ from the system's.
 fn response(answer: SandboxAnswer, now: u64) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() =
@@ -310,7 +310,7 @@ fn response(answer: SandboxAnswer, now: u64) -> Response<Full<Bytes>> {
     response
 }
 
-/// `Date` as HTTP writes it; nothing for a time that a test set beyond the year 9999.
+/// The value of `Date`; `None` for a test's time beyond the year 9999.
 fn date(now: u64) -> Option<HeaderValue> {
     let time = Timestamp::from_millisecond(now.try_into().ok()?).ok()?;
     let text = DateTimePrinter::new()

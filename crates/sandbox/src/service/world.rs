@@ -1,4 +1,4 @@
-//! What all connections share: the clock, the catalogue and, behind one lock, everything that requests change.
+//! The state that all connections share: the clock, the catalogue and, behind one lock, the mutable state.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::wire::answer::SandboxAnswer;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::{RequestParameters, SentRequest};
 
-/// What all connections share.
+/// The state that all connections share.
 pub(crate) struct SandboxWorld {
     catalogue: Catalogue,
     clock: Clock,
@@ -28,13 +28,13 @@ pub(crate) struct SandboxWorld {
     state: Mutex<SandboxState>,
 }
 
-/// What requests change.
+/// The state that requests change.
 pub(crate) struct SandboxState {
     pub(crate) gate: SignatureGate,
     pub(crate) ledger: Ledger,
     pub(crate) faults: FaultQueue,
     pub(crate) log: ReceivedLog,
-    /// How many examples were prepared.
+    /// The number of examples prepared.
     pub(crate) examples: u64,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct SandboxState {
 #[derive(Clone, Copy)]
 pub(crate) struct ReachedOperation<'a> {
     pub(crate) operation: &'a Operation,
-    /// As it was called: another than the catalogue's on some alternative paths.
+    /// The method of the call: another than the catalogue's on some alternative paths.
     pub(crate) method: Method,
     emulated: EmulatedOperation,
 }
@@ -66,7 +66,7 @@ impl SandboxWorld {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pays an order in the name of whoever pays: the customer knows no sub-account.
+    /// Pays an order as its customer would. The order's sub-account is looked up: the customer does not know it.
     pub(crate) fn pay(&self, prepay_id: &str) -> Result<(), ApiFailure> {
         let now = self.now();
         let mut state = self.state();
@@ -99,7 +99,7 @@ impl SandboxWorld {
         )
     }
 
-    /// Sends money to a static address, as somebody on its chain would.
+    /// Sends money to a static address, as a payer on its chain would.
     pub(crate) fn deposit(
         &self,
         address: &str,
@@ -147,7 +147,7 @@ impl SandboxWorld {
 }
 
 impl SandboxState {
-    /// Carries out what is verified, or gives the answer that says why not.
+    /// Executes a verified request, or returns the answer for a failure.
     pub(crate) fn execute(
         &mut self,
         reached: ReachedOperation<'_>,

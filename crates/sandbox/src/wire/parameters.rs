@@ -1,7 +1,7 @@
-//! Reading what a call asks for, as GatePay does: unknown names are ignored, and null or empty text counts as absent.
+//! Reads the parameters of a call as GatePay does: unknown names are ignored, and null or empty text counts as absent.
 //!
-//! Upper and lower case of a name are the same: official client libraries send `MerchantTradeNo` and `Count` for what the
-//! pages call `merchantTradeNo` and `count`. A name that is spelled as the page has it goes before the others.
+//! Names are case-insensitive: official client libraries send `MerchantTradeNo` and `Count` where the pages have
+//! `merchantTradeNo` and `count`. The page's spelling takes precedence over other spellings.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::multipart;
 
-/// What came with a request, apart from its headers.
+/// A request as received: method, query, content type and body.
 #[derive(Clone, Copy)]
 pub(crate) struct SentRequest<'a> {
     pub(crate) method: Method,
@@ -26,12 +26,12 @@ pub(crate) struct SentRequest<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct RequestParameters(Map<String, Value>);
 
-/// Under this name stands the one body that is no object: the currencies whose balances are asked for.
+/// The name under which a JSON array body is stored. Only the balance query has such a body: a list of currencies.
 pub(crate) const CURRENCIES: &str = "currencies";
 
 impl RequestParameters {
-    /// Reads the body as the operation has it, and the query. Clients send parameters in either, or in both
-    /// (schemas.md); where they differ the body counts, since it is signed.
+    /// Reads the body in the operation's format, and the query. Clients send parameters in either, or in both
+    /// (schemas.md). Where they differ the body takes precedence, since the body is signed.
     pub(crate) fn read(operation: &Operation, sent: SentRequest<'_>) -> Result<Self, ApiFailure> {
         let mut parameters = match (operation.media, operation.translation, sent.method) {
             (MediaType::Multipart, ..) => Self(multipart::fields(sent.content_type, sent.body)?),
@@ -59,7 +59,7 @@ impl RequestParameters {
         )])))
     }
 
-    /// Adds what the body does not say.
+    /// Adds the query parameters that the body does not have.
     fn add_query(&mut self, query: &str) {
         let mut said = self.said();
         for pair in query.split('&') {
@@ -75,17 +75,17 @@ impl RequestParameters {
         }
     }
 
-    /// Everything as it was sent.
+    /// All parameters as sent.
     pub(crate) fn members(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// What was sent under a name, `null` if nothing was.
+    /// The value sent under `name`; `null` if there is none.
     pub(crate) fn echo(&self, name: &str) -> Value {
         self.named(name).cloned().unwrap_or_default()
     }
 
-    /// The same as text, which is what clients read; empty if nothing was sent.
+    /// The value sent under `name` as text, which clients expect; empty if there is none.
     pub(crate) fn echo_text(&self, name: &str) -> String {
         match self.named(name) {
             Some(Value::String(text)) => text.clone(),
@@ -94,7 +94,7 @@ impl RequestParameters {
         }
     }
 
-    /// The same as a list; an empty one if none was sent.
+    /// The list sent under `name`; an empty list if there is none.
     pub(crate) fn echo_list(&self, name: &str) -> Value {
         match self.named(name) {
             Some(list @ Value::Array(_)) => list.clone(),
@@ -102,7 +102,7 @@ impl RequestParameters {
         }
     }
 
-    /// Takes over what others say, and keeps what they do not say.
+    /// Overwrites the parameters that `others` has, and keeps the rest.
     pub(crate) fn merge(&mut self, others: &Self) {
         let said = others.said();
         self.0
@@ -112,18 +112,18 @@ impl RequestParameters {
             .extend(said.map(|(name, value)| (name.clone(), value.clone())));
     }
 
-    /// The names under which something was sent, in lower case.
+    /// The names of the parameters that are not absent, in lower case.
     fn said(&self) -> HashSet<String> {
         let said = self.0.iter().filter(|(_, value)| !is_absent(value));
         said.map(|(name, _)| name.to_ascii_lowercase()).collect()
     }
 
-    /// A text that must be there.
+    /// A required text.
     pub(crate) fn text(&self, name: &'static str) -> Result<&str, ApiFailure> {
         self.optional_text(name)?.ok_or(ApiFailure::Malformed(name))
     }
 
-    /// A text that need not be there.
+    /// An optional text.
     pub(crate) fn optional_text(&self, name: &'static str) -> Result<Option<&str>, ApiFailure> {
         match self.present(name) {
             None => Ok(None),
@@ -132,12 +132,12 @@ impl RequestParameters {
         }
     }
 
-    /// A text that must be there and has at most 32 bytes: what GatePay allows a number or id.
+    /// A required text of at most 32 bytes: GatePay's limit for a number or id.
     pub(crate) fn id(&self, name: &'static str) -> Result<&str, ApiFailure> {
         self.optional_id(name)?.ok_or(ApiFailure::Malformed(name))
     }
 
-    /// Such a text that need not be there.
+    /// An optional text of at most 32 bytes.
     pub(crate) fn optional_id(&self, name: &'static str) -> Result<Option<&str>, ApiFailure> {
         match self.optional_text(name)? {
             Some(id) if id.len() > 32 => Err(ApiFailure::Malformed(name)),
@@ -145,12 +145,12 @@ impl RequestParameters {
         }
     }
 
-    /// An amount above zero, as text.
+    /// A required amount above zero, as text.
     pub(crate) fn amount(&self, name: &'static str) -> Result<Amount, ApiFailure> {
         Amount::positive(self.text(name)?).ok_or(ApiFailure::Malformed(name))
     }
 
-    /// Such an amount that need not be there. Clients send 0, as number or text, for "none".
+    /// An optional amount, as text. Clients send 0, as number or text, for "none".
     pub(crate) fn optional_amount(&self, name: &'static str) -> Result<Option<Amount>, ApiFailure> {
         let text = match self.present(name) {
             None => return Ok(None),
@@ -162,7 +162,7 @@ impl RequestParameters {
         Ok(Some(amount).filter(|amount| *amount > Amount::ZERO))
     }
 
-    /// An amount above zero, as a JSON number.
+    /// A required amount above zero, as a JSON number.
     pub(crate) fn number_amount(&self, name: &'static str) -> Result<Amount, ApiFailure> {
         match self.present(name) {
             Some(Value::Number(number)) => {
@@ -172,13 +172,13 @@ impl RequestParameters {
         }
     }
 
-    /// An integer from nothing up that must be there. In a query it is text.
+    /// A required integer of at least zero. In a query the integer is text.
     pub(crate) fn integer(&self, name: &'static str) -> Result<u64, ApiFailure> {
         self.optional_integer(name)?
             .ok_or(ApiFailure::Malformed(name))
     }
 
-    /// Such an integer that need not be there.
+    /// An optional integer of at least zero.
     pub(crate) fn optional_integer(&self, name: &'static str) -> Result<Option<u64>, ApiFailure> {
         let number = match self.present(name) {
             None => return Ok(None),
@@ -189,12 +189,12 @@ impl RequestParameters {
         number.map(Some).ok_or(ApiFailure::Malformed(name))
     }
 
-    /// A time in milliseconds that need not be there. Clients send 0, as number or text, for "none".
+    /// An optional time in milliseconds. Clients send 0, as number or text, for "none".
     pub(crate) fn optional_time(&self, name: &'static str) -> Result<Option<u64>, ApiFailure> {
         Ok(self.optional_integer(name)?.filter(|time| *time != 0))
     }
 
-    /// An object that must be there.
+    /// A required object.
     pub(crate) fn object(&self, name: &'static str) -> Result<Self, ApiFailure> {
         match self.named(name) {
             Some(Value::Object(members)) => Ok(Self(members.clone())),
@@ -202,7 +202,7 @@ impl RequestParameters {
         }
     }
 
-    /// A list of objects that must be there and have something in it.
+    /// A required list of objects, with at least one element.
     pub(crate) fn objects(&self, name: &'static str) -> Result<Vec<Self>, ApiFailure> {
         let Some(Value::Array(items)) = self.named(name) else {
             return Err(ApiFailure::Malformed(name));
@@ -217,7 +217,7 @@ impl RequestParameters {
         objects.collect()
     }
 
-    /// Texts: a list, or one text with commas between them; nothing if it is absent.
+    /// Texts: a list, or one comma-separated text; an absent parameter gives no texts.
     pub(crate) fn texts(&self, name: &'static str) -> Result<Vec<&str>, ApiFailure> {
         match self.present(name) {
             None => Ok(Vec::new()),
@@ -234,7 +234,7 @@ impl RequestParameters {
         self.named(name).filter(|value| !is_absent(value))
     }
 
-    /// What was sent under a name in any case: first as it is spelled here, last what counts as absent.
+    /// The value sent under `name` in any case. The exact spelling comes first, and a value that counts as absent last.
     fn named(&self, name: &str) -> Option<&Value> {
         let exact = self.0.get(name);
         if exact.is_some_and(|value| !is_absent(value)) {
@@ -251,7 +251,7 @@ fn is_absent(value: &Value) -> bool {
     value.is_null() || value.as_str() == Some("")
 }
 
-/// Text of a query: `+` is a space, `%` starts an escape. What is no escape stays as it is.
+/// Decodes the text of a query: `+` is a space, `%` starts an escape. A malformed escape stays unchanged.
 fn decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
