@@ -1,4 +1,4 @@
-//! Everything the emulator keeps: the books of all parts of the API.
+//! The ledger: the books of all parts of the API.
 
 use crate::api::accounts::AccountBook;
 use crate::api::balances::Balances;
@@ -20,7 +20,7 @@ use crate::api::transfers::TransferBook;
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::LedgerCall;
 
-/// Everything that GatePay remembers of its merchants' business.
+/// The state of all merchants' business.
 pub(crate) struct Ledger {
     answer_forms: AnswerForms,
     pub(crate) accounts: AccountBook,
@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// A call in an account's name.
+    /// A call on behalf of `account`.
     pub(crate) fn call<'a>(&self, account: &'a str, now: u64) -> LedgerCall<'a> {
         LedgerCall {
             account,

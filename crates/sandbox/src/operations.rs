@@ -1,5 +1,5 @@
-//! The table of operations: which function carries out each row of the catalogue, with which books, and in which form it is
-//! answered. This is the one file that knows all books; each function is handed those that it uses.
+//! The table of operations: for each row of the catalogue the function that executes it, the function's books, and the
+//! form of the answer. Only this file knows all books; each function receives the books that it uses.
 
 use gatepay_core::operation::Method;
 
@@ -37,7 +37,7 @@ impl EmulatedOperation {
     }
 }
 
-/// Adapts a function to [`Execute`]: passes it the named books of the ledger.
+/// Adapts a function to `Execute`: passes it the named books of the ledger.
 macro_rules! with {
     ($function:path) => {
         |_, call, asked| $function(call, asked)

@@ -1,4 +1,4 @@
-//! Bank accounts for OTC orders. They come as forms with files, and are approved as they come.
+//! Bank accounts for OTC orders. A bank account is created by a form with files, and is approved at once.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use crate::rules::call::{LedgerCall, Outcome};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// The first bank account's id.
+/// The id of the first bank account.
 const FIRST_ID: usize = 93_000_001;
 
-/// The status of a bank account that can be used.
+/// The status of a usable bank account.
 const APPROVED: u8 = 1;
 
 /// All bank accounts, oldest first.
@@ -19,7 +19,7 @@ pub(crate) struct BankBook(Vec<BankAccount>);
 struct BankAccount {
     account: String,
     id: String,
-    /// As a list has it.
+    /// The bank account in the form of a list.
     description: Value,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn create(
     Ok(json!({"bankAccountId": id, "needSupplementMaterial": false}))
 }
 
-/// `GET …/bank/list`. A part of a name or number is enough.
+/// `GET …/bank/list`. The filters match parts of a name or number.
 pub(crate) fn list(banks: &BankBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let mut wanted = Vec::new();
     for name in ["bankAccountName", "iban"] {
@@ -71,7 +71,7 @@ pub(crate) fn list(banks: &BankBook, call: LedgerCall<'_>, asked: &RequestParame
     Ok(json!(found.collect::<Vec<_>>()))
 }
 
-/// `POST …/bank/material/supplement`. Nobody looks into the material.
+/// `POST …/bank/material/supplement`. The sandbox does not read the material.
 pub(crate) fn supplement(
     banks: &BankBook,
     call: LedgerCall<'_>,
@@ -85,7 +85,7 @@ pub(crate) fn supplement(
 }
 
 impl BankBook {
-    /// Whether a bank account is the account's own.
+    /// Whether the bank account `id` belongs to `account`.
     pub(crate) fn has(&self, account: &str, id: &str) -> bool {
         self.0
             .iter()

@@ -1,7 +1,7 @@
 //! A merchant's own channels, by `channelId`.
 //!
-//! No page shows their fields: in the documentation's forms an answer repeats what was sent. The types of client
-//! libraries have several channels in a request, and name the fields of a list.
+//! No page shows the fields of a channel: in the documentation's forms an answer repeats the request. The types of
+//! client libraries have several channels in a request, and name the fields of a list.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::rules::page::ListPage;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// In this list stand the channels of a request that has several.
+/// The name of the list in a request with several channels.
 const LIST: &str = "merchantChannelList";
 
 /// All channels, by account and `channelId`.
@@ -22,7 +22,7 @@ pub(crate) struct ChannelBook(BTreeMap<(String, String), PaymentChannel>);
 
 #[derive(Clone)]
 struct PaymentChannel {
-    /// What was said about it.
+    /// The channel's parameters, as sent.
     said: RequestParameters,
     created_ms: u64,
     updated_ms: u64,
@@ -81,7 +81,7 @@ pub(crate) fn list(
     Ok(json!({"total": own.len(), name: page.of(&own)}))
 }
 
-/// `PUT /v1/pay/channelmanage/update`. What is not said stays. All channels are changed, or none.
+/// `PUT /v1/pay/channelmanage/update`. Missing parameters keep their values. All channels are changed, or none.
 pub(crate) fn update(
     channels: &mut ChannelBook,
     call: LedgerCall<'_>,
@@ -116,7 +116,7 @@ pub(crate) fn delete(
     Ok(done(call, [&deleted].into_iter()))
 }
 
-/// The channels of a request: those of its list, or the one that it is itself.
+/// The channels of a request: the elements of its list, or without a list the request itself.
 fn all(asked: &RequestParameters) -> Result<Vec<RequestParameters>, ApiFailure> {
     let lists = asked.echo_list(LIST);
     if lists.as_array().is_none_or(Vec::is_empty) {
@@ -129,7 +129,7 @@ fn key(call: LedgerCall<'_>, said: &RequestParameters) -> Result<(String, String
     Ok((call.account.to_owned(), said.id("channelId")?.to_owned()))
 }
 
-/// The answer to a change. Client libraries have an object without members for it.
+/// The answer to a change. Client libraries expect an object without members.
 fn done<'c>(
     call: LedgerCall<'_>,
     mut channels: impl ExactSizeIterator<Item = &'c PaymentChannel>,
@@ -146,7 +146,8 @@ impl PaymentChannel {
         self.said.members().clone().into()
     }
 
-    /// As the types of client libraries have it. Times are text in one and a number in another, which reads such text.
+    /// The channel in the form of client libraries' types. Times are text: some libraries expect text, and the library
+    /// that expects a number reads such text too.
     fn describe(&self) -> Value {
         json!({
             "channelId": self.said.echo_text("channelId"),

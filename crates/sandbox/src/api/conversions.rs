@@ -1,4 +1,4 @@
-//! Conversions: quoted first, then done exactly as quoted, at the fixed prices of `market`.
+//! Conversions: a conversion needs a quote, and is executed exactly as quoted, at the fixed prices of `market`.
 
 use std::collections::HashMap;
 
@@ -13,18 +13,18 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// How long a quote is good. No page says.
+/// The lifetime of a quote, in milliseconds. No page documents one.
 const QUOTE_LIFE_MS: u64 = 60_000;
 
 /// The first order id.
 const FIRST_ID: u64 = 92_000_000_001;
 
-/// Quotes, and what was converted.
+/// Quotes and conversions.
 pub(crate) struct ConversionBook {
-    /// By quoteId. One that was used is gone.
+    /// Unused quotes by quoteId.
     quotes: HashMap<String, ConversionQuote>,
     quoted: usize,
-    /// By clientReqId, as answers have them.
+    /// Conversions by clientReqId, in the form of answers.
     done: OncePerNumber<Value>,
 }
 
@@ -75,13 +75,13 @@ pub(crate) fn preview(
         "sellAmount": sell_amount.to_string(),
         "buyCurrency": bought,
         "buyAmount": buy_amount.to_string(),
-        // Pages have the one name, client libraries the other.
+        // Pages and client libraries have different names for the rate.
         "rate": rate,
         "price": rate,
     }))
 }
 
-/// `POST /v1/pay/convert`. A quote is good once; a conversion that fails leaves it good.
+/// `POST /v1/pay/convert`. A quote is valid for one conversion; a failed conversion leaves the quote valid.
 pub(crate) fn convert(
     conversions: &mut ConversionBook,
     balances: &mut Balances,
@@ -137,7 +137,7 @@ pub(crate) fn convert(
     Ok(done)
 }
 
-/// `GET /v1/pay/convert/order`. The parameter's name was inferred; the other spelling will do too.
+/// `GET /v1/pay/convert/order`. The parameter's name is inferred; the other spelling is accepted too.
 pub(crate) fn query(
     conversions: &ConversionBook,
     call: LedgerCall<'_>,

@@ -1,4 +1,5 @@
-//! What can be paid, refunded and converted: reads of fixed lists. Where no page shows the answer, the sandbox chose.
+//! Fixed lists of payable, refundable and convertible currencies. Where no page shows the answer, its form is the
+//! sandbox's choice.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::rules::market::{self, CURRENCIES};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// The least and most of a currency that is converted at once. Nobody is held to it.
+/// The minimum and maximum of one conversion, as answers show them. The sandbox does not enforce them.
 const MIN: &str = "0.0001";
 const MAX: &str = "5000000";
 
@@ -23,7 +24,7 @@ pub(crate) fn on_chains(_: LedgerCall<'_>, _: &RequestParameters) -> Outcome {
     Ok(json!({"currencies": market::cryptos()}))
 }
 
-/// `GET /v1/pay/address/supportedconvertcurrencies`: what an order in a currency may be paid in.
+/// `GET /v1/pay/address/supportedconvertcurrencies`: the payment currencies of an order in a given currency.
 pub(crate) fn convertible(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let mut others = market::cryptos();
@@ -41,7 +42,7 @@ pub(crate) fn tradable(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome 
     Ok(json!({ "currency": names }))
 }
 
-/// `GET /v1/pay/convert/pair`: every other currency, to be sold for this one or bought with it.
+/// `GET /v1/pay/convert/pair`: every other currency, as sold for the given currency or bought with it.
 pub(crate) fn pairs(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let currency = market::currency(asked.text("currency")?)?.name;
     let buys = side(asked)? == "buy";

@@ -1,4 +1,4 @@
-//! Fee settings: what a sub-account pays on top, in versions. Nothing is charged by them here.
+//! Fee settings: versioned rules for a sub-account's extra fees. The sandbox stores the rules and charges no fees.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -10,7 +10,7 @@ use crate::rules::page::ListPage;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// How dates are written; the time zone is not said, and taken for UTC.
+/// The format of dates. The time zone is undocumented; the sandbox assumes UTC.
 const DATE: &str = "%Y-%m-%d %H:%M:%S";
 
 /// All versions of all rules, oldest first.
@@ -28,7 +28,7 @@ struct FeeRule {
     created_ms: u64,
 }
 
-/// `POST /rate/commission_rule`: the first version.
+/// `POST /rate/commission_rule`: creates the first version of a rule.
 pub(crate) fn create(
     accounts: &AccountBook,
     fee_rules: &mut FeeRules,
@@ -41,7 +41,7 @@ pub(crate) fn create(
     }
 }
 
-/// `POST /rate/commission_rule/upgrade`: another version.
+/// `POST /rate/commission_rule/upgrade`: adds a version of a rule.
 pub(crate) fn upgrade(
     accounts: &AccountBook,
     fee_rules: &mut FeeRules,
@@ -141,7 +141,7 @@ impl FeeRule {
     }
 }
 
-/// A number from nothing up; nothing if it is null or absent.
+/// A number of at least zero; `None` if the number is null or absent.
 fn number(asked: &RequestParameters, name: &'static str) -> Result<Option<Value>, ApiFailure> {
     match asked.echo(name) {
         Value::Null => Ok(None),

@@ -1,4 +1,4 @@
-//! Static addresses: saved, looked up, and what was deposited to them.
+//! Static addresses: save, query, and their deposits.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ struct FixedAddress {
     callback_url: String,
     created_ms: u64,
     updated_ms: u64,
-    /// Oldest first, as a query has them.
+    /// Deposits, oldest first, in the form of a query.
     deposits: Vec<Value>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn save(
             account: call.account.to_owned(),
             channel_id: channel_id.to_owned(),
             chain: chain.to_owned(),
-            // Another range than the addresses of orders.
+            // This range is disjoint from the addresses of orders.
             address: market::address((1 << 32) + number),
             currencies,
             callback_url,
@@ -107,7 +107,7 @@ pub(crate) fn deposits(
     Ok(json!({"total": details.len(), "details": page.of(&details)}))
 }
 
-/// What somebody does on a chain, in no call of the API.
+/// A deposit on a chain. No call of the API does this.
 pub(crate) fn deposit(
     fixed_addresses: &mut FixedAddresses,
     balances: &mut Balances,

@@ -1,4 +1,4 @@
-//! Gift cards: paid for by the account, and worth their amount to whoever has the key.
+//! Gift cards: the account pays for a card, and the holder of the card's key owns its amount.
 
 use serde_json::{Value, json};
 
@@ -8,16 +8,16 @@ use crate::rules::call::{LedgerCall, Outcome};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// The number of the first card; they have as many digits as a card in a shop.
+/// The number of the first card. Numbers have as many digits as those of cards in a shop.
 const FIRST_NUMBER: u64 = 6_000_000_000_000_001;
 
-/// More cards than this are not made at once. No page has a number.
+/// The maximum number of cards per call. No page documents a maximum.
 const MOST_AT_ONCE: u32 = 100;
 
-/// The status of every card in the types of client libraries: a number, whose meanings are nowhere said.
+/// The status of every card in the form of client libraries: a number without documented meanings.
 const PAID: u8 = 1;
 
-/// The templates there are.
+/// All templates: id and title.
 const TEMPLATES: [(&str, &str); 2] = [("1", "Birthday"), ("2", "Thank you")];
 
 /// All cards, oldest first.
@@ -28,7 +28,7 @@ struct GiftCard {
     account: String,
     number: String,
     key: String,
-    /// Of all cards that were made at once.
+    /// The id of the batch: all cards of one call.
     batch_id: String,
     title: String,
     template: String,
@@ -38,9 +38,9 @@ struct GiftCard {
     created_ms: u64,
 }
 
-/// `POST /v1/pay/gift/create`. It has no number that would make a repetition harmless: asked for twice, paid twice.
-/// One card is answered as an object. For several the documentation has a list, and client libraries an object: here
-/// that of the first card, with all of them in `cards`.
+/// `POST /v1/pay/gift/create`. The call has no merchant number that makes a repetition harmless: a repeated call pays
+/// again. The answer to one card is an object. For several cards the documentation has a list, and client libraries an
+/// object: here the first card's object, with all cards in `cards`.
 pub(crate) fn create(
     gift_cards: &mut GiftCards,
     balances: &mut Balances,
@@ -102,7 +102,7 @@ pub(crate) fn create(
     })
 }
 
-/// `POST /v1/pay/gift/query`. Where both are given the key counts.
+/// `POST /v1/pay/gift/query`. Where both key and number are given the key takes precedence.
 pub(crate) fn query(
     gift_cards: &GiftCards,
     call: LedgerCall<'_>,

@@ -1,5 +1,5 @@
-//! OTC orders: crypto sold for fiat that goes to a bank, or bought with fiat that comes from one. Quoted first, then
-//! done at once, exactly as quoted, at the fixed prices of `market`.
+//! OTC orders: crypto sold for fiat that goes to a bank, or bought with fiat that comes from a bank. An order needs a
+//! quote, and is executed at once, exactly as quoted, at the fixed prices of `market`.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// How long a quote is good. The answer says so.
+/// The lifetime of a quote, in seconds. The answer states it.
 const QUOTE_LIFE_S: u64 = 60;
 
 /// The first order id.
@@ -24,10 +24,10 @@ const FIRST_ID: u64 = 94_000_000_001;
 
 /// Quotes and orders.
 pub(crate) struct OtcBook {
-    /// By quoteToken. One that was used is gone.
+    /// Unused quotes by quoteToken.
     quotes: HashMap<String, OtcQuote>,
     quoted: usize,
-    /// By clientOrderId, as answers have them.
+    /// Orders by clientOrderId, in the form of answers.
     orders: OncePerNumber<Value>,
 }
 
@@ -37,7 +37,7 @@ struct OtcQuote {
     expires_ms: u64,
 }
 
-/// What is traded for what.
+/// The side and the two amounts of a trade.
 #[derive(PartialEq)]
 struct OtcDeal {
     side: OtcSide,
@@ -47,7 +47,7 @@ struct OtcDeal {
     fiat_amount: Amount,
 }
 
-/// What the merchant does with the crypto.
+/// The side of a trade: the merchant buys or sells crypto.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OtcSide {
     Buy,
@@ -81,7 +81,7 @@ pub(crate) fn quote(otc: &mut OtcBook, call: LedgerCall<'_>, asked: &RequestPara
     Ok(answer)
 }
 
-/// `POST …/order/create`. A quote is good once; an order that fails leaves it good.
+/// `POST …/order/create`. A quote is valid for one order; a failed order leaves the quote valid.
 pub(crate) fn create(
     otc: &mut OtcBook,
     banks: &BankBook,
@@ -182,7 +182,7 @@ pub(crate) fn detail(otc: &OtcBook, call: LedgerCall<'_>, asked: &RequestParamet
         .ok_or(ApiFailure::UnknownOrder)
 }
 
-/// `GET …/recharge/detail`. The calls that make a deposit are on no page that was seen; here it is an order that buys.
+/// `GET …/recharge/detail`. No known page has the calls that make a deposit; the sandbox shows buy orders as deposits.
 pub(crate) fn deposit(otc: &OtcBook, call: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let order = detail(otc, call, asked)?;
     if order["type"] != OtcSide::Buy.as_str() {
@@ -202,7 +202,7 @@ impl OtcBook {
 }
 
 impl OtcDeal {
-    /// A deal of which one amount is asked for.
+    /// Reads a trade with one amount, and computes the other amount.
     fn priced(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let (side, crypto, fiat) = Self::terms(asked)?;
         let (crypto_amount, fiat_amount) = match asked.text("side")? {
@@ -225,7 +225,7 @@ impl OtcDeal {
         })
     }
 
-    /// A deal of which both amounts are named.
+    /// Reads a trade with both amounts.
     fn asked(asked: &RequestParameters) -> Result<Self, ApiFailure> {
         let (side, crypto, fiat) = Self::terms(asked)?;
         Ok(Self {
@@ -253,7 +253,7 @@ impl OtcDeal {
         Ok((side, crypto.name, fiat.name))
     }
 
-    /// From the account to the bank, or from the bank to the account, by way of the market.
+    /// The movements from the account to the bank, or from the bank to the account, through the market.
     fn movements(&self, account: &str) -> [MoneyMovement<'_>; 2] {
         let movement = |from, to, currency, amount| MoneyMovement {
             from,

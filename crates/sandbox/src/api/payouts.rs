@@ -1,7 +1,7 @@
 //! Payouts: money to addresses on chains, in batches.
 //!
-//! A payout is done as soon as it is accepted, wholly or not at all, and without a fee. GatePay takes its time and a
-//! fee; neither is published in a form that could be emulated.
+//! An accepted payout is done at once, wholly or not at all, and without a fee. GatePay takes time and a fee, but
+//! publishes neither in a form that can be emulated.
 
 use std::collections::HashSet;
 
@@ -15,10 +15,10 @@ use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// The first id of GatePay's own, for a batch and for a sub-order.
+/// The first of GatePay's own ids, for batches and for sub-orders.
 const FIRST_ID: u64 = 90_000_000_001;
 
-/// More sub-orders than this are too many. GatePay does not publish its number.
+/// The maximum number of sub-orders. GatePay does not publish its maximum.
 const MOST_SUB_ORDERS: usize = 100;
 
 /// All payouts.
@@ -48,7 +48,7 @@ struct SubOrder {
     fee_type: u64,
 }
 
-/// `POST /v1/pay/withdraw`. A batch id is good once, also for the same payout (protocol.md 4.2).
+/// `POST /v1/pay/withdraw`. A repeated batch id fails, even for an identical payout (protocol.md 4.2).
 pub(crate) fn create(
     payouts: &mut PayoutBook,
     balances: &mut Balances,
@@ -134,7 +134,7 @@ impl PayoutBook {
         }
     }
 
-    /// Every sub-order of an account as `GET /v1/pay/wallet/withdrawals` has it, newest first, with its time.
+    /// The time and description of an account's sub-orders for `GET /v1/pay/wallet/withdrawals`, newest first.
     pub(crate) fn withdrawals(&self, account: &str) -> Vec<(u64, Value)> {
         let payouts = self.batches.of(account).rev();
         payouts
@@ -245,7 +245,7 @@ impl SubOrder {
     }
 }
 
-/// A number in the types of client libraries, text on the page.
+/// The account id: a number in the types of client libraries, text on the page.
 fn merchant_id(call: LedgerCall<'_>) -> Value {
     match call.forms {
         AnswerForms::Clients => json!(call.merchant_id()),
@@ -253,7 +253,7 @@ fn merchant_id(call: LedgerCall<'_>) -> Value {
     }
 }
 
-/// Letters, digits and `_`, at most 32.
+/// The batch id: at most 32 letters, digits and `_`.
 fn batch_id(asked: &RequestParameters) -> Result<&str, ApiFailure> {
     let id = asked.text("batch_id").map_err(|_| ApiFailure::PayoutId)?;
     let is_word = id

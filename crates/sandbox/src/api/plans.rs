@@ -18,7 +18,7 @@ pub(crate) struct PlanBook {
 struct SubscriptionPlan {
     account: String,
     key: RequestNumber,
-    /// As answers have it.
+    /// The plan in the form of answers.
     description: Value,
 }
 
@@ -93,7 +93,7 @@ impl PlanBook {
         }
     }
 
-    /// An account's plans, as answers have them.
+    /// An account's plans, in the form of answers.
     pub(crate) fn of(&self, account: &str) -> impl Iterator<Item = &Value> {
         self.plans
             .iter()

@@ -1,4 +1,4 @@
-//! Products that plans are priced by. No page shows their fields: what is sent is kept as it is.
+//! Products that plans are priced by. No page shows a product's fields: the sandbox stores the parameters as sent.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ pub(crate) struct ProductBook(Vec<SandboxProduct>);
 
 struct SandboxProduct {
     account: String,
-    /// As answers have it.
+    /// The product in the form of answers.
     description: Value,
 }
 

@@ -23,7 +23,7 @@ struct RewardBatch {
     channel_id: String,
     created_ms: u64,
     rewards: Vec<GiftReward>,
-    /// As it was sent, which is how the documentation's form repeats it.
+    /// The list as sent, which the documentation's form repeats.
     list: Value,
 }
 
@@ -33,12 +33,12 @@ struct GiftReward {
     /// The amount as the merchant wrote it, for answers.
     amount_text: String,
     currency: String,
-    /// `rewardId`, the merchant's own.
+    /// `rewardId`, the merchant's own number.
     number: String,
 }
 
-/// `POST /v1/pay/batch/transfer`. Paid at once, wholly or not at all. The page has a currency in every item of the list
-/// too, client libraries only beside it.
+/// `POST /v1/pay/batch/transfer`. The batch is paid at once, wholly or not at all. The page has a currency in every
+/// item of the list too; client libraries have a currency beside the list only.
 pub(crate) fn create(
     rewards: &mut RewardBook,
     balances: &mut Balances,
@@ -152,7 +152,7 @@ impl GiftReward {
         }
     }
 
-    /// As the types of client libraries have it: without a currency, unless it is another than the batch's.
+    /// A reward in the form of client libraries' types: the currency is present only if it differs from the batch's.
     fn describe(&self, position: usize, batch: &RewardBatch) -> Value {
         let mut answer = json!({
             "receiver_id": self.user_id,

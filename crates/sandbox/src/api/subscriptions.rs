@@ -1,6 +1,7 @@
-//! Subscriptions to plans, and what is deducted for them.
+//! Subscriptions to plans, and their deductions.
 //!
-//! A subscription is active from its creation on: the subscriber, who would have to agree by its link, always does.
+//! A subscription is active from its creation on: the sandbox takes the subscriber's consent, which GatePay asks for by
+//! the subscription's link, as given.
 
 use serde_json::{Value, json};
 
@@ -13,15 +14,15 @@ use crate::rules::page::ListPage;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// The first id of GatePay's own, of a subscription and of a deduction.
+/// The first of GatePay's own ids, for subscriptions and for deductions.
 const FIRST_ID: u64 = 95_000_000_001;
 const FIRST_DEDUCTION_ID: u64 = 96_000_000_001;
 
-/// Subscriptions and deductions, as answers have them.
+/// Subscriptions and deductions, in the form of answers.
 pub(crate) struct SubscriptionBook {
-    /// By merchantSubscriptionOrderNo.
+    /// Subscriptions by merchantSubscriptionOrderNo.
     subscriptions: OncePerNumber<Value>,
-    /// By merchantDeductNo.
+    /// Deductions by merchantDeductNo.
     deductions: OncePerNumber<Value>,
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn detail(
     subscriptions.named(call, asked).cloned()
 }
 
-/// `POST …/order/complete`. Canceling is the one operation that was seen; canceled once more it stays canceled.
+/// `POST …/order/complete`. Canceling is the only known operation. A canceled subscription can be canceled again.
 pub(crate) fn complete(
     subscriptions: &mut SubscriptionBook,
     call: LedgerCall<'_>,

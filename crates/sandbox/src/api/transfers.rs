@@ -1,6 +1,6 @@
 //! Transfers and charges: money between the institution's accounts, at once.
 //!
-//! On-Behalf-Of pays a transfer and receives a charge; the account in the body is the other side.
+//! The account in On-Behalf-Of pays a transfer and receives a charge; the account in the body is the counterparty.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::rules::numbers::OncePerNumber;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
-/// All of them, by `merchantBatchNo`, as answers have them.
+/// All transfers and charges, by `merchantBatchNo`, in the form of answers.
 pub(crate) struct TransferBook {
     transfers: OncePerNumber<Value>,
     charges: OncePerNumber<Value>,
@@ -85,7 +85,7 @@ impl TransferBook {
     }
 }
 
-/// The account in the body: another than the caller's, and usable.
+/// The account in the body, which must be usable and differ from the caller's.
 fn other_side<'a>(
     accounts: &AccountBook,
     call: LedgerCall<'_>,
@@ -101,7 +101,7 @@ fn other_side<'a>(
     Ok(other)
 }
 
-/// Moves the money, and gives the answer.
+/// Moves the money, and returns the answer.
 fn settle(
     balances: &mut Balances,
     call: LedgerCall<'_>,

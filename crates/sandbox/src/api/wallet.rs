@@ -9,7 +9,7 @@ use crate::rules::market::{self, CHAINS};
 use crate::wire::amount::Amount;
 use crate::wire::parameters::RequestParameters;
 
-/// How far back withdrawals are listed unless it is asked for otherwise: 7 days, in seconds.
+/// The default period of the withdrawal list: 7 days, in seconds.
 const WITHDRAWALS_S: u64 = 7 * 24 * 3600;
 
 /// `GET /v1/pay/wallet/currency_chains`.
@@ -30,7 +30,7 @@ pub(crate) fn chains(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     Ok(json!(chains))
 }
 
-/// `GET /v1/pay/wallet/withdraw_status`: what a payout costs, which is nothing here.
+/// `GET /v1/pay/wallet/withdraw_status`: the fee of a payout, which is zero in the sandbox.
 pub(crate) fn withdraw_status(_: LedgerCall<'_>, asked: &RequestParameters) -> Outcome {
     let only = asked.optional_text("currency")?;
     let mut currencies = market::cryptos();
@@ -55,7 +55,7 @@ pub(crate) fn withdraw_status(_: LedgerCall<'_>, asked: &RequestParameters) -> O
     Ok(settings.collect::<Vec<_>>().into())
 }
 
-/// `GET /v1/pay/wallet/total_balance`: everything at its price in USDT, or in another currency.
+/// `GET /v1/pay/wallet/total_balance`: the value of all balances in USDT, or in another currency.
 pub(crate) fn total_balance(
     balances: &Balances,
     call: LedgerCall<'_>,
@@ -63,7 +63,7 @@ pub(crate) fn total_balance(
 ) -> Outcome {
     let currency = asked.optional_text("currency")?.unwrap_or("USDT");
     market::currency(currency)?;
-    // What has no price counts for nothing, and neither does what is too little to be worth a grain.
+    // A currency without a price counts as zero, and so does an amount worth less than 10^-8.
     let total = balances
         .held(call.account)
         .filter_map(|(held, amount)| market::buys(held, amount, currency).ok())

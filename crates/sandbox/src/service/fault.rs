@@ -29,8 +29,8 @@ pub enum InjectedFault {
     Delay(Duration),
     /// The answer comes byte by byte, with this pause before each. Executed.
     Drip(Duration),
-    /// A TCP reset after `after_bytes` of the answer, counted from its status line. A shorter answer is sent whole before
-    /// the reset. Executed.
+    /// A TCP reset after `after_bytes` of the answer, counted from its status line. A shorter answer is sent whole
+    /// before the reset. Executed.
     ResetMidAnswer {
         /// The number of bytes sent before the reset.
         after_bytes: usize,

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-/// Decimal places kept, as many as the finest currency on any chain has.
+/// Stored decimal places: the maximum of any currency on any chain.
 const DECIMALS: usize = 18;
 /// One whole unit.
 const ONE: u128 = 10_u128.pow(18);
-/// What a conversion is rounded to: 10^-8, as exchanges do.
+/// The rounding unit of conversions: 10^-8, as on exchanges.
 const GRAIN: u128 = ONE / 10_u128.pow(8);
-/// Digits before the point, so that every amount fits: 10^20 · 10^18 is below 2^128.
+/// Maximum digits before the point. Every such amount fits: 10^20 · 10^18 is below 2^128.
 const WHOLE_DIGITS: usize = 20;
 
-/// An amount from nothing up, in units of 10^-18.
+/// An amount of at least zero, in units of 10^-18.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Amount(u128);
 
@@ -29,33 +29,33 @@ impl Amount {
         Some(Self(whole * ONE + fraction))
     }
 
-    /// Reads an amount above nothing.
+    /// Reads an amount above zero.
     pub(crate) fn positive(text: &str) -> Option<Self> {
         Self::parse(text).filter(|amount| *amount > Self::ZERO)
     }
 
-    /// Both together; `None` if that is more than can be counted.
+    /// The sum of both amounts; `None` on overflow.
     pub(crate) fn plus(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// What is left after taking `other` away; `None` if it is more than there is.
+    /// This amount minus `other`; `None` if `other` is larger.
     pub(crate) fn minus(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// So many of it; `None` if that is more than can be counted.
+    /// This amount times `count`; `None` on overflow.
     pub(crate) fn times(self, count: u32) -> Option<Self> {
         self.0.checked_mul(count.into()).map(Self)
     }
 
-    /// `by / per` of it, in whole [`GRAIN`]s, rounded down; `None` if there is no counting it.
+    /// `by / per` of this amount, in whole [`GRAIN`]s, rounded down; `None` on overflow.
     pub(crate) fn scaled_down(self, by: u32, per: u32) -> Option<Self> {
         let grains = self.0.checked_mul(by.into())? / (GRAIN * u128::from(per));
         Some(Self(grains * GRAIN))
     }
 
-    /// The same, rounded up.
+    /// `by / per` of this amount, in whole [`GRAIN`]s, rounded up; `None` on overflow.
     pub(crate) fn scaled_up(self, by: u32, per: u32) -> Option<Self> {
         let grains = self
             .0
@@ -64,19 +64,19 @@ impl Amount {
         grains.checked_mul(GRAIN).map(Self)
     }
 
-    /// Whether six decimal places are enough for it: the most that GatePay takes (schemas.md, general rules).
+    /// Whether the amount has at most six decimal places, GatePay's maximum (schemas.md, general rules).
     pub(crate) fn fits_six_decimals(self) -> bool {
         self.0.is_multiple_of(ONE / 10_u128.pow(6))
     }
 }
 
-/// One to `most` digits, and nothing else.
+/// Accepts a text of one to `most` digits.
 fn digits(text: &str, most: usize) -> Option<&str> {
     let fits = (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     fits.then_some(text)
 }
 
-/// In the shortest form: `1.2`, not `1.20`.
+/// The shortest form: `1.2`, not `1.20`.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, fraction) = (self.0 / ONE, self.0 % ONE);

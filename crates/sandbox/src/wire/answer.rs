@@ -1,4 +1,4 @@
-//! Answers before they are sent: a status, a media type and a body.
+//! Answers before delivery: a status, a media type and a body.
 
 use bytes::Bytes;
 use gatepay_core::envelope::Envelope;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::config::AnswerForms;
 use crate::wire::failure::ApiFailure;
 
-/// One answer.
+/// An answer of the sandbox.
 #[derive(Debug, Clone)]
 pub(crate) struct SandboxAnswer {
     pub(crate) status: u16,
@@ -16,9 +16,10 @@ pub(crate) struct SandboxAnswer {
     pub(crate) body: Bytes,
 }
 
-/// What stands around the data of a success, in the forms that GatePay's pages print (protocol.md 4.1). Most pages
-/// print no failure; it is standard there. The official client libraries have one decoder for all calls that have an
-/// envelope: it needs `status`, in upper case.
+/// The envelope around the data of a success, in the forms that GatePay's pages print (protocol.md 4.1).
+///
+/// Most pages print no failure; failures of those calls have the standard envelope. The official client libraries have
+/// one decoder for all calls with an envelope, and the decoder needs `status`, in upper case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EnvelopeForm {
     /// The standard envelope.
@@ -31,15 +32,15 @@ pub(crate) enum EnvelopeForm {
     Lower,
     /// `{code:"0", message, data, success:true}`: subscriptions. Their failures have this form too.
     Flagged,
-    /// Data in a wrapping of its own, `{bizCode, bizData, bizMessage}`: one page of the second order query.
+    /// Data in a wrapper of its own, `{bizCode, bizData, bizMessage}`: one page of the second order query.
     Wrapped,
     /// No envelope: wallet queries.
     Bare,
 }
 
 impl EnvelopeForm {
-    /// The form of an answer: what the official client libraries can read, or what the page prints. They have no calls of
-    /// OTC and subscriptions, whose pages are the only evidence.
+    /// The form of an answer: the form that the official client libraries can read, or the page's form. The libraries
+    /// have no calls for OTC and subscriptions, so for those the pages are the only evidence.
     pub(crate) fn under(self, forms: AnswerForms) -> Self {
         match (forms, self) {
             (AnswerForms::Clients, Self::Coded(_) | Self::Created | Self::Wrapped) => {
@@ -51,7 +52,7 @@ impl EnvelopeForm {
 }
 
 impl SandboxAnswer {
-    /// The answer to an operation that has this form.
+    /// The answer to an operation with this form.
     pub(crate) fn new(form: EnvelopeForm, outcome: Result<Value, ApiFailure>) -> Self {
         match (form, outcome) {
             (EnvelopeForm::Flagged, Err(failure)) => Self::flagged_failure(failure),
@@ -125,7 +126,7 @@ impl SandboxAnswer {
         }
     }
 
-    /// No envelope.
+    /// A plain text answer without an envelope.
     pub(crate) fn plain(status: u16, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -135,7 +136,7 @@ impl SandboxAnswer {
     }
 }
 
-/// In the order printed.
+/// Members are in the order that the pages print.
 #[derive(Serialize)]
 struct CreatedEnvelope {
     code: &'static str,
@@ -143,7 +144,7 @@ struct CreatedEnvelope {
     data: Value,
 }
 
-/// In the order printed.
+/// Members are in the order that the pages print.
 #[derive(Serialize)]
 struct FlaggedEnvelope<'a> {
     code: &'a str,

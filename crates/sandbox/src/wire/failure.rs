@@ -1,79 +1,79 @@
-//! The ways GatePay says no (protocol.md 4.2).
+//! GatePay's failures (protocol.md 4.2).
 
 use std::borrow::Cow;
 
-/// A request that GatePay refuses, in the cases the sandbox knows.
+/// The reason for a refused request, in the cases that the sandbox emulates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}", self.code(), self.message())]
 pub enum ApiFailure {
-    /// 300000: something broke; the same request may be repeated.
+    /// 300000: a system error; the caller may retry the request.
     SystemError,
-    /// 300001: something broke; the same request may be repeated.
+    /// 300001: an internal error; the caller may retry the request.
     InternalError,
-    /// 400000: something broke; the same request may be repeated.
+    /// 400000: an unknown error; the caller may retry the request.
     UnknownError,
     /// 400001: the header or field named here is absent or malformed.
     Malformed(&'static str),
-    /// 400001: the number in the field named here was used before, with other parameters. GatePay publishes no code
-    /// for it.
+    /// 400001: the number in this field was used before, with other parameters. GatePay publishes no code for this
+    /// failure.
     Reused(&'static str),
-    /// 400002: the signature does not fit.
+    /// 400002: the signature is invalid.
     InvalidSignature,
-    /// 400003: the timestamp is too far from GatePay's clock.
+    /// 400003: the timestamp differs too much from GatePay's clock.
     StaleTimestamp,
-    /// 400004: nobody has this client id.
+    /// 400004: the client id is unknown.
     UnknownClient,
     /// 400007: the body is not of the media type that the call takes.
     UnsupportedContentType,
     /// 400020: the nonce is empty or not of the documented form.
     MalformedNonce,
-    /// A nonce for the second time. GatePay publishes no code for it; the sandbox uses 400020.
+    /// A repeated nonce. GatePay publishes no code for this failure; the sandbox uses 400020.
     RepeatedNonce,
-    /// `X-GatePay-On-Behalf-Of` names no active sub-account. GatePay publishes no code for it; the sandbox uses
-    /// 400203, "merchant number does not exist".
+    /// `X-GatePay-On-Behalf-Of` names no active sub-account. GatePay publishes no code for this failure; the sandbox
+    /// uses 400203, "merchant number does not exist".
     UnknownSubAccount,
-    /// 400203: an account that the call names is none of the institution's, or not active.
+    /// 400203: an account in the call does not belong to the institution, or is not active.
     UnknownAccount,
     /// 400201: the merchant's order number is taken.
     OrderExists,
-    /// 400202: there is no such order, or it is another sub-account's.
+    /// 400202: the order does not exist, or belongs to another sub-account.
     UnknownOrder,
-    /// 400202: what the field named here names does not exist, or is another sub-account's. GatePay publishes a code
-    /// for orders only.
+    /// 400202: the object that this parameter names does not exist, or belongs to another sub-account. GatePay
+    /// publishes a code for orders only.
     NotFound(&'static str),
-    /// 400204: the order is in another state than the call needs.
+    /// 400204: the order's status does not allow the call.
     OrderStatus,
     /// 400205: the currency is unknown.
     InvalidCurrency,
-    /// 400304: there is no such refund, or it is another sub-account's.
+    /// 400304: the refund does not exist, or belongs to another sub-account.
     UnknownRefund,
-    /// 400603: the order's time is over.
+    /// 400603: the order has expired.
     OrderTimedOut,
     /// 400604: the order to refund may still be paid or closed.
     OrderNotFinal,
-    /// 400605: the account has less than it is to give.
+    /// 400605: the account's balance is too low.
     InsufficientBalance,
-    /// 400608: the refund is nothing, or more than is left of the order.
+    /// 400608: the refund is zero, or exceeds the refundable amount of the order.
     RefundAmount,
     /// 400620: the order is paid already.
     DuplicatePayment,
     /// 400621: the amount cannot be paid or converted.
     WrongAmount,
-    /// 400622: the quote's time is over.
+    /// 400622: the quote has expired.
     RateMoved,
-    /// 500008: `X-GatePay-MerchantId` is not the institution's.
+    /// 500008: `X-GatePay-MerchantId` is not the institution's id.
     UnknownMerchant,
-    /// 500203: there is no such order, asked for by a call of address payments.
+    /// 500203: the order of a call of address payments does not exist.
     UnknownAddressOrder,
-    /// 500205: a currency of the refund is not the order's.
+    /// 500205: a currency of the refund differs from the order's.
     RefundCurrency,
-    /// 500208: the order was converted, and the call is for those that were not, or the other way around.
+    /// 500208: the order was converted and the call is for unconverted orders, or the other way around.
     NotConverted,
-    /// 550233: the account has less than the payout.
+    /// 550233: the account's balance is below the payout.
     PayoutBalance,
     /// 550235: an amount of the payout has more than six decimals.
     PayoutPrecision,
-    /// 550238: the payout has too many sub-orders. GatePay does not say how many that is; here more than 100.
+    /// 550238: the payout has too many sub-orders: more than 100 in the sandbox. GatePay publishes no maximum.
     PayoutTooLong,
     /// 550239: a sub-order without an amount above zero.
     PayoutAmount,
@@ -90,7 +90,7 @@ pub enum ApiFailure {
 }
 
 impl ApiFailure {
-    /// The code in the envelope.
+    /// The `code` of the envelope.
     pub const fn code(self) -> &'static str {
         match self {
             Self::SystemError => "300000",
@@ -131,8 +131,8 @@ impl ApiFailure {
         }
     }
 
-    /// The label in the envelope. `INVALID_SIGNATURE` is GatePay's; the others are the sandbox's own, since no page
-    /// lists them.
+    /// The `label` of the envelope. `INVALID_SIGNATURE` is GatePay's; the other labels are the sandbox's own, since no
+    /// page lists GatePay's.
     pub const fn label(self) -> &'static str {
         match self {
             Self::SystemError => "SYSTEM_ERROR",
@@ -225,7 +225,7 @@ impl ApiFailure {
         message.into()
     }
 
-    /// The HTTP status it comes with: a failure of GatePay's own is 500, any other is a business answer.
+    /// The HTTP status of the answer: 500 for a failure of GatePay's own; any other failure is a business answer.
     pub const fn status(self) -> u16 {
         match self {
             Self::SystemError | Self::InternalError | Self::UnknownError => 500,

@@ -4,7 +4,7 @@ use hyper::HeaderMap;
 
 use crate::wire::failure::ApiFailure;
 
-/// The value of a header that must be there once.
+/// The value of a header that must be present exactly once.
 pub(crate) fn single<'h>(
     headers: &'h HeaderMap,
     name: &'static str,

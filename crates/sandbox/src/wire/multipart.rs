@@ -1,10 +1,10 @@
-//! Reading `multipart/form-data` (RFC 7578), as far as two calls need it: the fields by name, files by their name.
+//! Reads `multipart/form-data` (RFC 7578), as far as two calls need: fields by name, and the names of files.
 
 use serde_json::{Map, Value};
 
 use crate::wire::failure::ApiFailure;
 
-/// The fields of a form. The value of a file is its name: nobody looks into it here.
+/// The fields of a form. The value of a file field is the file's name; the content is not read.
 pub(crate) fn fields(content_type: &str, body: &[u8]) -> Result<Map<String, Value>, ApiFailure> {
     let boundary = boundary(content_type).ok_or(ApiFailure::UnsupportedContentType)?;
     parts(body, boundary)
@@ -22,7 +22,7 @@ fn boundary(content_type: &str) -> Option<&str> {
         .filter(|boundary| !boundary.is_empty())
 }
 
-/// What stands between the delimiters, up to the closing one.
+/// The parts between the delimiters, up to the closing delimiter.
 fn parts<'b>(body: &'b [u8], boundary: &str) -> Option<Vec<&'b [u8]>> {
     let delimiter = format!("\r\n--{boundary}");
     let mut rest = body.strip_prefix(&delimiter.as_bytes()[2..])?;
@@ -58,7 +58,7 @@ fn quoted(line: &str, start: &str) -> Option<String> {
     Some(rest.split_once('"')?.0.to_owned())
 }
 
-/// What stands before the first `mark`, and what after it.
+/// The bytes before and after the first `mark`.
 fn split<'b>(bytes: &'b [u8], mark: &[u8]) -> Option<(&'b [u8], &'b [u8])> {
     let at = bytes
         .windows(mark.len())
