@@ -32,12 +32,12 @@ pub struct AnswerJudgement {
     /// GatePay's code, if the answer has one.
     pub code: Option<EnvelopeCode>,
     /// What its body is.
-    pub form: AnswerForm,
+    pub form: AnswerShape,
 }
 
 /// What the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AnswerForm {
+pub enum AnswerShape {
     /// Nothing, or white space.
     Empty,
     /// Not one whole JSON text and nothing else.
@@ -53,7 +53,7 @@ impl AnswerJudgement {
     pub const UNREAD: Self = Self {
         verdict: AnswerVerdict::Unknown,
         code: None,
-        form: AnswerForm::NotJson,
+        form: AnswerShape::NotJson,
     };
 }
 
@@ -74,7 +74,7 @@ pub fn judge(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
 fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     if body.trim_ascii().is_empty() {
         return AnswerJudgement {
-            form: AnswerForm::Empty,
+            form: AnswerShape::Empty,
             ..AnswerJudgement::UNREAD
         };
     }
@@ -272,8 +272,8 @@ impl<'a> EnvelopeMembers<'a> {
             verdict,
             code: code.and_then(EnvelopeCode::new),
             form: match self.shape {
-                JsonShape::Scalar => AnswerForm::Scalar,
-                JsonShape::Object | JsonShape::Array => AnswerForm::Structure,
+                JsonShape::Scalar => AnswerShape::Scalar,
+                JsonShape::Object | JsonShape::Array => AnswerShape::Structure,
             },
         }
     }
@@ -473,7 +473,7 @@ mod tests {
         let plain = judge(Money, 200, text.as_bytes());
         assert_eq!(
             (plain.verdict, plain.form),
-            (Failure, AnswerForm::Structure)
+            (Failure, AnswerShape::Structure)
         );
         for mark in [true, false] {
             for (encoded, bom) in [
@@ -605,13 +605,13 @@ mod tests {
             assert_eq!(ok(body), Unknown, "{body}");
         }
         for (body, form) in [
-            ("", AnswerForm::Empty),
-            (" \r\n\t", AnswerForm::Empty),
-            ("<html>", AnswerForm::NotJson),
-            (&success[..19], AnswerForm::NotJson),
-            ("12", AnswerForm::Scalar),
-            ("[]", AnswerForm::Structure),
-            (success, AnswerForm::Structure),
+            ("", AnswerShape::Empty),
+            (" \r\n\t", AnswerShape::Empty),
+            ("<html>", AnswerShape::NotJson),
+            (&success[..19], AnswerShape::NotJson),
+            ("12", AnswerShape::Scalar),
+            ("[]", AnswerShape::Structure),
+            (success, AnswerShape::Structure),
         ] {
             assert_eq!(judge(Money, 200, body.as_bytes()).form, form, "{body}");
         }

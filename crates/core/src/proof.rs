@@ -5,7 +5,7 @@
 //! says whether that can be ([`codes`](crate::codes)).
 
 use crate::codes::{CodeMeaning, meaning};
-use crate::envelope::{AnswerForm, AnswerJudgement, AnswerVerdict, EnvelopeCode};
+use crate::envelope::{AnswerJudgement, AnswerShape, AnswerVerdict, EnvelopeCode};
 use crate::look_up::ObservedOutcome;
 
 /// What a whole answer to a write or money call proves.
@@ -53,11 +53,11 @@ impl AnswerProof {
             return Self::Lost("GatePay's answer was a redirect");
         }
         match judgement.form {
-            AnswerForm::Empty => return Self::Lost("GatePay's answer was empty"),
-            AnswerForm::NotJson => {
+            AnswerShape::Empty => return Self::Lost("GatePay's answer was empty"),
+            AnswerShape::NotJson => {
                 return Self::Lost("GatePay's answer was not one whole JSON text");
             }
-            AnswerForm::Scalar | AnswerForm::Structure => {}
+            AnswerShape::Scalar | AnswerShape::Structure => {}
         }
         match judgement.verdict {
             AnswerVerdict::Success => Self::Executed,

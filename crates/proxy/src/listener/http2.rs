@@ -27,7 +27,7 @@ use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::listener::transport::InboundStream;
 use crate::process::drain::EntryGuard;
-use ending::{ConnectionEnding, GoawayDelay};
+use ending::{ConnectionEnding, GoawaySignal};
 use stream::{Http2Caller, SEND_BUFFER};
 
 /// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
@@ -62,7 +62,7 @@ pub async fn serve(
     let begun = timeout(head_timeout, settings().handshake(stream)).await;
     let Ok(begun) = begun else { return Ok(()) };
     let mut frames = begun.map_err(CloseReason::Broken)?;
-    let farewell = GoawayDelay::default();
+    let farewell = GoawaySignal::default();
     let ending = ConnectionEnding::new(worker, lifetime, &farewell);
     let mut ended = pin!(ending.reached(frames.ping_pong(), entering));
     let mut connection = Http2Connection {

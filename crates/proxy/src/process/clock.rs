@@ -10,10 +10,10 @@ use gatepay_core::FreshStamp;
 
 /// Wall time for stamps and windows, monotonic time for limits and durations.
 #[derive(Clone, Debug)]
-pub struct Clock(ClockSource);
+pub struct Clock(TimeSource);
 
 #[derive(Clone, Debug)]
-enum ClockSource {
+enum TimeSource {
     System {
         started: Instant,
     },
@@ -33,14 +33,14 @@ struct ManualClock {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self(ClockSource::System {
+        Self(TimeSource::System {
             started: Instant::now(),
         })
     }
 
     /// A clock for tests, which shows `unix_ms` until it is moved.
     pub fn manual(unix_ms: u64) -> Self {
-        Self(ClockSource::Manual(Arc::new(ManualClock {
+        Self(TimeSource::Manual(Arc::new(ManualClock {
             elapsed_ms: AtomicU64::new(unix_ms),
             ahead_ms: AtomicI64::new(0),
         })))
@@ -49,8 +49,8 @@ impl Clock {
     /// Milliseconds since 1970, UTC.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
-            ClockSource::System { .. } => system_unix_ms(),
-            ClockSource::Manual(hands) => {
+            TimeSource::System { .. } => system_unix_ms(),
+            TimeSource::Manual(hands) => {
                 let ahead = hands.ahead_ms.load(Ordering::Relaxed);
                 let elapsed = hands.elapsed_ms.load(Ordering::Relaxed);
                 elapsed.saturating_add_signed(ahead)
@@ -61,8 +61,8 @@ impl Clock {
     /// Time since some fixed point; never goes back while the machine's clock is used.
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
-            ClockSource::System { started } => started.elapsed(),
-            ClockSource::Manual(hands) => {
+            TimeSource::System { started } => started.elapsed(),
+            TimeSource::Manual(hands) => {
                 Duration::from_millis(hands.elapsed_ms.load(Ordering::Relaxed))
             }
         }
@@ -71,9 +71,9 @@ impl Clock {
     /// The timers' instant of a result of [`elapsed`](Self::elapsed), so that one reading serves both.
     pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
         match &self.0 {
-            ClockSource::System { started } => (*started + elapsed).into(),
+            TimeSource::System { started } => (*started + elapsed).into(),
             // Timers do not follow a manual clock.
-            ClockSource::Manual(_) => tokio::time::Instant::now(),
+            TimeSource::Manual(_) => tokio::time::Instant::now(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Clock {
 
     /// Moves a manual clock; the machine's clock stays unchanged.
     pub fn advance(&self, by: Duration) {
-        if let ClockSource::Manual(hands) = &self.0 {
+        if let TimeSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.fetch_add(
                 u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
                 Ordering::Relaxed,
@@ -94,7 +94,7 @@ impl Clock {
 
     /// Sets both times of a manual clock, also to a time in its past.
     pub fn set(&self, unix_ms: u64) {
-        if let ClockSource::Manual(hands) = &self.0 {
+        if let TimeSource::Manual(hands) = &self.0 {
             hands.elapsed_ms.store(unix_ms, Ordering::Relaxed);
             hands.ahead_ms.store(0, Ordering::Relaxed);
         }
@@ -103,7 +103,7 @@ impl Clock {
     /// Steps the wall time of a manual clock, forth or back, as a correction steps the machine's clock. Monotonic time
     /// is unaffected.
     pub fn step(&self, by_ms: i64) {
-        if let ClockSource::Manual(hands) = &self.0 {
+        if let TimeSource::Manual(hands) = &self.0 {
             hands.ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
         }
     }

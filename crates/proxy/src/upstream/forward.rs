@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::Kind;
-use gatepay_core::envelope::{self, AnswerForm, AnswerJudgement};
+use gatepay_core::envelope::{self, AnswerJudgement, AnswerShape};
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
@@ -309,7 +309,7 @@ async fn read(
         }
         _ => judged(road.offload, kind, status, &body).await,
     };
-    if !shows_its_end && judgement.form != AnswerForm::Structure {
+    if !shows_its_end && judgement.form != AnswerShape::Structure {
         return Err(endless());
     }
     road.pool.give_back(connection);

@@ -51,7 +51,7 @@ pub(crate) struct AuditShow {
     kind: Vec<RecordKind>,
     /// Only calls that ended so. `open`: in flight, or the end was lost with the process.
     #[arg(long, value_name = "OUTCOME", value_delimiter = ',')]
-    outcome: Vec<CallOutcome>,
+    outcome: Vec<OutcomeFilter>,
     /// Only what was done from then on: RFC 3339, a date (UTC), or a time ago such as 2h or 30d.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
@@ -81,7 +81,7 @@ enum RecordKind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CallOutcome {
+enum OutcomeFilter {
     Success,
     Failure,
     Unknown,
@@ -300,7 +300,7 @@ mod tests {
     fn every_outcome_and_kind_that_is_written_down_can_be_asked_for() {
         let ends = RequestOutcome::ALL.map(RequestOutcome::as_str);
         assert_eq!(
-            words(CallOutcome::value_variants()),
+            words(OutcomeFilter::value_variants()),
             [&ends[..], &[OPEN]].concat()
         );
         assert_eq!(

@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Whether the caller is to be sent a GOAWAY: streams that are open end, new ones go elsewhere.
 #[derive(Default)]
-pub struct GoawayDelay(AtomicBool);
+pub struct GoawaySignal(AtomicBool);
 
-impl GoawayDelay {
+impl GoawaySignal {
     fn say(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -42,7 +42,7 @@ impl GoawayDelay {
 pub struct ConnectionEnding<'a> {
     worker: &'a Worker,
     lifetime: &'a ConnectionLifetime,
-    farewell: &'a GoawayDelay,
+    farewell: &'a GoawaySignal,
     /// The process finishes what is in flight.
     finishing: bool,
     /// Something was late, and its caller was told to go.
@@ -56,7 +56,7 @@ impl<'a> ConnectionEnding<'a> {
     pub fn new(
         worker: &'a Worker,
         lifetime: &'a ConnectionLifetime,
-        farewell: &'a GoawayDelay,
+        farewell: &'a GoawaySignal,
     ) -> Self {
         Self {
             worker,
@@ -149,7 +149,7 @@ impl<'a> ConnectionEnding<'a> {
 async fn leave(
     worker: &Worker,
     pace: &ConnectionActivity,
-    farewell: &GoawayDelay,
+    farewell: &GoawaySignal,
     entering: EntryGuard,
 ) -> Infallible {
     let drain = &worker.app.drain;
