@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::process::file_access;
-use crate::process::files::{FileSystem, OpenFile};
+use crate::process::files::{FileSystem, OpenFile, if_exists};
 
 /// A journal file: the run of the process, and the number of the file in the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,10 +86,7 @@ impl DiskFolder {
 
 /// Reports a fault that a start would fail by: a folder that every user may write. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
-    match inspect_folder(&FileSystem::default(), folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        inspected => inspected,
-    }
+    if_exists(inspect_folder(&FileSystem::default(), folder)).map(drop)
 }
 
 fn inspect_folder(files: &FileSystem, folder: &Path) -> io::Result<()> {
@@ -101,10 +98,7 @@ impl JournalFolder for DiskFolder {
     type File = OpenFile;
 
     fn parts(&self) -> io::Result<Vec<FilePart>> {
-        let names = match self.files.names(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            names => names?,
-        };
+        let names = if_exists(self.files.names(&self.folder))?.unwrap_or_default();
         let names = names.iter().filter_map(|name| name.to_str());
         let mut parts: Vec<_> = names.filter_map(FilePart::parse).collect();
         parts.sort_unstable();

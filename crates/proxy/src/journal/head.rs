@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use gatepay_core::{ChainLink, SigningKey};
@@ -16,7 +15,7 @@ use super::folder::FilePart;
 pub use super::place::ChainHead;
 use super::place::ChainPosition;
 use crate::process::file_access;
-use crate::process::files::{FileSystem, OpenFile};
+use crate::process::files::{FileSystem, OpenFile, if_exists};
 
 /// The content of a run's head file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,20 +112,17 @@ impl HeadFolder {
     /// Reports a fault that a start would fail by: a head file of any run that is a link or no regular file. Changes
     /// nothing.
     pub fn inspect(&self) -> io::Result<()> {
-        let names = match self.files.names(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            names => names?,
-        };
+        let names = if_exists(self.files.names(&self.folder))?.unwrap_or_default();
+        let latest = [LATEST.to_owned(), file_access::unfinished(LATEST)];
         let is_ours =
-            |name: &str| run_of(name).is_some() || [LATEST, LATEST_UNFINISHED].contains(&name);
+            |name: &str| run_of(name).is_some() || latest.iter().any(|latest| latest == name);
         for name in names
             .iter()
             .filter(|name| name.to_str().is_some_and(is_ours))
         {
             let path = self.folder.join(name);
-            match self.files.link_metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                metadata => file_access::inspect_file(&path, &metadata?)?,
+            if let Some(metadata) = if_exists(self.files.link_metadata(&path))? {
+                file_access::inspect_file(&path, &metadata)?;
             }
         }
         Ok(())
@@ -134,10 +130,7 @@ impl HeadFolder {
 
     /// Reads the heads of all runs and the number of the latest run.
     pub fn read(&self, key: &SigningKey) -> io::Result<KeptHeads> {
-        let names = match self.files.names(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            names => names?,
-        };
+        let names = if_exists(self.files.names(&self.folder))?.unwrap_or_default();
         let runs = names.iter().filter_map(|name| run_of(name.to_str()?));
         let mut heads = BTreeMap::new();
         for run in runs {
@@ -177,7 +170,7 @@ impl HeadFolder {
     /// Takes a run number, which must be free. When this returns, the number is on the disk.
     pub(super) fn claim(&self, run: u32, key: &SigningKey) -> io::Result<HeadFile> {
         self.files.make_folder(&self.folder)?;
-        let file = self.create(&self.path(run))?;
+        let file = file_access::create(&self.files, &self.path(run))?;
         self.files.sync_folder(&self.folder)?;
         self.keep_latest(run, key)?;
         Ok(HeadFile {
@@ -188,23 +181,10 @@ impl HeadFolder {
 
     /// Replaces the number of the latest run: a reader finds either the new number or the old.
     fn keep_latest(&self, run: u32, key: &SigningKey) -> io::Result<()> {
-        let unfinished = self.folder.join(LATEST_UNFINISHED);
-        match self.files.remove(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = self.create(&unfinished)?;
-        file.write_all(latest_line(run, key).as_bytes())?;
-        file.sync_all()?;
-        self.files.rename(&unfinished, &self.folder.join(LATEST))?;
-        self.files.sync_folder(&self.folder)
-    }
-
-    /// Makes a file under a name that does not exist, not even as a link.
-    fn create(&self, path: &Path) -> io::Result<OpenFile> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        file_access::open(&self.files, &options, path)
+        file_access::replace(&self.files, &self.folder, LATEST, |file| {
+            file.write_all(latest_line(run, key).as_bytes())
+        })
+        .map(drop)
     }
 
     /// Removes the heads of runs that are `KEPT` or more runs old.
@@ -273,7 +253,6 @@ fn parse(run: u32, text: &[u8], key: &SigningKey) -> KeptHead {
 
 /// The name of the file with the number of the latest run.
 const LATEST: &str = "audit-latest";
-const LATEST_UNFINISHED: &str = "audit-latest.unfinished";
 
 /// The run number, and a MAC that only the journal's key can make.
 fn latest_line(run: u32, key: &SigningKey) -> String {

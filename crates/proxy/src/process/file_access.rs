@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::process::files::{FileSystem, OpenFile};
+use crate::process::files::{FileSystem, OpenFile, if_exists};
 
 /// Refuses a world-writable folder; `danger` names the possible attack. A group may write, because Kubernetes'
 /// `fsGroup` requires it.
@@ -62,6 +62,41 @@ pub(crate) fn open(files: &FileSystem, options: &OpenOptions, path: &Path) -> io
     };
     inspect_file(path, &file.metadata()?)?;
     Ok(file)
+}
+
+/// Creates a file that must not exist yet, not even as a link, with access for its owner alone.
+pub(crate) fn create(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    open(files, &options, path)
+}
+
+/// The name of a file while its next content is being written.
+pub(crate) fn unfinished(name: &str) -> String {
+    format!("{name}.unfinished")
+}
+
+/// Replaces a file: a reader finds the complete new file or the complete old one, even after the machine stops at any
+/// moment.
+pub(crate) fn replace(
+    files: &FileSystem,
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
+) -> io::Result<OpenFile> {
+    let unfinished = folder.join(unfinished(name));
+    remove(files, &unfinished)?;
+    let mut file = create(files, &unfinished)?;
+    write(&mut file)?;
+    file.sync_all()?;
+    files.rename(&unfinished, &folder.join(name))?;
+    files.sync_folder(folder)?;
+    Ok(file)
+}
+
+/// Removes a file, if it exists.
+pub(crate) fn remove(files: &FileSystem, path: &Path) -> io::Result<()> {
+    if_exists(files.remove(path)).map(drop)
 }
 
 /// Reads a regular file, wherever its name leads. Other kinds of files are refused, because reading them could block or

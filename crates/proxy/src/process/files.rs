@@ -7,6 +7,15 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::Path;
+/// The result of a call on a path; `None` if nothing has this name.
+pub(crate) fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 use std::path::PathBuf;
 
@@ -283,9 +292,8 @@ impl OpenFile {
 
     /// Whether the path still leads to this file, and not to another file or to none.
     pub fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let there = match self.files.metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            there => there?,
+        let Some(there) = if_exists(self.files.metadata(path))? else {
+            return Ok(false);
         };
         let own = self.metadata()?;
         Ok((there.dev(), there.ino()) == (own.dev(), own.ino()) && own.nlink() > 0)

@@ -22,7 +22,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::process::clock;
-use crate::process::files::{FileSystem, OpenFile};
+use crate::process::file_access;
+use crate::process::files::{FileSystem, OpenFile, if_exists};
 use crate::process::watermark::StampWatermark;
 use evidence::{FileIdentity, HandoverTrailer, RunNumber, TRAILER, boot, modified_ms};
 use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
@@ -151,8 +152,8 @@ impl StateDir {
         hex::encode_to_slice(clock::random::<16>(), &mut run).map_err(io::Error::other)?;
         self.replace(USED, |file| file.write_all(&run))?;
         self.run = Some(run);
-        access::remove(&self.files, &self.path(MEMORY))?;
-        access::remove(&self.files, &self.path(NEVER_SERVED))?;
+        file_access::remove(&self.files, &self.path(MEMORY))?;
+        file_access::remove(&self.files, &self.path(NEVER_SERVED))?;
         self.sync_folder()?;
         Ok(inheritance)
     }
@@ -318,7 +319,7 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<InitResult> {
             InitResult::Unused
         });
     }
-    access::remove(&state.files, &state.path(NEVER_SERVED))?;
+    file_access::remove(&state.files, &state.path(NEVER_SERVED))?;
     state.replace(NEVER_SERVED, |file| {
         let word = state.word(FileIdentity::of(&file.metadata()?));
         file.write_all(&word)
@@ -328,9 +329,8 @@ pub fn init(folder: &Path, never_served: bool) -> io::Result<InitResult> {
 
 /// Checks the folder for faults by which a start would fail: its permissions and its files. Changes nothing.
 pub fn inspect(folder: &Path) -> io::Result<()> {
-    match access::inspect(&FileSystem::default(), folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        inspected => inspected?,
+    if if_exists(access::inspect(&FileSystem::default(), folder))?.is_none() {
+        return Ok(());
     }
     match suspended_in(folder) {
         // The user of the service may read the file even if the user of this check may not.
@@ -441,7 +441,7 @@ mod tests {
     fn a_folder_in_which_anything_of_a_run_is_left_is_not_marked() {
         for name in [USED, MARK, MEMORY, "audit-head", "used.unfinished"] {
             let folder = tempfile::tempdir().unwrap();
-            access::create(&FileSystem::default(), &folder.path().join(name)).unwrap();
+            file_access::create(&FileSystem::default(), &folder.path().join(name)).unwrap();
             let made = init(folder.path(), true).unwrap();
             assert_eq!(made, InitResult::Used, "{name}");
             assert!(!folder.path().join(NEVER_SERVED).exists());
@@ -568,8 +568,8 @@ mod tests {
         let (used, whole) = (folder.path().join(USED), fs::read(&memory).unwrap());
         let run = fs::read(&used).unwrap();
         let put = |path: &Path, content: &[u8]| {
-            access::remove(&FileSystem::default(), path).unwrap();
-            access::create(&FileSystem::default(), path)
+            file_access::remove(&FileSystem::default(), path).unwrap();
+            file_access::create(&FileSystem::default(), path)
                 .unwrap()
                 .write_all(content)
                 .unwrap();

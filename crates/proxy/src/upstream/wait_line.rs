@@ -114,15 +114,15 @@ impl<T> Default for CallClass<T> {
 impl<T> WaitLine<T> {
     /// Puts a call into the line; where it stands, and what it will get.
     pub fn join(&mut self, claim: LineClaim) -> (LinePosition, Receiver<T>) {
+        let LineClaim { precedence, party } = claim;
         let (sender, receiver) = oneshot::channel();
         self.arrivals += 1;
+        let class = &mut self.classes[precedence as usize];
         let position = LinePosition {
-            class: claim.precedence as usize,
-            round: self.classes[claim.precedence as usize].next_round(claim.party),
+            class: precedence as usize,
+            round: class.next_round(party),
             arrival: self.arrivals,
         };
-        let party = claim.party;
-        let class = &mut self.classes[position.class];
         let waiting = WaitingCall { party, sender };
         class
             .waiting

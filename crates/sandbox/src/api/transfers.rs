@@ -27,15 +27,8 @@ pub(crate) fn transfer(
     asked: &RequestParameters,
 ) -> Outcome {
     let other = other_side(accounts, call, asked)?;
-    let earlier = &transfers.transfers;
-    if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
-        return Ok(earlier.clone());
-    }
-    let done = settle(balances, call, asked, "TRANSFER", [call.account, other])?;
-    let number = asked.text("merchantBatchNo")?;
-    let transfers = &mut transfers.transfers;
-    transfers.keep(call, number, asked, done.clone());
-    Ok(done)
+    let (book, sides) = (&mut transfers.transfers, [call.account, other]);
+    settle_once(book, balances, call, asked, "TRANSFER", sides)
 }
 
 /// `POST …/v1/pay/charge`.
@@ -47,15 +40,8 @@ pub(crate) fn charge(
     asked: &RequestParameters,
 ) -> Outcome {
     let other = other_side(accounts, call, asked)?;
-    let earlier = &transfers.charges;
-    if let Some(earlier) = earlier.before(call, "merchantBatchNo", asked)? {
-        return Ok(earlier.clone());
-    }
-    let done = settle(balances, call, asked, "CHARGE", [other, call.account])?;
-    let number = asked.text("merchantBatchNo")?;
-    let charges = &mut transfers.charges;
-    charges.keep(call, number, asked, done.clone());
-    Ok(done)
+    let (book, sides) = (&mut transfers.charges, [other, call.account]);
+    settle_once(book, balances, call, asked, "CHARGE", sides)
 }
 
 /// `GET …/v1/pay/transfer/detail`.
@@ -99,6 +85,23 @@ fn other_side<'a>(
         return Err(ApiFailure::UnknownAccount);
     }
     Ok(other)
+}
+
+/// Moves the money, or returns the answer of the earlier identical call.
+fn settle_once(
+    book: &mut OncePerNumber<Value>,
+    balances: &mut Balances,
+    call: LedgerCall<'_>,
+    asked: &RequestParameters,
+    kind: &'static str,
+    sides: [&str; 2],
+) -> Outcome {
+    if let Some(earlier) = book.before(call, "merchantBatchNo", asked)? {
+        return Ok(earlier.clone());
+    }
+    let done = settle(balances, call, asked, kind, sides)?;
+    book.keep(call, asked.text("merchantBatchNo")?, asked, done.clone());
+    Ok(done)
 }
 
 /// Moves the money, and returns the answer.

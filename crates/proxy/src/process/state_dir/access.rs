@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::process::file_access;
-use crate::process::files::{FileSystem, OpenFile};
+use crate::process::files::{FileSystem, OpenFile, if_exists};
 
 /// Makes the folder with access for its owner alone if it does not exist; returns its path without links.
 pub(super) fn open_folder(files: &FileSystem, folder: &Path) -> io::Result<PathBuf> {
@@ -26,23 +26,19 @@ pub(super) fn inspect(files: &FileSystem, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
     file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
     let names = super::names::FILES.iter().map(|name| (*name).to_owned());
-    let unfinished = super::names::FILES.iter().map(|name| unfinished(name));
+    let unfinished = super::names::FILES
+        .iter()
+        .map(|name| file_access::unfinished(name));
     for name in names.chain(unfinished) {
         inspect_file(files, &folder.join(name))?;
     }
     Ok(())
 }
 
-/// The name of a file while it is being written.
-pub(super) fn unfinished(name: &str) -> String {
-    format!("{name}.unfinished")
-}
-
 fn inspect_file(files: &FileSystem, path: &Path) -> io::Result<()> {
-    match files.link_metadata(path) {
-        Ok(metadata) => inspect_opened(path, &metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    match if_exists(files.link_metadata(path))? {
+        Some(metadata) => inspect_opened(path, &metadata),
+        None => Ok(()),
     }
 }
 
@@ -62,17 +58,10 @@ pub(super) fn open(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
     opened(files, private().create(true).truncate(false), path)
 }
 
-/// Creates a file that must not exist yet.
-pub(super) fn create(files: &FileSystem, path: &Path) -> io::Result<OpenFile> {
-    opened(files, private().create_new(true), path)
-}
-
 /// The content and metadata of a file, if it exists.
 pub(super) fn read(files: &FileSystem, path: &Path) -> io::Result<Option<(Vec<u8>, Metadata)>> {
-    let mut file = match opened(files, &mut private(), path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(mut file) = if_exists(opened(files, &mut private(), path))? else {
+        return Ok(None);
     };
     let metadata = file.metadata()?;
     Ok(Some((file.read_to_end()?, metadata)))
@@ -80,38 +69,21 @@ pub(super) fn read(files: &FileSystem, path: &Path) -> io::Result<Option<(Vec<u8
 
 /// The content of a file, if it exists, for a process that may lack write permission.
 pub(super) fn look(files: &FileSystem, path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match opened(files, private().write(false), path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    file.read_to_end().map(Some)
+    let file = if_exists(opened(files, private().write(false), path))?;
+    file.map(|mut file| file.read_to_end()).transpose()
 }
 
-/// Replaces a file: a reader finds the complete new file or the complete old one, even after the machine stops at any
-/// moment.
+/// Replaces a file as [`file_access::replace`] does.
 pub(super) fn replace(
     files: &FileSystem,
     folder: &Path,
     name: &str,
     write: impl FnOnce(&mut OpenFile) -> io::Result<()>,
 ) -> io::Result<OpenFile> {
-    let unfinished = folder.join(unfinished(name));
-    remove(files, &unfinished)?;
-    let mut file = create(files, &unfinished)?;
-    write(&mut file)?;
-    file.sync_all()?;
-    files.rename(&unfinished, &folder.join(name))?;
-    files.sync_folder(folder)?;
-    Ok(file)
-}
-
-/// Removes a file, if it exists.
-pub(super) fn remove(files: &FileSystem, path: &Path) -> io::Result<()> {
-    match files.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    file_access::replace(files, folder, name, |file| {
+        inspect_opened(&folder.join(name), &file.metadata()?)?;
+        write(file)
+    })
 }
 
 fn opened(files: &FileSystem, options: &mut OpenOptions, path: &Path) -> io::Result<OpenFile> {
@@ -165,13 +137,13 @@ mod tests {
     #[test]
     fn a_name_of_ours_that_is_a_link_or_no_file_or_open_to_everybody_is_refused() {
         for name in super::super::names::FILES {
-            for name in [name.to_owned(), unfinished(name)] {
+            for name in [name.to_owned(), file_access::unfinished(name)] {
                 let folder = tempfile::tempdir().unwrap();
                 let (path, other) = (folder.path().join(&name), folder.path().join("other"));
                 symlink(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("symbolic link"), "{name}");
                 fs::remove_file(&path).unwrap();
-                create(&FileSystem::default(), &other).unwrap();
+                file_access::create(&FileSystem::default(), &other).unwrap();
                 fs::hard_link(&other, &path).unwrap();
                 assert!(refusal(folder.path()).contains("hard link"), "{name}");
                 fs::remove_file(&other).unwrap();
