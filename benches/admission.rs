@@ -18,8 +18,9 @@ use gatepay_proxy::journey::admit;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
-use gatepay_tenancy::settings;
-use gatepay_tenancy::{DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant};
+use gatepay_tenancy::{
+    DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant, settings,
+};
 use zeroize::Zeroizing;
 
 const NOW: u64 = 1_767_225_600_000;

@@ -10,22 +10,20 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fs;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::{fs, io};
 
 use bytes::{Bytes, BytesMut};
 use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{CallerIdentity, guard};
 use gatepay_core::operation::Method;
-use gatepay_core::spelling;
 use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
-    translate, verify,
+    spelling, translate, verify,
 };
 use gatepay_proxy::headers::KnownHeaders;
 use gatepay_proxy::http1::request_head::RequestHead;

@@ -12,9 +12,8 @@ use serde_json::value::RawValue;
 use crate::body::BodyReading;
 use crate::envelope::{self, AnswerVerdict};
 use crate::operation::{IdempotencyKey, Kind, LookUp, Method, Operation};
-use crate::query;
-use crate::text;
 use crate::words::words;
+use crate::{query, text};
 
 /// What GatePay was seen to have of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,8 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::query_text;
-use gatepay_tenancy::Facts;
-use gatepay_tenancy::facts;
+use gatepay_tenancy::{Facts, facts};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;

@@ -15,9 +15,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
-use gatepay_tenancy::Facts;
 use gatepay_tenancy::settings::{Institution, Settings};
-use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Found, Party, PartyId, Registry};
+use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Facts, Found, Party, PartyId, Registry};
 
 use crate::generation::credential_usage::{CredentialUsage, CredentialUsages};
 use crate::generation::tenant_limits::{TenantLimits, TenantLimitsMap};

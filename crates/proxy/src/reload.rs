@@ -14,10 +14,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::Facts;
-use gatepay_tenancy::facts;
 use gatepay_tenancy::watch::{ChangedFiles, Next};
-use gatepay_tenancy::{ConfigSnapshot, Hash, Plan, Problem, Watch};
+use gatepay_tenancy::{ConfigSnapshot, Facts, Hash, Plan, Problem, Watch, facts};
 
 use crate::admission::replay_capacity::replay_capacity;
 use crate::app::App;

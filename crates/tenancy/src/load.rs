@@ -11,13 +11,9 @@ use gatepay_core::Catalogue;
 
 use crate::disk::file_stamp::FilesRead;
 use crate::disk::party_files::{folder_of, party_files, unread_names};
-use crate::files::operations;
-use crate::files::operator_file;
 use crate::files::party_file::Terms;
-use crate::files::proxy_file;
 use crate::files::secrets::{Environment, Sources};
-use crate::files::tenant_file;
-use crate::files::written;
+use crate::files::{operations, operator_file, proxy_file, tenant_file, written};
 use crate::model::claims::Claims;
 use crate::model::configuration::Configuration;
 use crate::model::registry::Registry;

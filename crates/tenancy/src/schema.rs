@@ -11,12 +11,9 @@ use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
 use crate::disk::file_stamp::FilesRead;
-use crate::files::operations;
-use crate::files::operator_file;
 use crate::files::party_file::Terms;
-use crate::files::proxy_file;
 use crate::files::secrets::Sources;
-use crate::files::tenant_file;
+use crate::files::{operations, operator_file, proxy_file, tenant_file};
 use crate::model::claims::Claims;
 use crate::model::party::DEFAULT_WINDOW;
 use crate::model::settings::SecretText;

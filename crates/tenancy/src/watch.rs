@@ -25,10 +25,9 @@ use gatepay_core::{Catalogue, StampWindow};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
-use crate::files::operator_file;
 use crate::files::party_file::Terms;
 use crate::files::secrets::{Environment, Sources};
-use crate::files::tenant_file;
+use crate::files::{operator_file, tenant_file};
 use crate::load::{self, Reading};
 use crate::model::claims::Claims;
 use crate::model::configuration::Configuration;

@@ -12,8 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::process::clock;
-use gatepay_tenancy::edit::Random;
-use gatepay_tenancy::edit::{EditError, Files};
+use gatepay_tenancy::edit::{EditError, Files, Random};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{WhatIf, load_readable};
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gatepay_tenancy::Facts;
-use gatepay_tenancy::Plan;
-use gatepay_tenancy::facts;
 use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::{Facts, Plan, facts};
 use serde::Serialize;
 use tokio::sync::oneshot;
 

@@ -8,15 +8,14 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::time::{Instant, Sleep};
 
-use crate::headers;
 use crate::http1::content_coding::ContentCoding;
 use crate::http1::header_block::HeaderBlock;
 use crate::http1::response_parser::ResponseHead;
 use crate::journey::admit::Permit;
 use crate::record::RequestRecord;
 use crate::record::access_line::RequestPhase;
-use crate::refusal;
 use crate::upstream::exchange::LongBody;
+use crate::{headers, refusal};
 
 /// What a caller is answered. Permit and record travel inside it, so that they end when it does.
 pub struct Reply {

@@ -22,11 +22,9 @@ use crate::callers::connection_slots::{
     ConnectionSlot, ConnectionSlots, InLine, SlotHolder, SlotOutcome,
 };
 use crate::journey::Worker;
-use crate::listener::http1;
-use crate::listener::http2;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
-use crate::listener::proxy_protocol;
 use crate::listener::transport::InboundStream;
+use crate::listener::{http1, http2, proxy_protocol};
 use crate::process::drain::{DrainPhase, EntryGuard, RunningGuard};
 use crate::tls::certificate::ListenerIdentity;
 

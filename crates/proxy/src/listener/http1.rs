@@ -21,12 +21,10 @@ use tokio::time::{sleep, timeout};
 use crate::callers::activity::{ActiveRequest, ConnectionActivity};
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::http1::buffer_pool;
 use crate::http1::request_parser::{
     BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
 };
-use crate::http1::response_parser;
-use crate::http1::wire_lines;
+use crate::http1::{buffer_pool, response_parser, wire_lines};
 use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
 use crate::journey::relay::Reply;
 use crate::journey::{self, Worker};

@@ -21,10 +21,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::process::clock;
-use crate::process::file_access;
 use crate::process::files::{FileSystem, OpenFile, if_exists};
 use crate::process::watermark::StampWatermark;
+use crate::process::{clock, file_access};
 use evidence::{FileIdentity, HandoverTrailer, RunNumber, TRAILER, boot, modified_ms};
 use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
 pub use suspended::{Suspension, SuspensionFile, SuspensionList};

@@ -4,9 +4,8 @@ use std::num::NonZeroU32;
 
 use gatepay_core::{Catalogue, StampWindow};
 
-use crate::files::credentials;
-use crate::files::permissions;
 use crate::files::secrets::Sources;
+use crate::files::{credentials, permissions};
 use crate::model::claims::{Claim, Claims};
 use crate::model::party::{Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing};
 use crate::model::permissions::Audience;

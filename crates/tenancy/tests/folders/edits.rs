@@ -2,9 +2,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use gatepay_tenancy::edit::Random;
 use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
-use gatepay_tenancy::edit::{self, EditError, Files, Removed, Rotated};
+use gatepay_tenancy::edit::{self, EditError, Files, Random, Removed, Rotated};
 use gatepay_tenancy::{PartyId, Standing, SubAccount};
 use zeroize::Zeroizing;
 

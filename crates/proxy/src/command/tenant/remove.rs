@@ -1,8 +1,7 @@
 //! `tenant remove`.
 
 use clap::Args;
-use gatepay_tenancy::PartyId;
-use gatepay_tenancy::edit;
+use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
 use super::{ToldRunning, not_edited};

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_tenancy::PartyId;
-use gatepay_tenancy::edit;
+use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
 use super::{ToldRunning, credential_lines, name_the_rest, not_edited, random};

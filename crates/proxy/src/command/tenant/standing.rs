@@ -1,8 +1,7 @@
 //! `tenant suspend` and `tenant resume`.
 
 use clap::Args;
-use gatepay_tenancy::edit;
-use gatepay_tenancy::{PartyId, Standing};
+use gatepay_tenancy::{PartyId, Standing, edit};
 use serde_json::json;
 
 use super::{ToldRunning, name_the_rest, not_edited};
