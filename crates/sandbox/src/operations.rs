@@ -3,6 +3,7 @@
 
 use gatepay_core::operation::Method;
 
+use crate::api::refunds::RefundBooks;
 use crate::api::{
     accounts, balances, banks, channels, conversions, currencies, fees, fixed_addresses,
     gift_cards, orders, otc, payouts, plans, products, refunds, rewards, subscriptions, transfers,
@@ -47,6 +48,20 @@ macro_rules! with {
     };
 }
 
+/// The same for a function that refunds.
+macro_rules! refunding {
+    ($function:path) => {
+        |ledger, call, asked| {
+            let books = RefundBooks {
+                refunds: &mut ledger.refunds,
+                orders: &mut ledger.orders,
+                balances: &mut ledger.balances,
+            };
+            $function(books, call, asked)
+        }
+    };
+}
+
 /// The emulation of an operation, by its name in the catalogue, and by its method where there are two forms. `None` for
 /// a row without an institution path.
 pub(crate) fn emulated(operation: &str, method: Method) -> Option<EmulatedOperation> {
@@ -63,18 +78,12 @@ fn payments(operation: &str) -> Option<(EnvelopeForm, Execute)> {
         "create_order" => (Created, with!(orders::create, orders)),
         "query_order" => (Standard, with!(orders::query, orders)),
         "close_order" => (Standard, with!(orders::close, orders)),
-        "refund_order" => (Standard, with!(refunds::refund, refunds, orders, balances)),
+        "refund_order" => (Standard, refunding!(refunds::refund)),
         "query_refund" => (Standard, with!(refunds::query, refunds, orders)),
         "create_native_order" => (Coded("0"), with!(orders::create_native, orders)),
         "create_checkout_order" => (Standard, with!(orders::create_checkout, orders)),
-        "refund_checkout_order" => (
-            Standard,
-            with!(refunds::refund_checkout, refunds, orders, balances),
-        ),
-        "refund_order_v2" | "refund_order_v3" => (
-            Standard,
-            with!(refunds::refund_v2, refunds, orders, balances),
-        ),
+        "refund_checkout_order" => (Standard, refunding!(refunds::refund_checkout)),
+        "refund_order_v2" | "refund_order_v3" => (Standard, refunding!(refunds::refund_v2)),
         "query_order_v2" => (Wrapped, with!(orders::query_v2, orders)),
         "refund_details" | "refund_details_v3" => {
             (Standard, with!(refunds::details, refunds, orders))
@@ -86,14 +95,8 @@ fn payments(operation: &str) -> Option<(EnvelopeForm, Execute)> {
         "address_convert_currencies" => (Standard, with!(currencies::convertible)),
         "create_address_order" => (Standard, with!(orders::create_at_address, orders)),
         "query_address_order" => (Standard, with!(orders::query_at_address, orders)),
-        "refund_address_order" => (
-            Standard,
-            with!(refunds::refund_at_address, refunds, orders, balances),
-        ),
-        "refund_converted_address_order" => (
-            Coded("00000"),
-            with!(refunds::refund_converted, refunds, orders, balances),
-        ),
+        "refund_address_order" => (Standard, refunding!(refunds::refund_at_address)),
+        "refund_converted_address_order" => (Coded("00000"), refunding!(refunds::refund_converted)),
         "address_transactions" => (Standard, with!(orders::transactions, orders)),
         "save_fixed_address" => (Standard, with!(fixed_addresses::save, fixed_addresses)),
         "fixed_address_detail" => (Standard, with!(fixed_addresses::detail, fixed_addresses)),

@@ -40,6 +40,13 @@ struct SandboxRefund {
     done_ms: u64,
 }
 
+/// The books that a refund changes.
+pub(crate) struct RefundBooks<'l> {
+    pub(crate) refunds: &'l mut RefundBook,
+    pub(crate) orders: &'l mut OrderBook,
+    pub(crate) balances: &'l mut Balances,
+}
+
 /// The terms of a refund. Two refunds are the same if their terms are equal; amounts are compared by value.
 #[derive(PartialEq)]
 struct RefundTerms {
@@ -68,89 +75,65 @@ struct RefundTarget {
 
 /// `POST /v1/pay/order/refund`. A repeated refund is answered again and executed once.
 pub(crate) fn refund(
-    refunds: &mut RefundBook,
-    orders: &mut OrderBook,
-    balances: &mut Balances,
+    books: RefundBooks<'_>,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
     let target = RefundTarget::default();
-    let (refund, order) = accept(
-        refunds,
-        orders,
-        balances,
-        call,
-        asked,
-        in_order_currency(asked, target)?,
-    )?;
+    let (refund, order) = books.accept(call, asked, in_order_currency(asked, target)?)?;
     Ok(data(refund.describe(order)))
 }
 
 /// `POST /v2/standard/order/refund`; `/v3/order/refund` is on no page, and the sandbox treats it alike.
 pub(crate) fn refund_v2(
-    refunds: &mut RefundBook,
-    orders: &mut OrderBook,
-    balances: &mut Balances,
+    books: RefundBooks<'_>,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
     let target = RefundTarget::asked(asked)?;
-    let (refund, order) = accept(
-        refunds,
-        orders,
-        balances,
-        call,
-        asked,
-        in_order_currency(asked, target)?,
-    )?;
+    let (refund, order) = books.accept(call, asked, in_order_currency(asked, target)?)?;
     Ok(refund.describe_v2(order))
 }
 
 /// `POST /v1/pay/address/refund`: the refund of an order that was not converted.
 pub(crate) fn refund_at_address(
-    refunds: &mut RefundBook,
-    orders: &mut OrderBook,
-    balances: &mut Balances,
+    books: RefundBooks<'_>,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
     let wanted = in_order_currency(asked, RefundTarget::receiver(asked)?)?;
-    let order = orders.own(call.account, &wanted.prepay_id);
+    let order = books.orders.own(call.account, &wanted.prepay_id);
     if order.map_err(of_address_payment)?.is_converted() {
         return Err(ApiFailure::NotConverted);
     }
-    let (refund, order) = accept(refunds, orders, balances, call, asked, wanted)?;
+    let (refund, order) = books.accept(call, asked, wanted)?;
     Ok(refund.describe_v2(order))
 }
 
 /// `POST /v1/pay/address/refundconvert`: the refund of an order that was converted.
 pub(crate) fn refund_converted(
-    refunds: &mut RefundBook,
-    orders: &mut OrderBook,
-    balances: &mut Balances,
+    books: RefundBooks<'_>,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
-    let order = orders.own(call.account, asked.text("prepayId")?);
+    let order = books.orders.own(call.account, asked.text("prepayId")?);
     if !order.map_err(of_address_payment)?.is_converted() {
         return Err(ApiFailure::NotConverted);
     }
-    refund_checkout(refunds, orders, balances, call, asked)
+    refund_checkout(books, call, asked)
 }
 
 /// `POST /v1/pay/checkout/refund`: the form of converted orders, for any order.
 pub(crate) fn refund_checkout(
-    refunds: &mut RefundBook,
-    orders: &mut OrderBook,
-    balances: &mut Balances,
+    books: RefundBooks<'_>,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
     let target = RefundTarget::receiver(asked)?;
     asked.text("refundReason")?;
-    let order = orders.own(call.account, asked.text("prepayId")?)?;
+    let order = books.orders.own(call.account, asked.text("prepayId")?)?;
     let wanted = in_either_currency(asked, order, target)?;
-    let (refund, order) = accept(refunds, orders, balances, call, asked, wanted)?;
+    let (refund, order) = books.accept(call, asked, wanted)?;
     Ok(match call.forms {
         AnswerForms::Clients => refund.describe_converted(order),
         AnswerForms::Documentation => refund.describe_v2(order),
@@ -239,59 +222,64 @@ fn reason(asked: &RequestParameters) -> Result<String, ApiFailure> {
         .to_owned())
 }
 
-/// Executes a refund, or returns the earlier identical refund.
-fn accept<'l>(
-    refunds: &'l mut RefundBook,
-    orders: &'l mut OrderBook,
-    balances: &'l mut Balances,
-    call: LedgerCall<'_>,
-    parameters: &RequestParameters,
-    asked: RefundTerms,
-) -> Result<(&'l SandboxRefund, &'l SandboxOrder), ApiFailure> {
-    let number = parameters.id("refundRequestId")?;
-    let key = refunds.numbers_unique_per.number(call.account, number);
-    let order = orders.own(call.account, &asked.prepay_id);
-    let id = (FIRST_ID + refunds.refunds.len() as u64).to_string();
-    let slot = match refunds.refunds.entry(key) {
-        Entry::Occupied(earlier) => {
-            let earlier = earlier.into_mut();
-            if earlier.account != call.account || earlier.asked != asked {
-                return Err(ApiFailure::Reused("refundRequestId"));
+impl<'l> RefundBooks<'l> {
+    /// Executes a refund, or returns the earlier identical refund.
+    fn accept(
+        self,
+        call: LedgerCall<'_>,
+        parameters: &RequestParameters,
+        asked: RefundTerms,
+    ) -> Result<(&'l SandboxRefund, &'l SandboxOrder), ApiFailure> {
+        let Self {
+            refunds,
+            orders,
+            balances,
+        } = self;
+        let number = parameters.id("refundRequestId")?;
+        let key = refunds.numbers_unique_per.number(call.account, number);
+        let order = orders.own(call.account, &asked.prepay_id);
+        let id = (FIRST_ID + refunds.refunds.len() as u64).to_string();
+        let slot = match refunds.refunds.entry(key) {
+            Entry::Occupied(earlier) => {
+                let earlier = earlier.into_mut();
+                if earlier.account != call.account || earlier.asked != asked {
+                    return Err(ApiFailure::Reused("refundRequestId"));
+                }
+                return Ok((earlier, order?));
             }
-            return Ok((earlier, order?));
+            Entry::Vacant(slot) => slot,
+        };
+        let order = order?;
+        match order.status(call.now) {
+            OrderStatus::Paid => {}
+            OrderStatus::Pending => return Err(ApiFailure::OrderNotFinal),
+            OrderStatus::Expired | OrderStatus::Closed => return Err(ApiFailure::OrderStatus),
         }
-        Entry::Vacant(slot) => slot,
-    };
-    let order = order?;
-    match order.status(call.now) {
-        OrderStatus::Paid => {}
-        OrderStatus::Pending => return Err(ApiFailure::OrderNotFinal),
-        OrderStatus::Expired | OrderStatus::Closed => return Err(ApiFailure::OrderStatus),
+        if asked.amount == Amount::ZERO {
+            return Err(ApiFailure::RefundAmount);
+        }
+        let left = order.refundable.minus(asked.amount);
+        let left = left.ok_or(ApiFailure::RefundAmount)?;
+        let pay_amount = market::buys(&order.price.currency, asked.amount, &order.pay_currency)?;
+        let merchant = MoneyHolder::account(call.account);
+        let movements = order.movements(merchant, MoneyHolder::Outside, asked.amount, pay_amount);
+        balances.post(call.now, order.reason("REFUND", number), &movements)?;
+        order.refundable = left;
+        let amount_text = match parameters.optional_text("refundAmount")? {
+            Some(text) => text.to_owned(),
+            None => asked.amount.to_string(),
+        };
+        let refund = slot.insert(SandboxRefund {
+            account: call.account.to_owned(),
+            number: number.to_owned(),
+            id,
+            asked,
+            amount_text,
+            pay_amount,
+            done_ms: call.now,
+        });
+        Ok((refund, order))
     }
-    if asked.amount == Amount::ZERO {
-        return Err(ApiFailure::RefundAmount);
-    }
-    let left = order.refundable.minus(asked.amount);
-    let left = left.ok_or(ApiFailure::RefundAmount)?;
-    let pay_amount = market::buys(&order.price.currency, asked.amount, &order.pay_currency)?;
-    let merchant = MoneyHolder::account(call.account);
-    let movements = order.movements(merchant, MoneyHolder::Outside, asked.amount, pay_amount);
-    balances.post(call.now, order.reason("REFUND", number), &movements)?;
-    order.refundable = left;
-    let amount_text = match parameters.optional_text("refundAmount")? {
-        Some(text) => text.to_owned(),
-        None => asked.amount.to_string(),
-    };
-    let refund = slot.insert(SandboxRefund {
-        account: call.account.to_owned(),
-        number: number.to_owned(),
-        id,
-        asked,
-        amount_text,
-        pay_amount,
-        done_ms: call.now,
-    });
-    Ok((refund, order))
 }
 
 impl RefundBook {
