@@ -119,11 +119,7 @@ async fn a_suspension_outlives_an_orderly_end_and_a_kill_and_so_does_its_end() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     folder.proxy("timestamp = { future_ms = 0 }");
-    let program = Program::serve(&folder).await;
-    assert_eq!(
-        posts(&program, ALICE, "/-/suspend?tenant=acme").await.0,
-        200
-    );
+    let program = serving_without_acme(&folder).await;
     let log = ends(program).await;
     assert!(log.contains("suspended by hand") && log.contains("alice"));
     let kept = folder.path("state/suspended");
@@ -164,6 +160,16 @@ async fn a_suspension_outlives_an_orderly_end_and_a_kill_and_so_does_its_end() {
     until_answered(&program, &globex(), 403).await;
 }
 
+/// A program that serves, with acme suspended by Alice.
+async fn serving_without_acme(folder: &Folder) -> Program {
+    let program = Program::serve(folder).await;
+    assert_eq!(
+        posts(&program, ALICE, "/-/suspend?tenant=acme").await.0,
+        200
+    );
+    program
+}
+
 /// After a kill the first stamps are refused.
 async fn until_answered(program: &Program, shop: &Shop, wanted: u16) {
     let begun = std::time::Instant::now();
@@ -182,11 +188,7 @@ async fn until_answered(program: &Program, shop: &Shop, wanted: u16) {
 async fn a_damaged_list_of_suspensions_is_no_start_and_says_what_to_do() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
-    let program = Program::serve(&folder).await;
-    assert_eq!(
-        posts(&program, ALICE, "/-/suspend?tenant=acme").await.0,
-        200
-    );
+    let program = serving_without_acme(&folder).await;
     ends(program).await;
     let path = folder.path("state/suspended");
     let whole = fs::read(&path).unwrap();
@@ -387,11 +389,7 @@ async fn who_suspended_and_resumed_whom_is_in_the_audit_journal() {
 async fn where_the_state_folder_fails_a_suspension_is_in_force_and_a_resume_is_not() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
-    let program = Program::serve(&folder).await;
-    assert_eq!(
-        posts(&program, ALICE, "/-/suspend?tenant=acme").await.0,
-        200
-    );
+    let program = serving_without_acme(&folder).await;
     fs::rename(folder.path("state"), folder.path("away")).unwrap();
     let (code, said) = posts(&program, ALICE, "/-/suspend?tenant=globex").await;
     assert_eq!((code, &said["kept"]), (500, &json!(false)), "{said}");
@@ -414,11 +412,7 @@ async fn where_the_state_folder_fails_a_suspension_is_in_force_and_a_resume_is_n
 async fn the_commands_name_who_is_suspended_by_hand() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
-    let program = Program::serve(&folder).await;
-    assert_eq!(
-        posts(&program, ALICE, "/-/suspend?tenant=acme").await.0,
-        200
-    );
+    let program = serving_without_acme(&folder).await;
     let config = folder.name("proxy.toml");
     for words in [
         &["tenant", "list"][..],
