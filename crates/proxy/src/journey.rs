@@ -163,6 +163,23 @@ impl From<CallerGone> for StopReason {
     }
 }
 
+/// Begins the record of a request whose head has one reading; gives the caller's address and the known headers too.
+fn begin<'h>(
+    app: &App,
+    peer: &ConnectionPeer,
+    busy: ActiveRequest,
+    head: &RequestHead<'h>,
+) -> (ClientAddress, KnownHeaders<'h>, Box<RequestRecord>) {
+    let origin = app.trusted_proxies.caller(peer.origin, head);
+    let lines = KnownHeaders::read(head.lines());
+    let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
+    if head.method == "HEAD" {
+        // An answer to HEAD is complete with its head.
+        record.relayed();
+    }
+    (origin, lines, record)
+}
+
 /// Answers a request for which there is no place among all: nothing of it is read but its head.
 pub fn crowded(
     app: &Arc<App>,
@@ -171,12 +188,7 @@ pub fn crowded(
     head: &RequestHead<'_>,
 ) -> Reply {
     app.metrics.requests_crowded.inc();
-    let origin = app.trusted_proxies.caller(peer.origin, head);
-    let lines = KnownHeaders::read(head.lines());
-    let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
-    if head.method == "HEAD" {
-        record.relayed();
-    }
+    let (_, _, mut record) = begin(app, peer, busy, head);
     record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
     let refusal = Refusal::Overloaded(
         "too many requests are being answered; send the same bytes again after Retry-After",
@@ -216,13 +228,7 @@ pub async fn handle<B: RequestBody>(
     body: &mut B,
 ) -> Option<Reply> {
     let app = &worker.app;
-    let origin = app.trusted_proxies.caller(peer.origin, head);
-    let lines = KnownHeaders::read(head.lines());
-    let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
-    if head.method == "HEAD" {
-        // The head is all there is to hand over.
-        record.relayed();
-    }
+    let (origin, lines, mut record) = begin(app, peer, busy, head);
     let held = app.body_memory.hold(peer.unauthenticated_bytes());
     let entered = enter(worker, origin, held, (head, &lines), body, &mut record).await;
     drop(entering);
