@@ -43,7 +43,7 @@ pub const OPEN: &str = "open";
 
 /// The result of a search.
 #[derive(Debug, Default)]
-pub struct ShownRecord {
+pub struct SearchResult {
     /// All matches, in the order in which they were written.
     pub found: Vec<FoundRecord>,
     /// The names of all operations in the journal.
@@ -97,10 +97,10 @@ pub fn show(
     folder: &impl JournalFolder,
     key: Option<&SigningKey>,
     wanted: &CallFilter,
-) -> io::Result<ShownRecord> {
+) -> io::Result<SearchResult> {
     let mut search = RecordSearch {
         wanted,
-        shown: ShownRecord::default(),
+        shown: SearchResult::default(),
         open: HashMap::new(),
     };
     let mut chain = ChainCheck::new(key);
@@ -124,7 +124,7 @@ pub fn show(
 
 struct RecordSearch<'w> {
     wanted: &'w CallFilter,
-    shown: ShownRecord,
+    shown: SearchResult,
     /// The positions in `found` of calls without a record *after* so far, by request id.
     open: HashMap<String, usize>,
 }

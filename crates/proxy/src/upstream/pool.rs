@@ -133,8 +133,7 @@ impl Pool {
         }
         while let Some(mut connection) = state.idle.pop_if(|last| last.suits(kind, now)) {
             if connection.is_fresh(now) && connection.wire.is_quiet(surely) {
-                connection.place.reads = claim.is_read();
-                state.reads += usize::from(claim.is_read());
+                state.assign(&mut connection.place, claim.is_read());
                 drop(state);
                 return Some(connection);
             }
@@ -194,8 +193,7 @@ impl Pool {
                 }
                 // It was given back meanwhile.
                 if let Some(mut connection) = state.idle.pop() {
-                    connection.place.reads = reads;
-                    state.reads += usize::from(reads);
+                    state.assign(&mut connection.place, reads);
                     return Ok(Handed::Connection(connection));
                 }
             }
@@ -267,6 +265,14 @@ impl Pool {
         // Dropped after the lock is given back, since that takes the lock.
         drop(state);
         drop(over);
+    }
+}
+
+impl PoolState {
+    /// Assigns a free place to a call, and counts it if the call is a party's read.
+    fn assign(&mut self, place: &mut PoolPermit, reads: bool) {
+        place.reads = reads;
+        self.reads += usize::from(reads);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gatepay_core::{Catalogue, Kind};
-use gatepay_proxy::journal::show::ShownRecord;
+use gatepay_proxy::journal::show::SearchResult;
 use gatepay_tenancy::problem::nearest;
 
 use super::{AuditSubject, usage};
@@ -22,7 +22,7 @@ impl<'a> KnownNames<'a> {
     pub(super) fn of(
         subject: &'a AuditSubject,
         standard: &'a Catalogue,
-        shown: &'a ShownRecord,
+        shown: &'a SearchResult,
     ) -> Self {
         let configuration = subject.configuration.as_ref();
         let catalogue = configuration.map_or(standard, |(catalogue, _)| catalogue);

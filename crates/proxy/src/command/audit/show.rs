@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use gatepay_core::Catalogue;
 use gatepay_proxy::journal::folder::DiskFolder;
 use gatepay_proxy::journal::show::{
-    CallFilter, FoundRecord, JournalEvent, JournalRecord, ShownCall, ShownRecord, show,
+    CallFilter, FoundRecord, JournalEvent, JournalRecord, SearchResult, ShownCall, show,
 };
 use gatepay_proxy::journal::verify::VerifyReport;
 use jiff::Timestamp;
@@ -156,7 +156,7 @@ fn words(values: &[impl ValueEnum]) -> Vec<String> {
 }
 
 /// Says what is not as it was written: of what is shown, and of the journal.
-fn is_whole(shown: &ShownRecord, report: &VerifyReport) -> bool {
+fn is_whole(shown: &SearchResult, report: &VerifyReport) -> bool {
     let is_altered = |found: &&FoundRecord| found.verified() == Some(false);
     let altered = shown.found.iter().filter(is_altered).count();
     if altered > 0 {
