@@ -1,4 +1,5 @@
-//! A request's query and body, read once: what the guard, the checks, the idempotency key and the look-up ask of them.
+//! Body reading: one pass over a request's query and body, for the guard, the checks, the idempotency key and the
+//! look-up.
 
 mod names;
 mod value;
@@ -15,19 +16,19 @@ use names::SeenNames;
 
 pub(crate) use value::BodyValue;
 
-/// A place in a body, to tell its sender.
+/// A place in a body, for messages to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyPlace {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// Bytes of that line up to the place, counted from 1.
     pub column: usize,
 }
 
-/// What stands in a request, read in one pass over its body.
+/// The members and faults of a request, from one pass over its body.
 ///
-/// Fields are found ignoring ASCII case, since published clients differ in it. An ordinary body takes nothing from the
-/// heap.
+/// Field names are matched without regard to ASCII case, since published clients differ in case. An ordinary body needs
+/// no heap allocation.
 pub struct BodyReading<'a> {
     query: &'a str,
     body: &'a [u8],
@@ -70,8 +71,8 @@ impl<'a> BodyReading<'a> {
                 return;
             }
         };
-        // A reader may ignore a byte order mark (RFC 8259, 8.1), so GatePay is not certain to refuse it. A money call
-        // would have two readings.
+        // A parser may ignore a byte order mark (RFC 8259, 8.1), so GatePay is not certain to refuse it. In a money
+        // call the mark is a fault, since parsers would differ.
         let text = match text.strip_prefix('\u{feff}') {
             Some(text) if kind != Kind::Money => text,
             _ => text,
@@ -102,38 +103,40 @@ impl<'a> BodyReading<'a> {
         (shape.ok()? == JsonShape::Object).then_some(reading)
     }
 
-    /// The body as it came.
+    /// The body as received.
     pub(crate) fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// Where the body stops being one JSON text. It has no members then: nobody would read those before the fault. A body
-    /// without content has none either, and no fault.
+    /// The place of the fault in a body that is not one JSON text.
+    ///
+    /// Such a body has no members here, not even the members before the fault. A blank body has neither members nor a
+    /// fault.
     pub(crate) fn fault(&self) -> Option<BodyPlace> {
         self.fault
     }
 
-    /// The first name outside ASCII, of a call that changes something.
+    /// The first name outside ASCII, in a write or money call.
     pub(crate) fn not_ascii(&self) -> Option<BodyPlace> {
         self.not_ascii
     }
 
-    /// Where the first second member of one name has been named: of a money call at every depth, of a write at the top.
+    /// The first repetition of a name within one object: in a money call at every depth, in a write at the top.
     pub(crate) fn repeated(&self) -> Option<BodyPlace> {
         self.repeated
     }
 
-    /// The first value of a money call that some readers cannot hold.
+    /// The first value of a money call that some parsers cannot represent.
     pub(crate) fn unreadable(&self) -> Option<BodyPlace> {
         self.unreadable
     }
 
-    /// The first array or object of a call that changes something that stands in [`json::DEEPEST`] others.
+    /// The first array or object inside [`json::DEEPEST`] others, in a write or money call.
     pub(crate) fn too_deep(&self) -> Option<BodyPlace> {
         self.too_deep
     }
 
-    /// Members with a reserved name: of a money call at every depth, of others at the top.
+    /// Members with a reserved name: in a money call at every depth, in other calls at the top.
     pub(crate) fn reserved(&self) -> &[(ReservedName, JsonText<'a>)] {
         &self.found.reserved
     }
@@ -144,7 +147,7 @@ impl<'a> BodyReading<'a> {
         members.map(|(name, value)| (&**name, *value))
     }
 
-    /// The query's parameters, names and values as they stand.
+    /// The query's parameters, names and values verbatim.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         query::pairs(self.query)
     }
@@ -153,12 +156,12 @@ impl<'a> BodyReading<'a> {
         self.parameters().all(|(name, _)| decode(name).is_ascii())
     }
 
-    /// Whether a field was sent at all. Null and empty text were not sent (schemas.md).
+    /// Whether the request has a field. Null and empty text count as absent (schemas.md).
     pub(crate) fn has(&self, field: &str) -> bool {
         self.members(field).next().is_some() || self.in_query(field).next().is_some()
     }
 
-    /// Every value a field was sent with, the query before the body.
+    /// Every value of a field, the query before the body.
     pub(crate) fn values<'f>(
         &self,
         field: &'f str,
@@ -183,12 +186,12 @@ impl<'a> BodyReading<'a> {
             .map(|(_, value)| value)
     }
 
-    /// The last value of a field, which is what most readers take, if it is a text or a number.
+    /// The last value of a field, which most parsers take, if the value is text or a number.
     pub(crate) fn last(&self, field: &str) -> Option<Cow<'a, str>> {
         self.clear(field)?.last()?.text_or_number()
     }
 
-    /// The value of a field, if it was sent with one only.
+    /// The value of a field, if all its occurrences have the same value.
     pub(crate) fn only(&self, field: &str) -> Option<Cow<'a, str>> {
         let mut values = self.clear(field)?.map(|value| value.text_or_number());
         let first = values.next()??;
@@ -197,7 +200,7 @@ impl<'a> BodyReading<'a> {
             .then_some(first)
     }
 
-    /// The values of a field, unless it stands in a query in which readers differ about where a value ends.
+    /// The values of a field; `None` if the field stands in a query with values that parsers delimit differently.
     fn clear<'f>(
         &self,
         field: &'f str,
@@ -207,12 +210,12 @@ impl<'a> BodyReading<'a> {
     }
 }
 
-/// Members that may be asked for.
+/// The members that a [`BodyReading`] keeps.
 #[derive(Default)]
 struct WantedMembers<'a> {
-    /// Those of the top object, by their names.
+    /// The first members of the top object, by name.
     few: ArrayVec<(Cow<'a, [u8]>, JsonText<'a>), 16>,
-    /// What finds no room there.
+    /// The members of the top object that exceed the capacity of `few`.
     more: Vec<(Cow<'a, [u8]>, JsonText<'a>)>,
     reserved: Vec<(ReservedName, JsonText<'a>)>,
 }
@@ -225,7 +228,7 @@ impl<'a> WantedMembers<'a> {
     }
 }
 
-/// Takes what one pass over a text finds.
+/// Collects members and faults during one pass over a text.
 struct BodyReader<'r, 'a> {
     kind: Kind,
     found: &'r mut WantedMembers<'a>,
@@ -274,7 +277,7 @@ impl<'a> JsonVisitor<'a> for BodyReader<'_, 'a> {
             return;
         }
         match ReservedName::of(&name) {
-            // Deeper down it is nothing that GatePay knows.
+            // Below the top, GatePay has no field of this name.
             Some(ReservedName::Callback) if !is_top => {}
             Some(reserved) => self.found.reserved.push((reserved, value)),
             None => {}
@@ -325,7 +328,7 @@ mod tests {
         ask(&BodyReading::read(row, Some(query), body.as_bytes()))
     }
 
-    /// What is repeated, too deep and unreadable.
+    /// The places of a repeated name, of too deep a nesting and of an unreadable value.
     fn places(row: &str, body: &str) -> [Option<BodyPlace>; 3] {
         with(row, "", body, |reading| {
             [reading.repeated(), reading.too_deep(), reading.unreadable()]
@@ -433,7 +436,7 @@ mod tests {
                 (129, false),
                 (300_000, false),
             ] {
-                // The outermost object is one of them.
+                // The outermost object counts toward the depth.
                 let nested = open.repeat(deep - 1) + "1" + &close.repeat(deep - 1);
                 let body = format!(r#"{{"prepayId":{nested},"x":1}}"#);
                 for row in ["refund_order", "close_order", "query_order"] {

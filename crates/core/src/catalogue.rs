@@ -1,4 +1,4 @@
-//! The catalogue: every API call this program knows, found by method and path.
+//! Catalogue: every API call this program knows, found by method and path.
 //!
 //! Rows drive everything else. An API call without a row does not exist: there are no prefix rules (protocol.md 2).
 
@@ -8,7 +8,7 @@ use crate::catalogue_rows;
 use crate::operation::{AccountHeader, Kind, Method, Operation, OperationScope};
 use crate::spelling::{KnownKinds, PathSide, folded, is_canonical, is_reserved};
 
-/// Rows by (method, path), both ways. Look-up cost does not grow with their number.
+/// All rows, indexed by name and by method and path, merchant and institution. Finding a row takes constant time.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     rows: Vec<Operation>,
@@ -17,28 +17,29 @@ pub struct Catalogue {
     by_institution_path: PathIndex,
 }
 
-/// Which row answers each method on one path. Which paths there are, callers have no say in: any hash does.
+/// The rows by path and method. Callers cannot add paths, so a hash without a secret key is safe.
 type PathIndex = HashMap<Box<str>, MethodIndex, foldhash::fast::FixedState>;
 
-/// Which row answers each method.
+/// The row of each method.
 type MethodIndex = [Option<u16>; 4];
 
-/// Why rows do not make a catalogue.
+/// The reason why a set of rows is not a valid catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
-    /// Two rows have one name.
+    /// Two rows have the same name.
     #[error("operation {0} is defined twice")]
     Name(String),
-    /// Two rows answer one method and path.
+    /// Two rows have the same method and path.
     #[error("operations {0} and {1} have the same method and path {2}")]
     Path(String, String, String),
-    /// A tenant's row with a path that belongs to the institution alone.
+    /// A tenant's row has a path that belongs to the institution alone.
     #[error("operation {0} would open a path of the institution's own to tenants")]
     Reserved(String),
-    /// A row that is weaker than its path is known to be: a read that leads to a write or money call, for one.
+    /// A row has a weaker kind than its path is known to have: for example a read with the path of a write or money
+    /// call.
     #[error("operation {0} has the path of {1}, which is of a stronger kind")]
     Weaker(String, String),
-    /// A path that no request could match.
+    /// A row has a path that no request can match.
     #[error("operation {0} has a path that is not canonical")]
     NotCanonical(String),
 }
@@ -47,13 +48,15 @@ impl Catalogue {
     /// The catalogue of GatePay's documentation.
     ///
     /// # Panics
-    /// Never: a test builds it.
+    /// Never: a test builds this catalogue.
     pub fn standard() -> Self {
         Self::new(catalogue_rows::rows()).expect("the built-in rows make a catalogue")
     }
 
-    /// Builds the index; a duplicate or ambiguous row is an error, and so is one that would let a tenant reach what is
-    /// the institution's own, or that leads to the path of a stronger kind: no configuration gets past here.
+    /// Builds the catalogue from its rows.
+    ///
+    /// A duplicate or ambiguous row is an error. So is a row that would open a path of the institution's own to a
+    /// tenant, or that has the path of a stronger kind. Every configuration passes through these checks.
     ///
     /// # Panics
     /// With more than 65,536 rows.
@@ -125,17 +128,18 @@ impl Catalogue {
         &self.rows
     }
 
-    /// A row's place in [`rows`](Self::rows): a small number for tables kept beside the catalogue.
+    /// A row's index in [`rows`](Self::rows): a small number for tables kept beside the catalogue.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The row of that name.
+    /// The row with the given name.
     pub fn named(&self, name: &str) -> Option<&Operation> {
         self.position(name).map(|index| &self.rows[index])
     }
 
-    /// A read for no account, which the proxy may ask by itself, if one is on: that of the accounts.
+    /// A read without an account header, for the proxy's own probes, if such a row is on. The list of accounts comes
+    /// first.
     pub fn probe(&self) -> Option<&Operation> {
         let fits = |row: &&Operation| {
             row.kind == Kind::Read && row.account == AccountHeader::None && row.off().is_none()
@@ -144,12 +148,12 @@ impl Catalogue {
         list.or_else(|| self.rows.iter().find(fits))
     }
 
-    /// The place of the row a tenant reaches by method and canonical path.
+    /// The index of the row that a tenant reaches by method and canonical path.
     pub fn merchant(&self, method: Method, path: &str) -> Option<usize> {
         self.by_merchant_path.get(path)?[method as usize].map(usize::from)
     }
 
-    /// The place of the row an operator reaches by institution method and canonical path.
+    /// The index of the row that an operator reaches by institution method and canonical path.
     pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
         self.by_institution_path.get(path)?[method as usize].map(usize::from)
     }
@@ -251,7 +255,7 @@ mod tests {
             assert_eq!(with(change), refused);
         }
 
-        // Neither has one where a path of the institution's own was moved to.
+        // A tenant's row may not have the new path of a moved institution row either.
         let mut rows = catalogue_rows::rows();
         let moved = "/institution/v2/accounts";
         let accounts = rows.iter_mut().find(|row| row.name == "create_account");

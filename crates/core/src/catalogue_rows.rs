@@ -1,5 +1,5 @@
-//! The rows of GatePay's documentation, in its order. `docs/gatepay/endpoints.json` says where each was seen, and a
-//! test holds the two together.
+//! Catalogue rows: the calls of GatePay's documentation, in its order. `docs/gatepay/endpoints.json` lists the source
+//! of each row, and a test compares the rows with the file.
 
 use ApiModule::{
     Accounts, Address, Balance, Channel, Charge, CommissionRule, Convert, FixedAddress, GiftCard,
@@ -14,13 +14,14 @@ use crate::operation::{
     Operation, OperationScope, RowSwitch, Translation,
 };
 
-/// Most merchant paths become institution paths by this prefix; a row that does not says so.
+/// The prefix that turns most merchant paths into institution paths. A row with another institution path states it.
 const PREFIX: &str = "/payment/open/institution";
 
-/// Five files of 4 MB in each of a few lists (endpoints.json: material/supplement), and the form around them.
+/// The body limit of forms, in bytes: five files of 4 MB in each of a few lists (endpoints.json: material/supplement),
+/// and the form around them.
 const MULTIPART_LIMIT: u64 = 64 << 20;
 
-/// What an order costs: an order of that number at another price is another call's.
+/// The price fields of an order: an order with the same number and another price belongs to another call.
 const PRICE: &[&str] = &["orderAmount", "currency"];
 
 const ORDER_AMOUNTS: &[AmountField] = &[
@@ -28,7 +29,7 @@ const ORDER_AMOUNTS: &[AmountField] = &[
     AmountField::with_currency("fiatAmount", "fiatCurrency"),
 ];
 
-/// Its currency is that of the order, which the body does not have.
+/// A refund's amount. The currency is the order's, which the body does not contain.
 const REFUND_AMOUNT: &[AmountField] = &[AmountField::new("refundAmount")];
 
 const CONVERTED_REFUND_AMOUNTS: &[AmountField] = &[
@@ -811,7 +812,7 @@ fn both(first: &'static str, second: &'static str) -> IdempotencyKey {
     IdempotencyKey::Both(first.into(), second.into())
 }
 
-/// A row under construction: what most rows share is the default.
+/// A row under construction. The defaults are the values that most rows share.
 struct RowDraft(Operation);
 
 fn tenant(
@@ -864,13 +865,13 @@ impl RowDraft {
         self.0
     }
 
-    /// The institution path is not the merchant path behind the usual prefix.
+    /// Sets an institution path other than the usual prefix with the merchant path.
     fn at(mut self, path: &'static str) -> Self {
         self.0.institution_path = Some(path.into());
         self
     }
 
-    /// Other sources print other paths (protocol.md 7).
+    /// Adds institution paths that other sources print (protocol.md 7).
     fn or_at(mut self, alternatives: &'static [(Method, &'static str)]) -> Self {
         self.0.alternatives = alternatives;
         self
@@ -909,43 +910,43 @@ impl RowDraft {
         self
     }
 
-    /// The look-up has to be asked with more than the key.
+    /// Adds parameters that the look-up requires beside the key.
     fn with(mut self, with: &'static [(&'static str, &'static str)]) -> Self {
         self.0.look_up.as_mut().expect("it has a look-up").with = with;
         self
     }
 
-    /// What is found under the key is another call's if one of these differs.
+    /// Sets the fields that identify the call: if one differs, the object under the key belongs to another call.
     fn same(mut self, same: &'static [&'static str]) -> Self {
         self.0.look_up.as_mut().expect("it has a look-up").same = same;
         self
     }
 
-    /// What is found under the key may be older than the call.
+    /// Marks a look-up as no proof: the object under the key may be older than the call.
     fn proves_nothing(mut self) -> Self {
         self.0.look_up.as_mut().expect("it has a look-up").proves = false;
         self
     }
 
-    /// What the body must have.
+    /// Sets the rules for the body.
     fn fields(mut self, fields: &'static [BodyField]) -> Self {
         self.0.fields = fields;
         self
     }
 
-    /// Where the body has amounts.
+    /// Sets the amount fields of the body.
     fn amounts(mut self, amounts: &'static [AmountField]) -> Self {
         self.0.amounts = amounts;
         self
     }
 
-    /// No page shows the institution path: it follows from the rule of its module.
+    /// Marks an institution path that no page shows: the rule of its module gives the path.
     fn derived(mut self) -> Self {
         self.0.confirmed = false;
         self
     }
 
-    /// A successful answer has no envelope (protocol.md 4.1).
+    /// Marks a row with a successful answer that has no envelope (protocol.md 4.1).
     fn bare(mut self) -> Self {
         self.0.answer = AnswerForm::Bare;
         self

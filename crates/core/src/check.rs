@@ -1,6 +1,6 @@
-//! Body checks: what GatePay would refuse anyway is refused here, before it costs a round trip.
+//! Body checks: refuse requests that GatePay would refuse anyway, and save the round trip.
 //!
-//! A check reads a body and never rewrites it. What is checked stands on the catalogue row, as [`BodyField`]s.
+//! A check reads a body and never rewrites it. The rules stand on the catalogue row, as [`BodyField`]s.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -11,60 +11,61 @@ use crate::field::{BodyField, FieldForm, FieldNeed};
 use crate::operation::{IdempotencyKey, Kind, Operation};
 use crate::words::words;
 
-/// How much is refused; `checks` in the configuration.
+/// The strictness of the body checks; `checks` in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Strictness {
-    /// Only what GatePay is certain to refuse: a body that is not JSON, a required field that is missing.
+    /// Refuses only requests that GatePay is certain to refuse: a body that is not JSON, a required field that is
+    /// missing.
     #[default]
     Certain,
-    /// Also what breaks the lengths and patterns the pages state, though the pages contradict each other.
+    /// Also enforces the lengths and patterns that the pages state, though the pages contradict each other.
     Strict,
-    /// Nothing.
+    /// Refuses nothing.
     Off,
 }
 
 words!(Strictness { Certain = "certain", Strict = "strict", Off = "off" });
 
-/// What was read off a request that passed.
+/// The result of a passed check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckedBody {
-    /// What names the business transaction, as the tenant sent it, for logs: at most [`LONGEST_KEY`] visible ASCII
-    /// characters. A read has none.
+    /// The value that identifies the business transaction, as the tenant sent it, for logs: at most [`LONGEST_KEY`]
+    /// visible ASCII characters. A read has no key.
     pub key: Option<String>,
 }
 
-/// Why a body is refused. It names the field and the rule, and never repeats what was sent.
+/// The reason for refusing a body. It names the field and the rule, and never contains the field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyFault {
-    /// The field's path, or nothing if the body as a whole is at fault.
+    /// The field's path, or `None` if the body as a whole is at fault.
     pub field: Option<&'static str>,
-    /// The rule it breaks.
+    /// The broken rule.
     pub problem: BodyRule,
 }
 
-/// A rule that was broken.
+/// A rule that a body breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyRule {
-    /// The body is not one JSON text; where it stops being one.
+    /// The body is not exactly one JSON text; the place of the fault.
     NotJson {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// Bytes of that line up to the fault.
         column: usize,
     },
     /// The field is required. Null and empty text count as absent.
     Missing,
-    /// Neither the field nor this one is there.
+    /// The field and the given alternative are both absent.
     Neither(&'static str),
-    /// The field is not of this form.
+    /// The field does not have the given form.
     NotOfForm(FieldForm),
 }
 
 /// Checks a request by the rules of its row.
 ///
-/// A field may stand in the query or in the body, in any case: clients send ids in either, or in both (schemas.md), and
-/// GatePay is not certain to refuse another spelling. Without rules nothing is refused, and a body that is no JSON merely
-/// has no key.
+/// A field may stand in the query or in the body, in upper or lower case. Clients send ids in either, or in both
+/// (schemas.md), and GatePay is not certain to refuse another spelling. A row without rules refuses nothing, and a body
+/// that is not JSON merely has no key.
 pub fn inspect(
     operation: &Operation,
     reading: &BodyReading<'_>,
@@ -114,7 +115,7 @@ fn check_need(field: &BodyField, sent: &BodyReading<'_>) -> Result<(), BodyFault
     }
 }
 
-/// Every occurrence has to be right: nobody knows which one GatePay reads.
+/// Every occurrence of a field has to have its form, since it is unknown which occurrence GatePay reads.
 fn check_form(field: &BodyField, sent: &BodyReading<'_>) -> Result<(), BodyFault> {
     let malformed = field.fault(BodyRule::NotOfForm(field.form));
     for value in sent.values(field.name) {
@@ -128,7 +129,7 @@ fn check_form(field: &BodyField, sent: &BodyReading<'_>) -> Result<(), BodyFault
     Ok(())
 }
 
-/// What names the transaction, if it is whole and fit for a log.
+/// The key of the transaction, if the key is complete and fit for a log.
 fn key_of(key: &IdempotencyKey, sent: &BodyReading<'_>) -> Option<String> {
     let text = |field: &str| sent.last(field);
     let key = match key {
@@ -144,7 +145,7 @@ fn key_of(key: &IdempotencyKey, sent: &BodyReading<'_>) -> Option<String> {
 }
 
 impl FieldForm {
-    /// Whether a value has this form. The members of an object are not looked at.
+    /// Whether a value has this form. The members of an object are not checked.
     pub(crate) fn admits(self, value: &BodyValue<'_>) -> bool {
         let text = |fits: &dyn Fn(&str) -> bool| value.text().is_some_and(|text| fits(&text));
         match self {
@@ -162,7 +163,7 @@ impl FieldForm {
     }
 }
 
-/// `^\d+(\.\d{1,n})?$`, and not zero.
+/// Whether a text matches `^\d+(\.\d{1,n})?$` and is above zero.
 fn is_positive_amount(text: &str, decimals: usize) -> bool {
     let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let well_formed = match text.split_once('.') {
@@ -215,7 +216,7 @@ impl fmt::Display for BodyRule {
     }
 }
 
-/// The longest key that is kept for logs.
+/// The maximum length of a key for logs, in bytes.
 pub const LONGEST_KEY: usize = 128;
 
 #[cfg(test)]
@@ -624,7 +625,7 @@ mod tests {
         }
     }
 
-    /// Bodies near the rules: names they know, values of every kind, sometimes cut.
+    /// Bodies near the rules: names from the rules, values of every type, sometimes truncated.
     fn near_body() -> impl Strategy<Value = Vec<u8>> {
         let name = prop::sample::select(vec![
             "merchantTradeNo",

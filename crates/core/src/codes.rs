@@ -1,34 +1,34 @@
-//! Every code that GatePay publishes (protocol.md 4.2), and its meaning for the call it answers.
+//! Codes: every code that GatePay publishes (protocol.md 4.2), and its meaning for the answered call.
 
-/// What a code says about a call.
+/// The meaning of a code for the answered call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CodeMeaning {
-    /// GatePay accepted it.
+    /// GatePay accepted the call.
     Success,
-    /// GatePay does not know itself: "retry with the same parameters".
+    /// GatePay does not know the outcome: "retry with the same parameters".
     Unsettled,
-    /// GatePay refused the institution's signature, clock, client id or nonce, before it looked at the call.
+    /// GatePay refused the institution's signature, clock, client id or nonce, before it read the call.
     InstitutionRejected,
-    /// The request itself is wrong, or names what does not exist. No earlier delivery under the same key can be the
-    /// cause: it would have been refused likewise.
+    /// The request itself is wrong, or names an object that does not exist. No earlier delivery under the same key can
+    /// be the cause: GatePay would have refused that delivery likewise.
     Refused,
-    /// The state of funds or prices is against it. An earlier delivery under the same key may be the cause: it may have
-    /// taken the balance, or what was left to refund.
+    /// The state of funds or prices forbids the call. An earlier delivery under the same key may be the cause: that
+    /// delivery may have spent the balance or the refundable rest.
     ShortOfFunds,
-    /// The state of what it acts on is against it, and that may be the state which an earlier delivery brought about: an
-    /// order that is closed cannot be closed.
+    /// The state of the call's object forbids the call. An earlier delivery may have brought about that state: an order
+    /// that is closed cannot be closed.
     StateConflict,
-    /// Something with its key exists: an earlier delivery was executed, or another call used the key.
+    /// An object with the call's key exists: GatePay executed an earlier delivery, or another call used the key.
     KeyExists,
 }
 
-/// What a code means, if GatePay publishes it (protocol.md 4.2).
+/// The meaning of a code that GatePay publishes (protocol.md 4.2).
 pub fn meaning(code: &str) -> Option<CodeMeaning> {
     let row = TABLE.iter().find(|(_, codes)| codes.contains(&code));
     row.map(|(meaning, _)| *meaning)
 }
 
-/// Every code of protocol.md 4.2.
+/// Every code of protocol.md 4.2, by meaning.
 pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
     (CodeMeaning::Success, &["000000"]),
     (CodeMeaning::Unsettled, &["300000", "300001", "400000"]),
@@ -45,7 +45,7 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
             "400203", // merchant does not exist
             "400205", // invalid currency
             "400304", // refund id does not exist
-            "400603", // order timed out: one that was acted on in time did not
+            "400603", // order timed out: an order that an earlier delivery acted on in time did not
             "400621", // wrong payment amount
             "400623", // currency not supported for payment
             "400624", // invalid notification address
@@ -70,7 +70,7 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
         &[
             "400605", // insufficient balance
             "400607", // too many refunds
-            "400608", // refund amount wrong: more than is left
+            "400608", // refund amount wrong: above the refundable rest
             "400622", // exchange rate moved
             "500206", // refund amount over the limit
             "550233", // insufficient balance
@@ -81,7 +81,7 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
         &[
             "400204", // order status does not allow it
             "400604", // order to refund not in a final state
-            "500100", // QR code expired: it may have been used before
+            "500100", // QR code expired: an earlier delivery may have used it
             "500101", // QR code already used
             "500103", // address payment: conversion error, which may come after the conversion began
         ],

@@ -1,4 +1,4 @@
-//! Answers: what they say about success, and the form of those the proxy composes itself.
+//! Envelope: judges whether an answer is a success, and defines the form of the proxy's own answers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,45 +11,45 @@ use crate::operation::Kind;
 use crate::text;
 use crate::words::words;
 
-/// What an answer says about the call.
+/// The verdict of an answer on its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnswerVerdict {
-    /// GatePay accepted it. For a refund or a payout that is not yet "done" (protocol.md 4.1).
+    /// GatePay accepted the call. An accepted refund or payout is not yet "done" (protocol.md 4.1).
     Success,
-    /// GatePay refused it.
+    /// GatePay refused the call.
     Failure,
-    /// Nobody can tell. A money call has to be looked up.
+    /// The answer is inconclusive. A money call has to be looked up.
     Unknown,
 }
 
 words!(AnswerVerdict { Success = "success", Failure = "failure", Unknown = "unknown" });
 
-/// What was read off an answer.
+/// The result of judging an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerJudgement {
     /// Whether the call succeeded.
     pub verdict: AnswerVerdict,
     /// GatePay's code, if the answer has one.
     pub code: Option<EnvelopeCode>,
-    /// What its body is.
+    /// The form of the answer's body.
     pub form: AnswerShape,
 }
 
-/// What the body of an answer is.
+/// The form of an answer's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnswerShape {
-    /// Nothing, or white space.
+    /// The body is empty, or white space.
     Empty,
-    /// Not one whole JSON text and nothing else.
+    /// The body is not exactly one complete JSON text.
     NotJson,
-    /// A JSON text that shows no end: of a number that was cut the rest is a number.
+    /// A JSON scalar, which may be truncated: the beginning of a number is a number too.
     Scalar,
-    /// A JSON object or array, which was not cut, for its last bracket is there.
+    /// A JSON object or array, which is complete, since its last bracket is present.
     Structure,
 }
 
 impl AnswerJudgement {
-    /// Of an answer that was not read.
+    /// The judgment of an answer that was not read.
     pub const UNREAD: Self = Self {
         verdict: AnswerVerdict::Unknown,
         code: None,
@@ -57,9 +57,9 @@ impl AnswerJudgement {
     };
 }
 
-/// Judges a whole answer by the rules of protocol.md 4.1, in their order. It never changes what is relayed.
+/// Judges a complete answer by the rules of protocol.md 4.1, in their order. The proxy relays the answer unchanged.
 ///
-/// An answer that was cut off is not for this function: its reader knows that it is [`AnswerVerdict::Unknown`].
+/// Do not pass a truncated answer: code that reads a truncated answer assigns [`AnswerVerdict::Unknown`] itself.
 pub fn judge(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     let members = str::from_utf8(body).ok().and_then(EnvelopeMembers::read);
     match members {
@@ -68,8 +68,10 @@ pub fn judge(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     }
 }
 
-/// Judges what is not JSON in UTF-8. It may be JSON in another encoding, or say in the midst of an unknown one that GatePay
-/// rejects the institution: that is an alarm, though no verdict.
+/// Judges a body that is not JSON in UTF-8.
+///
+/// The body may be JSON in another encoding. In an unknown encoding only the code is read, without a verdict: a code
+/// that rejects the institution is an alarm.
 #[cold]
 fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     if body.trim_ascii().is_empty() {
@@ -92,13 +94,15 @@ fn judge_recoded(kind: Kind, status: u16, body: &[u8]) -> AnswerJudgement {
     }
 }
 
-/// Whether a code judges the institution's signature, clock or client id: a tenant who saw it would look for the
-/// fault in its own (protocol.md 4.2). Asked of every answer, so not of the table in [`codes`], which it agrees with.
+/// Whether a code judges the institution's signature, clock or client id (protocol.md 4.2).
+///
+/// A tenant that sees such a code would look for the fault in its own signature, clock or client id. Every answer takes
+/// this check, so the function does not search the table in [`codes`], with which it agrees.
 pub fn rejects_institution(code: &str) -> bool {
     matches!(code, "400002" | "400003" | "400004" | "400020")
 }
 
-/// GatePay's word for "unknown, repeat with the same parameters" (protocol.md 4.2).
+/// Whether a code means "unknown, repeat with the same parameters" (protocol.md 4.2).
 fn is_unsettled(code: &str) -> bool {
     matches!(code, "300000" | "300001" | "400000")
 }
@@ -111,7 +115,7 @@ pub struct EnvelopeCode {
 }
 
 impl EnvelopeCode {
-    /// Keeps a code that is fit for logs and metrics.
+    /// Accepts a code that is fit for logs and metrics.
     pub fn new(text: &str) -> Option<Self> {
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
         let length = u8::try_from(text.len()).ok()?;
@@ -123,7 +127,7 @@ impl EnvelopeCode {
         Some(Self { bytes, length })
     }
 
-    /// The code's characters, and zeros behind them: what is quickest to compare.
+    /// The code's characters, padded with zeros: the form that is fastest to compare.
     pub fn padded(&self) -> [u8; LONGEST_CODE] {
         self.bytes
     }
@@ -149,7 +153,7 @@ impl fmt::Debug for EnvelopeCode {
     }
 }
 
-/// GatePay's standard envelope (protocol.md 4.1), so that a merchant's existing code reads a refusal of the proxy's.
+/// GatePay's standard envelope (protocol.md 4.1). A merchant's existing code reads the proxy's refusals in this form.
 ///
 /// ```
 /// # use gatepay_core::envelope::Envelope;
@@ -164,19 +168,19 @@ impl fmt::Debug for EnvelopeCode {
 pub struct Envelope<'a, D = ()> {
     /// `SUCCESS` or `FAIL`.
     pub status: &'a str,
-    /// One of protocol.md 4.2, or of the proxy's own range.
+    /// A code of protocol.md 4.2, or of the proxy's own range.
     pub code: &'a str,
-    /// The code in a word; printed for failures only.
+    /// The code as a word, for failures only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<&'a str>,
-    /// The code in a sentence, or nothing.
+    /// The code as a sentence, or empty.
     pub error_message: Cow<'a, str>,
-    /// What was asked for; `null` if there is nothing.
+    /// The data the caller asked for; `null` if there is none.
     pub data: D,
 }
 
 impl<'a> Envelope<'a> {
-    /// A refusal: no data.
+    /// A refusal without data.
     pub fn failure(code: &'a str, label: &'a str, message: impl Into<Cow<'a, str>>) -> Self {
         Self {
             status: "FAIL",
@@ -187,7 +191,7 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// The same with data.
+    /// The same envelope with data.
     pub fn with<D>(self, data: D) -> Envelope<'a, D> {
         let Self {
             status,
@@ -207,7 +211,7 @@ impl<'a> Envelope<'a> {
 }
 
 impl<D> Envelope<'static, D> {
-    /// An answer with data.
+    /// A success with data.
     pub fn success(data: D) -> Self {
         Self {
             status: "SUCCESS",
@@ -219,18 +223,18 @@ impl<D> Envelope<'static, D> {
     }
 }
 
-/// The members of an answer that decide, each at most once.
+/// The members of an answer that decide the verdict, each at most once.
 struct EnvelopeMembers<'a> {
     shape: JsonShape,
     success: Option<JsonText<'a>>,
     status: Option<JsonText<'a>>,
     code: Option<JsonText<'a>>,
-    /// One of them occurs twice with different values, so that two readers may decide differently.
+    /// A member occurs twice with different values, so that two parsers may decide differently.
     contradictory: bool,
 }
 
 impl<'a> EnvelopeMembers<'a> {
-    /// Nothing, if the body is not one JSON text and nothing else.
+    /// Reads the members; `None` if the body is not exactly one JSON text.
     fn read(body: &'a str) -> Option<Self> {
         let mut members = Self {
             shape: JsonShape::Scalar,
@@ -282,7 +286,7 @@ impl<'a> EnvelopeMembers<'a> {
         EnvelopeCode::new(&self.code.and_then(printed_code)?)
     }
 
-    /// Whether an answer that says success has a code that says failure: of money neither is believed.
+    /// Whether the code contradicts a success. For a write or money call the verdict is then unknown.
     fn denies(&self, code: Option<&str>) -> bool {
         let is_usual = self.code.is_none() || code == Some("000000");
         !is_usual
@@ -291,7 +295,7 @@ impl<'a> EnvelopeMembers<'a> {
                 .is_some_and(|meaning| meaning != CodeMeaning::Success)
     }
 
-    /// The verdict of a 2xx.
+    /// The verdict of an answer with a 2xx status.
     fn verdict(&self, kind: Kind, code: Option<&str>) -> AnswerVerdict {
         if self.contradictory {
             return AnswerVerdict::Unknown;
@@ -317,13 +321,13 @@ impl<'a> EnvelopeMembers<'a> {
             }
             (_, Some(_)) => AnswerVerdict::Failure,
             (None, None) if kind == Kind::Read && self.success.is_none() => AnswerVerdict::Success,
-            // A code that is neither number nor text, or a `success` that is no boolean, says nothing.
+            // A code that is neither number nor text, or a `success` that is no boolean, decides nothing.
             (_, None) => AnswerVerdict::Unknown,
         }
     }
 }
 
-/// A code as it is printed: a text or a number, which may be written as `4.00002e5` too.
+/// A code as printed: text or a number. A number may be written as `4.00002e5` too.
 fn printed_code(code: JsonText<'_>) -> Option<Cow<'_, str>> {
     let text = code.text_or_number()?;
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -357,7 +361,7 @@ mod tests {
         judge(kind, status, body.as_bytes()).verdict
     }
 
-    /// The verdict of a 200, which must not depend on the kind.
+    /// The verdict of an answer with status 200, which must not depend on the call's kind.
     fn ok(body: &str) -> AnswerVerdict {
         let [read, write, money] = [Read, Write, Money].map(|kind| verdict(kind, 200, body));
         assert_eq!((read, read), (write, money), "{body}");

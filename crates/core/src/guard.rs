@@ -1,8 +1,8 @@
-//! What a tenant must not steer: bodies that name another account, that two parsers could read in two ways, or that
-//! make GatePay call the tenant directly.
+//! Guard: refuses requests that name another account, that parsers could read differently, or that make GatePay call
+//! the tenant directly.
 //!
-//! The signature proves who sent a body, not that it is about the sender. These rules hold however lenient the other
-//! checks are.
+//! The signature proves the identity of the sender, but not that the body names the sender's own account. The guard's
+//! rules hold at every strictness of the other checks.
 
 mod form;
 mod parameters;
@@ -15,16 +15,16 @@ use crate::query::decode;
 use crate::reserved::{self, CLIENT_ID, ReservedName};
 use parameters::FoldedParameters;
 
-/// What a tenant may call itself.
+/// The identifiers that a tenant may use for itself.
 #[derive(Debug, Clone, Copy)]
 pub struct CallerIdentity<'a> {
-    /// Its sub-account.
+    /// The tenant's sub-account.
     pub account: &'a str,
-    /// The client id it signed with.
+    /// The client id of the tenant's signature.
     pub client_id: &'a str,
 }
 
-/// What a request tries to steer. Names the field, never what stood in it.
+/// The reason for a refusal. It names the field, and never contains the field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SteeringAttempt {
     /// A field names an account other than the tenant's own.
@@ -33,60 +33,60 @@ pub enum SteeringAttempt {
     Callback,
     /// The body is not exactly one JSON text.
     NotOneText {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// Bytes of that line up to the fault.
         column: usize,
     },
-    /// A write or money call has an object with two members of one name: two parsers could read two requests. Upper
-    /// and lower case are one name, since some readers ignore case. Of a write only the top of the body counts.
+    /// An object in a write or money call has two members of one name, so that two parsers could read two requests.
+    /// Names that differ only in case are equal, since some parsers ignore case. In a write only the top object counts.
     Repeated {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
-        /// Bytes of that line up to the second one.
+        /// Bytes of that line up to the second member.
         column: usize,
     },
-    /// The body of a write or money call has a member whose name is not ASCII: readers that ignore case take some
-    /// letters outside ASCII for letters of it, others do not.
+    /// The body of a write or money call has a member with a name outside ASCII. Some parsers that ignore case take
+    /// certain letters outside ASCII for ASCII letters, others do not.
     NotAscii {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// Bytes of that line up to the name.
         column: usize,
     },
-    /// The body of a write or money call nests more arrays and objects in one another than parsers agree to read.
+    /// The body of a write or money call nests arrays and objects deeper than all parsers accept.
     TooDeep {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
-        /// Bytes of that line up to the one too many.
+        /// Bytes of that line up to the array or object that is too deep.
         column: usize,
     },
-    /// The body of a money call is JSON, but has a text that is half of a surrogate pair or a number beyond the largest
-    /// (RFC 8259, sections 7 and 6): some parsers read another value, others none.
+    /// The body of a money call is JSON, but has a string with half of a surrogate pair, or a number beyond the largest
+    /// (RFC 8259, sections 7 and 6). Some parsers read another value, others refuse the text.
     ReadDifferently {
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// Bytes of that line up to the value.
         column: usize,
     },
-    /// The query of a write or money call has a parameter whose name is not ASCII.
+    /// The query of a write or money call has a parameter with a name outside ASCII.
     ParameterNotAscii,
-    /// The query of a write or money call has a parameter whose name is not plain: readers undo escapes, and cut names
-    /// short, in different ways.
+    /// The query of a write or money call has a parameter with a name that is not plain: parsers unescape and truncate
+    /// such names in different ways.
     ParameterName,
-    /// The query of a write or money call has two parameters of one name, however it is spelled: some readers take the
-    /// first, some the last, some both.
+    /// The query of a write or money call has two parameters of one name, in any spelling: some parsers take the first,
+    /// some the last, some both.
     RepeatedParameter,
     /// The query and the body of a write or money call give a field of one name different values.
     Contradicted,
-    /// A form has a part whose name is encoded as RFC 2231 says: `name*`. Some readers decode it, others see no name.
+    /// A form has a part with a name encoded by RFC 2231: `name*`. Some parsers decode the name, others find no name.
     EncodedName,
-    /// A form has a part whose name is not plain: readers undo escapes, encodings and quotes in different ways. Or a part
-    /// has two names.
+    /// A form has a part with two names, or with a name that is not plain: parsers undo escapes, encodings and quotes
+    /// in different ways.
     PartName,
-    /// A form has two parts of one name, however it is spelled, or a part of a name that the query has too.
+    /// A form has two parts of one name, in any spelling, or a part with the name of a query parameter.
     RepeatedPart,
-    /// A form has more parts than readers agree to read.
+    /// A form has more parts than all parsers accept.
     TooManyParts,
 }
 
@@ -144,11 +144,11 @@ impl fmt::Display for SteeringAttempt {
     }
 }
 
-/// Refuses what the tenant must not steer in a call to `operation`; `own` is `None` for the institution's own back
-/// office, which may name any account.
+/// Refuses a call to `operation` that breaks a rule of this module.
 ///
-/// A money call is read whole, at every depth; of others the query and the top of the body, where GatePay's calls have
-/// their parameters. Names in a call that changes something are ASCII, at every depth.
+/// `own` is `None` for the institution's own back office, which may name any account. The rules cover a money call at
+/// every depth. In other calls they cover the query and the top of the body, where GatePay's calls have their
+/// parameters. Names in a write or money call are ASCII, at every depth.
 pub fn guard(
     operation: &Operation,
     reading: &BodyReading<'_>,
@@ -182,7 +182,7 @@ pub fn guard(
     }
 }
 
-/// Whether no reader changes a name: there is nothing in it to unquote, decode, fold or cut short.
+/// Whether a name is plain: no parser unquotes, decodes, folds or truncates the name.
 fn is_plain_name(name: &[u8]) -> bool {
     let is_plain = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'[' | b']' | b' ')
@@ -190,8 +190,8 @@ fn is_plain_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(is_plain)
 }
 
-/// A name by its letters and digits up to an index, in lower case, since readers differ in what they take for the same
-/// name: `bankName`, `bank_name` and `BankName[0]` are one.
+/// The letters and digits of a name up to an index, in lower case. Parsers differ in which spellings they take for the
+/// same name: `bankName`, `bank_name` and `BankName[0]` are equal here.
 fn folded(name: &[u8]) -> Vec<u8> {
     let name = name.iter().take_while(|byte| **byte != b'[');
     let letters = name.filter(|byte| byte.is_ascii_alphanumeric());
@@ -205,8 +205,8 @@ fn json(
     callbacks: bool,
 ) -> Result<(), SteeringAttempt> {
     if let Some(BodyPlace { line, column }) = reading.fault() {
-        // What is no JSON a lenient reader may find an account in, before what it does not mind, trailing garbage say.
-        // Nothing depends on how a read is read, unless an account could be read out of it.
+        // A lenient parser may find an account in a body that is not JSON, before a fault that it ignores, such as
+        // trailing garbage. The parsing of a read matters only if the body mentions a reserved name.
         let matters = match kind {
             Kind::Money => true,
             Kind::Write => own.is_some(),
@@ -261,7 +261,7 @@ impl GuardRules<'_> {
         Ok(())
     }
 
-    /// One value of a name; `None` is neither text nor number.
+    /// Checks one value of a reserved name; `None` is a value that is neither text nor number.
     fn admit(self, name: ReservedName, value: Option<&str>) -> Result<(), SteeringAttempt> {
         match name {
             ReservedName::Callback if self.callbacks || value == Some("") => Ok(()),
@@ -277,7 +277,7 @@ impl GuardRules<'_> {
 }
 
 impl CallerIdentity<'_> {
-    /// Published clients send absent values as `0` and `"0"` too (schemas.md).
+    /// Whether a value names the caller. Published clients also send `0` and `"0"` for absent values (schemas.md).
     fn admits(self, field: &str, value: &str) -> bool {
         matches!(value, "" | "0")
             || value == self.account
@@ -319,7 +319,7 @@ mod tests {
         client_id: "client-acme",
     };
 
-    /// As clients and others spell them, and as refusals call them.
+    /// Account fields in various spellings, with their names in refusals.
     const FIELDS: [(&str, &str); 9] = [
         ("merchant_id", "merchant_id"),
         ("merchantId", "merchant_id"),
@@ -454,7 +454,7 @@ mod tests {
         ] {
             assert_eq!(judge("refund_order", None, body), Err(refused), "{body}");
             let write = match refused {
-                // Deeper down it is the merchant's own.
+                // Below the top of a write, names are the merchant's own.
                 SteeringAttempt::Repeated { .. } if body.contains('x') => Ok(()),
                 refused => Err(refused),
             };
@@ -563,7 +563,7 @@ mod tests {
         }
     }
 
-    /// Names that a reader which ignores case takes for `callbackUrl`, `sub_merchant_id`, `accountId`, `merchant_id`.
+    /// Names that a parser which ignores case takes for `callbackUrl`, `sub_merchant_id`, `accountId`, `merchant_id`.
     const FOLDED: [&str; 9] = [
         "callbac\u{212a}Url",
         "CALLBAC\\u212aURL",

@@ -1,4 +1,4 @@
-//! JSON read in one pass and only as far as somebody asks: the members of one object, their values as they stand.
+//! JSON reader: one pass over a text hands over the members of its objects, with their values as unparsed text.
 
 mod plain;
 mod walk;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What a JSON text is.
+/// The type of a JSON text's top value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JsonShape {
     Object,
@@ -18,13 +18,13 @@ pub(crate) enum JsonShape {
     Scalar,
 }
 
-/// Takes a member: its name, without escapes, and its value.
+/// A callback that takes one member: its unescaped name and its value.
 type Found<'f, 'a> = &'f mut dyn FnMut(&[u8], JsonText<'a>);
 
-/// Reads a whole text and hands over each member of its top object, name and value, in their order. Every value is checked
-/// for grammar, however deep, and not looked at otherwise.
+/// Reads a whole text and hands over the name and value of each member of its top object, in order.
 ///
-/// What is no JSON may have had members before its fault.
+/// Every value is checked for grammar at every depth, and is not interpreted. For a text that is not JSON, members
+/// before the fault may have been handed over.
 pub(crate) fn read<'a>(
     text: &'a str,
     found: Found<'_, 'a>,
@@ -46,36 +46,38 @@ pub(crate) fn read<'a>(
     }
 }
 
-/// A member of an object, at whatever depth.
+/// A member of an object, at any depth.
 pub(crate) struct JsonMember<'a> {
-    /// Where its object begins, which no other object does.
+    /// The byte offset where the member's object begins, which identifies the object.
     pub(crate) object: usize,
-    /// How many arrays and objects the object stands in.
+    /// The number of arrays and objects around the object.
     pub(crate) depth: usize,
-    /// Where its name stands, quotes included.
+    /// The byte range of the name in the text, quotes included.
     pub(crate) place: Range<usize>,
-    /// Its name, without escapes.
+    /// The unescaped name.
     pub(crate) name: Cow<'a, [u8]>,
     pub(crate) value: JsonText<'a>,
 }
 
-/// Takes what a text has, in one pass. Before a fault it may be handed anything.
+/// Takes the members and faults of a text in one pass. If the text is not JSON, the calls before the fault mean
+/// nothing.
 pub(crate) trait JsonVisitor<'a> {
-    /// Forgets what it was handed: the text is read again from its beginning.
+    /// Discards all earlier calls: the reader starts again at the beginning of the text.
     fn again(&mut self);
-    /// A member; those inside its value come before it.
+    /// A member. The members inside its value come first.
     fn member(&mut self, member: JsonMember<'a>);
-    /// A value that some readers cannot hold begins here: half of a surrogate pair, a number beyond the largest.
+    /// A value that some parsers cannot represent begins at `at`: half of a surrogate pair, or a number beyond the
+    /// largest.
     fn unreadable(&mut self, at: usize);
-    /// An array or object begins here that stands in [`DEEPEST`] others. Its members are not handed over.
+    /// An array or object inside [`DEEPEST`] others begins at `at`. Its members are not handed over.
     fn too_deep(&mut self, at: usize);
 }
 
-/// How many arrays and objects may stand in one another, the outermost counted.
+/// The maximum nesting depth of arrays and objects, the outermost included.
 pub(crate) const DEEPEST: usize = 128;
 
-/// Reads a whole text and hands over each member of each of its objects. Nesting costs no stack, and nothing is read
-/// twice but what is not plain.
+/// Reads a whole text and hands over each member of each object. Nesting costs no stack, and only a text that is not
+/// plain JSON is read twice.
 pub(crate) fn read_deep<'a>(
     text: &'a str,
     visit: &mut dyn JsonVisitor<'a>,
@@ -89,7 +91,7 @@ pub(crate) fn read_deep<'a>(
     Ok(shape)
 }
 
-/// Reads what is not plain, and says what is wrong with what is no JSON.
+/// Reads a text that is not plain JSON. If the text is not JSON at all, the error names the fault.
 #[cold]
 fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<JsonShape, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -111,7 +113,7 @@ fn read_by_serde<'a>(text: &'a str, found: Found<'_, 'a>) -> Result<JsonShape, s
     Ok(shape)
 }
 
-/// One value as it stands in its text.
+/// One value as unparsed text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JsonText<'a>(&'a str);
 
@@ -121,18 +123,18 @@ impl<'a> JsonText<'a> {
         self.0
     }
 
-    /// Whether both say the same, whatever their escapes.
+    /// Whether both values are equal, even if their escapes differ.
     #[cold]
     pub(crate) fn same(self, other: Self) -> bool {
         self == other || self.text().is_some_and(|text| other.text() == Some(text))
     }
 
-    /// Whether it is null or an empty text, which count as not sent (schemas.md).
+    /// Whether the value is null or an empty string, which count as absent (schemas.md).
     pub(crate) fn is_nothing(self) -> bool {
         matches!(self.0, "null" | "\"\"")
     }
 
-    /// The content of a string. Half of a surrogate pair, which the grammar allows, is no text.
+    /// The content of a string; `None` for another value, and for half of a surrogate pair, which the grammar allows.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let content = self.0.strip_prefix('"')?.strip_suffix('"')?;
         if content.as_bytes().contains(&b'\\') {
@@ -147,7 +149,7 @@ impl<'a> JsonText<'a> {
         serde_json::from_str(self.0).ok()
     }
 
-    /// The content of a string as bytes. Half of a surrogate pair becomes bytes that are no text.
+    /// The content of a string as bytes. Half of a surrogate pair becomes bytes that are not UTF-8.
     pub(crate) fn bytes(self) -> Cow<'a, [u8]> {
         match self
             .0
@@ -165,19 +167,19 @@ impl<'a> JsonText<'a> {
     fn unescaped_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut deserializer = serde_json::Deserializer::from_str(self.0);
-        // Of what is no string nothing is read.
+        // A value that is not a string leaves `bytes` empty.
         let _no_string = MemberName(&mut bytes).deserialize(&mut deserializer);
         bytes
     }
 
-    /// The digits of a number, as they were written.
+    /// The digits of a number, as written.
     pub(crate) fn number(self) -> Option<&'a str> {
         self.0
             .starts_with(|first: char| first == '-' || first.is_ascii_digit())
             .then_some(self.0)
     }
 
-    /// A string's content or a number's digits: ids and codes are sent as either.
+    /// A string's content or a number's digits: clients and GatePay send ids and codes as either.
     pub(crate) fn text_or_number(self) -> Option<Cow<'a, str>> {
         self.number().map(Cow::Borrowed).or_else(|| self.text())
     }
@@ -202,7 +204,7 @@ impl<'a> Visitor<'a> for MemberNames<'_, 'a> {
     }
 }
 
-/// A member's name, asked for as bytes: as text, half a surrogate pair in a name nobody wants would be an error.
+/// Reads a member's name as bytes. Read as text, half a surrogate pair in an irrelevant name would be an error.
 struct MemberName<'n>(&'n mut Vec<u8>);
 
 impl<'a> DeserializeSeed<'a> for MemberName<'_> {
@@ -304,7 +306,7 @@ mod tests {
         }
     }
 
-    /// What a reader says of a text, and the members it hands over, those before a fault included.
+    /// A reader's result for a text, and the members handed over, including those before a fault.
     type Reading = (Result<JsonShape, String>, Vec<(Vec<u8>, String)>);
 
     fn reading<'a>(
@@ -319,7 +321,7 @@ mod tests {
         (shape, members)
     }
 
-    /// A member at whatever depth: its object and depth, its name, its value as it stands.
+    /// A member at any depth: its object and depth, its name, its value as unparsed text.
     type Deep = (usize, usize, Vec<u8>, String);
 
     #[derive(Default)]
@@ -341,7 +343,7 @@ mod tests {
         fn too_deep(&mut self, _: usize) {}
     }
 
-    /// Every member, each behind those in its value, by reading value after value with `serde_json`.
+    /// Every member, each after the members in its value, by reading value after value with `serde_json`.
     fn deep_by_serde(whole: &str, text: &str, depth: usize, all: &mut Vec<Deep>) {
         let text = text.trim_ascii_start();
         let object = text.as_ptr().addr() - whole.as_ptr().addr();
@@ -352,7 +354,8 @@ mod tests {
                     deep_by_serde(whole, value.as_str(), depth + 1, &mut members);
                     members.push((object, depth, name.to_vec(), value.as_str().to_owned()));
                 };
-                // The lifetime of what is handed over is that of the text, whose addresses say where it stands.
+                // Members handed over have the lifetime of the text, so that their addresses give their place in the
+                // text.
                 read_by_serde(text, &mut found).unwrap();
             }
             Some(b'[') => {
@@ -390,7 +393,7 @@ mod tests {
         Ok(())
     }
 
-    /// JSON with all its oddities, and what is almost JSON.
+    /// JSON with all its oddities, and texts that are almost JSON.
     fn texts() -> impl Strategy<Value = String> {
         let scalars = prop::sample::select(vec![
             "null",
@@ -460,7 +463,7 @@ mod tests {
         (space(), whole, space()).prop_map(|(a, b, c)| [a, &b, c].concat())
     }
 
-    /// Such a text, here and there with a byte flipped, taken out, put in or said twice, or with its end cut off.
+    /// A text of `texts` with at most two faults: a flipped bit, a removed or inserted byte, a repeated or cut end.
     fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
             any::<u8>(),
@@ -497,7 +500,7 @@ mod tests {
         }
     }
 
-    /// Five million, of which the first of the two above has two thousand.
+    /// Five million cases of the first test above, which has two thousand.
     #[test]
     #[ignore = "the long form: minutes, in a release build"]
     fn millions_of_texts_are_read_as_serde_json_reads_them() {
@@ -511,7 +514,7 @@ mod tests {
             .unwrap();
     }
 
-    /// However the fault lies to the eight bytes that are looked at together.
+    /// The fault stands at every place relative to the eight bytes that are compared at once.
     #[test]
     fn a_string_ends_where_it_ends() {
         for length in 0..40 {

@@ -1,13 +1,12 @@
 //! GatePay's rules as pure functions: signing and verifying, the operation catalogue, bodies and envelopes.
 //!
-//! What this crate deliberately is not: it does no I/O, reads no clock, draws no randomness, awaits nothing and logs
-//! nothing. Time and nonces are arguments. References like "protocol.md 1.3" are to the protocol notes in `docs/`.
+//! The crate deliberately does no I/O, reads no clock, draws no randomness, awaits nothing and logs nothing. Time and
+//! nonces are arguments. References like "protocol.md 1.3" are to the protocol notes in `docs/`.
 //!
-//! Read in this order: who signs ([`SecretKey`], [`Credential`]), what is signed ([`Stamp`], [`Payload`],
-//! [`Signature`]), the two functions [`sign()`] and [`verify()`], then what may be called ([`operation`], [`catalogue`]), what a body
-//! must have ([`check`], [`order`]), which amounts it names ([`amount`]), how an answer is judged ([`envelope`]) and
-//! what it proves ([`proof`]), and how to learn what became of a call that
-//! got none ([`look_up`]).
+//! Read in this order: the signing party ([`SecretKey`], [`Credential`]), the signed text ([`Stamp`], [`Payload`],
+//! [`Signature`]), the two functions [`sign()`] and [`verify()`], then the API's calls ([`operation`], [`catalogue`]),
+//! the rules for a body ([`check`], [`order`]) and its amounts ([`amount`]), the judgment of an answer ([`envelope`]),
+//! its value as proof ([`proof`]), and the look-up of a call without an answer ([`look_up`]).
 
 pub mod amount;
 pub mod body;

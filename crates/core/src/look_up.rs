@@ -1,7 +1,8 @@
-//! Looking up what became of a call: what to ask by the call's own key, and what the answer says about it.
+//! Look-up of a call's outcome: builds the question from the call's own key, and judges the answer.
 //!
-//! A look-up never proves that a call was *not* carried out, for it may still be under way. It proves that one was only
-//! if the answer is about something this call alone makes, under its own key, and agrees with what the call said.
+//! A look-up never proves that GatePay did *not* execute a call, for the call may still be under way. A look-up proves
+//! execution only if the answer shows an object that this call alone creates, under the call's own key, with the values
+//! that the call sent.
 
 use std::borrow::Cow;
 
@@ -15,14 +16,14 @@ use crate::operation::{IdempotencyKey, Kind, LookUp, Method, Operation};
 use crate::words::words;
 use crate::{query, text};
 
-/// What GatePay was seen to have of a call.
+/// The outcome of a call, as a look-up observed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObservedOutcome {
-    /// What this call makes.
+    /// GatePay has the object that this call creates.
     Found,
-    /// Nothing under its key, or something that differs from what it asked for. It may still be under way.
+    /// GatePay has no object under the call's key, or an object with other values. The call may still be under way.
     NotFound,
-    /// GatePay gave no answer that settles it.
+    /// GatePay gave no conclusive answer.
     Unknown,
 }
 
@@ -34,31 +35,31 @@ impl Serialize for ObservedOutcome {
 
 words!(ObservedOutcome { Found = "found", NotFound = "not_found", Unknown = "unknown" });
 
-/// What to ask, and how to know the answer.
+/// A look-up request, and the values that its answer is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookUpQuestion {
-    /// What stands behind `?`, if the look-up takes its parameters there.
+    /// The query without `?`, if the look-up takes its parameters there.
     pub query: Option<String>,
     /// The body; empty if the look-up takes its parameters in the query.
     pub body: String,
-    /// The key, by field.
+    /// The call's key, as field and value.
     by: Vec<(String, String)>,
-    /// What the call said and the answer repeats, by field.
+    /// Fields that the answer repeats, with the values that the call sent.
     same: Vec<(&'static str, String)>,
     proves: bool,
 }
 
-/// What an answer to a [`LookUpQuestion`] says.
+/// The result of a [`LookUpQuestion`].
 #[derive(Debug, Clone, Serialize)]
 pub struct LookUpObservation {
-    /// The gist.
+    /// The observed outcome.
     pub observed: ObservedOutcome,
-    /// What GatePay says of it, as GatePay printed it; nothing if it knows nothing.
+    /// GatePay's data about the call, as printed; `None` if GatePay has none.
     pub order: Option<Box<RawValue>>,
 }
 
 impl LookUpObservation {
-    /// Nothing was heard.
+    /// The observation without an answer.
     pub const UNKNOWN: Self = Self {
         observed: ObservedOutcome::Unknown,
         order: None,
@@ -66,8 +67,8 @@ impl LookUpObservation {
 }
 
 impl LookUpQuestion {
-    /// What to ask `row`, the look-up's own row, about a call. Nothing, if the call names no key, or names it in two
-    /// ways.
+    /// The question to `row`, the look-up's own row, about a call. `None` if the call has no key, or gives the key two
+    /// values.
     pub fn about(look_up: &LookUp, row: &Operation, sent: &BodyReading<'_>) -> Option<Self> {
         if sent.fault().is_some() {
             return None;
@@ -105,7 +106,7 @@ impl LookUpQuestion {
         })
     }
 
-    /// Reads a whole answer.
+    /// Judges a complete answer.
     pub fn observe(&self, status: u16, body: &[u8]) -> LookUpObservation {
         let judgement = envelope::judge(Kind::Read, status, body);
         match judgement.verdict {
@@ -137,7 +138,7 @@ impl LookUpQuestion {
         };
         let things = things(&whole);
         let Some(thing) = things.iter().find(|thing| self.names(thing)) else {
-            // A list without it says that it is not there; anything else says nothing.
+            // A list without the key shows that the object does not exist; any other answer proves nothing.
             return Some(LookUpObservation {
                 observed: if is_list(&whole) {
                     ObservedOutcome::NotFound
@@ -161,7 +162,7 @@ impl LookUpQuestion {
         })
     }
 
-    /// Whether a thing has the key: every field of it that it has, and at least one.
+    /// Whether an object has the key: at least one field of the key, and no field of the key with another value.
     fn names(&self, thing: &Value) -> bool {
         let mut named = false;
         self.by
@@ -177,8 +178,8 @@ impl LookUpQuestion {
     }
 }
 
-/// Codes that say that there is no such thing (protocol.md 4.2): order, refund, order at an address, refund at an
-/// address, batch.
+/// Codes for an object that does not exist (protocol.md 4.2): order, refund, order at an address, refund at an address,
+/// batch.
 const ABSENT: [&str; 5] = ["400202", "400304", "500203", "500207", "550249"];
 
 fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
@@ -186,7 +187,7 @@ fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     Value::Object(members.collect()).to_string()
 }
 
-/// The objects an answer may speak of: itself, what one page wraps in `bizData`, and the items of its lists.
+/// The objects of an answer: the data itself, without the `bizData` wrapper of one page, and the items of its lists.
 fn things(whole: &Value) -> Vec<&Value> {
     let inner = whole.get("bizData").unwrap_or(whole);
     let mut things = vec![inner];
@@ -200,7 +201,7 @@ fn things(whole: &Value) -> Vec<&Value> {
     things
 }
 
-/// Whether it is a list of things, rather than a thing that has lists.
+/// Whether an answer's data is a list of objects, as opposed to an object that has lists.
 fn is_list(whole: &Value) -> bool {
     match whole {
         Value::Array(_) => true,
@@ -219,7 +220,7 @@ fn text(value: Option<&Value>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether two texts are the same, or the same amount: GatePay may print more zeros than it was sent.
+/// Whether two texts are equal, or equal amounts: GatePay may print more zeros than the call sent.
 fn agree(one: &str, other: &str) -> bool {
     one == other
         || shortest(one)
@@ -227,7 +228,7 @@ fn agree(one: &str, other: &str) -> bool {
             .is_some_and(|(one, other)| one == other)
 }
 
-/// An amount without the zeros that say nothing.
+/// An amount without leading and trailing zeros, as whole and fraction.
 fn shortest(amount: &str) -> Option<(&str, &str)> {
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
     let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -239,7 +240,7 @@ fn shortest(amount: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// `data` of an answer, or all of one without, as it was printed.
+/// The `data` of an answer, or the whole answer if it has no `data`, as printed.
 fn printed(body: &str) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
     struct PrintedForm {

@@ -1,4 +1,4 @@
-//! An operation: one API call, as a typed row of the [catalogue](crate::catalogue).
+//! Operation: one API call, as a typed row of the [catalogue](crate::catalogue).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use crate::field::{AmountField, BodyField};
 use crate::words::words;
 
-/// HTTP methods that occur in the catalogue.
+/// The HTTP methods of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
     /// `GET`, which may carry a signed body here.
@@ -43,34 +43,34 @@ pub enum ApiModule {
     Charge,
 }
 
-/// What a call does to the world. A word of `[operations] allow` and `deny`.
+/// The effect of a call. A word of `[operations] allow` and `deny`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Changes nothing, so it may be repeated.
+    /// The call changes nothing, so a repetition is safe.
     Read,
-    /// Changes state, moves no funds.
+    /// The call changes state and moves no funds.
     Write,
-    /// Moves funds.
+    /// The call moves funds.
     Money,
 }
 
-/// Who may call a row.
+/// The callers a row is open to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperationScope {
-    /// Open to tenants (and to operators, under its institution path).
+    /// Open to tenants, and to operators under the row's institution path.
     Tenant,
-    /// The institution's own back office only: it acts on accounts other than the caller's.
+    /// Open only to the institution's back office: the call acts on accounts other than the caller's.
     Institution,
 }
 
-/// Which header names the account a call acts for.
+/// The header that names the account a call acts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccountHeader {
     /// `X-GatePay-On-Behalf-Of`.
     OnBehalfOf,
-    /// `X-GatePay-MerchantId`, the institution's own merchant id: fee settings.
+    /// `X-GatePay-MerchantId` with the institution's own merchant id, for fee settings.
     MerchantId,
-    /// Neither: accounts create, query and list.
+    /// Neither header: create, query and list of accounts.
     None,
 }
 
@@ -79,23 +79,23 @@ pub enum AccountHeader {
 pub enum MediaType {
     /// `application/json`.
     Json,
-    /// `multipart/form-data`: two OTC bank calls.
+    /// `multipart/form-data`, for two OTC bank calls.
     Multipart,
 }
 
-/// What a successful answer of GatePay's looks like. A failure always has the envelope (protocol.md 4.1).
+/// The form of GatePay's successful answer. A failure always has the envelope (protocol.md 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnswerForm {
-    /// The envelope, with `status` or `code`: a client that reads it sees a failure there, whatever the HTTP status.
+    /// The envelope, with `status` or `code`: a client recognizes a failure by the envelope, under any HTTP status.
     Envelope,
-    /// A list or an object without an envelope: only the HTTP status tells a client that it is a failure.
+    /// A list or an object without an envelope: a client recognizes a failure only by the HTTP status.
     Bare,
 }
 
-/// The field or fields that name one business transaction, and make its repetition harmless.
+/// The fields that identify one business transaction and make its repetition harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyKey {
-    /// There is none.
+    /// The operation has no key.
     None,
     /// One field.
     One(Cow<'static, str>),
@@ -105,26 +105,26 @@ pub enum IdempotencyKey {
     Both(Cow<'static, str>, Cow<'static, str>),
 }
 
-/// The read that tells what became of a write or money call.
+/// The read that shows the outcome of a write or money call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookUp {
-    /// The name of a row.
+    /// The name of the look-up's row.
     pub operation: &'static str,
-    /// The fields it is asked by; they have the same names in the call that is looked up.
+    /// The fields that form the look-up's key; they have the same names in the original call.
     pub by: IdempotencyKey,
-    /// What else it has to be asked with.
+    /// Further parameters of the look-up, as name and value.
     pub with: &'static [(&'static str, &'static str)],
-    /// Fields that the call and what is found have in common. Where they differ, another call made it.
+    /// Fields that the call and the looked-up object have in common. If one differs, another call made the object.
     pub same: &'static [&'static str],
-    /// Whether what is found exists by this call alone, so that finding it proves that the call was carried out. What
-    /// a call changes may be older than it.
+    /// Whether only this call creates the looked-up object, so that finding the object proves that GatePay executed the
+    /// call. An object that a call merely changes may be older than the call.
     pub proves: bool,
 }
 
-/// How a merchant call becomes an institution call.
+/// The translation of a merchant call into an institution call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Translation {
-    /// Path and headers change; the body is sent byte for byte.
+    /// Path and headers change; the body stays the same byte for byte.
     Verbatim,
     /// GET with `balance_list` ↔ POST of a JSON array of currencies with `balanceList` (protocol.md 2).
     Balance,
@@ -133,52 +133,53 @@ pub enum Translation {
 /// One API call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
-    /// Its name in configuration, logs and metrics: lower case with underscores, unique.
+    /// The operation's name in configuration, logs and metrics: lower case with underscores, unique.
     pub name: Cow<'static, str>,
-    /// The module it belongs to.
+    /// The module the operation belongs to.
     pub module: ApiModule,
     /// The merchant method.
     pub method: Method,
     /// The merchant path; an institution-scope row has none.
     pub merchant_path: Option<Cow<'static, str>>,
-    /// The institution method, where it is another than the merchant's.
+    /// The institution method; most rows have the merchant method here.
     pub institution_method: Method,
     /// The institution path; a row without one cannot be forwarded.
     pub institution_path: Option<Cow<'static, str>>,
     /// Institution paths that other sources print (protocol.md 7), as method and path.
     pub alternatives: &'static [(Method, &'static str)],
-    /// Which header names the account.
+    /// The header that names the account.
     pub account: AccountHeader,
-    /// Who may call it.
+    /// The callers the operation is open to.
     pub scope: OperationScope,
-    /// What it does.
+    /// The effect of the call.
     pub kind: Kind,
-    /// What makes a repetition harmless.
+    /// The fields that make a repetition harmless.
     pub key: IdempotencyKey,
-    /// How to find out what became of it.
+    /// The read that shows the outcome of the call.
     pub look_up: Option<LookUp>,
-    /// Whether a page shows the institution path itself, or `proxy.toml` does; else it was derived by rule.
+    /// Whether a page or `proxy.toml` states the institution path; otherwise a rule derived the path.
     pub confirmed: bool,
-    /// What its body must have, where GatePay's pages say so; empty means that nothing is checked.
+    /// The rules of GatePay's pages for the body; an empty list checks nothing.
     pub fields: &'static [BodyField],
-    /// Where its body has amounts; empty if it names none, or it is not known where.
+    /// The amount fields of the body; empty if the body has no amounts, or their place is not known.
     pub amounts: &'static [AmountField],
-    /// How the body is carried over.
+    /// The translation of the body.
     pub translation: Translation,
-    /// What the body must be.
+    /// The media type of the body.
     pub media: MediaType,
-    /// What a successful answer looks like.
+    /// The form of a successful answer.
     pub answer: AnswerForm,
-    /// Whether it was turned on or off.
+    /// Whether `proxy.toml` turns the row on or off.
     pub switch: RowSwitch,
     /// The largest body, in bytes, where it differs from `listen.body_limit_bytes`.
     pub body_limit: Option<u64>,
 }
 
 impl Operation {
-    /// Why the row is off, or `None` if it is on.
+    /// The reason why the row is off, or `None` if the row is on.
     ///
-    /// Off by default is what cannot be forwarded, and what moves funds under a path no page of GatePay's shows.
+    /// Off by default are rows without an institution path, and money rows with an institution path that no page of
+    /// GatePay's shows.
     pub fn off(&self) -> Option<&'static str> {
         match self.switch {
             _ if self.institution_path.is_none() => Some(
@@ -192,17 +193,17 @@ impl Operation {
         }
     }
 
-    /// Whether the body is carried over as it is. A translated row whose institution method was configured to be the
-    /// merchant's own needs no translation.
+    /// Whether the body is forwarded unchanged. A translated row needs no translation if its configured institution
+    /// method equals the merchant method.
     pub fn is_verbatim(&self) -> bool {
         self.translation == Translation::Verbatim || self.institution_method == self.method
     }
 }
 
-/// Whether `proxy.toml` says that a row is on.
+/// The setting of a row in `proxy.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RowSwitch {
-    /// It does not say.
+    /// No setting.
     #[default]
     Default,
     /// `enabled = true`.
@@ -212,7 +213,7 @@ pub enum RowSwitch {
 }
 
 impl IdempotencyKey {
-    /// The fields it is made of.
+    /// The fields of the key.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
             Self::None => (None, None),

@@ -1,7 +1,8 @@
-//! What five calls send and get: create, query, close, refund and refund query, as GatePay spells it.
+//! Orders: the bodies and answers of create, query, close, refund and refund query, in GatePay's spelling.
 //!
-//! For those who write such bodies or read such answers: what passes through is never parsed and written again.
-//! Amounts stay text. A field nobody documents survives in `extra`; an optional one that is null counts as absent.
+//! The models are for programs that write such bodies or read such answers. The proxy never parses and rewrites a body
+//! that passes through. Amounts stay text. Undocumented fields survive in `extra`; an optional field that is null
+//! counts as absent.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,45 +10,45 @@ use serde_json::Value;
 /// Members that are not modeled.
 pub type Extra = serde_json::Map<String, Value>;
 
-/// The body of `POST /v1/pay/order`; it is answered by [`CreatedOrder`].
+/// The body of `POST /v1/pay/order`; its answer is [`CreatedOrder`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateOrder {
-    /// The merchant's own number; makes a repetition harmless.
+    /// The merchant's own order number; makes a repetition harmless.
     pub merchant_trade_no: String,
-    /// Where the customer pays from.
+    /// The kind of terminal the customer pays from.
     pub env: TerminalType,
-    /// In upper case.
+    /// The order's currency, in upper case.
     pub currency: String,
-    /// Decimal text.
+    /// The order's amount: decimal text.
     pub order_amount: String,
-    /// What is paid for.
+    /// The goods the customer pays for.
     pub goods: OrderGoods,
-    /// Milliseconds since 1970; at most, and by default, one hour ahead.
+    /// The expiry time in milliseconds since 1970; at most, and by default, one hour ahead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_expire_time: Option<i64>,
-    /// Where the customer goes after paying.
+    /// The page that the customer reaches after paying.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_url: Option<String>,
-    /// Where the customer goes instead of paying.
+    /// The page that the customer reaches after canceling the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel_url: Option<String>,
     /// A free label of the merchant's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<String>,
-    /// The currency the goods are priced in.
+    /// The currency of the goods' price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fiat_currency: Option<String>,
-    /// Decimal text.
+    /// The amount in `fiat_currency`: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fiat_amount: Option<String>,
-    /// Decimal text.
+    /// The surcharge: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub surcharge_amount: Option<String>,
     /// The currency the customer pays in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pay_currency: Option<String>,
-    /// Decimal text.
+    /// The amount in `pay_currency`: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pay_amount: Option<String>,
     /// The chain the customer pays on.
@@ -56,38 +57,38 @@ pub struct CreateOrder {
     /// The address the customer pays to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Not explained by the page.
+    /// GatePay's page does not explain the source type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_type: Option<String>,
     /// Ways to pay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pay_types: Option<Vec<String>>,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// Where a customer pays from.
+/// The kind of terminal a customer pays from.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TerminalType {
     /// `APP`, `WEB`, `WAP`, `MINIAPP` or `OTHERS`.
     pub terminal_type: String,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// What an order is for.
+/// The goods of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderGoods {
-    /// As the customer reads it.
+    /// The name that the customer reads.
     pub goods_name: String,
-    /// More of it.
+    /// A longer description of the goods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goods_detail: Option<String>,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -98,34 +99,34 @@ pub struct OrderGoods {
 pub struct CreatedOrder {
     /// GatePay's own id of the order.
     pub prepay_id: String,
-    /// As it was sent.
+    /// The terminal type, as sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminal_type: Option<String>,
-    /// Milliseconds since 1970.
+    /// The expiry time in milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_time: Option<i64>,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
 /// The body of `POST /v1/pay/order/query`, answered by [`OrderData`], and of `…/close`, answered by [`ClosedOrder`].
-/// One of the two ids is needed.
+/// One of the two ids is required.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderId {
-    /// The merchant's own number.
+    /// The merchant's own order number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merchant_trade_no: Option<String>,
     /// GatePay's own id of the order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prepay_id: Option<String>,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// The data of an answer to a query.
+/// The data of an answer to an order query.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderData {
@@ -134,195 +135,195 @@ pub struct OrderData {
     /// GatePay's id of the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merchant_id: Option<u64>,
-    /// The merchant's own number.
+    /// The merchant's own order number.
     pub merchant_trade_no: String,
-    /// Empty until it is paid.
+    /// The id of the payment; empty until the order is paid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
-    /// As it was sent.
+    /// The goods' name, as sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goods_name: Option<String>,
-    /// In upper case.
+    /// The order's currency, in upper case.
     pub currency: String,
-    /// Decimal text.
+    /// The order's amount: decimal text.
     pub order_amount: String,
     /// `PENDING`, `PAID`, `EXPIRED` and others.
     pub status: String,
-    /// Milliseconds since 1970.
+    /// The creation time in milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub create_time: Option<i64>,
-    /// Milliseconds since 1970.
+    /// The expiry time in milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_time: Option<i64>,
-    /// Milliseconds since 1970; 0 until it is paid.
+    /// The payment time in milliseconds since 1970; 0 until the order is paid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transact_time: Option<i64>,
-    /// GatePay's name for it.
+    /// GatePay's name for the order.
     #[serde(rename = "order_name", skip_serializing_if = "Option::is_none")]
     pub order_name: Option<String>,
-    /// The currency it was paid in.
+    /// The currency of the payment.
     #[serde(rename = "pay_currency", skip_serializing_if = "Option::is_none")]
     pub pay_currency: Option<String>,
-    /// Decimal text.
+    /// The amount of the payment: decimal text.
     #[serde(rename = "pay_amount", skip_serializing_if = "Option::is_none")]
     pub pay_amount: Option<String>,
-    /// Decimal text.
+    /// The rate: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
-    /// How it was paid.
+    /// The way of payment.
     #[serde(rename = "channel_type", skip_serializing_if = "Option::is_none")]
     pub channel_type: Option<String>,
-    /// Decimal text.
+    /// The amount in USDT: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_usdt: Option<String>,
-    /// A URL.
+    /// The URL of the application's logo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_logo: Option<String>,
-    /// The merchant's application.
+    /// The name of the merchant's application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_name: Option<String>,
-    /// As it was sent.
+    /// The merchant's label, as sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<String>,
-    /// Decimal text.
+    /// The total fee: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_fee_amount: Option<String>,
-    /// Decimal text.
+    /// The total settled: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_settle_amount: Option<String>,
-    /// The payments, of a form no page explains.
+    /// The payments, in a form that no page explains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pay_details: Option<Vec<Value>>,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// The data of an answer to a close.
+/// The data of an answer to an order's close.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClosedOrder {
     /// `SUCCESS`.
     pub result: String,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// The body of `POST /v1/pay/order/refund`; it is answered by [`RefundData`].
+/// The body of `POST /v1/pay/order/refund`; its answer is [`RefundData`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundOrder {
-    /// The merchant's own number; makes a repetition harmless.
+    /// The merchant's own refund number; makes a repetition harmless.
     pub refund_request_id: String,
     /// GatePay's own id of the order.
     pub prepay_id: String,
-    /// Decimal text.
+    /// The refund's amount: decimal text.
     pub refund_amount: String,
-    /// For the customer.
+    /// The reason, for the customer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_reason: Option<String>,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// The body of `POST /v1/pay/order/refund/query`; it is answered by [`RefundData`].
+/// The body of `POST /v1/pay/order/refund/query`; its answer is [`RefundData`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundId {
-    /// The merchant's own number.
+    /// The merchant's own refund number.
     pub refund_request_id: String,
-    /// Whatever else was sent.
+    /// Members that are not modeled, as sent.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// The data of an answer to a refund: accepted, which is not yet done. And of an answer to its query.
+/// The data of an answer to a refund or a refund query. An accepted refund is not yet executed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundData {
-    /// The merchant's own number.
+    /// The merchant's own refund number.
     pub refund_request_id: String,
     /// GatePay's own id of the order.
     pub prepay_id: String,
-    /// Decimal text.
+    /// The order's amount: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_amount: Option<String>,
-    /// Decimal text.
+    /// The refund's amount: decimal text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_amount: Option<String>,
-    /// Only a query answers it.
+    /// The refund's status; only the answer to a query has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_status: Option<String>,
-    /// As it was sent.
+    /// The merchant's label, as sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<String>,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// An answer in any of the envelopes GatePay prints (protocol.md 4.1). Whether it is a success is for
-/// [`judge`](crate::envelope::judge) to say.
+/// An answer in any of the envelopes GatePay prints (protocol.md 4.1). [`judge`](crate::envelope::judge) decides
+/// whether the answer is a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderAnswer<T> {
     /// `SUCCESS` or `FAIL`, in either case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// Text or a number.
+    /// GatePay's code: text or a number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Value>,
-    /// The code in a word, on failure.
+    /// The code as a word, on failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The code in a sentence.
+    /// The code as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
-    /// The same, where there is no `status`.
+    /// The sentence of an answer without `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Subscriptions have it.
+    /// Success as a boolean, in the answers of subscriptions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success: Option<bool>,
-    /// What was asked for.
+    /// The data the caller asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<AnswerData<T>>,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// What stands in the `data` of an answer.
+/// The forms of `data` in an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AnswerData<T> {
-    /// One page wraps it once more.
+    /// Data in a second envelope, as one page shows it.
     Wrapped(WrappedData<T>),
-    /// The thing itself.
+    /// The data itself.
     Plain(T),
-    /// Something else: `{}` of a failure, or JSON text in a string.
+    /// Any other value: `{}` of a failure, or JSON text in a string.
     Other(Value),
 }
 
-/// Data in a wrapping of its own.
+/// Data in a second envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WrappedData<T> {
-    /// Text or a number.
+    /// The second envelope's code: text or a number.
     pub biz_code: Value,
-    /// The thing itself, if there is one.
+    /// The data itself, if present.
     pub biz_data: Option<T>,
-    /// A sentence.
+    /// The code as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub biz_message: Option<String>,
-    /// Whatever else was answered.
+    /// Members that are not modeled, as answered.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
 impl<T: serde::de::DeserializeOwned> OrderAnswer<T> {
-    /// The thing that was asked for, out of whatever it is wrapped in.
+    /// The data the caller asked for, without its envelopes.
     pub fn into_data(self) -> Option<T> {
         match self.data? {
             AnswerData::Plain(data) => Some(data),

@@ -1,55 +1,55 @@
-//! What GatePay's whole answer to a write or money call proves, and what has to be looked up before anything is said.
+//! Proof: the conclusion from GatePay's complete answer to a write or money call, which may require a look-up first.
 //!
-//! A refusal is about this delivery of the call. A caller asks about its key: an earlier delivery, whose answer it lost,
-//! may have been executed, and be the very reason why GatePay refuses this one. So every code of protocol.md 4.2
-//! says whether that can be ([`codes`](crate::codes)).
+//! A refusal concerns one delivery of the call, but a caller asks about the call's key. GatePay may have executed an
+//! earlier delivery with a lost answer, and may refuse the present delivery for that very reason. The table in
+//! [`codes`](crate::codes) says for every code of protocol.md 4.2 whether this is possible.
 
 use crate::codes::{CodeMeaning, meaning};
 use crate::envelope::{AnswerJudgement, AnswerShape, AnswerVerdict, EnvelopeCode};
 use crate::look_up::ObservedOutcome;
 
-/// What a whole answer to a write or money call proves.
+/// The conclusion from a complete answer to a write or money call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerProof {
-    /// It is no answer: the call is as one whose answer was lost. Says why.
+    /// The response is not an answer: the call counts as a call with a lost answer. The text is the reason.
     Lost(&'static str),
     /// GatePay accepted the call.
     Executed,
-    /// GatePay refused it, and no earlier delivery of it can be the reason.
+    /// GatePay refused the call, and no earlier delivery of the call can be the reason.
     Refused,
-    /// Nothing yet: GatePay is asked first.
+    /// The answer proves nothing yet: the proxy looks up the call first.
     LookUp(LookUpRule),
 }
 
-/// What is concluded from what GatePay is then seen to have. If it has the call, the outcome is always "found".
+/// The conclusion from a look-up. If GatePay has the call, the outcome is always "found".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookUpRule {
-    /// The call may still be under way, so that GatePay is asked as often as after a lost answer. Otherwise unknown.
+    /// The call may still be under way: the proxy looks it up as often as after a lost answer. If not found, unknown.
     UnderWay,
-    /// GatePay has decided, so that it is asked once. Otherwise unknown.
+    /// GatePay has decided: the proxy looks up once. If not found, unknown.
     Decided,
-    /// Likewise. Refused if GatePay shows nothing under the key, otherwise unknown.
+    /// GatePay has decided: the proxy looks up once. Refused if GatePay has nothing under the key, otherwise unknown.
     RefusedIfAbsent,
-    /// Likewise. Otherwise refused.
+    /// GatePay has decided: the proxy looks up once. If not found, refused.
     RefusedUnlessFound,
 }
 
-/// What became of a call that was answered.
+/// The outcome of an answered call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettledCall {
-    /// GatePay was seen to have it.
+    /// A look-up found the call.
     Found,
-    /// GatePay refused it.
+    /// GatePay refused the call.
     Refused,
-    /// It may have been executed.
+    /// GatePay may have executed the call.
     Unknown,
 }
 
 impl AnswerProof {
-    /// What an answer with this status proves.
+    /// The conclusion from an answer with this HTTP status.
     pub fn of(status: u16, judgement: &AnswerJudgement) -> Self {
         if matches!(status, 300..=399) {
-            // A client that follows it repeats a signed body elsewhere.
+            // A client that follows a redirect repeats a signed body elsewhere.
             return Self::Lost("GatePay's answer was a redirect");
         }
         match judgement.form {
@@ -77,9 +77,9 @@ impl AnswerProof {
             Some(CodeMeaning::Refused | CodeMeaning::InstitutionRejected) => Self::Refused,
             Some(CodeMeaning::ShortOfFunds) => Self::LookUp(LookUpRule::RefusedUnlessFound),
             Some(CodeMeaning::StateConflict) => Self::LookUp(LookUpRule::RefusedIfAbsent),
-            // A code that is not published may mean that the key exists: none is published for most keys.
+            // An unpublished code may mean that the key exists: for most keys GatePay publishes no such code.
             Some(CodeMeaning::KeyExists) | None => Self::LookUp(LookUpRule::Decided),
-            // It says no, with a code that does not.
+            // The envelope says failure, but the code does not.
             Some(CodeMeaning::Success | CodeMeaning::Unsettled) => {
                 Self::LookUp(LookUpRule::UnderWay)
             }
@@ -88,7 +88,7 @@ impl AnswerProof {
 }
 
 impl LookUpRule {
-    /// What became of the call, by what GatePay was seen to have of it.
+    /// The outcome of the call, given the result of its look-up.
     pub fn settle(self, observed: ObservedOutcome) -> SettledCall {
         match (observed, self) {
             (ObservedOutcome::Found, _) => SettledCall::Found,

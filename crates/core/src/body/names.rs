@@ -1,4 +1,4 @@
-//! Which names an object has had.
+//! Seen names: finds a member name that an object repeats.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -6,10 +6,10 @@ use std::hash::{Hash, Hasher};
 
 use arrayvec::ArrayVec;
 
-/// The names of all objects of a text that are open. Upper and lower case are one name.
+/// The names of all open objects of a text. Names that differ only in case are equal.
 ///
-/// A few are compared one by one, without taking anything from the heap; more are hashed, with a key that callers do not
-/// know. So a name costs the same however many there are.
+/// Up to 32 names are compared in turn, without heap allocation. More names are hashed, with a key that callers do not
+/// know. So the cost of a name does not grow with the number of names.
 #[derive(Default)]
 pub(super) struct SeenNames<'a> {
     few: ArrayVec<SeenName<'a>, 32>,
@@ -23,13 +23,13 @@ struct SeenName<'a> {
 }
 
 impl<'a> SeenNames<'a> {
-    /// Whether this object has had this name. Members are told behind those inside their values.
+    /// Whether the object at `object` already has this name. A member comes after the members inside its value.
     pub(super) fn repeats(&mut self, depth: usize, object: usize, name: Cow<'a, [u8]>) -> bool {
         let name = FoldedName(name);
         if let Some(many) = &mut self.many {
             return !many.insert((object, name));
         }
-        // Objects that stand deeper have ended, and so have others that stand as deep.
+        // Deeper objects have ended, and so have other objects at the same depth.
         while let Some(last) = self.few.last()
             && (last.depth > depth || (last.depth == depth && last.object != object))
         {
@@ -56,7 +56,7 @@ impl<'a> SeenNames<'a> {
     }
 }
 
-/// A name of which case does not matter.
+/// A name that is compared without regard to ASCII case.
 #[derive(Debug, Eq)]
 struct FoldedName<'a>(Cow<'a, [u8]>);
 

@@ -1,18 +1,18 @@
-//! One value a field was sent with.
+//! Body value: one value of a field, from the query or the body.
 
 use std::borrow::Cow;
 
 use super::BodyReading;
 use crate::json::JsonText;
 
-/// Text in a query, JSON in a body.
+/// A value of a field: text in a query, JSON in a body.
 pub(crate) enum BodyValue<'a> {
     Query(Cow<'a, str>),
     Body(JsonText<'a>),
 }
 
 impl<'a> BodyValue<'a> {
-    /// The text it is, if it is text.
+    /// The value's text; `None` if the value is not text.
     pub(crate) fn text(&self) -> Option<Cow<'a, str>> {
         match self {
             Self::Query(text) => Some(text.clone()),
@@ -20,7 +20,7 @@ impl<'a> BodyValue<'a> {
         }
     }
 
-    /// The number it is, as it was written. In a query, every text may be one.
+    /// The value's number, as written. In a query, every text may be a number.
     pub(crate) fn number(&self) -> Option<&str> {
         match self {
             Self::Query(text) => Some(text),
@@ -28,7 +28,7 @@ impl<'a> BodyValue<'a> {
         }
     }
 
-    /// Its text, or its number as it was written: ids are sent as either.
+    /// The value's text, or its number as written: clients send ids as either.
     pub(crate) fn text_or_number(&self) -> Option<Cow<'a, str>> {
         match self {
             Self::Query(text) => Some(text.clone()),
@@ -36,7 +36,7 @@ impl<'a> BodyValue<'a> {
         }
     }
 
-    /// Its text, or the texts of a list.
+    /// The value's text, or the texts of a list.
     pub(crate) fn texts(&self) -> Vec<Cow<'a, str>> {
         match (self.text(), self) {
             (Some(text), _) => vec![text],
@@ -45,7 +45,7 @@ impl<'a> BodyValue<'a> {
         }
     }
 
-    /// Whether it is a list, and every item a text.
+    /// Whether the value is a list of texts.
     pub(crate) fn is_list_of_texts(&self) -> bool {
         match self {
             Self::Query(_) => false,
@@ -53,7 +53,7 @@ impl<'a> BodyValue<'a> {
         }
     }
 
-    /// What stands in it, if it is an object.
+    /// The members of the value, if the value is an object.
     pub(crate) fn members(&self) -> Option<BodyReading<'a>> {
         let Self::Body(raw) = self else { return None };
         BodyReading::of_object(raw.as_str())

@@ -1,7 +1,7 @@
-//! What the parts of a form (`multipart/form-data`, RFC 7578) are called.
+//! Form guard: checks the names of the parts of a form (`multipart/form-data`, RFC 7578).
 //!
-//! The boundary is not signed, and readers differ in what they take for a header. So every line counts that could be one,
-//! wherever it stands, and a name has to be one that no reader changes.
+//! The signature does not cover the boundary, and parsers differ in which lines they take for a header. So the guard
+//! checks every line that could be a header, anywhere in the body. A part's name must be plain: no parser changes it.
 
 use std::ops::Range;
 
@@ -10,10 +10,11 @@ use super::{SteeringAttempt, folded, is_plain_name};
 use crate::query::decode;
 use crate::reserved::ReservedName;
 
-/// Whether every part has a name of its own that is read in one way, which the query has not, and no part may be taken for
-/// one that names an account or makes GatePay call the caller (`is_allowed` says which of these names may be used).
+/// Checks that every part has a unique and plain name, and no reserved name.
 ///
-/// Each byte is looked at a fixed number of times, however many names, quotes and separators there are.
+/// The query has none of these names either. Reserved names name an account or make GatePay call the caller;
+/// `is_allowed` permits some of them. The guard reads each byte a bounded number of times, for any number of names,
+/// quotes and separators.
 #[cold]
 pub(super) fn guard(
     body: &[u8],
@@ -25,7 +26,7 @@ pub(super) fn guard(
         let Some(name) = name_of_part(&body[line.clone()], &is_allowed)? else {
             continue;
         };
-        // Two names in one head.
+        // One part's head has two names.
         if last_end.is_some_and(|end| !has_empty_line(&body[end..line.start])) {
             return Err(SteeringAttempt::PartName);
         }
@@ -42,7 +43,7 @@ pub(super) fn guard(
     Ok(())
 }
 
-/// The name that a line gives a part, if it does.
+/// The name that a line gives a part, if any.
 fn name_of_part<'a>(
     line: &'a [u8],
     is_allowed: &impl Fn(ReservedName) -> bool,
@@ -76,14 +77,14 @@ fn name_of_part<'a>(
     Ok(found)
 }
 
-/// Whether a part's head ends in these bytes (RFC 2046, section 5.1), so that what follows them belongs to another part.
+/// Whether a part's head ends in these bytes (RFC 2046, section 5.1), so that the next name belongs to another part.
 fn has_empty_line(bytes: &[u8]) -> bool {
     let mut ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     ends.any(|(at, _)| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
-/// The lines of a body in which `name` stands. A folded header is one line: it goes on where the next begins with a
-/// blank.
+/// The lines of a body that contain `name`. A folded header is one line: a line that begins with a blank continues the
+/// line before.
 fn lines_with_a_name(body: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut begin = 0;
     std::iter::from_fn(move || {
@@ -113,7 +114,7 @@ fn is_disposition(line: &[u8]) -> bool {
         .any(|window| window.eq_ignore_ascii_case(WORD))
 }
 
-/// The name that matters that a reader may find in a parameter: behind its last separator, as it stands or unescaped.
+/// The reserved name that a parser may find in a parameter: after its last separator, verbatim or unescaped.
 fn name_that_matters(parameter: &[u8]) -> Option<ReservedName> {
     let name = names(parameter).last()? + NAME.len();
     let separator = parameter
@@ -124,7 +125,7 @@ fn name_that_matters(parameter: &[u8]) -> Option<ReservedName> {
         .or_else(|| ReservedName::of(decode(&String::from_utf8_lossy(value)).as_bytes()))
 }
 
-/// Whether a parameter may be `name*`, or a numbered piece of it: `name*0` (RFC 2231). Some readers decode it.
+/// Whether a parameter may be `name*`, or a numbered piece: `name*0` (RFC 2231). Some parsers decode such a name.
 fn is_encoded(parameter: &[u8]) -> bool {
     let Some(equals) = parameter.iter().rposition(|byte| *byte == b'=') else {
         return false;
@@ -135,8 +136,8 @@ fn is_encoded(parameter: &[u8]) -> bool {
     })
 }
 
-/// Whether a parameter of a part's disposition is another than its name, or is `name=` and a name that no reader
-/// changes: nothing to unquote, decode or fold.
+/// Whether a parameter of a part's disposition is either not the name parameter, or `name=` with a plain name: no
+/// parser unquotes, decodes or folds the name.
 fn is_plain(parameter: &[u8]) -> bool {
     let parameter = parameter.trim_ascii();
     let is_filename = parameter
@@ -145,13 +146,13 @@ fn is_plain(parameter: &[u8]) -> bool {
     let value_of = |name: usize| parameter[name + NAME.len()..].trim_ascii_start();
     match names(parameter).next() {
         Some(0) => has_plain_name(value_of(0)),
-        // In the middle of a file's name; or of something else, and then it is a name to a reader that splits there.
+        // `name` inside a file's name is harmless. Inside another parameter, a parser that splits there finds a name.
         Some(_) => is_filename || !names(parameter).any(|at| value_of(at).starts_with(b"=")),
         None => true,
     }
 }
 
-/// Whether what stands behind `name` is `=` and a plain name. A longer word is not `name`: `name-of-file`.
+/// Whether the text after `name` is `=` and a plain name, or continues a longer word: `name-of-file`.
 fn has_plain_name(behind: &[u8]) -> bool {
     let [b'=', value @ ..] = behind else {
         return matches!(behind, [first, ..] if first.is_ascii_alphanumeric() || matches!(first, b'-' | b'_'));
@@ -159,7 +160,7 @@ fn has_plain_name(behind: &[u8]) -> bool {
     is_plain_name(unquoted(value))
 }
 
-/// The name that a parameter gives its part, if it is plain.
+/// The name that a parameter gives its part. The parameter has passed `is_plain`.
 fn value_of_name(parameter: &[u8]) -> Option<&[u8]> {
     let parameter = parameter.trim_ascii();
     let behind = (names(parameter).next() == Some(0)).then(|| &parameter[NAME.len()..])?;
@@ -174,7 +175,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Where `name` stands and is not the end of a longer word: `filename` names no part.
+/// The offsets of `name` where it does not end a longer word: `filename` names no part.
 fn names(text: &[u8]) -> impl Iterator<Item = usize> {
     let is_name = |at: &usize| {
         text[*at..]
@@ -189,7 +190,7 @@ fn names(text: &[u8]) -> impl Iterator<Item = usize> {
     })
 }
 
-/// How many parts a form may have: GatePay's have less than ten, and servers stop at some number too.
+/// The maximum number of parts. GatePay's forms have less than ten, and servers have maximums too.
 pub(super) const MOST_PARTS: usize = 128;
 const NAME: &[u8] = b"name";
 const FILENAME: &[u8] = b"filename";
@@ -200,7 +201,7 @@ mod tests {
     use std::cell::Cell;
 
     thread_local! {
-        /// How often a byte was compared with the beginning of `name`, or with the end of a line.
+        /// The number of comparisons of a byte with the beginning of `name`, or with the end of a line.
         pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -285,7 +286,7 @@ mod tests {
         }
     }
 
-    /// A form with parts of these names, each as it is given.
+    /// A form with one part per name, each name verbatim.
     fn form(names: &[&str]) -> String {
         let part =
             |name: &&str| format!("--b\r\nContent-Disposition: form-data; {name}\r\n\r\n1\r\n");

@@ -1,7 +1,8 @@
-//! The parameters of a write or money call's query: each name once, in one spelling, and nothing that the body denies.
+//! Query parameters of a write or money call: each name occurs once, in one spelling, and no value contradicts the
+//! body.
 //!
-//! The signature does not cover a query, but GatePay may read it. Readers split it at `&`, some at `;` too, and of two
-//! parameters of one name take the first, the last, or both.
+//! The signature does not cover a query, but GatePay may read the query. Parsers split a query at `&`, some at `;` too.
+//! Of two parameters of one name they take the first, the last, or both.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,16 +11,16 @@ use super::{SteeringAttempt, folded, is_plain_name};
 use crate::body::BodyReading;
 use crate::query::decode;
 
-/// Values by their names as [`folded`] has them.
+/// Values by their [`folded`] names.
 #[derive(Default)]
 pub(super) struct FoldedParameters<'a>(HashMap<Vec<u8>, Cow<'a, str>>);
 
 impl<'a> FoldedParameters<'a> {
-    /// The parameters of a query, if each has a plain name of its own.
+    /// The parameters of a query. Each must have a plain and unique name.
     pub(super) fn read(reading: &BodyReading<'a>) -> Result<Self, SteeringAttempt> {
         let mut values = HashMap::new();
         for (name, value) in reading.parameters() {
-            // Two separators in a row, or one at an end.
+            // Two separators in a row, or a separator at either end.
             if name.is_empty() && value.is_empty() {
                 continue;
             }
@@ -35,13 +36,13 @@ impl<'a> FoldedParameters<'a> {
         Ok(Self(values))
     }
 
-    /// Whether there is one of this name.
+    /// Whether the query has a parameter of this folded name.
     pub(super) fn has(&self, folded: &[u8]) -> bool {
         self.0.contains_key(folded)
     }
 
-    /// Whether a field at the top of the body has another value here. Clients send a field in either, or the same value
-    /// in both; null and empty text count as absent (schemas.md).
+    /// Whether a field at the top of the body has another value in the query. Clients send a field in either, or the
+    /// same value in both; null and empty text count as absent (schemas.md).
     pub(super) fn contradict(&self, reading: &BodyReading<'_>) -> bool {
         if self.0.is_empty() {
             return false;

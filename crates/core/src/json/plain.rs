@@ -1,22 +1,24 @@
-//! Plain JSON, as bodies and answers mostly are, read in one pass by little code.
+//! Plain JSON: a small one-pass reader for the usual bodies and answers.
 //!
-//! It may give up on whatever it likes, for then `serde_json` reads the text. What it does read it reads as `serde_json`
-//! does.
+//! The reader may give up on any text, and `serde_json` then reads the text. The two readers agree on every text that
+//! this reader accepts.
 //!
-//! Each function is given the text from where it is to read on, and gives what stands behind what it read.
+//! Each function takes the unread text, and returns the text that remains after the part it read.
 
 use std::borrow::Cow;
 
 use super::{Found, JsonMember, JsonShape, JsonText, JsonVisitor};
 
-/// Reads a whole text and hands over each member of its top object, name and value, in their order. Nothing, if the text
-/// is not plain, or not JSON; some of the members may have been handed over by then.
+/// Reads a whole text and hands over the name and value of each member of its top object, in order.
+///
+/// Returns `None` if the text is not plain, or not JSON; some members may have been handed over before.
 pub(super) fn read<'a>(text: &'a str, found: Found<'_, 'a>) -> Option<JsonShape> {
     read_into(text, &mut TopScanner { text, found })
 }
 
-/// Reads a whole text and hands over each member of each of its objects, behind its value. As with [`read`], some of them
-/// may have been handed over of a text that is not plain.
+/// Reads a whole text and hands over each member of each object, after the member's value.
+///
+/// As with [`read`], some members of a text that is not plain may have been handed over.
 pub(super) fn read_deep<'a>(text: &'a str, visit: &mut dyn JsonVisitor<'a>) -> Option<JsonShape> {
     read_into(text, &mut DeepScanner { text, visit })
 }
@@ -31,9 +33,9 @@ fn read_into<'a>(text: &'a str, sink: &mut impl MemberSink<'a>) -> Option<JsonSh
     behind_space(rest).is_empty().then_some(shape)
 }
 
-/// Takes members. Places are told by how many bytes are left of the text.
+/// Takes members. A place in the text is given as the number of bytes from the place to the end of the text.
 trait MemberSink<'a> {
-    /// A member of the object that begins where `object` bytes are left; `depth` counts down from [`DEPTH`].
+    /// A member of the object that begins `object` bytes before the end; `depth` counts down from [`DEPTH`].
     fn member(&mut self, depth: u8, object: usize, name: &'a [u8], begin: usize, end: usize);
 }
 
@@ -45,7 +47,7 @@ struct TopScanner<'f, 'a> {
 impl<'a> MemberSink<'a> for TopScanner<'_, 'a> {
     fn member(&mut self, depth: u8, _: usize, name: &'a [u8], begin: usize, end: usize) {
         if depth == DEPTH {
-            // Both ends are beside a character of ASCII.
+            // Both ends of the value border on an ASCII character.
             let length = self.text.len();
             (self.found)(name, JsonText(&self.text[length - begin..length - end]));
         }
@@ -71,7 +73,7 @@ impl<'a> MemberSink<'a> for DeepScanner<'_, 'a> {
     }
 }
 
-/// How many arrays and objects may stand in one another below the top. What is deeper is not plain.
+/// The maximum nesting depth of arrays and objects below the top. A deeper text is not plain.
 const DEPTH: u8 = 16;
 
 fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
@@ -89,7 +91,7 @@ fn value<'a>(text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Optio
     }
 }
 
-/// An object behind its brace.
+/// An object after its opening brace.
 fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
     let object = text.len() + 1;
     if let [b'}', rest @ ..] = behind_space(text) {
@@ -118,7 +120,7 @@ fn members<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) ->
     }
 }
 
-/// An array behind its bracket.
+/// An array after its opening bracket.
 fn items<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> Option<&'a [u8]> {
     if let [b']', rest @ ..] = behind_space(text) {
         return Some(rest);
@@ -132,7 +134,7 @@ fn items<'a>(mut text: &'a [u8], depth: u8, sink: &mut impl MemberSink<'a>) -> O
     }
 }
 
-/// A string behind its quote.
+/// A string after its opening quote.
 fn string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         text = match from_mark(text) {
@@ -143,7 +145,7 @@ fn string(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// An escape behind its backslash. One of a surrogate is not plain: it may be half of a pair, which is no text.
+/// An escape after its backslash. A surrogate escape is not plain: half of a surrogate pair is not text.
 fn escape(text: &[u8]) -> Option<&[u8]> {
     match text {
         [
@@ -162,7 +164,7 @@ fn escape(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The text from the next quote, backslash or control character on, behind what a string may have.
+/// The text from the next mark on: a quote, a backslash or a control character.
 fn from_mark(text: &[u8]) -> &[u8] {
     let (eights, last) = text.as_chunks();
     for (at, eight) in eights.iter().enumerate() {
@@ -174,7 +176,7 @@ fn from_mark(text: &[u8]) -> &[u8] {
     from_last_mark(last)
 }
 
-/// The same at the end of a text. Apart, so that the loop above stays small.
+/// The text from the next mark on, within the last seven bytes. A separate function keeps the loop above small.
 #[inline(never)]
 fn from_last_mark(mut text: &[u8]) -> &[u8] {
     while let [first, rest @ ..] = text
@@ -185,17 +187,17 @@ fn from_last_mark(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// The top bit of each byte that is a mark, the first byte's lowest. Behind a mark other bytes may seem to be one.
+/// The top bit of each byte that is a mark, the first byte's lowest. Bits above the lowest set bit may be wrong.
 fn marks(eight: [u8; 8]) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     let bytes = u64::from_le_bytes(eight);
-    // Where a byte below 0x80 is less than what is taken from it its top bit is set, and the byte behind it pays.
+    // If a byte below 0x80 is less than its subtrahend, its top bit is set, and the next byte lends the borrow.
     let less = |bytes: u64, than: u8| bytes.wrapping_sub(ONES * u64::from(than)) & !bytes;
     let is = |byte: u8| less(bytes ^ (ONES * u64::from(byte)), 1);
     (less(bytes, 0x20) | is(b'"') | is(b'\\')) & (ONES << 7)
 }
 
-/// A number behind its sign. A long one is not plain, nor one with a long exponent: it may be too large to be read.
+/// A number after its sign. A number with many digits or a long exponent is not plain: it may be too large for parsers.
 fn number(text: &[u8]) -> Option<&[u8]> {
     let mut rest = match text {
         [b'0', b'0'..=b'9', ..] => return None,
@@ -220,7 +222,8 @@ fn number(text: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// With an exponent of two digits still below the largest number that every reader can hold, about 10^308.
+/// The maximum length of a number without its exponent. With an exponent of two digits such a number is still below the
+/// largest that every parser can represent, about 10^308.
 const MOST_DIGITS: usize = 200;
 
 /// At least one digit.

@@ -1,8 +1,8 @@
-//! Every member of a text that is known to be JSON, at every depth, in a loop: its nesting costs no stack.
+//! Walk over JSON: a loop that finds every member at every depth of a valid JSON text. Nesting costs no stack.
 
 use super::{DEEPEST, JsonMember, JsonText, JsonVisitor};
 
-/// Hands over each member behind its value, so that those inside it come first.
+/// Hands over each member after its value, so that the members inside the value come first.
 #[cold]
 pub(super) fn walk<'a>(text: &'a str, visit: &mut dyn JsonVisitor<'a>) {
     JsonWalk {
@@ -22,20 +22,21 @@ struct JsonWalk<'v, 'a> {
     visit: &'v mut dyn JsonVisitor<'a>,
 }
 
-/// An array or object that has begun.
+/// An array or object that is still open.
 enum OpenScope {
     Array,
     Object {
-        /// Where.
+        /// The byte offset of the opening brace.
         at: usize,
-        /// Where the latest member's name begins and ends, and its value begins.
+        /// The byte offsets where the latest member's name begins and ends. `value` is the offset where its value
+        /// begins.
         name: (usize, usize),
         value: usize,
     },
 }
 
 impl JsonWalk<'_, '_> {
-    /// Between two rounds `at` stands behind a value, a name with its colon, an opening bracket or a comma.
+    /// Between two rounds `at` is the offset after a value, a name with its colon, an opening bracket or a comma.
     fn run(&mut self) {
         loop {
             let begin = self.next();
@@ -91,7 +92,7 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// A name and its colon, unless the object ends here.
+    /// Reads a name and its colon, unless the object ends at `at`.
     fn name(&mut self) {
         let begin = self.next();
         if self.byte() != Some(b'"') {
@@ -108,7 +109,7 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Hands over the member whose value ends here, if the innermost is an object and has one.
+    /// Hands over the member with the value that ends at `at`, if the innermost open scope is an object with a member.
     fn member(&mut self) {
         let Some(OpenScope::Object { at, name, value }) = self.open.last() else {
             return;
@@ -130,7 +131,7 @@ impl JsonWalk<'_, '_> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Goes on to what is no white space.
+    /// Skips white space and returns the new offset.
     fn next(&mut self) -> usize {
         while self.byte().is_some_and(|byte| byte.is_ascii_whitespace()) {
             self.at += 1;
@@ -150,7 +151,7 @@ impl JsonWalk<'_, '_> {
         self.text.len()
     }
 
-    /// Behind the array or object that begins here.
+    /// The offset after the array or object that begins at `at`.
     fn behind_compound(&mut self) -> usize {
         let mut depth = 0_usize;
         while let Some(byte) = self.byte() {
