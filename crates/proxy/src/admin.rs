@@ -1,4 +1,4 @@
-//! Admin: metrics, health, version, reload and the kill switch, on a listener of their own, never on the tenants' address.
+//! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
 mod gate;
 pub mod operation_list;
@@ -39,14 +39,14 @@ use crate::app::{App, Readiness};
 use crate::generation::reload_status::{ReloadResult, ReloadState};
 use crate::upstream::credential_rotation::SwitchResult;
 
-/// The longest head, and how much of an answer is kept in pieces.
+/// The size limit in bytes of a request head and of an answer's write buffer.
 const BUFFER: usize = 64 << 10;
 
-/// Answers until the runtime it runs on ends.
+/// Answers admin requests until the runtime ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let places = Arc::new(AdminConnections::new());
     let looks = Arc::new(SnapshotHistory::default());
-    // The socket may have been bound by whatever started the process, elsewhere than `admin.address` says.
+    // The process's parent may have bound the socket, to another address than `admin.address`.
     let bound = listener.local_addr();
     let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());
     let gate = Arc::new(AdminGate { is_local });
@@ -84,7 +84,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
     }
 }
 
-/// One connection, to its end or until its place is needed or it takes too long.
+/// Serves one connection until it ends, until another connection needs its slot, or until its deadline.
 async fn connection<S, F>(
     stream: S,
     place: Arc<AdminSlot>,
@@ -102,12 +102,12 @@ async fn connection<S, F>(
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
-        // The time for a head is part of the time for the whole exchange.
+        // The deadline for the whole exchange covers the head as well.
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // Who asks and leaves has not asked for anything that matters.
+        // An error is ignored: usually the peer has left early.
         _ = connection => {}
         () = place.ends() => {}
     }
@@ -123,14 +123,14 @@ async fn answer(
 ) -> AdminResponse {
     let path = request.uri().path();
     let method = match request.method() {
-        // hyper leaves the body out.
+        // hyper omits the body of an answer to HEAD.
         &Method::HEAD => &Method::GET,
         method => method,
     };
     if request.headers().get_all(header::HOST).iter().count() > 1 {
         return refusal(AdminDenial::Malformed).await;
     }
-    // Known by everybody who watches it, under any name: no secrets, and nothing to change. It costs nothing either.
+    // Monitoring asks for these under any name. They hold no secrets, change nothing and cost nothing.
     if let Some(probe) = probe(app, path) {
         return only_get(method).unwrap_or(probe);
     }
@@ -166,7 +166,7 @@ async fn answer(
     }
 }
 
-/// What is answered to whoever only looks.
+/// Answers requests that only read.
 async fn look(
     app: &Arc<App>,
     looks: &Arc<SnapshotHistory>,
@@ -233,7 +233,7 @@ async fn look(
     }
 }
 
-/// What changes something, by POST.
+/// The paths at which POST changes something.
 const ACTIONS: [&str; 4] = [
     "/-/suspend",
     "/-/resume",
@@ -255,7 +255,7 @@ async fn act(
     }
 }
 
-/// What a request with a method that its path does not know is answered with.
+/// The answer to a method that the path does not support.
 fn not_allowed(allowed: &'static str, body: &'static str) -> AdminResponse {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, body);
     let allowed = HeaderValue::from_static(allowed);
@@ -263,7 +263,7 @@ fn not_allowed(allowed: &'static str, body: &'static str) -> AdminResponse {
     answer
 }
 
-/// What answers at once, to everybody, on any address.
+/// The answers that need no turn and no token, on any address.
 fn probe(app: &App, path: &str) -> Option<AdminResponse> {
     Some(match path {
         "/live" => text(StatusCode::OK, "live\n"),
@@ -276,7 +276,7 @@ fn probe(app: &App, path: &str) -> Option<AdminResponse> {
     })
 }
 
-/// What a request with another method than GET is answered with.
+/// The answer to a method other than GET.
 fn only_get(method: &Method) -> Option<AdminResponse> {
     (method != Method::GET).then(|| not_allowed("GET, HEAD", "only GET is answered here\n"))
 }
@@ -304,7 +304,7 @@ async fn refusal(denied: AdminDenial) -> AdminResponse {
 }
 
 async fn unproved(challenge: &'static str) -> AdminResponse {
-    // Guessing a token takes its time.
+    // The delay slows the guessing of tokens.
     sleep(Duration::from_millis(100)).await;
     let mut refusal = text(
         StatusCode::UNAUTHORIZED,
@@ -332,7 +332,7 @@ fn ready(readiness: Readiness) -> AdminResponse {
     }
 }
 
-/// What Prometheus scrapes.
+/// The metrics in the format that Prometheus scrapes.
 fn metrics(app: &App) -> AdminResponse {
     let metrics = &app.metrics;
     let ready = app.readiness() == Readiness::Ready;
@@ -369,7 +369,7 @@ fn metrics(app: &App) -> AdminResponse {
     answer_of(StatusCode::OK, kind, scrape.into())
 }
 
-/// The status page, which may fetch from here, and run and load nothing else.
+/// The status page. Its policy allows fetches from this listener and its own script and style, and no other load.
 fn page() -> AdminResponse {
     let body = Bytes::from_static(status::PAGE.as_bytes());
     let mut page = answer_of(StatusCode::OK, "text/html; charset=utf-8", body);
@@ -393,7 +393,7 @@ async fn switch(app: &App, query: Option<&str>) -> AdminResponse {
             "say client_id=, and nothing else\n",
         );
     };
-    // A client id is any visible characters; a client that writes queries escapes most of them.
+    // A client id is any visible characters; clients that build queries escape most of them.
     let client_id = query_text(client_id).into_owned();
     let Some(switch) = app.credential_rotation.ask(client_id).await else {
         return text(
@@ -409,15 +409,15 @@ async fn switch(app: &App, query: Option<&str>) -> AdminResponse {
     json(status, &switch)
 }
 
-/// What is in force, defaults included, and no secret. Tenants and operations are asked for by themselves.
+/// The configuration in force, with defaults and without secrets. Tenants and operations have their own paths.
 fn config(app: &App) -> AdminResponse {
     #[derive(Serialize)]
     struct ConfigurationPage<'a> {
         hash: Option<String>,
         settings: Facts,
-        /// What `proxy.toml` says of that itself.
+        /// The settings that `proxy.toml` states itself.
         written: &'a Facts,
-        /// Keys that say something else by now, which waits for the next start.
+        /// Keys that were changed in the file since and take effect at the next start.
         restart: BTreeSet<String>,
         institution: Facts,
     }
@@ -473,13 +473,13 @@ async fn reload(app: &App, query: Option<&str>) -> AdminResponse {
     json(status, &answer)
 }
 
-/// What is at work, as one side of a plan: no secrets.
+/// The running configuration, as one side of a comparison, without secrets.
 fn registry(app: &App) -> AdminResponse {
     json(StatusCode::OK, &app.generation.load_full().side())
 }
 
-/// Answers on a thread of its own: of a hundred thousand tenants that is some megabytes, which must not hold up the clock's
-/// and the drain's thread.
+/// Answers on a thread of its own: an answer about a hundred thousand tenants is some megabytes, which must not hold up
+/// the thread of the clock and the drain.
 async fn aside(
     app: &Arc<App>,
     answer: impl FnOnce(&App) -> AdminResponse + Send + 'static,
@@ -498,7 +498,7 @@ mod tests {
 
     const ASKS: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-    /// A connection to something that answers with a megabyte; gives after how long it ended.
+    /// A connection to a service that answers with a megabyte; the future returns the time after which it ended.
     fn serving() -> (DuplexStream, impl Future<Output = Duration>) {
         let (peer, stream) = duplex(1 << 10);
         let places = Arc::new(AdminConnections::new());
@@ -583,7 +583,7 @@ mod tests {
                 reads_an_answer(&mut peer).await;
                 sleep(Duration::from_secs(59)).await;
             }
-            // Then it is idle, and after a while it is closed.
+            // Then the connection is idle, and after the idle limit it is closed.
             assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
         };
         let (lasted, ()) = tokio::join!(ended, asks);

@@ -1,4 +1,4 @@
-//! The commands, one file each, and what they share: how they print and how they end.
+//! The commands, one file each, and their shared parts: output and exit codes.
 
 pub(crate) mod audit;
 pub(crate) mod call;
@@ -24,25 +24,25 @@ use std::process::ExitCode;
 use gatepay_tenancy::settings::LogFormat;
 use tracing_appender::non_blocking::WorkerGuard;
 
-/// How a command ended.
+/// The result of a command, which becomes its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExitStatus {
-    /// Everything went well.
+    /// The command succeeded.
     Fine,
-    /// It could not start, or what it was asked to do did not work.
+    /// The command could not start, or its work failed.
     Failed,
-    /// It drained past the deadline.
+    /// The drain passed its deadline.
     Late,
-    /// What was compared differs.
+    /// The compared configurations differ.
     Changes,
-    /// What was read is not as it was written.
+    /// The journal is not as it was written.
     Altered,
     /// The command line or the configuration is wrong.
     Usage,
 }
 
 impl ExitStatus {
-    /// What the process that started this one sees.
+    /// The exit code that the parent process sees.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Fine => 0,
@@ -61,26 +61,26 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Writes a line where results go.
+/// Writes a line of results to standard output.
 pub(crate) fn say(line: impl fmt::Display) {
-    // Whoever reads may be gone (`| head`); that is no fault of the command.
+    // The reader may be gone (`| head`); that is no fault of the command.
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
-/// Writes a line where complaints go.
+/// Writes a line about a problem to standard error.
 pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Complains, and ends as failed.
+/// Writes a line about a problem, and returns the status of a failed command.
 pub(crate) fn fail(line: impl fmt::Display) -> ExitStatus {
     complain(line);
     ExitStatus::Failed
 }
 
-/// Sends the program's own log to standard error, until what it gives is dropped. Access lines go elsewhere.
+/// Sends the program's own log to standard error until the returned guard is dropped. Access lines go elsewhere.
 ///
-/// Whoever reads it and stalls must not stop requests: lines that are not taken in time are lost.
+/// A stalled reader of the log must not stop requests: lines that are not written in time are lost.
 #[must_use = "the log ends with it"]
 pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     let level = env::var("GATEPAY_LOG")
@@ -93,7 +93,7 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
         .with_writer(stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal());
-    // Fails only if a log was set before, which then goes on.
+    // This fails only if a log was set before; that log then stays in use.
     let _ = match format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
         LogFormat::Human => log.try_init(),
@@ -101,10 +101,10 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     guard
 }
 
-/// What is said of a file beside those of tenants.
+/// The note about an unread file in a folder of tenants.
 pub(crate) const UNREAD: &str = "is not read: only names that end in .toml or .json are";
 
-/// A program's environment, for configuration that names variables.
+/// Reads a variable of the process's environment, for configurations that name variables.
 pub(crate) fn environment(name: &str) -> Option<String> {
     env::var(name).ok()
 }

@@ -1,4 +1,4 @@
-//! A request's journey, top to bottom. This file knows the order and nothing else.
+//! A request's journey, top to bottom. This file holds the order of the steps; its submodules hold the steps.
 
 pub mod admit;
 pub mod authenticate;
@@ -60,15 +60,15 @@ use crate::upstream::resolve::ResolveSchedule;
 use crate::upstream::retry::RetryBudget;
 use crate::upstream::{probe, resolve};
 
-/// One of the threads that carry requests, with the connections it keeps to GatePay.
+/// One worker thread that carries requests, with its connections to GatePay.
 pub struct Worker {
-    /// What all workers share.
+    /// The state that all workers share.
     pub app: Arc<App>,
-    /// Its own connections.
+    /// This worker's pool of upstream connections.
     pub pool: Arc<Pool>,
-    /// What it may repeat.
+    /// This worker's retry budget.
     pub budget: RetryBudget,
-    /// Where its callers come in.
+    /// The gate through which callers' connections enter this worker.
     pub entry_gate: Arc<EntryGate>,
 }
 
@@ -86,7 +86,7 @@ impl Worker {
         }
     }
 
-    /// Asks what only the proxy itself wants to know, for as long as it is polled.
+    /// Sends the proxy's own probe reads to GatePay, for as long as this future is polled.
     pub async fn probe(&self) {
         let app = &self.app;
         let ask = || {
@@ -101,8 +101,8 @@ impl Worker {
         probe::watch(self.upstream_call(CallOwner::Proxy), ask).await;
     }
 
-    /// Has another credential of the institution's sign when it is time and GatePay accepts it, for as long as it is
-    /// polled.
+    /// Switches signing to another credential of the institution when its time has come and GatePay accepts that
+    /// credential, for as long as this future is polled.
     pub async fn rotate(&self) {
         let app = &self.app;
         let institution = || Arc::clone(&app.generation.load().institution);
@@ -120,34 +120,34 @@ impl Worker {
     }
 }
 
-/// What a request is told of which a later process could not tell that it was admitted.
+/// The refusal text while admissions cannot be stored for the next process.
 const UNMARKED: &str =
     "admissions cannot be recorded at present; send the same bytes again after Retry-After";
 
-/// What a request is told whose body came too slowly for the slot its connection has.
+/// The refusal text for a body that arrives too slowly to keep its connection slot.
 const GIVES_WAY: &str = "all connections are in use and this body comes slowly; send the same bytes again after Retry-After";
 
-/// What is allowed to go to GatePay.
+/// A call that may be sent to GatePay.
 struct AdmittedCall {
     generation: Arc<Generation>,
     position: usize,
     outbound: Outbound,
-    /// Whether it speaks the institution's form, and is told of institution paths.
+    /// Whether the caller is an operator: operators use the institution's form and are told institution paths.
     operator: bool,
-    /// Whether the answer has to be translated back.
+    /// Whether GatePay's answer has to be translated back into the merchant form.
     translated: bool,
     permit: admit::Permit,
-    /// What is written down of it first.
+    /// The journal entry that is written before the call is sent.
     before: Option<Box<CallIntent>>,
-    /// Room for its body.
+    /// The memory reserved for the body.
     _held: BodyReservation,
 }
 
-/// Why a request goes no further.
+/// Why a request is not processed further.
 enum StopReason {
-    /// It is refused.
+    /// The proxy refuses the request.
     Refused(Refusal),
-    /// Whoever sent it has left.
+    /// The caller has left.
     Gone,
 }
 
@@ -163,7 +163,7 @@ impl From<CallerGone> for StopReason {
     }
 }
 
-/// Begins the record of a request whose head has one reading; gives the caller's address and the known headers too.
+/// Begins the record of a request whose head has one reading. Returns the caller's address and the known headers too.
 fn begin<'h>(
     app: &App,
     peer: &ConnectionPeer,
@@ -174,13 +174,13 @@ fn begin<'h>(
     let lines = KnownHeaders::read(head.lines());
     let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
-        // An answer to HEAD is complete with its head.
+        // The answer to HEAD has no body to relay.
         record.relayed();
     }
     (origin, lines, record)
 }
 
-/// Answers a request for which there is no place among all: nothing of it is read but its head.
+/// Answers a request beyond the limit on concurrent requests: only its head is read.
 pub fn crowded(
     app: &Arc<App>,
     peer: &ConnectionPeer,
@@ -198,7 +198,7 @@ pub fn crowded(
     reply
 }
 
-/// Answers a head that cannot be read in one way.
+/// Refuses a head that has no single reading.
 pub fn unreadable(
     app: &Arc<App>,
     peer: &ConnectionPeer,
@@ -218,7 +218,7 @@ pub fn unreadable(
     reply
 }
 
-/// Answers a request, whatever becomes of it, unless its sender has left.
+/// Answers a request, whatever its outcome, unless the caller has left.
 pub async fn handle<B: RequestBody>(
     worker: &Arc<Worker>,
     peer: &ConnectionPeer,
@@ -248,7 +248,7 @@ pub async fn handle<B: RequestBody>(
             unless_gone(body, leaving).await.ok()?
         }
         Ok(admitted) => {
-            // From here on the call ends by itself: a caller that leaves does not stop what GatePay may be doing.
+            // From here on the call runs in its own task: a caller that leaves does not stop a call already under way.
             let running = RunningGuard::begin(&app.drain);
             let worker = Arc::clone(worker);
             let detached = tokio::spawn(async move {
@@ -258,7 +258,7 @@ pub async fn handle<B: RequestBody>(
             });
             match unless_gone(body, pin!(detached)).await.ok()? {
                 Ok(reply) => reply,
-                // Its record was written as it fell. A caller whose connection is aborted takes nothing for an answer.
+                // The record was written while the task unwound. The connection is aborted: the caller reads no answer.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }
@@ -269,7 +269,7 @@ pub async fn handle<B: RequestBody>(
     Some(reply)
 }
 
-/// From the head to the permit: ingress, route, authenticate, admit, sign.
+/// Takes a request from its head to its permit: ingress, route, authenticate, admit, sign.
 async fn enter(
     worker: &Worker,
     origin: ClientAddress,
@@ -337,7 +337,7 @@ async fn enter(
         }
     };
     record.key(key);
-    // Operators speak the institution's form already.
+    // Operators already use the institution's form.
     let translated = !operator && !operation.is_verbatim();
     let inbound = InboundRequest::uncoded(target.query, *head, body);
     let outbound = outbound(app, (&generation, position), inbound, acting, translated).await;
@@ -355,7 +355,7 @@ async fn enter(
     if journal.is_some_and(|journal| !journal.is_available()) {
         return Err(Refusal::JournalUnavailable.into());
     }
-    // The body may have taken its time: the stamp is judged once more, under the memory's lock.
+    // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = app.clock.unix_ms();
     let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms)?;
     record.admitted();
@@ -376,7 +376,7 @@ async fn enter(
     }))
 }
 
-/// What the journal says of an admitted call before it is sent.
+/// The journal entry about an admitted call, made before the call is sent.
 fn record_before(
     record: &RequestRecord,
     caller: Caller<'_>,
@@ -401,7 +401,7 @@ fn record_before(
     }
 }
 
-/// A verified request, as it is judged.
+/// A verified request, with the parts of it that admission reads.
 struct VerifiedRequest<'a, 'b> {
     caller: &'b Caller<'a>,
     position: usize,
@@ -411,7 +411,7 @@ struct VerifiedRequest<'a, 'b> {
     body: &'b Bytes,
 }
 
-/// Has the record know the key of a refused call of which copies may have been admitted.
+/// Stores the idempotency key of a refused call in the record if an earlier copy of the call may have been admitted.
 async fn remember_key(
     app: &App,
     generation: &Generation,
@@ -425,7 +425,7 @@ async fn remember_key(
     }
 }
 
-/// Whether the caller may make this call, and with this body: whom it is made for, and what was read off the body.
+/// Checks that the caller may make this call with this body; returns the acting account and the facts of the body.
 async fn judge<'a>(
     app: &App,
     generation: &'a Generation,
@@ -461,20 +461,20 @@ async fn judge<'a>(
     Ok((acting, judged))
 }
 
-/// The refusal of a request whose admission a later process could not know of.
+/// The refusal of a stamp that the watermark in the state folder does not cover.
 fn unmarked(record: &mut RequestRecord) -> Refusal {
     record.detail("the state folder cannot be written".to_owned());
     Refusal::Overloaded(UNMARKED)
 }
 
-/// Whether the answer to this call may be in gzip: that to a read whose caller accepts it, if the settings allow it.
+/// Whether GatePay may answer in gzip: only a read, if its caller accepts gzip and the settings allow it.
 fn allows_gzip(app: &App, operation: &Operation, head: &RequestHead<'_>) -> bool {
     app.settings.upstream.accept_encoding == AcceptEncoding::Gzip
         && operation.kind == Kind::Read
         && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str()))
 }
 
-/// What is sent for an admitted call.
+/// Builds the request to GatePay for a verified call.
 async fn outbound(
     app: &App,
     (generation, position): (&Generation, usize),
@@ -509,7 +509,7 @@ async fn outbound(
     Outbound::balance(operation, &inbound, acting, host, body)
 }
 
-/// The body, verified as the caller's: nothing is done with one that is not.
+/// Reads the body and verifies the caller's signature over it. An unverified body is never used.
 async fn receive(
     app: &App,
     origin: ClientAddress,
@@ -542,7 +542,7 @@ async fn receive(
         record.body(body.len());
     }
     if let Some(address) = failing {
-        // Taken only now, so that a slow body holds up nobody else of that address.
+        // Waits only now, so that a slow body does not hold up other callers at the same address.
         let turn = pin!(app.auth_throttle.permit(address));
         let turn = unless_gone(incoming, turn);
         let _turn = record.wait_in(RequestPhase::Body, pin!(turn)).await?;
@@ -554,8 +554,8 @@ async fn receive(
     Ok(body)
 }
 
-/// Refuses a request whose credential is not in force. Its body is read and verified within the same bounds as any other's,
-/// only so that the institution learns whose it is: the answer is the same whatever comes of that.
+/// Refuses a credential that is not in force. The body is read and verified within the same bounds as any other body,
+/// only to name the party to the institution: the answer does not depend on the verification.
 async fn recognize(
     app: &App,
     origin: ClientAddress,
@@ -577,7 +577,7 @@ async fn recognize(
     authenticate::not_in_force().into()
 }
 
-/// Proves the claim of the caller, whatever the length of the body.
+/// Verifies the caller's signature over a body of any length.
 async fn verify(caller: &Caller<'_>, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
     if body.len() <= YIELD_AFTER {
         return caller.verify(payload, body);
@@ -591,7 +591,7 @@ impl AdmittedCall {
     }
 }
 
-/// From the permit to the answer: journal, sign, forward, relay.
+/// Takes a call from its permit to its answer: journal, sign, forward, relay.
 async fn leave(
     worker: &Worker,
     mut admitted: Box<AdmittedCall>,
@@ -675,14 +675,14 @@ async fn leave(
     }
 }
 
-/// An answer of GatePay's that is all there.
+/// An answer of GatePay that has arrived completely.
 struct WholeAnswer {
     head: ResponseHead,
     body: Bytes,
     judgement: AnswerJudgement,
 }
 
-/// What the caller is told of GatePay's whole answer.
+/// Turns GatePay's whole answer into the caller's reply.
 async fn tell(
     worker: &Worker,
     admitted: Box<AdmittedCall>,
@@ -699,7 +699,7 @@ async fn tell(
     let status = head.status.as_u16();
     record.answered(status, &judgement, &body);
     if is_rejection(&judgement) {
-        // Relayed as it is, it would send the tenant looking for the fault in its own key.
+        // Relayed unchanged, this answer would send the tenant looking for the fault in the tenant's own key.
         app.upstream_clock.is_refused();
         let text: Cow<'_, [u8]> = match head.coding {
             ContentCoding::Identity => body[..].into(),
@@ -741,16 +741,16 @@ async fn tell(
     relay::whole(head, body, record, Some(admitted.permit))
 }
 
-/// Whether GatePay judges the institution's own signature, clock or client id.
+/// Whether the answer rejects the institution's own signature, clock or client id.
 fn is_rejection(judgement: &AnswerJudgement) -> bool {
     let rejects = |code: EnvelopeCode| envelope::rejects_institution(code.as_str());
     judgement.verdict != AnswerVerdict::Success && judgement.code.is_some_and(rejects)
 }
 
-/// The longest rejection in gzip that is decoded for the log.
+/// The most bytes to which a rejection in gzip is decoded for the log.
 const REJECTION: usize = 64 * 1024;
 
-/// What the log may know of it.
+/// The part of a rejection that goes to the log: at most 512 characters, and the clock offset if known.
 fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
     let begins = &body[..body.len().min(2048)];
     let mut detail: String = String::from_utf8_lossy(begins).chars().take(512).collect();
@@ -763,7 +763,7 @@ fn rejection(body: &[u8], offset_ms: Option<i64>) -> String {
     detail
 }
 
-/// What became of a call whose answer alone does not say.
+/// Determines the outcome of a call by look-up, where the answer alone does not decide it.
 async fn settle(
     worker: &Worker,
     admitted: &AdmittedCall,
@@ -784,7 +784,7 @@ async fn settle(
     rule.settle(observed).into()
 }
 
-/// What makes the attempts of a call, each under a stamp of its own, which is recorded.
+/// Makes the attempts of a call. Each attempt has its own stamp, which is recorded.
 struct SignedAttempts<'a> {
     outbound: &'a Outbound,
     credential: &'a Credential,
@@ -806,7 +806,7 @@ impl MakeAttempt for SignedAttempts<'_> {
     }
 }
 
-/// The answer to a call that was sent and got none that can be relayed: what became of it, as far as GatePay says.
+/// Answers a call that was sent and has no answer fit to relay: the outcome is looked up at GatePay where possible.
 async fn lose(
     worker: &Worker,
     admitted: &AdmittedCall,
@@ -840,7 +840,7 @@ async fn lose(
     refuse(app, record, refusal)
 }
 
-/// What GatePay has of a call, asked as scheduled until it is there, or `upstream.resolve_ms` or the drain end it.
+/// Looks a call up at GatePay on schedule, until the call is found, or `upstream.resolve_ms` or the drain ends it.
 async fn look_up(
     worker: &Worker,
     admitted: &AdmittedCall,
@@ -871,13 +871,13 @@ async fn look_up(
     let road = worker.upstream_call(CallOwner::LookUp(admitted.permit.tenant_limits()));
     tokio::select! {
         () = resolve::resolve(road, &question, schedule, within, &mut seen, ask) => {}
-        // Then what is known is said while there is time to say it.
+        // The drain deadline is near: answer with the observation so far while there is time.
         () = app.drain.before_deadline(app.settings.drain.deadline) => {}
     }
     seen
 }
 
-/// What to ask about a call with this body.
+/// The look-up question about a call with this body.
 fn question(
     generation: &Generation,
     position: usize,
@@ -889,7 +889,7 @@ fn question(
     LookUpQuestion::about(by, row, &BodyReading::read(operation, query, body))
 }
 
-/// What tells of a call, and its row, if it has one that is on.
+/// The operation's look-up and the row of the look-up operation, if there is such a row and it is on.
 fn look_up_row<'a>(
     generation: &'a Generation,
     operation: &'a Operation,
@@ -899,7 +899,7 @@ fn look_up_row<'a>(
     row.off().is_none().then_some((look_up, row))
 }
 
-/// What to ask before repeating this call, and by which key.
+/// The advice to a caller before a repeat: the query to make, and its key.
 fn advice(
     generation: &Generation,
     operation: &Operation,
@@ -914,15 +914,15 @@ fn advice(
     refusal::advice(operation, look_up, key)
 }
 
-/// What to ask if the path was none of an operation: the signature does not cover it.
+/// The advice if the path belongs to no operation: the signature does not cover the path.
 const ELSEWHERE: &str =
     "look up the call that was first sent with this timestamp and nonce, before anything else";
 
-/// The same if the path is that of a read.
+/// The advice if the path belongs to a read.
 const READ_ELSEWHERE: &str = "a read may be repeated, signed anew; if this timestamp and nonce were first sent with another \
     call, look that one up";
 
-/// What the answer to a refused call has to know of it.
+/// The facts about a refused call that its answer states.
 fn refused_call(record: &mut RequestRecord) -> RefusedCall {
     record.is_in_doubt();
     let doubt = record.doubt().map(|why| DuplicateDoubt {
@@ -974,7 +974,7 @@ mod tests {
         fn size<A, B, C, D, E, F, G>(_: impl Fn(A, B, C, D, E, F) -> G) -> usize {
             size_of::<G>()
         }
-        // What the library keeps of a stream comes on top, and the head, which is counted by itself.
+        // The HTTP/2 library's memory per stream comes on top, and so does the head, which is counted separately.
         let size = size(handle::<Http2Stream>);
         assert!(size <= REQUEST * 2 / 5, "{size} bytes");
     }

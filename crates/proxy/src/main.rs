@@ -1,4 +1,4 @@
-//! The program `gatepay-proxy`: reads the command line, runs one command, and says how it ended by its exit code.
+//! The program `gatepay-proxy`: reads the command line, runs one command, and reports its result by the exit code.
 
 mod command;
 
@@ -37,7 +37,7 @@ enum Command {
     State(command::state::StateCommand),
 }
 
-/// A hundred thousand tenants are a million small texts.
+/// The allocator copes with many small strings: a hundred thousand tenants are about a million of them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

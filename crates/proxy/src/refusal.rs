@@ -1,8 +1,8 @@
-//! Every way the proxy says no. Only this file knows status codes.
+//! Every refusal of the proxy. Only this file knows status codes.
 //!
-//! A refusal answers three questions in three exhaustive matches: [`code`](Refusal::code), `status` and
+//! Three exhaustive matches give a refusal's properties: [`code`](Refusal::code), `status` and
 //! [`blame`](Refusal::blame). Its slug is the same in the answer, the log and the metric label. Callers get a fixed
-//! sentence and measured facts, never what would have been right; the log gets the detail.
+//! sentence and measured facts, never the expected value. The log gets the detail.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,159 +27,159 @@ use crate::admission::replay::EarlierCopy;
 use crate::headers;
 use crate::http1::header_block::HeaderBlock;
 
-/// Why the caller gets no answer of GatePay's.
+/// Why the caller gets a refusal instead of GatePay's answer.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Framing, path or headers that are not one unambiguous request.
+    /// The framing, the path or the headers do not make one unambiguous request.
     MalformedRequest(Cow<'static, str>),
-    /// A body GatePay is certain to refuse, or that two parsers could read in two ways.
+    /// A body that GatePay is certain to refuse, or that two parsers could read differently.
     InvalidBody(String),
     /// A media type the operation does not take.
     UnsupportedMediaType {
-        /// What it takes.
+        /// The media type that the operation takes.
         wanted: &'static str,
     },
-    /// The signature is not this client's over these bytes.
+    /// The signature is not this client's signature over these bytes.
     SignatureMismatch(SignatureMismatch),
     /// The stamp lies outside the window, or below the replay memory's horizon.
     StaleTimestamp(StaleStamp),
-    /// No such client id, or none that is valid now.
+    /// The client id is missing or unknown, or its credential is not valid now.
     UnknownClient(&'static str),
     /// The nonce is empty, too long or not printable.
     MalformedNonce(StampError),
     /// The same stamp was admitted before.
     Replayed {
-        /// What of it was: the subject of a sentence.
+        /// The repeated part of the stamp: the subject of a sentence.
         what: &'static str,
         /// How long ago the first copy was admitted, in milliseconds.
         admitted_ms_ago: u64,
     },
-    /// The header, or a field of query or body, names another account than the tenant's own.
+    /// `X-GatePay-On-Behalf-Of`, or a field of the query or the body, does not fit the account the caller may act for.
     OnBehalfOfMismatch(String),
     /// The tenant's standing is `suspended`.
     TenantSuspended,
     /// The tenant may not call this operation, or it is off.
     OperationNotAllowed(Cow<'static, str>),
-    /// The operation is off; of what turns it on only the log is told.
+    /// The operation is off. Only the log is told how to turn it on.
     OperationOff {
-        /// Its name.
+        /// The operation's name.
         operation: String,
-        /// Why it is off, and what turns it on.
+        /// Why the operation is off, and how to turn it on.
         why: &'static str,
     },
     /// The tenant's own rate is spent.
     RateLimited(RateExceeded),
     /// The tenant's seats are all taken.
     TooManyInFlight {
-        /// How many it has.
+        /// The number of the tenant's seats.
         seats: u32,
     },
-    /// The institution's quota is spent, or this party's share of it while others want theirs.
+    /// The institution's quota is spent, or this party's share of it while other parties want their shares.
     InstitutionQuota(QuotaDenied),
-    /// The proxy itself is full.
+    /// The proxy has reached a limit of its own.
     Overloaded(&'static str),
-    /// No connection to GatePay could be had; nothing was sent.
+    /// No connection to GatePay could be made; nothing was sent.
     UpstreamUnreachable,
-    /// The breaker is open, or this party's own; nothing was sent.
+    /// The institution's circuit breaker or this party's own is open; nothing was sent.
     UpstreamUnavailable(BreakerOpen),
-    /// Sent, and no whole answer came.
+    /// The call was sent, and no whole answer fit to relay came.
     OutcomeUnknown {
-        /// What happened to the connection.
+        /// The fault of the connection or of the answer.
         what: &'static str,
-        /// What to ask, and by which key, before anything else.
+        /// The query to make, and its key, before anything else.
         advice: Cow<'static, str>,
-        /// What GatePay was seen to have of a call that changes something.
+        /// The result of the look-up at GatePay, for a call that changes something.
         observation: Option<LookUpObservation>,
     },
     /// The body did not arrive in time.
     RequestTimeout {
-        /// How long it may take.
+        /// The time limit for the body.
         limit: Duration,
     },
     /// The body is longer than allowed.
     BodyTooLarge {
-        /// How long it may be, in bytes.
+        /// The largest body in bytes.
         limit: u64,
     },
-    /// A fault of the proxy's own.
+    /// A fault of the proxy itself.
     Internal(CallOutcome),
     /// The tenant's credential is not valid from this address.
     AddressNotAllowed,
-    /// No such method and path: what was asked for, fit for a message.
+    /// No operation has this method and path. Holds both, fit for a message.
     UnknownOperation(String),
     /// The head is longer than allowed, or has too many lines.
     HeadTooLarge,
-    /// GatePay refused our own signature, clock or id.
+    /// GatePay refused the institution's own signature, clock or client id.
     InstitutionRejected,
-    /// A run before this one may have admitted this stamp.
+    /// An earlier run of the proxy may have admitted this stamp.
     Starting {
-        /// When a new stamp will be admitted.
+        /// The time until a new stamp is admitted.
         retry: Duration,
     },
     /// The audit journal cannot be written.
     JournalUnavailable,
 }
 
-/// What is known about a signature that does not match: enough to find out which side is wrong.
+/// The facts about a signature that does not match: enough to find out which side is wrong.
 #[derive(Debug)]
 pub enum SignatureMismatch {
     /// The header is not 128 hexadecimal digits.
     Form(SignatureError),
-    /// The MAC over what arrived is another.
+    /// The MAC over the received bytes differs.
     Bytes {
-        /// How many bytes of body were signed over.
+        /// The length of the received body in bytes.
         body_bytes: usize,
         /// SHA-256 of the whole signed string.
         digest: [u8; 32],
     },
 }
 
-/// Which end of time a stamp fell off.
+/// The reason why a stamp is too old or too far ahead.
 #[derive(Debug)]
 pub enum StaleStamp {
-    /// Outside the window.
+    /// The stamp lies outside the window.
     Skew(ClockSkew),
-    /// At or below the horizon of the replay memory.
+    /// The stamp lies at or below the horizon of the replay memory.
     Forgotten,
 }
 
-/// What an answer has to know of the call that is refused, beside the reason.
+/// The facts about the refused call that its answer needs besides the reason.
 #[derive(Debug, Default)]
 pub struct RefusedCall {
-    /// What the call does, if its operation is known.
+    /// The kind of the call, if its operation is known.
     pub kind: Option<Kind>,
-    /// What a successful answer to it looks like, if its operation is known.
+    /// The form of a successful answer to the call, if its operation is known.
     pub answer: Option<AnswerForm>,
-    /// Whether it is known to carry its row's idempotency key.
+    /// Whether the call is known to carry the idempotency key of its operation.
     pub has_key: bool,
-    /// Why another copy of it may have been executed, if one may.
+    /// Why another copy of the call may have been executed, if that is possible.
     pub doubt: Option<DuplicateDoubt>,
-    /// The request's id, as it stands in `X-Request-Id`.
+    /// The request's id, as sent in `X-Request-Id`.
     pub request_id: [u8; 32],
 }
 
-/// Another copy of a refused call was or may be executed.
+/// The doubt that another copy of a refused call was or may be executed.
 #[derive(Debug)]
 pub struct DuplicateDoubt {
-    /// Which copy.
+    /// The other copy in question.
     pub why: EarlierCopy,
-    /// What to ask, and by which key, to learn what became of it.
+    /// The query to make, and its key, to learn the outcome of that copy.
     pub advice: Cow<'static, str>,
 }
 
-/// What became of the call, as far as is known. "Not executed" and "unknown" are different facts.
+/// The outcome of the call, as far as is known. "Not executed" and "unknown" are different facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// Nothing with this stamp was or can have been executed, by this delivery or any other that arrived; or GatePay
-    /// refused it before acting. Safe to repeat, signed anew.
+    /// No call with this stamp was or can have been executed, by this delivery or any other that arrived; or GatePay
+    /// refused the call before acting. A repeat, signed anew, is safe.
     NotExecuted,
-    /// GatePay may have acted on it.
+    /// GatePay may have acted on the call.
     Unknown,
-    /// It was unknown, then looked up: GatePay has it.
+    /// The outcome was unknown, then the call was looked up: GatePay has it.
     Found,
-    /// GatePay accepted it. It does not say that the money arrived.
+    /// GatePay accepted the call. This does not mean that the money arrived.
     Executed,
-    /// GatePay refused it, and not because of an earlier delivery.
+    /// GatePay refused the call, and not because of an earlier delivery.
     Refused,
 }
 
@@ -193,19 +193,19 @@ impl From<SettledCall> for CallOutcome {
     }
 }
 
-/// Whose fault it is; decides the level of the log line.
+/// The side at fault; decides the level of the log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// Whoever sent the request.
+    /// The caller that sent the request.
     Caller,
-    /// GatePay, or the way to it.
+    /// GatePay, or the network path to it.
     Upstream,
-    /// This program or its operator.
+    /// This proxy or its operator.
     Us,
 }
 
 impl Refusal {
-    /// Nothing answers this method and path. Both are the caller's: they are cut to a length, and escaped.
+    /// No operation has this method and path. The caller chose both texts, so they are cut to a length and escaped.
     pub fn unknown_operation(method: &str, path: &str) -> Self {
         let part = |text: &str, most: usize| {
             let mut part: String = text
@@ -221,7 +221,7 @@ impl Refusal {
         Self::UnknownOperation(format!("{} {}", part(method, 16), part(path, 128)))
     }
 
-    /// What only the log is told: what the institution can do about it.
+    /// The detail for the log alone: how the institution can resolve the refusal.
     pub fn detail(&self) -> Option<&'static str> {
         match self {
             Self::OperationOff { why, .. } => Some(why),
@@ -229,7 +229,7 @@ impl Refusal {
         }
     }
 
-    /// Slug and envelope code (design, refusal table): GatePay's own code where it has one for the cause.
+    /// The slug and the envelope code (design, refusal table): GatePay's own code if GatePay has one for the cause.
     pub fn code(&self) -> (&'static str, &'static str) {
         match self {
             Self::MalformedRequest(_) => ("malformed_request", "400001"),
@@ -295,7 +295,7 @@ impl Refusal {
         }
     }
 
-    /// Whose fault it is.
+    /// The side at fault.
     pub fn blame(&self) -> Blame {
         match self {
             Self::MalformedRequest(_)
@@ -329,8 +329,8 @@ impl Refusal {
         }
     }
 
-    /// What became of this delivery of the call. Another copy may have been executed: that is [`DuplicateDoubt`]'s to say, except
-    /// of a replayed stamp, whose first copy was admitted.
+    /// The outcome of this delivery of the call. Another copy may have been executed: [`DuplicateDoubt`] covers that,
+    /// except for a replayed stamp, as its first copy was admitted.
     pub fn outcome(&self) -> CallOutcome {
         match self {
             Self::OutcomeUnknown {
@@ -347,7 +347,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the request is not from who it claims to be from.
+    /// Whether the request fails to prove its claimed identity.
     pub fn is_failed_authentication(&self) -> bool {
         matches!(self, Self::UnknownClient(_) | Self::SignatureMismatch(_))
     }
@@ -357,7 +357,7 @@ impl Refusal {
         self.code().0
     }
 
-    /// When to come back, in whole seconds, never 0.
+    /// The wait before a retry, in whole seconds, at least 1.
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
             Self::RateLimited(spent) | Self::InstitutionQuota(QuotaDenied::Rate(spent)) => {
@@ -396,7 +396,7 @@ impl Refusal {
         })
     }
 
-    /// What becomes of the call in the light of other copies of it.
+    /// The outcome of the call, with the doubt about other copies included.
     fn outcome_of(&self, call: &RefusedCall) -> CallOutcome {
         match (self.outcome(), &call.doubt) {
             (CallOutcome::NotExecuted, Some(_)) => CallOutcome::Unknown,
@@ -404,7 +404,7 @@ impl Refusal {
         }
     }
 
-    /// What a caller reads: the sentence, and what the headers say. Many clients show no header.
+    /// The message for the caller: the sentence, then the values of the headers. Many clients show no header.
     fn message(&self, outcome: CallOutcome, call: &RefusedCall) -> String {
         let wait = self.retry_after();
         let wait = wait.map_or_else(String::new, |seconds| format!("Retry-After: {seconds} s; "));
@@ -416,15 +416,15 @@ impl Refusal {
         )
     }
 
-    /// What happened, and what the caller is told to do about it.
+    /// The cause of the refusal, and the advice to the caller.
     fn sentence(&self, call: &RefusedCall) -> String {
         let text = match self {
-            // Only the caller is told what it asked for: it may be anything, and a log keeps it.
+            // Only the caller is told the method and path it sent: they may hold any text, and a log keeps its lines.
             Self::UnknownOperation(what) => format!("{self}: {what}"),
             _ => self.to_string(),
         };
         match (&call.doubt, self) {
-            // It says so itself.
+            // The text already states the outcome and the advice.
             (_, Self::OutcomeUnknown { .. }) => text,
             (Some(DuplicateDoubt { advice, .. }), Self::Replayed { .. }) => format!(
                 "{text}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
@@ -439,7 +439,7 @@ impl Refusal {
         }
     }
 
-    /// The answer: status, lines and envelope.
+    /// The answer: status, header lines and body with the envelope.
     ///
     /// # Panics
     /// Never: strings always serialize.
@@ -453,15 +453,15 @@ impl Refusal {
         let is_open = outcome != CallOutcome::NotExecuted && call.kind != Some(Kind::Read);
         let status = match (statuses, call.answer) {
             (RefusalStatus::Gatepay, _) if is_open => {
-                // What GatePay itself says when it does not know: repeat with the same parameters. Without a key that
-                // would be a second call.
+                // GatePay itself answers this code when it does not know: repeat with the same parameters. Without a
+                // key that would be a second call.
                 if call.has_key {
                     code = "400000";
                 }
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             (RefusalStatus::Gatepay, Some(AnswerForm::Envelope)) => StatusCode::OK,
-            // Where a successful answer has no envelope, or may have none, a client takes any 200 for one: for an
+            // If a successful answer has no envelope, or may have none, a client takes any 200 for success: for an
             // empty balance, for example.
             (RefusalStatus::Gatepay, Some(AnswerForm::Bare) | None) | (RefusalStatus::Http, _) => {
                 self.status()
@@ -478,7 +478,7 @@ impl Refusal {
 
         let mut lines = HeaderBlock::default();
         lines.add(&header::CONTENT_TYPE, "application/json");
-        // JSON, whatever a browser that was led here makes of it.
+        // A browser must read the answer as JSON only.
         lines.add(&header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         lines.add(&headers::REFUSAL, slug);
         lines.add(&headers::OUTCOME, outcome.as_str());
@@ -634,7 +634,7 @@ impl fmt::Display for StaleStamp {
 }
 
 impl CallOutcome {
-    /// The word in `X-Gatepay-Proxy-Outcome`.
+    /// The value of `X-Gatepay-Proxy-Outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotExecuted => "not-executed",
@@ -646,13 +646,13 @@ impl CallOutcome {
     }
 }
 
-/// What an answer of this status names in `WWW-Authenticate`: a 401 has to name a scheme (RFC 9110, 11.6.1).
+/// The value of `WWW-Authenticate` for this status: a 401 has to name a scheme (RFC 9110, 11.6.1).
 pub fn challenge(status: StatusCode) -> Option<&'static str> {
     (status == StatusCode::UNAUTHORIZED).then_some(headers::SCHEME)
 }
 
-/// The status under which an answer of GatePay's is relayed. Clients that read only the envelope take any other than 500
-/// for the end of the matter.
+/// The status under which GatePay's answer is relayed. Clients that read only the envelope take any status other than
+/// 500 for a final outcome.
 pub fn relayed_status(
     statuses: RefusalStatus,
     status: StatusCode,
@@ -664,8 +664,8 @@ pub fn relayed_status(
     }
 }
 
-/// `RateLimit-Policy` and `RateLimit` of a rate: a burst and the time in which as much comes back; what is left, and when
-/// to come back if it is nothing.
+/// `RateLimit-Policy` and `RateLimit` of a rate. The policy is the burst and the seconds in which that much comes back.
+/// The limit is the tokens left and, if none are, the seconds until a retry.
 pub fn limit_lines(name: &str, rate: Rate, left: u32, reset: Option<u64>) -> (String, String) {
     let window = rate.burst.get().div_ceil(rate.per_second.get());
     let reset = reset
@@ -677,7 +677,7 @@ pub fn limit_lines(name: &str, rate: Rate, left: u32, reset: Option<u64>) -> (St
     )
 }
 
-/// What a caller should ask before it repeats, and by which key: from the row, with the key's value if it has one.
+/// The query a caller should make before a repeat, and its key: from the catalogue row, with the key's value if known.
 pub fn advice(
     operation: &gatepay_core::Operation,
     look_up: Option<(Method, &str)>,

@@ -1,8 +1,9 @@
-//! Gate: which requests may see and change more than probes and Prometheus.
+//! Gate: which requests may use more of the admin listener than probes and metrics.
 //!
-//! With `admin.token` or an `[[admin.operator]]` those that present one of their tokens. Without any, those that came to a loopback listener under a loopback name:
-//! a browser on this machine can be made to send a request here, by a page that points at this address or whose own name
-//! was made to lead here (DNS rebinding), but the request then names that page's host, or its origin.
+//! With `admin.token` or an `[[admin.operator]]`, a request has to present one of those tokens. Without any token, it
+//! has to come to a loopback listener under a loopback name. A page in a browser on this machine can send a request
+//! here, because the page points at this address or because its own name was made to resolve here (DNS rebinding).
+//! Such a request names that page's host or its origin.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,31 +16,31 @@ use http::header::{self, HeaderMap};
 use http::{Method, Request, Version};
 use zeroize::Zeroizing;
 
-/// Which requests are let through.
+/// The access check of the admin listener.
 pub(super) struct AdminGate {
-    /// Whether the listening socket's own address is this machine's alone.
+    /// Whether the listening socket is bound to a loopback address.
     pub(super) is_local: bool,
 }
 
-/// Why one is not.
+/// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AdminDenial {
-    /// More than one Host, or none where HTTP/1.1 wants one.
+    /// The request has more than one Host, or none though HTTP/1.1 requires it.
     Malformed,
-    /// Nothing but probes and metrics answers on this address.
+    /// Only probes and metrics are answered on this address.
     Address,
-    /// It is for a name that is not this machine's.
+    /// The request is for a host name that is not a loopback name.
     Name,
-    /// A page of another site in a browser sends it.
+    /// A browser sends the request for a page of another site.
     Browser,
     /// The token is missing or wrong.
     Token,
-    /// The same, of the page: a browser can ask for it.
+    /// The token of a page request is missing or wrong: a browser can ask its user for it.
     PageToken,
 }
 
 impl AdminGate {
-    /// Under which name a request may see and do the rest, or why it may not.
+    /// The operator name under which a request may read and act, or why the request is denied.
     pub(super) fn admits<B>(
         &self,
         request: &Request<B>,
@@ -69,7 +70,7 @@ impl AdminGate {
         if !name.is_some_and(is_loopback_name) {
             return Some(AdminDenial::Name);
         }
-        // No operator's tool sends these. Of a browser's pages only our own may ask, and only look.
+        // No operator's tool sends these headers. Among browser pages only the proxy's own page may ask, and only read.
         let headers = request.headers();
         let browser =
             headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
@@ -79,7 +80,7 @@ impl AdminGate {
         (browser && !own_page).then_some(AdminDenial::Browser)
     }
 
-    /// Why a request may not have the page, which has no figures of its own: what leads here from elsewhere may show it.
+    /// Why a request may not have the status page. The page holds no figures, so links from other sites may open it.
     pub(super) fn denies_page<B>(
         &self,
         request: &Request<B>,
@@ -103,12 +104,12 @@ impl AdminGate {
     }
 }
 
-/// Whether a request with this method only looks.
+/// Whether a request with this method only reads.
 pub(super) fn is_look(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The name a request is for (RFC 9112, 3.2 and 3.3): that of its target, else of its one Host. HTTP/1.1 has one.
+/// The host name of a request (RFC 9112, 3.2 and 3.3): from its target, else from its Host, which HTTP/1.1 requires.
 pub(super) fn named<B>(request: &Request<B>) -> Result<Option<&str>, AdminDenial> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
@@ -122,7 +123,7 @@ pub(super) fn named<B>(request: &Request<B>) -> Result<Option<&str>, AdminDenial
     host.transpose()
 }
 
-/// Whether a name with or without a port is `localhost` or a loopback address, and nothing else with it.
+/// Whether a host name, with or without a port, is exactly `localhost` or a loopback address.
 fn is_loopback_name(name: &str) -> bool {
     let (host, port) = match name.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -144,7 +145,7 @@ fn is_loopback_name(name: &str) -> bool {
     loopback && is_port(port)
 }
 
-/// Whether this is nothing, or a colon and a port.
+/// Whether the text is empty, or a colon and a port.
 fn is_port(text: &str) -> bool {
     let digits = text.strip_prefix(':');
     text.is_empty()
@@ -154,7 +155,7 @@ fn is_port(text: &str) -> bool {
         })
 }
 
-/// Whether a browser sends it for a page that did not come from here, `name` being what it takes us for.
+/// Whether a browser sends the request for a page of another site; `name` is the host name of the request.
 fn is_foreign(headers: &HeaderMap, name: Option<&str>) -> bool {
     let elsewhere = headers
         .get_all("sec-fetch-site")
@@ -169,19 +170,20 @@ fn is_foreign(headers: &HeaderMap, name: Option<&str>) -> bool {
     elsewhere || origins.iter().any(|origin| own(origin) != Some(true))
 }
 
-/// Whether anybody has a token.
+/// Whether any token is configured.
 fn has_tokens(admin: &Admin) -> bool {
     admin.token.is_some() || !admin.operators.is_empty()
 }
 
-/// A name that no operator can have.
+/// A reserved name, which no operator can have.
 fn reserved(name: &str) -> PartyId {
     PartyId::parse(name).expect("reserved names are names")
 }
 
-/// The name of whoever has the token that a request presents.
+/// The name of the operator with the presented token.
 ///
-/// It is compared with all of them, each in constant time, so that the time says neither what fits nor whose it is.
+/// The presented token is compared with every configured token in constant time, so that the duration reveals neither
+/// a partial match nor the owner.
 fn presenter<B>(request: &Request<B>, admin: &Admin) -> Option<PartyId> {
     let presented = presented(request)?;
     let shared = admin.token.iter();
@@ -197,7 +199,7 @@ fn presenter<B>(request: &Request<B>, admin: &Admin) -> Option<PartyId> {
     found
 }
 
-/// The token that is presented: as `Bearer`, or to look also as the password of `Basic`, for which browsers ask.
+/// The presented token: as `Bearer`, or on reads also as the password of `Basic`, for which browsers can prompt.
 fn presented<B>(request: &Request<B>) -> Option<SigningKey> {
     let mut lines = request.headers().get_all(header::AUTHORIZATION).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
@@ -214,7 +216,7 @@ fn presented<B>(request: &Request<B>) -> Option<SigningKey> {
     Some(SigningKey::new(&SecretKey::new(presented).ok()?))
 }
 
-/// The password of `Basic`, whoever the user is.
+/// The password of `Basic`; the user name is ignored.
 fn password(encoded: &str) -> Option<Zeroizing<String>> {
     let decoded = Zeroizing::new(STANDARD.decode(encoded.trim()).ok()?);
     let (_, password) = str::from_utf8(&decoded).ok()?.split_once(':')?;

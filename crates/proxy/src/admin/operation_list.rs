@@ -1,10 +1,10 @@
-//! Rows of the catalogue, as programs read them: what `operations --json` prints and the admin listener answers.
+//! Operation list: catalogue rows as JSON, as `operations --json` prints them and the admin listener answers.
 
 use gatepay_core::operation::OperationScope;
 use gatepay_core::{Kind, Operation};
 use serde_json::json;
 
-/// Whether a row can be called, and by whom.
+/// The callers that may call a row: `operators`, or for a tenant row `on` or `off`.
 pub fn state(row: &Operation) -> &'static str {
     match (row.scope, row.off()) {
         (OperationScope::Institution, _) => "operators",
@@ -13,7 +13,7 @@ pub fn state(row: &Operation) -> &'static str {
     }
 }
 
-/// All of a row; fields are only added.
+/// A whole row as a JSON object. Fields are only ever added.
 pub fn object(row: &Operation) -> serde_json::Value {
     json!({
         "name": row.name,

@@ -1,10 +1,10 @@
-//! Places: how many connections the admin listener serves, which of them gives way when there are too many, and how long
-//! one may take.
+//! Places: the connection slots of the admin listener, their eviction when all are taken, and the time limits of a
+//! connection.
 //!
-//! What a connection will ask for is known only once it has asked, so no place can be kept for probes. A new connection
-//! gets one in any case: when all are taken, one on which the proxy waits for its peer (for a request, or until an answer
-//! is taken) gives way, the longest of those of the address that has most. So a probe always gets in, and it needs no more
-//! than a moment.
+//! The purpose of a connection is known only once it has sent a request, so no slot can be reserved for probes. A new
+//! connection gets a slot in any case. If all are taken, the listener evicts a connection on which the proxy waits for
+//! its peer (for a request, or for the answer to be taken): the longest such wait of the address that has most of
+//! them. So a probe always gets a slot, and it needs the slot only for a moment.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,33 +17,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
-/// Scrapes and probes are few; more connections than this are a fault or an attack.
+/// The number of connection slots. Scrapes and probes are few; more connections than this are a fault or an attack.
 const CONNECTIONS: usize = 64;
-/// How many requests to look at something are worked on at once; the others queue. Probes need no turn.
+/// The number of read requests worked on at once; further requests queue. Probes need no turn.
 const LOOKS: usize = 8;
-/// Likewise of those that change something: they may take their time, and must not keep anybody from looking.
+/// The number of change requests worked on at once. They may be slow and must not delay read requests.
 const CHANGES: usize = 4;
-/// From the first byte of a head, or the beginning of a connection, until the answer is written.
+/// The time limit from the first byte of a head, or the start of the connection, until the answer is written.
 const EXCHANGE: Duration = Duration::from_mins(1);
-/// How long a connection may be idle between two exchanges: Prometheus asks every minute or more often.
+/// The idle timeout between two exchanges: Prometheus scrapes every minute or more often.
 const IDLE: Duration = Duration::from_secs(75);
-/// How often a connection is compared with its deadline.
+/// The interval at which a connection's deadline is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Every connection's place.
+/// The slots of all admin connections, and the turns of their requests.
 pub(super) struct AdminConnections {
     all: Mutex<Vec<Arc<AdminSlot>>>,
     looks: Semaphore,
     changes: Semaphore,
 }
 
-/// One connection's place. It gives it back when it is dropped.
+/// The slot of one connection, given back when this is dropped.
 pub(super) struct AdminSlotGuard {
     places: Arc<AdminConnections>,
     place: Arc<AdminSlot>,
 }
 
-/// How far along a connection is.
+/// The state of one connection: its peer, its stage and the start of its time limit.
 pub(super) struct AdminSlot {
     address: IpAddr,
     now: Mutex<(AdminSlotStage, Instant)>,
@@ -52,7 +52,7 @@ pub(super) struct AdminSlot {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AdminSlotStage {
-    /// The last answer is written, and nothing of another request was read.
+    /// The last answer is written, and no byte of another request was read.
     Idle,
     /// A request is being read, or waits for its turn.
     Asking,
@@ -71,8 +71,8 @@ impl AdminConnections {
         }
     }
 
-    /// A place for a connection from this address; if none was free, another connection has given way. None if all of
-    /// them are being worked for.
+    /// Takes a slot for a connection from this address. If none is free, another connection is evicted. Returns `None`
+    /// if a request of every connection is being worked on.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<AdminSlotGuard> {
         let place = Arc::new(AdminSlot::of(address));
         let mut all = self.lock();
@@ -88,8 +88,8 @@ impl AdminConnections {
         })
     }
 
-    /// A turn to be worked for, with all others that only look or all others that change something. Meanwhile the
-    /// connection does not give way.
+    /// Waits for a turn: read requests share one queue, change requests another. During its turn a connection is not
+    /// evicted.
     pub(super) async fn turn<'a>(
         &'a self,
         place: &'a AdminSlot,
@@ -109,7 +109,7 @@ impl AdminConnections {
     }
 }
 
-/// Which connection gives way: of those that are waited for, the one that has been for longest, of the address that has
+/// The index of the connection to evict: among those that the proxy waits for, the longest wait of the address that has
 /// most of them.
 fn longest_wait(all: &[Arc<AdminSlot>]) -> Option<usize> {
     let waiting: Vec<_> = all
@@ -145,7 +145,7 @@ impl Drop for AdminSlotGuard {
 }
 
 impl AdminSlot {
-    /// A connection that has just begun: it is expected to ask.
+    /// The slot of a new connection, which is expected to send a request.
     fn of(address: IpAddr) -> Self {
         Self {
             address,
@@ -154,7 +154,7 @@ impl AdminSlot {
         }
     }
 
-    /// Waits until the connection has to end: it takes too long, or gives way to another.
+    /// Waits until the connection has to end: its time limit has passed, or it is evicted.
     pub(super) async fn ends(&self) {
         tokio::select! {
             () = self.gives_way.notified() => {}
@@ -179,12 +179,12 @@ impl AdminSlot {
         }
     }
 
-    /// A request is there, or begins to be.
+    /// Notes that bytes of a request have arrived.
     pub(super) fn asks(&self) {
         self.enter(AdminSlotStage::Asking);
     }
 
-    /// Its answer is there, and is about to be written.
+    /// Notes that the answer is ready to be written.
     pub(super) fn answers(&self) {
         self.lock().0 = AdminSlotStage::Answering;
     }
@@ -197,7 +197,7 @@ impl AdminSlot {
         }
     }
 
-    /// All that was to be written is written.
+    /// Notes that the answer is written completely.
     fn written(&self) {
         let mut now = self.lock();
         if now.0 == AdminSlotStage::Answering {
@@ -210,7 +210,7 @@ impl AdminSlot {
     }
 }
 
-/// What a request holds while it is worked on.
+/// The turn of a request that is being worked on.
 pub(super) struct AdminRequestGuard<'a> {
     place: &'a AdminSlot,
     _permit: SemaphorePermit<'a>,
@@ -222,7 +222,7 @@ impl Drop for AdminRequestGuard<'_> {
     }
 }
 
-/// A connection's bytes, which say how far along it is.
+/// A connection's byte stream, which updates the connection's stage.
 pub(super) struct ObservedStream<S> {
     pub(super) stream: S,
     pub(super) place: Arc<AdminSlot>,
@@ -297,7 +297,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             taken.push(places.take(address(1)).unwrap());
         }
-        // The first has a turn, so it is the second that has waited for longest.
+        // The first connection has a turn, so the second one has the longest wait.
         let turn = places.turn(taken[0].place(), false).await;
         let new = places.take(address(3)).unwrap();
         assert_eq!(places.lock().len(), CONNECTIONS);

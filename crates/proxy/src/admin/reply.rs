@@ -7,7 +7,7 @@ use serde::Serialize;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An answer, all of it at hand.
+/// An admin answer with its whole body in memory.
 pub(super) type AdminResponse = Response<Full<Bytes>>;
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse {

@@ -1,7 +1,7 @@
-//! Status: how things are now, for people. The page at `/` of the admin listener shows it, and `/status` says it to
-//! programs; its fields are only added to.
+//! Status: the current state of the proxy. The page at `/` of the admin listener shows it to people, and `/status`
+//! gives it to programs. Its fields are only added to.
 //!
-//! Nothing is measured for it: it compares what is counted anyway with what was counted when somebody looked before.
+//! The status needs no measurement of its own: it compares the metrics with an earlier snapshot of them.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -31,21 +31,21 @@ use crate::process::drain::DrainPhase;
 use crate::process::heartbeat::StalledWorkers;
 use crate::prom::outcome::RequestOutcome;
 
-/// The page: one file, which fetches `/status` and nothing else.
+/// The status page: one file, which fetches only `/status`.
 pub const PAGE: &str = include_str!("page.html");
 
-/// A look compares with the oldest that is at most this old.
+/// A status compares with the oldest snapshot of at most this age.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Looks that come faster are not kept: many may be looking.
+/// The least time between two kept snapshots, since many clients may poll the status.
 const APART: Duration = Duration::from_secs(2);
-/// How many of the busiest are named.
+/// The number of parties or credentials that a list of the status names at most.
 const BUSIEST: usize = 15;
-/// Parties are named as refused for as long after a refusal.
+/// The time after its last refusal during which a party is listed as refused.
 const REFUSED_LATELY: Duration = Duration::from_mins(10);
-/// How many of those suspended by hand are.
+/// The number of parties suspended by hand that the status names at most.
 const SUSPENDED: usize = 100;
 
-/// What runs in the page and how it looks, and no more: by their digests.
+/// The content security policy of the page: it allows the page's own script and style alone, by their digests.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let digest = |element: &str| {
         let inside = PAGE
@@ -63,7 +63,7 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("it is visible ASCII")
 });
 
-/// What was counted when somebody looked.
+/// Snapshots of the metrics from earlier status requests.
 #[derive(Default)]
 pub struct SnapshotHistory(Mutex<VecDeque<StatusSnapshot>>);
 
@@ -74,7 +74,7 @@ struct StatusSnapshot {
 }
 
 impl SnapshotHistory {
-    /// How things are now.
+    /// The current status, compared with an earlier snapshot.
     pub fn look(&self, app: &App) -> StatusReport {
         let process = app.metrics.process.look();
         let now = StatusSnapshot {
@@ -99,7 +99,7 @@ impl SnapshotHistory {
                 now.cpu - before.cpu,
             )
         } else {
-            // Nobody has looked lately, or only just now: then it is everything since the start.
+            // There is no recent snapshot that is old enough: the window is then the whole time since the start.
             let up = app.clock.unix_ms().saturating_sub(app.began_ms);
             (now.totals.clone(), Duration::from_millis(up), now.cpu)
         };
@@ -227,7 +227,7 @@ fn status(
     status
 }
 
-/// Who takes most of the quota, and what all take together.
+/// The parties that use most of the quota, and the total use of all parties.
 fn busiest(generation: &Generation) -> (Vec<BusyTenant>, f64) {
     let lanes = generation
         .all_tenant_limits()
@@ -247,7 +247,7 @@ fn busiest(generation: &Generation) -> (Vec<BusyTenant>, f64) {
     (busy.into_iter().map(named).collect(), used)
 }
 
-/// Which parties were refused something lately, and why, since the start.
+/// The parties with recent refusals, with their refusals since the start by cause.
 fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
     let lately = |last_ms: &u64| {
         let ago = now_ms.saturating_sub(*last_ms);
@@ -269,7 +269,7 @@ fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
     refused.into_iter().map(named).collect()
 }
 
-/// The first parties of which this is so.
+/// The ids of the first parties for which `is_so` holds.
 fn named(generation: &Generation, is_so: impl Fn(&TenantLimits) -> bool) -> Vec<String> {
     let lanes = generation.all_tenant_limits().enumerate();
     let lanes = lanes.filter(|(_, lane)| is_so(lane)).take(BUSIEST);
@@ -277,7 +277,7 @@ fn named(generation: &Generation, is_so: impl Fn(&TenantLimits) -> bool) -> Vec<
     lanes.map(id).collect()
 }
 
-/// Who is suspended by hand.
+/// The parties that are suspended by hand.
 fn suspensions(suspensions: &Suspensions) -> ByHand {
     let all = suspensions.all();
     let some = all.iter().take(SUSPENDED);
@@ -293,7 +293,7 @@ fn suspensions(suspensions: &Suspensions) -> ByHand {
     }
 }
 
-/// Credentials that sign requests though they are not in force, for the longest time first.
+/// Credentials that sign requests though they are not in force, those with the longest such use first.
 fn not_in_force(generation: &Generation, now_ms: u64) -> Vec<KeyNotInForce> {
     let all = generation
         .credentials()
@@ -319,7 +319,7 @@ fn not_in_force(generation: &Generation, now_ms: u64) -> Vec<KeyNotInForce> {
     all.into_iter().map(named).collect()
 }
 
-/// Those that were used last.
+/// The credentials that were used last.
 fn credentials(generation: &Generation) -> Vec<CredentialReport> {
     let all = generation.credentials();
     let mut used: Vec<_> = all
@@ -338,7 +338,7 @@ fn credentials(generation: &Generation) -> Vec<CredentialReport> {
         .collect()
 }
 
-/// Why requests were refused, ever, those of now first.
+/// The causes of refusals since the start, those in the current window first.
 fn refusals(totals: &MetricTotals, since: &MetricTotals) -> Vec<RefusalCount> {
     let both = totals.refusals().zip(since.refusals());
     let mut refusals: Vec<_> = both

@@ -1,4 +1,4 @@
-//! The status as programs read it: fields are only added.
+//! Status report: the JSON of `/status`. Fields are only ever added.
 
 use serde::Serialize;
 
@@ -8,28 +8,28 @@ use crate::generation::refusal_counts::RefusalView;
 use crate::generation::reload_status::ReloadState;
 use crate::generation::tenant_limits::TenantLimitsView;
 
-/// How things are.
+/// The state of the proxy at one moment.
 #[derive(Serialize)]
 pub struct StatusReport {
     pub(super) version: &'static str,
     pub(super) now_ms: u64,
     pub(super) started_ms: u64,
     pub(super) phase: &'static str,
-    /// What somebody should know, the worst first.
+    /// The current problems, the worst first.
     pub(super) problems: Vec<StatusProblem>,
-    /// How long ago the look was that this one is compared with.
+    /// The age in seconds of the snapshot that this status is compared with.
     pub(super) window_seconds: f64,
     pub(super) tenants_total: usize,
     pub(super) traffic: TrafficReport,
     pub(super) latency_ms: LatencyReport,
     pub(super) refusals: Vec<RefusalCount>,
-    /// The busiest, by what they take of the institution's quota.
+    /// The busiest tenants, by their use of the institution's quota.
     pub(super) tenants: Vec<BusyTenant>,
-    /// Those that were refused something lately, the most often refused first.
+    /// Parties with recent refusals, the most often refused first.
     pub(super) refused_tenants: Vec<RefusedParty>,
-    /// Those that sign requests though they are not in force; not more than some.
+    /// Credentials that sign requests though they are not in force; a limited number.
     pub(super) not_in_force: Vec<KeyNotInForce>,
-    /// Those that were used last.
+    /// The credentials that were used last.
     pub(super) credentials: Vec<CredentialReport>,
     pub(super) quota: QuotaReport,
     pub(super) upstream: UpstreamReport,
@@ -116,7 +116,7 @@ pub(super) struct KeyNotInForce {
     pub(super) last_ms: u64,
     pub(super) not_before_ms: Option<u64>,
     pub(super) not_after_ms: Option<u64>,
-    /// Why it is not, as the end of a sentence.
+    /// Why the credential is not in force, as the end of a sentence.
     #[serde(skip)]
     pub(super) why: String,
 }
@@ -128,14 +128,14 @@ pub(super) struct QuotaReport {
     pub(super) used: f64,
     pub(super) left: i64,
     pub(super) active: u32,
-    /// Parties whose own rate is lowered, for GatePay pushed them back; not more than some.
+    /// Parties with a lowered rate, because GatePay pushed them back; a limited number.
     pub(super) pushed_back: Vec<String>,
 }
 
 #[derive(Serialize)]
 pub(super) struct UpstreamReport {
     pub(super) breaker_open: bool,
-    /// Parties whose own breaker is open; not more than some.
+    /// Parties with an open circuit breaker of their own; a limited number.
     pub(super) failing: Vec<String>,
     pub(super) connections: i64,
     pub(super) clock_offset_ms: Option<i64>,
@@ -156,14 +156,14 @@ pub(super) struct JournalReport {
 
 #[derive(Default, Serialize)]
 pub(super) struct WorkerReport {
-    /// Those that have not turned for a second.
+    /// The number of workers that made no progress for a second.
     pub(super) stalled: usize,
     pub(super) longest_stall_seconds: f64,
 }
 
 #[derive(Serialize)]
 pub(super) struct ProcessReport {
-    /// Of a core.
+    /// The processor use as a fraction of one core.
     pub(super) cpu: f64,
     pub(super) resident_bytes: i64,
     pub(super) open_files: i64,
@@ -171,14 +171,14 @@ pub(super) struct ProcessReport {
     pub(super) lines_dropped: u64,
 }
 
-/// Something that is not as it should be.
+/// A problem of the proxy, its configuration or its surroundings.
 #[derive(Serialize)]
 pub(super) struct StatusProblem {
     pub(super) severity: ProblemSeverity,
     pub(super) text: String,
 }
 
-/// How bad that is: the worst first.
+/// The severity of a problem, the worst first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ProblemSeverity {
@@ -189,9 +189,9 @@ pub(super) enum ProblemSeverity {
 #[derive(Serialize)]
 pub(super) struct ByHand {
     pub(super) count: usize,
-    /// Whether a restart would know of all of them.
+    /// Whether the state folder holds all suspensions, so that a restart keeps them.
     pub(super) kept: bool,
-    /// Not more than some.
+    /// The suspended parties; a limited number.
     pub(super) parties: Vec<SuspendedParty>,
 }
 

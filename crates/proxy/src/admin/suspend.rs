@@ -1,8 +1,8 @@
-//! `POST /-/suspend` and `POST /-/resume`: the kill switch, which waits for no file.
+//! `POST /-/suspend` and `POST /-/resume`: the kill switch, which takes effect without any change to a file.
 //!
-//! To suspend takes effect before anything else is done, and whatever fails afterwards. To resume is written down first,
-//! in the audit journal and in the state folder, and not done if that fails. Either goes on to its end although its caller
-//! leaves.
+//! A suspension takes effect first, before it is written, and stays in effect whatever fails afterwards. A resumption
+//! is first written to the audit journal and the state folder, and is not done if that fails. Both run to their end
+//! even if the caller leaves.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,37 +22,37 @@ use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy};
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::process::state_dir::Suspension;
 
-/// How long the disk is waited for before it is said that it has not answered.
+/// The timeout for the disk, after which the answer says that the disk did not respond.
 const DISK: Duration = Duration::from_secs(5);
 
-/// Who asks for it.
+/// The operator that asks for a change.
 #[derive(Clone)]
 pub(super) struct AdminActor {
-    /// The name of the operator of the proxy.
+    /// The operator's name.
     pub(super) name: PartyId,
-    /// Where the request came from.
+    /// The address that the request came from.
     pub(super) peer: IpAddr,
 }
 
-/// What is answered.
+/// The answer to a suspension or a resumption.
 #[derive(Serialize)]
 struct SuspendReply {
     /// The tenant or operator.
     party: String,
-    /// What it may do now.
+    /// The standing in force now.
     standing: &'static str,
-    /// What its file says, if there is one.
+    /// The standing in the party's file, if there is a file.
     file_standing: Option<&'static str>,
     /// Whether this request changed anything.
     changed: bool,
     /// The suspension by hand that is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
-    /// Whether the state folder has it, so that a restart knows of it.
+    /// Whether the state folder holds the suspension, so that a restart keeps it.
     kept: bool,
-    /// Whether the audit journal has it; `null` if there is no journal, or nothing to write there.
+    /// Whether the audit journal holds the change; `null` if there is no journal, or no change to write.
     journaled: Option<bool>,
-    /// What did not work, or has to be known.
+    /// Failures and further facts for the operator.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
 }
@@ -72,7 +72,7 @@ pub(super) async fn suspend(
     finished(tokio::spawn(async move { stopped(&app, id, actor).await })).await
 }
 
-/// Lets a party do again what its file says.
+/// Ends a suspension by hand: the standing in the party's file applies again.
 pub(super) async fn resume(
     app: &Arc<App>,
     query: Option<&str>,
@@ -82,7 +82,7 @@ pub(super) async fn resume(
         Ok(id) => id,
         Err(unnamed) => return unnamed.answer(),
     };
-    // A tenant that was removed while it was suspended by hand is suspended if it is added again.
+    // A tenant that was removed while suspended by hand would be suspended again once it is added again.
     let is_suspended = app.tenant_limits.suspensions.of(id.as_str()).is_some();
     if !is_suspended && position(app, &id).is_none() {
         return unknown(app, id).await;
@@ -96,11 +96,11 @@ async fn finished(task: tokio::task::JoinHandle<AdminResponse>) -> AdminResponse
     task.await.unwrap_or_else(|_| internal())
 }
 
-/// Why no party is named.
+/// Why a query names no party.
 enum UnknownParty {
     /// There is no state folder.
     NoPlace,
-    /// The query is something else.
+    /// The query does not have the form `tenant=` and one id.
     Malformed,
     /// No party can have this id.
     Nobody,
@@ -122,7 +122,7 @@ impl UnknownParty {
     }
 }
 
-/// The party that a query names, and that alone.
+/// The party that a query names. The query may hold no other parameter.
 fn named(app: &App, query: Option<&str>) -> Result<PartyId, UnknownParty> {
     if !app.tenant_limits.suspensions.have_a_place() {
         return Err(UnknownParty::NoPlace);
@@ -139,7 +139,7 @@ fn position(app: &App, id: &PartyId) -> Option<usize> {
     app.generation.load().registry.position(id.as_str())
 }
 
-/// Names the party that was probably meant. With many that takes a while, and is done on a thread of its own.
+/// Suggests the party that was probably meant. With many parties this takes time, so a separate thread does it.
 async fn unknown(app: &Arc<App>, id: PartyId) -> AdminResponse {
     let app = Arc::clone(app);
     let meant = spawn_blocking(move || {
@@ -222,7 +222,7 @@ async fn resumed(
     };
     let is_written = journaled(app, act(SuspensionAction::Resume)).await;
     if is_written == Some(false) {
-        // It may be written yet, by a disk that is slow.
+        // A slow disk may still write the entry.
         note_failure(app, act(SuspensionAction::ResumeFailed));
         tracing::error!(party = %id, operator = %name, %peer, "not resumed: the audit journal cannot be written");
         let notes =
@@ -264,7 +264,7 @@ async fn resumed(
     )
 }
 
-/// How a party stands now.
+/// The answer about a party: its standing now and the facts of this request.
 fn told(
     app: &App,
     id: &PartyId,
@@ -298,7 +298,7 @@ fn told(
     }
 }
 
-/// Whether the audit journal has it, if there is one.
+/// Writes the change to the audit journal, if there is one; returns whether it was written in time.
 async fn journaled(app: &App, act: SuspensionAct) -> Option<bool> {
     let journal = app.journal.as_ref()?;
     let written = timeout(DISK, journal.suspension(act)).await;
@@ -316,7 +316,7 @@ async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
     on_the_disk(move || app.tenant_limits.suspensions.keep()).await
 }
 
-/// Resumes it, and opens its lane. That is done although nobody waits for it any more.
+/// Lifts the suspension and updates the party's `TenantLimits`. The work goes on even after the timeout.
 async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
     on_the_disk(move || {

@@ -1,4 +1,4 @@
-//! Roster: everybody there is, as operators of the proxy see them. No secrets.
+//! Tenant list: all tenants and operators, as operators of the proxy see them, without secrets.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::generation::suspension::SuspendedBy;
 use crate::generation::tenant_limits::TenantLimitsView;
 use crate::process::state_dir::SuspensionList;
 
-/// Of a hundred thousand tenants one answer has so many; `next` says where the following begins.
+/// The number of parties in one answer; `next` names the start of the following page.
 const PAGE: usize = 1_000;
 
 /// A page of tenants and operators.
 #[derive(Serialize)]
 pub struct PartyPage<'a> {
-    /// Since when uses are counted.
+    /// The time since which uses are counted.
     since: String,
     parties: Vec<PartyEntry<'a>>,
     /// The `after` of the next page, if there is one.
@@ -35,19 +35,19 @@ pub struct PartyEntry<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub_account: Option<&'a str>,
-    /// What it may do: what its file says, unless it is suspended by hand.
+    /// The standing in force: that of its file, unless the party is suspended by hand.
     standing: &'static str,
-    /// What its file says, if that is something else.
+    /// The standing in its file, if it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     file_standing: Option<&'static str>,
-    /// Who suspended it by hand, and since when.
+    /// The suspension by hand: the operator and the time.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
     #[serde(flatten)]
     lane: TenantLimitsView,
     #[serde(flatten)]
     refusals: RefusalView,
-    /// Rates of single kinds of calls, if there are some.
+    /// The rates of single kinds of calls, if any are set.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     by_kind: BTreeMap<&'static str, RateEntry>,
     credentials: Vec<CredentialEntry<'a>>,
@@ -67,7 +67,7 @@ struct CredentialEntry<'a> {
     valid: bool,
     uses: u64,
     last_used: Option<String>,
-    /// Requests with its right signature that were refused lately, for it is not in force.
+    /// Requests with a right signature that were refused lately because this credential is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_in_force: Option<NotInForce>,
 }
@@ -79,9 +79,9 @@ struct NotInForce {
     last: String,
 }
 
-/// As many as one answer has: tenants by id and then operators by id, those that come after `after`.
+/// One page of parties after the id `after`: tenants by id, then operators by id.
 ///
-/// `None` if there is nobody of that id; somebody may just have removed it.
+/// `None` if no party has the id `after`; the party may just have been removed.
 pub fn page<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,
@@ -105,7 +105,7 @@ pub fn page<'a>(
     })
 }
 
-/// The one of that id.
+/// The party with this id.
 pub fn named<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,

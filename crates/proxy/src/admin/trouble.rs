@@ -1,4 +1,4 @@
-//! What somebody should know, in words: the same causes as the alerts have, without their patience.
+//! Problems in words, for the status: the same causes as the alerts, but without the alerts' delays.
 
 use gatepay_core::Kind;
 use gatepay_tenancy::facts::time;
@@ -9,15 +9,15 @@ use crate::prom::outcome::RequestOutcome;
 
 use ProblemSeverity::{Bad, Warn};
 
-/// From here on a certificate is worth a word, and from here on a loud one.
+/// The remaining life of a certificate in seconds below which a warning is shown, and below which it is severe.
 const EXPIRES_SOON_S: u64 = 14 * 86_400;
 const EXPIRES_NOW_S: u64 = 2 * 86_400;
-/// Clocks this far apart are; at ten seconds GatePay accepts nothing.
+/// The clock offset in milliseconds above which the problem is shown; at 10,000 ms GatePay accepts no request.
 const APART_MS: u64 = 4_000;
-/// How many of those suspended by hand have a line of their own.
+/// The number of parties suspended by hand that get a line of their own.
 const NAMED: usize = 5;
 
-/// All of it, the worst first.
+/// All problems in this status, the worst first.
 pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Vec<StatusProblem> {
     let mut found = ProblemList(Vec::new());
     found.in_money(status, since);
@@ -156,7 +156,7 @@ impl ProblemList {
 
     fn in_files(&mut self, status: &StatusReport) {
         let reload = &status.reload;
-        // Where nobody watches the files, nobody can know.
+        // Without a watcher of the files, their state is unknown.
         let watched = reload.applied_ms.is_some();
         self.say(
             Warn,

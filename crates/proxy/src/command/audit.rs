@@ -51,15 +51,15 @@ struct JournalPlace {
     from_run: u32,
 }
 
-/// The journal that a place leads to.
+/// The journal that a `JournalPlace` names.
 struct AuditSubject {
     folder: PathBuf,
     /// `None` if no `--key-file` goes with `--dir`.
     key: Option<SigningKey>,
     state_dir: Option<PathBuf>,
-    /// What is said if there is no state folder.
+    /// The note that is printed if there is no state folder.
     without: &'static str,
-    /// What else the configuration says; `None` with `--dir`.
+    /// The catalogue and the registry of the configuration; `None` with `--dir`.
     configuration: Option<(Catalogue, Registry)>,
 }
 
@@ -91,7 +91,7 @@ impl JournalPlace {
         })
     }
 
-    /// The journal of the configuration, even if files of tenants are wrong: they are named, and it is looked at.
+    /// The journal of the configuration. Faulty tenant files are named, and the journal is read nevertheless.
     fn configured(&self) -> Result<AuditSubject, ExitStatus> {
         let what_if = WhatIf::default();
         let (configuration, problems) = load_readable(&self.config, &environment, what_if);
@@ -117,7 +117,7 @@ impl JournalPlace {
 }
 
 impl AuditSubject {
-    /// The heads that are kept, read before the journal so that none is newer than what is read of it.
+    /// The kept heads, read before the journal, so that no head is newer than the records read.
     fn heads(&self, key: &SigningKey) -> Result<Option<KeptHeads>, ExitStatus> {
         let heads = HeadFolder::of(self.state_dir.as_deref(), &self.folder);
         let kept = heads.read(key).map_err(|error| self.unreadable(&error))?;

@@ -58,7 +58,7 @@ Example:
   gatepay-proxy call --client-id acme --secret-file acme.secret \\
     --data '{\"merchantTradeNo\":\"A-1\"}' POST /v1/pay/order/query | jq .data";
 
-/// Reads a path and query, and nothing before them.
+/// Parses a path and query without scheme or host.
 fn target(text: &str) -> Result<Uri, String> {
     if !text.starts_with('/') {
         return Err("must begin with `/`".to_owned());
@@ -143,7 +143,7 @@ impl CallCommand {
         } else {
             b""
         };
-        // Whoever reads may be gone (`| head`); that is no fault of the command.
+        // The reader may be gone (`| head`); that is no fault of the command.
         let _ = out
             .write_all(answer.body())
             .and_then(|()| out.write_all(end))
@@ -161,7 +161,7 @@ impl CallCommand {
         }
     }
 
-    /// What kind of call it is. One the catalogue does not know is judged most carefully.
+    /// The kind of the call. A call that the catalogue lacks is judged as a money call, the strictest kind.
     fn kind(&self) -> Kind {
         let catalogue = Catalogue::standard();
         operation::Method::parse(self.method.as_str())
@@ -169,7 +169,7 @@ impl CallCommand {
             .map_or(Kind::Money, |position| catalogue.rows()[position].kind)
     }
 
-    /// What went wrong, and what to do about it.
+    /// The fault, and how to resolve it.
     fn advice(&self, error: &CallError) -> String {
         let at = self.url.authority();
         match error {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn call(arguments: &[&str]) -> Result<CallCommand, String> {
-        // Cargo sets this variable for every test; its content is as good a secret as any.
+        // Cargo sets this variable for every test; its content serves as the secret.
         let before = ["call", "--client-id", "acme", "--secret-env", SECRET];
         let line = Line::try_parse_from([&before, arguments].concat());
         line.map(|line| line.call)

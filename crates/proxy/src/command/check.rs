@@ -212,7 +212,7 @@ fn report(name: &str, configuration: &Configuration) {
     }
 }
 
-/// How much memory the process holds at most, and what for.
+/// Prints the most memory that the process holds, and its parts.
 fn memory(settings: &Settings, registry: &Registry) {
     let bound = MemoryBound::of(settings, registry);
     let listen = &settings.listen;

@@ -1,4 +1,4 @@
-//! `demo`: sandbox, proxy and two tenants in one process, so that a newcomer sees the point in ten seconds.
+//! `demo`: sandbox, proxy and two tenants in one process, which show a newcomer the proxy at work in ten seconds.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ const REFUND: &str = "/v1/pay/order/refund";
 const FIRST: &str = "demo-0001";
 const SECOND: &str = "demo-0002";
 
-/// Everything the demo consists of.
+/// The servers and tenants of the demo.
 struct DemoStage {
     sandbox: Sandbox,
     server: Server,
@@ -88,23 +88,23 @@ struct DemoStage {
     globex: DemoActor,
 }
 
-/// A tenant as its own shop knows it.
+/// A tenant as its own shop holds it.
 struct DemoActor {
     name: &'static str,
     sub_account: &'static str,
     credential: Credential,
-    /// Shown in the line to paste: it was made a moment ago and dies with this process.
+    /// The secret, printed in the line to paste: it was made for this process and dies with it.
     secret: Zeroizing<String>,
 }
 
-/// What a tenant was answered.
+/// The answer to a tenant.
 struct DemoAnswer {
     status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// What went wrong, for somebody who meant to see it go right.
+/// The fault that ended the demo, in words for a newcomer.
 type DemoError = Box<dyn std::error::Error>;
 
 impl DemoStage {
@@ -177,7 +177,7 @@ impl DemoStage {
         })
     }
 
-    /// The exchanges, each printed; an answer that is not what it should be ends the demo.
+    /// Makes the exchanges and prints each of them; an unexpected answer ends the demo.
     async fn play(&self) -> Result<(), DemoError> {
         say(format_args!(
             "proxy    http://{}  (tenants)",
@@ -261,7 +261,7 @@ impl DemoStage {
         expect(&answered, 401, Some("replayed"))
     }
 
-    /// An exchange that has to reach GatePay and be answered.
+    /// An exchange that has to reach GatePay and get an answer.
     async fn act(
         &self,
         title: &str,
@@ -329,7 +329,7 @@ impl DemoStage {
         Ok(answered)
     }
 
-    /// How to try it by hand.
+    /// Prints how to send a request by hand.
     fn invite(&self) {
         let DemoActor {
             credential, secret, ..
@@ -378,7 +378,7 @@ fn number(number: &str) -> OrderId {
     }
 }
 
-/// A secret that lives as long as this process, and looks like what it is.
+/// A secret for the life of this process, recognizable as a demo secret.
 fn secret(client_id: &str) -> Zeroizing<String> {
     Zeroizing::new(format!(
         "{client_id}-{}",
@@ -397,7 +397,7 @@ fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// The usual address, or any port if something else has it.
+/// The usual address, or any free port if another program uses it.
 fn preferred(address: SocketAddr) -> SocketAddr {
     if TcpListener::bind(address).is_ok() {
         address
@@ -424,7 +424,7 @@ fn report(received: &ReceivedRequest, sent: &Bytes) {
     ));
 }
 
-/// The headers that matter, the signature masked.
+/// Prints the relevant headers, with the signature masked.
 fn describe(value: impl Fn(&str) -> Option<String>) {
     if let (Some(id), Some(signature)) = (value(header::CLIENT_ID), value(header::SIGNATURE)) {
         let signature: String = signature.chars().take(8).collect();
@@ -474,7 +474,7 @@ impl DemoActor {
         })
     }
 
-    /// The tenant as the proxy knows it: the same credential, made anew, since credentials cannot be copied.
+    /// The tenant as the proxy holds it. The credential is made a second time, since credentials cannot be copied.
     fn tenant(&self) -> Result<Tenant, DemoError> {
         let credential = credential(self.credential.client_id.as_str(), &self.secret)?;
         let (id, sub_account) = (

@@ -158,7 +158,7 @@ impl ExplainCommand {
     }
 }
 
-/// The mistakes that give the signature, each with what to do instead.
+/// Prints the mistakes that lead to the given signature, each with its correction.
 fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[ExplainCheck]) {
     let text = |name| input.header(name).unwrap_or_default();
     let (timestamp, nonce, signature) = (
@@ -204,5 +204,5 @@ fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[Explain
     }
 }
 
-/// More explanations than these explain nothing.
+/// The number of explanations that are printed at most: more would not help.
 const MOST_SHOWN: usize = 3;

@@ -1,4 +1,4 @@
-//! Where a command takes secrets and bodies from.
+//! The sources from which a command takes secrets and bodies.
 
 use std::env;
 use std::fs;
@@ -25,7 +25,7 @@ pub(crate) struct SecretFrom {
 }
 
 impl SecretFrom {
-    /// In this file.
+    /// A secret in this file.
     pub(crate) fn file(path: &Path) -> Self {
         Self {
             secret_file: Some(path.to_owned()),
@@ -33,7 +33,7 @@ impl SecretFrom {
         }
     }
 
-    /// The text, as it stands there, but for one final LF or CR LF.
+    /// The text of the secret as stored, without one final LF or CR LF.
     pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
         let text = match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => fs::read_to_string(path)
@@ -50,7 +50,7 @@ impl SecretFrom {
         Ok(Zeroizing::new(line.to_owned()))
     }
 
-    /// The secret. That it has characters outside visible ASCII is said, for they are seldom meant.
+    /// The secret. Characters outside visible ASCII are noted on standard error, since they are seldom meant.
     pub(crate) fn key(&self) -> Result<SecretKey, String> {
         let text = self.text()?;
         if let Err(error @ SecretError::NotVisible { .. }) = SecretKey::new(text.clone()) {
@@ -73,7 +73,7 @@ pub(crate) struct BodyFrom {
 }
 
 impl BodyFrom {
-    /// All of it.
+    /// Reads the whole body.
     pub(crate) fn read(&self) -> Result<Vec<u8>, String> {
         match (&self.data, &self.data_file) {
             (Some(text), _) => Ok(text.clone().into_bytes()),
@@ -83,7 +83,7 @@ impl BodyFrom {
     }
 }
 
-/// Every byte of a file, or of standard input if it is called `-`.
+/// Reads every byte of a file, or of standard input if the path is `-`.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if path.as_os_str() == "-" {
         let mut bytes = Vec::new();

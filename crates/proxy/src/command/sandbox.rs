@@ -139,7 +139,7 @@ fn clock_ahead(by_ms: i64) -> gatepay_sandbox::Clock {
     Arc::new(move || clock().saturating_add_signed(by_ms))
 }
 
-/// Our clock, as the emulator wants one.
+/// The proxy's clock in the form that the emulator takes.
 pub(crate) fn wall_clock(clock: Clock) -> gatepay_sandbox::Clock {
     Arc::new(move || clock.unix_ms())
 }

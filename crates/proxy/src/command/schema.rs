@@ -1,4 +1,4 @@
-//! `schema`: what may stand in the files, for editors.
+//! `schema`: the JSON Schemas of the configuration files, for editors.
 
 use clap::{Args, ValueEnum};
 use gatepay_tenancy::schema;

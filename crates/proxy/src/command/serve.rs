@@ -19,7 +19,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 use super::signals::{SignalAction, SignalHandler};
 use super::{ExitStatus, UNREAD, complain, environment, fail, log_to_stderr};
 
-/// How long the log may take to write its last lines when the process has to end.
+/// The time the log gets to write its last lines when the process has to end.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Serve tenants until SIGTERM, SIGQUIT or Ctrl-C, then drain; a second signal cuts what is in flight, a third ends at
@@ -42,7 +42,7 @@ pub(crate) struct ServeCommand {
 
 impl ServeCommand {
     pub(crate) fn run(self) -> ExitStatus {
-        // First: from here on a signal is not lost, and none kills that should not.
+        // The handler comes first: from here on no signal is lost, and only the ending signals can end the process.
         let mut signals = match SignalHandler::listen_for_reloads() {
             Ok(signals) => signals,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
@@ -118,14 +118,14 @@ impl ServeCommand {
     }
 }
 
-/// Ends the process if it does not end by itself in time.
+/// Ends the process if its drain does not end in time.
 struct Backstop {
     signals: SignalHandler,
     log: Arc<Mutex<Option<WorkerGuard>>>,
 }
 
 impl Backstop {
-    /// Waits for the end: until then, a signal cuts what is in flight, and another ends the process.
+    /// Waits until `ends_at`: meanwhile a signal cuts the requests in flight, and another ends the process.
     fn hold(mut self, hurry: impl FnOnce(), ends_at: impl Fn() -> tokio::time::Instant) {
         let mut hurry = Some(hurry);
         loop {
@@ -148,11 +148,11 @@ impl Backstop {
         self.end();
     }
 
-    /// Ends the process without asking any thread.
+    /// Ends the process without waiting for any thread.
     fn end(self) -> ! {
         let (written, wait) = mpsc::channel::<()>();
         let log = self.log;
-        // Standard error may be what is stuck.
+        // Standard error itself may be stuck, so another thread flushes the log.
         thread::spawn(move || {
             drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
             drop(written);

@@ -1,4 +1,4 @@
-//! `sign`: a signature, and what went into it.
+//! `sign`: a signature and the string it covers.
 
 use clap::Args;
 use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};

@@ -1,4 +1,4 @@
-//! Signals: which end the program, which have it reload, and which must not kill it.
+//! Signals: those that end the program, those that reload, and those that must not kill the program.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,8 +15,8 @@ const ENDING: [(&str, Number); 3] = [
     ("SIGINT", Number::INT),
     ("SIGQUIT", Number::QUIT),
 ];
-/// Signals that mean something to other programs (reopen the log, write a status, tick) and would kill one that does
-/// not expect them. A file that has reached its size limit fails the write instead.
+/// Signals that other programs use (to reopen the log, write a status, tick) and that would kill a program without a
+/// handler. A file that has reached its size limit then fails the write instead.
 const IGNORED: [(&str, Number); 7] = [
     ("SIGUSR1", Number::USR1),
     ("SIGUSR2", Number::USR2),
@@ -32,8 +32,8 @@ pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
     Ok(SignalHandler::listen()?.wait())
 }
 
-/// Every signal that concerns the program, from the moment this is made: one that comes before it is waited for ends
-/// nothing by itself.
+/// The handler of every signal that concerns the program. From its creation on, a signal that arrives before the
+/// program waits for it does not end the process by itself.
 pub(crate) struct SignalHandler {
     runtime: Runtime,
     streams: SignalStreams,
@@ -42,16 +42,16 @@ pub(crate) struct SignalHandler {
 struct SignalStreams {
     ending: Vec<(&'static str, Signal)>,
     ignored: Vec<(&'static str, Signal)>,
-    /// SIGHUP, if it is a reload.
+    /// SIGHUP, if it asks for a reload.
     hangup: Option<Signal>,
 }
 
-/// What a signal asks for.
+/// The action that a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalAction {
-    /// To end; the signal's name.
+    /// End the program; holds the signal's name.
     End(&'static str),
-    /// To reload.
+    /// Reload the configuration.
     Reload,
 }
 
@@ -70,7 +70,7 @@ impl SignalHandler {
         Ok(Self { runtime, streams })
     }
 
-    /// The same, and SIGHUP is a reload.
+    /// Like `listen`, with SIGHUP as a reload.
     pub(crate) fn listen_for_reloads() -> io::Result<Self> {
         let mut signals = Self::listen()?;
         let entered = signals.runtime.enter();
@@ -79,20 +79,20 @@ impl SignalHandler {
         Ok(signals)
     }
 
-    /// The next signal that asks for something.
+    /// Waits for the next signal that asks for an action.
     pub(crate) fn next(&mut self) -> SignalAction {
         let streams = &mut self.streams;
         self.runtime.block_on(poll_fn(|cx| streams.poll(cx)))
     }
 
-    /// The same, unless none comes until `end`.
+    /// Like `next`, but returns `None` if no such signal arrives until `end`.
     pub(crate) fn next_until(&mut self, end: Instant) -> Option<SignalAction> {
         let streams = &mut self.streams;
         let next = async { timeout_at(end, poll_fn(|cx| streams.poll(cx))).await };
         self.runtime.block_on(next).ok()
     }
 
-    /// The next signal that ends the program.
+    /// Waits for the next signal that ends the program.
     pub(crate) fn wait(&mut self) -> &'static str {
         loop {
             if let SignalAction::End(name) = self.next() {

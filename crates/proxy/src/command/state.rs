@@ -1,4 +1,4 @@
-//! `state`: the folder that outlives a process.
+//! `state`: the state folder, which outlives a process.
 
 use std::path::PathBuf;
 

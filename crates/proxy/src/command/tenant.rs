@@ -74,7 +74,7 @@ impl ToldRunning {
         }
     }
 
-    /// What can be read, and what is wrong with the rest.
+    /// The readable part of the configuration, and the problems in the rest.
     fn load(&self) -> (Configuration, Vec<Problem>) {
         let what_if = WhatIf {
             file: None,
@@ -83,7 +83,7 @@ impl ToldRunning {
         load_readable(&self.config, &environment, what_if)
     }
 
-    /// The JSON or the lines.
+    /// Prints the JSON or the lines.
     fn tell(&self, json: &Value, lines: &[String]) -> ExitStatus {
         if self.json {
             say(json);
@@ -101,7 +101,7 @@ fn random() -> Random {
     }
 }
 
-/// Why nothing was edited.
+/// Prints why the edit was not made.
 fn not_edited(error: EditError) -> ExitStatus {
     match error {
         EditError::Problems(problems) => refuse(
@@ -121,14 +121,14 @@ fn refuse(problems: &[Problem], why: &str) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Names problems, and how many there are.
+/// Prints problems and their number.
 fn name(problems: &[Problem], why: &str) {
     problems.iter().for_each(complain);
     let plural = if problems.len() == 1 { "" } else { "s" };
     complain(format_args!("{why} {} problem{plural}", problems.len()));
 }
 
-/// Names what is wrong with the rest, if anything is.
+/// Prints the problems in the rest of the configuration, if there are any.
 fn name_the_rest(problems: &[Problem], what: &str) {
     if !problems.is_empty() {
         name(problems, what);
@@ -152,7 +152,7 @@ fn credential(dated: &DatedCredential, now_ms: u64) -> Value {
     })
 }
 
-/// What a tenant is told once.
+/// The lines that are printed once for the tenant.
 fn credential_lines(
     id: &impl fmt::Display,
     client_id: &impl fmt::Display,

@@ -1,4 +1,4 @@
-//! Admit: may this verified request go ahead, now? Whoever is refused here gets back what it took.
+//! Admit: may this verified request go ahead now? A refused request gives back the tokens and seats that it took.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::headers::AtMostOnce;
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
 use crate::refusal::{Refusal, StaleStamp};
 
-/// The right to be in flight, until dropped.
+/// A request's permit to be in flight, until dropped.
 pub struct Permit {
     lane: Arc<TenantLimits>,
     tokens: Option<TakenTokens>,
@@ -35,12 +35,12 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The lane of the party whose call it is.
+    /// The limits of the party that makes the call.
     pub fn tenant_limits(&self) -> &TenantLimits {
         &self.lane
     }
 
-    /// Whether the call goes ahead. Dropped before it does, the permit gives back what was taken for it.
+    /// Sets whether the call goes ahead. A permit that is dropped before that gives back its tokens and its grant.
     pub fn spend(&mut self, goes_ahead: bool) {
         self.spent = goes_ahead;
     }
@@ -63,7 +63,7 @@ impl Drop for Permit {
     }
 }
 
-/// Whether somebody may make this call at all, wherever and whenever.
+/// Whether this party may make this call from this address at all, apart from rates and stamps.
 pub fn allowed(
     who: Who<'_>,
     lane: &TenantLimits,
@@ -82,7 +82,7 @@ pub fn allowed(
     if let Some(why) = operation.off() {
         let name = &operation.name;
         return match who {
-            // How it is turned on is for the institution to know.
+            // Only the institution is told how to turn the operation on.
             Who::Tenant(_) => Err(Refusal::OperationOff {
                 operation: name.clone().into_owned(),
                 why,
@@ -99,19 +99,19 @@ pub fn allowed(
     Ok(())
 }
 
-/// Whom a call is made for, as GatePay is told. None of it is signed, so none of it is a tenant's to say.
+/// The account that GatePay is told a call is for. These headers are unsigned, so a tenant cannot choose them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acting<'a> {
-    /// `X-GatePay-On-Behalf-Of` this account.
+    /// The account goes into `X-GatePay-On-Behalf-Of`.
     OnBehalfOf(&'a str),
-    /// `X-GatePay-MerchantId`: fee settings.
+    /// The account goes into `X-GatePay-MerchantId`: for fee settings.
     Merchant(&'a str),
-    /// Neither: sub-accounts are created, queried and listed for nobody.
+    /// Neither: creating, querying and listing sub-accounts names no account.
     Nobody,
 }
 
 impl<'a> Acting<'a> {
-    /// The account, whatever header it goes into.
+    /// The account, in whichever header it is sent.
     pub fn account(&self) -> Option<&'a str> {
         match self {
             Self::OnBehalfOf(account) | Self::Merchant(account) => Some(account),
@@ -120,8 +120,8 @@ impl<'a> Acting<'a> {
     }
 }
 
-/// Whom a call is made for: a tenant's always for its own sub-account, an operator's for an account that is known here.
-/// `named` is the head's `X-GatePay-On-Behalf-Of`.
+/// The account a call is for: a tenant's own sub-account, or for an operator a known account. `named` is the value of
+/// the head's `X-GatePay-On-Behalf-Of`.
 pub fn acting<'a>(
     who: Who<'a>,
     operation: &Operation,
@@ -172,17 +172,18 @@ pub fn acting<'a>(
     }
 }
 
-/// What was read off a body that may be sent.
+/// The facts read from a body that may be sent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct JudgedBody {
-    /// The idempotency key it carries.
+    /// The idempotency key in the body.
     pub key: Option<String>,
-    /// The amounts it names, if they are written down.
+    /// The amounts in the body, if the journal records them.
     pub amounts: BodyAmounts,
 }
 
-/// Whether the body acts for its `own`er alone (an operator's for whom it likes), in one reading, and is one GatePay might
-/// accept; gives what else was asked of it.
+/// Checks that the body has one reading, acts for `own` alone and may be accepted by GatePay; returns its facts.
+///
+/// An operator's body (`own` is `None`) may act for any account.
 pub fn body(
     operation: &Operation,
     query: Option<&str>,
@@ -222,7 +223,7 @@ pub fn body(
     })
 }
 
-/// The same for a body of any length: a long one is read on another thread.
+/// Like `body`, for a body of any length: a long body is read on another thread.
 pub async fn judge_body(
     offload: &OffloadThreads,
     (catalogue, position): (&Arc<Catalogue>, usize),
@@ -252,7 +253,7 @@ pub async fn judge_body(
     Box::pin(judged).await
 }
 
-/// The idempotency key of a body of any length, likewise.
+/// Like `key`, for a body of any length: a long body is read on another thread.
 pub async fn key_of_body(
     offload: &OffloadThreads,
     (catalogue, position): (&Arc<Catalogue>, usize),
@@ -268,19 +269,19 @@ pub async fn key_of_body(
     Box::pin(read).await
 }
 
-/// How bodies are judged, for all tenants alike.
+/// The rules by which bodies are judged, the same for all tenants.
 #[derive(Clone, Copy)]
 pub struct BodyRules {
-    /// How much of what GatePay would refuse is refused here.
+    /// How many of GatePay's own checks the proxy applies.
     pub strictness: Strictness,
-    /// Whether a body may make GatePay call the tenant directly.
+    /// Whether a body may name a callback address, so that GatePay calls the tenant directly.
     pub callbacks: bool,
-    /// Whether amounts are read, since there is a journal that they are for.
+    /// Whether amounts are read, which only a journal needs.
     pub amounts: bool,
 }
 
 impl BodyRules {
-    /// As the process's settings have them. `amounts` are read where a journal wants them.
+    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts.
     pub fn of(settings: &Settings, amounts: bool) -> Self {
         Self {
             strictness: settings.checks,
@@ -290,7 +291,7 @@ impl BodyRules {
     }
 }
 
-/// The idempotency key a body carries, whatever else is wrong with it.
+/// The idempotency key in a body, even if the body has other faults.
 pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<String> {
     let reading = BodyReading::read(operation, query, body);
     check::inspect(operation, &reading, Strictness::Off)
@@ -298,7 +299,7 @@ pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<St
         .and_then(|inspected| inspected.key)
 }
 
-/// Takes tokens and a seat, then records the stamp: last, so that the nonce of a refused request is not spent.
+/// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
 pub fn enter(
     lane: &Arc<TenantLimits>,
     replay: &Replay,
@@ -310,12 +311,12 @@ pub fn enter(
         lane.refused(limit);
         refusal
     };
-    // A body may have been long to read meanwhile.
+    // The party may have been suspended while the body was read.
     if lane.is_suspended() {
         return Err(Refusal::TenantSuspended);
     }
     let now = lane.share.now();
-    // Holds what was taken so far: whoever is refused by the next gives it back.
+    // Holds the tokens and the grant taken so far: a refusal below drops the permit, which gives them back.
     let mut permit = Permit {
         lane: Arc::clone(lane),
         tokens: None,
@@ -326,7 +327,7 @@ pub fn enter(
     };
     let tokens = lane.take(kind, now, &mut permit.shadow);
     permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
-        // When the caller is told to come back there must be something for it, whichever limit it met first.
+        // After the wait the caller needs a free token under every limit, not only under the limit met first.
         spent.wait = spent.wait.max(lane.share.wait(kind));
         met(limit, Refusal::RateLimited(spent))
     })?);
@@ -354,7 +355,7 @@ pub fn enter(
     Ok(permit)
 }
 
-/// What a stamp that cannot be used is answered with.
+/// The refusal for a stamp that cannot be used.
 pub fn refuse(unusable: UnusableStamp, now_ms: u64) -> Refusal {
     match unusable {
         UnusableStamp::Seen { admitted_ms } => Refusal::Replayed {
@@ -398,7 +399,7 @@ mod tests {
 
     const NOW: u64 = 1_767_225_600_000;
 
-    /// A quota of 12 and a party with three tokens and two seats, where time stands still.
+    /// A quota of 12, and a party with three tokens and two seats, under a clock that stands still.
     struct World {
         quota: Arc<Quota>,
         lane: Arc<TenantLimits>,
@@ -447,7 +448,7 @@ mod tests {
             permit.map_err(|refusal| refusal.slug())
         }
 
-        /// The party's tokens left and seats taken, and the institution's.
+        /// The party's tokens left and seats taken, then the same two figures of the institution.
         fn stands(&self) -> [i64; 4] {
             let (lane, quota) = (self.lane.view(), self.quota.view());
             let (left, in_flight) = (lane.left.into(), lane.in_flight.into());
@@ -476,7 +477,7 @@ mod tests {
         };
         let short = body(YIELD_AFTER - 100);
         let long = body(YIELD_AFTER);
-        // Without a thread what needs one never ends.
+        // With no offload thread, work that needs a thread never ends.
         let none = OffloadThreads::with(0);
         for (body, is_here) in [(&short, true), (&long, false)] {
             let judge = judge_body(&none, row, None, body, Some(own), rules);

@@ -1,4 +1,4 @@
-//! Authenticate: whose request is this, and is every signed byte theirs?
+//! Authenticate: finds the party of a request and proves that every signed byte comes from that party.
 
 use bytes::Bytes;
 use gatepay_core::payload::PayloadDigest;
@@ -11,17 +11,17 @@ use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::process::yielding::in_pieces;
 use crate::refusal::{Refusal, SignatureMismatch, StaleStamp};
 
-/// Somebody who claims to be a tenant or an operator; nothing is proved yet but that the claim is well formed and fresh.
+/// A claim to be a tenant or an operator. So far it is only known to be well formed and fresh, not proved.
 pub struct Caller<'a> {
-    /// Whom the client id belongs to.
+    /// The party that owns the client id.
     pub who: Who<'a>,
-    /// Their place beside the registry.
+    /// The party's position in the registry.
     pub position: usize,
-    /// Their credential's place among theirs.
+    /// The credential's position among the party's credentials.
     pub place: usize,
     /// The client id.
     pub client_id: &'a ClientId,
-    /// The stamp it claims to have signed.
+    /// The stamp that the caller claims to have signed.
     pub stamp: Stamp<'a>,
     key: &'a SigningKey,
     signature: Signature,
@@ -29,10 +29,10 @@ pub struct Caller<'a> {
 
 /// A well-formed claim, by whether its credential is in force.
 pub enum IdentifiedCaller<'a> {
-    /// It may be admitted, once it is verified.
+    /// The credential is in force: the caller may be admitted once it is verified.
     InForce(Caller<'a>),
-    /// It is refused as an unknown client is, whether or not its signature is right: that only decides whether its party
-    /// is named to the institution.
+    /// The credential is not in force: the caller gets the refusal of an unknown client, whether or not its signature
+    /// is right. The signature only decides whether the party is named to the institution.
     NotInForce(Caller<'a>),
 }
 
@@ -46,19 +46,19 @@ impl<'a> IdentifiedCaller<'a> {
     }
 }
 
-/// What a request is refused with whose credential is not in force: a stranger who knows the client id, and the party
-/// itself, are told the same.
+/// The refusal for a credential that is not in force: the party itself and a stranger with its client id get the same
+/// answer.
 pub fn not_in_force() -> Refusal {
     Refusal::UnknownClient("this client id is not valid yet, or no longer")
 }
 
-/// Whom the client id of a head belongs to, if to anybody. Which paths there are depends on it, so it is asked first.
+/// The owner of the client id in a head, if known. It is found first, since the valid paths depend on it.
 pub fn claimed<'a>(registry: &'a Registry, lines: &KnownHeaders<'_>) -> Option<Found<'a>> {
     let client_id = lines.client_id.ok()??;
     registry.find(str::from_utf8(client_id).ok()?)
 }
 
-/// Reads the four headers. Costs no hashing, so an unknown client is cheap to refuse.
+/// Reads the four headers. This needs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
     found: Option<Found<'a>>,
     lines: &KnownHeaders<'a>,
@@ -82,7 +82,7 @@ pub fn identify<'a>(
     if found.credential.valid_at(now_ms) {
         caller.map(IdentifiedCaller::InForce)
     } else {
-        // Whatever else is wrong with it, it is told no more. A stale stamp proves nothing: requests signed while the
+        // The answer is the same for any further fault. A stale stamp proves nothing: requests signed while the
         // credential was in force could be sent again for ever.
         caller
             .map(IdentifiedCaller::NotInForce)
@@ -90,7 +90,7 @@ pub fn identify<'a>(
     }
 }
 
-/// What is claimed, if it is well formed and fresh.
+/// The claim of a request, if the claim is well formed and fresh.
 fn claim<'a>(
     found: &Found<'a>,
     (timestamp, nonce, signature): (&'a [u8], &'a [u8], &'a [u8]),
@@ -134,7 +134,7 @@ impl Caller<'_> {
         Payload::begin(self.key, &self.stamp)
     }
 
-    /// Proves the claim: the MAC over what arrived is the signature that was sent.
+    /// Proves the claim: the MAC over the received bytes equals the signature that was sent.
     pub fn verify(&self, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
         if payload.verify(&self.signature) {
             return Ok(());
@@ -142,7 +142,7 @@ impl Caller<'_> {
         Err(mismatch(body, payload::digest(&self.stamp, body)))
     }
 
-    /// The same, for a long body: others have their turn while a refusal's digest is made.
+    /// Like `verify`, for a long body: other tasks run while the digest for a refusal is made.
     pub async fn verify_in_pieces(&self, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
         if payload.verify(&self.signature) {
             return Ok(());
@@ -164,7 +164,7 @@ fn mismatch(body: &Bytes, digest: [u8; 32]) -> Refusal {
     })
 }
 
-/// What proves the claim, for the journal alone.
+/// The signature that proves the claim, for the journal alone.
 impl From<Caller<'_>> for Signature {
     fn from(caller: Caller<'_>) -> Self {
         caller.signature

@@ -1,5 +1,7 @@
-//! Ingress: the head within limits and with one reading, the body under its cap and deadline. What HTTP/1 alone can get
-//! wrong about a head was found by [`framing`](crate::http1::request_parser) already, and is refused here.
+//! Ingress: checks that the head is within limits and has one reading; reads the body under its cap and deadline.
+//!
+//! Faults of a head that only HTTP/1 has are found by [`request_parser`](crate::http1::request_parser) before and are
+//! refused here.
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
@@ -22,25 +24,25 @@ use crate::http1::request_parser::{FramingError, HEAD_LIMIT, HEAD_LINES};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::refusal::Refusal;
 
-/// A piece of a body is counted as so many bytes at least.
+/// The fewest bytes that a piece of a body counts as, however short it is.
 const LEAST_PIECE: usize = 64;
 
-/// What of a head decides where a request goes.
+/// The parts of a head that decide which operation a request is for.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTarget<'a> {
-    /// One of the methods that occur in the catalogue, or `None` for any other.
+    /// The method, if the catalogue has an operation with it; `None` for any other method.
     pub method: Option<Method>,
     /// The method as it was sent.
     pub method_text: &'a str,
     /// A canonical path.
     pub path: &'a str,
-    /// What stands behind `?`, as it was sent.
+    /// The query behind `?`, as it was sent.
     pub query: Option<&'a str>,
-    /// How many bytes it has.
+    /// The size in bytes of path, query and header lines.
     pub bytes: usize,
 }
 
-/// Reads where a request goes, or refuses it.
+/// Reads the target of a request, or refuses the request.
 pub fn target<'a>(
     head: &RequestHead<'a>,
     lines: &KnownHeaders<'_>,
@@ -50,7 +52,7 @@ pub fn target<'a>(
     if bytes > HEAD_LIMIT || lines.count > HEAD_LINES {
         return Err(Refusal::HeadTooLarge);
     }
-    // The root is a path like any other that nobody knows.
+    // The root is a path like any other path that no operation has.
     if head.path != "/" && !spelling::is_canonical(head.path) {
         return Err(malformed(
             "the path must be plain: no escapes, dot segments, doubled or trailing slashes, or bytes outside visible ASCII",
@@ -65,7 +67,7 @@ pub fn target<'a>(
     })
 }
 
-/// What a head that cannot be read in one way is refused with.
+/// The refusal of a head that has no single reading.
 pub fn unreadable(fault: FramingError) -> Refusal {
     match fault {
         FramingError::TooLarge => Refusal::HeadTooLarge,
@@ -75,16 +77,16 @@ pub fn unreadable(fault: FramingError) -> Refusal {
 
 /// A body that is still to be read, and its sender.
 pub trait RequestBody: Body<Data = Bytes> + Unpin {
-    /// Whether the sender has left: it reset the connection or the stream. One that only sends nothing more has not.
-    /// Asked while something else is waited for.
+    /// Whether the sender has left, that is, has reset the connection or the stream. A sender that only stops sending
+    /// has not left. Polled while the request waits for something else.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Whoever is answered has left.
+/// The caller has left before its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallerGone;
 
-/// Waits for something, unless the sender of `body` leaves first.
+/// Waits for `awaited`, unless the sender of `body` leaves first.
 pub async fn unless_gone<F: Future>(
     body: &mut impl RequestBody,
     mut awaited: Pin<&mut F>,
@@ -96,7 +98,7 @@ pub async fn unless_gone<F: Future>(
     .await
 }
 
-/// Whether a body is of the kind its operation takes, by its `Content-Type`. One that names no type is GatePay's to judge.
+/// Checks the `Content-Type` of a body against its operation. Without the header the decision is left to GatePay.
 pub fn media_type(named: AtMostOnce<'_>, media: MediaType) -> Result<(), Refusal> {
     let named =
         named.map_err(|headers::RepeatedHeader| malformed("Content-Type stands more than once"))?;
@@ -108,7 +110,7 @@ pub fn media_type(named: AtMostOnce<'_>, media: MediaType) -> Result<(), Refusal
         .trim_ascii();
     let wanted = media.as_str();
     if media == MediaType::Json && names_other_charset(named) {
-        // GatePay would read other characters than were checked here.
+        // GatePay would read other characters than the proxy checked.
         return Err(Refusal::UnsupportedMediaType { wanted });
     }
     if essence.eq_ignore_ascii_case(wanted.as_bytes()) {
@@ -138,17 +140,17 @@ fn malformed(what: &'static str) -> Refusal {
     Refusal::MalformedRequest(what.into())
 }
 
-/// How long a body may take.
+/// The time limits of a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyTime {
-    /// All of it.
+    /// The time for the whole body.
     pub whole: Duration,
-    /// How much has to arrive in a second on average, once half of that time is over.
+    /// The bytes that have to arrive per second on average, once half of that time is over.
     pub bytes_per_second: NonZeroU32,
 }
 
 impl BodyTime {
-    /// When more than so many bytes have to be there.
+    /// The time by which more than `bytes` bytes have to be there.
     fn for_more_than(&self, bytes: usize) -> Duration {
         let earned =
             Duration::from_millis(bytes as u64 * 1_000 / u64::from(self.bytes_per_second.get()));
@@ -156,7 +158,7 @@ impl BodyTime {
     }
 }
 
-/// Reads a whole body and hands each piece to `read` as it arrives. What is allocated for it is taken from `held` before.
+/// Reads a whole body and hands each piece to `read` as it arrives. Memory is taken from `held` before it is allocated.
 ///
 /// A body that is announced as too long is refused before any of it is read.
 pub async fn body<B>(
@@ -178,7 +180,7 @@ where
     let mut since_yield = SinceYield::default();
     // A body of known length is not always polled to its end, so `is_end_stream` is asked as well.
     while !body.is_end_stream() {
-        // Most bodies are there with their head: only one that is waited for costs a look at the clock.
+        // Most bodies arrive with their head: the clock is read only if the body has to be waited for.
         let frame = if let Some(frame) = at_once(body).await {
             frame
         } else {
@@ -221,7 +223,7 @@ where
         if is_all {
             whole.push(piece);
         } else {
-            // A piece holds on to all that was read with it: a byte of a body could keep many KiB.
+            // A piece keeps the whole read buffer alive: one byte of a body could hold many KiB.
             whole.copy(&piece);
         }
     }
@@ -240,12 +242,12 @@ where
     .await
 }
 
-/// How much of a refused body is read and thrown away after the answer: more than the largest upload has.
+/// The bytes of a refused body that are read and thrown away after the answer: more than the largest upload has.
 pub const LINGER: usize = 64 << 20;
-/// How long that may take once the process ends. Before, it is the time any body has: `listen.body_timeout_ms`.
+/// The time limit for that once the process ends. Before, the limit is that of any body: `listen.body_timeout_ms`.
 pub const LINGER_AT_THE_END: Duration = Duration::from_millis(500);
 
-/// The whole of it, put together in turns with others and with room taken for that.
+/// Joins the pieces into the whole body. It reserves the memory for the copy and yields to other tasks in between.
 async fn join(pieces: BodyBuffer, held: &mut BodyReservation) -> Result<Bytes, Refusal> {
     let (length, parts) = match pieces.into_parts() {
         Ok(whole) => return Ok(whole),
@@ -264,7 +266,7 @@ async fn join(pieces: BodyBuffer, held: &mut BodyReservation) -> Result<Bytes, R
     Ok(whole.into())
 }
 
-/// After so many parts that were put together, others get their turn: about a MiB, which takes some 100 µs.
+/// The number of joined parts after which other tasks run: about 1 MiB, which takes some 100 µs.
 const JOINED: usize = 16;
 
 impl From<NoRoom> for Refusal {
@@ -313,7 +315,7 @@ mod tests {
         target.err().map(|refusal| refusal.slug())
     }
 
-    /// So many pieces of a byte each.
+    /// A body of this many pieces of one byte each.
     struct Bytewise(usize);
 
     impl Body for Bytewise {
@@ -397,7 +399,7 @@ mod tests {
         assert_eq!(refusal.slug(), "request_timeout");
     }
 
-    /// A body in pieces of this length, with or without a length.
+    /// A body in pieces of this length, with its total length announced or not.
     struct Chunked {
         whole: Bytes,
         piece: usize,
@@ -448,7 +450,7 @@ mod tests {
                     assert_eq!(seen, bytes, "{name}");
                     let taken = held.bytes();
                     assert!(taken >= length, "{name}: {taken}");
-                    // Of the last part some is left over.
+                    // The last part may have spare capacity.
                     let most = length + piece.max(64 * 1024) + PIECE;
                     assert!(taken <= most, "{name}: {taken} of {most}");
                     drop(held);
@@ -542,7 +544,7 @@ mod tests {
         assert!(send(64 << 20), "the largest upload");
         assert!(send(1 << 20));
         assert!(!send(20 << 20));
-        // Others are not concerned, and who is proved is not either.
+        // Other addresses are not affected, and neither are authenticated bodies.
         let mut other = room.hold(Some(&Arc::default()));
         assert!(other.more(64 << 20).is_ok());
         held.iter_mut().for_each(BodyReservation::authenticated);

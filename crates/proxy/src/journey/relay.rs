@@ -1,4 +1,4 @@
-//! Relay: GatePay's answer to the caller, its body byte for byte.
+//! Relay: passes GatePay's answer to the caller, its body byte for byte.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,7 +17,7 @@ use crate::record::access_line::RequestPhase;
 use crate::upstream::exchange::LongBody;
 use crate::{headers, refusal};
 
-/// What a caller is answered. Permit and record travel inside it, so that they end when it does.
+/// The reply to a caller. It owns the permit and the record, so both end with the reply.
 pub struct Reply {
     head: ResponseHead,
     closes: bool,
@@ -35,13 +35,13 @@ enum ReplyBody {
     },
 }
 
-/// A long answer of GatePay's stopped before its end. The caller's connection is aborted, so that what it has cannot
-/// be taken for the whole.
+/// A long answer of GatePay stopped before its end. The caller's connection is aborted, so that the caller cannot take
+/// the part for the whole.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was cut short")]
 pub struct TruncatedAnswer;
 
-/// An answer that is all there.
+/// A reply with GatePay's whole answer.
 pub fn whole(
     head: ResponseHead,
     body: Bytes,
@@ -51,7 +51,7 @@ pub fn whole(
     finish(head, ReplyBody::Whole(Some(body)), record, permit)
 }
 
-/// An answer too long to be held: relayed as it comes, given up if nothing comes for `stall`.
+/// A reply with an answer too long to buffer: relayed as it arrives, given up after `stall` without a new piece.
 pub fn long(
     head: ResponseHead,
     long: Box<LongBody>,
@@ -72,7 +72,7 @@ pub fn long(
     )
 }
 
-/// An answer of the proxy's own.
+/// A reply with the proxy's own refusal.
 pub fn refusal(
     status: StatusCode,
     fields: HeaderBlock,
@@ -128,17 +128,17 @@ impl Reply {
         self.closes = true;
     }
 
-    /// Whether its caller is asked to.
+    /// Whether the caller is asked to use another connection.
     pub fn closes(&self) -> bool {
         self.closes
     }
 
-    /// Status and lines.
+    /// The status and header lines of the reply.
     pub fn head(&self) -> &ResponseHead {
         &self.head
     }
 
-    /// How long the body is, or what is left of it, if that is known.
+    /// The length of the body in bytes, or of its remainder, if known.
     pub fn length(&self) -> Option<u64> {
         match &self.source {
             ReplyBody::Whole(body) => Some(body.as_ref().map_or(0, |body| body.len() as u64)),
@@ -146,7 +146,7 @@ impl Reply {
         }
     }
 
-    /// Whether all of it was handed over.
+    /// Whether the whole body was handed over.
     pub fn is_over(&self) -> bool {
         match &self.source {
             ReplyBody::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
@@ -154,10 +154,10 @@ impl Reply {
         }
     }
 
-    /// The next piece of the body; nothing after the last.
+    /// The next piece of the body; `None` after the last piece.
     ///
     /// # Errors
-    /// If the answer was cut: what is relayed then must not look whole.
+    /// If the answer was cut: the part relayed so far must not look whole.
     pub fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -186,14 +186,14 @@ impl Reply {
             return Poll::Ready(Ok(None));
         };
         record.sent(piece.len() as u64);
-        // A body of known length is not always asked for its end.
+        // A body of known length is not always polled to its end.
         if self.is_over() {
             self.record.relayed();
         }
         Poll::Ready(Ok(Some(piece)))
     }
 
-    /// The caller took some of it.
+    /// Records that the caller took part of the body.
     pub fn taken(&mut self) {
         self.record.answering();
     }

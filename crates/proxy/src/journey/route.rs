@@ -1,4 +1,4 @@
-//! Route: exact (method, path) in the catalogue, or nothing.
+//! Route: finds the operation by exact (method, path) in the catalogue.
 
 use gatepay_core::Catalogue;
 use gatepay_tenancy::Who;
@@ -6,10 +6,10 @@ use gatepay_tenancy::Who;
 use crate::journey::ingress::RequestTarget;
 use crate::refusal::Refusal;
 
-/// The place in the catalogue of the operation a request is for, by whom its client id belongs to.
+/// The position in the catalogue of the operation a request is for. It depends on the owner of the client id.
 ///
-/// Tenants call merchant paths, operators institution paths; the other side's do not exist for them: they get exactly
-/// the answer of any unknown path.
+/// Tenants call merchant paths, operators institution paths. The other side's paths do not exist for them: they get
+/// exactly the answer of any unknown path.
 pub fn operation(
     catalogue: &Catalogue,
     target: &RequestTarget<'_>,
@@ -31,7 +31,7 @@ mod tests {
     fn an_institution_path_is_unknown_to_tenants() {
         let catalogue = Catalogue::standard();
         for row in catalogue.rows() {
-            // Batch transfer keeps its path: there the two sides are one.
+            // Batch transfer has the same path on both sides.
             let Some(path) = row
                 .institution_path
                 .as_deref()

@@ -1,4 +1,4 @@
-//! Sign: the institution's request, made anew for every attempt at the moment of sending.
+//! Sign: builds the institution's request, signed anew for every attempt at the moment of sending.
 
 use std::ops::Range;
 
@@ -14,29 +14,29 @@ use crate::http1::wire_lines;
 use crate::journey::admit::Acting;
 use crate::process::yielding::in_pieces;
 
-/// What is sent to GatePay, apart from what each attempt makes fresh.
+/// The request to GatePay, apart from the parts that each attempt makes fresh.
 ///
-/// It cannot be built without saying whom it is made for: a tenant's call never goes out in the institution's own name.
+/// Building it requires an `Acting`: a tenant's call never goes out in the institution's own name.
 pub struct Outbound {
-    /// The request line, `Content-Type` and then the lines that a look-up has as well: all of a head but its signature,
+    /// The request line, `Content-Type`, and then the lines that a look-up shares: the whole head but its signature,
     /// its length and its end.
     head: Vec<u8>,
-    /// Where in it those lines begin.
+    /// The offset in `head` at which the shared lines begin.
     common: usize,
-    /// Where in it the query stands.
+    /// The range of the query in `head`.
     query: Option<Range<usize>>,
-    /// Without a body, only a method that usually has one is given a length.
+    /// The method: without a body, only a method that usually has one gets a `Content-Length`.
     method: Method,
     body: Bytes,
-    /// Whether an answer in gzip is asked for.
+    /// Whether the request accepts an answer in gzip.
     gzip: bool,
 }
 
-/// What of a caller's request goes into the institution's.
+/// The parts of a caller's request that go into the institution's request.
 pub struct InboundRequest<'a> {
-    /// What stands behind `?`.
+    /// The query behind `?`.
     pub query: Option<&'a str>,
-    /// Its head, of which only allow-listed lines are taken.
+    /// The head, of which only allow-listed lines are taken.
     pub head: RequestHead<'a>,
     /// The body that was verified.
     pub body: Bytes,
@@ -45,7 +45,7 @@ pub struct InboundRequest<'a> {
 }
 
 impl<'a> InboundRequest<'a> {
-    /// A request whose answer may be in no coding.
+    /// A request that accepts no coded answer.
     pub fn uncoded(query: Option<&'a str>, head: RequestHead<'a>, body: Bytes) -> Self {
         Self {
             query,
@@ -56,20 +56,20 @@ impl<'a> InboundRequest<'a> {
     }
 }
 
-/// What of it cannot be written as HTTP. Nothing is sent then.
+/// A part of the request that cannot be written as HTTP. Nothing is sent then.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsendableHead {
     /// The row has no institution path.
     #[error("the operation has no institution path")]
     NoPath,
-    /// A byte of path, query or account would end its line or part of it.
+    /// A byte of the path, the query or the account would end its line or its part of the line.
     #[error("{0} has a byte that cannot stand in a head")]
     NotText(&'static str),
 }
 
 impl Outbound {
-    /// The institution's call as the caller made it: other path, same query, same body byte for byte, allow-listed
-    /// headers.
+    /// The institution's call as the caller made it: another path, the same query, the same body byte for byte,
+    /// allow-listed headers.
     pub fn verbatim(
         operation: &Operation,
         inbound: InboundRequest<'_>,
@@ -83,8 +83,8 @@ impl Outbound {
         Ok(outbound)
     }
 
-    /// The institution's balance query for a merchant's: another method, and this body, which says what the merchant's
-    /// asked for ([`gatepay_core::translate::balance_request`]).
+    /// The institution's balance query for a merchant's query: another method, and this body, which carries the
+    /// merchant's question ([`gatepay_core::translate::balance_request`]).
     pub fn balance(
         operation: &Operation,
         inbound: &InboundRequest<'_>,
@@ -97,7 +97,7 @@ impl Outbound {
         Ok(outbound)
     }
 
-    /// A look-up of what became of this call, for the same account.
+    /// A look-up of this call, for the same account.
     pub fn look_up(
         &self,
         row: &Operation,
@@ -109,14 +109,14 @@ impl Outbound {
         Ok(outbound)
     }
 
-    /// A read of the proxy's own, for nobody: whatever is answered shows that GatePay is there, and what time it is.
+    /// A probe read of the proxy's own, for no account: any answer shows that GatePay is up, and the time of its clock.
     pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
         outbound.lines(None, Acting::Nobody, host)?;
         Ok(outbound)
     }
 
-    /// Whether an answer in gzip is asked for.
+    /// Whether the request accepts an answer in gzip.
     pub fn accepts_gzip(&self) -> bool {
         self.gzip
     }
@@ -126,7 +126,7 @@ impl Outbound {
         &self.body
     }
 
-    /// The query as it is sent, and the body.
+    /// The query as it is sent to GatePay, and the body.
     pub fn content(&self) -> (Option<&str>, &Bytes) {
         let query = self.query.clone().map(|at| &self.head[at]);
         (
@@ -135,7 +135,7 @@ impl Outbound {
         )
     }
 
-    /// The request line, and what the body is.
+    /// Begins the head with the request line and `Content-Type`.
     fn begin<'a>(
         operation: &Operation,
         query: Option<&str>,
@@ -171,7 +171,7 @@ impl Outbound {
         })
     }
 
-    /// The allow-listed lines of a caller's head, and whom the call is made for.
+    /// Adds the allow-listed lines of a caller's head, and the account that the call is for.
     fn lines(
         &mut self,
         inbound: Option<RequestHead<'_>>,
@@ -180,7 +180,7 @@ impl Outbound {
     ) -> Result<(), UnsendableHead> {
         let head = &mut self.head;
         wire_lines::write(head, &header::HOST, host.as_bytes());
-        // Without it any coding is allowed (RFC 9110, 12.5.3), and a coded answer is one that nobody here can judge.
+        // Without this line any coding is allowed (RFC 9110, 12.5.3), and the proxy cannot judge a coded answer.
         let coding: &[u8] = if self.gzip { b"gzip" } else { b"identity" };
         wire_lines::write(head, &header::ACCEPT_ENCODING, coding);
         for (name, value) in inbound.iter().flat_map(RequestHead::lines) {
@@ -200,8 +200,8 @@ impl Outbound {
         Ok(())
     }
 
-    /// One attempt, signed with the institution's credential under a stamp that no other attempt has: puts its head into
-    /// `head` and returns its body.
+    /// One attempt, signed with the institution's credential under a stamp that no other attempt has: writes its head
+    /// into `head` and returns its body.
     pub fn attempt(
         &self,
         credential: &Credential,
@@ -212,7 +212,7 @@ impl Outbound {
         self.signed(credential, stamp, &signature, head)
     }
 
-    /// The same, for a long body: others have their turn while it is hashed.
+    /// Like `attempt`, for a long body: other tasks run while the body is hashed.
     pub async fn attempt_in_pieces(
         &self,
         credential: &Credential,
@@ -224,7 +224,7 @@ impl Outbound {
         self.signed(credential, stamp, &payload.sign(), head)
     }
 
-    /// An attempt with this signature.
+    /// Writes the head of an attempt with this signature, and returns the body.
     fn signed(
         &self,
         credential: &Credential,
@@ -256,15 +256,15 @@ impl Outbound {
     }
 }
 
-/// How much an attempt adds to a head, about.
+/// The approximate number of bytes that an attempt adds to a head.
 const SIGNED: usize = 512;
-/// The bodies that are made here.
+/// The media type of the bodies that the proxy makes itself.
 const JSON: &[u8] = b"application/json";
 
-/// How much room a head is given: most need no more.
+/// The initial capacity of a head in bytes: most heads need no more.
 const HEAD: usize = 544;
 
-/// A part of a request's target, if it cannot end there or begin anything else.
+/// A part of a request's target, if none of its bytes can end the target or begin another part.
 fn target(part: &str) -> Result<&[u8], UnsendableHead> {
     let is_one = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
     if part.bytes().all(is_one) {

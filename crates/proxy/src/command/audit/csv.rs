@@ -1,8 +1,8 @@
-//! What was found as a table: CSV by RFC 4180, safe to open in a spreadsheet.
+//! The found records as CSV (RFC 4180), safe to open in a spreadsheet.
 //!
-//! Callers choose some of the text, and spreadsheets take a cell for a formula by how it begins. So an apostrophe is put
-//! before each `=`, `+`, `-` or `@` with which a cell begins, or would begin for a program that divides lines elsewhere;
-//! numbers stay numbers. Characters that end lines or steer terminals are written as escapes.
+//! Callers choose parts of the text, and a spreadsheet takes a cell for a formula by its first character. So an
+//! apostrophe is put before each `=`, `+`, `-` or `@` that begins a cell, or would begin a cell in a program that
+//! divides lines elsewhere. Numbers stay numbers. Characters that end lines or steer terminals are written as escapes.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::fields::{amounts, changes, ids, text, visible};
 
-/// The names of the columns. They are promises: others may be added at the end.
+/// The names of the columns. They are stable: new columns may only be added at the end.
 const COLUMNS: [&str; 26] = [
     "time",
     "kind",
@@ -132,7 +132,7 @@ fn verified(verified: Option<bool>) -> String {
     .to_owned()
 }
 
-/// Cells as a line; its CR stands in front of the LF that whoever prints it adds.
+/// Joins cells into a line that ends in CR; the caller prints the LF after it.
 fn line(cells: [String; COLUMNS.len()]) -> String {
     let cells = cells.map(|text| cell(&text));
     cells.join(",") + "\r"
@@ -148,7 +148,7 @@ fn cell(text: &str) -> String {
     format!("\"{}\"", safe.replace('"', "\"\""))
 }
 
-/// The text with an apostrophe before everything that a spreadsheet would calculate.
+/// The text with an apostrophe before every part that a spreadsheet would calculate.
 fn harmless(text: &str) -> Cow<'_, str> {
     if is_number(text) {
         return Cow::Borrowed(text);
@@ -164,10 +164,10 @@ fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// What formulas begin with, in half and full width.
+/// The characters that begin formulas, in half and full width.
 const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
-/// Digits, perhaps with a point between them and a minus before.
+/// Whether the text is digits, with an optional decimal point between them and an optional minus before them.
 fn is_number(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let number = text.strip_prefix('-').unwrap_or(text);

@@ -15,14 +15,14 @@ pub(super) struct ShownAmount {
     field: Option<String>,
 }
 
-/// Those a record has, and how many are in currencies that are not listed.
+/// The amounts of a record, and the number of its amounts in unlisted currencies.
 pub(super) fn amounts(before: &JournalRecord) -> (Vec<ShownAmount>, Option<u64>) {
     let listed = before.get("amounts").and_then(Value::as_array);
     let listed = listed.into_iter().flatten().filter_map(Value::as_object);
     let amounts = listed.map(|amount| ShownAmount {
         amount: text(amount, "amount"),
         currency: text(amount, "currency"),
-        // Written only where it is more than one.
+        // The journal writes the count only if it is more than 1.
         count: Some(amount.get("count").and_then(Value::as_u64).unwrap_or(1)),
         field: text(amount, "field"),
     });
@@ -30,7 +30,7 @@ pub(super) fn amounts(before: &JournalRecord) -> (Vec<ShownAmount>, Option<u64>)
     (amounts.collect(), unlisted)
 }
 
-/// As in `3.5 USDT (withdraw_list.amount, 2 added)`.
+/// Formats an amount as in `3.5 USDT (withdraw_list.amount, 2 added)`.
 impl fmt::Display for ShownAmount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
@@ -43,7 +43,7 @@ impl fmt::Display for ShownAmount {
     }
 }
 
-/// What an event did, a line each.
+/// The changes that an event made, one line each.
 pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
     let lines = record.get("changes").and_then(Value::as_array);
     let lines = lines.into_iter().flatten().filter_map(Value::as_str);
@@ -60,7 +60,7 @@ pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
     changes
 }
 
-/// The ids GatePay gave, as `prepayId 77`.
+/// The ids that GatePay assigned, each as in `prepayId 77`.
 pub(super) fn ids(after: &JournalRecord) -> Vec<String> {
     let ids = after.get("ids").and_then(Value::as_object);
     let ids = ids.into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Names on the command line that the journal or the configuration has to know.
+//! Checks names on the command line against the journal and the configuration.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +9,16 @@ use gatepay_tenancy::problem::nearest;
 use super::{AuditSubject, usage};
 use crate::command::ExitStatus;
 
-/// The names that there are.
+/// The names that the journal and the configuration hold.
 pub(super) struct KnownNames<'a> {
     operations: BTreeSet<&'a str>,
     reads: BTreeSet<&'a str>,
-    /// `None` if tenants that made no call are not known.
+    /// `None` if tenants without a call in the journal are unknown.
     parties: Option<BTreeSet<&'a str>>,
 }
 
 impl<'a> KnownNames<'a> {
-    /// Those of the configuration, and those in the journal: it may be older, or another's.
+    /// The names of the configuration and of the journal, which may be older or of another proxy.
     pub(super) fn of(
         subject: &'a AuditSubject,
         standard: &'a Catalogue,
@@ -45,7 +45,7 @@ impl<'a> KnownNames<'a> {
         }
     }
 
-    /// Refuses names that there are not, all of them.
+    /// Refuses unknown names and lists all of them.
     pub(super) fn check(
         &self,
         operations: &[String],

@@ -149,13 +149,13 @@ impl AuditShow {
     }
 }
 
-/// The words that values are written as.
+/// The command-line words of these values.
 fn words(values: &[impl ValueEnum]) -> Vec<String> {
     let names = values.iter().filter_map(ValueEnum::to_possible_value);
     names.map(|name| name.get_name().to_owned()).collect()
 }
 
-/// Says what is not as it was written: of what is shown, and of the journal.
+/// Prints which shown records and parts of the journal are not as they were written; returns whether all are.
 fn is_whole(shown: &SearchResult, report: &VerifyReport) -> bool {
     let is_altered = |found: &&FoundRecord| found.verified() == Some(false);
     let altered = shown.found.iter().filter(is_altered).count();
@@ -176,7 +176,7 @@ fn is_whole(shown: &SearchResult, report: &VerifyReport) -> bool {
     altered == 0 && findings.is_empty()
 }
 
-/// How many findings are named where calls are looked for.
+/// The number of findings about the journal that are printed.
 const FINDINGS: usize = 3;
 
 fn object(found: &FoundRecord) -> Value {
@@ -193,11 +193,11 @@ fn object(found: &FoundRecord) -> Value {
     }
 }
 
-/// JSON in one line, in which what steers terminals is an escape.
+/// JSON in one line, with characters that steer terminals as escapes.
 fn json_line(value: &Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
-        // Outside a string there is none.
+        // JSON text has control characters only inside strings here.
         if c.is_control() {
             let _ = write!(line, "\\u{:04x}", u32::from(c));
         } else {
@@ -276,7 +276,7 @@ fn print_mark(verified: Option<bool>) {
     }
 }
 
-/// The same for people.
+/// A field as people read it: with `-` if it is missing.
 fn shown(record: &JournalRecord, name: &str) -> String {
     let text = text(record, name);
     text.map_or_else(|| "-".to_owned(), |text| visible(&text).into_owned())

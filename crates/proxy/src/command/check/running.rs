@@ -1,4 +1,4 @@
-//! What the process that is running does, as its admin listener tells it.
+//! The configuration of the running process, as its admin listener gives it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -12,10 +12,10 @@ use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request};
 use zeroize::Zeroizing;
 
-/// A hundred thousand tenants are told within a few seconds.
+/// The timeout for the answer: an answer about a hundred thousand tenants takes a few seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Asks the process whose admin listener is at this address; with a token, if it wants one.
+/// Asks the admin listener at this address for its configuration; with a token, if the listener requires one.
 pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<ConfigOutline, String> {
     if address.port() == 0 {
         return Err(

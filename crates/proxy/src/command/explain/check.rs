@@ -1,4 +1,4 @@
-//! The checks the proxy makes of a signed request, in its order.
+//! The proxy's checks of a signed request, in the proxy's order.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ use http::{HeaderName, HeaderValue};
 
 use super::input::ExplainInput;
 
-/// One check: what was seen, or what is wrong with it.
+/// One check, with the observation or the fault.
 pub(super) struct ExplainCheck {
     pub(super) name: &'static str,
     pub(super) outcome: Result<String, WrongInput>,
 }
 
-/// What is wrong.
+/// The fault that a check found.
 #[derive(Debug)]
 pub(super) enum WrongInput {
-    /// What the proxy would answer.
+    /// The refusal that the proxy would answer.
     Refused(Refusal),
-    /// What it cannot know.
+    /// A fault that the proxy cannot detect: the bytes changed on the way.
     Changed(String),
 }
 
@@ -33,7 +33,7 @@ pub(super) const FRESHNESS: &str = "freshness";
 pub(super) const SIGNATURE: &str = "signature";
 pub(super) const ARRIVED: &str = "arrived";
 
-/// Every check that what is there allows; the proxy stops at the first that is wrong.
+/// Every check that the given input allows; the proxy itself stops at the first fault.
 pub(super) fn all(
     input: &ExplainInput,
     secret: &SecretKey,
@@ -112,7 +112,7 @@ pub(super) fn is_wrong(checks: &[ExplainCheck], name: &str) -> bool {
         .any(|check| check.name == name && check.outcome.is_err())
 }
 
-/// Each of the four headers stands there once, and the client id could be one.
+/// Checks that each of the four headers is present once, and that the client id is well formed.
 fn present(input: &ExplainInput) -> Result<String, Refusal> {
     let repeated = |name: &HeaderName| {
         Refusal::MalformedRequest(format!("{name} stands more than once").into())
@@ -141,7 +141,7 @@ fn present(input: &ExplainInput) -> Result<String, Refusal> {
     Ok(format!("all four, each once; client id {client_id}"))
 }
 
-/// Judged beside a nonce that is right.
+/// Checks the timestamp's form, next to a valid nonce.
 fn timestamp_form(timestamp: &[u8]) -> Result<String, Refusal> {
     match Stamp::parse(timestamp, b"n") {
         Ok(stamp) => Ok(stamp.timestamp().to_owned()),
@@ -149,7 +149,7 @@ fn timestamp_form(timestamp: &[u8]) -> Result<String, Refusal> {
     }
 }
 
-/// Judged beside a timestamp that is right.
+/// Checks the nonce's form, next to a valid timestamp.
 fn nonce_form(nonce: &[u8]) -> Result<String, Refusal> {
     Stamp::parse(b"0", nonce)
         .map(|stamp| format!("{}, length {}", stamp.nonce(), nonce.len()))
@@ -171,7 +171,7 @@ fn fresh(stamp: &Stamp<'_>, window: StampWindow, now: u64) -> Result<String, Ref
     ))
 }
 
-/// Whether the proxy hashed the same bytes.
+/// Checks whether the proxy hashed the same bytes.
 fn arrived(
     input: &ExplainInput,
     stamp: &Stamp<'_>,
@@ -250,7 +250,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A right request, but for the header that `wrong` names.
+    /// A valid request, except for the header that `wrong` names.
     fn input(wrong: &str, value: Option<&str>) -> ExplainInput {
         let stamp = Stamp::parse(b"1767225600000", b"k64").unwrap();
         let credential = Credential::new(ClientId::parse("acme").unwrap(), &secret());

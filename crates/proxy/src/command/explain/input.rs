@@ -8,15 +8,15 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_
 pub(super) struct ExplainInput {
     /// Method and target.
     pub(super) line: Option<(String, String)>,
-    /// Those of a file, or the three that were given.
+    /// The headers of a request file, or the three that were given as options.
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// Whether the head is all there, so that what is missing is missing.
+    /// Whether the head is complete, so that an absent header is really missing.
     pub(super) whole: bool,
 }
 
 impl ExplainInput {
-    /// What the proxy reads of its head.
+    /// The headers that the proxy reads.
     pub(super) fn lines(&self) -> KnownHeaders<'_> {
         let head = self.headers.iter();
         KnownHeaders::read(head.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
@@ -30,7 +30,7 @@ impl ExplainInput {
     }
 }
 
-/// Puts a request together from what was given.
+/// Builds a request from the given parts.
 pub(super) fn of_parts(
     values: [(HeaderName, String); 3],
     line: Option<(String, String)>,
@@ -109,7 +109,7 @@ fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     ))
 }
 
-/// As many bytes as were announced: an editor may have added a line feed to the file.
+/// The announced number of body bytes: an editor may have added a line feed to the file.
 fn body<'a>(headers: &HeaderMap, rest: &'a [u8]) -> Result<&'a [u8], String> {
     let Some(length) = headers.get(CONTENT_LENGTH) else {
         return Ok(rest);

@@ -78,7 +78,7 @@ fn cells(tenant: &Tenant, suspended: &SuspendedByHand, now_ms: u64) -> [String; 
         party.limits.all.per_second.to_string(),
         party.limits.all.burst.to_string(),
         party.limits.in_flight.to_string(),
-        // Valid of all.
+        // The valid credentials out of all credentials.
         format!("{} of {}", valid.count(), party.credentials.len()),
         end.map(time).unwrap_or_default(),
     ]

@@ -73,7 +73,7 @@ fn overlap(text: &str) -> Result<Duration, &'static str> {
         _ => return Err(MEANT),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| MEANT)?;
-    // Further away it is a slip of the pen, and no end at all.
+    // A longer overlap is a typing error, and in effect no end at all.
     let most = 366 * 86_400;
     let seconds = number
         .checked_mul(seconds)
