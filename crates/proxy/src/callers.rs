@@ -1,4 +1,4 @@
-//! Callers: where they are, how much each may hold open, and how long each may take.
+//! Callers: their addresses, their limits for connections, requests and memory, and their timeouts.
 
 pub mod activity;
 pub mod address_limits;

@@ -1,4 +1,4 @@
-//! Callers' connections: accepting, HTTP/1 and HTTP/2, and how each connection ends.
+//! Callers' connections: accepting them, HTTP/1 and HTTP/2, and the end of each connection.
 
 pub mod accept;
 pub mod http1;

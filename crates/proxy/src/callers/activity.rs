@@ -1,7 +1,7 @@
-//! Pace: how long a connection may take for its next head, how long to take its answers, and how long it may idle.
+//! Activity of a connection: its timeouts for the next head, for taking answers, and for idling.
 //!
-//! A timer for every request would cost. Here a connection notes when it began to wait, and one alarm per connection
-//! looks once in a while.
+//! A timer for each request would cost too much. Instead a connection notes when it began to wait, and one timer per
+//! connection checks these times now and then.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,97 +13,98 @@ use tokio::time::Instant;
 
 use crate::callers::address_limits::RequestSlot;
 
-/// What a connection waits for, and since when.
+/// The state of a connection's waits, and the time at which each wait began.
 #[derive(Debug)]
 pub struct ConnectionActivity {
     made: Instant,
-    /// Requests whose answers are not over.
+    /// The number of requests whose answers are not over.
     busy: AtomicU32,
-    /// Those of which more of the body is awaited, so that nothing is proved of them yet.
+    /// The number of those that still await more of their body, and so are not verified yet.
     receiving: AtomicU32,
-    /// Since when a body is awaited, in milliseconds since `made`, less the time that what came meanwhile was worth; plus
-    /// one.
+    /// When the wait for bodies began, in milliseconds since `made`, plus one. Bytes that arrive move it later, by the
+    /// time that they are worth at `PER_SECOND`.
     receiving_since: AtomicU64,
-    /// When the first byte of a head came, in milliseconds since `made`, plus one; 0 if none has.
+    /// When the wait for a complete head began, in milliseconds since `made`, plus one; 0 while no wait runs. The wait
+    /// for the first head begins with the connection. The wait for a later HTTP/1 head begins with its first byte.
     head_since: AtomicU64,
     /// When the last answer ended or the last byte moved, in milliseconds since `made`.
     moved: AtomicU64,
-    /// There has been a request.
+    /// Whether a request has come on the connection.
     asked: AtomicBool,
-    /// When the last answer ended.
+    /// When the last answer ended, in milliseconds since `made`.
     answered: AtomicU64,
-    /// Whether HTTP/2 is spoken: its bytes need not be about requests, and its heads are framed.
+    /// Whether the connection speaks HTTP/2: its bytes may belong to no request, and its heads are framed.
     http2: AtomicBool,
-    /// Since when what was written waits for room, less the time that what was written meanwhile was worth; plus one,
-    /// 0 if nothing waits.
+    /// When writing was blocked by a full send buffer, in milliseconds since `made`, plus one; 0 if nothing waits.
+    /// Bytes that are written move it later, by the time that they are worth at `PER_SECOND`.
     blocked_since: AtomicU64,
-    /// Answers that have begun and not ended: those since `looked`, and the others, which may have been there before.
+    /// Counts of answers in progress: those that began or progressed since `looked`, and the others.
     answers: [AtomicU32; 2],
-    /// Which of the two are those since `looked`.
+    /// The index in `answers` of the count since `looked`.
     newer: AtomicUsize,
-    /// When the answers were last looked at.
+    /// When the answers were last checked for a stall, in milliseconds since `made`.
     looked: AtomicU64,
-    /// An answer was cut short, so that the connection must not end as if it were whole.
+    /// Whether the connection must be reset instead of closed in order; see [`abort`](Self::abort).
     aborted: AtomicBool,
-    /// The party whose request was verified last, as [`verified`](Busy::verified) was told; 0 if none ever was.
+    /// The party of the last verified request, as passed to [`verified`](ActiveRequest::verified); 0 before the first.
     party: AtomicUsize,
-    /// A [`Leave`], once the connection is to end as soon as no request is under way; 0 until then.
+    /// A [`LeaveReason`] once the connection is to end as soon as no request is under way; 0 until then.
     leave: AtomicU8,
     /// Wakes the connection when `leave` is set.
     told: Notify,
     limits: ActivityLimits,
 }
 
-/// Why a connection is to end although nothing on it is late.
+/// The reason for which a connection is to end without a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum LeaveReason {
     /// All slots are taken, and a new connection needs one.
     Full = 1,
-    /// It has been open for `listen.connection_age_ms`.
+    /// The connection has been open for about `listen.connection_age_ms`.
     Age = 2,
-    /// `listen.tls.client_ca` is not what it was when the caller showed its certificate.
+    /// `listen.tls.client_ca` has changed since the connection began.
     ClientCa = 3,
-    /// All slots are taken, and all it has under way are requests whose bodies come slowly. It does not wait for those.
+    /// All slots are taken, and all requests under way have slow bodies. The connection ends without these bodies.
     SlowBody = 4,
 }
 
-/// How long things may take.
+/// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivityLimits {
-    /// A head.
+    /// The longest time until a head is complete.
     pub head: Duration,
-    /// Nothing being taken of an answer.
+    /// The longest time in which the caller takes nothing of an answer.
     pub answer: Duration,
-    /// Nothing at all.
+    /// The longest time without any activity.
     pub idle: Duration,
 }
 
-/// A request on the connection; it is not idle until this is dropped.
+/// A request on the connection, which is busy until this is dropped.
 #[derive(Debug)]
 pub struct ActiveRequest {
     pace: Arc<ConnectionActivity>,
-    /// Once its answer has begun: among which it is counted.
+    /// The index in `answers` at which the answer is counted, once the answer has begun.
     answer: Option<usize>,
-    /// Its place among all requests.
+    /// The request's slot among all requests.
     seat: Option<RequestSlot>,
-    /// Whether more of its body is awaited.
+    /// Whether more of the request's body is awaited.
     receives: bool,
 }
 
-/// What the alarm finds.
+/// The result of a timeout check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutCheck {
-    /// Nothing is late; look again then.
+    /// No timeout has passed. The next check is due at this time.
     Fine(Instant),
-    /// A head has taken too long, or nothing has happened for too long.
+    /// The timeout of a head or of an idle connection has passed.
     Late,
-    /// An answer is not being taken.
+    /// The caller has taken too little of an answer for too long.
     Stalled,
 }
 
 impl ConnectionActivity {
-    /// A connection that was just accepted. Its first byte is already awaited, under the head's time-out.
+    /// A connection that was just accepted. Its first head is awaited from now on, under the head timeout.
     pub fn new(limits: ActivityLimits) -> Arc<Self> {
         Arc::new(Self {
             made: Instant::now(),
@@ -127,14 +128,15 @@ impl ConnectionActivity {
         })
     }
 
-    /// The connection is read from now on: until then it waited for a slot, a PROXY header or the end of a penalty.
+    /// Restarts the head timeout, now that reading begins after a wait for a slot, a PROXY header or a flood's penalty.
     pub fn begin(&self) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
         self.head_since.store(now + 1, Ordering::Relaxed);
     }
 
-    /// Asks the connection to end as soon as no request is under way; whether this is the first reason, which stands.
+    /// Asks the connection to end as soon as no request is under way. Returns whether `why` is the first reason, which
+    /// stands.
     pub fn leave(&self, why: LeaveReason) -> bool {
         let first = self
             .leave
@@ -146,7 +148,7 @@ impl ConnectionActivity {
         first
     }
 
-    /// Why the connection was asked to end, if it was.
+    /// The reason for which the connection was asked to end, if any.
     pub fn leaves(&self) -> Option<LeaveReason> {
         match self.leave.load(Ordering::Relaxed) {
             0 => None,
@@ -164,13 +166,13 @@ impl ConnectionActivity {
         }
     }
 
-    /// The party whose request was verified last on the connection, if any was.
+    /// The party of the last verified request on the connection, if any.
     pub fn party(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.party.load(Ordering::Relaxed))
     }
 
-    /// Since when no request has been under way: since the last answer, or since a head began that is not complete.
-    /// Nothing while a request is under way, that is from its complete head until its answer is written.
+    /// Since when no request has been under way: since the last answer, or since the wait for an incomplete head began.
+    /// `None` while a request is under way, that is from its complete head until its answer is written.
     pub fn idle_since(&self) -> Option<Instant> {
         let is_busy = self.busy.load(Ordering::Relaxed) > 0;
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
@@ -182,8 +184,8 @@ impl ConnectionActivity {
         Some(self.at(answered.max(head)))
     }
 
-    /// Since when bodies are awaited that come slowly, if nothing else is under way: some for `SLOW_MS` more than what
-    /// has come of them is worth at `PER_SECOND`. Later, the more has come.
+    /// Since when slow bodies are awaited, if nothing else is under way. Bodies are slow once the wait exceeds the time
+    /// that their received bytes are worth at `PER_SECOND` by `SLOW_MS`. Received bytes make the time later.
     pub fn slow_since(&self) -> Option<Instant> {
         let receiving = self.receiving.load(Ordering::Relaxed);
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
@@ -194,19 +196,19 @@ impl ConnectionActivity {
         (self.now() + 1 >= since + SLOW_MS).then(|| self.at(since.saturating_sub(1)))
     }
 
-    /// Whether all that is under way are requests whose bodies are awaited.
+    /// Whether all requests under way still await their bodies.
     pub fn only_receives(&self) -> bool {
         self.receiving.load(Ordering::Relaxed) == self.busy.load(Ordering::Relaxed)
     }
 
-    /// Whether the last answer ended so long ago, and is written.
+    /// Whether the last answer ended at least `time` ago and is written, and no request is under way.
     pub fn is_idle_for(&self, time: Duration) -> bool {
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
         let answered = self.at(self.answered.load(Ordering::Relaxed));
         self.busy.load(Ordering::Relaxed) == 0 && !is_writing && answered.elapsed() >= time
     }
 
-    /// So many bytes came in.
+    /// Notes that bytes were read.
     pub fn read(&self, bytes: usize) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
@@ -224,19 +226,19 @@ impl ConnectionActivity {
         }
     }
 
-    /// When the last byte came or went, or the last answer ended.
+    /// When the last byte was read or written, or the last answer ended.
     pub fn moved(&self) -> Instant {
         self.at(self.moved.load(Ordering::Relaxed))
     }
 
-    /// Some of a head is there, whenever it came.
+    /// Notes that part of a head is there. Its bytes may have come before the previous answer ended.
     pub fn head_begun(&self) {
         if self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.now() + 1, Ordering::Relaxed);
         }
     }
 
-    /// So many bytes went out.
+    /// Notes that bytes were written.
     pub fn wrote(&self, bytes: usize) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
@@ -248,32 +250,33 @@ impl ConnectionActivity {
         }
     }
 
-    /// What is to go out finds no room, for the caller takes nothing.
+    /// Notes that writing is blocked: the send buffer is full, because the caller takes nothing.
     pub fn blocked(&self) {
         if self.blocked_since.load(Ordering::Relaxed) == 0 {
             self.blocked_since.store(self.now() + 1, Ordering::Relaxed);
         }
     }
 
-    /// Everything that was to go out is out.
+    /// Notes that everything was written.
     pub fn flushed(&self) {
         if self.blocked_since.load(Ordering::Relaxed) != 0 {
             self.blocked_since.store(0, Ordering::Relaxed);
         }
     }
 
-    /// From here on only requests count as something that happens: HTTP/2 has bytes of its own. The first is still
-    /// awaited, under the head's time-out; those after it come when they come.
+    /// Switches to HTTP/2, whose own frames must not count as activity: between requests only answers do. The first
+    /// request is still under the head timeout; later heads are not.
     pub fn http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
     }
 
-    /// What went on here was an attack: the connection ends at once.
+    /// Marks the connection to be reset when it ends, instead of closed in order: an answer was cut short, the caller
+    /// does not take its answers, or the peer sent a flood of frames.
     pub fn abort(&self) {
         self.aborted.store(true, Ordering::Relaxed);
     }
 
-    /// A head is complete.
+    /// Begins a request once its head is complete.
     pub fn request(self: &Arc<Self>) -> ActiveRequest {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
@@ -286,17 +289,17 @@ impl ConnectionActivity {
         }
     }
 
-    /// Whether there has been a request.
+    /// Whether a request has come on the connection.
     pub fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer was cut short.
+    /// Whether the connection must be reset, for one of the reasons of [`abort`](Self::abort).
     pub fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is in flight, and nothing has moved for a moment: what was answered is out.
+    /// Whether no request is in flight and no byte has moved for `SETTLED_MS`, so that the answers are written.
     pub fn is_settled(&self) -> bool {
         let quiet = self
             .now()
@@ -304,7 +307,7 @@ impl ConnectionActivity {
         self.busy.load(Ordering::Relaxed) == 0 && quiet >= SETTLED_MS
     }
 
-    /// Whether something is late.
+    /// Checks the timeouts.
     pub fn check_timeouts(&self) -> TimeoutCheck {
         if self.is_stalled() {
             return TimeoutCheck::Stalled;
@@ -316,7 +319,7 @@ impl ConnectionActivity {
         } else {
             &self.moved
         };
-        // A connection that waits for GatePay is not idle. One on which nothing was ever verified may be anybody's.
+        // A connection that waits for GatePay is not idle. Before the first verified request, the caller is unknown.
         let idle = match busy {
             true => idle.max(WAITING),
             false if self.party().is_none() => idle.min(head),
@@ -335,8 +338,8 @@ impl ConnectionActivity {
         }
     }
 
-    /// Whether an answer is not being taken. One that was there at the last look but one, and of which nothing was
-    /// taken since, is older than the limit, and at most twice as old.
+    /// Whether an answer is stalled. The counts are checked once per limit, and an answer of which nothing was taken
+    /// between two checks is stalled. So a stall is found after the limit, and after twice the limit at most.
     fn is_stalled(&self) -> bool {
         let now = self.now();
         let limit = u64::try_from(self.limits.answer.as_millis()).unwrap_or(u64::MAX);
@@ -366,27 +369,27 @@ impl ConnectionActivity {
 }
 
 impl ActiveRequest {
-    /// Holds the request's place among all for as long as itself.
+    /// Keeps the request's slot until the request is over.
     #[must_use]
     pub fn seated(mut self, seat: RequestSlot) -> Self {
         self.seat = Some(seat);
         self
     }
 
-    /// The answer was cut short.
+    /// Marks the connection to be reset, because the answer was cut short.
     pub fn abort(&self) {
         self.pace.abort();
     }
 
-    /// The request was proved to be this party's. Any number that is one party's alone will do.
+    /// Notes that the request was verified as this party's. Any number that identifies the party will do.
     pub fn verified(&self, party: NonZeroUsize) {
-        // A store is seen by other cores; on most connections the party never changes.
+        // A store invalidates other cores' caches; on most connections the party never changes.
         if self.pace.party.load(Ordering::Relaxed) != party.get() {
             self.pace.party.store(party.get(), Ordering::Relaxed);
         }
     }
 
-    /// More of the body is awaited, from now until [`received`](Self::received).
+    /// Notes that more of the body is awaited, from now until [`received`](Self::received).
     pub fn receives(&mut self) {
         self.receives = true;
         let now = self.pace.now();
@@ -395,19 +398,19 @@ impl ActiveRequest {
         }
     }
 
-    /// No more of the body is awaited.
+    /// Notes that no more of the body is awaited.
     pub fn received(&mut self) {
         if std::mem::take(&mut self.receives) {
             self.pace.receiving.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Whether its body is no longer waited for, since a new connection needs the slot.
+    /// Whether the wait for the body ends, because a new connection needs the slot.
     pub fn gives_way(&self) -> bool {
         self.pace.leaves() == Some(LeaveReason::SlowBody)
     }
 
-    /// The answer begins, or more of it was taken.
+    /// Notes that the answer begins, or that the caller took more of it.
     pub fn answering(&mut self) {
         let newer = self.pace.newer.load(Ordering::Relaxed);
         if self.answer != Some(newer) {
@@ -424,14 +427,16 @@ impl ActiveRequest {
     }
 }
 
-/// How long nothing may move while an answer is due. Above every deadline of a call.
+/// How long no byte may move while an answer is due; a longer idle timeout takes precedence. By default a call takes at
+/// most 20 s (`upstream.deadline_ms` plus `upstream.resolve_ms`). The settings accept up to 24 h for each. A call that
+/// takes more than five minutes can therefore lose its connection.
 const WAITING: Duration = Duration::from_mins(5);
-/// How fast an answer has to be taken once the caller's buffers are full, and how fast a body comes that does not give way
-/// to a new connection, in bytes.
+/// The least rate, in bytes per second, at which an answer must be taken once the send buffer is full. A body that
+/// comes more slowly gives way to a new connection.
 const PER_SECOND: u64 = 1_024;
-/// How far behind that a body is before it gives way.
+/// How many milliseconds behind that rate a body is before it gives way.
 const SLOW_MS: u64 = 1_000;
-/// How long nothing moves before a connection counts as settled.
+/// How many milliseconds no byte moves before a connection counts as settled.
 const SETTLED_MS: u64 = 200;
 
 impl Drop for ActiveRequest {
@@ -468,7 +473,7 @@ mod tests {
         pace
     }
 
-    /// Looks as often as it asks to, for so long; what it finds at last.
+    /// Checks the timeouts whenever a check is due, for `time`; returns the last result.
     async fn watch(pace: &ConnectionActivity, time: Duration) -> TimeoutCheck {
         let end = Instant::now() + time;
         loop {
@@ -622,7 +627,7 @@ mod tests {
                 advance(HEAD / 2).await;
                 assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
             }
-            // A request that waits for its body or for GatePay is not held to it.
+            // A request that waits for its body or for GatePay is not under this timeout.
             let busy = pace.request();
             assert!(matches!(watch(&pace, IDLE).await, TimeoutCheck::Fine(_)));
             drop(busy);
@@ -655,7 +660,7 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         pace.head_begun();
         let begun = Instant::now();
-        // A head that drips is idle since it began.
+        // A connection with a slowly arriving head is idle since that head began.
         advance(Duration::from_secs(1)).await;
         pace.read(1);
         assert_eq!(pace.idle_since(), Some(begun));

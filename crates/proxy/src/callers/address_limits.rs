@@ -1,5 +1,5 @@
-//! Crowd: how many connections and requests each address has open, and how much of what came over them is not proved to
-//! be anybody's, so that one cannot take all there may be.
+//! Address limits: each address's open connections, requests and unverified request bytes, so that one address cannot
+//! take all that the limits allow.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,14 +12,15 @@ use gatepay_tenancy::settings::Listen;
 
 use crate::callers::client_address::{ClientAddress, network};
 
-/// Who has connections open. Of IPv6 a /64 counts as one address. It holds no more entries than connections are open.
+/// The addresses with open connections. An IPv6 /64 counts as one address. The map has at most as many entries as
+/// connections are open.
 pub struct AddressLimits {
     most: AtomicUsize,
     open: Mutex<HashMap<IpAddr, AddressCounts>>,
     requests: RequestCounts,
 }
 
-/// Requests of all addresses.
+/// The requests of all addresses.
 struct RequestCounts {
     most: usize,
     open: AtomicUsize,
@@ -31,40 +32,40 @@ struct AddressCounts {
     shared: Arc<AddressShared>,
 }
 
-/// What the connections of one address have together.
+/// The counters that all connections of one address share.
 #[derive(Default)]
 struct AddressShared {
     requests: AtomicUsize,
     unauthenticated: Arc<AtomicUsize>,
 }
 
-/// Of all requests there may be, one address may have this part.
+/// The divisor of `listen.max_requests` that gives one address's share.
 const SHARE: usize = 4;
 
-/// A connection's place in the crowd, until dropped.
+/// A connection's slot among those of its address, held until dropped.
 pub struct AddressSlot {
     crowd: Arc<AddressLimits>,
     network: IpAddr,
     shared: Arc<AddressShared>,
 }
 
-/// A request's place in the crowd, until dropped: as long as anything of it or its answer is held.
+/// A request's slot, held until dropped: as long as anything of the request or its answer is held.
 pub struct RequestSlot {
     crowd: Arc<AddressLimits>,
-    /// Its address's; a trusted proxy has all there are.
+    /// The counters of its address. `None` for a trusted proxy, which may use all slots.
     shared: Option<Arc<AddressShared>>,
 }
 
-/// The other end of a connection.
+/// The peer of a connection.
 pub struct ConnectionPeer {
-    /// Where it is.
+    /// The peer's address.
     pub origin: ClientAddress,
-    /// Its place; a trusted proxy needs none, for behind it are many.
+    /// The connection's slot. A trusted proxy needs none, because it stands for many callers.
     pub place: Option<AddressSlot>,
 }
 
 impl ConnectionPeer {
-    /// How many bytes of requests that nobody proved yet came from its address, if that can be held against it.
+    /// The counter of unverified request bytes from the peer's address, if limits apply to it.
     pub fn unauthenticated_bytes(&self) -> Option<&Arc<AtomicUsize>> {
         self.place
             .as_ref()
@@ -73,7 +74,7 @@ impl ConnectionPeer {
 }
 
 impl AddressLimits {
-    /// So many connections for each, and so many requests for all, as these say.
+    /// The limits of these settings: connections for each address, and requests for all.
     pub fn new(listen: &Listen) -> Arc<Self> {
         Arc::new(Self {
             most: AtomicUsize::new(listen.max_connections_per_address.get()),
@@ -85,12 +86,12 @@ impl AddressLimits {
         })
     }
 
-    /// From here on an address may have so many connections.
+    /// Sets how many connections an address may have from now on.
     pub fn limit_addresses_to(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// One more connection from this address, unless it has as many as it may.
+    /// A slot for one more connection from this address, unless the address has as many as it may.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
         let network = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,9 +107,9 @@ impl AddressLimits {
         })
     }
 
-    /// One more request of this peer, unless it or all have as many as they may.
+    /// A slot for one more request of this peer, unless its address or all addresses together have as many as they may.
     pub fn seat(self: &Arc<Self>, peer: &ConnectionPeer) -> Option<RequestSlot> {
-        // Given back when it is dropped, also if there is no room.
+        // Dropping the slot releases both counts, also after a refusal.
         let seat = RequestSlot {
             crowd: Arc::clone(self),
             shared: peer.place.as_ref().map(|place| Arc::clone(&place.shared)),

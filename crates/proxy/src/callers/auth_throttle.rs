@@ -1,7 +1,9 @@
-//! Penalty: addresses that keep failing authentication take turns, so that guessing cannot crowd out those who sign.
+//! Authentication throttle: an address that keeps failing authentication has few requests verified at once, so that
+//! guessing cannot crowd out callers with right signatures.
 //!
-//! Addresses of which a connection ended in a flood of frames wait before the next is read, so that coming back at once
-//! gains nothing. Nobody is refused for their address: a right signature only waits. The lists are bounded and forget.
+//! After a connection ended in a flood of frames, new connections of its address wait before they are read, so that
+//! an immediate reconnect gains nothing. No request is refused for its address: a right signature only waits. The lists
+//! are bounded, and their entries expire.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,21 +15,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::callers::client_address::network;
 
-/// How many failures are an accident: a shop that mistyped its secret tries a few times.
+/// How many failures make an address throttled. A shop that mistyped its secret tries a few times.
 const PATIENCE: u32 = 20;
-/// How many requests of such an address are verified at once.
+/// How many requests of a throttled address are verified at once.
 const AT_ONCE: usize = 4;
 /// How long an address is remembered after its last failure.
 const MEMORY: Duration = Duration::from_mins(1);
-/// How many addresses are remembered; beyond that the least used are forgotten, which only spares them.
+/// How many addresses each list remembers. Beyond that the least used are forgotten, which only spares them.
 const ADDRESSES: u64 = 65_536;
 
 /// How long an address is remembered after its last flood.
 const FLOOD_MEMORY: Duration = Duration::from_secs(10);
-/// How long a connection from there waits until it is read. A client that does no harm on purpose only begins later.
+/// How long a connection from such an address waits before it is read. For a client that means no harm, this is only a
+/// delay.
 pub const FLOOD_WAIT: Duration = Duration::from_secs(1);
 
-/// Whose connections ended in floods.
+/// The addresses of which a connection recently ended in a flood.
 pub struct RecentFloods(Cache<IpAddr, ()>);
 
 impl Default for RecentFloods {
@@ -42,18 +45,18 @@ impl Default for RecentFloods {
 }
 
 impl RecentFloods {
-    /// A connection from this address was a flood.
+    /// Notes that a connection from this address ended in a flood.
     pub fn ended(&self, address: IpAddr) {
         self.0.insert(network(address), ());
     }
 
-    /// Whether there was one not long ago.
+    /// Whether a connection from this address ended in a flood recently.
     pub fn remember(&self, address: IpAddr) -> bool {
         self.0.contains_key(&network(address))
     }
 }
 
-/// Who has been failing.
+/// The addresses that recently failed authentication.
 pub struct AuthThrottle(Cache<IpAddr, Arc<FailureRecord>>);
 
 struct FailureRecord {
@@ -61,11 +64,11 @@ struct FailureRecord {
     turns: Arc<Semaphore>,
 }
 
-/// A turn to be verified, until dropped.
+/// A permit to be verified, held until dropped.
 pub struct ThrottlePermit(Option<OwnedSemaphorePermit>);
 
 impl ThrottlePermit {
-    /// Whether it had to be waited for in a queue of its address.
+    /// Whether the address is throttled, so that the permit counts against its limit.
     pub fn is_limited(&self) -> bool {
         self.0.is_some()
     }
@@ -83,7 +86,7 @@ impl Default for AuthThrottle {
 }
 
 impl AuthThrottle {
-    /// A request from this address was not from who it claimed to be from.
+    /// Notes that a request from this address failed authentication.
     pub fn failed(&self, address: IpAddr) {
         let fresh = || {
             Arc::new(FailureRecord {
@@ -92,30 +95,30 @@ impl AuthThrottle {
             })
         };
         let address = network(address);
-        // `get_with` is atomic: of racing first failures one makes the record and all count in it.
+        // `get_with` is atomic: of racing first failures only one makes the record, and all count in it.
         let record = self.0.get_with(address, fresh);
         record.failures.fetch_add(1, Ordering::Relaxed);
-        // It is remembered from its last failure on, however often it is looked at.
+        // The record expires a fixed time after the last failure, however often it is read.
         self.0.insert(address, record);
-        // So that the count of entries is no longer zero when the next request looks.
+        // Updates `entry_count`, which the next request's `record` reads.
         self.0.run_pending_tasks();
     }
 
-    /// Whether requests from this address have to take turns.
+    /// Whether requests from this address are throttled.
     pub fn is_failing(&self, address: IpAddr) -> bool {
         self.record(address).is_some()
     }
 
     fn record(&self, address: IpAddr) -> Option<Arc<FailureRecord>> {
         if self.0.entry_count() == 0 {
-            // As a rule nobody is failing, and then nobody is looked up.
+            // Usually no address is failing, which makes the look-up unnecessary.
             return None;
         }
         let record = self.0.get(&network(address))?;
         (record.failures.load(Ordering::Relaxed) >= PATIENCE).then_some(record)
     }
 
-    /// Waits for a turn to be verified; at once for everybody who has not been failing.
+    /// Waits for a permit to be verified. An address that is not throttled gets one at once.
     pub async fn permit(&self, address: IpAddr) -> ThrottlePermit {
         match self.record(address) {
             Some(record) => ThrottlePermit(Arc::clone(&record.turns).acquire_owned().await.ok()),

@@ -1,65 +1,68 @@
-//! How many bytes of requests are held at the same time: of all together, and of an address that has proved nothing.
+//! Body memory: limits for the request bytes held at the same time, of all callers and of one address's unverified
+//! requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::http1::body_buffer::FIRST_PART;
 
-/// Memory for all bodies together, so that many large ones cannot take the machine's memory.
+/// The memory for all requests together, so that many large bodies cannot exhaust the machine's memory.
 #[derive(Default)]
 pub struct BodyMemory(Arc<MemoryTaken>);
 
-/// How many pieces of it are taken. Nobody waits for one, so this is all there is to know.
+/// The number of pieces taken. A reservation fails at once instead of waiting, so a counter is enough.
 #[derive(Default)]
 struct MemoryTaken(AtomicUsize);
 
-/// Room that one request holds, until dropped.
+/// The memory reserved for one request, held until dropped.
 pub struct BodyReservation {
     room: Arc<MemoryTaken>,
-    /// How many pieces of it.
+    /// The number of pieces reserved.
     taken: usize,
-    /// What is held whatever arrives: the head, what it takes to wait, and what a small body will need.
+    /// The bytes reserved apart from the body: the head, and the request's state while it waits.
     begun: usize,
-    /// What was allocated for the body.
+    /// The bytes allocated for the body.
     allocated: usize,
-    /// Of everybody at its address, until it is proved to be somebody's.
+    /// The share of the address's unverified bytes, until the request is verified.
     unauthenticated: Option<UnauthenticatedBytes>,
 }
 
-/// Why there is no room.
+/// The limit for which a reservation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoom {
-    /// All of it is taken.
+    /// The memory for all requests is taken.
     Everywhere,
-    /// The address has taken all that it may before its requests are proved to be somebody's.
+    /// The address holds as many unverified bytes as it may.
     OfAddress,
 }
 
-/// A part of what came from an address and is not proved to be anybody's.
+/// One request's part of the unverified bytes from its address.
 struct UnauthenticatedBytes {
     of: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-/// How many bytes of requests may be held at once: a hundred of the largest JSON bodies, or two bank uploads, which take
-/// twice their length while their parts are put together.
+/// How many bytes of requests may be held at once: a hundred of the largest JSON bodies, or two bank uploads. An upload
+/// takes twice its length while its parts are put together.
 pub const BODIES: usize = 256 << 20;
-/// How many of them one address may hold that are not proved to be anybody's: the largest upload, and some more.
+/// How many of these bytes one address may hold for unverified requests: the largest upload, and some more.
 pub const UNPROVED: usize = 80 << 20;
-/// What a request takes besides its bytes while it waits for its body: 6 to 9 KB, as `tests/bound.rs` measures.
+/// The bytes that a request takes besides its content while it waits for its body: 6 to 9 KB, measured by
+/// `tests/bound.rs`.
 pub const WAITING: usize = 10 << 10;
-/// Bodies up to this length are given room once, when they are announced.
+/// For bodies up to this many bytes, memory is reserved once, when they are announced.
 const SMALL: usize = FIRST_PART;
-/// Room is given out in pieces of this many bytes.
+/// Memory is reserved in pieces of this many bytes.
 pub(crate) const PIECE: usize = 1024;
 
 impl BodyMemory {
-    /// How many bytes are taken.
+    /// The bytes reserved by all requests.
     pub fn bytes(&self) -> usize {
         self.0.0.load(Ordering::Relaxed) * PIECE
     }
 
-    /// Room for a request whose body is about to be read. `unproved` counts what comes from its address.
+    /// An empty reservation for a request whose body is about to be read. `unproved` counts its address's unverified
+    /// bytes.
     pub fn hold(&self, unproved: Option<&Arc<AtomicUsize>>) -> BodyReservation {
         BodyReservation {
             room: Arc::clone(&self.0),
@@ -75,21 +78,21 @@ impl BodyMemory {
 }
 
 impl BodyReservation {
-    /// Takes room for a head, and for a body that is announced to have so many bytes.
+    /// Reserves memory for a head of `head` bytes, and for the first part of a body of `announced` bytes.
     pub fn begin(&mut self, head: usize, announced: u64) -> Result<(), NoRoom> {
         let small = usize::try_from(announced).map_or(SMALL, |bytes| bytes.min(SMALL));
         self.begun = WAITING + head;
         self.take(self.begun + small)
     }
 
-    /// Takes room for so many bytes more that are allocated for a body.
+    /// Reserves memory for `bytes` more bytes that are allocated for the body.
     pub fn more(&mut self, bytes: usize) -> Result<(), NoRoom> {
         self.allocated += bytes;
         self.take(self.begun + self.allocated)
     }
 
-    /// Takes room for a body once more, while its parts are put together: how many pieces. That is over in a moment, so
-    /// it is not counted to the address.
+    /// Reserves memory for a second copy of the body while its parts are put together; returns the number of pieces.
+    /// The copy is short-lived, so it does not count against the address.
     pub fn twice(&mut self, bytes: usize) -> Result<usize, NoRoom> {
         let pieces = bytes.div_ceil(PIECE);
         if !self.room.take(pieces) {
@@ -99,18 +102,18 @@ impl BodyReservation {
         Ok(pieces)
     }
 
-    /// Gives room back.
+    /// Releases pieces.
     pub fn give(&mut self, pieces: usize) {
         self.taken -= pieces;
         self.room.0.fetch_sub(pieces, Ordering::Relaxed);
     }
 
-    /// How many bytes are taken.
+    /// The bytes reserved by this request.
     pub fn bytes(&self) -> usize {
         self.taken * PIECE
     }
 
-    /// It is proved whose it is: to its address it no longer counts.
+    /// Notes that the request is verified: its bytes no longer count against its address.
     pub fn authenticated(&mut self) {
         self.unauthenticated = None;
     }
@@ -142,7 +145,7 @@ impl Drop for BodyReservation {
 }
 
 impl MemoryTaken {
-    /// Takes so many pieces more, or none.
+    /// Takes `pieces` more, or none.
     fn take(&self, pieces: usize) -> bool {
         let more = |taken: usize| {
             let all = taken.checked_add(pieces)?;
@@ -155,7 +158,7 @@ impl MemoryTaken {
 }
 
 impl UnauthenticatedBytes {
-    /// So many more; whether that is not too much.
+    /// Adds `bytes`; returns whether the address is still within its limit.
     fn more(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         self.of.fetch_add(bytes, Ordering::Relaxed) + bytes <= UNPROVED

@@ -1,7 +1,7 @@
-//! Origin: where a caller is, by what trusted proxies say about it and nobody else.
+//! The client address of a connection or request. Only trusted proxies may say that it differs from the peer's.
 //!
-//! A connection comes from its peer, or from where a trusted peer's PROXY header says. A request comes from where its
-//! connection does; if that is a trusted proxy, from the last address in `X-Forwarded-For` that is not one.
+//! A connection comes from its peer, or from the address in a trusted peer's PROXY header. A request comes from its
+//! connection's address; if that is a trusted proxy's, from the last untrusted address in `X-Forwarded-For`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +14,7 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 /// An address, and whether it is a trusted proxy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// The address, IPv4 as such.
+    /// The address. An IPv4 address in IPv6 form is stored as IPv4.
     pub address: IpAddr,
     trusted: bool,
 }
@@ -23,12 +23,12 @@ pub struct ClientAddress {
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl ClientAddress {
-    /// Whether what it says about others is believed.
+    /// Whether the address is a trusted proxy's, which may name another address.
     pub fn is_trusted(self) -> bool {
         self.trusted
     }
 
-    /// The address, if it can be held against a caller: behind a trusted proxy are many.
+    /// The address, if limits may apply to it. A trusted proxy's is exempt, because it stands for many callers.
     pub fn attributable(self) -> Option<IpAddr> {
         (!self.trusted).then_some(self.address)
     }
@@ -40,7 +40,7 @@ impl TrustedProxies {
         Self(networks.to_vec())
     }
 
-    /// Where this address is.
+    /// Classifies an address as trusted or not.
     pub fn origin(&self, address: IpAddr) -> ClientAddress {
         let address = address.to_canonical();
         ClientAddress {
@@ -49,10 +49,10 @@ impl TrustedProxies {
         }
     }
 
-    /// Where a request comes from that arrived on a connection from there.
+    /// The client address of a request that arrived on `connection`.
     ///
-    /// Several lines are one list. It was written from left to right, each proxy adding whom it heard from, so only its
-    /// end can be believed: up to the first address that is not a trusted proxy's, or that cannot be read.
+    /// Several `X-Forwarded-For` lines form one list. Each proxy appends its peer's address, so only the end of the
+    /// list is reliable: read backwards, up to the first address that is untrusted or unreadable.
     pub fn caller(&self, connection: ClientAddress, head: &RequestHead<'_>) -> ClientAddress {
         if !connection.trusted {
             return connection;
@@ -81,14 +81,14 @@ impl TrustedProxies {
     }
 }
 
-/// An address as proxies write it: bare, in brackets, or with a port.
+/// Parses an address as proxies write it: bare, in brackets, or with a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || hop.parse().ok().map(|hop: SocketAddr| hop.ip());
     hop.parse().ok().or_else(bracketed).or_else(with_port)
 }
 
-/// What counts as one neighborhood: whoever has one IPv6 address has a /64 of them.
+/// The network that counts as one address: for IPv6 the /64, because a host with one IPv6 address has a whole /64.
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

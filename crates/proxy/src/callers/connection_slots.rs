@@ -1,13 +1,14 @@
-//! Slots: `listen.max_connections` places for connections, and which connection gives its place up when all are taken.
+//! Connection slots: `listen.max_connections` slots, and the choice of the connection that gives its slot up when all
+//! are taken.
 //!
-//! A new connection takes a free slot. If there is none, the longest idle connection of the holder of most slots is asked
-//! to leave: the holder is the party whose request was verified last on a connection, or the address if none ever was. If
-//! that holder has none that is idle, the connection leaves that has waited longest for a body that comes slowly: of such
-//! a request nothing is proved. A connection with any other request under way never is asked. Connections that find none to
-//! leave wait, a few of them accepted, the others in the backlog.
+//! A new connection takes a free slot. If no slot is free, the longest idle connection of the holder with the most
+//! slots is asked to leave. The holder of a connection is the party of its last verified request, or its address before
+//! the first. If that holder has no idle connection, its connection with the longest wait for a slow body leaves,
+//! because such a request is not verified yet. A connection with any other request under way is never asked. If no
+//! connection can leave, new connections wait: a few of them accepted, the others in the backlog.
 //!
-//! A request takes no lock for this: [`ConnectionActivity`] has when its connection was last used, and all of them are looked through
-//! only when there is no slot, once for up to `RANKED` new connections.
+//! A request takes no lock for this: [`ConnectionActivity`] holds the time at which its connection was last used. All
+//! connections are ranked only when no slot is free, once for up to `RANKED` new connections.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -23,16 +24,16 @@ use tokio::time::{Instant, sleep};
 use crate::callers::activity::{ConnectionActivity, LeaveReason};
 use crate::callers::client_address::{ClientAddress, network};
 
-/// How many connections one look through all of them ranks at most. A look at 10,000 takes about a millisecond, so that
-/// a new connection that needs one to leave costs some ten microseconds.
+/// The most connections that one ranking holds. Ranking 10,000 connections takes about a millisecond, so a new
+/// connection that needs a slot costs some ten microseconds.
 const RANKED: usize = 64;
-/// For how long a ranking holds.
+/// How long a ranking is used.
 const FRESH: Duration = Duration::from_millis(100);
-/// How soon all are looked through again if none that was ranked is idle any more.
+/// The least time between two rankings, if no connection of the earlier one can leave any more.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How many accepted connections wait for a slot. They have no buffers yet.
+/// How many accepted connections may wait for a slot. They have no buffers yet.
 pub const LINE: usize = 64;
-/// How long a new connection waits for one that was asked to leave, or for one to become idle, before it looks again.
+/// How long a new connection waits for a slot before it tries again to make room.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The slots of all workers.
@@ -42,37 +43,38 @@ pub struct ConnectionSlots {
     taken: Mutex<TakenSlots>,
 }
 
-/// A connection's slot, until dropped.
+/// A connection's slot, held until dropped.
 pub struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
     number: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-/// A place in the line for a slot, taken before a connection is accepted.
+/// A place in the queue for a slot, taken before a connection is accepted.
 pub struct InLine(OwnedSemaphorePermit);
 
-/// To which of two kinds of holders a connection belonged that was asked to leave.
+/// The holder of a connection and its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SlotHolder {
-    /// A party, by the number that [`verified`](crate::callers::activity::ActiveRequest::verified) was told.
+    /// A party, by the number passed to [`verified`](crate::callers::activity::ActiveRequest::verified).
     Party(NonZeroUsize),
-    /// An address, of IPv6 a /64; of a connection on which nothing was verified.
+    /// An address, or an IPv6 /64, for a connection without a verified request.
     Address(IpAddr),
 }
 
-/// What a connection that finds no slot free comes to.
+/// The outcome of an attempt to make room for a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotOutcome {
     /// A connection of this holder was asked to leave.
     Leaves(SlotHolder),
-    /// None may leave.
+    /// No connection may leave.
     NoneIdle,
-    /// Its own address has more slots, all with requests under way, than any holder of a connection that may leave.
+    /// The new connection's own address has more slots than any holder of a connection that may leave. All requests of
+    /// that address are under way.
     Refused,
 }
 
-/// Its address has more slots than any that could give one up.
+/// The connection is refused: its address has more slots than any holder that could give one up.
 #[derive(Debug)]
 pub struct SlotRefused;
 
@@ -81,7 +83,7 @@ struct TakenSlots {
     entries: HashMap<u64, SlotEntry>,
     next: u64,
     ranking: Option<SlotRanking>,
-    /// When the log was last told.
+    /// When the last message was logged.
     said: Option<Instant>,
 }
 
@@ -90,11 +92,11 @@ struct SlotEntry {
     pace: Arc<ConnectionActivity>,
 }
 
-/// Which connections leave next, in this order.
+/// The connections that leave next, in this order.
 struct SlotRanking {
     made: Instant,
     next: VecDeque<SlotCandidate>,
-    /// How many slots each address has for connections on which nothing was verified.
+    /// How many slots each address has for connections without a verified request.
     addresses: HashMap<IpAddr, usize>,
 }
 
@@ -106,12 +108,12 @@ struct SlotCandidate {
     held: usize,
 }
 
-/// Why a connection may leave, and since when: idle ones leave before slow ones.
+/// Why a connection may leave, and since when. Idle connections leave before those with slow bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SlotStanding {
     /// No request is under way.
     Idle(Instant),
-    /// Only requests whose bodies come slowly are.
+    /// All requests under way await slow bodies.
     Slow(Instant),
 }
 
@@ -121,8 +123,8 @@ impl SlotStanding {
         idle.or_else(|| pace.slow_since().map(Self::Slow))
     }
 
-    /// Whether a connection of which this was found may still leave for it. What has come of a slow body since does not
-    /// matter if it is slow still.
+    /// Whether a connection that was ranked with this standing may still leave for it. A slow body may have progressed
+    /// since, as long as it is still slow.
     fn is_still(self, pace: &ConnectionActivity) -> bool {
         match self {
             Self::Idle(since) => pace.idle_since() == Some(since),
@@ -138,7 +140,7 @@ impl SlotStanding {
     }
 }
 
-/// What one holder has.
+/// The slots of one holder, and its connections that may leave.
 #[derive(Default)]
 struct HolderSlots {
     slots: usize,
@@ -146,12 +148,12 @@ struct HolderSlots {
 }
 
 impl ConnectionSlots {
-    /// So many, and as many connections in line as there may be.
+    /// Slots for `slots` connections, with a queue of `LINE`.
     pub fn new(slots: usize) -> Arc<Self> {
         Self::with_line(slots, LINE)
     }
 
-    /// So many, and of descriptors so few that the line is shorter too.
+    /// Slots for `slots` connections, with a shorter queue, for a process with few descriptors.
     pub fn of_few(slots: usize) -> Arc<Self> {
         Self::with_line(slots, LINE.min((slots / 2).max(1)))
     }
@@ -164,7 +166,7 @@ impl ConnectionSlots {
         })
     }
 
-    /// Waits until one more connection may be accepted; says so to `full` if that is not at once.
+    /// Waits until one more connection may be accepted. Calls `full` if it has to wait.
     pub async fn line(&self, full: impl FnOnce()) -> InLine {
         let permit = match Arc::clone(&self.line).try_acquire_owned() {
             Ok(permit) => permit,
@@ -177,10 +179,10 @@ impl ConnectionSlots {
         InLine(permit)
     }
 
-    /// A slot for a connection that was accepted, as soon as there is one; `told` hears what it takes until then.
+    /// Waits for a slot for an accepted connection. `told` is called with the outcome of attempts to make room.
     ///
     /// # Errors
-    /// If its address has more than any that could give one up.
+    /// If the connection's address has more slots than any holder that could give one up.
     pub async fn take(
         self: &Arc<Self>,
         line: InLine,
@@ -206,7 +208,7 @@ impl ConnectionSlots {
         })
     }
 
-    /// The next slot that is given up. Who waits keeps its turn while it looks again.
+    /// Waits for the next slot that is given up. The connection keeps its turn while it tries again to make room.
     async fn next(
         &self,
         newcomer: Option<IpAddr>,
@@ -231,8 +233,8 @@ impl ConnectionSlots {
         }
     }
 
-    /// Asks a connection to leave for a new one from this address; of a trusted proxy none is given, for behind it are
-    /// many.
+    /// Asks a connection to leave for a new connection from the address `newcomer`, which is `None` for a trusted
+    /// proxy, because that stands for many callers.
     fn make_room(&self, newcomer: Option<IpAddr>) -> SlotOutcome {
         let newcomer = newcomer.map(network);
         let mut taken = self.taken();
@@ -254,7 +256,7 @@ impl ConnectionSlots {
             .unwrap_or(SlotOutcome::NoneIdle)
     }
 
-    /// Whether nothing was said of it for so long; from now on something was.
+    /// Whether a message is due: none was logged for `every`. If so, this counts as a message.
     pub fn is_news(&self, every: Duration) -> bool {
         let mut taken = self.taken();
         let is_news = taken.said.is_none_or(|said| said.elapsed() >= every);
@@ -270,7 +272,7 @@ impl ConnectionSlots {
 }
 
 impl ConnectionSlot {
-    /// The connection turned out to come from somewhere else: its PROXY header says so.
+    /// Sets another address for the connection, as its PROXY header says.
     pub fn comes_from(&self, origin: ClientAddress) {
         let network = network(origin.address);
         if let Some(entry) = self.slots.taken().entries.get_mut(&self.number) {
@@ -286,8 +288,8 @@ impl Drop for ConnectionSlot {
 }
 
 impl SlotRanking {
-    /// Looks through all connections. The largest holder gives one up, is one smaller then, and so on; of two with as
-    /// many, the one of which nothing was verified, then the one whose connection has idled for longer.
+    /// Ranks the connections. The largest holder gives a connection up, counts as smaller by that connection, and so
+    /// on. Of two equal holders, an unverified address comes before a party, then the longer idle connection decides.
     fn of(entries: &HashMap<u64, SlotEntry>) -> Self {
         let mut holders: HashMap<SlotHolder, HolderSlots> = HashMap::new();
         for (number, entry) in entries {
@@ -337,8 +339,8 @@ impl SlotRanking {
         }
     }
 
-    /// Asks the first to leave that is still idle, unless the new connection's own address has more; nothing if all that
-    /// were ranked are gone or in use again.
+    /// Asks the first connection to leave that still may, unless the new connection's own address has more slots.
+    /// `None` if every ranked connection is gone or in use again.
     fn make_room(
         &mut self,
         entries: &HashMap<u64, SlotEntry>,
@@ -362,7 +364,7 @@ impl SlotRanking {
 }
 
 impl HolderSlots {
-    /// How it compares with others, if it has a connection at all that may leave.
+    /// The key by which holders are ordered, if this one has a connection that may leave.
     fn rank(&self, holder: SlotHolder) -> Option<(usize, bool, Reverse<SlotStanding>, SlotHolder)> {
         let Reverse((standing, _)) = self.may_leave.peek()?;
         let is_unverified = matches!(holder, SlotHolder::Address(_));
@@ -371,7 +373,7 @@ impl HolderSlots {
 }
 
 impl SlotCandidate {
-    /// Whether it stands as it was ranked and was not asked to leave.
+    /// Whether the connection may still leave as ranked, and was not asked to leave yet.
     fn is_still(&self, pace: &ConnectionActivity) -> bool {
         pace.leaves().is_none() && self.standing.is_still(pace)
     }
@@ -416,7 +418,7 @@ mod tests {
         })
     }
 
-    /// Connections that are open.
+    /// Slots, and the open connections that hold them.
     struct Open {
         slots: Arc<ConnectionSlots>,
         connections: Vec<(Arc<ConnectionActivity>, ConnectionSlot)>,
@@ -430,18 +432,18 @@ mod tests {
             }
         }
 
-        /// Opens one that finds a slot free.
+        /// Opens a connection that finds a slot free.
         async fn from(&mut self, address: &str) -> Arc<ConnectionActivity> {
             let pace = pace();
             let line = self.slots.line(|| {}).await;
             let slot = self.slots.take(line, origin(address), &pace, |_| {}).await;
             self.connections.push((Arc::clone(&pace), slot.unwrap()));
-            // Which is idle for longest must not depend on chance.
+            // The order of idle times must not depend on chance.
             advance(Duration::from_millis(1)).await;
             pace
         }
 
-        /// The same, with a request of this party's answered on it.
+        /// Opens a connection and answers a request of this party on it.
         async fn of(&mut self, party: usize, address: &str) -> Arc<ConnectionActivity> {
             let pace = self.from(address).await;
             pace.request().verified(party.try_into().unwrap());
@@ -449,12 +451,13 @@ mod tests {
             pace
         }
 
-        /// Closes those that were asked to leave, as their tasks do.
+        /// Closes the connections that were asked to leave, as their tasks do.
         fn close(&mut self) {
             self.connections.retain(|(pace, _)| pace.leaves().is_none());
         }
 
-        /// What it came to when one more was opened from there; those that were asked to leave do.
+        /// Opens one more connection from this address and returns the outcomes. Connections that were asked to leave
+        /// do.
         async fn one_more(&mut self, address: &str) -> Vec<SlotOutcome> {
             let outcomes = Rc::new(RefCell::new(Vec::new()));
             let line = self.slots.line(|| {}).await;
@@ -486,7 +489,7 @@ mod tests {
         let single = open.of(1, "192.0.2.1").await;
         let first = open.from("192.0.2.2").await;
         let second = open.from("192.0.2.2").await;
-        // One party, whatever its addresses are.
+        // Connections of one party from several addresses have one holder.
         let mut of_party = Vec::new();
         for from in ["192.0.2.3", "192.0.2.4", "192.0.2.5"] {
             of_party.push(open.of(2, from).await);
@@ -501,7 +504,7 @@ mod tests {
             Some(LeaveReason::Full),
             "used before the others"
         );
-        // With as many each, one on which nothing was verified leaves.
+        // Of equal holders, a connection without a verified request leaves.
         assert_eq!(
             open.one_more("192.0.2.9").await,
             [SlotOutcome::Leaves(address("192.0.2.2"))]
@@ -567,7 +570,7 @@ mod tests {
         let idle = open.of(1, "192.0.2.1").await;
         assert_eq!(open.one_more("192.0.2.2").await, [SlotOutcome::Refused]);
         assert_eq!(idle.leaves(), None);
-        // Others are let in.
+        // Other addresses are let in.
         assert_eq!(
             open.one_more("192.0.2.3").await,
             [SlotOutcome::Leaves(party(1))]
@@ -592,7 +595,7 @@ mod tests {
         );
         assert_eq!(small.leaves(), Some(LeaveReason::Full));
         advance(Duration::from_secs(1)).await;
-        // One comes fast enough, one is all there and at GatePay.
+        // One body comes fast enough, another is complete and at GatePay.
         bodies[0].0.read(512);
         bodies[1].1.received();
         let left: Vec<_> = (0..3).map(|_| open.slots.make_room(None)).collect();
@@ -601,7 +604,7 @@ mod tests {
         let leaves: Vec<_> = bodies.iter().map(|(pace, _)| pace.leaves()).collect();
         let slow = Some(LeaveReason::SlowBody);
         assert_eq!(leaves, [None, None, slow, slow, slow]);
-        // It goes on as fast, and then no longer.
+        // The first body goes on as fast, and then stops.
         advance(Duration::from_millis(400)).await;
         bodies[0].0.read(512);
         advance(Duration::from_millis(500)).await;
@@ -654,7 +657,7 @@ mod tests {
         open.slots.make_room(None);
         let left: Vec<_> = open.connections.iter().map(|(pace, _)| pace).collect();
         let idle = || left.iter().filter(|pace| pace.leaves().is_none());
-        // All but one of the others are used again after they were ranked.
+        // All but one of the other connections are used again after the ranking.
         let busy: Vec<ActiveRequest> = idle().skip(1).map(|pace| pace.request()).collect();
         assert!(matches!(open.slots.make_room(None), SlotOutcome::Leaves(_)));
         assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);

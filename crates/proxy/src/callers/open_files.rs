@@ -1,16 +1,17 @@
-//! File descriptors: every connection is one, and the system's limit on them is often far below what is configured.
+//! Open files: each connection needs a file descriptor, and the system's limit is often far below the configured
+//! connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::callers::connection_slots::LINE;
 
-/// Kept for files, listeners, the admin side, and what runtimes need.
+/// Descriptors kept for files, listeners, the admin side and the runtimes.
 const RESERVED: u64 = 64;
-/// Of what there is, how much one address may have where there is less than is configured: one part of so many.
+/// The divisor of the share of connections that one address may have when fewer fit than are configured.
 const PART: usize = 4;
 
-/// Raises the process's limit as far as it may without privileges, and says how many connections from tenants fit
-/// into it: each may need one to GatePay as well.
+/// Raises the process's limit as far as possible without privileges. Returns how many connections from tenants fit into
+/// it: each may need a second descriptor for a connection to GatePay.
 pub fn room_for_connections() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -26,14 +27,14 @@ pub fn room_for_connections() -> usize {
 
 fn fit(limit: u64) -> usize {
     let left = limit.saturating_sub(RESERVED);
-    // Connections that wait for a slot, which few are when there are few.
+    // Connections that wait for a slot. Where descriptors are scarce, fewer may wait.
     let line = (LINE as u64).min(left / 4);
     let both = (left - line).max(2);
     usize::try_from(both / 2).unwrap_or(usize::MAX)
 }
 
-/// How many connections one address may have if of those that are `wanted` only so many `fit`: the same part as of
-/// those that are wanted, and a quarter if that is more, so that a shop can work and no address takes every slot.
+/// How many connections one address may have if only `fit` of the `wanted` connections fit: the configured share, or a
+/// quarter of `fit` if that is more. So a shop can work, and no address takes every slot.
 pub fn of_one_address(configured: usize, wanted: usize, fit: usize) -> usize {
     if fit >= wanted {
         return configured;

@@ -1,4 +1,4 @@
-//! Listener: connections from tenants, HTTP/1.1 and HTTP/2, within limits.
+//! Accepting connections from tenants, over HTTP/1.1 and HTTP/2, within limits.
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
@@ -28,12 +28,12 @@ use crate::listener::{http1, http2, proxy_protocol};
 use crate::process::drain::{DrainPhase, EntryGuard, RunningGuard};
 use crate::tls::certificate::ListenerIdentity;
 
-/// How long accepting pauses after the system refused a connection, so that it neither stops nor spins.
+/// How long accepting pauses after the system refused a connection. Accepting then neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often it is said again that connections are not accepted.
+/// The least time between two log messages of the same kind.
 const NEWS: Duration = Duration::from_secs(10);
 
-/// Accepts until the drain ends that. `slots` are shared by all workers.
+/// Accepts connections until the drain ends accepting. All workers share `slots`.
 pub async fn accept(worker: Arc<Worker>, listener: TcpListener, slots: Arc<ConnectionSlots>) {
     accept_until_told(&worker, listener, slots).await;
     worker.entry_gate.shut();
@@ -106,8 +106,8 @@ struct ReadyConnection {
 }
 
 impl AcceptedConnection {
-    /// Waits for a slot, then for what comes before the first request: a PROXY header, the TLS handshake, the bytes that
-    /// tell which HTTP is spoken. Nothing if the connection ends before.
+    /// Waits for a slot, then for a PROXY header, the TLS handshake, and the bytes that tell the HTTP version. `None`
+    /// if the connection ends before.
     async fn begin(
         self,
         worker: &Arc<Worker>,
@@ -150,7 +150,7 @@ impl AcceptedConnection {
                 stream,
                 lifetime,
             }),
-            // Port scans and health checks connect and say nothing; that is no event.
+            // Port scans and health checks connect and send nothing, which deserves no warning.
             Ok(Err(error)) => {
                 let address = peer.origin.address;
                 tracing::debug!(%error, %address, "a connection ended before its first request");
@@ -161,7 +161,7 @@ impl AcceptedConnection {
     }
 }
 
-/// Counts what became of a connection that found no slot free, and says so now and then.
+/// Counts the outcome for a connection that found no slot free, and logs it at intervals.
 fn full(app: &App, slots: &ConnectionSlots, outcome: SlotOutcome) {
     let ended = &app.metrics.connections_ended;
     let holder = match outcome {
@@ -191,7 +191,7 @@ fn full(app: &App, slots: &ConnectionSlots, outcome: SlotOutcome) {
     }
 }
 
-/// The connection's place among those of its address; a trusted proxy needs none, for behind it are many.
+/// The connection's slot among those of its address. A trusted proxy needs none, because it stands for many callers.
 fn place(app: &App, origin: ClientAddress) -> Result<Option<AddressSlot>, TooManyConnections> {
     let Some(address) = origin.attributable() else {
         return Ok(None);
@@ -204,16 +204,16 @@ fn place(app: &App, origin: ClientAddress) -> Result<Option<AddressSlot>, TooMan
     Err(TooManyConnections)
 }
 
-/// Its address has as many connections as it may.
+/// The connection's address has as many connections as it may.
 struct TooManyConnections;
 
-/// Lets go of a connection without waiting for its peer.
+/// Makes the connection's drop a reset, which does not wait for the peer.
 fn reset(tcp: &TcpStream) {
-    // If it cannot be reset it was reset already.
+    // A failure means that the connection was reset already.
     let _reset = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-/// Where a trusted proxy says that the connection comes from, with its place there.
+/// The peer that a trusted proxy's PROXY header names, with a slot of that peer's address.
 async fn announced(
     app: &App,
     tcp: &mut TcpStream,
@@ -222,7 +222,7 @@ async fn announced(
     let header = timeout(app.settings.listen.head_timeout, proxy_protocol::read(tcp)).await;
     let source = match header {
         Ok(Ok(source)) => source,
-        // Whoever only looks whether the port is open says nothing.
+        // A port check connects and closes without a header.
         Ok(Err(error)) if error.kind() != ErrorKind::InvalidData => return Err(()),
         Ok(Err(_)) | Err(_) => {
             app.metrics.proxy_headers_refused.inc();
@@ -247,9 +247,9 @@ async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: Entr
     });
     let begun = tokio::select! {
         begun = newcomer.begin(&worker, &pace) => begun,
-        // The process does not wait for those who never ask.
+        // The process does not wait for connections that never send a request.
         () = app.drain.long_after(DrainPhase::Finishing) => return,
-        // Nor does a new connection.
+        // A new connection that needs the slot does not wait for this one either.
         () = pace.asked_to_leave() => return,
     };
     let Some(begun) = begun else {
@@ -275,7 +275,7 @@ async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: Entr
     }
 }
 
-/// Counts a connection that ended in an error of HTTP/2, and remembers its address if that was abuse.
+/// Counts a connection that ended in an HTTP/2 flood, and remembers its address if the error was abuse.
 fn broken(app: &App, origin: ClientAddress, error: &h2::Error) {
     if http2::is_abuse(error)
         && let Some(address) = origin.attributable()
@@ -287,7 +287,7 @@ fn broken(app: &App, origin: ClientAddress, error: &h2::Error) {
     }
 }
 
-/// One in a gauge while it lives, however it ends.
+/// Counts one in a gauge until dropped.
 struct GaugeGuard<'a>(&'a IntGauge);
 
 impl<'a> GaugeGuard<'a> {
@@ -316,7 +316,7 @@ async fn serve_http1(
     let mut alarm = pin!(sleep_until(lifetime.first_look()));
     let (mut listens, mut is_set) = (false, false);
     poll_fn(|cx| {
-        // What serves looks by itself; it only has to be woken.
+        // `http1::serve` checks by itself whether to leave. This poll only registers the task to be woken.
         if !listens && has_budget_remaining() {
             listens = true;
             let _asked = leaving.as_mut().poll(cx);
@@ -324,8 +324,8 @@ async fn serve_http1(
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // Once it is set it is asked only when it has gone off: to ask before costs, and tells nothing. A task that has
-        // used up its turn does not set it.
+        // A set alarm is polled only once it has elapsed, because an earlier poll costs time and tells nothing. A task
+        // without remaining budget cannot set it.
         while !is_set || alarm.is_elapsed() {
             is_set = has_budget_remaining();
             ready!(alarm.as_mut().poll(cx));

@@ -1,9 +1,9 @@
-//! HTTP/1 with a caller: one request is read, answered, and then the next.
+//! HTTP/1 with a caller: a request is read and answered, and then the next request.
 //!
-//! Ours and not hyper's server: `framing` has to read every head by stricter rules anyway, and a head that two parsers
-//! read is one that they may read differently. What is left to do is little, and nothing of it is done twice: lines stay
-//! where they were read, and an answer is put together in one place and written at once.
-//! HTTP/2 is in [`http2`](crate::listener::http2).
+//! This replaces hyper's server, because `request_parser` must read every head by stricter rules anyway, and two
+//! parsers may read the same head differently. The remaining work is little, and no step is done twice: header lines
+//! stay where they were read, and an answer is assembled in one buffer and written at once. HTTP/2 is in
+//! [`http2`](crate::listener::http2).
 
 use std::future::poll_fn;
 use std::io;
@@ -35,14 +35,15 @@ use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::record::refused_head::RefusedHead;
 
-/// How much is read at once: a request has less than a KiB.
+/// How many bytes are read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
-/// How much is read at once of a body that is longer.
+/// How many bytes are read at once of a longer body.
 const READ_MORE: usize = 16 * 1024;
-/// Bodies up to this length are written together with their head.
+/// Pieces of an answer up to this many bytes are written together with their head.
 const TOGETHER: usize = 8 * 1024;
 
-/// How much a connection holds at most besides bodies: a head as it comes, what is read behind it, and an answer.
+/// How many bytes a connection holds at most besides bodies: a head as it comes, the bytes read after it, and an
+/// answer.
 pub const BUFFERS: usize = 5 * HEAD_LIMIT;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -50,24 +51,24 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A connection that speaks HTTP/1.
 struct Http1Connection {
     stream: InboundStream,
-    /// What came and was not taken yet.
+    /// The bytes that were received and not consumed yet.
     received: BytesMut,
-    /// The next head, as far as it has come.
+    /// The parser of the next head.
     reading: RequestParser,
 }
 
-/// The body of a request, as it comes.
+/// The body of a request, read as it arrives.
 struct Http1Body<'a> {
     stream: &'a mut InboundStream,
     came: &'a mut BytesMut,
     rest: BodyFraming,
-    /// How much of it the caller still has to be told before it sends the body.
+    /// The part of `100 Continue` that is still to be sent before the caller sends the body.
     tell: Option<&'static [u8]>,
-    /// The caller sends nothing more. It may still wait for its answer.
+    /// Whether the caller has closed its sending side. It may still wait for its answer.
     is_half_closed: bool,
 }
 
-/// Why a body did not come whole.
+/// Why a body did not arrive completely.
 #[derive(Debug, thiserror::Error)]
 enum BodyBroken {
     #[error(transparent)]
@@ -78,7 +79,7 @@ enum BodyBroken {
     Framing(#[from] FramingError),
 }
 
-/// Serves a connection to its end. `entering` becomes the place at the door of its first request.
+/// Serves a connection to its end. `entering` becomes the entry guard of its first request.
 pub async fn serve(
     worker: &Arc<Worker>,
     stream: InboundStream,
@@ -98,7 +99,7 @@ pub async fn serve(
         reached: pin!(app.drain.reached(DrainPhase::Finishing)),
     };
     let still_sends = loop {
-        // Who has not asked yet may: it was accepted, so it believes that it will be served.
+        // An accepted connection may still send its first request, because its caller expects to be served.
         let may_end = first.is_none();
         let Some(read) = connection.head(&mut finishing, may_end, pace).await else {
             break false;
@@ -147,7 +148,7 @@ pub async fn serve(
         let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
             return;
         };
-        // What is left of a body nobody read would be taken for the next request.
+        // The rest of an unread body would be taken for the next request.
         let is_unread = !body.rest.is_over();
         let may_follow = !body.is_half_closed && !reply.closes() && pace.leaves().is_none();
         let asked = RequestTraits {
@@ -161,14 +162,14 @@ pub async fn serve(
             break is_unread;
         }
         if !is_usual && connection.received.is_empty() {
-            // Room for a long one is not kept while nothing comes.
+            // The buffer of a long request is not kept while the connection idles.
             connection.received = BytesMut::new();
         }
         connection.reading.reset();
     };
     if connection.stream.shutdown().await.is_ok() && still_sends {
         let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
-        // The task that serves is woken when its connection is asked to leave; here it looks.
+        // The serving task is woken when its connection is asked to leave, so polling the reason is enough.
         let leaves = poll_fn(|_| match pace.leaves() {
             Some(_) => Poll::Ready(()),
             None => Poll::Pending,
@@ -184,7 +185,7 @@ pub async fn serve(
     }
 }
 
-/// Whether the process finishes what is in flight, and takes no new requests.
+/// Ready once the process only finishes the requests in flight and takes no new ones.
 struct FinishingSignal<'a, F> {
     drain: &'a Drain,
     reached: Pin<&'a mut F>,
@@ -192,7 +193,7 @@ struct FinishingSignal<'a, F> {
 
 impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // What is reached is not asked again.
+        // A future that is ready must not be polled again.
         if self.drain.phase() >= DrainPhase::Finishing {
             return Poll::Ready(());
         }
@@ -200,14 +201,14 @@ impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
     }
 }
 
-/// What of a request decides how its answer is written.
+/// The traits of a request that decide how its answer is written.
 #[derive(Debug, Clone, Copy)]
 struct RequestTraits {
     /// The method is HEAD: the answer has no body.
     for_head: bool,
-    /// By HTTP/1.0.
+    /// The request is HTTP/1.0.
     is_old: bool,
-    /// The connection may be used again.
+    /// The connection may be used for another request.
     keeps: bool,
 }
 
@@ -219,12 +220,12 @@ impl RequestTraits {
     };
 }
 
-/// How the end of an answer is told.
+/// How the end of an answer is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AnswerFraming {
-    /// It has no body.
+    /// The answer has no body.
     AtOnce,
-    /// By its length.
+    /// By its length, in bytes.
     Length(u64),
     /// By a last chunk.
     Chunks,
@@ -233,7 +234,8 @@ enum AnswerFraming {
 }
 
 impl Http1Connection {
-    /// How long the next head is, once it is all there. Nothing if there is none.
+    /// The length of the next head in bytes, once the head is complete. `None` if the connection ends, or is to end,
+    /// before.
     async fn head(
         &mut self,
         finishing: &mut FinishingSignal<'_, impl Future<Output = ()>>,
@@ -244,16 +246,16 @@ impl Http1Connection {
         loop {
             if !self.received.is_empty() {
                 match self.reading.read(&self.received) {
-                    // Some of it may have come with the request before, when no time was taken.
+                    // Its first bytes may have come with the previous request, when no head time was noted.
                     Ok(None) => self.stream.head_begun(),
                     Ok(Some(length)) => return Some(Ok(length)),
                     Err(fault) => return Some(Err(fault)),
                 }
             }
-            // A head that has begun may end.
+            // A head that has begun may be completed.
             let may_end = may_end && self.received.is_empty();
             let read = poll_fn(|cx| match self.poll_read(cx) {
-                // Without a complete head no request is under way. The task is woken when it is asked to leave.
+                // Without a complete head no request is under way. A request to leave wakes the task.
                 Poll::Pending if pace.leaves().is_some() => Poll::Ready(None),
                 Poll::Pending if may_end => finishing.poll(cx).map(|()| None),
                 read => read.map(Some),
@@ -262,7 +264,7 @@ impl Http1Connection {
                 Some(Ok(1..)) => {}
                 None if !told => {
                     told = true;
-                    // What has arrived by now is read first.
+                    // Bytes that have arrived by now are read first.
                     yield_now().await;
                 }
                 Some(Ok(0) | Err(_)) | None => return None,
@@ -270,7 +272,7 @@ impl Http1Connection {
         }
     }
 
-    /// Answers a head that cannot be read in one way.
+    /// Answers a head that cannot be read unambiguously.
     async fn refuse(
         &mut self,
         worker: &Worker,
@@ -292,10 +294,10 @@ impl Http1Connection {
         read_more(&mut self.stream, &mut self.received, READ, cx)
     }
 
-    /// Writes an answer; whether the connection may be used again.
+    /// Writes an answer. Returns whether the connection may be used again.
     ///
     /// # Errors
-    /// If it could not be written, or was cut: the connection is good for nothing then.
+    /// If the answer could not be written, or was cut. The connection is unusable then.
     async fn answer(
         &mut self,
         clock: &Clock,
@@ -314,14 +316,14 @@ impl Http1Connection {
             self.write(out).await?;
             return Ok(asked.keeps);
         }
-        // Until it is out, the connection must not end as if it were.
+        // If the connection's end marks the answer's end, it must be a reset until the answer is complete.
         self.stream.ends_whole(ends != AnswerFraming::Closing);
         loop {
             let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(cut) => {
-                    // As much as there is may go: it cannot be taken for the whole.
+                    // The bytes so far may be written, because they cannot be taken for the whole answer.
                     let _written = self.write(out).await;
                     return Err(io::Error::other(cut));
                 }
@@ -333,7 +335,7 @@ impl Http1Connection {
             if piece.len() <= TOGETHER {
                 out.extend_from_slice(&piece);
             } else {
-                // Not copied.
+                // A long piece is not copied.
                 self.write(std::mem::take(&mut out)).await?;
                 write_in_pieces(&mut self.stream, &piece).await?;
             }
@@ -344,7 +346,7 @@ impl Http1Connection {
             }
             self.write(std::mem::take(&mut out)).await?;
         }
-        // What ends with it has ended before the caller can know, and ask again.
+        // Dropping the reply ends its permit and record before the caller sees the end and can ask again.
         drop(reply);
         if ends == AnswerFraming::Chunks {
             out.extend_from_slice(b"0\r\n\r\n");
@@ -354,7 +356,7 @@ impl Http1Connection {
         Ok(asked.keeps)
     }
 
-    /// Writes all of this.
+    /// Writes all of `out`.
     async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
         write_batching::last().await;
         self.stream.write_all(&out).await?;
@@ -362,8 +364,8 @@ impl Http1Connection {
         self.stream.flush().await
     }
 
-    /// Reads and throws away what the caller still sends after its answer. If the connection were closed at once, the
-    /// kernel would reset it at the next byte, and the caller would see that and not the answer.
+    /// Reads and discards the bytes that the caller still sends after its answer. If the connection were closed at
+    /// once, the kernel would reset it at the next byte, and the caller would see the reset instead of the answer.
     async fn linger(&mut self) {
         let (mut left, mut since_yield) = (LINGER, SinceYield::default());
         while left > 0 {
@@ -380,7 +382,7 @@ impl Http1Connection {
     }
 }
 
-/// Writes all of a long piece; others have their turn in between.
+/// Writes all of a long piece, and yields to other connections in between.
 async fn write_in_pieces(stream: &mut InboundStream, piece: &[u8]) -> io::Result<()> {
     let mut since_yield = SinceYield::default();
     for part in piece.chunks(YIELD_AFTER) {
@@ -392,7 +394,7 @@ async fn write_in_pieces(stream: &mut InboundStream, piece: &[u8]) -> io::Result
     Ok(())
 }
 
-/// Puts a head together.
+/// Writes the head of an answer to `out`.
 fn write_head(
     out: &mut Vec<u8>,
     clock: &Clock,
@@ -447,8 +449,8 @@ fn ends(reply: &Reply, asked: RequestTraits) -> AnswerFraming {
     }
 }
 
-/// Reads what has come behind what came. There is room for half of `most` at least; there may be more, for what was made
-/// for a longer body or head is used up first, and that is never more than [`BUFFERS`].
+/// Reads available bytes to the end of `came`. The buffer has room for at least half of `most` bytes. It may have more,
+/// because a buffer made for a longer body or head is used up first, which is never more than [`BUFFERS`].
 fn read_more(
     stream: &mut InboundStream,
     came: &mut BytesMut,
@@ -462,7 +464,7 @@ fn read_more(
 }
 
 impl Http1Body<'_> {
-    /// Tells a caller that waits for it to send the body.
+    /// Sends `100 Continue` to a caller that waits for it.
     fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(left) = self.tell {
             if left.is_empty() {
@@ -476,13 +478,13 @@ impl Http1Body<'_> {
         Poll::Ready(Ok(()))
     }
 
-    /// From here on nothing is read, so that nothing wakes the request but what it waits for.
+    /// Notes that the caller sends no more. Nothing more is read, so the socket no longer wakes the request.
     fn half_closed(&mut self) -> Poll<()> {
         self.is_half_closed = true;
         Poll::Pending
     }
 
-    /// Whether it was told in part: what is said next would stand in the midst of it.
+    /// Whether `100 Continue` was sent in part. An answer would then stand in the middle of it.
     fn is_half_told(&self) -> bool {
         let left = self.tell.map_or(0, <[u8]>::len);
         (1..CONTINUE.len()).contains(&left)
@@ -492,7 +494,7 @@ impl Http1Body<'_> {
         loop {
             match self.rest.step(self.came)? {
                 BodyEvent::Piece(piece) => {
-                    // Whoever sends does not wait to be told.
+                    // A caller that sends its body does not wait for `100 Continue`.
                     self.tell = None;
                     return Poll::Ready(Ok(Some(piece)));
                 }
@@ -535,15 +537,15 @@ impl Body for Http1Body<'_> {
 
 impl RequestBody for Http1Body<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Behind a body that is not over, or bytes of the next request, the end is not seen.
+        // The end of the connection is not visible behind an unread body or bytes of the next request.
         if !self.rest.is_over() || !self.came.is_empty() || self.is_half_closed {
             return Poll::Pending;
         }
         match ready!(read_more(self.stream, self.came, READ, cx)) {
             Ok(1..) => Poll::Pending,
-            // A FIN, with TLS's close_notify before it or without: nothing more is asked, but the answer may be read
-            // (RFC 9112, 9.6). A caller that closed both ways says the same, and shows that it left by its reset of what
-            // is written.
+            // A FIN, with TLS's close_notify before it or without: no more requests come, but the answer may be read
+            // (RFC 9112, 9.6). A caller that closed both directions looks the same, until it resets the connection at
+            // the first written byte.
             Ok(0) => self.half_closed(),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.half_closed(),
             Err(_) => Poll::Ready(()),

@@ -1,8 +1,8 @@
-//! HTTP/2 with a caller: one connection, on which requests are answered beside each other.
+//! HTTP/2 with a caller: a connection on which requests are answered concurrently.
 //!
-//! The `h2` crate reads and writes the frames. hyper, its usual server, cannot send an informational answer, so a caller
-//! that waits for `100 Continue` would wait for ever; that is why the loop over `h2` is ours. Each request has a task of
-//! its own ([`stream`]).
+//! The `h2` crate reads and writes the frames. hyper, its usual server, cannot send an informational answer, so a
+//! caller that waits for `100 Continue` would wait forever. This module therefore drives `h2` itself. Each request has
+//! its own task ([`stream`]).
 
 pub mod ending;
 pub mod keep_alive;
@@ -30,25 +30,25 @@ use crate::process::drain::EntryGuard;
 use ending::{ConnectionEnding, GoawaySignal};
 use stream::{Http2Caller, SEND_BUFFER};
 
-/// How many requests one HTTP/2 connection may have open: as many as common clients open before they have read how many
-/// they may, so that none of those is refused.
+/// How many requests one HTTP/2 connection may have open. Common clients open as many before they have read this limit,
+/// so none of their requests is refused.
 pub const STREAMS: u32 = 100;
-/// How many streams a peer may open and reset, or make us reset, before the connection is closed.
+/// How many streams a peer may open and reset, or make the proxy reset, before the connection is closed.
 const RESETS: usize = 20;
-/// How much of bodies may arrive on one HTTP/2 connection before it is read; a stream may have all of it. A call has less
-/// than a KiB, so that a connection from 100 ms away brings some 600 calls in a second.
+/// How many bytes of bodies may arrive on one HTTP/2 connection before they are read; one stream may use all of them. A
+/// call has less than a KiB, so a connection with a round trip of 100 ms brings some 600 calls per second.
 pub const WINDOW: u32 = 64 * 1024;
-/// The largest head, as HTTP/2 counts it.
+/// The size in bytes of the largest head, as HTTP/2 counts it.
 const HEADER_LIST: u32 = 32 * 1024;
-/// The largest frame, and the table heads are compressed with: as the standard has them.
+/// The sizes in bytes of the largest frame and of the table that compresses heads: the standard's defaults.
 const FRAME: u32 = 16 * 1024;
 const HEADER_TABLE: u32 = 4 * 1024;
 
-/// Serves a connection to its end. `entering` is the place at the door of whom it may bring until its caller knows that the
-/// process ends.
+/// Serves a connection to its end. `entering` is the entry guard for requests that may still come, until the caller
+/// knows that the process ends.
 ///
 /// # Errors
-/// If it ended before its time.
+/// If the connection ended early.
 pub async fn serve(
     worker: &Arc<Worker>,
     stream: InboundStream,
@@ -115,7 +115,7 @@ struct Http2Connection {
 }
 
 impl Http2Connection {
-    /// Reads and writes frames, and begins to answer every request that is there; ready once the connection is over.
+    /// Reads and writes frames, and begins to answer every request that has arrived. Ready once the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             let accepted = pin!(self.frames.accept()).poll(cx);
@@ -131,8 +131,8 @@ impl Http2Connection {
         let Http2Caller { worker, peer } = &*self.caller;
         let (busy, entering) = (self.pace.request(), worker.entry_gate.enter());
         let Some(seat) = worker.app.address_limits.seat(peer) else {
-            // An answer takes memory, which is what is short. This says the same with less: by the standard the request was
-            // not processed, and may be sent again.
+            // An answer would take memory, which is short. A reset says the same with less: by the standard the request
+            // was not processed, and may be sent again.
             worker.app.metrics.requests_crowded.inc();
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
@@ -141,12 +141,12 @@ impl Http2Connection {
     }
 }
 
-/// Whether a peer sent more frames than it may, by our count or by the library's.
+/// Whether a peer sent more frames than it may, by the frame counter or by the library's limits.
 pub fn is_flood(error: &Error) -> bool {
     is_ours(error) || error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
 }
 
-/// Whether that, or frames no client makes, for which we ended the connection.
+/// Whether the connection was ended for a flood, or for frames that no client makes.
 pub fn is_abuse(error: &Error) -> bool {
     is_ours(error) || (error.is_go_away() && error.is_library())
 }

@@ -1,27 +1,28 @@
-//! Frames: how many an HTTP/2 peer may send that carry nothing.
+//! HTTP/2 frames: the limit on frames without content that a peer may send.
 //!
-//! Streams, windows and heads are limited by the library; what it answers one by one without end, pings, settings,
-//! resets and the like, is counted here. A connection has an allowance of them, which refills with time and with every
-//! request it makes and answer it gets, so that clients that work never meet it.
+//! The library limits streams, windows and heads. It answers pings, settings, resets and the like without a limit, so
+//! they are counted here. A connection has an allowance of such frames. The allowance refills with time, with each
+//! request and with the bytes of answers, so that working clients never exhaust it.
 
 use std::time::Instant;
 
-/// What a connection may have left at most.
+/// The most frames that a connection's allowance holds.
 const ALLOWANCE: u32 = 2_000;
-/// How much comes back each second.
+/// How many frames the allowance regains per second.
 const REFILL: u64 = 100;
-/// What a head brings: for a cancellation, and window updates for its answer.
+/// How many frames a head adds: for a cancellation, and for window updates for its answer.
 const FOR_A_HEAD: u32 = 4;
-/// An answer of so many bytes brings one more.
+/// How many bytes of an answer add one frame.
 const FOR_BYTES: usize = 1024;
-/// DATA of fewer bytes that ends no stream is tiny: in the library's queue it takes some 250 bytes, and keeps what was read
-/// with it.
+/// A DATA frame of fewer bytes that ends no stream is tiny. In the library's queue it takes some 250 bytes, and keeps
+/// the buffer that it was read into.
 const TINY: usize = 64;
-/// What such a frame costs, beyond the one that a head brings: a hundred at once, and five each second.
+/// The cost of a tiny frame beyond the free one that each head adds. So the allowance covers a hundred tiny frames at
+/// once, and five per second.
 const FOR_TINY: u32 = 20;
-/// How many of those that heads brought may be left, for as many streams as may be open.
+/// The most free tiny frames that a connection may keep: as many as streams may be open.
 const TINY_LEFT: u32 = 100;
-/// What stands before each frame.
+/// The length in bytes of a frame's head.
 const HEAD: usize = 9;
 
 const DATA: u8 = 0;
@@ -34,23 +35,23 @@ const END_STREAM: u8 = 1;
 /// The frames of one connection, from its preface on.
 pub struct FrameCounter {
     head: [u8; HEAD],
-    /// How much of the next head is here.
+    /// How many bytes of the next head have arrived.
     have: usize,
-    /// How much of a payload is still to come.
+    /// How many bytes of the current payload are still to come.
     payload: usize,
     left: u32,
-    /// How many tiny frames are free.
+    /// How many tiny frames are free of cost.
     tiny: u32,
     refilled: Instant,
 }
 
-/// More frames that carry nothing than anybody needs.
+/// The peer sent more frames without content than its allowance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a flood of HTTP/2 frames that carry nothing")]
 pub struct FrameFlood;
 
 impl FrameCounter {
-    /// Of a connection that has just begun.
+    /// The counter of a connection that has just begun.
     pub fn begin() -> Self {
         Self {
             head: [0; HEAD],
@@ -62,7 +63,7 @@ impl FrameCounter {
         }
     }
 
-    /// Bytes came in, in whatever pieces.
+    /// Counts the frames in received bytes, which may be split anywhere.
     pub fn received(&mut self, mut bytes: &[u8]) -> Result<(), FrameFlood> {
         while !bytes.is_empty() {
             let skip = self.payload.min(bytes.len());
@@ -80,7 +81,7 @@ impl FrameCounter {
         Ok(())
     }
 
-    /// Bytes of answers went out.
+    /// Adds to the allowance for bytes that were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.earn(u32::try_from(bytes / FOR_BYTES).unwrap_or(ALLOWANCE));
     }
@@ -100,14 +101,14 @@ impl FrameCounter {
                 return Ok(());
             }
             DATA if self.payload > 0 => FOR_TINY,
-            // Each costs us work on a stream, or a head that goes on.
+            // Each such frame costs the proxy work on a stream, or continues a head.
             DATA | SETTINGS | CONTINUATION => 5,
-            // More than the head before it brought.
+            // More than the head before it added.
             RST_STREAM => FOR_A_HEAD + 2,
             _ => 1,
         };
         if self.left < cost {
-            // Time is only read when it matters.
+            // The clock is read only when the allowance is too low.
             self.refill(Instant::now());
         }
         self.left = self.left.checked_sub(cost).ok_or(FrameFlood)?;
@@ -144,7 +145,7 @@ mod tests {
         [&head[..], &vec![0xFF; payload]].concat()
     }
 
-    /// How many of these frames pass before it is a flood.
+    /// How many rounds of these frames pass before they are a flood.
     fn passing(frames: &[Vec<u8>]) -> Option<usize> {
         let mut connection = FrameCounter::begin();
         (0..100_000).find(|_| {
@@ -197,7 +198,7 @@ mod tests {
         ];
         assert_eq!(passing(&short), None);
         assert_eq!(passing(&[frame(DATA, 0, TINY)]), None);
-        // A long answer, acknowledged on stream and connection for every frame of it.
+        // A long answer, with window updates for stream and connection after every frame.
         let mut connection = FrameCounter::begin();
         for _ in 0..100_000 {
             connection.sent(16 * 1024);

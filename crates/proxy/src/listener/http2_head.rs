@@ -1,4 +1,4 @@
-//! The head of an HTTP/2 request, held to the rules of HTTP/1: the library accepts more, and an authority in two forms.
+//! HTTP/2 request heads under the rules of HTTP/1: the library accepts more, and two forms of the authority.
 
 use http::header::{EXPECT, HOST};
 use http::request::Parts;
@@ -7,12 +7,12 @@ use http::{HeaderValue, Method};
 
 use crate::http1::request_parser::{self, FramingError};
 
-/// Finds what an HTTP/1 head would be refused for.
+/// Refuses a head for the faults for which an HTTP/1 head would be refused.
 ///
-/// One rule cannot be kept: `:path` is cut at `#` by the `http` crate before any code of ours sees it.
+/// One rule cannot be enforced: the `http` crate cuts `:path` at `#` before this code sees it.
 ///
 /// # Errors
-/// The first such fault.
+/// The first fault found.
 pub fn check(parts: &Parts) -> Result<(), FramingError> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(FramingError::Method);
@@ -33,7 +33,7 @@ pub fn check(parts: &Parts) -> Result<(), FramingError> {
     check_host(parts)
 }
 
-/// One host, in `:authority`, in `Host`, or the same in both (RFC 9113, section 8.3.1).
+/// Requires exactly one host: in `:authority`, in `Host`, or the same in both (RFC 9113, section 8.3.1).
 fn check_host(parts: &Parts) -> Result<(), FramingError> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next().map(HeaderValue::as_bytes);
@@ -56,7 +56,7 @@ fn check_host(parts: &Parts) -> Result<(), FramingError> {
     }
 }
 
-/// Whether both name one host and port, whatever their case; the scheme's own port may be left out.
+/// Whether both name the same host and port, regardless of case. The scheme's default port may be left out.
 fn is_same(scheme: Option<&str>, one: &[u8], other: &[u8]) -> bool {
     let port: &[u8] = match scheme {
         Some("https") => b":443",

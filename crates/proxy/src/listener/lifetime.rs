@@ -1,4 +1,4 @@
-//! Lifetime: when a connection ends although nothing on it is late, and why one ended before its time.
+//! Connection lifetime: the end of a connection without a timeout, and the reasons for an early end.
 
 use std::sync::Arc;
 
@@ -9,30 +9,30 @@ use crate::journey::Worker;
 use crate::process::clock;
 use crate::tls::certificate::{ClientCa, ListenerIdentity};
 
-/// What ends a connection although nothing on it is late.
+/// The age and the client CA of a connection, either of which can end it without a timeout.
 pub struct ConnectionLifetime {
     worker: Arc<Worker>,
-    /// What the connection waits for, and since when.
+    /// The state of the connection's waits.
     pub pace: Arc<ConnectionActivity>,
-    /// When it is too old.
+    /// When the connection has reached its greatest age.
     pub ends: Instant,
     client_ca: Option<ClientCa>,
 }
 
-/// Why a connection ended before its time.
+/// Why a connection ended early.
 pub enum CloseReason {
-    /// It broke, or its peer broke the rules of HTTP/2.
+    /// The connection broke, or its peer broke the rules of HTTP/2.
     Broken(h2::Error),
-    /// Its peer does not take its answers.
+    /// The peer does not take its answers.
     Stalled,
 }
 
 impl ConnectionLifetime {
-    /// Of a connection that begins now.
+    /// The lifetime of a connection that begins now.
     pub fn begin(worker: &Arc<Worker>, pace: &Arc<ConnectionActivity>) -> Self {
         let app = &worker.app;
         let age = app.settings.listen.connection_age;
-        // Connections that were opened together do not end together.
+        // Up to a tenth earlier, at random, so that connections that were opened together do not end together.
         let early = age
             .mul_f64(f64::from(u16::from_le_bytes(clock::random())) / f64::from(u16::MAX) / 10.0);
         Self {
@@ -46,13 +46,14 @@ impl ConnectionLifetime {
         }
     }
 
-    /// When to judge the connection for the first time.
+    /// When to check the connection for the first time.
     pub fn first_look(&self) -> Instant {
         let head_timeout = self.worker.app.settings.listen.head_timeout;
         self.ends.min(Instant::now() + head_timeout)
     }
 
-    /// Asks the connection to leave if it is time; when to look again otherwise, `next` at the latest.
+    /// Asks the connection to leave if its age or the client CA requires it. Returns when to check again, `next` at the
+    /// latest.
     pub fn judge(&self, next: Instant) -> Instant {
         let app = &self.worker.app;
         let ended = &app.metrics.connections_ended;
@@ -69,8 +70,8 @@ impl ConnectionLifetime {
         if is_old { next } else { next.min(self.ends) }
     }
 
-    /// Its peer does not take its answers. What is left of them is not waited for, by the system either: it is told
-    /// before the connection is let go.
+    /// Ends a connection whose peer does not take its answers. The drop then resets the connection, so that the system
+    /// does not wait to send their rest either.
     pub fn stalled(&self) -> CloseReason {
         self.pace.abort();
         CloseReason::Stalled

@@ -1,6 +1,6 @@
-//! The PROXY protocol, versions 1 and 2: what a trusted proxy says first on a connection, about whom it is for.
+//! The PROXY protocol, versions 1 and 2: the header by which a trusted proxy names the caller's address.
 //!
-//! Read exactly to its end, so that what follows, TLS or HTTP, finds its first byte. Source:
+//! The header is read exactly to its end, so that TLS or HTTP finds its own first byte next. Source:
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>, sections 2.1 and 2.2.
 
 use std::io;
@@ -9,25 +9,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// What a header of version 1 begins with.
+/// The first bytes of a version 1 header.
 const TEXT: &[u8; 6] = b"PROXY ";
-/// The longest header of version 1, with its line end.
+/// The length in bytes of the longest version 1 header, with its line end.
 const LONGEST_TEXT: usize = 107;
-/// What a header of version 2 begins with.
+/// The first bytes of a version 2 header.
 const BINARY: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The fixed part of version 2: signature, version and command, family, length.
+/// The length in bytes of version 2's fixed part: signature, version and command, family, length.
 const FIXED: usize = BINARY.len() + 4;
-/// The longest header that is read: addresses and a handful of extensions, a client's certificate among them.
+/// The length in bytes of the longest header that is read: addresses and a handful of extensions, including a client's
+/// certificate.
 const LONGEST: usize = 4096;
 
-/// Reads the header. `None` is a proxy speaking for itself, such as a health check, or of no address we know.
+/// Reads the header. `None` means that the proxy speaks for itself, as in a health check, or names no IP address.
 ///
-/// An error of kind [`io::ErrorKind::InvalidData`] is a header that is none.
+/// An error of kind [`io::ErrorKind::InvalidData`] means that the bytes are no header.
 pub async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let mut seen = vec![0; LONGEST];
     let mut taken = 0;
     loop {
-        // Looked at before it is taken, since only the header itself may be.
+        // Bytes are peeked at before they are read, because only the header itself may be read.
         let more = tcp.peek(&mut seen[taken..]).await?;
         if more == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -43,24 +44,24 @@ pub async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     }
 }
 
-/// A header that is there whole.
+/// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// How many bytes it has.
+    /// The length of the header in bytes.
     pub length: usize,
-    /// Whom the connection is for, if the proxy says so.
+    /// The caller's address, if the proxy names one.
     pub source: Option<IpAddr>,
 }
 
-/// What begins a connection is no header.
+/// The first bytes of a connection are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a PROXY header")]
 pub struct MalformedProxyHeader;
 
-/// The header these bytes begin with; `None` if more of it has to come.
+/// Parses the header at the start of `seen`; `None` if the header is incomplete.
 ///
 /// # Errors
-/// If they begin none.
+/// If the bytes cannot be the start of a header.
 pub fn parse(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     if begins(seen, BINARY) {
         binary(seen)
@@ -71,7 +72,7 @@ pub fn parse(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     }
 }
 
-/// Whether these bytes begin so, as far as there are any.
+/// Whether `seen` and `with` agree as far as both reach.
 fn begins(seen: &[u8], with: &[u8]) -> bool {
     let both = seen.len().min(with.len());
     seen[..both] == with[..both]
@@ -104,7 +105,7 @@ fn text(seen: &[u8]) -> Result<Option<ProxyHeader>, MalformedProxyHeader> {
     }))
 }
 
-/// Source, destination and their ports; the source is what is asked for, and all four have to be right.
+/// Parses source, destination and both ports. Only the source is returned, but all four must be valid.
 fn addresses<'a, A>(
     mut words: impl Iterator<Item = &'a str>,
 ) -> Result<IpAddr, MalformedProxyHeader>
@@ -277,7 +278,7 @@ mod tests {
             let bytes = [begin, &rest].concat();
             if let Ok(Some(header)) = parse(&bytes) {
                 prop_assert!(header.length <= bytes.len());
-                // It does not depend on what follows.
+                // The result does not depend on the bytes after the header.
                 prop_assert_eq!(parse(&bytes[..header.length]), Ok(Some(header)));
             }
         }

@@ -1,4 +1,4 @@
-//! A connection from a tenant: TLS or not, and which HTTP is spoken on it.
+//! Transport of a connection from a tenant: TLS or plain TCP, and detection of the HTTP version.
 
 use std::io;
 use std::ops::Range;
@@ -17,29 +17,30 @@ use crate::callers::activity::ConnectionActivity;
 use crate::listener::http2_frames::FrameCounter;
 use crate::process::yielding::SinceYield;
 
-/// What an HTTP/2 client says first.
+/// The first bytes that an HTTP/2 client sends.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// After so many bytes were read of an HTTP/2 connection, its streams get their turn: what they have not taken is queued
-/// frame by frame, each with all that was read with it.
+/// How many bytes are read from an HTTP/2 connection before its streams get their turn. Frames that the streams have
+/// not taken are queued one by one, and each keeps the whole buffer that it was read into.
 const TURN: usize = 16 * 1024;
 
-/// Answers up to this length are written in one piece.
+/// Answers up to this many bytes are copied and written in one piece.
 const TOGETHER: usize = 2 * 1024;
 
-/// A connection whose first bytes have been looked at.
+/// A connection whose HTTP version is known from its first bytes.
 pub struct InboundStream {
     stream: CallerStream,
     seen: [u8; PREFACE.len()],
-    /// Which of `seen` are still to be read.
+    /// The range of `seen` that is still to be read.
     left: Range<usize>,
-    /// Of HTTP/2.
+    /// The frame counter of an HTTP/2 connection.
     frames: Option<FrameCounter>,
-    /// How much was read since the last turn of others.
+    /// How many bytes were read since other tasks last had their turn.
     in_turn: usize,
-    /// How much was written since then, of HTTP/2: the library would write all that there is room for.
+    /// How many bytes of HTTP/2 were written since the last yield. Without it the library would fill the send buffer in
+    /// one turn.
     since_yield: SinceYield,
-    /// No answer is on its way whose end is the connection's.
+    /// Whether no answer is under way that is ended by the connection's end.
     whole: bool,
     pace: Arc<ConnectionActivity>,
 }
@@ -50,13 +51,14 @@ enum CallerStream {
 }
 
 impl InboundStream {
-    /// Shakes hands if TLS is spoken, then reads until it is clear whether HTTP/2 is; says so with the connection.
+    /// Does the TLS handshake if there is one, then reads until the HTTP version is clear. Returns whether it is
+    /// HTTP/2.
     pub async fn begin(
         tcp: TcpStream,
         tls: Option<&TlsAcceptor>,
         pace: Arc<ConnectionActivity>,
     ) -> io::Result<(bool, Self)> {
-        // An answer is written at once; waiting for more to send would only delay it.
+        // An answer is written at once, so Nagle's algorithm would only delay it.
         tcp.set_nodelay(true)?;
         let mut stream = match tls {
             None => CallerStream::Plain(tcp),
@@ -88,17 +90,18 @@ impl InboundStream {
 }
 
 impl InboundStream {
-    /// Whether an end of the connection leaves nothing half said; otherwise it is reset if it is let go.
+    /// Sets whether the connection may end in order. Otherwise dropping it resets it, because its end would make half
+    /// an answer look whole.
     pub fn ends_whole(&mut self, whole: bool) {
         self.whole = whole;
     }
 
-    /// Some of a head is there.
+    /// Notes that part of a head is there.
     pub fn head_begun(&self) {
         self.pace.head_begun();
     }
 
-    /// Whether so much was written that others have their turn first; then the task is woken after them.
+    /// Whether other tasks have their turn first, because enough was written. The task is then woken after them.
     fn gives_way(&mut self, cx: &mut Context<'_>) -> bool {
         self.since_yield.is_time() && pin!(yield_now()).poll(cx).is_pending()
     }
@@ -120,13 +123,13 @@ impl InboundStream {
 
 impl Drop for InboundStream {
     fn drop(&mut self) {
-        // To a caller that counts on the connection's end, an orderly one would make half an answer whole.
+        // A caller that reads to the connection's end would take half an answer for a whole one after an orderly end.
         if self.pace.is_aborted() || !self.whole {
             let tcp = match &self.stream {
                 CallerStream::Plain(tcp) => tcp,
                 CallerStream::Tls(tls) => tls.get_ref().0,
             };
-            // If it cannot be reset it was reset already.
+            // A failure means that the connection was reset already.
             let _reset = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
         }
     }
@@ -195,7 +198,7 @@ impl AsyncWrite for InboundStream {
         }
         let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
         let written = if whole <= TOGETHER {
-            // The usual answer: copying it costs less than what the kernel does for a list of one head and one body.
+            // The usual answer: copying it costs less than the kernel's work for a list of one head and one body.
             let (mut together, mut length) = ([0; TOGETHER], 0);
             for buf in bufs {
                 together[length..length + buf.len()].copy_from_slice(buf);
@@ -341,7 +344,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(written_in_a_turn(&mut http2).await, YIELD_AFTER);
         }
-        // Of HTTP/1 an answer is handed over in pieces of that length, so all that there is room for is written.
+        // An HTTP/1 answer is handed over in pieces of that length, so each write may fill the send buffer.
         let (mut http1, _peer) = unread(b"GET / HTTP/1.1\r\n\r\n").await;
         assert!(written_in_a_turn(&mut http1).await > 2 * YIELD_AFTER);
     }

@@ -1,13 +1,14 @@
-//! Turn: answers are written one after the other, when all that was ready before them has been looked at.
+//! Write batching: a task writes its answer only after all tasks that were ready have run, so that answers are written
+//! shortly after each other.
 //!
-//! Much of what a write costs is waking whoever reads, and a peer on the same machine that is given one answer has read it
-//! and sleeps again before the next. Answers that are written together wake it once. Without load nothing else is ready,
-//! and a turn is over at once.
+//! Much of a write's cost is waking the reader. A peer on the same machine has read one answer and sleeps again before
+//! the next. Answers that are written together wake the peer once. Without load no other task is ready, and the wait is
+//! over at once.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Lets every task go first that is ready by now on this thread.
+/// Waits until every task has run that is ready by now on this thread.
 pub async fn last() {
     let mut stood_back = false;
     poll_fn(|cx| {
@@ -15,7 +16,7 @@ pub async fn last() {
             return Poll::Ready(());
         }
         stood_back = true;
-        // Behind the others in the line. tokio's `yield_now` would wait until the sockets were looked at again.
+        // Queues this task behind the ready ones. tokio's `yield_now` would wait until the sockets are polled again.
         cx.waker().wake_by_ref();
         Poll::Pending
     })

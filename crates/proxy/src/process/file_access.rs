@@ -1,4 +1,5 @@
-//! Access to folders that only this program writes: no other user may add files there, and no name leads elsewhere.
+//! Access checks for the program's own folders: a world-writable folder is refused, and so is a name that leads
+//! elsewhere.
 
 use std::fs::{Metadata, OpenOptions};
 use std::io;

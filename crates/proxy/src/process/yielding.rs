@@ -70,7 +70,8 @@ impl OffloadThreads {
         Self(Arc::new(Semaphore::new(threads)))
     }
 
-    /// Runs `work` on another thread, once a permit is free. The work completes even if the caller stops waiting.
+    /// Runs `work` on another thread, once a permit is free. A caller that stops waiting before it has the permit
+    /// cancels the work. After that the work completes even if the caller stops waiting.
     ///
     /// # Panics
     /// If the work does.

@@ -1,4 +1,4 @@
-//! Ending: when an HTTP/2 connection is let go that does not end by itself.
+//! Ending an HTTP/2 connection that does not end by itself.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,14 +16,14 @@ use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::process::drain::{DrainPhase, EntryGuard, FIRST_WORD};
 
-/// How long a caller has to answer a GOAWAY before an idle connection is dropped.
+/// How long a caller has to close an idle connection after a GOAWAY, before the connection is dropped.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often a connection that is ending is looked at.
+/// The interval at which an ending connection is checked.
 const ENDING: Duration = Duration::from_millis(50);
-/// How often it is looked whether a connection has asked, while the process drains.
+/// The interval at which, while the process drains, a connection is checked for its first request.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Whether the caller is to be sent a GOAWAY: streams that are open end, new ones go elsewhere.
+/// Whether a GOAWAY is to be sent to the caller: open streams are finished, and new ones go elsewhere.
 #[derive(Default)]
 pub struct GoawaySignal(AtomicBool);
 
@@ -32,27 +32,27 @@ impl GoawaySignal {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is to be sent, and was not when this was asked before.
+    /// Whether a GOAWAY is to be sent that no earlier call reported.
     pub fn is_due(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }
 }
 
-/// How far a connection is on its way to the end.
+/// The progress of a connection towards its end.
 pub struct ConnectionEnding<'a> {
     worker: &'a Worker,
     lifetime: &'a ConnectionLifetime,
     farewell: &'a GoawaySignal,
-    /// The process finishes what is in flight.
+    /// Whether the process only finishes the requests in flight.
     finishing: bool,
-    /// Something was late, and its caller was told to go.
+    /// Whether a timeout passed and a GOAWAY was requested for it.
     late: bool,
-    /// It was asked to leave.
+    /// Whether the connection was asked to leave.
     leaves: bool,
 }
 
 impl<'a> ConnectionEnding<'a> {
-    /// Of a connection that begins. Its caller is sent a GOAWAY whenever `farewell` is due.
+    /// The state of a connection that begins. Its caller is sent a GOAWAY whenever `farewell` is due.
     pub fn new(
         worker: &'a Worker,
         lifetime: &'a ConnectionLifetime,
@@ -68,10 +68,10 @@ impl<'a> ConnectionEnding<'a> {
         }
     }
 
-    /// Waits until the connection is to be let go.
+    /// Waits until the connection is to be dropped.
     ///
     /// # Errors
-    /// If that is before its time.
+    /// If the connection ends early.
     pub async fn reached(
         mut self,
         pings: Option<PingPong>,
@@ -94,7 +94,7 @@ impl<'a> ConnectionEnding<'a> {
                 }
                 () = &mut asked_to_leave, if !self.leaves => {
                     self.leaves = true;
-                    // Streams whose bodies are awaited do not end by themselves, and nothing is proved of any.
+                    // Streams that await their bodies do not end by themselves, and none of them is verified.
                     if pace.leaves() == Some(LeaveReason::SlowBody) && pace.only_receives() {
                         return Ok(());
                     }
@@ -110,17 +110,17 @@ impl<'a> ConnectionEnding<'a> {
         }
     }
 
-    /// Looks at the clock: whether that is the end, or when to look again. A peer that has gone silent never acknowledges
-    /// the GOAWAY; once it has all its answers it is left.
+    /// Checks the timeouts: returns the end, or when to check again. A silent peer never acknowledges the GOAWAY, so
+    /// its connection is dropped once it has all its answers.
     fn look(&mut self) -> ControlFlow<Result<(), CloseReason>, Instant> {
         let pace = &self.lifetime.pace;
         let now = Instant::now();
         match pace.check_timeouts() {
             TimeoutCheck::Stalled => ControlFlow::Break(Err(self.lifetime.stalled())),
-            // It had its time to acknowledge the GOAWAY.
+            // The caller had its time to acknowledge the GOAWAY.
             _ if self.leaves && pace.is_idle_for(self.patience()) => ControlFlow::Break(Ok(())),
             TimeoutCheck::Late if self.late => ControlFlow::Break(Ok(())),
-            // A request that is under way meets a GOAWAY, and not a closed door.
+            // A request that the caller is just sending meets a GOAWAY, not a closed connection.
             TimeoutCheck::Late => {
                 self.late = true;
                 self.farewell.say();
@@ -132,11 +132,11 @@ impl<'a> ConnectionEnding<'a> {
         }
     }
 
-    /// How long a caller has to acknowledge the GOAWAY by which its connection leaves.
+    /// How long a caller has to acknowledge the GOAWAY after its connection was asked to leave.
     fn patience(&self) -> Duration {
         let pace = &self.lifetime.pace;
         match (pace.leaves(), pace.party()) {
-            // A new connection waits meanwhile.
+            // A new connection waits for the slot meanwhile.
             (Some(LeaveReason::Full | LeaveReason::SlowBody), None) => ENDING,
             (Some(LeaveReason::Full | LeaveReason::SlowBody), Some(_)) => FAREWELL / 4,
             _ => self.worker.app.settings.listen.head_timeout,
@@ -144,8 +144,8 @@ impl<'a> ConnectionEnding<'a> {
     }
 }
 
-/// Sends the caller away once the process leaves. One that is new may ask before, or it could never ask at all. It opens
-/// more requests until it has read the GOAWAY, so the connection stays at the door for so long.
+/// Sends the GOAWAY once the drain begins. A new caller may send its first request before, or it could never send one.
+/// The caller may open more requests until it has read the GOAWAY, so the entry guard is held for `FIRST_WORD` more.
 async fn leave(
     worker: &Worker,
     pace: &ConnectionActivity,

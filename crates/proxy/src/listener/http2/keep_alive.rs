@@ -1,4 +1,4 @@
-//! Keep-alive: whether the other end of a silent HTTP/2 connection is still there.
+//! Keep-alive: detects whether the peer of a silent HTTP/2 connection is gone.
 
 use std::future::pending;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::callers::activity::ConnectionActivity;
 
-/// How long nothing moves before the other end is asked.
+/// How long no byte moves before the peer is sent a PING.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How long it has to answer.
+/// How long the peer has to answer the PING.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until the other end does not answer a PING that it is sent whenever nothing has moved for a while.
+/// Waits until the peer fails to answer a PING. A PING is sent whenever no byte has moved for `INTERVAL`.
 pub async fn peer_is_gone(pings: Option<PingPong>, pace: &ConnectionActivity) {
     let Some(mut pings) = pings else {
         return pending().await;
@@ -26,7 +26,7 @@ pub async fn peer_is_gone(pings: Option<PingPong>, pace: &ConnectionActivity) {
         }
         match timeout(PATIENCE, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection is over, and says so itself.
+            // The connection is over, and its own future reports the end.
             Ok(Err(_)) => return pending().await,
             Err(_) => return,
         }

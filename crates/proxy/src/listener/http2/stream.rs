@@ -28,40 +28,40 @@ use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::SinceYield;
 use crate::record::refused_head::RefusedHead;
 
-/// How much of answers one HTTP/2 stream holds ready to be sent.
+/// How many bytes of an answer one HTTP/2 stream holds ready to be sent.
 pub(super) const SEND_BUFFER: usize = 64 * 1024;
 
-/// After so many bytes of an answer went into the caller's window, the answer counts as being taken. Fewer do not count,
-/// or a caller that opens its window byte by byte would hold an answer for hours.
+/// How many bytes of an answer must go into the caller's window before the answer counts as being taken. If fewer
+/// counted, a caller that opens its window byte by byte could hold an answer for hours.
 const TAKEN: usize = 16 * 1024;
 
-/// What all streams of a connection share.
+/// The state that all streams of a connection share.
 pub struct Http2Caller {
-    /// The thread the connection is on.
+    /// The worker that serves the connection.
     pub worker: Arc<Worker>,
-    /// Its other end.
+    /// The connection's peer.
     pub peer: ConnectionPeer,
 }
 
-/// A request on a stream whose answer has not begun: its body, and the way to the caller.
+/// A request on a stream whose answer has not begun: its body, and the handle for its answer.
 pub struct Http2Stream {
     receive: RecvStream,
     respond: SendResponse<Bytes>,
-    /// How much of the body is still to come, if that was announced.
+    /// How many bytes of the body are still to come, if the length was announced.
     left: Option<u64>,
-    /// The caller sends its body only after `100 Continue`, and was not sent it.
+    /// Whether the caller waits for `100 Continue` before it sends its body.
     waits: bool,
 }
 
-/// Why an answer did not reach its end.
+/// Why an answer was not sent completely.
 enum StreamStopped {
-    /// GatePay's answer was cut.
+    /// GatePay's answer was cut short.
     Cut,
     /// The caller reset the stream, or its connection ended.
     Gone,
 }
 
-/// Answers a request. Then the rest of its body is thrown away, if the answer did not wait for it.
+/// Answers a request. Then discards the rest of its body, if the answer came before the body's end.
 pub async fn serve(
     caller: Arc<Http2Caller>,
     busy: ActiveRequest,
@@ -80,7 +80,7 @@ pub async fn serve(
     let is_for_head = parts.method == Method::HEAD;
     let sent = send(respond, reply, is_for_head, &caller.worker.app.clock).await;
     if sent.is_ok() && !receive.is_end_stream() {
-        // In a task of its own, for it takes far less than a request.
+        // A separate task needs far less memory than a request.
         tokio::spawn(async move {
             let app = &caller.worker.app;
             discard(receive, app.settings.listen.body_timeout, &app.drain).await;
@@ -88,7 +88,7 @@ pub async fn serve(
     }
 }
 
-/// What the request is answered, unless its caller has left.
+/// The answer to a request, unless its caller has left.
 async fn answer(
     caller: &Http2Caller,
     busy: ActiveRequest,
@@ -108,7 +108,7 @@ async fn answer(
     }
 }
 
-/// Sends an answer to its end.
+/// Sends a complete answer.
 async fn send(
     mut respond: SendResponse<Bytes>,
     reply: Reply,
@@ -140,7 +140,7 @@ async fn send(
     Ok(())
 }
 
-/// The head cannot go out: the caller has reset the stream, and otherwise is told that something broke.
+/// Handles a head that cannot be sent: resets the stream with `INTERNAL_ERROR`, unless the caller has reset it already.
 fn unsendable(respond: &mut SendResponse<Bytes>) -> StreamStopped {
     respond.send_reset(Reason::INTERNAL_ERROR);
     StreamStopped::Gone
@@ -164,7 +164,7 @@ fn response(reply: &Reply, clock: &Clock) -> Response<()> {
     response
 }
 
-/// The next piece of an answer's body; nothing after the last.
+/// The next piece of an answer's body; `None` after the last.
 async fn next_piece(
     reply: &mut Reply,
     out: &mut SendStream<Bytes>,
@@ -175,13 +175,13 @@ async fn next_piece(
     });
     let piece = piece.await;
     if let Err(StreamStopped::Cut) = piece {
-        // What the caller has cannot be taken for the whole.
+        // The reset keeps the caller from taking the part for the whole answer.
         out.send_reset(Reason::INTERNAL_ERROR);
     }
     piece
 }
 
-/// Hands a piece over as fast as the caller takes it. With the last one goes the answer.
+/// Sends a piece as fast as the caller takes it. The reply is dropped with the last piece.
 async fn send_piece(
     mut piece: Bytes,
     answer: &mut Option<Reply>,
@@ -194,7 +194,7 @@ async fn send_piece(
         let ends = is_last && piece.is_empty();
         taken += part.len();
         if ends {
-            // What ends with it has ended before the caller can know, and ask again.
+            // Dropping the reply ends its permit and record before the caller sees the end and can ask again.
             *answer = None;
         } else if let Some(reply) = answer
             && taken >= TAKEN
@@ -207,7 +207,7 @@ async fn send_piece(
     Ok(())
 }
 
-/// Waits until the caller takes some of so many bytes; how many of them.
+/// Waits until the caller can take some of the `wanted` bytes; returns how many.
 async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, StreamStopped> {
     out.reserve_capacity(wanted.min(SEND_BUFFER));
     poll_fn(|cx| {
@@ -222,8 +222,8 @@ async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, Strea
     .await
 }
 
-/// Reads what still comes of a body whose request is answered, and throws it away, within limits. Then the stream is reset
-/// with `NO_ERROR` (RFC 9113, 8.1); if it were at once, many clients that still send would not read the answer.
+/// Reads and discards the rest of a body whose request is answered, within limits. Then the stream is reset with
+/// `NO_ERROR` (RFC 9113, 8.1). After an immediate reset, many clients that still send would not read the answer.
 async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
     let reading = async {
         let (mut left, mut since_yield) = (LINGER, SinceYield::default());
@@ -231,7 +231,7 @@ async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
             && left > piece.len()
         {
             left -= piece.len();
-            // It fails if the stream is over, and then nothing is to be given back.
+            // This fails if the stream is over; then no capacity has to be released.
             let _released = receive.flow_control().release_capacity(piece.len());
             since_yield.worked_on(piece.len()).await;
         }
@@ -246,20 +246,20 @@ async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
 }
 
 impl Http2Stream {
-    /// Of a request whose head was checked or will be.
+    /// The stream of a request whose head was checked or will be.
     fn new(parts: &Parts, receive: RecvStream, respond: SendResponse<Bytes>) -> Self {
         let length = parts.headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             left: length,
-            // Nothing else can be expected: its head would have been refused.
+            // `100-continue` is the only expectation: a head with another is refused.
             waits: parts.headers.contains_key(EXPECT),
             receive,
             respond,
         }
     }
 
-    /// Tells a caller that waits for it to send its body.
+    /// Sends `100 Continue` to a caller that waits for it.
     fn tell(&mut self) -> Result<(), h2::Error> {
         if std::mem::take(&mut self.waits) {
             let told = Response::builder().status(100).body(());
@@ -284,7 +284,7 @@ impl Body for Http2Stream {
                 Err(error) => Poll::Ready(Some(Err(error))),
             };
         };
-        // A caller that sends does not wait to be told, nor does one whose body is over. Trailers are not looked at.
+        // A caller that sends its body or has ended it does not wait for `100 Continue`. Trailers are ignored.
         self.waits = false;
         Poll::Ready(piece.map(|piece| {
             let piece = piece?;

@@ -1,7 +1,7 @@
-//! Access to the state folder: only its owner may add files there, and no name there leads elsewhere.
+//! Access to the state folder: only its owner and group may add files there, and no name there leads elsewhere.
 //!
-//! A spent replay memory that is put back admits spent requests again. So a folder or file that is open to others is
-//! refused, and so are links. A group may write, because Kubernetes' `fsGroup` requires it.
+//! A spent replay memory that is put back admits spent requests again. So a world-writable folder is refused, and so
+//! are files with any permission for others, and links. A group may write, because Kubernetes' `fsGroup` requires it.
 
 use std::fs::{Metadata, OpenOptions};
 use std::io;
@@ -21,7 +21,8 @@ pub(super) fn open_folder(files: &FileSystem, folder: &Path) -> io::Result<PathB
     Ok(folder)
 }
 
-/// Refuses a folder that others may write, or in which one of our names is not a regular file or is open to others.
+/// Refuses a world-writable folder, and a folder in which a file of the program's is not regular, has a second name or
+/// gives others any permission.
 pub(super) fn inspect(files: &FileSystem, folder: &Path) -> io::Result<()> {
     let metadata = files.metadata(folder)?;
     file_access::inspect_folder(folder, &metadata, "put a spent replay memory back")?;
