@@ -1,4 +1,4 @@
-//! Who may send how much, and each stamp once: pure but for locks.
+//! Admission of requests: rate limits, the quota, breakers and the replay memory; pure but for locks.
 
 pub mod breaker;
 pub mod limit_name;

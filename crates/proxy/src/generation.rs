@@ -1,4 +1,4 @@
-//! Generation: a registry with what is kept beside it, swapped as a whole.
+//! Generation: a registry with the state of its parties, swapped as a whole.
 
 pub mod credential_usage;
 pub mod limit_meters;
@@ -22,40 +22,40 @@ use crate::generation::credential_usage::{CredentialUsage, CredentialUsages};
 use crate::generation::tenant_limits::{TenantLimits, TenantLimitsMap};
 use crate::generation::tenant_meters::TenantSeries;
 
-/// What a request is judged by, loaded once and kept to its end.
+/// The configuration by which a request is judged, loaded once and kept to the request's end.
 pub struct Generation {
-    /// What may be called: the same for the life of the process.
+    /// The operations that may be called: the same for the life of the process.
     pub catalogue: Arc<Catalogue>,
-    /// Who may call.
+    /// The parties that may call.
     pub registry: Registry,
-    /// Who we are to GatePay.
+    /// The institution's identity to GatePay.
     pub institution: Arc<Institution>,
-    /// What `proxy.toml` said, as far as it is in force.
+    /// The content of `proxy.toml`, as far as it is in force.
     pub written: Facts,
-    /// By position in the registry.
+    /// The state of the parties, by position in the registry.
     beside: Vec<PartyState>,
 }
 
-/// What is kept beside a party: in one table, so that a request looks its position up in one place.
+/// The state of a party: in one table, so that a request looks its position up in one place.
 struct PartyState {
     lane: Arc<TenantLimits>,
     uses: CredentialUsages,
 }
 
-/// What generations are built with.
+/// The inputs from which generations are built.
 #[derive(Clone, Copy)]
 pub struct GenerationInputs<'a> {
     /// The process's settings.
     pub settings: &'a Settings,
-    /// The lanes there are.
+    /// The limits of all parties.
     pub lanes: &'a TenantLimitsMap,
-    /// Where series are made.
+    /// The place where metric series are made.
     pub series: &'a TenantSeries,
 }
 
 impl Generation {
-    /// Whoever was there before keeps its lane, under the limits it has now, and what is known of its credentials: so
-    /// nothing may fail any more.
+    /// Builds a generation. A party of the generation before keeps its `TenantLimits`, under its present limits, and
+    /// the usage of its credentials: so nothing may fail any more.
     pub fn new(
         before: Option<&Self>,
         catalogue: Arc<Catalogue>,
@@ -81,25 +81,25 @@ impl Generation {
         }
     }
 
-    /// How this credential of this party's was used, if both are the same here.
+    /// The usage of this credential of this party, if both are the same here.
     fn same_use(&self, party: &Party, dated: &DatedCredential) -> Option<Arc<CredentialUsage>> {
         let credential = &dated.credential;
         let found = self.registry.find(credential.client_id.as_str())?;
         let before = found.who.party();
-        // Whose file did not change is shared. Comparing secrets takes a hash of each.
+        // A party whose file is unchanged is shared. Comparing secrets takes a hash of each.
         let same = std::ptr::eq(before, party)
             || before.id == party.id
                 && found.credential.credential.key.same_secret(&credential.key);
         same.then(|| Arc::clone(self.beside[found.position].uses.at(found.place)))
     }
 
-    /// How a credential was used, by the position of whose it is and its place among theirs.
+    /// The usage of a credential, by its party's position and its place among the party's credentials.
     pub fn used(&self, position: usize, place: usize) -> &CredentialUsage {
         self.beside[position].uses.at(place)
     }
 
-    /// Has what a request of this party's asks brought near, all at once. Of a thousand parties none is in a near cache
-    /// when its turn comes; asked for where each is needed, the places would be waited for one after the other.
+    /// Loads the data that a request of this party reads into the cache, all at once. With a thousand parties none is
+    /// in a near cache when its request comes; without this, the request would wait for each place in turn.
     pub fn prefetch(&self, found: &Found<'_>) {
         let (beside, party) = (&self.beside[found.position], found.who.party());
         let used = beside.uses.at(found.place).count();
@@ -108,7 +108,7 @@ impl Generation {
         black_box((used, beside.lane.in_flight(), dates));
     }
 
-    /// Every credential: whose it is by position, which, and how it was used.
+    /// Every credential: its party's position, the credential, and its usage.
     pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, &CredentialUsage)> {
         let parties = self.registry.parties().enumerate();
         parties.flat_map(move |(position, who)| {
@@ -117,17 +117,17 @@ impl Generation {
         })
     }
 
-    /// The lane of whoever has this position in the registry.
+    /// The limits of the party at this position in the registry.
     pub fn tenant_limits(&self, position: usize) -> &Arc<TenantLimits> {
         &self.beside[position].lane
     }
 
-    /// Everybody's lane, by position.
+    /// The limits of all parties, by position.
     pub fn all_tenant_limits(&self) -> impl Iterator<Item = &Arc<TenantLimits>> + Clone {
         self.beside.iter().map(|beside| &beside.lane)
     }
 
-    /// As one side of a plan.
+    /// This generation as one side of a plan.
     pub fn side(&self) -> ConfigSnapshot<'_> {
         ConfigSnapshot {
             written: &self.written,
@@ -137,7 +137,7 @@ impl Generation {
         }
     }
 
-    /// Removes the series of whoever had some in a generation before this one and has none now.
+    /// Removes the series of parties that had some in the generation before this one and have none now.
     pub fn end_series_of(&self, before: &Self, means: GenerationInputs<'_>) {
         let own = |generation: &Self| -> HashSet<PartyId> {
             let own = generation.registry.own_series(&means.settings.metrics);
@@ -257,7 +257,7 @@ mod tests {
         generation.tenant_limits(generation.registry.find(id).unwrap().position)
     }
 
-    /// Takes tokens until there are none, and says how many there were.
+    /// Takes tokens until there are none, and returns how many there were.
     fn drain(generation: &Generation, id: &str) -> usize {
         let mut shadow = LimitSet::default();
         let lane = lane(generation, id);
@@ -340,9 +340,9 @@ mod tests {
             ("a", &[("a-1", "5")]),
             // One is gone, one is new, and comes first.
             ("b", &[("b-3", "6"), ("b-2", "2")]),
-            // Another secret is another credential, whatever its name.
+            // Another secret is another credential, even under the same name.
             ("c", &[("c-1", "7")]),
-            // So is one that somebody else has now.
+            // A credential that another tenant has now is another credential too.
             ("e", &[("d-1", "4")]),
         ]);
         let next = world.after(Some(&first), tenants);
@@ -350,7 +350,7 @@ mod tests {
         for id in ["a-1", "b-3", "c-1", "d-1"] {
             assert_eq!(used(&next, id), (0, None), "{id}");
         }
-        // Its only one, once the other is gone.
+        // The tenant's only credential, once the other is gone.
         let last = world.after(Some(&next), signing(&[("b", &[("b-2", "2")])]));
         assert_eq!(used(&last, "b-2"), (2, Some(1_000)));
     }

@@ -1,11 +1,11 @@
-//! Breaker: while GatePay keeps failing nothing is sent to it but a read of the proxy's own now and then, to see whether
-//! it is back.
+//! Circuit breaker: while GatePay keeps failing, the proxy sends only a read of its own now and then, to see whether
+//! GatePay is back.
 //!
-//! A call that is refused meanwhile was certainly not executed, which is more than one can say of a call that is sent
-//! to something that is failing. Money is never sent to find out whether GatePay is well.
+//! A call that is refused meanwhile was certainly not executed; a call to a failing upstream has no such certainty.
+//! Money is never sent to find out whether GatePay is well.
 //!
-//! Every party has one vote (`votes`), so that none can take GatePay away from the others: what fails for one party alone
-//! opens a breaker of that party's own (`party`).
+//! Every party has one vote (`votes`), so that none can take GatePay away from the others. Failures of one party alone
+//! open a breaker of that party's own (`party`).
 
 mod party;
 #[cfg(test)]
@@ -25,83 +25,84 @@ use party::FailureStreak;
 pub use party::{BreakerEra, PartyBreaker};
 use votes::{BreakerVotes, EVERY, OpenEvidence, WINDOW};
 
-/// Shared by all workers. While GatePay is well it costs an attempt four relaxed loads, and nothing is written.
+/// The institution's breaker, shared by all workers. While GatePay is well, an attempt costs four relaxed loads and no
+/// write.
 pub struct Breaker {
-    /// Whether it is open, and the numbers of the row and the window that are running: see [`Phase`].
+    /// Whether it is open, and the numbers of the running row and window: see [`BreakerPhase`].
     phase: AtomicU64,
     /// Ends when GatePay is found well: then every party's own breaker is half open.
     era: BreakerEra,
-    /// What times are measured from.
+    /// The origin of times.
     begun: Instant,
     state: Mutex<BreakerState>,
-    /// A read of the proxy's own is wanted.
+    /// Notified when a read of the proxy's own is wanted.
     wanted: Notify,
     meters: BreakerMeters,
 }
 
-/// What the breaker counts.
+/// The metrics of the breaker.
 #[derive(Clone)]
 pub struct BreakerMeters {
-    /// 1 while it is open.
+    /// 1 while the breaker is open.
     pub is_open: IntGauge,
-    /// How often it opened.
+    /// How often the breaker opened.
     pub opened: IntCounter,
-    /// How often one of a party's own did.
+    /// How often a party's own breaker opened.
     pub party_opened: IntCounter,
 }
 
 struct BreakerState {
     votes: BreakerVotes,
-    /// Whether it has failures or a ratio to open by.
+    /// Whether the settings have a count of failures or a ratio by which it opens.
     is_on: bool,
-    /// When the next read of the proxy's own may find out.
+    /// When the next read of the proxy's own may be sent as a probe.
     probe: Instant,
     /// Failures of parties since the last such read.
     unasked: u32,
-    /// When it opened.
+    /// When the breaker opened.
     opened: Instant,
     /// Whether a party's breaker opened since GatePay was found well.
     has_party_opened: bool,
 }
 
-/// The one word that every attempt looks at.
+/// The single word that every attempt reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BreakerPhase {
     is_open: bool,
-    /// 0 if none is running.
+    /// 0 if no row is running.
     row: u32,
-    /// 0 if none is running.
+    /// 0 if no window is running.
     window: u16,
 }
 
-/// On whose behalf an attempt is made.
+/// The owner of an attempt.
 #[derive(Clone, Copy)]
 pub enum AttemptOwner<'a> {
-    /// The proxy's own.
+    /// The proxy itself.
     Own,
     /// A party's call.
     Party(&'a PartyBreaker),
-    /// The look-up of a call of a party's whose outcome is unknown: the party's own breaker does not keep it back.
+    /// The look-up of a party's call whose outcome is unknown: the party's own breaker does not hold it back.
     LookUp(&'a PartyBreaker),
 }
 
 /// The right to send an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerPass {
-    /// Nothing keeps it back.
+    /// No breaker holds the attempt back.
     Free,
-    /// GatePay is not well; this read of the proxy's own finds out whether it is again.
+    /// GatePay is failing; this read of the proxy's own finds out whether it is well again.
     Probe,
 }
 
-/// Why an attempt may not be sent.
+/// The breaker that refuses an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerOpen {
     /// GatePay keeps failing.
     Institution,
-    /// Only this party's calls do.
+    /// Only this party's calls keep failing.
     Party {
-        /// In how long one of them may find out whether that is over.
+        /// The time until one of them may find out whether that is over.
         wait: Duration,
     },
 }
@@ -134,7 +135,7 @@ impl<'a> AttemptOwner<'a> {
 }
 
 impl Breaker {
-    /// Closed.
+    /// A closed breaker.
     pub fn new(settings: settings::Breaker, era: BreakerEra, meters: BreakerMeters) -> Self {
         let now = Instant::now();
         Self {
@@ -177,7 +178,7 @@ impl Breaker {
         self.phase().is_open
     }
 
-    /// GatePay answered, whatever it said.
+    /// Counts an answer of GatePay, of any status.
     pub fn answered(&self, sender: AttemptOwner<'_>, pass: BreakerPass) {
         let Some(party) = sender.party() else {
             return self.own_answered(pass, Instant::now());
@@ -188,7 +189,7 @@ impl Breaker {
         }
     }
 
-    /// No connection, no whole answer, or one of something that stands before GatePay.
+    /// Counts a failure: no connection, no whole answer, or an answer of an intermediary before GatePay.
     pub fn failed(&self, sender: AttemptOwner<'_>) {
         match sender.party() {
             None => self.own_failed(Instant::now()),
@@ -201,7 +202,7 @@ impl Breaker {
         self.wanted.notified().await;
     }
 
-    /// Whether a read of the proxy's own is to be asked now: while it is open, and when half as many failures have come
+    /// Whether a read of the proxy's own should be sent now: while the breaker is open, and after half as many failures
     /// as open it.
     pub fn wants_read(&self) -> bool {
         self.wants_read_at(Instant::now())
@@ -215,7 +216,7 @@ impl Breaker {
         state.is_on && is_wanted && now >= state.probe
     }
 
-    /// Such a read is being asked.
+    /// Notes that such a read is being sent.
     pub fn asked(&self) {
         self.asked_at(Instant::now());
     }
@@ -223,14 +224,14 @@ impl Breaker {
     fn asked_at(&self, now: Instant) {
         let mut state = self.state();
         state.unasked = 0;
-        // While it is open, the attempt itself claims its time.
+        // While it is open, the attempt itself claims the next probe.
         if !self.is_open() {
             state.probe = now + EVERY;
         }
     }
 
-    /// There is no read to find out by. After a while it is closed all the same, or all calls would be refused for ever;
-    /// then two failures open it again.
+    /// Notes that there is no read to probe with. After a while the breaker closes all the same, or all calls would be
+    /// refused for ever; then two failures open it again.
     pub fn despair(&self) {
         self.despair_at(Instant::now());
     }
@@ -243,7 +244,7 @@ impl Breaker {
         }
     }
 
-    /// Whether no other read finds out just now. One that hangs does not keep the next from trying.
+    /// Claims the next probe, if it is due. A probe that hangs does not keep the next from being sent.
     fn claim(&self, now: Instant) -> bool {
         let mut state = self.state();
         let due = now >= state.probe;
@@ -272,7 +273,7 @@ impl Breaker {
             self.era.found_well();
         }
         if self.is_open() {
-            // What was sent before it opened says little.
+            // An answer to an attempt sent before it opened proves little.
             if pass == BreakerPass::Probe {
                 self.close(&mut state, None, now);
             }
@@ -310,7 +311,7 @@ impl Breaker {
         let streak = party.streak();
         let failures = streak.failures.saturating_add(1);
         party.set_streak(FailureStreak { failures, ..streak });
-        // What is known to fail for this party alone has no vote.
+        // A party whose own breaker is open has no vote.
         if !party.is_open() {
             party.set_tally(state.votes.count(party.tally(), true, now));
             party.set_vote(state.votes.failed(party.vote(), now));
@@ -324,7 +325,7 @@ impl Breaker {
         }
     }
 
-    /// Opens a party's own breaker; also one that was half open, so that it has been said already.
+    /// Opens a party's own breaker. A breaker that was half open opens again without a second log line.
     fn open_party(&self, state: &mut BreakerState, party: &PartyBreaker, now: Instant) {
         let (streak, tally) = (party.streak(), party.tally());
         party.begin_trials(self.since(now));
@@ -347,7 +348,7 @@ impl Breaker {
         );
     }
 
-    /// Opens it if the votes say so.
+    /// Opens the breaker if the votes say so.
     fn judge(&self, state: &mut BreakerState, now: Instant) {
         if self.is_open() {
             return;
@@ -390,7 +391,7 @@ impl Breaker {
         tracing::warn!(?after, "GatePay answers again: everything is sent");
     }
 
-    /// Shows attempts which row and window are running, while it is closed.
+    /// Shows the running row and window to attempts, while it is closed.
     fn show(&self, state: &BreakerState) {
         if !self.is_open() {
             self.set_phase(BreakerPhase {

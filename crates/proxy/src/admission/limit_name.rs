@@ -1,4 +1,4 @@
-//! Which limits there are, by name: the same in the access line and the metrics.
+//! The names of the limits: the same in the access line and the metrics.
 
 use gatepay_core::Kind;
 
@@ -7,17 +7,17 @@ use gatepay_core::Kind;
 pub enum LimitName {
     /// The party's own rate.
     Rate,
-    /// Its own rate of reads.
+    /// The party's own rate of reads.
     Read,
-    /// Its own rate of writes.
+    /// The party's own rate of writes.
     Write,
-    /// Its own rate of money calls.
+    /// The party's own rate of money calls.
     Money,
-    /// Its own calls in flight.
+    /// The party's own calls in flight.
     InFlight,
-    /// The institution's rate, or its share of it.
+    /// The institution's rate, or the party's share of it.
     Institution,
-    /// The institution's calls in flight, or its share of them.
+    /// The institution's calls in flight, or the party's share of them.
     InstitutionInFlight,
 }
 
@@ -42,7 +42,7 @@ impl LimitName {
         }
     }
 
-    /// The name.
+    /// The name in the access line and the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -56,22 +56,22 @@ impl LimitName {
     }
 }
 
-/// A set of limits: those in shadow that would have refused a request.
+/// A set of limits: those in shadow mode that would have refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitSet(u8);
 
 impl LimitSet {
-    /// One more.
+    /// Adds a limit.
     pub fn add(&mut self, limit: LimitName) {
         self.0 |= 1 << limit as u8;
     }
 
-    /// Whether there is none.
+    /// Whether the set has no limit.
     pub fn is_empty(&self) -> bool {
         self.0 == 0
     }
 
-    /// All of them.
+    /// The limits in the set.
     pub fn iter(self) -> impl Iterator<Item = LimitName> {
         let has = move |limit: &LimitName| self.0 & (1 << *limit as u8) != 0;
         LimitName::ALL.into_iter().filter(has)

@@ -1,7 +1,7 @@
-//! A rate limit that can give back what it took and be changed while it is in use, and seats that can be taken and left.
+//! A rate limit that can give tokens back and be changed while it is in use, and seats that can be taken and freed.
 //!
-//! Both are a few words without pointers, so that what a request needs of its lane lies in one place; time is an argument,
-//! so that it is read once for all of it.
+//! Both are a few words without pointers, so that a request finds them in one place in its `TenantLimits`. Time is an
+//! argument, so that a request reads the clock once for all limits.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,33 +14,33 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-/// GCRA (governor's) over a state of our own, since governor's in-memory state can neither give a token back nor be
+/// GCRA (governor's) over a state of this module, since governor's in-memory state can neither give a token back nor be
 /// carried over to another rate.
 pub struct Limiter {
     /// The theoretical arrival time, in nanoseconds on the clock; 0 before the first request.
     arrival: AtomicU64,
-    /// Nanoseconds until one token is back, rounded up: never more than the rate.
+    /// Nanoseconds until one token is back, rounded up: the tokens never come faster than the rate.
     per_token: u64,
     rate: Rate,
 }
 
-/// A limit that is spent.
+/// The refusal of a limit that is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateExceeded {
-    /// When there will be a token, if nobody else takes it.
+    /// The time until there is a token, if no other call takes it.
     pub wait: Duration,
-    /// The limit.
+    /// The limit that refused.
     pub rate: Rate,
 }
 
-/// A limiter's state as governor sees it at one moment: that moment is its time 0, so that its limiter is made for one
+/// A limiter's state as governor sees it at one moment. That moment is its time 0: governor's limiter is made for one
 /// question and keeps neither a clock nor a start.
 struct ArrivalState<'a> {
     time: &'a AtomicU64,
     now: u64,
 }
 
-/// The time at that moment, by governor's reckoning.
+/// The clock of that moment: its time is always 0.
 #[derive(Clone)]
 struct GcraInstant;
 
@@ -61,7 +61,7 @@ impl StateStore for ArrivalState<'_> {
     {
         let mut seen = self.time.load(Ordering::Acquire);
         loop {
-            // An arrival that is past is as good as none, to governor too: what matters is how far it lies ahead.
+            // Governor treats an arrival in the past as none: only its distance ahead of `now` matters.
             let (outcome, ahead) = decide(Some(seen.saturating_sub(self.now).into()))?;
             let next = self.now.saturating_add(ahead.into());
             match self
@@ -81,11 +81,11 @@ impl Limiter {
         Self::begin(rate, 0)
     }
 
-    /// The same limit at another rate: what was spent stays spent, token for token, whatever a token is worth now.
-    /// `self` must not be asked any more.
+    /// The same limit at another rate: spent tokens stay spent, token for token, at any worth of a token now. `self`
+    /// must not be used any more.
     ///
-    /// The fill of the bucket, counted in tokens, does not jump. So in any time no more is admitted than the rates of
-    /// that time let flow, and one burst, the largest: also if rates are changed back and forth.
+    /// The fill of the bucket, counted in tokens, does not jump. So any period admits at most the inflow at its rates
+    /// and one burst, the largest: also if rates are changed back and forth.
     #[must_use]
     pub fn carried_to(&self, rate: Rate, now: Duration) -> Self {
         let spent = u128::from(self.ahead(now)) * u128::from(per_token(rate));
@@ -101,11 +101,11 @@ impl Limiter {
         }
     }
 
-    /// Takes a token, or says how long until there is one.
+    /// Takes a token, or returns how long until there is one.
     pub fn take(&self, now: Duration) -> Result<(), RateExceeded> {
         let quota = Quota::with_period(Duration::from_nanos(self.per_token))
             .expect("a token takes some time")
-            // A burst that is not named would be one.
+            // Without `allow_burst` the burst would be one token.
             .allow_burst(self.rate.burst);
         let arrival = ArrivalState {
             time: &self.arrival,
@@ -120,9 +120,9 @@ impl Limiter {
 
     /// Undoes one [`take`](Self::take) of `held` ago.
     ///
-    /// A token that was held for a while has come back in part by itself: had it never been taken, the bucket might
-    /// have been full meanwhile, and what flowed over would be lost. So only the rest is given back; anything more
-    /// could make room that would not be there if the token had not been taken.
+    /// A token that was held for a while has come back in part by itself. Had it never been taken, the bucket might
+    /// have been full meanwhile, and the overflow would be lost. So only the rest is given back; anything more could
+    /// make room that would not be there if the token had not been taken.
     pub fn give_back(&self, held: Duration) {
         let rest = self.per_token.saturating_sub(nanos(held));
         let _ = self
@@ -137,14 +137,14 @@ impl Limiter {
         self.rate
     }
 
-    /// Tokens there are at `now`.
+    /// The tokens left at `now`.
     pub fn left(&self, now: Duration) -> u32 {
         let spent = self.ahead(now).div_ceil(self.per_token);
         let burst = self.rate.burst.get();
         burst.saturating_sub(u32::try_from(spent).unwrap_or(u32::MAX))
     }
 
-    /// How far the theoretical arrival time lies ahead of `now`: what was spent and is not back yet, in nanoseconds.
+    /// How far the theoretical arrival time lies ahead of `now`: the spent part that is not back yet, in nanoseconds.
     fn ahead(&self, now: Duration) -> u64 {
         let arrival = self.arrival.load(Ordering::Acquire);
         arrival.saturating_sub(nanos(now))
@@ -160,19 +160,20 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How many may be in flight at once.
+/// The limit of requests in flight at once: a request in flight holds a seat.
 #[derive(Debug)]
 pub struct SeatLimit {
     taken: AtomicU32,
-    /// How many there are, and [`CLOSED`] or not: a lane has no room for a word more where every request looks.
+    /// The number of seats, and the bit [`CLOSED`]: `TenantLimits` has no space for one more word in the cache line
+    /// that every request reads.
     all: AtomicU32,
 }
 
-/// Nobody new is let in. No configuration has as many seats.
+/// The bit that closes the seats for new requests. No configuration has as many seats.
 const CLOSED: u32 = 1 << 31;
 
 impl SeatLimit {
-    /// All free.
+    /// Seats that are all free.
     pub fn new(all: NonZeroU32) -> Self {
         Self {
             taken: AtomicU32::new(0),
@@ -180,8 +181,8 @@ impl SeatLimit {
         }
     }
 
-    /// Lets nobody new in, or does again. Whoever sits stays, and seats are given and taken as before: it is for whoever
-    /// asks for one to look first.
+    /// Closes the seats for new requests, or opens them again. Taken seats stay taken, and [`take`](Self::take) still
+    /// gives seats: its caller has to check [`is_closed`](Self::is_closed) first.
     pub fn close(&self, closed: bool) {
         if closed {
             self.all.fetch_or(CLOSED, Ordering::AcqRel);
@@ -190,12 +191,12 @@ impl SeatLimit {
         }
     }
 
-    /// Whether nobody new is let in.
+    /// Whether the seats are closed for new requests.
     pub fn is_closed(&self) -> bool {
         self.all.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Takes a seat if one is free. Whoever took one must [`leave`](Self::leave) it.
+    /// Takes a seat if one is free. The caller must [`leave`](Self::leave) it.
     #[must_use]
     pub fn take(&self) -> bool {
         self.taken
@@ -205,25 +206,25 @@ impl SeatLimit {
             .is_ok()
     }
 
-    /// Leaves a seat that was taken.
+    /// Frees a seat that was taken.
     pub fn leave(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// How many there are.
+    /// The number of seats.
     pub fn all(&self) -> u32 {
         self.all.load(Ordering::Relaxed) & !CLOSED
     }
 
-    /// How many are taken.
+    /// The number of taken seats.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// From now on there are this many. Who sits stays: if there are fewer seats than that, nobody sits down until
-    /// enough have left.
+    /// Changes the number of seats. Taken seats stay taken: if there are more of them than seats, none is given until
+    /// enough are free again.
     pub fn adjust(&self, all: NonZeroU32) {
-        // Closed they stay closed, whichever comes first.
+        // A closed limit stays closed, in either order of the two calls.
         let _ = self
             .all
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |before| {
@@ -314,12 +315,12 @@ mod tests {
         assert_eq!([(); 2].map(|()| seats.take()), [true, false]);
     }
 
-    /// What happens to a limiter.
+    /// An event in the life of a limiter.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Pause(u64),
         Take,
-        /// One that is given back after as many further events.
+        /// A token that is given back after as many further events.
         TakeFor(usize),
         /// A reload, to one of two limits.
         Adjust(bool),
@@ -336,7 +337,7 @@ mod tests {
 
     proptest! {
         /// The law of the limit, for any arrivals, any of them given back early or late, and any reloads: in every
-        /// window no more is admitted than what flowed in at the rates of that time, and the largest burst.
+        /// window, at most the inflow at the rates of that time and the largest burst are admitted.
         #[test]
         fn never_more_than_rate_times_time_and_burst(
             limits in [(1..200_u32, 1..50_u32), (1..200_u32, 1..50_u32)],
@@ -347,7 +348,7 @@ mod tests {
             let mut current = 0;
             let mut limiter = Limiter::new(limits[0]);
             let mut held: Vec<(usize, Duration)> = Vec::new();
-            // What flowed in until then, of each admission that stands.
+            // The inflow up to each admission that stands.
             let mut admitted: Vec<f64> = Vec::new();
             let mut flowed = 0.0;
             for (number, event) in events.into_iter().enumerate() {
@@ -363,7 +364,7 @@ mod tests {
                         held.push((number + events, clock.elapsed()));
                     },
                     Event::Adjust(other) => {
-                        // The lane forgets what is held across a reload: see `lane`.
+                        // `TenantLimits` forfeits tokens held across a reload: see `give_back` there.
                         held.clear();
                         current = usize::from(other);
                         limiter = limiter.carried_to(limits[current], clock.elapsed());

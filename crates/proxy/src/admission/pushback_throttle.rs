@@ -1,6 +1,6 @@
-//! Throttle: one party's rate while GatePay pushes that party back, beside the limits it has by configuration.
+//! Push-back throttle: one party's rate while GatePay pushes that party back, beside its configured limits.
 //!
-//! It falls and grows as the institution's rate does. A party that was not pushed back lately has none.
+//! The rate falls and grows as the institution's rate does. A party that was not pushed back lately has no throttle.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,8 +22,8 @@ struct ThrottleState {
 }
 
 impl PushbackThrottle {
-    /// Begins at the full rate, with what the party's own `limiter` has left; nothing is refused before GatePay
-    /// [pushes back](Self::pushed_back).
+    /// Begins at the full rate, with the tokens that the party's own `limiter` has left; no call is refused before
+    /// GatePay [pushes back](Self::pushed_back).
     pub fn new(limiter: &Limiter, full: Rate, now: Duration) -> Self {
         Self(Mutex::new(ThrottleState {
             limiter: limiter.carried_to(full, now),
@@ -32,7 +32,7 @@ impl PushbackThrottle {
         }))
     }
 
-    /// GatePay says that it is too much, and perhaps for how long. Returns the rates before and after.
+    /// Notes a push-back of GatePay, perhaps for a stated time. Returns the rates before and after.
     pub fn pushed_back(&self, retry_after: Option<Duration>, now: Duration) -> (u32, u32) {
         let mut state = self.at(now);
         let (before, range) = (state.per_second(), state.range());
@@ -41,7 +41,7 @@ impl PushbackThrottle {
         (before, after)
     }
 
-    /// Takes a token, or says how long until there is one.
+    /// Takes a token, or returns how long until there is one.
     pub fn take(&self, now: Duration) -> Result<(), RateExceeded> {
         self.at(now).limiter.take(now)
     }
@@ -51,7 +51,7 @@ impl PushbackThrottle {
         self.state().limiter.give_back(held);
     }
 
-    /// The rate in force, and how many tokens there are.
+    /// The rate in force, and the number of tokens left.
     pub fn left(&self, now: Duration) -> (Rate, u32) {
         let state = self.at(now);
         (state.limiter.rate(), state.limiter.left(now))
@@ -63,7 +63,7 @@ impl PushbackThrottle {
         state.per_second() == state.range().full
     }
 
-    /// The configured rate is another one. A rate that GatePay pushed down is not pushed up.
+    /// Puts another configured rate in force. A rate that GatePay pushed down is not pushed up.
     pub fn adjust(&self, full: Rate, now: Duration) {
         let mut state = self.at(now);
         state.full = full;
@@ -71,7 +71,7 @@ impl PushbackThrottle {
         state.force(per_second, now);
     }
 
-    /// The state at `now`, grown as far as it has by then.
+    /// The state at `now`, with the growth of the rate until then.
     fn at(&self, now: Duration) -> MutexGuard<'_, ThrottleState> {
         let mut state = self.state();
         let (rate, range) = (state.per_second(), state.range());
@@ -96,7 +96,7 @@ impl ThrottleState {
         RateRange::of(self.full.per_second.get())
     }
 
-    /// Puts a rate in force, and a burst in proportion. What was spent stays spent.
+    /// Puts a rate in force, and a burst in proportion. Spent tokens stay spent.
     fn force(&mut self, per_second: u32, now: Duration) {
         let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         let full = self.full;
@@ -173,7 +173,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever GatePay says and when, the rate stays between the floor and the full one, and gets back to that.
+        /// For any push-backs at any times, the rate stays between the floor and the full rate, and grows back to the
+        /// full rate.
         #[test]
         fn the_rate_keeps_within_its_range(
             full in 1..5_000_u32,

@@ -1,8 +1,9 @@
-//! The institution's quota: what GatePay allows all together, shared by weight, with a reserve for payments.
+//! The institution's quota: the rate that GatePay allows all parties together, shared by weight, with a reserve for
+//! payments.
 //!
-//! All of it is one small piece of arithmetic behind one lock, held for a few hundred instructions: exact, and the same
-//! in simulated time. `core` is the arithmetic, `bands` says who may take which of the last tokens, `activity` who
-//! counts.
+//! The quota is one small piece of arithmetic behind one lock, held for a few hundred instructions: exact, and the same
+//! in simulated time. `core` is the arithmetic, `bands` defines access to the last tokens, `activity` finds the active
+//! parties.
 
 mod activity;
 mod aimd;
@@ -30,51 +31,51 @@ pub use core::OwnCallPurpose;
 use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
 pub use view::{QuotaView, ShareView};
 
-/// What the institution as a whole may send.
+/// The quota of the institution as a whole.
 pub struct Quota {
     core: Mutex<FairShare>,
     clock: Clock,
     /// Codes by which GatePay pushes back.
     codes: ArcSwap<Vec<String>>,
-    /// Whether there are any: with most institutions none, so that no answer need look.
+    /// Whether there are any codes: most institutions have none, and then no answer is searched.
     has_codes: AtomicBool,
     meters: QuotaMeters,
 }
 
-/// One party's place in it. It may outlive its registry, and ends when it is dropped.
+/// One party's membership in the quota. It may outlive its registry, and ends when it is dropped.
 pub struct QuotaShare {
     quota: Arc<Quota>,
     member: u32,
 }
 
-/// Leave for one call, and a place in flight: whoever has it says how it ended, to the share it is of.
+/// The grant of one call, and of a slot in flight. Its holder reports the end of the call to the share that granted it.
 #[must_use]
 #[derive(Clone, Copy)]
 pub struct QuotaGrant(TokenTaken);
 
-/// Why there is none.
+/// The reason why a call gets no grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaDenied {
-    /// The rate.
+    /// The rate is spent.
     Rate(RateExceeded),
-    /// Calls in flight.
+    /// The calls in flight have reached their limit.
     Places {
-        /// How many there may be.
+        /// The limit of calls in flight.
         all: u32,
     },
 }
 
-/// What the institution's quota counts.
+/// The counters of the institution's quota.
 #[derive(Clone)]
 pub struct QuotaMeters {
-    /// Answers by which GatePay said that it is too much.
+    /// Push-backs of GatePay.
     pub pushbacks: IntCounter,
     /// Calls of the proxy's own, by purpose.
     pub own_calls: [IntCounter; OwnCallPurpose::ALL.len()],
 }
 
 impl Quota {
-    /// Full, with nothing in flight.
+    /// A full quota, with nothing in flight.
     pub fn new(quota: &settings::Quota, meters: QuotaMeters, clock: &Clock) -> Arc<Self> {
         let core = FairShare::new(terms(quota), nanos(clock.elapsed()));
         Arc::new(Self {
@@ -86,8 +87,8 @@ impl Quota {
         })
     }
 
-    /// Other terms from now on. What was spent stays spent, who is in flight stays so, and a rate that GatePay pushed
-    /// down is not pushed up.
+    /// Puts other terms in force. Spent tokens stay spent, calls in flight keep their slots, and a rate that GatePay
+    /// pushed down is not pushed up.
     pub fn adjust(&self, quota: &settings::Quota) {
         let (mut core, now) = self.core();
         core.adjust(terms(quota), now);
@@ -96,7 +97,7 @@ impl Quota {
             .store(!quota.pushback_codes.is_empty(), Ordering::Release);
     }
 
-    /// Leave for one call of the proxy's own; or when there might be.
+    /// Takes a token for one call of the proxy's own, or returns when there might be one.
     pub fn take_for(&self, purpose: OwnCallPurpose) -> Result<(), RateExceeded> {
         let (mut core, now) = self.core();
         core.take_for(purpose, now).map_err(|wait| RateExceeded {
@@ -107,17 +108,17 @@ impl Quota {
         Ok(())
     }
 
-    /// Whether by this code GatePay says that it is too much.
+    /// Whether this code is a push-back of GatePay.
     pub fn is_pushback(&self, code: &str) -> bool {
         self.has_codes.load(Ordering::Acquire) && self.codes.load().iter().any(|it| it == code)
     }
 
-    /// GatePay says to a call of the proxy's own that it is too much, and perhaps for how long: from now on less is sent.
+    /// Notes that GatePay pushed a call of the proxy's own back, perhaps for a stated time: from now on less is sent.
     pub fn pushed_back(&self, retry_after: Option<Duration>) {
         self.hear(None, retry_after);
     }
 
-    /// Whether less is sent from now on: what is said to one party alone is that party's.
+    /// Notes a push-back, which may lower the rate: a push-back against one party alone concerns only that party.
     fn hear(&self, member: Option<u32>, retry_after: Option<Duration>) {
         self.meters.pushbacks.inc();
         let (mut core, now) = self.core();
@@ -130,13 +131,13 @@ impl Quota {
         }
     }
 
-    /// How it stands.
+    /// The view of the quota for operators.
     pub fn view(&self) -> QuotaView {
         let (mut core, now) = self.core();
         core.view(now)
     }
 
-    /// The arithmetic, and the time, which is read under the lock: so it goes forward.
+    /// The arithmetic and the time. The time is read under the lock, so that it never goes backward.
     fn core(&self) -> (MutexGuard<'_, FairShare>, u64) {
         let core = self.lock();
         let now = nanos(self.clock.elapsed());
@@ -149,7 +150,7 @@ impl Quota {
 }
 
 impl QuotaShare {
-    /// A party more. It counts once it asks.
+    /// Adds a party. It counts as active once it asks.
     pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Self {
         let member = quota.core().0.join(weight.get());
         Self {
@@ -158,17 +159,17 @@ impl QuotaShare {
         }
     }
 
-    /// The time that limits are measured by.
+    /// The time by which limits are measured.
     pub fn now(&self) -> Duration {
         self.quota.clock.elapsed()
     }
 
-    /// It weighs something else from now on.
+    /// Changes the party's weight from now on.
     pub fn reweigh(&self, weight: NonZeroU32) {
         self.quota.core().0.reweigh(self.member, weight.get());
     }
 
-    /// Leave for one call, and a place in flight.
+    /// Takes a token for one call, and a slot in flight.
     pub fn take(&self, kind: Kind, now: Duration) -> Result<QuotaGrant, QuotaDenied> {
         let mut core = self.quota.lock();
         match core.take(self.member, acts(kind), nanos(now)) {
@@ -181,37 +182,38 @@ impl QuotaShare {
         }
     }
 
-    /// The call did not go ahead: all is as if it had never been asked for.
+    /// Undoes a grant whose call did not go ahead, as if it had never been taken.
     pub fn give_back(&self, grant: QuotaGrant) {
         let (mut core, now) = self.quota.core();
         core.give_back(self.member, grant.0, now);
     }
 
-    /// The call is over: its place is free.
+    /// Frees the slot in flight of a call that is over.
     pub fn vacate(&self, grant: QuotaGrant) {
-        // Most institutions have no limit on places, so that there is nothing to do and nothing to wait for.
+        // Most institutions have no limit on calls in flight: then there is nothing to do, and the lock is not taken.
         if grant.0.seated {
             self.quota.lock().vacate(self.member, true);
         }
     }
 
-    /// How long until there would be leave for one call, if nobody else took it.
+    /// How long until there would be a token for one call, if no other call took it.
     pub fn wait(&self, kind: Kind) -> Duration {
         let (mut core, now) = self.quota.core();
         Duration::from_nanos(core.wait(self.member, acts(kind), now))
     }
 
-    /// GatePay says to this party that it is too much. If it said so to another one lately, all send less from now on.
+    /// Notes that GatePay pushed this party back. If another party was pushed back lately, all parties send less from
+    /// now on.
     pub fn pushed_back(&self, retry_after: Option<Duration>) {
         self.quota.hear(Some(self.member), retry_after);
     }
 
-    /// The institution's configured rate, within which every party's lies.
+    /// The institution's configured rate, within which every party's rate lies.
     pub fn most(&self) -> Rate {
         self.quota.lock().full()
     }
 
-    /// How it stands.
+    /// The view of this share for operators.
     pub fn view(&self) -> ShareView {
         let (mut core, now) = self.quota.core();
         core.view_of(self.member, now)
@@ -225,23 +227,23 @@ impl Drop for QuotaShare {
 }
 
 impl QuotaGrant {
-    /// Whether it was taken out of what others left.
+    /// Whether the call took a token that others left.
     pub fn is_borrowed(self) -> bool {
         self.0.ground == Entitlement::Borrowed
     }
 
-    /// Whether it should have been refused for the rate, had that been enforced.
+    /// Whether the call should have been refused for the rate, which is in shadow mode.
     pub fn is_beyond_share(self) -> bool {
         matches!(self.0.ground, Entitlement::Shadow | Entitlement::Beyond)
     }
 
-    /// Whether it should have been refused for calls in flight, had that been enforced.
+    /// Whether the call should have been refused for calls in flight, which are in shadow mode.
     pub fn is_crowded(self) -> bool {
         self.0.crowded
     }
 }
 
-/// Write and money calls are what the reserve is for.
+/// Write and money calls may take from the reserve.
 fn acts(kind: Kind) -> bool {
     kind != Kind::Read
 }

@@ -1,8 +1,8 @@
-//! The replay memory: what makes a signed request single-use.
+//! The replay memory: makes a signed request single-use.
 //!
-//! The signature covers neither path nor query, so a captured request is good for every path until its stamp is
-//! stale; this memory is what stops the second use. It is exact: a stamp is refused if and only if it was recorded,
-//! or lies at or below the horizon. Forgetting moves the horizon first, so nothing forgotten can come back.
+//! The signature covers neither path nor query, so a captured request is good for every path until its stamp is stale;
+//! this memory stops the second use. It is exact: a stamp is refused if and only if it was recorded, or lies at or
+//! below the horizon. Forgetting moves the horizon first, so a forgotten stamp cannot come back.
 
 use std::fmt;
 use std::hash::Hasher as _;
@@ -16,30 +16,30 @@ use hashbrown::HashTable;
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
-/// Who admitted what when, across all paths of all tenants.
+/// The stamps that were admitted and when, across all paths of all tenants.
 pub struct Replay {
     key: [u8; 16],
     shards: Box<[Mutex<ReplayShard>]>,
     horizon: AtomicU64,
     /// Stamps up to here are refused because a run before this one may have admitted them.
     guarded_until: u64,
-    /// How far back a stamp may lie and still be fresh: what is older may be forgotten.
+    /// How far back a fresh stamp may lie: older stamps may be forgotten.
     past_ms: u64,
     entries: AtomicUsize,
-    /// About how many may be live; racing threads may overstep it by one each.
+    /// The approximate limit of live entries; racing threads may overstep it by one each.
     capacity: AtomicUsize,
-    /// Handed over: nothing more is admitted here.
+    /// Set at the hand-over: from then on this memory admits nothing more.
     closed: AtomicBool,
 }
 
-/// What of a stamp is remembered: hashes that take 16 bytes each whatever the nonce's length, and nobody outside can aim
-/// for a collision.
+/// The remembered part of a stamp: hashes of 16 bytes each, at any length of the nonce. They are keyed, so an outsider
+/// cannot aim for a collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StampFingerprint {
-    /// Of client id, nonce and timestamp.
+    /// The hash of client id, nonce and timestamp.
     pair: StampHash,
-    /// Of client id and nonce, if these may not come again with another timestamp. Both are in one shard, so that they
-    /// are judged and recorded under one lock.
+    /// The hash of client id and nonce, if the nonce may not come again with another timestamp. Both hashes are in one
+    /// shard, so that they are judged and recorded under one lock.
     nonce: Option<StampHash>,
     stamp_ms: u64,
 }
@@ -48,29 +48,29 @@ pub struct StampFingerprint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StampHash {
     high: u64,
-    /// Its lowest bits say in which shard it is.
+    /// Its lowest bits select the shard.
     low: u64,
 }
 
 /// Why a stamp cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnusableStamp {
-    /// It was used; `admitted_ms` is when, in milliseconds since 1970.
+    /// The stamp was used already.
     Seen {
-        /// When the first copy was admitted.
+        /// When the first copy was admitted, in milliseconds since 1970.
         admitted_ms: u64,
     },
     /// Its nonce was used with another timestamp.
     NonceSeen {
-        /// When that was admitted, in milliseconds since 1970.
+        /// When that stamp was admitted, in milliseconds since 1970.
         admitted_ms: u64,
     },
-    /// A run before this one may have admitted it; stamps made after `wait_ms` more are fine.
+    /// A run before this one may have admitted it; stamps made at least `wait_ms` later are fine.
     Guarded {
         /// How far the stamp lies below the guard, in milliseconds.
         wait_ms: u64,
     },
-    /// It is too old to be remembered: at or below the horizon.
+    /// The stamp is too old to be remembered: at or below the horizon.
     Forgotten {
         /// The horizon, in milliseconds since 1970. A clock that was ahead may have put it into the future.
         horizon_ms: u64,
@@ -84,20 +84,20 @@ pub enum UnusableStamp {
 /// Why it is not certain that no copy of a refused request was or will be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlierCopy {
-    /// One was admitted.
+    /// A copy was admitted.
     Admitted {
         /// When, in milliseconds since 1970.
         admitted_ms: u64,
     },
-    /// A run before this one may have admitted one.
+    /// A run before this one may have admitted a copy.
     BeforeTheStart,
-    /// One may have been admitted and forgotten: the stamp is at or below the horizon.
+    /// A copy may have been admitted and forgotten: the stamp is at or below the horizon.
     Forgotten,
-    /// The memory was handed over, and the next process may have admitted one.
+    /// The memory was handed over, and the next process may have admitted a copy.
     HandedOver,
-    /// One has arrived, and is neither admitted nor refused yet.
+    /// Another copy has arrived, and is neither admitted nor refused yet.
     UnderWay,
-    /// The head does not show which stamp it has.
+    /// The stamp cannot be read from the request head.
     Unreadable,
 }
 
@@ -127,26 +127,27 @@ struct ReplayEntry {
     admitted: i32,
 }
 
-/// Shards, so that cores rarely meet.
+/// The number of shards: enough that cores rarely contend for a lock.
 const SHARDS: u64 = 64;
-/// Begins what is handed over, and says in which form.
+/// The first bytes of a hand-over; they name its format.
 const MAGIC: &[u8] = b"gatepay-proxy replay memory 1\n";
-/// What one entry takes when handed over.
+/// The size of an entry in a hand-over, in bytes.
 const ENTRY_BYTES: usize = 28;
-/// What an entry takes at most in a table that has more than a few: its slots are 25 bytes each and at worst 7/16 of
-/// them are used, just after it has grown.
+/// The largest size of an entry in a table that has more than a few, in bytes: its slots are 25 bytes each and at worst
+/// 7/16 of them are used, just after the table has grown.
 const BYTES_PER_ENTRY: usize = 58;
-/// What a table takes beside that: itself, and the least it allocates.
+/// The size of a table beside its entries, in bytes: the table itself, and its least allocation.
 const BYTES_PER_TABLE: usize = 160;
-/// How much time one slice spans. Smaller forgets sooner; larger wastes less on half-empty tables.
+/// The time that a slice spans, in milliseconds. Smaller slices forget sooner; larger ones waste less on half-empty
+/// tables.
 const SLICE_MS: u64 = 10_000;
 
 impl Replay {
-    /// An empty memory for stamps that are accepted within `window`, with room for `capacity` live entries: one for a stamp,
-    /// one more if its nonce is remembered by itself.
+    /// An empty memory for stamps that are accepted within `window`, with room for `capacity` live entries. A stamp
+    /// takes one entry, and one more if its nonce is remembered by itself.
     ///
-    /// `guarded_until` (milliseconds since 1970) is 0, or start + `future_ms` if a run before this one may have
-    /// admitted stamps that were handed over to nobody.
+    /// `guarded_until` (milliseconds since 1970) is start + `future_ms` if a run before this one may have admitted
+    /// stamps without a hand-over, and otherwise 0.
     pub fn new(window: StampWindow, capacity: usize, key: [u8; 16], guarded_until: u64) -> Self {
         let slots = slots(window);
         let shard = || {
@@ -167,8 +168,8 @@ impl Replay {
         }
     }
 
-    /// What is recorded of a stamp. Which rule holds for a client may change at any time: whatever it was, what one
-    /// copy leaves refuses the other.
+    /// The fingerprint under which a stamp is recorded. The rule of a client may change at any time: the entries of one
+    /// copy refuse the other copy under either rule.
     pub fn fingerprint(
         &self,
         client_id: &str,
@@ -193,23 +194,23 @@ impl Replay {
         }
     }
 
-    /// Whether a stamp could be recorded now; another request may still be first. Counts a copy of the stamp as under way
-    /// until [`record`](Self::record) admits it or [`refused`](Self::refused) lets it go.
+    /// Whether a stamp could be recorded now; another request may still be first. Counts a copy of the stamp as under
+    /// way until [`record`](Self::record) admits it or [`refused`](Self::refused) drops it.
     pub fn copy_arrives(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
         let mut shard = self.shard(print.pair);
         shard.arrive(print.pair);
         self.judge(&shard, print)
     }
 
-    /// A copy that has [arrived](Self::copy_arrives) is refused: says whether another was or may still be admitted. What is
-    /// admitted later has arrived later, since this is decided under the lock that admits.
+    /// Refuses a copy that has [arrived](Self::copy_arrives): returns whether another copy was or may still be
+    /// admitted. A copy that is admitted later has arrived later, since this is decided under the lock that admits.
     pub fn refused(&self, print: StampFingerprint) -> Option<EarlierCopy> {
         let mut shard = self.shard(print.pair);
         shard.depart(print.pair);
         self.earlier_copy(&shard, print)
     }
 
-    /// The same of a stamp that was not counted.
+    /// Like [`refused`](Self::refused), for a stamp that was not counted as under way.
     pub fn doubt(&self, print: StampFingerprint) -> Option<EarlierCopy> {
         self.earlier_copy(&self.shard(print.pair), print)
     }
@@ -233,7 +234,7 @@ impl Replay {
         if self.closed.load(Ordering::Acquire) {
             return Err(UnusableStamp::HandedOver);
         }
-        // Judged under the lock: whoever forgets moves the horizon first and takes the lock after.
+        // Judged under the lock: a thread that forgets moves the horizon first and takes the lock after.
         self.judge(&shard, print)?;
         let prints = [Some(print.pair), print.nonce];
         if self.entries() + prints.iter().flatten().count() > self.capacity.load(Ordering::Relaxed)
@@ -245,7 +246,7 @@ impl Replay {
             - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);
         let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
         for print in prints.into_iter().flatten() {
-            // Both go into one slot: if there is room for the first there is for the second.
+            // Both entries go into one slot: room for the first is room for the second.
             if !self.insert(&mut shard, slice, ReplayEntry { print, admitted }) {
                 return Err(UnusableStamp::Forgotten {
                     horizon_ms: self.horizon(),
@@ -267,9 +268,9 @@ impl Replay {
         }
     }
 
-    /// Admits nothing more, and gives everything the next owner of the memory has to know.
+    /// Closes the memory, and returns its content for the next owner.
     ///
-    /// Whoever calls [`record`](Self::record) afterwards is refused: a stamp is in what was handed over, or unused.
+    /// A call of [`record`](Self::record) afterwards is refused: a stamp is in the hand-over, or unused.
     pub fn hand_over(&self) -> Vec<u8> {
         self.closed.store(true, Ordering::Release);
         let mut out = Vec::with_capacity(64 + self.entries() * ENTRY_BYTES);
@@ -297,7 +298,7 @@ impl Replay {
         out
     }
 
-    /// The memory a run before this one handed over, or `None` if the bytes are not whole.
+    /// The memory that a run before this one handed over, or `None` if the bytes are incomplete or corrupt.
     pub fn take_over(bytes: &[u8], window: StampWindow, capacity: usize) -> Option<Self> {
         let (content, digest) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
         if Sha256::digest(content).as_slice() != digest {
@@ -307,7 +308,7 @@ impl Replay {
         let key = *take(&mut rest)?;
         let horizon = u64::from_le_bytes(*take(&mut rest)?);
         let count = u64::from_le_bytes(*take(&mut rest)?);
-        // What was admitted under a larger quota does not take the place of what this one allows.
+        // Entries that were admitted under a larger quota take no room from the capacity of this one.
         let inherited = usize::try_from(count).ok()?.min(rest.len() / ENTRY_BYTES);
         let memory = Self::new(window, capacity.saturating_add(inherited), key, 0);
         memory.raise_horizon(horizon);
@@ -318,7 +319,7 @@ impl Replay {
             let admitted = i32::from_le_bytes(*take(&mut rest)?);
             let print = StampHash { high, low };
             let entry = ReplayEntry { print, admitted };
-            // What no longer fits the window is covered by the horizon, as if it had been forgotten here.
+            // The horizon covers an entry that no longer fits the window, as if it had been forgotten here.
             if !memory.insert(&mut memory.shard(print), slice, entry) {
                 memory.raise_horizon(end_of(slice));
             }
@@ -326,7 +327,7 @@ impl Replay {
         rest.is_empty().then_some(memory)
     }
 
-    /// Puts an entry into its slice, forgetting the older one whose place it takes; false if a newer one has it.
+    /// Puts an entry into its slice, and forgets the older slice in that slot; false if the slot holds a newer slice.
     fn insert(&self, shard: &mut ReplayShard, slice: u64, entry: ReplayEntry) -> bool {
         let slot = shard.slot(slice);
         if slot.slice > slice {
@@ -342,10 +343,10 @@ impl Replay {
         true
     }
 
-    /// Forgets what is too old to be fresh at `now_ms`, and returns its memory. Called every second or so.
+    /// Forgets the slices that are too old to be fresh at `now_ms`, and frees their memory. Called every second or so.
     pub fn forget(&self, now_ms: u64) {
         let oldest = now_ms.saturating_sub(self.past_ms) / SLICE_MS;
-        // Everything before the slice that still has fresh stamps.
+        // The horizon rises to the slice that still has fresh stamps.
         self.raise_horizon((oldest * SLICE_MS).saturating_sub(1));
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -357,8 +358,8 @@ impl Replay {
         }
     }
 
-    /// Makes room for as many stamps as other limits admit. With less room than there are stamps none is forgotten: no
-    /// more is admitted until some have gone stale.
+    /// Sets the capacity for other limits. If there are more entries than room, none is forgotten: no stamp is admitted
+    /// until some entries have gone stale.
     pub fn resize(&self, capacity: usize) {
         self.capacity.store(capacity, Ordering::Relaxed);
     }
@@ -368,12 +369,12 @@ impl Replay {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// How many there may be.
+    /// The limit of live entries.
     pub fn capacity(&self) -> usize {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// How many bytes the entries take now, with the tables they are in.
+    /// The memory that the entries and their tables take now, in bytes.
     pub fn allocated(&self) -> usize {
         let slot = |slot: &ReplaySlot| size_of::<ReplaySlot>() + slot.seen.allocation_size();
         let shard = |shard: &Mutex<ReplayShard>| lock(shard).slots.iter().map(slot).sum::<usize>();
@@ -440,7 +441,7 @@ fn lock(shard: &Mutex<ReplayShard>) -> MutexGuard<'_, ReplayShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a memory for so many entries takes at most, in bytes.
+/// The largest size of a memory for `capacity` entries, in bytes.
 pub fn bytes(window: StampWindow, capacity: usize) -> usize {
     let tables = slots(window).saturating_mul(SHARDS);
     let tables = usize::try_from(tables).unwrap_or(usize::MAX);
@@ -518,7 +519,7 @@ impl ReplayShard {
         self.arrived.find(print.high, same).is_some()
     }
 
-    /// When this was admitted, whatever the stamp.
+    /// When the stamp with this hash was admitted, in any slice.
     fn admitted(&self, print: StampHash) -> Option<u64> {
         self.slots.iter().find_map(|slot| slot.admitted(print))
     }
@@ -580,7 +581,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_a_stamp_is_the_same_in_every_version() {
-        // Or what one process hands over, the next would not recognize.
+        // A changed hash would make a hand-over unreadable for the next process.
         let memory = memory();
         let whole =
             |text: &str| StampHash::from(SipHasher24::new_with_key(&[7; 16]).hash(text.as_bytes()));
@@ -705,8 +706,8 @@ mod tests {
         assert_eq!(memory.record(print(&memory, NOW, "b"), NOW), Ok(()));
     }
 
-    /// However many there are and however they lie, what `check` prints is not exceeded; at a million it is at most 64
-    /// bytes for each.
+    /// For any number and distribution of entries, the memory takes at most the figure that `check` prints; at a
+    /// million it is at most 64 bytes for each.
     #[test]
     fn a_memory_takes_no_more_than_was_said() {
         for (count, spread_ms) in [
@@ -859,8 +860,8 @@ mod tests {
     }
 
     proptest! {
-        /// The law of the memory: whatever the order of uses, the rules they are under and the steps of the clock, no
-        /// stamp is admitted twice, and no nonce that may not come again does while its first stamp is fresh.
+        /// The law of the memory: for every order of uses, of rules and of clock steps, no stamp is admitted twice. A
+        /// nonce that may not come again is refused while its first stamp is fresh.
         #[test]
         fn no_stamp_is_admitted_twice(
             uses in prop::collection::vec(
@@ -880,7 +881,7 @@ mod tests {
                 if WINDOW.check(millis, now).is_ok() && memory.record(stamp, now).is_ok() {
                     prop_assert!(admitted.insert((millis, nonce)));
                     if strict {
-                        // Below the horizon the first cannot come back, nor does it keep its nonce.
+                        // Below the horizon the first stamp cannot come back, and it does not keep its nonce.
                         let kept = |first: u64| {
                             WINDOW.check(first, now).is_ok() && first > memory.horizon()
                         };
@@ -901,7 +902,7 @@ mod tests {
         race(8, 125_000, ReplayRule::Pair);
     }
 
-    /// Every thread comes with a timestamp of its own.
+    /// Every thread brings a timestamp of its own.
     #[test]
     fn of_racing_timestamps_with_one_nonce_exactly_one_is_admitted() {
         race(8, 10_000, ReplayRule::Nonce);

@@ -3,9 +3,9 @@
 use gatepay_tenancy::settings::{Quota, Settings};
 use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
 
-/// How many entries the replay memory may have to hold: one for each stamp that all parties may have admitted, or the
-/// institution may send, whichever is less, while a stamp is fresh; and one more for each whose nonce is remembered by
-/// itself.
+/// The largest number of entries in the replay memory: one for each stamp that all parties may have admitted, or that
+/// the institution may send, the lesser of the two, while a stamp is fresh. A stamp takes one more if its nonce is
+/// remembered by itself.
 pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) -> usize {
     let window = settings.window;
     // A stamp is remembered from its admission until it is stale, and one slice of time more.

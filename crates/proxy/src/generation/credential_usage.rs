@@ -1,4 +1,5 @@
-//! Uses: how often and when last each credential was used, so that it is known when an old one may be revoked.
+//! Credential usage: the count and the last time of each credential's use, so that operators know when to revoke an old
+//! one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -6,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::{DatedCredential, Party};
 
-/// How a credential was used since the process started, reloads or not.
+/// The usage of a credential since the process started, across reloads.
 #[derive(Debug, Default)]
 pub struct CredentialUsage {
     count: AtomicU64,
     last_ms: AtomicU64,
-    /// Allocated with the first: few credentials are used when they are not in force.
+    /// Allocated at the first use out of force: few credentials are used when they are not in force.
     not_in_force: OnceLock<Box<NotInForceCounts>>,
 }
 
@@ -22,27 +23,27 @@ struct NotInForceCounts {
     last_ms: AtomicU64,
 }
 
-/// Requests whose signature is right, by a credential that was not in force.
+/// Requests with a right signature, by a credential that was not in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotInForceUse {
-    /// How many since the start.
+    /// The number of such requests since the start.
     pub requests: u64,
-    /// When the first was since the last hour without any, in milliseconds since 1970.
+    /// When the first request came since the last hour without any, in milliseconds since 1970.
     pub since_ms: u64,
-    /// When the last was.
+    /// When the last request came, in milliseconds since 1970.
     pub last_ms: u64,
 }
 
-/// After as long without a request the next one is a new beginning.
+/// After this time without a request the next request is a new beginning.
 const QUIET_MS: u64 = 60 * 60 * 1_000;
-/// For as long after a request it is of interest.
+/// For this time after a request the usage is reported.
 const LATELY_MS: u64 = 15 * 60 * 1_000;
 
-/// Of all credentials of one party, by their places.
+/// The usage of all credentials of one party, by their places.
 pub enum CredentialUsages {
-    /// Most have one: it is found without another look elsewhere.
+    /// Most parties have one credential: its usage is found without one more memory read.
     One(Arc<CredentialUsage>),
-    /// While they rotate, more.
+    /// While a party rotates its credentials, it has more.
     Several(Box<[Arc<CredentialUsage>]>),
 }
 
@@ -56,19 +57,19 @@ pub fn why_not_in_force(dated: &DatedCredential, now_ms: u64) -> Option<String> 
 }
 
 impl CredentialUsage {
-    /// A request was verified with it.
+    /// Counts a request that was verified with this credential.
     pub fn note(&self, now_ms: u64) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        // Workers may be some milliseconds apart; which of them is the last makes no difference.
+        // Workers may be some milliseconds apart; their order makes no difference.
         self.last_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// A request has its right signature, but it is not in force. Gives whether that is news: the first, or the first
-    /// for an hour.
+    /// Counts a request with a right signature while the credential is not in force. Returns whether that is news: the
+    /// first such request, or the first for an hour.
     pub fn note_not_in_force(&self, now_ms: u64) -> bool {
         let counts = self.not_in_force.get_or_init(Box::default);
         counts.requests.fetch_add(1, Ordering::Relaxed);
-        // Of several at the same time one alone sees the time before.
+        // Of several requests at the same time only one reads the time before.
         let before = counts.last_ms.swap(now_ms, Ordering::Relaxed);
         let begins = before == 0 || now_ms.saturating_sub(before) > QUIET_MS;
         if begins {
@@ -77,7 +78,7 @@ impl CredentialUsage {
         begins
     }
 
-    /// How it was used in the last quarter of an hour, if it was and is not in force.
+    /// The usage in the last quarter of an hour, if there was any and the credential is not in force.
     pub fn not_in_force(&self, dated: &DatedCredential, now_ms: u64) -> Option<NotInForceUse> {
         let counts = self.not_in_force.get()?;
         let [requests, first_ms, last_ms] = [&counts.requests, &counts.first_ms, &counts.last_ms]
@@ -90,19 +91,19 @@ impl CredentialUsage {
         })
     }
 
-    /// How often.
+    /// The number of requests.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// When last, in milliseconds since 1970.
+    /// When the last request came, in milliseconds since 1970.
     pub fn last_ms(&self) -> Option<u64> {
         Some(self.last_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 }
 
 impl CredentialUsages {
-    /// Those of a party, counted on where it had the same credential before, as `same` finds it.
+    /// The usage of a party's credentials, carried on for each credential that `same` finds in the generation before.
     pub fn of(
         party: &Party,
         same: impl Fn(&DatedCredential) -> Option<Arc<CredentialUsage>>,
@@ -114,10 +115,10 @@ impl CredentialUsages {
         }
     }
 
-    /// Of the credential in this place.
+    /// The usage of the credential in this place.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no credential in this place.
     pub fn at(&self, place: usize) -> &Arc<CredentialUsage> {
         let all = match self {
             Self::One(only) => std::slice::from_ref(only),

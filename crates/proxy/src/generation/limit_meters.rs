@@ -1,4 +1,4 @@
-//! Metrics of limits: whom they refused, and how the institution's quota is shared.
+//! Metrics of limits: refusals, and the sharing of the institution's quota.
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
@@ -6,7 +6,7 @@ use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::admission::quota::{OwnCallPurpose, QuotaMeters, QuotaView};
 use crate::prom::registrar::{Registrar, tenant_label};
 
-/// All of them.
+/// The metrics of all limits.
 pub struct LimitMeters {
     refused: IntCounterVec,
     shadowed: IntCounterVec,
@@ -18,23 +18,23 @@ pub struct LimitMeters {
     active: IntGauge,
     in_flight: IntGauge,
     pushed_back: IntGauge,
-    /// What the quota itself counts.
+    /// The metrics that the quota counts itself.
     pub quota: QuotaMeters,
 }
 
-/// One tenant's children.
+/// The child metrics of one tenant.
 pub struct TenantLimitMeters {
     refused: [IntCounter; LimitName::ALL.len()],
     borrowed: IntCounter,
-    /// Share and use; of those that are counted together there is no such thing.
+    /// Gauges of share and use; tenants that are counted together have none.
     standing: Option<[Gauge; 2]>,
-    /// Looked up when it happens: few have a limit in shadow.
+    /// The child is looked up at each use: few tenants have a limit in shadow mode.
     shadowed: IntCounterVec,
     label: String,
 }
 
 impl LimitMeters {
-    /// All at zero.
+    /// Metrics at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         let rates = make.gauge_vec(
             "quota_requests_per_second",
@@ -96,7 +96,7 @@ impl LimitMeters {
         }
     }
 
-    /// The children for one tenant.
+    /// The child metrics for one tenant.
     pub fn tenant(&self, id: Option<&str>) -> TenantLimitMeters {
         let label = tenant_label(id);
         let own = |vec: &GaugeVec| vec.with_label_values(&[label]);
@@ -114,7 +114,7 @@ impl LimitMeters {
     /// Ends a tenant's series.
     pub fn forget(&self, id: &str) {
         let id = tenant_label(Some(id));
-        // It may have had none.
+        // The tenant may have had no such series.
         let _ = self.shares.remove_label_values(&[id]);
         let _ = self.uses.remove_label_values(&[id]);
         let _ = self.borrowed.remove_label_values(&[id]);
@@ -125,7 +125,7 @@ impl LimitMeters {
         }
     }
 
-    /// Shows how the institution's quota stands.
+    /// Shows the state of the institution's quota.
     pub fn show(&self, view: &QuotaView) {
         for (gauge, rate) in self.rates.iter().zip([view.configured, view.in_force]) {
             gauge.set(rate.into());
@@ -135,7 +135,7 @@ impl LimitMeters {
         self.in_flight.set(view.in_flight.into());
     }
 
-    /// Shows how many parties' own rates are lowered.
+    /// Shows the number of parties whose own rates are lowered.
     pub fn pushed_back(&self, parties: usize) {
         self.pushed_back
             .set(i64::try_from(parties).unwrap_or(i64::MAX));
@@ -148,7 +148,8 @@ impl TenantLimitMeters {
         self.refused[limit as usize].inc();
     }
 
-    /// Counts an admission: whether it was out of what others left, and which limits in shadow would have refused it.
+    /// Counts an admission: whether it took a token that others left, and the limits in shadow mode that would have
+    /// refused it.
     pub fn admitted(&self, borrowed: bool, shadow: LimitSet) {
         if borrowed {
             self.borrowed.inc();

@@ -1,46 +1,46 @@
-//! What is counted of reloads.
+//! The metrics of reloads.
 
 use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
 
 use crate::prom::registrar::Registrar;
 
-/// Counts of reloads.
+/// Counters and gauges of reloads.
 pub struct ReloadMeters {
-    /// Changes that are at work.
+    /// Changes that were put in force.
     pub applied: IntCounter,
-    /// Changes that were not, because something is wrong with them.
+    /// Changes that were rejected, because something is wrong with them.
     pub failed: IntCounter,
-    /// Changes that were not yet, because somebody has to confirm them.
+    /// Changes that are held back, because an operator has to confirm them.
     pub guarded: IntCounter,
-    /// 1 while what the files say is at work, 0 while something is wrong with them or waits.
+    /// 1 while the configuration in the files is in force, 0 while it is wrong or waits.
     pub in_step: IntGauge,
     /// 1 while a change waits to be confirmed.
     pub waiting: IntGauge,
-    /// Parties that were suspended ahead of the rest, which is wrong or waits.
+    /// Parties that were suspended ahead of the rest of a change, which is wrong or waits.
     pub suspended_ahead: IntGauge,
     /// 1 while a change of the process's own settings waits for its next start.
     pub restart_needed: IntGauge,
     /// When files were applied last, in seconds since 1970.
     pub applied_at: IntGauge,
-    /// How long it is from one look at the files to the next.
+    /// The time from one check of the files to the next, in seconds.
     pub poll_seconds: Gauge,
     at_work: IntGaugeVec,
 }
 
 impl ReloadMeters {
-    /// A configuration of this hash is at work, and the one before it is not any more.
+    /// Shows that a configuration of this hash is in force, and the one before it is not any more.
     pub fn at_work(&self, hash: &str) {
         self.at_work.reset();
         self.at_work.with_label_values(&[hash]).set(1);
     }
 
-    /// What the files say is at work since now.
+    /// Shows that the configuration in the files is in force since now.
     pub fn applied_now(&self, now_ms: u64) {
         let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
         self.applied_at.set(seconds);
     }
 
-    /// All at zero, and in step.
+    /// Metrics at zero, and in step.
     pub fn new(make: &Registrar<'_>) -> Self {
         let [applied, failed, guarded] = make.counter_each(
             "reloads_total",

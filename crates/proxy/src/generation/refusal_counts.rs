@@ -1,6 +1,6 @@
 //! Refusal counts: how often requests of one party were refused, by reason.
 //!
-//! Of many thousand parties few are ever refused anything, so the counters of a party are allocated with its first
+//! Of many thousand parties few are ever refused a request, so the counters of a party are allocated with its first
 //! refusal.
 
 use std::cmp::Reverse;
@@ -23,12 +23,12 @@ struct RefusalCounters {
     last_ms: AtomicU64,
 }
 
-/// What [`RefusalCounts`] say at one moment.
+/// The values of [`RefusalCounts`] at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefusalView {
     /// Requests that were refused, for any reason.
     pub refused: u64,
-    /// The same by reason, the most frequent first; without those that did not occur.
+    /// The refusals by reason, the most frequent first; reasons that did not occur are left out.
     #[serde(rename = "refusals", skip_serializing_if = "ByReason::is_empty")]
     pub by_reason: ByReason,
 }
@@ -59,12 +59,12 @@ impl RefusalCounts {
         Some(counts.last_ms.load(Ordering::Relaxed))
     }
 
-    /// How many there were, for any reason.
+    /// The number of refusals, for any reason.
     pub fn total(&self) -> u64 {
         self.each().sum()
     }
 
-    /// All counts.
+    /// The view of all counts.
     pub fn view(&self) -> RefusalView {
         let by_reason = Refusal::SLUGS.into_iter().zip(self.each());
         let mut by_reason: Vec<_> = by_reason.filter(|(_, count)| *count > 0).collect();
@@ -83,7 +83,7 @@ impl RefusalCounts {
 }
 
 impl ByReason {
-    /// Whether nothing was refused.
+    /// Whether there was no refusal.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

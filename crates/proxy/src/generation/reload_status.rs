@@ -1,4 +1,4 @@
-//! What can be asked of a reload and what became of the last: the side of it that every room may hold.
+//! Reload requests and the result of the last reload: the part of reloading that every module may hold.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,90 +9,91 @@ use gatepay_tenancy::{Facts, Plan, facts};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-/// Where a reload is asked for, and what became of the last.
+/// Takes reload requests, and holds the result of the last reload.
 #[derive(Default)]
 pub struct ReloadControl {
     asks: Mutex<Option<Sender<ReloadRequest>>>,
     state: Mutex<ReloadState>,
-    /// What is in force of `proxy.toml`, said there or not.
+    /// The settings of `proxy.toml` in force, including defaults that the file does not set.
     settings: Mutex<Facts>,
 }
 
-/// What the thread that reloads is asked for.
+/// A request to the thread that reloads.
 pub(crate) enum ReloadRequest {
-    /// To look at the files now.
+    /// To read the files now.
     Now {
-        /// The hash of the change that is meant, if it has to be confirmed.
+        /// The hash of the change to confirm, if it has to be confirmed.
         confirm: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<ReloadReport>,
     },
-    /// To end.
+    /// To end the thread.
     End,
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadResult {
-    /// What the files say is at work.
+    /// The configuration in the files is now in force.
     Applied,
-    /// It was before.
+    /// The configuration in the files was in force before.
     Unchanged,
-    /// Something is wrong with it, and what was at work still is.
+    /// The configuration in the files is wrong, and the one in force stays.
     Failed,
-    /// It removes or moves too much to be an accident nobody minds: somebody has to confirm it.
+    /// The change removes or moves so much that an accident would do harm: an operator has to confirm it.
     Waiting,
-    /// The files keep changing; they are looked at again.
+    /// The files keep changing; they are read again.
     Unsettled,
 }
 
-/// What is answered to whoever asks for a reload.
+/// The answer to a reload request.
 #[derive(Debug, Serialize)]
 pub struct ReloadReport {
-    /// What became of it.
+    /// The result of the reload.
     pub result: ReloadResult,
-    /// What changes, or would.
+    /// The changes that were made, or that would be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
-    /// What is wrong, each with file, line and key.
+    /// The problems of the configuration, each with file, line and key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
-/// How the files and what is at work compare.
+/// How the files compare with the configuration in force.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct ReloadState {
-    /// Whether what the files say is at work.
+    /// Whether the configuration in the files is in force.
     pub in_step: bool,
-    /// When it was applied, in milliseconds since 1970; `null` if nobody watches the files.
+    /// When it was applied, in milliseconds since 1970; `null` if the files are not watched.
     pub applied_ms: Option<u64>,
-    /// What is wrong with the files.
+    /// The problems of the files.
     pub problems: Vec<String>,
     /// The change that waits to be confirmed.
     pub waiting: Option<WaitingChange>,
-    /// Who was suspended ahead of the rest, which is wrong or waits.
+    /// The tenants that were suspended ahead of the rest of the files, which is wrong or waits.
     pub suspended_ahead: BTreeSet<String>,
     /// Keys of `proxy.toml` that wait for the next start.
     pub restart: BTreeSet<String>,
-    /// What all that is at work is called: the same for the same configuration, in any process. `null` until it is known.
+    /// The hash of the configuration in force: the same for the same configuration, in any process. `null` until it is
+    /// known.
     pub hash: Option<String>,
 }
 
-/// A change that somebody has to confirm.
+/// A change that an operator has to confirm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitingChange {
-    /// What to confirm it with.
+    /// The hash with which it is confirmed.
     pub confirm: String,
-    /// What it changes, in a line.
+    /// A summary of the change, in a line.
     pub summary: String,
-    /// Why it waits.
+    /// The reasons why it waits.
     pub guard: Vec<String>,
 }
 
 impl ReloadControl {
-    /// Asks for a reload, with the hash of the change that is meant if it has to be confirmed. `None` if nobody watches
-    /// the files, or the process is ending.
+    /// Asks for a reload, with the hash of the change to confirm, if it has to be confirmed. `None` if the files are
+    /// not watched, or the process is ending.
     pub async fn now(&self, confirm: Option<String>) -> Option<ReloadReport> {
         let (reply, answer) = oneshot::channel();
         let asks = lock(&self.asks).clone()?;
@@ -100,11 +101,11 @@ impl ReloadControl {
         answer.await.ok()
     }
 
-    /// The same, without waiting for what becomes of it.
+    /// Asks for a reload without waiting for its result.
     pub fn soon(&self) {
         if let Some(asks) = &*lock(&self.asks) {
             let (reply, _) = oneshot::channel();
-            // If it has ended, so does the process.
+            // If the thread has ended, the process is ending too.
             let _ = asks.send(ReloadRequest::Now {
                 confirm: None,
                 reply,
@@ -112,29 +113,29 @@ impl ReloadControl {
         }
     }
 
-    /// Where requests for a reload arrive from now on, until [`end`](Self::end).
+    /// The channel on which reload requests arrive from now on, until [`end`](Self::end).
     pub(crate) fn asked(&self) -> Receiver<ReloadRequest> {
         let (asks, asked) = channel();
         *lock(&self.asks) = Some(asks);
         asked
     }
 
-    /// The state, to be changed.
+    /// Locks the state for a change.
     pub(crate) fn lock_state(&self) -> MutexGuard<'_, ReloadState> {
         lock(&self.state)
     }
 
-    /// The settings in force, to be changed.
+    /// Locks the settings in force for a change.
     pub(crate) fn lock_settings(&self) -> MutexGuard<'_, Facts> {
         lock(&self.settings)
     }
 
-    /// How the files and what is at work compare.
+    /// How the files compare with the configuration in force.
     pub fn state(&self) -> ReloadState {
         lock(&self.state).clone()
     }
 
-    /// Of a process that starts with these settings.
+    /// The control of a process that starts with these settings.
     pub fn beginning_with(settings: &Settings) -> Self {
         Self {
             settings: Mutex::new(facts::of_settings(settings)),
@@ -142,22 +143,22 @@ impl ReloadControl {
         }
     }
 
-    /// What is in force of `proxy.toml`, said there or not.
+    /// The settings of `proxy.toml` in force, including defaults that the file does not set.
     pub fn settings(&self) -> Facts {
         lock(&self.settings).clone()
     }
 
-    /// Looks at the files no more.
+    /// Ends the thread that reloads: the files are read no more.
     pub fn end(&self) {
         if let Some(asks) = lock(&self.asks).take() {
-            // It may have ended by itself.
+            // The thread may have ended by itself.
             let _ = asks.send(ReloadRequest::End);
         }
     }
 }
 
 impl ReloadReport {
-    /// The files kept changing.
+    /// The report for files that kept changing.
     pub(crate) fn unsettled() -> Self {
         Self {
             result: ReloadResult::Unsettled,

@@ -1,8 +1,8 @@
-//! Suspensions by hand: parties that an operator stopped on the admin address, whatever their files say.
+//! Suspensions by hand: parties that an operator stopped on the admin address, regardless of their files.
 //!
-//! The list is in memory, where [`lane`](crate::generation::tenant_limits) asks it, and in the state folder, from where the next process reads
-//! it. To suspend takes effect in memory first, and stays in effect if the disk fails. To resume takes effect on the disk
-//! first, and not at all if that fails.
+//! The list is in memory, where [`tenant_limits`](crate::generation::tenant_limits) reads it, and in the state folder,
+//! from which the next process reads it. A suspension takes effect in memory first, and stays in effect if the disk
+//! fails. A resume takes effect on the disk first, and not at all if the disk fails.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,37 +16,38 @@ use serde::Serialize;
 
 use crate::process::state_dir::{Suspension, SuspensionFile, SuspensionList};
 
-/// Who is suspended by hand.
+/// The parties that are suspended by hand.
 #[derive(Default)]
 pub struct Suspensions {
     list: RwLock<SuspensionOrder>,
-    /// Held while the file is written, so that the last to write writes the latest list.
+    /// Held while the file is written, so that the last writer writes the latest list.
     place: Mutex<SuspensionPlace>,
-    /// Whether there is a place at all, which is asked without waiting for the disk.
+    /// Whether the suspensions have a file, which is read without waiting for the disk.
     has_place: AtomicBool,
 }
 
 #[derive(Default)]
 struct SuspensionOrder {
     parties: SuspensionList,
-    /// Which were suspended since the list was last taken to the disk: what is under way there must not undo that.
+    /// Parties that were suspended since the list was last taken to the disk: a write under way must not undo these
+    /// suspensions.
     meanwhile: BTreeSet<PartyId>,
-    /// Whether the file says something else.
+    /// Whether the file differs from the list.
     differs: bool,
 }
 
-/// Where they are kept.
+/// The place where the suspensions are kept.
 #[derive(Default)]
 enum SuspensionPlace {
     /// Nowhere: there is no state folder.
     #[default]
     Nowhere,
     In(SuspensionFile),
-    /// The folder is the next process's.
+    /// The folder belongs to the next process.
     Closed,
 }
 
-/// Why suspensions are not on the disk.
+/// The reason why suspensions are not on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
     /// Without `state_dir` there is no place for them.
@@ -55,28 +56,28 @@ pub enum NotKept {
     /// The next process has the folder, and this one admits nothing more.
     #[error("this process is ending")]
     Closed,
-    /// The disk did not take them.
+    /// The disk refused the write.
     #[error("state_dir cannot be written: {0}")]
     Disk(#[from] io::Error),
 }
 
-/// What became of a resume.
+/// The result of a resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiftResult {
     /// The party is not suspended by hand any more.
     Lifted,
-    /// It was not.
+    /// The party was not suspended by hand.
     Unchanged,
-    /// It was suspended once more meanwhile, and is.
+    /// The party was suspended once more during the resume, and still is.
     SuspendedAgain,
 }
 
-/// A suspension by hand, as it is shown.
+/// A suspension by hand, as the admin address shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct SuspendedBy {
     /// The name of the operator of the proxy.
     by: String,
-    /// Since when, in RFC 3339.
+    /// The start of the suspension, in RFC 3339.
     since: String,
 }
 
@@ -97,39 +98,39 @@ impl From<&Suspension> for SuspendedBy {
 }
 
 impl Suspensions {
-    /// Takes over those that were left in a file, and keeps them there from now on.
+    /// Takes over the suspensions that were left in a file, and keeps them there from now on.
     pub fn adopt(&self, file: SuspensionFile, left: SuspensionList) {
         *self.place() = SuspensionPlace::In(file);
         self.has_place.store(true, Ordering::Release);
         self.change().parties = left;
     }
 
-    /// Whether they can be kept at all.
+    /// Whether the suspensions have a file.
     pub fn have_a_place(&self) -> bool {
         self.has_place.load(Ordering::Acquire)
     }
 
-    /// Whether this party is suspended by hand, and by whom.
+    /// The suspension by hand of this party, if there is one.
     pub fn of(&self, id: &str) -> Option<Suspension> {
         self.list().parties.get(id).cloned()
     }
 
-    /// All of them.
+    /// The list of all suspensions.
     pub fn all(&self) -> SuspensionList {
         self.list().parties.clone()
     }
 
-    /// How many there are.
+    /// The number of suspensions.
     pub fn count(&self) -> usize {
         self.list().parties.len()
     }
 
-    /// Whether the file says something else: a restart would not know of all of them.
+    /// Whether the file differs from the list: a restart would lose some suspensions.
     pub fn are_unkept(&self) -> bool {
         self.list().differs
     }
 
-    /// Suspends a party, in memory. Gives the suspension that is in force, and whether it is new.
+    /// Suspends a party, in memory. Returns the suspension in force, and whether it is new.
     pub fn add(&self, id: &PartyId, new: Suspension) -> (Suspension, bool) {
         let mut list = self.change();
         list.meanwhile.insert(id.clone());
@@ -139,7 +140,7 @@ impl Suspensions {
         (suspension.clone(), is_new)
     }
 
-    /// Writes those in memory to the disk, and waits for it.
+    /// Writes the list in memory to the disk, and waits for the write.
     pub fn keep(&self) -> Result<(), NotKept> {
         let place = self.place();
         self.keep_in(&place)
@@ -156,7 +157,8 @@ impl Suspensions {
         Ok(())
     }
 
-    /// Resumes a party, on the disk and then in memory. Waits for the disk; if that fails the party stays suspended.
+    /// Resumes a party, on the disk and then in memory. Waits for the disk; if the write fails the party stays
+    /// suspended.
     pub fn lift(&self, id: &str) -> Result<LiftResult, NotKept> {
         let place = self.place();
         let mut list = self.change();
@@ -173,14 +175,14 @@ impl Suspensions {
             list.differs = !list.meanwhile.is_empty();
             return Ok(LiftResult::Lifted);
         }
-        // The new file may have its name although that failed.
+        // The new file may be in place although the write failed.
         list.differs = true;
         drop(list);
         let restored = self.keep_in(&place);
         written.and(restored).map(|()| LiftResult::SuspendedAgain)
     }
 
-    /// Leaves the file to the next process: it is not written once this returns.
+    /// Leaves the file to the next process: this process does not write it once this returns.
     pub fn close(&self) {
         let mut place = self.place();
         if self.are_unkept()

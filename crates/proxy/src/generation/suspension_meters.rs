@@ -1,4 +1,4 @@
-//! What is counted of suspensions by hand.
+//! The metrics of suspensions by hand.
 
 use prometheus::IntGauge;
 
@@ -6,14 +6,14 @@ use crate::prom::registrar::Registrar;
 
 /// Gauges of suspensions by hand.
 pub struct SuspensionMeters {
-    /// How many there are.
+    /// The number of suspensions.
     pub count: IntGauge,
-    /// 1 while the state folder does not have all of them.
+    /// 1 while some suspensions are missing in the state folder.
     pub unkept: IntGauge,
 }
 
 impl SuspensionMeters {
-    /// All at zero.
+    /// Gauges at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         Self {
             count: make.gauge(

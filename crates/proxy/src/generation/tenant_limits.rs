@@ -1,5 +1,5 @@
-//! A party's lane: its limiters, its seats, its share of the institution's quota and its counters. It outlives every
-//! reload, which changes it in place.
+//! The limits of one party: its limiters, its seats, its share of the institution's quota and its counters. They
+//! outlive every reload, which changes them in place.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -20,22 +20,22 @@ use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
 use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
 
-/// One party's room. Of a thousand parties none is in a near cache when its turn comes, so what a request asks of its
-/// lane lies in two cache lines, and what the end of one asks in the first of them (with the count of the [`Arc`] that a
-/// lane is in). What few requests ask is last.
+/// The limits of one party. With a thousand parties none is in a near cache when its request comes. So the fields that
+/// every request reads lie in two cache lines, and the fields that the end of a request reads in the first of them
+/// (with the count of the [`Arc`] that holds the limits). The rarely read fields are last.
 #[repr(C)]
 pub struct TenantLimits {
-    /// Its counters, which a reload may take from it or give it.
+    /// The party's counters, which a reload may replace.
     meters: ArcSwap<TenantMeters>,
-    /// How many of its requests may be in flight.
+    /// The party's seats: the limit of its requests in flight.
     seats: SeatLimit,
-    /// Its share of the institution's quota.
+    /// The party's share of the institution's quota.
     pub share: QuotaShare,
-    /// Whether GatePay answers it.
+    /// The party's circuit breaker for GatePay.
     pub breaker: PartyBreaker,
     /// Read by every request, written by a reload that changes the limits.
     terms: RwLock<LimitTerms>,
-    /// How often its requests were refused.
+    /// How often the party's requests were refused.
     pub refusals: RefusalCounts,
 }
 
@@ -45,39 +45,39 @@ struct LimitTerms {
     all: Limiter,
     /// How often they were changed.
     changes: u64,
-    /// Boxed, since few parties have some and all would have the room.
+    /// Boxed, since few parties have limits by kind and all would spend the space.
     by_kind: Option<Box<[Option<Limiter>; 3]>>,
-    /// Its rate while GatePay pushes it back; boxed, since hardly any party has one.
+    /// The party's rate while GatePay pushes it back; boxed, since hardly any party has a throttle.
     throttle: Option<Box<PushbackThrottle>>,
     weight: NonZeroU32,
     limits: Limits,
 }
 
-/// How a party stands with its limits, for operators to look at.
+/// A party's use of its limits, for operators to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TenantLimitsView {
-    /// Its own rate, per second.
+    /// The party's own rate, per second.
     pub requests_per_second: u32,
-    /// Requests at once after a quiet time.
+    /// The largest number of requests at once after a quiet time.
     pub burst: u32,
-    /// What of that is left.
+    /// The tokens left of that burst.
     pub left: u32,
-    /// How many requests may be in flight, and are.
+    /// The limit of requests in flight.
     pub in_flight_limit: u32,
-    /// How many are.
+    /// The requests in flight now.
     pub in_flight: u32,
-    /// Its share of the institution's quota, relative to the others'.
+    /// The weight of the party's share of the institution's quota, relative to the others'.
     pub weight: u32,
-    /// What it is guaranteed of that now, per second.
+    /// The rate that this share guarantees now, per second.
     pub share: f64,
-    /// What it took of it in the last ten seconds or so, per second.
+    /// The rate that the party took of the quota in the last ten seconds or so, per second.
     pub used: f64,
-    /// Calls ever admitted out of what others left.
+    /// Calls ever admitted on tokens that others left.
     pub borrowed: u64,
-    /// The rate that is left to it while GatePay pushes it back, per second.
+    /// The party's rate while GatePay pushes it back, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed_back_to: Option<u32>,
-    /// Whether its calls keep failing at GatePay, so that they are refused.
+    /// Whether the party's calls keep failing at GatePay, so that they are refused.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub breaker_open: bool,
 }
@@ -85,7 +85,7 @@ pub struct TenantLimitsView {
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
 
 impl TenantLimits {
-    /// Full buckets, free seats.
+    /// Limits with full buckets and free seats.
     pub fn new(
         breaker: PartyBreaker,
         limits: &Limits,
@@ -112,14 +112,15 @@ impl TenantLimits {
         }
     }
 
-    /// Changes the limits in place. What was spent stays spent, and who is in flight stays so: no reload refills a
-    /// bucket, nor do two that change a limit and change it back. A limit on one kind that is new starts full.
+    /// Changes the limits in place. Spent tokens stay spent, and requests in flight keep their seats: no reload refills
+    /// a bucket, nor do two reloads that change a limit and change it back. A new limit on one kind starts full.
     pub fn adjust(&self, limits: &Limits, weight: NonZeroU32) {
         let terms = self.terms();
         let (same, same_weight) = (terms.limits == *limits, terms.weight == weight);
         drop(terms);
         if !same_weight {
-            // Under the one lock that every request takes: not for each of a hundred thousand who stay as they are.
+            // This takes the lock that every request takes: a reload skips it for the hundred thousand parties that
+            // stay as they are.
             self.share.reweigh(weight);
         }
         if same && same_weight {
@@ -142,7 +143,7 @@ impl TenantLimits {
                         None => Limiter::new(rate),
                     });
                 }
-                // One that is gone is kept, unasked: it may come back.
+                // A limiter without a limit stays here unused: its limit may come back.
             }
         }
         terms.limits = *limits;
@@ -153,8 +154,8 @@ impl TenantLimits {
         self.seats.adjust(limits.in_flight);
     }
 
-    /// Takes one token of every limit that applies, or none and says when all of them will have one. A limit in shadow
-    /// refuses nobody; it is added to `shadow` if it would have.
+    /// Takes one token of every limit that applies, or none and returns when all of them will have one. A limit in
+    /// shadow mode refuses no request; it is added to `shadow` if it would have refused this one.
     pub fn take(
         &self,
         kind: Kind,
@@ -197,7 +198,7 @@ impl TenantLimits {
         match terms.throttle.as_ref().map(|throttle| throttle.take(now)) {
             None => {}
             Some(Ok(())) => tokens.throttled = true,
-            // That one is GatePay's: it is in force whatever is in shadow.
+            // GatePay imposed the throttle: it is enforced in every shadow mode.
             Some(Err(spent)) => refused(LimitName::Rate, spent, false),
         }
         match worst {
@@ -209,8 +210,8 @@ impl TenantLimits {
         }
     }
 
-    /// GatePay says to this party that it is too much, and perhaps for how long: it sends less from now on, and so do
-    /// all if another party was told so lately.
+    /// Notes that GatePay pushes this party back, perhaps for a stated time. The party sends less from now on, and so
+    /// do all parties if another one was pushed back lately.
     pub fn pushed_back(&self, retry_after: Option<Duration>) {
         let (before, after) = self.throttled(retry_after);
         if after < before {
@@ -225,7 +226,7 @@ impl TenantLimits {
         let now = self.share.now();
         let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
         let full = self.full(&terms);
-        // What is held by then is forfeit: it was taken at another rate.
+        // Tokens held by now are forfeit: they were taken at another rate.
         terms.changes += 1;
         let LimitTerms { all, throttle, .. } = &mut *terms;
         let begun = || Box::new(PushbackThrottle::new(all, full, now));
@@ -242,7 +243,7 @@ impl TenantLimits {
         }
     }
 
-    /// The rate that GatePay's pushing back lowers: the party's own, within the institution's.
+    /// The rate that a push-back lowers: the party's own rate, within the institution's.
     fn full(&self, terms: &LimitTerms) -> Rate {
         let (own, most) = (terms.limits.all, self.share.most());
         Rate {
@@ -261,7 +262,8 @@ impl TenantLimits {
         self.terms().give_back(tokens, now);
     }
 
-    /// Takes a seat if one is free, or says how many there are. Seats in shadow are never refused: nobody sits then.
+    /// Takes a seat if one is free, or returns the number of seats. In shadow mode no request is refused: beyond the
+    /// limit it goes ahead without a seat.
     pub fn take_seat(&self, shadow: &mut limit_name::LimitSet) -> Result<bool, u32> {
         if self.seats.take() {
             Ok(true)
@@ -273,17 +275,17 @@ impl TenantLimits {
         }
     }
 
-    /// Whether its party is suspended by hand, whatever its file says.
+    /// Whether the party is suspended by hand, regardless of its file.
     pub fn is_suspended(&self) -> bool {
         self.seats.is_closed()
     }
 
-    /// Leaves a seat that was taken.
+    /// Frees a seat that was taken.
     pub fn leave_seat(&self) {
         self.seats.leave();
     }
 
-    /// Of the rates that apply to calls of a kind, the one of which the fewest are left, and how many.
+    /// The scarcest of the rates that apply to calls of a kind, and the tokens it has left.
     pub fn left(&self, kind: Kind) -> (Rate, u32) {
         let (terms, now) = (self.terms(), self.share.now());
         let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
@@ -295,30 +297,30 @@ impl TenantLimits {
             .expect("there is a rate over all calls")
     }
 
-    /// How many of its requests are in flight.
+    /// How many of the party's requests are in flight.
     pub fn in_flight(&self) -> u32 {
         self.seats.taken()
     }
 
-    /// A limit refused a request.
+    /// Counts a request that a limit refused.
     pub fn refused(&self, limit: LimitName) {
         self.meters().limits.refused(limit);
     }
 
-    /// A request was admitted: whether out of what others left, and which limits in shadow would have refused it. Of
-    /// most there is nothing to count.
+    /// Counts an admitted request: whether it took a token that others left, and the limits in shadow mode that would
+    /// have refused it. Most requests add nothing to the counters.
     pub fn admitted(&self, borrowed: bool, shadow: limit_name::LimitSet) {
         if borrowed || !shadow.is_empty() {
             self.meters().limits.admitted(borrowed, shadow);
         }
     }
 
-    /// Its counters.
+    /// The party's counters.
     pub fn meters(&self) -> Guard<Arc<TenantMeters>> {
         self.meters.load()
     }
 
-    /// How it stands.
+    /// The view of these limits for operators.
     pub fn view(&self) -> TenantLimitsView {
         let share = self.share.view();
         let (terms, now) = (self.terms(), self.share.now());
@@ -337,7 +339,7 @@ impl TenantLimits {
         }
     }
 
-    /// Whether nothing is in flight and every bucket is full, so that a new lane would be no different.
+    /// Whether nothing is in flight and every bucket is full, so that new limits would be no different.
     fn is_at_rest(&self) -> bool {
         let (terms, now) = (self.terms(), self.share.now());
         let by_kind = terms.by_kind.iter().flat_map(|by_kind| by_kind.iter());
@@ -356,13 +358,13 @@ impl TenantLimits {
 
 impl LimitTerms {
     fn of_kind(&self, kind: Kind) -> Option<&Limiter> {
-        // One that is not there is not asked for: few are, and the limits lie apart.
+        // The boxed limiters are read first: few parties have them, and `limits` lies in another cache line.
         let limiter = self.by_kind.as_ref()?[kind as usize].as_ref()?;
         self.limits.of_kind(kind).map(|_| limiter)
     }
 
     fn give_back(&self, tokens: TakenTokens, now: Duration) {
-        // Held across a reload, they are forfeit: how much of them came back by itself meanwhile is no longer known.
+        // Tokens held across a reload are forfeit: the part of them that flowed back meanwhile is unknown.
         if self.changes != tokens.changes {
             return;
         }
@@ -394,7 +396,7 @@ fn has_kinds(limits: &Limits) -> bool {
     KINDS.iter().any(|kind| limits.of_kind(*kind).is_some())
 }
 
-/// What was taken of a lane's limits: spent, unless it is given back.
+/// The tokens that were taken of a party's limits: spent, unless they are given back.
 #[must_use]
 #[derive(Clone, Copy)]
 pub struct TakenTokens {
@@ -405,18 +407,18 @@ pub struct TakenTokens {
     throttled: bool,
 }
 
-/// All lanes by party, so that a reload finds them again.
+/// The limits of all parties, so that a reload finds them again.
 pub struct TenantLimitsMap {
     by_party: Mutex<HashMap<PartyId, Arc<TenantLimits>>>,
     quota: Arc<Quota>,
-    /// For the breaker, whose the lanes' own are a part of.
+    /// The era of the breaker that all parties' breakers are a part of.
     pub era: BreakerEra,
-    /// Who is suspended by hand.
+    /// The parties that are suspended by hand.
     pub suspensions: Suspensions,
 }
 
 impl TenantLimitsMap {
-    /// None yet; they will share this quota.
+    /// No limits yet; they will share this quota.
     pub fn new(quota: Arc<Quota>) -> Self {
         Self {
             by_party: Mutex::default(),
@@ -426,21 +428,21 @@ impl TenantLimitsMap {
         }
     }
 
-    /// Has the lane of a party be closed if it is suspended by hand, and open if it is not. When this returns every worker
-    /// finds it so.
+    /// Closes the seats of a party that is suspended by hand, and opens them if it is not. When this returns, every
+    /// worker sees the change.
     pub fn follow_suspension(&self, id: &str) {
         let lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(id) {
-            // Under the lock: of two at a time, the last sees the latest.
+            // Under the lock: of two concurrent calls, the last sees the latest.
             lane.seats.close(self.suspensions.of(id).is_some());
         }
     }
 
-    /// The lanes of a registry's parties, in their order: those there are, with their limits adjusted, and new ones. Call
-    /// it when nothing can fail any more: it changes what requests under way meet.
+    /// The limits of a registry's parties, in the registry's order: existing limits are adjusted, missing ones are
+    /// created. Call this when nothing can fail any more: it changes the limits of requests under way.
     ///
-    /// The lane of a party that is gone is kept until it is at rest: removed and added again, a party finds its buckets
-    /// as it left them.
+    /// The limits of a removed party are kept until they are at rest: a party that is removed and added again finds its
+    /// buckets as it left them.
     pub fn arrange(
         &self,
         registry: &Registry,
@@ -454,7 +456,7 @@ impl TenantLimitsMap {
         let mut arranged = Vec::with_capacity(everybody);
         for (position, who) in registry.parties().enumerate() {
             let (party, weight) = (who.party(), who.weight());
-            // Which tenants have series of their own follows from configuration, never from traffic.
+            // Configuration decides which tenants have series of their own, never traffic.
             let meters = if own[position] {
                 series.of(Some(party.id.as_str()))
             } else {
@@ -462,7 +464,7 @@ impl TenantLimitsMap {
             };
             let lane = if let Some(lane) = lanes.get(&party.id) {
                 lane.adjust(&party.limits, weight);
-                // To store takes many times as long as to look.
+                // A store takes many times as long as a comparison.
                 if !Arc::ptr_eq(&lane.meters(), &meters) {
                     lane.meters.store(meters);
                 }
@@ -532,7 +534,7 @@ mod tests {
 
     #[test]
     fn what_a_request_asks_of_a_lane_lies_in_two_cache_lines() {
-        // An `Arc` keeps two counts before what it points to, a lock what it needs for itself.
+        // An `Arc` keeps two counts before its content, and a lock keeps its own state.
         let lane = |offset| 2 * size_of::<usize>() + offset;
         let lock = size_of::<RwLock<LimitTerms>>() - size_of::<LimitTerms>();
         assert!(lane(offset_of!(TenantLimits, terms)) <= 64);
@@ -594,7 +596,7 @@ mod tests {
             lane.give_back(tokens, clock.elapsed());
         }
         assert_eq!(admitted(&lane, Kind::Money), 2);
-        // Refused by one limit, nothing was taken of the other.
+        // Refused by one limit, the request took nothing of the others.
         assert_eq!(admitted(&lane, Kind::Read), 1);
     }
 

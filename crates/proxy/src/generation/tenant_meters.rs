@@ -1,5 +1,5 @@
-//! How requests ended, by tenant. A tenant's counts stand side by side and become series when they are scraped: as counters
-//! of their own they would be fifteen allocations a tenant, and one more far look for every request.
+//! The outcomes of requests, by tenant. A tenant's counts stand side by side and become series at a scrape. As counters
+//! of their own they would take fifteen allocations a tenant, and every request would read one more far cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use crate::generation::limit_meters::{LimitMeters, TenantLimitMeters};
 use crate::prom::outcome::RequestOutcome;
 use crate::prom::registrar::{Registrar, opts, tenant_label};
 
-/// One tenant's, by kind and end.
+/// The counts of one tenant, by kind and outcome.
 pub struct OutcomeCounts<T>(pub [[T; RequestOutcome::ALL.len()]; Kind::ALL.len()]);
 
-/// What is counted of one tenant.
+/// The metrics of one tenant.
 pub struct TenantMeters {
     ends: OutcomeCounts<AtomicU64>,
-    /// Of its limits.
+    /// The metrics of the tenant's limits.
     pub limits: TenantLimitMeters,
     not_in_force: IntCounter,
 }
@@ -28,23 +28,23 @@ pub struct TenantMeters {
 /// The series of all tenants and operators.
 pub struct TenantSeries {
     requests: RequestSeries,
-    /// Limits, and how the institution's quota is shared.
+    /// Limits, and the sharing of the institution's quota.
     pub limits: LimitMeters,
     not_in_force: IntCounterVec,
 }
 
-/// All that have series.
+/// The metrics of all tenants that have series.
 #[derive(Clone)]
 struct RequestSeries {
     desc: Desc,
     by_tenant: Arc<Mutex<ByTenant>>,
 }
 
-/// By name; those who are counted together have none.
+/// By name; the tenants that are counted together have no name.
 type ByTenant = BTreeMap<Option<String>, Arc<TenantMeters>>;
 
 impl TenantSeries {
-    /// Without any tenant.
+    /// Series without any tenant.
     pub fn new(make: &Registrar<'_>) -> Self {
         Self {
             requests: make.register(RequestSeries::new()),
@@ -57,7 +57,7 @@ impl TenantSeries {
         }
     }
 
-    /// What is counted of one tenant, or of all that have no series of their own.
+    /// The metrics of one tenant, or of all tenants that have no series of their own.
     pub fn of(&self, id: Option<&str>) -> Arc<TenantMeters> {
         self.requests.of(id, || TenantMeters {
             ends: OutcomeCounts::zero(),
@@ -70,13 +70,13 @@ impl TenantSeries {
     pub fn forget(&self, id: &str) {
         self.requests.forget(id);
         self.limits.forget(id);
-        // It may have had none.
+        // The tenant may have had no such series.
         let _ = self
             .not_in_force
             .remove_label_values(&[tenant_label(Some(id))]);
     }
 
-    /// How all requests of all tenants ended.
+    /// The outcomes of all requests of all tenants.
     pub fn ended(&self) -> [[u64; RequestOutcome::ALL.len()]; Kind::ALL.len()] {
         self.requests.sum().0
     }
@@ -134,7 +134,7 @@ impl RequestSeries {
         })
     }
 
-    /// A tenant's, made anew if it has none.
+    /// The metrics of a tenant, created if missing.
     fn of(&self, id: Option<&str>, new: impl FnOnce() -> TenantMeters) -> Arc<TenantMeters> {
         let mut all = self.all();
         let made = all.entry(id.map(str::to_owned));
@@ -146,7 +146,7 @@ impl RequestSeries {
         self.all().remove(&Some(id.to_owned()));
     }
 
-    /// All tenants' together.
+    /// The sum over all tenants.
     fn sum(&self) -> OutcomeCounts<u64> {
         let mut sum = OutcomeCounts::NONE;
         for meters in self.all().values() {

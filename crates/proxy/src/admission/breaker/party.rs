@@ -9,21 +9,22 @@ use gatepay_tenancy::PartyId;
 
 use super::votes::{AttemptTally, MOST_OF_ONE, PartyVote};
 
-/// How often a read of a party whose breaker is open finds out whether it is answered again.
+/// How often a read of a party whose breaker is open probes whether the party is answered again.
 const READ_EVERY: Duration = Duration::from_millis(500);
-/// How often another call does: it may be lost, as if there were no breaker, but a party that never reads would be
-/// refused for ever without.
+/// How often another call probes. Such a call may be lost, as if there were no breaker, but without it a party that
+/// never reads would be refused for ever.
 const CHANGE_EVERY: Duration = Duration::from_secs(10);
 
-/// A party's breaker. Every attempt looks at the first word, in the near part of the party's lane; the rest is asked for
-/// only while something fails. Written under the lock of the [`Breaker`](super::Breaker), but for counts and trials.
+/// A party's breaker. Every attempt reads the first word, in the near part of the party's `TenantLimits`; the rest is
+/// read only while something fails. Written under the lock of the [`Breaker`](super::Breaker), but for counts and
+/// trials.
 pub struct PartyBreaker {
     streak: AtomicU64,
     rest: Box<PartyTrials>,
 }
 
-/// How often the institution's breaker closed, in the upper half, and how often GatePay was found well while it was closed:
-/// what failed before that is no reason any more to keep a party's calls back.
+/// How often the institution's breaker closed, in the upper half, and how often GatePay was found well while it was
+/// closed. Failures before that are no reason any more to hold a party's calls back.
 #[derive(Clone, Default)]
 pub struct BreakerEra(Arc<AtomicU32>);
 
@@ -31,12 +32,12 @@ struct PartyTrials {
     era: BreakerEra,
     vote: AtomicU64,
     tally: AtomicU64,
-    /// When a read may find out, and when another call, in tenths of a second.
+    /// When a read may probe, and when another call, in tenths of a second.
     trials: [AtomicU32; 2],
     id: PartyId,
 }
 
-/// How a party's last attempts went.
+/// The results of a party's last attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct FailureStreak {
     /// The era in which the party's own breaker opened.
@@ -66,7 +67,7 @@ impl FailureStreak {
 }
 
 impl PartyBreaker {
-    /// Closed.
+    /// A closed breaker.
     pub fn new(id: PartyId, era: BreakerEra) -> Self {
         Self {
             streak: AtomicU64::new(0),
@@ -80,7 +81,7 @@ impl PartyBreaker {
         }
     }
 
-    /// Whose it is.
+    /// The party of this breaker.
     pub fn id(&self) -> &PartyId {
         &self.rest.id
     }
@@ -90,23 +91,23 @@ impl PartyBreaker {
         self.streak().failures
     }
 
-    /// Whether its calls alone keep failing: its breaker is open, or half open and nothing was answered since.
+    /// Whether this party's calls alone keep failing: its breaker is open, or half open and no call was answered since.
     pub fn is_failing(&self) -> bool {
         let streak = self.streak();
         streak.is_open && streak.era >> 16 == self.rest.era.now() >> 16
     }
 
-    /// Whether its calls are refused.
+    /// Whether the party's calls are refused.
     pub fn is_open(&self) -> bool {
         let word = self.streak.load(Ordering::Relaxed);
-        // Its era is asked for only if it matters.
+        // The era is read only if it matters.
         word & OPEN != 0 && FailureStreak::from_word(word).era == self.rest.era.now()
     }
 
     /// Whether an answer changes nothing: the party's last attempt was answered as well, and that has been counted in
-    /// the running row and window, if there are some. Counts it in the window.
+    /// the running row and window, if there are any. Counts the answer in the window.
     pub(super) fn is_settled(&self, row: u32, window: u16) -> bool {
-        // An era alone says nothing.
+        // An era without failures means nothing.
         if self.streak.load(Ordering::Relaxed) & (OPEN | COUNT) != 0 {
             return false;
         }
@@ -176,15 +177,15 @@ impl PartyBreaker {
         self.rest.tally.store(word, Ordering::Relaxed);
     }
 
-    /// Its breaker opens at this time: the first trials are due later.
+    /// The breaker opens at this time: the first trials are due later.
     pub(super) fn begin_trials(&self, now: Duration) {
         for (trial, every) in self.rest.trials.iter().zip([READ_EVERY, CHANGE_EVERY]) {
             trial.store(tenths(now + every), Ordering::Relaxed);
         }
     }
 
-    /// Whether a call of this kind may find out now whether the party is answered again, or else in how long one may. One
-    /// that hangs does not keep the next from trying.
+    /// Whether a call of this kind may probe now whether the party is answered again, or else the time until one may. A
+    /// probe that hangs does not keep the next from being sent.
     pub(super) fn claim(&self, kind: Kind, now: Duration) -> Result<(), Duration> {
         let (trial, every) = match kind {
             Kind::Read => (&self.rest.trials[0], READ_EVERY),
@@ -201,30 +202,30 @@ impl PartyBreaker {
 }
 
 impl BreakerEra {
-    /// Which one it is.
+    /// The number of the present era.
     pub(super) fn now(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// GatePay was found well, though calls of a party fail. Called under the breaker's lock.
+    /// Notes that GatePay was found well, though calls of a party fail. Called under the breaker's lock.
     pub(super) fn found_well(&self) {
         let now = self.now();
         let next = now & 0xffff_0000 | now.wrapping_add(1) & 0xffff;
         self.0.store(next, Ordering::Relaxed);
     }
 
-    /// The institution's breaker closed. Called under the breaker's lock.
+    /// Notes that the institution's breaker closed. Called under the breaker's lock.
     pub(super) fn outage_over(&self) {
         let next = self.now().wrapping_add(1 << 16);
         self.0.store(next, Ordering::Relaxed);
     }
 }
 
-/// What there is room for of attempts, and of failures.
+/// The largest number of attempts, and of failures, that the tally can hold.
 const TALLY_MOST: u32 = (1 << 23) - 1;
 const FAILING: u64 = 1 << 47;
 
-/// Enough for thirteen years.
+/// The time in tenths of a second: enough for thirteen years.
 fn tenths(time: Duration) -> u32 {
     u32::try_from(time.as_millis() / 100).unwrap_or(u32::MAX)
 }

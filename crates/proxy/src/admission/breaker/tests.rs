@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// A money call, if it may be sent; it gets no answer.
+    /// Sends a money call, if it may be sent; it gets no answer.
     fn lose(&mut self, party: usize) {
         if self.passes(party, Kind::Money) {
             self.sent += 1;
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// A read of the proxy's own, if one is wanted.
+    /// Sends a read of the proxy's own, if one is wanted.
     fn probe(&self, is_answered: bool) {
         if !self.breaker.wants_read_at(self.now) {
             return;
@@ -143,7 +143,7 @@ fn one_partys_failures_open_it_if_the_proxys_own_read_fails_too() {
         }
     }
     assert!(world.breaker.is_open() && world.sent == 10);
-    // It makes no difference when the read fails.
+    // The result is the same if the read fails.
     let mut world = World::new(10, 0.5, 2);
     (0..50).for_each(|_| world.lose(0));
     assert!(!world.breaker.is_open() && world.sent == 10);
@@ -180,7 +180,7 @@ fn an_own_read_is_asked_at_half_of_the_failures_and_not_more_often_than_twice_a_
         world.probe(true);
         world.later(Duration::from_millis(10));
     }
-    // Ten seconds.
+    // The attempts of ten seconds.
     assert_eq!(asked, 20);
 }
 
@@ -351,7 +351,7 @@ fn in_parallel_only_those_under_way_are_lost_on_top() {
     assert!((10..10 + THREADS).contains(&sent), "{sent}");
 }
 
-/// What happens to a breaker.
+/// An event in the life of a breaker.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Fail(usize),
@@ -372,7 +372,7 @@ fn event(parties: usize) -> impl Strategy<Value = Event> {
 impl World {
     fn meet(&mut self, event: Event, own_is_answered: bool) {
         match event {
-            // What is sent is what the breaker lets through.
+            // A test sends only the attempts that the breaker lets through.
             Event::Fail(party) => self.lose(party),
             Event::Answer(party) => {
                 if self.passes(party, Kind::Read) {
@@ -386,8 +386,8 @@ impl World {
 }
 
 proptest! {
-    /// Whatever one party's calls do, and in whatever order: while the others' and the proxy's own are answered, GatePay is
-    /// not taken for down, and no other party's call is kept back.
+    /// For one party's calls of any results and order: while the others' and the proxy's own are answered, the breaker
+    /// stays closed, and no other party's call is held back.
     #[test]
     fn one_party_alone_never_opens_it(
         failures in 0..12_u32, ratio in prop::sample::select(vec![0.0, 0.1, 0.5]),
@@ -409,8 +409,8 @@ proptest! {
         }
     }
 
-    /// Whatever was before: once nothing is answered any more, neither calls nor the proxy's own reads, a few calls in
-    /// any order are lost, and then nothing is sent.
+    /// For any history: once neither calls nor the proxy's own reads are answered any more, a few calls in any order
+    /// are lost, and then no call is sent.
     #[test]
     fn whatever_was_before_an_outage_costs_few_calls(
         failures in 1..12_u32, ratio in prop::sample::select(vec![0.0, 0.5]),

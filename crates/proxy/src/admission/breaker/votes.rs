@@ -1,24 +1,25 @@
 //! The votes on whether GatePay is well, as arithmetic: no clock, no lock.
 //!
-//! Every party has one vote, and so has the proxy with the reads it asks by itself. There are two polls:
+//! Every party has one vote, and so has the proxy with its own reads. There are two polls:
 //!
-//! The *row* is about failures in a row. It begins with a failure. A party is *silent* in it if its last attempt failed,
-//! and *answered* if its last attempt got an answer. Once more parties are answered than silent, the row is void.
+//! The *row* is about failures in a row. It begins with a failure. A party is *silent* in it if its last attempt
+//! failed, and *answered* if its last attempt got an answer. Once more parties are answered than silent, the row is
+//! void.
 //!
-//! The *window* is about a part of the attempts, over ten seconds. A party is *failing* in it if that part of its own
-//! attempts failed.
+//! The *window* is about the ratio of failed attempts, over ten seconds. A party is *failing* in it if that ratio of
+//! its own attempts failed.
 
 use std::time::{Duration, Instant};
 
 use gatepay_tenancy::settings;
 
-/// How often a read of the proxy's own may find out how GatePay is: often enough to be back within a second.
+/// How often a read of the proxy's own may probe GatePay: often enough to be back within a second.
 pub(super) const EVERY: Duration = Duration::from_millis(500);
 /// The time over which failures are compared with attempts.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Fewer attempts have no ratio.
+/// The fewest attempts that have a ratio.
 pub(super) const FEWEST: u32 = 20;
-/// A party counts for at most so many of those: it takes two.
+/// The most of those attempts that one party contributes: a ratio takes two parties.
 pub(super) const MOST_OF_ONE: u32 = FEWEST / 2;
 
 /// Both polls.
@@ -29,25 +30,25 @@ pub(super) struct BreakerVotes {
     window: FailureWindow,
     /// The last read of the proxy's own.
     own: Option<(OwnReadResult, Instant)>,
-    /// Until then two failures are enough: it was closed without knowing whether GatePay is well.
+    /// Until then two failures are enough: the breaker was closed without knowing whether GatePay is well.
     wary: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct FailureRow {
-    /// Which one it is, from 1.
+    /// The number of this row, from 1.
     number: u32,
     is_running: bool,
     /// Parties whose last attempt failed.
     silent: u32,
     /// Parties whose last attempt got an answer.
     answered: u32,
-    /// Failures of the silent ones.
+    /// Failures of the silent parties.
     failures: u32,
     own: Option<OwnReadResult>,
 }
 
-/// What became of the last read of the proxy's own.
+/// The result of the last read of the proxy's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OwnReadResult {
     Answered,
@@ -56,20 +57,20 @@ enum OwnReadResult {
 
 #[derive(Debug)]
 struct FailureWindow {
-    /// Which one it is, from 1.
+    /// The number of this window, from 1.
     number: u16,
     is_running: bool,
     began: Instant,
     /// Parties that made an attempt.
     seen: u32,
-    /// Those of them that are failing.
+    /// Parties among these that are failing.
     failing: u32,
     /// Attempts, of each party only the first few.
     attempts: u32,
     own: Option<OwnReadResult>,
 }
 
-/// What a party said in a row: how often it failed since its last answer; none if that was its last attempt.
+/// A party's vote in a row: its failures since its last answer; zero if its last attempt was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct PartyVote {
     pub(super) row: u32,
@@ -80,13 +81,13 @@ pub(super) struct PartyVote {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct AttemptTally {
     pub(super) window: u16,
-    /// Whether it is counted as failing.
+    /// Whether the party is counted as failing.
     pub(super) is_failing: bool,
     pub(super) attempts: u32,
     pub(super) failures: u32,
 }
 
-/// Why the breaker opens.
+/// The evidence on which the breaker opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenEvidence {
     /// Failures in the row.
@@ -134,7 +135,7 @@ impl BreakerVotes {
         }
     }
 
-    /// An attempt of a party failed: its vote in the row.
+    /// Counts a party's failed attempt; returns its vote in the row.
     pub(super) fn failed(&mut self, vote: PartyVote, now: Instant) -> PartyVote {
         if !self.row.is_running {
             self.row = FailureRow {
@@ -159,7 +160,7 @@ impl BreakerVotes {
         }
     }
 
-    /// An attempt of a party got an answer: its vote in the row.
+    /// Counts a party's answered attempt; returns its vote in the row.
     pub(super) fn answered(&mut self, vote: PartyVote) -> PartyVote {
         let row = &mut self.row;
         if !row.is_running {
@@ -182,7 +183,7 @@ impl BreakerVotes {
         vote
     }
 
-    /// What became of a read of the proxy's own.
+    /// Counts the result of a read of the proxy's own.
     pub(super) fn own(&mut self, is_answered: bool, now: Instant) {
         let own = if is_answered {
             self.wary = None;
@@ -200,7 +201,7 @@ impl BreakerVotes {
         }
     }
 
-    /// What the last read of the proxy's own says now: the next may not be asked earlier than this.
+    /// The result of the last read of the proxy's own, while it is too early for the next one.
     fn heard_lately(&self, now: Instant) -> Option<OwnReadResult> {
         let (own, at) = self.own?;
         (now.saturating_duration_since(at) <= EVERY).then_some(own)
@@ -260,7 +261,7 @@ impl BreakerVotes {
         tally
     }
 
-    /// Forgets what a party's tally says: it begins anew.
+    /// Forgets a party's tally: it begins anew.
     pub(super) fn forget(&mut self, tally: AttemptTally) -> AttemptTally {
         if tally.window == self.window() {
             self.moved(tally.is_failing, false);
@@ -295,7 +296,7 @@ impl BreakerVotes {
         ratio > 0.0 && f64::from(part) >= ratio * f64::from(all)
     }
 
-    /// After how many failures the proxy asks a read of its own.
+    /// The number of failures after which the proxy sends a read of its own.
     pub(super) fn half(&self) -> u32 {
         match self.rules.failures {
             0 => FEWEST / 2,
@@ -303,8 +304,9 @@ impl BreakerVotes {
         }
     }
 
-    /// Whether the breaker opens: for failures in a row of two parties without an answer since, if fewer voters were
-    /// answered; for those of one party, if a read of the proxy's own failed too; or if a part of most parties' attempts fails.
+    /// Whether the breaker opens, on any of three kinds of evidence. Failures in a row of two parties without an answer
+    /// since open it, if fewer voters were answered. Those of one party open it, if a read of the proxy's own failed
+    /// too. So does a failure ratio that most parties reach.
     pub(super) fn verdict(&self, now: Instant) -> Option<OpenEvidence> {
         let row = &self.row;
         let own = row.own.filter(|_| row.is_running);
@@ -337,7 +339,7 @@ impl BreakerVotes {
             && 2 * failing > window.seen + heard
     }
 
-    /// Begins anew: GatePay was found well, or (`wary`) nobody can find out.
+    /// Begins anew: GatePay was found well, or (`wary`) no read can find out.
     pub(super) fn clear(&mut self, wary: Option<Instant>) {
         self.row.is_running = false;
         self.window.is_running = false;

@@ -1,11 +1,11 @@
-//! Who asked in the last ten seconds, and how much they weigh together: kept up in constant time for each request.
+//! The members that asked in the last ten seconds, and their total weight: kept up in constant time for each request.
 
-/// How long somebody counts as active after it last asked, in whole seconds; up to one more, for seconds are not cut.
+/// How long a member counts as active after it last asked, in whole seconds; up to one more, for seconds are not cut.
 pub(super) const ACTIVE: u64 = 10;
 /// Enough for the active seconds, the current one, and a round number.
 const SLOTS: usize = 16;
 
-/// Weights by the second in which they were last seen.
+/// Weights by the second in which their members were last seen.
 #[derive(Default, Clone)]
 pub(super) struct MemberActivity {
     second: u64,
@@ -19,19 +19,19 @@ struct ActivitySecond {
     members: u32,
 }
 
-/// When somebody was last seen: the second, plus one; 0 is never. Enough for a century from when time began.
+/// When a member was last seen: the second, plus one; 0 is never. Enough for a century from the zero of the clock.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LastSeen(u32);
 
 impl MemberActivity {
-    /// Time goes on: forgets who was not seen for too long.
+    /// Advances the time: forgets the members that were not seen for too long.
     pub(super) fn advance(&mut self, second: u64) {
         if second >= self.second + SLOTS as u64 {
             self.slots = Default::default();
             self.all = ActivitySecond::default();
         } else {
             for second in self.second + 1..=second {
-                // The slot of a second that is no longer among the last is the one to be used next but a few.
+                // The slot of a second that has just left the active range is reused a few seconds later.
                 if let Some(old) = second.checked_sub(ACTIVE + 1) {
                     let slot = &mut self.slots[at(old)];
                     self.all.weight -= slot.weight;
@@ -43,7 +43,7 @@ impl MemberActivity {
         self.second = self.second.max(second);
     }
 
-    /// Somebody asks now.
+    /// Marks a member as seen now.
     pub(super) fn saw(&mut self, seen: &mut LastSeen, weight: u64) {
         let now = LastSeen(u32::try_from(self.second + 1).unwrap_or(u32::MAX));
         if *seen != now {
@@ -53,7 +53,7 @@ impl MemberActivity {
         }
     }
 
-    /// Somebody leaves for good, or is about to weigh something else.
+    /// Forgets a member that leaves for good, or is about to change its weight.
     pub(super) fn forget(&mut self, seen: LastSeen, weight: u64) {
         if self.counts(seen) {
             let slot = &mut self.slots[at(seen.second())];
@@ -71,17 +71,17 @@ impl MemberActivity {
         }
     }
 
-    /// Whether somebody is active.
+    /// Whether a member is active.
     pub(super) fn counts(&self, seen: LastSeen) -> bool {
         seen.0 > 0 && u64::from(seen.0) + ACTIVE > self.second
     }
 
-    /// What all who are active weigh.
+    /// The total weight of the active members.
     pub(super) fn weight(&self) -> u64 {
         self.all.weight
     }
 
-    /// How many are active.
+    /// The number of active members.
     pub(super) fn members(&self) -> u32 {
         self.all.members
     }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plain count over everybody.
+        /// Compares with the plain count over all members.
         #[test]
         fn the_sum_is_what_counting_everybody_gives(
             events in prop::collection::vec((0..8_usize, 0..14_u64, 0..4_u8), 1..300),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// GatePay's pushing back is believed once in this time: what was under way then tells nothing new.
+/// A push-back takes effect once in this time: the requests under way at the first one tell nothing new.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
 /// How long after the last push-back the rate begins to grow.
 const GROW_AFTER: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub struct AimdRate {
     grows: Duration,
 }
 
-/// What a rate may be, in requests per second.
+/// The range of a rate, in requests per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateRange {
     /// The rate when GatePay does not push back.
@@ -29,7 +29,7 @@ pub struct RateRange {
 }
 
 impl RateRange {
-    /// Up to `full`, and never less than a tenth of it.
+    /// A range up to `full`, and never less than a tenth of it.
     pub fn of(full: u32) -> Self {
         Self {
             full,

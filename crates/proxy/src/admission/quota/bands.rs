@@ -1,40 +1,40 @@
-//! How the burst is cut into bands: who may take which of its last tokens.
+//! The bands of the burst: they define access to its last tokens.
 //!
 //! ```text
-//! burst ────────────────  anybody takes
-//! lend  ────────────────  … while more than this is left; below it nobody borrows
-//! saved ────────────────  below it nobody takes what it saved up: only what its share lets flow in now
-//! fresh ────────────────  below it of those only who has not taken of it for a moment: who comes new, finds a token
+//! burst ────────────────  every party takes
+//! lend  ────────────────  … while more than this is left; below it no party borrows
+//! saved ────────────────  below it no party takes its saved credit: only the present inflow of its share
+//! fresh ────────────────  below it only a party that has taken none of that for a moment: a newcomer finds a token
 //! read  ────────────────  below it only write and money calls, out of the reserve
 //! act   ────────────────  below it only look-ups of money calls whose outcome is unknown
 //! 0
 //! ```
 
-/// Tokens that are left to those who rank higher.
+/// Tokens that are kept for calls of higher rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenBands {
-    /// To look-ups.
+    /// For look-ups.
     pub(super) act: u32,
-    /// To write and money calls within the reserve.
+    /// For write and money calls within the reserve.
     pub(super) read: u32,
-    /// What is left when the reserve is drawn from here: `read`, with room for that above it.
+    /// The lower end of the bands for tenants: `read`, with room for the reserve above it.
     top: u32,
-    /// To tenants that have hardly taken of what flows in for them.
+    /// For tenants that have taken little of their present inflow.
     pub(super) fresh: u32,
-    /// To tenants that take no more than flows in for them.
+    /// For tenants that take at most their present inflow.
     pub(super) saved: u32,
-    /// To tenants below their share.
+    /// For tenants below their share.
     pub(super) lend: u32,
 }
 
-/// Millionths, in which the reserve is counted.
+/// The unit in which the reserve is counted: millionths.
 pub(super) const WHOLE: u32 = 1_000_000;
 
 impl TokenBands {
-    /// Of a burst, with a reserve in millionths of it, at most half.
+    /// The bands of a burst, with a reserve in millionths of it, at most half.
     ///
-    /// With one token more no band begins more than one token higher: as the burst grows back after GatePay pushed
-    /// back, nobody has to wait longer than it was told.
+    /// With one token more no band begins more than one token higher. So while the burst grows back after a push-back,
+    /// no party has to wait longer than it was told.
     pub(super) fn of(burst: u32, reserve: u32) -> Self {
         let part = |quarters: u64| {
             let part = u64::from(burst) * u64::from(reserve) * quarters / (4 * u64::from(WHOLE));
@@ -60,7 +60,7 @@ impl TokenBands {
         (self.read - self.act).min(self.top - self.read)
     }
 
-    /// How many tokens all tenants together may take at once of what flows in for them.
+    /// How many tokens all tenants together may take at once of their present inflow.
     pub(super) fn smooth(self) -> u32 {
         self.saved - self.top
     }

@@ -1,15 +1,16 @@
 //! The institution's quota as arithmetic: no clock, no lock, time is an argument.
 //!
-//! Tokens flow in at the institution's rate, and never are there more than the burst; every call takes one. What flows
-//! in flows, on paper, to those who were active in the last ten seconds, by weight. What somebody's share let flow in
-//! and it did not take is its *credit*. Whoever has credit is below its share. Credit is counted in *spread*: what one
-//! unit of weight has been given since the beginning, one number for all. A member is a mark on that line: how far it
-//! has taken. So nothing has to be done for anybody who does not ask.
+//! Tokens flow in at the institution's rate, up to the burst; every call takes one token. On paper, the inflow is
+//! divided among the members active in the last ten seconds, by weight. The inflow that a member was given and did not
+//! take is its *credit*. A member with credit is below its share. Credit is counted in *spread*: the amount that one
+//! unit of weight has been given since the beginning, one number for all members. A member's mark is the point on that
+//! line up to which the member has taken. So an idle member needs no upkeep.
 //!
-//! Each member has two such marks. `saved` lets it catch up on ten seconds: it is how shares are fair on average,
-//! whatever the arrivals look like. `smooth` lets it take only what flows in now, and its part of a band of the burst
-//! that nobody else may touch: who keeps within half of that is never refused because of others, whatever they do, as
-//! long as the same are active. Many who come new at one moment can take each other's first tokens for a moment.
+//! Each member has two such marks. `saved` lets a member catch up on ten seconds: this makes shares fair on average
+//! under any pattern of arrivals. `smooth` lets a member take only the present inflow, and its own part of a band of
+//! the burst that is closed to other members. A member that keeps within half of that part is never refused because of
+//! the load of others, as long as the set of active members stays the same. Many members that arrive new at one moment
+//! can take each other's first tokens for a moment.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,26 +23,26 @@ use super::bands::{TokenBands, WHOLE};
 use super::pushes::RecentPushbacks;
 use super::view::{QuotaView, ShareView};
 
-/// A token in units: tokens per second are then units per nanosecond.
+/// One token in units: a rate in tokens per second is then a rate in units per nanosecond.
 pub(super) const TOKEN: i64 = 1_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Everything the quota remembers.
+/// The complete state of the quota.
 #[derive(Clone)]
 pub(super) struct FairShare {
     terms: QuotaTerms,
-    /// The rate in force, in tokens per second: that of the terms, or less since GatePay pushed back.
+    /// The rate in force, in tokens per second: the configured rate, or less after a push-back of GatePay.
     per_second: u32,
     burst: u32,
     bands: TokenBands,
     now: u64,
-    /// Tokens left, in units. Below zero only since there are fewer in all.
+    /// Tokens left, in units. Below zero only after the burst has become smaller.
     left: i64,
-    /// How much of that write and money calls may take beyond shares, in units.
+    /// How much of `left` write and money calls may take beyond shares, in units.
     reserve: i64,
-    /// What one unit of weight has been given since the beginning, in units.
+    /// The inflow that one unit of weight has been given since the beginning, in units.
     spread: u128,
-    /// What was too little to be spread.
+    /// The remainder that was too small to be spread, in units.
     rest: u128,
     activity: MemberActivity,
     members: Vec<QuotaMember>,
@@ -50,22 +51,23 @@ pub(super) struct FairShare {
     seated: u32,
     aimd: AimdRate,
     pushes: RecentPushbacks,
-    /// How often terms or the rate in force changed: what was taken before is not given back.
+    /// How often terms or the rate in force changed: a token taken in an earlier epoch is not given back.
     epoch: u64,
 }
 
-/// What a member's call is judged by, in spread: worked out once, for the divisions are what a call costs most.
+/// The measures by which a member's call is judged, in spread. They are worked out once, since the divisions dominate
+/// the cost of a call.
 #[derive(Clone, Copy)]
 struct MemberAllowance {
-    /// What a token costs it.
+    /// The cost of one token for this member.
     cost: u128,
-    /// How far its mark may run ahead of the spread: ten seconds' worth.
+    /// How far the `saved` mark may run ahead of the spread: ten seconds' worth.
     deep: u128,
-    /// The same for what it takes as it flows in: its part of the band that is kept for this.
+    /// The same for the `smooth` mark: the member's part of the band that is kept for the present inflow.
     shallow: u128,
 }
 
-/// What is configured.
+/// The configured terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QuotaTerms {
     pub(super) per_second: u32,
@@ -77,7 +79,7 @@ pub(super) struct QuotaTerms {
     pub(super) shadow: settings::QuotaShadow,
 }
 
-/// One cache line: each is a cold one to whoever asks, and so are its neighbors, whose turn it is not.
+/// One cache line: the member that asks is cold in the cache, and so are its neighbors in the list, which do not ask.
 #[derive(Default, Clone)]
 #[repr(align(64))]
 struct QuotaMember {
@@ -93,29 +95,29 @@ struct QuotaMember {
 
 const _: () = assert!(size_of::<QuotaMember>() == 64);
 
-/// What was admitted in this ten seconds and the ten before.
+/// The calls admitted in this period of ten seconds and in the period before.
 #[derive(Default, Clone, Copy)]
 struct RecentUse {
-    /// Counted in tens of seconds, from when time began: a century has some 300 million.
+    /// Counted in periods of ten seconds from the zero of `now`: a century has some 300 million.
     period: u32,
     now: u32,
     before: u32,
 }
 
-/// On what grounds a token is taken.
+/// The entitlement under which a token is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entitlement {
-    /// Its share, of now or of the last ten seconds.
+    /// The member's share, of now or of the last ten seconds.
     Saved,
-    /// Its share of what flows in now.
+    /// The member's share of the present inflow.
     Smooth,
-    /// What others left.
+    /// Tokens that other members left.
     Borrowed,
     /// The reserve.
     Reserve,
-    /// None: it should have been refused, but that is not enforced.
+    /// None: the call should have been refused, but the limit is in shadow mode.
     Shadow,
-    /// None, and there was no token either.
+    /// None, and no token was left either.
     Beyond,
 }
 
@@ -124,7 +126,7 @@ pub(super) enum Entitlement {
 pub(super) struct TokenTaken {
     pub(super) ground: Entitlement,
     pub(super) seated: bool,
-    /// A place that should have been refused, but that is not enforced.
+    /// The call should have been refused for lack of a slot in flight, but the limit is in shadow mode.
     pub(super) crowded: bool,
     at: u64,
     epoch: u64,
@@ -133,23 +135,23 @@ pub(super) struct TokenTaken {
 /// Why there is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenShortage {
-    /// The rate: in so many nanoseconds there will be one, if nobody else takes it.
+    /// The rate: the nanoseconds until there is a token, if no other call takes it.
     Rate(u64),
-    /// The places in flight.
+    /// The limit of calls in flight.
     Places,
 }
 
-/// What the proxy calls GatePay for besides its callers' requests.
+/// The purposes for which the proxy calls GatePay beside its callers' requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnCallPurpose {
-    /// To learn what became of a write or money call whose outcome is unknown. Nothing ranks higher.
+    /// To learn the outcome of a write or money call whose outcome is unknown. This is the highest rank.
     LookUp,
     /// To repeat a read that got no answer.
     Repeat,
     /// To learn whether an earlier delivery is behind an answer that says no. Ranks as low as a repeat, since a tenant
-    /// can cause as many of them as it makes calls.
+    /// can cause as many of these as it makes calls.
     Settle,
-    /// To see whether GatePay is there.
+    /// To see whether GatePay is reachable.
     Probe,
 }
 
@@ -157,7 +159,7 @@ impl OwnCallPurpose {
     /// Every purpose, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::LookUp, Self::Repeat, Self::Settle, Self::Probe];
 
-    /// The label.
+    /// The value of the metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LookUp => "look_up",
@@ -169,7 +171,7 @@ impl OwnCallPurpose {
 }
 
 impl FairShare {
-    /// Full.
+    /// A quota with a full burst.
     pub(super) fn new(terms: QuotaTerms, now: u64) -> Self {
         let bands = TokenBands::of(terms.burst, terms.reserve);
         Self {
@@ -192,7 +194,7 @@ impl FairShare {
         }
     }
 
-    /// Somebody more who may ask.
+    /// Adds a member and returns its number.
     pub(super) fn join(&mut self, weight: u32) -> u32 {
         let member = QuotaMember {
             weight,
@@ -206,7 +208,7 @@ impl FairShare {
         u32::try_from(self.members.len() - 1).expect("there are fewer than four billion")
     }
 
-    /// It asks no more.
+    /// Removes a member; its number is free for the next one.
     pub(super) fn leave(&mut self, member: u32) {
         let it = &self.members[member as usize];
         self.activity.forget(it.seen, it.weight.into());
@@ -214,7 +216,7 @@ impl FairShare {
         self.vacant.push(member);
     }
 
-    /// It weighs something else from now on.
+    /// Changes a member's weight from now on.
     pub(super) fn reweigh(&mut self, member: u32, weight: u32) {
         let it = &mut self.members[member as usize];
         self.activity.forget(it.seen, it.weight.into());
@@ -222,7 +224,8 @@ impl FairShare {
         self.activity.remember(it.seen, it.weight.into());
     }
 
-    /// Takes a token and a place for a member's call, or neither. `acts` says that it is a write or money call.
+    /// Takes a token and a slot in flight for a member's call, or neither. `acts` says that it is a write or money
+    /// call.
     pub(super) fn take(
         &mut self,
         member: u32,
@@ -230,7 +233,7 @@ impl FairShare {
         now: u64,
     ) -> Result<TokenTaken, TokenShortage> {
         let reach = self.arrive(member, now);
-        // Whoever read the clock later may have been here first.
+        // Another thread may have read the clock later and come here first.
         let now = self.now;
         let crowded = self.is_crowded(member, acts);
         if crowded && !self.terms.shadow.in_flight {
@@ -260,7 +263,7 @@ impl FairShare {
         })
     }
 
-    /// How long until a member could take a token, if nobody else did; nothing if it could now.
+    /// How long until a member could take a token, if no other call did; zero if it could now.
     pub(super) fn wait(&mut self, member: u32, acts: bool, now: u64) -> u64 {
         let reach = self.arrive(member, now);
         match self.judge(member, reach, acts) {
@@ -283,7 +286,7 @@ impl FairShare {
         self.charge(member, taken.ground, rest, cost, true);
     }
 
-    /// A call is over.
+    /// Frees the slot in flight of a call that is over.
     pub(super) fn vacate(&mut self, member: u32, seated: bool) {
         if seated {
             self.members[member as usize].seated -= 1;
@@ -291,7 +294,7 @@ impl FairShare {
         }
     }
 
-    /// Takes a token for a call of the proxy's own, or says in how many nanoseconds there will be one.
+    /// Takes a token for a call of the proxy's own, or returns the nanoseconds until there is one.
     pub(super) fn take_for(&mut self, purpose: OwnCallPurpose, now: u64) -> Result<(), u64> {
         self.advance(now);
         let kept = match purpose {
@@ -313,15 +316,16 @@ impl FairShare {
         Ok(())
     }
 
-    /// GatePay said to a member, or to a call of the proxy's own, that it is too much. What only one member was told
-    /// lately concerns no other.
+    /// Notes a push-back of GatePay against a member, or against a call of the proxy's own. While only one member was
+    /// pushed back lately, the push-back concerns no other.
     pub(super) fn hear(&mut self, member: Option<u32>, retry_after: Option<u64>, now: u64) {
         if member.is_none_or(|member| self.pushes.note(member, now)) {
             self.pushed_back(retry_after, now);
         }
     }
 
-    /// GatePay said that it is too much. Shrinks at once, by three tenths, or to the floor for as long as GatePay asks.
+    /// Notes a push-back against the institution. The rate shrinks at once, by three tenths, or to the floor for as
+    /// long as GatePay asks.
     pub(super) fn pushed_back(&mut self, retry_after: Option<u64>, now: u64) {
         self.advance(now);
         let retry_after = retry_after.map(Duration::from_nanos);
@@ -333,7 +337,7 @@ impl FairShare {
         }
     }
 
-    /// Other terms from now on. What was spent stays spent, token for token.
+    /// Puts other terms in force. Spent tokens stay spent, token for token.
     pub(super) fn adjust(&mut self, terms: QuotaTerms, now: u64) {
         self.advance(now);
         if terms == self.terms {
@@ -363,12 +367,12 @@ impl FairShare {
         }
     }
 
-    /// How many calls there may be in flight.
+    /// The limit of calls in flight.
     pub(super) fn places(&self) -> u32 {
         self.terms.in_flight.unwrap_or(u32::MAX)
     }
 
-    /// What is seen of the whole.
+    /// The view of the whole quota for operators.
     pub(super) fn view(&mut self, now: u64) -> QuotaView {
         self.advance(now);
         QuotaView {
@@ -381,7 +385,7 @@ impl FairShare {
         }
     }
 
-    /// What is seen of a member.
+    /// The view of one member for operators.
     pub(super) fn view_of(&mut self, member: u32, now: u64) -> ShareView {
         self.advance(now);
         let it = &self.members[member as usize];
@@ -402,8 +406,9 @@ impl FairShare {
         }
     }
 
-    /// Time goes on, and a member asks: from now on it is active. A mark that fell behind has lost what it did not take;
-    /// one that is too far ahead owes nothing, since it is the depth that became less, not the member greedy.
+    /// Advances the time and marks a member as active. A mark that fell behind the spread has lost the inflow that it
+    /// did not take. A mark that is too far ahead is pulled back without debt, since the depth became less: the member
+    /// did not overdraw.
     fn arrive(&mut self, member: u32, now: u64) -> MemberAllowance {
         self.advance(now);
         let it = &mut self.members[member as usize];
@@ -416,7 +421,7 @@ impl FairShare {
         reach
     }
 
-    /// Lets flow in what flowed since.
+    /// Adds the inflow since the last call.
     fn advance(&mut self, now: u64) {
         let Some(time) = now.checked_sub(self.now).filter(|time| *time > 0) else {
             return;
@@ -425,7 +430,7 @@ impl FairShare {
         let flow = u128::from(self.per_second) * u128::from(time);
         let most = tokens(self.burst);
         self.left = add(self.left, flow, most);
-        // The reserve fills first; what it cannot hold is shared like the rest.
+        // The reserve fills first; its overflow is shared like the rest.
         let part = flow * u128::from(self.terms.reserve) / u128::from(WHOLE);
         let before = self.reserve;
         self.reserve = add(self.reserve, part, tokens(self.bands.reserve()));
@@ -469,7 +474,7 @@ impl FairShare {
         self.epoch += 1;
     }
 
-    /// On what grounds a member may take a token now, or else how long until there are any.
+    /// The entitlement under which a member may take a token now, or else the nanoseconds until it has one.
     fn judge(&self, member: u32, reach: MemberAllowance, acts: bool) -> Result<Entitlement, u64> {
         let it = &self.members[member as usize];
         let bands = &self.bands;
@@ -508,7 +513,7 @@ impl FairShare {
         Err(wait)
     }
 
-    /// On what grounds a call goes ahead that has none, because that is not enforced.
+    /// The entitlement of a call that has none, where the limit is in shadow mode.
     fn shadow(&self) -> Option<Entitlement> {
         let shadow = self.terms.shadow;
         if self.left < TOKEN {
@@ -518,7 +523,7 @@ impl FairShare {
         }
     }
 
-    /// How long the wait is, where only the rate is enforced and not the shares.
+    /// How long the wait is, where the rate is enforced and the shares are in shadow mode.
     fn in_truth(&self, wait: u64) -> u64 {
         if self.terms.shadow.shares {
             wait.min(self.wait_for(0))
@@ -527,7 +532,7 @@ impl FairShare {
         }
     }
 
-    /// Takes units on some ground, or puts them back; in spread they cost the member so much.
+    /// Takes units under an entitlement, or puts them back; `cost` is their cost for the member, in spread.
     fn charge(&mut self, member: u32, ground: Entitlement, units: i64, cost: u128, back: bool) {
         let it = &mut self.members[member as usize];
         let mark = |mark: u128| {
@@ -552,7 +557,7 @@ impl FairShare {
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
     }
 
-    /// Nanoseconds until there is a token more than so many.
+    /// Nanoseconds until there is a token beyond the `kept` ones.
     fn wait_for(&self, kept: u32) -> u64 {
         match tokens(kept) + TOKEN - self.left {
             lacking @ 1.. => lacking.unsigned_abs().div_ceil(self.per_second.into()),
@@ -590,8 +595,8 @@ impl FairShare {
         }
     }
 
-    /// Whether a call finds no place. The last places are kept: some for write and money calls, some from those who
-    /// have their share of them already.
+    /// Whether a call finds no slot in flight. The last slots are kept: some for write and money calls, some for
+    /// members that do not have their share of slots yet.
     fn is_crowded(&self, member: u32, acts: bool) -> bool {
         let Some(all) = self.terms.in_flight else {
             return false;
@@ -611,7 +616,7 @@ impl FairShare {
 }
 
 impl QuotaMember {
-    /// What so many units cost it in spread.
+    /// The cost of `units` for this member, in spread.
     fn cost(&self, units: i64) -> u128 {
         units.unsigned_abs().div_ceil(self.weight.into()).into()
     }

@@ -1,5 +1,5 @@
-//! Which push-backs concern the institution: those of two parties in a short time. One party's account may have a limit
-//! of its own at GatePay, and what it runs into is no reason for the others to send less.
+//! The push-backs that concern the institution: those of two parties in a short time. One party's account may have a
+//! limit of its own at GatePay, and its push-backs are no reason for the others to send less.
 
 /// Two parties that GatePay pushes back within this time, in nanoseconds, are no coincidence.
 const WINDOW: u64 = 10_000_000_000;
@@ -18,7 +18,7 @@ struct PushbackEvent {
 }
 
 impl RecentPushbacks {
-    /// GatePay pushed this party back. Whether it did so to another one lately.
+    /// Notes that GatePay pushed this party back. Returns whether another party was pushed back lately.
     pub(super) fn note(&mut self, member: u32, now: u64) -> bool {
         if self.last.is_none_or(|last| last.member != member) {
             self.other = self.last;

@@ -1,4 +1,4 @@
-//! What the quota promises, shown in simulated time: deterministic, each figure printed (`--nocapture`).
+//! The promises of the quota, shown in simulated time: deterministic, each figure printed (`--nocapture`).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +22,7 @@ fn terms(per_second: u32, burst: u32) -> QuotaTerms {
     }
 }
 
-/// Small, fast and the same everywhere (splitmix64).
+/// A random number generator that is small, fast and the same on every platform (splitmix64).
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -41,7 +41,7 @@ impl SplitMix {
     }
 }
 
-/// Somebody who asks.
+/// A party that asks for tokens.
 #[derive(Clone, Copy)]
 struct SimulatedParty {
     weight: u32,
@@ -72,7 +72,7 @@ fn even(per_second: f64) -> SimulatedParty {
     }
 }
 
-/// What came of it for one of them.
+/// The result of a simulation for one party.
 #[derive(Default, Clone, Copy, Debug)]
 struct SimulationResult {
     asked: u32,
@@ -86,7 +86,7 @@ impl SimulationResult {
     }
 }
 
-/// Lets them ask for so many seconds, the first of which are not counted.
+/// Lets the parties ask for `seconds`; the first `warm_up` of these are not counted.
 fn run(
     core: &mut FairShare,
     askers: &[SimulatedParty],
@@ -224,7 +224,7 @@ fn a_flood_that_was_alone_makes_room_at_once() {
             .count()
     };
     flood(&mut core, SECOND, 31 * SECOND);
-    // Now ninety-nine come at once, and then again each second.
+    // Now ninety-nine newcomers ask at once, and then again each second.
     let newcomers: Vec<u32> = (0..99).map(|_| core.join(1)).collect();
     let mut refused = 0;
     for second in 31..51_u64 {
@@ -260,7 +260,8 @@ fn also_with_more_tenants_than_half_the_burst_shares_are_fair_on_average() {
 
 #[test]
 fn polling_never_crowds_out_payments() {
-    // Fifty tenants poll at fifty times the quota, and pay within the reserve: each a little, then one of them all of it.
+    // Fifty tenants poll at fifty times the quota, and pay within the reserve: first each a little, then one tenant
+    // all.
     let mut readers = vec![poisson(500.0); 50];
     let pay = |per_second| SimulatedParty {
         acts: true,
@@ -284,7 +285,7 @@ fn polling_never_crowds_out_payments() {
 
 #[test]
 fn a_tenants_own_polling_does_not_crowd_out_its_payments() {
-    // The reserve is used up by another tenant; what this one's share is, its payments get before its reads.
+    // Another tenant uses up the reserve; this tenant's payments get its share before its reads.
     let mut core = FairShare::new(terms(500, 500), 0);
     let pays_a_lot = SimulatedParty {
         acts: true,
@@ -301,7 +302,7 @@ fn a_tenants_own_polling_does_not_crowd_out_its_payments() {
         let _ = core.take(members[0], true, now);
         let _ = core.take(members[1], false, now);
         let _ = core.take(own, false, now);
-        // A hundred a second, of a share of a hundred and fifty.
+        // A hundred payments a second, of a share of a hundred and fifty.
         if step % 100 == 0 && step >= 50_000 {
             asked += 1;
             paid += u32::from(core.take(own, true, now).is_ok());
@@ -313,7 +314,7 @@ fn a_tenants_own_polling_does_not_crowd_out_its_payments() {
 
 #[test]
 fn who_comes_back_when_told_is_admitted_if_nobody_else_came() {
-    // One waits as it is told, in whole seconds and rounded up; nobody else is there.
+    // A single party waits as it is told, in whole seconds and rounded up.
     for (per_second, burst) in [(1, 1), (1, 5), (3, 2), (7, 40), (500, 500)] {
         for acts in [false, true] {
             let mut core = FairShare::new(terms(per_second, burst), 0);
@@ -343,7 +344,7 @@ fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
     let mut core = FairShare::new(terms(500, 500), 0);
     let mut rates = Vec::new();
     for ms in (0..3_000_u64).step_by(10) {
-        // Many at once are one.
+        // Many push-backs within a second count as one.
         core.pushed_back(None, SECOND + ms * 1_000_000);
         rates.push(core.rate().per_second.get());
     }
@@ -354,7 +355,7 @@ fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
     }
     assert_eq!(core.rate().per_second.get(), 50);
     let mut at = |second: u64| core.view(second * SECOND).in_force;
-    // Five seconds of peace, then a hundredth of the full rate each second.
+    // Five seconds without a push-back, then a hundredth of the full rate each second.
     let grown: Vec<u32> = [24, 28, 29, 30, 39, 119, 500].map(&mut at).into();
     println!("after the last push back at 24 s: {grown:?} at 24, 28, 29, 30, 39, 119 and 500 s");
     assert_eq!(grown, [50, 50, 55, 60, 105, 500, 500]);
@@ -382,7 +383,7 @@ fn how_long_gatepay_asks_to_be_spared_it_is_spared() {
     assert_eq!(core.view(2 * SECOND).in_force, 50);
     assert_eq!(core.view(20 * SECOND).in_force, 50);
     assert_eq!(core.view(22 * SECOND).in_force, 60);
-    // A slip of GatePay's does not stop payments for a day.
+    // An excessive `Retry-After` of GatePay's does not stop payments for a day.
     core.pushed_back(Some(86_400 * SECOND), 30 * SECOND);
     assert_eq!(core.view(89 * SECOND).in_force, 50);
     assert!(core.view(95 * SECOND).in_force > 50);
@@ -427,16 +428,16 @@ fn places_in_flight_are_shared_too() {
         }
         taken
     };
-    // Alone it has all but the reserve.
+    // Alone, a party may take all slots but the reserve.
     let mut held = fill(&mut core, greedy, false);
     assert_eq!(held.len(), 90);
-    // Payments find places all the same.
+    // Payments still find slots.
     let paying = fill(&mut core, modest, true);
     assert_eq!(paying.len(), 10);
     for taken in paying {
         core.vacate(modest, taken.seated);
     }
-    // As places become free they go to who is below its share.
+    // Freed slots go to the party below its share.
     let mut got = 0;
     for _ in 0..40 {
         core.vacate(greedy, held.pop().unwrap().seated);
@@ -493,7 +494,7 @@ fn what_is_in_shadow_lets_pass_but_the_rate() {
     assert!((0..100).all(|_| core.take(member, false, SECOND).is_ok()));
 }
 
-/// What happens to the quota.
+/// An event in the life of the quota.
 #[derive(Debug, Clone)]
 enum QuotaEvent {
     Pause(u64),
@@ -501,7 +502,7 @@ enum QuotaEvent {
         who: usize,
         acts: bool,
     },
-    /// One that is given back after as many further events.
+    /// A token that is given back after as many further events.
     TakeFor {
         who: usize,
         events: usize,
@@ -534,9 +535,9 @@ fn event() -> impl Strategy<Value = QuotaEvent> {
 }
 
 proptest! {
-    /// The law of the quota: whoever asks for whatever, and whatever is reloaded, given back or pushed back, in every
-    /// window no more is sent than what the configured rates of that time let flow in, and the largest burst. And whoever
-    /// is told to wait is admitted after that, if nothing else happens.
+    /// The law of the quota, for any calls, reloads, tokens given back and push-backs: in every window, at most the
+    /// inflow at the configured rates of that time and the largest burst are sent. And a party that is told to wait is
+    /// admitted after that wait, if nothing else happens.
     #[test]
     fn never_more_than_rate_times_time_and_burst(
         all in prop::array::uniform3((1..300_u32, 1..80_u32, 0..=500_000_u32)),
@@ -599,8 +600,9 @@ proptest! {
         }
     }
 
-    /// The hard promise: who asks no more than its share lets flow in, and half its part of the band kept for that at
-    /// once, is never refused, whatever others do, while the same are active. Others flood, pay and pause.
+    /// The hard promise: a party that asks no more than the inflow of its share, and at once half its part of the band
+    /// kept for that, is never refused. This holds under any load of others, while the set of active parties is the
+    /// same. Others flood, pay and pause.
     #[test]
     fn who_keeps_within_its_share_is_never_refused(
         weights in prop::collection::vec(1..8_u32, 1..8),
@@ -624,7 +626,7 @@ proptest! {
             for _ in 0..times {
                 let _ = core.take(members[who % members.len()], acts, now);
             }
-            // Its own, as many as it may.
+            // The party's own calls, up to its limit.
             while left >= 1.0 {
                 left -= 1.0;
                 asked += 1;
@@ -635,7 +637,7 @@ proptest! {
         }
     }
 
-    /// Write and money calls within the reserve are all admitted, whatever is read and whoever else asks.
+    /// Write and money calls within the reserve are all admitted, under any load of reads and of other parties.
     #[test]
     fn payments_within_the_reserve_are_all_admitted(
         (per_second, burst) in (10..2_000_u32, 50..2_000_u32),
@@ -656,7 +658,7 @@ proptest! {
                 prop_assert!(core.take(members[0], true, now).is_ok());
             }
             now += pause;
-            // What is rounded down on the way in is less than this.
+            // The rounding loss of the inflow is less than this.
             left = (left + flow * std::time::Duration::from_nanos(pause).as_secs_f64() - 1e-6).min(depth);
         }
     }

@@ -1,31 +1,31 @@
-//! What is seen of the quota, for operators to look at.
+//! The views of the quota, for operators.
 
-/// What is seen of the whole.
+/// The view of the whole quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaView {
     /// The configured rate, per second.
     pub configured: u32,
-    /// The rate in force: less since GatePay pushed back.
+    /// The rate in force: less than configured after a push-back of GatePay.
     pub in_force: u32,
     /// Tokens of the burst that are left.
     pub left: i64,
     /// Parties that asked in the last ten seconds.
     pub active: u32,
-    /// What they weigh together.
+    /// The total weight of the active parties.
     pub weight: u64,
     /// Calls of parties that are in flight, if they are limited.
     pub in_flight: u32,
 }
 
-/// What is seen of one party's share.
+/// The view of one party's share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ShareView {
-    /// Its weight.
+    /// The party's weight.
     pub weight: u32,
-    /// What it is guaranteed now, per second; if it is not active, what it would be.
+    /// The rate that the party is guaranteed, or would be if it were active, per second.
     pub share: f64,
-    /// What it took in the last ten seconds or so, per second.
+    /// The rate that the party took in the last ten seconds or so, per second.
     pub used: f64,
-    /// Calls ever admitted out of what others left.
+    /// Calls ever admitted on tokens that others left.
     pub borrowed: u64,
 }
