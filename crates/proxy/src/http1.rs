@@ -1,4 +1,4 @@
-//! Where an HTTP/1 message begins and ends, in one reading. Bytes in, spans out: nothing here does I/O.
+//! HTTP/1 message framing: where a message begins and ends, read in one way only. Bytes in, spans out, without I/O.
 
 pub mod body_buffer;
 pub mod buffer_pool;

@@ -1,4 +1,4 @@
-//! The way to GatePay: connections, attempts, and what is known of how GatePay is.
+//! The upstream side: connections to GatePay, attempts and retries, and the health and clock of GatePay.
 
 pub mod client;
 pub mod clock_offset;

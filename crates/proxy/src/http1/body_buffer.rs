@@ -1,9 +1,11 @@
-//! A body in the making.
+//! Body buffer: collects the pieces of a body as they arrive.
 
 use bytes::{Bytes, BytesMut};
 
-/// Most bodies arrive in one piece, which is kept as it is. Others are copied into parts that never grow,
-/// so that what is allocated is known before and nothing is moved.
+/// The pieces of a body received so far.
+///
+/// Most bodies arrive in one piece, which is kept without a copy. Others are copied into parts that never grow, so that
+/// the allocated size is known in advance and bytes are never moved.
 #[derive(Default)]
 pub struct BodyBuffer {
     first: Bytes,
@@ -13,21 +15,21 @@ pub struct BodyBuffer {
 
 /// A body up to this length is copied into one part.
 pub const FIRST_PART: usize = 4096;
-/// How large parts are: the first is small, for most bodies are.
+/// Sizes of the parts in bytes: the first is small, since most bodies are.
 const PARTS: [usize; 3] = [FIRST_PART, 16 * 1024, 64 * 1024];
 
 impl BodyBuffer {
-    /// How many bytes there are.
+    /// Bytes in the buffer.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// How many bytes are allocated.
+    /// Allocated bytes.
     pub fn capacity(&self) -> usize {
         self.parts.iter().map(BytesMut::capacity).sum()
     }
 
-    /// Whether there is nothing yet.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -49,7 +51,7 @@ impl BodyBuffer {
         self.copy(&piece);
     }
 
-    /// How much has to be allocated before so many bytes are copied here, if no more than `left` will be.
+    /// Bytes to allocate before `bytes` more are copied here, if no more than `left` bytes will follow in all.
     pub fn missing(&self, bytes: usize, left: usize) -> usize {
         let missing = bytes.saturating_sub(self.free());
         if missing == 0 {
@@ -59,7 +61,7 @@ impl BodyBuffer {
         missing.max(usual.min(left.saturating_sub(self.free())))
     }
 
-    /// Allocates a part of so many bytes, if of any.
+    /// Allocates a part of this many bytes; none for zero.
     pub fn reserve(&mut self, bytes: usize) {
         if bytes > 0 {
             self.parts.push(BytesMut::with_capacity(bytes));
@@ -78,7 +80,7 @@ impl BodyBuffer {
         debug_assert!(piece.is_empty(), "room was reserved for all of it");
     }
 
-    /// What the last part still has room for.
+    /// Free bytes in the last part.
     pub fn free(&self) -> usize {
         let last = self.parts.last();
         last.map_or(0, |part| part.capacity() - part.len())
@@ -93,7 +95,7 @@ impl BodyBuffer {
         }
     }
 
-    /// The whole.
+    /// The whole body, copied together if it has several parts.
     pub fn into_bytes(self) -> Bytes {
         self.into_parts().unwrap_or_else(|(length, parts)| {
             let mut whole = Vec::with_capacity(length);

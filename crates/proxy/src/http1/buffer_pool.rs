@@ -1,25 +1,27 @@
-//! Scratch: room for what is about to be written, used again by whoever writes next on the same thread.
+//! Buffer pool: write buffers that the connections of a thread share.
 //!
-//! A write is soon over. If each connection kept room of its own for it, a hundred would take turns with as many cold
-//! places in memory; so they share what is warm, and a connection that idles holds none.
+//! A write is short. If each connection kept a buffer of its own, a hundred connections would use as many cold memory
+//! regions in turn. So they share warm buffers, and an idle connection holds none.
 
 use std::cell::RefCell;
 
-/// How large a buffer may be that is kept.
+/// Maximum capacity of a kept buffer, in bytes.
 const KEPT: usize = 16 * 1024;
-/// How many are kept: about as many as answers wait for their [`turn`](crate::listener::write_batching) at once.
+/// Maximum number of kept buffers: about as many as answers wait for their
+/// [batched write](crate::listener::write_batching) at once.
 const MOST: usize = 64;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer, the last one that was given back if there is any.
+/// Takes an empty buffer: the last one given back, or a new one.
 pub fn take() -> Vec<u8> {
     FREE.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
-/// Gives a buffer back. One without room, as is left of an answer in pieces, would hide those that have some.
+/// Gives a buffer back. A buffer without capacity, as an answer in pieces leaves, is dropped, since it would hide the
+/// useful ones.
 pub fn give(mut buffer: Vec<u8>) {
     if !(1..=KEPT).contains(&buffer.capacity()) {
         return;

@@ -1,4 +1,4 @@
-//! Content codings of answers (RFC 9110, 8.4.1): which one a head names, and what an answer in gzip says.
+//! Content codings of answers (RFC 9110, 8.4.1): the coding that a head names, and the decoding of gzip.
 
 use std::io::Read as _;
 
@@ -7,16 +7,16 @@ use flate2::read::MultiGzDecoder;
 /// The content coding that the head of an answer names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// None.
+    /// No coding.
     Identity,
-    /// `gzip`, and no other.
+    /// `gzip` alone.
     Gzip,
-    /// Another, or more than one.
+    /// Another coding, or several.
     Other,
 }
 
 impl ContentCoding {
-    /// Of one line.
+    /// The coding that one header line names.
     pub fn of(value: &[u8]) -> Self {
         let value = value.trim_ascii();
         let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
@@ -28,7 +28,7 @@ impl ContentCoding {
         }
     }
 
-    /// Of two lines.
+    /// The coding that two header lines name together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -38,14 +38,14 @@ impl ContentCoding {
     }
 }
 
-/// Whether a body begins as gzip or Zstandard do; no text does.
+/// Whether a body begins with the magic bytes of gzip or Zstandard, which begin no text.
 pub fn begins_coded(body: &[u8]) -> bool {
     const GZIP: &[u8] = &[0x1f, 0x8b];
     const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
     body.starts_with(GZIP) || body.starts_with(ZSTD)
 }
 
-/// What a body in gzip is, if all of it is there, it is no longer than `most` bytes, and it is not coded again.
+/// Decodes a body in gzip, if it is complete, decodes to at most `most` bytes, and is not coded twice.
 pub fn decoded(body: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut plain = Vec::new();
     let limit = u64::try_from(most).ok()?.checked_add(1)?;
@@ -56,7 +56,7 @@ pub fn decoded(body: &[u8], most: usize) -> Option<Vec<u8>> {
     (plain.len() <= most && !begins_coded(&plain)).then_some(plain)
 }
 
-/// Whether the values of `Accept-Encoding` name gzip, with a weight above zero. `*` is not taken for it.
+/// Whether the values of `Accept-Encoding` name gzip with a weight above zero. `*` does not count as gzip.
 pub fn accepts_gzip<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> bool {
     values.any(|value| value.split(|byte| *byte == b',').any(is_gzip))
 }

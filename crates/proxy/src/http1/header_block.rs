@@ -1,7 +1,7 @@
-//! Fields: the lines of an answer's head, as they stand on the wire.
+//! Header block: the header lines of an answer, as they stand on the wire.
 //!
-//! Text and not a map: most answers only pass through, and a map costs a hash and an allocation for every line. HTTP/2,
-//! which needs one, gets it made at the end.
+//! The lines are text instead of a map: most answers only pass through, and a map costs a hash and an allocation for
+//! every line. For HTTP/2, which needs a map, the map is made at the end.
 
 use http::HeaderName;
 use http::header::{HeaderMap, HeaderValue};
@@ -9,17 +9,17 @@ use memchr::memchr;
 
 use crate::http1::wire_lines;
 
-/// Lines of a head, each with its end. No value in it has a line end: they were parsed, or are made here.
+/// Lines of a head, each with its line end. No value contains a line end: values were parsed, or the proxy made them.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderBlock(Vec<u8>);
 
 impl HeaderBlock {
-    /// None, with room for so many bytes.
+    /// An empty block with capacity for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
-    /// One line more.
+    /// Adds a line.
     pub fn add(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         wire_lines::write(&mut self.0, name, value.as_ref());
     }
@@ -30,7 +30,7 @@ impl HeaderBlock {
         self.iter().find(named).map(|(_, value)| value)
     }
 
-    /// Name and value of each.
+    /// Name and value of each line, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
@@ -42,12 +42,12 @@ impl HeaderBlock {
         })
     }
 
-    /// As they are written.
+    /// The lines as they are written to the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// As hyper wants them.
+    /// The lines as a map, for hyper.
     pub fn to_map(&self) -> HeaderMap {
         let parsed = self.iter().filter_map(|(name, value)| {
             let name = HeaderName::from_bytes(name).ok()?;

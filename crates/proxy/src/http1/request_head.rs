@@ -1,4 +1,4 @@
-//! Head: what a caller asks, whichever HTTP it speaks.
+//! Request head: method, target and header lines of a caller's request, in HTTP/1 and HTTP/2 alike.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request;
@@ -8,19 +8,19 @@ use http::request;
 pub struct RequestHead<'a> {
     /// The method, in the caller's spelling.
     pub method: &'a str,
-    /// What stands before `?`.
+    /// The target before `?`.
     pub path: &'a str,
-    /// What stands behind it.
+    /// The target behind `?`.
     pub query: Option<&'a str>,
     lines: HeaderLines<'a>,
 }
 
-/// Where a line stands in the head it is of.
+/// Span of a header line within its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldSpan {
-    /// Where its name begins and ends.
+    /// Begin and end of the name.
     pub name: (u16, u16),
-    /// Where its value does, without the blanks around it.
+    /// Begin and end of the value, without the blanks around it.
     pub value: (u16, u16),
 }
 
@@ -30,14 +30,14 @@ enum HeaderLines<'a> {
     Map(&'a HeaderMap),
 }
 
-/// Goes through the lines of a head.
+/// Iterator over the lines of a head.
 enum HeaderIter<'a> {
     Text(&'a [u8], std::slice::Iter<'a, FieldSpan>),
     Map(header::Iter<'a, HeaderValue>),
 }
 
 impl<'a> RequestHead<'a> {
-    /// As it was read off a connection: the bytes of the head, and where its lines stand in them.
+    /// A head read from an HTTP/1 connection: its bytes, and the spans of its lines within them.
     pub fn of_text(
         method: &'a str,
         target: &'a str,
@@ -56,7 +56,7 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// As hyper has it.
+    /// A head that hyper parsed.
     pub fn of_parts(parts: &'a request::Parts) -> Self {
         Self {
             method: parts.method.as_str(),
@@ -66,7 +66,7 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// Name and value of each line, in their order. The names are in the caller's spelling.
+    /// Name and value of each line, in order. The names are in the caller's spelling.
     pub fn lines(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         match self.lines {
             HeaderLines::Text(text, lines) => HeaderIter::Text(text, lines.iter()),

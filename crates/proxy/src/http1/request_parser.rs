@@ -1,17 +1,17 @@
-//! Framing: where an HTTP/1 request begins and ends, in the one way two readers cannot differ about.
+//! Request parser: finds where an HTTP/1 request begins and ends, in the only way two parsers cannot differ about.
 //!
-//! What RFC 9112 allows a lenient server to guess at is refused here: two lengths, or a length and chunks; a bare LF for
-//! a line's end; a target cut at `#`; a head without Host. What is read, and how:
+//! Inputs that RFC 9112 lets a lenient server guess at are refused: two lengths, or a length and chunks; a bare LF as a
+//! line end; a target cut at `#`; a head without Host. The accepted inputs:
 //!
-//! - Empty lines before a request are skipped, as RFC 9112 section 2.2 asks; old clients leave them over.
-//! - Pipelined requests are read one after the other, each answered before the next is looked at.
-//! - `Expect: 100-continue` is obeyed; whoever expects anything else is refused.
-//! - `Upgrade` is read as if it were not there: Java's client offers h2c in every first request.
-//! - Trailers are read by the same rules as headers and then dropped: nobody signed them.
-//! - Chunk extensions are refused, since parsers differ about where they end; so is a body that goes on after its end,
-//!   which is taken for the next request and is none.
+//! - Empty lines before a request are skipped, as RFC 9112 section 2.2 asks; old clients send them after a body.
+//! - Pipelined requests are read one after the other, each answered before the next is parsed.
+//! - `Expect: 100-continue` is obeyed; any other expectation is refused.
+//! - `Upgrade` is ignored: Java's client offers h2c in every first request.
+//! - Trailers are read by the same rules as headers and then dropped: they are not signed.
+//! - Chunk extensions are refused, since parsers differ about where they end. Bytes after the end of a body are parsed
+//!   as the next request, and refused if they are none.
 //!
-//! Nothing here does I/O: [`http1`](crate::listener::http1) reads and asks.
+//! This module does no I/O: [`http1`](crate::listener::http1) reads the bytes and calls the parser.
 
 use std::mem;
 
@@ -20,12 +20,12 @@ use memchr::memchr;
 
 use crate::http1::request_head::{FieldSpan, RequestHead};
 
-/// The longest head, as the sum of its names and values; in HTTP/1 also as it is on the wire.
+/// Maximum bytes of a head: the sum of its names and values, in HTTP/1 also its length on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
 /// The most lines a head may have; GatePay's clients send about a dozen.
 pub const HEAD_LINES: usize = 64;
 
-/// What keeps a head, or the body behind it, from having one reading.
+/// Why a head, or the body behind it, is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 #[expect(missing_docs, reason = "`text` says what each is")]
@@ -47,14 +47,14 @@ pub enum FramingError {
     Expect,
 }
 
-/// A head as far as it has come. Each line is looked at once, when it is complete.
+/// Parser of a partly received head. Each line is parsed once, when it is complete.
 ///
-/// It is kept from request to request, and with it the room for its lines.
+/// A connection keeps its parser from request to request, and so reuses the allocation for the lines.
 #[derive(Debug, Default)]
 pub struct RequestParser {
-    /// Where the first line begins that was not looked at.
+    /// Offset of the first line that was not parsed yet.
     at: usize,
-    /// How much of that line was looked at in vain.
+    /// Bytes of that line already searched for a line end.
     seen: usize,
     method: (u16, u16),
     target: (u16, u16),
@@ -63,7 +63,7 @@ pub struct RequestParser {
     length: Option<u64>,
 }
 
-/// What a head was found to say.
+/// Facts found in a head.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -79,32 +79,33 @@ struct HeadFlags {
     keep_alive: bool,
 }
 
-/// What follows a head, as far as it is still to come.
+/// Framing of a request's body, as far as the body is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     /// Chunks.
     Chunks(ChunkPosition),
 }
 
-/// What there is of a body.
+/// Result of one step through a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyEvent {
-    /// A piece of it.
+    /// A piece of the body.
     Piece(Bytes),
-    /// Nothing before more bytes come.
+    /// More bytes must arrive first.
     More,
-    /// It is over.
+    /// The body is over.
     Over,
 }
 
 impl RequestParser {
-    /// Looks on in `bytes`, which are all that came since the request before was over: how long the head is, once it is
-    /// all there.
+    /// Continues parsing `bytes` and returns the length of the head, once the head is complete.
+    ///
+    /// `bytes` are all bytes received since the end of the previous request.
     ///
     /// # Errors
-    /// If it cannot be read in one way only.
+    /// If the head cannot be read in one way only.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, FramingError> {
         loop {
             let rest = &bytes[self.at..];
@@ -112,7 +113,7 @@ impl RequestParser {
                 if bytes.len() > HEAD_LIMIT {
                     return Err(FramingError::TooLarge);
                 }
-                // Not waited for: whoever sends this will not send a head. The last byte may be half of a line's end.
+                // Refused before the line is complete: no head has such bytes. The last byte may begin a line end.
                 let unended = rest.strip_suffix(b"\r").unwrap_or(rest);
                 if !is_plain(&unended[self.seen..]) {
                     return Err(FramingError::Control);
@@ -144,10 +145,10 @@ impl RequestParser {
         }
     }
 
-    /// The head that was read whole, off these bytes.
+    /// The parsed head, over the bytes it was parsed from.
     ///
     /// # Panics
-    /// If they are others.
+    /// If `text` is other bytes than those parsed.
     pub fn head<'a>(&'a self, text: &'a [u8]) -> RequestHead<'a> {
         let part = |(from, to): (u16, u16)| {
             let part = &text[usize::from(from)..usize::from(to)];
@@ -156,7 +157,7 @@ impl RequestParser {
         RequestHead::of_text(part(self.method), part(self.target), text, &self.lines)
     }
 
-    /// What follows it.
+    /// Framing of the body behind the head.
     pub fn rest(&self) -> BodyFraming {
         if self.flags.chunked {
             BodyFraming::Chunks(ChunkPosition::FIRST)
@@ -165,7 +166,7 @@ impl RequestParser {
         }
     }
 
-    /// Whether the caller waits to be told before it sends its body. HTTP/1.0 has no such thing (RFC 9110, 10.1.1).
+    /// Whether the caller waits for `100 Continue` before it sends its body. HTTP/1.0 lacks that (RFC 9110, 10.1.1).
     pub fn is_partial(&self) -> bool {
         self.flags.expect && !self.flags.http10
     }
@@ -175,12 +176,12 @@ impl RequestParser {
         self.flags.http10
     }
 
-    /// Whether the caller would use the connection again (RFC 9112, 9.3).
+    /// Whether the caller keeps the connection open for another request (RFC 9112, 9.3).
     pub fn keeps(&self) -> bool {
         !self.flags.close && (!self.flags.http10 || self.flags.keep_alive)
     }
 
-    /// From the beginning, for the next request.
+    /// Resets the parser for the next request.
     pub fn reset(&mut self) {
         self.at = 0;
         self.seen = 0;
@@ -219,7 +220,7 @@ impl RequestParser {
             value: place(at + value_at, value.len()),
         });
         let flags = &mut self.flags;
-        // Told apart by length first: most lines are none of these.
+        // Compared by length first: most lines have none of these names.
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         match name.len() {
             4 if is("host") => {
@@ -271,7 +272,7 @@ impl RequestParser {
     }
 }
 
-/// Where a part of a head stands. Heads are short enough: they are read up to [`HEAD_LIMIT`].
+/// Span of a part of a head. `u16` suffices, since heads are read up to [`HEAD_LIMIT`].
 fn place(at: usize, length: usize) -> (u16, u16) {
     let short = |place: usize| u16::try_from(place).unwrap_or(u16::MAX);
     (short(at), short(at + length))
@@ -280,12 +281,12 @@ fn place(at: usize, length: usize) -> (u16, u16) {
 const _: () = assert!(HEAD_LIMIT < u16::MAX as usize);
 
 impl BodyFraming {
-    /// Whether nothing is still to come.
+    /// Whether the body is over.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunks(ChunkPosition::End))
     }
 
-    /// How many bytes are still to come at least.
+    /// Minimum number of bytes still to come.
     pub fn at_least(self) -> u64 {
         match self {
             Self::Length(left) => left,
@@ -296,7 +297,7 @@ impl BodyFraming {
     /// Takes the next piece of the body off the front of `came`.
     ///
     /// # Errors
-    /// If the chunks are none.
+    /// If the chunks are malformed.
     pub fn step(&mut self, came: &mut BytesMut) -> Result<BodyEvent, FramingError> {
         match self {
             Self::Length(0) => Ok(BodyEvent::Over),
@@ -311,12 +312,12 @@ impl BodyFraming {
     }
 }
 
-/// The name of a line, its value without the blanks around it, and where that begins.
+/// The name of a line, its value without the blanks around it, and the offset of the value.
 fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(FramingError::Folded);
     }
-    // A colon ends a token, and nothing else may.
+    // Only a colon may end the token.
     let end = line.iter().position(|byte| !TOKEN[usize::from(*byte)]);
     match end.map(|end| line.split_at(end)) {
         Some((name @ [_, ..], [b':', padded @ ..])) => {
@@ -328,7 +329,7 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8], usize), FramingError> {
     }
 }
 
-/// A length in decimal digits, in the one spelling it has.
+/// A length in decimal digits, without leading zeros.
 fn number(text: &[u8]) -> Option<u64> {
     let digits = text.iter().all(u8::is_ascii_digit);
     let one_spelling = matches!(text, [b'0'] | [b'1'..=b'9', ..]);
@@ -339,8 +340,9 @@ fn number(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether there are no control characters but tabs. Sixteen bytes are looked at at once; the last sixteen may have been
-/// before.
+/// Whether `bytes` have no control characters except tabs.
+///
+/// Sixteen bytes are checked at once; the last block may overlap the one before.
 fn is_plain(bytes: &[u8]) -> bool {
     let is_plain = |bytes: &[u8]| {
         let odd = |byte: u8| u8::from((byte < 0x20 && byte != b'\t') || byte == 0x7f);
@@ -364,26 +366,26 @@ fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// Where in a chunked body the next byte stands.
+/// Position of the next byte in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkPosition {
-    /// In a chunk's size, of which so many digits were read.
+    /// In a chunk's size: its value and the number of digits read.
     Size(u32, u8),
-    /// Before the end of the line that says a size.
+    /// Before the LF of the size line.
     SizeLf(u32),
-    /// In a chunk; so many bytes are left.
+    /// In a chunk, with this many bytes left.
     Data(u32),
-    /// Behind a chunk.
+    /// Behind a chunk, before the CR.
     DataCr,
-    /// In the line end behind it.
+    /// Behind a chunk, before the LF.
     DataLf,
-    /// Behind the last chunk, in its trailers or their end; so many bytes of them were read.
+    /// Behind the last chunk, in the trailers or their end, with the number of trailer bytes read.
     Trailer(TrailerPart, u16),
-    /// Behind everything.
+    /// Behind the whole body.
     End,
 }
 
-/// What of a trailer the next byte belongs to.
+/// The part of a trailer that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is that part")]
 pub enum TrailerPart {
@@ -397,7 +399,7 @@ pub enum TrailerPart {
 impl ChunkPosition {
     const FIRST: Self = Self::Size(0, 0);
 
-    /// The next piece of the body, or as far as the bytes go.
+    /// The next piece of the body, as far as the bytes reach.
     fn next(&mut self, came: &mut BytesMut) -> Result<BodyEvent, FramingError> {
         let mut at = 0;
         while *self != Self::End {
@@ -457,11 +459,11 @@ impl ChunkPosition {
     }
 }
 
-/// How many bytes of trailers are read before they are too many. Nothing is done with them.
+/// Maximum bytes of trailers, which are read and dropped.
 const TRAILER_LIMIT: u16 = 4096;
 
 impl FramingError {
-    /// What is wrong, for the caller.
+    /// The error text for the caller.
     pub fn text(self) -> &'static str {
         match self {
             Self::TooLarge => "the head is too large",
@@ -489,12 +491,12 @@ impl FramingError {
     }
 }
 
-/// Whether this may be a request's target: a path, perhaps with a query.
+/// Whether `target` is a valid request target: a path, with an optional query.
 pub(crate) fn is_target(target: &[u8]) -> bool {
     target.first() == Some(&b'/') && target.iter().all(|byte| TARGET[usize::from(*byte)])
 }
 
-/// Whether this may be a host, perhaps with a port. User information is none of it.
+/// Whether `host` is a valid host with an optional port, without user information.
 pub(crate) fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|byte| HOST[usize::from(*byte)])
 }
@@ -506,7 +508,7 @@ const TARGET: [bool; 256] = set(b"!$%&'()*+,-./:;=?@[\\]^_{|}~");
 /// The bytes of a host and a port.
 const HOST: [bool; 256] = set(b"-._~:[]");
 
-/// Letters and digits, and these.
+/// The set of letters, digits and the bytes in `more`.
 const fn set(more: &[u8]) -> [bool; 256] {
     let mut set = [false; 256];
     let mut byte = 0_u8;

@@ -1,7 +1,7 @@
-//! Answer: where GatePay's answer begins and ends. No I/O: bytes in, head and pieces of the body out.
+//! Response parser: where GatePay's answer begins and ends. No I/O: bytes in, head and pieces of the body out.
 //!
-//! The head is taken apart by `httparse`, the parser that hyper has too. What is decided here is where the body ends
-//! (RFC 9112, 6.3), for that decides what a cut answer is, and whether the connection may serve another request.
+//! `httparse`, the parser of hyper, parses the head. This module decides where the body ends (RFC 9112, 6.3): that
+//! decides whether an answer was cut, and whether the connection may serve another request.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -14,96 +14,96 @@ use httparse::{ParserConfig, Status};
 use crate::http1::content_coding::ContentCoding;
 use crate::http1::header_block::HeaderBlock;
 
-/// The largest head an answer may have.
+/// Maximum bytes of a head.
 const HEAD: usize = 64 * 1024;
-/// The most bytes its trailers may have.
+/// Maximum bytes of trailers.
 const TRAILERS: u32 = 64 * 1024;
-/// As many lines as most have; there is room for so many.
+/// Number of header lines parsed on the stack; most answers have no more.
 const LINES: usize = 100;
-/// So many of them are relayed, and of the others what the body is read by: common clients take no head of more than 100
-/// lines, and the proxy adds some.
+/// Number of header lines relayed, besides those that the body is read by: common clients refuse a head of more than
+/// 100 lines, and the proxy adds some.
 const RELAYED_LINES: usize = 80;
-/// The most lines it may have.
+/// Maximum number of header lines.
 const MOST_LINES: usize = 1_000;
-/// How much room there is for lines besides those of GatePay: for what `relay` adds.
+/// Bytes reserved for the header lines that `relay` adds.
 const OUR_LINES: usize = 160;
-/// How long before the server's own time-out an idle connection is given up.
+/// How long before the server's idle timeout an idle connection is closed.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
-/// The longest line that says how long a chunk is, and the longest trailer.
+/// Maximum bytes of a chunk's size line, and of a trailer line.
 const CHUNK_LINE: usize = 4 * 1024;
 
-/// How many names of `Connection` are heeded: each line is compared with all of them. With more the connection serves no
-/// other request.
+/// Maximum number of `Connection` options heeded, since each header line is compared with all of them. With more
+/// options the connection serves no other request.
 const OPTIONS: usize = 16;
 
 /// Why an answer cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
-    /// No status line, or a line that is none.
+    /// A missing or malformed status line, or a malformed header line.
     #[error("its head is not HTTP/1")]
     Head,
-    /// More than anybody's answer has.
+    /// A head beyond the limits on bytes or lines.
     #[error("its head is too large")]
     TooLarge,
-    /// Lengths that contradict each other, or are none.
+    /// Lengths that contradict each other or are malformed.
     #[error("its length cannot be told")]
     Length,
-    /// Chunks that are none.
+    /// Malformed chunks.
     #[error("its chunks are broken")]
     Chunks,
 }
 
-/// How the body of an answer ends, and what of it is still to come.
+/// Framing of an answer's body, as far as the body is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseFraming {
-    /// After so many bytes.
+    /// The body ends after this many bytes.
     Exactly(u64),
-    /// With its last chunk.
+    /// The body ends with its last chunk.
     Chunked(ResponseChunk),
-    /// With the connection: one that was cut looks like a whole one.
+    /// The body ends with the connection: a cut body looks like a whole body.
     UntilClosed,
 }
 
-/// What is expected next of a chunked body.
+/// The next expected part of a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseChunk {
-    /// How long the next one is, in a line of which so many bytes were looked at in vain.
+    /// The size line of the next chunk, with the number of its bytes already searched for a line end.
     Size(u32),
-    /// So many bytes of one.
+    /// Chunk data, with the number of bytes left.
     Data(u64),
-    /// The line end after one.
+    /// The line end after the data of a chunk.
     End,
-    /// Trailers, of which there may be so many bytes, or the empty line that is the end of everything. Of the next line so
-    /// many bytes were looked at in vain.
+    /// Trailers or the empty line that ends the body: the number of bytes still allowed, and the number of bytes of the
+    /// next line already searched for a line end.
     Trailers(u32, u32),
-    /// Nothing.
+    /// The body is complete.
     Over,
 }
 
-/// What there is of a body.
+/// Result of one step through a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ResponseEvent {
-    /// A piece of it.
+    /// A piece of the body.
     Piece(Bytes),
-    /// Nothing before more bytes come.
+    /// More bytes must arrive first.
     More,
-    /// It is over.
+    /// The body is over.
     Over,
 }
 
-/// What an answer's head says to whoever asked.
+/// The part of an answer's head that is relayed or judged.
 #[derive(Debug)]
 pub struct ResponseHead {
     /// The status.
     pub status: StatusCode,
-    /// The lines that may pass.
+    /// The header lines that may be relayed.
     pub fields: HeaderBlock,
-    /// Whether the body is in a content coding.
+    /// The content coding of the body.
     pub coding: ContentCoding,
 }
 
 impl ResponseHead {
-    /// An answer with this body, as hyper and others have it.
+    /// An `http::Response` with this head and `body`.
     pub fn with<B>(&self, body: B) -> Response<B> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -112,24 +112,26 @@ impl ResponseHead {
     }
 }
 
-/// A head, and what follows it.
+/// A parsed head, with the framing of its body and the fate of the connection.
 #[derive(Debug)]
 pub struct ParsedHead {
     /// Status and lines.
     pub parts: ResponseHead,
-    /// The body.
+    /// Framing of the body.
     pub rest: ResponseFraming,
-    /// Whether the connection may serve another request after it.
+    /// Whether the connection may serve another request after this answer.
     pub keeps: bool,
-    /// How long it may idle before the next request, if the server said so.
+    /// How long the connection may idle before the next request, if the server sent a timeout.
     pub idle: Option<Duration>,
 }
 
-/// Takes a head off the front of `came`, if it is all there. `seen` is how much of it was looked at in vain before. Of its
-/// lines those are kept whose names `passes`.
+/// Takes a head off the front of `came`, if the head is complete.
+///
+/// `seen` is the number of bytes already searched for the end of the head. Only the lines whose names `passes` accepts
+/// are kept.
 ///
 /// # Errors
-/// If it is no head, or one whose body has no one end.
+/// If the head is malformed, or leaves the end of the body ambiguous.
 pub fn head(
     came: &mut BytesMut,
     seen: usize,
@@ -156,7 +158,8 @@ pub fn head(
         Err(ResponseError::Head) => read_odd(head, passes)?,
         read => {
             let mut read = read?;
-            // RFC 9112, 2.2, lets a line end in LF alone; the next answer may be worse.
+            // RFC 9112, 2.2, lets a line end in LF alone. Such a connection is not reused: the next answer may be
+            // worse.
             read.keeps &= ends.are_usual;
             read
         }
@@ -164,9 +167,10 @@ pub fn head(
     Ok(Some(read))
 }
 
-/// Reads a head that a client may read though no server should write it (RFC 9112, 4, 5.1 and 5.2): with folded lines,
-/// with blanks before a colon or between the words of the status line, or with more lines than usual. Its connection
-/// serves no other request.
+/// Reads an unusual head that a client may accept though no server should send it (RFC 9112, 4, 5.1 and 5.2).
+///
+/// Such a head has folded lines, blanks before a colon, extra blanks in the status line, or more lines than usual. Its
+/// connection serves no other request.
 #[cold]
 fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<ParsedHead, ResponseError> {
     unfold(&mut head);
@@ -182,8 +186,9 @@ fn read_odd(mut head: BytesMut, passes: fn(&str) -> bool) -> Result<ParsedHead, 
     })
 }
 
-/// Puts blanks in place of each line end that only folds a line. Behind the status line there is nothing to fold: what
-/// begins with a blank there stays, and cannot be read.
+/// Replaces each line end that only folds a line by blanks.
+///
+/// The status line cannot be folded: a blank at the start of the next line stays, and the head is refused.
 fn unfold(head: &mut [u8]) {
     let Some(first) = memchr::memchr(b'\n', head) else {
         return;
@@ -204,7 +209,7 @@ fn unfold(head: &mut [u8]) {
 /// How the lines of a head end.
 struct LineEnds {
     count: usize,
-    /// All in CR LF.
+    /// Whether every line ends in CR LF.
     are_usual: bool,
 }
 
@@ -222,7 +227,7 @@ impl LineEnds {
     }
 }
 
-/// Reads a head that is all there.
+/// Reads a complete head.
 fn read<'a>(
     head: &'a [u8],
     config: &ParserConfig,
@@ -240,7 +245,7 @@ fn read<'a>(
     let mut fields = HeaderBlock::with_capacity(head.len() + OUR_LINES);
     let mut passed = 0;
     for line in parsed.headers.iter().filter(|line| passes(line.name)) {
-        // One that `Connection` names is about this connection only.
+        // A header that `Connection` names concerns this connection only.
         if said.names(line.name) || (passed >= RELAYED_LINES && !is_needed(line.name)) {
             continue;
         }
@@ -265,7 +270,7 @@ fn read<'a>(
     })
 }
 
-/// Whether a caller reads the body, or repeats the call, by this line.
+/// Whether a caller needs this header to read the body or to retry the call.
 fn is_needed(name: &str) -> bool {
     const NEEDED: [&str; 4] = ["content-type", "content-encoding", "date", "retry-after"];
     NEEDED
@@ -273,7 +278,7 @@ fn is_needed(name: &str) -> bool {
         .any(|needed| needed.eq_ignore_ascii_case(name))
 }
 
-/// Where the empty line ends.
+/// The end of the empty line behind the head.
 fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(2);
     memchr::memchr_iter(b'\n', &came[from..]).find_map(|at| {
@@ -286,14 +291,14 @@ fn end_of_head(came: &[u8], seen: usize) -> Option<usize> {
     })
 }
 
-/// What a head says about where its answer ends and what becomes of the connection.
+/// The headers of an answer that decide the end of its body and the reuse of its connection.
 struct FramingHeaders<'a> {
     length: Option<u64>,
     /// The transfer coding.
     coding: Option<&'a [u8]>,
-    /// What `Connection` names: mostly there is none, or one that names nothing.
+    /// The options of `Connection`; most answers have none.
     options: ArrayVec<&'a [u8], OPTIONS>,
-    /// `Connection` names more than is heeded.
+    /// Whether `Connection` names more than `OPTIONS` options.
     is_crowded: bool,
     keep_alive: Option<&'a [u8]>,
     content: ContentCoding,
@@ -322,7 +327,7 @@ impl<'a> FramingHeaders<'a> {
                 }
             } else if is("transfer-encoding") {
                 let coding = line.value.trim_ascii();
-                // We ask for none, and take chunks off and nothing else: more codings than one cannot be undone.
+                // The proxy requests no transfer coding and decodes chunks only: several codings cannot be decoded.
                 if coding.contains(&b',') || said.coding.replace(coding).is_some() {
                     return Err(ResponseError::Length);
                 }
@@ -340,13 +345,13 @@ impl<'a> FramingHeaders<'a> {
             }
         }
         if said.coding.is_some() && said.length.is_some() {
-            // Chunks would count (RFC 9112, 6.3), but who writes both has been seen to mean the other.
+            // Chunks would count (RFC 9112, 6.3), but servers that send both have been seen to mean the length.
             return Err(ResponseError::Length);
         }
         Ok(said)
     }
 
-    /// Whether a `Connection` names this.
+    /// Whether `Connection` names this option.
     fn names(&self, name: &str) -> bool {
         self.options
             .iter()
@@ -362,12 +367,12 @@ impl<'a> FramingHeaders<'a> {
         asked && !self.is_crowded
     }
 
-    /// How the body ends, and whether that was said in one way only.
+    /// Framing of the body, and whether the head states it unambiguously.
     fn rest(&self, code: u16, is_new: bool) -> (ResponseFraming, bool) {
         match (self.coding, self.length) {
             _ if matches!(code, 100..=199 | 204 | 304) => (ResponseFraming::Exactly(0), true),
             (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => {
-                // HTTP/1.0 knows of no chunks (RFC 9112, 6.1).
+                // HTTP/1.0 has no chunks (RFC 9112, 6.1).
                 (ResponseFraming::Chunked(ResponseChunk::Size(0)), is_new)
             }
             (Some(_), _) | (None, None) => (ResponseFraming::UntilClosed, true),
@@ -376,9 +381,10 @@ impl<'a> FramingHeaders<'a> {
     }
 }
 
-/// How long a connection may idle by `Keep-Alive: timeout=5, max=100` (RFC 2068, 19.7.1.1). The server closes at that
-/// time, so a margin is left for the next request to arrive: a second, or half if it is shorter. After `max=0` nothing
-/// may follow.
+/// How long a connection may idle by `Keep-Alive: timeout=5, max=100` (RFC 2068, 19.7.1.1).
+///
+/// The server closes the connection at its timeout, so a margin is left for the next request to arrive: a second, or
+/// half of the timeout if that is shorter. After `max=0` no request may follow.
 fn idle(value: &[u8]) -> Option<Duration> {
     let parameter = |name: &str| {
         let named = value
@@ -397,7 +403,7 @@ fn idle(value: &[u8]) -> Option<Duration> {
     Some(timeout.saturating_sub(margin))
 }
 
-/// Digits and nothing else: no sign, no list.
+/// A length of digits only: no sign, no list.
 fn length(value: &[u8]) -> Option<u64> {
     let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let digits = str::from_utf8(value).ok().filter(|_| is_number)?;
@@ -405,7 +411,7 @@ fn length(value: &[u8]) -> Option<u64> {
 }
 
 impl ResponseFraming {
-    /// Whether an answer that was cut shows that it was.
+    /// Whether a cut answer can be told from a whole answer.
     pub fn shows_its_end(self) -> bool {
         self != Self::UntilClosed
     }
@@ -421,7 +427,7 @@ impl ResponseFraming {
     /// Takes the next piece of the body off the front of `came`.
     ///
     /// # Errors
-    /// If the chunks are broken.
+    /// If the chunks are malformed.
     pub fn step(&mut self, came: &mut BytesMut) -> Result<ResponseEvent, ResponseError> {
         match self {
             Self::Exactly(0) => Ok(ResponseEvent::Over),
@@ -433,7 +439,7 @@ impl ResponseFraming {
     }
 }
 
-/// What there is of so many bytes.
+/// Takes the received bytes of a body or chunk with `left` bytes left.
 fn take(came: &mut BytesMut, left: &mut u64) -> ResponseEvent {
     if came.is_empty() {
         return ResponseEvent::More;
@@ -447,7 +453,7 @@ impl ResponseChunk {
     fn step(&mut self, came: &mut BytesMut) -> Result<ResponseEvent, ResponseError> {
         loop {
             match self {
-                // The parser takes no digits at all for a zero, and that would be the end.
+                // `httparse` reads a size without digits as zero, which would end the body.
                 Self::Size(_) if came.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
                     return Err(ResponseError::Chunks);
                 }
@@ -476,7 +482,7 @@ impl ResponseChunk {
                     Some(_) => return Err(ResponseError::Chunks),
                     None => return Ok(ResponseEvent::More),
                 },
-                // Trailers are read and dropped: nothing in the protocol uses them.
+                // Trailers are read and dropped: the protocol does not use them.
                 Self::Trailers(left, seen) => {
                     let Some(end) = line(came, seen)? else {
                         return Ok(ResponseEvent::More);
@@ -494,7 +500,7 @@ impl ResponseChunk {
     }
 }
 
-/// Where a line ends, if it is there; `seen` is how much of it was looked at in vain.
+/// The end of a line, if the line is complete; `seen` is the number of bytes already searched for the line end.
 fn line(came: &[u8], seen: &mut u32) -> Result<Option<usize>, ResponseError> {
     let from = *seen as usize;
     if let Some(end) = memchr::memchr(b'\n', &came[from..]) {
@@ -535,7 +541,7 @@ mod tests {
     use http::HeaderName;
     use proptest::prelude::*;
 
-    /// The head and the body of an answer that comes in these pieces and then closes.
+    /// The head and the body of an answer that arrives in these pieces before the connection closes.
     fn read(pieces: &[&[u8]]) -> Result<(ParsedHead, Vec<u8>, bool), ResponseError> {
         let (mut came, mut seen, mut found, mut body) = (BytesMut::new(), 0, None, Vec::new());
         let mut over = false;
@@ -664,7 +670,7 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx",
                 ResponseError::Chunks,
             ),
-            // No length is not the length nought.
+            // A missing chunk size is not the size zero.
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\r\n\r\n",
                 ResponseError::Chunks,

@@ -1,4 +1,5 @@
-//! One request and its answer on a connection of its own, as a tenant sends it: what `call` is made of.
+//! Client: one request and its answer on a connection of its own, as a tenant sends it. Used by the commands `call`,
+//! `check` and `demo`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub async fn send(
     request: Request<Bytes>,
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
-    // A pool counts; nobody asks what.
+    // A pool needs meters; these are never scraped.
     let meters = UpstreamMeters::unscraped();
     let limits = PoolLimits {
         connections: 1,
@@ -99,7 +100,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    /// Sends to a server that reads one request and then says this much.
+    /// Sends a request to a server that reads it and then writes `answer`.
     async fn sent_to(
         answer: &'static [u8],
         timeout: Duration,
@@ -111,7 +112,7 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await;
             stream.write_all(answer).await.unwrap();
             if answer.is_empty() {
-                // Says nothing, and stays.
+                // Sends no byte and keeps the connection open.
                 std::future::pending::<()>().await;
             }
         };

@@ -1,12 +1,12 @@
-//! Guardian of the clock: how far this machine's clock is from GatePay's, and whether it moves as time does.
+//! Clock offset: measures how far this machine's clock is from GatePay's, and whether the clock steps or stands still.
 //!
-//! GatePay refuses what is stamped more than ten seconds off (protocol.md 1.4), and nothing is paid then. So the offset
-//! is learnt from the `Date` of its answers, long before it matters. With `clock = "follow"` outbound stamps are GatePay's
-//! own time; tenants are judged by this machine's clock all the same.
+//! GatePay refuses a request whose stamp is more than ten seconds off (protocol.md 1.4), and no payment succeeds then.
+//! So the offset is learned from the `Date` of GatePay's answers, long before it matters. With `clock = "follow"`
+//! outbound stamps are GatePay's own time; tenants' stamps are still judged by this machine's clock.
 //!
-//! `Date` has whole seconds. An answer dated `d` was written at some moment in `[d, d + 1 s)` of GatePay's time, and between
-//! sending and receiving of ours: that bounds the offset from both sides, and several answers bound it closely. One odd
-//! answer is outvoted.
+//! `Date` has whole seconds. An answer dated `d` was written at some moment in `[d, d + 1 s)` of GatePay's time, and
+//! between sending and receiving of this machine's time: that bounds the offset from both sides, and several answers
+//! bound it closely. A single deviating answer is outvoted.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -20,29 +20,29 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use crate::process::clock::{self, Clock};
 use crate::upstream::meters::{ClockFault, ClockMeters};
 
-/// How many answers are remembered.
+/// Maximum number of remembered samples.
 const REMEMBERED: usize = 16;
-/// How many have to agree before they are followed.
+/// Number of samples that must agree before stamps follow them.
 const ENOUGH: usize = 2;
-/// How long an answer says something: quartz drifts by milliseconds meanwhile.
+/// Maximum age of a sample: a quartz clock drifts by milliseconds in that time.
 const SAYS: Duration = Duration::from_mins(10);
-/// How often what is wrong is said again.
+/// Interval at which a persisting offset is logged again.
 const AGAIN: Duration = Duration::from_mins(1);
-/// How far the machine's clock may move besides the time that passed, between two looks, without being noticed.
+/// The smallest difference between the clock's movement and the elapsed time that counts as a fault, in milliseconds.
 const STEP_MS: i64 = 500;
 /// No offset is known.
 const UNKNOWN: i64 = i64::MIN;
 
-/// Shared by all workers. While nothing is to be learnt it costs an attempt one atomic operation.
+/// GatePay's clock as measured, shared by all workers. Without a wanted sample an attempt costs one atomic operation.
 pub struct UpstreamClock {
     clock: Clock,
     follow: bool,
-    /// How far tenants may be ahead.
+    /// How far tenants' stamps may be ahead, in milliseconds.
     future_ms: i64,
-    /// The next answer is to be looked at.
+    /// Whether the next answer is to be sampled.
     wanted: AtomicBool,
-    /// GatePay's time less the time since our start, in milliseconds, if it is known well enough to be followed. Such an
-    /// offset holds whatever becomes of the machine's clock.
+    /// GatePay's time less the time since the process start, in milliseconds, if known well enough to be followed. This
+    /// offset stays valid when the machine's clock steps.
     origin: AtomicI64,
     heard: Mutex<ClockSamples>,
     meters: ClockMeters,
@@ -52,14 +52,14 @@ pub struct UpstreamClock {
 struct ClockSamples {
     samples: VecDeque<ClockSample>,
     state: ClockHealth,
-    /// When something was said last.
+    /// When the offset was logged last.
     said: Duration,
-    /// The machine's clock and the time since our start, at the last look.
+    /// The machine's clock and the time since the process start, at the last check.
     looked: Option<(u64, Duration)>,
     frozen: bool,
 }
 
-/// What one answer says: GatePay's time less the time since our start lies between these, in milliseconds.
+/// Bounds from one answer on GatePay's time less the time since the process start, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct ClockSample {
     at: Duration,
@@ -67,19 +67,19 @@ struct ClockSample {
     most: i64,
 }
 
-/// How well the clock is.
+/// State of the machine's clock beside GatePay's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum ClockHealth {
     #[default]
     Well,
-    /// Beyond half of what GatePay tolerates.
+    /// Beyond half of the difference that GatePay tolerates.
     Off,
-    /// So far off that something is refused.
+    /// So far off that requests are refused.
     Beyond,
 }
 
 impl UpstreamClock {
-    /// Knowing nothing yet.
+    /// A measurement without samples.
     pub fn new(clock: Clock, follow: bool, window: StampWindow, meters: ClockMeters) -> Self {
         Self {
             clock,
@@ -92,7 +92,7 @@ impl UpstreamClock {
         }
     }
 
-    /// A stamp for one attempt: this moment by the clock that is to be believed, and a nonce that was never used.
+    /// A stamp for one attempt: this moment by GatePay's clock if it is followed and known, and a fresh nonce.
     pub fn stamp(&self) -> FreshStamp {
         if self.follow
             && let origin = self.origin.load(Ordering::Relaxed)
@@ -104,13 +104,13 @@ impl UpstreamClock {
         self.clock.stamp()
     }
 
-    /// When an attempt is sent, if its answer is to be looked at.
+    /// The send time of an attempt, if its answer is to be sampled.
     pub fn sample_wanted(&self) -> Option<Duration> {
         (self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed))
             .then(|| self.clock.elapsed())
     }
 
-    /// An answer has come to what was sent then.
+    /// Takes a sample from the `Date` of an answer to a request sent at `sent`.
     pub fn observe(&self, sent: Duration, date: Option<&[u8]>) {
         let now = self.clock.elapsed();
         let date = date.and_then(|date| str::from_utf8(date).ok());
@@ -133,22 +133,22 @@ impl UpstreamClock {
         }
     }
 
-    /// GatePay refused a stamp of ours: the next answer is worth a look, whenever the last was.
+    /// Records that GatePay refused a stamp of the proxy's: the next answer is sampled.
     pub fn is_refused(&self) {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether stamps follow GatePay's clock and too little is known of it.
+    /// Whether stamps should follow GatePay's clock while it is still unknown.
     pub fn is_unknown(&self) -> bool {
         self.follow && self.origin.load(Ordering::Relaxed) == UNKNOWN
     }
 
-    /// How far GatePay's clock is ahead of this machine's, in milliseconds, if anything is known.
+    /// How far GatePay's clock is ahead of this machine's, in milliseconds, if it is known.
     pub fn offset_ms(&self) -> Option<i64> {
         offset(&self.clock, &self.heard().samples).map(|(offset, _)| offset)
     }
 
-    /// Every second: forgets what is old, and looks at how the machine's clock moves.
+    /// Drops old samples and checks how the machine's clock moves; called every second.
     pub fn look(&self) {
         let before = self.clock.elapsed();
         let wall = self.clock.unix_ms();
@@ -157,7 +157,7 @@ impl UpstreamClock {
         heard
             .samples
             .retain(|sample| now.saturating_sub(sample.at) < SAYS);
-        // A thread that was held up between two readings knows nothing of the clock.
+        // A delay of the thread between the readings would look like a fault of the clock.
         if now.saturating_sub(before) < Duration::from_millis(50) {
             let fault = heard
                 .looked
@@ -191,7 +191,7 @@ impl UpstreamClock {
         }
     }
 
-    /// What is known now: for stamps, for the metric, and for whoever has to mend the clock.
+    /// Updates the followed offset, the metrics and the log from the current samples.
     fn judge(&self, heard: &mut ClockSamples, now: Duration) {
         let Some((offset_ms, agreeing)) = offset(&self.clock, &heard.samples) else {
             self.origin.store(UNKNOWN, Ordering::Relaxed);
@@ -260,8 +260,8 @@ impl UpstreamClock {
     }
 }
 
-/// How far GatePay is ahead of the machine's clock, and how many answers agree on it. Where they allow that there is no
-/// offset, there is none.
+/// How far GatePay is ahead of the machine's clock, and how many samples agree on it. The offset is zero if the bounds
+/// include zero.
 fn offset(clock: &Clock, samples: &VecDeque<ClockSample>) -> Option<(i64, usize)> {
     let (least, most, agreeing) = agreed(samples)?;
     let wall = i64::try_from(clock.unix_ms()).unwrap_or(i64::MAX);
@@ -275,7 +275,7 @@ fn offset(clock: &Clock, samples: &VecDeque<ClockSample>) -> Option<(i64, usize)
     Some((offset, agreeing))
 }
 
-/// The bounds on which most answers agree, if more than half of them do (Marzullo's algorithm).
+/// The bounds on which most samples agree, if more than half of them do (Marzullo's algorithm).
 fn agreed(samples: &VecDeque<ClockSample>) -> Option<(i64, i64, usize)> {
     let agreeing = |at: i64| {
         let with = samples
@@ -283,7 +283,7 @@ fn agreed(samples: &VecDeque<ClockSample>) -> Option<(i64, i64, usize)> {
             .filter(move |sample| (sample.least..=sample.most).contains(&at));
         with.clone().count()
     };
-    // Where most bounds overlap, one of them begins. Of several such places the latest heard counts.
+    // The largest overlap begins at the lower bound of a sample. Of several such bounds the latest sample's counts.
     let begin = samples.iter().rev().map(|sample| sample.least);
     let (begin, count) = begin
         .map(|at| (at, agreeing(at)))
@@ -335,7 +335,7 @@ mod tests {
         UpstreamClock::new(clock.clone(), follow, window, meters)
     }
 
-    /// An answer of a GatePay that is so far ahead, after `took`.
+    /// Samples an answer of a GatePay that is `ahead_ms` ahead, received after `took`.
     fn hear(guardian: &UpstreamClock, clock: &Clock, ahead_ms: i64, took: Duration) {
         let sent = clock.elapsed();
         let gatepays = i64::try_from(clock.unix_ms()).unwrap() + ahead_ms;
@@ -352,7 +352,7 @@ mod tests {
     }
 
     proptest! {
-        /// The law: answers that are right bound the offset, and it is found to half a second at once, closely in the end.
+        /// Property: correct answers bound the offset. The first finds it to half a second, and later ones closely.
         #[test]
         fn the_offset_is_found(
             ahead_ms in -40_000_i64..40_000,

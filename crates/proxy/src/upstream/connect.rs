@@ -1,6 +1,6 @@
-//! Egress: the way from here to GatePay, one connection at a time: name, address, an egress proxy if there is one, TLS.
+//! Connect: opens one connection to GatePay: DNS name, address, the egress proxy if configured, TLS.
 //!
-//! Whatever fails here, nothing of a request was sent.
+//! A failure here means that no byte of a request was sent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,32 +22,32 @@ use crate::upstream::meters::UpstreamMeters;
 /// The largest head an egress proxy's answer may have.
 const MAX_TUNNEL_HEAD: usize = 8 * 1024;
 
-/// Where GatePay is and how to get there.
+/// Opens connections to one GatePay URL, directly or through an egress proxy.
 pub struct UpstreamConnector {
     url: UpstreamUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     egress: Option<Egress>,
-    /// How long connecting may take, all of it together.
+    /// Timeout of connecting, from name resolution to TLS.
     limit: Duration,
     silent: SilentAddresses,
 }
 
-/// Why no connection could be had. Nothing of a request was sent.
+/// Why no connection was opened. No byte of a request was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Name, route or port.
+    /// Name resolution or TCP connect failed.
     #[error("connect: {0}")]
     Connect(io::Error),
-    /// The egress proxy refused the tunnel, or did not answer as one does.
+    /// The egress proxy refused the tunnel or gave no valid answer.
     #[error("egress proxy: {0}")]
     Tunnel(TunnelError),
-    /// The handshake, the certificate among it.
+    /// The TLS handshake failed, certificate check included.
     #[error("tls: {0}")]
     Tls(io::Error),
-    /// It took too long.
+    /// The timeout passed.
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// There are as many as there may be, and all of them were in use for so long.
+    /// All connection slots were in use until the deadline.
     #[error("all {0} connections of this worker were in use")]
     NoPlace(usize),
 }
@@ -58,16 +58,16 @@ pub enum TunnelError {
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It said no.
+    /// The egress proxy answered with another status than 2xx.
     #[error("answered {0}")]
     Refused(u16),
-    /// It answered something else than HTTP, or more than an answer.
+    /// The answer was not HTTP, or more bytes followed it.
     #[error("gave no answer that can be read")]
     Unreadable,
 }
 
 impl UpstreamConnector {
-    /// GatePay at `url`, with `tls` if the URL says so; connecting may take as long as `limit`.
+    /// A connector to GatePay at `url`, over TLS if `tls` is given; `limit` is the timeout of connecting.
     pub fn new(
         url: UpstreamUrl,
         tls: Option<Arc<rustls::ClientConfig>>,
@@ -89,7 +89,7 @@ impl UpstreamConnector {
         })
     }
 
-    /// The same by way of an egress proxy.
+    /// The same connector through an egress proxy.
     #[must_use]
     pub fn by_way_of(self, egress: Egress) -> Self {
         Self {
@@ -179,7 +179,7 @@ fn no_address() -> ConnectError {
     ConnectError::Connect(error)
 }
 
-/// Asks an egress proxy for a tunnel to GatePay (RFC 9110, 9.3.6). Nothing of GatePay's passes before it says yes.
+/// Asks an egress proxy for a tunnel to GatePay (RFC 9110, 9.3.6). No byte for GatePay is sent before a 2xx answer.
 async fn tunnel(
     tcp: &mut TcpStream,
     to: &UpstreamUrl,
@@ -192,7 +192,7 @@ async fn tunnel(
     };
     let mut head = zeroize::Zeroizing::new(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n"));
     if let Some(authorization) = authorization {
-        // Reserved at once: a text that grows leaves copies behind.
+        // Reserved at once: a growing string would leave copies of the secret in memory.
         head.reserve(authorization.header().len() + 32);
         head.push_str("Proxy-Authorization: ");
         head.push_str(authorization.header());
@@ -205,7 +205,7 @@ async fn tunnel(
         if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
             let status = status(&answer).ok_or(TunnelError::Unreadable)?;
             return match status {
-                // GatePay does not speak first: what stands here now is not its.
+                // GatePay never sends first: bytes behind this head are not from GatePay.
                 200..=299 if end + 4 == answer.len() => Ok(()),
                 200..=299 => Err(TunnelError::Unreadable),
                 status => Err(TunnelError::Refused(status)),

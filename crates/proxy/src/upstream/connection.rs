@@ -1,9 +1,9 @@
-//! Wire: a connection to GatePay that asks one thing at a time and knows how many bytes the kernel took, so that "nothing
-//! was sent" is a fact.
+//! Upstream connection: sends one request at a time and counts the bytes that the kernel took, so that "nothing was
+//! sent" is a fact.
 //!
-//! Ours and not hyper's client, because that one has a task of its own to every connection: what was written is then
-//! known only by asking another task, and every request wakes it twice. Here whoever asks also writes and reads, and a
-//! connection that is dropped writes nothing more.
+//! hyper's client is not used here, because it runs a task of its own for every connection: the number of written bytes
+//! is then known to that other task only, and every request wakes that task twice. Here the task of the request also
+//! writes and reads, and a connection that is dropped writes nothing more.
 
 use std::future::{self, poll_fn};
 use std::io;
@@ -25,9 +25,9 @@ use crate::http1::response_parser::{
 };
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 
-/// How much is read at once: an answer has a few hundred bytes.
+/// Bytes read at once: an answer has a few hundred bytes.
 const READ: usize = 4 * 1024;
-/// How much is read at once of an answer that is longer.
+/// Bytes read at once of a longer answer.
 const READ_MORE: usize = 16 * 1024;
 /// Bodies up to this length are written together with their head.
 const TOGETHER: usize = 8 * 1024;
@@ -37,34 +37,34 @@ pub struct UpstreamConnection {
     stream: UpstreamStream,
     /// The request's head, and a short body, until they are written.
     out: Vec<u8>,
-    /// What came and was not taken yet.
+    /// Received bytes that were not taken yet.
     received: BytesMut,
-    /// What is still to come of the answer.
+    /// The part of the answer's body still to come.
     rest: ResponseFraming,
     /// Whether the connection may serve another request after this answer.
     keeps: bool,
-    /// How long the server lets it idle, by its latest word.
+    /// The server's idle timeout, from its latest `Keep-Alive` header.
     idle: Option<Duration>,
-    /// One timer for all requests: it is moved, not made anew.
+    /// One timer for all requests: each request resets this timer.
     deadline_timer: Pin<Box<Sleep>>,
     _open: OpenGauge,
 }
 
-/// What the bytes go through.
+/// The transport of the connection.
 pub enum UpstreamStream {
-    /// As they are.
+    /// Plain TCP.
     Plain(CountedTcp),
-    /// Encrypted.
+    /// TLS over TCP.
     Tls(Box<TlsStream<CountedTcp>>),
 }
 
-/// What makes the attempts of a call.
+/// Makes the attempts of a call.
 pub trait MakeAttempt {
-    /// Makes one, signed at this moment: puts its head into the buffer it is given and returns the body.
+    /// Makes one attempt, signed at this moment: appends its head to `head` and returns its body.
     fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send;
 }
 
-/// What needs no turn of others in between.
+/// An attempt that is made without awaiting.
 impl<F: FnMut(&mut Vec<u8>) -> Bytes> MakeAttempt for F {
     fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send {
         future::ready(self(head))
@@ -77,31 +77,31 @@ pub enum ExchangeError {
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It ended before the answer did.
+    /// The peer closed the connection before the answer was complete.
     #[error("the connection was closed before the answer was over")]
     Closed,
-    /// The answer is none.
+    /// The answer is not valid HTTP/1.
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] ResponseError),
-    /// It stood there before anything was asked.
+    /// The answer arrived before any byte of the request was written.
     #[error("an answer that nobody asked for")]
     Unasked,
-    /// It took too long.
+    /// The deadline passed.
     #[error("deadline passed")]
     Late,
 }
 
-/// How sure it has to be that a kept connection is alive.
+/// How a kept connection is checked for being alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// The kernel is asked: for what must not be sent in vain. Costs a system call and no round trip.
+    /// By asking the kernel: for a write or money call. Costs a system call and no round trip.
     Now,
-    /// As of the last time the reactor looked, which was before this task ran: for what may be sent again.
+    /// By the reactor's last poll, which was before this task ran: for a call that may be retried.
     Lately,
 }
 
 impl UpstreamConnection {
-    /// Nothing asked yet.
+    /// A connection over `stream` before its first request.
     pub fn new(stream: UpstreamStream, open: IntGauge) -> Self {
         open.inc();
         Self {
@@ -116,16 +116,17 @@ impl UpstreamConnection {
         }
     }
 
-    /// How many bytes the kernel took so far, ever.
+    /// Bytes the kernel took since the connection was opened.
     pub fn written(&self) -> u64 {
         self.stream.metered().written
     }
 
-    /// Asks what `attempt` makes. Ends with the head of the answer, of
-    /// which the lines are there whose names `passes`; its body comes by [`poll_piece`](Self::poll_piece).
+    /// Sends the request that `attempt` makes and returns the head of the answer.
+    ///
+    /// The head has only the lines whose names `passes` accepts. The body comes by [`poll_piece`](Self::poll_piece).
     ///
     /// # Errors
-    /// If there is no answer that can be read, by `deadline`. The connection is good for nothing then.
+    /// If no readable answer came by `deadline`. The connection serves no further request then.
     pub async fn ask(
         &mut self,
         attempt: &mut impl MakeAttempt,
@@ -147,7 +148,7 @@ impl UpstreamConnection {
             since_yield: SinceYield::default(),
             is_over: false,
         };
-        // How much of what came was looked at for a head.
+        // Received bytes already searched for the end of a head.
         let mut seen = 0;
         let mut refused = None;
         poll_fn(|cx| {
@@ -161,7 +162,7 @@ impl UpstreamConnection {
                             sending.is_over = true;
                             buffer_pool::give(std::mem::take(&mut self.out));
                         }
-                        // Who reads no more of it may have said why.
+                        // A server that stops reading may have sent its reason.
                         Err(error) if self.written() > before => refused = Some(error),
                         Err(error) => return Poll::Ready(Err(error.into())),
                     }
@@ -175,7 +176,7 @@ impl UpstreamConnection {
                         continue;
                     }
                     self.rest = head.rest;
-                    // Who answers before it was asked, or has not heard all of it, is not asked again.
+                    // An answer that came before the whole request was written ends the reuse of its connection.
                     self.keeps = head.keeps && sending.is_over;
                     self.idle = head.idle.or(self.idle);
                     return Poll::Ready(Ok(head.parts));
@@ -200,10 +201,10 @@ impl UpstreamConnection {
         .await
     }
 
-    /// The next piece of the answer's body, by the deadline of the request; nothing after the last.
+    /// The next piece of the answer's body, by the deadline of the request; `None` after the last.
     ///
     /// # Errors
-    /// If the answer is cut or broken, or late.
+    /// If the answer is cut short, malformed or late.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, ExchangeError> {
         poll_fn(|cx| match self.poll_piece(cx) {
             Poll::Pending => {
@@ -215,7 +216,7 @@ impl UpstreamConnection {
         .await
     }
 
-    /// The same, for as long as it takes.
+    /// The next piece of the answer's body, without a deadline.
     pub fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -237,26 +238,26 @@ impl UpstreamConnection {
         }
     }
 
-    /// What is still to come of the answer.
+    /// The part of the answer's body still to come.
     pub fn rest(&self) -> ResponseFraming {
         self.rest
     }
 
-    /// How long the server lets it idle, if it said so, less a margin.
+    /// The server's idle timeout less a margin, if the server sent a timeout.
     pub fn idle(&self) -> Option<Duration> {
         self.idle
     }
 
-    /// Whether the answer is over and another request may follow. What stands behind an answer belongs to nobody.
+    /// Whether the answer is over and another request may follow. Bytes after the answer forbid reuse.
     pub fn is_free(&mut self) -> bool {
         let is_over = matches!(self.rest.step(&mut self.received), Ok(ResponseEvent::Over));
         self.keeps && is_over && self.received.is_empty()
     }
 
-    /// Whether the peer has neither closed nor said anything unasked.
+    /// Whether the peer has neither closed the connection nor sent unrequested bytes.
     pub fn is_quiet(&mut self, surely: Liveness) -> bool {
-        // Over TLS what came may be no answer but a ticket, and what was said may be off the socket already: only reading
-        // tells. It costs no system call while the reactor knows of nothing.
+        // Over TLS, received bytes may be a session ticket, and received data may have left the socket already: only a
+        // read tells. The read costs no system call while the reactor has seen no readiness.
         if let UpstreamStream::Tls(tls) = &mut self.stream {
             let mut byte = [0];
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -270,7 +271,7 @@ impl UpstreamConnection {
 
     /// Whether the deadline passed.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A timer tells nothing to a task that has used up its turn, as one has that always finds something to read.
+        // A timer never fires for a task without budget, and a task that always finds bytes to read uses up its budget.
         if !has_budget_remaining() && self.deadline_timer.deadline() <= Instant::now() {
             return Poll::Ready(());
         }
@@ -287,9 +288,9 @@ impl UpstreamConnection {
     }
 }
 
-/// A request on its way out.
+/// A request being written.
 struct RequestWriter {
-    /// How many bytes of head and body are written.
+    /// Bytes of head and body written so far.
     done: usize,
     /// The body, if it is not written together with its head.
     body: Bytes,
@@ -329,7 +330,7 @@ impl RequestWriter {
     }
 }
 
-/// One in a gauge, for as long as the socket is open.
+/// Counts one open socket in a gauge until dropped.
 struct OpenGauge(IntGauge);
 
 impl Drop for OpenGauge {
@@ -346,7 +347,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether nothing can be read, not even the end.
+    /// Whether the socket has neither data nor an end of stream to read.
     fn is_silent(&self, surely: Liveness) -> bool {
         let tcp = &self.metered().tcp;
         let look = || {
@@ -361,15 +362,15 @@ impl UpstreamStream {
     }
 }
 
-/// A TCP stream that counts what it writes.
+/// A TCP stream that counts the bytes it writes.
 pub struct CountedTcp {
     tcp: TcpStream,
-    /// Bytes the kernel took, ever.
+    /// Bytes the kernel took since the stream was opened.
     written: u64,
 }
 
 impl CountedTcp {
-    /// Counts from here on.
+    /// Counts the bytes written from now on.
     pub fn new(tcp: TcpStream) -> Self {
         Self { tcp, written: 0 }
     }
@@ -472,10 +473,10 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::yield_now;
 
-    /// More than the kernel takes for somebody who does not read.
+    /// More bytes than the kernel buffers for a peer that does not read.
     const FLOOD: usize = 64 << 20;
 
-    /// A wire, and what stands at its other end.
+    /// An upstream connection, and the stream at its other end.
     async fn pair() -> (UpstreamConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -522,7 +523,7 @@ mod tests {
         Ok(whole)
     }
 
-    /// Until the kernel has something for us, and the reactor knows of it.
+    /// Waits until the kernel has bytes for this connection and the reactor has seen them.
     async fn until_heard(wire: &UpstreamConnection) {
         while wire.stream.is_silent(Liveness::Now) || wire.stream.is_silent(Liveness::Lately) {
             yield_now().await;
@@ -601,7 +602,7 @@ mod tests {
     async fn an_answer_from_before_the_request_is_not_its_answer() {
         let (mut wire, mut peer) = pair().await;
         let mut flood = request(FLOOD);
-        // Long enough for the kernel to be full by then.
+        // Long enough for the kernel's buffers to be full by then.
         let late = wire.ask(&mut flood, |_| true, after(2_000)).await;
         assert!(matches!(late, Err(ExchangeError::Late)), "it does not read");
         let before = wire.written();
@@ -708,13 +709,13 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(body(&mut wire).await.unwrap(), b"{}");
-            // As a ticket is: something of TLS itself, when nobody asks.
+            // Like a session ticket: a TLS message without a request.
             peer.get_mut().1.refresh_traffic_keys().unwrap();
             peer.flush().await.unwrap();
             until_heard(&wire).await;
             assert!(wire.is_free() && wire.is_quiet(Liveness::Now));
         }
-        // All of it leaves the socket at once, and the buffer is full with the first.
+        // The read takes all bytes off the socket at once, and the first byte fills the buffer.
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 4055\r\n\r\n";
         let first = format!("{head}{}", "x".repeat(4_055));
         assert_eq!(first.len(), READ);

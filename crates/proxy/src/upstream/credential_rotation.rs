@@ -1,8 +1,9 @@
-//! Signer: which of the institution's credentials signs, and how another takes its place.
+//! Credential rotation: which of the institution's credentials signs, and how another credential replaces it.
 //!
-//! One that begins takes over once a harmless read that it signed succeeded, and not before: until then the one that
-//! signed goes on, and it is tried again. By itself this goes forward only, to one that began later; back, or to one
-//! without a date, it goes on command, after the same read.
+//! A credential whose time begins takes over only after a harmless read signed with it has succeeded. Until then the
+//! previous credential signs, and the new credential is tried again. Automatic rotation goes forward only, to a
+//! credential that began later. A switch back, or to a credential without a date, happens on an operator's command,
+//! after the same read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,12 +19,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::process::clock::Clock;
 use crate::upstream::meters::SignerMeters;
 
-/// How often it is looked whether another credential has begun.
+/// Interval at which the start of another credential is checked.
 const EVERY: Duration = Duration::from_millis(250);
-/// How long one that failed is left alone.
+/// Delay before a failed credential is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Which credential signs.
+/// The institution's signing credential and its replacement.
 pub struct CredentialRotation {
     clock: Clock,
     current: ArcSwapOption<ActiveCredential>,
@@ -38,11 +39,11 @@ pub struct CredentialRotation {
 pub struct ActiveCredential {
     institution: Arc<Institution>,
     place: usize,
-    /// Only what began later takes its place by itself.
+    /// Start time, in milliseconds: only a credential that began later replaces this one automatically.
     since: u64,
 }
 
-/// A credential that should sign and was not accepted.
+/// A credential that should sign and that GatePay did not accept.
 #[derive(Clone, Serialize)]
 pub struct FailedCredential {
     client_id: String,
@@ -59,21 +60,21 @@ struct SwitchRequest {
     reply: oneshot::Sender<SwitchResult>,
 }
 
-/// What became of a switch that somebody asked for.
+/// Result of a switch that an operator commanded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", content = "why", rename_all = "snake_case")]
 pub enum SwitchResult {
-    /// It signs now.
+    /// The credential signs now.
     Switched,
-    /// It signed before.
+    /// The credential was signing already.
     Unchanged,
-    /// The institution has no such credential, or it is not valid at this time.
+    /// The institution has no such credential that is valid at this time.
     Unknown,
-    /// A read that it signed did not succeed; what signed before still does.
+    /// A read signed with the credential failed; the previous credential still signs.
     Failed(String),
 }
 
-/// How the institution signs, for operators.
+/// State of the credential rotation, for operators.
 #[derive(Serialize)]
 pub struct RotationState {
     signs: Option<String>,
@@ -89,7 +90,7 @@ struct CredentialState {
 }
 
 impl ActiveCredential {
-    /// The one that began last; nobody has to prove that it is accepted, for there is none to go on with.
+    /// The credential that began last, without proof that GatePay accepts it, since no other credential signs.
     fn at(institution: &Arc<Institution>, now_ms: u64) -> Option<Self> {
         let valid = institution.credential_at(now_ms)?;
         let same = |dated: &DatedCredential| std::ptr::eq(&raw const dated.credential, valid);
@@ -121,7 +122,7 @@ impl ActiveCredential {
         one.client_id == other.client_id && one.key.same_secret(&other.key)
     }
 
-    /// The same credential as a newer configuration has it.
+    /// The same credential in a newer configuration.
     fn in_other(&self, institution: &Arc<Institution>) -> Option<Self> {
         let place = institution
             .credentials
@@ -136,9 +137,9 @@ impl ActiveCredential {
 }
 
 impl CredentialRotation {
-    /// What is valid now signs.
+    /// A rotation that starts with the credential valid now.
     pub fn new(institution: &Arc<Institution>, clock: Clock, meters: SignerMeters) -> Self {
-        // Whoever asks waits; a second one at the same time is one too many.
+        // At most one command waits; a further command is refused.
         let (asks, asked) = mpsc::channel(1);
         let current = ActiveCredential::at(institution, clock.unix_ms());
         Self {
@@ -151,7 +152,7 @@ impl CredentialRotation {
         }
     }
 
-    /// What signs now. While nothing does, what is valid first does.
+    /// The signing credential. While there is none, the first credential found valid becomes the signing one.
     pub fn signing(&self, institution: &Arc<Institution>) -> Option<Arc<ActiveCredential>> {
         if let Some(signing) = self.current.load_full() {
             return Some(signing);
@@ -161,8 +162,9 @@ impl CredentialRotation {
         Some(first)
     }
 
-    /// Has another credential take over when it is time or when asked, for as long as it is polled. `proves` reads
-    /// something that a credential signed.
+    /// Switches credentials when one is due or commanded, as long as this future is polled.
+    ///
+    /// `proves` sends a read signed with the given credential.
     pub async fn watch<F: Future<Output = Result<(), String>>>(
         &self,
         institution: impl Fn() -> Arc<Institution>,
@@ -178,20 +180,20 @@ impl CredentialRotation {
             tokio::select! {
                 _ = tick.tick() => {
                     if let Some(next) = self.due(&institution()) {
-                        // What comes of it is in the log and the metrics.
+                        // `switch` writes the outcome to the log and the metrics.
                         let _ = self.switch(next, &proves).await;
                     }
                 }
                 Some(SwitchRequest { client_id, reply }) = asked.recv() => {
                     let switch = self.command(&client_id, &institution(), &proves).await;
-                    // Whoever asked may have left.
+                    // The caller may have left.
                     let _ = reply.send(switch);
                 }
             }
         }
     }
 
-    /// What should take over by now.
+    /// The credential that should take over by now.
     fn due(&self, institution: &Arc<Institution>) -> Option<ActiveCredential> {
         let current = self.signing(institution)?;
         let now_ms = self.clock.unix_ms();
@@ -238,7 +240,7 @@ impl CredentialRotation {
         {
             return SwitchResult::Unchanged;
         }
-        // Whoever commands knows better than the dates so far.
+        // A command overrides the dates of credentials that have begun so far.
         let next = ActiveCredential {
             since: now_ms,
             ..ActiveCredential::of(institution, place)
@@ -288,7 +290,7 @@ impl CredentialRotation {
         }
     }
 
-    /// Nothing waits to take over. What a command failed at is shown for a while.
+    /// Clears an old failure while no credential is due. The failure of a command stays visible for `RETRY`.
     fn settled(&self) {
         let now = self.clock.elapsed();
         let old = |failed: &mut FailedCredential| now.saturating_sub(failed.tried) >= RETRY;
@@ -297,7 +299,7 @@ impl CredentialRotation {
         }
     }
 
-    /// Asks for another credential to sign. `None` if the process is ending, or another asks right now.
+    /// Commands a switch to another credential. `None` if the process is ending or another command is waiting.
     pub async fn ask(&self, client_id: String) -> Option<SwitchResult> {
         let (reply, switch) = oneshot::channel();
         self.asks
@@ -306,7 +308,7 @@ impl CredentialRotation {
         switch.await.ok()
     }
 
-    /// How the institution signs.
+    /// State of the credential rotation, for operators.
     pub fn state(&self, institution: &Institution) -> RotationState {
         let current = self.current.load_full();
         let signs = |dated: &DatedCredential| current.as_ref().is_some_and(|one| one.is(dated));
@@ -372,7 +374,7 @@ mod tests {
             current.map_or_else(String::new, |one| one.credential().client_id.to_string())
         }
 
-        /// One look, at which GatePay accepts what is in the list.
+        /// One check of the rotation, at which GatePay accepts the credentials in the list.
         async fn look(&self, institution: &Arc<Institution>, accepted: &[&str]) -> String {
             if let Some(next) = self.signer.due(institution) {
                 let _ = self
@@ -504,7 +506,7 @@ mod tests {
         assert_eq!(world.look(&other, &["old"]).await, "old");
         world.clock.advance(RETRY);
         assert_eq!(world.look(&other, &["new"]).await, "new");
-        // The secret changes, the id stays: that is another credential.
+        // A changed secret with the same id is another credential.
         let secret = institution(&[("new", "m", None)]);
         assert_eq!(
             world

@@ -1,4 +1,4 @@
-//! How a call to GatePay ends: its answer, or why there is none.
+//! Exchange: how a call to GatePay ends, with its answer or with the reason for the failure.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,12 +17,12 @@ use crate::upstream::pool::{Pool, PooledConnection};
 pub struct UpstreamAnswer {
     /// Status and headers.
     pub head: ResponseHead,
-    /// The body, or what has come of it.
+    /// The body, or its received beginning.
     pub body: AnswerBody,
 }
 
 impl UpstreamAnswer {
-    /// Whether its body is in a content coding that was not asked for: by its head, or by how it begins.
+    /// Whether the body is in a content coding that the request did not accept, by its head or by its first bytes.
     pub fn is_coded(&self, gzip_was_asked_for: bool) -> bool {
         if gzip_was_asked_for && self.head.coding == ContentCoding::Gzip {
             return false;
@@ -37,24 +37,24 @@ impl UpstreamAnswer {
 
 /// An answer's body.
 pub enum AnswerBody {
-    /// All of it, and what it says.
+    /// The whole body and its judgement.
     Whole(Bytes, AnswerJudgement),
-    /// The beginning of a long one, and where the rest comes from.
+    /// The beginning of a long body, and the connection that the rest comes from.
     Long(Box<LongBody>),
 }
 
-/// A body too long to be held.
+/// A body too long to be held in memory.
 pub struct LongBody {
-    /// What has come.
+    /// The received beginning, until it is taken.
     begun: Option<Bytes>,
-    /// Where the rest comes from, until all of it has.
+    /// The connection that the rest comes from, until the body is complete.
     connection: Option<PooledConnection>,
     pool: Arc<Pool>,
     since_yield: SinceYield,
 }
 
 impl LongBody {
-    /// Of this beginning has come; the rest comes from this connection, which then goes back to its pool.
+    /// A body that begins with `begun`; the rest comes from `connection`, which then returns to `pool`.
     pub(crate) fn begin(begun: Bytes, connection: PooledConnection, pool: &Arc<Pool>) -> Self {
         Self {
             begun: Some(begun),
@@ -64,7 +64,7 @@ impl LongBody {
         }
     }
 
-    /// The next piece of it; nothing after the last. Then the connection serves others.
+    /// The next piece of the body; `None` after the last. Then the connection serves other calls.
     pub fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,7 +81,7 @@ impl LongBody {
         if let Ok(Some(piece)) = &piece {
             self.since_yield.add(piece.len());
         }
-        // Who was told a length does not always ask what follows the last piece.
+        // A reader that knows the length may not poll again after the last piece.
         let is_over = |connection: &mut PooledConnection| {
             matches!(piece, Ok(None)) || connection.wire.rest() == ResponseFraming::Exactly(0)
         };
@@ -91,7 +91,7 @@ impl LongBody {
         Poll::Ready(piece)
     }
 
-    /// Whether all of it was taken.
+    /// Whether the whole body was taken.
     pub fn is_over(&self) -> bool {
         self.begun.is_none() && self.connection.is_none()
     }
@@ -107,20 +107,20 @@ impl LongBody {
     }
 }
 
-/// Why there is no answer. The two are different facts, and with money the difference is everything.
+/// Why there is no answer. A money call must tell "not sent" from "sent, outcome unknown".
 #[derive(Debug)]
 pub enum CallFailure {
-    /// Nothing was written.
+    /// No byte was written.
     NotSent(String),
-    /// Nothing was written, for all connections there may be were in use.
+    /// No byte was written, because all connection slots were in use.
     NoPlace(String),
-    /// Nothing was written, for GatePay has been failing, or this party's calls to it.
+    /// No byte was written, because a circuit breaker is open: GatePay's, or this party's.
     Unavailable(BreakerOpen),
-    /// Something was written, and no whole answer came.
+    /// Some bytes were written, and no whole answer came.
     Lost {
-        /// What the caller is told.
+        /// The text for the caller.
         what: &'static str,
-        /// What the log may know.
+        /// The detail for the log.
         detail: String,
     },
 }

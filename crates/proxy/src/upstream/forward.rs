@@ -1,7 +1,7 @@
-//! Forward: one request to GatePay within its deadline, and the truth about what was sent.
+//! Forward: sends one request to GatePay within its deadline and reports truly whether any byte was sent.
 //!
-//! Nothing else repeats: whatever the library would do by itself is off. What may be repeated, and how often, is
-//! `repeat`'s to say; every attempt is signed afresh.
+//! Nothing else retries: automatic retries of libraries are off. `retry` decides which attempts are retried and how
+//! often; every attempt is signed afresh.
 
 use std::ptr;
 use std::sync::Arc;
@@ -32,46 +32,46 @@ use crate::upstream::wait_line::LineClaim;
 
 /// Answers to reads up to this size are read whole before any of them is relayed; longer ones are relayed as they come.
 pub const WHOLE: usize = 64 * 1024;
-/// Answers to write and money calls are always read whole, so that one that is cut is not relayed in part. They have
-/// a few hundred bytes; one that is longer than this is taken for none.
+/// Answers to write and money calls are always read whole, so that a cut answer is not relayed in part. They have a
+/// few hundred bytes; an answer longer than this counts as lost.
 pub const WHOLE_OF_A_CHANGE: usize = 1024 * 1024;
-/// How much of an answer in gzip is decoded: with the coded bytes no more than an answer may have that is not coded.
+/// Maximum decoded bytes of an answer in gzip: coded and decoded bytes together stay within `WHOLE_OF_A_CHANGE`.
 const DECODED: usize = WHOLE_OF_A_CHANGE - WHOLE;
 
-/// What requests of one worker travel by.
+/// The resources of one worker that a call to GatePay uses.
 #[derive(Clone, Copy)]
 pub struct UpstreamCall<'a> {
-    /// Its connections.
+    /// The worker's connection pool.
     pub pool: &'a Arc<Pool>,
-    /// What it may repeat.
+    /// The worker's retry budget.
     pub budget: &'a RetryBudget,
-    /// What the institution may send.
+    /// The institution's quota.
     pub quota: &'a Quota,
-    /// Whether GatePay is well.
+    /// The circuit breaker for GatePay.
     pub breaker: &'a Breaker,
-    /// What time it is there.
+    /// GatePay's clock, as measured.
     pub clock: &'a UpstreamClock,
-    /// Threads for what is long.
+    /// Threads for long computations.
     pub offload: &'a OffloadThreads,
-    /// Whose call it is.
+    /// The owner of the call.
     pub owner: CallOwner<'a>,
-    /// Whether an answer in gzip was asked for.
+    /// Whether the request accepts an answer in gzip.
     pub gzip: bool,
 }
 
-/// Whose call one is: what comes of it is counted for that party.
+/// The owner of a call: the outcome is counted for that party.
 #[derive(Clone, Copy)]
 pub enum CallOwner<'a> {
-    /// The proxy's own.
+    /// A call of the proxy's own.
     Proxy,
-    /// A party's.
+    /// A party's call.
     Party(&'a TenantLimits),
-    /// A look-up for a party, of its call whose outcome is unknown.
+    /// A look-up for a party, of a call of that party with unknown outcome.
     LookUp(&'a TenantLimits),
 }
 
 impl<'a> CallOwner<'a> {
-    /// Whether more attempts in a row failed than one call has.
+    /// Whether more attempts in a row failed than one call makes.
     fn keeps_failing(self) -> bool {
         match self {
             Self::Proxy => false,
@@ -81,8 +81,8 @@ impl<'a> CallOwner<'a> {
         }
     }
 
-    /// How soon its calls of this kind get a connection. What finds out about a lost call, or about GatePay, is not one of
-    /// the reads that others must be kept from.
+    /// The claim of the owner's calls of this kind on a connection. Look-ups and the proxy's own reads do not count as
+    /// party reads, for which the last slots are closed.
     fn claim(self, kind: Kind) -> LineClaim {
         let number = |lane: &TenantLimits| ptr::from_ref(lane).addr();
         match self {
@@ -101,7 +101,7 @@ impl<'a> CallOwner<'a> {
     }
 }
 
-/// Sends what `attempt` makes, afresh for every try, and reads the answer, within this time from now on.
+/// Sends a request that `attempt` makes afresh for every try, and reads the answer, within `limit` from `now`.
 pub async fn send(
     road: UpstreamCall<'_>,
     kind: Kind,
@@ -134,7 +134,7 @@ pub async fn send(
             Err(error) => Err(CallFailure::NotSent(error.to_string())),
         };
         if reused && matches!(tried, Err(CallFailure::NotSent(_))) {
-            // A kept connection that had died is no verdict on GatePay, and the next one may be as dead.
+            // A dead kept connection is no failure of GatePay, and the next kept connection may be dead too.
             road.pool.repeated(RetryReason::StaleConnection);
             continue;
         }
@@ -154,12 +154,12 @@ pub async fn send(
             return tried;
         }
         let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
-        // What fails for one party again and again is not repeated out of what all have together.
+        // Calls of a party that keeps failing are not retried at the expense of the shared budget.
         if (was_sent && road.owner.keeps_failing()) || !road.budget.spend(claim.party) {
             road.pool.repeat_denied();
             return tried;
         }
-        // What was sent costs GatePay a request more, and the institution a part of its quota.
+        // Retrying a request that was sent costs GatePay another request and the institution a part of its quota.
         if was_sent && road.quota.take_for(OwnCallPurpose::Repeat).is_err() {
             return tried;
         }
@@ -174,7 +174,8 @@ pub async fn send(
     }
 }
 
-/// Whether it says that GatePay is not well: silence, or something that stands before it and speaks in its place.
+/// Whether the outcome is a failure of GatePay: no answer, or a server error without GatePay's envelope code, which a
+/// server in front of GatePay sends.
 fn is_failing(tried: &Result<UpstreamAnswer, CallFailure>) -> bool {
     match tried {
         Err(_) => true,
@@ -186,7 +187,8 @@ fn is_failing(tried: &Result<UpstreamAnswer, CallFailure>) -> bool {
     }
 }
 
-/// Whether GatePay says that it is too much: then the party whose call it was sends less, or everybody.
+/// Lowers the rate limit after an answer that asks for fewer calls: the party's, or the institution's after a call of
+/// the proxy's own.
 fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
     let head = &answer.head;
     let code = match &answer.body {
@@ -197,7 +199,7 @@ fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
     if head.status.as_u16() == 429 || code.is_some_and(|code| road.quota.is_pushback(code)) {
         let after = head.fields.get(&RETRY_AFTER);
         let after = after.and_then(|value| str::from_utf8(value).ok());
-        // A date is not worth reading another clock for: what falls by itself is enough then.
+        // A date in `Retry-After` is ignored, since it needs another clock: the default back-off suffices then.
         let after = after.and_then(|text| text.trim().parse().ok());
         let after = after.map(Duration::from_secs);
         match road.owner {
@@ -222,7 +224,7 @@ async fn exchange(
         .await
     {
         Ok(head) => head,
-        // Nobody but us writes to it, and we have stopped: the count is final.
+        // Only this task writes to the connection, and it has stopped: the count is final.
         Err(error) if connection.wire.written() == before => {
             return Err(CallFailure::NotSent(error.to_string()));
         }
@@ -240,20 +242,20 @@ async fn exchange(
         road.clock.observe(sent, head.fields.get(&DATE));
     }
     if head.status.as_u16() == 101 {
-        // Nobody asked for it, and what follows is no answer.
+        // No request asked for an upgrade, and the following bytes are no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
     read(road, connection, kind, head).await
 }
 
-/// The body of an answer, whole if it has to be.
+/// Reads the body of an answer: whole, or for a long answer to a read its beginning.
 async fn read(
     road: UpstreamCall<'_>,
     mut connection: PooledConnection,
     kind: Kind,
     head: ResponseHead,
 ) -> Result<UpstreamAnswer, CallFailure> {
-    // Without a length or chunks an answer ends with its connection, and one that was cut looks like a whole one.
+    // Without a length or chunks an answer ends with its connection, and a cut answer looks like a whole one.
     let shows_its_end = connection.wire.rest().shows_its_end();
     let endless = || {
         lost(
@@ -319,7 +321,7 @@ async fn read(
     })
 }
 
-/// What a whole answer says.
+/// Judges a whole answer; a long one on an offload thread.
 async fn judged(
     offload: &OffloadThreads,
     kind: Kind,
@@ -333,7 +335,7 @@ async fn judged(
     Box::pin(offload.run(move || envelope::judge(kind, status, &body))).await
 }
 
-/// What a whole answer in gzip says, if it can be read. How much is read does not follow from its length.
+/// Judges a whole answer in gzip, if it decodes. Always on an offload thread: the coded length does not bound the work.
 async fn judged_in_gzip(
     offload: &OffloadThreads,
     kind: Kind,

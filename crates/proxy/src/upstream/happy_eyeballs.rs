@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep_until};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The shortest such delay that RFC 8305 permits.
 const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
-/// The same for an attempt that has reached its address: TLS takes one or two more round trips.
+/// The delay for an attempt that has reached its address: TLS takes one or two more round trips.
 const HANDSHAKE_DELAY: Duration = Duration::from_millis(1_500);
-/// How long an address that was silent is tried after the others. Then it costs one connection a delay to find out.
+/// How long a silent address is tried after the others. The next try after that costs one connection a delay.
 const SILENT_MEMORY: Duration = Duration::from_mins(5);
-/// How many silent addresses are remembered; a name has a few.
+/// Maximum number of remembered silent addresses; a name has a few.
 const SILENT_ADDRESSES: u64 = 1_024;
 
-/// The addresses that did not answer lately. They are tried last, but they are tried.
+/// The addresses that did not answer lately; they are tried last.
 pub struct SilentAddresses(Cache<SocketAddr, ()>);
 
 impl Default for SilentAddresses {
@@ -52,12 +52,12 @@ impl SilentAddresses {
     }
 }
 
-/// Tells that an attempt has reached its address, so the next one waits longer.
+/// Marks that an attempt has reached its address, so that the next attempt starts later.
 #[derive(Default)]
 pub struct AddressReached(AtomicBool);
 
 impl AddressReached {
-    /// The address answered; what remains is a handshake.
+    /// Marks the address as reached; only the handshake remains.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -127,14 +127,14 @@ struct DialAttempt<'a> {
     reached: &'a AddressReached,
 }
 
-/// How long the newest attempt has to itself.
+/// Delays before the next attempt begins beside the newest.
 struct DialDelay {
     attempt: Duration,
     handshake: Duration,
 }
 
 impl DialDelay {
-    /// Shorter if there are so many addresses that the last would begin later than half of the limit.
+    /// The usual delays, shortened so that the last address is tried within half of `limit`.
     fn new(limit: Duration, addresses: usize) -> Self {
         let addresses = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
         let each = limit / 2 / addresses;
@@ -203,13 +203,13 @@ mod tests {
     enum Behavior {
         /// SYNs are dropped.
         BlackHole,
-        /// Refused after so many ms.
+        /// The connection is refused after this many ms.
         Refuses(u64),
-        /// Connected, TLS included, after so many ms.
+        /// The connection, TLS included, is complete after this many ms.
         Answers(u64),
-        /// TCP is connected after so many ms, and TLS never is.
+        /// TCP is connected after this many ms, and TLS never is.
         Stalls(u64),
-        /// TCP is connected after so many ms, and TLS after as many more.
+        /// TCP is connected after this many ms, and TLS after as many more.
         Handshakes(u64),
     }
     use Behavior::{Answers, BlackHole, Handshakes, Refuses, Stalls};

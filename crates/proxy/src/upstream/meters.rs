@@ -1,4 +1,4 @@
-//! What is counted of the way to GatePay: connections, repeats, the clock beside GatePay's, and credentials that take over.
+//! Metrics of the upstream side: connections, retries, the clock offset, and credential rotation.
 
 use gatepay_core::look_up::ObservedOutcome;
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
@@ -6,7 +6,7 @@ use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 use crate::admission::breaker::BreakerMeters;
 use crate::prom::registrar::{Registrar, opts};
 
-/// What the way to GatePay is like.
+/// Metrics of connections and calls to GatePay.
 pub struct UpstreamMeters {
     /// Connections that were opened.
     pub connects: IntCounter,
@@ -20,46 +20,46 @@ pub struct UpstreamMeters {
     pub repeats: [IntCounter; RetryReason::ALL.len()],
     /// Attempts that were not repeated because the budget was spent.
     pub repeats_denied: IntCounter,
-    /// What look-ups of lost calls saw, by [`ObservedOutcome`].
+    /// Results of look-ups of lost calls, by [`ObservedOutcome`].
     pub resolutions: [IntCounter; ObservedOutcome::ALL.len()],
-    /// The breaker's.
+    /// The circuit breaker's metrics.
     pub breaker: BreakerMeters,
-    /// Parties whose own breaker is open.
+    /// Number of parties with an open breaker of their own.
     pub breaker_open_tenants: IntGauge,
 }
 
-/// How the machine's clock is, beside GatePay's.
+/// Metrics of the machine's clock beside GatePay's.
 #[derive(Clone)]
 pub struct ClockMeters {
-    /// How far GatePay's is ahead, in seconds.
+    /// How far GatePay's clock is ahead, in seconds.
     pub offset: Gauge,
-    /// How many answers agree on that.
+    /// Number of answers that agree on that offset.
     pub agreeing: IntGauge,
-    /// What was wrong with how the machine's moves, by [`ClockFault::WORDS`].
+    /// Faults in the movement of the machine's clock, by [`ClockFault::WORDS`].
     pub faults: [IntCounter; ClockFault::WORDS.len()],
 }
 
-/// Counts of the institution's credentials taking over.
+/// Metrics of the institution's credential rotation.
 #[derive(Clone)]
 pub struct SignerMeters {
-    /// One took over.
+    /// Switches to another credential.
     pub switched: IntCounter,
-    /// One should have, and GatePay did not accept it.
+    /// Failed switches: GatePay did not accept the credential.
     pub failed: IntCounter,
-    /// 1 while one should have.
+    /// 1 while a credential should sign that GatePay does not accept.
     pub failing: IntGauge,
 }
 
-/// Why an attempt is made again.
+/// Why an attempt is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
     /// A kept connection had died; nothing was written to it.
     StaleConnection,
-    /// No connection, or one that took nothing.
+    /// No connection was opened, or no byte was written to it.
     NotSent,
     /// A read that got no whole answer.
     Lost,
-    /// A read that GatePay, or what stands before it, could not answer just then.
+    /// A read that GatePay, or a server in front of GatePay, could not answer at that moment.
     Answer,
 }
 
@@ -72,7 +72,7 @@ impl RetryReason {
         Self::Answer,
     ];
 
-    /// The label.
+    /// The value of the metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::StaleConnection => "stale_connection",
@@ -83,22 +83,22 @@ impl RetryReason {
     }
 }
 
-/// What is wrong with how the machine's clock moves.
+/// A fault in the movement of the machine's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockFault {
-    /// It moved by more or less than the time that passed; by how many milliseconds.
+    /// The clock moved by this many milliseconds more or less than the elapsed time.
     Stepped(i64),
-    /// It stands still.
+    /// The clock stands still.
     Frozen,
 }
 
 impl UpstreamMeters {
-    /// Of a program without a scrape.
+    /// Metrics of a program that is not scraped.
     pub fn unscraped() -> Self {
         Self::new(&Registrar(&Registry::new()))
     }
 
-    /// All at zero.
+    /// Registers the metrics, all at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         Self {
             connects: make.counter("upstream_connects_total", "Connections opened to GatePay."),
@@ -152,7 +152,7 @@ impl UpstreamMeters {
 }
 
 impl ClockMeters {
-    /// All at zero.
+    /// Registers the metrics, all at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         Self {
             offset: make.register(Gauge::with_opts(opts(
@@ -174,7 +174,7 @@ impl ClockMeters {
 }
 
 impl SignerMeters {
-    /// All at zero.
+    /// Registers the metrics, all at zero.
     pub fn new(make: &Registrar<'_>) -> Self {
         let [switched, failed] = make.counter_each(
             "institution_switches_total",
@@ -194,6 +194,6 @@ impl SignerMeters {
 }
 
 impl ClockFault {
-    /// The labels, in the order of the meters.
+    /// The label values, in the order of the counters.
     pub const WORDS: [&'static str; 2] = ["stepped", "frozen"];
 }

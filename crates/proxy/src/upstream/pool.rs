@@ -1,11 +1,12 @@
-//! Connections to GatePay, kept for the next request, and no more of them than there may be.
+//! Connection pool: keeps connections to GatePay for the next request, up to a limit per worker.
 //!
-//! Ours, because a general client cannot say whether anything of an attempt was written, and with money that decides
-//! between "not executed" and "unknown".
+//! A general client cannot report whether any byte of an attempt was written. For a money call that decides between
+//! "not executed" and "unknown", so the proxy has a pool of its own.
 //!
-//! Each worker has its part of the places. A call that finds none waits in [line](crate::upstream::wait_line): a connection that is
-//! given back goes to the next in line, and so does the place of one that closes. Reads never have the last places: a
-//! tenant whose reads GatePay answers slowly must not keep everybody's payments waiting.
+//! Each worker has its share of the connection slots. A call without a slot waits in the
+//! [wait line](crate::upstream::wait_line): a returned connection goes to the next call in line, and so does the slot
+//! of a connection that closes. Reads never have the last slots: slow reads of one tenant must not delay payments of
+//! the others.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -18,10 +19,10 @@ use crate::upstream::connection::{Liveness, UpstreamConnection};
 use crate::upstream::meters::{RetryReason, UpstreamMeters};
 use crate::upstream::wait_line::{LineClaim, LinePosition, WaitLine};
 
-/// How long there may be more idle connections than there should: one that many callers need in turns is not closed and
-/// opened again between two of them.
+/// How long idle connections beyond `PoolLimits::idle` are kept: a connection that several callers use in turn is not
+/// closed and reopened between two of them.
 const SPARE: Duration = Duration::from_secs(1);
-/// How old a connection may get, so that a changed DNS answer is noticed.
+/// Maximum age of a connection, so that a changed DNS answer takes effect.
 const MAX_AGE: Duration = Duration::from_mins(10);
 
 /// One worker's connections.
@@ -31,18 +32,18 @@ pub struct Pool {
     places: Arc<PoolPermits>,
 }
 
-/// How many connections a pool may have, and for how long.
+/// Limits of a pool: number of connections and idle time.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
-    /// Connections at the same time.
+    /// Maximum number of open connections.
     pub connections: usize,
-    /// Of those, without a request for longer than a moment.
+    /// Maximum number of connections that stay idle for longer than a second.
     pub idle: usize,
-    /// How long a connection may idle, unless the server says less.
+    /// Idle timeout of a connection, unless the server sends a shorter one.
     pub idle_timeout: Duration,
 }
 
-/// How many connections there may be, and what is free of them.
+/// The connection slots of a pool, with their limits and current use.
 struct PoolPermits {
     limits: PoolLimits,
     state: Mutex<PoolState>,
@@ -51,27 +52,27 @@ struct PoolPermits {
 #[derive(Default)]
 struct PoolState {
     idle: Vec<PooledConnection>,
-    /// Places that are taken, by idle connections too.
+    /// Slots in use, by idle connections too.
     taken: usize,
-    /// Those that parties' reads have.
+    /// Slots in use by parties' reads.
     reads: usize,
     line: WaitLine<Handed>,
 }
 
-/// What a call in line is given.
+/// A grant to a waiting call: a connection, or a slot to open a connection in.
 enum Handed {
     Connection(PooledConnection),
     Place(PoolPermit),
 }
 
-/// The right to have a connection. It lies beside the socket, so that there are never more of those than places.
+/// The permit for one connection slot. It is stored beside the socket, so that sockets never outnumber slots.
 pub struct PoolPermit {
     places: Weak<PoolPermits>,
-    /// Whether a party's read has it.
+    /// Whether a party's read holds this permit.
     reads: bool,
 }
 
-/// A call's place in the line, until dropped.
+/// A call's position in the wait line, until dropped.
 struct InLine<'a> {
     places: &'a PoolPermits,
     position: LinePosition,
@@ -79,27 +80,27 @@ struct InLine<'a> {
 
 /// A connection that belongs to one request until it is given back.
 pub struct PooledConnection {
-    /// What it sends and reads by.
+    /// The connection itself.
     pub wire: UpstreamConnection,
-    /// When it is too old.
+    /// When the connection reaches its maximum age.
     old: Instant,
     idle_since: Instant,
-    /// How long it may idle.
+    /// Idle timeout of this connection.
     idle_timeout: Duration,
-    /// Given back last, when the socket is closed.
+    /// The slot's permit; the last field, so that it is dropped after the socket is closed.
     place: PoolPermit,
 }
 
-/// A connection to send by.
+/// A connection acquired for a request.
 pub struct Acquired {
     /// The connection.
     pub connection: PooledConnection,
-    /// Whether it served another request before, so that it may have died since.
+    /// Whether the connection served an earlier request, so that it may have died since.
     pub reused: bool,
 }
 
 impl Pool {
-    /// Without connections yet.
+    /// A pool without connections.
     pub fn new(
         upstream: Arc<UpstreamConnector>,
         meters: Arc<UpstreamMeters>,
@@ -115,17 +116,19 @@ impl Pool {
         }
     }
 
-    /// An idle connection that is still alive, the last used first, or none. For a write or money call the kernel is
-    /// asked whether it is, and one that has idled for half of its time is not used: the server may close it just now,
-    /// and then nothing tells whether the call was received.
+    /// An idle connection that is still alive, the last used first, or `None`.
     ///
-    /// None either, if it is for a read and reads have as many connections as they may.
+    /// For a write or money call the kernel is asked whether the connection is alive, and a connection that has idled
+    /// for half of its idle timeout is not used: the server may be closing it, and then nothing tells whether the call
+    /// was received.
+    ///
+    /// `None` also for a read while reads have as many connections as they may.
     pub fn reuse(&self, kind: Kind, claim: LineClaim, now: Instant) -> Option<PooledConnection> {
         let surely = match kind {
             Kind::Read => Liveness::Lately,
             Kind::Write | Kind::Money => Liveness::Now,
         };
-        // What is found dead is dropped after the lock is given back, since that takes the lock.
+        // Dead connections are dropped after the lock is released, since their drop takes the lock.
         let mut dead = Vec::new();
         let mut state = self.places.state();
         if claim.is_read() && !self.places.admits_reads(&state) {
@@ -143,7 +146,7 @@ impl Pool {
         None
     }
 
-    /// A new connection, or, if there are as many as there may be, the next that is given back or whose place is.
+    /// A new connection, or, if all slots are in use, the next returned connection or freed slot.
     pub async fn connect(
         &self,
         claim: LineClaim,
@@ -152,14 +155,14 @@ impl Pool {
         let place = match self.place(claim, deadline).await? {
             Handed::Place(place) => place,
             Handed::Connection(mut connection) => {
-                // What has been said or closed behind its last answer nobody looked at yet.
+                // The server may have sent bytes or closed the connection after its last answer.
                 if connection.wire.is_quiet(Liveness::Now) {
                     return Ok(Acquired {
                         connection,
                         reused: true,
                     });
                 }
-                // The socket closes before its place is another's.
+                // The socket closes before its slot is given to another call.
                 let PooledConnection { wire, place, .. } = connection;
                 drop(wire);
                 place
@@ -179,7 +182,7 @@ impl Pool {
         })
     }
 
-    /// A place, at once or in line.
+    /// A slot or a connection, at once or after waiting in line.
     async fn place(&self, claim: LineClaim, deadline: Instant) -> Result<Handed, ConnectError> {
         let reads = claim.is_read();
         let (position, granted) = {
@@ -191,7 +194,7 @@ impl Pool {
                     let places = Arc::downgrade(&self.places);
                     return Ok(Handed::Place(PoolPermit { places, reads }));
                 }
-                // It was given back meanwhile.
+                // A connection was returned meanwhile.
                 if let Some(mut connection) = state.idle.pop() {
                     state.assign(&mut connection.place, reads);
                     return Ok(Handed::Connection(connection));
@@ -208,7 +211,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next request, if it can take one.
+    /// Keeps a connection for the next request, if it can serve another.
     pub fn give_back(&self, mut connection: PooledConnection) {
         let now = Instant::now();
         connection.idle_since = now;
@@ -234,18 +237,19 @@ impl Pool {
         drop(over);
     }
 
-    /// Counts an attempt that is made again.
+    /// Counts a retry.
     pub fn repeated(&self, reason: RetryReason) {
         self.meters.repeats[reason as usize].inc();
     }
 
-    /// Counts an attempt that is not made again because too many are.
+    /// Counts a retry that the retry budget denied.
     pub fn repeat_denied(&self) {
         self.meters.repeats_denied.inc();
     }
 
-    /// Closes what has been idle or open for too long, is more than should be idle, or was closed by the other side. Called
-    /// every second.
+    /// Closes connections that have been idle or open for too long, exceed the idle limit, or were closed by the peer.
+    ///
+    /// Called every second.
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut state = self.places.state();
@@ -253,7 +257,7 @@ impl Pool {
         let over: Vec<_> = state
             .idle
             .extract_if(.., |connection| {
-                // The first are those that were not needed for the longest time.
+                // The first connections are those that have idled for the longest time.
                 let is_spare = spare > 0 && now.duration_since(connection.idle_since) > SPARE;
                 let over = is_spare
                     || !connection.is_fresh(now)
@@ -262,7 +266,7 @@ impl Pool {
                 over
             })
             .collect();
-        // Dropped after the lock is given back, since that takes the lock.
+        // Dropped after the lock is released, since the drop takes the lock.
         drop(state);
         drop(over);
     }
@@ -281,15 +285,16 @@ impl PoolPermits {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more read may have a connection: the last eighth of the places, and one at least, is not theirs. A
-    /// single place is everybody's.
+    /// Whether one more read may have a connection.
+    ///
+    /// The last eighth of the slots, at least one slot, is reserved for other calls. A single slot serves all calls.
     fn admits_reads(&self, state: &PoolState) -> bool {
         let all = self.limits.connections;
         let kept = if all < 2 { 0 } else { (all / 8).max(1) };
         state.reads < all - kept
     }
 
-    /// Gives the next call in line what is free; what is left if there is none.
+    /// Gives `grant` to the next call in line; returns `grant` if no call takes it.
     fn grant(&self, state: &mut PoolState, mut grant: Handed) -> Option<Handed> {
         while let Some((next, is_read)) = state.line.next(self.admits_reads(state)) {
             grant.place().reads = is_read;
@@ -298,7 +303,7 @@ impl PoolPermits {
                     state.reads += usize::from(is_read);
                     return None;
                 }
-                // It has stopped waiting.
+                // The call has stopped waiting.
                 Err(refused) => grant = refused,
             }
         }
@@ -335,7 +340,7 @@ impl Drop for PoolPermit {
         };
         if let Some(mut left) = places.grant(&mut state, Handed::Place(freed)) {
             state.taken -= 1;
-            // Its drop would take the lock that is held here.
+            // The permit's drop would take the lock that is held here.
             left.place().places = Weak::new();
         }
     }
@@ -346,7 +351,7 @@ impl PooledConnection {
         now < self.idle_since + self.idle_timeout && now < self.old
     }
 
-    /// Whether it has idled for so short a time that a call of this kind may be sent by it.
+    /// Whether its idle time is short enough for a call of this kind.
     fn suits(&self, kind: Kind, now: Instant) -> bool {
         kind == Kind::Read || now <= self.idle_since + self.idle_timeout / 2
     }
@@ -364,7 +369,7 @@ mod tests {
         Arc::new(UpstreamMeters::unscraped())
     }
 
-    /// A pool of so many connections to something that accepts and says nothing.
+    /// A pool of `most` connections to a server that accepts connections and never answers.
     async fn pool(most: usize) -> Arc<Pool> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -428,7 +433,7 @@ mod tests {
             }
         }
         for (number, next) in line.into_iter().enumerate() {
-            // One is given back, the next closes, and so on.
+            // Connections are returned and closed in turn.
             if number % 2 == 0 {
                 pool.give_back(held.connection);
             } else {
@@ -611,7 +616,7 @@ mod tests {
                 held.push(pool.connect(claim(3, Kind::Money), soon()).await.unwrap());
             }
             let idle = held.len() - 1;
-            // What money gives back stays for others than reads.
+            // A connection that a money call returns stays reserved for calls other than reads.
             if reads < places {
                 pool.give_back(held.remove(idle).connection);
                 let now = Instant::now();
@@ -620,7 +625,7 @@ mod tests {
                 drop(kept.unwrap());
             }
             assert!(!waiting.is_finished(), "{places}");
-            // What a read gives back does not.
+            // A connection that a read returns goes to the next read.
             pool.give_back(held.remove(0).connection);
             assert!(waiting.await.unwrap().reused, "{places}");
         }
@@ -636,7 +641,7 @@ mod tests {
         pool.give_back(held.connection);
         let held = money.await.unwrap();
         assert!(!read.is_finished() && !write.is_finished());
-        // A place that is freed goes the same way.
+        // A freed slot goes to the same call as a returned connection would.
         drop(held);
         let held = write.await.unwrap();
         assert!(!held.reused && !read.is_finished());
@@ -660,7 +665,7 @@ mod tests {
         for _ in 0..6 {
             held.push(read().await.unwrap());
         }
-        // A call that leaves the line while its connection is on its way gives it back.
+        // A call that leaves the line after its connection was granted returns that connection.
         let (gone, next) = (
             waits(&pool, claim(2, Kind::Read)).await,
             waits(&pool, claim(2, Kind::Read)).await,

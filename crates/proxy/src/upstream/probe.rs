@@ -1,5 +1,7 @@
-//! Probe: what the proxy asks GatePay by itself, when it has to know: whether GatePay is well when some calls fail, or is
-//! back, what time it is there, and whether it accepts a credential.
+//! Probe: reads that the proxy sends on its own account.
+//!
+//! They find out whether GatePay answers while calls fail, whether it has recovered, its clock's time, and whether it
+//! accepts a credential.
 
 use std::time::Duration;
 
@@ -12,12 +14,12 @@ use crate::admission::quota::OwnCallPurpose;
 use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
 use crate::upstream::forward::{self, UpstreamCall};
 
-/// How often it is looked whether there is something to ask.
+/// Interval at which the need for a probe is checked.
 const EVERY: Duration = Duration::from_millis(250);
-/// How long an answer is waited for.
+/// Timeout of one probe.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether GatePay accepts what `attempt` signed: it has to answer, and to say yes.
+/// Whether GatePay accepts the credential that signs `attempt`: its answer must report success.
 pub async fn prove(
     road: UpstreamCall<'_>,
     attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
@@ -43,8 +45,9 @@ pub async fn prove(
     }
 }
 
-/// Asks whenever the breaker wants to know how GatePay is, or GatePay's time is followed and unknown. `ask` gives what signs a read that
-/// concerns nobody, if there is such a read.
+/// Sends a probe whenever the breaker wants one, or GatePay's time is followed and unknown.
+///
+/// `ask` returns the maker of a signed read that concerns no party, if there is such a read.
 pub async fn watch<A>(road: UpstreamCall<'_>, ask: impl Fn() -> Option<A>)
 where
     A: FnMut(&mut Vec<u8>) -> Bytes,
@@ -65,7 +68,7 @@ where
         };
         if road.quota.take_for(OwnCallPurpose::Probe).is_ok() {
             road.breaker.asked();
-            // What comes of it, breaker and guardian hear from `forward`.
+            // `forward` reports the outcome to the breaker and the clock.
             let _ = forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await;
         }
     }

@@ -1,7 +1,7 @@
-//! Resolve: what became of a call whose answer was lost or proves nothing, asked of GatePay instead of guessed.
+//! Resolve: asks GatePay for the outcome of a call whose answer was lost or proves nothing.
 //!
-//! The call itself is never repeated. Its look-up is a read, signed for the same account; it is asked a few times, since
-//! the call may still be under way, and never longer than `upstream.resolve_ms` after the loss.
+//! The call itself is never retried. Its look-up is a read, signed for the same account. The look-up is sent a few
+//! times, since the call may still be under way, and never later than `upstream.resolve_ms` after the loss.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::admission::quota::OwnCallPurpose;
 use crate::upstream::exchange::{AnswerBody, UpstreamAnswer};
 use crate::upstream::forward::{self, UpstreamCall};
 
-/// When GatePay is asked, and how much of the quota that may take.
+/// When look-ups are sent, and their share of the quota.
 pub struct ResolveSchedule {
     after: &'static [Duration],
     purpose: OwnCallPurpose,
 }
 
-/// After a loss: soon, for a caller waits; then when a slow call is through.
+/// After a lost answer: early, because the caller waits; later, when a slow call has ended.
 pub const AFTER_LOSS: ResolveSchedule = ResolveSchedule {
     after: &[
         Duration::from_millis(500),
@@ -29,16 +29,17 @@ pub const AFTER_LOSS: ResolveSchedule = ResolveSchedule {
     ],
     purpose: OwnCallPurpose::LookUp,
 };
-/// After an answer that says that GatePay has decided: at once, and once, for a second answer would be the same.
+/// After an answer that shows that GatePay has decided: at once and only once, since a second answer would be equal.
 pub const AFTER_REFUSAL: ResolveSchedule = ResolveSchedule {
     after: &[Duration::ZERO],
     purpose: OwnCallPurpose::Settle,
 };
-/// How long one answer is waited for, so that one that hangs is not all that is heard.
+/// Timeout of one look-up, so that a hanging answer leaves time for the next look-up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks as scheduled until GatePay has it, or until the time is up. What is known stands in `seen` at any moment, so that it is
-/// known as well when nobody waits for the rest.
+/// Sends look-ups as scheduled until GatePay has the call, or until `within` has passed.
+///
+/// `seen` always holds the latest observation, so that it survives when this future is dropped.
 pub async fn resolve(
     road: UpstreamCall<'_>,
     question: &LookUpQuestion,
@@ -66,7 +67,7 @@ pub async fn resolve(
         }) = answer
         {
             let heard = question.observe(head.status.as_u16(), &body);
-            // Silence after an answer unsays nothing.
+            // An empty observation does not replace an earlier one.
             if heard.observed != ObservedOutcome::Unknown || heard.order.is_some() {
                 *seen = heard;
             }

@@ -1,7 +1,7 @@
-//! Repeat: which attempts may be made again, how soon, and how many in all.
+//! Retry: which attempts are retried, how soon, and how often in all.
 //!
-//! A call that changes something is repeated only if nothing of it was written. What GatePay refuses is not repeated.
-//! Repeats are a share of the traffic, so that they cannot make an outage worse.
+//! A write or money call is retried only if no byte of it was written. A call that GatePay refuses is not retried.
+//! Retries are limited to a share of the traffic, so that they cannot make an outage worse.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::process::clock;
 use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
 use crate::upstream::meters::RetryReason;
 
-/// How often one request is repeated at most.
+/// Maximum number of retries of one request.
 pub const MOST: u32 = 2;
-/// How long the first repeat waits, about; each later one twice as long.
+/// Mean delay of the first retry; each later retry waits twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why an attempt that ended so may be made again; nothing if it may not.
+/// The reason for retrying an attempt with this outcome; `None` if a retry is not allowed.
 pub fn reason(kind: Kind, tried: &Result<UpstreamAnswer, CallFailure>) -> Option<RetryReason> {
     match (tried, kind) {
         (Err(CallFailure::NotSent(_)), _) => Some(RetryReason::NotSent),
@@ -27,7 +27,8 @@ pub fn reason(kind: Kind, tried: &Result<UpstreamAnswer, CallFailure>) -> Option
     }
 }
 
-/// Whether an answer says that the next one may be better. One that says when is believed: that is later than we wait.
+/// Whether the answer reports a passing failure. An answer with `Retry-After` is not retried: its time is later than a
+/// retry would be.
 fn is_passing(answer: &UpstreamAnswer) -> bool {
     let head = &answer.head;
     let code = match &answer.body {
@@ -39,33 +40,35 @@ fn is_passing(answer: &UpstreamAnswer) -> bool {
     (asks_again || is_gone) && head.fields.get(&http::header::RETRY_AFTER).is_none()
 }
 
-/// How long to wait before a repeat: half to one and a half times the usual, so that callers who failed together do
-/// not come back together.
+/// Delay before a retry: half to one and a half times the mean, so that calls that failed together are not retried
+/// together.
 pub fn pause(repeats: u32) -> Duration {
     let [jitter] = clock::random::<1>();
     PAUSE * (1 << repeats) * (128 + u32::from(jitter)) / 256
 }
 
-/// How many repeats there may be: every request earns a part of one, for its party and for all. A repeat is paid from
-/// both, so that no party uses what others earned. A worker's own, so that no other waits for it.
+/// The retry budget of one worker, which shares it with no other worker.
+///
+/// Every request earns a fraction of a retry, on its party's account and on the shared account. A retry is paid from
+/// both accounts, so that no party spends the earnings of others.
 pub struct RetryBudget {
-    /// In thousandths of a repeat.
+    /// The shared account, in thousandths of a retry.
     left: AtomicI64,
-    /// The same of each party; of more parties than there are accounts some share one.
+    /// The parties' accounts, in thousandths of a retry. Parties whose numbers hash alike share an account.
     parties: [AtomicI64; ACCOUNTS],
     earned: i64,
 }
 
 const ONE: i64 = 1_000;
-/// A quiet party can repeat too.
+/// Initial balance of a party's account, so that a party with little traffic can retry too.
 const AT_START: i64 = 10 * ONE;
-/// What a long good time does not exceed, so that a bad one is not paid from it. All have it at the start, for no party
-/// can use more of it than its own.
+/// Maximum balance of an account, so that a long time without failures does not pay for an outage. The shared account
+/// starts with it, since each party is limited by its own account.
 const AT_MOST: i64 = 100 * ONE;
 const ACCOUNTS: usize = 256;
 
 impl RetryBudget {
-    /// A budget of this share of the traffic, 0 to 1.
+    /// A budget of `share` retries per request, 0 to 1.
     pub fn new(share: f64) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
@@ -80,10 +83,10 @@ impl RetryBudget {
         }
     }
 
-    /// A request of this party's begins; the number is one that no other party has.
+    /// Earns for a request of the party with this unique number.
     pub fn earn(&self, party: usize) {
         for account in [&self.left, self.account(party)] {
-            // Only its own thread writes, so that nothing comes between.
+            // Only this worker's thread writes, so that no write comes between load and store.
             let left = account.load(Ordering::Relaxed);
             if left < AT_MOST {
                 account.store(left + self.earned, Ordering::Relaxed);
@@ -91,7 +94,7 @@ impl RetryBudget {
         }
     }
 
-    /// Whether a repeat may be made for this party; then it is paid.
+    /// Pays for a retry of this party; `false` if either account has too little.
     pub fn spend(&self, party: usize) -> bool {
         let accounts = [&self.left, self.account(party)];
         let left = accounts.map(|account| account.load(Ordering::Relaxed));
@@ -105,7 +108,7 @@ impl RetryBudget {
     }
 
     fn account(&self, party: usize) -> &AtomicI64 {
-        // Numbers of parties are addresses, whose low bits are alike.
+        // Party numbers are memory addresses with equal low bits.
         let mixed = (party as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
         &self.parties[usize::try_from(mixed).expect("8 bits") % ACCOUNTS]
     }

@@ -1,34 +1,34 @@
-//! The line of calls that wait for a connection to GatePay: money first, then writes, then reads, and each party in turn.
+//! Wait line: calls that wait for a connection to GatePay: money first, then writes, then reads, each party in turn.
 //!
-//! Of the calls of one kind those of a party that has fewer of them in line are first: each call of a party is one round
-//! behind the party's call before it (start-time fair queueing), so that a hundred calls of one party delay another's first
-//! call by one. Reads wait behind money and writes, but of `PASSED` + 1 grants in a row one is theirs.
+//! Within one class each call of a party is one round behind the party's previous call (start-time fair queueing), so
+//! that a hundred calls of one party delay another party's first call by one. Reads wait behind money and writes, but
+//! get one of `PASSED` + 1 grants in a row.
 
 use std::collections::{BTreeMap, HashMap};
 
 use gatepay_core::Kind;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 
-/// How often calls of one class are passed over by calls of better classes before it is their turn.
+/// How often a class is passed over by better classes before its turn comes.
 const PASSED: u32 = 7;
 
-/// How soon a call is served.
+/// Precedence class of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinePrecedence {
     /// A money call.
     Money,
-    /// A write; a read of the proxy's own, or one that looks up what became of a lost call.
+    /// A write, a read of the proxy's own, or a look-up of a lost call.
     Write,
-    /// A read of a party's.
+    /// A party's read.
     Read,
 }
 
-/// Which call asks for a connection.
+/// A call's claim on a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct LineClaim {
-    /// How soon it is served.
+    /// Precedence class of the call.
     pub precedence: LinePrecedence,
-    /// Whose it is: a number that no other party has.
+    /// Unique number of the party that makes the call; 0 for the proxy itself.
     pub party: usize,
 }
 
@@ -49,13 +49,13 @@ impl LineClaim {
         Self { precedence, party }
     }
 
-    /// A party's call that is more urgent than a read, though it may be one.
+    /// A party's look-up: a read with the precedence of a write.
     pub fn urgent(party: usize) -> Self {
         let precedence = LinePrecedence::Write;
         Self { precedence, party }
     }
 
-    /// Whether it is a party's read.
+    /// Whether the call is a party's read.
     pub fn is_read(self) -> bool {
         self.precedence == LinePrecedence::Read
     }
@@ -67,7 +67,7 @@ pub struct WaitLine<T> {
     arrivals: u64,
 }
 
-/// Where a call stands.
+/// Position of a call in the line.
 #[derive(Debug, Clone, Copy)]
 pub struct LinePosition {
     class: usize,
@@ -76,13 +76,13 @@ pub struct LinePosition {
 }
 
 struct CallClass<T> {
-    /// By round, then by arrival.
+    /// Waiting calls, by round, then by arrival.
     waiting: BTreeMap<(u64, u64), WaitingCall<T>>,
-    /// The round of a party's last call, while it has one in line, and how many it has.
+    /// For each party with calls in line: the round of its last call, and its number of calls.
     parties: HashMap<usize, (u64, usize)>,
     /// The round that was served last.
     served: u64,
-    /// How often better classes were served since.
+    /// How often better classes were served since this class was.
     passed: u32,
 }
 
@@ -112,7 +112,7 @@ impl<T> Default for CallClass<T> {
 }
 
 impl<T> WaitLine<T> {
-    /// Puts a call into the line; where it stands, and what it will get.
+    /// Adds a call to the line; returns its position and the receiver of its grant.
     pub fn join(&mut self, claim: LineClaim) -> (LinePosition, Receiver<T>) {
         let LineClaim { precedence, party } = claim;
         let (sender, receiver) = oneshot::channel();
@@ -130,7 +130,7 @@ impl<T> WaitLine<T> {
         (position, receiver)
     }
 
-    /// Takes a call out that waits no longer.
+    /// Removes a call that stopped waiting.
     pub fn leave(&mut self, position: LinePosition) {
         let class = &mut self.classes[position.class];
         if let Some(gone) = class.waiting.remove(&(position.round, position.arrival)) {
@@ -138,8 +138,8 @@ impl<T> WaitLine<T> {
         }
     }
 
-    /// The call that is next, with whether it is a party's read; reads are passed over unless `reads` says that they may go
-    /// ahead.
+    /// Removes and returns the next call, with whether it is a party's read. Reads are passed over unless `reads` is
+    /// set.
     pub fn next(&mut self, reads: bool) -> Option<(Sender<T>, bool)> {
         const READ: usize = LinePrecedence::Read as usize;
         let may_go = |(at, class): &(usize, &CallClass<T>)| {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Calls in line, each by what it is.
+    /// Calls in line, each with a name.
     #[derive(Default)]
     struct Line {
         line: WaitLine<()>,
@@ -205,7 +205,7 @@ mod tests {
             self.receivers.push((name, position, receiver));
         }
 
-        /// Serves the next; what it is.
+        /// Serves the next call and returns its name.
         fn serve(&mut self, reads: bool) -> Option<&'static str> {
             let (sender, is_read) = self.line.next(reads)?;
             sender.send(()).unwrap();
@@ -273,7 +273,7 @@ mod tests {
         }
         let served: Vec<_> = (0..6).filter_map(|_| line.serve(true)).collect();
         assert_eq!(served, ["many", "few", "many", "few", "many", "few"]);
-        // Later too.
+        // The same holds for a call that joins later.
         line.join("few", Kind::Read, 2);
         assert_eq!(
             (line.serve(true), line.serve(true)),
@@ -291,7 +291,7 @@ mod tests {
         for (name, position, _) in &line.receivers {
             if *name == "gone" {
                 line.line.leave(*position);
-                // It may have been served meanwhile.
+                // Leaving twice is harmless: the call may have been served meanwhile.
                 line.line.leave(*position);
             }
         }
@@ -301,7 +301,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever joins and leaves, each call that stays is served once, and no party's calls out of their order.
+        /// Each call that stays is served once, and calls of one party and kind in their order.
         #[test]
         fn each_call_is_served_once(steps in proptest::collection::vec((0_usize..3, 0_usize..4, 0_u8..4), 0..200)) {
             let kinds = [Kind::Money, Kind::Write, Kind::Read];
