@@ -32,7 +32,8 @@ use gatepay_proxy::record::RequestRecord;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{
-    Configuration, DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant, Who,
+    Configuration, DatedCredential, PartyId, PartyRef, Rate, Registry, ReplayRule, SubAccount,
+    Tenant,
 };
 use http::{Request, request};
 use zeroize::Zeroizing;
@@ -152,7 +153,7 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                     record.operation(position, &world.generation, false);
                     record.claimed(caller.position);
                     record.body(BODY.len());
-                    record.verified(caller.position, caller.place);
+                    record.verified(caller.position, caller.credential_index);
                     let judgement = envelope::judge(Kind::Read, 200, &answer);
                     record.answered(200, &judgement, &answer);
                     record.sent(ANSWER.len() as u64);
@@ -253,7 +254,7 @@ impl World {
         let lines = KnownHeaders::read(head.lines());
         let target = ingress::target(&head, &lines).expect("a good head");
         let found = authenticate::claimed(&self.generation.registry, &lines);
-        let who = found.map(|found| found.who);
+        let who = found.map(|found| found.owner);
         let position = route::operation(&self.generation.catalogue, &target, who);
         let caller = authenticate::identify(found, &lines, NOW)
             .and_then(authenticate::IdentifiedCaller::in_force);
@@ -270,7 +271,7 @@ impl World {
         let app = &self.app;
         let (caller, position) = self.route(parts);
         let operation = &self.generation.catalogue.rows()[position];
-        let Who::Tenant(tenant) = caller.who else {
+        let PartyRef::Tenant(tenant) = caller.owner else {
             unreachable!("there are no operators");
         };
         verify(&caller, BODY);
@@ -280,7 +281,7 @@ impl World {
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
         app.replay.copy_arrives(print).expect("a new one");
         admit::allowed(
-            Who::Tenant(tenant),
+            PartyRef::Tenant(tenant),
             self.generation.tenant_limits(caller.position),
             position,
             operation,
@@ -289,7 +290,7 @@ impl World {
         .expect("it may");
         let registry = &self.generation.registry;
         let institution = &self.generation.institution;
-        let acting = admit::acting(caller.who, operation, Ok(None), registry, institution);
+        let acting = admit::acting(caller.owner, operation, Ok(None), registry, institution);
         let own = CallerIdentity {
             account: tenant.sub_account.as_str(),
             client_id,

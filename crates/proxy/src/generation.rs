@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use gatepay_core::Catalogue;
 use gatepay_tenancy::settings::{Institution, Settings};
-use gatepay_tenancy::{ConfigSnapshot, DatedCredential, Facts, Found, Party, PartyId, Registry};
+use gatepay_tenancy::{
+    ConfigSnapshot, CredentialMatch, DatedCredential, Facts, Party, PartyId, Registry,
+};
 
 use crate::generation::credential_usage::{CredentialUsage, CredentialUsages};
 use crate::generation::tenant_limits::{TenantLimits, TenantLimitsMap};
@@ -85,24 +87,24 @@ impl Generation {
     fn same_use(&self, party: &Party, dated: &DatedCredential) -> Option<Arc<CredentialUsage>> {
         let credential = &dated.credential;
         let found = self.registry.find(credential.client_id.as_str())?;
-        let before = found.who.party();
+        let before = found.owner.party();
         // A party whose file is unchanged is shared. Comparing secrets takes a hash of each.
         let same = std::ptr::eq(before, party)
             || before.id == party.id
                 && found.credential.credential.key.same_secret(&credential.key);
-        same.then(|| Arc::clone(self.beside[found.position].uses.at(found.place)))
+        same.then(|| Arc::clone(self.beside[found.position].uses.at(found.credential_index)))
     }
 
-    /// The usage of a credential, by its party's position and its place among the party's credentials.
-    pub fn used(&self, position: usize, place: usize) -> &CredentialUsage {
-        self.beside[position].uses.at(place)
+    /// The usage of a credential, by its party's position and its index among the party's credentials.
+    pub fn used(&self, position: usize, credential_index: usize) -> &CredentialUsage {
+        self.beside[position].uses.at(credential_index)
     }
 
     /// Loads the data that a request of this party reads into the cache, all at once. With a thousand parties none is
     /// in a near cache when its request comes; without this, the request would wait for each place in turn.
-    pub fn prefetch(&self, found: &Found<'_>) {
-        let (beside, party) = (&self.beside[found.position], found.who.party());
-        let used = beside.uses.at(found.place).count();
+    pub fn prefetch(&self, found: &CredentialMatch<'_>) {
+        let (beside, party) = (&self.beside[found.position], found.owner.party());
+        let used = beside.uses.at(found.credential_index).count();
         let dates = (party.window.past_ms, found.credential.not_before);
         found.credential.credential.key.warm();
         black_box((used, beside.lane.in_flight(), dates));
@@ -111,9 +113,9 @@ impl Generation {
     /// Every credential: its party's position, the credential, and its usage.
     pub fn credentials(&self) -> impl Iterator<Item = (usize, &DatedCredential, &CredentialUsage)> {
         let parties = self.registry.parties().enumerate();
-        parties.flat_map(move |(position, who)| {
-            let credentials = who.party().credentials.iter().enumerate();
-            credentials.map(move |(place, dated)| (position, dated, self.used(position, place)))
+        parties.flat_map(move |(position, party)| {
+            let credentials = party.party().credentials.iter().enumerate();
+            credentials.map(move |(index, dated)| (position, dated, self.used(position, index)))
         })
     }
 
@@ -329,12 +331,14 @@ mod tests {
         let first = world.after(None, tenants);
         let used = |generation: &Generation, id: &str| {
             let found = generation.registry.find(id).unwrap();
-            let used = generation.used(found.position, found.place);
+            let used = generation.used(found.position, found.credential_index);
             (used.count(), used.last_ms())
         };
         for id in ["b-1", "b-2", "b-2", "c-1", "d-1"] {
             let found = first.registry.find(id).unwrap();
-            first.used(found.position, found.place).note(1_000);
+            first
+                .used(found.position, found.credential_index)
+                .note(1_000);
         }
         let tenants = signing(&[
             ("a", &[("a-1", "5")]),

@@ -22,7 +22,7 @@ use gatepay_core::look_up::{LookUpObservation, LookUpQuestion};
 use gatepay_core::operation::LookUp;
 use gatepay_core::proof::{AnswerProof, LookUpRule};
 use gatepay_core::{Credential, Kind, Operation, Payload, envelope, translate};
-use gatepay_tenancy::Who;
+use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::settings::AcceptEncoding;
 use http::header;
 
@@ -287,10 +287,10 @@ async fn enter(
     if let Some(found) = &found {
         generation.prefetch(found);
     }
-    let who = found.map(|found| found.who);
+    let who = found.map(|found| found.owner);
     let position = route::operation(&generation.catalogue, &target, who)?;
     let operation = &generation.catalogue.rows()[position];
-    let operator = matches!(who, Some(Who::Operator(_)));
+    let operator = matches!(who, Some(PartyRef::Operator(_)));
     record.operation(position, &generation, operator);
 
     let caller = match authenticate::identify(found, lines, now_ms)? {
@@ -301,7 +301,7 @@ async fn enter(
             return Err(Box::pin(stopped).await);
         }
     };
-    let party = caller.who.party();
+    let party = caller.owner.party();
     record.claimed(caller.position);
     let print = app
         .replay
@@ -313,7 +313,7 @@ async fn enter(
         ingress::media_type(lines.content_type, operation.media)?;
     }
     let body = receive(app, origin, &mut held, body, operation, &caller, record).await?;
-    record.verified(caller.position, caller.place);
+    record.verified(caller.position, caller.credential_index);
     held.authenticated();
 
     let lane = generation.tenant_limits(caller.position);
@@ -386,7 +386,7 @@ fn record_before(
 ) -> CallIntent {
     CallIntent {
         id: record.id(),
-        party: caller.who.party().id.as_str().to_owned(),
+        party: caller.owner.party().id.as_str().to_owned(),
         client_id: caller.client_id.to_string(),
         peer,
         operation: operation.name.to_string(),
@@ -434,25 +434,25 @@ async fn judge<'a>(
     let caller = verified.caller;
     let operation = &generation.catalogue.rows()[verified.position];
     admit::allowed(
-        caller.who,
+        caller.owner,
         generation.tenant_limits(caller.position),
         verified.position,
         operation,
         verified.peer,
     )?;
     let acting = admit::acting(
-        caller.who,
+        caller.owner,
         operation,
         verified.on_behalf_of,
         &generation.registry,
         &generation.institution,
     )?;
-    let own = match caller.who {
-        Who::Tenant(tenant) => Some(CallerIdentity {
+    let own = match caller.owner {
+        PartyRef::Tenant(tenant) => Some(CallerIdentity {
             account: tenant.sub_account.as_str(),
             client_id: caller.client_id.as_str(),
         }),
-        Who::Operator(_) => None,
+        PartyRef::Operator(_) => None,
     };
     let row = (&generation.catalogue, verified.position);
     let (query, body) = (verified.query, verified.body);
@@ -569,7 +569,7 @@ async fn recognize(
     if incoming.is_end_stream() || held.begin(head_bytes, announced).is_ok() {
         let received = receive(app, origin, &mut held, incoming, operation, caller, record);
         match received.await {
-            Ok(_) => record.not_in_force(caller.position, caller.place),
+            Ok(_) => record.not_in_force(caller.position, caller.credential_index),
             Err(StopReason::Refused(_)) => {}
             Err(StopReason::Gone) => return StopReason::Gone,
         }

@@ -36,7 +36,7 @@ pub use model::party::{
     DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
 };
 pub use model::permissions::Permissions;
-pub use model::registry::{Found, Registry, Who};
+pub use model::registry::{CredentialMatch, PartyRef, Registry};
 pub use model::settings::Settings;
 pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};

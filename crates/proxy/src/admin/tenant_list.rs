@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::facts::time;
-use gatepay_tenancy::{DatedCredential, Party, Rate, Standing, Who};
+use gatepay_tenancy::{DatedCredential, Party, PartyRef, Rate, Standing};
 use serde::Serialize;
 
 use crate::generation::Generation;
@@ -120,7 +120,7 @@ pub fn named<'a>(
 fn one<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,
-    (position, who): (usize, Who<'a>),
+    (position, who): (usize, PartyRef<'a>),
     now_ms: u64,
 ) -> PartyEntry<'a> {
     let Party {
@@ -145,8 +145,8 @@ fn one<'a>(
         id: id.as_str(),
         kind: who.word(),
         sub_account: match who {
-            Who::Tenant(tenant) => Some(tenant.sub_account.as_str()),
-            Who::Operator(_) => None,
+            PartyRef::Tenant(tenant) => Some(tenant.sub_account.as_str()),
+            PartyRef::Operator(_) => None,
         },
         standing: in_force.as_str(),
         file_standing: (in_force != *standing).then(|| standing.as_str()),

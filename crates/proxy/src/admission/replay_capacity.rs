@@ -1,7 +1,7 @@
 //! Replay capacity: how many stamps the replay memory may have to hold, from the rates that are configured.
 
 use gatepay_tenancy::settings::{Quota, Settings};
-use gatepay_tenancy::{Party, Rate, Registry, ReplayRule, Who};
+use gatepay_tenancy::{Party, PartyRef, Rate, Registry, ReplayRule};
 
 /// The largest number of entries in the replay memory: one for each stamp that all parties may have admitted, or that
 /// the institution may send, the lesser of the two, while a stamp is fresh. A stamp takes one more if its nonce is
@@ -14,7 +14,10 @@ pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) 
         |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
     let institution = most(quota.rate);
     let stamps = |of: &dyn Fn(&Party) -> bool| {
-        let parties = registry.parties().map(Who::party).filter(|party| of(party));
+        let parties = registry
+            .parties()
+            .map(PartyRef::party)
+            .filter(|party| of(party));
         let parties = parties.map(|party| most(party.limits.all));
         parties.fold(0_u64, u64::saturating_add).min(institution)
     };

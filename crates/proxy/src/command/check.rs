@@ -13,7 +13,7 @@ use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, Plan, Registry, Who};
+use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, PartyRef, Plan, Registry};
 
 use super::suspended::SuspendedByHand;
 use super::{ExitStatus, UNREAD, complain, environment, fail, say};
@@ -161,8 +161,8 @@ fn report(name: &str, configuration: &Configuration) {
         let party = who.party();
         let standing = suspended.standing(&party.id, party.standing).as_str();
         let account = match who {
-            Who::Tenant(tenant) => tenant.sub_account.as_str(),
-            Who::Operator(_) => "(operator)",
+            PartyRef::Tenant(tenant) => tenant.sub_account.as_str(),
+            PartyRef::Operator(_) => "(operator)",
         };
         let rows = catalogue.rows().iter().enumerate();
         let operations = rows

@@ -13,7 +13,7 @@ use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
-use gatepay_tenancy::{Registry, Standing, Who};
+use gatepay_tenancy::{PartyRef, Registry, Standing};
 
 use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::admission::quota::{QuotaDenied, QuotaGrant};
@@ -65,7 +65,7 @@ impl Drop for Permit {
 
 /// Whether this party may make this call from this address at all, apart from rates and stamps.
 pub fn allowed(
-    who: Who<'_>,
+    who: PartyRef<'_>,
     lane: &TenantLimits,
     position: usize,
     operation: &Operation,
@@ -83,11 +83,11 @@ pub fn allowed(
         let name = &operation.name;
         return match who {
             // Only the institution is told how to turn the operation on.
-            Who::Tenant(_) => Err(Refusal::OperationOff {
+            PartyRef::Tenant(_) => Err(Refusal::OperationOff {
                 operation: name.clone().into_owned(),
                 why,
             }),
-            Who::Operator(_) => refuse(format!("{name} is off: {why}").into()),
+            PartyRef::Operator(_) => refuse(format!("{name} is off: {why}").into()),
         };
     }
     if !party.permissions.allows(position) {
@@ -123,7 +123,7 @@ impl<'a> Acting<'a> {
 /// The account a call is for: a tenant's own sub-account, or for an operator a known account. `named` is the value of
 /// the head's `X-GatePay-On-Behalf-Of`.
 pub fn acting<'a>(
-    who: Who<'a>,
+    who: PartyRef<'a>,
     operation: &Operation,
     named: AtMostOnce<'a>,
     registry: &Registry,
@@ -134,7 +134,7 @@ pub fn acting<'a>(
         return mismatch("X-GatePay-On-Behalf-Of stands more than once");
     };
     match (who, operation.account) {
-        (Who::Tenant(tenant), _) => {
+        (PartyRef::Tenant(tenant), _) => {
             let own = tenant.sub_account.as_str();
             match named {
                 Some(named) if named != own.as_bytes() => {
@@ -143,7 +143,7 @@ pub fn acting<'a>(
                 _ => Ok(Acting::OnBehalfOf(own)),
             }
         }
-        (Who::Operator(_), AccountHeader::OnBehalfOf) => {
+        (PartyRef::Operator(_), AccountHeader::OnBehalfOf) => {
             let known = |account: &&str| {
                 registry.knows_account(account)
                     || institution.account_id.as_deref() == Some(account)
@@ -156,10 +156,10 @@ pub fn acting<'a>(
                 |account| Ok(Acting::OnBehalfOf(account)),
             )
         }
-        (Who::Operator(_), _) if named.is_some() => {
+        (PartyRef::Operator(_), _) if named.is_some() => {
             mismatch("this call is made for no account: leave X-GatePay-On-Behalf-Of out")
         }
-        (Who::Operator(_), AccountHeader::MerchantId) => institution
+        (PartyRef::Operator(_), AccountHeader::MerchantId) => institution
             .merchant_id
             .as_deref()
             .map(Acting::Merchant)
@@ -168,7 +168,7 @@ pub fn acting<'a>(
                     "fee settings need institution.merchant_id in proxy.toml".into(),
                 )
             }),
-        (Who::Operator(_), AccountHeader::None) => Ok(Acting::Nobody),
+        (PartyRef::Operator(_), AccountHeader::None) => Ok(Acting::Nobody),
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use gatepay_core::payload::PayloadDigest;
 use gatepay_core::stamp::StampError;
 use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
-use gatepay_tenancy::{Found, Registry, Who};
+use gatepay_tenancy::{CredentialMatch, PartyRef, Registry};
 use http::HeaderName;
 
 use crate::headers::{self, AtMostOnce, KnownHeaders};
@@ -14,11 +14,11 @@ use crate::refusal::{Refusal, SignatureMismatch, StaleStamp};
 /// A claim to be a tenant or an operator. So far it is only known to be well formed and fresh, not proved.
 pub struct Caller<'a> {
     /// The party that owns the client id.
-    pub who: Who<'a>,
+    pub owner: PartyRef<'a>,
     /// The party's position in the registry.
     pub position: usize,
-    /// The credential's position among the party's credentials.
-    pub place: usize,
+    /// The credential's index among the party's credentials.
+    pub credential_index: usize,
     /// The client id.
     pub client_id: &'a ClientId,
     /// The stamp that the caller claims to have signed.
@@ -53,14 +53,17 @@ pub fn not_in_force() -> Refusal {
 }
 
 /// The owner of the client id in a head, if known. It is found first, since the valid paths depend on it.
-pub fn claimed<'a>(registry: &'a Registry, lines: &KnownHeaders<'_>) -> Option<Found<'a>> {
+pub fn claimed<'a>(
+    registry: &'a Registry,
+    lines: &KnownHeaders<'_>,
+) -> Option<CredentialMatch<'a>> {
     let client_id = lines.client_id.ok()??;
     registry.find(str::from_utf8(client_id).ok()?)
 }
 
 /// Reads the four headers. This needs no hashing, so an unknown client is cheap to refuse.
 pub fn identify<'a>(
-    found: Option<Found<'a>>,
+    found: Option<CredentialMatch<'a>>,
     lines: &KnownHeaders<'a>,
     now_ms: u64,
 ) -> Result<IdentifiedCaller<'a>, Refusal> {
@@ -92,15 +95,15 @@ pub fn identify<'a>(
 
 /// The claim of a request, if the claim is well formed and fresh.
 fn claim<'a>(
-    found: &Found<'a>,
+    found: &CredentialMatch<'a>,
     (timestamp, nonce, signature): (&'a [u8], &'a [u8], &'a [u8]),
     now_ms: u64,
 ) -> Result<Caller<'a>, Refusal> {
-    let Found {
-        who,
+    let CredentialMatch {
+        owner,
         credential: dated,
         position,
-        place,
+        credential_index,
     } = *found;
     let stamp = Stamp::parse(timestamp, nonce).map_err(|error| match error {
         StampError::TimestampNotDigits | StampError::TimestampInSeconds => {
@@ -112,15 +115,15 @@ fn claim<'a>(
     })?;
     let signature = Signature::parse(signature)
         .map_err(|error| Refusal::SignatureMismatch(SignatureMismatch::Form(error)))?;
-    let window = who.party().window;
+    let window = owner.party().window;
     window
         .check(stamp.millis(), now_ms)
         .map_err(|skew| Refusal::StaleTimestamp(StaleStamp::Skew(skew)))?;
     let Credential { client_id, key } = &dated.credential;
     Ok(Caller {
-        who,
+        owner,
         position,
-        place,
+        credential_index,
         client_id,
         stamp,
         key,

@@ -1,7 +1,7 @@
 //! Route: finds the operation by exact (method, path) in the catalogue.
 
 use gatepay_core::Catalogue;
-use gatepay_tenancy::Who;
+use gatepay_tenancy::PartyRef;
 
 use crate::journey::ingress::RequestTarget;
 use crate::refusal::Refusal;
@@ -13,11 +13,11 @@ use crate::refusal::Refusal;
 pub fn operation(
     catalogue: &Catalogue,
     target: &RequestTarget<'_>,
-    who: Option<Who<'_>>,
+    who: Option<PartyRef<'_>>,
 ) -> Result<usize, Refusal> {
     let found = target.method.and_then(|method| match who {
-        Some(Who::Operator(_)) => catalogue.institution(method, target.path),
-        Some(Who::Tenant(_)) | None => catalogue.merchant(method, target.path),
+        Some(PartyRef::Operator(_)) => catalogue.institution(method, target.path),
+        Some(PartyRef::Tenant(_)) | None => catalogue.merchant(method, target.path),
     });
     found.ok_or_else(|| Refusal::unknown_operation(target.method_text, target.path))
 }

@@ -19,74 +19,73 @@ use crate::model::tenant::Tenant;
 pub struct Registry {
     tenants: Vec<Arc<Tenant>>,
     operators: Vec<Arc<Operator>>,
-    /// Neither holds names: one more of each, for a hundred thousand tenants, is ten megabytes.
-    by_client_id: HashTable<At>,
+    /// Neither table copies its keys: copies for 100,000 tenants would take 10 MB.
+    by_client_id: HashTable<CredentialEntry>,
     by_account: HashTable<u32>,
-    /// The tables' keys are configured, and callers only look up: collisions by design are no threat.
+    /// Keys come from configuration and callers only look up, so a caller cannot cause collisions.
     hasher: RandomState,
 }
 
-/// A credential's owner, the party's position, and the index in its `credentials`. The party itself as well,
-/// though its position leads to it, and its credentials, though it has them: every request asks, and would find each
-/// one far look later.
-struct At {
-    party: Whose,
+/// A credential: its owner, the owner's position, and the credential's index. The party and its credentials are
+/// stored again, though the position leads to them: a request then misses the cache once instead of three times.
+struct CredentialEntry {
+    party: SharedParty,
     credentials: Arc<[DatedCredential]>,
     position: u32,
     credential: u32,
 }
 
-/// A [`Who`] that owns.
-enum Whose {
+/// A [`PartyRef`] with shared ownership.
+enum SharedParty {
     Tenant(Arc<Tenant>),
     Operator(Arc<Operator>),
 }
 
-/// The owner of a client id. Dates and standing are not judged.
+/// A credential found by its client id, and its owner. Validity dates and standing are not checked.
 #[derive(Clone, Copy)]
-pub struct Found<'a> {
+pub struct CredentialMatch<'a> {
     /// The owner.
-    pub who: Who<'a>,
-    /// The credential it names.
+    pub owner: PartyRef<'a>,
+    /// The credential with this client id.
     pub credential: &'a DatedCredential,
-    /// Their place in [`Registry::parties`]: a small number for tables kept beside the registry.
+    /// The owner's index in [`Registry::parties`], for tables kept beside the registry.
     pub position: usize,
-    /// The credential's place among theirs.
-    pub place: usize,
+    /// The credential's index among the owner's credentials.
+    pub credential_index: usize,
 }
 
 /// A tenant or an operator.
 #[derive(Clone, Copy)]
-pub enum Who<'a> {
+pub enum PartyRef<'a> {
     /// One of the institution's customers.
     Tenant(&'a Arc<Tenant>),
     /// The institution's own back office.
     Operator(&'a Arc<Operator>),
 }
 
-impl At {
+impl CredentialEntry {
     fn dated(&self) -> &DatedCredential {
         &self.credentials[self.credential as usize]
     }
 }
 
-impl Whose {
-    fn of(who: Who<'_>) -> Self {
-        match who {
-            Who::Tenant(tenant) => Self::Tenant(Arc::clone(tenant)),
-            Who::Operator(operator) => Self::Operator(Arc::clone(operator)),
+impl SharedParty {
+    fn of(party: PartyRef<'_>) -> Self {
+        match party {
+            PartyRef::Tenant(tenant) => Self::Tenant(Arc::clone(tenant)),
+            PartyRef::Operator(operator) => Self::Operator(Arc::clone(operator)),
         }
     }
 
-    fn who(&self) -> Who<'_> {
+    fn borrow(&self) -> PartyRef<'_> {
         match self {
-            Self::Tenant(tenant) => Who::Tenant(tenant),
-            Self::Operator(operator) => Who::Operator(operator),
+            Self::Tenant(tenant) => PartyRef::Tenant(tenant),
+            Self::Operator(operator) => PartyRef::Operator(operator),
         }
     }
 }
 
-impl<'a> Who<'a> {
+impl<'a> PartyRef<'a> {
     /// The common part.
     pub fn party(self) -> &'a Party {
         match self {
@@ -112,10 +111,10 @@ impl<'a> Who<'a> {
     }
 }
 
-/// Two things that must differ do not.
+/// Two owners share a value that must be unique.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{first} and {second} have the same {what}")]
-pub struct Conflict {
+pub struct RegistryConflict {
     /// The shared value's name.
     pub what: &'static str,
     /// The first owner.
@@ -130,7 +129,7 @@ impl Registry {
         tenants: Vec<Tenant>,
         operators: Vec<Operator>,
         institution: &[DatedCredential],
-    ) -> Result<Self, Vec<Conflict>> {
+    ) -> Result<Self, Vec<RegistryConflict>> {
         let registry = Self::index(
             tenants.into_iter().map(Arc::new).collect(),
             operators.into_iter().map(Arc::new).collect(),
@@ -143,11 +142,11 @@ impl Registry {
             claims.stake(Claim::Secret(credential.key.fingerprint()), owner());
         }
         let mut conflicts = Vec::new();
-        for who in registry.parties() {
-            let party = who.party();
-            let owner = format!("{} {}", who.word(), party.id);
+        for party_ref in registry.parties() {
+            let party = party_ref.party();
+            let owner = format!("{} {}", party_ref.word(), party.id);
             let mut conflict = |what, first: Option<&String>| {
-                conflicts.extend(first.map(|first| Conflict {
+                conflicts.extend(first.map(|first| RegistryConflict {
                     what,
                     first: first.clone(),
                     second: owner.clone(),
@@ -155,7 +154,7 @@ impl Registry {
             };
             let id = Claim::Id(party.id.clone());
             conflict("id", claims.stake(id, owner.clone()));
-            if let Who::Tenant(tenant) = who {
+            if let PartyRef::Tenant(tenant) = party_ref {
                 let account = tenant.sub_account.clone();
                 let shared = tenant.shared_sub_account;
                 let other = claims.stake_account(account, owner.clone(), shared);
@@ -180,7 +179,7 @@ impl Registry {
     /// follows from configuration alone, so that no traffic can make a series.
     pub fn own_series(&self, metrics: &Metrics) -> Vec<bool> {
         let pinned: HashSet<&str> = metrics.pinned.iter().map(PartyId::as_str).collect();
-        let is_pinned = |who: Who<'_>| pinned.contains(who.party().id.as_str());
+        let is_pinned = |party: PartyRef<'_>| pinned.contains(party.party().id.as_str());
         let mut own: Vec<bool> = self.parties().map(is_pinned).collect();
         let named = own.iter().filter(|own| **own).count();
         let left = metrics.max_tenants.saturating_sub(named);
@@ -200,20 +199,22 @@ impl Registry {
             ..Self::default()
         };
         let hash_of = |text: &str| registry.hasher.hash_one(text);
-        let credentials = registry.parties().map(|who| who.party().credentials.len());
+        let credentials = registry
+            .parties()
+            .map(|party| party.party().credentials.len());
         let mut by_client_id = HashTable::with_capacity(credentials.sum());
         let place = |index| u32::try_from(index).expect("there are fewer than four billion");
-        for (position, who) in registry.parties().enumerate() {
-            for (credential, dated) in who.party().credentials.iter().enumerate() {
-                let at = At {
-                    party: Whose::of(who),
-                    credentials: Arc::clone(&who.party().credentials),
+        for (position, party) in registry.parties().enumerate() {
+            for (credential, dated) in party.party().credentials.iter().enumerate() {
+                let entry = CredentialEntry {
+                    party: SharedParty::of(party),
+                    credentials: Arc::clone(&party.party().credentials),
                     position: place(position),
                     credential: place(credential),
                 };
                 let hash = hash_of(dated.credential.client_id.as_str());
-                // There is room for all of them, so none is ever hashed again.
-                by_client_id.insert_unique(hash, at, |_| hash);
+                // The capacity is exact, so no entry is rehashed.
+                by_client_id.insert_unique(hash, entry, |_| hash);
             }
         }
         let mut by_account = HashTable::with_capacity(registry.tenants.len());
@@ -243,8 +244,8 @@ impl Registry {
         let (mut tenants, mut operators) = (self.tenants.clone(), self.operators.clone());
         for (at, standing) in lowered {
             match self.at(at) {
-                Who::Tenant(tenant) => tenants[at] = Arc::new(tenant.with_standing(standing)),
-                Who::Operator(operator) => {
+                PartyRef::Tenant(tenant) => tenants[at] = Arc::new(tenant.with_standing(standing)),
+                PartyRef::Operator(operator) => {
                     operators[at - self.tenants.len()] = Arc::new(operator.with_standing(standing));
                 }
             }
@@ -264,15 +265,16 @@ impl Registry {
     }
 
     /// The owner of a client id, by one hash look-up.
-    pub fn find(&self, client_id: &str) -> Option<Found<'_>> {
+    pub fn find(&self, client_id: &str) -> Option<CredentialMatch<'_>> {
         let hash = self.hasher.hash_one(client_id);
-        let named = |at: &At| at.dated().credential.client_id.as_str() == client_id;
-        let at = self.by_client_id.find(hash, named)?;
-        Some(Found {
-            who: at.party.who(),
-            credential: at.dated(),
-            position: at.position as usize,
-            place: at.credential as usize,
+        let named =
+            |entry: &CredentialEntry| entry.dated().credential.client_id.as_str() == client_id;
+        let entry = self.by_client_id.find(hash, named)?;
+        Some(CredentialMatch {
+            owner: entry.party.borrow(),
+            credential: entry.dated(),
+            position: entry.position as usize,
+            credential_index: entry.credential as usize,
         })
     }
 
@@ -280,10 +282,10 @@ impl Registry {
     ///
     /// # Panics
     /// If there is no such position.
-    pub fn at(&self, position: usize) -> Who<'_> {
+    pub fn at(&self, position: usize) -> PartyRef<'_> {
         match self.tenants.get(position) {
-            Some(tenant) => Who::Tenant(tenant),
-            None => Who::Operator(&self.operators[position - self.tenants.len()]),
+            Some(tenant) => PartyRef::Tenant(tenant),
+            None => PartyRef::Operator(&self.operators[position - self.tenants.len()]),
         }
     }
 
@@ -297,10 +299,10 @@ impl Registry {
         &self.operators
     }
 
-    /// All parties: the tenants, then the operators. The index of each is its [`Found::position`].
-    pub fn parties(&self) -> impl Iterator<Item = Who<'_>> {
-        let tenants = self.tenants.iter().map(Who::Tenant);
-        tenants.chain(self.operators.iter().map(Who::Operator))
+    /// All parties: the tenants, then the operators. The index of each is its [`CredentialMatch::position`].
+    pub fn parties(&self) -> impl Iterator<Item = PartyRef<'_>> {
+        let tenants = self.tenants.iter().map(PartyRef::Tenant);
+        tenants.chain(self.operators.iter().map(PartyRef::Operator))
     }
 
     /// Whether some tenant acts for this sub-account.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::model::facts::Facts;
 use crate::model::party::{DatedCredential, Limits, Party, Rate};
 use crate::model::permissions::{Audience, Permissions};
-use crate::model::registry::Who;
+use crate::model::registry::PartyRef;
 use crate::model::settings::Institution;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::model::tenant::Tenant;
@@ -24,7 +24,7 @@ pub use crate::plan::settings_facts::of_settings;
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
-pub fn of_party(who: Who<'_>, side: ConfigSnapshot<'_>) -> Facts {
+pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
     let Party {
         id: _,
         standing,
@@ -38,7 +38,7 @@ pub fn of_party(who: Who<'_>, side: ConfigSnapshot<'_>) -> Facts {
     let mut facts = Facts::new();
     let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
     let audience = match who {
-        Who::Tenant(tenant) => {
+        PartyRef::Tenant(tenant) => {
             let Tenant {
                 party: _,
                 sub_account,
@@ -50,7 +50,7 @@ pub fn of_party(who: Who<'_>, side: ConfigSnapshot<'_>) -> Facts {
             put("weight", weight.get().into());
             Audience::Tenants
         }
-        Who::Operator(_) => Audience::Operators,
+        PartyRef::Operator(_) => Audience::Operators,
     };
     put("standing", standing.as_str().into());
     put("replay", replay.as_str().into());
@@ -165,7 +165,7 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
 /// The source of one party's or row's facts.
 #[derive(Clone, Copy)]
 pub(crate) enum FactSource<'a> {
-    Party(Who<'a>, ConfigSnapshot<'a>),
+    Party(PartyRef<'a>, ConfigSnapshot<'a>),
     Row(&'a Operation),
     Told(&'a Facts),
 }
@@ -184,12 +184,13 @@ impl<'a> FactSource<'a> {
     /// under a party that is kept.
     pub(crate) fn is(self, other: Self) -> bool {
         match (self, other) {
-            (Self::Party(Who::Tenant(one), _), Self::Party(Who::Tenant(other), _)) => {
+            (Self::Party(PartyRef::Tenant(one), _), Self::Party(PartyRef::Tenant(other), _)) => {
                 Arc::ptr_eq(one, other)
             }
-            (Self::Party(Who::Operator(one), _), Self::Party(Who::Operator(other), _)) => {
-                Arc::ptr_eq(one, other)
-            }
+            (
+                Self::Party(PartyRef::Operator(one), _),
+                Self::Party(PartyRef::Operator(other), _),
+            ) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -207,17 +208,17 @@ impl<'a> ConfigSnapshot<'a> {
 
     /// The tenants, by id.
     pub(crate) fn tenants(self) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
-        self.parties(self.registry.tenants().iter().map(Who::Tenant))
+        self.parties(self.registry.tenants().iter().map(PartyRef::Tenant))
     }
 
     /// The operators, by id.
     pub(crate) fn operators(self) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
-        self.parties(self.registry.operators().iter().map(Who::Operator))
+        self.parties(self.registry.operators().iter().map(PartyRef::Operator))
     }
 
     fn parties(
         self,
-        parties: impl Iterator<Item = Who<'a>>,
+        parties: impl Iterator<Item = PartyRef<'a>>,
     ) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
         parties.map(move |who| (who.party().id.as_str(), FactSource::Party(who, self)))
     }

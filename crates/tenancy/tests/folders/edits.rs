@@ -190,7 +190,7 @@ fn a_new_key_overlaps_the_old_one() {
             );
             let registry = folder.loads().registry;
             let found = registry.find(rotated.client_id.as_str()).unwrap();
-            assert_eq!(found.who.party().id.as_str(), who);
+            assert_eq!(found.owner.party().id.as_str(), who);
             assert_eq!(
                 (found.credential.not_before, found.credential.not_after),
                 (None, None)

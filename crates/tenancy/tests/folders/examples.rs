@@ -80,7 +80,7 @@ fn the_examples_are_good_and_show_the_defaults() {
         .registry
         .find("5f0c6a1e-3c0d-4d38-9b55-0d3c1f6f2a10")
         .unwrap()
-        .who
+        .owner
         .party();
     let plain = &plain.tenants()[0].party;
     assert_eq!(acme.limits, plain.limits);

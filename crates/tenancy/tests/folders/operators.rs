@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
 use gatepay_tenancy::{
-    DatedCredential, Operator, PartyId, Registry, Standing, SubAccount, Tenant, Who,
+    DatedCredential, Operator, PartyId, PartyRef, Registry, Standing, SubAccount, Tenant,
 };
 use zeroize::Zeroizing;
 
@@ -28,12 +28,12 @@ fn an_operator_is_found_like_a_tenant_and_told_apart() {
         .loads()
         .registry;
     let found = registry.find("client-desk").unwrap();
-    let Who::Operator(desk) = found.who else {
+    let PartyRef::Operator(desk) = found.owner else {
         panic!("it is an operator")
     };
     assert!(Arc::ptr_eq(desk, &registry.operators()[1]));
     let found = registry.find("client-acme").unwrap();
-    assert!(matches!(found.who, Who::Tenant(_)));
+    assert!(matches!(found.owner, PartyRef::Tenant(_)));
     let standing = registry.operators()[0].party.standing;
     assert_eq!(standing, Standing::ReadOnly);
 }
@@ -53,10 +53,10 @@ fn positions_are_dense_tenants_first() {
     for (position, id) in parties.into_iter().enumerate() {
         let found = registry.find(&format!("client-{id}")).unwrap();
         assert_eq!(found.position, position);
-        assert_eq!(found.who.party().id.as_str(), id);
+        assert_eq!(found.owner.party().id.as_str(), id);
         assert!(std::ptr::eq(
             found.credential,
-            &raw const found.who.party().credentials[0]
+            &raw const found.owner.party().credentials[0]
         ));
     }
 }

@@ -37,7 +37,7 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
         ("client-zeta", "zeta"),
     ] {
         let found = registry.find(client_id).unwrap();
-        assert_eq!(found.who.party().id.as_str(), tenant);
+        assert_eq!(found.owner.party().id.as_str(), tenant);
         assert_eq!(found.credential.credential.client_id.as_str(), client_id);
     }
     assert!(registry.find("institution").is_none());

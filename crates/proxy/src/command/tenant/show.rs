@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_tenancy::{ConfigSnapshot, PartyId, Who, edit, facts};
+use gatepay_tenancy::{ConfigSnapshot, PartyId, PartyRef, edit, facts};
 use serde_json::{Value, json};
 
 use super::{ToldRunning, credential, name_the_rest, not_edited, refuse};
@@ -37,7 +37,7 @@ impl TenantShow {
             return not_edited(edit::EditError::Changed(file));
         };
         let now_ms = Clock::system().unix_ms();
-        let said = facts::of_party(Who::Tenant(tenant), ConfigSnapshot::of(&configuration));
+        let said = facts::of_party(PartyRef::Tenant(tenant), ConfigSnapshot::of(&configuration));
         let said = said
             .iter()
             .filter(|(key, _)| !key.starts_with("credential."));
