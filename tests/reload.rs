@@ -291,6 +291,105 @@ async fn who_is_suspended_does_not_wait_until_other_files_are_mended() {
     assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
 }
 
+async fn credentials_ended_ahead(program: &Program) -> (Value, String) {
+    let state = program.admin("GET", "/-/reload").await.json();
+    let count = program.metric("reload_credentials_ended_ahead").await;
+    (state["credentials_ended_ahead"].clone(), count)
+}
+
+#[tokio::test]
+async fn a_key_that_is_rotated_without_overlap_ends_while_other_files_are_broken() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    let program = Program::serve(&folder).await;
+    folder.tenant(&globex(), "limits = { requests_per_second = 0 }");
+    until("the broken file is reported", || {
+        program.stderr().contains("tenants.d/globex.toml:4")
+    })
+    .await;
+    let config = folder.name("proxy.toml");
+    let rotate = [
+        "tenant",
+        "rotate",
+        "acme",
+        "--overlap",
+        "0s",
+        "--json",
+        "--config",
+        &config,
+    ];
+    let output = run(&rotate);
+    assert_eq!(output.status.code(), Some(0));
+    let rotated: Value = serde_json::from_slice(&output.stdout).unwrap();
+    becomes(&program, &acme(), 401).await;
+    let new_credential = |key| rotated[key].as_str().unwrap().to_owned().leak();
+    let new = Shop::new(
+        "acme",
+        new_credential("client_id"),
+        new_credential("secret"),
+        acme().sub_account,
+    );
+    assert_eq!(status(&program, &new).await, 401, "a right is given later");
+    assert_eq!(status(&program, &globex()).await, 200);
+    until("the log names the party", || {
+        program.stderr().contains("credentials end at once")
+    })
+    .await;
+    let ahead = credentials_ended_ahead(&program).await;
+    assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
+    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
+
+    let kept = fs::read_to_string(folder.path("tenants.d/acme.toml")).unwrap();
+    // Neither a later end, nor a broken or missing table gives the key back.
+    for spoil in [
+        |folder: &Folder| folder.tenant(&acme(), SHARED),
+        |folder: &Folder| folder.file("tenants.d/acme.toml", "id = "),
+        |folder: &Folder| folder.remove("tenants.d/acme.toml"),
+    ] {
+        spoil(&folder);
+        assert_eq!(program.reload("").await.0, 422);
+        assert_eq!(status(&program, &acme()).await, 401);
+        folder.file("tenants.d/acme.toml", &kept);
+    }
+    assert_eq!(program.reload("").await.0, 422);
+    folder.tenant(&globex(), "");
+    assert_eq!(program.reload("").await.0, 200);
+    assert_eq!(status(&program, &new).await, 200);
+    assert_eq!(status(&program, &acme()).await, 401);
+    let ahead = credentials_ended_ahead(&program).await;
+    assert_eq!(ahead, (json!([]), "0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_key_ends_by_a_table_that_is_wrong_in_every_other_key_and_not_by_its_absence() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let program = Program::serve(&folder).await;
+    let good = fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap();
+
+    // Half of a move: the key is gone from its own file, and nothing says that it ended.
+    let moved = good.replace(globex().client_id, "client-other");
+    folder.file("tenants.d/globex.toml", &moved);
+    folder.tenant(&acme(), "limits = { requests_per_second = 0 }");
+    assert_eq!(program.reload("").await.0, 422);
+    assert_eq!(status(&program, &globex()).await, 200);
+
+    folder.remove("secrets/globex.key");
+    folder.file(
+        "tenants.d/globex.toml",
+        &format!(
+            "id = 'globex'\nsub_account = 7\nstandin = 'suspended'\nlimits = 'none'\n\
+             [[credential]]\nclient_id = '{}'\nsecret = {{ file = '../secrets/globex.key' }}\n\
+             not_after = 2026-01-01T00:00:00Z\n",
+            globex().client_id
+        ),
+    );
+    assert_eq!(program.reload("").await.0, 422);
+    assert_eq!(status(&program, &globex()).await, 401);
+    let ahead = credentials_ended_ahead(&program).await;
+    assert_eq!(ahead, (json!(["globex"]), "1".to_owned()));
+}
+
 #[tokio::test]
 async fn who_is_suspended_does_not_wait_until_another_change_is_confirmed() {
     let gatepay = GatePay::now();

@@ -84,6 +84,13 @@ impl SigningKey {
         black_box(self.0.clone());
     }
 
+    /// The same key once more, for a credential whose dates change while the first is in use. `Clone` is missing so that a
+    /// key is copied only where the code says so; each copy is wiped when dropped.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// Whether both were made from the same secret: two tenants must not share one.
     pub fn same_secret(&self, other: &Self) -> bool {
         self.fingerprint().ct_eq(&other.fingerprint()).into()

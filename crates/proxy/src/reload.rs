@@ -4,9 +4,10 @@
 //! thread also drops the previous generation, so no request pays for any of these steps. The thread polls every
 //! `poll_ms`, less often if polling would take more than a fiftieth of a core, and at once on request.
 //!
-//! Suspensions do not wait for the whole. While the files have an error, or a change waits for confirmation, the
-//! current generation continues with the parties suspended that the files suspend, and with everything else unchanged.
-//! This only ever removes permissions. Only a complete generation restores them.
+//! Restrictions do not wait for the whole. While the files have an error, or a change waits for confirmation, the
+//! current generation continues with the parties suspended that the files suspend, with the credentials ended that the
+//! files end, and with everything else unchanged. This only ever removes permissions. Only a complete generation restores
+//! them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gatepay_tenancy::watch::{ChangedFiles, Next};
-use gatepay_tenancy::{ConfigSnapshot, Facts, Hash, Plan, Problem, Watch, facts};
+use gatepay_tenancy::{ConfigSnapshot, Facts, Hash, Party, Plan, Problem, Registry, Watch, facts};
+use prometheus::IntGauge;
 
 use crate::admission::replay_capacity::replay_capacity;
 use crate::app::App;
@@ -127,7 +129,7 @@ impl ReloadThread {
                         if self.read(glance, settle) {
                             self.build(None);
                         } else {
-                            self.suspend_ahead();
+                            self.restrict_ahead();
                         }
                     }
                 }
@@ -141,7 +143,7 @@ impl ReloadThread {
         if self.read(glance, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
-            self.suspend_ahead();
+            self.restrict_ahead();
             ReloadReport::unsettled()
         }
     }
@@ -170,7 +172,7 @@ impl ReloadThread {
         let next = match self.watch.next(&self.env) {
             Ok(next) => next,
             Err(problems) => {
-                self.suspend_ahead();
+                self.restrict_ahead();
                 return self.failed(&problems);
             }
         };
@@ -180,7 +182,7 @@ impl ReloadThread {
         let confirmed = confirm == Some(plan.hash.as_str());
         if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {
             // Only the remaining changes need confirmation.
-            let plan = match self.suspend_ahead() {
+            let plan = match self.restrict_ahead() {
                 Some(now) => planned(&now, &next),
                 None => plan,
             };
@@ -189,7 +191,7 @@ impl ReloadThread {
         let renewal = match self.app.renew_certificate() {
             Ok(renewal) => renewal,
             Err(text) => {
-                self.suspend_ahead();
+                self.restrict_ahead();
                 return self.failed(&[Problem {
                     file: "proxy.toml".into(),
                     line: None,
@@ -210,14 +212,14 @@ impl ReloadThread {
         }
     }
 
-    /// Lowers, in the current generation, the standing of each party whose files state a lower standing. Returns the
-    /// resulting generation if any standing changed.
+    /// Takes away, in the current generation, the rights that the parties' own tables take away: a standing, and the time
+    /// for which a credential is valid. Returns the resulting generation if anything changed.
     ///
-    /// Every change made here would happen anyway once the rest is fixed or confirmed. A standing in one party's own
+    /// Every change made here would happen anyway once the rest is fixed or confirmed. A restriction in one party's own
     /// table need not wait for the table of another party.
-    fn suspend_ahead(&mut self) -> Option<Arc<Generation>> {
+    fn restrict_ahead(&mut self) -> Option<Arc<Generation>> {
         let before = self.app.generation.load_full();
-        let registry = before.registry.lowering(self.watch.lowered())?;
+        let registry = before.registry.restricted(self.watch.restrictions())?;
         let app = &self.app;
         let generation = Arc::new(Generation::new(
             Some(&before),
@@ -229,30 +231,59 @@ impl ReloadThread {
         ));
         app.generation.store(Arc::clone(&generation));
 
-        let pairs = before.registry.parties().zip(generation.registry.parties());
-        let differ = pairs.filter(|(old, new)| old.party().standing != new.party().standing);
-        let suspended: BTreeSet<String> =
-            differ.map(|(_, new)| new.party().id.to_string()).collect();
         let plan = Plan::between(before.side(), generation.side());
         self.write_down(&plan, CertificateRenewal::Unchanged);
         self.hash = plan.leads_to(self.hash);
-        let hash = self.hash.to_string();
-        let app = &self.app;
-        app.metrics.reloads.at_work(&hash);
-        let mut state = app.reload.lock_state();
-        state.hash = Some(hash);
-        state.suspended_ahead.extend(suspended.iter().cloned());
-        let count = i64::try_from(state.suspended_ahead.len()).unwrap_or(i64::MAX);
-        app.metrics.reloads.suspended_ahead.set(count);
-        drop(state);
-        let some = suspended.iter().take(CHANGES).map(String::as_str);
-        tracing::warn!(
-            parties = some.collect::<Vec<_>>().join(", "),
-            count = suspended.len(),
-            "suspended at once, or held to reads; the rest of what the files say is not at work yet"
-        );
+        self.show_restricted(&before.registry, &generation.registry);
         self.leftover.push(before);
         Some(generation)
+    }
+
+    /// Logs and counts the parties that lost rights ahead of the rest of the files.
+    fn show_restricted(&self, before: &Registry, now: &Registry) {
+        let lost = |lost: fn(&Party, &Party) -> bool| -> BTreeSet<String> {
+            let pairs = before.parties().zip(now.parties());
+            let pairs = pairs.map(|(old, new)| (old.party(), new.party()));
+            let lost = pairs.filter(|(old, new)| lost(old, new));
+            lost.map(|(_, new)| new.id.to_string()).collect()
+        };
+        let suspended = lost(|old, new| old.standing != new.standing);
+        let ended = lost(|old, new| !Arc::ptr_eq(&old.credentials, &new.credentials));
+        let meters = &self.app.metrics.reloads;
+        let hash = self.hash.to_string();
+        meters.at_work(&hash);
+        let mut state = self.app.reload.lock_state();
+        state.hash = Some(hash);
+        let count = |all: &mut BTreeSet<String>, more: &BTreeSet<String>, meter: &IntGauge| {
+            all.extend(more.iter().cloned());
+            meter.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        };
+        count(
+            &mut state.suspended_ahead,
+            &suspended,
+            &meters.suspended_ahead,
+        );
+        let all_ended = &mut state.credentials_ended_ahead;
+        count(all_ended, &ended, &meters.credentials_ended_ahead);
+        drop(state);
+        let names = |parties: &BTreeSet<String>| {
+            let some: Vec<_> = parties.iter().take(CHANGES).map(String::as_str).collect();
+            some.join(", ")
+        };
+        if !suspended.is_empty() {
+            tracing::warn!(
+                parties = names(&suspended),
+                count = suspended.len(),
+                "suspended at once, or held to reads; the other changes in the files are not applied yet"
+            );
+        }
+        if !ended.is_empty() {
+            tracing::warn!(
+                parties = names(&ended),
+                count = ended.len(),
+                "credentials end at once as their files say; the other changes in the files are not applied yet"
+            );
+        }
     }
 
     fn failed(&mut self, problems: &[Problem]) -> ReloadReport {
@@ -351,6 +382,7 @@ impl ReloadThread {
         meters.in_step.set(1);
         meters.waiting.set(0);
         meters.suspended_ahead.set(0);
+        meters.credentials_ended_ahead.set(0);
         meters.restart_needed.set(i64::from(!restart.is_empty()));
         let now_ms = app.clock.unix_ms();
         meters.applied_now(now_ms);
@@ -384,6 +416,7 @@ impl ReloadThread {
             problems: Vec::new(),
             waiting: None,
             suspended_ahead: BTreeSet::new(),
+            credentials_ended_ahead: BTreeSet::new(),
             restart,
             hash: Some(hash),
         };

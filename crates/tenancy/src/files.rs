@@ -7,6 +7,7 @@ pub(crate) mod operator_file;
 pub(crate) mod party_file;
 pub(crate) mod permissions;
 pub(crate) mod proxy_file;
+pub(crate) mod restrictions;
 pub mod secrets;
 pub(crate) mod tenant_file;
 pub(crate) mod written;

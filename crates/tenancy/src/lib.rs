@@ -37,6 +37,7 @@ pub use model::party::{
 };
 pub use model::permissions::Permissions;
 pub use model::registry::{CredentialMatch, PartyRef, Registry};
+pub use model::restriction::Restrictions;
 pub use model::settings::Settings;
 pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};

@@ -6,6 +6,7 @@ pub mod operator;
 pub mod party;
 pub mod permissions;
 pub mod registry;
+pub(crate) mod restriction;
 pub mod settings;
 pub(crate) mod snapshot;
 pub mod tenant;

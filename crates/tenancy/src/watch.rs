@@ -32,8 +32,9 @@ use crate::load::{self, Reading};
 use crate::model::claims::Claims;
 use crate::model::configuration::Configuration;
 use crate::model::operator::Operator;
-use crate::model::party::{DatedCredential, PartyId, Standing};
+use crate::model::party::DatedCredential;
 use crate::model::registry::Registry;
+use crate::model::restriction::Restrictions;
 use crate::model::settings::{SecretText, Settings};
 use crate::model::tenant::Tenant;
 use crate::syntax::problem::Problem;
@@ -287,10 +288,11 @@ impl Watch {
         Err(problems)
     }
 
-    /// The parties whose standing is less than `active`, as far as the files were read, whether or not these can be used
-    /// as a whole.
-    pub fn lowered(&self) -> impl Iterator<Item = (&PartyId, Standing)> {
-        self.tenants.lowered().chain(self.operators.lowered())
+    /// The restrictions in the files, as far as these were read, whether or not they can be used as a whole.
+    pub fn restrictions(&self) -> impl Iterator<Item = &Restrictions> {
+        self.tenants
+            .restrictions()
+            .chain(self.operators.restrictions())
     }
 
     /// Adds the files that hold something only one may hold.

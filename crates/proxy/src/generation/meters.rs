@@ -18,6 +18,8 @@ pub struct ReloadMeters {
     pub waiting: IntGauge,
     /// Parties that were suspended ahead of the rest of a change, which is wrong or waits.
     pub suspended_ahead: IntGauge,
+    /// Parties of which credentials ended ahead of the rest of a change, which is wrong or waits.
+    pub credentials_ended_ahead: IntGauge,
     /// 1 while a change of the process's own settings waits for its next start.
     pub restart_needed: IntGauge,
     /// When files were applied last, in seconds since 1970.
@@ -62,6 +64,10 @@ impl ReloadMeters {
             suspended_ahead: make.gauge(
                 "reload_suspended_ahead",
                 "Tenants and operators suspended ahead of the rest of what the files say, which is wrong or waits.",
+            ),
+            credentials_ended_ahead: make.gauge(
+                "reload_credentials_ended_ahead",
+                "Tenants and operators with credentials that ended ahead of the other changes in the files, which have an error or wait.",
             ),
             restart_needed: make.gauge(
                 "reload_restart_needed",

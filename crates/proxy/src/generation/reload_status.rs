@@ -73,6 +73,8 @@ pub struct ReloadState {
     pub waiting: Option<WaitingChange>,
     /// The tenants that were suspended ahead of the rest of the files, which is wrong or waits.
     pub suspended_ahead: BTreeSet<String>,
+    /// The tenants of which credentials were ended ahead of the rest of the files, which is wrong or waits.
+    pub credentials_ended_ahead: BTreeSet<String>,
     /// Keys of `proxy.toml` that wait for the next start.
     pub restart: BTreeSet<String>,
     /// The hash of the configuration in force: the same for the same configuration, in any process. `null` until it is

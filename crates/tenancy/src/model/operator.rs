@@ -2,8 +2,9 @@
 
 use gatepay_core::Catalogue;
 
-use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::permissions::Permissions;
+use crate::model::restriction::Restrictions;
 
 /// A member of the institution's own back office. It calls institution paths, and so needs no institution secret.
 pub struct Operator {
@@ -19,11 +20,11 @@ impl Operator {
         }
     }
 
-    /// The same, suspended.
-    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
-        Self {
-            party: self.party.with_standing(standing),
-        }
+    /// The same operator with fewer rights; `None` if it has no more than these restrictions leave.
+    pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
+        Some(Self {
+            party: self.party.restricted(by)?,
+        })
     }
 }
 

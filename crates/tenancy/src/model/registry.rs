@@ -1,6 +1,6 @@
 //! All tenants and operators, found by client id.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use hashbrown::HashTable;
 
 use crate::model::claims::{Claim, Claims};
 use crate::model::operator::Operator;
-use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::party::{DatedCredential, Party, PartyId};
+use crate::model::restriction::Restrictions;
 use crate::model::settings::Metrics;
 use crate::model::tenant::Tenant;
 
@@ -227,30 +228,26 @@ impl Registry {
         registry
     }
 
-    /// The same registry, but with the standing of these parties lowered to these. `None` if no standing is higher, or no
-    /// party has these names.
-    pub fn lowering<'a>(
+    /// The same registry with fewer rights: the parties that these restrictions name lose what they take away. `None` if
+    /// no party has more than they leave.
+    pub fn restricted<'a>(
         &self,
-        standings: impl IntoIterator<Item = (&'a PartyId, Standing)>,
+        restrictions: impl IntoIterator<Item = &'a Restrictions>,
     ) -> Option<Self> {
-        let found = standings
-            .into_iter()
-            .filter_map(|(id, standing)| Some((self.position(id.as_str())?, standing)));
-        let lower = |(at, standing): &(usize, Standing)| *standing < self.at(*at).party().standing;
-        let lowered: BTreeMap<usize, Standing> = found.filter(lower).collect();
-        if lowered.is_empty() {
-            return None;
-        }
         let (mut tenants, mut operators) = (self.tenants.clone(), self.operators.clone());
-        for (at, standing) in lowered {
-            match self.at(at) {
-                PartyRef::Tenant(tenant) => tenants[at] = Arc::new(tenant.with_standing(standing)),
-                PartyRef::Operator(operator) => {
-                    operators[at - self.tenants.len()] = Arc::new(operator.with_standing(standing));
-                }
+        let mut changed = false;
+        for by in restrictions {
+            let Some(position) = self.position(by.id.as_str()) else {
+                continue;
+            };
+            if let Some(tenant) = tenants.get_mut(position) {
+                changed |= replace(tenant, tenant.restricted(by));
+            } else {
+                let operator = &mut operators[position - self.tenants.len()];
+                changed |= replace(operator, operator.restricted(by));
             }
         }
-        Some(Self::index(tenants, operators))
+        changed.then(|| Self::index(tenants, operators))
     }
 
     /// The position of a party in [`parties`](Self::parties), by name.
@@ -311,4 +308,13 @@ impl Registry {
         let hash = self.hasher.hash_one(account);
         self.by_account.find(hash, named).is_some()
     }
+}
+
+/// Puts a new value in the place of the old one, if there is a new one; says whether there was.
+fn replace<T>(place: &mut Arc<T>, new: Option<T>) -> bool {
+    let is_new = new.is_some();
+    if let Some(new) = new {
+        *place = Arc::new(new);
+    }
+    is_new
 }

@@ -7,8 +7,9 @@ use std::num::NonZeroU32;
 use gatepay_core::Catalogue;
 use smol_str::SmolStr;
 
-use crate::model::party::{DatedCredential, Party, PartyId, Standing};
+use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::permissions::Permissions;
+use crate::model::restriction::Restrictions;
 
 /// One of the institution's customers. Of a thousand none is in a near cache when its request comes, so the fields of a request
 /// lie in two cache lines, with the counts of the [`Arc`](std::sync::Arc); fields of a reload alone are last.
@@ -40,14 +41,14 @@ impl Tenant {
         }
     }
 
-    /// The same, suspended.
-    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
-        Self {
-            party: self.party.with_standing(standing),
+    /// The same tenant with fewer rights; `None` if it has no more than these restrictions leave.
+    pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
+        Some(Self {
+            party: self.party.restricted(by)?,
             sub_account: self.sub_account.clone(),
             shared_sub_account: self.shared_sub_account,
             weight: self.weight,
-        }
+        })
     }
 }
 

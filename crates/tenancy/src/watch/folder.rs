@@ -12,10 +12,11 @@ use std::thread;
 use super::ownership::{self, KeyOwner, Owns};
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::disk::party_files::{folder_of, in_folder, party_names};
+use crate::files::restrictions;
 use crate::files::secrets::{Environment, Sources};
 use crate::load::Reading;
 use crate::model::claims::Claims;
-use crate::model::party::{PartyId, Standing};
+use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
 use crate::syntax::table_reader::{Place, Reader};
 
@@ -42,6 +43,8 @@ pub(super) struct PartyFile<T> {
     /// As seen from the file.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
+    /// Of all its tables, also those from which no party was read. Most files have none.
+    restrictions: Box<[Restrictions]>,
     /// A hash of each of their unique keys, since some take long to compute.
     pub(super) held: Box<[u64]>,
     /// Whether nothing is wrong with it by itself.
@@ -236,12 +239,9 @@ impl<T: Owns> Folder<T> {
         parties
     }
 
-    /// The parties whose table says less than `active`, even if it has other problems.
-    pub(super) fn lowered(&self) -> impl Iterator<Item = (&PartyId, Standing)> {
-        let parties = self.files.iter().flat_map(|file| &file.parties);
-        let parties = parties.map(|one| one.party());
-        let lowered = parties.filter(|party| party.standing < Standing::Active);
-        lowered.map(|party| (&party.id, party.standing))
+    /// The restrictions in all files, also of tables that have problems.
+    pub(super) fn restrictions(&self) -> impl Iterator<Item = &Restrictions> {
+        self.files.iter().flat_map(|file| &file.restrictions)
     }
 
     pub(super) fn wrong(&self) -> impl Iterator<Item = PathBuf> {
@@ -275,7 +275,9 @@ impl<T: Owns> PartyFile<T> {
         let reading = Reading::new(by.proxy_toml, by.env, &reads);
         reading.secret_text.set(by.secret_text);
         let mut claims = Claims::default();
+        let mut stated = Vec::new();
         let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
+            stated.extend(restrictions::read(&table));
             read(table, sources, &mut claims).map(Arc::new)
         });
         let fine = reading.problems.is_empty();
@@ -290,6 +292,7 @@ impl<T: Owns> PartyFile<T> {
             secrets: seen.iter().map(beside).collect(),
             held: ownership::key_hashes(&parties, by.hasher),
             parties: parties.into(),
+            restrictions: stated.into(),
             fine,
         }
     }

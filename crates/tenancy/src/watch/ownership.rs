@@ -25,17 +25,11 @@ pub(super) enum UniqueKey<'a> {
 
 /// A tenant or an operator.
 pub(super) trait Owns: Send + Sync {
-    fn party(&self) -> &Party;
-
     /// Shows everything it holds, and whether that may be shared.
     fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool));
 }
 
 impl Owns for Tenant {
-    fn party(&self) -> &Party {
-        &self.party
-    }
-
     fn held<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
         let account = UniqueKey::SubAccount(self.sub_account.as_str());
         visit(account, self.shared_sub_account);
@@ -44,10 +38,6 @@ impl Owns for Tenant {
 }
 
 impl Owns for Operator {
-    fn party(&self) -> &Party {
-        &self.party
-    }
-
     fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
         party_held(&self.party, visit);
     }

@@ -1,13 +1,12 @@
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
 use gatepay_tenancy::{
-    ConfigSnapshot, DatedCredential, Party, PartyId, Plan, Registry, Standing, SubAccount, Tenant,
+    ConfigSnapshot, DatedCredential, Party, PartyId, Plan, Registry, SubAccount, Tenant, Watch,
 };
 use zeroize::Zeroizing;
 
-use crate::support::{folder, operator, tenant};
+use crate::support::{Folder, folder, lines, tenant};
 
 pub(crate) fn ids(registry: &Registry) -> Vec<&str> {
     registry
@@ -44,45 +43,83 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
     assert!(registry.find("").is_none());
 }
 
+/// Reads the files again, and takes from a registry what they take away.
+fn restricted(watch: &mut Watch, folder: &Folder, registry: &Registry) -> Option<Registry> {
+    watch.read(&watch.glance(), &folder.env());
+    registry.restricted(watch.restrictions())
+}
+
 #[test]
-fn suspending_takes_from_those_it_names_and_leaves_all_else_as_it_was() {
+fn a_restriction_takes_from_the_parties_it_names_and_leaves_all_else_as_it_was() {
     let folder = folder()
         .tenant("acme", "weight = 3")
         .tenant("globex", "")
         .tenant("zeta", "standing = 'suspended'")
-        .file("operators.d/desk.toml", operator("desk", ""))
-        .secret("desk", "made-up-desk")
+        .operator("desk", "")
         .proxy("operators = 'operators.d'");
     let configuration = folder.loads();
     let before = &configuration.registry;
-    let named = ["acme", "desk", "nobody", "zeta"].map(|id| PartyId::parse(id).unwrap());
-    let suspended = || named.iter().map(|id| (id, Standing::Suspended));
-    let after = before.lowering(suspended()).unwrap();
+    let (mut watch, _) = Watch::open(&folder.path("proxy.toml"), &folder.env())
+        .map_err(|problems| lines(&problems))
+        .unwrap();
+    let ends = |id, time| {
+        let dated = format!(".key' }}, not_after = {time} }}");
+        tenant(id, "").replace(".key' } }", &dated)
+    };
+    let folder = folder
+        .tenant("acme", "standing = 'suspended'")
+        .file(
+            "tenants.d/globex.toml",
+            ends("globex", "2026-01-01T00:00:00Z"),
+        )
+        .tenant("nobody", "standing = 'suspended'")
+        .operator("desk", "standing = 'read_only'");
+    let after = restricted(&mut watch, &folder, before).unwrap();
     let begin = ConfigSnapshot::of(&configuration);
     let end = ConfigSnapshot {
         registry: &after,
         ..begin
     };
+    let plan = Plan::between(begin, end).to_string();
     assert_eq!(
-        Plan::between(begin, end).to_string().trim(),
-        "~ operator desk: standing: active -> suspended\n~ tenant acme: standing: active -> suspended"
+        plan.trim(),
+        "~ operator desk: standing: active -> read_only\n\
+         ~ tenant acme: standing: active -> suspended\n\
+         ~ tenant globex: credential.client-globex: not_after none -> 2026-01-01T00:00:00Z"
     );
     for (position, (old, new)) in before.parties().zip(after.parties()).enumerate() {
         let [old, new] = [old.party(), new.party()];
-        assert!(Arc::ptr_eq(&old.credentials, &new.credentials));
-        let client_id = new.credentials[0].credential.client_id.as_str();
+        let [one, other] = [old, new].map(|party| &party.credentials[0].credential);
+        assert!(one.key.same_secret(&other.key));
+        let client_id = other.client_id.as_str();
         assert_eq!(after.find(client_id).unwrap().position, position);
         assert_eq!(after.position(new.id.as_str()), Some(position));
     }
-    assert!(after.lowering(suspended()).is_none(), "all of them are");
-    let read_only = || named.iter().map(|id| (id, Standing::ReadOnly));
     assert!(
-        after.lowering(read_only()).is_none(),
+        restricted(&mut watch, &folder, &after).is_none(),
+        "nothing is left to take"
+    );
+    let folder = folder
+        .tenant("acme", "standing = 'read_only'")
+        .file(
+            "tenants.d/globex.toml",
+            ends("globex", "2027-01-01T00:00:00Z"),
+        )
+        .operator("desk", "");
+    assert!(
+        restricted(&mut watch, &folder, &after).is_none(),
         "nothing is given back"
     );
-    let lower = before.lowering(read_only()).unwrap();
-    let at = lower.position("acme").unwrap();
-    assert_eq!(lower.at(at).party().standing, Standing::ReadOnly);
+    let folder = folder.file(
+        "tenants.d/globex.toml",
+        "id = 'globex'\nsub_account = 7\n[[credential]]\nclient_id = 'client-globex'\nnot_after = 2025-01-01T00:00:00Z",
+    );
+    let earlier = restricted(&mut watch, &folder, &after).unwrap();
+    let end = |registry: &Registry| registry.find("client-globex").unwrap().credential.not_after;
+    assert!(
+        end(&earlier) < end(&after),
+        "of a table without a good account and without a secret"
+    );
 }
 
 #[test]

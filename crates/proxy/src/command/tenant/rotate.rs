@@ -36,8 +36,8 @@ impl TenantRotate {
         };
         name_the_rest(
             &rotated.problems,
-            "it is changed, but a running proxy goes by it only once the configuration is mended (suspend the tenant to \
-             stop it at once), which has",
+            "the file is changed; a running proxy ends the old credentials by it, but accepts the new one only once the \
+             configuration is corrected, which has",
         );
         let told = json!({
             "id": self.id.as_str(),

@@ -1,0 +1,52 @@
+//! The restrictions in a party's table, read apart from all else: any other key of the table may be wrong or missing.
+
+use gatepay_core::ClientId;
+
+use crate::model::party::{PartyId, Standing};
+use crate::model::restriction::{CredentialDates, Restrictions};
+use crate::syntax::document::{Table, Value};
+use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::value;
+
+/// The restrictions of a table that names its party. Values that are wrong restrict nothing; the reader of the whole table
+/// reports them.
+pub(crate) fn read(table: &Reader<'_>) -> Option<Restrictions> {
+    let id = table.peek("id")?;
+    let id = value::text(PartyId::parse)(id).ok()?;
+    let standing = table.peek("standing").map(value::word(Standing::WORDS));
+    let credentials = match table.peek("credential") {
+        Some(Value::List(tables)) => tables.iter().filter_map(|it| dates(&it.value)).collect(),
+        _ => Box::default(),
+    };
+    let restrictions = Restrictions {
+        id,
+        standing: standing.and_then(Result::ok).unwrap_or(Standing::Active),
+        credentials,
+    };
+    restrictions.restricts().then_some(restrictions)
+}
+
+/// The dates of a `[[credential]]`, if it has any.
+fn dates(credential: &Value) -> Option<CredentialDates> {
+    let Value::Table(table) = credential else {
+        return None;
+    };
+    let not_before = parsed(table, "not_before", value::time);
+    let not_after = parsed(table, "not_after", value::time);
+    if not_before.is_none() && not_after.is_none() {
+        return None;
+    }
+    Some(CredentialDates {
+        client_id: parsed(table, "client_id", value::text(ClientId::parse))?,
+        not_before,
+        not_after,
+    })
+}
+
+fn parsed<T>(
+    table: &Table,
+    key: &str,
+    parse: impl FnOnce(&Value) -> Result<T, Fault>,
+) -> Option<T> {
+    parse(&table.get(key)?.node.value).ok()
+}
