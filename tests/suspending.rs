@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use gatepay_proxy::process::clock::Clock;
+use gatepay_sandbox::InjectedFault;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
@@ -180,7 +183,7 @@ async fn until_answered(program: &Program, shop: &Shop, wanted: u16) {
         }
         assert_eq!(status, 503, "{} is not as it was left", shop.id);
         assert!(begun.elapsed() < PATIENCE);
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -449,5 +452,81 @@ async fn the_commands_name_who_is_suspended_by_hand() {
             (&one["standing"], &one["suspended"]["by"]),
             (&json!("suspended"), &json!("alice"))
         );
+    }
+}
+
+#[tokio::test]
+async fn an_operator_of_the_institution_is_suspended_and_resumed_like_a_tenant() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay);
+    folder.operator(&office(), "");
+    let program = Program::serve(&folder).await;
+    let asks = async || {
+        let request = crate::operators::query_for(acme().sub_account).request(&Clock::system());
+        let mut caller = Connection::open(program.address).await;
+        caller.send(request).await
+    };
+    assert_eq!(asks().await.status, 200);
+    let path = |action| format!("/-/{action}?tenant={}", office().id);
+    assert_eq!(posts(&program, ALICE, &path("suspend")).await.0, 200);
+    let refused = asks().await;
+    let slug = refused.header("x-gatepay-proxy-refusal");
+    assert_eq!((refused.status, slug), (403, Some("tenant_suspended")));
+    assert_eq!(status(&program, &acme()).await, 200);
+    assert_eq!(posts(&program, ALICE, &path("resume")).await.0, 200);
+    assert_eq!(asks().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refund_under_way_ends_with_its_own_answer_after_the_tenant_is_suspended() {
+    let gatepay = GatePay::now();
+    gatepay.inject(InjectedFault::Delay(Duration::from_millis(400)).times(1));
+    let folder = folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    let begun = gatepay.count();
+    let acme = acme();
+    let (first, ()) = tokio::join!(refund(&program, &acme), async {
+        until("the refund is at GatePay", || gatepay.count() > begun).await;
+        let (code, _) = posts(&program, ALICE, "/-/suspend?tenant=acme").await;
+        assert_eq!(code, 200);
+        assert_eq!(refund(&program, &acme).await.status, 403);
+    });
+    // GatePay knows no such order: this is its own answer, and no refusal of the proxy's.
+    assert_eq!(first.header("x-gatepay-proxy-refusal"), None);
+    assert_eq!(first.status, 200);
+    assert_eq!(gatepay.count(), begun + 1);
+}
+
+#[tokio::test]
+async fn where_no_token_is_configured_this_machine_suspends_under_the_name_loopback() {
+    let gatepay = GatePay::now();
+    let folder = Folder::before(&gatepay.url());
+    let program = Program::serve(&folder).await;
+    let answer = program.admin("POST", "/-/suspend?tenant=acme").await;
+    let said = answer.json();
+    assert_eq!(
+        (answer.status, &said["suspended"]["by"]),
+        (200, &json!("loopback"))
+    );
+    assert_eq!(status(&program, &acme()).await, 403);
+}
+
+#[tokio::test]
+async fn a_body_of_any_length_neither_delays_nor_prevents_a_suspension() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    for (shop, length) in [(acme(), "99999999999"), (globex(), "1")] {
+        let mut raw = tokio::net::TcpStream::connect(program.admin).await.unwrap();
+        let head = format!(
+            "POST /-/suspend?tenant={} HTTP/1.1\r\nhost: {}\r\nauthorization: {ALICE}\r\ncontent-length: {length}\r\n\r\n",
+            shop.id, program.admin
+        );
+        raw.write_all(head.as_bytes()).await.unwrap();
+        // No byte of the body is ever sent.
+        let mut answer = [0; 12];
+        raw.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200", "{}", shop.id);
+        assert_eq!(status(&program, &shop).await, 403);
     }
 }

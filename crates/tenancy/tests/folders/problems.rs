@@ -431,3 +431,63 @@ fn what_lies_beside_the_files_of_tenants_and_is_not_read_is_named() {
     let names: Vec<_> = names.map(|name| name.to_str().unwrap()).collect();
     assert_eq!(names, beside);
 }
+
+#[test]
+fn every_operator_of_the_admin_address_has_a_name_and_a_token_of_its_own() {
+    let operator =
+        |name, token| format!("{{ name = '{name}', token = {{ file = 'secrets/{token}.key' }} }}");
+    let problems = |operators: &[String]| {
+        let folder = folder()
+            .secret("shared", "made-up-shared-token")
+            .secret("alice", "made-up-alice-token")
+            .secret("bob", "made-up-bob-token");
+        let operators = operators.join(", ");
+        let admin = format!(
+            "admin = {{ token = {{ file = 'secrets/shared.key' }}, operator = [{operators}] }}"
+        );
+        folder.proxy(&admin).problems().join("\n")
+    };
+    assert_eq!(
+        problems(&[operator("alice", "alice"), operator("bob", "bob")]),
+        ""
+    );
+    for (first, second, key) in [
+        (
+            operator("alice", "alice"),
+            operator("alice", "bob"),
+            "operator[1].name",
+        ),
+        (
+            operator("alice", "alice"),
+            operator("bob", "alice"),
+            "operator[1].token",
+        ),
+        (
+            operator("alice", "alice"),
+            operator("bob", "shared"),
+            "operator[1].token",
+        ),
+        (
+            operator("alice", "alice"),
+            operator("admin.token", "bob"),
+            "operator[1].name",
+        ),
+        (
+            operator("loopback", "alice"),
+            operator("bob", "bob"),
+            "operator[0].name",
+        ),
+        (
+            operator("Alice", "alice"),
+            operator("bob", "bob"),
+            "operator[0].name",
+        ),
+    ] {
+        let said = problems(&[first, second]);
+        assert!(
+            said.contains(&format!("admin.{key}")) && said.lines().count() == 1,
+            "{said}"
+        );
+        assert!(!said.contains("made-up"), "{said}");
+    }
+}
