@@ -16,12 +16,12 @@ use gatepay_core::guard::CallerIdentity;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
+use gatepay_http1::request_head::RequestHead;
 use gatepay_proxy::admission::replay::{Replay, StampFingerprint};
 use gatepay_proxy::app::App;
 use gatepay_proxy::callers::activity::{ActivityLimits, ConnectionActivity};
 use gatepay_proxy::generation::Generation;
 use gatepay_proxy::headers::KnownHeaders;
-use gatepay_proxy::http1::request_head::RequestHead;
 use gatepay_proxy::journey::authenticate::{self, Caller};
 use gatepay_proxy::journey::sign::{InboundRequest, Outbound};
 use gatepay_proxy::journey::{admit, ingress, route};

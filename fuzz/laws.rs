@@ -25,11 +25,9 @@ use gatepay_core::{
     Catalogue, ClientId, Credential, Kind, Payload, SecretKey, Signature, Stamp, envelope, sign,
     spelling, translate, verify,
 };
+use gatepay_http1::request_head::RequestHead;
+use gatepay_http1::request_parser::{self, BodyEvent, BodyFraming, FramingError, RequestParser};
 use gatepay_proxy::headers::KnownHeaders;
-use gatepay_proxy::http1::request_head::RequestHead;
-use gatepay_proxy::http1::request_parser::{
-    self, BodyEvent, BodyFraming, FramingError, RequestParser,
-};
 use gatepay_proxy::journey::ingress;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected, Empty};

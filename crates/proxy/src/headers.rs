@@ -189,7 +189,8 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::request_head::{FieldSpan, RequestHead};
+    use gatepay_http1::request_head::{FieldSpan, RequestHead};
+    use gatepay_http1::response_parser;
     use http::{Request, request};
 
     fn parts(lines: &[(&str, &str)]) -> request::Parts {
@@ -296,5 +297,15 @@ mod tests {
         ] {
             assert!(passes(name), "{name}");
         }
+    }
+
+    #[test]
+    fn no_line_of_one_hop_or_of_ours_is_taken_from_an_answer() {
+        let answer = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nconnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
+             Set-Cookie: a\r\nset-cookie: b\r\nX-GatePay-Proxy-Refusal: forged\r\nX-Lab: stays\r\nx-lab: too\r\n\r\n";
+        let head = response_parser::head(&mut answer.as_bytes().into(), 0, passes);
+        let head = head.unwrap().expect("the head is complete");
+        let fields = head.parts.fields.as_bytes();
+        assert_eq!(fields, b"X-Lab: stays\r\nx-lab: too\r\n");
     }
 }

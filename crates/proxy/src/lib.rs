@@ -34,5 +34,3 @@ pub mod callers;
 pub mod headers;
 pub mod process;
 pub mod tls;
-
-pub mod http1;

@@ -16,6 +16,7 @@ use gatepay_core::operation::{AnswerForm, Method};
 use gatepay_core::proof::SettledCall;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{ClockSkew, StampError};
+use gatepay_http1::header_block::HeaderBlock;
 use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
@@ -25,7 +26,6 @@ use crate::admission::limiter::RateExceeded;
 use crate::admission::quota::QuotaDenied;
 use crate::admission::replay::EarlierCopy;
 use crate::headers;
-use crate::http1::header_block::HeaderBlock;
 
 /// Why the caller gets a refusal instead of GatePay's answer.
 #[derive(Debug)]

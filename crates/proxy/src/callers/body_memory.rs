@@ -1,10 +1,9 @@
 //! Body memory: limits for the request bytes held at the same time, of all callers and of one address's unverified
 //! requests.
 
+use gatepay_http1::body_buffer::FIRST_PART;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use crate::http1::body_buffer::FIRST_PART;
 
 /// The memory for all requests together, so that many large bodies cannot exhaust the machine's memory.
 #[derive(Default)]

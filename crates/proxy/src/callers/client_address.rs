@@ -3,11 +3,10 @@
 //! A connection comes from its peer, or from the address in a trusted peer's PROXY header. A request comes from its
 //! connection's address; if that is a trusted proxy's, from the last untrusted address in `X-Forwarded-For`.
 
+use gatepay_http1::request_head::RequestHead;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-
-use crate::http1::request_head::RequestHead;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 

@@ -1,6 +1,6 @@
 //! Ingress: checks that the head is within limits and has one reading; reads the body under its cap and deadline.
 //!
-//! Faults of a head that only HTTP/1 has are found by [`request_parser`](crate::http1::request_parser) before and are
+//! Faults of a head that only HTTP/1 has are found by [`request_parser`](gatepay_http1::request_parser) before and are
 //! refused here.
 
 use std::future::poll_fn;
@@ -12,15 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepay_core::operation::{MediaType, Method};
 use gatepay_core::spelling;
+use gatepay_http1::body_buffer::BodyBuffer;
+use gatepay_http1::request_head::RequestHead;
+use gatepay_http1::request_parser::{FramingError, HEAD_LIMIT, HEAD_LINES};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::callers::body_memory::{BodyReservation, NoRoom};
 use crate::headers::{self, AtMostOnce, KnownHeaders};
-use crate::http1::body_buffer::BodyBuffer;
-use crate::http1::request_head::RequestHead;
-use crate::http1::request_parser::{FramingError, HEAD_LIMIT, HEAD_LINES};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::refusal::Refusal;
 

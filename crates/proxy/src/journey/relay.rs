@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_http1::content_coding::ContentCoding;
+use gatepay_http1::header_block::HeaderBlock;
+use gatepay_http1::response_parser::ResponseHead;
 use http::{StatusCode, header};
 use tokio::time::{Instant, Sleep};
 
-use crate::http1::content_coding::ContentCoding;
-use crate::http1::header_block::HeaderBlock;
-use crate::http1::response_parser::ResponseHead;
 use crate::journey::admit::Permit;
 use crate::record::RequestRecord;
 use crate::record::access_line::RequestPhase;

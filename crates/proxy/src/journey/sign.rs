@@ -6,11 +6,11 @@ use bytes::Bytes;
 use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, Payload, Signature};
+use gatepay_http1::request_head::RequestHead;
+use gatepay_http1::wire_lines;
 use http::header::{self, HeaderValue};
 
 use crate::headers;
-use crate::http1::request_head::RequestHead;
-use crate::http1::wire_lines;
 use crate::journey::admit::Acting;
 use crate::process::yielding::in_pieces;
 

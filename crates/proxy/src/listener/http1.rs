@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use gatepay_http1::request_parser::{
+    BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
+};
+use gatepay_http1::{buffer_pool, response_parser, wire_lines};
 use http::header;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
@@ -21,10 +25,6 @@ use tokio::time::{sleep, timeout};
 use crate::callers::activity::{ActiveRequest, ConnectionActivity};
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::http1::request_parser::{
-    BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
-};
-use crate::http1::{buffer_pool, response_parser, wire_lines};
 use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
 use crate::journey::relay::Reply;
 use crate::journey::{self, Worker};

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use gatepay_http1::request_parser::HEAD_LIMIT;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Error, Reason, RecvStream};
 use http::Request;
@@ -22,7 +23,6 @@ use tokio::time::timeout;
 
 use crate::callers::activity::ConnectionActivity;
 use crate::callers::address_limits::ConnectionPeer;
-use crate::http1::request_parser::HEAD_LIMIT;
 use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::listener::transport::InboundStream;

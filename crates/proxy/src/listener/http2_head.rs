@@ -1,11 +1,10 @@
 //! HTTP/2 request heads under the rules of HTTP/1: the library accepts more, and two forms of the authority.
 
+use gatepay_http1::request_parser::{self, FramingError};
 use http::header::{EXPECT, HOST};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method};
-
-use crate::http1::request_parser::{self, FramingError};
 
 /// Refuses a head for the faults for which an HTTP/1 head would be refused.
 ///

@@ -39,7 +39,7 @@ impl<'a> RefusedHead<'a> {
         head
     }
 
-    /// Takes the stamp fields from the bytes so far of a head that the [parser](crate::http1::request_parser) refuses.
+    /// Takes the stamp fields from the bytes so far of a head that the [parser](gatepay_http1::request_parser) refuses.
     /// Lines end at LF or CR, and a line that begins with a blank continues the line before.
     pub fn of_bytes(bytes: &'a [u8]) -> Self {
         let begin = bytes.iter().position(|byte| !is_end_of_line(*byte));

@@ -70,7 +70,7 @@ fn digits<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::request_head::RequestHead;
+    use gatepay_http1::request_head::RequestHead;
     use proptest::prelude::*;
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use gatepay_http1::wire_lines;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, header};
 use tokio::time::Instant;
 
-use crate::http1::wire_lines;
 use crate::upstream::connect::{ConnectError, UpstreamConnector};
 use crate::upstream::connection::ExchangeError;
 use crate::upstream::meters::UpstreamMeters;

@@ -12,6 +12,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use gatepay_http1::buffer_pool;
+use gatepay_http1::response_parser::{
+    self, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
+};
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,10 +23,6 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use crate::http1::buffer_pool;
-use crate::http1::response_parser::{
-    self, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
-};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 
 /// Bytes read at once: an answer has a few hundred bytes.

@@ -5,10 +5,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use gatepay_core::envelope::AnswerJudgement;
+use gatepay_http1::content_coding::{ContentCoding, begins_coded};
+use gatepay_http1::response_parser::{ResponseFraming, ResponseHead};
 
 use crate::admission::breaker::BreakerOpen;
-use crate::http1::content_coding::{ContentCoding, begins_coded};
-use crate::http1::response_parser::{ResponseFraming, ResponseHead};
 use crate::process::yielding::SinceYield;
 use crate::upstream::connection::ExchangeError;
 use crate::upstream::pool::{Pool, PooledConnection};

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_http1::request_head::RequestHead;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, DATE, EXPECT, HeaderValue};
@@ -18,7 +19,6 @@ use tokio::time::{sleep, timeout};
 use crate::callers::activity::ActiveRequest;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::http1::request_head::RequestHead;
 use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
 use crate::journey::relay::{Reply, TruncatedAnswer};
 use crate::journey::{self, Worker};

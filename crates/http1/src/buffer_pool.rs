@@ -7,8 +7,7 @@ use std::cell::RefCell;
 
 /// Maximum capacity of a kept buffer, in bytes.
 const KEPT: usize = 16 * 1024;
-/// Maximum number of kept buffers: about as many as answers wait for their
-/// [batched write](crate::listener::write_batching) at once.
+/// Maximum number of kept buffers: about as many as answers wait for their batched write at once.
 const MOST: usize = 64;
 
 thread_local! {

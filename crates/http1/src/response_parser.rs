@@ -2,6 +2,21 @@
 //!
 //! `httparse`, the parser of hyper, parses the head. This module decides where the body ends (RFC 9112, 6.3): that
 //! decides whether an answer was cut, and whether the connection may serve another request.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use gatepay_http1::response_parser::{self, ResponseError, ResponseEvent};
+//!
+//! let mut received = BytesMut::from("HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\n{}");
+//! let relayed = |name: &str| !name.eq_ignore_ascii_case("server");
+//! let mut head = response_parser::head(&mut received, 0, relayed)?.expect("the head is complete");
+//! assert_eq!(head.parts.status, 200);
+//! assert_eq!(head.parts.fields.as_bytes(), b"Content-Length: 2\r\n");
+//! assert!(head.keeps, "the connection may serve another request");
+//! assert_eq!(head.rest.step(&mut received)?, ResponseEvent::Piece("{}".into()));
+//! assert_eq!(head.rest.step(&mut received)?, ResponseEvent::Over);
+//! # Ok::<(), ResponseError>(())
+//! ```
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -11,8 +26,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use httparse::{ParserConfig, Status};
 
-use crate::http1::content_coding::ContentCoding;
-use crate::http1::header_block::HeaderBlock;
+use crate::content_coding::ContentCoding;
+use crate::header_block::HeaderBlock;
 
 /// Maximum bytes of a head.
 const HEAD: usize = 64 * 1024;
@@ -537,9 +552,15 @@ mod tests {
     }
 
     use super::*;
-    use crate::headers;
     use http::HeaderName;
     use proptest::prelude::*;
+
+    /// The lines that the framing is read from are not relayed.
+    fn passes(name: &str) -> bool {
+        !["content-length", "transfer-encoding"]
+            .iter()
+            .any(|stays| stays.eq_ignore_ascii_case(name))
+    }
 
     /// The head and the body of an answer that arrives in these pieces before the connection closes.
     fn read(pieces: &[&[u8]]) -> Result<(ParsedHead, Vec<u8>, bool), ResponseError> {
@@ -548,7 +569,7 @@ mod tests {
         for piece in pieces {
             came.extend_from_slice(piece);
             if found.is_none() {
-                found = head(&mut came, seen, headers::passes)?;
+                found = head(&mut came, seen, passes)?;
                 seen = came.len();
             }
             let Some(head) = &mut found else { continue };
@@ -769,17 +790,6 @@ mod tests {
                 assert!(fields.starts_with(line.as_bytes()), "{text:.80}");
             }
         }
-    }
-
-    #[test]
-    fn what_belongs_to_one_hop_or_to_us_does_not_pass() {
-        let (head, ..) = read_text(
-            "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nconnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
-             Set-Cookie: a\r\nset-cookie: b\r\nX-GatePay-Proxy-Refusal: forged\r\nX-Lab: stays\r\nx-lab: too\r\n\r\n",
-        )
-        .unwrap();
-        let fields = head.parts.fields.as_bytes();
-        assert_eq!(fields, b"X-Lab: stays\r\nx-lab: too\r\n");
     }
 
     #[test]

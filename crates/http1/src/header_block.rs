@@ -7,7 +7,7 @@ use http::HeaderName;
 use http::header::{HeaderMap, HeaderValue};
 use memchr::memchr;
 
-use crate::http1::wire_lines;
+use crate::wire_lines;
 
 /// Lines of a head, each with its line end. No value contains a line end: values were parsed, or the proxy made them.
 #[derive(Debug, Clone, Default)]

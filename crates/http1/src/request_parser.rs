@@ -11,14 +11,14 @@
 //! - Chunk extensions are refused, since parsers differ about where they end. Bytes after the end of a body are parsed
 //!   as the next request, and refused if they are none.
 //!
-//! This module does no I/O: [`http1`](crate::listener::http1) reads the bytes and calls the parser.
+//! This module does no I/O: the caller hands over the bytes received so far.
 
 use std::mem;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
-use crate::http1::request_head::{FieldSpan, RequestHead};
+use crate::request_head::{FieldSpan, RequestHead};
 
 /// Maximum bytes of a head: the sum of its names and values, in HTTP/1 also its length on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
@@ -492,12 +492,12 @@ impl FramingError {
 }
 
 /// Whether `target` is a valid request target: a path, with an optional query.
-pub(crate) fn is_target(target: &[u8]) -> bool {
+pub fn is_target(target: &[u8]) -> bool {
     target.first() == Some(&b'/') && target.iter().all(|byte| TARGET[usize::from(*byte)])
 }
 
 /// Whether `host` is a valid host with an optional port, without user information.
-pub(crate) fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|byte| HOST[usize::from(*byte)])
 }
 
