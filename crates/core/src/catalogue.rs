@@ -61,60 +61,32 @@ impl Catalogue {
     /// # Panics
     /// With more than 65,536 rows.
     pub fn new(rows: Vec<Operation>) -> Result<Self, CatalogueError> {
-        let mut by_name = HashMap::new();
-        let mut by_merchant_path = PathIndex::default();
-        let mut by_institution_path = PathIndex::default();
         let own: HashSet<String> = rows
             .iter()
             .filter(|row| row.scope == OperationScope::Institution)
             .filter_map(|row| row.institution_path.as_deref())
             .map(folded)
             .collect();
+        let mut by_name = HashMap::new();
+        let mut by_merchant_path = PathIndex::default();
+        let mut by_institution_path = PathIndex::default();
         for (index, row) in rows.iter().enumerate() {
             if by_name.insert(row.name.as_ref().into(), index).is_some() {
                 return Err(CatalogueError::Name(row.name.to_string()));
             }
-            let insert = |map: &mut PathIndex, method: Method, path: &str| {
-                if !is_canonical(path) {
-                    return Err(CatalogueError::NotCanonical(row.name.to_string()));
-                }
-                let slot = &mut map.entry(path.into()).or_default()[method as usize];
-                let index = u16::try_from(index).expect("there are fewer than 65,536 operations");
-                match slot.replace(index) {
-                    None => Ok(()),
-                    Some(other) => Err(CatalogueError::Path(
-                        rows[usize::from(other)].name.to_string(),
-                        row.name.to_string(),
-                        path.to_owned(),
-                    )),
-                }
-            };
-            if row.scope == OperationScope::Institution && row.merchant_path.is_some() {
-                return Err(CatalogueError::Reserved(row.name.to_string()));
-            }
-            let mut paths = row.merchant_path.iter().chain(&row.institution_path);
-            if row.scope == OperationScope::Tenant
-                && paths.any(|path| is_reserved(path) || own.contains(&folded(path)))
-            {
+            if opens_reserved_path(row, &own) {
                 return Err(CatalogueError::Reserved(row.name.to_string()));
             }
             if let Some(path) = &row.merchant_path {
-                insert(&mut by_merchant_path, row.method, path)?;
+                let route = (row.method, path.as_ref());
+                index_path(&mut by_merchant_path, route, index, &rows)?;
             }
             if let Some(path) = &row.institution_path {
-                insert(&mut by_institution_path, row.institution_method, path)?;
+                let route = (row.institution_method, path.as_ref());
+                index_path(&mut by_institution_path, route, index, &rows)?;
             }
         }
-        let published = catalogue_rows::rows();
-        let known = KnownKinds::of(&published, &rows);
-        for row in &rows {
-            let institution = known.stronger(row, PathSide::Institution);
-            if let Some(stronger) = institution.or_else(|| known.stronger(row, PathSide::Merchant))
-            {
-                let names = (row.name.to_string(), stronger.name.to_string());
-                return Err(CatalogueError::Weaker(names.0, names.1));
-            }
-        }
+        refuse_weaker(&rows)?;
         Ok(Self {
             rows,
             by_name,
@@ -157,6 +129,55 @@ impl Catalogue {
     pub fn institution(&self, method: Method, path: &str) -> Option<usize> {
         self.by_institution_path.get(path)?[method as usize].map(usize::from)
     }
+}
+
+/// Whether a row would open a path of the institution's own to tenants. `own` has the folded institution paths of the
+/// institution's rows.
+fn opens_reserved_path(row: &Operation, own: &HashSet<String>) -> bool {
+    let mut paths = row.merchant_path.iter().chain(&row.institution_path);
+    match row.scope {
+        OperationScope::Institution => row.merchant_path.is_some(),
+        OperationScope::Tenant => {
+            paths.any(|path| is_reserved(path) || own.contains(&folded(path)))
+        }
+    }
+}
+
+/// Adds the row at `index` under a method and path.
+fn index_path(
+    by_path: &mut PathIndex,
+    (method, path): (Method, &str),
+    index: usize,
+    rows: &[Operation],
+) -> Result<(), CatalogueError> {
+    let name = |index: usize| rows[index].name.to_string();
+    if !is_canonical(path) {
+        return Err(CatalogueError::NotCanonical(name(index)));
+    }
+    let slot = &mut by_path.entry(path.into()).or_default()[method as usize];
+    let position = u16::try_from(index).expect("there are fewer than 65,536 operations");
+    match slot.replace(position) {
+        None => Ok(()),
+        Some(other) => Err(CatalogueError::Path(
+            name(usize::from(other)),
+            name(index),
+            path.to_owned(),
+        )),
+    }
+}
+
+/// Refuses a row whose kind is weaker than its path is known to have.
+fn refuse_weaker(rows: &[Operation]) -> Result<(), CatalogueError> {
+    let published = catalogue_rows::rows();
+    let known = KnownKinds::of(&published, rows);
+    for row in rows {
+        let institution = known.stronger(row, PathSide::Institution);
+        if let Some(stronger) = institution.or_else(|| known.stronger(row, PathSide::Merchant)) {
+            let names = (row.name.to_string(), stronger.name.to_string());
+            return Err(CatalogueError::Weaker(names.0, names.1));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

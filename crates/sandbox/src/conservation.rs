@@ -18,7 +18,7 @@ const CURRENCIES: [&str; 3] = ["GT", "USDT", "BTC"];
 /// An operation that moves money or attempts to. Amounts are in hundredths.
 #[derive(Debug, Clone)]
 enum MoneyStep {
-    Fund(Who, Coin, u32),
+    Fund(AccountName, Coin, u32),
     Order {
         converted: bool,
         cents: u32,
@@ -32,9 +32,9 @@ enum MoneyStep {
         cents: u32,
     },
     Payout(Coin, Vec<u32>),
-    Rewards(Who, Coin, Vec<u32>),
-    Transfer(Who, Who, Coin, u32),
-    Charge(Who, Who, Coin, u32),
+    Rewards(AccountName, Coin, Vec<u32>),
+    Transfer(AccountName, AccountName, Coin, u32),
+    Charge(AccountName, AccountName, Coin, u32),
     Convert {
         sold: Coin,
         bought: Coin,
@@ -55,28 +55,28 @@ enum MoneyStep {
     Again,
 }
 
-type Who = &'static str;
+type AccountName = &'static str;
 type Coin = &'static str;
 
 fn step() -> impl Strategy<Value = MoneyStep> {
-    let who = || prop::sample::select(vec![INSTITUTION, ACME, OTHER]);
+    let account = || prop::sample::select(vec![INSTITUTION, ACME, OTHER]);
     let coin = || prop::sample::select(CURRENCIES.to_vec());
     let cents = || 0..2000_u32;
     let parts = || prop::collection::vec(0..800_u32, 1..4);
     let order = || any::<Index>();
     prop_oneof![
-        (who(), coin(), 1..2000_u32)
-            .prop_map(|(who, coin, cents)| MoneyStep::Fund(who, coin, cents)),
+        (account(), coin(), 1..2000_u32)
+            .prop_map(|(caller, coin, cents)| MoneyStep::Fund(caller, coin, cents)),
         (any::<bool>(), cents())
             .prop_map(|(converted, cents)| MoneyStep::Order { converted, cents }),
         (order(), cents()).prop_map(|(order, cents)| MoneyStep::Refund { order, cents }),
         (order(), cents()).prop_map(|(order, cents)| MoneyStep::RefundConverted { order, cents }),
         (coin(), parts()).prop_map(|(coin, parts)| MoneyStep::Payout(coin, parts)),
-        (who(), coin(), parts())
-            .prop_map(|(who, coin, parts)| MoneyStep::Rewards(who, coin, parts)),
-        (who(), who(), coin(), cents())
+        (account(), coin(), parts())
+            .prop_map(|(caller, coin, parts)| MoneyStep::Rewards(caller, coin, parts)),
+        (account(), account(), coin(), cents())
             .prop_map(|(a, b, coin, c)| MoneyStep::Transfer(a, b, coin, c)),
-        (who(), who(), coin(), cents())
+        (account(), account(), coin(), cents())
             .prop_map(|(a, b, coin, c)| MoneyStep::Charge(a, b, coin, c)),
         (coin(), coin(), cents(), any::<bool>()).prop_map(|(sold, bought, cents, by_bought)| {
             MoneyStep::Convert {
@@ -108,7 +108,7 @@ struct ConservationRun {
     bank: Value,
     subscription: Value,
     address: String,
-    last: Option<(Who, &'static str, Value)>,
+    last: Option<(AccountName, &'static str, Value)>,
 }
 
 impl ConservationRun {
@@ -144,21 +144,26 @@ impl ConservationRun {
     }
 
     /// Makes a call that may fail, and returns the data of a success.
-    fn try_to(&mut self, who: Who, operation: &'static str, asked: Value) -> Option<Value> {
-        let answer = self.desk.ask(who, operation, &asked).ok();
-        self.last = answer.is_some().then_some((who, operation, asked));
+    fn try_to(
+        &mut self,
+        caller: AccountName,
+        operation: &'static str,
+        asked: Value,
+    ) -> Option<Value> {
+        let answer = self.desk.ask(caller, operation, &asked).ok();
+        self.last = answer.is_some().then_some((caller, operation, asked));
         answer
     }
 
-    fn enter(&mut self, who: Who, coin: Coin, grains: i128) {
-        *self.books.entry((who, coin)).or_default() += grains;
+    fn enter(&mut self, caller: AccountName, coin: Coin, grains: i128) {
+        *self.books.entry((caller, coin)).or_default() += grains;
     }
 
     fn take(&mut self, step: MoneyStep) {
         match step {
-            MoneyStep::Fund(who, coin, cents) => {
-                self.desk.fund(who, coin, &text(cents));
-                self.enter(who, coin, grains(&text(cents)));
+            MoneyStep::Fund(caller, coin, cents) => {
+                self.desk.fund(caller, coin, &text(cents));
+                self.enter(caller, coin, grains(&text(cents)));
             }
             MoneyStep::Order { converted, cents } => self.pay_order(converted, cents),
             MoneyStep::Refund { order, cents } => {
@@ -173,7 +178,7 @@ impl ConservationRun {
                 self.refund(order, "refund_converted_address_order", refund, cents);
             }
             MoneyStep::Payout(coin, parts) => self.pay_out(coin, &parts),
-            MoneyStep::Rewards(who, coin, parts) => self.reward(who, coin, &parts),
+            MoneyStep::Rewards(caller, coin, parts) => self.reward(caller, coin, &parts),
             MoneyStep::Transfer(from, to, coin, cents) => {
                 self.transfer("create_transfer", [from, to], [from, to], coin, cents);
             }
@@ -188,51 +193,57 @@ impl ConservationRun {
             } => {
                 self.convert(sold, bought, cents, by_bought);
             }
-            MoneyStep::GiftCards { count, cents } => {
-                let cards = json!({
-                    "title": "t", "templateId": "1", "currency": "USDT", "amount": text(cents),
-                    "count": count,
-                });
-                if self.try_to(ACME, "create_gift_card", cards).is_some() {
-                    self.enter(ACME, "USDT", -grains(&text(cents)) * i128::from(count));
-                }
-                // This call has no merchant number: a repetition would pay again.
-                self.last = None;
-            }
+            MoneyStep::GiftCards { count, cents } => self.buy_gift_cards(count, cents),
             MoneyStep::Otc { side, cents } => self.trade(side, cents),
-            MoneyStep::Deduct(coin, cents) => {
-                let deduction = json!({
-                    "merchantDeductNo": self.number(), "amount": f64::from(cents) / 100.0,
-                    "currency": coin, "subscriptionOrderNo": self.subscription,
-                });
-                if self
-                    .try_to(ACME, "deduct_subscription", deduction)
-                    .is_some()
-                {
-                    self.enter(ACME, coin, grains(&text(cents)));
-                }
-            }
-            MoneyStep::Deposit(cents) => {
-                let amount = Amount::parse(&text(cents)).unwrap();
-                let ledger = &mut self.desk.ledger;
-                fixed_addresses::deposit(
-                    &mut ledger.fixed_addresses,
-                    &mut ledger.balances,
-                    NOW,
-                    &self.address,
-                    "USDT",
-                    amount,
-                )
-                .unwrap();
-                self.enter(ACME, "USDT", grains(&text(cents)));
-            }
-            MoneyStep::Again => {
-                if let Some((who, operation, asked)) = self.last.take() {
-                    let again = self.desk.ask(who, operation, &asked);
-                    // A repeated payout fails; any other repeated call is answered again.
-                    assert_eq!(again.is_err(), operation == "create_payout");
-                }
-            }
+            MoneyStep::Deduct(coin, cents) => self.deduct(coin, cents),
+            MoneyStep::Deposit(cents) => self.deposit(cents),
+            MoneyStep::Again => self.repeat_last(),
+        }
+    }
+
+    fn buy_gift_cards(&mut self, count: u32, cents: u32) {
+        let cards = json!({
+            "title": "t", "templateId": "1", "currency": "USDT", "amount": text(cents),
+            "count": count,
+        });
+        if self.try_to(ACME, "create_gift_card", cards).is_some() {
+            self.enter(ACME, "USDT", -grains(&text(cents)) * i128::from(count));
+        }
+        // This call has no merchant number: a repetition would pay again.
+        self.last = None;
+    }
+
+    fn deduct(&mut self, coin: Coin, cents: u32) {
+        let deduction = json!({
+            "merchantDeductNo": self.number(), "amount": f64::from(cents) / 100.0,
+            "currency": coin, "subscriptionOrderNo": self.subscription,
+        });
+        let deducted = self.try_to(ACME, "deduct_subscription", deduction);
+        if deducted.is_some() {
+            self.enter(ACME, coin, grains(&text(cents)));
+        }
+    }
+
+    fn deposit(&mut self, cents: u32) {
+        let amount = Amount::parse(&text(cents)).unwrap();
+        let ledger = &mut self.desk.ledger;
+        fixed_addresses::deposit(
+            &mut ledger.fixed_addresses,
+            &mut ledger.balances,
+            NOW,
+            &self.address,
+            "USDT",
+            amount,
+        )
+        .unwrap();
+        self.enter(ACME, "USDT", grains(&text(cents)));
+    }
+
+    fn repeat_last(&mut self) {
+        if let Some((caller, operation, asked)) = self.last.take() {
+            let again = self.desk.ask(caller, operation, &asked);
+            // A repeated payout fails; any other repeated call is answered again.
+            assert_eq!(again.is_err(), operation == "create_payout");
         }
     }
 
@@ -280,7 +291,7 @@ impl ConservationRun {
         }
     }
 
-    fn reward(&mut self, who: Who, coin: Coin, parts: &[u32]) {
+    fn reward(&mut self, caller: AccountName, coin: Coin, parts: &[u32]) {
         let list = parts
             .iter()
             .map(|cents| json!({"user_id": 1, "currency": coin, "amount": text(*cents)}));
@@ -288,16 +299,19 @@ impl ConservationRun {
         let rewards = json!({
             "merchant_batch_no": self.number(), "currency": coin, "batchorderList": list,
         });
-        if self.try_to(who, "create_batch_transfer", rewards).is_some() {
-            self.enter(who, coin, -total(parts));
+        if self
+            .try_to(caller, "create_batch_transfer", rewards)
+            .is_some()
+        {
+            self.enter(caller, coin, -total(parts));
         }
     }
 
     fn transfer(
         &mut self,
         operation: &'static str,
-        [caller, other]: [Who; 2],
-        [from, to]: [Who; 2],
+        [caller, other]: [AccountName; 2],
+        [from, to]: [AccountName; 2],
         coin: Coin,
         cents: u32,
     ) {
@@ -341,12 +355,16 @@ impl ConservationRun {
     }
 
     fn check(&self) {
-        for who in [INSTITUTION, ACME, OTHER] {
+        for account in [INSTITUTION, ACME, OTHER] {
             for coin in CURRENCIES {
-                let books = self.books.get(&(who, coin)).copied().unwrap_or_default();
-                assert!(books >= 0, "{who} owes {coin}");
-                let balance = grains(&self.desk.balance(who, coin));
-                assert_eq!(balance, books, "{who} {coin}");
+                let books = self
+                    .books
+                    .get(&(account, coin))
+                    .copied()
+                    .unwrap_or_default();
+                assert!(books >= 0, "{account} owes {coin}");
+                let balance = grains(&self.desk.balance(account, coin));
+                assert_eq!(balance, books, "{account} {coin}");
             }
         }
         for (currency, (received, given)) in self.desk.ledger.balances.sums() {

@@ -115,8 +115,20 @@ impl ExampleRequest {
 impl ExampleDraft<'_> {
     /// Prepares the state for an operation, and returns the request's parameters.
     fn ask(&mut self, operation: &str, method: Method) -> Option<Value> {
+        let asked = query_parameters(operation, method);
+        asked
+            .or_else(|| self.ask_orders(operation))
+            .or_else(|| self.ask_payments(operation))
+            .or_else(|| self.ask_otc_and_gift_cards(operation))
+            .or_else(|| self.ask_subscriptions(operation))
+            .or_else(|| self.ask_channels_and_accounts(operation))
+            .or_else(|| self.ask_transfers(operation))
+    }
+
+    /// Orders, refunds, and fixed addresses.
+    fn ask_orders(&mut self, operation: &str) -> Option<Value> {
         let number = self.number.clone();
-        let asked = match operation {
+        Some(match operation {
             "create_order" | "create_native_order" => self.order(),
             "query_order"
             | "close_order"
@@ -148,39 +160,20 @@ impl ExampleDraft<'_> {
                     "refundOrderAmount": "1", "refundReason": "an example",
                 })
             }
-            "refund_chains"
-            | "refund_chains_v3"
-            | "address_chains"
-            | "wallet_chains"
-            | "address_convert_currencies"
-            | "wallet_withdraw_status"
-            | "all_balances" => {
-                json!({"currency": "USDT"})
-            }
             "save_fixed_address" => self.fixed_address(),
             "fixed_address_detail" | "fixed_address_orders" => {
                 let address = self.fixed_address();
                 self.perform("save_fixed_address", &address);
                 json!({"channelId": number, "chain": CHAIN})
             }
-            "query_balance" if method == Method::Post => json!(["USDT", "BTC"]),
-            "address_currencies"
-            | "query_balance"
-            | "list_bills"
-            | "wallet_total_balance"
-            | "wallet_withdrawals"
-            | "list_otc_orders"
-            | "list_otc_banks"
-            | "list_gift_templates"
-            | "list_plans"
-            | "list_subscriptions"
-            | "list_products"
-            | "list_channels"
-            | "list_accounts"
-            | "list_fee_rules" => json!({}),
-            "convert_currencies" => json!({"side": "sell"}),
-            "convert_pairs" => json!({"currency": "USDT", "side": "sell"}),
-            "preview_conversion" => conversion(),
+            _ => return None,
+        })
+    }
+
+    /// Conversions, payouts, and batch transfers.
+    fn ask_payments(&mut self, operation: &str) -> Option<Value> {
+        let number = self.number.clone();
+        Some(match operation {
             "create_conversion" => self.quoted_conversion(),
             "query_conversion" => {
                 let conversion = self.quoted_conversion();
@@ -199,16 +192,13 @@ impl ExampleDraft<'_> {
                 self.perform("create_batch_transfer", &rewards);
                 json!({"merchant_batch_no": number, "detail_status": "ALL"})
             }
-            _ => return self.ask_more(operation),
-        };
-        Some(asked)
+            _ => return None,
+        })
     }
 
-    /// `ask` for OTC, gift cards, subscriptions, channels, and operations of the institution only.
-    fn ask_more(&mut self, operation: &str) -> Option<Value> {
+    fn ask_otc_and_gift_cards(&mut self, operation: &str) -> Option<Value> {
         let number = self.number.clone();
-        let asked = match operation {
-            "otc_quote" => otc_deal("SELL"),
+        Some(match operation {
             "create_otc_order" => self.otc_order("SELL"),
             "otc_order_detail" => {
                 let order = self.otc_order("SELL");
@@ -231,6 +221,14 @@ impl ExampleDraft<'_> {
                 let made = self.perform("create_gift_card", &card);
                 json!({"card_number": made["card_num"]})
             }
+            _ => return None,
+        })
+    }
+
+    /// Plans, subscriptions, deductions, and products.
+    fn ask_subscriptions(&mut self, operation: &str) -> Option<Value> {
+        let number = self.number.clone();
+        Some(match operation {
             "save_plan" => self.plan(),
             "plan_detail" => json!({"planNo": self.saved_plan()}),
             "create_subscription" => self.subscription(),
@@ -249,6 +247,13 @@ impl ExampleDraft<'_> {
                 let product = self.perform("create_product", &product());
                 json!({"productNo": product["productNo"]})
             }
+            _ => return None,
+        })
+    }
+
+    fn ask_channels_and_accounts(&mut self, operation: &str) -> Option<Value> {
+        let number = self.number.clone();
+        Some(match operation {
             "save_channel" => self.channel(),
             "update_channel" => {
                 let channel = self.channel();
@@ -267,6 +272,14 @@ impl ExampleDraft<'_> {
                 self.perform("create_account", &account);
                 json!({"request_id": number})
             }
+            _ => return None,
+        })
+    }
+
+    /// Fee rules, transfers, and charges.
+    fn ask_transfers(&mut self, operation: &str) -> Option<Value> {
+        let number = self.number.clone();
+        Some(match operation {
             "create_fee_rule" => fee_rule(&self.new_account()),
             "upgrade_fee_rule" | "query_fee_rule" => {
                 let rule = fee_rule(&self.new_account());
@@ -285,8 +298,7 @@ impl ExampleDraft<'_> {
                 json!({"merchantBatchNo": number})
             }
             _ => return None,
-        };
-        Some(asked)
+        })
     }
 
     fn order(&self) -> Value {
@@ -486,6 +498,41 @@ impl ExampleDraft<'_> {
         let mut answer: Value = serde_json::from_slice(&answer.body).expect("answers are JSON");
         answer["data"].take()
     }
+}
+
+/// The parameters of operations that need no prepared state: lists, look-ups by currency, and quotes.
+fn query_parameters(operation: &str, method: Method) -> Option<Value> {
+    Some(match operation {
+        "refund_chains"
+        | "refund_chains_v3"
+        | "address_chains"
+        | "wallet_chains"
+        | "address_convert_currencies"
+        | "wallet_withdraw_status"
+        | "all_balances" => {
+            json!({"currency": "USDT"})
+        }
+        "query_balance" if method == Method::Post => json!(["USDT", "BTC"]),
+        "address_currencies"
+        | "query_balance"
+        | "list_bills"
+        | "wallet_total_balance"
+        | "wallet_withdrawals"
+        | "list_otc_orders"
+        | "list_otc_banks"
+        | "list_gift_templates"
+        | "list_plans"
+        | "list_subscriptions"
+        | "list_products"
+        | "list_channels"
+        | "list_accounts"
+        | "list_fee_rules" => json!({}),
+        "convert_currencies" => json!({"side": "sell"}),
+        "convert_pairs" => json!({"currency": "USDT", "side": "sell"}),
+        "preview_conversion" => conversion(),
+        "otc_quote" => otc_deal("SELL"),
+        _ => return None,
+    })
 }
 
 fn conversion() -> Value {

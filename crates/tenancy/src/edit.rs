@@ -5,7 +5,7 @@
 //! a broken file must not keep an operator from stopping a stolen key. Random bytes and the time are arguments.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatepay_core::ClientId;
@@ -27,7 +27,7 @@ mod toml;
 pub use files::{EditError, Files};
 pub use new_credential::Random;
 
-use files::{Folder, Form, Judging, at, judge};
+use files::{Folder, Form, Judging, Located, at, judge};
 use new_credential::{NewCredential, draw};
 
 /// The result of setting a tenant's standing.
@@ -129,30 +129,7 @@ pub fn rotate(
     // Whole seconds, which read better in a file.
     let ends_ms = now_ms.saturating_add(overlap_ms) / 1_000 * 1_000;
     let ends = facts::time(ends_ms);
-    let credentials = tenant.credentials();
-    let date = |table: &Table, key| {
-        table
-            .get(key)
-            .and_then(|it| value::time(&it.node.value).ok())
-    };
-    let outlasts = |table: &Table| {
-        date(table, "not_before").is_none_or(|begin| begin < ends_ms)
-            && date(table, "not_after").is_none_or(|end| end > ends_ms)
-    };
-    let (dated, ending) = credentials
-        .iter()
-        .enumerate()
-        .filter(|(_, table)| outlasts(table))
-        .map(|(index, table)| {
-            (
-                index,
-                document::text(table, "client_id")
-                    .unwrap_or_default()
-                    .to_owned(),
-            )
-        })
-        .unzip::<_, _, Vec<_>, Vec<_>>();
-
+    let (dated, ending) = outlasting(&tenant, ends_ms);
     let (client_id, secret) = draw(random);
     let name = format!("{id}-{}.key", &client_id.as_str()[..8]);
     let named = tenant.secret_folder(&folder).join(name);
@@ -167,11 +144,7 @@ pub fn rotate(
         Form::Json => json::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
         Form::Toml => toml::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
     };
-    let secrets = durable_write::folder_of(&secret_file);
-    durable_write::make_secrets_folder(secrets).map_err(at(secrets))?;
-    let like = tenant.secret_files().last().filter(|like| like.is_file());
-    durable_write::write_secret(&secret_file, &secret, like.as_deref())
-        .map_err(at(&secret_file))?;
+    write_secret(&tenant, &secret_file, &secret)?;
     let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
         // This process made it a moment ago, and no file names it.
         let _unremoved = fs::remove_file(&secret_file);
@@ -185,6 +158,33 @@ pub fn rotate(
         ends,
         problems,
     })
+}
+
+/// The credentials that are valid before and after a time: their indexes and client ids.
+fn outlasting(tenant: &Located, ends_ms: u64) -> (Vec<usize>, Vec<String>) {
+    let date = |table: &Table, key| {
+        table
+            .get(key)
+            .and_then(|entry| value::time(&entry.node.value).ok())
+    };
+    let outlasts = |table: &Table| {
+        date(table, "not_before").is_none_or(|begin| begin < ends_ms)
+            && date(table, "not_after").is_none_or(|end| end > ends_ms)
+    };
+    let client_id = |table| document::text(table, "client_id").unwrap_or_default();
+    let credentials = tenant.credentials().into_iter().enumerate();
+    credentials
+        .filter(|(_, table)| outlasts(table))
+        .map(|(index, table)| (index, client_id(table).to_owned()))
+        .unzip()
+}
+
+/// Writes the secret to a new file with the owner and mode of the tenant's newest secret file.
+fn write_secret(tenant: &Located, file: &Path, secret: &str) -> Result<(), EditError> {
+    let folder = durable_write::folder_of(file);
+    durable_write::make_secrets_folder(folder).map_err(at(folder))?;
+    let like = tenant.secret_files().last().filter(|like| like.is_file());
+    durable_write::write_secret(file, secret, like.as_deref()).map_err(at(file))
 }
 
 /// Removes a tenant, and its secret files if no other file names them.

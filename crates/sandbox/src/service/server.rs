@@ -86,48 +86,16 @@ impl Sandbox {
             examples: 0,
         };
         let world = Arc::new(SandboxWorld::new(clock, answer_delay, state));
-        for opening in opening_balances {
-            let OpeningBalance {
-                account,
-                currency,
-                amount,
-            } = opening;
-            let opened =
-                amount_of(&amount).and_then(|amount| world.fund(&account, &currency, amount));
-            opened.map_err(|failure| {
-                let text = format!(
-                    "opening balance of account {account}: {}",
-                    failure.message()
-                );
-                io::Error::new(io::ErrorKind::InvalidInput, text)
-            })?;
-        }
-        let tls = tls.map(|config| {
-            let mut config = Arc::unwrap_or_clone(config);
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            TlsAcceptor::from(Arc::new(config))
-        });
-
+        fund_accounts(&world, opening_balances)?;
         let listener = bind(address)?;
         let address = listener.local_addr()?;
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let stop = Arc::new(Notify::new());
-        let thread = {
-            let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
-            thread::Builder::new()
-                .name("gatepay-sandbox".to_owned())
-                .spawn(move || {
-                    // Connections still open are cut when the runtime is dropped.
-                    runtime.block_on(async {
-                        tokio::select! {
-                            () = accept(listener, tls, world) => {}
-                            () = stop.notified() => {}
-                        }
-                    });
-                })?
-        };
+        let thread = spawn_server(
+            listener,
+            tls.map(tls_acceptor),
+            Arc::clone(&world),
+            Arc::clone(&stop),
+        )?;
         Ok(Self(Arc::new(RunningSandbox {
             address,
             world,
@@ -233,6 +201,32 @@ fn amount_of(text: &str) -> Result<Amount, ApiFailure> {
     Amount::positive(text).ok_or(ApiFailure::Malformed("amount"))
 }
 
+/// Funds the accounts that the configuration gives an opening balance.
+fn fund_accounts(world: &SandboxWorld, opening_balances: Vec<OpeningBalance>) -> io::Result<()> {
+    for opening in opening_balances {
+        let OpeningBalance {
+            account,
+            currency,
+            amount,
+        } = opening;
+        let opened = amount_of(&amount).and_then(|amount| world.fund(&account, &currency, amount));
+        opened.map_err(|failure| {
+            let text = format!(
+                "opening balance of account {account}: {}",
+                failure.message()
+            );
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+    }
+    Ok(())
+}
+
+fn tls_acceptor(config: Arc<rustls::ServerConfig>) -> TlsAcceptor {
+    let mut config = Arc::unwrap_or_clone(config);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -245,6 +239,29 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Serves on a thread with its own runtime until `stop` is notified. Connections still open are cut when the runtime is
+/// dropped.
+fn spawn_server(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    world: Arc<SandboxWorld>,
+    stop: Arc<Notify>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("gatepay-sandbox".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, tls, world) => {}
+                    () = stop.notified() => {}
+                }
+            });
+        })
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Arc<SandboxWorld>) {

@@ -192,33 +192,12 @@ fn add(
     standard: &Catalogue,
 ) -> Option<Operation> {
     if !GIVEN.iter().any(|key| table.has(key)) {
-        let names = standard.rows().iter().map(|row| row.name.as_ref());
-        let text = match closest(&name.0, names) {
-            Some(meant) => format!("unknown operation (did you mean \"{meant}\"?)"),
-            None => "unknown operation; to add it, set module, kind, method, merchant_path and institution_path".to_owned(),
-        };
-        table.problem("name", text);
+        table.problem("name", unknown_operation(&name, standard));
         return None;
     }
     let switch = written.switch();
     let scope = written.scope.unwrap_or(OperationScope::Tenant);
-    let needed: &[&str] = match scope {
-        OperationScope::Tenant => &[
-            "module",
-            "kind",
-            "method",
-            "merchant_path",
-            "institution_path",
-        ],
-        OperationScope::Institution => &["module", "kind", "method", "institution_path"],
-    };
-    for key in needed.iter().filter(|key| !table.has(key)) {
-        table.problem(key, "is required");
-    }
-    if scope == OperationScope::Institution && table.has("merchant_path") {
-        let text = "not allowed with scope = \"institution\": tenants cannot call the operation";
-        table.problem("merchant_path", text);
-    }
+    require_keys(table, scope);
     let module = written.module?;
     let own = |row: &Operation| row.module == module && row.scope == OperationScope::Institution;
     if scope == OperationScope::Tenant && standard.rows().iter().any(own) {
@@ -252,6 +231,35 @@ fn add(
         switch,
         body_limit: written.body_limit,
     })
+}
+
+fn unknown_operation(name: &Name, standard: &Catalogue) -> String {
+    let names = standard.rows().iter().map(|row| row.name.as_ref());
+    match closest(&name.0, names) {
+        Some(meant) => format!("unknown operation (did you mean \"{meant}\"?)"),
+        None => "unknown operation; to add it, set module, kind, method, merchant_path and institution_path".to_owned(),
+    }
+}
+
+/// Reports the keys that an added row of this scope lacks, or must not have.
+fn require_keys(table: &Reader<'_>, scope: OperationScope) {
+    let needed: &[&str] = match scope {
+        OperationScope::Tenant => &[
+            "module",
+            "kind",
+            "method",
+            "merchant_path",
+            "institution_path",
+        ],
+        OperationScope::Institution => &["module", "kind", "method", "institution_path"],
+    };
+    for key in needed.iter().filter(|key| !table.has(key)) {
+        table.problem(key, "is required");
+    }
+    if scope == OperationScope::Institution && table.has("merchant_path") {
+        let text = "not allowed with scope = \"institution\": tenants cannot call the operation";
+        table.problem("merchant_path", text);
+    }
 }
 
 /// As in the built-in rows of the module (protocol.md 1.2).

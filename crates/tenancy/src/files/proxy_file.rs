@@ -45,16 +45,9 @@ pub(crate) fn read(
     claims: &mut Claims<Place>,
 ) -> Settings {
     let path = || value::path(sources.folder);
-    // Before any secret is read.
-    let secret_text = reader.or(
-        "secret_text",
-        SecretText::default(),
-        value::word(SecretText::WORDS),
-    );
-    let sources = Sources {
-        text: secret_text,
-        ..sources
-    };
+    // First, because the sections below read secrets.
+    let text = secret_text(reader);
+    let sources = Sources { text, ..sources };
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
@@ -89,7 +82,7 @@ pub(crate) fn read(
         institution: default.institution,
         window: window(reader.section("timestamp")),
         drain: drain(reader.section("drain")),
-        secret_text,
+        secret_text: text,
         audit: reader
             .table("audit")
             .and_then(|table| audit(table, sources)),
@@ -101,6 +94,11 @@ pub(crate) fn read(
         reader.problem("admin.address", "must differ from listen.address");
     }
     settings
+}
+
+fn secret_text(reader: &mut Reader<'_>) -> SecretText {
+    let default = SecretText::default();
+    reader.or("secret_text", default, value::word(SecretText::WORDS))
 }
 
 fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {

@@ -24,7 +24,7 @@ pub use crate::plan::settings_facts::of_settings;
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
-pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
+pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
     let Party {
         id: _,
         standing,
@@ -34,10 +34,10 @@ pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
         permissions,
         window,
         credentials,
-    } = who.party();
+    } = party.party();
     let mut facts = Facts::new();
     let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
-    let audience = match who {
+    let audience = match party {
         PartyRef::Tenant(tenant) => {
             let Tenant {
                 party: _,
@@ -62,6 +62,18 @@ pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
     }
     put("timestamp.past_ms", window.past_ms.into());
     put("timestamp.future_ms", window.future_ms.into());
+    // A party that may call everything has no such fact, so that a row more is one change and not one for each party.
+    if *permissions != Permissions::all(side.catalogue, audience) {
+        let rows = side.catalogue.rows().iter().enumerate();
+        let allowed = rows.filter(|(position, _)| permissions.allows(*position));
+        put("operations", allowed.map(|(_, row)| &*row.name).collect());
+    }
+    facts.extend(of_limits(*limits));
+    facts.extend(of_credentials(credentials));
+    facts
+}
+
+fn of_limits(limits: Limits) -> Facts {
     let Limits {
         all,
         in_flight,
@@ -69,8 +81,8 @@ pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
         write,
         money,
         shadow,
-    } = *limits;
-    put("limits.in_flight", in_flight.get().into());
+    } = limits;
+    let mut facts = Facts::from([("limits.in_flight".to_owned(), in_flight.get().into())]);
     let rates = [
         ("limits", Some(all)),
         ("limits.read", read),
@@ -79,24 +91,15 @@ pub fn of_party(who: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
     ];
     for (table, rate) in rates {
         if let Some(Rate { per_second, burst }) = rate {
-            put(
-                &format!("{table}.requests_per_second"),
-                per_second.get().into(),
-            );
-            put(&format!("{table}.burst"), burst.get().into());
+            let rate_key = format!("{table}.requests_per_second");
+            facts.insert(rate_key, per_second.get().into());
+            facts.insert(format!("{table}.burst"), burst.get().into());
         }
     }
     let shadow: Vec<_> = shadow.names().collect();
     if !shadow.is_empty() {
-        put("limits.shadow", shadow.into());
+        facts.insert("limits.shadow".to_owned(), shadow.into());
     }
-    // A party that may call everything has no such fact, so that a row more is one change and not one for each party.
-    if *permissions != Permissions::all(side.catalogue, audience) {
-        let rows = side.catalogue.rows().iter().enumerate();
-        let allowed = rows.filter(|(position, _)| permissions.allows(*position));
-        put("operations", allowed.map(|(_, row)| &*row.name).collect());
-    }
-    facts.extend(of_credentials(credentials));
     facts
 }
 
@@ -174,7 +177,7 @@ impl<'a> FactSource<'a> {
     /// All that is known.
     pub(crate) fn facts(self) -> Cow<'a, Facts> {
         match self {
-            Self::Party(who, side) => Cow::Owned(of_party(who, side)),
+            Self::Party(party, side) => Cow::Owned(of_party(party, side)),
             Self::Row(row) => Cow::Owned(of_operation(row)),
             Self::Told(facts) => Cow::Borrowed(facts),
         }
@@ -220,7 +223,7 @@ impl<'a> ConfigSnapshot<'a> {
         self,
         parties: impl Iterator<Item = PartyRef<'a>>,
     ) -> impl Iterator<Item = (&'a str, FactSource<'a>)> {
-        parties.map(move |who| (who.party().id.as_str(), FactSource::Party(who, self)))
+        parties.map(move |party| (party.party().id.as_str(), FactSource::Party(party, self)))
     }
 }
 

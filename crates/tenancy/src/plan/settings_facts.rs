@@ -1,10 +1,11 @@
-//! The settings in force, with defaults: every key with its value, `null` if it has none. Of a secret it is
-//! said whether there is one.
+//! The settings in force, with defaults: every key with its value, `null` if it has none. A secret's fact says only
+//! whether the secret is set.
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gatepay_core::StampWindow;
 use serde_json::Value;
 
 use crate::model::facts::Facts;
@@ -18,7 +19,7 @@ use crate::model::url::UpstreamUrl;
 
 /// Of the process. The institution has facts of its own.
 pub fn of_settings(settings: &Settings) -> Facts {
-    // Taken apart by name, so that a key more cannot be forgotten here.
+    // Each struct is destructured in full, so that the compiler reports a new key that has no fact.
     let Settings {
         tenants,
         operators,
@@ -33,31 +34,17 @@ pub fn of_settings(settings: &Settings) -> Facts {
         clock,
         secret_text,
         listen,
-        admin:
-            Admin {
-                address,
-                token,
-                operators: admin_operators,
-            },
+        admin,
         upstream,
         egress,
         institution: _,
         window,
-        drain: Drain { grace, deadline },
+        drain,
         audit,
-        metrics: Metrics {
-            max_tenants,
-            pinned,
-        },
-        log: Log {
-            format,
-            sample_successes,
-        },
+        metrics,
+        log,
         written: _,
     } = settings;
-    let operator_names = admin_operators.iter().map(|one| one.name.as_str());
-    let operator_names: Value = operator_names.collect();
-    let pinned: Value = pinned.iter().map(PartyId::as_str).collect();
     let mut facts: Facts = [
         ("tenants", path(tenants)),
         ("operators", maybe_path(operators.as_ref())),
@@ -74,24 +61,18 @@ pub fn of_settings(settings: &Settings) -> Facts {
         ("balance.currencies", balance_currencies.clone().into()),
         ("clock", word(ClockSource::WORDS, clock)),
         ("secret_text", word(SecretText::WORDS, secret_text)),
-        ("admin.address", address.to_string().into()),
-        ("admin.token", secret(token.is_some())),
-        ("admin.operator", operator_names),
-        ("timestamp.past_ms", window.past_ms.into()),
-        ("timestamp.future_ms", window.future_ms.into()),
-        ("drain.grace_ms", millis(*grace)),
-        ("drain.deadline_ms", millis(*deadline)),
-        ("metrics.max_tenants", (*max_tenants).into()),
-        ("metrics.pinned", pinned),
-        ("log.format", word(LogFormat::WORDS, format)),
-        ("log.sample_successes", (*sample_successes).into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     below(&mut facts, "listen", of_listen(listen));
+    below(&mut facts, "admin", of_admin(admin));
+    below(&mut facts, "timestamp", of_window(*window));
     below(&mut facts, "upstream", of_upstream(upstream));
     below(&mut facts, "upstream", of_egress(egress.as_ref()));
+    below(&mut facts, "drain", of_drain(drain));
     below(&mut facts, "audit", of_audit(audit.as_ref()));
+    below(&mut facts, "metrics", of_metrics(metrics));
+    below(&mut facts, "log", of_log(log));
     facts
 }
 
@@ -142,6 +123,25 @@ fn of_listen(listen: &Listen) -> Vec<(&'static str, Value)> {
     ]
 }
 
+fn of_admin(admin: &Admin) -> Vec<(&'static str, Value)> {
+    let Admin {
+        address,
+        token,
+        operators,
+    } = admin;
+    let operators = operators.iter().map(|operator| operator.name.as_str());
+    vec![
+        ("address", address.to_string().into()),
+        ("token", secret(token.is_some())),
+        ("operator", operators.collect()),
+    ]
+}
+
+fn of_window(window: StampWindow) -> Vec<(&'static str, Value)> {
+    let StampWindow { past_ms, future_ms } = window;
+    vec![("past_ms", past_ms.into()), ("future_ms", future_ms.into())]
+}
+
 fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
     let Upstream {
         url,
@@ -156,28 +156,9 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
         resolve,
         repeat_budget,
         breaker: Breaker { failures, ratio },
-        quota:
-            Quota {
-                rate,
-                reserve,
-                floor,
-                in_flight,
-                pushback_codes,
-                shadow,
-            },
+        quota,
     } = upstream;
-    let QuotaShadow {
-        shares,
-        in_flight: shadow_in_flight,
-        rate: shadow_rate,
-    } = *shadow;
-    let shadow = [
-        (shares, "shares"),
-        (shadow_in_flight, "in_flight"),
-        (shadow_rate, "rate_at_own_risk"),
-    ];
-    let shadow = shadow.into_iter().filter(|(on, _)| *on);
-    vec![
+    let mut facts = vec![
         ("url", written(url)),
         ("ca", maybe_path(ca.as_ref())),
         ("max_connections", max_connections.get().into()),
@@ -194,6 +175,32 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
         ("repeat_budget", (*repeat_budget).into()),
         ("breaker.failures", (*failures).into()),
         ("breaker.ratio", (*ratio).into()),
+    ];
+    facts.extend(of_quota(quota));
+    facts
+}
+
+fn of_quota(quota: &Quota) -> [(&'static str, Value); 7] {
+    let Quota {
+        rate,
+        reserve,
+        floor,
+        in_flight,
+        pushback_codes,
+        shadow,
+    } = quota;
+    let QuotaShadow {
+        shares,
+        in_flight: shadow_in_flight,
+        rate: shadow_rate,
+    } = *shadow;
+    let shadow = [
+        (shares, "shares"),
+        (shadow_in_flight, "in_flight"),
+        (shadow_rate, "rate_at_own_risk"),
+    ];
+    let shadow = shadow.into_iter().filter(|(on, _)| *on);
+    [
         ("quota.requests_per_second", rate.per_second.get().into()),
         ("quota.burst", rate.burst.get().into()),
         ("quota.reserve", (*reserve).into()),
@@ -225,12 +232,42 @@ fn of_audit(audit: Option<&Audit>) -> Vec<(&'static str, Value)> {
     ]
 }
 
+fn of_drain(drain: &Drain) -> Vec<(&'static str, Value)> {
+    let Drain { grace, deadline } = drain;
+    vec![
+        ("grace_ms", millis(*grace)),
+        ("deadline_ms", millis(*deadline)),
+    ]
+}
+
+fn of_metrics(metrics: &Metrics) -> Vec<(&'static str, Value)> {
+    let Metrics {
+        max_tenants,
+        pinned,
+    } = metrics;
+    vec![
+        ("max_tenants", (*max_tenants).into()),
+        ("pinned", pinned.iter().map(PartyId::as_str).collect()),
+    ]
+}
+
+fn of_log(log: &Log) -> Vec<(&'static str, Value)> {
+    let Log {
+        format,
+        sample_successes,
+    } = log;
+    vec![
+        ("format", word(LogFormat::WORDS, format)),
+        ("sample_successes", (*sample_successes).into()),
+    ]
+}
+
 fn below(facts: &mut Facts, table: &str, entries: Vec<(&'static str, Value)>) {
     let entries = entries.into_iter();
     facts.extend(entries.map(|(key, value)| (format!("{table}.{key}"), value)));
 }
 
-/// Only whether there is one is shown.
+/// Shows only whether the secret is set.
 fn secret(set: bool) -> Value {
     if set { "(set)".into() } else { Value::Null }
 }
@@ -254,7 +291,7 @@ fn written(url: &UpstreamUrl) -> Value {
     format!("{scheme}://{}", url.authority()).into()
 }
 
-/// The word a file has for it.
+/// The word that stands for the value in a file.
 fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> Value {
     let named = words.iter().find(|(_, of)| of == value);
     named.map(|(word, _)| *word).into()
