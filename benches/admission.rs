@@ -11,8 +11,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, SecretKey, Stamp};
-use gatepay_proxy::admission::quota::Quota;
 use gatepay_proxy::admission::replay::Replay;
+use gatepay_proxy::generation::institution_quota::InstitutionQuota;
 use gatepay_proxy::generation::tenant_limits::TenantLimitsMap;
 use gatepay_proxy::journey::admit;
 use gatepay_proxy::metrics::Metrics;
@@ -56,7 +56,8 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
         in_flight: NonZeroU32::new(1_000),
         ..settings::Quota::default()
     };
-    let quota = Quota::new(&quota, metrics.tenants.limits.quota.clone(), &clock);
+    let meters = metrics.tenants.limits.quota.clone();
+    let quota = InstitutionQuota::new(&quota, meters, &clock);
     let all = (0..tenants).map(|number| {
         let text = |what: &str| format!("{what}-{number}");
         let secret = SecretKey::new(Zeroizing::new(text("made-up-secret"))).expect("a secret");
@@ -71,13 +72,13 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     });
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
-    let lanes = TenantLimitsMap::new(Arc::clone(&quota));
+    let lanes = TenantLimitsMap::new(Arc::new(quota));
     let own = registry.own_series(&settings::Metrics::default());
     let lanes = lanes.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.
     for lane in &lanes {
-        black_box(lane.share.wait(Kind::Read));
+        black_box(lane.share.wait(Kind::Read, clock.elapsed()));
     }
     let timestamp = NOW.to_string();
     let mut admitted = 0_u32;
@@ -89,7 +90,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
             black_box(print);
             continue;
         }
-        let permit = admit::enter(lane, &replay, Kind::Read, print, NOW);
+        let permit = admit::enter(lane, &replay, &clock, Kind::Read, print, NOW);
         if let Ok(mut permit) = black_box(permit) {
             permit.spend(true);
             admitted += 1;

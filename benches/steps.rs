@@ -99,7 +99,8 @@ fn single_use(criterion: &mut Criterion, world: &World) {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
             let lane = lanes.next().expect("there are tenants");
-            let permit = admit::enter(lane, memory, Kind::Read, print, stamps.now.get());
+            let now_ms = stamps.now.get();
+            let permit = admit::enter(lane, memory, &world.app.clock, Kind::Read, print, now_ms);
             permit.expect("limits are far away").spend(true);
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
@@ -313,7 +314,7 @@ impl World {
         let acting = acting.expect("for itself");
         let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
         let lane = self.generation.tenant_limits(caller.position);
-        let permit = admit::enter(lane, &app.replay, operation.kind, print, NOW);
+        let permit = admit::enter(lane, &app.replay, &app.clock, operation.kind, print, NOW);
         let permit = permit.expect("limits are far away");
         (outbound.expect("it can be sent"), permit)
     }

@@ -190,7 +190,7 @@ async fn look(
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
             let suspended = app.tenant_limits.suspensions.all();
-            match tenant_list::named(&generation, &suspended, id, app.clock.unix_ms()) {
+            match tenant_list::named(&generation, &suspended, id, &app.clock) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
             }
@@ -347,16 +347,16 @@ fn metrics(app: &App) -> AdminResponse {
     let meters = &metrics.suspensions;
     meters.count.set(number(suspensions.count()));
     meters.unkept.set(suspensions.are_unkept().into());
-    let generation = app.generation.load_full();
+    let (generation, now) = (app.generation.load_full(), app.clock.elapsed());
     for lane in generation.all_tenant_limits() {
         lane.meters().limits.stands(|| {
-            let view = lane.view();
+            let view = lane.view(now);
             [view.share, view.used]
         });
     }
     let pushed_back = generation
         .all_tenant_limits()
-        .filter(|lane| lane.pushed_back_to().is_some());
+        .filter(|lane| lane.pushed_back_to(now).is_some());
     metrics.tenants.limits.pushed_back(pushed_back.count());
     let failing = generation
         .all_tenant_limits()
@@ -442,9 +442,14 @@ fn tenants(app: &App, query: Option<&str>) -> AdminResponse {
         );
     }
     let generation = app.generation.load();
-    let (now, since) = (app.clock.unix_ms(), app.began_ms);
     let suspended = app.tenant_limits.suspensions.all();
-    match tenant_list::page(&generation, &suspended, after.flatten(), (now, since)) {
+    match tenant_list::page(
+        &generation,
+        &suspended,
+        after.flatten(),
+        &app.clock,
+        app.began_ms,
+    ) {
         Some(page) => json(StatusCode::OK, &page),
         None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
     }

@@ -9,13 +9,13 @@ use gatepay_tenancy::{Configuration, PartyId};
 use http::HeaderValue;
 
 use crate::admission::breaker::Breaker;
-use crate::admission::quota::Quota;
 use crate::admission::replay::Replay;
 use crate::admission::replay_capacity::replay_capacity;
 use crate::callers::address_limits::AddressLimits;
 use crate::callers::auth_throttle::{AuthThrottle, RecentFloods};
 use crate::callers::body_memory::BodyMemory;
 use crate::callers::client_address::TrustedProxies;
+use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::reload_status::ReloadControl;
 use crate::generation::tenant_limits::TenantLimitsMap;
 use crate::generation::{Generation, GenerationInputs};
@@ -63,7 +63,7 @@ pub struct App {
     /// The limits and counters of every party, across generations.
     pub tenant_limits: TenantLimitsMap,
     /// The rate limit of the institution as a whole.
-    pub quota: Arc<Quota>,
+    pub quota: Arc<InstitutionQuota>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// The writer of request records.
@@ -153,7 +153,8 @@ impl App {
         let log =
             AccessLog::start(access, settings.log, metrics.lines()).map_err(StartError::Thread)?;
         let meters = metrics.tenants.limits.quota.clone();
-        let quota = Quota::new(&settings.upstream.quota, meters, &clock);
+        let quota = InstitutionQuota::new(&settings.upstream.quota, meters, &clock);
+        let quota = Arc::new(quota);
         let lanes = TenantLimitsMap::new(Arc::clone(&quota));
         let generation = Generation::new(
             None,

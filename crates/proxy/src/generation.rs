@@ -1,6 +1,7 @@
 //! Generation: a registry with the state of its parties, swapped as a whole.
 
 pub mod credential_usage;
+pub mod institution_quota;
 pub mod limit_meters;
 pub mod meters;
 pub mod refusal_counts;
@@ -157,7 +158,7 @@ impl Generation {
 mod tests {
     use super::*;
     use crate::admission::limit_name::LimitSet;
-    use crate::admission::quota::Quota;
+    use crate::generation::institution_quota::InstitutionQuota;
     use crate::metrics::Metrics;
     use crate::process::clock::Clock;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
@@ -189,12 +190,12 @@ mod tests {
             let metrics = Metrics::new(&Catalogue::standard());
             let clock = Clock::manual(START);
             let meters = metrics.tenants.limits.quota.clone();
-            let quota = Quota::new(&settings.upstream.quota, meters, &clock);
+            let quota = InstitutionQuota::new(&settings.upstream.quota, meters, &clock);
             Self {
                 settings,
                 metrics,
                 clock,
-                lanes: TenantLimitsMap::new(quota),
+                lanes: TenantLimitsMap::new(quota.into()),
             }
         }
 
@@ -219,6 +220,14 @@ mod tests {
                 Facts::new(),
                 self.means(),
             )
+        }
+
+        /// Takes tokens until there are none, and returns how many there were.
+        fn drain(&self, generation: &Generation, id: &str) -> usize {
+            let mut shadow = LimitSet::default();
+            let (lane, now) = (lane(generation, id), self.clock.elapsed());
+            let mut take = || lane.take(Kind::Read, now, &mut shadow);
+            std::iter::from_fn(|| take().ok()).count()
         }
     }
 
@@ -259,33 +268,28 @@ mod tests {
         generation.tenant_limits(generation.registry.find(id).unwrap().position)
     }
 
-    /// Takes tokens until there are none, and returns how many there were.
-    fn drain(generation: &Generation, id: &str) -> usize {
-        let mut shadow = LimitSet::default();
-        let lane = lane(generation, id);
-        let mut take = || lane.take(Kind::Read, lane.share.now(), &mut shadow);
-        std::iter::from_fn(|| take().ok()).count()
-    }
-
     #[test]
     fn whoever_stays_keeps_its_lane_wherever_it_stands() {
         let world = World::new();
         let first = world.build(&[("b", 1, 3), ("d", 1, 3)], &["y"]);
-        assert_eq!((drain(&first, "b"), drain(&first, "y")), (3, 100));
+        assert_eq!(
+            (world.drain(&first, "b"), world.drain(&first, "y")),
+            (3, 100)
+        );
         let four = [("a", 1, 3), ("b", 1, 3), ("c", 1, 3), ("d", 1, 3)];
         let next = world.build(&four, &["x", "y"]);
         assert!(Arc::ptr_eq(lane(&first, "b"), lane(&next, "b")));
-        let left = ["a", "b", "c", "d", "x", "y"].map(|id| drain(&next, id));
+        let left = ["a", "b", "c", "d", "x", "y"].map(|id| world.drain(&next, id));
         assert_eq!(left, [3, 0, 3, 3, 100, 0]);
     }
 
     #[test]
     fn to_be_removed_and_added_again_is_no_way_to_a_full_bucket() {
         let world = World::new();
-        assert_eq!(drain(&world.build(&[("a", 1, 200)], &[]), "a"), 200);
+        assert_eq!(world.drain(&world.build(&[("a", 1, 200)], &[]), "a"), 200);
         let _without = world.build(&[], &[]);
         world.clock.advance(Duration::from_secs(50));
-        assert_eq!(drain(&world.build(&[("a", 1, 200)], &[]), "a"), 50);
+        assert_eq!(world.drain(&world.build(&[("a", 1, 200)], &[]), "a"), 50);
     }
 
     #[test]

@@ -357,7 +357,7 @@ async fn enter(
     }
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = app.clock.unix_ms();
-    let permit = admit::enter(lane, &app.replay, operation.kind, print, now_ms)?;
+    let permit = admit::enter(lane, &app.replay, &app.clock, operation.kind, print, now_ms)?;
     record.admitted();
     let before = journal.map(|_| {
         let call = (operation, &acting, amounts);

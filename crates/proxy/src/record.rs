@@ -294,7 +294,8 @@ impl RequestRecord {
         // With a credential that is not in force, the answer says no more than to an unidentified caller.
         let wanted = self.telemetry.ratelimit_headers && self.in_force;
         let kind = self.kind.filter(|_| wanted)?;
-        self.tenant_limits().map(|lane| lane.left(kind))
+        let now = self.telemetry.clock.elapsed();
+        self.tenant_limits().map(|lane| lane.left(kind, now))
     }
 
     /// The party's `TenantLimits`, once a credential is known to have signed the request.

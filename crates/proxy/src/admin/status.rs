@@ -136,9 +136,9 @@ fn status(
     process: ProcessReport,
 ) -> StatusReport {
     let metrics = &app.metrics;
-    let generation = app.generation.load();
+    let (generation, now) = (app.generation.load(), app.clock.elapsed());
     let outcome = |end| since.ended(end);
-    let (tenants, used) = busiest(&generation);
+    let (tenants, used) = busiest(&generation, now);
     let QuotaView {
         configured,
         in_force,
@@ -152,7 +152,7 @@ fn status(
         used,
         left,
         active,
-        pushed_back: named(&generation, |lane| lane.pushed_back_to().is_some()),
+        pushed_back: named(&generation, |lane| lane.pushed_back_to(now).is_some()),
     };
     let journal = app.journal.as_ref().map(|journal| JournalReport {
         available: journal.is_available(),
@@ -228,10 +228,10 @@ fn status(
 }
 
 /// The parties that use most of the quota, and the total use of all parties.
-fn busiest(generation: &Generation) -> (Vec<BusyTenant>, f64) {
+fn busiest(generation: &Generation, now: Duration) -> (Vec<BusyTenant>, f64) {
     let lanes = generation
         .all_tenant_limits()
-        .map(|lane| lane.view())
+        .map(|lane| lane.view(now))
         .enumerate();
     let mut busy: Vec<_> = lanes
         .filter(|(_, lane)| lane.used > 0.0 || lane.in_flight > 0)

@@ -12,6 +12,7 @@ use crate::generation::credential_usage::CredentialUsage;
 use crate::generation::refusal_counts::RefusalView;
 use crate::generation::suspension::SuspendedBy;
 use crate::generation::tenant_limits::TenantLimitsView;
+use crate::process::clock::Clock;
 use crate::process::state_dir::SuspensionList;
 
 /// The number of parties in one answer; `next` names the start of the following page.
@@ -86,7 +87,8 @@ pub fn page<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,
     after: Option<&str>,
-    (now_ms, since_ms): (u64, u64),
+    clock: &Clock,
+    since_ms: u64,
 ) -> Option<PartyPage<'a>> {
     let begin = match after {
         Some(id) => generation.registry.position(id)? + 1,
@@ -95,7 +97,7 @@ pub fn page<'a>(
     let mut rest = generation.registry.parties().enumerate().skip(begin);
     let page = rest.by_ref().take(PAGE);
     let parties: Vec<_> = page
-        .map(|(position, who)| one(generation, suspended, (position, who), now_ms))
+        .map(|(position, who)| one(generation, suspended, (position, who), clock))
         .collect();
     let more = rest.next().is_some();
     Some(PartyPage {
@@ -110,18 +112,18 @@ pub fn named<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,
     id: &str,
-    now_ms: u64,
+    clock: &Clock,
 ) -> Option<PartyEntry<'a>> {
     let position = generation.registry.position(id)?;
     let who = generation.registry.at(position);
-    Some(one(generation, suspended, (position, who), now_ms))
+    Some(one(generation, suspended, (position, who), clock))
 }
 
 fn one<'a>(
     generation: &'a Generation,
     suspended: &SuspensionList,
     (position, who): (usize, PartyRef<'a>),
-    now_ms: u64,
+    clock: &Clock,
 ) -> PartyEntry<'a> {
     let Party {
         id,
@@ -139,6 +141,7 @@ fn one<'a>(
         .filter_map(|kind| Some((kind.as_str(), pace(limits.of_kind(*kind)?))));
     let suspension = suspended.get(id);
     let in_force = suspension.map_or(*standing, |_| Standing::Suspended);
+    let now_ms = clock.unix_ms();
     let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
     let lane = generation.tenant_limits(position);
     PartyEntry {
@@ -151,7 +154,7 @@ fn one<'a>(
         standing: in_force.as_str(),
         file_standing: (in_force != *standing).then(|| standing.as_str()),
         suspended: suspension.map(SuspendedBy::from),
-        lane: lane.view(),
+        lane: lane.view(clock.elapsed()),
         refusals: lane.refusals.view(),
         by_kind: by_kind.collect(),
         credentials: credentials.iter().enumerate().map(key).collect(),

@@ -22,24 +22,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
-use prometheus::IntCounter;
 
 use crate::admission::limiter::RateExceeded;
-use crate::process::clock::Clock;
 pub use aimd::{AimdRate, RateRange};
 pub use core::OwnCallPurpose;
 use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
 pub use view::{QuotaView, ShareView};
 
 /// The quota of the institution as a whole.
+///
+/// Callers read the clock before the lock is taken. A time before the latest one counts as the latest one.
 pub struct Quota {
     core: Mutex<FairShare>,
-    clock: Clock,
     /// Codes by which GatePay pushes back.
     codes: ArcSwap<Vec<String>>,
     /// Whether there are any codes: most institutions have none, and then no answer is searched.
     has_codes: AtomicBool,
-    meters: QuotaMeters,
 }
 
 /// One party's membership in the quota. It may outlive its registry, and ends when it is dropped.
@@ -65,47 +63,43 @@ pub enum QuotaDenied {
     },
 }
 
-/// The counters of the institution's quota.
-#[derive(Clone)]
-pub struct QuotaMeters {
-    /// Push-backs of GatePay.
-    pub pushbacks: IntCounter,
-    /// Calls of the proxy's own, by purpose.
-    pub own_calls: [IntCounter; OwnCallPurpose::ALL.len()],
+/// A push-back that lowered the institution's rate, in requests per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLowered {
+    /// The rate until then.
+    pub before: NonZeroU32,
+    /// The rate from then on.
+    pub after: NonZeroU32,
 }
 
 impl Quota {
     /// A full quota, with nothing in flight.
-    pub fn new(quota: &settings::Quota, meters: QuotaMeters, clock: &Clock) -> Arc<Self> {
-        let core = FairShare::new(terms(quota), nanos(clock.elapsed()));
+    pub fn new(quota: &settings::Quota, now: Duration) -> Arc<Self> {
+        let core = FairShare::new(terms(quota), nanos(now));
         Arc::new(Self {
             core: Mutex::new(core),
-            clock: clock.clone(),
             codes: ArcSwap::from_pointee(quota.pushback_codes.clone()),
             has_codes: AtomicBool::new(!quota.pushback_codes.is_empty()),
-            meters,
         })
     }
 
     /// Puts other terms in force. Spent tokens stay spent, calls in flight keep their slots, and a rate that GatePay
     /// pushed down is not pushed up.
-    pub fn adjust(&self, quota: &settings::Quota) {
-        let (mut core, now) = self.core();
-        core.adjust(terms(quota), now);
+    pub fn adjust(&self, quota: &settings::Quota, now: Duration) {
+        self.core().adjust(terms(quota), nanos(now));
         self.codes.store(Arc::new(quota.pushback_codes.clone()));
         self.has_codes
             .store(!quota.pushback_codes.is_empty(), Ordering::Release);
     }
 
     /// Takes a token for one call of the proxy's own, or returns when there might be one.
-    pub fn take_for(&self, purpose: OwnCallPurpose) -> Result<(), RateExceeded> {
-        let (mut core, now) = self.core();
-        core.take_for(purpose, now).map_err(|wait| RateExceeded {
+    pub fn take_for(&self, purpose: OwnCallPurpose, now: Duration) -> Result<(), RateExceeded> {
+        let mut core = self.core();
+        let taken = core.take_for(purpose, nanos(now));
+        taken.map_err(|wait| RateExceeded {
             wait: Duration::from_nanos(wait),
             rate: core.rate(),
-        })?;
-        self.meters.own_calls[purpose as usize].inc();
-        Ok(())
+        })
     }
 
     /// Whether this code is a push-back of GatePay.
@@ -114,37 +108,30 @@ impl Quota {
     }
 
     /// Notes that GatePay pushed a call of the proxy's own back, perhaps for a stated time: from now on less is sent.
-    pub fn pushed_back(&self, retry_after: Option<Duration>) {
-        self.hear(None, retry_after);
+    pub fn pushed_back(&self, retry_after: Option<Duration>, now: Duration) -> Option<RateLowered> {
+        self.hear(None, retry_after, now)
     }
 
     /// Notes a push-back, which may lower the rate: a push-back against one party alone concerns only that party.
-    fn hear(&self, member: Option<u32>, retry_after: Option<Duration>) {
-        self.meters.pushbacks.inc();
-        let (mut core, now) = self.core();
+    fn hear(
+        &self,
+        member: Option<u32>,
+        retry_after: Option<Duration>,
+        now: Duration,
+    ) -> Option<RateLowered> {
+        let mut core = self.core();
         let before = core.rate().per_second;
-        core.hear(member, retry_after.map(nanos), now);
+        core.hear(member, retry_after.map(nanos), nanos(now));
         let after = core.rate().per_second;
-        drop(core);
-        if after < before {
-            tracing::warn!(%before, %after, ?retry_after, "GatePay pushes back: requests per second were lowered");
-        }
+        (after < before).then_some(RateLowered { before, after })
     }
 
     /// The view of the quota for operators.
-    pub fn view(&self) -> QuotaView {
-        let (mut core, now) = self.core();
-        core.view(now)
+    pub fn view(&self, now: Duration) -> QuotaView {
+        self.core().view(nanos(now))
     }
 
-    /// The arithmetic and the time. The time is read under the lock, so that it never goes backward.
-    fn core(&self) -> (MutexGuard<'_, FairShare>, u64) {
-        let core = self.lock();
-        let now = nanos(self.clock.elapsed());
-        (core, now)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, FairShare> {
+    fn core(&self) -> MutexGuard<'_, FairShare> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,26 +139,21 @@ impl Quota {
 impl QuotaShare {
     /// Adds a party. It counts as active once it asks.
     pub fn new(quota: &Arc<Quota>, weight: NonZeroU32) -> Self {
-        let member = quota.core().0.join(weight.get());
+        let member = quota.core().join(weight.get());
         Self {
             quota: Arc::clone(quota),
             member,
         }
     }
 
-    /// The time by which limits are measured.
-    pub fn now(&self) -> Duration {
-        self.quota.clock.elapsed()
-    }
-
     /// Changes the party's weight from now on.
     pub fn reweigh(&self, weight: NonZeroU32) {
-        self.quota.core().0.reweigh(self.member, weight.get());
+        self.quota.core().reweigh(self.member, weight.get());
     }
 
     /// Takes a token for one call, and a slot in flight.
     pub fn take(&self, kind: Kind, now: Duration) -> Result<QuotaGrant, QuotaDenied> {
-        let mut core = self.quota.lock();
+        let mut core = self.quota.core();
         match core.take(self.member, acts(kind), nanos(now)) {
             Ok(taken) => Ok(QuotaGrant(taken)),
             Err(TokenShortage::Rate(wait)) => Err(QuotaDenied::Rate(RateExceeded {
@@ -183,46 +165,45 @@ impl QuotaShare {
     }
 
     /// Undoes a grant whose call did not go ahead, as if it had never been taken.
-    pub fn give_back(&self, grant: QuotaGrant) {
-        let (mut core, now) = self.quota.core();
-        core.give_back(self.member, grant.0, now);
+    pub fn give_back(&self, grant: QuotaGrant, now: Duration) {
+        let mut core = self.quota.core();
+        core.give_back(self.member, grant.0, nanos(now));
     }
 
     /// Frees the slot in flight of a call that is over.
     pub fn vacate(&self, grant: QuotaGrant) {
         // Most institutions have no limit on calls in flight: then there is nothing to do, and the lock is not taken.
         if grant.0.seated {
-            self.quota.lock().vacate(self.member, true);
+            self.quota.core().vacate(self.member, true);
         }
     }
 
     /// How long until there would be a token for one call, if no other call took it.
-    pub fn wait(&self, kind: Kind) -> Duration {
-        let (mut core, now) = self.quota.core();
-        Duration::from_nanos(core.wait(self.member, acts(kind), now))
+    pub fn wait(&self, kind: Kind, now: Duration) -> Duration {
+        let mut core = self.quota.core();
+        Duration::from_nanos(core.wait(self.member, acts(kind), nanos(now)))
     }
 
     /// Notes that GatePay pushed this party back. If another party was pushed back lately, all parties send less from
     /// now on.
-    pub fn pushed_back(&self, retry_after: Option<Duration>) {
-        self.quota.hear(Some(self.member), retry_after);
+    pub fn pushed_back(&self, retry_after: Option<Duration>, now: Duration) -> Option<RateLowered> {
+        self.quota.hear(Some(self.member), retry_after, now)
     }
 
     /// The institution's configured rate, within which every party's rate lies.
     pub fn most(&self) -> Rate {
-        self.quota.lock().full()
+        self.quota.core().full()
     }
 
     /// The view of this share for operators.
-    pub fn view(&self) -> ShareView {
-        let (mut core, now) = self.quota.core();
-        core.view_of(self.member, now)
+    pub fn view(&self, now: Duration) -> ShareView {
+        self.quota.core().view_of(self.member, nanos(now))
     }
 }
 
 impl Drop for QuotaShare {
     fn drop(&mut self) {
-        self.quota.core().0.leave(self.member);
+        self.quota.core().leave(self.member);
     }
 }
 

@@ -3,7 +3,7 @@
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
 use crate::admission::limit_name::{LimitName, LimitSet};
-use crate::admission::quota::{OwnCallPurpose, QuotaMeters, QuotaView};
+use crate::admission::quota::{OwnCallPurpose, QuotaView};
 use crate::prom::registrar::{Registrar, tenant_label};
 
 /// The metrics of all limits.
@@ -18,8 +18,17 @@ pub struct LimitMeters {
     active: IntGauge,
     in_flight: IntGauge,
     pushed_back: IntGauge,
-    /// The metrics that the quota counts itself.
+    /// The metrics of push-backs and of the proxy's own calls.
     pub quota: QuotaMeters,
+}
+
+/// The counters of the institution's quota.
+#[derive(Clone)]
+pub struct QuotaMeters {
+    /// Push-backs of GatePay.
+    pub pushbacks: IntCounter,
+    /// Calls of the proxy's own, by purpose.
+    pub own_calls: [IntCounter; OwnCallPurpose::ALL.len()],
 }
 
 /// The child metrics of one tenant.

@@ -15,7 +15,8 @@ use crate::admission::breaker::{BreakerEra, PartyBreaker};
 use crate::admission::limit_name::{self, LimitName};
 use crate::admission::limiter::{Limiter, RateExceeded, SeatLimit};
 use crate::admission::pushback_throttle::PushbackThrottle;
-use crate::admission::quota::{Quota, QuotaShare};
+use crate::admission::quota::QuotaShare;
+use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
 use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
@@ -90,7 +91,7 @@ impl TenantLimits {
         breaker: PartyBreaker,
         limits: &Limits,
         weight: NonZeroU32,
-        quota: &Arc<Quota>,
+        quota: &InstitutionQuota,
         meters: Arc<TenantMeters>,
     ) -> Self {
         let terms = LimitTerms {
@@ -105,7 +106,7 @@ impl TenantLimits {
         Self {
             meters: ArcSwap::new(meters),
             seats: SeatLimit::new(limits.in_flight),
-            share: QuotaShare::new(quota, weight),
+            share: quota.join(weight),
             breaker,
             terms: RwLock::new(terms),
             refusals: RefusalCounts::default(),
@@ -114,7 +115,7 @@ impl TenantLimits {
 
     /// Changes the limits in place. Spent tokens stay spent, and requests in flight keep their seats: no reload refills
     /// a bucket, nor do two reloads that change a limit and change it back. A new limit on one kind starts full.
-    pub fn adjust(&self, limits: &Limits, weight: NonZeroU32) {
+    pub fn adjust(&self, limits: &Limits, weight: NonZeroU32, now: Duration) {
         let terms = self.terms();
         let (same, same_weight) = (terms.limits == *limits, terms.weight == weight);
         drop(terms);
@@ -131,7 +132,6 @@ impl TenantLimits {
         if same {
             return;
         }
-        let now = self.share.now();
         terms.all = terms.all.carried_to(limits.all, now);
         if has_kinds(limits) || terms.by_kind.is_some() {
             let by_kind = terms.by_kind.get_or_insert_default();
@@ -212,18 +212,17 @@ impl TenantLimits {
 
     /// Notes that GatePay pushes this party back, perhaps for a stated time. The party sends less from now on, and so
     /// do all parties if another one was pushed back lately.
-    pub fn pushed_back(&self, retry_after: Option<Duration>) {
-        let (before, after) = self.throttled(retry_after);
+    pub fn pushed_back(&self, quota: &InstitutionQuota, retry_after: Option<Duration>) {
+        let (before, after) = self.throttled(retry_after, quota.now());
         if after < before {
             let party = self.breaker.id().as_str();
             tracing::warn!(%party, %before, %after, ?retry_after, "GatePay pushes one party back: its requests per second were lowered");
         }
-        self.share.pushed_back(retry_after);
+        quota.pushed_back(Some(&self.share), retry_after);
     }
 
     /// Lowers the party's rate; returns it before and after.
-    fn throttled(&self, retry_after: Option<Duration>) -> (u32, u32) {
-        let now = self.share.now();
+    fn throttled(&self, retry_after: Option<Duration>, now: Duration) -> (u32, u32) {
         let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
         let full = self.full(&terms);
         // Tokens held by now are forfeit: they were taken at another rate.
@@ -253,8 +252,8 @@ impl TenantLimits {
     }
 
     /// The party's rate while GatePay pushes it back, per second.
-    pub fn pushed_back_to(&self) -> Option<u32> {
-        self.terms().pushed_back_to(self.share.now())
+    pub fn pushed_back_to(&self, now: Duration) -> Option<u32> {
+        self.terms().pushed_back_to(now)
     }
 
     /// Undoes [`take`](Self::take).
@@ -286,8 +285,8 @@ impl TenantLimits {
     }
 
     /// The scarcest of the rates that apply to calls of a kind, and the tokens it has left.
-    pub fn left(&self, kind: Kind) -> (Rate, u32) {
-        let (terms, now) = (self.terms(), self.share.now());
+    pub fn left(&self, kind: Kind, now: Duration) -> (Rate, u32) {
+        let terms = self.terms();
         let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
         let throttle = terms.throttle.as_ref().map(|throttle| throttle.left(now));
         limiters
@@ -321,9 +320,9 @@ impl TenantLimits {
     }
 
     /// The view of these limits for operators.
-    pub fn view(&self) -> TenantLimitsView {
-        let share = self.share.view();
-        let (terms, now) = (self.terms(), self.share.now());
+    pub fn view(&self, now: Duration) -> TenantLimitsView {
+        let share = self.share.view(now);
+        let terms = self.terms();
         TenantLimitsView {
             requests_per_second: terms.limits.all.per_second.get(),
             burst: terms.limits.all.burst.get(),
@@ -340,8 +339,8 @@ impl TenantLimits {
     }
 
     /// Whether nothing is in flight and every bucket is full, so that new limits would be no different.
-    fn is_at_rest(&self) -> bool {
-        let (terms, now) = (self.terms(), self.share.now());
+    fn is_at_rest(&self, now: Duration) -> bool {
+        let terms = self.terms();
         let by_kind = terms.by_kind.iter().flat_map(|by_kind| by_kind.iter());
         let by_kind = by_kind.flatten();
         self.seats.taken() == 0
@@ -410,7 +409,7 @@ pub struct TakenTokens {
 /// The limits of all parties, so that a reload finds them again.
 pub struct TenantLimitsMap {
     by_party: Mutex<HashMap<PartyId, Arc<TenantLimits>>>,
-    quota: Arc<Quota>,
+    quota: Arc<InstitutionQuota>,
     /// The era of the breaker that all parties' breakers are a part of.
     pub era: BreakerEra,
     /// The parties that are suspended by hand.
@@ -419,7 +418,7 @@ pub struct TenantLimitsMap {
 
 impl TenantLimitsMap {
     /// No limits yet; they will share this quota.
-    pub fn new(quota: Arc<Quota>) -> Self {
+    pub fn new(quota: Arc<InstitutionQuota>) -> Self {
         Self {
             by_party: Mutex::default(),
             quota,
@@ -450,7 +449,8 @@ impl TenantLimitsMap {
         series: &TenantSeries,
     ) -> Vec<Arc<TenantLimits>> {
         let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest());
+        let now = self.quota.now();
+        lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest(now));
         let other = series.of(None);
         let everybody = registry.tenants().len() + registry.operators().len();
         let mut arranged = Vec::with_capacity(everybody);
@@ -463,7 +463,7 @@ impl TenantLimitsMap {
                 Arc::clone(&other)
             };
             let lane = if let Some(lane) = lanes.get(&party.id) {
-                lane.adjust(&party.limits, weight);
+                lane.adjust(&party.limits, weight, now);
                 // A store takes many times as long as a comparison.
                 if !Arc::ptr_eq(&lane.meters(), &meters) {
                     lane.meters.store(meters);
@@ -502,7 +502,7 @@ mod tests {
 
     fn lane(limits: &Limits, clock: &Clock) -> Arc<TenantLimits> {
         let metrics = Metrics::new(&Catalogue::standard());
-        let quota = Quota::new(
+        let quota = InstitutionQuota::new(
             &settings::Quota::default(),
             metrics.tenants.limits.quota.clone(),
             clock,
@@ -516,19 +516,19 @@ mod tests {
         ))
     }
 
-    fn take(lane: &Arc<TenantLimits>, kind: Kind) -> Option<TakenTokens> {
+    fn take(lane: &TenantLimits, kind: Kind, clock: &Clock) -> Option<TakenTokens> {
         let mut shadow = limit_name::LimitSet::default();
-        let tokens = lane.take(kind, lane.share.now(), &mut shadow);
+        let tokens = lane.take(kind, clock.elapsed(), &mut shadow);
         assert!(shadow.is_empty());
         tokens.ok()
     }
 
-    fn adjust(lane: &TenantLimits, limits: &Limits) {
-        lane.adjust(limits, NonZeroU32::MIN);
+    fn adjust(lane: &TenantLimits, limits: &Limits, clock: &Clock) {
+        lane.adjust(limits, NonZeroU32::MIN, clock.elapsed());
     }
 
-    fn admitted(lane: &Arc<TenantLimits>, kind: Kind) -> usize {
-        let took = || take(lane, kind).is_some();
+    fn admitted(lane: &TenantLimits, kind: Kind, clock: &Clock) -> usize {
+        let took = || take(lane, kind, clock).is_some();
         (0..1_000).take_while(|_| took()).count()
     }
 
@@ -556,14 +556,14 @@ mod tests {
             ..slow
         };
         let lane = lane(&slow, &clock);
-        assert_eq!(admitted(&lane, Kind::Read), 8);
+        assert_eq!(admitted(&lane, Kind::Read, &clock), 8);
         for _ in 0..50 {
-            adjust(&lane, &fast);
-            adjust(&lane, &slow);
-            assert_eq!(admitted(&lane, Kind::Read), 0);
+            adjust(&lane, &fast, &clock);
+            adjust(&lane, &slow, &clock);
+            assert_eq!(admitted(&lane, Kind::Read, &clock), 0);
         }
         clock.advance(Duration::from_millis(2_001));
-        assert_eq!(admitted(&lane, Kind::Read), 2);
+        assert_eq!(admitted(&lane, Kind::Read, &clock), 2);
     }
 
     #[test]
@@ -575,11 +575,11 @@ mod tests {
             ..without
         };
         let lane = lane(&with, &clock);
-        assert_eq!(admitted(&lane, Kind::Money), 3);
-        adjust(&lane, &without);
-        let _ = take(&lane, Kind::Money).unwrap();
-        adjust(&lane, &with);
-        assert_eq!(admitted(&lane, Kind::Money), 0);
+        assert_eq!(admitted(&lane, Kind::Money, &clock), 3);
+        adjust(&lane, &without, &clock);
+        let _ = take(&lane, Kind::Money, &clock).unwrap();
+        adjust(&lane, &with, &clock);
+        assert_eq!(admitted(&lane, Kind::Money, &clock), 0);
     }
 
     #[test]
@@ -592,12 +592,12 @@ mod tests {
         };
         let lane = lane(&limits, &clock);
         for _ in 0..20 {
-            let tokens = take(&lane, Kind::Money).unwrap();
+            let tokens = take(&lane, Kind::Money, &clock).unwrap();
             lane.give_back(tokens, clock.elapsed());
         }
-        assert_eq!(admitted(&lane, Kind::Money), 2);
+        assert_eq!(admitted(&lane, Kind::Money, &clock), 2);
         // Refused by one limit, the request took nothing of the others.
-        assert_eq!(admitted(&lane, Kind::Read), 1);
+        assert_eq!(admitted(&lane, Kind::Read, &clock), 1);
     }
 
     #[test]
@@ -612,12 +612,12 @@ mod tests {
             ..slow
         };
         let lane = lane(&fast, &clock);
-        let held = take(&lane, Kind::Read).unwrap();
+        let held = take(&lane, Kind::Read, &clock).unwrap();
         clock.advance(Duration::from_millis(1));
-        let _ = take(&lane, Kind::Read).unwrap();
-        adjust(&lane, &slow);
+        let _ = take(&lane, Kind::Read, &clock).unwrap();
+        adjust(&lane, &slow, &clock);
         lane.give_back(held, clock.elapsed());
-        assert_eq!(admitted(&lane, Kind::Read), 0);
+        assert_eq!(admitted(&lane, Kind::Read, &clock), 0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::admission::quota::{QuotaDenied, QuotaGrant};
 use crate::admission::replay::{Replay, StampFingerprint, UnusableStamp};
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::headers::AtMostOnce;
+use crate::process::clock::Clock;
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
 use crate::refusal::{Refusal, StaleStamp};
 
@@ -28,6 +29,7 @@ pub struct Permit {
     lane: Arc<TenantLimits>,
     tokens: Option<TakenTokens>,
     grant: Option<QuotaGrant>,
+    clock: Clock,
     seated: bool,
     spent: bool,
     /// Limits that would have refused the call, had they been enforced.
@@ -52,13 +54,18 @@ impl Drop for Permit {
         if self.seated {
             lane.leave_seat();
         }
-        match self.grant {
-            Some(grant) if self.spent => lane.share.vacate(grant),
-            Some(grant) => lane.share.give_back(grant),
-            None => {}
+        if self.spent {
+            if let Some(grant) = self.grant {
+                lane.share.vacate(grant);
+            }
+            return;
         }
-        if let Some(tokens) = self.tokens.filter(|_| !self.spent) {
-            lane.give_back(tokens, lane.share.now());
+        let now = self.clock.elapsed();
+        if let Some(grant) = self.grant {
+            lane.share.give_back(grant, now);
+        }
+        if let Some(tokens) = self.tokens {
+            lane.give_back(tokens, now);
         }
     }
 }
@@ -303,6 +310,7 @@ pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<St
 pub fn enter(
     lane: &Arc<TenantLimits>,
     replay: &Replay,
+    clock: &Clock,
     kind: Kind,
     print: StampFingerprint,
     now_ms: u64,
@@ -315,12 +323,13 @@ pub fn enter(
     if lane.is_suspended() {
         return Err(Refusal::TenantSuspended);
     }
-    let now = lane.share.now();
+    let now = clock.elapsed();
     // Holds the tokens and the grant taken so far: a refusal below drops the permit, which gives them back.
     let mut permit = Permit {
         lane: Arc::clone(lane),
         tokens: None,
         grant: None,
+        clock: clock.clone(),
         seated: false,
         spent: false,
         shadow: LimitSet::default(),
@@ -328,7 +337,7 @@ pub fn enter(
     let tokens = lane.take(kind, now, &mut permit.shadow);
     permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
         // After the wait the caller needs a free token under every limit, not only under the limit met first.
-        spent.wait = spent.wait.max(lane.share.wait(kind));
+        spent.wait = spent.wait.max(lane.share.wait(kind, now));
         met(limit, Refusal::RateLimited(spent))
     })?);
     let grant = lane.share.take(kind, now).map_err(|denied| {
@@ -386,9 +395,9 @@ pub fn refuse(unusable: UnusableStamp, now_ms: u64) -> Refusal {
 mod tests {
     use super::*;
     use crate::admission::breaker::{BreakerEra, PartyBreaker};
-    use crate::admission::quota::{OwnCallPurpose, Quota};
+    use crate::admission::quota::OwnCallPurpose;
+    use crate::generation::institution_quota::InstitutionQuota;
     use crate::metrics::Metrics;
-    use crate::process::clock::Clock;
     use gatepay_core::{Catalogue, Stamp};
     use gatepay_tenancy::party::DEFAULT_WINDOW;
     use gatepay_tenancy::settings;
@@ -401,7 +410,8 @@ mod tests {
 
     /// A quota of 12, and a party with three tokens and two seats, under a clock that stands still.
     struct World {
-        quota: Arc<Quota>,
+        clock: Clock,
+        quota: InstitutionQuota,
         lane: Arc<TenantLimits>,
         replay: Replay,
     }
@@ -420,7 +430,8 @@ mod tests {
                 in_flight: Some(number(5)),
                 ..settings::Quota::default()
             };
-            let quota = Quota::new(&quota, metrics.tenants.limits.quota.clone(), &clock);
+            let meters = metrics.tenants.limits.quota.clone();
+            let quota = InstitutionQuota::new(&quota, meters, &clock);
             let limits = Limits {
                 all: rate(3),
                 in_flight: number(2),
@@ -437,6 +448,7 @@ mod tests {
                 .into(),
                 replay: Replay::new(DEFAULT_WINDOW, 100, [7; 16], 0),
                 quota,
+                clock,
             }
         }
 
@@ -444,13 +456,20 @@ mod tests {
             let timestamp = NOW.to_string();
             let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
             let print = self.replay.fingerprint("c", &stamp, ReplayRule::Pair);
-            let permit = enter(&self.lane, &self.replay, Kind::Read, print, NOW);
+            let permit = enter(
+                &self.lane,
+                &self.replay,
+                &self.clock,
+                Kind::Read,
+                print,
+                NOW,
+            );
             permit.map_err(|refusal| refusal.slug())
         }
 
         /// The party's tokens left and seats taken, then the same two figures of the institution.
         fn stands(&self) -> [i64; 4] {
-            let (lane, quota) = (self.lane.view(), self.quota.view());
+            let (lane, quota) = (self.lane.view(self.clock.elapsed()), self.quota.view());
             let (left, in_flight) = (lane.left.into(), lane.in_flight.into());
             [left, in_flight, quota.left, quota.in_flight.into()]
         }

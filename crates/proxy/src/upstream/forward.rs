@@ -17,7 +17,8 @@ use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
 use crate::admission::breaker::{AttemptOwner, Breaker};
-use crate::admission::quota::{OwnCallPurpose, Quota};
+use crate::admission::quota::OwnCallPurpose;
+use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers;
 use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
@@ -46,7 +47,7 @@ pub struct UpstreamCall<'a> {
     /// The worker's retry budget.
     pub budget: &'a RetryBudget,
     /// The institution's quota.
-    pub quota: &'a Quota,
+    pub quota: &'a InstitutionQuota,
     /// The circuit breaker for GatePay.
     pub breaker: &'a Breaker,
     /// GatePay's clock, as measured.
@@ -203,8 +204,8 @@ fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
         let after = after.and_then(|text| text.trim().parse().ok());
         let after = after.map(Duration::from_secs);
         match road.owner {
-            CallOwner::Party(lane) | CallOwner::LookUp(lane) => lane.pushed_back(after),
-            CallOwner::Proxy => road.quota.pushed_back(after),
+            CallOwner::Party(lane) | CallOwner::LookUp(lane) => lane.pushed_back(road.quota, after),
+            CallOwner::Proxy => road.quota.pushed_back(None, after),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The institution's quota as arithmetic: no clock, no lock, time is an argument.
+//! The institution's quota as arithmetic: no clock and no lock; time is an argument.
 //!
 //! Tokens flow in at the institution's rate, up to the burst; every call takes one token. On paper, the inflow is
 //! divided among the members active in the last ten seconds, by weight. The inflow that a member was given and did not
@@ -233,7 +233,6 @@ impl FairShare {
         now: u64,
     ) -> Result<TokenTaken, TokenShortage> {
         let reach = self.arrive(member, now);
-        // Another thread may have read the clock later and come here first.
         let now = self.now;
         let crowded = self.is_crowded(member, acts);
         if crowded && !self.terms.shadow.in_flight {
@@ -319,6 +318,8 @@ impl FairShare {
     /// Notes a push-back of GatePay against a member, or against a call of the proxy's own. While only one member was
     /// pushed back lately, the push-back concerns no other.
     pub(super) fn hear(&mut self, member: Option<u32>, retry_after: Option<u64>, now: u64) {
+        self.advance(now);
+        let now = self.now;
         if member.is_none_or(|member| self.pushes.note(member, now)) {
             self.pushed_back(retry_after, now);
         }
@@ -329,7 +330,7 @@ impl FairShare {
     pub(super) fn pushed_back(&mut self, retry_after: Option<u64>, now: u64) {
         self.advance(now);
         let retry_after = retry_after.map(Duration::from_nanos);
-        let now = Duration::from_nanos(now);
+        let now = Duration::from_nanos(self.now);
         let (rate, range) = (self.per_second, self.range());
         let shrunk = self.aimd.shrink(rate, range, retry_after, now);
         if shrunk != rate {
@@ -400,7 +401,7 @@ impl FairShare {
         let common = f64::from(WHOLE - self.terms.reserve) / f64::from(WHOLE);
         ShareView {
             share: f64::from(self.per_second) * common * part,
-            used: it.used.per_second(now),
+            used: it.used.per_second(self.now),
             borrowed: it.borrowed,
             weight: it.weight,
         }
@@ -421,7 +422,8 @@ impl FairShare {
         reach
     }
 
-    /// Adds the inflow since the last call.
+    /// Adds the inflow since the last call. Callers read the clock before they take the lock, so `now` may lie before
+    /// the time of the last call; then that time counts.
     fn advance(&mut self, now: u64) {
         let Some(time) = now.checked_sub(self.now).filter(|time| *time > 0) else {
             return;

@@ -637,6 +637,40 @@ proptest! {
         }
     }
 
+    /// A time that is read before another call takes the lock, and used after it, counts as that call's time.
+    #[test]
+    fn a_time_that_lies_before_the_last_one_counts_as_the_last_one(
+        events in prop::collection::vec(
+            (0..3_usize, 0..6_u8, 0..3_000_000_000_u64, 0..15_000_000_000_u64), 1..100,
+        ),
+    ) {
+        let mut core = FairShare::new(terms(20, 10), 0);
+        let members = [1, 2, 3].map(|weight| core.join(weight));
+        let mut exact = core.clone();
+        let mut now = 0;
+        for (who, what, pause, back) in events {
+            now += pause;
+            prop_assert_eq!(core.view(now), exact.view(now));
+            let late = now.saturating_sub(back);
+            let member = members[who];
+            match what {
+                0 => {
+                    core.hear(Some(member), None, late);
+                    exact.hear(Some(member), None, now);
+                }
+                1 => prop_assert_eq!(
+                    core.take_for(OwnCallPurpose::Probe, late), exact.take_for(OwnCallPurpose::Probe, now)
+                ),
+                2 => prop_assert_eq!(core.wait(member, true, late), exact.wait(member, true, now)),
+                _ => prop_assert_eq!(
+                    core.take(member, false, late).err(), exact.take(member, false, now).err()
+                ),
+            }
+            prop_assert_eq!(core.view_of(member, late), exact.view_of(member, now));
+            prop_assert_eq!(core.view(late), exact.view(now));
+        }
+    }
+
     /// Write and money calls within the reserve are all admitted, under any load of reads and of other parties.
     #[test]
     fn payments_within_the_reserve_are_all_admitted(
