@@ -53,10 +53,13 @@
 //! # Ok::<(), FramingError>(())
 //! ```
 //!
-//! Read [`request_parser`] first, then [`response_parser`].
+//! Read [`request_parser`] first, then [`response_parser`], then the two encoders.
 
 pub mod request_parser;
 pub mod response_parser;
+
+pub mod request_encoder;
+pub mod response_encoder;
 
 pub mod request_head;
 

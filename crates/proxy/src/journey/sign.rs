@@ -7,7 +7,7 @@ use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::{Credential, FreshStamp, Payload, Signature};
 use gatepay_http1::request_head::RequestHead;
-use gatepay_http1::wire_lines;
+use gatepay_http1::{request_encoder, wire_lines};
 use http::header::{self, HeaderValue};
 
 use crate::headers;
@@ -146,18 +146,12 @@ impl Outbound {
         let path = path.ok_or(UnsendableHead::NoPath)?;
         let method = operation.institution_method;
         let mut head = Vec::with_capacity(HEAD);
-        head.extend_from_slice(method.as_str().as_bytes());
-        head.push(b' ');
-        head.extend_from_slice(target(path)?);
-        let query = match query {
-            Some(query) => {
-                head.push(b'?');
-                head.extend_from_slice(target(query)?);
-                Some(head.len() - query.len()..head.len())
-            }
-            None => None,
-        };
-        head.extend_from_slice(b" HTTP/1.1\r\n");
+        let mut parts = [Some(path), query].into_iter().flatten();
+        if !parts.all(request_encoder::is_target_part) {
+            return Err(UnsendableHead::NotText("the target"));
+        }
+        let method_name = method.as_str();
+        let query = request_encoder::write_request_line(&mut head, method_name, path, query);
         for media in media {
             wire_lines::write(&mut head, &header::CONTENT_TYPE, media);
         }
@@ -246,12 +240,7 @@ impl Outbound {
         ] {
             wire_lines::write(head, &name, value);
         }
-        if !self.body.is_empty() || self.method == Method::Post {
-            let mut digits = itoa::Buffer::new();
-            let length = digits.format(self.body.len());
-            wire_lines::write(head, &header::CONTENT_LENGTH, length.as_bytes());
-        }
-        head.extend_from_slice(b"\r\n");
+        request_encoder::write_end(head, self.body.len(), self.method == Method::Post);
         self.body.clone()
     }
 }
@@ -263,16 +252,6 @@ const JSON: &[u8] = b"application/json";
 
 /// The initial capacity of a head in bytes: most heads need no more.
 const HEAD: usize = 544;
-
-/// A part of a request's target, if none of its bytes can end the target or begin another part.
-fn target(part: &str) -> Result<&[u8], UnsendableHead> {
-    let is_one = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
-    if part.bytes().all(is_one) {
-        Ok(part.as_bytes())
-    } else {
-        Err(UnsendableHead::NotText("the target"))
-    }
-}
 
 #[cfg(test)]
 mod tests {

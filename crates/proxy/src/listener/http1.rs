@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use gatepay_http1::buffer_pool;
 use gatepay_http1::request_parser::{
     BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
 };
-use gatepay_http1::{buffer_pool, response_parser, wire_lines};
-use http::header;
+use gatepay_http1::response_encoder::{
+    self, AnswerFraming, CHUNK_END, CONTINUE, LAST_CHUNK, RequestTraits,
+};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
@@ -45,8 +47,6 @@ const TOGETHER: usize = 8 * 1024;
 /// How many bytes a connection holds at most besides bodies: a head as it comes, the bytes read after it, and an
 /// answer.
 pub const BUFFERS: usize = 5 * HEAD_LIMIT;
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection that speaks HTTP/1.
 struct Http1Connection {
@@ -201,38 +201,6 @@ impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
     }
 }
 
-/// The traits of a request that decide how its answer is written.
-#[derive(Debug, Clone, Copy)]
-struct RequestTraits {
-    /// The method is HEAD: the answer has no body.
-    for_head: bool,
-    /// The request is HTTP/1.0.
-    is_old: bool,
-    /// The connection may be used for another request.
-    keeps: bool,
-}
-
-impl RequestTraits {
-    const UNREADABLE: Self = Self {
-        for_head: false,
-        is_old: false,
-        keeps: false,
-    };
-}
-
-/// How the end of an answer is marked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AnswerFraming {
-    /// The answer has no body.
-    AtOnce,
-    /// By its length, in bytes.
-    Length(u64),
-    /// By a last chunk.
-    Chunks,
-    /// By the end of the connection.
-    Closing,
-}
-
 impl Http1Connection {
     /// The length of the next head in bytes, once the head is complete. `None` if the connection ends, or is to end,
     /// before.
@@ -304,13 +272,14 @@ impl Http1Connection {
         mut reply: Reply,
         asked: RequestTraits,
     ) -> io::Result<bool> {
-        let ends = ends(&reply, asked);
+        let ends = AnswerFraming::of(reply.head().status, reply.length(), asked);
         let asked = RequestTraits {
             keeps: asked.keeps && ends != AnswerFraming::Closing,
             ..asked
         };
         let mut out = buffer_pool::take();
-        write_head(&mut out, clock, &reply, asked, ends);
+        let date = || headers::date(clock.unix_ms() / 1_000);
+        response_encoder::write_head(&mut out, reply.head(), asked, ends, date);
         if asked.for_head || ends == AnswerFraming::AtOnce {
             drop(reply);
             self.write(out).await?;
@@ -329,8 +298,7 @@ impl Http1Connection {
                 }
             };
             if ends == AnswerFraming::Chunks {
-                let size = format!("{:x}\r\n", piece.len());
-                out.extend_from_slice(size.as_bytes());
+                response_encoder::write_chunk_size(&mut out, piece.len());
             }
             if piece.len() <= TOGETHER {
                 out.extend_from_slice(&piece);
@@ -340,7 +308,7 @@ impl Http1Connection {
                 write_in_pieces(&mut self.stream, &piece).await?;
             }
             if ends == AnswerFraming::Chunks {
-                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(CHUNK_END);
             } else if reply.is_over() {
                 break;
             }
@@ -349,7 +317,7 @@ impl Http1Connection {
         // Dropping the reply ends its permit and record before the caller sees the end and can ask again.
         drop(reply);
         if ends == AnswerFraming::Chunks {
-            out.extend_from_slice(b"0\r\n\r\n");
+            out.extend_from_slice(LAST_CHUNK);
         }
         self.write(out).await?;
         self.stream.ends_whole(true);
@@ -392,61 +360,6 @@ async fn write_in_pieces(stream: &mut InboundStream, piece: &[u8]) -> io::Result
         }
     }
     Ok(())
-}
-
-/// Writes the head of an answer to `out`.
-fn write_head(
-    out: &mut Vec<u8>,
-    clock: &Clock,
-    reply: &Reply,
-    asked: RequestTraits,
-    ends: AnswerFraming,
-) {
-    let response_parser::ResponseHead { status, fields, .. } = reply.head();
-    let version: &[u8] = if asked.is_old {
-        b"HTTP/1.0 "
-    } else {
-        b"HTTP/1.1 "
-    };
-    let reason = status.canonical_reason().unwrap_or_default();
-    for part in [
-        version,
-        status.as_str().as_bytes(),
-        b" ",
-        reason.as_bytes(),
-        b"\r\n",
-        fields.as_bytes(),
-    ] {
-        out.extend_from_slice(part);
-    }
-    match ends {
-        AnswerFraming::AtOnce | AnswerFraming::Closing => {}
-        AnswerFraming::Length(length) => {
-            let mut digits = itoa::Buffer::new();
-            let length = digits.format(length);
-            wire_lines::write(out, &header::CONTENT_LENGTH, length.as_bytes());
-        }
-        AnswerFraming::Chunks => wire_lines::write(out, &header::TRANSFER_ENCODING, b"chunked"),
-    }
-    if fields.get(&header::DATE).is_none() {
-        wire_lines::write(out, &header::DATE, &headers::date(clock.unix_ms() / 1_000));
-    }
-    match (asked.keeps, asked.is_old) {
-        (false, _) => wire_lines::write(out, &header::CONNECTION, b"close"),
-        (true, true) => wire_lines::write(out, &header::CONNECTION, b"keep-alive"),
-        (true, false) => {}
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn ends(reply: &Reply, asked: RequestTraits) -> AnswerFraming {
-    let status = reply.head().status;
-    match reply.length() {
-        _ if matches!(status.as_u16(), 204 | 304) => AnswerFraming::AtOnce,
-        Some(length) => AnswerFraming::Length(length),
-        None if asked.is_old => AnswerFraming::Closing,
-        None => AnswerFraming::Chunks,
-    }
 }
 
 /// Reads available bytes to the end of `came`. The buffer has room for at least half of `most` bytes. It may have more,

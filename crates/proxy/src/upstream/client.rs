@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gatepay_http1::wire_lines;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, header};
+use gatepay_http1::{request_encoder, wire_lines};
+use http::{Method, Request, Response};
 use tokio::time::Instant;
 
 use crate::upstream::connect::{ConnectError, UpstreamConnector};
@@ -76,20 +75,13 @@ pub async fn exchange(
 }
 
 fn write(request: &Request<Bytes>, head: &mut Vec<u8>) -> Bytes {
-    let target = request.uri().path_and_query();
-    let target = target.map_or("/", PathAndQuery::as_str);
-    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
-        head.extend_from_slice(part.as_bytes());
-    }
+    let (method, uri) = (request.method(), request.uri());
+    request_encoder::write_request_line(head, method.as_str(), uri.path(), uri.query());
     for (name, value) in request.headers() {
         wire_lines::write(head, name, value.as_bytes());
     }
     let body = request.body();
-    if !body.is_empty() || request.method() == Method::POST {
-        let length = body.len().to_string();
-        wire_lines::write(head, &header::CONTENT_LENGTH, length.as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
+    request_encoder::write_end(head, body.len(), method == Method::POST);
     body.clone()
 }
 
