@@ -363,6 +363,8 @@ fn metrics(app: &App) -> AdminResponse {
         .filter(|lane| lane.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
+    let is_open = app.breaker.is_open();
+    metrics.upstream.breaker.is_open.set(is_open.into());
     let own = generation.registry.own_series(&app.settings.metrics);
     let scrape = metrics.scrape(&generation, &own, app.clock.unix_ms());
     let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -8,7 +8,6 @@ use gatepay_tenancy::settings::{ClockSource, Settings};
 use gatepay_tenancy::{Configuration, PartyId};
 use http::HeaderValue;
 
-use crate::admission::breaker::Breaker;
 use crate::admission::replay::Replay;
 use crate::admission::replay_capacity::replay_capacity;
 use crate::callers::address_limits::AddressLimits;
@@ -34,6 +33,7 @@ use crate::record::access_log::{AccessLog, LogThrottle};
 use crate::record::telemetry::Telemetry;
 use crate::tls::certificate::{CertificateRenewal, ListenerIdentity};
 use crate::tls::config;
+use crate::upstream::breaker::UpstreamBreaker;
 use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::UpstreamConnector;
 use crate::upstream::credential_rotation::CredentialRotation;
@@ -73,7 +73,7 @@ pub struct App {
     /// The connector to GatePay.
     pub upstream: Arc<UpstreamConnector>,
     /// The circuit breaker for GatePay.
-    pub breaker: Breaker,
+    pub breaker: UpstreamBreaker,
     /// The clock of GatePay, measured against our own.
     pub upstream_clock: UpstreamClock,
     /// GatePay's name in `Host`.
@@ -203,7 +203,7 @@ impl App {
             address_limits: AddressLimits::new(&settings.listen),
             auth_throttle: AuthThrottle::default(),
             recent_floods: RecentFloods::default(),
-            breaker: Breaker::new(
+            breaker: UpstreamBreaker::new(
                 settings.upstream.breaker,
                 lanes.era.clone(),
                 metrics.upstream.breaker.clone(),

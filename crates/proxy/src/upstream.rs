@@ -1,5 +1,6 @@
 //! The upstream side: connections to GatePay, attempts and retries, and the health and clock of GatePay.
 
+pub mod breaker;
 pub mod client;
 pub mod clock_offset;
 pub mod connect;

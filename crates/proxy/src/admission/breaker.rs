@@ -14,41 +14,27 @@ mod votes;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::settings;
-use prometheus::{IntCounter, IntGauge};
-use tokio::sync::Notify;
 
 use party::FailureStreak;
 pub use party::{BreakerEra, PartyBreaker};
-use votes::{BreakerVotes, EVERY, OpenEvidence, WINDOW};
+pub use votes::OpenEvidence;
+use votes::{BreakerVotes, EVERY, WINDOW};
 
 /// The institution's breaker, shared by all workers. While GatePay is well, an attempt costs four relaxed loads and no
 /// write.
+///
+/// Times are measured from the moment the breaker was made. The methods that every attempt calls take a function that
+/// reads the time: they call it only while something fails.
 pub struct Breaker {
     /// Whether it is open, and the numbers of the running row and window: see [`BreakerPhase`].
     phase: AtomicU64,
     /// Ends when GatePay is found well: then every party's own breaker is half open.
     era: BreakerEra,
-    /// The origin of times.
-    begun: Instant,
     state: Mutex<BreakerState>,
-    /// Notified when a read of the proxy's own is wanted.
-    wanted: Notify,
-    meters: BreakerMeters,
-}
-
-/// The metrics of the breaker.
-#[derive(Clone)]
-pub struct BreakerMeters {
-    /// 1 while the breaker is open.
-    pub is_open: IntGauge,
-    /// How often the breaker opened.
-    pub opened: IntCounter,
-    /// How often a party's own breaker opened.
-    pub party_opened: IntCounter,
 }
 
 struct BreakerState {
@@ -56,11 +42,11 @@ struct BreakerState {
     /// Whether the settings have a count of failures or a ratio by which it opens.
     is_on: bool,
     /// When the next read of the proxy's own may be sent as a probe.
-    probe: Instant,
+    probe: Duration,
     /// Failures of parties since the last such read.
     unasked: u32,
     /// When the breaker opened.
-    opened: Instant,
+    opened: Duration,
     /// Whether a party's breaker opened since GatePay was found well.
     has_party_opened: bool,
 }
@@ -107,6 +93,41 @@ pub enum BreakerOpen {
     },
 }
 
+/// The effects of a failure.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FailureEffects {
+    /// The party's own breaker opened.
+    pub party_opened: Option<PartyOpenEvidence>,
+    /// The institution's breaker opened.
+    pub opened: Option<OpenEvidence>,
+    /// A read of the proxy's own is wanted at once.
+    pub wants_read: bool,
+}
+
+/// The evidence on which a party's own breaker opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartyOpenEvidence {
+    /// The party's failures since its last answer.
+    pub in_a_row: u32,
+    /// The party's failures in the running window.
+    pub failures: u32,
+    /// The party's attempts in the running window.
+    pub attempts: u32,
+}
+
+/// The breaker that closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerClosed {
+    /// GatePay answers again, or no read can find out whether it does.
+    Institution {
+        /// How long the breaker was open.
+        after: Duration,
+    },
+    /// GatePay answers this party again.
+    Party,
+}
+
 impl BreakerPhase {
     #[expect(
         clippy::cast_possible_truncation,
@@ -126,7 +147,8 @@ impl BreakerPhase {
 }
 
 impl<'a> AttemptOwner<'a> {
-    fn party(self) -> Option<&'a PartyBreaker> {
+    /// The party's breaker, if the attempt is made for a party.
+    pub fn party(self) -> Option<&'a PartyBreaker> {
         match self {
             Self::Own => None,
             Self::Party(party) | Self::LookUp(party) => Some(party),
@@ -136,37 +158,39 @@ impl<'a> AttemptOwner<'a> {
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(settings: settings::Breaker, era: BreakerEra, meters: BreakerMeters) -> Self {
-        let now = Instant::now();
+    pub fn new(settings: settings::Breaker, era: BreakerEra) -> Self {
         Self {
             phase: AtomicU64::new(0),
             era,
-            begun: now,
             state: Mutex::new(BreakerState {
-                votes: BreakerVotes::new(settings, now),
+                votes: BreakerVotes::new(settings),
                 is_on: settings.failures > 0 || settings.ratio > 0.0,
-                probe: now,
+                probe: Duration::ZERO,
                 unasked: 0,
-                opened: now,
+                opened: Duration::ZERO,
                 has_party_opened: false,
             }),
-            wanted: Notify::new(),
-            meters,
         }
     }
 
     /// Whether an attempt of this kind may be sent now.
-    pub fn pass(&self, sender: AttemptOwner<'_>, kind: Kind) -> Result<BreakerPass, BreakerOpen> {
+    pub fn pass(
+        &self,
+        sender: AttemptOwner<'_>,
+        kind: Kind,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<BreakerPass, BreakerOpen> {
         if self.is_open() {
-            let probes = matches!(sender, AttemptOwner::Own) && self.claim(Instant::now());
+            let probes = matches!(sender, AttemptOwner::Own) && self.claim(now());
             return probes
                 .then_some(BreakerPass::Probe)
                 .ok_or(BreakerOpen::Institution);
         }
         match sender {
-            AttemptOwner::Party(party) if party.is_open() => {
-                self.try_again(party, kind, Instant::now())
-            }
+            AttemptOwner::Party(party) if party.is_open() => match party.claim(kind, now()) {
+                Ok(()) => Ok(BreakerPass::Free),
+                Err(wait) => Err(BreakerOpen::Party { wait }),
+            },
             AttemptOwner::Own | AttemptOwner::Party(_) | AttemptOwner::LookUp(_) => {
                 Ok(BreakerPass::Free)
             }
@@ -179,36 +203,33 @@ impl Breaker {
     }
 
     /// Counts an answer of GatePay, of any status.
-    pub fn answered(&self, sender: AttemptOwner<'_>, pass: BreakerPass) {
+    pub fn answered(
+        &self,
+        sender: AttemptOwner<'_>,
+        pass: BreakerPass,
+        now: impl FnOnce() -> Duration,
+    ) -> Option<BreakerClosed> {
         let Some(party) = sender.party() else {
-            return self.own_answered(pass, Instant::now());
+            return self.own_answered(pass, now());
         };
         let phase = self.phase();
-        if !party.is_settled(phase.row, phase.window) {
-            self.party_answered(party, Instant::now());
+        if party.is_settled(phase.row, phase.window) {
+            return None;
         }
+        self.party_answered(party, now())
     }
 
     /// Counts a failure: no connection, no whole answer, or an answer of an intermediary before GatePay.
-    pub fn failed(&self, sender: AttemptOwner<'_>) {
+    pub fn failed(&self, sender: AttemptOwner<'_>, now: Duration) -> FailureEffects {
         match sender.party() {
-            None => self.own_failed(Instant::now()),
-            Some(party) => self.party_failed(party, Instant::now()),
+            None => self.own_failed(now),
+            Some(party) => self.party_failed(party, now),
         }
-    }
-
-    /// Waits until a read of the proxy's own is wanted.
-    pub async fn wanted(&self) {
-        self.wanted.notified().await;
     }
 
     /// Whether a read of the proxy's own should be sent now: while the breaker is open, and after half as many failures
     /// as open it.
-    pub fn wants_read(&self) -> bool {
-        self.wants_read_at(Instant::now())
-    }
-
-    fn wants_read_at(&self, now: Instant) -> bool {
+    pub fn wants_read(&self, now: Duration) -> bool {
         let mut state = self.state();
         state.votes.end_window(now);
         self.show(&state);
@@ -217,11 +238,7 @@ impl Breaker {
     }
 
     /// Notes that such a read is being sent.
-    pub fn asked(&self) {
-        self.asked_at(Instant::now());
-    }
-
-    fn asked_at(&self, now: Instant) {
+    pub fn asked(&self, now: Duration) {
         let mut state = self.state();
         state.unasked = 0;
         // While it is open, the attempt itself claims the next probe.
@@ -232,20 +249,14 @@ impl Breaker {
 
     /// Notes that there is no read to probe with. After a while the breaker closes all the same, or all calls would be
     /// refused for ever; then two failures open it again.
-    pub fn despair(&self) {
-        self.despair_at(Instant::now());
-    }
-
-    fn despair_at(&self, now: Instant) {
+    pub fn despair(&self, now: Duration) -> Option<BreakerClosed> {
         let mut state = self.state();
-        let waited = now.saturating_duration_since(state.opened);
-        if self.is_open() && waited > WINDOW {
-            self.close(&mut state, Some(now + WINDOW), now);
-        }
+        let waited = now.saturating_sub(state.opened);
+        (self.is_open() && waited > WINDOW).then(|| self.close(&mut state, Some(now + WINDOW), now))
     }
 
     /// Claims the next probe, if it is due. A probe that hangs does not keep the next from being sent.
-    fn claim(&self, now: Instant) -> bool {
+    fn claim(&self, now: Duration) -> bool {
         let mut state = self.state();
         let due = now >= state.probe;
         if due {
@@ -254,45 +265,33 @@ impl Breaker {
         due
     }
 
-    fn try_again(
-        &self,
-        party: &PartyBreaker,
-        kind: Kind,
-        now: Instant,
-    ) -> Result<BreakerPass, BreakerOpen> {
-        match party.claim(kind, self.since(now)) {
-            Ok(()) => Ok(BreakerPass::Free),
-            Err(wait) => Err(BreakerOpen::Party { wait }),
-        }
-    }
-
-    fn own_answered(&self, pass: BreakerPass, now: Instant) {
+    fn own_answered(&self, pass: BreakerPass, now: Duration) -> Option<BreakerClosed> {
         let mut state = self.state();
         state.votes.own(true, now);
         if std::mem::take(&mut state.has_party_opened) {
             self.era.found_well();
         }
-        if self.is_open() {
-            // An answer to an attempt sent before it opened proves little.
-            if pass == BreakerPass::Probe {
-                self.close(&mut state, None, now);
-            }
-        }
+        // An answer to an attempt sent before it opened proves little.
+        let closes = self.is_open() && pass == BreakerPass::Probe;
+        let closed = closes.then(|| self.close(&mut state, None, now));
         self.show(&state);
+        closed
     }
 
-    fn own_failed(&self, now: Instant) {
+    fn own_failed(&self, now: Duration) -> FailureEffects {
         let mut state = self.state();
         state.votes.own(false, now);
-        self.judge(&mut state, now);
+        FailureEffects {
+            opened: self.judge(&mut state, now),
+            ..FailureEffects::default()
+        }
     }
 
-    fn party_answered(&self, party: &PartyBreaker, now: Instant) {
+    fn party_answered(&self, party: &PartyBreaker, now: Duration) -> Option<BreakerClosed> {
         let mut state = self.state();
         let streak = party.streak();
         party.set_streak(FailureStreak::default());
         let tally = if streak.is_open {
-            tracing::warn!(party = %party.id().as_str(), "GatePay answers this party again: its calls are sent");
             state.votes.forget(party.tally())
         } else {
             party.tally()
@@ -300,12 +299,14 @@ impl Breaker {
         party.set_tally(state.votes.count(tally, false, now));
         party.set_vote(state.votes.answered(party.vote()));
         self.show(&state);
+        streak.is_open.then_some(BreakerClosed::Party)
     }
 
-    fn party_failed(&self, party: &PartyBreaker, now: Instant) {
+    fn party_failed(&self, party: &PartyBreaker, now: Duration) -> FailureEffects {
         let mut state = self.state();
+        let mut effects = FailureEffects::default();
         if !state.is_on || self.is_open() {
-            return;
+            return effects;
         }
         state.unasked = state.unasked.saturating_add(1);
         let streak = party.streak();
@@ -316,50 +317,48 @@ impl Breaker {
             party.set_tally(state.votes.count(party.tally(), true, now));
             party.set_vote(state.votes.failed(party.vote(), now));
             if state.votes.is_failing_alone(failures, party.tally()) {
-                self.open_party(&mut state, party, now);
+                effects.party_opened = self.open_party(&mut state, party, now);
             }
         }
-        self.judge(&mut state, now);
-        if !self.is_open() && state.unasked >= state.votes.half() && now >= state.probe {
-            self.wanted.notify_one();
-        }
+        effects.opened = self.judge(&mut state, now);
+        effects.wants_read =
+            !self.is_open() && state.unasked >= state.votes.half() && now >= state.probe;
+        effects
     }
 
-    /// Opens a party's own breaker. A breaker that was half open opens again without a second log line.
-    fn open_party(&self, state: &mut BreakerState, party: &PartyBreaker, now: Instant) {
+    /// Opens a party's own breaker. That a breaker which was half open opens again is no news.
+    fn open_party(
+        &self,
+        state: &mut BreakerState,
+        party: &PartyBreaker,
+        now: Duration,
+    ) -> Option<PartyOpenEvidence> {
         let (streak, tally) = (party.streak(), party.tally());
-        party.begin_trials(self.since(now));
+        party.begin_trials(now);
         party.set_streak(FailureStreak {
             era: self.era.now(),
             is_open: true,
             ..streak
         });
         if streak.is_open {
-            return;
+            return None;
         }
         state.has_party_opened = true;
-        self.meters.party_opened.inc();
-        tracing::error!(
-            party = %party.id().as_str(),
-            in_a_row = streak.failures,
-            failures = tally.failures,
-            attempts = tally.attempts,
-            "GatePay keeps failing this party's calls: until one of them is answered, only a call now and then is sent"
-        );
+        Some(PartyOpenEvidence {
+            in_a_row: streak.failures,
+            failures: tally.failures,
+            attempts: tally.attempts,
+        })
     }
 
     /// Opens the breaker if the votes say so.
-    fn judge(&self, state: &mut BreakerState, now: Instant) {
+    fn judge(&self, state: &mut BreakerState, now: Duration) -> Option<OpenEvidence> {
         if self.is_open() {
-            return;
+            return None;
         }
-        let Some(OpenEvidence {
-            in_a_row,
-            parties,
-            own_failed,
-        }) = state.votes.verdict(now)
-        else {
-            return self.show(state);
+        let Some(evidence) = state.votes.verdict(now) else {
+            self.show(state);
+            return None;
         };
         (state.opened, state.probe) = (now, now + EVERY);
         self.set_phase(BreakerPhase {
@@ -367,17 +366,15 @@ impl Breaker {
             row: 0,
             window: 0,
         });
-        self.meters.is_open.set(1);
-        self.meters.opened.inc();
-        tracing::error!(
-            in_a_row,
-            parties,
-            own_failed,
-            "GatePay keeps failing: until a read of the proxy's own gets through, nothing else is sent"
-        );
+        Some(evidence)
     }
 
-    fn close(&self, state: &mut BreakerState, wary: Option<Instant>, now: Instant) {
+    fn close(
+        &self,
+        state: &mut BreakerState,
+        wary: Option<Duration>,
+        now: Duration,
+    ) -> BreakerClosed {
         state.votes.clear(wary);
         state.unasked = 0;
         self.era.outage_over();
@@ -386,9 +383,9 @@ impl Breaker {
             row: 0,
             window: 0,
         });
-        self.meters.is_open.set(0);
-        let after = now.saturating_duration_since(state.opened);
-        tracing::warn!(?after, "GatePay answers again: everything is sent");
+        BreakerClosed::Institution {
+            after: now.saturating_sub(state.opened),
+        }
     }
 
     /// Shows the running row and window to attempts, while it is closed.
@@ -408,10 +405,6 @@ impl Breaker {
 
     fn set_phase(&self, phase: BreakerPhase) {
         self.phase.store(phase.word(), Ordering::Relaxed);
-    }
-
-    fn since(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun)
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {

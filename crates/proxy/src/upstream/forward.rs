@@ -16,12 +16,13 @@ use gatepay_http1::response_parser::ResponseHead;
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::admission::breaker::{AttemptOwner, Breaker};
+use crate::admission::breaker::AttemptOwner;
 use crate::admission::quota::OwnCallPurpose;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers;
 use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
+use crate::upstream::breaker::UpstreamBreaker;
 use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::connection::{ExchangeError, MakeAttempt};
@@ -49,7 +50,7 @@ pub struct UpstreamCall<'a> {
     /// The institution's quota.
     pub quota: &'a InstitutionQuota,
     /// The circuit breaker for GatePay.
-    pub breaker: &'a Breaker,
+    pub breaker: &'a UpstreamBreaker,
     /// GatePay's clock, as measured.
     pub clock: &'a UpstreamClock,
     /// Threads for long computations.

@@ -3,7 +3,6 @@
 use gatepay_core::look_up::ObservedOutcome;
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 
-use crate::admission::breaker::BreakerMeters;
 use crate::prom::registrar::{Registrar, opts};
 
 /// Metrics of connections and calls to GatePay.
@@ -26,6 +25,17 @@ pub struct UpstreamMeters {
     pub breaker: BreakerMeters,
     /// Number of parties with an open breaker of their own.
     pub breaker_open_tenants: IntGauge,
+}
+
+/// Metrics of the circuit breaker.
+#[derive(Clone)]
+pub struct BreakerMeters {
+    /// 1 while the breaker is open; set at each scrape.
+    pub is_open: IntGauge,
+    /// How often the breaker opened.
+    pub opened: IntCounter,
+    /// How often a party's own breaker opened.
+    pub party_opened: IntCounter,
 }
 
 /// Metrics of the machine's clock beside GatePay's.

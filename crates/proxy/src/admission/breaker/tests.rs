@@ -1,6 +1,7 @@
 use super::*;
 use gatepay_tenancy::PartyId;
 use proptest::prelude::*;
+use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -9,20 +10,15 @@ use std::thread;
 struct World {
     breaker: Breaker,
     parties: Vec<PartyBreaker>,
-    now: Instant,
+    now: Duration,
     /// Money calls that were sent.
     sent: u32,
+    /// How often the institution's breaker opened.
+    opened: Cell<u32>,
 }
 
 impl World {
     fn new(failures: u32, ratio: f64, parties: usize) -> Self {
-        let gauge = IntGauge::new("open", "open").unwrap();
-        let counter = || IntCounter::new("opened", "opened").unwrap();
-        let meters = BreakerMeters {
-            is_open: gauge,
-            opened: counter(),
-            party_opened: counter(),
-        };
         let era = BreakerEra::default();
         let party = |number| {
             let id = PartyId::parse(&format!("party-{number}")).unwrap();
@@ -30,31 +26,42 @@ impl World {
         };
         Self {
             parties: (0..parties).map(party).collect(),
-            breaker: Breaker::new(settings::Breaker { failures, ratio }, era, meters),
-            now: Instant::now(),
+            breaker: Breaker::new(settings::Breaker { failures, ratio }, era),
+            now: Duration::ZERO,
             sent: 0,
+            opened: Cell::new(0),
         }
     }
 
     fn passes(&self, party: usize, kind: Kind) -> bool {
         let sender = AttemptOwner::Party(&self.parties[party]);
-        if self.breaker.is_open() || !self.parties[party].is_open() {
-            return self.breaker.pass(sender, kind).is_ok();
-        }
-        let party = &self.parties[party];
-        self.breaker.try_again(party, kind, self.now).is_ok()
+        self.breaker.pass(sender, kind, || self.now).is_ok()
     }
 
     fn fail(&self, party: usize) {
-        self.breaker.party_failed(&self.parties[party], self.now);
+        self.failed(AttemptOwner::Party(&self.parties[party]));
+    }
+
+    fn failed(&self, owner: AttemptOwner<'_>) {
+        let effects = self.breaker.failed(owner, self.now);
+        let opened = u32::from(effects.opened.is_some());
+        self.opened.set(self.opened.get() + opened);
     }
 
     fn answer(&self, party: usize) {
-        let party = &self.parties[party];
-        let phase = self.breaker.phase();
-        if !party.is_settled(phase.row, phase.window) {
-            self.breaker.party_answered(party, self.now);
-        }
+        let owner = AttemptOwner::Party(&self.parties[party]);
+        self.breaker.answered(owner, BreakerPass::Free, || self.now);
+    }
+
+    fn claims_probe(&self) -> bool {
+        let pass = self
+            .breaker
+            .pass(AttemptOwner::Own, Kind::Read, || self.now);
+        pass == Ok(BreakerPass::Probe)
+    }
+
+    fn own_answer(&self, pass: BreakerPass) -> Option<BreakerClosed> {
+        self.breaker.answered(AttemptOwner::Own, pass, || self.now)
     }
 
     /// Sends a money call, if it may be sent; it gets no answer.
@@ -67,20 +74,20 @@ impl World {
 
     /// Sends a read of the proxy's own, if one is wanted.
     fn probe(&self, is_answered: bool) {
-        if !self.breaker.wants_read_at(self.now) {
+        if !self.breaker.wants_read(self.now) {
             return;
         }
-        self.breaker.asked_at(self.now);
+        self.breaker.asked(self.now);
         let pass = if self.breaker.is_open() {
-            assert!(self.breaker.claim(self.now));
+            assert!(self.claims_probe());
             BreakerPass::Probe
         } else {
             BreakerPass::Free
         };
         if is_answered {
-            self.breaker.own_answered(pass, self.now);
+            self.own_answer(pass);
         } else {
-            self.breaker.own_failed(self.now);
+            self.failed(AttemptOwner::Own);
         }
     }
 
@@ -123,7 +130,7 @@ fn two_parties_open_it_and_one_alone_opens_its_own() {
         world.lose(call % 2);
     }
     assert!(world.breaker.is_open());
-    assert_eq!(world.breaker.meters.opened.get(), 1);
+    assert_eq!(world.opened.get(), 1);
     assert!((0..2).all(|party| !world.passes(party, Kind::Read)));
 }
 
@@ -133,7 +140,7 @@ fn one_partys_failures_open_it_if_the_proxys_own_read_fails_too() {
     for failure in 1..=10 {
         assert!(!world.breaker.is_open());
         assert_eq!(
-            world.breaker.wants_read_at(world.now),
+            world.breaker.wants_read(world.now),
             failure == 6,
             "{failure}"
         );
@@ -166,7 +173,7 @@ fn two_parties_that_conspire_cannot_outvote_another_one_and_the_proxy() {
         }
         world.later(Duration::from_millis(20));
     }
-    assert_eq!(world.breaker.meters.opened.get(), 0);
+    assert_eq!(world.opened.get(), 0);
 }
 
 #[test]
@@ -176,7 +183,7 @@ fn an_own_read_is_asked_at_half_of_the_failures_and_not_more_often_than_twice_a_
     for _ in 0..1_000 {
         world.fail(0);
         world.answer(0);
-        asked += u32::from(world.breaker.wants_read_at(world.now));
+        asked += u32::from(world.breaker.wants_read(world.now));
         world.probe(true);
         world.later(Duration::from_millis(10));
     }
@@ -191,38 +198,35 @@ fn while_it_is_open_only_a_read_of_the_proxys_own_goes() {
     world.fail(1);
     assert!(world.breaker.is_open());
     assert!(
-        !world.breaker.wants_read_at(world.now),
+        !world.breaker.wants_read(world.now),
         "it has only just opened"
     );
     for kind in [Kind::Read, Kind::Write, Kind::Money] {
         assert_eq!(
             world
                 .breaker
-                .pass(AttemptOwner::Party(&world.parties[2]), kind),
+                .pass(AttemptOwner::Party(&world.parties[2]), kind, || world.now),
             Err(BreakerOpen::Institution)
         );
         assert_eq!(
             world
                 .breaker
-                .pass(AttemptOwner::LookUp(&world.parties[2]), kind),
+                .pass(AttemptOwner::LookUp(&world.parties[2]), kind, || world.now),
             Err(BreakerOpen::Institution)
         );
     }
     world.later(EVERY);
-    assert!(world.breaker.wants_read_at(world.now));
-    assert!(world.breaker.claim(world.now) && !world.breaker.claim(world.now));
+    assert!(world.breaker.wants_read(world.now));
+    assert!(world.claims_probe() && !world.claims_probe());
     world.later(EVERY);
-    assert!(
-        world.breaker.claim(world.now),
-        "though the one before did not end"
-    );
+    assert!(world.claims_probe(), "though the one before did not end");
     world.answer(0);
-    world.breaker.own_answered(BreakerPass::Free, world.now);
+    assert_eq!(world.own_answer(BreakerPass::Free), None);
     assert!(world.breaker.is_open(), "what was sent before it opened");
-    world.breaker.own_answered(BreakerPass::Probe, world.now);
+    let closed = BreakerClosed::Institution { after: 2 * EVERY };
+    assert_eq!(world.own_answer(BreakerPass::Probe), Some(closed));
     assert!((0..3).all(|party| world.passes(party, Kind::Money)));
-    let meters = &world.breaker.meters;
-    assert_eq!((meters.is_open.get(), meters.opened.get()), (0, 1));
+    assert!(!world.breaker.is_open() && world.opened.get() == 1);
 }
 
 #[test]
@@ -266,10 +270,10 @@ fn where_there_is_no_read_of_the_proxys_own_two_parties_are_needed_and_it_closes
     (1..1_000).for_each(|party| world.lose(party));
     assert!(world.breaker.is_open());
     let before = world.sent;
-    world.breaker.despair_at(world.now + WINDOW);
+    assert_eq!(world.breaker.despair(world.now + WINDOW), None);
     assert!(world.breaker.is_open());
     world.later(WINDOW + EVERY);
-    world.breaker.despair_at(world.now);
+    assert!(world.breaker.despair(world.now).is_some());
     assert!(!world.breaker.is_open());
     (1..1_000).for_each(|party| world.lose(party));
     assert!(world.breaker.is_open());
@@ -333,14 +337,15 @@ fn in_parallel_only_those_under_way_are_lost_on_top() {
     let (sent, start) = (AtomicUsize::new(0), Barrier::new(THREADS));
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (world, sent, start) = (&world, &sent, &start);
+            let (breaker, parties) = (&world.breaker, &world.parties);
+            let (sent, start) = (&sent, &start);
             scope.spawn(move || {
                 start.wait();
                 for party in (thread..1_000).step_by(THREADS) {
-                    let sender = AttemptOwner::Party(&world.parties[party]);
-                    if world.breaker.pass(sender, Kind::Money).is_ok() {
+                    let sender = AttemptOwner::Party(&parties[party]);
+                    if breaker.pass(sender, Kind::Money, || Duration::ZERO).is_ok() {
                         sent.fetch_add(1, Ordering::Relaxed);
-                        world.breaker.failed(sender);
+                        let _ = breaker.failed(sender, Duration::ZERO);
                     }
                 }
             });

@@ -9,7 +9,7 @@
 //! The *window* is about the ratio of failed attempts, over ten seconds. A party is *failing* in it if that ratio of
 //! its own attempts failed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatepay_tenancy::settings;
 
@@ -29,9 +29,9 @@ pub(super) struct BreakerVotes {
     row: FailureRow,
     window: FailureWindow,
     /// The last read of the proxy's own.
-    own: Option<(OwnReadResult, Instant)>,
+    own: Option<(OwnReadResult, Duration)>,
     /// Until then two failures are enough: the breaker was closed without knowing whether GatePay is well.
-    wary: Option<Instant>,
+    wary: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ struct FailureWindow {
     /// The number of this window, from 1.
     number: u16,
     is_running: bool,
-    began: Instant,
+    began: Duration,
     /// Parties that made an attempt.
     seen: u32,
     /// Parties among these that are failing.
@@ -89,24 +89,24 @@ pub(super) struct AttemptTally {
 
 /// The evidence on which the breaker opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OpenEvidence {
+pub struct OpenEvidence {
     /// Failures in the row.
-    pub(super) in_a_row: u32,
+    pub in_a_row: u32,
     /// Parties that got no answer since their failure.
-    pub(super) parties: u32,
+    pub parties: u32,
     /// Whether a read of the proxy's own failed too.
-    pub(super) own_failed: bool,
+    pub own_failed: bool,
 }
 
 impl BreakerVotes {
-    pub(super) fn new(rules: settings::Breaker, now: Instant) -> Self {
+    pub(super) fn new(rules: settings::Breaker) -> Self {
         Self {
             rules,
             row: FailureRow::default(),
             window: FailureWindow {
                 number: 0,
                 is_running: false,
-                began: now,
+                began: Duration::ZERO,
                 seen: 0,
                 failing: 0,
                 attempts: 0,
@@ -136,7 +136,7 @@ impl BreakerVotes {
     }
 
     /// Counts a party's failed attempt; returns its vote in the row.
-    pub(super) fn failed(&mut self, vote: PartyVote, now: Instant) -> PartyVote {
+    pub(super) fn failed(&mut self, vote: PartyVote, now: Duration) -> PartyVote {
         if !self.row.is_running {
             self.row = FailureRow {
                 number: self.row.number.wrapping_add(1).max(1),
@@ -184,7 +184,7 @@ impl BreakerVotes {
     }
 
     /// Counts the result of a read of the proxy's own.
-    pub(super) fn own(&mut self, is_answered: bool, now: Instant) {
+    pub(super) fn own(&mut self, is_answered: bool, now: Duration) {
         let own = if is_answered {
             self.wary = None;
             OwnReadResult::Answered
@@ -202,9 +202,9 @@ impl BreakerVotes {
     }
 
     /// The result of the last read of the proxy's own, while it is too early for the next one.
-    fn heard_lately(&self, now: Instant) -> Option<OwnReadResult> {
+    fn heard_lately(&self, now: Duration) -> Option<OwnReadResult> {
         let (own, at) = self.own?;
-        (now.saturating_duration_since(at) <= EVERY).then_some(own)
+        (now.saturating_sub(at) <= EVERY).then_some(own)
     }
 
     fn void_if_outvoted(&mut self) {
@@ -222,7 +222,7 @@ impl BreakerVotes {
         &mut self,
         tally: AttemptTally,
         has_failed: bool,
-        now: Instant,
+        now: Duration,
     ) -> AttemptTally {
         self.end_window(now);
         if has_failed && !self.window.is_running {
@@ -278,8 +278,8 @@ impl BreakerVotes {
     }
 
     /// Ends a window that is over.
-    pub(super) fn end_window(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.window.began) > WINDOW {
+    pub(super) fn end_window(&mut self, now: Duration) {
+        if now.saturating_sub(self.window.began) > WINDOW {
             self.window.is_running = false;
         }
     }
@@ -307,7 +307,7 @@ impl BreakerVotes {
     /// Whether the breaker opens, on any of three kinds of evidence. Failures in a row of two parties without an answer
     /// since open it, if fewer voters were answered. Those of one party open it, if a read of the proxy's own failed
     /// too. So does a failure ratio that most parties reach.
-    pub(super) fn verdict(&self, now: Instant) -> Option<OpenEvidence> {
+    pub(super) fn verdict(&self, now: Duration) -> Option<OpenEvidence> {
         let row = &self.row;
         let own = row.own.filter(|_| row.is_running);
         let answered = row.answered + u32::from(own == Some(OwnReadResult::Answered));
@@ -340,7 +340,7 @@ impl BreakerVotes {
     }
 
     /// Begins anew: GatePay was found well, or (`wary`) no read can find out.
-    pub(super) fn clear(&mut self, wary: Option<Instant>) {
+    pub(super) fn clear(&mut self, wary: Option<Duration>) {
         self.row.is_running = false;
         self.window.is_running = false;
         self.wary = wary;
