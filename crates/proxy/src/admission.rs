@@ -7,3 +7,4 @@ pub mod pushback_throttle;
 pub mod quota;
 pub mod replay;
 pub mod replay_capacity;
+pub mod seats;

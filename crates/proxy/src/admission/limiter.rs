@@ -1,10 +1,9 @@
-//! A rate limit that can give tokens back and be changed while it is in use, and seats that can be taken and freed.
+//! A rate limit that can give tokens back and be changed while it is in use.
 //!
-//! Both are a few words without pointers, so that a request finds them in one place in its `TenantLimits`. Time is an
+//! It is a few words without pointers, so that a request finds all of its party's limits in one place. Time is an
 //! argument, so that a request reads the clock once for all limits.
 
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_tenancy::Rate;
@@ -160,84 +159,11 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The limit of requests in flight at once: a request in flight holds a seat.
-#[derive(Debug)]
-pub struct SeatLimit {
-    taken: AtomicU32,
-    /// The number of seats, and the bit [`CLOSED`]: `TenantLimits` has no space for one more word in the cache line
-    /// that every request reads.
-    all: AtomicU32,
-}
-
-/// The bit that closes the seats for new requests. No configuration has as many seats.
-const CLOSED: u32 = 1 << 31;
-
-impl SeatLimit {
-    /// Seats that are all free.
-    pub fn new(all: NonZeroU32) -> Self {
-        Self {
-            taken: AtomicU32::new(0),
-            all: AtomicU32::new(all.get() & !CLOSED),
-        }
-    }
-
-    /// Closes the seats for new requests, or opens them again. Taken seats stay taken, and [`take`](Self::take) still
-    /// gives seats: its caller has to check [`is_closed`](Self::is_closed) first.
-    pub fn close(&self, closed: bool) {
-        if closed {
-            self.all.fetch_or(CLOSED, Ordering::AcqRel);
-        } else {
-            self.all.fetch_and(!CLOSED, Ordering::AcqRel);
-        }
-    }
-
-    /// Whether the seats are closed for new requests.
-    pub fn is_closed(&self) -> bool {
-        self.all.load(Ordering::Acquire) & CLOSED != 0
-    }
-
-    /// Takes a seat if one is free. The caller must [`leave`](Self::leave) it.
-    #[must_use]
-    pub fn take(&self) -> bool {
-        self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
-                (taken < self.all()).then_some(taken + 1)
-            })
-            .is_ok()
-    }
-
-    /// Frees a seat that was taken.
-    pub fn leave(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// The number of seats.
-    pub fn all(&self) -> u32 {
-        self.all.load(Ordering::Relaxed) & !CLOSED
-    }
-
-    /// The number of taken seats.
-    pub fn taken(&self) -> u32 {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Changes the number of seats. Taken seats stay taken: if there are more of them than seats, none is given until
-    /// enough are free again.
-    pub fn adjust(&self, all: NonZeroU32) {
-        // A closed limit stays closed, in either order of the two calls.
-        let _ = self
-            .all
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |before| {
-                Some(before & CLOSED | all.get() & !CLOSED)
-            });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::clock::Clock;
     use proptest::prelude::*;
+    use std::num::NonZeroU32;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
         Rate {
@@ -248,71 +174,50 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let clock = Clock::manual(1_000_000);
+        let mut now = Duration::from_secs(1_000);
         let limiter = Limiter::new(rate(2, 3));
         for _ in 0..3 {
-            limiter.take(clock.elapsed()).unwrap();
+            limiter.take(now).unwrap();
         }
         assert_eq!(
-            limiter.take(clock.elapsed()).err().map(|spent| spent.wait),
+            limiter.take(now).err().map(|spent| spent.wait),
             Some(Duration::from_millis(500))
         );
-        clock.advance(Duration::from_millis(500));
-        limiter.take(clock.elapsed()).unwrap();
-        assert!(limiter.take(clock.elapsed()).is_err());
+        now += Duration::from_millis(500);
+        limiter.take(now).unwrap();
+        assert!(limiter.take(now).is_err());
     }
 
     #[test]
     fn a_token_that_was_given_back_is_there_again() {
-        let clock = Clock::manual(1_000_000);
+        let now = Duration::from_secs(1_000);
         let limiter = Limiter::new(rate(1, 1));
         for _ in 0..100 {
-            limiter.take(clock.elapsed()).unwrap();
+            limiter.take(now).unwrap();
             limiter.give_back(Duration::ZERO);
         }
-        limiter.take(clock.elapsed()).unwrap();
-        assert!(limiter.take(clock.elapsed()).is_err());
+        limiter.take(now).unwrap();
+        assert!(limiter.take(now).is_err());
     }
 
     #[test]
     fn what_was_spent_is_carried_over_token_for_token() {
-        let clock = Clock::manual(1_000_000);
+        let mut now = Duration::from_secs(1_000);
         let slow = Limiter::new(rate(1, 10));
         for _ in 0..6 {
-            slow.take(clock.elapsed()).unwrap();
+            slow.take(now).unwrap();
         }
-        assert_eq!(slow.left(clock.elapsed()), 4);
-        let fast = slow.carried_to(rate(100, 10), clock.elapsed());
-        assert_eq!(fast.left(clock.elapsed()), 4);
-        clock.advance(Duration::from_millis(20));
-        assert_eq!(fast.left(clock.elapsed()), 6);
-        let narrow = fast.carried_to(rate(1, 3), clock.elapsed());
+        assert_eq!(slow.left(now), 4);
+        let fast = slow.carried_to(rate(100, 10), now);
+        assert_eq!(fast.left(now), 4);
+        now += Duration::from_millis(20);
+        assert_eq!(fast.left(now), 6);
+        let narrow = fast.carried_to(rate(1, 3), now);
         // Four are spent of three: one more second until there are three spent of three, and another for a token.
         assert_eq!(
-            narrow.take(clock.elapsed()).err().map(|spent| spent.wait),
+            narrow.take(now).err().map(|spent| spent.wait),
             Some(Duration::from_secs(2))
         );
-    }
-
-    #[test]
-    fn seats_that_are_left_are_free() {
-        let seats = SeatLimit::new(NonZeroU32::new(2).unwrap());
-        assert_eq!([(); 3].map(|()| seats.take()), [true, true, false]);
-        seats.leave();
-        assert!(seats.take());
-    }
-
-    #[test]
-    fn who_sits_stays_when_seats_become_fewer() {
-        let seats = SeatLimit::new(NonZeroU32::new(3).unwrap());
-        assert_eq!([(); 3].map(|()| seats.take()), [true; 3]);
-        seats.adjust(NonZeroU32::MIN);
-        for _ in 0..3 {
-            assert!(!seats.take());
-            seats.leave();
-        }
-        assert_eq!(seats.taken(), 0);
-        assert_eq!([(); 2].map(|()| seats.take()), [true, false]);
     }
 
     /// An event in the life of a limiter.
@@ -343,7 +248,7 @@ mod tests {
             limits in [(1..200_u32, 1..50_u32), (1..200_u32, 1..50_u32)],
             events in prop::collection::vec(event(), 1..300),
         ) {
-            let clock = Clock::manual(1_000_000);
+            let mut now = Duration::from_secs(1_000);
             let limits = limits.map(|(per_second, burst)| rate(per_second, burst));
             let mut current = 0;
             let mut limiter = Limiter::new(limits[0]);
@@ -354,25 +259,25 @@ mod tests {
             for (number, event) in events.into_iter().enumerate() {
                 match event {
                     Event::Pause(ms) => {
-                        clock.advance(Duration::from_millis(ms));
+                        now += Duration::from_millis(ms);
                         flowed += Duration::from_millis(ms).as_secs_f64() * f64::from(limits[current].per_second.get());
                     }
-                    Event::Take => if limiter.take(clock.elapsed()).is_ok() {
+                    Event::Take => if limiter.take(now).is_ok() {
                         admitted.push(flowed);
                     },
-                    Event::TakeFor(events) => if limiter.take(clock.elapsed()).is_ok() {
-                        held.push((number + events, clock.elapsed()));
+                    Event::TakeFor(events) => if limiter.take(now).is_ok() {
+                        held.push((number + events, now));
                     },
                     Event::Adjust(other) => {
                         // `TenantLimits` forfeits tokens held across a reload: see `give_back` there.
                         held.clear();
                         current = usize::from(other);
-                        limiter = limiter.carried_to(limits[current], clock.elapsed());
+                        limiter = limiter.carried_to(limits[current], now);
                     }
                 }
                 held.retain(|(until, since)| {
                     if *until <= number {
-                        limiter.give_back(clock.elapsed().saturating_sub(*since));
+                        limiter.give_back(now.saturating_sub(*since));
                     }
                     *until > number
                 });

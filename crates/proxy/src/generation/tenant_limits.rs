@@ -13,9 +13,10 @@ use serde::Serialize;
 
 use crate::admission::breaker::{BreakerEra, PartyBreaker};
 use crate::admission::limit_name::{self, LimitName};
-use crate::admission::limiter::{Limiter, RateExceeded, SeatLimit};
+use crate::admission::limiter::{Limiter, RateExceeded};
 use crate::admission::pushback_throttle::PushbackThrottle;
 use crate::admission::quota::QuotaShare;
+use crate::admission::seats::SeatLimit;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
