@@ -22,16 +22,15 @@ use gatepay_http1::response_encoder::{
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
 
-use crate::callers::activity::{ActiveRequest, ConnectionActivity};
+use crate::callers::activity::ConnectionActivity;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
+use crate::journey::ingress::{LINGER, RequestBody};
 use crate::journey::relay::Reply;
 use crate::journey::{self, Worker};
 use crate::listener::transport::InboundStream;
-use crate::listener::write_batching;
+use crate::listener::{lifetime, write_batching};
 use crate::process::clock::Clock;
 use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
@@ -55,6 +54,14 @@ struct Http1Connection {
     received: BytesMut,
     /// The parser of the next head.
     reading: RequestParser,
+}
+
+/// The caller on a connection, and the worker that serves it.
+#[derive(Clone, Copy)]
+struct Http1Caller<'a> {
+    worker: &'a Arc<Worker>,
+    peer: &'a ConnectionPeer,
+    activity: &'a Arc<ConnectionActivity>,
 }
 
 /// The body of a request, read as it arrives.
@@ -84,105 +91,60 @@ pub async fn serve(
     worker: &Arc<Worker>,
     stream: InboundStream,
     peer: &ConnectionPeer,
-    pace: &Arc<ConnectionActivity>,
+    activity: &Arc<ConnectionActivity>,
     entering: EntryGuard,
 ) {
     let app = &worker.app;
+    let caller = Http1Caller {
+        worker,
+        peer,
+        activity,
+    };
     let mut connection = Http1Connection {
         stream,
         received: BytesMut::new(),
         reading: RequestParser::default(),
     };
-    let mut first = Some(entering);
     let mut finishing = FinishingSignal {
         drain: &app.drain,
         reached: pin!(app.drain.reached(DrainPhase::Finishing)),
     };
-    let still_sends = loop {
+    let mut first = Some(entering);
+    let ending = loop {
         // An accepted connection may still send its first request, because its caller expects to be served.
         let may_end = first.is_none();
-        let Some(read) = connection.head(&mut finishing, may_end, pace).await else {
-            break false;
+        let Some(read) = connection.head(&mut finishing, may_end, activity).await else {
+            break AfterRequest::Close;
         };
         let entering = first.take().unwrap_or_else(|| worker.entry_gate.enter());
-        let busy = pace.request();
-        let length = match read {
-            Ok(length) => length,
-            Err(fault) => {
-                let refused = connection.refuse(worker, peer, busy, entering, fault).await;
-                if refused.is_err() {
-                    return;
-                }
-                break true;
-            }
+        let after = match read {
+            Ok(length) => connection.request(caller, entering, length).await,
+            Err(fault) => connection.refuse(caller, entering, fault).await,
         };
-        let Http1Connection {
-            stream,
-            received: came,
-            reading,
-        } = &mut connection;
-        let text = came.split_to(length);
-        let head = reading.head(&text);
-        let asked = RequestTraits {
-            for_head: head.method == "HEAD",
-            is_old: reading.is_old(),
-            keeps: reading.keeps(),
-        };
-        let rest = reading.rest();
-        let is_usual =
-            matches!(rest, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
-        let mut body = Http1Body {
-            stream,
-            came,
-            rest,
-            tell: reading.is_partial().then_some(CONTINUE),
-            is_half_closed: false,
-        };
-        let reply = if let Some(seat) = app.address_limits.seat(peer) {
-            let busy = busy.seated(seat);
-            journey::handle(worker, peer, busy, entering, &head, &mut body).await
-        } else {
-            drop(entering);
-            Some(journey::crowded(app, peer, busy, &head))
-        };
-        let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
-            return;
-        };
-        // The rest of an unread body would be taken for the next request.
-        let is_unread = !body.rest.is_over();
-        let may_follow = !body.is_half_closed && !reply.closes() && pace.leaves().is_none();
-        let asked = RequestTraits {
-            keeps: asked.keeps && !is_unread && may_follow,
-            ..asked
-        };
-        let Ok(keeps) = connection.answer(&app.clock, reply, asked).await else {
-            return;
-        };
-        if !keeps || app.drain.phase() >= DrainPhase::Finishing {
-            break is_unread;
+        if after != AfterRequest::NextRequest {
+            break after;
         }
-        if !is_usual && connection.received.is_empty() {
-            // The buffer of a long request is not kept while the connection idles.
-            connection.received = BytesMut::new();
-        }
-        connection.reading.reset();
     };
-    if connection.stream.shutdown().await.is_ok() && still_sends {
-        let lingering = timeout(app.settings.listen.body_timeout, connection.linger());
-        // The serving task is woken when its connection is asked to leave, so polling the reason is enough.
-        let leaves = poll_fn(|_| match pace.leaves() {
-            Some(_) => Poll::Ready(()),
-            None => Poll::Pending,
-        });
-        tokio::select! {
-            _ = lingering => {}
-            () = leaves => {}
-            () = async {
-                app.drain.reached(DrainPhase::Finishing).await;
-                sleep(LINGER_AT_THE_END).await;
-            } => {}
+    match ending {
+        AfterRequest::NextRequest | AfterRequest::Drop => {}
+        AfterRequest::Close => {
+            let _closed = connection.stream.shutdown().await;
         }
+        AfterRequest::Linger => connection.linger(caller).await,
     }
+}
+
+/// What follows a request on its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterRequest {
+    /// The next request.
+    NextRequest,
+    /// The connection is closed in order.
+    Close,
+    /// The connection is closed in order while the caller may still send.
+    Linger,
+    /// The connection is dropped, because its answer was not written completely.
+    Drop,
 }
 
 /// Ready once the process only finishes the requests in flight and takes no new ones.
@@ -208,7 +170,7 @@ impl Http1Connection {
         &mut self,
         finishing: &mut FinishingSignal<'_, impl Future<Output = ()>>,
         may_end: bool,
-        pace: &ConnectionActivity,
+        activity: &ConnectionActivity,
     ) -> Option<Result<usize, FramingError>> {
         let mut told = false;
         loop {
@@ -224,7 +186,7 @@ impl Http1Connection {
             let may_end = may_end && self.received.is_empty();
             let read = poll_fn(|cx| match self.poll_read(cx) {
                 // Without a complete head no request is under way. A request to leave wakes the task.
-                Poll::Pending if pace.leaves().is_some() => Poll::Ready(None),
+                Poll::Pending if activity.leaves().is_some() => Poll::Ready(None),
                 Poll::Pending if may_end => finishing.poll(cx).map(|()| None),
                 read => read.map(Some),
             });
@@ -240,22 +202,90 @@ impl Http1Connection {
         }
     }
 
+    /// Reads and answers the request whose head is the first `length` received bytes.
+    async fn request(
+        &mut self,
+        caller: Http1Caller<'_>,
+        entering: EntryGuard,
+        length: usize,
+    ) -> AfterRequest {
+        let Http1Caller {
+            worker,
+            peer,
+            activity,
+        } = caller;
+        let app = &worker.app;
+        let active = activity.request();
+        let text = self.received.split_to(length);
+        let head = self.reading.head(&text);
+        let traits = RequestTraits {
+            for_head: head.method == "HEAD",
+            is_old: self.reading.is_old(),
+            keeps: self.reading.keeps(),
+        };
+        let rest = self.reading.rest();
+        let is_usual =
+            matches!(rest, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
+        let mut body = Http1Body {
+            stream: &mut self.stream,
+            came: &mut self.received,
+            rest,
+            tell: self.reading.is_partial().then_some(CONTINUE),
+            is_half_closed: false,
+        };
+        let reply = if let Some(seat) = app.address_limits.seat(peer) {
+            let active = active.seated(seat);
+            journey::handle(worker, peer, active, entering, &head, &mut body).await
+        } else {
+            drop(entering);
+            Some(journey::crowded(app, peer, active, &head))
+        };
+        let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
+            return AfterRequest::Drop;
+        };
+        // The rest of an unread body would be taken for the next request.
+        let is_unread = !body.rest.is_over();
+        let may_follow = !body.is_half_closed && !reply.closes() && activity.leaves().is_none();
+        let traits = RequestTraits {
+            keeps: traits.keeps && !is_unread && may_follow,
+            ..traits
+        };
+        let Ok(keeps) = self.answer(&app.clock, reply, traits).await else {
+            return AfterRequest::Drop;
+        };
+        if !keeps || app.drain.phase() >= DrainPhase::Finishing {
+            return if is_unread {
+                AfterRequest::Linger
+            } else {
+                AfterRequest::Close
+            };
+        }
+        if !is_usual && self.received.is_empty() {
+            // The buffer of a long request is not kept while the connection idles.
+            self.received = BytesMut::new();
+        }
+        self.reading.reset();
+        AfterRequest::NextRequest
+    }
+
     /// Answers a head that cannot be read unambiguously.
     async fn refuse(
         &mut self,
-        worker: &Worker,
-        peer: &ConnectionPeer,
-        busy: ActiveRequest,
+        caller: Http1Caller<'_>,
         entering: EntryGuard,
         fault: FramingError,
-    ) -> io::Result<bool> {
+    ) -> AfterRequest {
+        let Http1Caller { worker, peer, .. } = caller;
         let app = &worker.app;
+        let active = caller.activity.request();
         app.metrics.unreadable_heads.inc();
         let head = RefusedHead::of_bytes(&self.received);
-        let reply = journey::unreadable(app, peer, busy, fault, &head);
+        let reply = journey::unreadable(app, peer, active, fault, &head);
         drop((head, entering));
-        self.answer(&app.clock, reply, RequestTraits::UNREADABLE)
-            .await
+        let written = self
+            .answer(&app.clock, reply, RequestTraits::UNREADABLE)
+            .await;
+        written.map_or(AfterRequest::Drop, |_| AfterRequest::Linger)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -270,20 +300,20 @@ impl Http1Connection {
         &mut self,
         clock: &Clock,
         mut reply: Reply,
-        asked: RequestTraits,
+        traits: RequestTraits,
     ) -> io::Result<bool> {
-        let ends = AnswerFraming::of(reply.head().status, reply.length(), asked);
-        let asked = RequestTraits {
-            keeps: asked.keeps && ends != AnswerFraming::Closing,
-            ..asked
+        let ends = AnswerFraming::of(reply.head().status, reply.length(), traits);
+        let traits = RequestTraits {
+            keeps: traits.keeps && ends != AnswerFraming::Closing,
+            ..traits
         };
         let mut out = buffer_pool::take();
         let date = || headers::date(clock.unix_ms() / 1_000);
-        response_encoder::write_head(&mut out, reply.head(), asked, ends, date);
-        if asked.for_head || ends == AnswerFraming::AtOnce {
+        response_encoder::write_head(&mut out, reply.head(), traits, ends, date);
+        if traits.for_head || ends == AnswerFraming::AtOnce {
             drop(reply);
             self.write(out).await?;
-            return Ok(asked.keeps);
+            return Ok(traits.keeps);
         }
         // If the connection's end marks the answer's end, it must be a reset until the answer is complete.
         self.stream.ends_whole(ends != AnswerFraming::Closing);
@@ -321,7 +351,7 @@ impl Http1Connection {
         }
         self.write(out).await?;
         self.stream.ends_whole(true);
-        Ok(asked.keeps)
+        Ok(traits.keeps)
     }
 
     /// Writes all of `out`.
@@ -332,9 +362,27 @@ impl Http1Connection {
         self.stream.flush().await
     }
 
-    /// Reads and discards the bytes that the caller still sends after its answer. If the connection were closed at
+    /// Closes the sending side, then discards for a while what the caller still sends. If the connection were closed at
     /// once, the kernel would reset it at the next byte, and the caller would see the reset instead of the answer.
-    async fn linger(&mut self) {
+    async fn linger(&mut self, caller: Http1Caller<'_>) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        // The serving task is woken when its connection is asked to leave, so polling the reason is enough.
+        let leaves = poll_fn(|_| match caller.activity.leaves() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        });
+        let app = &caller.worker.app;
+        let limit = app.settings.listen.body_timeout;
+        tokio::select! {
+            () = lifetime::linger(self.discard(), limit, &app.drain) => {}
+            () = leaves => {}
+        }
+    }
+
+    /// Reads and discards at most `LINGER` bytes.
+    async fn discard(&mut self) {
         let (mut left, mut since_yield) = (LINGER, SinceYield::default());
         while left > 0 {
             self.received.clear();

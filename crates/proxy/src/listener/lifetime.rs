@@ -1,12 +1,15 @@
 //! Connection lifetime: the end of a connection without a timeout, and the reasons for an early end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::callers::activity::{ConnectionActivity, LeaveReason};
 use crate::journey::Worker;
+use crate::journey::ingress::LINGER_AT_THE_END;
 use crate::process::clock;
+use crate::process::drain::{Drain, DrainPhase};
 use crate::tls::certificate::{ClientCa, ListenerIdentity};
 
 /// The age and the client CA of a connection, either of which can end it without a timeout.
@@ -75,5 +78,17 @@ impl ConnectionLifetime {
     pub fn stalled(&self) -> CloseReason {
         self.pace.abort();
         CloseReason::Stalled
+    }
+}
+
+/// Runs `discard`, which reads the bytes that a caller still sends after its answer, for at most `limit`. Once the
+/// process finishes, `discard` is cut after `LINGER_AT_THE_END`.
+pub async fn linger(discard: impl Future, limit: Duration, drain: &Drain) {
+    tokio::select! {
+        _ = timeout(limit, discard) => {}
+        () = async {
+            drain.reached(DrainPhase::Finishing).await;
+            sleep(LINGER_AT_THE_END).await;
+        } => {}
     }
 }

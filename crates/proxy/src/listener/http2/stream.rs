@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_http1::request_head::RequestHead;
@@ -14,17 +13,16 @@ use http::header::{CONTENT_LENGTH, DATE, EXPECT, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{sleep, timeout};
 
 use crate::callers::activity::ActiveRequest;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
-use crate::journey::ingress::{LINGER, LINGER_AT_THE_END, RequestBody};
+use crate::journey::ingress::{LINGER, RequestBody};
 use crate::journey::relay::{Reply, TruncatedAnswer};
 use crate::journey::{self, Worker};
-use crate::listener::http2_head;
+use crate::listener::{http2_head, lifetime};
 use crate::process::clock::Clock;
-use crate::process::drain::{Drain, DrainPhase, EntryGuard};
+use crate::process::drain::EntryGuard;
 use crate::process::yielding::SinceYield;
 use crate::record::refused_head::RefusedHead;
 
@@ -83,7 +81,8 @@ pub async fn serve(
         // A separate task needs far less memory than a request.
         tokio::spawn(async move {
             let app = &caller.worker.app;
-            discard(receive, app.settings.listen.body_timeout, &app.drain).await;
+            let limit = app.settings.listen.body_timeout;
+            lifetime::linger(discard(receive), limit, &app.drain).await;
         });
     }
 }
@@ -222,26 +221,17 @@ async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, Strea
     .await
 }
 
-/// Reads and discards the rest of a body whose request is answered, within limits. Then the stream is reset with
+/// Reads and discards at most `LINGER` bytes of a body whose request is answered. The stream is then reset with
 /// `NO_ERROR` (RFC 9113, 8.1). After an immediate reset, many clients that still send would not read the answer.
-async fn discard(mut receive: RecvStream, time: Duration, drain: &Drain) {
-    let reading = async {
-        let (mut left, mut since_yield) = (LINGER, SinceYield::default());
-        while let Some(Ok(piece)) = receive.data().await
-            && left > piece.len()
-        {
-            left -= piece.len();
-            // This fails if the stream is over; then no capacity has to be released.
-            let _released = receive.flow_control().release_capacity(piece.len());
-            since_yield.worked_on(piece.len()).await;
-        }
-    };
-    tokio::select! {
-        _ = timeout(time, reading) => {}
-        () = async {
-            drain.reached(DrainPhase::Finishing).await;
-            sleep(LINGER_AT_THE_END).await;
-        } => {}
+async fn discard(mut receive: RecvStream) {
+    let (mut left, mut since_yield) = (LINGER, SinceYield::default());
+    while let Some(Ok(piece)) = receive.data().await
+        && left > piece.len()
+    {
+        left -= piece.len();
+        // This fails if the stream is over; then no capacity has to be released.
+        let _released = receive.flow_control().release_capacity(piece.len());
+        since_yield.worked_on(piece.len()).await;
     }
 }
 
