@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use gatepay_http1::buffer_pool;
+use gatepay_http1::request_head::RequestHead;
 use gatepay_http1::request_parser::{
     BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
 };
@@ -147,6 +148,16 @@ enum AfterRequest {
     Drop,
 }
 
+impl AfterRequest {
+    fn ending(still_sends: bool) -> Self {
+        if still_sends {
+            Self::Linger
+        } else {
+            Self::Close
+        }
+    }
+}
+
 /// Ready once the process only finishes the requests in flight and takes no new ones.
 struct FinishingSignal<'a, F> {
     drain: &'a Drain,
@@ -160,6 +171,15 @@ impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
             return Poll::Ready(());
         }
         self.reached.as_mut().poll(cx)
+    }
+}
+
+/// The traits of the request that `reading` has just read.
+fn request_traits(head: &RequestHead<'_>, reading: &RequestParser) -> RequestTraits {
+    RequestTraits {
+        for_head: head.method == "HEAD",
+        is_old: reading.is_old(),
+        keeps: reading.keeps(),
     }
 }
 
@@ -218,11 +238,7 @@ impl Http1Connection {
         let active = activity.request();
         let text = self.received.split_to(length);
         let head = self.reading.head(&text);
-        let traits = RequestTraits {
-            for_head: head.method == "HEAD",
-            is_old: self.reading.is_old(),
-            keeps: self.reading.keeps(),
-        };
+        let traits = request_traits(&head, &self.reading);
         let rest = self.reading.rest();
         let is_usual =
             matches!(rest, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
@@ -254,11 +270,7 @@ impl Http1Connection {
             return AfterRequest::Drop;
         };
         if !keeps || app.drain.phase() >= DrainPhase::Finishing {
-            return if is_unread {
-                AfterRequest::Linger
-            } else {
-                AfterRequest::Close
-            };
+            return AfterRequest::ending(is_unread);
         }
         if !is_usual && self.received.is_empty() {
             // The buffer of a long request is not kept while the connection idles.

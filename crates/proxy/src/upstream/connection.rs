@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use gatepay_http1::buffer_pool;
 use gatepay_http1::response_parser::{
-    self, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
+    self, ParsedHead, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
 };
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
@@ -141,61 +141,21 @@ impl UpstreamConnection {
             body = Bytes::new();
         }
         self.deadline_timer.as_mut().reset(deadline);
-        let before = self.written();
-        let mut sending = RequestWriter {
-            done: 0,
-            body,
-            since_yield: SinceYield::default(),
-            is_over: false,
-        };
+        let mut sending = RequestWriter::new(body, self.written());
         // Received bytes already searched for the end of a head.
-        let mut seen = 0;
-        let mut refused = None;
+        let mut searched = 0;
         poll_fn(|cx| {
             loop {
-                if !sending.is_over
-                    && refused.is_none()
-                    && let Poll::Ready(sent) = sending.poll(&self.out, &mut self.stream, cx)
-                {
-                    match sent {
-                        Ok(()) => {
-                            sending.is_over = true;
-                            buffer_pool::give(std::mem::take(&mut self.out));
-                        }
-                        // A server that stops reading may have sent its reason.
-                        Err(error) if self.written() > before => refused = Some(error),
-                        Err(error) => return Poll::Ready(Err(error.into())),
+                self.send_more(&mut sending, cx)?;
+                if let Some(head) = response_parser::head(&mut self.received, searched, passes)? {
+                    if let Some(head) = self.begin_answer(head, &sending)? {
+                        return Poll::Ready(Ok(head));
                     }
+                    searched = 0;
+                    continue;
                 }
-                if let Some(head) = response_parser::head(&mut self.received, seen, passes)? {
-                    seen = 0;
-                    if !sending.is_over && self.written() == before {
-                        return Poll::Ready(Err(ExchangeError::Unasked));
-                    }
-                    if head.parts.status.is_informational() && head.parts.status.as_u16() != 101 {
-                        continue;
-                    }
-                    self.rest = head.rest;
-                    // An answer that came before the whole request was written ends the reuse of its connection.
-                    self.keeps = head.keeps && sending.is_over;
-                    self.idle = head.idle.or(self.idle);
-                    return Poll::Ready(Ok(head.parts));
-                }
-                seen = self.received.len();
-                let read = self.poll_read(cx);
-                if !matches!(read, Poll::Ready(Ok(1..)))
-                    && let Some(error) = refused.take()
-                {
-                    return Poll::Ready(Err(error.into()));
-                }
-                match read {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(ExchangeError::Closed)),
-                    Poll::Ready(read) => read?,
-                    Poll::Pending => {
-                        ready!(self.poll_late(cx));
-                        return Poll::Ready(Err(ExchangeError::Late));
-                    }
-                };
+                searched = self.received.len();
+                ready!(self.poll_more(&mut sending, cx))?;
             }
         })
         .await
@@ -269,6 +229,70 @@ impl UpstreamConnection {
         self.stream.is_silent(surely)
     }
 
+    /// Writes as much of the request as the kernel takes now.
+    fn send_more(
+        &mut self,
+        sending: &mut RequestWriter,
+        cx: &mut Context<'_>,
+    ) -> Result<(), io::Error> {
+        if sending.is_over || sending.refused.is_some() {
+            return Ok(());
+        }
+        match sending.poll(&self.out, &mut self.stream, cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                sending.is_over = true;
+                buffer_pool::give(std::mem::take(&mut self.out));
+                Ok(())
+            }
+            // A server that stops reading may have sent its reason.
+            Poll::Ready(Err(error)) if self.written() > sending.written_before => {
+                sending.refused = Some(error);
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    /// Begins the answer with this head. `None` if the head is informational, so that another head follows.
+    fn begin_answer(
+        &mut self,
+        head: ParsedHead,
+        sending: &RequestWriter,
+    ) -> Result<Option<ResponseHead>, ExchangeError> {
+        if !sending.is_over && self.written() == sending.written_before {
+            return Err(ExchangeError::Unasked);
+        }
+        let status = head.parts.status;
+        if status.is_informational() && status.as_u16() != 101 {
+            return Ok(None);
+        }
+        self.rest = head.rest;
+        // An answer that came before the whole request was written ends the reuse of its connection.
+        self.keeps = head.keeps && sending.is_over;
+        self.idle = head.idle.or(self.idle);
+        Ok(Some(head.parts))
+    }
+
+    /// Reads more of the answer's head. If nothing more comes and the request was refused, the refusal is the error.
+    fn poll_more(
+        &mut self,
+        sending: &mut RequestWriter,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ExchangeError>> {
+        let read = self.poll_read(cx);
+        if !matches!(read, Poll::Ready(Ok(1..)))
+            && let Some(error) = sending.refused.take()
+        {
+            return Poll::Ready(Err(error.into()));
+        }
+        match read {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(ExchangeError::Closed)),
+            Poll::Ready(read) => Poll::Ready(read.map(drop).map_err(ExchangeError::from)),
+            Poll::Pending => self.poll_late(cx).map(|()| Err(ExchangeError::Late)),
+        }
+    }
+
     /// Whether the deadline passed.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A timer never fires for a task without budget, and a task that always finds bytes to read uses up its budget.
@@ -295,10 +319,26 @@ struct RequestWriter {
     /// The body, if it is not written together with its head.
     body: Bytes,
     since_yield: SinceYield,
+    /// Bytes the connection had written before this request.
+    written_before: u64,
+    /// Whether the whole request is written.
     is_over: bool,
+    /// Why the peer takes no more of the request, which it took in part.
+    refused: Option<io::Error>,
 }
 
 impl RequestWriter {
+    fn new(body: Bytes, written_before: u64) -> Self {
+        Self {
+            done: 0,
+            body,
+            since_yield: SinceYield::default(),
+            written_before,
+            is_over: false,
+            refused: None,
+        }
+    }
+
     fn poll(
         &mut self,
         head: &[u8],
@@ -539,12 +579,7 @@ mod tests {
             all.len()
         });
         let body = 64 * YIELD_AFTER;
-        let mut sending = RequestWriter {
-            done: 0,
-            body: vec![b'x'; body].into(),
-            since_yield: SinceYield::default(),
-            is_over: false,
-        };
+        let mut sending = RequestWriter::new(vec![b'x'; body].into(), 0);
         poll_fn(|cx| {
             let before = sending.done;
             let sent = sending.poll(b"head", &mut wire.stream, cx);

@@ -16,7 +16,7 @@ use gatepay_http1::response_parser::ResponseHead;
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::admission::breaker::AttemptOwner;
+use crate::admission::breaker::{AttemptOwner, BreakerPass};
 use crate::admission::quota::OwnCallPurpose;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimits;
@@ -25,7 +25,7 @@ use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
 use crate::upstream::breaker::UpstreamBreaker;
 use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::connection::{ExchangeError, MakeAttempt};
+use crate::upstream::connection::{ExchangeError, MakeAttempt, UpstreamConnection};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
 use crate::upstream::meters::RetryReason;
 use crate::upstream::pool::{Acquired, Pool, PooledConnection};
@@ -77,8 +77,8 @@ impl<'a> CallOwner<'a> {
     fn keeps_failing(self) -> bool {
         match self {
             Self::Proxy => false,
-            Self::Party(lane) | Self::LookUp(lane) => {
-                lane.breaker.failures_in_a_row() > retry::MOST + 1
+            Self::Party(limits) | Self::LookUp(limits) => {
+                limits.breaker.failures_in_a_row() > retry::MOST + 1
             }
         }
     }
@@ -86,94 +86,109 @@ impl<'a> CallOwner<'a> {
     /// The claim of the owner's calls of this kind on a connection. Look-ups and the proxy's own reads do not count as
     /// party reads, for which the last slots are closed.
     fn claim(self, kind: Kind) -> LineClaim {
-        let number = |lane: &TenantLimits| ptr::from_ref(lane).addr();
+        let number = |limits: &TenantLimits| ptr::from_ref(limits).addr();
         match self {
             Self::Proxy => LineClaim::OWN,
-            Self::Party(lane) => LineClaim::of_party(number(lane), kind),
-            Self::LookUp(lane) => LineClaim::urgent(number(lane)),
+            Self::Party(limits) => LineClaim::of_party(number(limits), kind),
+            Self::LookUp(limits) => LineClaim::urgent(number(limits)),
         }
     }
 
     fn sender(self) -> AttemptOwner<'a> {
         match self {
             Self::Proxy => AttemptOwner::Own,
-            Self::Party(lane) => AttemptOwner::Party(&lane.breaker),
-            Self::LookUp(lane) => AttemptOwner::LookUp(&lane.breaker),
+            Self::Party(limits) => AttemptOwner::Party(&limits.breaker),
+            Self::LookUp(limits) => AttemptOwner::LookUp(&limits.breaker),
         }
     }
 }
 
 /// Sends a request that `attempt` makes afresh for every try, and reads the answer, within `limit` from `now`.
 pub async fn send(
-    road: UpstreamCall<'_>,
+    call: UpstreamCall<'_>,
     kind: Kind,
     now: Instant,
     limit: Duration,
     mut attempt: impl MakeAttempt,
 ) -> Result<UpstreamAnswer, CallFailure> {
     let deadline = now + limit;
-    let claim = road.owner.claim(kind);
-    road.budget.earn(claim.party);
-    let mut repeats = 0;
-    let sender = road.owner.sender();
-    let pass = road.breaker.pass(sender, kind);
+    let claim = call.owner.claim(kind);
+    call.budget.earn(claim.party);
+    let sender = call.owner.sender();
+    let pass = call.breaker.pass(sender, kind);
     let mut pass = pass.map_err(CallFailure::Unavailable)?;
-    let mut kept = road.pool.reuse(kind, claim, now);
+    let mut kept = call.pool.reuse(kind, claim, now);
+    let mut retries = 0;
     loop {
-        let had = match kept.take() {
+        let acquired = match kept.take() {
             Some(connection) => Ok(Acquired {
                 connection,
                 reused: true,
             }),
-            None => road.pool.connect(claim, deadline).await,
+            None => call.pool.connect(claim, deadline).await,
         };
-        let reused = had.as_ref().is_ok_and(|had| had.reused);
-        let tried = match had {
-            Ok(had) => exchange(road, had.connection, kind, &mut attempt, deadline).await,
+        let reused = acquired.as_ref().is_ok_and(|acquired| acquired.reused);
+        let outcome = match acquired {
+            Ok(Acquired { connection, .. }) => {
+                exchange(call, connection, kind, &mut attempt, deadline).await
+            }
             Err(error @ ConnectError::NoPlace(_)) => {
                 return Err(CallFailure::NoPlace(error.to_string()));
             }
             Err(error) => Err(CallFailure::NotSent(error.to_string())),
         };
-        if reused && matches!(tried, Err(CallFailure::NotSent(_))) {
+        if reused && matches!(outcome, Err(CallFailure::NotSent(_))) {
             // A dead kept connection is no failure of GatePay, and the next kept connection may be dead too.
-            road.pool.repeated(RetryReason::StaleConnection);
+            call.pool.repeated(RetryReason::StaleConnection);
             continue;
         }
-        if let Ok(answer) = &tried {
-            heed_pushback(road, answer);
-        }
-        if is_failing(&tried) {
-            road.breaker.failed(sender);
-        } else {
-            road.breaker.answered(sender, pass);
-        }
-        let Some(reason) = retry::reason(kind, &tried) else {
-            return tried;
+        judge_attempt(call, pass, &outcome);
+        let Some(reason) = retry::reason(kind, &outcome) else {
+            return outcome;
         };
-        let pause = retry::pause(repeats);
-        if repeats == retry::MOST || Instant::now() + pause >= deadline {
-            return tried;
-        }
-        let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
-        // Calls of a party that keeps failing are not retried at the expense of the shared budget.
-        if (was_sent && road.owner.keeps_failing()) || !road.budget.spend(claim.party) {
-            road.pool.repeat_denied();
-            return tried;
-        }
-        // Retrying a request that was sent costs GatePay another request and the institution a part of its quota.
-        if was_sent && road.quota.take_for(OwnCallPurpose::Repeat).is_err() {
-            return tried;
+        let pause = retry::pause(retries);
+        let is_last = retries == retry::MOST || Instant::now() + pause >= deadline;
+        if is_last || !affords_retry(call, claim, reason) {
+            return outcome;
         }
         sleep(pause).await;
-        let Ok(next) = road.breaker.pass(sender, kind) else {
-            return tried;
+        let Ok(next) = call.breaker.pass(sender, kind) else {
+            return outcome;
         };
         pass = next;
-        repeats += 1;
-        road.pool.repeated(reason);
-        kept = road.pool.reuse(kind, claim, Instant::now());
+        retries += 1;
+        call.pool.repeated(reason);
+        kept = call.pool.reuse(kind, claim, Instant::now());
     }
+}
+
+/// Reports the outcome of one attempt to the circuit breaker, and its push-back to the rate limit.
+fn judge_attempt(
+    call: UpstreamCall<'_>,
+    pass: BreakerPass,
+    outcome: &Result<UpstreamAnswer, CallFailure>,
+) {
+    if let Ok(answer) = outcome {
+        heed_pushback(call, answer);
+    }
+    let sender = call.owner.sender();
+    if is_failing(outcome) {
+        call.breaker.failed(sender);
+    } else {
+        call.breaker.answered(sender, pass);
+    }
+}
+
+/// Takes one retry out of the budgets. Returns whether they allow it.
+fn affords_retry(call: UpstreamCall<'_>, claim: LineClaim, reason: RetryReason) -> bool {
+    let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
+    // Calls of a party that keeps failing are not retried at the expense of the shared budget.
+    if (was_sent && call.owner.keeps_failing()) || !call.budget.spend(claim.party) {
+        call.pool.repeat_denied();
+        return false;
+    }
+    // Retrying a request that was sent costs GatePay another request and the institution a part of its quota.
+    !was_sent || call.quota.take_for(OwnCallPurpose::Repeat).is_ok()
 }
 
 /// Whether the outcome is a failure of GatePay: no answer, or a server error without GatePay's envelope code, which a
@@ -191,34 +206,36 @@ fn is_failing(tried: &Result<UpstreamAnswer, CallFailure>) -> bool {
 
 /// Lowers the rate limit after an answer that asks for fewer calls: the party's, or the institution's after a call of
 /// the proxy's own.
-fn heed_pushback(road: UpstreamCall<'_>, answer: &UpstreamAnswer) {
+fn heed_pushback(call: UpstreamCall<'_>, answer: &UpstreamAnswer) {
     let head = &answer.head;
     let code = match &answer.body {
         AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
         AnswerBody::Long(_) => None,
     };
     let code = code.map(envelope::EnvelopeCode::as_str);
-    if head.status.as_u16() == 429 || code.is_some_and(|code| road.quota.is_pushback(code)) {
+    if head.status.as_u16() == 429 || code.is_some_and(|code| call.quota.is_pushback(code)) {
         let after = head.fields.get(&RETRY_AFTER);
         let after = after.and_then(|value| str::from_utf8(value).ok());
         // A date in `Retry-After` is ignored, since it needs another clock: the default back-off suffices then.
         let after = after.and_then(|text| text.trim().parse().ok());
         let after = after.map(Duration::from_secs);
-        match road.owner {
-            CallOwner::Party(lane) | CallOwner::LookUp(lane) => lane.pushed_back(road.quota, after),
-            CallOwner::Proxy => road.quota.pushed_back(None, after),
+        match call.owner {
+            CallOwner::Party(limits) | CallOwner::LookUp(limits) => {
+                limits.pushed_back(call.quota, after);
+            }
+            CallOwner::Proxy => call.quota.pushed_back(None, after),
         }
     }
 }
 
 async fn exchange(
-    road: UpstreamCall<'_>,
+    call: UpstreamCall<'_>,
     mut connection: PooledConnection,
     kind: Kind,
     attempt: &mut impl MakeAttempt,
     deadline: Instant,
 ) -> Result<UpstreamAnswer, CallFailure> {
-    let listens = road.clock.sample_wanted();
+    let listens = call.clock.sample_wanted();
     let before = connection.wire.written();
     let head = match connection
         .wire
@@ -241,18 +258,18 @@ async fn exchange(
         }
     };
     if let Some(sent) = listens {
-        road.clock.observe(sent, head.fields.get(&DATE));
+        call.clock.observe(sent, head.fields.get(&DATE));
     }
     if head.status.as_u16() == 101 {
         // No request asked for an upgrade, and the following bytes are no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
-    read(road, connection, kind, head).await
+    read(call, connection, kind, head).await
 }
 
 /// Reads the body of an answer: whole, or for a long answer to a read its beginning.
 async fn read(
-    road: UpstreamCall<'_>,
+    call: UpstreamCall<'_>,
     mut connection: PooledConnection,
     kind: Kind,
     head: ResponseHead,
@@ -265,17 +282,66 @@ async fn read(
             "it has neither length nor chunks",
         )
     };
-    let most = match kind {
+    let limit = match kind {
         Kind::Read => WHOLE,
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
-    let (mut whole, mut since_yield) = (BodyBuffer::default(), SinceYield::default());
+    let body = match collect(&mut connection.wire, limit).await? {
+        CollectedBody::Whole(body) => body.into_bytes(),
+        CollectedBody::Part(_) if kind != Kind::Read => {
+            return Err(lost(
+                "GatePay's answer is longer than any it gives",
+                &format!("more than {limit} bytes"),
+            ));
+        }
+        CollectedBody::Part(_) if !shows_its_end => return Err(endless()),
+        CollectedBody::Part(begun) => {
+            let long = LongBody::begin(begun.into_bytes(), connection, call.pool);
+            return Ok(UpstreamAnswer {
+                head,
+                body: AnswerBody::Long(Box::new(long)),
+            });
+        }
+    };
+    let status = head.status.as_u16();
+    let judgement = match head.coding {
+        ContentCoding::Gzip if call.gzip && !body.is_empty() => {
+            let judged = judged_in_gzip(call.offload, kind, status, &body).await;
+            judged
+                .ok_or_else(|| lost("GatePay's answer cannot be read", "it is not plain in gzip"))?
+        }
+        _ => judged(call.offload, kind, status, &body).await,
+    };
+    if !shows_its_end && judgement.form != AnswerShape::Structure {
+        return Err(endless());
+    }
+    call.pool.give_back(connection);
+    Ok(UpstreamAnswer {
+        head,
+        body: AnswerBody::Whole(body, judgement),
+    })
+}
+
+/// The bytes of a body that were read until its end or a limit.
+enum CollectedBody {
+    /// The whole body, which is within the limit.
+    Whole(BodyBuffer),
+    /// The beginning of a body that exceeds the limit.
+    Part(BodyBuffer),
+}
+
+/// Reads a body until its end, or until more than `limit` bytes are there.
+async fn collect(
+    connection: &mut UpstreamConnection,
+    limit: usize,
+) -> Result<CollectedBody, CallFailure> {
+    let (mut body, mut since_yield) = (BodyBuffer::default(), SinceYield::default());
     loop {
-        match connection.wire.piece().await {
-            Ok(None) => break,
+        match connection.piece().await {
+            Ok(None) => return Ok(CollectedBody::Whole(body)),
             Ok(Some(piece)) => {
                 let bytes = piece.len();
-                whole.push(piece);
+                body.push(piece);
                 since_yield.worked_on(bytes).await;
             }
             Err(ExchangeError::Late) => {
@@ -286,41 +352,10 @@ async fn read(
             }
             Err(error) => return Err(lost("GatePay's answer was cut short", &error)),
         }
-        if whole.len() > most {
-            if kind != Kind::Read {
-                return Err(lost(
-                    "GatePay's answer is longer than any it gives",
-                    &format!("more than {most} bytes"),
-                ));
-            }
-            if !shows_its_end {
-                return Err(endless());
-            }
-            let long = LongBody::begin(whole.into_bytes(), connection, road.pool);
-            return Ok(UpstreamAnswer {
-                head,
-                body: AnswerBody::Long(Box::new(long)),
-            });
+        if body.len() > limit {
+            return Ok(CollectedBody::Part(body));
         }
     }
-    let body = whole.into_bytes();
-    let status = head.status.as_u16();
-    let judgement = match head.coding {
-        ContentCoding::Gzip if road.gzip && !body.is_empty() => {
-            let judged = judged_in_gzip(road.offload, kind, status, &body).await;
-            judged
-                .ok_or_else(|| lost("GatePay's answer cannot be read", "it is not plain in gzip"))?
-        }
-        _ => judged(road.offload, kind, status, &body).await,
-    };
-    if !shows_its_end && judgement.form != AnswerShape::Structure {
-        return Err(endless());
-    }
-    road.pool.give_back(connection);
-    Ok(UpstreamAnswer {
-        head,
-        body: AnswerBody::Whole(body, judgement),
-    })
 }
 
 /// Judges a whole answer; a long one on an offload thread.
