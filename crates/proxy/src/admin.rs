@@ -205,23 +205,30 @@ async fn look(
         }
         (&Method::GET, "/-/registry") => aside(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
-        (_, "/-/institution/switch") => not_allowed(
+        _ => unsupported(path),
+    }
+}
+
+/// The answer to a method that the path does not support, or to an unknown path.
+fn unsupported(path: &str) -> AdminResponse {
+    match path {
+        "/-/institution/switch" => not_allowed(
             "POST",
             "POST has another credential of the institution's sign\n",
         ),
-        (_, "/-/suspend") => not_allowed(
+        "/-/suspend" => not_allowed(
             "POST",
             "POST with ?tenant= refuses all calls of a tenant or an operator from now on\n",
         ),
-        (_, "/-/resume") => not_allowed(
+        "/-/resume" => not_allowed(
             "POST",
             "POST with ?tenant= ends what POST /-/suspend began\n",
         ),
-        (_, "/-/registry") => not_allowed(
+        "/-/registry" => not_allowed(
             "GET, HEAD",
             "GET says what is at work, for check --against running\n",
         ),
-        (_, "/-/reload") => not_allowed(
+        "/-/reload" => not_allowed(
             "GET, HEAD, POST",
             "GET says how the files and what is at work compare, POST reloads\n",
         ),

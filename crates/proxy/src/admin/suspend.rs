@@ -233,12 +233,27 @@ async fn resumed(
             &told(app, &id, (false, kept, Some(false)), notes),
         );
     }
-    let (status, note) = match lifted(app, &id).await {
-        Ok(LiftResult::Lifted) => {
-            tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
-            let told = told(app, &id, (true, true, is_written), Vec::new());
-            return json(StatusCode::OK, &told);
-        }
+    let lifted = lifted(app, &id).await;
+    let Some((status, note)) = resume_failure(&lifted) else {
+        tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
+        let told = told(app, &id, (true, true, is_written), Vec::new());
+        return json(StatusCode::OK, &told);
+    };
+    if status != StatusCode::OK {
+        note_failure(app, act(SuspensionAction::ResumeFailed));
+        tracing::error!(party = %id, operator = %name, %peer, "{note}");
+    }
+    let kept = !suspensions.are_unkept();
+    json(
+        status,
+        &told(app, &id, (false, kept, is_written), vec![note]),
+    )
+}
+
+/// Why this request did not resume the party, with the status of its answer; `None` if it did.
+fn resume_failure(lifted: &Result<LiftResult, NotKept>) -> Option<(StatusCode, String)> {
+    Some(match lifted {
+        Ok(LiftResult::Lifted) => return None,
         Ok(LiftResult::Unchanged) => (StatusCode::OK, "it was resumed by another request".into()),
         Ok(LiftResult::SuspendedAgain) => (
             StatusCode::CONFLICT,
@@ -252,16 +267,7 @@ async fn resumed(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("not resumed: {error}"),
         ),
-    };
-    if status != StatusCode::OK {
-        note_failure(app, act(SuspensionAction::ResumeFailed));
-        tracing::error!(party = %id, operator = %name, %peer, "{note}");
-    }
-    let kept = !suspensions.are_unkept();
-    json(
-        status,
-        &told(app, &id, (false, kept, is_written), vec![note]),
-    )
+    })
 }
 
 /// The answer about a party: its standing now and the facts of this request.

@@ -126,13 +126,26 @@ impl CheckCommand {
     }
 }
 
+/// Prints what `serve` would do with this configuration.
 fn report(name: &str, configuration: &Configuration) {
     let Configuration {
-        settings,
-        registry,
-        catalogue,
+        settings, registry, ..
     } = configuration;
     say(format_args!("{name}: fine"));
+    addresses(settings);
+    say("");
+    parties(configuration);
+    memory(settings, registry);
+    say(format_args!(
+        "configuration: {}",
+        Hash::of(ConfigSnapshot::of(configuration))
+    ));
+    metrics(configuration);
+    startup_wait(settings);
+}
+
+/// Prints the addresses and the institution's quota.
+fn addresses(settings: &Settings) {
     say(format_args!(
         "tenants on {}, admin on {}, GatePay at {}",
         settings.listen.address,
@@ -144,7 +157,15 @@ fn report(name: &str, configuration: &Configuration) {
         "institution: {} requests/s, burst {}",
         quota.per_second, quota.burst
     ));
-    say("");
+}
+
+/// Prints a row per tenant and operator, then notes on those suspended by hand.
+fn parties(configuration: &Configuration) {
+    let Configuration {
+        settings,
+        registry,
+        catalogue,
+    } = configuration;
     say(format_args!(
         "{:<24} {:<20} {:<10} {:>8} {:>8} {:>9} {:>10} {:>11}",
         "tenant",
@@ -179,11 +200,15 @@ fn report(name: &str, configuration: &Configuration) {
     }
     let notes = suspended.notes(registry.parties().map(|who| &who.party().id));
     notes.iter().for_each(say);
-    memory(settings, registry);
-    say(format_args!(
-        "configuration: {}",
-        Hash::of(ConfigSnapshot::of(configuration))
-    ));
+}
+
+/// Prints the bound on the size of a scrape, and the memory that the process usually holds.
+fn metrics(configuration: &Configuration) {
+    let Configuration {
+        settings,
+        registry,
+        catalogue,
+    } = configuration;
     let size = ScrapeSize::bound(catalogue, registry, &settings.metrics);
     say(format_args!(
         "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
@@ -196,6 +221,10 @@ fn report(name: &str, configuration: &Configuration) {
         memory_bound::SERIES >> 10,
         memory_bound::STAMP
     ));
+}
+
+/// Prints whether a start waits before it admits requests.
+fn startup_wait(settings: &Settings) {
     let guard = settings.window.future_ms;
     match &settings.state_dir {
         None => say(format_args!(

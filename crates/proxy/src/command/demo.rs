@@ -122,25 +122,12 @@ impl DemoStage {
             .map(|actor| Account::active(actor.sub_account))
             .into();
         let sandbox = Sandbox::start(config, (Ipv4Addr::LOCALHOST, 0).into())?;
-
-        let url = UpstreamUrl::parse(&format!("http://{}", sandbox.address()))?;
         let institution = Institution {
             account_id: None,
             merchant_id: None,
             credentials: vec![DatedCredential::undated(institution()?)],
         };
-        let mut settings = Settings::new(url, institution);
-        settings.drain.grace = Duration::ZERO;
-        settings.listen.address = if once {
-            any_port()
-        } else {
-            preferred(settings.listen.address)
-        };
-        settings.admin.address = if once {
-            any_port()
-        } else {
-            preferred(settings.admin.address)
-        };
+        let settings = settings(once, sandbox.address(), institution)?;
         let tenants = vec![acme.tenant()?, globex.tenant()?];
         let registry = Registry::new(tenants, Vec::new(), &settings.institution.credentials)
             .map_err(|conflicts| conflicts[0].clone())?;
@@ -156,21 +143,10 @@ impl DemoStage {
             Box::new(std::io::sink()),
             true,
         )?;
-
-        let url = UpstreamUrl::parse(&format!("http://{}", server.address()))?;
-        let pool = Pool::new(
-            Arc::new(UpstreamConnector::new(url, None, Duration::from_secs(5))?),
-            Arc::new(UpstreamMeters::unscraped()),
-            PoolLimits {
-                connections: 8,
-                idle: 0,
-                idle_timeout: Duration::ZERO,
-            },
-        );
         Ok(Self {
+            pool: pool(server.address())?,
             sandbox,
             server,
-            pool,
             clock,
             acme,
             globex,
@@ -460,6 +436,35 @@ impl DemoAnswer {
             .to_str()
             .ok()
     }
+}
+
+/// The settings of the demo's proxy: `once` on any free ports, otherwise on the usual ports if they are free.
+fn settings(
+    once: bool,
+    sandbox: SocketAddr,
+    institution: Institution,
+) -> Result<Settings, DemoError> {
+    let url = UpstreamUrl::parse(&format!("http://{sandbox}"))?;
+    let mut settings = Settings::new(url, institution);
+    settings.drain.grace = Duration::ZERO;
+    let address = |usual| if once { any_port() } else { preferred(usual) };
+    settings.listen.address = address(settings.listen.address);
+    settings.admin.address = address(settings.admin.address);
+    Ok(settings)
+}
+
+/// The tenants' connections to the proxy.
+fn pool(proxy: SocketAddr) -> Result<Pool, DemoError> {
+    let url = UpstreamUrl::parse(&format!("http://{proxy}"))?;
+    Ok(Pool::new(
+        Arc::new(UpstreamConnector::new(url, None, Duration::from_secs(5))?),
+        Arc::new(UpstreamMeters::unscraped()),
+        PoolLimits {
+            connections: 8,
+            idle: 0,
+            idle_timeout: Duration::ZERO,
+        },
+    ))
 }
 
 impl DemoActor {

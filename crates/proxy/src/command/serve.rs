@@ -1,5 +1,6 @@
 //! `serve`: the proxy itself.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process;
@@ -12,8 +13,8 @@ use clap::Args;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::systemd::{self, ServiceStage};
 use gatepay_proxy::server::{Server, ServerExit};
-use gatepay_tenancy::Watch;
 use gatepay_tenancy::load::unread_files;
+use gatepay_tenancy::{Configuration, Watch};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::signals::{SignalAction, SignalHandler};
@@ -56,66 +57,89 @@ impl ServeCommand {
         };
         let log = log_to_stderr(configuration.settings.log.format);
         let log = Arc::new(Mutex::new(Some(log)));
-        let tenants = configuration.registry.tenants().len();
-        if tenants == 0 {
-            tracing::warn!(folder = %configuration.settings.tenants.display(), "there are no tenants: every request will be refused");
-        }
-        for file in unread_files(&configuration.settings) {
-            tracing::warn!(file = %file.display(), "{UNREAD}");
-        }
-        let upstream = configuration.settings.upstream.url.authority();
-        let sockets = match systemd::inherited() {
-            Ok(sockets) => sockets,
-            Err(error) => return fail(format_args!("cannot start: inherited sockets: {error}")),
-        };
-        let mut server = match Server::start(
-            configuration,
-            sockets,
-            Clock::system(),
-            Box::new(io::stdout()),
-            false,
-        ) {
+        warn_of(&configuration);
+        let server = match start(configuration, watch) {
             Ok(server) => server,
             Err(error) => return fail(format_args!("cannot start: {error}")),
         };
-        if let Err(error) = server.follow(watch, environment) {
-            return fail(format_args!("cannot start: {error}"));
-        }
-        tracing::info!(
-            address = %server.address(), admin = %server.admin_address(), upstream, tenants,
-            version = env!("CARGO_PKG_VERSION"), "serving"
-        );
-        systemd::tell(ServiceStage::Ready);
-        if server.app().is_starting() {
-            let guard = server.app().settings.window.future_ms;
-            tracing::warn!(
-                guard_ms = guard,
-                "starting: what was admitted before this start is not known, so requests wait"
-            );
-        }
-        let reload = server.reload();
-        let signal = loop {
-            match signals.next() {
-                SignalAction::End(signal) => break signal,
-                SignalAction::Reload => reload(),
-            }
-        };
-        tracing::info!(signal, "asked to end");
-        systemd::tell(ServiceStage::Stopping);
-        server.leave();
-        let backstop = Backstop {
-            signals,
-            log: Arc::clone(&log),
-        };
-        let (hurry, ends_at) = (server.hurry(), server.ends_at());
-        thread::spawn(move || backstop.hold(hurry, ends_at));
-        let exit = match server.wait() {
-            ServerExit::Drained => ExitStatus::Fine,
-            ServerExit::Late => ExitStatus::Late,
-        };
-        drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
-        exit
+        reload_until_asked_to_end(&server, &mut signals);
+        drain(server, signals, &log)
     }
+}
+
+/// Logs warnings about an effect of the configuration that is probably not intended.
+fn warn_of(configuration: &Configuration) {
+    let Configuration {
+        settings, registry, ..
+    } = configuration;
+    if registry.tenants().is_empty() {
+        tracing::warn!(folder = %settings.tenants.display(), "there are no tenants: every request will be refused");
+    }
+    for file in unread_files(settings) {
+        tracing::warn!(file = %file.display(), "{UNREAD}");
+    }
+}
+
+/// Starts the server, and tells the log and systemd.
+fn start(configuration: Configuration, watch: Watch) -> Result<Server, Box<dyn Error>> {
+    let tenants = configuration.registry.tenants().len();
+    let upstream = configuration.settings.upstream.url.authority();
+    let sockets = systemd::inherited().map_err(|error| format!("inherited sockets: {error}"))?;
+    let mut server = Server::start(
+        configuration,
+        sockets,
+        Clock::system(),
+        Box::new(io::stdout()),
+        false,
+    )?;
+    server.follow(watch, environment)?;
+    tracing::info!(
+        address = %server.address(), admin = %server.admin_address(), upstream, tenants,
+        version = env!("CARGO_PKG_VERSION"), "serving"
+    );
+    systemd::tell(ServiceStage::Ready);
+    if server.app().is_starting() {
+        let guard = server.app().settings.window.future_ms;
+        tracing::warn!(
+            guard_ms = guard,
+            "starting: what was admitted before this start is not known, so requests wait"
+        );
+    }
+    Ok(server)
+}
+
+/// Reloads the configuration at each SIGHUP, until a signal asks the process to end.
+fn reload_until_asked_to_end(server: &Server, signals: &mut SignalHandler) {
+    let reload = server.reload();
+    let signal = loop {
+        match signals.next() {
+            SignalAction::End(signal) => break signal,
+            SignalAction::Reload => reload(),
+        }
+    };
+    tracing::info!(signal, "asked to end");
+    systemd::tell(ServiceStage::Stopping);
+}
+
+/// Drains the server, and writes the rest of the log.
+fn drain(
+    server: Server,
+    signals: SignalHandler,
+    log: &Arc<Mutex<Option<WorkerGuard>>>,
+) -> ExitStatus {
+    server.leave();
+    let backstop = Backstop {
+        signals,
+        log: Arc::clone(log),
+    };
+    let (hurry, ends_at) = (server.hurry(), server.ends_at());
+    thread::spawn(move || backstop.hold(hurry, ends_at));
+    let exit = match server.wait() {
+        ServerExit::Drained => ExitStatus::Fine,
+        ServerExit::Late => ExitStatus::Late,
+    };
+    drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
+    exit
 }
 
 /// Ends the process if its drain does not end in time.

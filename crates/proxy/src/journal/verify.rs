@@ -410,35 +410,7 @@ fn judge_seam(
     };
     let follows = run.follows.as_ref().filter(|follows| follows.is_of(before));
     match (follows, &before.broken) {
-        (Some(follows), broken) => {
-            let bytes = broken.as_ref().map_or(0, |broken| broken.bytes as u64);
-            if broken.as_ref().is_some_and(|broken| !broken.torn) {
-                report
-                    .findings
-                    .extend(broken.as_ref().map(BrokenRecord::finding));
-            } else if before.ended && bytes > 0 {
-                report
-                    .findings
-                    .extend(broken.as_ref().map(BrokenRecord::behind_end));
-            } else if follows.seq == before.seq() && !follows.running && follows.torn_bytes != bytes
-            {
-                let what = format!(
-                    "as run {} began, {} bytes stood behind the last record of run {}, and now {bytes} do",
-                    run.number, follows.torn_bytes, before.number
-                );
-                report.find(first, 1, what);
-            } else if let Some(broken) = broken {
-                report.notes.push(format!(
-                    "{}: {bytes} bytes were being written when run {} was interrupted",
-                    broken.at, before.number
-                ));
-            } else if !before.ended {
-                report.notes.push(format!(
-                    "run {} has no end: it was killed, or is still ending",
-                    before.number
-                ));
-            }
-        }
+        (Some(follows), _) => judge_found_end(follows, before, run, first, report),
         (None, Some(broken)) => report.findings.push(broken.finding()),
         (None, None) if run.broken.is_some() && run.links.len() == 1 => {
             // The finding is this run's first record, which breaks its chain.
@@ -451,6 +423,40 @@ fn judge_seam(
                 before.number
             ),
         ),
+    }
+}
+
+/// Compares the end of the previous run as this run found it with the end that is there now.
+fn judge_found_end(
+    found: &PreviousEnd,
+    before: &VerifiedRun,
+    run: &VerifiedRun,
+    first: FilePart,
+    report: &mut VerifyReport,
+) {
+    let bytes = before
+        .broken
+        .as_ref()
+        .map_or(0, |broken| broken.bytes as u64);
+    match &before.broken {
+        Some(broken) if !broken.torn => report.findings.push(broken.finding()),
+        Some(broken) if before.ended && bytes > 0 => report.findings.push(broken.behind_end()),
+        _ if found.seq == before.seq() && !found.running && found.torn_bytes != bytes => {
+            let what = format!(
+                "as run {} began, {} bytes stood behind the last record of run {}, and now {bytes} do",
+                run.number, found.torn_bytes, before.number
+            );
+            report.find(first, 1, what);
+        }
+        Some(broken) => report.notes.push(format!(
+            "{}: {bytes} bytes were being written when run {} was interrupted",
+            broken.at, before.number
+        )),
+        None if !before.ended => report.notes.push(format!(
+            "run {} has no end: it was killed, or is still ending",
+            before.number
+        )),
+        None => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use gatepay_core::explain::{self, ClaimedRequest};
-use gatepay_core::signature::SIGNATURE_DIGITS;
+use gatepay_core::signature::{SIGNATURE_DIGITS, SignatureError};
 use gatepay_core::{
     ClientId, SecretKey, Signature, SigningKey, Stamp, StampWindow, payload, verify,
 };
@@ -41,52 +41,34 @@ pub(super) fn all(
     now: u64,
     received: Option<&[u8; 32]>,
 ) -> Vec<ExplainCheck> {
+    let value = |name: HeaderName| input.headers.get(name).map(HeaderValue::as_bytes);
+    let (timestamp, nonce) = (value(headers::TIMESTAMP), value(headers::NONCE));
+    let claimed = value(headers::SIGNATURE).map(Signature::parse);
     let mut checks = Vec::new();
-    let mut add = |name, outcome: Result<String, Refusal>| {
-        checks.push(ExplainCheck {
-            name,
-            outcome: outcome.map_err(WrongInput::Refused),
-        });
-    };
     if input.whole {
-        add("headers", present(input));
+        checks.push(ExplainCheck::of("headers", present(input)));
     }
-    let value = |name| input.headers.get(name).map(HeaderValue::as_bytes);
-    let (timestamp, nonce, signature) = (
-        value(&headers::TIMESTAMP),
-        value(&headers::NONCE),
-        value(&headers::SIGNATURE),
-    );
-
-    if let Some(timestamp) = timestamp {
-        add("timestamp", timestamp_form(timestamp));
-    }
-    if let Some(nonce) = nonce {
-        add("nonce", nonce_form(nonce));
-    }
-    let claimed = signature.map(Signature::parse);
-    match &claimed {
-        Some(Ok(_)) => add(FORM, Ok(format!("{SIGNATURE_DIGITS} hexadecimal digits"))),
-        Some(Err(error)) => add(
-            FORM,
-            Err(Refusal::SignatureMismatch(SignatureMismatch::Form(*error))),
-        ),
-        None => {}
-    }
+    let timestamp_form = timestamp.map(timestamp_form);
+    checks.extend(timestamp_form.map(|form| ExplainCheck::of("timestamp", form)));
+    let nonce_form = nonce.map(nonce_form);
+    checks.extend(nonce_form.map(|form| ExplainCheck::of("nonce", form)));
+    let signature_form = claimed.as_ref().map(signature_form);
+    checks.extend(signature_form.map(|form| ExplainCheck::of(FORM, form)));
     let Some(stamp) = timestamp
         .zip(nonce)
         .and_then(|(timestamp, nonce)| Stamp::parse(timestamp, nonce).ok())
     else {
         return checks;
     };
-    add(FRESHNESS, fresh(&stamp, window, now));
+    checks.push(ExplainCheck::of(FRESHNESS, fresh(&stamp, window, now)));
     let digest = payload::digest(&stamp, &input.body);
     if let Some(Ok(claimed)) = &claimed {
         let body_bytes = input.body.len();
         let matches = verify(&SigningKey::new(secret), &stamp, &input.body, claimed);
         let mismatch = Refusal::SignatureMismatch(SignatureMismatch::Bytes { body_bytes, digest });
         let seen = format!("matches, over {body_bytes} bytes of body");
-        add(SIGNATURE, if matches { Ok(seen) } else { Err(mismatch) });
+        let outcome = if matches { Ok(seen) } else { Err(mismatch) };
+        checks.push(ExplainCheck::of(SIGNATURE, outcome));
     }
     if let Some(received) = received {
         let outcome = arrived(input, &stamp, received, &digest).map_err(WrongInput::Changed);
@@ -96,6 +78,16 @@ pub(super) fn all(
         });
     }
     checks
+}
+
+impl ExplainCheck {
+    /// A check of the proxy, which finds a refusal.
+    fn of(name: &'static str, outcome: Result<String, Refusal>) -> Self {
+        Self {
+            name,
+            outcome: outcome.map_err(WrongInput::Refused),
+        }
+    }
 }
 
 /// Whether a check was made and found nothing wrong.
@@ -110,6 +102,14 @@ pub(super) fn is_wrong(checks: &[ExplainCheck], name: &str) -> bool {
     checks
         .iter()
         .any(|check| check.name == name && check.outcome.is_err())
+}
+
+/// Checks the form of the signature.
+fn signature_form(claimed: &Result<Signature, SignatureError>) -> Result<String, Refusal> {
+    match claimed {
+        Ok(_) => Ok(format!("{SIGNATURE_DIGITS} hexadecimal digits")),
+        Err(error) => Err(Refusal::SignatureMismatch(SignatureMismatch::Form(*error))),
+    }
 }
 
 /// Checks that each of the four headers is present once, and that the client id is well formed.

@@ -37,8 +37,8 @@ impl TenantShow {
             return not_edited(edit::EditError::Changed(file));
         };
         let now_ms = Clock::system().unix_ms();
-        let said = facts::of_party(PartyRef::Tenant(tenant), ConfigSnapshot::of(&configuration));
-        let said = said
+        let facts = facts::of_party(PartyRef::Tenant(tenant), ConfigSnapshot::of(&configuration));
+        let facts = facts
             .iter()
             .filter(|(key, _)| !key.starts_with("credential."));
         let credentials = tenant.party.credentials.iter();
@@ -46,26 +46,13 @@ impl TenantShow {
 
         let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
         let mut lines = vec![
-            format!("{:<28} {}", "tenant", self.id),
-            format!("{:<28} {}", "file", file.display()),
+            line("tenant", self.id.as_str()),
+            line("file", &file.display().to_string()),
         ];
-        lines.extend(
-            said.clone()
-                .map(|(key, value)| format!("{key:<28} {}", shown(value))),
-        );
-        for dated in &credentials {
-            let [id, state] = ["client_id", "state"].map(|key| shown(&dated[key]));
-            let dates = ["not_before", "not_after"].map(|key| match &dated[key] {
-                Value::Null => String::new(),
-                time => format!(", {key} {}", shown(time)),
-            });
-            lines.push(format!(
-                "{:<28} {id}, {state}{}",
-                "credential",
-                dates.concat()
-            ));
-        }
-        let mut json: Value = said
+        let facts_lines = facts.clone().map(|(key, value)| line(key, &shown(value)));
+        lines.extend(facts_lines);
+        lines.extend(credentials.iter().map(credential_line));
+        let mut json: Value = facts
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         json["id"] = json!(self.id.as_str());
@@ -82,6 +69,19 @@ impl TenantShow {
         name_the_rest(&problems, "the configuration has");
         self.told.tell(&json, &lines)
     }
+}
+
+fn line(key: &str, value: &str) -> String {
+    format!("{key:<28} {value}")
+}
+
+fn credential_line(dated: &Value) -> String {
+    let [id, state] = ["client_id", "state"].map(|key| shown(&dated[key]));
+    let dates = ["not_before", "not_after"].map(|key| match &dated[key] {
+        Value::Null => String::new(),
+        time => format!(", {key} {}", shown(time)),
+    });
+    line("credential", &format!("{id}, {state}{}", dates.concat()))
 }
 
 fn shown(value: &Value) -> String {
