@@ -133,7 +133,7 @@ fn journey(criterion: &mut Criterion, world: &World) {
 fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
     /// As many as the queue of lines takes, so that none of them is dropped.
     const QUEUE: u64 = 8_192;
-    let pace = ConnectionActivity::new(ActivityLimits {
+    let activity = ConnectionActivity::new(ActivityLimits {
         head: Duration::from_secs(10),
         answer: Duration::from_secs(10),
         idle: Duration::from_secs(10),
@@ -149,8 +149,12 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                 let batch = left.min(QUEUE);
                 let begun = Instant::now();
                 for _ in 0..batch {
-                    let mut record =
-                        RequestRecord::begin(&world.app.telemetry, HERE, &lines, pace.request());
+                    let mut record = RequestRecord::begin(
+                        &world.app.telemetry,
+                        HERE,
+                        &lines,
+                        activity.request(),
+                    );
                     record.operation(position, &world.generation, false);
                     record.claimed(caller.position);
                     record.body(BODY.len());

@@ -174,15 +174,16 @@ impl App {
             tell_expiry(identity, &metrics, &clock);
         }
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
-        let (inheritance, mark) = inherit().map_err(StartError::State)?;
+        let (inheritance, watermark) = inherit().map_err(StartError::State)?;
         let replay = Arc::new(memory(
             inheritance,
             &settings,
             replay_capacity(&settings, &settings.upstream.quota, &generation.registry),
             &clock,
-            mark.left_ms(),
+            watermark.left_ms(),
         ));
-        mark.advance(clock.unix_ms(), settings.window.future_ms)
+        watermark
+            .advance(clock.unix_ms(), settings.window.future_ms)
             .map_err(StartError::State)?;
         let drain = Arc::<Drain>::default();
         let telemetry = Arc::new(Telemetry {
@@ -197,7 +198,7 @@ impl App {
         });
         Ok(Arc::new(Self {
             replay,
-            watermark: mark,
+            watermark: watermark,
             body_memory: BodyMemory::default(),
             trusted_proxies: TrustedProxies::new(&settings.listen.trusted_proxies),
             address_limits: AddressLimits::new(&settings.listen),

@@ -118,7 +118,7 @@ impl Server {
             if in_turn && let Some(folder) = &folder {
                 state = Some(StateDir::open_in_turn(folder, patience)?);
             }
-            let (inheritance, mark) = match &mut state {
+            let (inheritance, watermark) = match &mut state {
                 Some(state) => {
                     let (file, left) = left_suspended(state)?;
                     let inheritance = state.inherit(guard)?;
@@ -127,7 +127,7 @@ impl Server {
                         file.write(&SuspensionList::new())?;
                     }
                     suspended = Some((file, left.unwrap_or_default()));
-                    (inheritance, state.mark()?)
+                    (inheritance, state.watermark()?)
                 }
                 None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
             };
@@ -135,7 +135,7 @@ impl Server {
                 PreviousRun::FirstUse if fresh_credentials => PreviousRun::NeverServed,
                 inheritance => inheritance,
             };
-            Ok((inheritance, mark))
+            Ok((inheritance, watermark))
         };
         let app = App::new(configuration, clock, inherit, access)?;
         if let Some((file, left)) = suspended {

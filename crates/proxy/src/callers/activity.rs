@@ -83,7 +83,7 @@ pub struct ActivityLimits {
 /// A request on the connection, which is busy until this is dropped.
 #[derive(Debug)]
 pub struct ActiveRequest {
-    pace: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     /// The index in `answers` at which the answer is counted, once the answer has begun.
     answer: Option<usize>,
     /// The request's slot among all requests.
@@ -282,7 +282,7 @@ impl ConnectionActivity {
         self.asked.store(true, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
         ActiveRequest {
-            pace: Arc::clone(self),
+            activity: Arc::clone(self),
             answer: None,
             seat: None,
             receives: false,
@@ -378,43 +378,45 @@ impl ActiveRequest {
 
     /// Marks the connection to be reset, because the answer was cut short.
     pub fn abort(&self) {
-        self.pace.abort();
+        self.activity.abort();
     }
 
     /// Notes that the request was verified as this party's. Any number that identifies the party will do.
     pub fn verified(&self, party: NonZeroUsize) {
         // A store invalidates other cores' caches; on most connections the party never changes.
-        if self.pace.party.load(Ordering::Relaxed) != party.get() {
-            self.pace.party.store(party.get(), Ordering::Relaxed);
+        if self.activity.party.load(Ordering::Relaxed) != party.get() {
+            self.activity.party.store(party.get(), Ordering::Relaxed);
         }
     }
 
     /// Notes that more of the body is awaited, from now until [`received`](Self::received).
     pub fn receives(&mut self) {
         self.receives = true;
-        let now = self.pace.now();
-        if self.pace.receiving.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.pace.receiving_since.store(now + 1, Ordering::Relaxed);
+        let now = self.activity.now();
+        if self.activity.receiving.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.activity
+                .receiving_since
+                .store(now + 1, Ordering::Relaxed);
         }
     }
 
     /// Notes that no more of the body is awaited.
     pub fn received(&mut self) {
         if std::mem::take(&mut self.receives) {
-            self.pace.receiving.fetch_sub(1, Ordering::Relaxed);
+            self.activity.receiving.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Whether the wait for the body ends, because a new connection needs the slot.
     pub fn gives_way(&self) -> bool {
-        self.pace.leaves() == Some(LeaveReason::SlowBody)
+        self.activity.leaves() == Some(LeaveReason::SlowBody)
     }
 
     /// Notes that the answer begins, or that the caller took more of it.
     pub fn answering(&mut self) {
-        let newer = self.pace.newer.load(Ordering::Relaxed);
+        let newer = self.activity.newer.load(Ordering::Relaxed);
         if self.answer != Some(newer) {
-            self.pace.answers[newer].fetch_add(1, Ordering::Relaxed);
+            self.activity.answers[newer].fetch_add(1, Ordering::Relaxed);
             self.answered();
             self.answer = Some(newer);
         }
@@ -422,7 +424,7 @@ impl ActiveRequest {
 
     fn answered(&mut self) {
         if let Some(before) = self.answer.take() {
-            self.pace.answers[before].fetch_sub(1, Ordering::Relaxed);
+            self.activity.answers[before].fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -443,10 +445,10 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.answered();
         self.received();
-        let now = self.pace.now();
-        self.pace.moved.store(now, Ordering::Relaxed);
-        self.pace.answered.store(now, Ordering::Relaxed);
-        self.pace.busy.fetch_sub(1, Ordering::Relaxed);
+        let now = self.activity.now();
+        self.activity.moved.store(now, Ordering::Relaxed);
+        self.activity.answered.store(now, Ordering::Relaxed);
+        self.activity.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -468,20 +470,20 @@ mod tests {
 
     /// A connection on which a request was verified and answered.
     fn verified() -> Arc<ConnectionActivity> {
-        let pace = ConnectionActivity::new(LIMITS);
-        pace.request().verified(PARTY);
-        pace
+        let activity = ConnectionActivity::new(LIMITS);
+        activity.request().verified(PARTY);
+        activity
     }
 
     /// Checks the timeouts whenever a check is due, for `time`; returns the last result.
-    async fn watch(pace: &ConnectionActivity, time: Duration) -> TimeoutCheck {
+    async fn watch(activity: &ConnectionActivity, time: Duration) -> TimeoutCheck {
         let end = Instant::now() + time;
         loop {
-            match pace.check_timeouts() {
+            match activity.check_timeouts() {
                 TimeoutCheck::Fine(next) if next < end => advance(next - Instant::now()).await,
                 TimeoutCheck::Fine(_) => {
                     advance(end - Instant::now()).await;
-                    return pace.check_timeouts();
+                    return activity.check_timeouts();
                 }
                 late => return late,
             }
@@ -490,48 +492,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_late_after_the_heads_time() {
-        let pace = ConnectionActivity::new(LIMITS);
+        let activity = ConnectionActivity::new(LIMITS);
         advance(HEAD.saturating_sub(Duration::from_millis(1))).await;
-        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
+        assert!(matches!(activity.check_timeouts(), TimeoutCheck::Fine(_)));
         advance(Duration::from_millis(1)).await;
-        assert_eq!(pace.check_timeouts(), TimeoutCheck::Late);
+        assert_eq!(activity.check_timeouts(), TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn between_requests_it_may_idle_but_the_next_head_may_not_dawdle() {
-        let pace = verified();
-        pace.read(1);
-        drop(pace.request());
+        let activity = verified();
+        activity.read(1);
+        drop(activity.request());
         advance(Duration::from_mins(1)).await;
-        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
-        pace.read(1);
+        assert!(matches!(activity.check_timeouts(), TimeoutCheck::Fine(_)));
+        activity.read(1);
         advance(HEAD).await;
-        assert_eq!(pace.check_timeouts(), TimeoutCheck::Late);
+        assert_eq!(activity.check_timeouts(), TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_flight_is_not_a_slow_head() {
-        let pace = ConnectionActivity::new(LIMITS);
-        let _busy = pace.request();
+        let activity = ConnectionActivity::new(LIMITS);
+        let _busy = activity.request();
         advance(Duration::from_mins(1)).await;
-        assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
+        assert!(matches!(activity.check_timeouts(), TimeoutCheck::Fine(_)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_nobody_takes_is_stalled_whatever_else_goes_on() {
-        let pace = ConnectionActivity::new(LIMITS);
-        pace.http2();
-        let mut stalled = pace.request();
+        let activity = ConnectionActivity::new(LIMITS);
+        activity.http2();
+        let mut stalled = activity.request();
         stalled.answering();
         for second in 0.. {
             assert!(second <= 2 * ANSWER.as_secs(), "it was never noticed");
             // Other answers of the connection, and pings.
-            let mut other = pace.request();
+            let mut other = activity.request();
             other.answering();
             drop(other);
-            pace.read(1);
-            pace.wrote(17);
-            if watch(&pace, Duration::from_secs(1)).await == TimeoutCheck::Stalled {
+            activity.read(1);
+            activity.wrote(17);
+            if watch(&activity, Duration::from_secs(1)).await == TimeoutCheck::Stalled {
                 assert!(second + 1 >= ANSWER.as_secs(), "after {second} s");
                 break;
             }
@@ -540,105 +542,111 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_long_answer_that_is_being_taken_is_not_stalled() {
-        let pace = verified();
-        let mut long = pace.request();
+        let activity = verified();
+        let mut long = activity.request();
         for _ in 0..100 {
             long.answering();
-            pace.wrote(1);
+            activity.wrote(1);
             assert!(matches!(
-                watch(&pace, ANSWER / 2).await,
+                watch(&activity, ANSWER / 2).await,
                 TimeoutCheck::Fine(_)
             ));
         }
         drop(long);
         assert!(matches!(
-            watch(&pace, IDLE / 2).await,
+            watch(&activity, IDLE / 2).await,
             TimeoutCheck::Fine(_)
         ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_takes_a_byte_now_and_then_is_stalled_one_that_is_slow_is_not() {
-        let pace = ConnectionActivity::new(LIMITS);
-        drop(pace.request());
-        pace.blocked();
+        let activity = ConnectionActivity::new(LIMITS);
+        drop(activity.request());
+        activity.blocked();
         for _ in 0..29 {
             assert!(matches!(
-                watch(&pace, Duration::from_secs(1)).await,
+                watch(&activity, Duration::from_secs(1)).await,
                 TimeoutCheck::Fine(_)
             ));
-            pace.wrote(10);
+            activity.wrote(10);
         }
         assert_eq!(
-            watch(&pace, Duration::from_secs(2)).await,
+            watch(&activity, Duration::from_secs(2)).await,
             TimeoutCheck::Stalled
         );
 
-        let pace = verified();
+        let activity = verified();
         for _ in 0..100 {
-            pace.blocked();
+            activity.blocked();
             assert!(matches!(
-                watch(&pace, Duration::from_secs(10)).await,
+                watch(&activity, Duration::from_secs(10)).await,
                 TimeoutCheck::Fine(_)
             ));
-            pace.wrote(20 * 1024);
+            activity.wrote(20 * 1024);
         }
-        pace.flushed();
+        activity.flushed();
         assert!(matches!(
-            watch(&pace, IDLE / 2).await,
+            watch(&activity, IDLE / 2).await,
             TimeoutCheck::Fine(_)
         ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn pings_do_not_keep_a_connection_that_asks_for_nothing() {
-        let pace = ConnectionActivity::new(LIMITS);
-        pace.http2();
+        let activity = ConnectionActivity::new(LIMITS);
+        activity.http2();
         let ping = || {
-            pace.read(1);
-            pace.wrote(17);
+            activity.read(1);
+            activity.wrote(17);
         };
         ping();
         assert_eq!(
-            watch(&pace, HEAD).await,
+            watch(&activity, HEAD).await,
             TimeoutCheck::Late,
             "no first request"
         );
 
-        let pace = verified();
-        pace.http2();
+        let activity = verified();
+        activity.http2();
         for _ in 0..11 {
-            pace.read(1);
-            pace.wrote(17);
-            assert!(matches!(watch(&pace, HEAD).await, TimeoutCheck::Fine(_)));
+            activity.read(1);
+            activity.wrote(17);
+            assert!(matches!(
+                watch(&activity, HEAD).await,
+                TimeoutCheck::Fine(_)
+            ));
         }
-        assert_eq!(watch(&pace, HEAD).await, TimeoutCheck::Late);
+        assert_eq!(watch(&activity, HEAD).await, TimeoutCheck::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_on_which_nothing_was_verified_idles_no_longer_than_a_head_may_take() {
         for http2 in [false, true] {
-            let pace = ConnectionActivity::new(LIMITS);
+            let activity = ConnectionActivity::new(LIMITS);
             if http2 {
-                pace.http2();
+                activity.http2();
             }
             for _ in 0..3 {
-                drop(pace.request());
+                drop(activity.request());
                 advance(HEAD / 2).await;
-                assert!(matches!(pace.check_timeouts(), TimeoutCheck::Fine(_)));
+                assert!(matches!(activity.check_timeouts(), TimeoutCheck::Fine(_)));
             }
             // A request that waits for its body or for GatePay is not under this timeout.
-            let busy = pace.request();
-            assert!(matches!(watch(&pace, IDLE).await, TimeoutCheck::Fine(_)));
+            let busy = activity.request();
+            assert!(matches!(
+                watch(&activity, IDLE).await,
+                TimeoutCheck::Fine(_)
+            ));
             drop(busy);
             assert_eq!(
-                watch(&pace, HEAD).await,
+                watch(&activity, HEAD).await,
                 TimeoutCheck::Late,
                 "http2: {http2}"
             );
-            let pace = verified();
+            let activity = verified();
             assert!(matches!(
-                watch(&pace, IDLE / 2).await,
+                watch(&activity, IDLE / 2).await,
                 TimeoutCheck::Fine(_)
             ));
         }
@@ -646,33 +654,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_between_an_answer_and_the_next_complete_head() {
-        let pace = ConnectionActivity::new(LIMITS);
+        let activity = ConnectionActivity::new(LIMITS);
         let made = Instant::now();
         advance(Duration::from_secs(1)).await;
-        assert_eq!(pace.idle_since(), Some(made), "it waits for its first head");
-        let busy = pace.request();
-        assert_eq!(pace.idle_since(), None);
+        assert_eq!(
+            activity.idle_since(),
+            Some(made),
+            "it waits for its first head"
+        );
+        let busy = activity.request();
+        assert_eq!(activity.idle_since(), None);
         drop(busy);
-        pace.blocked();
-        assert_eq!(pace.idle_since(), None, "its answer is being written");
-        pace.flushed();
-        assert_eq!(pace.idle_since(), Some(Instant::now()));
+        activity.blocked();
+        assert_eq!(activity.idle_since(), None, "its answer is being written");
+        activity.flushed();
+        assert_eq!(activity.idle_since(), Some(Instant::now()));
         advance(Duration::from_secs(1)).await;
-        pace.head_begun();
+        activity.head_begun();
         let begun = Instant::now();
         // A connection with a slowly arriving head is idle since that head began.
         advance(Duration::from_secs(1)).await;
-        pace.read(1);
-        assert_eq!(pace.idle_since(), Some(begun));
+        activity.read(1);
+        assert_eq!(activity.idle_since(), Some(begun));
     }
 
     #[tokio::test]
     async fn a_connection_that_is_asked_to_leave_learns_it_once_and_keeps_the_first_reason() {
-        let pace = ConnectionActivity::new(LIMITS);
-        assert_eq!(pace.leaves(), None);
-        pace.leave(LeaveReason::Age);
-        pace.leave(LeaveReason::Full);
-        pace.asked_to_leave().await;
-        assert_eq!(pace.leaves(), Some(LeaveReason::Age));
+        let activity = ConnectionActivity::new(LIMITS);
+        assert_eq!(activity.leaves(), None);
+        activity.leave(LeaveReason::Age);
+        activity.leave(LeaveReason::Full);
+        activity.asked_to_leave().await;
+        assert_eq!(activity.leaves(), Some(LeaveReason::Age));
     }
 }

@@ -44,14 +44,14 @@ const SHARE: usize = 4;
 
 /// A connection's slot among those of its address, held until dropped.
 pub struct AddressSlot {
-    crowd: Arc<AddressLimits>,
+    limits: Arc<AddressLimits>,
     network: IpAddr,
     shared: Arc<AddressShared>,
 }
 
 /// A request's slot, held until dropped: as long as anything of the request or its answer is held.
 pub struct RequestSlot {
-    crowd: Arc<AddressLimits>,
+    limits: Arc<AddressLimits>,
     /// The counters of its address. `None` for a trusted proxy, which may use all slots.
     shared: Option<Arc<AddressShared>>,
 }
@@ -101,7 +101,7 @@ impl AddressLimits {
         }
         neighborhood.connections += 1;
         Some(AddressSlot {
-            crowd: Arc::clone(self),
+            limits: Arc::clone(self),
             network,
             shared: Arc::clone(&neighborhood.shared),
         })
@@ -111,7 +111,7 @@ impl AddressLimits {
     pub fn seat(self: &Arc<Self>, peer: &ConnectionPeer) -> Option<RequestSlot> {
         // Dropping the slot releases both counts, also after a refusal.
         let seat = RequestSlot {
-            crowd: Arc::clone(self),
+            limits: Arc::clone(self),
             shared: peer.place.as_ref().map(|place| Arc::clone(&place.shared)),
         };
         let RequestCounts { most, open } = &self.requests;
@@ -127,7 +127,7 @@ impl AddressLimits {
 
 impl Drop for RequestSlot {
     fn drop(&mut self) {
-        self.crowd.requests.open.fetch_sub(1, Ordering::Relaxed);
+        self.limits.requests.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(shared) = &self.shared {
             shared.requests.fetch_sub(1, Ordering::Relaxed);
         }
@@ -142,7 +142,7 @@ impl fmt::Debug for RequestSlot {
 
 impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let open = &self.crowd.open;
+        let open = &self.limits.open;
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut neighborhood) = open.entry(self.network) {
             neighborhood.get_mut().connections -= 1;
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::callers::client_address::TrustedProxies;
 
-    fn crowd(most: usize) -> Arc<AddressLimits> {
+    fn limits(most: usize) -> Arc<AddressLimits> {
         AddressLimits::new(&Listen {
             max_connections_per_address: most.try_into().unwrap(),
             max_requests: 8.try_into().unwrap(),
@@ -166,11 +166,11 @@ mod tests {
         })
     }
 
-    fn peer(crowd: &Arc<AddressLimits>, text: &str, trusted: &[ipnet::IpNet]) -> ConnectionPeer {
+    fn peer(limits: &Arc<AddressLimits>, text: &str, trusted: &[ipnet::IpNet]) -> ConnectionPeer {
         let origin = TrustedProxies::new(trusted).origin(address(text));
         let place = origin
             .attributable()
-            .map(|address| crowd.enter(address).unwrap());
+            .map(|address| limits.enter(address).unwrap());
         ConnectionPeer { origin, place }
     }
 
@@ -180,59 +180,59 @@ mod tests {
 
     #[test]
     fn each_address_has_so_many_and_gets_them_back() {
-        let crowd = crowd(2);
-        let one = crowd.enter(address("192.0.2.1"));
-        let two = crowd.enter(address("192.0.2.1"));
+        let limits = limits(2);
+        let one = limits.enter(address("192.0.2.1"));
+        let two = limits.enter(address("192.0.2.1"));
         assert!(one.is_some() && two.is_some());
-        assert!(crowd.enter(address("192.0.2.1")).is_none());
-        assert!(crowd.enter(address("192.0.2.2")).is_some());
+        assert!(limits.enter(address("192.0.2.1")).is_none());
+        assert!(limits.enter(address("192.0.2.2")).is_some());
         drop(one);
-        assert!(crowd.enter(address("192.0.2.1")).is_some());
+        assert!(limits.enter(address("192.0.2.1")).is_some());
     }
 
     #[test]
     fn of_ipv6_a_network_counts_as_one() {
-        let crowd = crowd(1);
-        let _one = crowd.enter(address("2001:db8::1"));
-        assert!(crowd.enter(address("2001:db8::2")).is_none());
-        assert!(crowd.enter(address("2001:db8:0:1::1")).is_some());
+        let limits = limits(1);
+        let _one = limits.enter(address("2001:db8::1"));
+        assert!(limits.enter(address("2001:db8::2")).is_none());
+        assert!(limits.enter(address("2001:db8:0:1::1")).is_some());
     }
 
     #[test]
     fn one_address_has_a_part_of_all_requests_and_who_has_none_left_takes_none_away() {
-        let crowd = crowd(2);
+        let limits = limits(2);
         let (one, again) = (
-            peer(&crowd, "192.0.2.1", &[]),
-            peer(&crowd, "192.0.2.1", &[]),
+            peer(&limits, "192.0.2.1", &[]),
+            peer(&limits, "192.0.2.1", &[]),
         );
-        let first = crowd.seat(&one);
-        let second = crowd.seat(&again);
+        let first = limits.seat(&one);
+        let second = limits.seat(&again);
         assert!(first.is_some() && second.is_some());
         for _ in 0..20 {
-            assert!(crowd.seat(&one).is_none());
+            assert!(limits.seat(&one).is_none());
         }
         // All others together have the rest, a trusted proxy among them.
         let proxy = peer(
-            &crowd,
+            &limits,
             "192.0.2.2",
             &["192.0.2.2/32".parse::<ipnet::IpNet>().unwrap()],
         );
-        let rest: Vec<_> = (0..6).map(|_| crowd.seat(&proxy).unwrap()).collect();
-        assert!(crowd.seat(&proxy).is_none());
-        assert!(crowd.seat(&peer(&crowd, "192.0.2.3", &[])).is_none());
+        let rest: Vec<_> = (0..6).map(|_| limits.seat(&proxy).unwrap()).collect();
+        assert!(limits.seat(&proxy).is_none());
+        assert!(limits.seat(&peer(&limits, "192.0.2.3", &[])).is_none());
         drop((first, rest));
-        assert!(crowd.seat(&again).is_some());
+        assert!(limits.seat(&again).is_some());
         drop(second);
-        assert_eq!(crowd.requests.open.load(Ordering::Relaxed), 0);
+        assert_eq!(limits.requests.open.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn nobody_is_remembered_who_has_left() {
-        let crowd = crowd(2);
+        let limits = limits(2);
         let places: Vec<_> = (0..=255)
-            .map(|last| crowd.enter(address(&format!("192.0.2.{last}"))))
+            .map(|last| limits.enter(address(&format!("192.0.2.{last}"))))
             .collect();
         drop(places);
-        assert!(crowd.open.lock().unwrap().is_empty());
+        assert!(limits.open.lock().unwrap().is_empty());
     }
 }

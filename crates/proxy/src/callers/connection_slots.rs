@@ -89,7 +89,7 @@ struct TakenSlots {
 
 struct SlotEntry {
     network: IpAddr,
-    pace: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
 }
 
 /// The connections that leave next, in this order.
@@ -118,17 +118,17 @@ enum SlotStanding {
 }
 
 impl SlotStanding {
-    fn of(pace: &ConnectionActivity) -> Option<Self> {
-        let idle = pace.idle_since().map(Self::Idle);
-        idle.or_else(|| pace.slow_since().map(Self::Slow))
+    fn of(activity: &ConnectionActivity) -> Option<Self> {
+        let idle = activity.idle_since().map(Self::Idle);
+        idle.or_else(|| activity.slow_since().map(Self::Slow))
     }
 
     /// Whether a connection that was ranked with this standing may still leave for it. A slow body may have progressed
     /// since, as long as it is still slow.
-    fn is_still(self, pace: &ConnectionActivity) -> bool {
+    fn is_still(self, activity: &ConnectionActivity) -> bool {
         match self {
-            Self::Idle(since) => pace.idle_since() == Some(since),
-            Self::Slow(_) => pace.slow_since().is_some(),
+            Self::Idle(since) => activity.idle_since() == Some(since),
+            Self::Slow(_) => activity.slow_since().is_some(),
         }
     }
 
@@ -187,7 +187,7 @@ impl ConnectionSlots {
         self: &Arc<Self>,
         line: InLine,
         origin: ClientAddress,
-        pace: &Arc<ConnectionActivity>,
+        activity: &Arc<ConnectionActivity>,
         told: impl Fn(SlotOutcome),
     ) -> Result<ConnectionSlot, SlotRefused> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
@@ -199,8 +199,10 @@ impl ConnectionSlots {
         let mut taken = self.taken();
         let number = taken.next;
         taken.next += 1;
-        let pace = Arc::clone(pace);
-        taken.entries.insert(number, SlotEntry { network, pace });
+        let activity = Arc::clone(activity);
+        taken
+            .entries
+            .insert(number, SlotEntry { network, activity });
         Ok(ConnectionSlot {
             slots: Arc::clone(self),
             number,
@@ -293,12 +295,12 @@ impl SlotRanking {
     fn of(entries: &HashMap<u64, SlotEntry>) -> Self {
         let mut holders: HashMap<SlotHolder, HolderSlots> = HashMap::new();
         for (number, entry) in entries {
-            if entry.pace.leaves().is_some() {
+            if entry.activity.leaves().is_some() {
                 continue;
             }
             let held = holders.entry(entry.holder()).or_default();
             held.slots += 1;
-            let standing = SlotStanding::of(&entry.pace);
+            let standing = SlotStanding::of(&entry.activity);
             held.may_leave
                 .extend(standing.map(|standing| Reverse((standing, *number))));
         }
@@ -349,14 +351,14 @@ impl SlotRanking {
         let own = newcomer.and_then(|newcomer| self.addresses.get(&newcomer));
         while let Some(candidate) = self.next.pop_front() {
             let entry = entries.get(&candidate.number);
-            let Some(entry) = entry.filter(|entry| candidate.is_still(&entry.pace)) else {
+            let Some(entry) = entry.filter(|entry| candidate.is_still(&entry.activity)) else {
                 continue;
             };
             if own.is_some_and(|own| *own > candidate.held) {
                 self.next.push_front(candidate);
                 return Some(SlotOutcome::Refused);
             }
-            entry.pace.leave(candidate.standing.reason());
+            entry.activity.leave(candidate.standing.reason());
             return Some(SlotOutcome::Leaves(candidate.holder));
         }
         None
@@ -374,14 +376,14 @@ impl HolderSlots {
 
 impl SlotCandidate {
     /// Whether the connection may still leave as ranked, and was not asked to leave yet.
-    fn is_still(&self, pace: &ConnectionActivity) -> bool {
-        pace.leaves().is_none() && self.standing.is_still(pace)
+    fn is_still(&self, activity: &ConnectionActivity) -> bool {
+        activity.leaves().is_none() && self.standing.is_still(activity)
     }
 }
 
 impl SlotEntry {
     fn holder(&self) -> SlotHolder {
-        self.pace
+        self.activity
             .party()
             .map_or(SlotHolder::Address(self.network), SlotHolder::Party)
     }
@@ -410,7 +412,7 @@ mod tests {
         SlotHolder::Address(address.parse().unwrap())
     }
 
-    fn pace() -> Arc<ConnectionActivity> {
+    fn activity() -> Arc<ConnectionActivity> {
         ConnectionActivity::new(ActivityLimits {
             head: MINUTE,
             answer: MINUTE,
@@ -434,26 +436,31 @@ mod tests {
 
         /// Opens a connection that finds a slot free.
         async fn from(&mut self, address: &str) -> Arc<ConnectionActivity> {
-            let pace = pace();
+            let activity = activity();
             let line = self.slots.line(|| {}).await;
-            let slot = self.slots.take(line, origin(address), &pace, |_| {}).await;
-            self.connections.push((Arc::clone(&pace), slot.unwrap()));
+            let slot = self
+                .slots
+                .take(line, origin(address), &activity, |_| {})
+                .await;
+            self.connections
+                .push((Arc::clone(&activity), slot.unwrap()));
             // The order of idle times must not depend on chance.
             advance(Duration::from_millis(1)).await;
-            pace
+            activity
         }
 
         /// Opens a connection and answers a request of this party on it.
         async fn of(&mut self, party: usize, address: &str) -> Arc<ConnectionActivity> {
-            let pace = self.from(address).await;
-            pace.request().verified(party.try_into().unwrap());
+            let activity = self.from(address).await;
+            activity.request().verified(party.try_into().unwrap());
             advance(Duration::from_millis(1)).await;
-            pace
+            activity
         }
 
         /// Closes the connections that were asked to leave, as their tasks do.
         fn close(&mut self) {
-            self.connections.retain(|(pace, _)| pace.leaves().is_none());
+            self.connections
+                .retain(|(activity, _)| activity.leaves().is_none());
         }
 
         /// Opens one more connection from this address and returns the outcomes. Connections that were asked to leave
@@ -462,9 +469,9 @@ mod tests {
             let outcomes = Rc::new(RefCell::new(Vec::new()));
             let line = self.slots.line(|| {}).await;
             let slots = Arc::clone(&self.slots);
-            let (pace, heard) = (pace(), Rc::clone(&outcomes));
+            let (activity, heard) = (activity(), Rc::clone(&outcomes));
             let told = move |outcome| heard.borrow_mut().push(outcome);
-            let mut taking = pin!(slots.take(line, origin(address), &pace, told));
+            let mut taking = pin!(slots.take(line, origin(address), &activity, told));
             let slot = tokio::select! {
                 biased;
                 slot = &mut taking => Some(slot),
@@ -478,7 +485,7 @@ mod tests {
                     .map_or(None, Result::ok),
             };
             self.connections
-                .extend(slot.map(|slot| (Arc::clone(&pace), slot)));
+                .extend(slot.map(|slot| (Arc::clone(&activity), slot)));
             outcomes.take()
         }
     }
@@ -583,10 +590,10 @@ mod tests {
         let small = open.of(1, "192.0.2.1").await;
         let mut bodies = Vec::new();
         for _ in 0..5 {
-            let pace = open.from("192.0.2.2").await;
-            let mut body = pace.request();
+            let activity = open.from("192.0.2.2").await;
+            let mut body = activity.request();
             body.receives();
-            bodies.push((pace, body));
+            bodies.push((activity, body));
         }
         assert_eq!(
             open.slots.make_room(None),
@@ -601,7 +608,10 @@ mod tests {
         let left: Vec<_> = (0..3).map(|_| open.slots.make_room(None)).collect();
         assert_eq!(left, [SlotOutcome::Leaves(address("192.0.2.2")); 3]);
         assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
-        let leaves: Vec<_> = bodies.iter().map(|(pace, _)| pace.leaves()).collect();
+        let leaves: Vec<_> = bodies
+            .iter()
+            .map(|(activity, _)| activity.leaves())
+            .collect();
         let slow = Some(LeaveReason::SlowBody);
         assert_eq!(leaves, [None, None, slow, slow, slow]);
         // The first body goes on as fast, and then stops.
@@ -620,8 +630,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_beside_a_request_that_is_whole_does_not_give_way() {
         let mut open = Open::new(1);
-        let pace = open.from("192.0.2.1").await;
-        let (mut slow, whole) = (pace.request(), pace.request());
+        let activity = open.from("192.0.2.1").await;
+        let (mut slow, whole) = (activity.request(), activity.request());
         slow.receives();
         advance(MINUTE).await;
         assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
@@ -632,7 +642,7 @@ mod tests {
             SlotOutcome::Leaves(address("192.0.2.1"))
         );
         drop(slow);
-        assert!(pace.slow_since().is_none() && pace.only_receives());
+        assert!(activity.slow_since().is_none() && activity.only_receives());
     }
 
     #[tokio::test(start_paused = true)]
@@ -650,15 +660,21 @@ mod tests {
         assert_eq!(made.len(), 1);
         let asked = |open: &Open| {
             let leaving = open.connections.iter();
-            leaving.filter(|(pace, _)| pace.leaves().is_some()).count()
+            leaving
+                .filter(|(activity, _)| activity.leaves().is_some())
+                .count()
         };
         assert_eq!(asked(&open), RANKED);
         advance(AGAIN).await;
         open.slots.make_room(None);
-        let left: Vec<_> = open.connections.iter().map(|(pace, _)| pace).collect();
-        let idle = || left.iter().filter(|pace| pace.leaves().is_none());
+        let left: Vec<_> = open
+            .connections
+            .iter()
+            .map(|(activity, _)| activity)
+            .collect();
+        let idle = || left.iter().filter(|activity| activity.leaves().is_none());
         // All but one of the other connections are used again after the ranking.
-        let busy: Vec<ActiveRequest> = idle().skip(1).map(|pace| pace.request()).collect();
+        let busy: Vec<ActiveRequest> = idle().skip(1).map(|activity| activity.request()).collect();
         assert!(matches!(open.slots.make_room(None), SlotOutcome::Leaves(_)));
         assert_eq!(open.slots.make_room(None), SlotOutcome::NoneIdle);
         assert_eq!(asked(&open), RANKED + 2);

@@ -111,7 +111,7 @@ impl AcceptedConnection {
     async fn begin(
         self,
         worker: &Arc<Worker>,
-        pace: &Arc<ConnectionActivity>,
+        activity: &Arc<ConnectionActivity>,
     ) -> Option<ReadyConnection> {
         let app = &worker.app;
         let Self {
@@ -121,7 +121,7 @@ impl AcceptedConnection {
             mut peer,
         } = self;
         let told = |outcome| full(app, &slots, outcome);
-        let Ok(slot) = slots.take(line, peer.origin, pace, told).await else {
+        let Ok(slot) = slots.take(line, peer.origin, activity, told).await else {
             reset(&tcp);
             return None;
         };
@@ -135,13 +135,13 @@ impl AcceptedConnection {
         {
             sleep(FLOOD_WAIT).await;
         }
-        pace.begin();
-        let lifetime = ConnectionLifetime::begin(worker, pace);
+        activity.begin();
+        let lifetime = ConnectionLifetime::begin(worker, activity);
         let acceptor = app
             .listener_identity
             .as_ref()
             .map(ListenerIdentity::acceptor);
-        let begun = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(pace));
+        let begun = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(activity));
         match timeout(listen.head_timeout, begun).await {
             Ok(Ok((http2, stream))) => Some(ReadyConnection {
                 slot,
@@ -240,17 +240,17 @@ async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: Entr
     let app = Arc::clone(&worker.app);
     let _open = GaugeGuard::count(&app.metrics.connections);
     let listen = &app.settings.listen;
-    let pace = ConnectionActivity::new(ActivityLimits {
+    let activity = ConnectionActivity::new(ActivityLimits {
         head: listen.head_timeout,
         answer: listen.answer_timeout,
         idle: listen.idle_timeout,
     });
     let begun = tokio::select! {
-        begun = newcomer.begin(&worker, &pace) => begun,
+        begun = newcomer.begin(&worker, &activity) => begun,
         // The process does not wait for connections that never send a request.
         () = app.drain.long_after(DrainPhase::Finishing) => return,
         // A new connection that needs the slot does not wait for this one either.
-        () = pace.asked_to_leave() => return,
+        () = activity.asked_to_leave() => return,
     };
     let Some(begun) = begun else {
         return;
@@ -310,9 +310,9 @@ async fn serve_http1(
     lifetime: &ConnectionLifetime,
     entering: EntryGuard,
 ) -> Result<(), CloseReason> {
-    let pace = &lifetime.pace;
-    let mut serving = pin!(http1::serve(worker, stream, peer, pace, entering));
-    let mut leaving = pin!(pace.asked_to_leave());
+    let activity = &lifetime.activity;
+    let mut serving = pin!(http1::serve(worker, stream, peer, activity, entering));
+    let mut leaving = pin!(activity.asked_to_leave());
     let mut alarm = pin!(sleep_until(lifetime.first_look()));
     let (mut listens, mut is_set) = (false, false);
     poll_fn(|cx| {
@@ -329,7 +329,7 @@ async fn serve_http1(
         while !is_set || alarm.is_elapsed() {
             is_set = has_budget_remaining();
             ready!(alarm.as_mut().poll(cx));
-            match pace.check_timeouts() {
+            match activity.check_timeouts() {
                 TimeoutCheck::Fine(until) => alarm.set(sleep_until(lifetime.judge(until))),
                 TimeoutCheck::Late => return Poll::Ready(Ok(())),
                 TimeoutCheck::Stalled => return Poll::Ready(Err(lifetime.stalled())),

@@ -56,8 +56,8 @@ pub async fn serve(
     lifetime: &ConnectionLifetime,
     entering: EntryGuard,
 ) -> Result<(), CloseReason> {
-    let pace = &lifetime.pace;
-    pace.http2();
+    let activity = &lifetime.activity;
+    activity.http2();
     let head_timeout = worker.app.settings.listen.head_timeout;
     let begun = timeout(head_timeout, settings().handshake(stream)).await;
     let Ok(begun) = begun else { return Ok(()) };
@@ -67,7 +67,7 @@ pub async fn serve(
     let mut ended = pin!(ending.reached(frames.ping_pong(), entering));
     let mut connection = Http2Connection {
         frames,
-        pace: Arc::clone(pace),
+        activity: Arc::clone(activity),
         caller: Arc::new(Http2Caller {
             worker: Arc::clone(worker),
             peer,
@@ -110,7 +110,7 @@ const _: () = assert!(HEADER_LIST as usize == 2 * HEAD_LIMIT);
 /// A connection that speaks HTTP/2.
 struct Http2Connection {
     frames: Connection<InboundStream, Bytes>,
-    pace: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     caller: Arc<Http2Caller>,
 }
 
@@ -129,7 +129,7 @@ impl Http2Connection {
 
     fn begin(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let Http2Caller { worker, peer } = &*self.caller;
-        let (busy, entering) = (self.pace.request(), worker.entry_gate.enter());
+        let (busy, entering) = (self.activity.request(), worker.entry_gate.enter());
         let Some(seat) = worker.app.address_limits.seat(peer) else {
             // An answer would take memory, which is short. A reset says the same with less: by the standard the request
             // was not processed, and may be sent again.

@@ -16,7 +16,7 @@ use crate::tls::certificate::{ClientCa, ListenerIdentity};
 pub struct ConnectionLifetime {
     worker: Arc<Worker>,
     /// The state of the connection's waits.
-    pub pace: Arc<ConnectionActivity>,
+    pub activity: Arc<ConnectionActivity>,
     /// When the connection has reached its greatest age.
     pub ends: Instant,
     client_ca: Option<ClientCa>,
@@ -32,7 +32,7 @@ pub enum CloseReason {
 
 impl ConnectionLifetime {
     /// The lifetime of a connection that begins now.
-    pub fn begin(worker: &Arc<Worker>, pace: &Arc<ConnectionActivity>) -> Self {
+    pub fn begin(worker: &Arc<Worker>, activity: &Arc<ConnectionActivity>) -> Self {
         let app = &worker.app;
         let age = app.settings.listen.connection_age;
         // Up to a tenth earlier, at random, so that connections that were opened together do not end together.
@@ -40,7 +40,7 @@ impl ConnectionLifetime {
             .mul_f64(f64::from(u16::from_le_bytes(clock::random())) / f64::from(u16::MAX) / 10.0);
         Self {
             worker: Arc::clone(worker),
-            pace: Arc::clone(pace),
+            activity: Arc::clone(activity),
             ends: Instant::now() + age.saturating_sub(early),
             client_ca: app
                 .listener_identity
@@ -65,9 +65,9 @@ impl ConnectionLifetime {
             .listener_identity
             .as_ref()
             .map(ListenerIdentity::client_ca);
-        if is_old && self.pace.leave(LeaveReason::Age) {
+        if is_old && self.activity.leave(LeaveReason::Age) {
             ended.age.inc();
-        } else if client_ca != self.client_ca && self.pace.leave(LeaveReason::ClientCa) {
+        } else if client_ca != self.client_ca && self.activity.leave(LeaveReason::ClientCa) {
             ended.client_ca.inc();
         }
         if is_old { next } else { next.min(self.ends) }
@@ -76,7 +76,7 @@ impl ConnectionLifetime {
     /// Ends a connection whose peer does not take its answers. The drop then resets the connection, so that the system
     /// does not wait to send their rest either.
     pub fn stalled(&self) -> CloseReason {
-        self.pace.abort();
+        self.activity.abort();
         CloseReason::Stalled
     }
 }

@@ -42,7 +42,7 @@ pub struct InboundStream {
     since_yield: SinceYield,
     /// Whether no answer is under way that is ended by the connection's end.
     whole: bool,
-    pace: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
 }
 
 enum CallerStream {
@@ -56,7 +56,7 @@ impl InboundStream {
     pub async fn begin(
         tcp: TcpStream,
         tls: Option<&TlsAcceptor>,
-        pace: Arc<ConnectionActivity>,
+        activity: Arc<ConnectionActivity>,
     ) -> io::Result<(bool, Self)> {
         // An answer is written at once, so Nagle's algorithm would only delay it.
         tcp.set_nodelay(true)?;
@@ -83,7 +83,7 @@ impl InboundStream {
                 in_turn: 0,
                 since_yield: SinceYield::default(),
                 whole: true,
-                pace,
+                activity,
             },
         ))
     }
@@ -98,7 +98,7 @@ impl InboundStream {
 
     /// Notes that part of a head is there.
     pub fn head_begun(&self) {
-        self.pace.head_begun();
+        self.activity.head_begun();
     }
 
     /// Whether other tasks have their turn first, because enough was written. The task is then woken after them.
@@ -108,9 +108,9 @@ impl InboundStream {
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => self.pace.blocked(),
+            Poll::Pending => self.activity.blocked(),
             Poll::Ready(Ok(bytes)) => {
-                self.pace.wrote(*bytes);
+                self.activity.wrote(*bytes);
                 if let Some(frames) = &mut self.frames {
                     frames.sent(*bytes);
                     self.since_yield.add(*bytes);
@@ -124,7 +124,7 @@ impl InboundStream {
 impl Drop for InboundStream {
     fn drop(&mut self) {
         // A caller that reads to the connection's end would take half an answer for a whole one after an orderly end.
-        if self.pace.is_aborted() || !self.whole {
+        if self.activity.is_aborted() || !self.whole {
             let tcp = match &self.stream {
                 CallerStream::Plain(tcp) => tcp,
                 CallerStream::Tls(tls) => tls.get_ref().0,
@@ -162,12 +162,12 @@ impl AsyncRead for InboundStream {
         let read = &buf.filled()[before..];
         self.in_turn += read.len();
         if !read.is_empty() {
-            self.pace.read(read.len());
+            self.activity.read(read.len());
         }
         if let Some(frames) = &mut self.frames
             && let Err(flood) = frames.received(read)
         {
-            self.pace.abort();
+            self.activity.abort();
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, flood)));
         }
         Poll::Ready(Ok(()))
@@ -219,14 +219,14 @@ impl AsyncWrite for InboundStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         match flushed {
-            Poll::Pending => self.pace.blocked(),
-            Poll::Ready(_) => self.pace.flushed(),
+            Poll::Pending => self.activity.blocked(),
+            Poll::Ready(_) => self.activity.flushed(),
         }
         flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.pace.is_aborted() {
+        if self.activity.is_aborted() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
@@ -314,12 +314,12 @@ mod tests {
         let (tcp, _) = listener.accept().await.unwrap();
         SockRef::from(&tcp).set_send_buffer_size(1 << 20).unwrap();
         let minute = Duration::from_mins(1);
-        let pace = ConnectionActivity::new(ActivityLimits {
+        let activity = ConnectionActivity::new(ActivityLimits {
             head: minute,
             answer: minute,
             idle: minute,
         });
-        let (_, inbound) = InboundStream::begin(tcp, None, pace).await.unwrap();
+        let (_, inbound) = InboundStream::begin(tcp, None, activity).await.unwrap();
         (inbound, peer)
     }
 

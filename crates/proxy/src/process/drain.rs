@@ -49,7 +49,7 @@ pub struct Drain {
     over: OnceLock<Instant>,
     running: AtomicUsize,
     idle: Notify,
-    doors: Mutex<Vec<Arc<EntryGate>>>,
+    gates: Mutex<Vec<Arc<EntryGate>>>,
 }
 
 /// Counts a connection, or a call that outlived its caller, that must end before the process does.
@@ -77,7 +77,7 @@ impl Default for Drain {
             over: OnceLock::new(),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
-            doors: Mutex::default(),
+            gates: Mutex::default(),
         }
     }
 }
@@ -174,20 +174,20 @@ impl Drain {
 
     /// An entry gate that [`entered`](Self::entered) waits for.
     pub fn entry_gate(&self) -> Arc<EntryGate> {
-        let door = Arc::new(EntryGate::default());
-        self.doors().push(Arc::clone(&door));
-        door
+        let gate = Arc::new(EntryGate::default());
+        self.gates().push(Arc::clone(&gate));
+        gate
     }
 
     /// Waits until every entry gate is shut and every caller inside was admitted or refused.
     pub async fn entered(&self) {
-        while self.doors().iter().any(|door| door.is_used()) {
+        while self.gates().iter().any(|gate| gate.is_used()) {
             sleep(LOOK).await;
         }
     }
 
-    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Arc<EntryGate>>> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gates(&self) -> std::sync::MutexGuard<'_, Vec<Arc<EntryGate>>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many connections and calls still run.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `lock` | the lock that the running process holds |
 //! | `used` | states that there was a run, and holds the number of the latest |
-//! | `mark` | the moment above which no stamp was admitted, see [`mark`](crate::process::watermark) |
+//! | `mark` | the moment above which no stamp was admitted, see [`watermark`](crate::process::watermark) |
 //! | `replay` | between two runs: the replay memory for the next run |
 //! | `suspended` | the parties that are suspended by hand, see `suspended` |
 //! | `never-served` | until the first run: the operator's statement that no run was before |
@@ -159,7 +159,7 @@ impl StateDir {
 
     /// The stamp watermark of the previous run. A new file is intact once it has its name, so a file that is not was
     /// damaged.
-    pub fn mark(&self) -> io::Result<StampWatermark> {
+    pub fn watermark(&self) -> io::Result<StampWatermark> {
         let until_ms = match access::read(&self.files, &self.path(MARK))? {
             None => Some(0),
             Some((content, metadata)) => {
@@ -386,7 +386,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(inherit(folder.path()), PreviousRun::FirstUse);
         assert_eq!(inherit(folder.path()), PreviousRun::Lost);
-        StateDir::open(folder.path()).unwrap().mark().unwrap();
+        StateDir::open(folder.path()).unwrap().watermark().unwrap();
         fs::remove_file(folder.path().join(USED)).unwrap();
         assert_eq!(inherit(folder.path()), PreviousRun::Lost, "it has a mark");
     }
@@ -408,13 +408,17 @@ mod tests {
     fn a_mark_that_is_cut_is_guarded_for_and_written_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(MARK);
-        let mark = || StateDir::open(folder.path()).unwrap().mark().unwrap();
-        assert_eq!(mark().left_ms(), 0, "nothing was admitted");
-        assert_eq!(mark().left_ms(), 0, "nor since");
+        let watermark = || StateDir::open(folder.path()).unwrap().watermark().unwrap();
+        assert_eq!(watermark().left_ms(), 0, "nothing was admitted");
+        assert_eq!(watermark().left_ms(), 0, "nor since");
         File::create(&path).unwrap();
         let changed_ms = modified_ms(&fs::metadata(&path).unwrap());
-        assert!(mark().left_ms() > changed_ms + 60_000);
-        assert_eq!(mark().left_ms(), mark().left_ms(), "it is whole again");
+        assert!(watermark().left_ms() > changed_ms + 60_000);
+        assert_eq!(
+            watermark().left_ms(),
+            watermark().left_ms(),
+            "it is whole again"
+        );
     }
 
     #[test]
@@ -603,7 +607,7 @@ mod tests {
         init(folder.path(), true).unwrap();
         let mode = |name| fs::metadata(folder.path().join(name)).unwrap().mode();
         assert_eq!(mode(NEVER_SERVED) & 0o777, 0o600);
-        StateDir::open(folder.path()).unwrap().mark().unwrap();
+        StateDir::open(folder.path()).unwrap().watermark().unwrap();
         run(folder.path(), b"memory");
         for file in fs::read_dir(folder.path()).unwrap() {
             let file = file.unwrap();

@@ -222,19 +222,19 @@ mod tests {
     fn it_outlives_the_process_and_never_goes_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mark");
-        let mark = open(&path);
-        assert_eq!(mark.until_ms(), 0);
+        let watermark = open(&path);
+        assert_eq!(watermark.until_ms(), 0);
         for (now, until) in [
             (NOW, NOW + 10_000),
             (NOW + 1_000, NOW + 11_000),
             (NOW - 3_600_000, NOW + 11_000),
         ] {
-            mark.advance(now, 10_000).unwrap();
-            assert_eq!(mark.until_ms(), until);
+            watermark.advance(now, 10_000).unwrap();
+            assert_eq!(watermark.until_ms(), until);
             assert_eq!(open(&path).left_ms(), until);
         }
-        mark.close();
-        mark.advance(NOW + 60_000, 10_000).unwrap();
+        watermark.close();
+        watermark.advance(NOW + 60_000, 10_000).unwrap();
         assert_eq!(open(&path).left_ms(), NOW + 11_000, "it is the next one's");
     }
 
@@ -242,23 +242,29 @@ mod tests {
     fn it_is_not_moved_where_the_next_process_would_not_find_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mark");
-        let mark = open(&path);
-        mark.advance(NOW, 10_000).unwrap();
+        let watermark = open(&path);
+        watermark.advance(NOW, 10_000).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(mark.advance(NOW + 1_000, 10_000).is_err(), "it is gone");
+        assert!(
+            watermark.advance(NOW + 1_000, 10_000).is_err(),
+            "it is gone"
+        );
         open(&path).advance(NOW, 10_000).unwrap();
-        assert!(mark.advance(NOW + 1_000, 10_000).is_err(), "it is another");
-        assert_eq!(mark.until_ms(), NOW + 10_000);
+        assert!(
+            watermark.advance(NOW + 1_000, 10_000).is_err(),
+            "it is another"
+        );
+        assert_eq!(watermark.until_ms(), NOW + 10_000);
     }
 
     #[test]
     fn it_is_moved_while_stamps_that_are_not_far_ahead_are_covered_still() {
         let folder = tempfile::tempdir().unwrap();
-        let mark = open(&folder.path().join("mark"));
-        assert!(mark.is_due(NOW, 10_000));
-        mark.advance(NOW, 10_000).unwrap();
-        assert!(!mark.is_due(NOW + 2_000, 10_000));
-        assert!(mark.is_due(NOW + 3_000, 10_000));
+        let watermark = open(&folder.path().join("mark"));
+        assert!(watermark.is_due(NOW, 10_000));
+        watermark.advance(NOW, 10_000).unwrap();
+        assert!(!watermark.is_due(NOW + 2_000, 10_000));
+        assert!(watermark.is_due(NOW + 3_000, 10_000));
         let short = open(&folder.path().join("short"));
         short.advance(NOW, 0).unwrap();
         assert_eq!(short.until_ms(), NOW + LEAST_LEAD_MS);
@@ -269,9 +275,9 @@ mod tests {
     fn whatever_becomes_of_one_place_the_other_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mark");
-        let mark = open(&path);
-        mark.advance(NOW, 10_000).unwrap();
-        mark.advance(NOW + 1_000, 10_000).unwrap();
+        let watermark = open(&path);
+        watermark.advance(NOW, 10_000).unwrap();
+        watermark.advance(NOW + 1_000, 10_000).unwrap();
         // Later runs advance it, whichever place holds the later moment.
         for step in [2_000, 3_000, 4_000] {
             let (whole, before) = (fs::read(&path).unwrap(), open(&path).left_ms());
@@ -291,9 +297,9 @@ mod tests {
     fn a_file_that_is_not_whole_is_taken_to_reach_as_far_as_it_can() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mark");
-        let mark = open(&path);
+        let watermark = open(&path);
         for step in [0, 1_000] {
-            mark.advance(NOW + step, 10_000).unwrap();
+            watermark.advance(NOW + step, 10_000).unwrap();
         }
         let whole = fs::read(&path).unwrap();
         let garbage = vec![b'x'; whole.len()];
@@ -335,14 +341,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stamp_above_it_waits_and_goes_on_once_it_has_moved() {
         let folder = tempfile::tempdir().unwrap();
-        let mark = open(&folder.path().join("mark"));
-        mark.advance(NOW, 10_000).unwrap();
-        assert!(mark.covers(NOW + 10_000).await);
-        let (covered, ()) = tokio::join!(mark.covers(NOW + 10_001), async {
+        let watermark = open(&folder.path().join("mark"));
+        watermark.advance(NOW, 10_000).unwrap();
+        assert!(watermark.covers(NOW + 10_000).await);
+        let (covered, ()) = tokio::join!(watermark.covers(NOW + 10_001), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            mark.advance(NOW + 1_000, 10_000).unwrap();
+            watermark.advance(NOW + 1_000, 10_000).unwrap();
         });
         assert!(covered);
-        assert!(!mark.covers(NOW + 11_001).await, "nobody moves it");
+        assert!(!watermark.covers(NOW + 11_001).await, "nobody moves it");
     }
 }

@@ -50,10 +50,10 @@ pub async fn exchange(
     timeout: Duration,
 ) -> Result<Response<Bytes>, CallError> {
     let deadline = Instant::now() + timeout;
-    let mut connection = pool.connect(LineClaim::OWN, deadline).await?.connection;
-    let wire = &mut connection.wire;
+    let mut pooled = pool.connect(LineClaim::OWN, deadline).await?.pooled;
+    let connection = &mut pooled.connection;
     let exchange = async {
-        let head = wire
+        let head = connection
             .ask(
                 &mut |head: &mut Vec<u8>| write(request, head),
                 |_| true,
@@ -61,7 +61,7 @@ pub async fn exchange(
             )
             .await?;
         let mut body = BytesMut::new();
-        while let Some(piece) = wire.piece().await? {
+        while let Some(piece) = connection.piece().await? {
             body.extend_from_slice(&piece);
         }
         Ok(head.with(body.freeze()))

@@ -215,7 +215,7 @@ impl UpstreamConnection {
     }
 
     /// Whether the peer has neither closed the connection nor sent unrequested bytes.
-    pub fn is_quiet(&mut self, surely: Liveness) -> bool {
+    pub fn is_quiet(&mut self, liveness: Liveness) -> bool {
         // Over TLS, received bytes may be a session ticket, and received data may have left the socket already: only a
         // read tells. The read costs no system call while the reactor has seen no readiness.
         if let UpstreamStream::Tls(tls) = &mut self.stream {
@@ -226,7 +226,7 @@ impl UpstreamConnection {
                 return false;
             }
         }
-        self.stream.is_silent(surely)
+        self.stream.is_silent(liveness)
     }
 
     /// Writes as much of the request as the kernel takes now.
@@ -388,13 +388,13 @@ impl UpstreamStream {
     }
 
     /// Whether the socket has neither data nor an end of stream to read.
-    fn is_silent(&self, surely: Liveness) -> bool {
+    fn is_silent(&self, liveness: Liveness) -> bool {
         let tcp = &self.metered().tcp;
         let look = || {
             let mut byte = [std::mem::MaybeUninit::uninit()];
             socket2::SockRef::from(tcp).peek(&mut byte)
         };
-        let seen = match surely {
+        let seen = match liveness {
             Liveness::Now => look(),
             Liveness::Lately => tcp.try_io(Interest::READABLE, look),
         };
@@ -520,8 +520,8 @@ mod tests {
     async fn pair() -> (UpstreamConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let wire = connect(&url, None).await;
-        (wire, listener.accept().await.unwrap().0)
+        let connection = connect(&url, None).await;
+        (connection, listener.accept().await.unwrap().0)
     }
 
     async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> UpstreamConnection {
@@ -538,8 +538,8 @@ mod tests {
         pool.connect(LineClaim::OWN, after(20_000))
             .await
             .unwrap()
+            .pooled
             .connection
-            .wire
     }
 
     fn after(milliseconds: u64) -> Instant {
@@ -555,24 +555,26 @@ mod tests {
         }
     }
 
-    async fn body(wire: &mut UpstreamConnection) -> Result<Vec<u8>, ExchangeError> {
+    async fn body(connection: &mut UpstreamConnection) -> Result<Vec<u8>, ExchangeError> {
         let mut whole = Vec::new();
-        while let Some(piece) = wire.piece().await? {
+        while let Some(piece) = connection.piece().await? {
             whole.extend_from_slice(&piece);
         }
         Ok(whole)
     }
 
     /// Waits until the kernel has bytes for this connection and the reactor has seen them.
-    async fn until_heard(wire: &UpstreamConnection) {
-        while wire.stream.is_silent(Liveness::Now) || wire.stream.is_silent(Liveness::Lately) {
+    async fn until_heard(connection: &UpstreamConnection) {
+        while connection.stream.is_silent(Liveness::Now)
+            || connection.stream.is_silent(Liveness::Lately)
+        {
             yield_now().await;
         }
     }
 
     #[tokio::test]
     async fn others_have_their_turn_while_a_long_request_is_written() {
-        let (mut wire, mut peer) = pair().await;
+        let (mut connection, mut peer) = pair().await;
         let reads = tokio::spawn(async move {
             let mut all = Vec::new();
             peer.read_to_end(&mut all).await.unwrap();
@@ -582,19 +584,19 @@ mod tests {
         let mut sending = RequestWriter::new(vec![b'x'; body].into(), 0);
         poll_fn(|cx| {
             let before = sending.done;
-            let sent = sending.poll(b"head", &mut wire.stream, cx);
+            let sent = sending.poll(b"head", &mut connection.stream, cx);
             assert!(sending.done - before <= 2 * YIELD_AFTER, "in one turn");
             sent
         })
         .await
         .unwrap();
-        drop(wire);
+        drop(connection);
         assert_eq!(reads.await.unwrap(), body + 4);
     }
 
     #[tokio::test]
     async fn one_request_follows_another_whatever_is_said_in_between_them() {
-        let (mut wire, mut peer) = pair().await;
+        let (mut connection, mut peer) = pair().await;
         for _ in 0..3 {
             let answer =
                 b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
@@ -605,11 +607,14 @@ mod tests {
                 peer.write_all(&answer[40..]).await.unwrap();
             };
             let mut request = request(9);
-            let (head, ()) = tokio::join!(wire.ask(&mut request, |_| true, after(20_000)), rest);
+            let (head, ()) =
+                tokio::join!(connection.ask(&mut request, |_| true, after(20_000)), rest);
             assert_eq!(head.unwrap().status.as_u16(), 200);
-            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
+            assert_eq!(body(&mut connection).await.unwrap(), b"{}");
             assert!(
-                wire.is_free() && wire.is_quiet(Liveness::Now) && wire.is_quiet(Liveness::Lately)
+                connection.is_free()
+                    && connection.is_quiet(Liveness::Now)
+                    && connection.is_quiet(Liveness::Lately)
             );
         }
     }
@@ -617,7 +622,7 @@ mod tests {
     #[tokio::test]
     async fn who_answers_before_it_has_heard_all_is_heard_and_not_asked_again() {
         for closes in [false, true] {
-            let (mut wire, mut peer) = pair().await;
+            let (mut connection, mut peer) = pair().await;
             let server = async move {
                 peer.read_exact(&mut [0; 100]).await.unwrap();
                 let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}";
@@ -625,44 +630,50 @@ mod tests {
                 (!closes).then_some(peer)
             };
             let mut request = request(FLOOD);
-            let (head, _peer) =
-                tokio::join!(wire.ask(&mut request, |_| true, after(20_000)), server);
+            let (head, _peer) = tokio::join!(
+                connection.ask(&mut request, |_| true, after(20_000)),
+                server
+            );
             assert_eq!(head.unwrap().status.as_u16(), 413, "closes: {closes}");
-            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
-            assert!(!wire.is_free());
+            assert_eq!(body(&mut connection).await.unwrap(), b"{}");
+            assert!(!connection.is_free());
         }
     }
 
     #[tokio::test]
     async fn an_answer_from_before_the_request_is_not_its_answer() {
-        let (mut wire, mut peer) = pair().await;
+        let (mut connection, mut peer) = pair().await;
         let mut flood = request(FLOOD);
         // Long enough for the kernel's buffers to be full by then.
-        let late = wire.ask(&mut flood, |_| true, after(2_000)).await;
+        let late = connection.ask(&mut flood, |_| true, after(2_000)).await;
         assert!(matches!(late, Err(ExchangeError::Late)), "it does not read");
-        let before = wire.written();
+        let before = connection.written();
         assert!(before > 0 && before < FLOOD as u64);
         peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await
             .unwrap();
-        let unasked = wire.ask(&mut request(9), |_| true, after(20_000)).await;
+        let unasked = connection
+            .ask(&mut request(9), |_| true, after(20_000))
+            .await;
         assert!(
             matches!(unasked, Err(ExchangeError::Unasked)),
             "{unasked:?}"
         );
-        assert_eq!(wire.written(), before, "and nothing was sent");
+        assert_eq!(connection.written(), before, "and nothing was sent");
     }
 
     #[tokio::test]
     async fn half_a_head_and_its_end_are_no_answer() {
-        let (mut wire, mut peer) = pair().await;
+        let (mut connection, mut peer) = pair().await;
         peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Len")
             .await
             .unwrap();
         peer.shutdown().await.unwrap();
-        let closed = wire.ask(&mut request(9), |_| true, after(20_000)).await;
+        let closed = connection
+            .ask(&mut request(9), |_| true, after(20_000))
+            .await;
         assert!(matches!(closed, Err(ExchangeError::Closed)), "{closed:?}");
-        assert!(!wire.is_free());
+        assert!(!connection.is_free());
     }
 
     #[tokio::test]
@@ -671,7 +682,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
-            let (mut wire, mut peer) = pair().await;
+            let (mut connection, mut peer) = pair().await;
             let chunk = format!("1;{}\r\nx\r\n", "x".repeat(500));
             let flood = if said.contains("200") { &chunk } else { said }.repeat(5_000);
             let server = tokio::spawn(async move {
@@ -679,8 +690,10 @@ mod tests {
                 while peer.write_all(flood.as_bytes()).await.is_ok() {}
             });
             let exchange = async {
-                wire.ask(&mut request(9), |_| true, after(200)).await?;
-                while wire.piece().await?.is_some() {}
+                connection
+                    .ask(&mut request(9), |_| true, after(200))
+                    .await?;
+                while connection.piece().await?.is_some() {}
                 Ok(())
             };
             let watched = tokio::time::timeout(Duration::from_secs(20), exchange).await;
@@ -697,16 +710,17 @@ mod tests {
             [head.into_bytes(), vec![b'x'; body]].concat()
         };
         for filled in [2, READ - answer(4_000).len() + 4_000] {
-            let (mut wire, mut peer) = pair().await;
+            let (mut connection, mut peer) = pair().await;
             peer.write_all(&[answer(filled), answer(3)].concat())
                 .await
                 .unwrap();
-            wire.ask(&mut request(9), |_| true, after(20_000))
+            connection
+                .ask(&mut request(9), |_| true, after(20_000))
                 .await
                 .unwrap();
-            assert_eq!(body(&mut wire).await.unwrap().len(), filled);
-            assert!(!(wire.is_free() && wire.is_quiet(Liveness::Now)));
-            assert!(!(wire.is_free() && wire.is_quiet(Liveness::Lately)));
+            assert_eq!(body(&mut connection).await.unwrap().len(), filled);
+            assert!(!(connection.is_free() && connection.is_quiet(Liveness::Now)));
+            assert!(!(connection.is_free() && connection.is_quiet(Liveness::Lately)));
         }
     }
 
@@ -734,35 +748,37 @@ mod tests {
             acceptor.accept(tcp).await.unwrap()
         };
         let tls = crate::tls::config::client(Some(&ca)).unwrap();
-        let (mut wire, mut peer) = tokio::join!(connect(&url, Some(tls)), server);
+        let (mut connection, mut peer) = tokio::join!(connect(&url, Some(tls)), server);
         for _ in 0..2 {
             peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
                 .await
                 .unwrap();
             peer.flush().await.unwrap();
-            wire.ask(&mut request(9), |_| true, after(20_000))
+            connection
+                .ask(&mut request(9), |_| true, after(20_000))
                 .await
                 .unwrap();
-            assert_eq!(body(&mut wire).await.unwrap(), b"{}");
+            assert_eq!(body(&mut connection).await.unwrap(), b"{}");
             // Like a session ticket: a TLS message without a request.
             peer.get_mut().1.refresh_traffic_keys().unwrap();
             peer.flush().await.unwrap();
-            until_heard(&wire).await;
-            assert!(wire.is_free() && wire.is_quiet(Liveness::Now));
+            until_heard(&connection).await;
+            assert!(connection.is_free() && connection.is_quiet(Liveness::Now));
         }
         // The read takes all bytes off the socket at once, and the first byte fills the buffer.
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 4055\r\n\r\n";
         let first = format!("{head}{}", "x".repeat(4_055));
         assert_eq!(first.len(), READ);
-        wire.received = BytesMut::new();
+        connection.received = BytesMut::new();
         peer.write_all(format!("{first}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").as_bytes())
             .await
             .unwrap();
         peer.flush().await.unwrap();
-        wire.ask(&mut request(9), |_| true, after(20_000))
+        connection
+            .ask(&mut request(9), |_| true, after(20_000))
             .await
             .unwrap();
-        assert_eq!(body(&mut wire).await.unwrap().len(), 4_055);
-        assert!(!(wire.is_free() && wire.is_quiet(Liveness::Now)));
+        assert_eq!(body(&mut connection).await.unwrap().len(), 4_055);
+        assert!(!(connection.is_free() && connection.is_quiet(Liveness::Now)));
     }
 }

@@ -48,17 +48,17 @@ pub struct LongBody {
     /// The received beginning, until it is taken.
     begun: Option<Bytes>,
     /// The connection that the rest comes from, until the body is complete.
-    connection: Option<PooledConnection>,
+    pooled: Option<PooledConnection>,
     pool: Arc<Pool>,
     since_yield: SinceYield,
 }
 
 impl LongBody {
-    /// A body that begins with `begun`; the rest comes from `connection`, which then returns to `pool`.
-    pub(crate) fn begin(begun: Bytes, connection: PooledConnection, pool: &Arc<Pool>) -> Self {
+    /// A body that begins with `begun`; the rest comes from `pooled`, which then returns to `pool`.
+    pub(crate) fn begin(begun: Bytes, pooled: PooledConnection, pool: &Arc<Pool>) -> Self {
         Self {
             begun: Some(begun),
-            connection: Some(connection),
+            pooled: Some(pooled),
             pool: Arc::clone(pool),
             since_yield: SinceYield::default(),
         }
@@ -69,38 +69,38 @@ impl LongBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, ExchangeError>> {
-        let piece = match (self.begun.take(), &mut self.connection) {
+        let piece = match (self.begun.take(), &mut self.pooled) {
             (Some(begun), _) => Ok(Some(begun)),
             (None, Some(_)) if self.since_yield.is_time() => {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            (None, Some(connection)) => ready!(connection.wire.poll_piece(cx)),
+            (None, Some(pooled)) => ready!(pooled.connection.poll_piece(cx)),
             (None, None) => Ok(None),
         };
         if let Ok(Some(piece)) = &piece {
             self.since_yield.add(piece.len());
         }
         // A reader that knows the length may not poll again after the last piece.
-        let is_over = |connection: &mut PooledConnection| {
-            matches!(piece, Ok(None)) || connection.wire.rest() == ResponseFraming::Exactly(0)
+        let is_over = |pooled: &mut PooledConnection| {
+            matches!(piece, Ok(None)) || pooled.connection.rest() == ResponseFraming::Exactly(0)
         };
-        if let Some(connection) = self.connection.take_if(is_over) {
-            self.pool.give_back(connection);
+        if let Some(pooled) = self.pooled.take_if(is_over) {
+            self.pool.give_back(pooled);
         }
         Poll::Ready(piece)
     }
 
     /// Whether the whole body was taken.
     pub fn is_over(&self) -> bool {
-        self.begun.is_none() && self.connection.is_none()
+        self.begun.is_none() && self.pooled.is_none()
     }
 
     /// How many bytes are still to come, if that is known.
     pub fn left(&self) -> Option<u64> {
         let begun = self.begun.as_ref().map_or(0, |begun| begun.len() as u64);
-        let rest = match &self.connection {
-            Some(connection) => connection.wire.rest().left()?,
+        let rest = match &self.pooled {
+            Some(pooled) => pooled.connection.rest().left()?,
             None => 0,
         };
         Some(begun + rest)

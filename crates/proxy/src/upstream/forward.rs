@@ -121,16 +121,16 @@ pub async fn send(
     let mut retries = 0;
     loop {
         let acquired = match kept.take() {
-            Some(connection) => Ok(Acquired {
-                connection,
+            Some(pooled) => Ok(Acquired {
+                pooled,
                 reused: true,
             }),
             None => call.pool.connect(claim, deadline).await,
         };
         let reused = acquired.as_ref().is_ok_and(|acquired| acquired.reused);
         let outcome = match acquired {
-            Ok(Acquired { connection, .. }) => {
-                exchange(call, connection, kind, &mut attempt, deadline).await
+            Ok(Acquired { pooled, .. }) => {
+                exchange(call, pooled, kind, &mut attempt, deadline).await
             }
             Err(error @ ConnectError::NoPlace(_)) => {
                 return Err(CallFailure::NoPlace(error.to_string()));
@@ -230,21 +230,21 @@ fn heed_pushback(call: UpstreamCall<'_>, answer: &UpstreamAnswer) {
 
 async fn exchange(
     call: UpstreamCall<'_>,
-    mut connection: PooledConnection,
+    mut pooled: PooledConnection,
     kind: Kind,
     attempt: &mut impl MakeAttempt,
     deadline: Instant,
 ) -> Result<UpstreamAnswer, CallFailure> {
     let listens = call.clock.sample_wanted();
-    let before = connection.wire.written();
-    let head = match connection
-        .wire
+    let before = pooled.connection.written();
+    let head = match pooled
+        .connection
         .ask(attempt, headers::passes, deadline)
         .await
     {
         Ok(head) => head,
         // Only this task writes to the connection, and it has stopped: the count is final.
-        Err(error) if connection.wire.written() == before => {
+        Err(error) if pooled.connection.written() == before => {
             return Err(CallFailure::NotSent(error.to_string()));
         }
         Err(ExchangeError::Late) => {
@@ -264,18 +264,18 @@ async fn exchange(
         // No request asked for an upgrade, and the following bytes are no answer.
         return Err(lost("GatePay's answer was none", "101 Switching Protocols"));
     }
-    read(call, connection, kind, head).await
+    read(call, pooled, kind, head).await
 }
 
 /// Reads the body of an answer: whole, or for a long answer to a read its beginning.
 async fn read(
     call: UpstreamCall<'_>,
-    mut connection: PooledConnection,
+    mut pooled: PooledConnection,
     kind: Kind,
     head: ResponseHead,
 ) -> Result<UpstreamAnswer, CallFailure> {
     // Without a length or chunks an answer ends with its connection, and a cut answer looks like a whole one.
-    let shows_its_end = connection.wire.rest().shows_its_end();
+    let shows_its_end = pooled.connection.rest().shows_its_end();
     let endless = || {
         lost(
             "GatePay's answer may have been cut short",
@@ -286,7 +286,7 @@ async fn read(
         Kind::Read => WHOLE,
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
-    let body = match collect(&mut connection.wire, limit).await? {
+    let body = match collect(&mut pooled.connection, limit).await? {
         CollectedBody::Whole(body) => body.into_bytes(),
         CollectedBody::Part(_) if kind != Kind::Read => {
             return Err(lost(
@@ -296,7 +296,7 @@ async fn read(
         }
         CollectedBody::Part(_) if !shows_its_end => return Err(endless()),
         CollectedBody::Part(begun) => {
-            let long = LongBody::begin(begun.into_bytes(), connection, call.pool);
+            let long = LongBody::begin(begun.into_bytes(), pooled, call.pool);
             return Ok(UpstreamAnswer {
                 head,
                 body: AnswerBody::Long(Box::new(long)),
@@ -315,7 +315,7 @@ async fn read(
     if !shows_its_end && judgement.form != AnswerShape::Structure {
         return Err(endless());
     }
-    call.pool.give_back(connection);
+    call.pool.give_back(pooled);
     Ok(UpstreamAnswer {
         head,
         body: AnswerBody::Whole(body, judgement),

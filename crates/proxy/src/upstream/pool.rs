@@ -29,7 +29,7 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 pub struct Pool {
     upstream: Arc<UpstreamConnector>,
     meters: Arc<UpstreamMeters>,
-    places: Arc<PoolPermits>,
+    permits: Arc<PoolPermits>,
 }
 
 /// Limits of a pool: number of connections and idle time.
@@ -56,45 +56,45 @@ struct PoolState {
     taken: usize,
     /// Slots in use by parties' reads.
     reads: usize,
-    line: WaitLine<Handed>,
+    line: WaitLine<SlotGrant>,
 }
 
 /// A grant to a waiting call: a connection, or a slot to open a connection in.
-enum Handed {
+enum SlotGrant {
     Connection(PooledConnection),
-    Place(PoolPermit),
+    Permit(PoolPermit),
 }
 
 /// The permit for one connection slot. It is stored beside the socket, so that sockets never outnumber slots.
 pub struct PoolPermit {
-    places: Weak<PoolPermits>,
+    permits: Weak<PoolPermits>,
     /// Whether a party's read holds this permit.
     reads: bool,
 }
 
 /// A call's position in the wait line, until dropped.
 struct InLine<'a> {
-    places: &'a PoolPermits,
+    permits: &'a PoolPermits,
     position: LinePosition,
 }
 
 /// A connection that belongs to one request until it is given back.
 pub struct PooledConnection {
     /// The connection itself.
-    pub wire: UpstreamConnection,
+    pub connection: UpstreamConnection,
     /// When the connection reaches its maximum age.
-    old: Instant,
+    expires: Instant,
     idle_since: Instant,
     /// Idle timeout of this connection.
     idle_timeout: Duration,
     /// The slot's permit; the last field, so that it is dropped after the socket is closed.
-    place: PoolPermit,
+    permit: PoolPermit,
 }
 
 /// A connection acquired for a request.
 pub struct Acquired {
     /// The connection.
-    pub connection: PooledConnection,
+    pub pooled: PooledConnection,
     /// Whether the connection served an earlier request, so that it may have died since.
     pub reused: bool,
 }
@@ -109,7 +109,7 @@ impl Pool {
         Self {
             upstream,
             meters,
-            places: Arc::new(PoolPermits {
+            permits: Arc::new(PoolPermits {
                 limits,
                 state: Mutex::default(),
             }),
@@ -124,23 +124,23 @@ impl Pool {
     ///
     /// `None` also for a read while reads have as many connections as they may.
     pub fn reuse(&self, kind: Kind, claim: LineClaim, now: Instant) -> Option<PooledConnection> {
-        let surely = match kind {
+        let liveness = match kind {
             Kind::Read => Liveness::Lately,
             Kind::Write | Kind::Money => Liveness::Now,
         };
         // Dead connections are dropped after the lock is released, since their drop takes the lock.
         let mut dead = Vec::new();
-        let mut state = self.places.state();
-        if claim.is_read() && !self.places.admits_reads(&state) {
+        let mut state = self.permits.state();
+        if claim.is_read() && !self.permits.admits_reads(&state) {
             return None;
         }
-        while let Some(mut connection) = state.idle.pop_if(|last| last.suits(kind, now)) {
-            if connection.is_fresh(now) && connection.wire.is_quiet(surely) {
-                state.assign(&mut connection.place, claim.is_read());
+        while let Some(mut pooled) = state.idle.pop_if(|last| last.suits(kind, now)) {
+            if pooled.is_fresh(now) && pooled.connection.is_quiet(liveness) {
+                state.assign(&mut pooled.permit, claim.is_read());
                 drop(state);
-                return Some(connection);
+                return Some(pooled);
             }
-            dead.push(connection);
+            dead.push(pooled);
         }
         drop(state);
         None
@@ -152,83 +152,85 @@ impl Pool {
         claim: LineClaim,
         deadline: Instant,
     ) -> Result<Acquired, ConnectError> {
-        let place = match self.place(claim, deadline).await? {
-            Handed::Place(place) => place,
-            Handed::Connection(mut connection) => {
+        let permit = match self.permit(claim, deadline).await? {
+            SlotGrant::Permit(permit) => permit,
+            SlotGrant::Connection(mut pooled) => {
                 // The server may have sent bytes or closed the connection after its last answer.
-                if connection.wire.is_quiet(Liveness::Now) {
+                if pooled.connection.is_quiet(Liveness::Now) {
                     return Ok(Acquired {
-                        connection,
+                        pooled,
                         reused: true,
                     });
                 }
                 // The socket closes before its slot is given to another call.
-                let PooledConnection { wire, place, .. } = connection;
-                drop(wire);
-                place
+                let PooledConnection {
+                    connection, permit, ..
+                } = pooled;
+                drop(connection);
+                permit
             }
         };
-        let wire = self.upstream.connect(deadline, &self.meters).await?;
+        let connection = self.upstream.connect(deadline, &self.meters).await?;
         let now = Instant::now();
         Ok(Acquired {
-            connection: PooledConnection {
-                wire,
-                old: now + MAX_AGE,
+            pooled: PooledConnection {
+                connection,
+                expires: now + MAX_AGE,
                 idle_since: now,
-                idle_timeout: self.places.limits.idle_timeout,
-                place,
+                idle_timeout: self.permits.limits.idle_timeout,
+                permit,
             },
             reused: false,
         })
     }
 
     /// A slot or a connection, at once or after waiting in line.
-    async fn place(&self, claim: LineClaim, deadline: Instant) -> Result<Handed, ConnectError> {
+    async fn permit(&self, claim: LineClaim, deadline: Instant) -> Result<SlotGrant, ConnectError> {
         let reads = claim.is_read();
         let (position, granted) = {
-            let mut state = self.places.state();
-            if !reads || self.places.admits_reads(&state) {
-                if state.taken < self.places.limits.connections {
+            let mut state = self.permits.state();
+            if !reads || self.permits.admits_reads(&state) {
+                if state.taken < self.permits.limits.connections {
                     state.taken += 1;
                     state.reads += usize::from(reads);
-                    let places = Arc::downgrade(&self.places);
-                    return Ok(Handed::Place(PoolPermit { places, reads }));
+                    let permits = Arc::downgrade(&self.permits);
+                    return Ok(SlotGrant::Permit(PoolPermit { permits, reads }));
                 }
                 // A connection was returned meanwhile.
-                if let Some(mut connection) = state.idle.pop() {
-                    state.assign(&mut connection.place, reads);
-                    return Ok(Handed::Connection(connection));
+                if let Some(mut pooled) = state.idle.pop() {
+                    state.assign(&mut pooled.permit, reads);
+                    return Ok(SlotGrant::Connection(pooled));
                 }
             }
             state.line.join(claim)
         };
-        let places = &*self.places;
-        let _in_line = InLine { places, position };
+        let permits = &*self.permits;
+        let _in_line = InLine { permits, position };
         self.meters.waits.inc();
         match timeout_at(deadline, granted).await {
             Ok(Ok(grant)) => Ok(grant),
-            Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.places.limits.connections)),
+            Ok(Err(_)) | Err(_) => Err(ConnectError::NoPlace(self.permits.limits.connections)),
         }
     }
 
     /// Keeps a connection for the next request, if it can serve another.
-    pub fn give_back(&self, mut connection: PooledConnection) {
+    pub fn give_back(&self, mut pooled: PooledConnection) {
         let now = Instant::now();
-        connection.idle_since = now;
-        if let Some(said) = connection.wire.idle() {
-            connection.idle_timeout = said.min(self.places.limits.idle_timeout);
+        pooled.idle_since = now;
+        if let Some(server_timeout) = pooled.connection.idle() {
+            pooled.idle_timeout = server_timeout.min(self.permits.limits.idle_timeout);
         }
-        if !connection.wire.is_free() || !connection.is_fresh(now) {
+        if !pooled.connection.is_free() || !pooled.is_fresh(now) {
             return;
         }
-        let mut state = self.places.state();
-        state.reads -= usize::from(std::mem::take(&mut connection.place.reads));
+        let mut state = self.permits.state();
+        state.reads -= usize::from(std::mem::take(&mut pooled.permit.reads));
         let over = match self
-            .places
-            .grant(&mut state, Handed::Connection(connection))
+            .permits
+            .grant(&mut state, SlotGrant::Connection(pooled))
         {
-            Some(Handed::Connection(connection)) if self.places.limits.idle > 0 => {
-                state.idle.push(connection);
+            Some(SlotGrant::Connection(pooled)) if self.permits.limits.idle > 0 => {
+                state.idle.push(pooled);
                 None
             }
             left => left,
@@ -252,16 +254,15 @@ impl Pool {
     /// Called every second.
     pub fn sweep(&self) {
         let now = Instant::now();
-        let mut state = self.places.state();
-        let mut spare = state.idle.len().saturating_sub(self.places.limits.idle);
+        let mut state = self.permits.state();
+        let mut spare = state.idle.len().saturating_sub(self.permits.limits.idle);
         let over: Vec<_> = state
             .idle
-            .extract_if(.., |connection| {
+            .extract_if(.., |pooled| {
                 // The first connections are those that have idled for the longest time.
-                let is_spare = spare > 0 && now.duration_since(connection.idle_since) > SPARE;
-                let over = is_spare
-                    || !connection.is_fresh(now)
-                    || !connection.wire.is_quiet(Liveness::Now);
+                let is_spare = spare > 0 && now.duration_since(pooled.idle_since) > SPARE;
+                let over =
+                    is_spare || !pooled.is_fresh(now) || !pooled.connection.is_quiet(Liveness::Now);
                 spare = spare.saturating_sub(usize::from(over));
                 over
             })
@@ -274,8 +275,8 @@ impl Pool {
 
 impl PoolState {
     /// Assigns a free place to a call, and counts it if the call is a party's read.
-    fn assign(&mut self, place: &mut PoolPermit, reads: bool) {
-        place.reads = reads;
+    fn assign(&mut self, permit: &mut PoolPermit, reads: bool) {
+        permit.reads = reads;
         self.reads += usize::from(reads);
     }
 }
@@ -295,9 +296,9 @@ impl PoolPermits {
     }
 
     /// Gives `grant` to the next call in line; returns `grant` if no call takes it.
-    fn grant(&self, state: &mut PoolState, mut grant: Handed) -> Option<Handed> {
+    fn grant(&self, state: &mut PoolState, mut grant: SlotGrant) -> Option<SlotGrant> {
         while let Some((next, is_read)) = state.line.next(self.admits_reads(state)) {
-            grant.place().reads = is_read;
+            grant.permit().reads = is_read;
             match next.send(grant) {
                 Ok(()) => {
                     state.reads += usize::from(is_read);
@@ -307,48 +308,48 @@ impl PoolPermits {
                 Err(refused) => grant = refused,
             }
         }
-        grant.place().reads = false;
+        grant.permit().reads = false;
         Some(grant)
     }
 }
 
-impl Handed {
-    fn place(&mut self) -> &mut PoolPermit {
+impl SlotGrant {
+    fn permit(&mut self) -> &mut PoolPermit {
         match self {
-            Self::Connection(connection) => &mut connection.place,
-            Self::Place(place) => place,
+            Self::Connection(pooled) => &mut pooled.permit,
+            Self::Permit(permit) => permit,
         }
     }
 }
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        self.places.state().line.leave(self.position);
+        self.permits.state().line.leave(self.position);
     }
 }
 
 impl Drop for PoolPermit {
     fn drop(&mut self) {
-        let Some(places) = self.places.upgrade() else {
+        let Some(permits) = self.permits.upgrade() else {
             return;
         };
-        let mut state = places.state();
+        let mut state = permits.state();
         state.reads -= usize::from(self.reads);
         let freed = PoolPermit {
-            places: Weak::clone(&self.places),
+            permits: Weak::clone(&self.permits),
             reads: false,
         };
-        if let Some(mut left) = places.grant(&mut state, Handed::Place(freed)) {
+        if let Some(mut left) = permits.grant(&mut state, SlotGrant::Permit(freed)) {
             state.taken -= 1;
             // The permit's drop would take the lock that is held here.
-            left.place().places = Weak::new();
+            left.permit().permits = Weak::new();
         }
     }
 }
 
 impl PooledConnection {
     fn is_fresh(&self, now: Instant) -> bool {
-        now < self.idle_since + self.idle_timeout && now < self.old
+        now < self.idle_since + self.idle_timeout && now < self.expires
     }
 
     /// Whether its idle time is short enough for a call of this kind.
@@ -407,7 +408,7 @@ mod tests {
             .await;
         assert!(matches!(refused, Err(ConnectError::NoPlace(1))));
         assert!(begun.elapsed() >= Duration::from_millis(50));
-        pool.give_back(held.connection);
+        pool.give_back(held.pooled);
         assert!(
             pool.reuse(Kind::Money, LineClaim::OWN, Instant::now())
                 .is_some(),
@@ -435,7 +436,7 @@ mod tests {
         for (number, next) in line.into_iter().enumerate() {
             // Connections are returned and closed in turn.
             if number % 2 == 0 {
-                pool.give_back(held.connection);
+                pool.give_back(held.pooled);
             } else {
                 drop(held);
             }
@@ -455,21 +456,16 @@ mod tests {
         );
         let mut held = Vec::new();
         for _ in 0..10 {
-            held.push(
-                pool.connect(LineClaim::OWN, soon())
-                    .await
-                    .unwrap()
-                    .connection,
-            );
+            held.push(pool.connect(LineClaim::OWN, soon()).await.unwrap().pooled);
         }
-        for connection in held {
-            pool.give_back(connection);
+        for pooled in held {
+            pool.give_back(pooled);
         }
         pool.sweep();
         let open = || pool.meters.connections.get();
         assert_eq!(open(), 10);
-        for connection in &mut pool.places.state().idle {
-            connection.idle_since = Instant::now() - SPARE * 2;
+        for pooled in &mut pool.permits.state().idle {
+            pooled.idle_since = Instant::now() - SPARE * 2;
         }
         pool.sweep();
         assert_eq!(open(), 2);
@@ -491,18 +487,14 @@ mod tests {
         let upstream =
             UpstreamConnector::new(UpstreamUrl::parse(&url).unwrap(), None, limit).unwrap();
         let pool = Pool::new(Arc::new(upstream), meters(), limits(1, 1));
-        let mut connection = pool
-            .connect(LineClaim::OWN, soon())
-            .await
-            .unwrap()
-            .connection;
+        let mut pooled = pool.connect(LineClaim::OWN, soon()).await.unwrap().pooled;
         let mut request = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
             bytes::Bytes::new()
         };
-        let asked = connection.wire.ask(&mut request, |_| true, soon());
+        let asked = pooled.connection.ask(&mut request, |_| true, soon());
         asked.await.unwrap();
-        pool.give_back(connection);
+        pool.give_back(pooled);
         pool
     }
 
@@ -516,13 +508,13 @@ mod tests {
         ] {
             let pool = pool_after_an_answer(lines).await;
             let idle = Duration::from_millis(idle_ms);
-            let since = pool.places.state().idle[0].idle_since;
+            let since = pool.permits.state().idle[0].idle_since;
             let before = pool.reuse(
                 Kind::Read,
                 LineClaim::OWN,
                 since + idle - Duration::from_millis(1),
             );
-            pool.places.state().idle.push(before.expect(lines));
+            pool.permits.state().idle.push(before.expect(lines));
             assert!(
                 pool.reuse(Kind::Read, LineClaim::OWN, since + idle)
                     .is_none(),
@@ -530,13 +522,13 @@ mod tests {
             );
         }
         let pool = pool_after_an_answer("keep-alive: max=0\r\n").await;
-        assert!(pool.places.state().idle.is_empty());
+        assert!(pool.permits.state().idle.is_empty());
     }
 
     #[tokio::test]
     async fn money_uses_no_connection_that_has_idled_for_half_of_its_time() {
         let pool = pool_after_an_answer("keep-alive: timeout=1\r\n").await;
-        let since = pool.places.state().idle[0].idle_since;
+        let since = pool.permits.state().idle[0].idle_since;
         let later = since + Duration::from_millis(251);
         for kind in [Kind::Money, Kind::Write] {
             assert!(pool.reuse(kind, LineClaim::OWN, later).is_none());
@@ -581,10 +573,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(listener.accept().await.unwrap());
-        while held.connection.wire.is_quiet(Liveness::Now) {
+        while held.pooled.connection.is_quiet(Liveness::Now) {
             tokio::task::yield_now().await;
         }
-        pool.give_back(held.connection);
+        pool.give_back(held.pooled);
         assert!(!next.await.unwrap().reused);
         assert_eq!(pool.meters.connections.get(), 0);
     }
@@ -605,29 +597,29 @@ mod tests {
 
     #[tokio::test]
     async fn reads_have_no_part_of_the_last_eighth_of_the_places() {
-        for (places, reads) in [(1, 1), (2, 1), (3, 2), (8, 7), (15, 14), (16, 14), (24, 21)] {
-            let pool = pool(places).await;
+        for (permits, reads) in [(1, 1), (2, 1), (3, 2), (8, 7), (15, 14), (16, 14), (24, 21)] {
+            let pool = pool(permits).await;
             let mut held = Vec::new();
             for _ in 0..reads {
                 held.push(pool.connect(claim(1, Kind::Read), soon()).await.unwrap());
             }
             let waiting = waits(&pool, claim(2, Kind::Read)).await;
-            for _ in reads..places {
+            for _ in reads..permits {
                 held.push(pool.connect(claim(3, Kind::Money), soon()).await.unwrap());
             }
             let idle = held.len() - 1;
             // A connection that a money call returns stays reserved for calls other than reads.
-            if reads < places {
-                pool.give_back(held.remove(idle).connection);
+            if reads < permits {
+                pool.give_back(held.remove(idle).pooled);
                 let now = Instant::now();
                 assert!(pool.reuse(Kind::Read, claim(1, Kind::Read), now).is_none());
                 let kept = pool.reuse(Kind::Write, claim(1, Kind::Write), now);
                 drop(kept.unwrap());
             }
-            assert!(!waiting.is_finished(), "{places}");
+            assert!(!waiting.is_finished(), "{permits}");
             // A connection that a read returns goes to the next read.
-            pool.give_back(held.remove(0).connection);
-            assert!(waiting.await.unwrap().reused, "{places}");
+            pool.give_back(held.remove(0).pooled);
+            assert!(waiting.await.unwrap().reused, "{permits}");
         }
     }
 
@@ -638,16 +630,16 @@ mod tests {
         let read = waits(&pool, claim(1, Kind::Read)).await;
         let write = waits(&pool, claim(2, Kind::Write)).await;
         let money = waits(&pool, claim(3, Kind::Money)).await;
-        pool.give_back(held.connection);
+        pool.give_back(held.pooled);
         let held = money.await.unwrap();
         assert!(!read.is_finished() && !write.is_finished());
         // A freed slot goes to the same call as a returned connection would.
         drop(held);
         let held = write.await.unwrap();
         assert!(!held.reused && !read.is_finished());
-        pool.give_back(held.connection);
+        pool.give_back(held.pooled);
         assert!(read.await.unwrap().reused);
-        assert_eq!(pool.places.state().reads, 0);
+        assert_eq!(pool.permits.state().reads, 0);
     }
 
     #[tokio::test]
@@ -655,12 +647,12 @@ mod tests {
         let pool = pool(8).await;
         let read = || pool.connect(claim(1, Kind::Read), soon());
         let (kept, closed) = (read().await.unwrap(), read().await.unwrap());
-        assert_eq!(pool.places.state().reads, 2);
+        assert_eq!(pool.permits.state().reads, 2);
         drop(closed);
-        pool.give_back(kept.connection);
-        assert_eq!(pool.places.state().reads, 0);
+        pool.give_back(kept.pooled);
+        assert_eq!(pool.permits.state().reads, 0);
         let again = pool.reuse(Kind::Read, claim(1, Kind::Read), Instant::now());
-        assert_eq!(pool.places.state().reads, 1);
+        assert_eq!(pool.permits.state().reads, 1);
         let mut held = Vec::new();
         for _ in 0..6 {
             held.push(read().await.unwrap());
@@ -674,9 +666,9 @@ mod tests {
         gone.abort();
         assert!(gone.await.is_err());
         let next = next.await.unwrap();
-        assert_eq!(pool.places.state().reads, 7);
+        assert_eq!(pool.permits.state().reads, 7);
         drop((held, next));
-        let state = pool.places.state();
+        let state = pool.permits.state();
         assert_eq!((state.reads, state.taken), (0, 0));
     }
 }

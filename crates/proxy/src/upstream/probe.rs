@@ -21,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether GatePay accepts the credential that signs `attempt`: its answer must report success.
 pub async fn prove(
-    road: UpstreamCall<'_>,
+    call: UpstreamCall<'_>,
     attempt: impl FnMut(&mut Vec<u8>) -> Bytes,
 ) -> Result<(), String> {
-    if road.quota.take_for(OwnCallPurpose::Probe).is_err() {
+    if call.quota.take_for(OwnCallPurpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
     }
-    match forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await {
+    match forward::send(call, Kind::Read, Instant::now(), PATIENCE, attempt).await {
         Ok(UpstreamAnswer {
             body: AnswerBody::Whole(_, judgement),
             head,
@@ -48,7 +48,7 @@ pub async fn prove(
 /// Sends a probe whenever the breaker wants one, or GatePay's time is followed and unknown.
 ///
 /// `ask` returns the maker of a signed read that concerns no party, if there is such a read.
-pub async fn watch<A>(road: UpstreamCall<'_>, ask: impl Fn() -> Option<A>)
+pub async fn watch<A>(call: UpstreamCall<'_>, ask: impl Fn() -> Option<A>)
 where
     A: FnMut(&mut Vec<u8>) -> Bytes,
 {
@@ -57,19 +57,19 @@ where
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            () = road.breaker.wanted() => {}
+            () = call.breaker.wanted() => {}
         }
-        if !road.breaker.wants_read() && !road.clock.is_unknown() {
+        if !call.breaker.wants_read() && !call.clock.is_unknown() {
             continue;
         }
         let Some(attempt) = ask() else {
-            road.breaker.despair();
+            call.breaker.despair();
             continue;
         };
-        if road.quota.take_for(OwnCallPurpose::Probe).is_ok() {
-            road.breaker.asked();
+        if call.quota.take_for(OwnCallPurpose::Probe).is_ok() {
+            call.breaker.asked();
             // `forward` reports the outcome to the breaker and the clock.
-            let _ = forward::send(road, Kind::Read, Instant::now(), PATIENCE, attempt).await;
+            let _ = forward::send(call, Kind::Read, Instant::now(), PATIENCE, attempt).await;
         }
     }
 }

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// `seen` always holds the latest observation, so that it survives when this future is dropped.
 pub async fn resolve(
-    road: UpstreamCall<'_>,
+    call: UpstreamCall<'_>,
     question: &LookUpQuestion,
     schedule: &ResolveSchedule,
     within: Duration,
@@ -55,12 +55,12 @@ pub async fn resolve(
             return;
         }
         sleep_until(began + after).await;
-        if road.quota.take_for(schedule.purpose).is_err() {
+        if call.quota.take_for(schedule.purpose).is_err() {
             continue;
         }
         let now = Instant::now();
         let limit = PATIENCE.min(until.saturating_duration_since(now));
-        let answer = forward::send(road, Kind::Read, now, limit, &mut ask).await;
+        let answer = forward::send(call, Kind::Read, now, limit, &mut ask).await;
         if let Ok(UpstreamAnswer {
             head,
             body: AnswerBody::Whole(body, _),

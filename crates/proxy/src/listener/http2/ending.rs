@@ -77,11 +77,11 @@ impl<'a> ConnectionEnding<'a> {
         pings: Option<PingPong>,
         entering: EntryGuard,
     ) -> Result<(), CloseReason> {
-        let (drain, pace) = (&self.worker.app.drain, &self.lifetime.pace);
-        let mut gone = pin!(keep_alive::peer_is_gone(pings, pace));
-        let mut leaving = pin!(leave(self.worker, pace, self.farewell, entering));
+        let (drain, activity) = (&self.worker.app.drain, &self.lifetime.activity);
+        let mut gone = pin!(keep_alive::peer_is_gone(pings, activity));
+        let mut leaving = pin!(leave(self.worker, activity, self.farewell, entering));
         let mut finishing = pin!(drain.reached(DrainPhase::Finishing));
-        let mut asked_to_leave = pin!(pace.asked_to_leave());
+        let mut asked_to_leave = pin!(activity.asked_to_leave());
         let mut alarm = pin!(sleep_until(self.lifetime.first_look()));
         loop {
             let next = tokio::select! {
@@ -95,7 +95,7 @@ impl<'a> ConnectionEnding<'a> {
                 () = &mut asked_to_leave, if !self.leaves => {
                     self.leaves = true;
                     // Streams that await their bodies do not end by themselves, and none of them is verified.
-                    if pace.leaves() == Some(LeaveReason::SlowBody) && pace.only_receives() {
+                    if activity.leaves() == Some(LeaveReason::SlowBody) && activity.only_receives() {
                         return Ok(());
                     }
                     self.farewell.say();
@@ -113,12 +113,12 @@ impl<'a> ConnectionEnding<'a> {
     /// Checks the timeouts: returns the end, or when to check again. A silent peer never acknowledges the GOAWAY, so
     /// its connection is dropped once it has all its answers.
     fn look(&mut self) -> ControlFlow<Result<(), CloseReason>, Instant> {
-        let pace = &self.lifetime.pace;
+        let activity = &self.lifetime.activity;
         let now = Instant::now();
-        match pace.check_timeouts() {
+        match activity.check_timeouts() {
             TimeoutCheck::Stalled => ControlFlow::Break(Err(self.lifetime.stalled())),
             // The caller had its time to acknowledge the GOAWAY.
-            _ if self.leaves && pace.is_idle_for(self.patience()) => ControlFlow::Break(Ok(())),
+            _ if self.leaves && activity.is_idle_for(self.patience()) => ControlFlow::Break(Ok(())),
             TimeoutCheck::Late if self.late => ControlFlow::Break(Ok(())),
             // A request that the caller is just sending meets a GOAWAY, not a closed connection.
             TimeoutCheck::Late => {
@@ -126,7 +126,7 @@ impl<'a> ConnectionEnding<'a> {
                 self.farewell.say();
                 ControlFlow::Continue(now + FAREWELL)
             }
-            _ if self.finishing && pace.is_settled() => ControlFlow::Break(Ok(())),
+            _ if self.finishing && activity.is_settled() => ControlFlow::Break(Ok(())),
             _ if self.finishing || self.leaves => ControlFlow::Continue(now + ENDING),
             TimeoutCheck::Fine(until) => ControlFlow::Continue(self.lifetime.judge(until)),
         }
@@ -134,8 +134,8 @@ impl<'a> ConnectionEnding<'a> {
 
     /// How long a caller has to acknowledge the GOAWAY after its connection was asked to leave.
     fn patience(&self) -> Duration {
-        let pace = &self.lifetime.pace;
-        match (pace.leaves(), pace.party()) {
+        let activity = &self.lifetime.activity;
+        match (activity.leaves(), activity.party()) {
             // A new connection waits for the slot meanwhile.
             (Some(LeaveReason::Full | LeaveReason::SlowBody), None) => ENDING,
             (Some(LeaveReason::Full | LeaveReason::SlowBody), Some(_)) => FAREWELL / 4,
@@ -148,14 +148,14 @@ impl<'a> ConnectionEnding<'a> {
 /// The caller may open more requests until it has read the GOAWAY, so the entry guard is held for `FIRST_WORD` more.
 async fn leave(
     worker: &Worker,
-    pace: &ConnectionActivity,
+    activity: &ConnectionActivity,
     farewell: &GoawaySignal,
     entering: EntryGuard,
 ) -> Infallible {
     let drain = &worker.app.drain;
     let asked = async {
         drain.reached(DrainPhase::Leaving).await;
-        while !pace.has_asked() {
+        while !activity.has_asked() {
             sleep(LOOK).await;
         }
     };

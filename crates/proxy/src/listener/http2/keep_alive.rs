@@ -14,14 +14,14 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until the peer fails to answer a PING. A PING is sent whenever no byte has moved for `INTERVAL`.
-pub async fn peer_is_gone(pings: Option<PingPong>, pace: &ConnectionActivity) {
+pub async fn peer_is_gone(pings: Option<PingPong>, activity: &ConnectionActivity) {
     let Some(mut pings) = pings else {
         return pending().await;
     };
     loop {
-        let due = pace.moved() + INTERVAL;
+        let due = activity.moved() + INTERVAL;
         sleep_until(due).await;
-        if pace.moved() + INTERVAL > due {
+        if activity.moved() + INTERVAL > due {
             continue;
         }
         match timeout(PATIENCE, pings.ping(Ping::opaque())).await {

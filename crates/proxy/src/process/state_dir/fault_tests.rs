@@ -53,19 +53,19 @@ impl Runs {
             }
             PreviousRun::Lost => true,
         };
-        let mark = state.mark()?;
+        let watermark = state.watermark()?;
         // A guard lasts at least until the watermark: no earlier admission can repeat.
         assert!(
-            mark.left_ms() >= self.admitted_ms,
+            watermark.left_ms() >= self.admitted_ms,
             "the mark went back, guarded: {is_guarded}"
         );
         for _ in 0..3 {
-            if mark.advance(self.now_ms, FUTURE_MS).is_ok() {
+            if watermark.advance(self.now_ms, FUTURE_MS).is_ok() {
                 self.admitted_ms = self.admitted_ms.max(self.now_ms + FUTURE_MS);
             }
             self.now_ms += 1_000;
         }
-        mark.close();
+        watermark.close();
         if in_order {
             // The run number distinguishes this memory from all others.
             let memory = [&state.run.unwrap()[..], &self.admitted_ms.to_le_bytes()].concat();
