@@ -148,8 +148,8 @@ impl UpstreamConnection {
             loop {
                 self.send_more(&mut sending, cx)?;
                 if let Some(head) = response_parser::head(&mut self.received, searched, passes)? {
-                    if let Some(head) = self.begin_answer(head, &sending)? {
-                        return Poll::Ready(Ok(head));
+                    if self.begin_answer(&head, &sending)? {
+                        return Poll::Ready(Ok(head.parts));
                     }
                     searched = 0;
                     continue;
@@ -254,24 +254,24 @@ impl UpstreamConnection {
         }
     }
 
-    /// Begins the answer with this head. `None` if the head is informational, so that another head follows.
+    /// Begins the answer with this head. Returns whether it began: another head follows an informational one.
     fn begin_answer(
         &mut self,
-        head: ParsedHead,
+        head: &ParsedHead,
         sending: &RequestWriter,
-    ) -> Result<Option<ResponseHead>, ExchangeError> {
+    ) -> Result<bool, ExchangeError> {
         if !sending.is_over && self.written() == sending.written_before {
             return Err(ExchangeError::Unasked);
         }
         let status = head.parts.status;
         if status.is_informational() && status.as_u16() != 101 {
-            return Ok(None);
+            return Ok(false);
         }
         self.rest = head.rest;
         // An answer that came before the whole request was written ends the reuse of its connection.
         self.keeps = head.keeps && sending.is_over;
         self.idle = head.idle.or(self.idle);
-        Ok(Some(head.parts))
+        Ok(true)
     }
 
     /// Reads more of the answer's head. If nothing more comes and the request was refused, the refusal is the error.

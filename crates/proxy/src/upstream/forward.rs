@@ -25,7 +25,7 @@ use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
 use crate::upstream::breaker::UpstreamBreaker;
 use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::connection::{ExchangeError, MakeAttempt, UpstreamConnection};
+use crate::upstream::connection::{ExchangeError, MakeAttempt};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
 use crate::upstream::meters::RetryReason;
 use crate::upstream::pool::{Acquired, Pool, PooledConnection};
@@ -276,33 +276,36 @@ async fn read(
 ) -> Result<UpstreamAnswer, CallFailure> {
     // Without a length or chunks an answer ends with its connection, and a cut answer looks like a whole one.
     let shows_its_end = pooled.connection.rest().shows_its_end();
-    let endless = || {
-        lost(
-            "GatePay's answer may have been cut short",
-            "it has neither length nor chunks",
-        )
-    };
     let limit = match kind {
         Kind::Read => WHOLE,
         Kind::Write | Kind::Money => WHOLE_OF_A_CHANGE,
     };
-    let body = match collect(&mut pooled.connection, limit).await? {
-        CollectedBody::Whole(body) => body.into_bytes(),
-        CollectedBody::Part(_) if kind != Kind::Read => {
-            return Err(lost(
-                "GatePay's answer is longer than any it gives",
-                &format!("more than {limit} bytes"),
-            ));
+    let (mut body, mut since_yield) = (BodyBuffer::default(), SinceYield::default());
+    loop {
+        match pooled.connection.piece().await {
+            Ok(None) => break,
+            Ok(Some(piece)) => {
+                let bytes = piece.len();
+                body.push(piece);
+                since_yield.worked_on(bytes).await;
+            }
+            Err(error) => return Err(cut_short(&error)),
         }
-        CollectedBody::Part(_) if !shows_its_end => return Err(endless()),
-        CollectedBody::Part(begun) => {
-            let long = LongBody::begin(begun.into_bytes(), pooled, call.pool);
+        if body.len() > limit {
+            if kind != Kind::Read {
+                return Err(too_long(limit));
+            }
+            if !shows_its_end {
+                return Err(endless());
+            }
+            let long = LongBody::begin(body.into_bytes(), pooled, call.pool);
             return Ok(UpstreamAnswer {
                 head,
                 body: AnswerBody::Long(Box::new(long)),
             });
         }
-    };
+    }
+    let body = body.into_bytes();
     let status = head.status.as_u16();
     let judgement = match head.coding {
         ContentCoding::Gzip if call.gzip && !body.is_empty() => {
@@ -320,42 +323,6 @@ async fn read(
         head,
         body: AnswerBody::Whole(body, judgement),
     })
-}
-
-/// The bytes of a body that were read until its end or a limit.
-enum CollectedBody {
-    /// The whole body, which is within the limit.
-    Whole(BodyBuffer),
-    /// The beginning of a body that exceeds the limit.
-    Part(BodyBuffer),
-}
-
-/// Reads a body until its end, or until more than `limit` bytes are there.
-async fn collect(
-    connection: &mut UpstreamConnection,
-    limit: usize,
-) -> Result<CollectedBody, CallFailure> {
-    let (mut body, mut since_yield) = (BodyBuffer::default(), SinceYield::default());
-    loop {
-        match connection.piece().await {
-            Ok(None) => return Ok(CollectedBody::Whole(body)),
-            Ok(Some(piece)) => {
-                let bytes = piece.len();
-                body.push(piece);
-                since_yield.worked_on(bytes).await;
-            }
-            Err(ExchangeError::Late) => {
-                return Err(lost(
-                    "GatePay's answer did not end in time",
-                    &ExchangeError::Late,
-                ));
-            }
-            Err(error) => return Err(lost("GatePay's answer was cut short", &error)),
-        }
-        if body.len() > limit {
-            return Ok(CollectedBody::Part(body));
-        }
-    }
 }
 
 /// Judges a whole answer; a long one on an offload thread.
@@ -384,6 +351,28 @@ async fn judged_in_gzip(
         content_coding::decoded(&body, DECODED).map(|body| envelope::judge(kind, status, &body))
     };
     Box::pin(offload.run(judge)).await
+}
+
+fn cut_short(error: &ExchangeError) -> CallFailure {
+    match error {
+        ExchangeError::Late => lost("GatePay's answer did not end in time", error),
+        error => lost("GatePay's answer was cut short", error),
+    }
+}
+
+fn too_long(limit: usize) -> CallFailure {
+    lost(
+        "GatePay's answer is longer than any it gives",
+        &format!("more than {limit} bytes"),
+    )
+}
+
+/// The answer may be cut: it has neither length nor chunks.
+fn endless() -> CallFailure {
+    lost(
+        "GatePay's answer may have been cut short",
+        "it has neither length nor chunks",
+    )
 }
 
 fn lost(what: &'static str, detail: &(impl ToString + ?Sized)) -> CallFailure {
