@@ -72,17 +72,17 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     });
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
-    let lanes = TenantLimitsMap::new(Arc::new(quota));
+    let tenant_limits = TenantLimitsMap::new(Arc::new(quota));
     let own = registry.own_series(&settings::Metrics::default());
-    let lanes = lanes.arrange(&registry, &own, &metrics.tenants);
+    let tenant_limits = tenant_limits.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.
-    for lane in &lanes {
-        black_box(lane.share.wait(Kind::Read, clock.elapsed()));
+    for limits in &tenant_limits {
+        black_box(limits.share.wait(Kind::Read, clock.elapsed()));
     }
     let timestamp = NOW.to_string();
     let mut admitted = 0_u32;
-    for (number, lane) in (0..requests).zip(lanes.iter().cycle()) {
+    for (number, limits) in (0..requests).zip(tenant_limits.iter().cycle()) {
         let nonce = format!("{number:032}");
         let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).expect("a stamp");
         let print = replay.fingerprint("client", &stamp, ReplayRule::Pair);
@@ -90,7 +90,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
             black_box(print);
             continue;
         }
-        let permit = admit::enter(lane, &replay, &clock, Kind::Read, print, NOW);
+        let permit = admit::enter(limits, &replay, &clock, Kind::Read, print, NOW);
         if let Ok(mut permit) = black_box(permit) {
             permit.spend(true);
             admitted += 1;

@@ -94,13 +94,13 @@ fn single_use(criterion: &mut Criterion, world: &World) {
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
     });
     let stamps = Stamps::new();
-    let mut lanes = world.generation.all_tenant_limits().cycle();
+    let mut tenant_limits = world.generation.all_tenant_limits().cycle();
     criterion.bench_function("admit", |bencher| {
         let step = |(timestamp, nonce): (String, String)| {
             let (memory, print) = stamps.print(&timestamp, &nonce);
-            let lane = lanes.next().expect("there are tenants");
+            let limits = tenant_limits.next().expect("there are tenants");
             let now_ms = stamps.now.get();
-            let permit = admit::enter(lane, memory, &world.app.clock, Kind::Read, print, now_ms);
+            let permit = admit::enter(limits, memory, &world.app.clock, Kind::Read, print, now_ms);
             permit.expect("limits are far away").spend(true);
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
@@ -317,8 +317,8 @@ impl World {
         };
         let acting = acting.expect("for itself");
         let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
-        let lane = self.generation.tenant_limits(caller.position);
-        let permit = admit::enter(lane, &app.replay, &app.clock, operation.kind, print, NOW);
+        let limits = self.generation.tenant_limits(caller.position);
+        let permit = admit::enter(limits, &app.replay, &app.clock, operation.kind, print, NOW);
         let permit = permit.expect("limits are far away");
         (outbound.expect("it can be sent"), permit)
     }

@@ -45,7 +45,7 @@ const BUFFER: usize = 64 << 10;
 /// Answers admin requests until the runtime ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let places = Arc::new(AdminConnections::new());
-    let looks = Arc::new(SnapshotHistory::default());
+    let history = Arc::new(SnapshotHistory::default());
     // The process's parent may have bound the socket, to another address than `admin.address`.
     let bound = listener.local_addr();
     let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());
@@ -59,27 +59,27 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
                 continue;
             }
         };
-        let Some(taken) = places.take(peer.ip()) else {
+        let Some(guard) = places.take(peer.ip()) else {
             continue;
         };
         let (app, places, gate) = (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
-        let looks = Arc::clone(&looks);
+        let history = Arc::clone(&history);
         tokio::spawn(async move {
-            let place = Arc::clone(taken.place());
+            let slot = Arc::clone(guard.slot());
             let exchange = |request| {
                 let (app, places, gate) =
                     (Arc::clone(&app), Arc::clone(&places), Arc::clone(&gate));
-                let (place, looks) = (Arc::clone(taken.place()), Arc::clone(&looks));
+                let (slot, history) = (Arc::clone(guard.slot()), Arc::clone(&history));
                 let peer = peer.ip().to_canonical();
                 async move {
-                    place.asks();
+                    slot.request_begun();
                     let answer =
-                        answer(&app, &looks, &gate, &places, (&place, peer), &request).await;
-                    place.answers();
+                        answer(&app, &history, &gate, &places, (&slot, peer), &request).await;
+                    slot.answer_ready();
                     answer
                 }
             };
-            connection(tcp, place, exchange).await;
+            connection(tcp, slot, exchange).await;
         });
     }
 }
@@ -87,7 +87,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
 /// Serves one connection until it ends, until another connection needs its slot, or until its deadline.
 async fn connection<S, F>(
     stream: S,
-    place: Arc<AdminSlot>,
+    slot: Arc<AdminSlot>,
     exchange: impl Fn(Request<Incoming>) -> F,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -95,7 +95,7 @@ async fn connection<S, F>(
 {
     let stream = ObservedStream {
         stream,
-        place: Arc::clone(&place),
+        slot: Arc::clone(&slot),
     };
     let service = service_fn(|request| {
         let answer = exchange(request);
@@ -109,16 +109,16 @@ async fn connection<S, F>(
     tokio::select! {
         // An error is ignored: usually the peer has left early.
         _ = connection => {}
-        () = place.ends() => {}
+        () = slot.ends() => {}
     }
 }
 
 async fn answer(
     app: &Arc<App>,
-    looks: &Arc<SnapshotHistory>,
+    history: &Arc<SnapshotHistory>,
     gate: &AdminGate,
     places: &AdminConnections,
-    (place, peer): (&AdminSlot, IpAddr),
+    (slot, peer): (&AdminSlot, IpAddr),
     request: &Request<Incoming>,
 ) -> AdminResponse {
     let path = request.uri().path();
@@ -134,11 +134,11 @@ async fn answer(
     if let Some(probe) = probe(app, path) {
         return only_get(method).unwrap_or(probe);
     }
-    let _turn = places.turn(place, method != Method::GET).await;
+    let _admitted = places.admit(slot, method != Method::GET).await;
     if path == "/metrics" {
         return match only_get(method) {
             Some(refusal) => refusal,
-            None => aside(app, metrics).await,
+            None => on_blocking_thread(app, metrics).await,
         };
     }
     let admin = &app.settings.admin;
@@ -162,21 +162,21 @@ async fn answer(
             );
             answer
         }
-        _ => look(app, looks, (method, path), query).await,
+        _ => look(app, history, (method, path), query).await,
     }
 }
 
 /// Answers requests that only read.
 async fn look(
     app: &Arc<App>,
-    looks: &Arc<SnapshotHistory>,
+    history: &Arc<SnapshotHistory>,
     (method, path): (&Method, &str),
     query: Option<&str>,
 ) -> AdminResponse {
     match (method, path) {
         (&Method::GET, "/status") => {
-            let looks = Arc::clone(looks);
-            aside(app, move |app| json(StatusCode::OK, &looks.look(app))).await
+            let history = Arc::clone(history);
+            on_blocking_thread(app, move |app| json(StatusCode::OK, &history.look(app))).await
         }
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
@@ -203,7 +203,7 @@ async fn look(
                 &app.credential_rotation.state(&generation.institution),
             )
         }
-        (&Method::GET, "/-/registry") => aside(app, registry).await,
+        (&Method::GET, "/-/registry") => on_blocking_thread(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
         _ => unsupported(path),
     }
@@ -355,19 +355,19 @@ fn metrics(app: &App) -> AdminResponse {
     meters.count.set(number(suspensions.count()));
     meters.unkept.set(suspensions.are_unkept().into());
     let (generation, now) = (app.generation.load_full(), app.clock.elapsed());
-    for lane in generation.all_tenant_limits() {
-        lane.meters().limits.stands(|| {
-            let view = lane.view(now);
+    for limits in generation.all_tenant_limits() {
+        limits.meters().limits.stands(|| {
+            let view = limits.view(now);
             [view.share, view.used]
         });
     }
     let pushed_back = generation
         .all_tenant_limits()
-        .filter(|lane| lane.pushed_back_to(now).is_some());
+        .filter(|limits| limits.pushed_back_to(now).is_some());
     metrics.tenants.limits.pushed_back(pushed_back.count());
     let failing = generation
         .all_tenant_limits()
-        .filter(|lane| lane.breaker.is_failing());
+        .filter(|limits| limits.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
     let is_open = app.breaker.is_open();
@@ -494,13 +494,13 @@ fn registry(app: &App) -> AdminResponse {
 
 /// Answers on a thread of its own: an answer about a hundred thousand tenants is some megabytes, which must not hold up
 /// the thread of the clock and the drain.
-async fn aside(
+async fn on_blocking_thread(
     app: &Arc<App>,
     answer: impl FnOnce(&App) -> AdminResponse + Send + 'static,
 ) -> AdminResponse {
     let app = Arc::clone(app);
-    let told = tokio::task::spawn_blocking(move || answer(&app)).await;
-    told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
+    let answered = tokio::task::spawn_blocking(move || answer(&app)).await;
+    answered.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be told\n"))
 }
 
 #[cfg(test)]
@@ -518,16 +518,16 @@ mod tests {
         let places = Arc::new(AdminConnections::new());
         let began = Instant::now();
         let ended = async move {
-            let taken = places.take([127, 0, 0, 1].into()).unwrap();
+            let guard = places.take([127, 0, 0, 1].into()).unwrap();
             let exchange = |_| {
-                let place = Arc::clone(taken.place());
+                let slot = Arc::clone(guard.slot());
                 async move {
-                    place.asks();
-                    place.answers();
+                    slot.request_begun();
+                    slot.answer_ready();
                     answer_of(StatusCode::OK, TEXT, vec![b'.'; 1 << 20].into())
                 }
             };
-            connection(stream, Arc::clone(taken.place()), exchange).await;
+            connection(stream, Arc::clone(guard.slot()), exchange).await;
             began.elapsed()
         };
         (peer, ended)
@@ -591,7 +591,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_lasts_for_as_long_as_somebody_asks_and_takes_the_answers() {
         let (mut peer, ended) = serving();
-        let asks = async {
+        let requests = async {
             for _ in 0..100 {
                 peer.write_all(ASKS).await.unwrap();
                 reads_an_answer(&mut peer).await;
@@ -600,7 +600,7 @@ mod tests {
             // Then the connection is idle, and after the idle limit it is closed.
             assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
         };
-        let (lasted, ()) = tokio::join!(ended, asks);
+        let (lasted, ()) = tokio::join!(ended, requests);
         assert_eq!(lasted, Duration::from_secs(99 * 59 + 75));
     }
 }

@@ -155,7 +155,7 @@ impl App {
         let meters = metrics.tenants.limits.quota.clone();
         let quota = InstitutionQuota::new(&settings.upstream.quota, meters, &clock);
         let quota = Arc::new(quota);
-        let lanes = TenantLimitsMap::new(Arc::clone(&quota));
+        let tenant_limits = TenantLimitsMap::new(Arc::clone(&quota));
         let generation = Generation::new(
             None,
             Arc::new(catalogue),
@@ -164,7 +164,7 @@ impl App {
             settings.written.clone(),
             GenerationInputs {
                 settings: &settings,
-                lanes: &lanes,
+                tenant_limits: &tenant_limits,
                 series: &metrics.tenants,
             },
         );
@@ -198,7 +198,7 @@ impl App {
         });
         Ok(Arc::new(Self {
             replay,
-            watermark: watermark,
+            watermark,
             body_memory: BodyMemory::default(),
             trusted_proxies: TrustedProxies::new(&settings.listen.trusted_proxies),
             address_limits: AddressLimits::new(&settings.listen),
@@ -206,10 +206,10 @@ impl App {
             recent_floods: RecentFloods::default(),
             breaker: UpstreamBreaker::new(
                 settings.upstream.breaker,
-                lanes.era.clone(),
+                tenant_limits.era.clone(),
                 metrics.upstream.breaker.clone(),
             ),
-            tenant_limits: lanes,
+            tenant_limits,
             quota,
             generation: ArcSwap::from_pointee(generation),
             drain,

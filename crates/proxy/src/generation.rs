@@ -36,12 +36,12 @@ pub struct Generation {
     /// The content of `proxy.toml`, as far as it is in force.
     pub written: Facts,
     /// The state of the parties, by position in the registry.
-    beside: Vec<PartyState>,
+    party_states: Vec<PartyState>,
 }
 
 /// The state of a party: in one table, so that a request looks its position up in one place.
 struct PartyState {
-    lane: Arc<TenantLimits>,
+    limits: Arc<TenantLimits>,
     uses: CredentialUsages,
 }
 
@@ -51,7 +51,7 @@ pub struct GenerationInputs<'a> {
     /// The process's settings.
     pub settings: &'a Settings,
     /// The limits of all parties.
-    pub lanes: &'a TenantLimitsMap,
+    pub tenant_limits: &'a TenantLimitsMap,
     /// The place where metric series are made.
     pub series: &'a TenantSeries,
 }
@@ -65,18 +65,18 @@ impl Generation {
         registry: Registry,
         institution: Arc<Institution>,
         written: Facts,
-        means: GenerationInputs<'_>,
+        inputs: GenerationInputs<'_>,
     ) -> Self {
-        let own = registry.own_series(&means.settings.metrics);
-        let lanes = means.lanes.arrange(&registry, &own, means.series);
-        let beside = registry.parties().zip(lanes).map(|(who, lane)| {
+        let own = registry.own_series(&inputs.settings.metrics);
+        let tenant_limits = inputs.tenant_limits.arrange(&registry, &own, inputs.series);
+        let party_states = registry.parties().zip(tenant_limits).map(|(who, limits)| {
             let party = who.party();
             let same = |dated: &_| before.and_then(|before| before.same_use(party, dated));
             let uses = CredentialUsages::of(party, same);
-            PartyState { lane, uses }
+            PartyState { limits, uses }
         });
         Self {
-            beside: beside.collect(),
+            party_states: party_states.collect(),
             catalogue,
             registry,
             institution,
@@ -93,22 +93,28 @@ impl Generation {
         let same = std::ptr::eq(before, party)
             || before.id == party.id
                 && found.credential.credential.key.same_secret(&credential.key);
-        same.then(|| Arc::clone(self.beside[found.position].uses.at(found.credential_index)))
+        same.then(|| {
+            Arc::clone(
+                self.party_states[found.position]
+                    .uses
+                    .at(found.credential_index),
+            )
+        })
     }
 
     /// The usage of a credential, by its party's position and its index among the party's credentials.
     pub fn used(&self, position: usize, credential_index: usize) -> &CredentialUsage {
-        self.beside[position].uses.at(credential_index)
+        self.party_states[position].uses.at(credential_index)
     }
 
     /// Loads the data that a request of this party reads into the cache, all at once. With a thousand parties none is
     /// in a near cache when its request comes; without this, the request would wait for each place in turn.
     pub fn prefetch(&self, found: &CredentialMatch<'_>) {
-        let (beside, party) = (&self.beside[found.position], found.owner.party());
-        let used = beside.uses.at(found.credential_index).count();
+        let (state, party) = (&self.party_states[found.position], found.owner.party());
+        let used = state.uses.at(found.credential_index).count();
         let dates = (party.window.past_ms, found.credential.not_before);
         found.credential.credential.key.warm();
-        black_box((used, beside.lane.in_flight(), dates));
+        black_box((used, state.limits.in_flight(), dates));
     }
 
     /// Every credential: its party's position, the credential, and its usage.
@@ -122,12 +128,12 @@ impl Generation {
 
     /// The limits of the party at this position in the registry.
     pub fn tenant_limits(&self, position: usize) -> &Arc<TenantLimits> {
-        &self.beside[position].lane
+        &self.party_states[position].limits
     }
 
     /// The limits of all parties, by position.
     pub fn all_tenant_limits(&self) -> impl Iterator<Item = &Arc<TenantLimits>> + Clone {
-        self.beside.iter().map(|beside| &beside.lane)
+        self.party_states.iter().map(|state| &state.limits)
     }
 
     /// This generation as one side of a plan.
@@ -141,15 +147,15 @@ impl Generation {
     }
 
     /// Removes the series of parties that had some in the generation before this one and have none now.
-    pub fn end_series_of(&self, before: &Self, means: GenerationInputs<'_>) {
+    pub fn end_series_of(&self, before: &Self, inputs: GenerationInputs<'_>) {
         let own = |generation: &Self| -> HashSet<PartyId> {
-            let own = generation.registry.own_series(&means.settings.metrics);
+            let own = generation.registry.own_series(&inputs.settings.metrics);
             let parties = generation.registry.parties().zip(own);
             let own = parties.filter(|(_, own)| *own);
             own.map(|(who, _)| who.party().id.clone()).collect()
         };
         for id in own(before).difference(&own(self)) {
-            means.series.forget(id.as_str());
+            inputs.series.forget(id.as_str());
         }
     }
 }
@@ -174,7 +180,7 @@ mod tests {
         settings: Settings,
         metrics: Metrics,
         clock: Clock,
-        lanes: TenantLimitsMap,
+        tenant_limits: TenantLimitsMap,
     }
 
     impl World {
@@ -195,14 +201,14 @@ mod tests {
                 settings,
                 metrics,
                 clock,
-                lanes: TenantLimitsMap::new(quota.into()),
+                tenant_limits: TenantLimitsMap::new(quota.into()),
             }
         }
 
-        fn means(&self) -> GenerationInputs<'_> {
+        fn inputs(&self) -> GenerationInputs<'_> {
             GenerationInputs {
                 settings: &self.settings,
-                lanes: &self.lanes,
+                tenant_limits: &self.tenant_limits,
                 series: &self.metrics.tenants,
             }
         }
@@ -218,15 +224,15 @@ mod tests {
                 registry,
                 Arc::clone(&self.settings.institution),
                 Facts::new(),
-                self.means(),
+                self.inputs(),
             )
         }
 
         /// Takes tokens until there are none, and returns how many there were.
         fn drain(&self, generation: &Generation, id: &str) -> usize {
             let mut shadow = LimitSet::default();
-            let (lane, now) = (lane(generation, id), self.clock.elapsed());
-            let mut take = || lane.take(Kind::Read, now, &mut shadow);
+            let (limits, now) = (limits(generation, id), self.clock.elapsed());
+            let mut take = || limits.take(Kind::Read, now, &mut shadow);
             std::iter::from_fn(|| take().ok()).count()
         }
     }
@@ -264,7 +270,7 @@ mod tests {
         Registry::new(tenants, operators, &[]).unwrap_or_default()
     }
 
-    fn lane<'a>(generation: &'a Generation, id: &str) -> &'a Arc<TenantLimits> {
+    fn limits<'a>(generation: &'a Generation, id: &str) -> &'a Arc<TenantLimits> {
         generation.tenant_limits(generation.registry.find(id).unwrap().position)
     }
 
@@ -278,7 +284,7 @@ mod tests {
         );
         let four = [("a", 1, 3), ("b", 1, 3), ("c", 1, 3), ("d", 1, 3)];
         let next = world.build(&four, &["x", "y"]);
-        assert!(Arc::ptr_eq(lane(&first, "b"), lane(&next, "b")));
+        assert!(Arc::ptr_eq(limits(&first, "b"), limits(&next, "b")));
         let left = ["a", "b", "c", "d", "x", "y"].map(|id| world.drain(&next, id));
         assert_eq!(left, [3, 0, 3, 3, 100, 0]);
     }
@@ -302,7 +308,7 @@ mod tests {
         let first = world.build(&[("b", 1, 3), ("c", 1, 3), ("d", 1, 3)], &[]);
         assert_eq!(["b", "c", "d"].map(has_series), [true, true, false]);
         let next = world.build(&[("a", 1, 3), ("c", 1, 3), ("d", 1, 3)], &[]);
-        next.end_series_of(&first, world.means());
+        next.end_series_of(&first, world.inputs());
         let have = ["a", "b", "c", "d"].map(has_series);
         assert_eq!(have, [true, false, true, false], "the first two have some");
     }

@@ -264,7 +264,7 @@ impl RequestRecord {
     pub fn enter_phase(&mut self, turn: RequestPhase) -> Duration {
         let now = self.telemetry.clock.elapsed();
         let (before, since) = self.phase;
-        self.line.spent.add(before, now.saturating_sub(since));
+        self.line.timings.add(before, now.saturating_sub(since));
         self.phase = (turn, now);
         now
     }
@@ -468,7 +468,7 @@ impl Drop for RequestRecord {
         line.caller_left = !self.relayed && self.telemetry.drain.phase() < DrainPhase::Over;
         let line = &self.line;
         if let Some((position, kind)) = line.operation.zip(self.kind) {
-            requests.took(position as usize, &line.spent, line.attempts > 0);
+            requests.took(position as usize, &line.timings, line.attempts > 0);
             if let Some(lane) = self.tenant_limits() {
                 lane.meters().ended(kind, line.end);
             }

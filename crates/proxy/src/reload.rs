@@ -427,7 +427,7 @@ impl ReloadThread {
     fn means(&self) -> GenerationInputs<'_> {
         GenerationInputs {
             settings: &self.app.settings,
-            lanes: &self.app.tenant_limits,
+            tenant_limits: &self.app.tenant_limits,
             series: &self.app.metrics.tenants,
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 /// The number of connection slots. Scrapes and probes are few; more connections than this are a fault or an attack.
 const CONNECTIONS: usize = 64;
 /// The number of read requests worked on at once; further requests queue. Probes need no turn.
-const LOOKS: usize = 8;
+const READS: usize = 8;
 /// The number of change requests worked on at once. They may be slow and must not delay read requests.
 const CHANGES: usize = 4;
 /// The time limit from the first byte of a head, or the start of the connection, until the answer is written.
@@ -28,19 +28,19 @@ const EXCHANGE: Duration = Duration::from_mins(1);
 /// The idle timeout between two exchanges: Prometheus scrapes every minute or more often.
 const IDLE: Duration = Duration::from_secs(75);
 /// The interval at which a connection's deadline is checked.
-const LOOK: Duration = Duration::from_secs(1);
+const DEADLINE_CHECK: Duration = Duration::from_secs(1);
 
 /// The slots of all admin connections, and the turns of their requests.
 pub(super) struct AdminConnections {
     all: Mutex<Vec<Arc<AdminSlot>>>,
-    looks: Semaphore,
+    reads: Semaphore,
     changes: Semaphore,
 }
 
 /// The slot of one connection, given back when this is dropped.
 pub(super) struct AdminSlotGuard {
-    places: Arc<AdminConnections>,
-    place: Arc<AdminSlot>,
+    connections: Arc<AdminConnections>,
+    slot: Arc<AdminSlot>,
 }
 
 /// The state of one connection: its peer, its stage and the start of its time limit.
@@ -66,7 +66,7 @@ impl AdminConnections {
     pub(super) fn new() -> Self {
         Self {
             all: Mutex::default(),
-            looks: Semaphore::new(LOOKS),
+            reads: Semaphore::new(READS),
             changes: Semaphore::new(CHANGES),
         }
     }
@@ -74,32 +74,32 @@ impl AdminConnections {
     /// Takes a slot for a connection from this address. If none is free, another connection is evicted. Returns `None`
     /// if a request of every connection is being worked on.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<AdminSlotGuard> {
-        let place = Arc::new(AdminSlot::of(address));
+        let slot = Arc::new(AdminSlot::of(address));
         let mut all = self.lock();
         if all.len() >= CONNECTIONS {
             let longest = longest_wait(&all)?;
             all.swap_remove(longest).gives_way.notify_one();
         }
-        all.push(Arc::clone(&place));
+        all.push(Arc::clone(&slot));
         drop(all);
         Some(AdminSlotGuard {
-            places: Arc::clone(self),
-            place,
+            connections: Arc::clone(self),
+            slot,
         })
     }
 
     /// Waits for a turn: read requests share one queue, change requests another. During its turn a connection is not
     /// evicted.
-    pub(super) async fn turn<'a>(
+    pub(super) async fn admit<'a>(
         &'a self,
-        place: &'a AdminSlot,
+        slot: &'a AdminSlot,
         changes: bool,
     ) -> AdminRequestGuard<'a> {
-        let turns = if changes { &self.changes } else { &self.looks };
-        let permit = turns.acquire().await.expect("it is never closed");
-        place.lock().0 = AdminSlotStage::Working;
+        let permits = if changes { &self.changes } else { &self.reads };
+        let permit = permits.acquire().await.expect("it is never closed");
+        slot.lock().0 = AdminSlotStage::Working;
         AdminRequestGuard {
-            place,
+            slot,
             _permit: permit,
         }
     }
@@ -115,9 +115,9 @@ fn longest_wait(all: &[Arc<AdminSlot>]) -> Option<usize> {
     let waiting: Vec<_> = all
         .iter()
         .enumerate()
-        .filter_map(|(at, place)| {
-            let (stage, since) = *place.lock();
-            (stage != AdminSlotStage::Working).then_some((at, place.address, since))
+        .filter_map(|(at, slot)| {
+            let (stage, since) = *slot.lock();
+            (stage != AdminSlotStage::Working).then_some((at, slot.address, since))
         })
         .collect();
     let of = |address| waiting.iter().filter(|(_, of, _)| *of == address).count();
@@ -130,17 +130,17 @@ fn longest_wait(all: &[Arc<AdminSlot>]) -> Option<usize> {
 }
 
 impl AdminSlotGuard {
-    pub(super) fn place(&self) -> &Arc<AdminSlot> {
-        &self.place
+    pub(super) fn slot(&self) -> &Arc<AdminSlot> {
+        &self.slot
     }
 }
 
 impl Drop for AdminSlotGuard {
     fn drop(&mut self) {
-        let place = &self.place;
-        self.places
+        let slot = &self.slot;
+        self.connections
             .lock()
-            .retain(|other| !Arc::ptr_eq(other, place));
+            .retain(|other| !Arc::ptr_eq(other, slot));
     }
 }
 
@@ -175,17 +175,17 @@ impl AdminSlot {
             if deadline <= now {
                 return;
             }
-            sleep_until(deadline.min(now + LOOK)).await;
+            sleep_until(deadline.min(now + DEADLINE_CHECK)).await;
         }
     }
 
     /// Notes that bytes of a request have arrived.
-    pub(super) fn asks(&self) {
+    pub(super) fn request_begun(&self) {
         self.enter(AdminSlotStage::Asking);
     }
 
     /// Notes that the answer is ready to be written.
-    pub(super) fn answers(&self) {
+    pub(super) fn answer_ready(&self) {
         self.lock().0 = AdminSlotStage::Answering;
     }
 
@@ -198,7 +198,7 @@ impl AdminSlot {
     }
 
     /// Notes that the answer is written completely.
-    fn written(&self) {
+    fn answer_written(&self) {
         let mut now = self.lock();
         if now.0 == AdminSlotStage::Answering {
             *now = (AdminSlotStage::Idle, Instant::now());
@@ -212,20 +212,20 @@ impl AdminSlot {
 
 /// The turn of a request that is being worked on.
 pub(super) struct AdminRequestGuard<'a> {
-    place: &'a AdminSlot,
+    slot: &'a AdminSlot,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Drop for AdminRequestGuard<'_> {
     fn drop(&mut self) {
-        self.place.lock().0 = AdminSlotStage::Asking;
+        self.slot.lock().0 = AdminSlotStage::Asking;
     }
 }
 
 /// A connection's byte stream, which updates the connection's stage.
 pub(super) struct ObservedStream<S> {
     pub(super) stream: S,
-    pub(super) place: Arc<AdminSlot>,
+    pub(super) slot: Arc<AdminSlot>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
@@ -237,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.place.asks();
+            self.slot.request_begun();
         }
         read
     }
@@ -249,7 +249,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.place.enter(AdminSlotStage::Answering);
+        self.slot.enter(AdminSlotStage::Answering);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -257,7 +257,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.place.written();
+            self.slot.answer_written();
         }
         flushed
     }
@@ -271,7 +271,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.place.enter(AdminSlotStage::Answering);
+        self.slot.enter(AdminSlotStage::Answering);
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -290,58 +290,58 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_all_places_are_taken_the_longest_wait_of_the_address_with_most_gives_way() {
-        let places = Arc::new(AdminConnections::new());
-        let other = places.take(address(2)).unwrap();
-        let mut taken = Vec::new();
-        while places.lock().len() < CONNECTIONS {
+        let connections = Arc::new(AdminConnections::new());
+        let other = connections.take(address(2)).unwrap();
+        let mut guards = Vec::new();
+        while connections.lock().len() < CONNECTIONS {
             tokio::time::advance(Duration::from_millis(1)).await;
-            taken.push(places.take(address(1)).unwrap());
+            guards.push(connections.take(address(1)).unwrap());
         }
         // The first connection has a turn, so the second one has the longest wait.
-        let turn = places.turn(taken[0].place(), false).await;
-        let new = places.take(address(3)).unwrap();
-        assert_eq!(places.lock().len(), CONNECTIONS);
-        taken[1].place().gives_way.notified().await;
-        let still = |taken: &AdminSlotGuard| {
-            let all = places.lock();
-            all.iter().any(|place| Arc::ptr_eq(place, &taken.place))
+        let admitted = connections.admit(guards[0].slot(), false).await;
+        let new = connections.take(address(3)).unwrap();
+        assert_eq!(connections.lock().len(), CONNECTIONS);
+        guards[1].slot().gives_way.notified().await;
+        let still = |guard: &AdminSlotGuard| {
+            let all = connections.lock();
+            all.iter().any(|slot| Arc::ptr_eq(slot, &guard.slot))
         };
-        assert!(still(&taken[0]) && !still(&taken[1]) && still(&taken[2]));
+        assert!(still(&guards[0]) && !still(&guards[1]) && still(&guards[2]));
         assert!(still(&other) && still(&new));
-        drop(turn);
+        drop(admitted);
         drop(new);
-        assert_eq!(places.lock().len(), CONNECTIONS - 1);
+        assert_eq!(connections.lock().len(), CONNECTIONS - 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_connections_does_not_take_the_place_of_another_address() {
-        let places = Arc::new(AdminConnections::new());
-        let probe = places.take(address(2)).unwrap();
+        let connections = Arc::new(AdminConnections::new());
+        let probe = connections.take(address(2)).unwrap();
         let mut flood = Vec::new();
         for _ in 0..1_000 {
-            flood.push(places.take(address(1)).unwrap());
+            flood.push(connections.take(address(1)).unwrap());
         }
-        let all = places.lock();
-        assert!(all.iter().any(|place| Arc::ptr_eq(place, &probe.place)));
+        let all = connections.lock();
+        assert!(all.iter().any(|slot| Arc::ptr_eq(slot, &probe.slot)));
         assert_eq!(all.len(), CONNECTIONS);
     }
 
     #[tokio::test(start_paused = true)]
     async fn not_all_places_can_be_worked_for() {
-        const { assert!(LOOKS + CHANGES < CONNECTIONS) };
-        let places = Arc::new(AdminConnections::new());
-        let taken: Vec<_> = (0..CONNECTIONS)
-            .map(|_| places.take(address(1)).unwrap())
+        const { assert!(READS + CHANGES < CONNECTIONS) };
+        let connections = Arc::new(AdminConnections::new());
+        let guards: Vec<_> = (0..CONNECTIONS)
+            .map(|_| connections.take(address(1)).unwrap())
             .collect();
-        let mut turns = Vec::new();
-        for taken in &taken {
+        let mut permits = Vec::new();
+        for guard in &guards {
             for changes in [false, true] {
-                let turn = places.turn(taken.place(), changes);
-                let turn = tokio::time::timeout(Duration::ZERO, turn).await;
-                turns.extend(turn);
+                let admit = connections.admit(guard.slot(), changes);
+                let admit = tokio::time::timeout(Duration::ZERO, admit).await;
+                permits.extend(admit);
             }
         }
-        assert_eq!(turns.len(), LOOKS + CHANGES);
-        assert!(places.take(address(1)).is_some());
+        assert_eq!(permits.len(), READS + CHANGES);
+        assert!(connections.take(address(1)).is_some());
     }
 }

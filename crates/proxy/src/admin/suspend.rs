@@ -69,7 +69,10 @@ pub(super) async fn suspend(
         Err(unnamed) => return unnamed.answer(),
     };
     let app = Arc::clone(app);
-    finished(tokio::spawn(async move { stopped(&app, id, actor).await })).await
+    finished(tokio::spawn(
+        async move { suspend_party(&app, id, actor).await },
+    ))
+    .await
 }
 
 /// Ends a suspension by hand: the standing in the party's file applies again.
@@ -88,7 +91,10 @@ pub(super) async fn resume(
         return unknown(app, id).await;
     }
     let app = Arc::clone(app);
-    finished(tokio::spawn(async move { resumed(&app, id, actor).await })).await
+    finished(tokio::spawn(
+        async move { resume_party(&app, id, actor).await },
+    ))
+    .await
 }
 
 async fn finished(task: tokio::task::JoinHandle<AdminResponse>) -> AdminResponse {
@@ -156,7 +162,7 @@ async fn unknown(app: &Arc<App>, id: PartyId) -> AdminResponse {
     }
 }
 
-async fn stopped(
+async fn suspend_party(
     app: &Arc<App>,
     id: PartyId,
     AdminActor { name, peer }: AdminActor,
@@ -197,11 +203,11 @@ async fn stopped(
     }
     json(
         status,
-        &told(app, &id, (changed, kept.is_ok(), journaled), notes),
+        &reply(app, &id, (changed, kept.is_ok(), journaled), notes),
     )
 }
 
-async fn resumed(
+async fn resume_party(
     app: &Arc<App>,
     id: PartyId,
     AdminActor { name, peer }: AdminActor,
@@ -211,7 +217,7 @@ async fn resumed(
         let kept = !suspensions.are_unkept();
         return json(
             StatusCode::OK,
-            &told(app, &id, (false, kept, None), Vec::new()),
+            &reply(app, &id, (false, kept, None), Vec::new()),
         );
     }
     let act = |action| SuspensionAct {
@@ -230,14 +236,14 @@ async fn resumed(
         let kept = !suspensions.are_unkept();
         return json(
             StatusCode::SERVICE_UNAVAILABLE,
-            &told(app, &id, (false, kept, Some(false)), notes),
+            &reply(app, &id, (false, kept, Some(false)), notes),
         );
     }
     let lifted = lifted(app, &id).await;
     let Some((status, note)) = resume_failure(&lifted) else {
         tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
-        let told = told(app, &id, (true, true, is_written), Vec::new());
-        return json(StatusCode::OK, &told);
+        let reply = reply(app, &id, (true, true, is_written), Vec::new());
+        return json(StatusCode::OK, &reply);
     };
     if status != StatusCode::OK {
         note_failure(app, act(SuspensionAction::ResumeFailed));
@@ -246,7 +252,7 @@ async fn resumed(
     let kept = !suspensions.are_unkept();
     json(
         status,
-        &told(app, &id, (false, kept, is_written), vec![note]),
+        &reply(app, &id, (false, kept, is_written), vec![note]),
     )
 }
 
@@ -271,7 +277,7 @@ fn resume_failure(lifted: &Result<LiftResult, NotKept>) -> Option<(StatusCode, S
 }
 
 /// The answer about a party: its standing now and the facts of this request.
-fn told(
+fn reply(
     app: &App,
     id: &PartyId,
     (changed, kept, journaled): (bool, bool, Option<bool>),
@@ -319,13 +325,13 @@ fn note_failure(app: &App, act: SuspensionAct) {
 
 async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
     let app = Arc::clone(app);
-    on_the_disk(move || app.tenant_limits.suspensions.keep()).await
+    on_blocking_thread(move || app.tenant_limits.suspensions.keep()).await
 }
 
 /// Lifts the suspension and updates the party's `TenantLimits`. The work goes on even after the timeout.
 async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
-    on_the_disk(move || {
+    on_blocking_thread(move || {
         let lifted = app.tenant_limits.suspensions.lift(id.as_str())?;
         app.tenant_limits.follow_suspension(id.as_str());
         Ok(lifted)
@@ -333,7 +339,7 @@ async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
     .await
 }
 
-async fn on_the_disk<T: Send + 'static>(
+async fn on_blocking_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NotKept> + Send + 'static,
 ) -> Result<T, NotKept> {
     let slow = |_| NotKept::Disk(std::io::ErrorKind::TimedOut.into());

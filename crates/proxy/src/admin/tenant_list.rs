@@ -45,7 +45,7 @@ pub struct PartyEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
     #[serde(flatten)]
-    lane: TenantLimitsView,
+    tenant_limits: TenantLimitsView,
     #[serde(flatten)]
     refusals: RefusalView,
     /// The rates of single kinds of calls, if any are set.
@@ -142,8 +142,8 @@ fn one<'a>(
     let suspension = suspended.get(id);
     let in_force = suspension.map_or(*standing, |_| Standing::Suspended);
     let now_ms = clock.unix_ms();
-    let key = |(place, dated)| key(dated, generation.used(position, place), now_ms);
-    let lane = generation.tenant_limits(position);
+    let key = |(index, dated)| key(dated, generation.used(position, index), now_ms);
+    let tenant_limits = generation.tenant_limits(position);
     PartyEntry {
         id: id.as_str(),
         kind: who.word(),
@@ -154,8 +154,8 @@ fn one<'a>(
         standing: in_force.as_str(),
         file_standing: (in_force != *standing).then(|| standing.as_str()),
         suspended: suspension.map(SuspendedBy::from),
-        lane: lane.view(clock.elapsed()),
-        refusals: lane.refusals.view(),
+        tenant_limits: tenant_limits.view(clock.elapsed()),
+        refusals: tenant_limits.refusals.view(),
         by_kind: by_kind.collect(),
         credentials: credentials.iter().enumerate().map(key).collect(),
     }

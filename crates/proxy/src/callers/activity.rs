@@ -16,34 +16,34 @@ use crate::callers::address_limits::RequestSlot;
 /// The state of a connection's waits, and the time at which each wait began.
 #[derive(Debug)]
 pub struct ConnectionActivity {
-    made: Instant,
+    created: Instant,
     /// The number of requests whose answers are not over.
-    busy: AtomicU32,
+    active: AtomicU32,
     /// The number of those that still await more of their body, and so are not verified yet.
     receiving: AtomicU32,
-    /// When the wait for bodies began, in milliseconds since `made`, plus one. Bytes that arrive move it later, by the
+    /// When the wait for bodies began, in milliseconds since `created`, plus one. Bytes that arrive move it later, by the
     /// time that they are worth at `PER_SECOND`.
     receiving_since: AtomicU64,
-    /// When the wait for a complete head began, in milliseconds since `made`, plus one; 0 while no wait runs. The wait
+    /// When the wait for a complete head began, in milliseconds since `created`, plus one; 0 while no wait runs. The wait
     /// for the first head begins with the connection. The wait for a later HTTP/1 head begins with its first byte.
     head_since: AtomicU64,
-    /// When the last answer ended or the last byte moved, in milliseconds since `made`.
-    moved: AtomicU64,
+    /// When the last answer ended or the last byte moved, in milliseconds since `created`.
+    last_activity: AtomicU64,
     /// Whether a request has come on the connection.
-    asked: AtomicBool,
-    /// When the last answer ended, in milliseconds since `made`.
-    answered: AtomicU64,
+    had_request: AtomicBool,
+    /// When the last answer ended, in milliseconds since `created`.
+    last_answer: AtomicU64,
     /// Whether the connection speaks HTTP/2: its bytes may belong to no request, and its heads are framed.
     http2: AtomicBool,
-    /// When writing was blocked by a full send buffer, in milliseconds since `made`, plus one; 0 if nothing waits.
+    /// When writing was blocked by a full send buffer, in milliseconds since `created`, plus one; 0 if nothing waits.
     /// Bytes that are written move it later, by the time that they are worth at `PER_SECOND`.
     blocked_since: AtomicU64,
-    /// Counts of answers in progress: those that began or progressed since `looked`, and the others.
+    /// Counts of answers in progress: those that began or progressed since `checked_at`, and the others.
     answers: [AtomicU32; 2],
-    /// The index in `answers` of the count since `looked`.
+    /// The index in `answers` of the count since `checked_at`.
     newer: AtomicUsize,
-    /// When the answers were last checked for a stall, in milliseconds since `made`.
-    looked: AtomicU64,
+    /// When the answers were last checked for a stall, in milliseconds since `created`.
+    checked_at: AtomicU64,
     /// Whether the connection must be reset instead of closed in order; see [`abort`](Self::abort).
     aborted: AtomicBool,
     /// The party of the last verified request, as passed to [`verified`](ActiveRequest::verified); 0 before the first.
@@ -51,7 +51,7 @@ pub struct ConnectionActivity {
     /// A [`LeaveReason`] once the connection is to end as soon as no request is under way; 0 until then.
     leave: AtomicU8,
     /// Wakes the connection when `leave` is set.
-    told: Notify,
+    leave_requested: Notify,
     limits: ActivityLimits,
 }
 
@@ -87,7 +87,7 @@ pub struct ActiveRequest {
     /// The index in `answers` at which the answer is counted, once the answer has begun.
     answer: Option<usize>,
     /// The request's slot among all requests.
-    seat: Option<RequestSlot>,
+    slot: Option<RequestSlot>,
     /// Whether more of the request's body is awaited.
     receives: bool,
 }
@@ -107,23 +107,23 @@ impl ConnectionActivity {
     /// A connection that was just accepted. Its first head is awaited from now on, under the head timeout.
     pub fn new(limits: ActivityLimits) -> Arc<Self> {
         Arc::new(Self {
-            made: Instant::now(),
-            busy: AtomicU32::new(0),
+            created: Instant::now(),
+            active: AtomicU32::new(0),
             receiving: AtomicU32::new(0),
             receiving_since: AtomicU64::new(0),
             head_since: AtomicU64::new(1),
-            moved: AtomicU64::new(0),
-            asked: AtomicBool::new(false),
-            answered: AtomicU64::new(0),
+            last_activity: AtomicU64::new(0),
+            had_request: AtomicBool::new(false),
+            last_answer: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             blocked_since: AtomicU64::new(0),
             answers: Default::default(),
             newer: AtomicUsize::new(0),
-            looked: AtomicU64::new(0),
+            checked_at: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
             party: AtomicUsize::new(0),
             leave: AtomicU8::new(0),
-            told: Notify::new(),
+            leave_requested: Notify::new(),
             limits,
         })
     }
@@ -131,7 +131,7 @@ impl ConnectionActivity {
     /// Restarts the head timeout, now that reading begins after a wait for a slot, a PROXY header or a flood's penalty.
     pub fn begin(&self) {
         let now = self.now();
-        self.moved.store(now, Ordering::Relaxed);
+        self.last_activity.store(now, Ordering::Relaxed);
         self.head_since.store(now + 1, Ordering::Relaxed);
     }
 
@@ -143,7 +143,7 @@ impl ConnectionActivity {
             .compare_exchange(0, why as u8, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
         if first {
-            self.told.notify_one();
+            self.leave_requested.notify_one();
         }
         first
     }
@@ -162,7 +162,7 @@ impl ConnectionActivity {
     /// Waits until the connection is asked to end. One task at a time may wait.
     pub async fn asked_to_leave(&self) {
         while self.leaves().is_none() {
-            self.told.notified().await;
+            self.leave_requested.notified().await;
         }
     }
 
@@ -174,14 +174,14 @@ impl ConnectionActivity {
     /// Since when no request has been under way: since the last answer, or since the wait for an incomplete head began.
     /// `None` while a request is under way, that is from its complete head until its answer is written.
     pub fn idle_since(&self) -> Option<Instant> {
-        let is_busy = self.busy.load(Ordering::Relaxed) > 0;
+        let is_busy = self.active.load(Ordering::Relaxed) > 0;
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
         if is_busy || is_writing {
             return None;
         }
-        let answered = self.answered.load(Ordering::Relaxed);
+        let last_answer = self.last_answer.load(Ordering::Relaxed);
         let head = self.head_since.load(Ordering::Relaxed).saturating_sub(1);
-        Some(self.at(answered.max(head)))
+        Some(self.at(last_answer.max(head)))
     }
 
     /// Since when slow bodies are awaited, if nothing else is under way. Bodies are slow once the wait exceeds the time
@@ -189,7 +189,7 @@ impl ConnectionActivity {
     pub fn slow_since(&self) -> Option<Instant> {
         let receiving = self.receiving.load(Ordering::Relaxed);
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
-        if receiving == 0 || receiving != self.busy.load(Ordering::Relaxed) || is_writing {
+        if receiving == 0 || receiving != self.active.load(Ordering::Relaxed) || is_writing {
             return None;
         }
         let since = self.receiving_since.load(Ordering::Relaxed);
@@ -198,20 +198,20 @@ impl ConnectionActivity {
 
     /// Whether all requests under way still await their bodies.
     pub fn only_receives(&self) -> bool {
-        self.receiving.load(Ordering::Relaxed) == self.busy.load(Ordering::Relaxed)
+        self.receiving.load(Ordering::Relaxed) == self.active.load(Ordering::Relaxed)
     }
 
     /// Whether the last answer ended at least `time` ago and is written, and no request is under way.
     pub fn is_idle_for(&self, time: Duration) -> bool {
         let is_writing = self.blocked_since.load(Ordering::Relaxed) > 0;
-        let answered = self.at(self.answered.load(Ordering::Relaxed));
-        self.busy.load(Ordering::Relaxed) == 0 && !is_writing && answered.elapsed() >= time
+        let last_answer = self.at(self.last_answer.load(Ordering::Relaxed));
+        self.active.load(Ordering::Relaxed) == 0 && !is_writing && last_answer.elapsed() >= time
     }
 
     /// Notes that bytes were read.
     pub fn read(&self, bytes: usize) {
         let now = self.now();
-        self.moved.store(now, Ordering::Relaxed);
+        self.last_activity.store(now, Ordering::Relaxed);
         if self.receiving.load(Ordering::Relaxed) > 0 {
             let worth = bytes as u64 * 1_000 / PER_SECOND;
             let since = self.receiving_since.load(Ordering::Relaxed) + worth;
@@ -221,14 +221,15 @@ impl ConnectionActivity {
         if self.http2.load(Ordering::Relaxed) {
             return;
         }
-        if self.busy.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+        if self.active.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0
+        {
             self.head_since.store(now + 1, Ordering::Relaxed);
         }
     }
 
     /// When the last byte was read or written, or the last answer ended.
-    pub fn moved(&self) -> Instant {
-        self.at(self.moved.load(Ordering::Relaxed))
+    pub fn last_activity(&self) -> Instant {
+        self.at(self.last_activity.load(Ordering::Relaxed))
     }
 
     /// Notes that part of a head is there. Its bytes may have come before the previous answer ended.
@@ -241,7 +242,7 @@ impl ConnectionActivity {
     /// Notes that bytes were written.
     pub fn wrote(&self, bytes: usize) {
         let now = self.now();
-        self.moved.store(now, Ordering::Relaxed);
+        self.last_activity.store(now, Ordering::Relaxed);
         let since = self.blocked_since.load(Ordering::Relaxed);
         if since > 0 {
             let worth = bytes as u64 * 1_000 / PER_SECOND;
@@ -278,20 +279,20 @@ impl ConnectionActivity {
 
     /// Begins a request once its head is complete.
     pub fn request(self: &Arc<Self>) -> ActiveRequest {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        self.asked.store(true, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.had_request.store(true, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
         ActiveRequest {
             activity: Arc::clone(self),
             answer: None,
-            seat: None,
+            slot: None,
             receives: false,
         }
     }
 
     /// Whether a request has come on the connection.
-    pub fn has_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    pub fn had_request(&self) -> bool {
+        self.had_request.load(Ordering::Relaxed)
     }
 
     /// Whether the connection must be reset, for one of the reasons of [`abort`](Self::abort).
@@ -303,8 +304,8 @@ impl ConnectionActivity {
     pub fn is_settled(&self) -> bool {
         let quiet = self
             .now()
-            .saturating_sub(self.moved.load(Ordering::Relaxed));
-        self.busy.load(Ordering::Relaxed) == 0 && quiet >= SETTLED_MS
+            .saturating_sub(self.last_activity.load(Ordering::Relaxed));
+        self.active.load(Ordering::Relaxed) == 0 && quiet >= SETTLED_MS
     }
 
     /// Checks the timeouts.
@@ -313,21 +314,21 @@ impl ConnectionActivity {
             return TimeoutCheck::Stalled;
         }
         let ActivityLimits { head, answer, idle } = self.limits;
-        let busy = self.busy.load(Ordering::Relaxed) > 0;
-        let last = if !busy && self.http2.load(Ordering::Relaxed) {
-            &self.answered
+        let active = self.active.load(Ordering::Relaxed) > 0;
+        let last = if !active && self.http2.load(Ordering::Relaxed) {
+            &self.last_answer
         } else {
-            &self.moved
+            &self.last_activity
         };
         // A connection that waits for GatePay is not idle. Before the first verified request, the caller is unknown.
-        let idle = match busy {
+        let idle = match active {
             true => idle.max(WAITING),
             false if self.party().is_none() => idle.min(head),
             false => idle,
         };
         let idle_until = self.at(last.load(Ordering::Relaxed)) + idle;
         let until = match self.head_since.load(Ordering::Relaxed) {
-            since if since > 0 && !busy => idle_until.min(self.at(since - 1) + head),
+            since if since > 0 && !active => idle_until.min(self.at(since - 1) + head),
             _ => idle_until,
         };
         let now = Instant::now();
@@ -347,7 +348,7 @@ impl ConnectionActivity {
         if blocked > 0 && now + 1 >= blocked.saturating_add(limit) {
             return true;
         }
-        if now.saturating_sub(self.looked.load(Ordering::Relaxed)) < limit {
+        if now.saturating_sub(self.checked_at.load(Ordering::Relaxed)) < limit {
             return false;
         }
         let newer = self.newer.load(Ordering::Relaxed);
@@ -355,24 +356,24 @@ impl ConnectionActivity {
             return true;
         }
         self.newer.store(1 - newer, Ordering::Relaxed);
-        self.looked.store(now, Ordering::Relaxed);
+        self.checked_at.store(now, Ordering::Relaxed);
         false
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn at(&self, millis: u64) -> Instant {
-        self.made + Duration::from_millis(millis)
+        self.created + Duration::from_millis(millis)
     }
 }
 
 impl ActiveRequest {
     /// Keeps the request's slot until the request is over.
     #[must_use]
-    pub fn seated(mut self, seat: RequestSlot) -> Self {
-        self.seat = Some(seat);
+    pub fn with_slot(mut self, slot: RequestSlot) -> Self {
+        self.slot = Some(slot);
         self
     }
 
@@ -446,9 +447,9 @@ impl Drop for ActiveRequest {
         self.answered();
         self.received();
         let now = self.activity.now();
-        self.activity.moved.store(now, Ordering::Relaxed);
-        self.activity.answered.store(now, Ordering::Relaxed);
-        self.activity.busy.fetch_sub(1, Ordering::Relaxed);
+        self.activity.last_activity.store(now, Ordering::Relaxed);
+        self.activity.last_answer.store(now, Ordering::Relaxed);
+        self.activity.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -633,12 +634,12 @@ mod tests {
                 assert!(matches!(activity.check_timeouts(), TimeoutCheck::Fine(_)));
             }
             // A request that waits for its body or for GatePay is not under this timeout.
-            let busy = activity.request();
+            let active = activity.request();
             assert!(matches!(
                 watch(&activity, IDLE).await,
                 TimeoutCheck::Fine(_)
             ));
-            drop(busy);
+            drop(active);
             assert_eq!(
                 watch(&activity, HEAD).await,
                 TimeoutCheck::Late,
@@ -655,16 +656,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_between_an_answer_and_the_next_complete_head() {
         let activity = ConnectionActivity::new(LIMITS);
-        let made = Instant::now();
+        let created = Instant::now();
         advance(Duration::from_secs(1)).await;
         assert_eq!(
             activity.idle_since(),
-            Some(made),
+            Some(created),
             "it waits for its first head"
         );
-        let busy = activity.request();
+        let active = activity.request();
         assert_eq!(activity.idle_since(), None);
-        drop(busy);
+        drop(active);
         activity.blocked();
         assert_eq!(activity.idle_since(), None, "its answer is being written");
         activity.flushed();

@@ -15,14 +15,14 @@ use crate::callers::client_address::{ClientAddress, network};
 /// The addresses with open connections. An IPv6 /64 counts as one address. The map has at most as many entries as
 /// connections are open.
 pub struct AddressLimits {
-    most: AtomicUsize,
+    max: AtomicUsize,
     open: Mutex<HashMap<IpAddr, AddressCounts>>,
     requests: RequestCounts,
 }
 
 /// The requests of all addresses.
 struct RequestCounts {
-    most: usize,
+    max: usize,
     open: AtomicUsize,
 }
 
@@ -61,15 +61,15 @@ pub struct ConnectionPeer {
     /// The peer's address.
     pub origin: ClientAddress,
     /// The connection's slot. A trusted proxy needs none, because it stands for many callers.
-    pub place: Option<AddressSlot>,
+    pub address_slot: Option<AddressSlot>,
 }
 
 impl ConnectionPeer {
     /// The counter of unverified request bytes from the peer's address, if limits apply to it.
     pub fn unauthenticated_bytes(&self) -> Option<&Arc<AtomicUsize>> {
-        self.place
+        self.address_slot
             .as_ref()
-            .map(|place| &place.shared.unauthenticated)
+            .map(|address_slot| &address_slot.shared.unauthenticated)
     }
 }
 
@@ -77,18 +77,18 @@ impl AddressLimits {
     /// The limits of these settings: connections for each address, and requests for all.
     pub fn new(listen: &Listen) -> Arc<Self> {
         Arc::new(Self {
-            most: AtomicUsize::new(listen.max_connections_per_address.get()),
+            max: AtomicUsize::new(listen.max_connections_per_address.get()),
             open: Mutex::default(),
             requests: RequestCounts {
-                most: listen.max_requests.get(),
+                max: listen.max_requests.get(),
                 open: AtomicUsize::new(0),
             },
         })
     }
 
     /// Sets how many connections an address may have from now on.
-    pub fn limit_addresses_to(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
+    pub fn limit_addresses_to(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// A slot for one more connection from this address, unless the address has as many as it may.
@@ -96,7 +96,7 @@ impl AddressLimits {
         let network = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let neighborhood = open.entry(network).or_default();
-        if neighborhood.connections >= self.most.load(Ordering::Relaxed) {
+        if neighborhood.connections >= self.max.load(Ordering::Relaxed) {
             return None;
         }
         neighborhood.connections += 1;
@@ -108,20 +108,23 @@ impl AddressLimits {
     }
 
     /// A slot for one more request of this peer, unless its address or all addresses together have as many as they may.
-    pub fn seat(self: &Arc<Self>, peer: &ConnectionPeer) -> Option<RequestSlot> {
+    pub fn request_slot(self: &Arc<Self>, peer: &ConnectionPeer) -> Option<RequestSlot> {
         // Dropping the slot releases both counts, also after a refusal.
-        let seat = RequestSlot {
+        let request_slot = RequestSlot {
             limits: Arc::clone(self),
-            shared: peer.place.as_ref().map(|place| Arc::clone(&place.shared)),
+            shared: peer
+                .address_slot
+                .as_ref()
+                .map(|address_slot| Arc::clone(&address_slot.shared)),
         };
-        let RequestCounts { most, open } = &self.requests;
-        let all = open.fetch_add(1, Ordering::Relaxed) < *most;
-        let share = most.div_ceil(SHARE);
-        let own = seat
+        let RequestCounts { max, open } = &self.requests;
+        let all = open.fetch_add(1, Ordering::Relaxed) < *max;
+        let share = max.div_ceil(SHARE);
+        let own = request_slot
             .shared
             .as_ref()
             .is_none_or(|shared| shared.requests.fetch_add(1, Ordering::Relaxed) < share);
-        (all && own).then_some(seat)
+        (all && own).then_some(request_slot)
     }
 }
 
@@ -158,9 +161,9 @@ mod tests {
     use super::*;
     use crate::callers::client_address::TrustedProxies;
 
-    fn limits(most: usize) -> Arc<AddressLimits> {
+    fn limits(max: usize) -> Arc<AddressLimits> {
         AddressLimits::new(&Listen {
-            max_connections_per_address: most.try_into().unwrap(),
+            max_connections_per_address: max.try_into().unwrap(),
             max_requests: 8.try_into().unwrap(),
             ..Listen::default()
         })
@@ -168,10 +171,13 @@ mod tests {
 
     fn peer(limits: &Arc<AddressLimits>, text: &str, trusted: &[ipnet::IpNet]) -> ConnectionPeer {
         let origin = TrustedProxies::new(trusted).origin(address(text));
-        let place = origin
+        let address_slot = origin
             .attributable()
             .map(|address| limits.enter(address).unwrap());
-        ConnectionPeer { origin, place }
+        ConnectionPeer {
+            origin,
+            address_slot,
+        }
     }
 
     fn address(text: &str) -> IpAddr {
@@ -205,11 +211,11 @@ mod tests {
             peer(&limits, "192.0.2.1", &[]),
             peer(&limits, "192.0.2.1", &[]),
         );
-        let first = limits.seat(&one);
-        let second = limits.seat(&again);
+        let first = limits.request_slot(&one);
+        let second = limits.request_slot(&again);
         assert!(first.is_some() && second.is_some());
         for _ in 0..20 {
-            assert!(limits.seat(&one).is_none());
+            assert!(limits.request_slot(&one).is_none());
         }
         // All others together have the rest, a trusted proxy among them.
         let proxy = peer(
@@ -217,11 +223,17 @@ mod tests {
             "192.0.2.2",
             &["192.0.2.2/32".parse::<ipnet::IpNet>().unwrap()],
         );
-        let rest: Vec<_> = (0..6).map(|_| limits.seat(&proxy).unwrap()).collect();
-        assert!(limits.seat(&proxy).is_none());
-        assert!(limits.seat(&peer(&limits, "192.0.2.3", &[])).is_none());
+        let rest: Vec<_> = (0..6)
+            .map(|_| limits.request_slot(&proxy).unwrap())
+            .collect();
+        assert!(limits.request_slot(&proxy).is_none());
+        assert!(
+            limits
+                .request_slot(&peer(&limits, "192.0.2.3", &[]))
+                .is_none()
+        );
         drop((first, rest));
-        assert!(limits.seat(&again).is_some());
+        assert!(limits.request_slot(&again).is_some());
         drop(second);
         assert_eq!(limits.requests.open.load(Ordering::Relaxed), 0);
     }

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::callers::client_address::network;
 
 /// How many failures make an address throttled. A shop that mistyped its secret tries a few times.
-const PATIENCE: u32 = 20;
+const FAILURES: u32 = 20;
 /// How many requests of a throttled address are verified at once.
 const AT_ONCE: usize = 4;
 /// How long an address is remembered after its last failure.
@@ -61,7 +61,7 @@ pub struct AuthThrottle(Cache<IpAddr, Arc<FailureRecord>>);
 
 struct FailureRecord {
     failures: AtomicU32,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 /// A permit to be verified, held until dropped.
@@ -91,7 +91,7 @@ impl AuthThrottle {
         let fresh = || {
             Arc::new(FailureRecord {
                 failures: AtomicU32::new(0),
-                turns: Arc::new(Semaphore::new(AT_ONCE)),
+                permits: Arc::new(Semaphore::new(AT_ONCE)),
             })
         };
         let address = network(address);
@@ -115,13 +115,13 @@ impl AuthThrottle {
             return None;
         }
         let record = self.0.get(&network(address))?;
-        (record.failures.load(Ordering::Relaxed) >= PATIENCE).then_some(record)
+        (record.failures.load(Ordering::Relaxed) >= FAILURES).then_some(record)
     }
 
     /// Waits for a permit to be verified. An address that is not throttled gets one at once.
     pub async fn permit(&self, address: IpAddr) -> ThrottlePermit {
         match self.record(address) {
-            Some(record) => ThrottlePermit(Arc::clone(&record.turns).acquire_owned().await.ok()),
+            Some(record) => ThrottlePermit(Arc::clone(&record.permits).acquire_owned().await.ok()),
             None => ThrottlePermit(None),
         }
     }
@@ -139,15 +139,15 @@ mod tests {
     async fn who_keeps_failing_takes_turns_and_others_do_not_notice() {
         let penalties = AuthThrottle::default();
         let (guesser, shop) = (address("192.0.2.1"), address("192.0.2.2"));
-        for _ in 0..PATIENCE {
+        for _ in 0..FAILURES {
             assert!(!penalties.permit(guesser).await.is_limited());
             penalties.failed(guesser);
         }
-        let mut turns = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..AT_ONCE {
-            turns.push(penalties.permit(guesser).await);
+            permits.push(penalties.permit(guesser).await);
         }
-        assert!(turns.iter().all(ThrottlePermit::is_limited));
+        assert!(permits.iter().all(ThrottlePermit::is_limited));
         let mut next = Box::pin(penalties.permit(guesser));
         let soon = Duration::from_millis(1);
         assert!(
@@ -155,7 +155,7 @@ mod tests {
             "a fifth at once waits"
         );
         assert!(!penalties.permit(shop).await.is_limited());
-        turns.pop();
+        permits.pop();
         assert!(next.await.is_limited(), "it is not refused, it only waited");
     }
 
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_neighborhood_of_ipv6_addresses_is_one() {
         let penalties = AuthThrottle::default();
-        for host in 0..PATIENCE {
+        for host in 0..FAILURES {
             penalties.failed(address(&format!("2001:db8::{host:x}")));
         }
         assert!(

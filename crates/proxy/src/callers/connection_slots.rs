@@ -51,7 +51,7 @@ pub struct ConnectionSlot {
 }
 
 /// A place in the queue for a slot, taken before a connection is accepted.
-pub struct InLine(OwnedSemaphorePermit);
+pub struct AcceptPermit(OwnedSemaphorePermit);
 
 /// The holder of a connection and its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,7 +84,7 @@ struct TakenSlots {
     next: u64,
     ranking: Option<SlotRanking>,
     /// When the last message was logged.
-    said: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
 struct SlotEntry {
@@ -94,7 +94,7 @@ struct SlotEntry {
 
 /// The connections that leave next, in this order.
 struct SlotRanking {
-    made: Instant,
+    ranked_at: Instant,
     next: VecDeque<SlotCandidate>,
     /// How many slots each address has for connections without a verified request.
     addresses: HashMap<IpAddr, usize>,
@@ -167,7 +167,7 @@ impl ConnectionSlots {
     }
 
     /// Waits until one more connection may be accepted. Calls `full` if it has to wait.
-    pub async fn line(&self, full: impl FnOnce()) -> InLine {
+    pub async fn line(&self, full: impl FnOnce()) -> AcceptPermit {
         let permit = match Arc::clone(&self.line).try_acquire_owned() {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
@@ -176,23 +176,23 @@ impl ConnectionSlots {
                 permit.expect("the semaphore is never closed")
             }
         };
-        InLine(permit)
+        AcceptPermit(permit)
     }
 
-    /// Waits for a slot for an accepted connection. `told` is called with the outcome of attempts to make room.
+    /// Waits for a slot for an accepted connection. `report` is called with the outcome of attempts to make room.
     ///
     /// # Errors
     /// If the connection's address has more slots than any holder that could give one up.
     pub async fn take(
         self: &Arc<Self>,
-        line: InLine,
+        line: AcceptPermit,
         origin: ClientAddress,
         activity: &Arc<ConnectionActivity>,
-        told: impl Fn(SlotOutcome),
+        report: impl Fn(SlotOutcome),
     ) -> Result<ConnectionSlot, SlotRefused> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.next(origin.attributable(), told).await?,
+            Err(_) => self.next(origin.attributable(), report).await?,
         };
         drop(line.0);
         let network = network(origin.address);
@@ -214,14 +214,14 @@ impl ConnectionSlots {
     async fn next(
         &self,
         newcomer: Option<IpAddr>,
-        told: impl Fn(SlotOutcome),
+        report: impl Fn(SlotOutcome),
     ) -> Result<OwnedSemaphorePermit, SlotRefused> {
         let mut permit = pin!(Arc::clone(&self.free).acquire_owned());
         let mut waits = false;
         loop {
             let outcome = self.make_room(newcomer);
             if outcome != SlotOutcome::NoneIdle || !waits {
-                told(outcome);
+                report(outcome);
             }
             match outcome {
                 SlotOutcome::Refused => return Err(SlotRefused),
@@ -242,13 +242,13 @@ impl ConnectionSlots {
         let mut taken = self.taken();
         let taken = &mut *taken;
         if let Some(ranking) = &mut taken.ranking
-            && ranking.made.elapsed() < FRESH
+            && ranking.ranked_at.elapsed() < FRESH
             && let Some(outcome) = ranking.make_room(&taken.entries, newcomer)
         {
             return outcome;
         }
         if let Some(ranking) = &taken.ranking
-            && ranking.made.elapsed() < AGAIN
+            && ranking.ranked_at.elapsed() < AGAIN
         {
             return SlotOutcome::NoneIdle;
         }
@@ -259,13 +259,15 @@ impl ConnectionSlots {
     }
 
     /// Whether a message is due: none was logged for `every`. If so, this counts as a message.
-    pub fn is_news(&self, every: Duration) -> bool {
+    pub fn is_log_due(&self, every: Duration) -> bool {
         let mut taken = self.taken();
-        let is_news = taken.said.is_none_or(|said| said.elapsed() >= every);
-        if is_news {
-            taken.said = Some(Instant::now());
+        let is_log_due = taken
+            .last_logged
+            .is_none_or(|last_logged| last_logged.elapsed() >= every);
+        if is_log_due {
+            taken.last_logged = Some(Instant::now());
         }
-        is_news
+        is_log_due
     }
 
     fn taken(&self) -> MutexGuard<'_, TakenSlots> {
@@ -335,7 +337,7 @@ impl SlotRanking {
             });
         }
         Self {
-            made: Instant::now(),
+            ranked_at: Instant::now(),
             next,
             addresses,
         }
@@ -470,8 +472,8 @@ mod tests {
             let line = self.slots.line(|| {}).await;
             let slots = Arc::clone(&self.slots);
             let (activity, heard) = (activity(), Rc::clone(&outcomes));
-            let told = move |outcome| heard.borrow_mut().push(outcome);
-            let mut taking = pin!(slots.take(line, origin(address), &activity, told));
+            let report = move |outcome| heard.borrow_mut().push(outcome);
+            let mut taking = pin!(slots.take(line, origin(address), &activity, report));
             let slot = tokio::select! {
                 biased;
                 slot = &mut taking => Some(slot),
@@ -651,13 +653,13 @@ mod tests {
         for _ in 0..100 {
             open.from("192.0.2.1").await;
         }
-        let mut made = Vec::new();
+        let mut ranked_at = Vec::new();
         for _ in 0..RANKED {
             open.slots.make_room(None);
-            made.push(open.slots.taken().ranking.as_ref().unwrap().made);
+            ranked_at.push(open.slots.taken().ranking.as_ref().unwrap().ranked_at);
         }
-        made.dedup();
-        assert_eq!(made.len(), 1);
+        ranked_at.dedup();
+        assert_eq!(ranked_at.len(), 1);
         let asked = |open: &Open| {
             let leaving = open.connections.iter();
             leaving

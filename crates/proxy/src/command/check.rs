@@ -79,14 +79,14 @@ impl CheckCommand {
             let address = self.admin.unwrap_or(configuration.settings.admin.address);
             let before =
                 running::outline(address, self.admin_token_file.as_deref()).map_err(fail)?;
-            return Ok(self.tell(&Plan::against(&before, after)));
+            return Ok(self.print_plan(&Plan::against(&before, after)));
         }
         let before = if against.is_dir() {
             self.load(&against.join("proxy.toml"))?
         } else {
             self.load(against)?
         };
-        Ok(self.tell(&Plan::between(ConfigSnapshot::of(&before), after)))
+        Ok(self.print_plan(&Plan::between(ConfigSnapshot::of(&before), after)))
     }
 
     fn load(&self, path: &Path) -> Result<Configuration, ExitStatus> {
@@ -104,7 +104,7 @@ impl CheckCommand {
         })
     }
 
-    fn tell(&self, plan: &Plan) -> ExitStatus {
+    fn print_plan(&self, plan: &Plan) -> ExitStatus {
         if self.json {
             say(serde_json::to_string(plan).unwrap_or_default());
         } else {

@@ -53,7 +53,7 @@ impl TenantCommand {
 
 /// What all of them are told.
 #[derive(Args)]
-struct ToldRunning {
+struct TenantArguments {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -65,7 +65,7 @@ struct ToldRunning {
     json: bool,
 }
 
-impl ToldRunning {
+impl TenantArguments {
     fn files(&self) -> Files<'_> {
         Files {
             proxy_toml: &self.config,
@@ -84,7 +84,7 @@ impl ToldRunning {
     }
 
     /// Prints the JSON or the lines.
-    fn tell(&self, json: &Value, lines: &[String]) -> ExitStatus {
+    fn print(&self, json: &Value, lines: &[String]) -> ExitStatus {
         if self.json {
             say(json);
         } else {
@@ -117,21 +117,21 @@ fn not_edited(error: EditError) -> ExitStatus {
 }
 
 fn refuse(problems: &[Problem], why: &str) -> ExitStatus {
-    name(problems, why);
+    print_problems(problems, why);
     ExitStatus::Usage
 }
 
 /// Prints problems and their number.
-fn name(problems: &[Problem], why: &str) {
+fn print_problems(problems: &[Problem], why: &str) {
     problems.iter().for_each(complain);
     let plural = if problems.len() == 1 { "" } else { "s" };
     complain(format_args!("{why} {} problem{plural}", problems.len()));
 }
 
 /// Prints the problems in the rest of the configuration, if there are any.
-fn name_the_rest(problems: &[Problem], what: &str) {
+fn print_other_problems(problems: &[Problem], what: &str) {
     if !problems.is_empty() {
-        name(problems, what);
+        print_problems(problems, what);
     }
 }
 

@@ -119,12 +119,12 @@ impl CredentialUsages {
     ///
     /// # Panics
     /// If there is no credential in this place.
-    pub fn at(&self, place: usize) -> &Arc<CredentialUsage> {
+    pub fn at(&self, index: usize) -> &Arc<CredentialUsage> {
         let all = match self {
             Self::One(only) => std::slice::from_ref(only),
             Self::Several(several) => several,
         };
-        &all[place]
+        &all[index]
     }
 }
 

@@ -170,11 +170,11 @@ impl TenantLimits {
             terms = self.terms();
         }
         let mut worst: Option<(LimitName, RateExceeded)> = None;
-        let mut refused = |limit, spent: RateExceeded, in_shadow| {
+        let mut refused = |limit, exceeded: RateExceeded, in_shadow| {
             if in_shadow {
                 shadow.add(limit);
-            } else if worst.is_none_or(|(_, other)| other.wait < spent.wait) {
-                worst = Some((limit, spent));
+            } else if worst.is_none_or(|(_, other)| other.wait < exceeded.wait) {
+                worst = Some((limit, exceeded));
             }
         };
         let mut tokens = TakenTokens {
@@ -186,21 +186,21 @@ impl TenantLimits {
         };
         match terms.all.take(now) {
             Ok(()) => tokens.all = true,
-            Err(spent) => refused(LimitName::Rate, spent, terms.limits.shadow.all),
+            Err(exceeded) => refused(LimitName::Rate, exceeded, terms.limits.shadow.all),
         }
         match terms.of_kind(kind).map(|limiter| limiter.take(now)) {
             None => {}
             Some(Ok(())) => tokens.of_kind = Some(kind),
-            Some(Err(spent)) => {
+            Some(Err(exceeded)) => {
                 let in_shadow = terms.limits.shadow.of_kind(kind);
-                refused(LimitName::of_kind(kind), spent, in_shadow);
+                refused(LimitName::of_kind(kind), exceeded, in_shadow);
             }
         }
         match terms.throttle.as_ref().map(|throttle| throttle.take(now)) {
             None => {}
             Some(Ok(())) => tokens.throttled = true,
             // GatePay imposed the throttle: it is enforced in every shadow mode.
-            Some(Err(spent)) => refused(LimitName::Rate, spent, false),
+            Some(Err(exceeded)) => refused(LimitName::Rate, exceeded, false),
         }
         match worst {
             None => Ok(tokens),
@@ -431,10 +431,10 @@ impl TenantLimitsMap {
     /// Closes the seats of a party that is suspended by hand, and opens them if it is not. When this returns, every
     /// worker sees the change.
     pub fn follow_suspension(&self, id: &str) {
-        let lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lane) = lanes.get(id) {
+        let by_party = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(party_limits) = by_party.get(id) {
             // Under the lock: of two concurrent calls, the last sees the latest.
-            lane.seats.close(self.suspensions.of(id).is_some());
+            party_limits.seats.close(self.suspensions.of(id).is_some());
         }
     }
 
@@ -449,9 +449,11 @@ impl TenantLimitsMap {
         own: &[bool],
         series: &TenantSeries,
     ) -> Vec<Arc<TenantLimits>> {
-        let mut lanes = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_party = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.quota.now();
-        lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_at_rest(now));
+        by_party.retain(|_, party_limits| {
+            Arc::strong_count(party_limits) > 1 || !party_limits.is_at_rest(now)
+        });
         let other = series.of(None);
         let everybody = registry.tenants().len() + registry.operators().len();
         let mut arranged = Vec::with_capacity(everybody);
@@ -463,23 +465,25 @@ impl TenantLimitsMap {
             } else {
                 Arc::clone(&other)
             };
-            let lane = if let Some(lane) = lanes.get(&party.id) {
-                lane.adjust(&party.limits, weight, now);
+            let party_limits = if let Some(party_limits) = by_party.get(&party.id) {
+                party_limits.adjust(&party.limits, weight, now);
                 // A store takes many times as long as a comparison.
-                if !Arc::ptr_eq(&lane.meters(), &meters) {
-                    lane.meters.store(meters);
+                if !Arc::ptr_eq(&party_limits.meters(), &meters) {
+                    party_limits.meters.store(meters);
                 }
-                Arc::clone(lane)
+                Arc::clone(party_limits)
             } else {
                 let breaker = PartyBreaker::new(party.id.clone(), self.era.clone());
-                let lane = TenantLimits::new(breaker, &party.limits, weight, &self.quota, meters);
-                lane.seats
+                let party_limits =
+                    TenantLimits::new(breaker, &party.limits, weight, &self.quota, meters);
+                party_limits
+                    .seats
                     .close(self.suspensions.of(party.id.as_str()).is_some());
-                let lane = Arc::new(lane);
-                lanes.insert(party.id.clone(), Arc::clone(&lane));
-                lane
+                let party_limits = Arc::new(party_limits);
+                by_party.insert(party.id.clone(), Arc::clone(&party_limits));
+                party_limits
             };
-            arranged.push(lane);
+            arranged.push(party_limits);
         }
         arranged
     }
@@ -501,7 +505,7 @@ mod tests {
         }
     }
 
-    fn lane(limits: &Limits, clock: &Clock) -> Arc<TenantLimits> {
+    fn party_limits(limits: &Limits, clock: &Clock) -> Arc<TenantLimits> {
         let metrics = Metrics::new(&Catalogue::standard());
         let quota = InstitutionQuota::new(
             &settings::Quota::default(),
@@ -517,32 +521,30 @@ mod tests {
         ))
     }
 
-    fn take(lane: &TenantLimits, kind: Kind, clock: &Clock) -> Option<TakenTokens> {
+    fn take(party_limits: &TenantLimits, kind: Kind, clock: &Clock) -> Option<TakenTokens> {
         let mut shadow = limit_name::LimitSet::default();
-        let tokens = lane.take(kind, clock.elapsed(), &mut shadow);
+        let tokens = party_limits.take(kind, clock.elapsed(), &mut shadow);
         assert!(shadow.is_empty());
         tokens.ok()
     }
 
-    fn adjust(lane: &TenantLimits, limits: &Limits, clock: &Clock) {
-        lane.adjust(limits, NonZeroU32::MIN, clock.elapsed());
+    fn adjust(party_limits: &TenantLimits, limits: &Limits, clock: &Clock) {
+        party_limits.adjust(limits, NonZeroU32::MIN, clock.elapsed());
     }
 
-    fn admitted(lane: &TenantLimits, kind: Kind, clock: &Clock) -> usize {
-        let took = || take(lane, kind, clock).is_some();
+    fn admitted(party_limits: &TenantLimits, kind: Kind, clock: &Clock) -> usize {
+        let took = || take(party_limits, kind, clock).is_some();
         (0..1_000).take_while(|_| took()).count()
     }
 
     #[test]
     fn what_a_request_asks_of_a_lane_lies_in_two_cache_lines() {
         // An `Arc` keeps two counts before its content, and a lock keeps its own state.
-        let lane = |offset| 2 * size_of::<usize>() + offset;
+        let at = |offset| 2 * size_of::<usize>() + offset;
         let lock = size_of::<RwLock<LimitTerms>>() - size_of::<LimitTerms>();
-        assert!(lane(offset_of!(TenantLimits, terms)) <= 64);
-        assert!(
-            lane(offset_of!(TenantLimits, terms) + lock + offset_of!(LimitTerms, weight)) <= 128
-        );
-        assert!(lane(size_of::<TenantLimits>()) <= 192);
+        assert!(at(offset_of!(TenantLimits, terms)) <= 64);
+        assert!(at(offset_of!(TenantLimits, terms) + lock + offset_of!(LimitTerms, weight)) <= 128);
+        assert!(at(size_of::<TenantLimits>()) <= 192);
     }
 
     #[test]
@@ -556,15 +558,15 @@ mod tests {
             all: rate(1_000, 8),
             ..slow
         };
-        let lane = lane(&slow, &clock);
-        assert_eq!(admitted(&lane, Kind::Read, &clock), 8);
+        let party_limits = party_limits(&slow, &clock);
+        assert_eq!(admitted(&party_limits, Kind::Read, &clock), 8);
         for _ in 0..50 {
-            adjust(&lane, &fast, &clock);
-            adjust(&lane, &slow, &clock);
-            assert_eq!(admitted(&lane, Kind::Read, &clock), 0);
+            adjust(&party_limits, &fast, &clock);
+            adjust(&party_limits, &slow, &clock);
+            assert_eq!(admitted(&party_limits, Kind::Read, &clock), 0);
         }
         clock.advance(Duration::from_millis(2_001));
-        assert_eq!(admitted(&lane, Kind::Read, &clock), 2);
+        assert_eq!(admitted(&party_limits, Kind::Read, &clock), 2);
     }
 
     #[test]
@@ -575,12 +577,12 @@ mod tests {
             money: Some(rate(1, 3)),
             ..without
         };
-        let lane = lane(&with, &clock);
-        assert_eq!(admitted(&lane, Kind::Money, &clock), 3);
-        adjust(&lane, &without, &clock);
-        let _ = take(&lane, Kind::Money, &clock).unwrap();
-        adjust(&lane, &with, &clock);
-        assert_eq!(admitted(&lane, Kind::Money, &clock), 0);
+        let party_limits = party_limits(&with, &clock);
+        assert_eq!(admitted(&party_limits, Kind::Money, &clock), 3);
+        adjust(&party_limits, &without, &clock);
+        let _ = take(&party_limits, Kind::Money, &clock).unwrap();
+        adjust(&party_limits, &with, &clock);
+        assert_eq!(admitted(&party_limits, Kind::Money, &clock), 0);
     }
 
     #[test]
@@ -591,14 +593,14 @@ mod tests {
             money: Some(rate(1, 2)),
             ..Limits::default()
         };
-        let lane = lane(&limits, &clock);
+        let party_limits = party_limits(&limits, &clock);
         for _ in 0..20 {
-            let tokens = take(&lane, Kind::Money, &clock).unwrap();
-            lane.give_back(tokens, clock.elapsed());
+            let tokens = take(&party_limits, Kind::Money, &clock).unwrap();
+            party_limits.give_back(tokens, clock.elapsed());
         }
-        assert_eq!(admitted(&lane, Kind::Money, &clock), 2);
+        assert_eq!(admitted(&party_limits, Kind::Money, &clock), 2);
         // Refused by one limit, the request took nothing of the others.
-        assert_eq!(admitted(&lane, Kind::Read, &clock), 1);
+        assert_eq!(admitted(&party_limits, Kind::Read, &clock), 1);
     }
 
     #[test]
@@ -612,13 +614,13 @@ mod tests {
             all: rate(1_000, 1),
             ..slow
         };
-        let lane = lane(&fast, &clock);
-        let held = take(&lane, Kind::Read, &clock).unwrap();
+        let party_limits = party_limits(&fast, &clock);
+        let held = take(&party_limits, Kind::Read, &clock).unwrap();
         clock.advance(Duration::from_millis(1));
-        let _ = take(&lane, Kind::Read, &clock).unwrap();
-        adjust(&lane, &slow, &clock);
-        lane.give_back(held, clock.elapsed());
-        assert_eq!(admitted(&lane, Kind::Read, &clock), 0);
+        let _ = take(&party_limits, Kind::Read, &clock).unwrap();
+        adjust(&party_limits, &slow, &clock);
+        party_limits.give_back(held, clock.elapsed());
+        assert_eq!(admitted(&party_limits, Kind::Read, &clock), 0);
     }
 
     #[test]
@@ -635,17 +637,17 @@ mod tests {
             },
             ..Limits::default()
         };
-        let lane = lane(&limits, &clock);
+        let party_limits = party_limits(&limits, &clock);
         let mut told = Vec::new();
         assert_eq!(
-            lane.take_seat(&mut limit_name::LimitSet::default()),
+            party_limits.take_seat(&mut limit_name::LimitSet::default()),
             Ok(true)
         );
         for _ in 0..6 {
             let mut shadow = limit_name::LimitSet::default();
-            let tokens = lane.take(Kind::Money, clock.elapsed(), &mut shadow);
+            let tokens = party_limits.take(Kind::Money, clock.elapsed(), &mut shadow);
             let admitted = tokens.is_ok();
-            assert_eq!(lane.take_seat(&mut shadow), Ok(false));
+            assert_eq!(party_limits.take_seat(&mut shadow), Ok(false));
             let names: Vec<_> = shadow.iter().map(LimitName::as_str).collect();
             told.push((admitted, names.join(" ")));
         }

@@ -19,7 +19,7 @@ use crate::callers::address_limits::{AddressSlot, ConnectionPeer};
 use crate::callers::auth_throttle::FLOOD_WAIT;
 use crate::callers::client_address::ClientAddress;
 use crate::callers::connection_slots::{
-    ConnectionSlot, ConnectionSlots, InLine, SlotHolder, SlotOutcome,
+    AcceptPermit, ConnectionSlot, ConnectionSlots, SlotHolder, SlotOutcome,
 };
 use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
@@ -31,7 +31,7 @@ use crate::tls::certificate::ListenerIdentity;
 /// How long accepting pauses after the system refused a connection. Accepting then neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The least time between two log messages of the same kind.
-const NEWS: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections until the drain ends accepting. All workers share `slots`.
 pub async fn accept(worker: Arc<Worker>, listener: TcpListener, slots: Arc<ConnectionSlots>) {
@@ -46,7 +46,7 @@ async fn accept_until_told(
 ) {
     let app = Arc::clone(&worker.app);
     let mut finishing = pin!(app.drain.reached(DrainPhase::Finishing));
-    let mut said = None;
+    let mut last_warning = None;
     loop {
         let next = async {
             let line = slots.line(|| app.metrics.connections_full.inc()).await;
@@ -59,27 +59,32 @@ async fn accept_until_told(
         match accepted {
             Ok((tcp, peer)) => {
                 let origin = app.trusted_proxies.origin(peer.ip());
-                let Ok(place) = place(&app, origin) else {
+                let Ok(address_slot) = address_slot(&app, origin) else {
                     reset(&tcp);
                     continue;
                 };
-                let newcomer = AcceptedConnection {
+                let connection = AcceptedConnection {
                     slots: Arc::clone(&slots),
                     line,
                     tcp,
-                    peer: ConnectionPeer { origin, place },
+                    peer: ConnectionPeer {
+                        origin,
+                        address_slot,
+                    },
                 };
-                let (worker, entering) = (Arc::clone(worker), worker.entry_gate.enter());
+                let (worker, entry) = (Arc::clone(worker), worker.entry_gate.enter());
                 let running = RunningGuard::begin(&app.drain);
                 tokio::spawn(async move {
                     let _until_it_ends = running;
-                    serve(worker, newcomer, entering).await;
+                    serve(worker, connection, entry).await;
                 });
             }
             Err(error) => {
                 app.metrics.accept_errors.inc();
-                if said.is_none_or(|said: Instant| said.elapsed() >= NEWS) {
-                    said = Some(Instant::now());
+                if last_warning
+                    .is_none_or(|last_warning: Instant| last_warning.elapsed() >= LOG_INTERVAL)
+                {
+                    last_warning = Some(Instant::now());
                     tracing::warn!(%error, "connections are not accepted");
                 }
                 sleep(ACCEPT_PAUSE).await;
@@ -91,7 +96,7 @@ async fn accept_until_told(
 /// A connection that was accepted, and may have no slot yet.
 struct AcceptedConnection {
     slots: Arc<ConnectionSlots>,
-    line: InLine,
+    line: AcceptPermit,
     tcp: TcpStream,
     peer: ConnectionPeer,
 }
@@ -120,8 +125,8 @@ impl AcceptedConnection {
             mut tcp,
             mut peer,
         } = self;
-        let told = |outcome| full(app, &slots, outcome);
-        let Ok(slot) = slots.take(line, peer.origin, activity, told).await else {
+        let report = |outcome| full(app, &slots, outcome);
+        let Ok(slot) = slots.take(line, peer.origin, activity, report).await else {
             reset(&tcp);
             return None;
         };
@@ -141,8 +146,8 @@ impl AcceptedConnection {
             .listener_identity
             .as_ref()
             .map(ListenerIdentity::acceptor);
-        let begun = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(activity));
-        match timeout(listen.head_timeout, begun).await {
+        let handshake = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(activity));
+        match timeout(listen.head_timeout, handshake).await {
             Ok(Ok((http2, stream))) => Some(ReadyConnection {
                 slot,
                 peer,
@@ -173,31 +178,34 @@ fn full(app: &App, slots: &ConnectionSlots, outcome: SlotOutcome) {
         SlotHolder::Party(_) => ended.full_verified.inc(),
         SlotHolder::Address(_) => ended.full_unverified.inc(),
     }
-    if !slots.is_news(NEWS) {
+    if !slots.is_log_due(LOG_INTERVAL) {
         return;
     }
-    let most = app.settings.listen.max_connections;
+    let limit = app.settings.listen.max_connections;
     match holder {
         SlotHolder::Address(address) => {
-            tracing::info!(%address, %most, "all connections are taken: idle ones of this address end for new ones");
+            tracing::info!(%address, most = %limit, "all connections are taken: idle ones of this address end for new ones");
         }
         SlotHolder::Party(number) => {
             let generation = app.generation.load();
-            let mut lanes = generation.all_tenant_limits();
-            let position = lanes.position(|lane| NonNull::from(&**lane).addr() == number);
+            let mut all_limits = generation.all_tenant_limits();
+            let position = all_limits.position(|limits| NonNull::from(&**limits).addr() == number);
             let party = position.map(|at| generation.registry.at(at).party().id.as_str());
-            tracing::info!(party, %most, "all connections are taken: idle ones of this party end for new ones");
+            tracing::info!(party, most = %limit, "all connections are taken: idle ones of this party end for new ones");
         }
     }
 }
 
 /// The connection's slot among those of its address. A trusted proxy needs none, because it stands for many callers.
-fn place(app: &App, origin: ClientAddress) -> Result<Option<AddressSlot>, TooManyConnections> {
+fn address_slot(
+    app: &App,
+    origin: ClientAddress,
+) -> Result<Option<AddressSlot>, TooManyConnections> {
     let Some(address) = origin.attributable() else {
         return Ok(None);
     };
-    if let Some(place) = app.address_limits.enter(address) {
-        return Ok(Some(place));
+    if let Some(address_slot) = app.address_limits.enter(address) {
+        return Ok(Some(address_slot));
     }
     app.metrics.connections_refused.inc();
     tracing::debug!(%address, "a connection was refused: its address has as many as it may");
@@ -232,11 +240,14 @@ async fn announced(
         }
     };
     let origin = source.map_or(proxy, |source| app.trusted_proxies.origin(source));
-    let place = place(app, origin).map_err(|TooManyConnections| reset(tcp))?;
-    Ok(ConnectionPeer { origin, place })
+    let address_slot = address_slot(app, origin).map_err(|TooManyConnections| reset(tcp))?;
+    Ok(ConnectionPeer {
+        origin,
+        address_slot,
+    })
 }
 
-async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: EntryGuard) {
+async fn serve(worker: Arc<Worker>, connection: AcceptedConnection, entry: EntryGuard) {
     let app = Arc::clone(&worker.app);
     let _open = GaugeGuard::count(&app.metrics.connections);
     let listen = &app.settings.listen;
@@ -245,14 +256,14 @@ async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: Entr
         answer: listen.answer_timeout,
         idle: listen.idle_timeout,
     });
-    let begun = tokio::select! {
-        begun = newcomer.begin(&worker, &activity) => begun,
+    let ready = tokio::select! {
+        ready = connection.begin(&worker, &activity) => ready,
         // The process does not wait for connections that never send a request.
         () = app.drain.long_after(DrainPhase::Finishing) => return,
         // A new connection that needs the slot does not wait for this one either.
         () = activity.asked_to_leave() => return,
     };
-    let Some(begun) = begun else {
+    let Some(ready) = ready else {
         return;
     };
     let ReadyConnection {
@@ -261,12 +272,12 @@ async fn serve(worker: Arc<Worker>, newcomer: AcceptedConnection, entering: Entr
         http2,
         stream,
         lifetime,
-    } = begun;
+    } = ready;
     let origin = peer.origin;
     let ended = if http2 {
-        http2::serve(&worker, stream, peer, &lifetime, entering).await
+        http2::serve(&worker, stream, peer, &lifetime, entry).await
     } else {
-        serve_http1(&worker, stream, &peer, &lifetime, entering).await
+        serve_http1(&worker, stream, &peer, &lifetime, entry).await
     };
     match ended {
         Ok(()) => {}
@@ -308,12 +319,12 @@ async fn serve_http1(
     stream: InboundStream,
     peer: &ConnectionPeer,
     lifetime: &ConnectionLifetime,
-    entering: EntryGuard,
+    entry: EntryGuard,
 ) -> Result<(), CloseReason> {
     let activity = &lifetime.activity;
-    let mut serving = pin!(http1::serve(worker, stream, peer, activity, entering));
+    let mut serving = pin!(http1::serve(worker, stream, peer, activity, entry));
     let mut leaving = pin!(activity.asked_to_leave());
-    let mut alarm = pin!(sleep_until(lifetime.first_look()));
+    let mut alarm = pin!(sleep_until(lifetime.first_check()));
     let (mut listens, mut is_set) = (false, false);
     poll_fn(|cx| {
         // `http1::serve` checks by itself whether to leave. This poll only registers the task to be woken.

@@ -54,7 +54,7 @@ struct Http1Connection {
     /// The bytes that were received and not consumed yet.
     received: BytesMut,
     /// The parser of the next head.
-    reading: RequestParser,
+    parser: RequestParser,
 }
 
 /// The caller on a connection, and the worker that serves it.
@@ -68,10 +68,10 @@ struct Http1Caller<'a> {
 /// The body of a request, read as it arrives.
 struct Http1Body<'a> {
     stream: &'a mut InboundStream,
-    came: &'a mut BytesMut,
-    rest: BodyFraming,
+    received: &'a mut BytesMut,
+    remaining: BodyFraming,
     /// The part of `100 Continue` that is still to be sent before the caller sends the body.
-    tell: Option<&'static [u8]>,
+    continue_left: Option<&'static [u8]>,
     /// Whether the caller has closed its sending side. It may still wait for its answer.
     is_half_closed: bool,
 }
@@ -87,13 +87,13 @@ enum BodyBroken {
     Framing(#[from] FramingError),
 }
 
-/// Serves a connection to its end. `entering` becomes the entry guard of its first request.
+/// Serves a connection to its end. `entry` becomes the entry guard of its first request.
 pub async fn serve(
     worker: &Arc<Worker>,
     stream: InboundStream,
     peer: &ConnectionPeer,
     activity: &Arc<ConnectionActivity>,
-    entering: EntryGuard,
+    entry: EntryGuard,
 ) {
     let app = &worker.app;
     let caller = Http1Caller {
@@ -104,23 +104,25 @@ pub async fn serve(
     let mut connection = Http1Connection {
         stream,
         received: BytesMut::new(),
-        reading: RequestParser::default(),
+        parser: RequestParser::default(),
     };
     let mut finishing = FinishingSignal {
         drain: &app.drain,
         reached: pin!(app.drain.reached(DrainPhase::Finishing)),
     };
-    let mut first = Some(entering);
+    let mut first_entry = Some(entry);
     let ending = loop {
         // An accepted connection may still send its first request, because its caller expects to be served.
-        let may_end = first.is_none();
+        let may_end = first_entry.is_none();
         let Some(read) = connection.head(&mut finishing, may_end, activity).await else {
             break AfterRequest::Close;
         };
-        let entering = first.take().unwrap_or_else(|| worker.entry_gate.enter());
+        let entry = first_entry
+            .take()
+            .unwrap_or_else(|| worker.entry_gate.enter());
         let after = match read {
-            Ok(length) => connection.request(caller, entering, length).await,
-            Err(fault) => connection.refuse(caller, entering, fault).await,
+            Ok(length) => connection.request(caller, entry, length).await,
+            Err(fault) => connection.refuse(caller, entry, fault).await,
         };
         if after != AfterRequest::NextRequest {
             break after;
@@ -174,12 +176,12 @@ impl<F: Future<Output = ()>> FinishingSignal<'_, F> {
     }
 }
 
-/// The traits of the request that `reading` has just read.
-fn request_traits(head: &RequestHead<'_>, reading: &RequestParser) -> RequestTraits {
+/// The traits of the request that `parser` has just read.
+fn request_traits(head: &RequestHead<'_>, parser: &RequestParser) -> RequestTraits {
     RequestTraits {
         for_head: head.method == "HEAD",
-        is_old: reading.is_old(),
-        keeps: reading.keeps(),
+        is_old: parser.is_old(),
+        keeps: parser.keeps(),
     }
 }
 
@@ -192,10 +194,10 @@ impl Http1Connection {
         may_end: bool,
         activity: &ConnectionActivity,
     ) -> Option<Result<usize, FramingError>> {
-        let mut told = false;
+        let mut has_yielded = false;
         loop {
             if !self.received.is_empty() {
-                match self.reading.read(&self.received) {
+                match self.parser.read(&self.received) {
                     // Its first bytes may have come with the previous request, when no head time was noted.
                     Ok(None) => self.stream.head_begun(),
                     Ok(Some(length)) => return Some(Ok(length)),
@@ -212,8 +214,8 @@ impl Http1Connection {
             });
             match read.await {
                 Some(Ok(1..)) => {}
-                None if !told => {
-                    told = true;
+                None if !has_yielded => {
+                    has_yielded = true;
                     // Bytes that have arrived by now are read first.
                     yield_now().await;
                 }
@@ -226,7 +228,7 @@ impl Http1Connection {
     async fn request(
         &mut self,
         caller: Http1Caller<'_>,
-        entering: EntryGuard,
+        entry: EntryGuard,
         length: usize,
     ) -> AfterRequest {
         let Http1Caller {
@@ -237,30 +239,30 @@ impl Http1Connection {
         let app = &worker.app;
         let active = activity.request();
         let text = self.received.split_to(length);
-        let head = self.reading.head(&text);
-        let traits = request_traits(&head, &self.reading);
-        let rest = self.reading.rest();
+        let head = self.parser.head(&text);
+        let traits = request_traits(&head, &self.parser);
+        let remaining = self.parser.rest();
         let is_usual =
-            matches!(rest, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
+            matches!(remaining, BodyFraming::Length(body) if length as u64 + body <= READ as u64);
         let mut body = Http1Body {
             stream: &mut self.stream,
-            came: &mut self.received,
-            rest,
-            tell: self.reading.is_partial().then_some(CONTINUE),
+            received: &mut self.received,
+            remaining,
+            continue_left: self.parser.is_partial().then_some(CONTINUE),
             is_half_closed: false,
         };
-        let reply = if let Some(seat) = app.address_limits.seat(peer) {
-            let active = active.seated(seat);
-            journey::handle(worker, peer, active, entering, &head, &mut body).await
+        let reply = if let Some(request_slot) = app.address_limits.request_slot(peer) {
+            let active = active.with_slot(request_slot);
+            journey::handle(worker, peer, active, entry, &head, &mut body).await
         } else {
-            drop(entering);
+            drop(entry);
             Some(journey::crowded(app, peer, active, &head))
         };
-        let Some(reply) = reply.filter(|_| !body.is_half_told()) else {
+        let Some(reply) = reply.filter(|_| !body.is_continue_cut()) else {
             return AfterRequest::Drop;
         };
         // The rest of an unread body would be taken for the next request.
-        let is_unread = !body.rest.is_over();
+        let is_unread = !body.remaining.is_over();
         let may_follow = !body.is_half_closed && !reply.closes() && activity.leaves().is_none();
         let traits = RequestTraits {
             keeps: traits.keeps && !is_unread && may_follow,
@@ -276,7 +278,7 @@ impl Http1Connection {
             // The buffer of a long request is not kept while the connection idles.
             self.received = BytesMut::new();
         }
-        self.reading.reset();
+        self.parser.reset();
         AfterRequest::NextRequest
     }
 
@@ -284,7 +286,7 @@ impl Http1Connection {
     async fn refuse(
         &mut self,
         caller: Http1Caller<'_>,
-        entering: EntryGuard,
+        entry: EntryGuard,
         fault: FramingError,
     ) -> AfterRequest {
         let Http1Caller { worker, peer, .. } = caller;
@@ -293,7 +295,7 @@ impl Http1Connection {
         app.metrics.unreadable_heads.inc();
         let head = RefusedHead::of_bytes(&self.received);
         let reply = journey::unreadable(app, peer, active, fault, &head);
-        drop((head, entering));
+        drop((head, entry));
         let written = self
             .answer(&app.clock, reply, RequestTraits::UNREADABLE)
             .await;
@@ -314,21 +316,21 @@ impl Http1Connection {
         mut reply: Reply,
         traits: RequestTraits,
     ) -> io::Result<bool> {
-        let ends = AnswerFraming::of(reply.head().status, reply.length(), traits);
+        let framing = AnswerFraming::of(reply.head().status, reply.length(), traits);
         let traits = RequestTraits {
-            keeps: traits.keeps && ends != AnswerFraming::Closing,
+            keeps: traits.keeps && framing != AnswerFraming::Closing,
             ..traits
         };
         let mut out = buffer_pool::take();
         let date = || headers::date(clock.unix_ms() / 1_000);
-        response_encoder::write_head(&mut out, reply.head(), traits, ends, date);
-        if traits.for_head || ends == AnswerFraming::AtOnce {
+        response_encoder::write_head(&mut out, reply.head(), traits, framing, date);
+        if traits.for_head || framing == AnswerFraming::AtOnce {
             drop(reply);
             self.write(out).await?;
             return Ok(traits.keeps);
         }
         // If the connection's end marks the answer's end, it must be a reset until the answer is complete.
-        self.stream.ends_whole(ends != AnswerFraming::Closing);
+        self.stream.ends_whole(framing != AnswerFraming::Closing);
         loop {
             let piece = match poll_fn(|cx| reply.poll_piece(cx)).await {
                 Ok(Some(piece)) => piece,
@@ -339,7 +341,7 @@ impl Http1Connection {
                     return Err(io::Error::other(cut));
                 }
             };
-            if ends == AnswerFraming::Chunks {
+            if framing == AnswerFraming::Chunks {
                 response_encoder::write_chunk_size(&mut out, piece.len());
             }
             if piece.len() <= TOGETHER {
@@ -349,7 +351,7 @@ impl Http1Connection {
                 self.write(std::mem::take(&mut out)).await?;
                 write_in_pieces(&mut self.stream, &piece).await?;
             }
-            if ends == AnswerFraming::Chunks {
+            if framing == AnswerFraming::Chunks {
                 out.extend_from_slice(CHUNK_END);
             } else if reply.is_over() {
                 break;
@@ -358,7 +360,7 @@ impl Http1Connection {
         }
         // Dropping the reply ends its permit and record before the caller sees the end and can ask again.
         drop(reply);
-        if ends == AnswerFraming::Chunks {
+        if framing == AnswerFraming::Chunks {
             out.extend_from_slice(LAST_CHUNK);
         }
         self.write(out).await?;
@@ -398,8 +400,8 @@ impl Http1Connection {
         let (mut left, mut since_yield) = (LINGER, SinceYield::default());
         while left > 0 {
             self.received.clear();
-            let (stream, came) = (&mut self.stream, &mut self.received);
-            match poll_fn(|cx| read_more(stream, came, READ_MORE, cx)).await {
+            let (stream, received) = (&mut self.stream, &mut self.received);
+            match poll_fn(|cx| read_more(stream, received, READ_MORE, cx)).await {
                 Ok(read @ 1..) => {
                     left = left.saturating_sub(read);
                     since_yield.worked_on(read).await;
@@ -422,30 +424,30 @@ async fn write_in_pieces(stream: &mut InboundStream, piece: &[u8]) -> io::Result
     Ok(())
 }
 
-/// Reads available bytes to the end of `came`. The buffer has room for at least half of `most` bytes. It may have more,
-/// because a buffer made for a longer body or head is used up first, which is never more than [`BUFFERS`].
+/// Reads available bytes to the end of `received`. The buffer has room for at least half of `limit` bytes. It may have
+/// more, because a buffer made for a longer body or head is used up first, which is never more than [`BUFFERS`].
 fn read_more(
     stream: &mut InboundStream,
-    came: &mut BytesMut,
-    most: usize,
+    received: &mut BytesMut,
+    limit: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    if came.capacity() - came.len() < most / 2 {
-        came.reserve(most);
+    if received.capacity() - received.len() < limit / 2 {
+        received.reserve(limit);
     }
-    pin!(stream.read_buf(came)).poll(cx)
+    pin!(stream.read_buf(received)).poll(cx)
 }
 
 impl Http1Body<'_> {
     /// Sends `100 Continue` to a caller that waits for it.
-    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(left) = self.tell {
+    fn poll_send_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(left) = self.continue_left {
             if left.is_empty() {
                 ready!(Pin::new(&mut *self.stream).poll_flush(cx))?;
-                self.tell = None;
+                self.continue_left = None;
             } else {
                 let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, left))?;
-                self.tell = Some(&left[written..]);
+                self.continue_left = Some(&left[written..]);
             }
         }
         Poll::Ready(Ok(()))
@@ -458,26 +460,26 @@ impl Http1Body<'_> {
     }
 
     /// Whether `100 Continue` was sent in part. An answer would then stand in the middle of it.
-    fn is_half_told(&self) -> bool {
-        let left = self.tell.map_or(0, <[u8]>::len);
+    fn is_continue_cut(&self) -> bool {
+        let left = self.continue_left.map_or(0, <[u8]>::len);
         (1..CONTINUE.len()).contains(&left)
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
         loop {
-            match self.rest.step(self.came)? {
+            match self.remaining.step(self.received)? {
                 BodyEvent::Piece(piece) => {
                     // A caller that sends its body does not wait for `100 Continue`.
-                    self.tell = None;
+                    self.continue_left = None;
                     return Poll::Ready(Ok(Some(piece)));
                 }
                 BodyEvent::Over => return Poll::Ready(Ok(None)),
                 BodyEvent::More => {}
             }
-            ready!(self.poll_tell(cx))?;
-            let is_long = self.rest.at_least() > READ as u64;
-            let most = if is_long { READ_MORE } else { READ };
-            if ready!(read_more(self.stream, self.came, most, cx))? == 0 {
+            ready!(self.poll_send_continue(cx))?;
+            let is_long = self.remaining.at_least() > READ as u64;
+            let limit = if is_long { READ_MORE } else { READ };
+            if ready!(read_more(self.stream, self.received, limit, cx))? == 0 {
                 return Poll::Ready(Err(BodyBroken::Closed));
             }
         }
@@ -497,11 +499,11 @@ impl Body for Http1Body<'_> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_over()
+        self.remaining.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.rest {
+        match self.remaining {
             BodyFraming::Length(left) => SizeHint::with_exact(left),
             BodyFraming::Chunks(_) => SizeHint::default(),
         }
@@ -511,10 +513,10 @@ impl Body for Http1Body<'_> {
 impl RequestBody for Http1Body<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // The end of the connection is not visible behind an unread body or bytes of the next request.
-        if !self.rest.is_over() || !self.came.is_empty() || self.is_half_closed {
+        if !self.remaining.is_over() || !self.received.is_empty() || self.is_half_closed {
             return Poll::Pending;
         }
-        match ready!(read_more(self.stream, self.came, READ, cx)) {
+        match ready!(read_more(self.stream, self.received, READ, cx)) {
             Ok(1..) => Poll::Pending,
             // A FIN, with TLS's close_notify before it or without: no more requests come, but the answer may be read
             // (RFC 9112, 9.6). A caller that closed both directions looks the same, until it resets the connection at

@@ -44,7 +44,7 @@ const HEADER_LIST: u32 = 32 * 1024;
 const FRAME: u32 = 16 * 1024;
 const HEADER_TABLE: u32 = 4 * 1024;
 
-/// Serves a connection to its end. `entering` is the entry guard for requests that may still come, until the caller
+/// Serves a connection to its end. `entry` is the entry guard for requests that may still come, until the caller
 /// knows that the process ends.
 ///
 /// # Errors
@@ -54,17 +54,19 @@ pub async fn serve(
     stream: InboundStream,
     peer: ConnectionPeer,
     lifetime: &ConnectionLifetime,
-    entering: EntryGuard,
+    entry: EntryGuard,
 ) -> Result<(), CloseReason> {
     let activity = &lifetime.activity;
     activity.http2();
     let head_timeout = worker.app.settings.listen.head_timeout;
-    let begun = timeout(head_timeout, settings().handshake(stream)).await;
-    let Ok(begun) = begun else { return Ok(()) };
-    let mut frames = begun.map_err(CloseReason::Broken)?;
-    let farewell = GoawaySignal::default();
-    let ending = ConnectionEnding::new(worker, lifetime, &farewell);
-    let mut ended = pin!(ending.reached(frames.ping_pong(), entering));
+    let handshake = timeout(head_timeout, settings().handshake(stream)).await;
+    let Ok(handshake) = handshake else {
+        return Ok(());
+    };
+    let mut frames = handshake.map_err(CloseReason::Broken)?;
+    let goaway = GoawaySignal::default();
+    let ending = ConnectionEnding::new(worker, lifetime, &goaway);
+    let mut ended = pin!(ending.reached(frames.ping_pong(), entry));
     let mut connection = Http2Connection {
         frames,
         activity: Arc::clone(activity),
@@ -81,7 +83,7 @@ pub async fn serve(
             if let Poll::Ready(ended) = ended.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            if !farewell.is_due() {
+            if !goaway.is_due() {
                 return Poll::Pending;
             }
             connection.frames.graceful_shutdown();
@@ -129,15 +131,15 @@ impl Http2Connection {
 
     fn begin(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let Http2Caller { worker, peer } = &*self.caller;
-        let (busy, entering) = (self.activity.request(), worker.entry_gate.enter());
-        let Some(seat) = worker.app.address_limits.seat(peer) else {
+        let (active, entry) = (self.activity.request(), worker.entry_gate.enter());
+        let Some(request_slot) = worker.app.address_limits.request_slot(peer) else {
             // An answer would take memory, which is short. A reset says the same with less: by the standard the request
             // was not processed, and may be sent again.
             worker.app.metrics.requests_crowded.inc();
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
-        let (caller, busy) = (Arc::clone(&self.caller), busy.seated(seat));
-        tokio::spawn(stream::serve(caller, busy, entering, request, respond));
+        let (caller, active) = (Arc::clone(&self.caller), active.with_slot(request_slot));
+        tokio::spawn(stream::serve(caller, active, entry, request, respond));
     }
 }
 

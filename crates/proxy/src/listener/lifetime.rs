@@ -18,7 +18,7 @@ pub struct ConnectionLifetime {
     /// The state of the connection's waits.
     pub activity: Arc<ConnectionActivity>,
     /// When the connection has reached its greatest age.
-    pub ends: Instant,
+    pub max_age_at: Instant,
     client_ca: Option<ClientCa>,
 }
 
@@ -41,7 +41,7 @@ impl ConnectionLifetime {
         Self {
             worker: Arc::clone(worker),
             activity: Arc::clone(activity),
-            ends: Instant::now() + age.saturating_sub(early),
+            max_age_at: Instant::now() + age.saturating_sub(early),
             client_ca: app
                 .listener_identity
                 .as_ref()
@@ -50,9 +50,9 @@ impl ConnectionLifetime {
     }
 
     /// When to check the connection for the first time.
-    pub fn first_look(&self) -> Instant {
+    pub fn first_check(&self) -> Instant {
         let head_timeout = self.worker.app.settings.listen.head_timeout;
-        self.ends.min(Instant::now() + head_timeout)
+        self.max_age_at.min(Instant::now() + head_timeout)
     }
 
     /// Asks the connection to leave if its age or the client CA requires it. Returns when to check again, `next` at the
@@ -60,7 +60,7 @@ impl ConnectionLifetime {
     pub fn judge(&self, next: Instant) -> Instant {
         let app = &self.worker.app;
         let ended = &app.metrics.connections_ended;
-        let is_old = self.ends <= Instant::now();
+        let is_old = self.max_age_at <= Instant::now();
         let client_ca = app
             .listener_identity
             .as_ref()
@@ -70,7 +70,11 @@ impl ConnectionLifetime {
         } else if client_ca != self.client_ca && self.activity.leave(LeaveReason::ClientCa) {
             ended.client_ca.inc();
         }
-        if is_old { next } else { next.min(self.ends) }
+        if is_old {
+            next
+        } else {
+            next.min(self.max_age_at)
+        }
     }
 
     /// Ends a connection whose peer does not take its answers. The drop then resets the connection, so that the system

@@ -135,9 +135,9 @@ mod tests {
 
     fn took(metrics: &Metrics, milliseconds: u64, times: usize) {
         for _ in 0..times {
-            let mut spent = PhaseTimings::default();
-            spent.add(RequestPhase::Upstream, Duration::from_millis(milliseconds));
-            metrics.requests.took(times % 5, &spent, true);
+            let mut timings = PhaseTimings::default();
+            timings.add(RequestPhase::Upstream, Duration::from_millis(milliseconds));
+            metrics.requests.took(times % 5, &timings, true);
         }
     }
 

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long a connection has, once the process drains, to send its first request and to learn that the caller should go
 /// elsewhere: some round trips. The connection was accepted, so its caller expects to be served.
-pub const FIRST_WORD: Duration = Duration::from_secs(1);
+pub const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// How long before the cut a waiting look-up must answer with the outcome known so far.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LOOK_UP_MARGIN: Duration = Duration::from_millis(500);
 /// The most time of the deadline that is kept for closing, in which the records and access lines of cut calls are
 /// written and threads end.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub struct EntryGate {
 pub struct EntryGuard(Arc<EntryGate>);
 
 /// The interval at which the entry gates are checked for entering callers.
-const LOOK: Duration = Duration::from_millis(2);
+const GATE_CHECK: Duration = Duration::from_millis(2);
 
 impl Default for Drain {
     fn default() -> Self {
@@ -113,20 +113,20 @@ impl Drain {
     pub async fn reached(&self, phase: DrainPhase) {
         let mut changes = self.phase.subscribe();
         let mut reached = pin!(changes.wait_for(|now| *now >= phase));
-        let mut asked: Option<Waker> = None;
+        let mut registered: Option<Waker> = None;
         poll_fn(|cx| {
             // Every connection waits for this, and polls on every activity. `wait_for` takes two locks for each poll.
             // While the process serves and the registered waker is unchanged, the poll is skipped. In later phases each
             // poll goes through: a phase can be seen before its waiters are woken, and a woken waiter is no longer
             // registered.
-            if let Some(waker) = &asked
+            if let Some(waker) = &registered
                 && self.phase() == DrainPhase::Serving
                 && waker.will_wake(cx.waker())
             {
                 return Poll::Pending;
             }
             // A task without remaining budget is not registered either.
-            asked = has_budget_remaining().then(|| cx.waker().clone());
+            registered = has_budget_remaining().then(|| cx.waker().clone());
             // The sender lives as long as this struct, so waiting does not fail.
             reached.as_mut().poll(cx).map(drop)
         })
@@ -136,14 +136,14 @@ impl Drain {
     /// Waits until connections that were accepted before a phase began have had the time to begin.
     pub async fn long_after(&self, phase: DrainPhase) {
         self.reached(phase).await;
-        sleep(FIRST_WORD).await;
+        sleep(FIRST_REQUEST_WAIT).await;
     }
 
     /// Waits until a drain that may take as long as this is about to end.
     pub async fn before_deadline(&self, deadline: Duration) {
         self.reached(DrainPhase::Leaving).await;
         let cut = self.cut_at(deadline);
-        sleep_until(cut.checked_sub(LAST_WORDS).unwrap_or(cut)).await;
+        sleep_until(cut.checked_sub(LOOK_UP_MARGIN).unwrap_or(cut)).await;
     }
 
     /// When the calls in flight are cut, in a drain that may take `deadline`: a little earlier than the deadline, so
@@ -182,7 +182,7 @@ impl Drain {
     /// Waits until every entry gate is shut and every caller inside was admitted or refused.
     pub async fn entered(&self) {
         while self.gates().iter().any(|gate| gate.is_used()) {
-            sleep(LOOK).await;
+            sleep(GATE_CHECK).await;
         }
     }
 

@@ -106,15 +106,15 @@ impl StateDir {
     /// while the previous process drains.
     pub fn open_in_turn(folder: &Path, patience: Duration) -> io::Result<Self> {
         let began = Instant::now();
-        let mut told = false;
+        let mut was_logged = false;
         loop {
             match Self::open(folder) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if began.elapsed() >= patience {
                         return Err(error);
                     }
-                    if !told {
-                        told = true;
+                    if !was_logged {
+                        was_logged = true;
                         let folder = folder.display();
                         tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over");
                     }

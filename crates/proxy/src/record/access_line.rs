@@ -57,7 +57,7 @@ pub struct AccessLine {
     /// Bytes of the answer's body that were handed over.
     pub bytes_out: u64,
     /// The time spent in each phase.
-    pub spent: PhaseTimings,
+    pub timings: PhaseTimings,
     /// Upstream attempts, whether sent or only tried.
     pub attempts: u32,
     /// The outcome that a look-up observed at GatePay for a call whose answer was lost.
@@ -125,14 +125,14 @@ pub struct PhaseTimings([u64; 7]);
 
 impl PhaseTimings {
     /// Adds time spent in a phase.
-    pub fn add(&mut self, turn: RequestPhase, time: Duration) {
+    pub fn add(&mut self, phase: RequestPhase, time: Duration) {
         // 64 bits of nanoseconds hold centuries.
-        self.0[turn as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0[phase as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// The time spent in a phase.
-    pub fn of(&self, turn: RequestPhase) -> Duration {
-        Duration::from_nanos(self.nanos(turn))
+    pub fn of(&self, phase: RequestPhase) -> Duration {
+        Duration::from_nanos(self.nanos(phase))
     }
 
     /// The sum of all phases.
@@ -140,8 +140,8 @@ impl PhaseTimings {
         Duration::from_nanos(self.all_nanos())
     }
 
-    fn nanos(&self, turn: RequestPhase) -> u64 {
-        self.0[turn as usize]
+    fn nanos(&self, phase: RequestPhase) -> u64 {
+        self.0[phase as usize]
     }
 
     fn all_nanos(&self) -> u64 {
@@ -168,7 +168,7 @@ impl AccessLine {
             shadow: LimitSet::default(),
             bytes_in: 0,
             bytes_out: 0,
-            spent: PhaseTimings::default(),
+            timings: PhaseTimings::default(),
             attempts: 0,
             observed: None,
             caller_left: false,
@@ -215,7 +215,7 @@ impl AccessLine {
         let row = rest.generation.zip(self.operation);
         let row = row.map(|(generation, at)| &generation.catalogue.rows()[at as usize]);
         let (party, credential) = self.who(rest);
-        let milliseconds = |turn| Milliseconds::of(self.spent.nanos(turn));
+        let milliseconds = |phase| Milliseconds::of(self.timings.nanos(phase));
         LineFields {
             time,
             level: self.level,
@@ -234,7 +234,7 @@ impl AccessLine {
             shadow: self.shadow,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            ms: Milliseconds::of(self.spent.all_nanos()),
+            ms: Milliseconds::of(self.timings.all_nanos()),
             own_ms: milliseconds(RequestPhase::Own),
             body_ms: milliseconds(RequestPhase::Body),
             journal_ms: milliseconds(RequestPhase::Journal),
@@ -714,9 +714,9 @@ pub(crate) mod tests {
     #[test]
     fn a_terminal_shows_one_line_whatever_a_caller_writes() {
         let mut line = line();
-        line.spent
+        line.timings
             .add(RequestPhase::Upstream, Duration::from_micros(11_500));
-        line.spent
+        line.timings
             .add(RequestPhase::Own, Duration::from_micros(250));
         assert_eq!(
             written(&line, LogFormat::Human),
@@ -745,9 +745,9 @@ pub(crate) mod tests {
         line.shadow.add(LimitName::Money);
         line.code = EnvelopeCode::new("400202");
         line.bytes_out = u64::MAX;
-        line.spent
+        line.timings
             .add(RequestPhase::Own, Duration::from_nanos(250_499));
-        line.spent
+        line.timings
             .add(RequestPhase::Relay, Duration::from_millis(61_030));
         assert_eq!(
             written(&line, LogFormat::Json),

@@ -107,13 +107,13 @@ impl RequestMeters {
     }
 
     /// Records a request's whole time, the proxy's own time, and GatePay's time if the request was `sent` there.
-    pub fn took(&self, operation: usize, spent: &PhaseTimings, sent: bool) {
+    pub fn took(&self, operation: usize, timings: &PhaseTimings, sent: bool) {
         let took = &self.took;
-        took.whole.observe(operation, spent.whole().as_secs_f64());
+        took.whole.observe(operation, timings.whole().as_secs_f64());
         took.own
-            .observe(operation, spent.of(RequestPhase::Own).as_secs_f64());
+            .observe(operation, timings.of(RequestPhase::Own).as_secs_f64());
         if sent {
-            let upstream = spent.of(RequestPhase::Upstream);
+            let upstream = timings.of(RequestPhase::Upstream);
             took.upstream.observe(operation, upstream.as_secs_f64());
         }
     }

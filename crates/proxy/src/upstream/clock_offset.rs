@@ -44,7 +44,7 @@ pub struct UpstreamClock {
     /// GatePay's time less the time since the process start, in milliseconds, if known well enough to be followed. This
     /// offset stays valid when the machine's clock steps.
     origin: AtomicI64,
-    heard: Mutex<ClockSamples>,
+    measured: Mutex<ClockSamples>,
     meters: ClockMeters,
 }
 
@@ -53,9 +53,9 @@ struct ClockSamples {
     samples: VecDeque<ClockSample>,
     state: ClockHealth,
     /// When the offset was logged last.
-    said: Duration,
+    last_logged: Duration,
     /// The machine's clock and the time since the process start, at the last check.
-    looked: Option<(u64, Duration)>,
+    last_check: Option<(u64, Duration)>,
     frozen: bool,
 }
 
@@ -63,19 +63,19 @@ struct ClockSamples {
 #[derive(Debug, Clone, Copy)]
 struct ClockSample {
     at: Duration,
-    least: i64,
-    most: i64,
+    min_ms: i64,
+    max_ms: i64,
 }
 
 /// State of the machine's clock beside GatePay's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum ClockHealth {
     #[default]
-    Well,
+    InSync,
     /// Beyond half of the difference that GatePay tolerates.
-    Off,
+    Skewed,
     /// So far off that requests are refused.
-    Beyond,
+    BeyondTolerance,
 }
 
 impl UpstreamClock {
@@ -87,7 +87,7 @@ impl UpstreamClock {
             future_ms: i64::try_from(window.future_ms).unwrap_or(i64::MAX),
             wanted: AtomicBool::new(true),
             origin: AtomicI64::new(UNKNOWN),
-            heard: Mutex::default(),
+            measured: Mutex::default(),
             meters,
         }
     }
@@ -118,17 +118,17 @@ impl UpstreamClock {
         let Some(date) = date.map(Timestamp::as_millisecond) else {
             return;
         };
-        let mut heard = self.heard();
-        if heard.samples.len() == REMEMBERED {
-            heard.samples.pop_front();
+        let mut measured = self.measured();
+        if measured.samples.len() == REMEMBERED {
+            measured.samples.pop_front();
         }
-        heard.samples.push_back(ClockSample {
+        measured.samples.push_back(ClockSample {
             at: now,
-            least: date.saturating_sub(millis(now)),
-            most: date.saturating_add(1_000).saturating_sub(millis(sent)),
+            min_ms: date.saturating_sub(millis(now)),
+            max_ms: date.saturating_add(1_000).saturating_sub(millis(sent)),
         });
-        self.judge(&mut heard, now);
-        if heard.samples.len() < ENOUGH {
+        self.judge(&mut measured, now);
+        if measured.samples.len() < ENOUGH {
             self.wanted.store(true, Ordering::Relaxed);
         }
     }
@@ -145,7 +145,7 @@ impl UpstreamClock {
 
     /// How far GatePay's clock is ahead of this machine's, in milliseconds, if it is known.
     pub fn offset_ms(&self) -> Option<i64> {
-        offset(&self.clock, &self.heard().samples).map(|(offset, _)| offset)
+        offset(&self.clock, &self.measured().samples).map(|(offset, _)| offset)
     }
 
     /// Drops old samples and checks how the machine's clock moves; called every second.
@@ -153,24 +153,24 @@ impl UpstreamClock {
         let before = self.clock.elapsed();
         let wall = self.clock.unix_ms();
         let now = self.clock.elapsed();
-        let mut heard = self.heard();
-        heard
+        let mut measured = self.measured();
+        measured
             .samples
             .retain(|sample| now.saturating_sub(sample.at) < SAYS);
         // A delay of the thread between the readings would look like a fault of the clock.
         if now.saturating_sub(before) < Duration::from_millis(50) {
-            let fault = heard
-                .looked
+            let fault = measured
+                .last_check
                 .replace((wall, now))
-                .and_then(|looked| fault(looked, (wall, now)));
-            self.report(&mut heard, fault);
+                .and_then(|last_check| fault(last_check, (wall, now)));
+            self.report(&mut measured, fault);
         }
-        self.judge(&mut heard, now);
+        self.judge(&mut measured, now);
         self.wanted.store(true, Ordering::Relaxed);
     }
 
-    fn report(&self, heard: &mut ClockSamples, fault: Option<ClockFault>) {
-        let was_frozen = std::mem::replace(&mut heard.frozen, fault == Some(ClockFault::Frozen));
+    fn report(&self, measured: &mut ClockSamples, fault: Option<ClockFault>) {
+        let was_frozen = std::mem::replace(&mut measured.frozen, fault == Some(ClockFault::Frozen));
         match fault {
             Some(ClockFault::Stepped(by_ms)) => {
                 self.meters.faults[0].inc();
@@ -192,16 +192,17 @@ impl UpstreamClock {
     }
 
     /// Updates the followed offset, the metrics and the log from the current samples.
-    fn judge(&self, heard: &mut ClockSamples, now: Duration) {
-        let Some((offset_ms, agreeing)) = offset(&self.clock, &heard.samples) else {
+    fn judge(&self, measured: &mut ClockSamples, now: Duration) {
+        let Some((offset_ms, agreeing)) = offset(&self.clock, &measured.samples) else {
             self.origin.store(UNKNOWN, Ordering::Relaxed);
             self.meters.agreeing.set(0);
             return;
         };
         if agreeing >= ENOUGH
-            && let Some((least, most, _)) = agreed(&heard.samples)
+            && let Some((min_ms, max_ms, _)) = agreed(&measured.samples)
         {
-            self.origin.store(least.midpoint(most), Ordering::Relaxed);
+            self.origin
+                .store(min_ms.midpoint(max_ms), Ordering::Relaxed);
         }
         self.meters.offset.set(
             Duration::from_millis(offset_ms.unsigned_abs())
@@ -212,23 +213,23 @@ impl UpstreamClock {
             .agreeing
             .set(i64::try_from(agreeing).unwrap_or(i64::MAX));
         let state = self.state(offset_ms);
-        let news = state != heard.state || now.saturating_sub(heard.said) >= AGAIN;
-        if news && state.max(heard.state) > ClockHealth::Well {
-            heard.said = now;
+        let news = state != measured.state || now.saturating_sub(measured.last_logged) >= AGAIN;
+        if news && state.max(measured.state) > ClockHealth::InSync {
+            measured.last_logged = now;
             self.say(state, offset_ms);
         }
-        heard.state = state;
+        measured.state = state;
     }
 
     fn state(&self, offset_ms: i64) -> ClockHealth {
         let off = offset_ms.abs();
         let tolerated = i64::try_from(StampWindow::GATEPAY.future_ms).unwrap_or(i64::MAX);
         if off > self.future_ms || (off >= tolerated && !self.follow) {
-            ClockHealth::Beyond
+            ClockHealth::BeyondTolerance
         } else if off >= tolerated / 2 {
-            ClockHealth::Off
+            ClockHealth::Skewed
         } else {
-            ClockHealth::Well
+            ClockHealth::InSync
         }
     }
 
@@ -239,15 +240,15 @@ impl UpstreamClock {
             "GatePay refuses what is stamped more than 10 s off; correct the clock, or say clock = \"follow\""
         };
         match state {
-            ClockHealth::Well => tracing::info!(
+            ClockHealth::InSync => tracing::info!(
                 gatepay_ahead_ms,
                 "this machine's clock and GatePay's agree again"
             ),
-            ClockHealth::Off => tracing::warn!(
+            ClockHealth::Skewed => tracing::warn!(
                 gatepay_ahead_ms,
                 "this machine's clock is off GatePay's: {stamps}"
             ),
-            ClockHealth::Beyond => tracing::error!(
+            ClockHealth::BeyondTolerance => tracing::error!(
                 gatepay_ahead_ms,
                 "this machine's clock is off GatePay's by more than is tolerated: {stamps}; tenants are judged by this clock, and \
                  those whose clocks are right may be refused"
@@ -255,22 +256,22 @@ impl UpstreamClock {
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, ClockSamples> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn measured(&self) -> MutexGuard<'_, ClockSamples> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// How far GatePay is ahead of the machine's clock, and how many samples agree on it. The offset is zero if the bounds
 /// include zero.
 fn offset(clock: &Clock, samples: &VecDeque<ClockSample>) -> Option<(i64, usize)> {
-    let (least, most, agreeing) = agreed(samples)?;
+    let (min_ms, max_ms, agreeing) = agreed(samples)?;
     let wall = i64::try_from(clock.unix_ms()).unwrap_or(i64::MAX);
     let ours = wall.saturating_sub(millis(clock.elapsed()));
-    let (least, most) = (least.saturating_sub(ours), most.saturating_sub(ours));
-    let offset = if least <= 0 && most >= 0 {
+    let (min_ms, max_ms) = (min_ms.saturating_sub(ours), max_ms.saturating_sub(ours));
+    let offset = if min_ms <= 0 && max_ms >= 0 {
         0
     } else {
-        least.midpoint(most)
+        min_ms.midpoint(max_ms)
     };
     Some((offset, agreeing))
 }
@@ -280,18 +281,18 @@ fn agreed(samples: &VecDeque<ClockSample>) -> Option<(i64, i64, usize)> {
     let agreeing = |at: i64| {
         let with = samples
             .iter()
-            .filter(move |sample| (sample.least..=sample.most).contains(&at));
+            .filter(move |sample| (sample.min_ms..=sample.max_ms).contains(&at));
         with.clone().count()
     };
     // The largest overlap begins at the lower bound of a sample. Of several such bounds the latest sample's counts.
-    let begin = samples.iter().rev().map(|sample| sample.least);
+    let begin = samples.iter().rev().map(|sample| sample.min_ms);
     let (begin, count) = begin
         .map(|at| (at, agreeing(at)))
         .reduce(|best, next| if next.1 > best.1 { next } else { best })?;
     let end = samples
         .iter()
-        .filter(|sample| (sample.least..=sample.most).contains(&begin));
-    let end = end.map(|sample| sample.most).min()?;
+        .filter(|sample| (sample.min_ms..=sample.max_ms).contains(&begin));
+    let end = end.map(|sample| sample.max_ms).min()?;
     (count * 2 > samples.len()).then_some((begin, end, count))
 }
 
@@ -422,13 +423,13 @@ mod tests {
     fn it_warns_at_half_of_what_is_tolerated() {
         let clock = Clock::manual(T0);
         for (follow, offset_ms, state) in [
-            (false, 4_999, ClockHealth::Well),
-            (false, -5_000, ClockHealth::Off),
-            (false, 9_999, ClockHealth::Off),
-            (false, 10_000, ClockHealth::Beyond),
-            (true, 10_000, ClockHealth::Off),
-            (true, 10_001, ClockHealth::Beyond),
-            (true, -30_000, ClockHealth::Beyond),
+            (false, 4_999, ClockHealth::InSync),
+            (false, -5_000, ClockHealth::Skewed),
+            (false, 9_999, ClockHealth::Skewed),
+            (false, 10_000, ClockHealth::BeyondTolerance),
+            (true, 10_000, ClockHealth::Skewed),
+            (true, 10_001, ClockHealth::BeyondTolerance),
+            (true, -30_000, ClockHealth::BeyondTolerance),
         ] {
             assert_eq!(
                 guardian(&clock, follow).state(offset_ms),

@@ -20,7 +20,7 @@ use crate::process::clock::Clock;
 use crate::upstream::meters::SignerMeters;
 
 /// Interval at which the start of another credential is checked.
-const EVERY: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Delay before a failed credential is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -29,8 +29,8 @@ pub struct CredentialRotation {
     clock: Clock,
     current: ArcSwapOption<ActiveCredential>,
     failed: Mutex<Option<FailedCredential>>,
-    asks: mpsc::Sender<SwitchRequest>,
-    asked: Mutex<Option<mpsc::Receiver<SwitchRequest>>>,
+    commands: mpsc::Sender<SwitchRequest>,
+    received_commands: Mutex<Option<mpsc::Receiver<SwitchRequest>>>,
     meters: SignerMeters,
 }
 
@@ -38,7 +38,7 @@ pub struct CredentialRotation {
 #[derive(Clone)]
 pub struct ActiveCredential {
     institution: Arc<Institution>,
-    place: usize,
+    index: usize,
     /// Start time, in milliseconds: only a credential that began later replaces this one automatically.
     since: u64,
 }
@@ -100,16 +100,16 @@ impl ActiveCredential {
         ))
     }
 
-    fn of(institution: &Arc<Institution>, place: usize) -> Self {
+    fn of(institution: &Arc<Institution>, index: usize) -> Self {
         Self {
-            since: institution.credentials[place].not_before.unwrap_or(0),
+            since: institution.credentials[index].not_before.unwrap_or(0),
             institution: Arc::clone(institution),
-            place,
+            index,
         }
     }
 
     fn dated(&self) -> &DatedCredential {
-        &self.institution.credentials[self.place]
+        &self.institution.credentials[self.index]
     }
 
     /// Client id and key.
@@ -124,13 +124,13 @@ impl ActiveCredential {
 
     /// The same credential in a newer configuration.
     fn in_other(&self, institution: &Arc<Institution>) -> Option<Self> {
-        let place = institution
+        let index = institution
             .credentials
             .iter()
             .position(|dated| self.is(dated))?;
         Some(Self {
             institution: Arc::clone(institution),
-            place,
+            index,
             since: self.since,
         })
     }
@@ -140,13 +140,13 @@ impl CredentialRotation {
     /// A rotation that starts with the credential valid now.
     pub fn new(institution: &Arc<Institution>, clock: Clock, meters: SignerMeters) -> Self {
         // At most one command waits; a further command is refused.
-        let (asks, asked) = mpsc::channel(1);
+        let (commands, received_commands) = mpsc::channel(1);
         let current = ActiveCredential::at(institution, clock.unix_ms());
         Self {
             current: ArcSwapOption::from_pointee(current),
             failed: Mutex::default(),
-            asks,
-            asked: Mutex::new(Some(asked)),
+            commands,
+            received_commands: Mutex::new(Some(received_commands)),
             clock,
             meters,
         }
@@ -164,28 +164,28 @@ impl CredentialRotation {
 
     /// Switches credentials when one is due or commanded, as long as this future is polled.
     ///
-    /// `proves` sends a read signed with the given credential.
+    /// `prove` sends a read signed with the given credential.
     pub async fn watch<F: Future<Output = Result<(), String>>>(
         &self,
         institution: impl Fn() -> Arc<Institution>,
-        proves: impl Fn(Arc<ActiveCredential>) -> F,
+        prove: impl Fn(Arc<ActiveCredential>) -> F,
     ) {
-        let asked = lock(&self.asked).take();
-        let Some(mut asked) = asked else {
+        let received_commands = lock(&self.received_commands).take();
+        let Some(mut received_commands) = received_commands else {
             return;
         };
-        let mut tick = interval(EVERY);
+        let mut tick = interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = tick.tick() => {
                     if let Some(next) = self.due(&institution()) {
                         // `switch` writes the outcome to the log and the metrics.
-                        let _ = self.switch(next, &proves).await;
+                        let _ = self.switch(next, &prove).await;
                     }
                 }
-                Some(SwitchRequest { client_id, reply }) = asked.recv() => {
-                    let switch = self.command(&client_id, &institution(), &proves).await;
+                Some(SwitchRequest { client_id, reply }) = received_commands.recv() => {
+                    let switch = self.command(&client_id, &institution(), &prove).await;
                     // The caller may have left.
                     let _ = reply.send(switch);
                 }
@@ -210,26 +210,26 @@ impl CredentialRotation {
             self.settled();
             return None;
         }
-        let rests = lock(&self.failed).as_ref().is_some_and(|failed| {
+        let is_backing_off = lock(&self.failed).as_ref().is_some_and(|failed| {
             failed.fingerprint == next.credential().key.fingerprint()
                 && self.clock.elapsed().saturating_sub(failed.tried) < RETRY
         });
-        (!rests).then_some(next)
+        (!is_backing_off).then_some(next)
     }
 
     async fn command<F: Future<Output = Result<(), String>>>(
         &self,
         client_id: &str,
         institution: &Arc<Institution>,
-        proves: impl Fn(Arc<ActiveCredential>) -> F,
+        prove: impl Fn(Arc<ActiveCredential>) -> F,
     ) -> SwitchResult {
         let now_ms = self.clock.unix_ms();
-        let places = institution.credentials.iter().enumerate();
-        let wanted = places
+        let credentials = institution.credentials.iter().enumerate();
+        let found = credentials
             .filter(|(_, dated)| dated.credential.client_id.as_str() == client_id)
             .filter(|(_, dated)| dated.valid_at(now_ms))
             .max_by_key(|(_, dated)| dated.not_before);
-        let Some((place, dated)) = wanted else {
+        let Some((index, dated)) = found else {
             return SwitchResult::Unknown;
         };
         if self
@@ -243,9 +243,9 @@ impl CredentialRotation {
         // A command overrides the dates of credentials that have begun so far.
         let next = ActiveCredential {
             since: now_ms,
-            ..ActiveCredential::of(institution, place)
+            ..ActiveCredential::of(institution, index)
         };
-        match self.switch(next, proves).await {
+        match self.switch(next, prove).await {
             Ok(()) => SwitchResult::Switched,
             Err(why) => SwitchResult::Failed(why),
         }
@@ -254,11 +254,11 @@ impl CredentialRotation {
     async fn switch<F: Future<Output = Result<(), String>>>(
         &self,
         next: ActiveCredential,
-        proves: impl Fn(Arc<ActiveCredential>) -> F,
+        prove: impl Fn(Arc<ActiveCredential>) -> F,
     ) -> Result<(), String> {
         let next = Arc::new(next);
         let client_id = next.credential().client_id.to_string();
-        match proves(Arc::clone(&next)).await {
+        match prove(Arc::clone(&next)).await {
             Ok(()) => {
                 self.current.store(Some(next));
                 self.meters.switched.inc();
@@ -302,7 +302,7 @@ impl CredentialRotation {
     /// Commands a switch to another credential. `None` if the process is ending or another command is waiting.
     pub async fn ask(&self, client_id: String) -> Option<SwitchResult> {
         let (reply, switch) = oneshot::channel();
-        self.asks
+        self.commands
             .try_send(SwitchRequest { client_id, reply })
             .ok()?;
         switch.await.ok()
@@ -379,7 +379,7 @@ mod tests {
             if let Some(next) = self.signer.due(institution) {
                 let _ = self
                     .signer
-                    .switch(next, |signing| proves(&signing, accepted))
+                    .switch(next, |signing| prove(&signing, accepted))
                     .await;
             }
             self.signs()
@@ -391,12 +391,12 @@ mod tests {
             institution: &Arc<Institution>,
             accepted: &[&str],
         ) -> SwitchResult {
-            let proves = |signing: Arc<ActiveCredential>| proves(&signing, accepted);
-            self.signer.command(to, institution, proves).await
+            let prove = |signing: Arc<ActiveCredential>| prove(&signing, accepted);
+            self.signer.command(to, institution, prove).await
         }
     }
 
-    fn proves(
+    fn prove(
         signing: &ActiveCredential,
         accepted: &[&str],
     ) -> impl Future<Output = Result<(), String>> + use<> {

@@ -78,7 +78,7 @@ impl<'a> CallOwner<'a> {
         match self {
             Self::Proxy => false,
             Self::Party(limits) | Self::LookUp(limits) => {
-                limits.breaker.failures_in_a_row() > retry::MOST + 1
+                limits.breaker.failures_in_a_row() > retry::MAX_RETRIES + 1
             }
         }
     }
@@ -139,7 +139,7 @@ pub async fn send(
         };
         if reused && matches!(outcome, Err(CallFailure::NotSent(_))) {
             // A dead kept connection is no failure of GatePay, and the next kept connection may be dead too.
-            call.pool.repeated(RetryReason::StaleConnection);
+            call.pool.count_retry(RetryReason::StaleConnection);
             continue;
         }
         judge_attempt(call, pass, &outcome);
@@ -147,7 +147,7 @@ pub async fn send(
             return outcome;
         };
         let pause = retry::pause(retries);
-        let is_last = retries == retry::MOST || Instant::now() + pause >= deadline;
+        let is_last = retries == retry::MAX_RETRIES || Instant::now() + pause >= deadline;
         if is_last || !affords_retry(call, claim, reason) {
             return outcome;
         }
@@ -157,7 +157,7 @@ pub async fn send(
         };
         pass = next;
         retries += 1;
-        call.pool.repeated(reason);
+        call.pool.count_retry(reason);
         kept = call.pool.reuse(kind, claim, Instant::now());
     }
 }
@@ -184,7 +184,7 @@ fn affords_retry(call: UpstreamCall<'_>, claim: LineClaim, reason: RetryReason) 
     let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
     // Calls of a party that keeps failing are not retried at the expense of the shared budget.
     if (was_sent && call.owner.keeps_failing()) || !call.budget.spend(claim.party) {
-        call.pool.repeat_denied();
+        call.pool.count_denied_retry();
         return false;
     }
     // Retrying a request that was sent costs GatePay another request and the institution a part of its quota.
@@ -193,8 +193,8 @@ fn affords_retry(call: UpstreamCall<'_>, claim: LineClaim, reason: RetryReason) 
 
 /// Whether the outcome is a failure of GatePay: no answer, or a server error without GatePay's envelope code, which a
 /// server in front of GatePay sends.
-fn is_failing(tried: &Result<UpstreamAnswer, CallFailure>) -> bool {
-    match tried {
+fn is_failing(outcome: &Result<UpstreamAnswer, CallFailure>) -> bool {
+    match outcome {
         Err(_) => true,
         Ok(answer) => {
             let speaks =

@@ -53,7 +53,7 @@ struct PoolPermits {
 struct PoolState {
     idle: Vec<PooledConnection>,
     /// Slots in use, by idle connections too.
-    taken: usize,
+    in_use: usize,
     /// Slots in use by parties' reads.
     reads: usize,
     line: WaitLine<SlotGrant>,
@@ -73,7 +73,7 @@ pub struct PoolPermit {
 }
 
 /// A call's position in the wait line, until dropped.
-struct InLine<'a> {
+struct WaitingGuard<'a> {
     permits: &'a PoolPermits,
     position: LinePosition,
 }
@@ -190,8 +190,8 @@ impl Pool {
         let (position, granted) = {
             let mut state = self.permits.state();
             if !reads || self.permits.admits_reads(&state) {
-                if state.taken < self.permits.limits.connections {
-                    state.taken += 1;
+                if state.in_use < self.permits.limits.connections {
+                    state.in_use += 1;
                     state.reads += usize::from(reads);
                     let permits = Arc::downgrade(&self.permits);
                     return Ok(SlotGrant::Permit(PoolPermit { permits, reads }));
@@ -205,7 +205,7 @@ impl Pool {
             state.line.join(claim)
         };
         let permits = &*self.permits;
-        let _in_line = InLine { permits, position };
+        let _waiting = WaitingGuard { permits, position };
         self.meters.waits.inc();
         match timeout_at(deadline, granted).await {
             Ok(Ok(grant)) => Ok(grant),
@@ -225,7 +225,7 @@ impl Pool {
         }
         let mut state = self.permits.state();
         state.reads -= usize::from(std::mem::take(&mut pooled.permit.reads));
-        let over = match self
+        let surplus = match self
             .permits
             .grant(&mut state, SlotGrant::Connection(pooled))
         {
@@ -236,16 +236,16 @@ impl Pool {
             left => left,
         };
         drop(state);
-        drop(over);
+        drop(surplus);
     }
 
     /// Counts a retry.
-    pub fn repeated(&self, reason: RetryReason) {
+    pub fn count_retry(&self, reason: RetryReason) {
         self.meters.repeats[reason as usize].inc();
     }
 
     /// Counts a retry that the retry budget denied.
-    pub fn repeat_denied(&self) {
+    pub fn count_denied_retry(&self) {
         self.meters.repeats_denied.inc();
     }
 
@@ -256,20 +256,20 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.permits.state();
         let mut spare = state.idle.len().saturating_sub(self.permits.limits.idle);
-        let over: Vec<_> = state
+        let surplus: Vec<_> = state
             .idle
             .extract_if(.., |pooled| {
                 // The first connections are those that have idled for the longest time.
                 let is_spare = spare > 0 && now.duration_since(pooled.idle_since) > SPARE;
-                let over =
+                let closes =
                     is_spare || !pooled.is_fresh(now) || !pooled.connection.is_quiet(Liveness::Now);
-                spare = spare.saturating_sub(usize::from(over));
-                over
+                spare = spare.saturating_sub(usize::from(closes));
+                closes
             })
             .collect();
         // Dropped after the lock is released, since the drop takes the lock.
         drop(state);
-        drop(over);
+        drop(surplus);
     }
 }
 
@@ -322,7 +322,7 @@ impl SlotGrant {
     }
 }
 
-impl Drop for InLine<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.permits.state().line.leave(self.position);
     }
@@ -340,7 +340,7 @@ impl Drop for PoolPermit {
             reads: false,
         };
         if let Some(mut left) = permits.grant(&mut state, SlotGrant::Permit(freed)) {
-            state.taken -= 1;
+            state.in_use -= 1;
             // The permit's drop would take the lock that is held here.
             left.permit().permits = Weak::new();
         }
@@ -669,6 +669,6 @@ mod tests {
         assert_eq!(pool.permits.state().reads, 7);
         drop((held, next));
         let state = pool.permits.state();
-        assert_eq!((state.reads, state.taken), (0, 0));
+        assert_eq!((state.reads, state.in_use), (0, 0));
     }
 }

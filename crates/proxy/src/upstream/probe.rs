@@ -15,9 +15,9 @@ use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
 use crate::upstream::forward::{self, UpstreamCall};
 
 /// Interval at which the need for a probe is checked.
-const EVERY: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Timeout of one probe.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether GatePay accepts the credential that signs `attempt`: its answer must report success.
 pub async fn prove(
@@ -27,7 +27,7 @@ pub async fn prove(
     if call.quota.take_for(OwnCallPurpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
     }
-    match forward::send(call, Kind::Read, Instant::now(), PATIENCE, attempt).await {
+    match forward::send(call, Kind::Read, Instant::now(), TIMEOUT, attempt).await {
         Ok(UpstreamAnswer {
             body: AnswerBody::Whole(_, judgement),
             head,
@@ -52,7 +52,7 @@ pub async fn watch<A>(call: UpstreamCall<'_>, ask: impl Fn() -> Option<A>)
 where
     A: FnMut(&mut Vec<u8>) -> Bytes,
 {
-    let mut tick = interval(EVERY);
+    let mut tick = interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -69,7 +69,7 @@ where
         if call.quota.take_for(OwnCallPurpose::Probe).is_ok() {
             call.breaker.asked();
             // `forward` reports the outcome to the breaker and the clock.
-            let _ = forward::send(call, Kind::Read, Instant::now(), PATIENCE, attempt).await;
+            let _ = forward::send(call, Kind::Read, Instant::now(), TIMEOUT, attempt).await;
         }
     }
 }

@@ -35,7 +35,7 @@ pub const AFTER_REFUSAL: ResolveSchedule = ResolveSchedule {
     purpose: OwnCallPurpose::Settle,
 };
 /// Timeout of one look-up, so that a hanging answer leaves time for the next look-up.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends look-ups as scheduled until GatePay has the call, or until `within` has passed.
 ///
@@ -59,7 +59,7 @@ pub async fn resolve(
             continue;
         }
         let now = Instant::now();
-        let limit = PATIENCE.min(until.saturating_duration_since(now));
+        let limit = TIMEOUT.min(until.saturating_duration_since(now));
         let answer = forward::send(call, Kind::Read, now, limit, &mut ask).await;
         if let Ok(UpstreamAnswer {
             head,

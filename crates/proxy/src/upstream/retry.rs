@@ -13,13 +13,13 @@ use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
 use crate::upstream::meters::RetryReason;
 
 /// Maximum number of retries of one request.
-pub const MOST: u32 = 2;
+pub const MAX_RETRIES: u32 = 2;
 /// Mean delay of the first retry; each later retry waits twice as long.
-const PAUSE: Duration = Duration::from_millis(50);
+const MEAN_PAUSE: Duration = Duration::from_millis(50);
 
 /// The reason for retrying an attempt with this outcome; `None` if a retry is not allowed.
-pub fn reason(kind: Kind, tried: &Result<UpstreamAnswer, CallFailure>) -> Option<RetryReason> {
-    match (tried, kind) {
+pub fn reason(kind: Kind, outcome: &Result<UpstreamAnswer, CallFailure>) -> Option<RetryReason> {
+    match (outcome, kind) {
         (Err(CallFailure::NotSent(_)), _) => Some(RetryReason::NotSent),
         (Err(CallFailure::Lost { .. }), Kind::Read) => Some(RetryReason::Lost),
         (Ok(answer), Kind::Read) if is_passing(answer) => Some(RetryReason::Answer),
@@ -42,9 +42,9 @@ fn is_passing(answer: &UpstreamAnswer) -> bool {
 
 /// Delay before a retry: half to one and a half times the mean, so that calls that failed together are not retried
 /// together.
-pub fn pause(repeats: u32) -> Duration {
+pub fn pause(retries: u32) -> Duration {
     let [jitter] = clock::random::<1>();
-    PAUSE * (1 << repeats) * (128 + u32::from(jitter)) / 256
+    MEAN_PAUSE * (1 << retries) * (128 + u32::from(jitter)) / 256
 }
 
 /// The retry budget of one worker, which shares it with no other worker.
@@ -53,7 +53,7 @@ pub fn pause(repeats: u32) -> Duration {
 /// both accounts, so that no party spends the earnings of others.
 pub struct RetryBudget {
     /// The shared account, in thousandths of a retry.
-    left: AtomicI64,
+    balance: AtomicI64,
     /// The parties' accounts, in thousandths of a retry. Parties whose numbers hash alike share an account.
     parties: [AtomicI64; ACCOUNTS],
     earned: i64,
@@ -61,10 +61,10 @@ pub struct RetryBudget {
 
 const ONE: i64 = 1_000;
 /// Initial balance of a party's account, so that a party with little traffic can retry too.
-const AT_START: i64 = 10 * ONE;
+const INITIAL_BALANCE: i64 = 10 * ONE;
 /// Maximum balance of an account, so that a long time without failures does not pay for an outage. The shared account
 /// starts with it, since each party is limited by its own account.
-const AT_MOST: i64 = 100 * ONE;
+const MAX_BALANCE: i64 = 100 * ONE;
 const ACCOUNTS: usize = 256;
 
 impl RetryBudget {
@@ -77,31 +77,31 @@ impl RetryBudget {
         let earned = (share * 1_000.0).round() as i64;
         let start = |most| AtomicI64::new(if earned == 0 { 0 } else { most });
         Self {
-            left: start(AT_MOST),
-            parties: std::array::from_fn(|_| start(AT_START)),
+            balance: start(MAX_BALANCE),
+            parties: std::array::from_fn(|_| start(INITIAL_BALANCE)),
             earned,
         }
     }
 
     /// Earns for a request of the party with this unique number.
     pub fn earn(&self, party: usize) {
-        for account in [&self.left, self.account(party)] {
+        for account in [&self.balance, self.account(party)] {
             // Only this worker's thread writes, so that no write comes between load and store.
-            let left = account.load(Ordering::Relaxed);
-            if left < AT_MOST {
-                account.store(left + self.earned, Ordering::Relaxed);
+            let balance = account.load(Ordering::Relaxed);
+            if balance < MAX_BALANCE {
+                account.store(balance + self.earned, Ordering::Relaxed);
             }
         }
     }
 
     /// Pays for a retry of this party; `false` if either account has too little.
     pub fn spend(&self, party: usize) -> bool {
-        let accounts = [&self.left, self.account(party)];
-        let left = accounts.map(|account| account.load(Ordering::Relaxed));
-        let enough = left.iter().all(|left| *left >= ONE);
+        let accounts = [&self.balance, self.account(party)];
+        let balance = accounts.map(|account| account.load(Ordering::Relaxed));
+        let enough = balance.iter().all(|balance| *balance >= ONE);
         if enough {
-            for (account, left) in accounts.into_iter().zip(left) {
-                account.store(left - ONE, Ordering::Relaxed);
+            for (account, balance) in accounts.into_iter().zip(balance) {
+                account.store(balance - ONE, Ordering::Relaxed);
             }
         }
         enough
@@ -121,12 +121,12 @@ mod tests {
     #[test]
     fn repeats_are_a_share_of_the_traffic() {
         let budget = RetryBudget::new(0.1);
-        let mut repeats = 0;
+        let mut retries = 0;
         for _ in 0..10_000 {
             budget.earn(1);
-            repeats += u32::from(budget.spend(1));
+            retries += u32::from(budget.spend(1));
         }
-        assert_eq!(repeats, 1_010, "a tenth, and what there was at the start");
+        assert_eq!(retries, 1_010, "a tenth, and what there was at the start");
     }
 
     #[test]
@@ -144,12 +144,12 @@ mod tests {
     #[test]
     fn a_party_that_fails_every_other_time_uses_nothing_that_others_earned() {
         let budget = RetryBudget::new(0.1);
-        let mut repeats = 0;
+        let mut retries = 0;
         for call in 0..1_000 {
             budget.earn(1);
-            repeats += u32::from(call % 2 == 1 && budget.spend(1));
+            retries += u32::from(call % 2 == 1 && budget.spend(1));
         }
-        assert_eq!(repeats, 110, "its own tenth, and what it had at the start");
+        assert_eq!(retries, 110, "its own tenth, and what it had at the start");
         assert!((0..10).all(|_| budget.spend(2)), "another has its own");
         assert!(!budget.spend(2));
     }

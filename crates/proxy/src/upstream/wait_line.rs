@@ -133,8 +133,8 @@ impl<T> WaitLine<T> {
     /// Removes a call that stopped waiting.
     pub fn leave(&mut self, position: LinePosition) {
         let class = &mut self.classes[position.class];
-        if let Some(gone) = class.waiting.remove(&(position.round, position.arrival)) {
-            class.left(gone.party);
+        if let Some(removed) = class.waiting.remove(&(position.round, position.arrival)) {
+            class.left(removed.party);
         }
     }
 
@@ -149,14 +149,14 @@ impl<T> WaitLine<T> {
         let mut ready = classes.filter(may_go).map(|(at, class)| (at, class.passed));
         let (first, _) = ready.next()?;
         let overdue = ready.rfind(|(_, passed)| *passed >= PASSED);
-        let turn = overdue.map_or(first, |(at, _)| at);
+        let served_class = overdue.map_or(first, |(at, _)| at);
         for (at, class) in self.classes.iter_mut().enumerate() {
-            if at > turn && !class.waiting.is_empty() && (at != READ || reads) {
+            if at > served_class && !class.waiting.is_empty() && (at != READ || reads) {
                 class.passed += 1;
             }
         }
-        let sender = self.classes[turn].serve()?;
-        Some((sender, turn == READ))
+        let sender = self.classes[served_class].serve()?;
+        Some((sender, served_class == READ))
     }
 }
 

@@ -26,8 +26,9 @@ pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<Confi
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    let told = ask(address, token).map_err(|error| format!("the process at {address}: {error}"))?;
-    serde_json::from_slice(&told)
+    let outline =
+        ask(address, token).map_err(|error| format!("the process at {address}: {error}"))?;
+    serde_json::from_slice(&outline)
         .map_err(|error| format!("the process at {address} is of another version: {error}"))
 }
 
@@ -52,8 +53,8 @@ fn ask(address: SocketAddr, token: Option<&Path>) -> Result<Bytes, String> {
     if answer.status().as_u16() == 200 {
         return Ok(answer.into_body());
     }
-    let said = String::from_utf8_lossy(answer.body());
-    Err(format!("{}: {}", answer.status(), said.trim_end()))
+    let message = String::from_utf8_lossy(answer.body());
+    Err(format!("{}: {}", answer.status(), message.trim_end()))
 }
 
 fn bearer(path: &Path) -> Result<HeaderValue, String> {

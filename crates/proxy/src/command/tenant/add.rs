@@ -7,7 +7,7 @@ use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
 use gatepay_tenancy::{PartyId, SubAccount};
 use serde_json::json;
 
-use super::{ToldRunning, credential_lines, not_edited, random};
+use super::{TenantArguments, credential_lines, not_edited, random};
 use crate::command::{ExitStatus, complain, fail};
 
 /// Add a tenant: a client id, a secret, and the two files that hold them.
@@ -29,7 +29,7 @@ pub(crate) struct TenantAdd {
     #[arg(long, value_name = "FOLDER")]
     secrets: Option<PathBuf>,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantAdd {
@@ -39,7 +39,7 @@ impl TenantAdd {
             sub_account: &self.sub_account,
             place: match &self.tenants {
                 Some(folder) => Place::Folder(folder),
-                None => Place::Configuration(self.told.files()),
+                None => Place::Configuration(self.arguments.files()),
             },
             secrets: self.secrets.as_deref(),
         };
@@ -56,7 +56,7 @@ impl TenantAdd {
             }
             Err(error) => return fail(error),
         };
-        let told = json!({
+        let arguments = json!({
             "id": self.id.as_str(),
             "sub_account": self.sub_account.as_str(),
             "client_id": added.client_id.as_str(),
@@ -69,6 +69,7 @@ impl TenantAdd {
             format!("wrote {}", added.secret_file.display()),
         ];
         let credential = credential_lines(&self.id, &added.client_id, &added.secret);
-        self.told.tell(&told, &[&wrote[..], &credential].concat())
+        self.arguments
+            .print(&arguments, &[&wrote[..], &credential].concat())
     }
 }

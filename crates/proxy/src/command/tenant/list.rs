@@ -5,7 +5,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::Tenant;
 use serde_json::{Value, json};
 
-use super::{ToldRunning, credential, refuse, time};
+use super::{TenantArguments, credential, refuse, time};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -13,12 +13,12 @@ use crate::command::{ExitStatus, complain};
 #[derive(Args)]
 pub(crate) struct TenantList {
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantList {
     pub(super) fn run(self) -> ExitStatus {
-        let (configuration, problems) = self.told.load();
+        let (configuration, problems) = self.arguments.load();
         let now_ms = Clock::system().unix_ms();
         let tenants = configuration.registry.tenants();
         let head = [
@@ -44,7 +44,7 @@ impl TenantList {
             .map(|tenant| object(tenant, &suspended, now_ms))
             .collect();
         notes.iter().for_each(complain);
-        let exit = self.told.tell(&json, &lines);
+        let exit = self.arguments.print(&json, &lines);
         if problems.is_empty() {
             exit
         } else {

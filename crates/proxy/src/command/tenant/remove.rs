@@ -4,7 +4,7 @@ use clap::Args;
 use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
-use super::{ToldRunning, not_edited};
+use super::{TenantArguments, not_edited};
 use crate::command::ExitStatus;
 
 /// Remove a tenant: its file, or its table in a file of many, and its secrets.
@@ -19,17 +19,17 @@ pub(crate) struct TenantRemove {
     #[arg(long)]
     keep_secrets: bool,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantRemove {
     pub(super) fn run(self) -> ExitStatus {
-        let removed = match edit::remove(&self.told.files(), &self.id, self.keep_secrets) {
+        let removed = match edit::remove(&self.arguments.files(), &self.id, self.keep_secrets) {
             Ok(removed) => removed,
             Err(error) => return not_edited(error),
         };
         let left = removed.left.iter();
-        let told = json!({
+        let arguments = json!({
             "id": self.id.as_str(),
             "tenant_file": removed.tenant_file,
             "file_removed": removed.whole,
@@ -46,6 +46,6 @@ impl TenantRemove {
         lines.extend(secrets.map(|secret| format!("removed {}", secret.display())));
         let left = removed.left.iter();
         lines.extend(left.map(|(secret, why)| format!("left {}: {why}", secret.display())));
-        self.told.tell(&told, &lines)
+        self.arguments.print(&arguments, &lines)
     }
 }

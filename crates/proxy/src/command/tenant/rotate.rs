@@ -7,7 +7,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
-use super::{ToldRunning, credential_lines, name_the_rest, not_edited, random};
+use super::{TenantArguments, credential_lines, not_edited, print_other_problems, random};
 use crate::command::ExitStatus;
 
 /// Give a tenant a new credential, and let the one it has end after an overlap.
@@ -23,23 +23,23 @@ pub(crate) struct TenantRotate {
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = overlap)]
     overlap: Duration,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantRotate {
     pub(super) fn run(self) -> ExitStatus {
         let now_ms = Clock::system().unix_ms();
-        let files = self.told.files();
+        let files = self.arguments.files();
         let rotated = match edit::rotate(&files, &self.id, now_ms, self.overlap, &random()) {
             Ok(rotated) => rotated,
             Err(error) => return not_edited(error),
         };
-        name_the_rest(
+        print_other_problems(
             &rotated.problems,
             "the file is changed; a running proxy ends the old credentials by it, but accepts the new one only once the \
              configuration is corrected, which has",
         );
-        let told = json!({
+        let arguments = json!({
             "id": self.id.as_str(),
             "client_id": rotated.client_id.as_str(),
             "secret": rotated.secret.as_str(),
@@ -57,8 +57,8 @@ impl TenantRotate {
             .map(|old| format!("{old} ends {}", rotated.ends))
             .collect();
         let credential = credential_lines(&self.id, &rotated.client_id, &rotated.secret);
-        self.told
-            .tell(&told, &[&wrote[..], &ending, &credential].concat())
+        self.arguments
+            .print(&arguments, &[&wrote[..], &ending, &credential].concat())
     }
 }
 

@@ -5,7 +5,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{ConfigSnapshot, PartyId, PartyRef, edit, facts};
 use serde_json::{Value, json};
 
-use super::{ToldRunning, credential, name_the_rest, not_edited, refuse};
+use super::{TenantArguments, credential, not_edited, print_other_problems, refuse};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -16,16 +16,16 @@ pub(crate) struct TenantShow {
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantShow {
     pub(super) fn run(self) -> ExitStatus {
-        let file = match edit::file_of(&self.told.files(), &self.id) {
+        let file = match edit::file_of(&self.arguments.files(), &self.id) {
             Ok(file) => file,
             Err(error) => return not_edited(error),
         };
-        let (configuration, problems) = self.told.load();
+        let (configuration, problems) = self.arguments.load();
         let mut tenants = configuration.registry.tenants().iter();
         let Some(tenant) = tenants.find(|tenant| tenant.party.id == self.id) else {
             if !problems.is_empty() {
@@ -66,8 +66,8 @@ impl TenantShow {
             .notes(std::iter::once(&self.id))
             .iter()
             .for_each(complain);
-        name_the_rest(&problems, "the configuration has");
-        self.told.tell(&json, &lines)
+        print_other_problems(&problems, "the configuration has");
+        self.arguments.print(&json, &lines)
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use gatepay_tenancy::{PartyId, Standing, edit};
 use serde_json::json;
 
-use super::{ToldRunning, name_the_rest, not_edited};
+use super::{TenantArguments, not_edited, print_other_problems};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -18,7 +18,7 @@ pub(crate) struct TenantSuspend {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 /// Let a tenant call again whatever its operations allow, unless it is suspended by hand (`POST /-/suspend`).
@@ -28,7 +28,7 @@ pub(crate) struct TenantResume {
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
     #[command(flatten)]
-    told: ToldRunning,
+    arguments: TenantArguments,
 }
 
 impl TenantSuspend {
@@ -38,14 +38,14 @@ impl TenantSuspend {
         } else {
             Standing::Suspended
         };
-        stand(&self.told, &self.id, standing)
+        stand(&self.arguments, &self.id, standing)
     }
 }
 
 impl TenantResume {
     pub(super) fn run(self) -> ExitStatus {
-        let exit = stand(&self.told, &self.id, Standing::Active);
-        let (configuration, _) = self.told.load();
+        let exit = stand(&self.arguments, &self.id, Standing::Active);
+        let (configuration, _) = self.arguments.load();
         let suspended = SuspendedByHand::in_folder(configuration.settings.state_dir.as_deref());
         suspended
             .notes(std::iter::once(&self.id))
@@ -55,8 +55,8 @@ impl TenantResume {
     }
 }
 
-fn stand(told: &ToldRunning, id: &PartyId, standing: Standing) -> ExitStatus {
-    let stood = match edit::stand(&told.files(), id, standing) {
+fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitStatus {
+    let stood = match edit::stand(&arguments.files(), id, standing) {
         Ok(stood) => stood,
         Err(error) => return not_edited(error),
     };
@@ -73,9 +73,9 @@ fn stand(told: &ToldRunning, id: &PartyId, standing: Standing) -> ExitStatus {
     } else {
         format!("{file}: {id} is {word} already")
     };
-    name_the_rest(
+    print_other_problems(
         &stood.problems,
         "it is changed, and a running proxy suspends at once; other changes wait until the configuration is mended, which has",
     );
-    told.tell(&json, &[line])
+    arguments.print(&json, &[line])
 }

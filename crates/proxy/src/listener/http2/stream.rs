@@ -46,9 +46,9 @@ pub struct Http2Stream {
     receive: RecvStream,
     respond: SendResponse<Bytes>,
     /// How many bytes of the body are still to come, if the length was announced.
-    left: Option<u64>,
+    remaining: Option<u64>,
     /// Whether the caller waits for `100 Continue` before it sends its body.
-    waits: bool,
+    awaits_continue: bool,
 }
 
 /// Why an answer was not sent completely.
@@ -62,14 +62,14 @@ enum StreamStopped {
 /// Answers a request. Then discards the rest of its body, if the answer came before the body's end.
 pub async fn serve(
     caller: Arc<Http2Caller>,
-    busy: ActiveRequest,
-    entering: EntryGuard,
+    active: ActiveRequest,
+    entry: EntryGuard,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     let (parts, receive) = request.into_parts();
     let mut stream = Http2Stream::new(&parts, receive, respond);
-    let Some(reply) = answer(&caller, busy, entering, &parts, &mut stream).await else {
+    let Some(reply) = answer(&caller, active, entry, &parts, &mut stream).await else {
         return;
     };
     let Http2Stream {
@@ -90,19 +90,19 @@ pub async fn serve(
 /// The answer to a request, unless its caller has left.
 async fn answer(
     caller: &Http2Caller,
-    busy: ActiveRequest,
-    entering: EntryGuard,
+    active: ActiveRequest,
+    entry: EntryGuard,
     parts: &Parts,
     stream: &mut Http2Stream,
 ) -> Option<Reply> {
     let Http2Caller { worker, peer } = caller;
     let head = RequestHead::of_parts(parts);
     match http2_head::check(parts) {
-        Ok(()) => journey::handle(worker, peer, busy, entering, &head, stream).await,
+        Ok(()) => journey::handle(worker, peer, active, entry, &head, stream).await,
         Err(fault) => {
             worker.app.metrics.unreadable_heads.inc();
             let head = RefusedHead::of_lines(head.lines());
-            Some(journey::unreadable(&worker.app, peer, busy, fault, &head))
+            Some(journey::unreadable(&worker.app, peer, active, fault, &head))
         }
     }
 }
@@ -224,11 +224,11 @@ async fn room(wanted: usize, out: &mut SendStream<Bytes>) -> Result<usize, Strea
 /// Reads and discards at most `LINGER` bytes of a body whose request is answered. The stream is then reset with
 /// `NO_ERROR` (RFC 9113, 8.1). After an immediate reset, many clients that still send would not read the answer.
 async fn discard(mut receive: RecvStream) {
-    let (mut left, mut since_yield) = (LINGER, SinceYield::default());
+    let (mut remaining, mut since_yield) = (LINGER, SinceYield::default());
     while let Some(Ok(piece)) = receive.data().await
-        && left > piece.len()
+        && remaining > piece.len()
     {
-        left -= piece.len();
+        remaining -= piece.len();
         // This fails if the stream is over; then no capacity has to be released.
         let _released = receive.flow_control().release_capacity(piece.len());
         since_yield.worked_on(piece.len()).await;
@@ -241,20 +241,20 @@ impl Http2Stream {
         let length = parts.headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
-            left: length,
+            remaining: length,
             // `100-continue` is the only expectation: a head with another is refused.
-            waits: parts.headers.contains_key(EXPECT),
+            awaits_continue: parts.headers.contains_key(EXPECT),
             receive,
             respond,
         }
     }
 
     /// Sends `100 Continue` to a caller that waits for it.
-    fn tell(&mut self) -> Result<(), h2::Error> {
-        if std::mem::take(&mut self.waits) {
-            let told = Response::builder().status(100).body(());
-            let told = told.expect("100 is a status");
-            self.respond.send_informational(told)?;
+    fn send_continue(&mut self) -> Result<(), h2::Error> {
+        if std::mem::take(&mut self.awaits_continue) {
+            let interim = Response::builder().status(100).body(());
+            let interim = interim.expect("100 is a status");
+            self.respond.send_informational(interim)?;
         }
         Ok(())
     }
@@ -269,18 +269,18 @@ impl Body for Http2Stream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let Poll::Ready(piece) = self.receive.poll_data(cx) else {
-            return match self.tell() {
+            return match self.send_continue() {
                 Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(Some(Err(error))),
             };
         };
         // A caller that sends its body or has ended it does not wait for `100 Continue`. Trailers are ignored.
-        self.waits = false;
+        self.awaits_continue = false;
         Poll::Ready(piece.map(|piece| {
             let piece = piece?;
             self.receive.flow_control().release_capacity(piece.len())?;
-            if let Some(left) = &mut self.left {
-                *left = left.saturating_sub(piece.len() as u64);
+            if let Some(remaining) = &mut self.remaining {
+                *remaining = remaining.saturating_sub(piece.len() as u64);
             }
             Ok(Frame::data(piece))
         }))
@@ -291,7 +291,7 @@ impl Body for Http2Stream {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left
+        self.remaining
             .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
