@@ -51,10 +51,10 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
             burst: number,
         }
     };
-    let quota = settings::Quota {
+    let quota = settings::QuotaSettings {
         rate: rate(per_second),
         in_flight: NonZeroU32::new(1_000),
-        ..settings::Quota::default()
+        ..settings::QuotaSettings::default()
     };
     let meters = metrics.tenants.limits.quota.clone();
     let quota = InstitutionQuota::new(&quota, meters, &clock);
@@ -73,7 +73,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
     let tenant_limits = TenantLimitsMap::new(Arc::new(quota));
-    let own = registry.own_series(&settings::Metrics::default());
+    let own = registry.own_series(&settings::MetricsSettings::default());
     let tenant_limits = tenant_limits.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Everybody is active first.

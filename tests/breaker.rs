@@ -2,13 +2,13 @@ use crate::support::scripted::{self, Scripted};
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_sandbox::{ApiFailure, InjectedFault};
-use gatepay_tenancy::settings::{Breaker, Settings};
+use gatepay_tenancy::settings::{BreakerSettings, Settings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn as_configured(settings: &mut Settings) {
-    settings.upstream.breaker = Breaker::default();
+    settings.upstream.breaker = BreakerSettings::default();
 }
 
 fn refund() -> Call {
@@ -168,7 +168,7 @@ async fn one_tenants_reads_that_get_no_answer_leave_the_others_their_repeats() {
             || (request.contains(globex().sub_account) && is_first.swap(false, Ordering::Relaxed));
         (!is_dropped).then(|| scripted::answer("200 OK", "", SUCCESS.as_bytes()))
     });
-    let never = Breaker {
+    let never = BreakerSettings {
         failures: 100_000,
         ratio: 0.0,
     };
@@ -253,7 +253,7 @@ async fn of_a_thousand_tenants_few_lose_a_call_before_nothing_is_sent() {
     }
     let sent = upstream.received_text().matches(REFUND).count();
     assert_eq!(sent, lost);
-    let failures = usize::try_from(Breaker::default().failures).unwrap();
+    let failures = usize::try_from(BreakerSettings::default().failures).unwrap();
     assert!(
         (failures..=failures + 2).contains(&sent),
         "{sent} were sent"

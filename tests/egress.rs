@@ -2,7 +2,9 @@ use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_core::SecretKey;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_tenancy::settings::{Authorization, Breaker, Egress, Settings, UpstreamUrl};
+use gatepay_tenancy::settings::{
+    BreakerSettings, EgressCredentials, EgressSettings, Settings, UpstreamUrl,
+};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -119,9 +121,9 @@ impl Middle {
         let url = UpstreamUrl::parse(&format!("http://{}", self.address)).unwrap();
         let authorization = credentials.map(|text| {
             let secret = SecretKey::new(text.to_owned().into()).unwrap();
-            Authorization::basic(&secret).unwrap()
+            EgressCredentials::basic(&secret).unwrap()
         });
-        move |settings| settings.egress = Some(Egress { url, authorization })
+        move |settings| settings.egress = Some(EgressSettings { url, authorization })
     }
 }
 
@@ -226,7 +228,7 @@ async fn come_back(away: Duration, within: Duration) {
         // The clock stands still, so that what is spent does not come back.
         .tenant(acme().rate(1_000_000, 1_000_000))
         .with(most(MOST))
-        .with(|settings| settings.upstream.breaker = Breaker::default())
+        .with(|settings| settings.upstream.breaker = BreakerSettings::default())
         .start();
     let served = Arc::new(Mutex::new([None::<Instant>; CALLERS]));
     let mut load = JoinSet::new();

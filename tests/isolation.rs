@@ -5,7 +5,7 @@
 
 use crate::support::*;
 use gatepay_sandbox::InjectedFault;
-use gatepay_tenancy::settings::Breaker;
+use gatepay_tenancy::settings::BreakerSettings;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,7 +104,7 @@ async fn beside_bodies_that_are_costly_to_read() {
 async fn beside_reads_that_never_get_an_answer() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        .with(|settings| settings.upstream.breaker = Breaker::default())
+        .with(|settings| settings.upstream.breaker = BreakerSettings::default())
         .start();
     let paid = gatepay.paid_order(&proxy).await;
     for fault in [

@@ -1,6 +1,6 @@
 use crate::support::scripted::{self, Scripted};
 use crate::support::*;
-use gatepay_tenancy::settings::{Breaker, Settings};
+use gatepay_tenancy::settings::{BreakerSettings, Settings};
 use std::time::{Duration, Instant};
 
 fn query(shop: &Shop) -> Call {
@@ -421,7 +421,7 @@ async fn who_is_refused_while_gatepay_is_down_gets_everything_back() {
     )
     .tenant(acme().rate(1, 40))
     .with(|settings| {
-        settings.upstream.breaker = Breaker::default();
+        settings.upstream.breaker = BreakerSettings::default();
         settings.upstream.quota.rate = rate(1, 40);
     })
     .start();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gatepay_core::SigningKey;
 use gatepay_proxy::app::StartError;
-use gatepay_tenancy::settings::{Audit, Settings};
+use gatepay_tenancy::settings::{AuditSettings, Settings};
 use tokio::time::{sleep, timeout};
 
 use super::mishap::{SHORT_DEADLINE, SLOW};
@@ -213,7 +213,7 @@ impl Run<'_> {
 
 fn set_up(settings: &mut Settings, setup: Setup, state: Option<PathBuf>, audit: Option<PathBuf>) {
     settings.state_dir = state;
-    settings.audit = audit.map(|dir| Audit {
+    settings.audit = audit.map(|dir| AuditSettings {
         dir,
         key: SigningKey::new(&secret("fake-audit-key-0123456789abcdef")),
         file_bytes: 1,

@@ -12,7 +12,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::state_dir::StateDir;
 use gatepay_proxy::process::systemd::InheritedSockets;
 use gatepay_proxy::server::{Server, ServerExit};
-use gatepay_tenancy::settings::{Breaker, Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::settings::{BreakerSettings, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;
 use http_body_util::Full;
@@ -96,7 +96,7 @@ impl Plan {
         settings.admin.address = any_port();
         settings.drain.grace = Duration::ZERO;
         // Tests of what goes wrong go on after it: those of the breaker say so.
-        settings.upstream.breaker = Breaker {
+        settings.upstream.breaker = BreakerSettings {
             failures: 0,
             ratio: 0.0,
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::query_text;
-use gatepay_tenancy::{Facts, facts};
+use gatepay_tenancy::{ConfigFacts, facts};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -423,12 +423,12 @@ fn config(app: &App) -> AdminResponse {
     #[derive(Serialize)]
     struct ConfigurationPage<'a> {
         hash: Option<String>,
-        settings: Facts,
+        settings: ConfigFacts,
         /// The settings that `proxy.toml` states itself.
-        written: &'a Facts,
+        written: &'a ConfigFacts,
         /// Keys that were changed in the file since and take effect at the next start.
         restart: BTreeSet<String>,
-        institution: Facts,
+        institution: ConfigFacts,
     }
     let generation = app.generation.load();
     let ReloadState { hash, restart, .. } = app.reload.state();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{
-    ConfigSnapshot, CredentialMatch, DatedCredential, Facts, Party, PartyId, Registry,
+    ConfigFacts, ConfigSnapshot, CredentialMatch, DatedCredential, Party, PartyId, Registry,
 };
 
 use crate::generation::credential_usage::{CredentialUsage, CredentialUsages};
@@ -34,7 +34,7 @@ pub struct Generation {
     /// The institution's identity to GatePay.
     pub institution: Arc<Institution>,
     /// The content of `proxy.toml`, as far as it is in force.
-    pub written: Facts,
+    pub written: ConfigFacts,
     /// The state of the parties, by position in the registry.
     party_states: Vec<PartyState>,
 }
@@ -64,7 +64,7 @@ impl Generation {
         catalogue: Arc<Catalogue>,
         registry: Registry,
         institution: Arc<Institution>,
-        written: Facts,
+        written: ConfigFacts,
         inputs: GenerationInputs<'_>,
     ) -> Self {
         let own = registry.own_series(&inputs.settings.metrics);
@@ -223,7 +223,7 @@ mod tests {
                 Arc::new(Catalogue::standard()),
                 registry,
                 Arc::clone(&self.settings.institution),
-                Facts::new(),
+                ConfigFacts::new(),
                 self.inputs(),
             )
         }

@@ -15,8 +15,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::watch::{ChangedFiles, Next};
-use gatepay_tenancy::{ConfigSnapshot, Facts, Hash, Party, Plan, Problem, Registry, Watch, facts};
+use gatepay_tenancy::watch::{ChangedFiles, NextConfiguration};
+use gatepay_tenancy::{
+    ConfigFacts, ConfigHash, ConfigSnapshot, ConfigWatch, Party, Plan, Problem, Registry, facts,
+};
 use prometheus::IntGauge;
 
 use crate::admission::replay_capacity::replay_capacity;
@@ -57,7 +59,7 @@ const LIVE_BELOW: &str = "upstream.quota.";
 /// [`ReloadControl::end`](crate::generation::reload_status::ReloadControl::end).
 pub fn follow(
     app: &Arc<App>,
-    watch: Watch,
+    watch: ConfigWatch,
     env: EnvironmentLookup,
 ) -> std::io::Result<JoinHandle<()>> {
     let asked = app.reload.asked();
@@ -67,7 +69,7 @@ pub fn follow(
         env,
         leftover: Vec::new(),
         unbuilt: false,
-        hash: Hash::default(),
+        hash: ConfigHash::default(),
     };
     *app.reload.lock_state() = ReloadState {
         in_step: true,
@@ -80,7 +82,7 @@ pub fn follow(
 
 struct ReloadThread {
     app: Arc<App>,
-    watch: Watch,
+    watch: ConfigWatch,
     env: EnvironmentLookup,
     /// Old generations that requests may still hold: kept here so that no request is the last owner and has to free
     /// one.
@@ -88,14 +90,14 @@ struct ReloadThread {
     /// Whether files were read from which no generation was built yet.
     unbuilt: bool,
     /// The hash of the current generation.
-    hash: Hash,
+    hash: ConfigHash,
 }
 
 impl ReloadThread {
     fn run(&mut self, asked: &Receiver<ReloadRequest>) {
         yield_to_requests();
         // Computed only once the process serves: for a hundred thousand tenants the hash takes half a second.
-        self.hash = Hash::of(self.app.generation.load().side());
+        self.hash = ConfigHash::of(self.app.generation.load().side());
         let hash = self.hash.to_string();
         self.app.metrics.reloads.at_work(&hash);
         self.app.reload.lock_state().hash = Some(hash);
@@ -122,11 +124,11 @@ impl ReloadThread {
                 Ok(ReloadRequest::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let began = cpu_time();
-                    let glance = self.watch.glance_alone();
+                    let changed = self.watch.changed_files_on_this_thread();
                     let cost = cpu_time().saturating_sub(began);
                     pause = interval.max(cost.saturating_mul(SHARE));
-                    if !glance.is_empty() || self.unbuilt {
-                        if self.read(glance, settle) {
+                    if !changed.is_empty() || self.unbuilt {
+                        if self.read(changed, settle) {
                             self.build(None);
                         } else {
                             self.restrict_ahead();
@@ -139,8 +141,8 @@ impl ReloadThread {
     }
 
     fn reload(&mut self, confirm: Option<&str>) -> ReloadReport {
-        let glance = self.watch.glance();
-        if self.read(glance, SETTLE_WHEN_ASKED) {
+        let changed = self.watch.changed_files();
+        if self.read(changed, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
             self.restrict_ahead();
@@ -149,20 +151,20 @@ impl ReloadThread {
     }
 
     /// Reads the files that differ, until one pass read them all while none changed.
-    fn read(&mut self, mut glance: ChangedFiles, settle: Duration) -> bool {
+    fn read(&mut self, mut changed: ChangedFiles, settle: Duration) -> bool {
         for _ in 0..TRIES {
-            if glance.is_empty() {
+            if changed.is_empty() {
                 return true;
             }
             thread::sleep(settle);
-            if self.watch.settled(&glance) {
-                self.watch.read(&glance, &self.env);
+            if self.watch.settled(&changed) {
+                self.watch.read(&changed, &self.env);
                 self.unbuilt = true;
             }
-            glance = self.watch.glance();
+            changed = self.watch.changed_files();
         }
         tracing::warn!(
-            files = glance.len(),
+            files = changed.len(),
             "files keep changing; they are looked at again"
         );
         false
@@ -353,7 +355,7 @@ impl ReloadThread {
     fn apply(
         &mut self,
         before: &Arc<Generation>,
-        next: Next,
+        next: NextConfiguration,
         plan: &Plan,
         renewal: CertificateRenewal,
     ) {
@@ -442,7 +444,7 @@ impl ReloadThread {
         }
     }
 
-    fn waiting_for_a_restart(&self, next: &Next) -> BTreeSet<String> {
+    fn waiting_for_a_restart(&self, next: &NextConfiguration) -> BTreeSet<String> {
         let (start, now) = (&self.app.settings.written, &next.settings.written);
         let mut keys: BTreeSet<String> = start
             .keys()
@@ -455,7 +457,7 @@ impl ReloadThread {
     }
 }
 
-fn planned(before: &Generation, next: &Next) -> Plan {
+fn planned(before: &Generation, next: &NextConfiguration) -> Plan {
     let next = ConfigSnapshot {
         written: &next.settings.written,
         institution: &next.settings.institution,
@@ -467,7 +469,7 @@ fn planned(before: &Generation, next: &Next) -> Plan {
 }
 
 /// The settings of `proxy.toml` in force: those of the start, except for the keys that need no restart.
-fn in_force(start: &Facts, now: &Facts) -> Facts {
+fn in_force(start: &ConfigFacts, now: &ConfigFacts) -> ConfigFacts {
     let fixed = start.iter().filter(|(key, _)| !is_live(key));
     let live = now.iter().filter(|(key, _)| is_live(key));
     let facts = fixed.chain(live);

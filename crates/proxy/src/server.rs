@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::settings::{Listen, Upstream};
-use gatepay_tenancy::{Configuration, Watch};
+use gatepay_tenancy::settings::{ListenSettings, UpstreamSettings};
+use gatepay_tenancy::{ConfigWatch, Configuration};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
@@ -196,7 +196,7 @@ impl Server {
     }
 
     /// Watches the files of the configuration, and reloads them when they change.
-    pub fn follow(&mut self, watch: Watch, env: EnvironmentLookup) -> Result<(), StartError> {
+    pub fn follow(&mut self, watch: ConfigWatch, env: EnvironmentLookup) -> Result<(), StartError> {
         let thread = reload::follow(&self.app, watch, env).map_err(StartError::Thread)?;
         self.reload = Some(thread);
         Ok(())
@@ -299,7 +299,7 @@ struct WorkerShare {
 }
 
 impl WorkerShare {
-    fn of(upstream: &Upstream, number: usize, workers: usize) -> Self {
+    fn of(upstream: &UpstreamSettings, number: usize, workers: usize) -> Self {
         let part = |of: usize| of / workers + usize::from(number < of % workers);
         Self {
             connections: part(upstream.max_connections.get()),
@@ -323,7 +323,7 @@ fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<Suspen
 }
 
 /// The connection slots, as many as configured and as the file descriptors allow, and the connection limit per address.
-fn slots(listen: &Listen) -> (Arc<ConnectionSlots>, usize) {
+fn slots(listen: &ListenSettings) -> (Arc<ConnectionSlots>, usize) {
     let wanted = listen.max_connections.get();
     let fit = open_files::room_for_connections();
     let each = listen.max_connections_per_address.get();

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::disk::durable_write;
 use crate::model::party::{PartyId, Standing};
 use crate::plan::facts;
-use crate::syntax::document::{self, Table};
+use crate::syntax::document::{self, ConfigTable};
 use crate::syntax::problem::Problem;
 use crate::syntax::value;
 
@@ -24,14 +24,14 @@ pub(crate) mod new_credential;
 pub mod onboard;
 mod toml;
 
-pub use files::{EditError, Files};
-pub use new_credential::Random;
+pub use files::{ConfigFiles, EditError};
+pub use new_credential::RandomBytes;
 
-use files::{Folder, Form, Judging, Located, at, judge};
+use files::{FileFormat, LockedFolder, ProblemPolicy, TenantTable, at, load_edited};
 use new_credential::{NewCredential, draw};
 
 /// The result of setting a tenant's standing.
-pub struct Stood {
+pub struct StandingChange {
     /// The file that says it.
     pub file: PathBuf,
     /// Whether it had to be changed.
@@ -41,7 +41,7 @@ pub struct Stood {
 }
 
 /// The new credential, for the tenant, and the files it was written to.
-pub struct Rotated {
+pub struct RotatedCredential {
     /// To be told.
     pub client_id: ClientId,
     /// To be told, once, by a way that keeps it secret.
@@ -59,29 +59,33 @@ pub struct Rotated {
 }
 
 /// The removed files.
-pub struct Removed {
+pub struct RemovedTenant {
     /// The tenant's file, or the file of many that it was taken out of.
     pub tenant_file: PathBuf,
     /// Whether the file as a whole was removed.
-    pub whole: bool,
+    pub whole_file: bool,
     /// Its secrets.
     pub secrets: Vec<PathBuf>,
     /// Those that were left, each with why.
-    pub left: Vec<(PathBuf, String)>,
+    pub kept: Vec<(PathBuf, String)>,
 }
 
 /// The file that a tenant stands in.
-pub fn file_of(files: &Files<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
-    Ok(Folder::of(files)?.find(id)?.file)
+pub fn file_of(files: &ConfigFiles<'_>, id: &PartyId) -> Result<PathBuf, EditError> {
+    Ok(LockedFolder::of(files)?.find(id)?.file)
 }
 
 /// Sets a tenant's standing.
-pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stood, EditError> {
+pub fn set_standing(
+    files: &ConfigFiles<'_>,
+    id: &PartyId,
+    standing: Standing,
+) -> Result<StandingChange, EditError> {
     let judging = match standing {
-        Standing::Active => Judging::Whole,
-        Standing::ReadOnly | Standing::Suspended => Judging::NoNewProblem,
+        Standing::Active => ProblemPolicy::Whole,
+        Standing::ReadOnly | Standing::Suspended => ProblemPolicy::NoNewProblem,
     };
-    let folder = Folder::judging(files, judging)?;
+    let folder = LockedFolder::judging(files, judging)?;
     let tenant = folder.find(id)?;
     let word = standing.as_str();
     let says = document::text(tenant.table(), "standing").unwrap_or(Standing::Active.as_str());
@@ -89,18 +93,18 @@ pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stoo
     let mut problems = Vec::new();
     if changed {
         let edited = match tenant.form {
-            Form::Json => json::stand(&tenant.text, tenant.index, word),
-            Form::Toml => toml::stand(&tenant.text, tenant.index, word),
+            FileFormat::Json => json::stand(&tenant.text, tenant.index, word),
+            FileFormat::Toml => toml::stand(&tenant.text, tenant.index, word),
         };
         // From `suspended` even `read_only` gives rights.
         let before = Standing::WORDS.iter().find(|(word, _)| *word == says);
         let judging = match before {
-            Some((_, before)) if *before < standing => Judging::Whole,
+            Some((_, before)) if *before < standing => ProblemPolicy::Whole,
             _ => judging,
         };
         problems = tenant.rewrite(files, edited, judging)?;
     }
-    Ok(Stood {
+    Ok(StandingChange {
         file: tenant.file,
         changed,
         problems,
@@ -112,18 +116,18 @@ pub fn stand(files: &Files<'_>, id: &PartyId, standing: Standing) -> Result<Stoo
 /// # Panics
 /// Never: a UUID is visible ASCII.
 pub fn rotate(
-    files: &Files<'_>,
+    files: &ConfigFiles<'_>,
     id: &PartyId,
     now_ms: u64,
     overlap: Duration,
-    random: &Random,
-) -> Result<Rotated, EditError> {
+    random: &RandomBytes,
+) -> Result<RotatedCredential, EditError> {
     let judging = if overlap.is_zero() {
-        Judging::NoNewProblem
+        ProblemPolicy::NoNewProblem
     } else {
-        Judging::Whole
+        ProblemPolicy::Whole
     };
-    let folder = Folder::judging(files, judging)?;
+    let folder = LockedFolder::judging(files, judging)?;
     let tenant = folder.find(id)?;
     let overlap_ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
     // Whole seconds, which read better in a file.
@@ -141,15 +145,15 @@ pub fn rotate(
             .ok_or_else(|| EditError::Misshapen(tenant.file.clone()))?,
     };
     let edited = match tenant.form {
-        Form::Json => json::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
-        Form::Toml => toml::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
+        FileFormat::Json => json::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
+        FileFormat::Toml => toml::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
     };
     write_secret(&tenant, &secret_file, &secret)?;
     let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
         // This process made it a moment ago, and no file names it.
         let _unremoved = fs::remove_file(&secret_file);
     })?;
-    Ok(Rotated {
+    Ok(RotatedCredential {
         client_id,
         secret,
         tenant_file: tenant.file,
@@ -161,13 +165,13 @@ pub fn rotate(
 }
 
 /// The credentials that are valid before and after a time: their indexes and client ids.
-fn outlasting(tenant: &Located, ends_ms: u64) -> (Vec<usize>, Vec<String>) {
-    let date = |table: &Table, key| {
+fn outlasting(tenant: &TenantTable, ends_ms: u64) -> (Vec<usize>, Vec<String>) {
+    let date = |table: &ConfigTable, key| {
         table
             .get(key)
             .and_then(|entry| value::time(&entry.node.value).ok())
     };
-    let outlasts = |table: &Table| {
+    let outlasts = |table: &ConfigTable| {
         date(table, "not_before").is_none_or(|begin| begin < ends_ms)
             && date(table, "not_after").is_none_or(|end| end > ends_ms)
     };
@@ -180,7 +184,7 @@ fn outlasting(tenant: &Located, ends_ms: u64) -> (Vec<usize>, Vec<String>) {
 }
 
 /// Writes the secret to a new file with the owner and mode of the tenant's newest secret file.
-fn write_secret(tenant: &Located, file: &Path, secret: &str) -> Result<(), EditError> {
+fn write_secret(tenant: &TenantTable, file: &Path, secret: &str) -> Result<(), EditError> {
     let folder = durable_write::folder_of(file);
     durable_write::make_secrets_folder(folder).map_err(at(folder))?;
     let like = tenant.secret_files().last().filter(|like| like.is_file());
@@ -188,34 +192,38 @@ fn write_secret(tenant: &Located, file: &Path, secret: &str) -> Result<(), EditE
 }
 
 /// Removes a tenant, and its secret files if no other file names them.
-pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Removed, EditError> {
-    let folder = Folder::of(files)?;
+pub fn remove(
+    files: &ConfigFiles<'_>,
+    id: &PartyId,
+    keep_secrets: bool,
+) -> Result<RemovedTenant, EditError> {
+    let folder = LockedFolder::of(files)?;
     let tenant = folder.find(id)?;
     let secrets: Vec<_> = tenant.secret_files().collect();
     let only = document::tenants(&tenant.root).len() == 1;
     let whole = tenant.index.is_none() || (only && !folder.is_one_file());
     if whole {
-        judge(files, &tenant.file, None)?;
+        load_edited(files, &tenant.file, None)?;
         tenant.unchanged()?;
         durable_write::remove(&tenant.file).map_err(at(&tenant.file))?;
     } else {
         let index = tenant.index.unwrap_or_default();
         let edited = match tenant.form {
-            Form::Json => json::remove(&tenant.text, index),
-            Form::Toml => toml::remove(&tenant.text, index, &tenant.lines()),
+            FileFormat::Json => json::remove(&tenant.text, index),
+            FileFormat::Toml => toml::remove(&tenant.text, index, &tenant.lines()),
         };
-        tenant.rewrite(files, edited, Judging::Whole)?;
+        tenant.rewrite(files, edited, ProblemPolicy::Whole)?;
     }
-    let mut removed = Removed {
+    let mut removed = RemovedTenant {
         tenant_file: tenant.file,
-        whole,
+        whole_file: whole,
         secrets: Vec::new(),
-        left: Vec::new(),
+        kept: Vec::new(),
     };
     for secret in secrets {
         let kept = if keep_secrets {
             Some("as it was asked for".to_owned())
-        } else if let Some(by) = folder.names(files, &secret) {
+        } else if let Some(by) = folder.file_naming(files, &secret) {
             Some(format!("{} names it too", by.display()))
         } else {
             durable_write::remove(&secret)
@@ -224,7 +232,7 @@ pub fn remove(files: &Files<'_>, id: &PartyId, keep_secrets: bool) -> Result<Rem
         };
         match kept {
             None => removed.secrets.push(secret),
-            Some(why) => removed.left.push((secret, why)),
+            Some(why) => removed.kept.push((secret, why)),
         }
     }
     Ok(removed)
@@ -236,5 +244,5 @@ mod tests {
     use static_assertions::assert_not_impl_any;
     use std::fmt;
 
-    assert_not_impl_any!(Rotated: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(RotatedCredential: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 }

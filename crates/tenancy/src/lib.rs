@@ -30,10 +30,10 @@ pub mod watch;
 pub use files::secrets;
 pub use load::load;
 pub use model::configuration::Configuration;
-pub use model::facts::Facts;
+pub use model::facts::ConfigFacts;
 pub use model::operator::Operator;
 pub use model::party::{
-    DatedCredential, Limits, LimitsShadow, Party, PartyId, Rate, ReplayRule, Standing,
+    DatedCredential, LimitsShadow, Party, PartyId, PartyLimits, Rate, ReplayRule, Standing,
 };
 pub use model::permissions::Permissions;
 pub use model::registry::{CredentialMatch, PartyRef, Registry};
@@ -44,7 +44,7 @@ pub use model::tenant::{SubAccount, Tenant};
 pub use model::url::UpstreamUrl;
 pub use model::{operator, party, permissions, registry, settings, tenant, url};
 pub use plan::facts;
-pub use plan::{ConfigOutline, Hash, Plan};
+pub use plan::{ConfigHash, ConfigOutline, Plan};
 pub use syntax::problem;
 pub use syntax::problem::Problem;
-pub use watch::Watch;
+pub use watch::ConfigWatch;

@@ -11,17 +11,17 @@ use gatepay_core::Catalogue;
 
 use crate::disk::file_stamp::FilesRead;
 use crate::disk::party_files::{folder_of, party_files, unread_names};
-use crate::files::party_file::Terms;
-use crate::files::secrets::{Environment, Sources};
+use crate::files::party_file::PartyBounds;
+use crate::files::secrets::{Environment, SecretSources};
 use crate::files::{operations, operator_file, proxy_file, tenant_file, written};
-use crate::model::claims::Claims;
+use crate::model::claims::UniqueClaims;
 use crate::model::configuration::Configuration;
 use crate::model::registry::Registry;
 use crate::model::settings::{SecretText, Settings};
 use crate::syntax::document;
-use crate::syntax::document::Table;
+use crate::syntax::document::ConfigTable;
 use crate::syntax::problem::{Problem, Problems};
-use crate::syntax::table_reader::{File, Place, Reader};
+use crate::syntax::table_reader::{SourceFile, SourceLocation, TableReader};
 
 /// Reads `proxy.toml`, and the tenants and operators it names. `env` looks up an environment variable.
 ///
@@ -46,9 +46,9 @@ pub fn load_what_if(
     what_if: WhatIf<'_>,
 ) -> Result<Configuration, Vec<Problem>> {
     let reads = FilesRead::default();
-    let mut reading = Reading::new(proxy_toml, env, &reads);
+    let mut reading = ConfigReading::new(proxy_toml, env, &reads);
     reading.what_if = what_if;
-    let mut claims = Claims::default();
+    let mut claims = UniqueClaims::default();
     let configuration = reading.proxy(proxy_toml, &mut claims, |_| true);
     finish(reading.problems, configuration)
 }
@@ -61,17 +61,21 @@ pub fn load_readable(
     what_if: WhatIf<'_>,
 ) -> (Configuration, Vec<Problem>) {
     let reads = FilesRead::default();
-    let mut reading = Reading::new(proxy_toml, env, &reads);
+    let mut reading = ConfigReading::new(proxy_toml, env, &reads);
     reading.what_if = what_if;
-    let mut claims = Claims::default();
+    let mut claims = UniqueClaims::default();
     if let Some(configuration) = reading.proxy(proxy_toml, &mut claims, |_| true) {
         return (configuration, reading.problems.sorted());
     }
     let mut problems = reading.problems.sorted();
-    let mut bare = Reading::new(proxy_toml, env, &reads);
+    let mut bare = ConfigReading::new(proxy_toml, env, &reads);
     bare.what_if = what_if;
-    let configuration =
-        bare.configuration(proxy_toml, &Table::new(), &mut Claims::default(), |_| true);
+    let configuration = bare.configuration(
+        proxy_toml,
+        &ConfigTable::new(),
+        &mut UniqueClaims::default(),
+        |_| true,
+    );
     // That an empty proxy.toml lacks keys is no news.
     let own = bare.file(proxy_toml).name;
     let rest = bare.problems.sorted();
@@ -87,8 +91,8 @@ pub(crate) fn problems(
     env: &Environment<'_>,
 ) -> Vec<Problem> {
     let reads = FilesRead::default();
-    let reading = Reading::new(proxy_toml, env, &reads);
-    let _ = reading.proxy(proxy_toml, &mut Claims::default(), |path| {
+    let reading = ConfigReading::new(proxy_toml, env, &reads);
+    let _ = reading.proxy(proxy_toml, &mut UniqueClaims::default(), |path| {
         files.contains(path)
     });
     reading.problems.sorted()
@@ -102,12 +106,12 @@ fn finish<T>(problems: Problems, whole: Option<T>) -> Result<T, Vec<Problem>> {
 }
 
 /// The files of tenants and operators.
-struct Files {
+struct PartyFiles {
     tenants: Vec<PathBuf>,
     operators: Vec<PathBuf>,
 }
 
-impl Files {
+impl PartyFiles {
     /// A folder that cannot be listed is reported by its key.
     fn list(settings: &Settings, report: impl Fn(&'static str, &'static str)) -> Self {
         let list = |key, path: &Path| {
@@ -124,9 +128,9 @@ impl Files {
     }
 }
 
-impl Files {
+impl PartyFiles {
     /// As they will be.
-    fn suppose(&mut self, tenants: &Path, what_if: WhatIf<'_>) {
+    fn apply_edit(&mut self, tenants: &Path, what_if: WhatIf<'_>) {
         match what_if.file {
             Some((file, None)) => self.tenants.retain(|it| it != file),
             Some((file, Some(_))) if file.parent() == Some(tenants) => {
@@ -153,7 +157,7 @@ pub fn unread_files(settings: &Settings) -> Vec<PathBuf> {
 }
 
 /// The tables of a file's tenants or operators: its top, or each of its `[[tenant]]` or `[[operator]]`.
-fn party_tables<'a>(mut top: Reader<'a>, word: &'static str) -> Vec<Reader<'a>> {
+fn party_tables<'a>(mut top: TableReader<'a>, word: &'static str) -> Vec<TableReader<'a>> {
     if !top.has(word) {
         return vec![top];
     }
@@ -171,7 +175,7 @@ fn listing_fault(error: &io::Error) -> &'static str {
 }
 
 /// The context of one reading, over all files.
-pub(crate) struct Reading<'a> {
+pub(crate) struct ConfigReading<'a> {
     /// The folder of `proxy.toml`, which names in problems are relative to.
     folder: &'a Path,
     env: &'a Environment<'a>,
@@ -182,7 +186,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) problems: Problems,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ConfigReading<'a> {
     pub(crate) fn new(
         proxy_toml: &'a Path,
         env: &'a Environment<'a>,
@@ -202,7 +206,7 @@ impl<'a> Reading<'a> {
     fn proxy(
         &self,
         path: &Path,
-        claims: &mut Claims<Place>,
+        claims: &mut UniqueClaims<SourceLocation>,
         wanted: impl Fn(&Path) -> bool,
     ) -> Option<Configuration> {
         let root = self.document(path)?;
@@ -212,16 +216,16 @@ impl<'a> Reading<'a> {
     fn configuration(
         &self,
         path: &Path,
-        root: &Table,
-        claims: &mut Claims<Place>,
+        root: &ConfigTable,
+        claims: &mut UniqueClaims<SourceLocation>,
         wanted: impl Fn(&Path) -> bool,
     ) -> Configuration {
-        let mut reader = Reader::new(self.file(path), root);
+        let mut reader = TableReader::new(self.file(path), root);
         let mut settings = proxy_file::read(&mut reader, self.sources(path), claims);
         settings.written = written::as_written(root);
         let catalogue = operations::read(&mut reader);
-        let mut files = Files::list(&settings, |key, fault| reader.problem(key, fault));
-        files.suppose(&settings.tenants, self.what_if);
+        let mut files = PartyFiles::list(&settings, |key, fault| reader.problem(key, fault));
+        files.apply_edit(&settings.tenants, self.what_if);
         reader.finish();
         self.secret_text.set(settings.secret_text);
         files.tenants.retain(|path| wanted(path));
@@ -237,12 +241,12 @@ impl<'a> Reading<'a> {
     /// A party with a problem is left out; the registry is then not used.
     fn registry(
         &self,
-        files: &Files,
+        files: &PartyFiles,
         settings: &Settings,
         catalogue: &Catalogue,
-        claims: &mut Claims<Place>,
+        claims: &mut UniqueClaims<SourceLocation>,
     ) -> Registry {
-        let terms = Terms {
+        let terms = PartyBounds {
             catalogue,
             window: settings.window,
         };
@@ -258,8 +262,8 @@ impl<'a> Reading<'a> {
     /// `proxy.toml` by itself.
     pub(crate) fn settings(&self, path: &Path) -> Option<(Settings, Catalogue)> {
         let root = self.document(path)?;
-        let mut reader = Reader::new(self.file(path), &root);
-        let mut claims = Claims::default();
+        let mut reader = TableReader::new(self.file(path), &root);
+        let mut claims = UniqueClaims::default();
         let mut settings = proxy_file::read(&mut reader, self.sources(path), &mut claims);
         settings.written = written::as_written(&root);
         let catalogue = operations::read(&mut reader);
@@ -272,21 +276,21 @@ impl<'a> Reading<'a> {
         &self,
         files: &[PathBuf],
         word: &'static str,
-        mut read: impl FnMut(Reader<'_>, Sources<'_>) -> Option<T>,
+        mut read: impl FnMut(TableReader<'_>, SecretSources<'_>) -> Option<T>,
     ) -> Vec<T> {
         let mut parties = Vec::with_capacity(files.len());
         for path in files {
             let Some(root) = self.document(path) else {
                 continue;
             };
-            let tables = party_tables(Reader::new(self.file(path), &root), word);
+            let tables = party_tables(TableReader::new(self.file(path), &root), word);
             let sources = self.sources(path);
             parties.extend(tables.into_iter().filter_map(|table| read(table, sources)));
         }
         parties
     }
 
-    fn document(&self, path: &Path) -> Option<Table> {
+    fn document(&self, path: &Path) -> Option<ConfigTable> {
         let read = match self.what_if.file {
             Some((file, Some(text))) if file == path => document::parse(path, text),
             _ => document::read_noting(path, self.reads),
@@ -300,16 +304,16 @@ impl<'a> Reading<'a> {
         .ok()
     }
 
-    fn file(&self, path: &Path) -> File<'_> {
+    fn file(&self, path: &Path) -> SourceFile<'_> {
         let name = path.strip_prefix(self.folder).unwrap_or(path);
-        File {
+        SourceFile {
             name: Rc::from(name),
             problems: &self.problems,
         }
     }
 
-    fn sources<'s>(&'s self, path: &'s Path) -> Sources<'s> {
-        Sources {
+    fn sources<'s>(&'s self, path: &'s Path) -> SecretSources<'s> {
+        SecretSources {
             folder: folder_of(path),
             env: self.env,
             elsewhere: self.what_if.secrets_elsewhere,

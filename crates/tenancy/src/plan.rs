@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::plan::facts::FactSource;
 
@@ -16,8 +16,8 @@ mod hash;
 mod plan_text;
 mod settings_facts;
 
-pub use hash::Hash;
-use plan_text::Shown;
+pub use hash::ConfigHash;
+use plan_text::ValueText;
 
 /// A change that removes more tenants than this, and more than [`MOST_REMOVED_PERCENT`] of them, is probably an accident:
 /// a folder that is empty for a moment, or the wrong one.
@@ -30,11 +30,11 @@ const HASH_BYTES: usize = 16;
 /// A snapshot as another process tells it, without secrets.
 #[derive(Debug, Deserialize)]
 pub struct ConfigOutline {
-    settings: Facts,
-    institution: Facts,
-    operations: BTreeMap<String, Facts>,
-    tenants: BTreeMap<String, Facts>,
-    operators: BTreeMap<String, Facts>,
+    settings: ConfigFacts,
+    institution: ConfigFacts,
+    operations: BTreeMap<String, ConfigFacts>,
+    tenants: BTreeMap<String, ConfigFacts>,
+    operators: BTreeMap<String, ConfigFacts>,
 }
 
 /// The changes. Displayed it is one line for each change, sorted, without the summary; as JSON it has the fields
@@ -50,47 +50,47 @@ pub struct Plan {
     /// Reasons to ask for a confirmation; empty if none is needed.
     pub guard: Vec<String>,
     #[serde(flatten)]
-    of: Changes,
+    sections: PlanSections,
     /// From the hash of the one configuration to that of the other.
     #[serde(skip)]
-    shift: Hash,
+    shift: ConfigHash,
 }
 
 #[derive(Debug, Serialize)]
-struct Changes {
+struct PlanSections {
     /// Of the process; they wait for its next start.
-    settings: Vec<Change>,
-    institution: Vec<Change>,
-    operations: Group,
-    tenants: Group,
-    operators: Group,
+    settings: Vec<FactChange>,
+    institution: Vec<FactChange>,
+    operations: GroupChanges,
+    tenants: GroupChanges,
+    operators: GroupChanges,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Group {
+struct GroupChanges {
     before: usize,
     after: usize,
-    added: Vec<One>,
-    removed: Vec<One>,
-    changed: Vec<Changed>,
+    added: Vec<UnpairedEntry>,
+    removed: Vec<UnpairedEntry>,
+    changed: Vec<ChangedEntry>,
 }
 
 /// A party or row of one side only.
 #[derive(Debug, Serialize)]
-struct One {
+struct UnpairedEntry {
     id: String,
-    facts: Facts,
+    facts: ConfigFacts,
 }
 
 #[derive(Debug, Serialize)]
-struct Changed {
+struct ChangedEntry {
     id: String,
-    changes: Vec<Change>,
+    changes: Vec<FactChange>,
 }
 
 /// `null` is an absent key.
 #[derive(Debug, Serialize)]
-struct Change {
+struct FactChange {
     key: String,
     before: Value,
     after: Value,
@@ -100,9 +100,9 @@ struct Change {
 impl Serialize for ConfigSnapshot<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         /// A map that is made while it is written.
-        struct Made<F>(F);
+        struct LazyMap<F>(F);
 
-        impl<'a, F, I> Serialize for Made<F>
+        impl<'a, F, I> Serialize for LazyMap<F>
         where
             F: Fn() -> I,
             I: Iterator<Item = (&'a str, FactSource<'a>)>,
@@ -115,9 +115,9 @@ impl Serialize for ConfigSnapshot<'_> {
         let mut outline = serializer.serialize_struct("ConfigOutline", 5)?;
         outline.serialize_field("settings", self.written)?;
         outline.serialize_field("institution", &facts::of_institution(self.institution))?;
-        outline.serialize_field("operations", &Made(|| self.operations()))?;
-        outline.serialize_field("tenants", &Made(|| self.tenants()))?;
-        outline.serialize_field("operators", &Made(|| self.operators()))?;
+        outline.serialize_field("operations", &LazyMap(|| self.operations()))?;
+        outline.serialize_field("tenants", &LazyMap(|| self.tenants()))?;
+        outline.serialize_field("operators", &LazyMap(|| self.operators()))?;
         outline.end()
     }
 }
@@ -136,9 +136,11 @@ impl Plan {
 
     /// From another process's outline to a configuration.
     pub fn against(before: &ConfigOutline, after: ConfigSnapshot<'_>) -> Self {
-        fn told(map: &BTreeMap<String, Facts>) -> impl Iterator<Item = (&str, FactSource<'_>)> {
+        fn told(
+            map: &BTreeMap<String, ConfigFacts>,
+        ) -> impl Iterator<Item = (&str, FactSource<'_>)> {
             map.iter()
-                .map(|(id, facts)| (id.as_str(), FactSource::Told(facts)))
+                .map(|(id, facts)| (id.as_str(), FactSource::Outlined(facts)))
         }
         let ConfigOutline {
             settings,
@@ -152,8 +154,8 @@ impl Plan {
     }
 
     fn of<'a>(
-        settings: &Facts,
-        institution: &Facts,
+        settings: &ConfigFacts,
+        institution: &ConfigFacts,
         (operations, tenants, operators): (
             impl Iterator<Item = (&'a str, FactSource<'a>)>,
             impl Iterator<Item = (&'a str, FactSource<'a>)>,
@@ -161,7 +163,7 @@ impl Plan {
         ),
         after: ConfigSnapshot<'a>,
     ) -> Self {
-        let (mut moves, mut shift) = (Moves::default(), Hash::default());
+        let (mut moves, mut shift) = (AccountMoves::default(), ConfigHash::default());
         let institution_after = facts::of_institution(after.institution);
         for (section, old, new) in [
             ("settings", settings, after.written),
@@ -169,22 +171,22 @@ impl Plan {
         ] {
             shift.note(section, "", Some(old), Some(new));
         }
-        let of = Changes {
+        let of = PlanSections {
             settings: changes(settings, after.written),
             institution: changes(institution, &institution_after),
-            operations: Group::of(operations, after.operations(), |id, old, new| {
+            operations: GroupChanges::of(operations, after.operations(), |id, old, new| {
                 shift.note("operations", id, old, new);
             }),
-            tenants: Group::of(tenants, after.tenants(), |id, old, new| {
+            tenants: GroupChanges::of(tenants, after.tenants(), |id, old, new| {
                 shift.note("tenants", id, old, new);
                 moves.note(id, old, new);
             }),
-            operators: Group::of(operators, after.operators(), |id, old, new| {
+            operators: GroupChanges::of(operators, after.operators(), |id, old, new| {
                 shift.note("operators", id, old, new);
             }),
         };
         let mut guard = Vec::new();
-        let Group {
+        let GroupChanges {
             before, removed, ..
         } = &of.tenants;
         if removed.len() > MOST_REMOVED && removed.len() * 100 > before * MOST_REMOVED_PERCENT {
@@ -198,31 +200,31 @@ impl Plan {
             summary: summary.unwrap_or_else(|| "nothing changes".to_owned()),
             hash: hex::encode(&Sha256::digest(bytes)[..HASH_BYTES]),
             guard,
-            of,
+            sections: of,
             shift,
         }
     }
 
     /// The hash of the configuration this one leads to, from that of the one it begins at.
     #[must_use]
-    pub fn leads_to(&self, begin: Hash) -> Hash {
+    pub fn leads_to(&self, begin: ConfigHash) -> ConfigHash {
         begin.shifted(self.shift)
     }
 }
 
-impl Group {
+impl GroupChanges {
     /// Compares two sides, each sorted by name; `visit` sees each difference.
     fn of<'a>(
         before: impl Iterator<Item = (&'a str, FactSource<'a>)>,
         after: impl Iterator<Item = (&'a str, FactSource<'a>)>,
-        mut visit: impl FnMut(&str, Option<&Facts>, Option<&Facts>),
+        mut visit: impl FnMut(&str, Option<&ConfigFacts>, Option<&ConfigFacts>),
     ) -> Self {
         let mut group = Self::default();
-        let mut add = |added: &mut Vec<One>, id: &str, new: FactSource<'_>| {
+        let mut add = |added: &mut Vec<UnpairedEntry>, id: &str, new: FactSource<'_>| {
             let facts = new.facts().into_owned();
             visit(id, None, Some(&facts));
             let id = id.to_owned();
-            added.push(One { id, facts });
+            added.push(UnpairedEntry { id, facts });
         };
         let mut differ = Vec::new();
         // One walk along the two: there may be a hundred thousand on each side.
@@ -233,7 +235,7 @@ impl Group {
                 add(&mut group.added, id, new);
             }
             let new = after.next_if(|(other, _)| *other == id);
-            if !new.is_some_and(|(_, new)| new.is(old)) {
+            if !new.is_some_and(|(_, new)| new.is_same_in_memory(old)) {
                 differ.push((id, old, new.map(|(_, new)| new)));
             }
         }
@@ -246,13 +248,13 @@ impl Group {
             let Some(new) = new.map(FactSource::facts) else {
                 visit(&id, Some(&old), None);
                 let facts = old.into_owned();
-                group.removed.push(One { id, facts });
+                group.removed.push(UnpairedEntry { id, facts });
                 continue;
             };
             let changes = changes(&old, &new);
             if !changes.is_empty() {
                 visit(&id, Some(&old), Some(&new));
-                group.changed.push(Changed { id, changes });
+                group.changed.push(ChangedEntry { id, changes });
             }
         }
         group
@@ -260,34 +262,34 @@ impl Group {
 }
 
 /// By key, in their order; a key that one side lacks is `null` there.
-fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
+fn changes(before: &ConfigFacts, after: &ConfigFacts) -> Vec<FactChange> {
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let change = |key: &String| {
-        let value = |facts: &Facts| facts.get(key).cloned().unwrap_or_default();
+        let value = |facts: &ConfigFacts| facts.get(key).cloned().unwrap_or_default();
         let (before, after) = (value(before), value(after));
         let key = key.clone();
-        (before != after).then_some(Change { key, before, after })
+        (before != after).then_some(FactChange { key, before, after })
     };
     keys.into_iter().filter_map(change).collect()
 }
 
 /// The sub-accounts of changed tenants: by id and by client id.
 #[derive(Default)]
-struct Moves {
-    before: BTreeMap<Hand, Holder>,
-    after: BTreeMap<Hand, Holder>,
+struct AccountMoves {
+    before: BTreeMap<CallerName, AccountHolder>,
+    after: BTreeMap<CallerName, AccountHolder>,
 }
 
 /// A caller's identity: a tenant's name, or a client id.
-type Hand = (&'static str, String);
+type CallerName = (&'static str, String);
 
-struct Holder {
+struct AccountHolder {
     tenant: String,
     account: Value,
 }
 
-impl Moves {
-    fn note(&mut self, id: &str, before: Option<&Facts>, after: Option<&Facts>) {
+impl AccountMoves {
+    fn note(&mut self, id: &str, before: Option<&ConfigFacts>, after: Option<&ConfigFacts>) {
         for (facts, hands) in [(before, &mut self.before), (after, &mut self.after)] {
             let Some(facts) = facts else { continue };
             let account = facts.get("sub_account").cloned().unwrap_or_default();
@@ -296,7 +298,7 @@ impl Moves {
                 .filter_map(|key| key.strip_prefix("credential."));
             let client_ids = client_ids.map(|client_id| ("client id", client_id.to_owned()));
             for hand in client_ids.chain([("tenant", id.to_owned())]) {
-                let holder = Holder {
+                let holder = AccountHolder {
                     tenant: id.to_owned(),
                     account: account.clone(),
                 };
@@ -313,7 +315,7 @@ impl Moves {
             let (what, which) = hand;
             let taken_over = *what == "tenant" || old.tenant != new.tenant;
             (taken_over && old.account != new.account).then(|| {
-                let (from, to) = (Shown(&old.account), Shown(&new.account));
+                let (from, to) = (ValueText(&old.account), ValueText(&new.account));
                 format!("moves {what} {which} from sub-account {from} to {to}")
             })
         })

@@ -11,15 +11,15 @@ use gatepay_core::Catalogue;
 use serde_json::{Value, json};
 
 use crate::disk::file_stamp::FilesRead;
-use crate::files::party_file::Terms;
-use crate::files::secrets::Sources;
+use crate::files::party_file::PartyBounds;
+use crate::files::secrets::SecretSources;
 use crate::files::{operations, operator_file, proxy_file, tenant_file};
-use crate::model::claims::Claims;
+use crate::model::claims::UniqueClaims;
 use crate::model::party::DEFAULT_WINDOW;
 use crate::model::settings::SecretText;
 use crate::syntax::problem::Problems;
-use crate::syntax::schema_recorder::Asked;
-use crate::syntax::table_reader::{File, Reader};
+use crate::syntax::schema_recorder::KeyRecorder;
+use crate::syntax::table_reader::{SourceFile, TableReader};
 
 /// The one that editors know best.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
@@ -27,7 +27,7 @@ const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
 /// Of `proxy.toml`.
 pub fn proxy() -> Value {
     let proxy = told(|mut reader, sources| {
-        proxy_file::read(&mut reader, sources, &mut Claims::default());
+        proxy_file::read(&mut reader, sources, &mut UniqueClaims::default());
         operations::read(&mut reader);
         reader.finish();
     });
@@ -40,7 +40,12 @@ pub fn proxy() -> Value {
 pub fn tenant() -> Value {
     let tenant = told(|reader, sources| {
         let catalogue = Catalogue::standard();
-        tenant_file::read(reader, terms(&catalogue), sources, &mut Claims::default());
+        tenant_file::read(
+            reader,
+            terms(&catalogue),
+            sources,
+            &mut UniqueClaims::default(),
+        );
     });
     one_or_many("tenant", &tenant)
 }
@@ -49,35 +54,40 @@ pub fn tenant() -> Value {
 pub fn operator() -> Value {
     let operator = told(|reader, sources| {
         let catalogue = Catalogue::standard();
-        operator_file::read(reader, terms(&catalogue), sources, &mut Claims::default());
+        operator_file::read(
+            reader,
+            terms(&catalogue),
+            sources,
+            &mut UniqueClaims::default(),
+        );
     });
     one_or_many("operator", &operator)
 }
 
-fn terms(catalogue: &Catalogue) -> Terms<'_> {
-    Terms {
+fn terms(catalogue: &Catalogue) -> PartyBounds<'_> {
+    PartyBounds {
         catalogue,
         window: DEFAULT_WINDOW,
     }
 }
 
 /// The schema that a reader tells of itself.
-fn told(read: impl FnOnce(Reader<'_>, Sources<'_>)) -> Value {
+fn told(read: impl FnOnce(TableReader<'_>, SecretSources<'_>)) -> Value {
     // Recording reads no file, so required keys are missing; that is no problem.
     let problems = Problems::default();
-    let file = File {
+    let file = SourceFile {
         name: Path::new("").into(),
         problems: &problems,
     };
-    let asked = Rc::new(Asked::default());
-    let sources = Sources {
+    let asked = Rc::new(KeyRecorder::default());
+    let sources = SecretSources {
         text: SecretText::default(),
         folder: Path::new(""),
         env: &|_| None,
         elsewhere: false,
         reads: &FilesRead::default(),
     };
-    read(Reader::asking(file, Rc::clone(&asked)), sources);
+    read(TableReader::recording(file, Rc::clone(&asked)), sources);
     asked.schema()
 }
 
@@ -130,7 +140,7 @@ mod tests {
     use crate::syntax::document;
     use crate::syntax::problem::Problem;
 
-    type Root = BTreeMap<String, document::Entry>;
+    type Root = BTreeMap<String, document::TableEntry>;
 
     fn config(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -215,7 +225,7 @@ mod tests {
     }
 
     fn json_of(root: Root) -> Value {
-        plain(&document::Value::Table(root))
+        plain(&document::ConfigValue::Table(root))
     }
 
     fn example(name: &str) -> Root {
@@ -228,19 +238,19 @@ mod tests {
     fn complaints(of: &str, document: &Value) -> Vec<String> {
         let problems = Problems::default();
         let root = document::from_json(&document.to_string()).ok().unwrap();
-        let file = File {
+        let file = SourceFile {
             name: Path::new("").into(),
             problems: &problems,
         };
-        let sources = Sources {
+        let sources = SecretSources {
             text: SecretText::default(),
             folder: Path::new("/nowhere"),
             env: &|_| None,
             elsewhere: true,
             reads: &FilesRead::default(),
         };
-        let mut reader = Reader::new(file, &root);
-        let (catalogue, mut claims) = (Catalogue::standard(), Claims::default());
+        let mut reader = TableReader::new(file, &root);
+        let (catalogue, mut claims) = (Catalogue::standard(), UniqueClaims::default());
         match of {
             "proxy" => {
                 proxy_file::read(&mut reader, sources, &mut claims);

@@ -1,18 +1,17 @@
-//! Watch: a configuration that is read again where its files differ, and kept where they do not.
+//! The watched configuration: changed files are read again, unchanged files are kept.
 //!
-//! Whether a file differs is told by its `FileStamp`, without opening it; the parties of all others are shared with the
-//! next [`Registry`]. The result is whole: it is built only from files that still look as they did when they were
-//! read, all of them at one time, so that half a `git checkout` or half a turn of Kubernetes' `..data` is no
-//! configuration.
+//! A change shows in a file's `FileStamp`, without opening the file. The parties of unchanged files are shared with the
+//! next [`Registry`]. A configuration is built only from files whose stamps are still those they had when they were
+//! read, all at one time. So half a `git checkout`, or half a swap of Kubernetes' `..data`, is never used.
 //!
-//! That takes two looks at every file, one before the reading and one after. A file that was not read, since it had not changed
-//! at the first look, may have changed a moment later together with one that was read: only the second look tells, and the
-//! dates of folders do not, since a file that is written in place leaves them as they were. If a file looks the same
-//! both times it was the same in between, for the time of an inode's change cannot be set back; so at the moment when the last
-//! reading ended all of them had the text that was read.
+//! This takes two stamps of every file, one before reading and one after. A file that was unchanged at the first stamp
+//! may change a moment later, together with one that was read. Only the second stamp shows it: the times of a folder do
+//! not change when a file is written in place. A file with the same stamp both times did not change in between, because
+//! the change time of an inode cannot be set back. So at the end of the last reading all files had the text that was
+//! read.
 //!
-//! The caller decides how often: [`Watch::glance`] looks, [`Watch::settled`] looks again at what differs,
-//! [`Watch::read`] reads it, and [`Watch::next`] builds.
+//! The caller decides how often: [`ConfigWatch::changed_files`] takes the stamps, [`ConfigWatch::settled`] takes those of
+//! the changed files again, [`ConfigWatch::read`] reads the changed files, and [`ConfigWatch::next`] builds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -25,11 +24,11 @@ use gatepay_core::{Catalogue, StampWindow};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
-use crate::files::party_file::Terms;
-use crate::files::secrets::{Environment, Sources};
+use crate::files::party_file::PartyBounds;
+use crate::files::secrets::{Environment, SecretSources};
 use crate::files::{operator_file, tenant_file};
-use crate::load::{self, Reading};
-use crate::model::claims::Claims;
+use crate::load::{self, ConfigReading};
+use crate::model::claims::UniqueClaims;
 use crate::model::configuration::Configuration;
 use crate::model::operator::Operator;
 use crate::model::party::DatedCredential;
@@ -38,27 +37,27 @@ use crate::model::restriction::Restrictions;
 use crate::model::settings::{SecretText, Settings};
 use crate::model::tenant::Tenant;
 use crate::syntax::problem::Problem;
-use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::table_reader::{SourceLocation, TableReader};
 
 mod folder;
 mod ownership;
 
-use folder::{By, Differ, Folder, Threads, together};
-use ownership::{KeyOwner, Owners, Owns as _, credentials_held};
+use folder::{FolderChanges, PartyFolder, ReadInputs, StatThreads, combined_stamp};
+use ownership::{KeyOwner, KeyOwners, UniqueKeys as _, visit_credential_keys};
 
 /// How often reading begins anew at a start because files change meanwhile.
 const TRIES: usize = 10;
 
 /// The files of a configuration, as they were last read.
-pub struct Watch {
+pub struct ConfigWatch {
     proxy_toml: PathBuf,
     proxy: ProxyFile,
-    tenants: Folder<Tenant>,
-    operators: Folder<Operator>,
+    tenants: PartyFolder<Tenant>,
+    operators: PartyFolder<Operator>,
     /// The listener's certificate, key and authorities, when they were last taken for read. Their users read them.
     certificates: Vec<StampedFile>,
     /// The authorities that vouch for GatePay, likewise, and their digest at the start.
-    trust: Option<UpstreamCa>,
+    upstream_ca: Option<UpstreamCa>,
     /// The catalogue that parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: StampWindow,
@@ -70,10 +69,10 @@ pub struct Watch {
 /// `proxy.toml`, with its secrets.
 struct ProxyFile {
     /// With its secrets.
-    look: FileStamp,
+    stamp: FileStamp,
     secrets: Box<[StampedFile]>,
     /// Its settings, unless it has a problem.
-    said: Option<ParsedProxyFile>,
+    parsed: Option<ParsedProxyFile>,
 }
 
 struct ParsedProxyFile {
@@ -88,12 +87,12 @@ pub struct ChangedFiles {
     proxy: Option<FileStamp>,
     /// Certificates, and authorities.
     others: BTreeMap<Box<Path>, FileStamp>,
-    tenants: Differ,
-    operators: Differ,
+    tenants: FolderChanges,
+    operators: FolderChanges,
 }
 
 /// The next configuration.
-pub struct Next {
+pub struct NextConfiguration {
     /// The settings of `proxy.toml`. Most of them take effect after a restart.
     pub settings: Arc<Settings>,
     /// Keys of `proxy.toml` that take effect after a restart although they are unchanged: the file they name has changed.
@@ -102,7 +101,7 @@ pub struct Next {
     pub registry: Registry,
 }
 
-impl Watch {
+impl ConfigWatch {
     /// Reads everything for the first time.
     pub fn open(
         proxy_toml: &Path,
@@ -136,19 +135,19 @@ impl Watch {
         let proxy = ProxyFile::read(proxy_toml, env);
         // Read twice: one for the process, the other to compare with later versions of the file.
         let reads = FilesRead::default();
-        let settings = Reading::new(proxy_toml, env, &reads).settings(proxy_toml);
-        let (Some(said), Some((settings, catalogue))) = (&proxy.said, settings) else {
+        let settings = ConfigReading::new(proxy_toml, env, &reads).settings(proxy_toml);
+        let (Some(said), Some((settings, catalogue))) = (&proxy.parsed, settings) else {
             return Err(Vec::new());
         };
         let mut watch = Self {
             proxy_toml: proxy_toml.to_owned(),
-            tenants: Folder::at(Some(&said.settings.tenants)),
-            operators: Folder::at(said.settings.operators.as_deref()),
+            tenants: PartyFolder::at(Some(&said.settings.tenants)),
+            operators: PartyFolder::at(said.settings.operators.as_deref()),
             catalogue: catalogue.clone(),
             window: settings.window,
             secret_text: settings.secret_text,
             certificates: certificates(&settings),
-            trust: settings.upstream.ca.as_deref().map(UpstreamCa::at),
+            upstream_ca: settings.upstream.ca.as_deref().map(UpstreamCa::at),
             proxy,
             hasher: RandomState::new(),
         };
@@ -164,55 +163,55 @@ impl Watch {
             registry,
             catalogue,
         };
-        let still = watch.glance().is_empty();
+        let still = watch.changed_files().is_empty();
         Ok(still.then_some((watch, configuration)))
     }
 
     /// Looks at every file; reads none.
-    pub fn glance(&self) -> ChangedFiles {
-        self.glance_on(Threads::AsManyAsPay)
+    pub fn changed_files(&self) -> ChangedFiles {
+        self.changed_files_on(StatThreads::AsManyAsPay)
     }
 
     /// The same on this thread alone, so that its cost is known.
-    pub fn glance_alone(&self) -> ChangedFiles {
-        self.glance_on(Threads::One)
+    pub fn changed_files_on_this_thread(&self) -> ChangedFiles {
+        self.changed_files_on(StatThreads::One)
     }
 
-    fn glance_on(&self, threads: Threads) -> ChangedFiles {
-        let ProxyFile { look, .. } = self.proxy;
+    fn changed_files_on(&self, threads: StatThreads) -> ChangedFiles {
+        let ProxyFile { stamp: look, .. } = self.proxy;
         let now = self.proxy.now(&self.proxy_toml);
-        let trust = self.trust.iter().map(|trust| &trust.seen);
+        let trust = self.upstream_ca.iter().map(|trust| &trust.file);
         let others = self.certificates.iter().chain(trust);
         let others = others.map(|seen| (seen, FileStamp::at(&seen.path)));
         ChangedFiles {
             proxy: (now != look).then_some(now),
             others: others
-                .filter(|(seen, now)| seen.look != *now)
+                .filter(|(seen, now)| seen.stamp != *now)
                 .map(|(seen, now)| (seen.path.clone(), now))
                 .collect(),
-            tenants: self.tenants.glance(threads),
-            operators: self.operators.glance(threads),
+            tenants: self.tenants.changes(threads),
+            operators: self.operators.changes(threads),
         }
     }
 
     /// Whether the changed files still have the same stamps, so that none is being written.
-    pub fn settled(&self, glance: &ChangedFiles) -> bool {
-        let mut others = glance.others.iter();
-        glance
+    pub fn settled(&self, changed: &ChangedFiles) -> bool {
+        let mut others = changed.others.iter();
+        changed
             .proxy
             .is_none_or(|look| self.proxy.now(&self.proxy_toml) == look)
             && others.all(|(path, look)| FileStamp::at(path) == *look)
-            && self.tenants.settled(&glance.tenants)
-            && self.operators.settled(&glance.operators)
+            && self.tenants.settled(&changed.tenants)
+            && self.operators.settled(&changed.operators)
     }
 
     /// Reads the changed files.
-    pub fn read(&mut self, glance: &ChangedFiles, env: &Environment<'_>) {
+    pub fn read(&mut self, changed: &ChangedFiles, env: &Environment<'_>) {
         let mut elsewhere = [false; 2];
-        if glance.proxy.is_some() {
+        if changed.proxy.is_some() {
             self.proxy = ProxyFile::read(&self.proxy_toml, env);
             // With a fault in it, the folders are those it named before.
-            if let Some(said) = &self.proxy.said {
+            if let Some(said) = &self.proxy.parsed {
                 elsewhere = [
                     self.tenants.follow(Some(&said.settings.tenants)),
                     self.operators.follow(said.settings.operators.as_deref()),
@@ -220,48 +219,52 @@ impl Watch {
             }
         }
         for seen in &mut self.certificates {
-            if glance.others.contains_key(&seen.path) {
+            if changed.others.contains_key(&seen.path) {
                 *seen = StampedFile::at(&seen.path);
             }
         }
-        if let Some(trust) = &mut self.trust
-            && glance.others.contains_key(&trust.seen.path)
+        if let Some(trust) = &mut self.upstream_ca
+            && changed.others.contains_key(&trust.file.path)
         {
             trust.read();
         }
-        let terms = Terms {
+        let terms = PartyBounds {
             catalogue: &self.catalogue,
             window: self.window,
         };
-        let by = By {
+        let by = ReadInputs {
             proxy_toml: &self.proxy_toml,
             env,
             hasher: &self.hasher,
             secret_text: self.secret_text,
         };
-        let tenants = |table: Reader<'_>, sources: Sources<'_>, claims: &mut Claims<Place>| {
+        let tenants = |table: TableReader<'_>,
+                       sources: SecretSources<'_>,
+                       claims: &mut UniqueClaims<SourceLocation>| {
             tenant_file::read(table, terms, sources, claims)
         };
-        let operators = |table: Reader<'_>, sources: Sources<'_>, claims: &mut Claims<Place>| {
+        let operators = |table: TableReader<'_>,
+                         sources: SecretSources<'_>,
+                         claims: &mut UniqueClaims<SourceLocation>| {
             operator_file::read(table, terms, sources, claims)
         };
         // Of another folder nothing was seen yet; the next look is the first.
         let [tenants_elsewhere, operators_elsewhere] = elsewhere;
         if !tenants_elsewhere {
-            self.tenants.read(&glance.tenants, "tenant", by, tenants);
+            self.tenants.read(&changed.tenants, "tenant", by, tenants);
         }
         if !operators_elsewhere {
             self.operators
-                .read(&glance.operators, "operator", by, operators);
+                .read(&changed.operators, "operator", by, operators);
         }
     }
 
     /// The configuration that was read, or its problems. With no problem at all, the fault has
     /// passed meanwhile, and they have to be looked at again.
-    pub fn next(&mut self, env: &Environment<'_>) -> Result<Next, Vec<Problem>> {
-        let mut wrong: BTreeSet<PathBuf> = self.tenants.wrong().collect();
-        wrong.extend(self.operators.wrong());
-        if let Some(said) = &self.proxy.said
+    pub fn next(&mut self, env: &Environment<'_>) -> Result<NextConfiguration, Vec<Problem>> {
+        let mut wrong: BTreeSet<PathBuf> = self.tenants.invalid_files().collect();
+        wrong.extend(self.operators.invalid_files());
+        if let Some(said) = &self.proxy.parsed
             && self.tenants.listed
             && self.operators.listed
         {
@@ -269,9 +272,9 @@ impl Watch {
             if wrong.is_empty() {
                 let operations = said.catalogue.rows() != self.catalogue.rows();
                 let operations = operations.then_some("operation");
-                let trust = self.trust.as_ref().filter(|trust| trust.differs());
+                let trust = self.upstream_ca.as_ref().filter(|trust| trust.differs());
                 let trust = trust.map(|_| "upstream.ca");
-                return Ok(Next {
+                return Ok(NextConfiguration {
                     settings: Arc::clone(&said.settings),
                     restart: operations.into_iter().chain(trust).collect(),
                     registry: Registry::index(self.tenants.parties(), self.operators.parties()),
@@ -281,7 +284,7 @@ impl Watch {
         let problems = load::problems(&self.proxy_toml, &wrong, env);
         if problems.is_empty() {
             // A file was missing for a moment, or there were no descriptors to open it.
-            self.proxy.look = FileStamp::NOTHING;
+            self.proxy.stamp = FileStamp::NOTHING;
             self.tenants.forget(&wrong);
             self.operators.forget(&wrong);
         }
@@ -301,9 +304,15 @@ impl Watch {
     /// hash is there twice.
     fn conflicts(&self, institution: &[DatedCredential], wrong: &mut BTreeSet<PathBuf>) {
         let mut hashes = Vec::new();
-        credentials_held(institution, |held| hashes.push(self.hasher.hash_one(held)));
-        let tenants = self.tenants.holders().flat_map(|(file, _)| &file.held);
-        let operators = self.operators.holders().flat_map(|(file, _)| &file.held);
+        visit_credential_keys(institution, |held| hashes.push(self.hasher.hash_one(held)));
+        let tenants = self
+            .tenants
+            .key_owners()
+            .flat_map(|(file, _)| &file.key_hashes);
+        let operators = self
+            .operators
+            .key_owners()
+            .flat_map(|(file, _)| &file.key_hashes);
         hashes.extend(tenants.chain(operators));
         hashes.sort_unstable();
         let twice = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
@@ -311,25 +320,25 @@ impl Watch {
         if twice.is_empty() {
             return;
         }
-        let mut holders = Owners::default();
+        let mut holders = KeyOwners::default();
         let proxy_toml = KeyOwner {
             folder: &self.proxy_toml,
             name: OsStr::new(""),
         };
-        credentials_held(institution, |held| {
+        visit_credential_keys(institution, |held| {
             // Twice is fine there: GatePay can change the secret and keep the id.
             holders.take(held, proxy_toml, false, &mut BTreeSet::new());
         });
         let mut take = |held, by, shared| holders.take(held, by, shared, wrong);
         let concerned = |held: &[u64]| held.iter().any(|hash| twice.contains(hash));
-        for (file, by) in self.tenants.holders() {
-            for tenant in file.parties.iter().filter(|_| concerned(&file.held)) {
-                tenant.held(|held, shared| take(held, by, shared));
+        for (file, by) in self.tenants.key_owners() {
+            for tenant in file.parties.iter().filter(|_| concerned(&file.key_hashes)) {
+                tenant.visit_keys(|held, shared| take(held, by, shared));
             }
         }
-        for (file, by) in self.operators.holders() {
-            for operator in file.parties.iter().filter(|_| concerned(&file.held)) {
-                operator.held(|held, shared| take(held, by, shared));
+        for (file, by) in self.operators.key_owners() {
+            for operator in file.parties.iter().filter(|_| concerned(&file.key_hashes)) {
+                operator.visit_keys(|held, shared| take(held, by, shared));
             }
         }
     }
@@ -338,27 +347,27 @@ impl Watch {
 /// A file that is read at the start only. Kubernetes writes it anew whenever a certificate beside it is renewed: so the
 /// contents are compared, by digest.
 struct UpstreamCa {
-    seen: StampedFile,
-    start: Option<Digest>,
-    now: Option<Digest>,
+    file: StampedFile,
+    start: Option<FileDigest>,
+    now: Option<FileDigest>,
 }
 
-type Digest = [u8; 32];
+type FileDigest = [u8; 32];
 
 impl UpstreamCa {
     fn at(path: &Path) -> Self {
         let seen = StampedFile::at(path);
         let start = digest(path);
         Self {
-            seen,
+            file: seen,
             start,
             now: start,
         }
     }
 
     fn read(&mut self) {
-        self.seen = StampedFile::at(&self.seen.path);
-        self.now = digest(&self.seen.path);
+        self.file = StampedFile::at(&self.file.path);
+        self.now = digest(&self.file.path);
     }
 
     fn differs(&self) -> bool {
@@ -367,7 +376,7 @@ impl UpstreamCa {
 }
 
 /// `None` if there is nothing to read.
-fn digest(path: &Path) -> Option<Digest> {
+fn digest(path: &Path) -> Option<FileDigest> {
     Some(Sha256::digest(fs::read(path).ok()?).into())
 }
 
@@ -386,14 +395,14 @@ fn certificates(settings: &Settings) -> Vec<StampedFile> {
 impl ProxyFile {
     fn read(path: &Path, env: &Environment<'_>) -> Self {
         let reads = FilesRead::default();
-        let reading = Reading::new(path, env, &reads);
+        let reading = ConfigReading::new(path, env, &reads);
         let said = reading.settings(path);
         let fine = reading.problems.is_empty();
         let (look, secrets) = reads.into_seen();
         Self {
-            look: look.and(secrets.iter().map(|secret| secret.look)),
+            stamp: look.and(secrets.iter().map(|secret| secret.stamp)),
             secrets,
-            said: said
+            parsed: said
                 .filter(|_| fine)
                 .map(|(settings, catalogue)| ParsedProxyFile {
                     settings: Arc::new(settings),
@@ -403,7 +412,7 @@ impl ProxyFile {
     }
 
     fn now(&self, path: &Path) -> FileStamp {
-        together(path, self.secrets.iter().map(|secret| &secret.path))
+        combined_stamp(path, self.secrets.iter().map(|secret| &secret.path))
     }
 }
 

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_core::{SecretKey, SigningKey};
 use gatepay_tenancy::PartyId;
-use gatepay_tenancy::settings::Admin;
+use gatepay_tenancy::settings::AdminSettings;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Version};
 use zeroize::Zeroizing;
@@ -44,13 +44,13 @@ impl AdminGate {
     pub(super) fn admits<B>(
         &self,
         request: &Request<B>,
-        admin: &Admin,
+        admin: &AdminSettings,
     ) -> Result<PartyId, AdminDenial> {
         let name = named(request)?;
         if !has_tokens(admin) {
             return match self.denies_without_token(request, name) {
                 Some(denied) => Err(denied),
-                None => Ok(reserved(Admin::LOOPBACK)),
+                None => Ok(reserved(AdminSettings::LOOPBACK)),
             };
         }
         if is_foreign(request.headers(), name) {
@@ -84,7 +84,7 @@ impl AdminGate {
     pub(super) fn denies_page<B>(
         &self,
         request: &Request<B>,
-        admin: &Admin,
+        admin: &AdminSettings,
     ) -> Option<AdminDenial> {
         let name = match named(request) {
             Ok(name) => name,
@@ -171,7 +171,7 @@ fn is_foreign(headers: &HeaderMap, name: Option<&str>) -> bool {
 }
 
 /// Whether any token is configured.
-fn has_tokens(admin: &Admin) -> bool {
+fn has_tokens(admin: &AdminSettings) -> bool {
     admin.token.is_some() || !admin.operators.is_empty()
 }
 
@@ -184,10 +184,10 @@ fn reserved(name: &str) -> PartyId {
 ///
 /// The presented token is compared with every configured token in constant time, so that the duration reveals neither
 /// a partial match nor the owner.
-fn presenter<B>(request: &Request<B>, admin: &Admin) -> Option<PartyId> {
+fn presenter<B>(request: &Request<B>, admin: &AdminSettings) -> Option<PartyId> {
     let presented = presented(request)?;
     let shared = admin.token.iter();
-    let shared = shared.map(|token| (token, reserved(Admin::SHARED_TOKEN)));
+    let shared = shared.map(|token| (token, reserved(AdminSettings::SHARED_TOKEN)));
     let named = admin.operators.iter();
     let named = named.map(|operator| (&operator.token, operator.name.clone()));
     let mut found = None;

@@ -158,7 +158,7 @@ impl<'a> AttemptOwner<'a> {
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(settings: settings::Breaker, era: BreakerEra) -> Self {
+    pub fn new(settings: settings::BreakerSettings, era: BreakerEra) -> Self {
         Self {
             phase: AtomicU64::new(0),
             era,

@@ -74,7 +74,7 @@ pub struct RateLowered {
 
 impl Quota {
     /// A full quota, with nothing in flight.
-    pub fn new(quota: &settings::Quota, now: Duration) -> Arc<Self> {
+    pub fn new(quota: &settings::QuotaSettings, now: Duration) -> Arc<Self> {
         let core = FairShare::new(terms(quota), nanos(now));
         Arc::new(Self {
             core: Mutex::new(core),
@@ -85,7 +85,7 @@ impl Quota {
 
     /// Puts other terms in force. Spent tokens stay spent, calls in flight keep their slots, and a rate that GatePay
     /// pushed down is not pushed up.
-    pub fn adjust(&self, quota: &settings::Quota, now: Duration) {
+    pub fn adjust(&self, quota: &settings::QuotaSettings, now: Duration) {
         self.core().adjust(terms(quota), nanos(now));
         self.codes.store(Arc::new(quota.pushback_codes.clone()));
         self.has_codes
@@ -229,7 +229,7 @@ fn acts(kind: Kind) -> bool {
     kind != Kind::Read
 }
 
-fn terms(quota: &settings::Quota) -> QuotaTerms {
+fn terms(quota: &settings::QuotaSettings) -> QuotaTerms {
     let per_second = quota.rate.per_second.get();
     #[expect(
         clippy::cast_possible_truncation,

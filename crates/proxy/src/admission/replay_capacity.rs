@@ -1,12 +1,12 @@
 //! Replay capacity: how many stamps the replay memory may have to hold, from the rates that are configured.
 
-use gatepay_tenancy::settings::{Quota, Settings};
+use gatepay_tenancy::settings::{QuotaSettings, Settings};
 use gatepay_tenancy::{Party, PartyRef, Rate, Registry, ReplayRule};
 
 /// The largest number of entries in the replay memory: one for each stamp that all parties may have admitted, or that
 /// the institution may send, the lesser of the two, while a stamp is fresh. A stamp takes one more if its nonce is
 /// remembered by itself.
-pub fn replay_capacity(settings: &Settings, quota: &Quota, registry: &Registry) -> usize {
+pub fn replay_capacity(settings: &Settings, quota: &QuotaSettings, registry: &Registry) -> usize {
     let window = settings.window;
     // A stamp is remembered from its admission until it is stale, and one slice of time more.
     let seconds = (window.past_ms + window.future_ms) / 1_000 + 20;

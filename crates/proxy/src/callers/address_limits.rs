@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gatepay_tenancy::settings::Listen;
+use gatepay_tenancy::settings::ListenSettings;
 
 use crate::callers::client_address::{ClientAddress, network};
 
@@ -75,7 +75,7 @@ impl ConnectionPeer {
 
 impl AddressLimits {
     /// The limits of these settings: connections for each address, and requests for all.
-    pub fn new(listen: &Listen) -> Arc<Self> {
+    pub fn new(listen: &ListenSettings) -> Arc<Self> {
         Arc::new(Self {
             max: AtomicUsize::new(listen.max_connections_per_address.get()),
             open: Mutex::default(),
@@ -162,10 +162,10 @@ mod tests {
     use crate::callers::client_address::TrustedProxies;
 
     fn limits(max: usize) -> Arc<AddressLimits> {
-        AddressLimits::new(&Listen {
+        AddressLimits::new(&ListenSettings {
             max_connections_per_address: max.try_into().unwrap(),
             max_requests: 8.try_into().unwrap(),
-            ..Listen::default()
+            ..ListenSettings::default()
         })
     }
 

@@ -13,7 +13,7 @@ use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{ConfigSnapshot, Configuration, Hash, PartyRef, Plan, Registry};
+use gatepay_tenancy::{ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Registry};
 
 use super::suspended::SuspendedByHand;
 use super::{ExitStatus, UNREAD, complain, environment, fail, say};
@@ -138,7 +138,7 @@ fn report(name: &str, configuration: &Configuration) {
     memory(settings, registry);
     say(format_args!(
         "configuration: {}",
-        Hash::of(ConfigSnapshot::of(configuration))
+        ConfigHash::of(ConfigSnapshot::of(configuration))
     ));
     metrics(configuration);
     startup_wait(settings);

@@ -14,7 +14,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::systemd::{self, ServiceStage};
 use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_tenancy::load::unread_files;
-use gatepay_tenancy::{Configuration, Watch};
+use gatepay_tenancy::{ConfigWatch, Configuration};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::signals::{SignalAction, SignalHandler};
@@ -48,7 +48,7 @@ impl ServeCommand {
             Ok(signals) => signals,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
-        let (watch, configuration) = match Watch::open(&self.config, &environment) {
+        let (watch, configuration) = match ConfigWatch::open(&self.config, &environment) {
             Ok(opened) => opened,
             Err(problems) => {
                 problems.iter().for_each(complain);
@@ -81,7 +81,7 @@ fn warn_of(configuration: &Configuration) {
 }
 
 /// Starts the server, and tells the log and systemd.
-fn start(configuration: Configuration, watch: Watch) -> Result<Server, Box<dyn Error>> {
+fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box<dyn Error>> {
     let tenants = configuration.registry.tenants().len();
     let upstream = configuration.settings.upstream.url.authority();
     let sockets = systemd::inherited().map_err(|error| format!("inherited sockets: {error}"))?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::process::clock;
-use gatepay_tenancy::edit::{EditError, Files, Random};
+use gatepay_tenancy::edit::{ConfigFiles, EditError, RandomBytes};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{WhatIf, load_readable};
 use gatepay_tenancy::{Configuration, DatedCredential, Problem};
@@ -66,8 +66,8 @@ struct TenantArguments {
 }
 
 impl TenantArguments {
-    fn files(&self) -> Files<'_> {
-        Files {
+    fn files(&self) -> ConfigFiles<'_> {
+        ConfigFiles {
             proxy_toml: &self.config,
             env: &environment,
             secrets_elsewhere: self.without_secrets,
@@ -94,8 +94,8 @@ impl TenantArguments {
     }
 }
 
-fn random() -> Random {
-    Random {
+fn random() -> RandomBytes {
+    RandomBytes {
         client_id: clock::random(),
         secret: Zeroizing::new(clock::random()),
     }

@@ -20,7 +20,7 @@ pub struct InstitutionQuota {
 
 impl InstitutionQuota {
     /// A full quota, with nothing in flight.
-    pub fn new(quota: &settings::Quota, meters: QuotaMeters, clock: &Clock) -> Self {
+    pub fn new(quota: &settings::QuotaSettings, meters: QuotaMeters, clock: &Clock) -> Self {
         Self {
             quota: Quota::new(quota, clock.elapsed()),
             clock: clock.clone(),
@@ -39,7 +39,7 @@ impl InstitutionQuota {
     }
 
     /// Puts other terms in force: see [`Quota::adjust`].
-    pub fn adjust(&self, quota: &settings::Quota) {
+    pub fn adjust(&self, quota: &settings::QuotaSettings) {
         self.quota.adjust(quota, self.now());
     }
 

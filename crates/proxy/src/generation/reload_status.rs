@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{Facts, Plan, facts};
+use gatepay_tenancy::{ConfigFacts, Plan, facts};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ pub struct ReloadControl {
     asks: Mutex<Option<Sender<ReloadRequest>>>,
     state: Mutex<ReloadState>,
     /// The settings of `proxy.toml` in force, including defaults that the file does not set.
-    settings: Mutex<Facts>,
+    settings: Mutex<ConfigFacts>,
 }
 
 /// A request to the thread that reloads.
@@ -128,7 +128,7 @@ impl ReloadControl {
     }
 
     /// Locks the settings in force for a change.
-    pub(crate) fn lock_settings(&self) -> MutexGuard<'_, Facts> {
+    pub(crate) fn lock_settings(&self) -> MutexGuard<'_, ConfigFacts> {
         lock(&self.settings)
     }
 
@@ -146,7 +146,7 @@ impl ReloadControl {
     }
 
     /// The settings of `proxy.toml` in force, including defaults that the file does not set.
-    pub fn settings(&self) -> Facts {
+    pub fn settings(&self) -> ConfigFacts {
         lock(&self.settings).clone()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use gatepay_core::Kind;
-use gatepay_tenancy::{Limits, PartyId, Rate, Registry};
+use gatepay_tenancy::{PartyId, PartyLimits, Rate, Registry};
 use serde::Serialize;
 
 use crate::admission::breaker::{BreakerEra, PartyBreaker};
@@ -52,7 +52,7 @@ struct LimitTerms {
     /// The party's rate while GatePay pushes it back; boxed, since hardly any party has a throttle.
     throttle: Option<Box<PushbackThrottle>>,
     weight: NonZeroU32,
-    limits: Limits,
+    limits: PartyLimits,
 }
 
 /// A party's use of its limits, for operators to look at.
@@ -90,7 +90,7 @@ impl TenantLimits {
     /// Limits with full buckets and free seats.
     pub fn new(
         breaker: PartyBreaker,
-        limits: &Limits,
+        limits: &PartyLimits,
         weight: NonZeroU32,
         quota: &InstitutionQuota,
         meters: Arc<TenantMeters>,
@@ -116,7 +116,7 @@ impl TenantLimits {
 
     /// Changes the limits in place. Spent tokens stay spent, and requests in flight keep their seats: no reload refills
     /// a bucket, nor do two reloads that change a limit and change it back. A new limit on one kind starts full.
-    pub fn adjust(&self, limits: &Limits, weight: NonZeroU32, now: Duration) {
+    pub fn adjust(&self, limits: &PartyLimits, weight: NonZeroU32, now: Duration) {
         let terms = self.terms();
         let (same, same_weight) = (terms.limits == *limits, terms.weight == weight);
         drop(terms);
@@ -392,7 +392,7 @@ impl LimitTerms {
 }
 
 /// Whether calls of some kind have a limit of their own.
-fn has_kinds(limits: &Limits) -> bool {
+fn has_kinds(limits: &PartyLimits) -> bool {
     KINDS.iter().any(|kind| limits.of_kind(*kind).is_some())
 }
 
@@ -505,10 +505,10 @@ mod tests {
         }
     }
 
-    fn party_limits(limits: &Limits, clock: &Clock) -> Arc<TenantLimits> {
+    fn party_limits(limits: &PartyLimits, clock: &Clock) -> Arc<TenantLimits> {
         let metrics = Metrics::new(&Catalogue::standard());
         let quota = InstitutionQuota::new(
-            &settings::Quota::default(),
+            &settings::QuotaSettings::default(),
             metrics.tenants.limits.quota.clone(),
             clock,
         );
@@ -528,7 +528,7 @@ mod tests {
         tokens.ok()
     }
 
-    fn adjust(party_limits: &TenantLimits, limits: &Limits, clock: &Clock) {
+    fn adjust(party_limits: &TenantLimits, limits: &PartyLimits, clock: &Clock) {
         party_limits.adjust(limits, NonZeroU32::MIN, clock.elapsed());
     }
 
@@ -550,11 +550,11 @@ mod tests {
     #[test]
     fn a_limit_changed_and_changed_back_admits_nothing_more() {
         let clock = Clock::manual(1_000_000);
-        let slow = Limits {
+        let slow = PartyLimits {
             all: rate(1, 8),
-            ..Limits::default()
+            ..PartyLimits::default()
         };
-        let fast = Limits {
+        let fast = PartyLimits {
             all: rate(1_000, 8),
             ..slow
         };
@@ -572,8 +572,8 @@ mod tests {
     #[test]
     fn a_limit_on_a_kind_that_goes_and_comes_back_remembers() {
         let clock = Clock::manual(1_000_000);
-        let without = Limits::default();
-        let with = Limits {
+        let without = PartyLimits::default();
+        let with = PartyLimits {
             money: Some(rate(1, 3)),
             ..without
         };
@@ -588,10 +588,10 @@ mod tests {
     #[test]
     fn what_is_not_spent_is_given_back_to_every_limit() {
         let clock = Clock::manual(1_000_000);
-        let limits = Limits {
+        let limits = PartyLimits {
             all: rate(1, 3),
             money: Some(rate(1, 2)),
-            ..Limits::default()
+            ..PartyLimits::default()
         };
         let party_limits = party_limits(&limits, &clock);
         for _ in 0..20 {
@@ -606,11 +606,11 @@ mod tests {
     #[test]
     fn tokens_held_across_a_reload_make_no_room() {
         let clock = Clock::manual(1_000_000);
-        let slow = Limits {
+        let slow = PartyLimits {
             all: rate(1, 1),
-            ..Limits::default()
+            ..PartyLimits::default()
         };
-        let fast = Limits {
+        let fast = PartyLimits {
             all: rate(1_000, 1),
             ..slow
         };
@@ -626,7 +626,7 @@ mod tests {
     #[test]
     fn a_limit_in_shadow_counts_and_lets_pass() {
         let clock = Clock::manual(1_000_000);
-        let limits = Limits {
+        let limits = PartyLimits {
             all: rate(1, 5),
             in_flight: NonZeroU32::MIN,
             money: Some(rate(1, 1)),
@@ -635,7 +635,7 @@ mod tests {
                 in_flight: true,
                 ..LimitsShadow::default()
             },
-            ..Limits::default()
+            ..PartyLimits::default()
         };
         let party_limits = party_limits(&limits, &clock);
         let mut told = Vec::new();

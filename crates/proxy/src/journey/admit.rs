@@ -401,7 +401,7 @@ mod tests {
     use gatepay_core::{Catalogue, Stamp};
     use gatepay_tenancy::party::DEFAULT_WINDOW;
     use gatepay_tenancy::settings;
-    use gatepay_tenancy::{Limits, PartyId, Rate, ReplayRule};
+    use gatepay_tenancy::{PartyId, PartyLimits, Rate, ReplayRule};
     use std::num::NonZeroU32;
     use std::pin::pin;
     use std::task::{Context, Waker};
@@ -425,17 +425,17 @@ mod tests {
                 per_second: NonZeroU32::MIN,
                 burst: number(burst),
             };
-            let quota = settings::Quota {
+            let quota = settings::QuotaSettings {
                 rate: rate(12),
                 in_flight: Some(number(5)),
-                ..settings::Quota::default()
+                ..settings::QuotaSettings::default()
             };
             let meters = metrics.tenants.limits.quota.clone();
             let quota = InstitutionQuota::new(&quota, meters, &clock);
-            let limits = Limits {
+            let limits = PartyLimits {
                 all: rate(3),
                 in_flight: number(2),
-                ..Limits::default()
+                ..PartyLimits::default()
             };
             Self {
                 lane: TenantLimits::new(

@@ -22,11 +22,15 @@ const LONGEST: usize = 24;
 
 impl ScrapeSize {
     /// The largest scrape under this configuration, independent of the requests sent.
-    pub fn bound(catalogue: &Catalogue, registry: &Registry, settings: &settings::Metrics) -> Self {
+    pub fn bound(
+        catalogue: &Catalogue,
+        registry: &Registry,
+        settings: &settings::MetricsSettings,
+    ) -> Self {
         let metrics = Metrics::new(catalogue);
         metrics
             .reloads
-            .at_work(&gatepay_tenancy::Hash::default().to_string());
+            .at_work(&gatepay_tenancy::ConfigHash::default().to_string());
         let mut every = LimitSet::default();
         for limit in LimitName::ALL {
             every.add(limit);

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use gatepay_tenancy::settings::{Log, LogFormat};
+use gatepay_tenancy::settings::{LogFormat, LogSettings};
 use prometheus::IntCounter;
 
 use crate::generation::Generation;
@@ -93,7 +93,7 @@ impl AccessLog {
     /// Starts the writer's thread.
     pub fn start(
         out: Box<dyn Write + Send>,
-        settings: Log,
+        settings: LogSettings,
         meters: LogMeters,
     ) -> std::io::Result<Self> {
         let queues: Arc<[LineQueue; QUEUES]> = Arc::default();
@@ -373,7 +373,7 @@ mod tests {
                 go,
                 written: Arc::clone(&written),
             }),
-            Log {
+            LogSettings {
                 format: LogFormat::Json,
                 sample_successes: 1.0,
             },

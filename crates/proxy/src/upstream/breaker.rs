@@ -24,7 +24,11 @@ pub struct UpstreamBreaker {
 
 impl UpstreamBreaker {
     /// A closed breaker.
-    pub fn new(settings: settings::Breaker, era: BreakerEra, meters: BreakerMeters) -> Self {
+    pub fn new(
+        settings: settings::BreakerSettings,
+        era: BreakerEra,
+        meters: BreakerMeters,
+    ) -> Self {
         Self {
             breaker: Breaker::new(settings, era),
             begun: Instant::now(),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepay_tenancy::settings::{Authorization, Egress, UpstreamUrl};
+use gatepay_tenancy::settings::{EgressCredentials, EgressSettings, UpstreamUrl};
 use rustls::HandshakeKind;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,7 +26,7 @@ const MAX_TUNNEL_HEAD: usize = 8 * 1024;
 pub struct UpstreamConnector {
     url: UpstreamUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    egress: Option<Egress>,
+    egress: Option<EgressSettings>,
     /// Timeout of connecting, from name resolution to TLS.
     limit: Duration,
     silent: SilentAddresses,
@@ -91,7 +91,7 @@ impl UpstreamConnector {
 
     /// The same connector through an egress proxy.
     #[must_use]
-    pub fn by_way_of(self, egress: Egress) -> Self {
+    pub fn by_way_of(self, egress: EgressSettings) -> Self {
         Self {
             egress: Some(egress),
             ..self
@@ -183,7 +183,7 @@ fn no_address() -> ConnectError {
 async fn tunnel(
     tcp: &mut TcpStream,
     to: &UpstreamUrl,
-    authorization: Option<&Authorization>,
+    authorization: Option<&EgressCredentials>,
 ) -> Result<(), TunnelError> {
     let host = if to.host.contains(':') {
         format!("[{}]:{}", to.host, to.port)

@@ -57,18 +57,18 @@ pub(crate) fn write_tenant(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Replaces a file, which keeps its mode and owner, if its text is unchanged. A link stays a link.
-pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<Replaced> {
+pub(crate) fn replace(path: &Path, said: &str, text: &str) -> io::Result<ReplaceResult> {
     let path = fs::canonicalize(path)?;
     let metadata = fs::metadata(&path)?;
     let file = beside(&path, text)?;
     hand_over(file.as_file(), &metadata)?;
     file.as_file().sync_all()?;
     if fs::read(&path)? != said.as_bytes() {
-        return Ok(Replaced::ChangedMeanwhile);
+        return Ok(ReplaceResult::ChangedMeanwhile);
     }
     file.persist(&path).map_err(|error| error.error)?;
     sync_folder_of(&path)?;
-    Ok(Replaced::Done)
+    Ok(ReplaceResult::Done)
 }
 
 /// Gives a file the owner and mode of another.
@@ -82,7 +82,7 @@ fn hand_over(file: &File, like: &Metadata) -> io::Result<()> {
 
 /// Whether a file was replaced.
 #[must_use]
-pub(crate) enum Replaced {
+pub(crate) enum ReplaceResult {
     Done,
     /// By another process; it was left alone.
     ChangedMeanwhile,

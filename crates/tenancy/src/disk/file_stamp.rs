@@ -41,14 +41,14 @@ impl FileStamp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StampedFile {
     pub(crate) path: Box<Path>,
-    pub(crate) look: FileStamp,
+    pub(crate) stamp: FileStamp,
 }
 
 impl StampedFile {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.into(),
-            look: FileStamp::at(path),
+            stamp: FileStamp::at(path),
         }
     }
 }
@@ -60,13 +60,13 @@ pub(crate) struct FilesRead(RefCell<Vec<StampedFile>>);
 impl FilesRead {
     pub(crate) fn note(&self, path: &Path, look: FileStamp) {
         let path = path.into();
-        self.0.borrow_mut().push(StampedFile { path, look });
+        self.0.borrow_mut().push(StampedFile { path, stamp: look });
     }
 
     /// The file's stamp, and its secrets.
     pub(crate) fn into_seen(self) -> (FileStamp, Box<[StampedFile]>) {
         let mut all = self.0.into_inner().into_iter();
-        let first = all.next().map_or(FileStamp::NOTHING, |file| file.look);
+        let first = all.next().map_or(FileStamp::NOTHING, |file| file.stamp);
         (first, all.collect())
     }
 }

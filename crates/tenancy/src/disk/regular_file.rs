@@ -10,12 +10,12 @@ use rustix::fs::OFlags;
 use crate::disk::file_stamp::{FileStamp, FilesRead};
 
 /// Opened; nothing is read yet.
-pub(crate) struct Regular {
+pub(crate) struct RegularFile {
     file: File,
     pub(crate) metadata: Metadata,
 }
 
-impl Regular {
+impl RegularFile {
     /// Opens a file and notes its stamp before it is read: any later change is
     /// seen as a change. Devices and pipes have no end, and a folder no text: they are refused as a folder is.
     pub(crate) fn open(path: &Path, reads: &FilesRead) -> io::Result<Self> {

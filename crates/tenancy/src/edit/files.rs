@@ -4,19 +4,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::durable_write::{self, Replaced};
+use crate::disk::durable_write::{self, ReplaceResult};
 use crate::disk::party_files::party_files;
-use crate::edit::new_credential::Misshapen;
+use crate::edit::new_credential::UneditableText;
 use crate::files::secrets::Environment;
 use crate::load::{WhatIf, load_readable, load_what_if};
 use crate::model::configuration::Configuration;
 use crate::model::party::PartyId;
-use crate::syntax::document::{self, Node, Table, Value};
+use crate::syntax::document::{self, ConfigTable, ConfigValue, SpannedValue};
 use crate::syntax::problem::{Problem, closest};
 
 /// Which files are edited, and how they are read.
 #[derive(Clone, Copy)]
-pub struct Files<'a> {
+pub struct ConfigFiles<'a> {
     /// It names the others.
     pub proxy_toml: &'a Path,
     /// The environment variables that secrets may be read from.
@@ -64,7 +64,7 @@ fn meant(closest: Option<&str>) -> String {
 
 /// How much of the configuration has to be right for an edit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judging {
+pub(super) enum ProblemPolicy {
     /// All of it: the edit gives rights.
     Whole,
     /// The edit adds no problem: it takes rights away.
@@ -72,22 +72,25 @@ pub(super) enum Judging {
 }
 
 /// The files of a configuration, as far as edits have to know them.
-pub(crate) struct Folder {
+pub(crate) struct LockedFolder {
     /// The folder of tenants, or the one file.
     pub(crate) tenants: PathBuf,
     operators: Option<PathBuf>,
     _lock: fs::File,
 }
 
-impl Folder {
+impl LockedFolder {
     /// Keeps other edits out until it is dropped.
-    pub(crate) fn of(files: &Files<'_>) -> Result<Self, EditError> {
-        Self::judging(files, Judging::Whole)
+    pub(crate) fn of(files: &ConfigFiles<'_>) -> Result<Self, EditError> {
+        Self::judging(files, ProblemPolicy::Whole)
     }
 
-    pub(super) fn judging(files: &Files<'_>, judging: Judging) -> Result<Self, EditError> {
-        let problems = |faults: Vec<document::Fault>| {
-            let problem = |fault: document::Fault| Problem {
+    pub(super) fn judging(
+        files: &ConfigFiles<'_>,
+        judging: ProblemPolicy,
+    ) -> Result<Self, EditError> {
+        let problems = |faults: Vec<document::SyntaxFault>| {
+            let problem = |fault: document::SyntaxFault| Problem {
                 file: files.proxy_toml.file_name().unwrap_or_default().into(),
                 line: fault.line,
                 key: String::new(),
@@ -97,7 +100,7 @@ impl Folder {
         };
         let root = match document::read(files.proxy_toml) {
             // It cannot say where the tenants are: they are looked for where they are by default.
-            Err(_) if judging == Judging::NoNewProblem => Table::new(),
+            Err(_) if judging == ProblemPolicy::NoNewProblem => ConfigTable::new(),
             read => read.map_err(problems)?,
         };
         let beside = files.proxy_toml.parent().unwrap_or(Path::new(""));
@@ -120,18 +123,18 @@ impl Folder {
     }
 
     /// Looks first where `onboard` puts it.
-    pub(super) fn find(&self, id: &PartyId) -> Result<Located, EditError> {
+    pub(super) fn find(&self, id: &PartyId) -> Result<TenantTable, EditError> {
         let likely = ["toml", "json"].map(|form| self.tenants.join(format!("{id}.{form}")));
         if let Some(found) = likely
             .into_iter()
-            .find_map(|file| Located::in_file(file, id))
+            .find_map(|file| TenantTable::in_file(file, id))
         {
             return Ok(found);
         }
         let files = party_files(&self.tenants).map_err(at(&self.tenants))?;
         if let Some(found) = files
             .iter()
-            .find_map(|file| Located::in_file(file.clone(), id))
+            .find_map(|file| TenantTable::in_file(file.clone(), id))
         {
             return Ok(found);
         }
@@ -149,7 +152,7 @@ impl Folder {
     }
 
     /// A file that names this one.
-    pub(super) fn names(&self, files: &Files<'_>, named: &Path) -> Option<PathBuf> {
+    pub(super) fn file_naming(&self, files: &ConfigFiles<'_>, named: &Path) -> Option<PathBuf> {
         let real = |path: &Path| fs::canonicalize(path).ok();
         let same = |text: &str, file: &Path| {
             let path = Path::new(text);
@@ -163,7 +166,7 @@ impl Folder {
             .filter_map(|path| party_files(path).ok());
         let mut all = parties.flatten().chain([files.proxy_toml.to_owned()]);
         all.find(|file| match document::read(file) {
-            Ok(root) => any_text(&Value::Table(root), &|text| same(text, file)),
+            Ok(root) => any_text(&ConfigValue::Table(root), &|text| same(text, file)),
             // An unreadable file may name it.
             Err(_) => true,
         })
@@ -171,22 +174,22 @@ impl Folder {
 }
 
 /// A tenant's table in its file.
-pub(super) struct Located {
+pub(super) struct TenantTable {
     pub(super) file: PathBuf,
-    pub(super) form: Form,
+    pub(super) form: FileFormat,
     pub(super) text: String,
-    pub(super) root: Table,
+    pub(super) root: ConfigTable,
     /// Its place among the `[[tenant]]` of the file, if it has those.
     pub(super) index: Option<usize>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Form {
+pub(super) enum FileFormat {
     Toml,
     Json,
 }
 
-impl Located {
+impl TenantTable {
     fn in_file(file: PathBuf, id: &PartyId) -> Option<Self> {
         let root = document::read(&file).ok()?;
         let text = fs::read_to_string(&file).ok()?;
@@ -201,7 +204,11 @@ impl Located {
             .extension()
             .is_some_and(|extension| extension == "json");
         Some(Self {
-            form: if json { Form::Json } else { Form::Toml },
+            form: if json {
+                FileFormat::Json
+            } else {
+                FileFormat::Toml
+            },
             index: root.contains_key("tenant").then_some(position),
             file,
             text,
@@ -209,19 +216,19 @@ impl Located {
         })
     }
 
-    pub(super) fn table(&self) -> &Table {
+    pub(super) fn table(&self) -> &ConfigTable {
         document::tenants(&self.root)[self.index.unwrap_or_default()]
     }
 
-    pub(super) fn credentials(&self) -> Vec<&Table> {
+    pub(super) fn credentials(&self) -> Vec<&ConfigTable> {
         let list = self
             .table()
             .get("credential")
             .map(|entry| &entry.node.value);
-        let Some(Value::List(nodes)) = list else {
+        let Some(ConfigValue::List(nodes)) = list else {
             return Vec::new();
         };
-        nodes.iter().filter_map(Node::table).collect()
+        nodes.iter().filter_map(SpannedValue::table).collect()
     }
 
     /// The files its secrets are in, as they are written.
@@ -238,7 +245,7 @@ impl Located {
     }
 
     /// Where its newest secret is; without one in a file, where `onboard` would put it.
-    pub(super) fn secret_folder(&self, folder: &Folder) -> PathBuf {
+    pub(super) fn secret_folder(&self, folder: &LockedFolder) -> PathBuf {
         let newest = self.secrets().last().and_then(Path::parent);
         newest.map_or_else(
             || {
@@ -256,7 +263,7 @@ impl Located {
     /// The lines that the tables of the file begin on.
     pub(super) fn lines(&self) -> Vec<u32> {
         let list = self.root.get("tenant").map(|entry| &entry.node.value);
-        let Some(Value::List(nodes)) = list else {
+        let Some(ConfigValue::List(nodes)) = list else {
             return Vec::new();
         };
         nodes.iter().filter_map(|node| node.line).collect()
@@ -274,25 +281,27 @@ impl Located {
     /// Writes the edited text; gives the problems that were there before.
     pub(super) fn rewrite(
         &self,
-        files: &Files<'_>,
-        edited: Result<String, Misshapen>,
-        judging: Judging,
+        files: &ConfigFiles<'_>,
+        edited: Result<String, UneditableText>,
+        judging: ProblemPolicy,
     ) -> Result<Vec<Problem>, EditError> {
-        let edited = edited.map_err(|Misshapen| EditError::Misshapen(self.file.clone()))?;
+        let edited = edited.map_err(|UneditableText| EditError::Misshapen(self.file.clone()))?;
         let problems = match judging {
-            Judging::Whole => judge(files, &self.file, Some(&edited)).map(|_| Vec::new())?,
-            Judging::NoNewProblem => judge_what_is_new(files, &self.file, &edited)?,
+            ProblemPolicy::Whole => {
+                load_edited(files, &self.file, Some(&edited)).map(|_| Vec::new())?
+            }
+            ProblemPolicy::NoNewProblem => new_problems(files, &self.file, &edited)?,
         };
         match durable_write::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
-            Replaced::Done => Ok(problems),
-            Replaced::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
+            ReplaceResult::Done => Ok(problems),
+            ReplaceResult::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
         }
     }
 }
 
 /// Reads everything as it would be with one file saying this, or gone.
-pub(crate) fn judge(
-    files: &Files<'_>,
+pub(crate) fn load_edited(
+    files: &ConfigFiles<'_>,
     file: &Path,
     says: Option<&str>,
 ) -> Result<Configuration, EditError> {
@@ -304,8 +313,8 @@ pub(crate) fn judge(
 }
 
 /// Reads all readable files as if one file had this text; gives the problems, if all of them are there already.
-fn judge_what_is_new(
-    files: &Files<'_>,
+fn new_problems(
+    files: &ConfigFiles<'_>,
     file: &Path,
     says: &str,
 ) -> Result<Vec<Problem>, EditError> {
@@ -336,11 +345,11 @@ fn is_same(one: &Problem, other: &Problem) -> bool {
     (&one.file, &one.key) == (&other.file, &other.key) && words(one) == words(other)
 }
 
-fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
+fn any_text(value: &ConfigValue, is: &impl Fn(&str) -> bool) -> bool {
     match value {
-        Value::Text(text) => is(text),
-        Value::List(nodes) => nodes.iter().any(|node| any_text(&node.value, is)),
-        Value::Table(table) => table.values().any(|entry| any_text(&entry.node.value, is)),
+        ConfigValue::Text(text) => is(text),
+        ConfigValue::List(nodes) => nodes.iter().any(|node| any_text(&node.value, is)),
+        ConfigValue::Table(table) => table.values().any(|entry| any_text(&entry.node.value, is)),
         _ => false,
     }
 }

@@ -6,14 +6,14 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::edit::new_credential::{Misshapen, NewCredential};
+use crate::edit::new_credential::{NewCredential, UneditableText};
 
 /// Says a tenant's standing.
 pub(super) fn stand(
     text: &str,
     tenant: Option<usize>,
     standing: &str,
-) -> Result<String, Misshapen> {
+) -> Result<String, UneditableText> {
     let at = table(text, tenant)?;
     set(text, at, "standing", standing)
 }
@@ -25,22 +25,22 @@ pub(super) fn rotate(
     dated: &[usize],
     not_after: &str,
     new: &NewCredential<'_>,
-) -> Result<String, Misshapen> {
+) -> Result<String, UneditableText> {
     let mut edited = text.to_owned();
     for index in dated {
         // Each edit moves the text after it.
         let credentials = credentials(&edited, tenant)?;
         let at = items(&edited, credentials)?.get(*index).cloned();
-        edited = set(&edited, at.ok_or(Misshapen)?, "not_after", not_after)?;
+        edited = set(&edited, at.ok_or(UneditableText)?, "not_after", not_after)?;
     }
     let at = credentials(&edited, tenant)?;
     push(&edited, at, new)
 }
 
 /// Takes a tenant's object out of a file of many.
-pub(super) fn remove(text: &str, tenant: usize) -> Result<String, Misshapen> {
+pub(super) fn remove(text: &str, tenant: usize) -> Result<String, UneditableText> {
     let tenants = items(text, value(text, 0..text.len(), "tenant")?)?;
-    let own = tenants.get(tenant).ok_or(Misshapen)?;
+    let own = tenants.get(tenant).ok_or(UneditableText)?;
     // With it goes one comma: that before it, or for the first that after it.
     let cut = match (tenant.checked_sub(1), tenants.get(tenant + 1)) {
         (Some(before), _) => tenants[before].end..own.end,
@@ -50,34 +50,34 @@ pub(super) fn remove(text: &str, tenant: usize) -> Result<String, Misshapen> {
     Ok(spliced(text, cut, ""))
 }
 
-fn table(text: &str, tenant: Option<usize>) -> Result<Range<usize>, Misshapen> {
+fn table(text: &str, tenant: Option<usize>) -> Result<Range<usize>, UneditableText> {
     let top = 0..text.len();
     let Some(index) = tenant else {
         return Ok(top);
     };
     let tenants = items(text, value(text, top, "tenant")?)?;
-    tenants.get(index).cloned().ok_or(Misshapen)
+    tenants.get(index).cloned().ok_or(UneditableText)
 }
 
-fn credentials(text: &str, tenant: Option<usize>) -> Result<Range<usize>, Misshapen> {
+fn credentials(text: &str, tenant: Option<usize>) -> Result<Range<usize>, UneditableText> {
     value(text, table(text, tenant)?, "credential")
 }
 
 /// Replaces the value of a key, or adds the key after the last.
-fn set(text: &str, object: Range<usize>, key: &str, word: &str) -> Result<String, Misshapen> {
+fn set(text: &str, object: Range<usize>, key: &str, word: &str) -> Result<String, UneditableText> {
     let word = quoted(word);
     if let Ok(old) = value(text, object.clone(), key) {
         return Ok(spliced(text, old, &word));
     }
     let last = entries(text, object.clone())?.pop();
-    let (_, last) = last.ok_or(Misshapen)?;
+    let (_, last) = last.ok_or(UneditableText)?;
     let added = format!(",{}{}: {word}", lead(text, object), quoted(key));
     Ok(spliced(text, last.end..last.end, &added))
 }
 
 /// Adds a credential after the last, in the form that one has.
-fn push(text: &str, list: Range<usize>, new: &NewCredential<'_>) -> Result<String, Misshapen> {
-    let last = items(text, list.clone())?.pop().ok_or(Misshapen)?;
+fn push(text: &str, list: Range<usize>, new: &NewCredential<'_>) -> Result<String, UneditableText> {
+    let last = items(text, list.clone())?.pop().ok_or(UneditableText)?;
     let lead = lead(text, list);
     let (id, file) = (quoted(new.client_id), quoted(new.secret_file));
     let inner = self::lead(text, last.clone());
@@ -116,20 +116,23 @@ fn quoted(text: &str) -> String {
 }
 
 /// Where the value of a key stands.
-fn value(text: &str, object: Range<usize>, key: &str) -> Result<Range<usize>, Misshapen> {
+fn value(text: &str, object: Range<usize>, key: &str) -> Result<Range<usize>, UneditableText> {
     let entries = entries(text, object)?.into_iter();
     let mut found = entries.filter(|(name, _)| name == key);
-    found.next().map(|(_, at)| at).ok_or(Misshapen)
+    found.next().map(|(_, at)| at).ok_or(UneditableText)
 }
 
-fn entries(text: &str, object: Range<usize>) -> Result<Vec<(String, Range<usize>)>, Misshapen> {
-    let Entries(entries) = serde_json::from_str(&text[object]).map_err(|_| Misshapen)?;
+fn entries(
+    text: &str,
+    object: Range<usize>,
+) -> Result<Vec<(String, Range<usize>)>, UneditableText> {
+    let JsonEntries(entries) = serde_json::from_str(&text[object]).map_err(|_| UneditableText)?;
     let place = |(key, raw): (String, &RawValue)| (key, place(text, raw));
     Ok(entries.into_iter().map(place).collect())
 }
 
-fn items(text: &str, list: Range<usize>) -> Result<Vec<Range<usize>>, Misshapen> {
-    let items: Vec<&RawValue> = serde_json::from_str(&text[list]).map_err(|_| Misshapen)?;
+fn items(text: &str, list: Range<usize>) -> Result<Vec<Range<usize>>, UneditableText> {
+    let items: Vec<&RawValue> = serde_json::from_str(&text[list]).map_err(|_| UneditableText)?;
     Ok(items.into_iter().map(|raw| place(text, raw)).collect())
 }
 
@@ -141,14 +144,14 @@ fn place(text: &str, raw: &RawValue) -> Range<usize> {
 }
 
 /// The entries of an object, in their order.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+struct JsonEntries<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonEntries<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct ObjectVisitor;
 
-        impl<'de> Visitor<'de> for Object {
-            type Value = Entries<'de>;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = JsonEntries<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -159,11 +162,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(Entries(entries))
+                Ok(JsonEntries(entries))
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 /// A text is not of the form that an edit needs.
 #[derive(Debug)]
-pub(super) struct Misshapen;
+pub(super) struct UneditableText;
 
 /// The credential that is added to a tenant's table.
 pub(super) struct NewCredential<'a> {
@@ -14,7 +14,7 @@ pub(super) struct NewCredential<'a> {
 }
 
 /// Where its client id and secret come from.
-pub struct Random {
+pub struct RandomBytes {
     /// Becomes a version 4 UUID.
     pub client_id: [u8; 16],
     /// Becomes 64 hexadecimal digits.
@@ -22,7 +22,7 @@ pub struct Random {
 }
 
 /// A new client id and a new secret.
-pub(crate) fn draw(random: &Random) -> (ClientId, Zeroizing<String>) {
+pub(crate) fn draw(random: &RandomBytes) -> (ClientId, Zeroizing<String>) {
     let client_id = uuid::Builder::from_random_bytes(random.client_id).into_uuid();
     let client_id = ClientId::parse(&client_id.to_string()).expect("a UUID is visible ASCII");
     (client_id, Zeroizing::new(hex::encode(*random.secret)))
@@ -34,5 +34,5 @@ mod tests {
     use static_assertions::assert_not_impl_any;
     use std::fmt;
 
-    assert_not_impl_any!(Random: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(RandomBytes: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 }

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::disk::durable_write;
 use crate::disk::party_files::party_files;
-use crate::edit::files::{self, EditError, Files, Folder};
-use crate::edit::new_credential::{Random, draw};
+use crate::edit::files::{self, ConfigFiles, EditError, LockedFolder};
+use crate::edit::new_credential::{RandomBytes, draw};
 use crate::model::party::PartyId;
 use crate::model::tenant::SubAccount;
 use crate::syntax::document;
@@ -26,22 +26,22 @@ pub struct NewTenant<'a> {
     /// The account it acts for.
     pub sub_account: &'a SubAccount,
     /// Where it goes.
-    pub place: Place<'a>,
+    pub place: TenantDestination<'a>,
     /// The folder of secrets; `None` means `secrets` beside the tenants' folder. It is made if there is none.
     pub secrets: Option<&'a Path>,
 }
 
 /// Where a tenant is added.
 #[derive(Clone, Copy)]
-pub enum Place<'a> {
+pub enum TenantDestination<'a> {
     /// To a configuration, which has to be whole with it.
-    Configuration(Files<'a>),
+    Configuration(ConfigFiles<'a>),
     /// To a folder of tenant files that stands for itself.
     Folder(&'a Path),
 }
 
 /// The new credential, for the tenant, and the files it was written to.
-pub struct Added {
+pub struct AddedTenant {
     /// To be told.
     pub client_id: ClientId,
     /// To be told, once, by a way that keeps it secret.
@@ -95,13 +95,13 @@ pub enum AddError {
 ///
 /// # Panics
 /// Never: a UUID is visible ASCII.
-pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
+pub fn add(tenant: &NewTenant<'_>, random: &RandomBytes) -> Result<AddedTenant, AddError> {
     match tenant.place {
-        Place::Folder(tenants) => add_to(tenants, tenant, random, |_, _| Ok(())),
-        Place::Configuration(files) => {
-            let folder = Folder::of(&files)?;
+        TenantDestination::Folder(tenants) => add_to(tenants, tenant, random, |_, _| Ok(())),
+        TenantDestination::Configuration(files) => {
+            let folder = LockedFolder::of(&files)?;
             add_to(&folder.tenants, tenant, random, |file, table| {
-                files::judge(&files, file, Some(table))?;
+                files::load_edited(&files, file, Some(table))?;
                 Ok(())
             })
         }
@@ -111,9 +111,9 @@ pub fn add(tenant: &NewTenant<'_>, random: &Random) -> Result<Added, AddError> {
 fn add_to(
     tenants: &Path,
     tenant: &NewTenant<'_>,
-    random: &Random,
+    random: &RandomBytes,
     judge: impl FnOnce(&Path, &str) -> Result<(), AddError>,
-) -> Result<Added, AddError> {
+) -> Result<AddedTenant, AddError> {
     refuse_known(tenants, tenant)?;
     let beside = tenants.parent().unwrap_or(Path::new(""));
     let default = beside.join("secrets");
@@ -139,7 +139,7 @@ fn add_to(
         let _unremoved = fs::remove_file(&secret_file);
         return Err(error);
     }
-    Ok(Added {
+    Ok(AddedTenant {
         client_id,
         secret,
         tenant_file,
@@ -236,7 +236,7 @@ mod tests {
     use std::fmt;
     use std::os::unix::fs::PermissionsExt as _;
 
-    assert_not_impl_any!(Added: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(AddedTenant: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
     struct Home(tempfile::TempDir);
 
@@ -251,14 +251,14 @@ mod tests {
             self.0.path().join("tenants.d")
         }
 
-        fn add(&self, id: &str, sub_account: &str) -> Result<Added, AddError> {
+        fn add(&self, id: &str, sub_account: &str) -> Result<AddedTenant, AddError> {
             let tenant = NewTenant {
                 id: &PartyId::parse(id).unwrap(),
                 sub_account: &SubAccount::parse(sub_account).unwrap(),
-                place: Place::Folder(&self.tenants()),
+                place: TenantDestination::Folder(&self.tenants()),
                 secrets: None,
             };
-            let random = Random {
+            let random = RandomBytes {
                 client_id: [0xab; 16],
                 secret: Zeroizing::new([0xcd; 32]),
             };

@@ -2,14 +2,14 @@
 
 use toml_edit::{Array, Datetime, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use crate::edit::new_credential::{Misshapen, NewCredential};
+use crate::edit::new_credential::{NewCredential, UneditableText};
 
 /// Says a tenant's standing.
 pub(super) fn stand(
     text: &str,
     tenant: Option<usize>,
     standing: &str,
-) -> Result<String, Misshapen> {
+) -> Result<String, UneditableText> {
     let mut document = parse(text)?;
     set(table(&mut document, tenant)?, "standing", standing.into());
     Ok(document.to_string())
@@ -22,13 +22,13 @@ pub(super) fn rotate(
     dated: &[usize],
     not_after: &str,
     new: &NewCredential<'_>,
-) -> Result<String, Misshapen> {
-    let not_after: Datetime = not_after.parse().map_err(|_| Misshapen)?;
+) -> Result<String, UneditableText> {
+    let not_after: Datetime = not_after.parse().map_err(|_| UneditableText)?;
     let mut document = parse(text)?;
     match table(&mut document, tenant)?.get_mut("credential") {
         Some(Item::ArrayOfTables(tables)) => {
             for index in dated {
-                let credential = tables.get_mut(*index).ok_or(Misshapen)?;
+                let credential = tables.get_mut(*index).ok_or(UneditableText)?;
                 set(credential, "not_after", not_after.into());
             }
             tables.push(credential(new));
@@ -36,17 +36,21 @@ pub(super) fn rotate(
         Some(Item::Value(Value::Array(tables))) => {
             for index in dated {
                 let credential = tables.get_mut(*index).and_then(Value::as_inline_table_mut);
-                set(credential.ok_or(Misshapen)?, "not_after", not_after.into());
+                set(
+                    credential.ok_or(UneditableText)?,
+                    "not_after",
+                    not_after.into(),
+                );
             }
             push(tables, credential(new).into_inline_table());
         }
-        _ => return Err(Misshapen),
+        _ => return Err(UneditableText),
     }
     Ok(document.to_string())
 }
 
 /// Takes a tenant out of a file of many; `lines` are those that their tables begin on.
-pub(super) fn remove(text: &str, tenant: usize, lines: &[u32]) -> Result<String, Misshapen> {
+pub(super) fn remove(text: &str, tenant: usize, lines: &[u32]) -> Result<String, UneditableText> {
     let mut document = parse(text)?;
     match document.get_mut("tenant") {
         Some(Item::ArrayOfTables(_)) => without_lines(text, tenant, lines),
@@ -54,18 +58,18 @@ pub(super) fn remove(text: &str, tenant: usize, lines: &[u32]) -> Result<String,
             tables.remove(tenant);
             Ok(document.to_string())
         }
-        _ => Err(Misshapen),
+        _ => Err(UneditableText),
     }
 }
 
-fn parse(text: &str) -> Result<DocumentMut, Misshapen> {
-    text.parse().map_err(|_| Misshapen)
+fn parse(text: &str) -> Result<DocumentMut, UneditableText> {
+    text.parse().map_err(|_| UneditableText)
 }
 
 fn table(
     document: &mut DocumentMut,
     tenant: Option<usize>,
-) -> Result<&mut dyn TableLike, Misshapen> {
+) -> Result<&mut dyn TableLike, UneditableText> {
     let Some(index) = tenant else {
         return Ok(document.as_table_mut());
     };
@@ -77,7 +81,7 @@ fn table(
             .map(|it| it as _),
         _ => None,
     };
-    table.ok_or(Misshapen)
+    table.ok_or(UneditableText)
 }
 
 /// A value that was there keeps the space and the comment around it.
@@ -113,7 +117,7 @@ fn push(tables: &mut Array, table: InlineTable) {
 
 /// A tenant's lines are those from its header, and the comment right above it, to its last, and the comment right below
 /// that. Comments that stand by themselves may be about the file, and stay.
-fn without_lines(text: &str, tenant: usize, headers: &[u32]) -> Result<String, Misshapen> {
+fn without_lines(text: &str, tenant: usize, headers: &[u32]) -> Result<String, UneditableText> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let comment = |line: &&str| line.trim_start().starts_with('#');
     let blank = |line: &&str| line.trim().is_empty();
@@ -130,13 +134,13 @@ fn without_lines(text: &str, tenant: usize, headers: &[u32]) -> Result<String, M
     };
     let own = header(tenant)
         .filter(|line| *line < lines.len())
-        .ok_or(Misshapen)?;
+        .ok_or(UneditableText)?;
     let begin = above(own);
     let limit = header(tenant + 1).map_or(lines.len(), above);
     let said = lines[own..limit]
         .iter()
         .rposition(|line| !comment(line) && !blank(line));
-    let mut end = own + said.ok_or(Misshapen)? + 1;
+    let mut end = own + said.ok_or(UneditableText)? + 1;
     end += lines[end..limit]
         .iter()
         .take_while(|line| comment(line))

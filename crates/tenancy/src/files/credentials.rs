@@ -2,23 +2,23 @@
 
 use gatepay_core::{ClientId, Credential, SigningKey};
 
-use crate::files::secrets::{self, Sources};
-use crate::model::claims::{Claim, Claims};
+use crate::files::secrets::{self, SecretSources};
+use crate::model::claims::{UniqueClaim, UniqueClaims};
 use crate::model::party::DatedCredential;
-use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::table_reader::{SourceLocation, TableReader};
 use crate::syntax::value;
 
 /// The institution's. One client id may stand in several: GatePay can change the secret and keep the id.
 pub(crate) fn of_institution(
-    reader: &mut Reader<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    reader: &mut TableReader<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Vec<DatedCredential> {
     all(reader, |table| {
         let client_id = table.required("client_id", value::text(ClientId::parse));
         if let Some(id) = &client_id {
-            let taken_before = Claim::ClientId(id.clone());
-            claims.stake(taken_before, table.place("client_id"));
+            let taken_before = UniqueClaim::ClientId(id.clone());
+            claims.stake(taken_before, table.location("client_id"));
         }
         let key = key(table, sources, claims);
         let not_before = table.optional("not_before", value::time);
@@ -35,14 +35,17 @@ pub(crate) fn of_institution(
 
 /// A party's. A client id is looked up to find the one credential that a request was signed with.
 pub(crate) fn of_party(
-    reader: &mut Reader<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    reader: &mut TableReader<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Vec<DatedCredential> {
     all(reader, |table| {
         let client_id = table.required("client_id", value::text(ClientId::parse));
         if let Some(id) = &client_id
-            && let Some(place) = claims.stake(Claim::ClientId(id.clone()), table.place("client_id"))
+            && let Some(place) = claims.stake(
+                UniqueClaim::ClientId(id.clone()),
+                table.location("client_id"),
+            )
         {
             table.problem("client_id", format!("is already used at {place}"));
         }
@@ -66,8 +69,8 @@ pub(crate) fn of_party(
 }
 
 fn all(
-    reader: &mut Reader<'_>,
-    mut read: impl FnMut(&mut Reader<'_>) -> Option<DatedCredential>,
+    reader: &mut TableReader<'_>,
+    mut read: impl FnMut(&mut TableReader<'_>) -> Option<DatedCredential>,
 ) -> Vec<DatedCredential> {
     const NEEDED: &str = "is required: at least one credential";
     reader.need("credential", NEEDED);
@@ -87,14 +90,14 @@ fn all(
 }
 
 fn key(
-    table: &mut Reader<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    table: &mut TableReader<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Option<SigningKey> {
     let secret = secrets::required(table, "secret", sources)?;
     let key = SigningKey::new(&secret);
-    let claim = Claim::Secret(key.fingerprint());
-    if let Some(place) = claims.stake(claim, table.place("secret")) {
+    let claim = UniqueClaim::Secret(key.fingerprint());
+    if let Some(place) = claims.stake(claim, table.location("secret")) {
         let text = format!("same secret as at {place}; every credential needs its own");
         table.problem("secret", text);
     }

@@ -8,27 +8,27 @@ use gatepay_core::Operation;
 use gatepay_core::operation::OperationScope;
 use gatepay_core::spelling::{KnownKinds, PathSide, folded, is_reserved};
 
-use crate::syntax::table_reader::Place;
+use crate::syntax::table_reader::SourceLocation;
 
 const OWN: &str = "is the institution's own and is never open to tenants";
 
 /// All rows as the tables leave them, to be judged together.
-pub(crate) struct Whole<'a> {
+pub(crate) struct CataloguePaths<'a> {
     rows: &'a [Operation],
     /// Those of GatePay's documentation, in the same order; added rows follow.
     built_in: &'a [Operation],
     /// Where the rows stand that tables changed or added.
-    places: HashMap<usize, Place>,
+    places: HashMap<usize, SourceLocation>,
     /// Of each row, the folded institution path.
     folded: Vec<Option<String>>,
     known: KnownKinds<'a>,
 }
 
-impl<'a> Whole<'a> {
+impl<'a> CataloguePaths<'a> {
     pub(crate) fn new(
         rows: &'a [Operation],
         built_in: &'a [Operation],
-        places: HashMap<usize, Place>,
+        places: HashMap<usize, SourceLocation>,
     ) -> Self {
         let folded = |row: &Operation| row.institution_path.as_deref().map(folded);
         Self {
@@ -41,7 +41,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-impl Whole<'_> {
+impl CataloguePaths<'_> {
     /// The problems of a row among the others, by key.
     pub(crate) fn faults(&self, position: usize) -> Vec<(&'static str, String)> {
         let institution = self.institution_fault(position);

@@ -18,17 +18,17 @@ use gatepay_core::{Catalogue, Kind, Operation};
 
 use serde_json::json;
 
-use crate::files::operation_paths::Whole;
-use crate::syntax::document::Value;
+use crate::files::operation_paths::CataloguePaths;
+use crate::syntax::document::ConfigValue;
 use crate::syntax::problem::closest;
-use crate::syntax::table_reader::{Fault, Place, Reader};
+use crate::syntax::table_reader::{SourceLocation, TableReader, ValueFault};
 use crate::syntax::value;
 
 /// Far more than GatePay has calls.
 const MOST: usize = 1_000;
 
 /// The catalogue of GatePay's documentation, as the tables change it.
-pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
+pub(crate) fn read(proxy: &mut TableReader<'_>) -> Catalogue {
     let standard = Catalogue::standard();
     let mut tables = proxy.tables("operation").unwrap_or_default();
     if tables.len() > MOST {
@@ -44,9 +44,9 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
     // Rows are judged only now, so that two of them may swap their paths.
     let placed = zip(&changed, &tables);
     let places = placed
-        .filter_map(|(position, table)| Some(((*position)?, table.place("name"))))
+        .filter_map(|(position, table)| Some(((*position)?, table.location("name"))))
         .collect();
-    let whole = Whole::new(&rows, standard.rows(), places);
+    let whole = CataloguePaths::new(&rows, standard.rows(), places);
     let mut reported = false;
     for (position, table) in zip(changed, tables) {
         for (key, fault) in position.map_or_else(Vec::new, |position| whole.faults(position)) {
@@ -65,18 +65,18 @@ pub(crate) fn read(proxy: &mut Reader<'_>) -> Catalogue {
 
 /// Applies one table, and gives the position of its row.
 fn change(
-    table: &mut Reader<'_>,
+    table: &mut TableReader<'_>,
     rows: &mut Vec<Operation>,
-    named: &mut HashMap<Name, Place>,
+    named: &mut HashMap<OperationName, SourceLocation>,
     standard: &Catalogue,
 ) -> Option<usize> {
-    let written = Written::read(table);
+    let written = OperationTable::read(table);
     let name = written.name.clone()?;
     if let Some(place) = named.get(&name) {
         table.problem("name", format!("already has a table at {place}"));
         return None;
     }
-    named.insert(name.clone(), table.place("name"));
+    named.insert(name.clone(), table.location("name"));
     if let Some(position) = standard.position(&name.0) {
         correct(table, written, &mut rows[position]);
         return Some(position);
@@ -86,8 +86,8 @@ fn change(
 }
 
 /// A table as written, each key of it read.
-struct Written {
-    name: Option<Name>,
+struct OperationTable {
+    name: Option<OperationName>,
     enabled: Option<bool>,
     module: Option<ApiModule>,
     kind: Option<Kind>,
@@ -102,11 +102,11 @@ struct Written {
     body_limit: Option<u64>,
 }
 
-impl Written {
-    fn read(table: &mut Reader<'_>) -> Self {
+impl OperationTable {
+    fn read(table: &mut TableReader<'_>) -> Self {
         let method = value::one_of(Method::ALL, Method::as_str);
         Self {
-            name: table.required("name", value::text(Name::parse)),
+            name: table.required("name", value::text(OperationName::parse)),
             enabled: table.optional("enabled", value::flag),
             module: table.optional("module", value::text(module)),
             kind: table.optional("kind", value::one_of(Kind::ALL, Kind::as_str)),
@@ -149,7 +149,7 @@ const GIVEN: [&str; 8] = [
     "answer",
 ];
 
-fn correct(table: &Reader<'_>, written: Written, row: &mut Operation) {
+fn correct(table: &TableReader<'_>, written: OperationTable, row: &mut Operation) {
     for key in GIVEN.iter().filter(|key| table.has(key)) {
         let opens = row.scope == OperationScope::Institution
             && written.scope == Some(OperationScope::Tenant);
@@ -186,9 +186,9 @@ fn correct(table: &Reader<'_>, written: Written, row: &mut Operation) {
 
 /// A row that GatePay's documentation does not have. `None` if something it cannot be without is missing or wrong.
 fn add(
-    table: &Reader<'_>,
-    name: Name,
-    written: Written,
+    table: &TableReader<'_>,
+    name: OperationName,
+    written: OperationTable,
     standard: &Catalogue,
 ) -> Option<Operation> {
     if !GIVEN.iter().any(|key| table.has(key)) {
@@ -233,7 +233,7 @@ fn add(
     })
 }
 
-fn unknown_operation(name: &Name, standard: &Catalogue) -> String {
+fn unknown_operation(name: &OperationName, standard: &Catalogue) -> String {
     let names = standard.rows().iter().map(|row| row.name.as_ref());
     match closest(&name.0, names) {
         Some(meant) => format!("unknown operation (did you mean \"{meant}\"?)"),
@@ -242,7 +242,7 @@ fn unknown_operation(name: &Name, standard: &Catalogue) -> String {
 }
 
 /// Reports the keys that an added row of this scope lacks, or must not have.
-fn require_keys(table: &Reader<'_>, scope: OperationScope) {
+fn require_keys(table: &TableReader<'_>, scope: OperationScope) {
     let needed: &[&str] = match scope {
         OperationScope::Tenant => &[
             "module",
@@ -273,9 +273,9 @@ fn account(scope: OperationScope, module: ApiModule) -> AccountHeader {
 
 /// The name of an operation: 1 to 48 of `a-z`, `0-9` and `_`, beginning with a letter, and no word of another meaning.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Name(String);
+struct OperationName(String);
 
-impl Name {
+impl OperationName {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
@@ -289,7 +289,7 @@ impl Name {
     }
 }
 
-fn module(text: &str) -> Result<ApiModule, Fault> {
+fn module(text: &str) -> Result<ApiModule, ValueFault> {
     ApiModule::parse(text).ok_or_else(|| {
         let modules = ApiModule::ALL.iter().map(|module| module.as_str());
         match closest(text, modules) {
@@ -313,18 +313,18 @@ fn path(text: &str) -> Result<String, &'static str> {
 }
 
 /// One field, or two that name a transaction together.
-fn key(value: &Value) -> Result<IdempotencyKey, Fault> {
+fn key(value: &ConfigValue) -> Result<IdempotencyKey, ValueFault> {
     const MEANT: &str = "must be the name of a field, or a list of two that belong together";
-    let field = |value: &Value| match value {
-        Value::Text(text) => field(text).map(Cow::<str>::Owned),
-        _ => Err(Fault::from(MEANT)),
+    let field = |value: &ConfigValue| match value {
+        ConfigValue::Text(text) => field(text).map(Cow::<str>::Owned),
+        _ => Err(ValueFault::from(MEANT)),
     };
-    value.tell(|| {
+    value.record(|| {
         let field = json!({ "type": "string" });
         json!({ "anyOf": [field, { "type": "array", "items": field, "minItems": 2, "maxItems": 2 }] })
     });
     match value {
-        Value::List(nodes) => match &nodes[..] {
+        ConfigValue::List(nodes) => match &nodes[..] {
             [first, second] => Ok(IdempotencyKey::Both(
                 field(&first.value)?,
                 field(&second.value)?,
@@ -335,7 +335,7 @@ fn key(value: &Value) -> Result<IdempotencyKey, Fault> {
     }
 }
 
-fn field(text: &str) -> Result<String, Fault> {
+fn field(text: &str) -> Result<String, ValueFault> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if text.bytes().all(plain) && (1..=64).contains(&text.len()) {
         Ok(text.to_owned())

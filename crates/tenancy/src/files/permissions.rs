@@ -3,16 +3,16 @@
 use gatepay_core::operation::{ApiModule, OperationScope};
 use gatepay_core::{Catalogue, Kind, Operation};
 
-use crate::model::permissions::{Audience, Permissions};
+use crate::model::permissions::{CallerClass, Permissions};
 use crate::syntax::problem::closest;
-use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::table_reader::{TableReader, ValueFault};
 use crate::syntax::value;
 
 /// Reads the table `operations`, or the lack of one.
 pub(crate) fn read(
-    party: &mut Reader<'_>,
+    party: &mut TableReader<'_>,
     catalogue: &Catalogue,
-    audience: Audience,
+    audience: CallerClass,
 ) -> Permissions {
     let Some(mut table) = party.table("operations") else {
         return Permissions::all(catalogue, audience);
@@ -21,14 +21,17 @@ pub(crate) fn read(
         "allow",
         value::text(|word| allowed(word, catalogue, audience)),
     );
-    let deny = table.list("deny", value::text(|word| Word::parse(word, catalogue)));
+    let deny = table.list(
+        "deny",
+        value::text(|word| OperationSet::parse(word, catalogue)),
+    );
     table.finish();
 
     let deny = deny.unwrap_or_default();
     let mut permissions = Permissions::none(catalogue);
     permissions.add(catalogue, |position, row| {
-        let any = |words: &[Word]| words.iter().any(|word| word.means(position, row));
-        audience.may(row) && allow.as_deref().is_none_or(any) && !any(&deny)
+        let any = |words: &[OperationSet]| words.iter().any(|word| word.means(position, row));
+        audience.includes(row) && allow.as_deref().is_none_or(any) && !any(&deny)
     });
     if permissions.is_empty() {
         let text = "allows no operation; to stop every call, set standing = \"suspended\"";
@@ -39,14 +42,14 @@ pub(crate) fn read(
 
 /// The meaning of a word of `allow` or `deny`.
 #[derive(Clone, Copy)]
-enum Word {
+enum OperationSet {
     Module(ApiModule),
     Kind(Kind),
     Operation(usize),
 }
 
-impl Word {
-    fn parse(word: &str, catalogue: &Catalogue) -> Result<Self, Fault> {
+impl OperationSet {
+    fn parse(word: &str, catalogue: &Catalogue) -> Result<Self, ValueFault> {
         let module = ApiModule::parse(word).map(Self::Module);
         let kind = || Kind::parse(word).map(Self::Kind);
         let operation = || catalogue.position(word).map(Self::Operation);
@@ -74,21 +77,25 @@ impl Word {
 }
 
 /// A word of `allow` must allow something: else it would look like a permission and be none.
-fn allowed(text: &str, catalogue: &Catalogue, audience: Audience) -> Result<Word, Fault> {
-    let word = Word::parse(text, catalogue)?;
+fn allowed(
+    text: &str,
+    catalogue: &Catalogue,
+    audience: CallerClass,
+) -> Result<OperationSet, ValueFault> {
+    let word = OperationSet::parse(text, catalogue)?;
     let rows = catalogue.rows().iter().enumerate();
     let rows = rows
         .filter(|(position, row)| word.means(*position, row))
         .map(|(_, row)| row);
     let refusal = |row: &Operation| match (audience, row.scope, row.off()) {
-        (Audience::Tenants, OperationScope::Institution, _) => {
+        (CallerClass::Tenants, OperationScope::Institution, _) => {
             Some("is reserved for the institution and cannot be allowed for a tenant".into())
         }
         (_, _, Some(reason)) => Some(format!("is disabled: {reason}").into()),
         (_, _, None) => None,
     };
     // One row that is open is enough; otherwise the first says why.
-    let refusals: Option<Vec<Fault>> = rows.map(refusal).collect();
+    let refusals: Option<Vec<ValueFault>> = rows.map(refusal).collect();
     match refusals {
         None => Ok(word),
         Some(refusals) => Err(refusals
@@ -107,18 +114,18 @@ mod tests {
     use super::*;
     use crate::syntax::document;
     use crate::syntax::problem::{Problem, Problems};
-    use crate::syntax::table_reader::File;
+    use crate::syntax::table_reader::SourceFile;
 
-    fn resolve(text: &str, audience: Audience) -> Result<Permissions, Vec<String>> {
+    fn resolve(text: &str, audience: CallerClass) -> Result<Permissions, Vec<String>> {
         let problems = Problems::default();
         let root = document::from_toml(text).ok().unwrap();
         let name = Path::new("acme.toml").into();
-        let file = File {
+        let file = SourceFile {
             name,
             problems: &problems,
         };
         let permissions = read(
-            &mut Reader::new(file, &root),
+            &mut TableReader::new(file, &root),
             &Catalogue::standard(),
             audience,
         );
@@ -131,15 +138,15 @@ mod tests {
     }
 
     fn tenants(text: &str) -> Result<Permissions, Vec<String>> {
-        resolve(text, Audience::Tenants)
+        resolve(text, CallerClass::Tenants)
     }
 
     /// The names a tenant may call.
     fn names(text: &str) -> Vec<String> {
-        names_for(text, Audience::Tenants)
+        names_for(text, CallerClass::Tenants)
     }
 
-    fn names_for(text: &str, audience: Audience) -> Vec<String> {
+    fn names_for(text: &str, audience: CallerClass) -> Vec<String> {
         let permissions = resolve(text, audience).unwrap();
         let catalogue = Catalogue::standard();
         let rows = catalogue.rows().iter().enumerate();
@@ -153,7 +160,7 @@ mod tests {
         let open = catalogue
             .rows()
             .iter()
-            .filter(|row| Audience::Tenants.may(row))
+            .filter(|row| CallerClass::Tenants.includes(row))
             .count();
         assert!(open > 20);
         assert_eq!(names("").len(), open);
@@ -205,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_operator_may_call_everything_that_is_on() {
-        let operators = |text| names_for(text, Audience::Operators);
+        let operators = |text| names_for(text, CallerClass::Operators);
         let all = operators("");
         let on = |row: &&Operation| row.off().is_none();
         assert_eq!(
@@ -224,7 +231,7 @@ mod tests {
                 "charge_detail"
             ]
         );
-        let problems = resolve("operations.allow = ['mcp']", Audience::Operators).unwrap_err();
+        let problems = resolve("operations.allow = ['mcp']", CallerClass::Operators).unwrap_err();
         assert!(problems[0].contains("is disabled: "), "{problems:?}");
     }
 
@@ -244,9 +251,9 @@ mod tests {
             let text = format!("operations = {{ allow = {:?}, deny = {:?} }}", list(&allow), list(&deny));
             let root = document::from_toml(&text).ok().unwrap();
             let problems = Problems::default();
-            let file = File { name: Path::new("acme.toml").into(), problems: &problems };
+            let file = SourceFile { name: Path::new("acme.toml").into(), problems: &problems };
             // Whatever was reported: not even what stands in after a problem may be too much.
-            let permissions = read(&mut Reader::new(file, &root), &catalogue, Audience::Tenants);
+            let permissions = read(&mut TableReader::new(file, &root), &catalogue, CallerClass::Tenants);
             for (position, row) in catalogue.rows().iter().enumerate() {
                 prop_assert!(row.scope == OperationScope::Tenant || !permissions.allows(position), "{}", row.name);
             }

@@ -11,19 +11,20 @@ use gatepay_core::{SigningKey, StampWindow};
 use serde_json::json;
 
 use crate::files::credentials;
-use crate::files::secrets::{self, Sources};
-use crate::model::claims::Claims;
-use crate::model::facts::Facts;
+use crate::files::secrets::{self, SecretSources};
+use crate::model::claims::UniqueClaims;
+use crate::model::facts::ConfigFacts;
 use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::model::settings::{
-    AcceptEncoding, Admin, AdminOperator, Audit, Authorization, Breaker, ClockSource, Drain,
-    Egress, FixedAddressCallback, Institution, Listen, ListenTls, Log, LogFormat, Metrics, Quota,
-    QuotaShadow, RefusalStatus, SecretText, Settings, Upstream,
+    AcceptEncoding, AdminOperator, AdminSettings, AuditSettings, BreakerSettings, ClockSource,
+    DrainSettings, EgressCredentials, EgressSettings, FixedAddressCallback, Institution,
+    ListenSettings, ListenTls, LogFormat, LogSettings, MetricsSettings, QuotaSettings, QuotaShadow,
+    RefusalStatus, SecretText, Settings, UpstreamSettings,
 };
 use crate::model::tenant::SubAccount;
 use crate::model::url::{UpstreamUrl, UrlError};
-use crate::syntax::document::Value;
-use crate::syntax::table_reader::{Fault, Place, Reader};
+use crate::syntax::document::ConfigValue;
+use crate::syntax::table_reader::{SourceLocation, TableReader, ValueFault};
 use crate::syntax::value;
 
 /// GatePay's base URL (protocol.md 1.1).
@@ -40,14 +41,14 @@ const FILE_HOURS: RangeInclusive<u64> = 1..=744;
 
 /// Reads the whole file. After a problem a default stands in, so the result is good only if there was none.
 pub(crate) fn read(
-    reader: &mut Reader<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    reader: &mut TableReader<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Settings {
     let path = || value::path(sources.folder);
     // First, because the sections below read secrets.
     let text = secret_text(reader);
-    let sources = Sources { text, ..sources };
+    let sources = SecretSources { text, ..sources };
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
@@ -88,7 +89,7 @@ pub(crate) fn read(
             .and_then(|table| audit(table, sources)),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
-        written: Facts::new(),
+        written: ConfigFacts::new(),
     };
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");
@@ -96,15 +97,15 @@ pub(crate) fn read(
     settings
 }
 
-fn secret_text(reader: &mut Reader<'_>) -> SecretText {
+fn secret_text(reader: &mut TableReader<'_>) -> SecretText {
     let default = SecretText::default();
     reader.or("secret_text", default, value::word(SecretText::WORDS))
 }
 
-fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
-    let default = Listen::default();
+fn listen(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> ListenSettings {
+    let default = ListenSettings::default();
     let max_connections = reader.or("max_connections", default.max_connections, value::count);
-    let listen = Listen {
+    let listen = ListenSettings {
         address: reader.or("address", default.address, address),
         threads: reader.optional("threads", value::count),
         tls: reader.table("tls").and_then(|tls| listen_tls(tls, sources)),
@@ -126,12 +127,12 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
         max_connections,
         max_connections_per_address: reader.or(
             "max_connections_per_address",
-            Listen::share(max_connections),
+            ListenSettings::share(max_connections),
             value::count,
         ),
         max_requests: reader.or(
             "max_requests",
-            Listen::requests(max_connections),
+            ListenSettings::requests(max_connections),
             value::count,
         ),
     };
@@ -143,7 +144,7 @@ fn listen(mut reader: Reader<'_>, sources: Sources<'_>) -> Listen {
     listen
 }
 
-fn listen_tls(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<ListenTls> {
+fn listen_tls(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> Option<ListenTls> {
     let path = || value::path(sources.folder);
     let certificate = reader.required("certificate", path());
     let key = reader.required("key", path());
@@ -156,14 +157,14 @@ fn listen_tls(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<ListenTls>
     })
 }
 
-fn admin(mut reader: Reader<'_>, sources: Sources<'_>) -> Admin {
-    let default = Admin::default();
+fn admin(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> AdminSettings {
+    let default = AdminSettings::default();
     let address = reader.or("address", default.address, address);
     let token = secrets::optional(&mut reader, "token", sources);
     let token = token.as_ref().map(SigningKey::new);
     let operators = admin_operators(&mut reader, token.as_ref(), sources);
     reader.finish();
-    Admin {
+    AdminSettings {
         address,
         token,
         operators,
@@ -172,9 +173,9 @@ fn admin(mut reader: Reader<'_>, sources: Sources<'_>) -> Admin {
 
 /// Each name and each token is one operator's: otherwise the journal would not say who acted.
 fn admin_operators(
-    reader: &mut Reader<'_>,
+    reader: &mut TableReader<'_>,
     shared: Option<&SigningKey>,
-    sources: Sources<'_>,
+    sources: SecretSources<'_>,
 ) -> Vec<AdminOperator> {
     let tables = reader.tables("operator").unwrap_or_default();
     let mut operators: Vec<AdminOperator> = Vec::with_capacity(tables.len());
@@ -182,7 +183,7 @@ fn admin_operators(
         let name = table.required("name", value::text(PartyId::parse));
         let token = secrets::required(&mut table, "token", sources);
         let token = token.as_ref().map(SigningKey::new);
-        let reserved = [Admin::SHARED_TOKEN, Admin::LOOPBACK];
+        let reserved = [AdminSettings::SHARED_TOKEN, AdminSettings::LOOPBACK];
         if let Some(name) = &name {
             if reserved.contains(&name.as_str()) {
                 let text = "is what the journal calls actions without a name: choose another";
@@ -207,11 +208,14 @@ fn admin_operators(
     operators
 }
 
-fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<Egress>) {
+fn upstream(
+    mut reader: TableReader<'_>,
+    sources: SecretSources<'_>,
+) -> (UpstreamSettings, Option<EgressSettings>) {
     let gatepay = UpstreamUrl::parse(GATEPAY).expect("the documented URL is one");
     let url = value::text(UpstreamUrl::parse);
-    let default = Upstream::new(reader.or("url", gatepay, &url));
-    let upstream = Upstream {
+    let default = UpstreamSettings::new(reader.or("url", gatepay, &url));
+    let upstream = UpstreamSettings {
         url: default.url,
         ca: reader.optional("ca", value::path(sources.folder)),
         max_connections: reader.or("max_connections", default.max_connections, value::count),
@@ -248,7 +252,7 @@ fn upstream(mut reader: Reader<'_>, sources: Sources<'_>) -> (Upstream, Option<E
 }
 
 /// A proxy on the way out. Between it and us all is plain, so a password crosses the network as it is.
-fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
+fn egress(reader: &mut TableReader<'_>, sources: SecretSources<'_>) -> Option<EgressSettings> {
     let parse = |text: &str| match UpstreamUrl::parse(text) {
         Ok(url) if url.tls => Err("must begin with http://; what passes through it is encrypted"),
         Ok(url) => Ok(url),
@@ -259,7 +263,7 @@ fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
     let url = reader.optional("proxy", value::text(parse));
     let credentials = secrets::optional(reader, "proxy_credentials", sources);
     let authorization = credentials.as_ref().and_then(|credentials| {
-        let authorization = Authorization::basic(credentials);
+        let authorization = EgressCredentials::basic(credentials);
         // The stand-in for a secret of another machine has no colon.
         if authorization.is_none() && !sources.elsewhere {
             reader.problem("proxy_credentials", "must be USER:PASSWORD");
@@ -269,12 +273,12 @@ fn egress(reader: &mut Reader<'_>, sources: Sources<'_>) -> Option<Egress> {
     if credentials.is_some() && !reader.has("proxy") {
         reader.problem("proxy_credentials", "requires proxy, which is not set");
     }
-    url.map(|url| Egress { url, authorization })
+    url.map(|url| EgressSettings { url, authorization })
 }
 
-fn breaker(mut reader: Reader<'_>) -> Breaker {
-    let default = Breaker::default();
-    let breaker = Breaker {
+fn breaker(mut reader: TableReader<'_>) -> BreakerSettings {
+    let default = BreakerSettings::default();
+    let breaker = BreakerSettings {
         failures: reader.or("failures", default.failures, |value| {
             let number = value::number(value, 0..=u32::MAX.into())?;
             Ok(u32::try_from(number).expect("the bounds are the type's"))
@@ -285,8 +289,8 @@ fn breaker(mut reader: Reader<'_>) -> Breaker {
     breaker
 }
 
-fn quota(mut reader: Reader<'_>) -> Quota {
-    let default = Quota::default();
+fn quota(mut reader: TableReader<'_>) -> QuotaSettings {
+    let default = QuotaSettings::default();
     let per_second = reader.or(
         "requests_per_second",
         default.rate.per_second,
@@ -305,7 +309,7 @@ fn quota(mut reader: Reader<'_>) -> Quota {
     let shadow = reader.list("shadow", value::word(QUOTA_SHADOWS));
     let shadow = shadow.unwrap_or_default();
     reader.finish();
-    Quota {
+    QuotaSettings {
         rate: Rate { per_second, burst },
         reserve,
         floor,
@@ -347,9 +351,9 @@ fn code(text: &str) -> Result<String, &'static str> {
 }
 
 fn institution(
-    mut reader: Reader<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    mut reader: TableReader<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Institution {
     // Both go into headers, like a sub-account.
     let mut header = |key| {
@@ -367,7 +371,7 @@ fn institution(
     }
 }
 
-fn window(mut reader: Reader<'_>) -> StampWindow {
+fn window(mut reader: TableReader<'_>) -> StampWindow {
     let window = StampWindow {
         past_ms: reader.or("past_ms", DEFAULT_WINDOW.past_ms, |value| {
             value::number(value, 1..=LONGEST_PAST_MS)
@@ -380,9 +384,9 @@ fn window(mut reader: Reader<'_>) -> StampWindow {
     window
 }
 
-fn drain(mut reader: Reader<'_>) -> Drain {
-    let default = Drain::default();
-    let drain = Drain {
+fn drain(mut reader: TableReader<'_>) -> DrainSettings {
+    let default = DrainSettings::default();
+    let drain = DrainSettings {
         grace: reader.or("grace_ms", default.grace, value::millis),
         deadline: reader.or("deadline_ms", default.deadline, value::millis),
     };
@@ -396,7 +400,7 @@ fn drain(mut reader: Reader<'_>) -> Drain {
     drain
 }
 
-fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
+fn balance(mut reader: TableReader<'_>, default: Vec<String>) -> Vec<String> {
     let currencies = reader.list("currencies", value::text(currency));
     if currencies.as_ref().is_some_and(Vec::is_empty) {
         reader.problem(
@@ -408,18 +412,18 @@ fn balance(mut reader: Reader<'_>, default: Vec<String>) -> Vec<String> {
     currencies.unwrap_or(default)
 }
 
-fn audit(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<Audit> {
+fn audit(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> Option<AuditSettings> {
     let dir = reader.required("dir", value::path(sources.folder));
     let key = secrets::required(&mut reader, "key", sources);
-    let file_bytes = reader.or("file_bytes", Audit::FILE_BYTES, |value| {
+    let file_bytes = reader.or("file_bytes", AuditSettings::FILE_BYTES, |value| {
         value::number(value, FILE_BYTES)
     });
-    let hours = Audit::FILE_AGE.as_secs() / 3_600;
+    let hours = AuditSettings::FILE_AGE.as_secs() / 3_600;
     let file_hours = reader.or("file_hours", hours, |value| {
         value::number(value, FILE_HOURS)
     });
     reader.finish();
-    Some(Audit {
+    Some(AuditSettings {
         dir: dir?,
         key: SigningKey::new(&key?),
         file_bytes,
@@ -427,8 +431,8 @@ fn audit(mut reader: Reader<'_>, sources: Sources<'_>) -> Option<Audit> {
     })
 }
 
-fn metrics(mut reader: Reader<'_>) -> Metrics {
-    let default = Metrics::default();
+fn metrics(mut reader: TableReader<'_>) -> MetricsSettings {
+    let default = MetricsSettings::default();
     let max_tenants = reader.or("max_tenants", default.max_tenants, |value| {
         let number = value::number(value, 0..=u32::MAX.into())?;
         Ok(usize::try_from(number).expect("the bounds are within the type's"))
@@ -439,15 +443,15 @@ fn metrics(mut reader: Reader<'_>) -> Metrics {
         reader.problem("pinned", "has more tenants than max_tenants");
     }
     reader.finish();
-    Metrics {
+    MetricsSettings {
         max_tenants,
         pinned,
     }
 }
 
-fn log(mut reader: Reader<'_>) -> Log {
-    let default = Log::default();
-    let log = Log {
+fn log(mut reader: TableReader<'_>) -> LogSettings {
+    let default = LogSettings::default();
+    let log = LogSettings {
         format: reader.or("format", default.format, value::word(LogFormat::WORDS)),
         sample_successes: reader.or("sample_successes", default.sample_successes, part),
     };
@@ -455,7 +459,7 @@ fn log(mut reader: Reader<'_>) -> Log {
     log
 }
 
-fn address(value: &Value) -> Result<SocketAddr, Fault> {
+fn address(value: &ConfigValue) -> Result<SocketAddr, ValueFault> {
     let parse = |text: &str| {
         let address = text.parse::<SocketAddr>();
         let address = address.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
@@ -475,22 +479,22 @@ fn currency(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn fraction(value: &Value) -> Result<f64, Fault> {
-    value.tell(|| json!({ "type": "number", "minimum": 0, "maximum": 0.5 }));
+fn fraction(value: &ConfigValue) -> Result<f64, ValueFault> {
+    value.record(|| json!({ "type": "number", "minimum": 0, "maximum": 0.5 }));
     match value {
-        Value::Float(part) if (0.0..=0.5).contains(part) => Ok(*part),
-        Value::Integer(0) => Ok(0.0),
+        ConfigValue::Float(part) if (0.0..=0.5).contains(part) => Ok(*part),
+        ConfigValue::Integer(0) => Ok(0.0),
         _ => Err("must be a fraction from 0.0 to 0.5".into()),
     }
 }
 
 /// Like a fraction, and all of it too.
-fn part(value: &Value) -> Result<f64, Fault> {
-    value.tell(|| json!({ "type": "number", "minimum": 0, "maximum": 1 }));
+fn part(value: &ConfigValue) -> Result<f64, ValueFault> {
+    value.record(|| json!({ "type": "number", "minimum": 0, "maximum": 1 }));
     match value {
-        Value::Integer(1) => Ok(1.0),
-        Value::Float(part) if (0.0..=1.0).contains(part) => Ok(*part),
-        Value::Integer(0) => Ok(0.0),
+        ConfigValue::Integer(1) => Ok(1.0),
+        ConfigValue::Float(part) if (0.0..=1.0).contains(part) => Ok(*part),
+        ConfigValue::Integer(0) => Ok(0.0),
         _ => Err("must be a fraction from 0 to 1".into()),
     }
 }

@@ -4,18 +4,20 @@ use gatepay_core::ClientId;
 
 use crate::model::party::{PartyId, Standing};
 use crate::model::restriction::{CredentialDates, Restrictions};
-use crate::syntax::document::{Table, Value};
-use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::document::{ConfigTable, ConfigValue};
+use crate::syntax::table_reader::{TableReader, ValueFault};
 use crate::syntax::value;
 
 /// The restrictions of a table that names its party. Values that are wrong restrict nothing; the reader of the whole table
 /// reports them.
-pub(crate) fn read(table: &Reader<'_>) -> Option<Restrictions> {
+pub(crate) fn read(table: &TableReader<'_>) -> Option<Restrictions> {
     let id = table.peek("id")?;
     let id = value::text(PartyId::parse)(id).ok()?;
     let standing = table.peek("standing").map(value::word(Standing::WORDS));
     let credentials = match table.peek("credential") {
-        Some(Value::List(tables)) => tables.iter().filter_map(|it| dates(&it.value)).collect(),
+        Some(ConfigValue::List(tables)) => {
+            tables.iter().filter_map(|it| dates(&it.value)).collect()
+        }
         _ => Box::default(),
     };
     let restrictions = Restrictions {
@@ -27,8 +29,8 @@ pub(crate) fn read(table: &Reader<'_>) -> Option<Restrictions> {
 }
 
 /// The dates of a `[[credential]]`, if it has any.
-fn dates(credential: &Value) -> Option<CredentialDates> {
-    let Value::Table(table) = credential else {
+fn dates(credential: &ConfigValue) -> Option<CredentialDates> {
+    let ConfigValue::Table(table) = credential else {
         return None;
     };
     let not_before = parsed(table, "not_before", value::time);
@@ -44,9 +46,9 @@ fn dates(credential: &Value) -> Option<CredentialDates> {
 }
 
 fn parsed<T>(
-    table: &Table,
+    table: &ConfigTable,
     key: &str,
-    parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    parse: impl FnOnce(&ConfigValue) -> Result<T, ValueFault>,
 ) -> Option<T> {
     parse(&table.get(key)?.node.value).ok()
 }

@@ -9,10 +9,10 @@ use gatepay_core::secret::SecretError;
 use zeroize::Zeroizing;
 
 use crate::disk::file_stamp::FilesRead;
-use crate::disk::regular_file::Regular;
+use crate::disk::regular_file::RegularFile;
 use crate::model::settings::SecretText;
-use crate::syntax::document::{Value, error_text};
-use crate::syntax::table_reader::{Fault, Reader};
+use crate::syntax::document::{ConfigValue, error_text};
+use crate::syntax::table_reader::{TableReader, ValueFault};
 use crate::syntax::value;
 
 /// Looks up an environment variable; an argument, so that tests need not set the process's own.
@@ -20,7 +20,7 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + Sync + 'a;
 
 /// Where the secrets that one file names are looked for.
 #[derive(Clone, Copy)]
-pub(crate) struct Sources<'a> {
+pub(crate) struct SecretSources<'a> {
     /// The folder of that file: its paths are relative to it.
     pub(crate) folder: &'a Path,
     pub(crate) env: &'a Environment<'a>,
@@ -40,9 +40,9 @@ const OTHERS: u32 = 0o007;
 
 /// Reads the secret that `key` names as `{ file = "…" }` or `{ env = "…" }`.
 pub(crate) fn required(
-    reader: &mut Reader<'_>,
+    reader: &mut TableReader<'_>,
     key: &'static str,
-    sources: Sources<'_>,
+    sources: SecretSources<'_>,
 ) -> Option<SecretKey> {
     reader.need(key, "is required; use { file = \"…\" } or { env = \"…\" }");
     optional(reader, key, sources)
@@ -50,12 +50,12 @@ pub(crate) fn required(
 
 /// Like [`required`], for a secret that may be absent.
 pub(crate) fn optional(
-    reader: &mut Reader<'_>,
+    reader: &mut TableReader<'_>,
     key: &'static str,
-    sources: Sources<'_>,
+    sources: SecretSources<'_>,
 ) -> Option<SecretKey> {
-    if let Some(Value::Text(_)) = reader.peek(key) {
-        return reader.optional(key, |_| Err(Fault::from(INLINE)));
+    if let Some(ConfigValue::Text(_)) = reader.peek(key) {
+        return reader.optional(key, |_| Err(ValueFault::from(INLINE)));
     }
     let mut source = reader.table(key)?;
     let file = source.has("file");
@@ -64,7 +64,7 @@ pub(crate) fn optional(
         let path = value::path(sources.folder)(value)?;
         match value {
             // As it is written, so that two checkouts of the same files have the same.
-            Value::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),
+            ConfigValue::Text(name) if sources.elsewhere && !path.exists() => stand_in(name),
             _ => read_file(&path, sources),
         }
     });
@@ -75,7 +75,9 @@ pub(crate) fn optional(
             text.or(absent).ok_or("environment variable is not set")
         });
         match (variable(value)?, value) {
-            (text, Value::Text(name)) if text.is_empty() && sources.elsewhere => stand_in(name),
+            (text, ConfigValue::Text(name)) if text.is_empty() && sources.elsewhere => {
+                stand_in(name)
+            }
             (text, _) => parse(line_of(&text), sources.text),
         }
     });
@@ -92,18 +94,18 @@ pub(crate) fn optional(
 }
 
 /// A secret of its own for each name: it only lets the other checks run.
-fn stand_in(name: &str) -> Result<SecretKey, Fault> {
+fn stand_in(name: &str) -> Result<SecretKey, ValueFault> {
     let text = format!("elsewhere:{}", hex::encode(name));
     parse(&text, SecretText::Visible)
 }
 
 /// Reads a secret file, less one final line end.
-fn read_file(path: &Path, sources: Sources<'_>) -> Result<SecretKey, Fault> {
+fn read_file(path: &Path, sources: SecretSources<'_>) -> Result<SecretKey, ValueFault> {
     let io_fault = |error: io::Error| match error.kind() {
         io::ErrorKind::IsADirectory => "secret file is not a regular file".into(),
-        _ => Fault::Borrowed(error_text(&error)),
+        _ => ValueFault::Borrowed(error_text(&error)),
     };
-    let file = Regular::open(path, sources.reads).map_err(io_fault)?;
+    let file = RegularFile::open(path, sources.reads).map_err(io_fault)?;
     if file.metadata.permissions().mode() & OTHERS != 0 {
         return Err("secret file is world-accessible; run chmod o= FILE".into());
     }
@@ -128,7 +130,7 @@ fn line_of(text: &str) -> &str {
     line.unwrap_or(text)
 }
 
-fn parse(text: &str, allowed: SecretText) -> Result<SecretKey, Fault> {
+fn parse(text: &str, allowed: SecretText) -> Result<SecretKey, ValueFault> {
     let text = Zeroizing::new(text.to_owned());
     let parsed = match allowed {
         SecretText::Visible => SecretKey::new(text),

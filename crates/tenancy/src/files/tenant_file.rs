@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use crate::files::party_file::{self, Terms};
-use crate::files::secrets::Sources;
-use crate::model::claims::Claims;
-use crate::model::permissions::Audience;
+use crate::files::party_file::{self, PartyBounds};
+use crate::files::secrets::SecretSources;
+use crate::model::claims::UniqueClaims;
+use crate::model::permissions::CallerClass;
 use crate::model::tenant::{SubAccount, Tenant};
-use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::table_reader::{SourceLocation, TableReader};
 use crate::syntax::value;
 
 /// One share: with nothing said, all tenants are equal.
@@ -15,12 +15,12 @@ const WEIGHT: NonZeroU32 = NonZeroU32::MIN;
 
 /// Reads one tenant. `None` if something it cannot be without is missing or wrong; that was reported.
 pub(crate) fn read(
-    mut reader: Reader<'_>,
-    terms: Terms<'_>,
-    sources: Sources<'_>,
-    claims: &mut Claims<Place>,
+    mut reader: TableReader<'_>,
+    terms: PartyBounds<'_>,
+    sources: SecretSources<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
 ) -> Option<Tenant> {
-    let party = party_file::read(&mut reader, Audience::Tenants, terms, sources, claims);
+    let party = party_file::read(&mut reader, CallerClass::Tenants, terms, sources, claims);
     let (sub_account, shared_sub_account) = sub_account(&mut reader, claims);
     let weight = reader.or("weight", WEIGHT, value::requests);
     reader.finish();
@@ -32,11 +32,14 @@ pub(crate) fn read(
     })
 }
 
-fn sub_account(reader: &mut Reader<'_>, claims: &mut Claims<Place>) -> (Option<SubAccount>, bool) {
+fn sub_account(
+    reader: &mut TableReader<'_>,
+    claims: &mut UniqueClaims<SourceLocation>,
+) -> (Option<SubAccount>, bool) {
     let account = reader.required("sub_account", value::text(SubAccount::parse));
     let shared = reader.or("shared_sub_account", false, value::flag);
     if let Some(account) = &account
-        && let place = reader.place("sub_account")
+        && let place = reader.location("sub_account")
         && let Some(other) = claims.stake_account(account.clone(), place, shared)
     {
         let text = format!(

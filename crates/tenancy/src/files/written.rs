@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::syntax::document;
 
 /// The process's keys of `proxy.toml`, as they are written. The institution and the operations have facts of their
 /// own. No secret can be among them: one that is written down is a problem, and then there is no configuration.
-pub(crate) fn as_written(root: &document::Table) -> Facts {
-    let mut facts = Facts::new();
+pub(crate) fn as_written(root: &document::ConfigTable) -> ConfigFacts {
+    let mut facts = ConfigFacts::new();
     for (key, entry) in root {
         if !["institution", "operation"].contains(&key.as_str()) {
             flatten(key, &entry.node.value, &mut facts);
@@ -17,9 +17,9 @@ pub(crate) fn as_written(root: &document::Table) -> Facts {
     facts
 }
 
-fn flatten(key: &str, value: &document::Value, facts: &mut Facts) {
+fn flatten(key: &str, value: &document::ConfigValue, facts: &mut ConfigFacts) {
     match value {
-        document::Value::Table(table) => {
+        document::ConfigValue::Table(table) => {
             for (inner, entry) in table {
                 flatten(&format!("{key}.{inner}"), &entry.node.value, facts);
             }
@@ -30,18 +30,21 @@ fn flatten(key: &str, value: &document::Value, facts: &mut Facts) {
     }
 }
 
-pub(crate) fn plain(value: &document::Value) -> Value {
+pub(crate) fn plain(value: &document::ConfigValue) -> Value {
     match value {
-        document::Value::Text(text) | document::Value::Time(text) => text.as_str().into(),
-        document::Value::Integer(number) => (*number).into(),
-        document::Value::Float(number) => (*number).into(),
-        document::Value::Flag(flag) => (*flag).into(),
-        document::Value::List(nodes) => nodes.iter().map(|node| plain(&node.value)).collect(),
-        document::Value::Table(table) => {
-            let entry =
-                |(key, entry): (&String, &document::Entry)| (key.clone(), plain(&entry.node.value));
+        document::ConfigValue::Text(text) | document::ConfigValue::Time(text) => {
+            text.as_str().into()
+        }
+        document::ConfigValue::Integer(number) => (*number).into(),
+        document::ConfigValue::Float(number) => (*number).into(),
+        document::ConfigValue::Flag(flag) => (*flag).into(),
+        document::ConfigValue::List(nodes) => nodes.iter().map(|node| plain(&node.value)).collect(),
+        document::ConfigValue::Table(table) => {
+            let entry = |(key, entry): (&String, &document::TableEntry)| {
+                (key.clone(), plain(&entry.node.value))
+            };
             Value::Object(table.iter().map(entry).collect())
         }
-        document::Value::Null | document::Value::Question(_) => Value::Null,
+        document::ConfigValue::Null | document::ConfigValue::Recording(_) => Value::Null,
     }
 }

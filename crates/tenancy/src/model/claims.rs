@@ -10,7 +10,7 @@ use crate::model::tenant::SubAccount;
 
 /// One thing that has one owner.
 #[derive(PartialEq, Eq, Hash)]
-pub(crate) enum Claim {
+pub(crate) enum UniqueClaim {
     Id(PartyId),
     SubAccount(SubAccount),
     ClientId(ClientId),
@@ -19,38 +19,38 @@ pub(crate) enum Claim {
 }
 
 /// The first owner of each claim; `P` names the owner or its place.
-pub(crate) struct Claims<P>(HashMap<Claim, Held<P>>);
+pub(crate) struct UniqueClaims<P>(HashMap<UniqueClaim, ClaimOwner<P>>);
 
-struct Held<P> {
-    by: P,
+struct ClaimOwner<P> {
+    owner: P,
     shared: bool,
 }
 
-impl<P> Default for Claims<P> {
+impl<P> Default for UniqueClaims<P> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<P> Claims<P> {
+impl<P> UniqueClaims<P> {
     /// Stakes a claim; `Some` is the earlier owner.
-    pub(crate) fn stake(&mut self, claim: Claim, by: P) -> Option<&P> {
+    pub(crate) fn stake(&mut self, claim: UniqueClaim, by: P) -> Option<&P> {
         self.insert(claim, by, false)
     }
 
     /// Claims a sub-account, which may have many owners if all of them say that it is shared.
     pub(crate) fn stake_account(&mut self, account: SubAccount, by: P, shared: bool) -> Option<&P> {
-        self.insert(Claim::SubAccount(account), by, shared)
+        self.insert(UniqueClaim::SubAccount(account), by, shared)
     }
 
-    fn insert(&mut self, claim: Claim, by: P, shared: bool) -> Option<&P> {
+    fn insert(&mut self, claim: UniqueClaim, by: P, shared: bool) -> Option<&P> {
         match self.0.entry(claim) {
             Entry::Vacant(entry) => {
-                entry.insert(Held { by, shared });
+                entry.insert(ClaimOwner { owner: by, shared });
                 None
             }
             Entry::Occupied(entry) if shared && entry.get().shared => None,
-            Entry::Occupied(entry) => Some(&entry.into_mut().by),
+            Entry::Occupied(entry) => Some(&entry.into_mut().owner),
         }
     }
 }
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn the_first_to_claim_a_thing_keeps_it() {
-        let id = || Claim::Id(PartyId::parse("acme").unwrap());
-        let mut claims = Claims::default();
+        let id = || UniqueClaim::Id(PartyId::parse("acme").unwrap());
+        let mut claims = UniqueClaims::default();
         assert_eq!(claims.stake(id(), "a"), None);
         assert_eq!(claims.stake(id(), "b"), Some(&"a"));
         assert_eq!(claims.stake(id(), "c"), Some(&"a"));
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn an_account_is_shared_only_if_everybody_says_so() {
         let account = || SubAccount::parse("2124538349").unwrap();
-        let mut claims = Claims::default();
+        let mut claims = UniqueClaims::default();
         assert_eq!(claims.stake_account(account(), "a", true), None);
         assert_eq!(claims.stake_account(account(), "b", true), None);
         assert_eq!(claims.stake_account(account(), "c", false), Some(&"a"));

@@ -5,4 +5,4 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// A JSON value for each key; keys as in the files, sorted.
-pub type Facts = BTreeMap<String, Value>;
+pub type ConfigFacts = BTreeMap<String, Value>;

@@ -30,7 +30,7 @@ pub struct Party {
     /// The rule by which a request is a replay.
     pub replay: ReplayRule,
     /// How much it may call.
-    pub limits: Limits,
+    pub limits: PartyLimits,
     /// Its name in logs, metrics and files.
     pub id: PartyId,
 }
@@ -43,7 +43,7 @@ impl Party {
             standing: Standing::Active,
             addresses: Box::default(),
             replay: ReplayRule::Pair,
-            limits: Limits::default(),
+            limits: PartyLimits::default(),
             permissions,
             window: DEFAULT_WINDOW,
             credentials: credentials.into(),
@@ -221,15 +221,15 @@ pub struct Rate {
     reason = "one for each limit, and each by itself"
 )]
 pub struct LimitsShadow {
-    /// `Limits::all`.
+    /// `PartyLimits::all`.
     pub all: bool,
-    /// `Limits::in_flight`.
+    /// `PartyLimits::in_flight`.
     pub in_flight: bool,
-    /// `Limits::read`.
+    /// `PartyLimits::read`.
     pub read: bool,
-    /// `Limits::write`.
+    /// `PartyLimits::write`.
     pub write: bool,
-    /// `Limits::money`.
+    /// `PartyLimits::money`.
     pub money: bool,
 }
 
@@ -265,7 +265,7 @@ impl LimitsShadow {
 
 /// Rates and concurrency of a party.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct PartyLimits {
     /// Over all calls.
     pub all: Rate,
     /// Requests at the same time.
@@ -280,7 +280,7 @@ pub struct Limits {
     pub shadow: LimitsShadow,
 }
 
-impl Default for Limits {
+impl Default for PartyLimits {
     fn default() -> Self {
         let per_second = Self::REQUESTS_PER_SECOND;
         Self {
@@ -297,7 +297,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl PartyLimits {
     /// A busy shop's peak; ten such tenants fill the institution's default quota.
     pub(crate) const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
     /// The burst as a multiple of the rate: two seconds' worth, since shops poll in step. 100 by default.

@@ -6,11 +6,11 @@ use gatepay_core::{Catalogue, Operation};
 /// A set of positions in [`Catalogue::rows`]. Rows that are off are never in it, and in a tenant's never the
 /// institution's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Permissions(Words);
+pub struct Permissions(PermissionBits);
 
 /// A bit for each row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Words {
+enum PermissionBits {
     /// In place, where a request finds them without a look elsewhere: enough for the rows there are, and half as many again.
     Few([u64; 2]),
     /// Of a catalogue that was added to beyond that.
@@ -20,12 +20,12 @@ enum Words {
 impl Permissions {
     /// Every operation that is open to tenants and on.
     pub fn of_tenants(catalogue: &Catalogue) -> Self {
-        Self::all(catalogue, Audience::Tenants)
+        Self::all(catalogue, CallerClass::Tenants)
     }
 
     /// Every operation that is on: each has an institution path, which operators call.
     pub fn of_operators(catalogue: &Catalogue) -> Self {
-        Self::all(catalogue, Audience::Operators)
+        Self::all(catalogue, CallerClass::Operators)
     }
 
     /// Whether the operation at this position may be called.
@@ -39,23 +39,23 @@ impl Permissions {
         self.words().iter().all(|word| *word == 0)
     }
 
-    pub(crate) fn all(catalogue: &Catalogue, audience: Audience) -> Self {
+    pub(crate) fn all(catalogue: &Catalogue, audience: CallerClass) -> Self {
         let mut all = Self::none(catalogue);
-        all.add(catalogue, |_, row| audience.may(row));
+        all.add(catalogue, |_, row| audience.includes(row));
         all
     }
 
     pub(crate) fn none(catalogue: &Catalogue) -> Self {
         Self(match catalogue.rows().len().div_ceil(64) {
-            0..=2 => Words::Few([0; 2]),
-            words => Words::Many(vec![0; words].into()),
+            0..=2 => PermissionBits::Few([0; 2]),
+            words => PermissionBits::Many(vec![0; words].into()),
         })
     }
 
     fn words(&self) -> &[u64] {
         match &self.0 {
-            Words::Few(words) => words,
-            Words::Many(words) => words,
+            PermissionBits::Few(words) => words,
+            PermissionBits::Many(words) => words,
         }
     }
 
@@ -65,8 +65,8 @@ impl Permissions {
         belongs: impl Fn(usize, &Operation) -> bool,
     ) {
         let words: &mut [u64] = match &mut self.0 {
-            Words::Few(words) => words,
-            Words::Many(words) => words,
+            PermissionBits::Few(words) => words,
+            PermissionBits::Many(words) => words,
         };
         for (position, row) in catalogue.rows().iter().enumerate() {
             if belongs(position, row) {
@@ -78,13 +78,13 @@ impl Permissions {
 
 /// The group of callers that operations are open to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Audience {
+pub(crate) enum CallerClass {
     Tenants,
     Operators,
 }
 
-impl Audience {
-    pub(crate) fn may(self, row: &Operation) -> bool {
+impl CallerClass {
+    pub(crate) fn includes(self, row: &Operation) -> bool {
         row.off().is_none() && (self == Self::Operators || row.scope == OperationScope::Tenant)
     }
 }

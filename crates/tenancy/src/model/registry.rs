@@ -8,11 +8,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::model::claims::{Claim, Claims};
+use crate::model::claims::{UniqueClaim, UniqueClaims};
 use crate::model::operator::Operator;
 use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::restriction::Restrictions;
-use crate::model::settings::Metrics;
+use crate::model::settings::MetricsSettings;
 use crate::model::tenant::Tenant;
 
 /// All tenants and operators: immutable, built whole or not at all.
@@ -135,12 +135,12 @@ impl Registry {
             tenants.into_iter().map(Arc::new).collect(),
             operators.into_iter().map(Arc::new).collect(),
         );
-        let mut claims = Claims::default();
+        let mut claims = UniqueClaims::default();
         for dated in institution {
             let credential = &dated.credential;
             let owner = || "the institution".to_owned();
-            claims.stake(Claim::ClientId(credential.client_id.clone()), owner());
-            claims.stake(Claim::Secret(credential.key.fingerprint()), owner());
+            claims.stake(UniqueClaim::ClientId(credential.client_id.clone()), owner());
+            claims.stake(UniqueClaim::Secret(credential.key.fingerprint()), owner());
         }
         let mut conflicts = Vec::new();
         for party_ref in registry.parties() {
@@ -153,7 +153,7 @@ impl Registry {
                     second: owner.clone(),
                 }));
             };
-            let id = Claim::Id(party.id.clone());
+            let id = UniqueClaim::Id(party.id.clone());
             conflict("id", claims.stake(id, owner.clone()));
             if let PartyRef::Tenant(tenant) = party_ref {
                 let account = tenant.sub_account.clone();
@@ -163,9 +163,9 @@ impl Registry {
             }
             for dated in party.credentials.iter() {
                 let credential = &dated.credential;
-                let id = Claim::ClientId(credential.client_id.clone());
+                let id = UniqueClaim::ClientId(credential.client_id.clone());
                 conflict("client id", claims.stake(id, owner.clone()));
-                let secret = Claim::Secret(credential.key.fingerprint());
+                let secret = UniqueClaim::Secret(credential.key.fingerprint());
                 conflict("secret", claims.stake(secret, owner.clone()));
             }
         }
@@ -178,7 +178,7 @@ impl Registry {
 
     /// The parties with metric series of their own, by position: pinned ones, then tenants and operators by id, up to `max_tenants`. It
     /// follows from configuration alone, so that no traffic can make a series.
-    pub fn own_series(&self, metrics: &Metrics) -> Vec<bool> {
+    pub fn own_series(&self, metrics: &MetricsSettings) -> Vec<bool> {
         let pinned: HashSet<&str> = metrics.pinned.iter().map(PartyId::as_str).collect();
         let is_pinned = |party: PartyRef<'_>| pinned.contains(party.party().id.as_str());
         let mut own: Vec<bool> = self.parties().map(is_pinned).collect();

@@ -11,7 +11,7 @@ use gatepay_core::{Credential, SecretKey, SigningKey, StampWindow};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::model::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
 pub use crate::model::url::UpstreamUrl;
 
@@ -40,29 +40,29 @@ pub struct Settings {
     /// The clock that stamps upstream requests.
     pub clock: ClockSource,
     /// The tenants' side.
-    pub listen: Listen,
+    pub listen: ListenSettings,
     /// The operators' side.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// GatePay's side.
-    pub upstream: Upstream,
+    pub upstream: UpstreamSettings,
     /// A proxy on the way there, which tunnels.
-    pub egress: Option<Egress>,
+    pub egress: Option<EgressSettings>,
     /// The institution's identity at GatePay. Shared: a reload replaces it.
     pub institution: Arc<Institution>,
     /// How far tenants' stamps may lie from our clock.
     pub window: StampWindow,
     /// How the process ends.
-    pub drain: Drain,
+    pub drain: DrainSettings,
     /// Which characters a secret may have.
     pub secret_text: SecretText,
     /// The audit journal; without it nothing is written down.
-    pub audit: Option<Audit>,
+    pub audit: Option<AuditSettings>,
     /// The metrics' settings.
-    pub metrics: Metrics,
+    pub metrics: MetricsSettings,
     /// How the log looks.
-    pub log: Log,
+    pub log: LogSettings,
     /// All of this as `proxy.toml` writes it, for comparing; empty if it comes from no file.
-    pub written: Facts,
+    pub written: ConfigFacts,
 }
 
 /// Which HTTP statuses refusals have.
@@ -124,7 +124,7 @@ impl ClockSource {
 
 /// The tenants' side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
+pub struct ListenSettings {
     /// Where tenants connect.
     pub address: SocketAddr,
     /// Worker threads; `None` means one per core.
@@ -169,7 +169,7 @@ pub struct ListenTls {
 }
 
 /// The operators' side.
-pub struct Admin {
+pub struct AdminSettings {
     /// Where operators and Prometheus connect.
     pub address: SocketAddr,
     /// The bearer token on an address other than loopback; compare with [`SigningKey::same_secret`].
@@ -186,7 +186,7 @@ pub struct AdminOperator {
     pub token: SigningKey,
 }
 
-impl Admin {
+impl AdminSettings {
     /// The name under which actions with `admin.token` are recorded.
     pub const SHARED_TOKEN: &str = "admin.token";
     /// The name under which actions without a token are recorded, where none is configured.
@@ -195,7 +195,7 @@ impl Admin {
 
 /// GatePay's side.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// Where GatePay is.
     pub url: UpstreamUrl,
     /// Certificates to trust instead of the system's, PEM.
@@ -219,23 +219,23 @@ pub struct Upstream {
     /// How many attempts may be repeats, as a part of the traffic, 0 to 1.
     pub repeat_budget: f64,
     /// When GatePay is taken for down.
-    pub breaker: Breaker,
+    pub breaker: BreakerSettings,
     /// The institution's quota at GatePay, over all tenants.
-    pub quota: Quota,
+    pub quota: QuotaSettings,
 }
 
 /// An egress proxy that makes tunnels (HTTP `CONNECT`); it cannot read their traffic.
-pub struct Egress {
+pub struct EgressSettings {
     /// Where it is; plain HTTP.
     pub url: UpstreamUrl,
     /// Its `Proxy-Authorization`, if it needs one.
-    pub authorization: Option<Authorization>,
+    pub authorization: Option<EgressCredentials>,
 }
 
 /// The value of `Proxy-Authorization`. It cannot be printed.
-pub struct Authorization(Zeroizing<String>);
+pub struct EgressCredentials(Zeroizing<String>);
 
-impl Authorization {
+impl EgressCredentials {
     /// Of a user and a password with a colon between them.
     pub fn basic(credentials: &SecretKey) -> Option<Self> {
         credentials.to_basic().map(Self)
@@ -250,7 +250,7 @@ impl Authorization {
 /// When GatePay is taken for down, so that nothing is sent to it but a read of the proxy's own now and then; and when it fails
 /// one party alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Breaker {
+pub struct BreakerSettings {
     /// After so many failures in a row; 0 for never.
     pub failures: u32,
     /// When such a part of the attempts fails, 0 to 1, once there are enough of them; 0 for never.
@@ -259,7 +259,7 @@ pub struct Breaker {
 
 /// The institution's quota at GatePay, over all tenants.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quota {
+pub struct QuotaSettings {
     /// Over everything that is sent.
     pub rate: Rate,
     /// The part kept for write and money calls, 0 to 0.5.
@@ -310,7 +310,7 @@ impl Institution {
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drain {
+pub struct DrainSettings {
     /// How long it still answers, asking callers to go elsewhere.
     pub grace: Duration,
     /// How long in all until the process has ended, finished or not.
@@ -333,7 +333,7 @@ impl SecretText {
 }
 
 /// The audit journal.
-pub struct Audit {
+pub struct AuditSettings {
     /// Its folder.
     pub dir: PathBuf,
     /// The key that its records are chained with.
@@ -344,7 +344,7 @@ pub struct Audit {
     pub file_age: Duration,
 }
 
-impl Audit {
+impl AuditSettings {
     /// Some 60,000 calls: small enough to open, large enough not to count in thousands.
     pub const FILE_BYTES: u64 = 64 * 1024 * 1024;
     /// A day's calls stand in a day's files.
@@ -353,7 +353,7 @@ impl Audit {
 
 /// The metrics' settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metrics {
+pub struct MetricsSettings {
     /// How many tenants have series of their own.
     pub max_tenants: usize,
     /// Tenant ids that always get series of their own.
@@ -362,7 +362,7 @@ pub struct Metrics {
 
 /// How the log looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Log {
+pub struct LogSettings {
     /// The form of a line.
     pub format: LogFormat,
     /// Which part of the successes has an access line; money calls always have one.
@@ -406,23 +406,23 @@ impl Settings {
                 .map(String::from)
                 .into(),
             clock: ClockSource::Local,
-            listen: Listen::default(),
-            admin: Admin::default(),
-            upstream: Upstream::new(url),
+            listen: ListenSettings::default(),
+            admin: AdminSettings::default(),
+            upstream: UpstreamSettings::new(url),
             egress: None,
             institution: Arc::new(institution),
             window: DEFAULT_WINDOW,
-            drain: Drain::default(),
+            drain: DrainSettings::default(),
             secret_text: SecretText::default(),
             audit: None,
-            metrics: Metrics::default(),
-            log: Log::default(),
-            written: Facts::new(),
+            metrics: MetricsSettings::default(),
+            log: LogSettings::default(),
+            written: ConfigFacts::new(),
         }
     }
 }
 
-impl Listen {
+impl ListenSettings {
     /// How many of so many connections one address may have if nothing else is said: a tenth, so that one caller is no
     /// danger to the others, but as many as a busy shop's pool.
     pub fn share(max_connections: NonZeroUsize) -> NonZeroUsize {
@@ -438,7 +438,7 @@ impl Listen {
     }
 }
 
-impl Default for Listen {
+impl Default for ListenSettings {
     fn default() -> Self {
         // More than a machine of a few cores has callers for; `check` prints the memory they may hold.
         let max_connections = NonZeroUsize::new(10_000).expect("not zero");
@@ -469,7 +469,7 @@ impl Default for Listen {
     }
 }
 
-impl Default for Admin {
+impl Default for AdminSettings {
     fn default() -> Self {
         Self {
             // Loopback, never the tenants' address.
@@ -480,7 +480,7 @@ impl Default for Admin {
     }
 }
 
-impl Upstream {
+impl UpstreamSettings {
     /// GatePay at this address, everything else at its default.
     pub fn new(url: UpstreamUrl) -> Self {
         Self {
@@ -504,13 +504,13 @@ impl Upstream {
             resolve: Duration::from_secs(5),
             // Enough for occasional failures; in an outage it adds a tenth to the load, not double.
             repeat_budget: 0.1,
-            breaker: Breaker::default(),
-            quota: Quota::default(),
+            breaker: BreakerSettings::default(),
+            quota: QuotaSettings::default(),
         }
     }
 }
 
-impl Default for Breaker {
+impl Default for BreakerSettings {
     fn default() -> Self {
         Self {
             // More than a deploy of GatePay's resets at once; a tenth of a second at a hundred requests a second.
@@ -521,7 +521,7 @@ impl Default for Breaker {
     }
 }
 
-impl Default for Quota {
+impl Default for QuotaSettings {
     fn default() -> Self {
         // GatePay publishes no limit (protocol.md 4.3). This is one to be told otherwise about, not to be found out by.
         let most = NonZeroU32::new(500).expect("not zero");
@@ -540,7 +540,7 @@ impl Default for Quota {
     }
 }
 
-impl Default for Drain {
+impl Default for DrainSettings {
     fn default() -> Self {
         Self {
             // Longer than a load balancer takes to notice.
@@ -551,7 +551,7 @@ impl Default for Drain {
     }
 }
 
-impl Default for Metrics {
+impl Default for MetricsSettings {
     fn default() -> Self {
         // Each has some dozens of series; Prometheus carries tens of thousands with ease.
         Self {
@@ -561,7 +561,7 @@ impl Default for Metrics {
     }
 }
 
-impl Default for Log {
+impl Default for LogSettings {
     fn default() -> Self {
         // A log is read by programs first.
         Self {
@@ -579,7 +579,7 @@ mod tests {
     use static_assertions::assert_not_impl_any;
     use std::fmt;
 
-    assert_not_impl_any!(Authorization: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(EgressCredentials: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(AdminOperator: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(Settings: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 

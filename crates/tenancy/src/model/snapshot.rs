@@ -3,7 +3,7 @@
 use gatepay_core::Catalogue;
 
 use crate::model::configuration::Configuration;
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::model::registry::Registry;
 use crate::model::settings::Institution;
 
@@ -11,7 +11,7 @@ use crate::model::settings::Institution;
 #[derive(Clone, Copy)]
 pub struct ConfigSnapshot<'a> {
     /// The process's keys in `proxy.toml`: [`Settings::written`](crate::Settings::written).
-    pub written: &'a Facts,
+    pub written: &'a ConfigFacts,
     /// The institution's identity at GatePay.
     pub institution: &'a Institution,
     /// The operations that may be called.

@@ -10,9 +10,9 @@ use gatepay_core::operation::{AnswerForm, Method};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::model::facts::Facts;
-use crate::model::party::{DatedCredential, Limits, Party, Rate};
-use crate::model::permissions::{Audience, Permissions};
+use crate::model::facts::ConfigFacts;
+use crate::model::party::{DatedCredential, Party, PartyLimits, Rate};
+use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
 use crate::model::settings::Institution;
 use crate::model::snapshot::ConfigSnapshot;
@@ -24,7 +24,7 @@ pub use crate::plan::settings_facts::of_settings;
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
-pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
+pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
     let Party {
         id: _,
         standing,
@@ -35,7 +35,7 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
         window,
         credentials,
     } = party.party();
-    let mut facts = Facts::new();
+    let mut facts = ConfigFacts::new();
     let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
     let audience = match party {
         PartyRef::Tenant(tenant) => {
@@ -48,9 +48,9 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
             put("sub_account", sub_account.as_str().into());
             put("shared_sub_account", (*shared_sub_account).into());
             put("weight", weight.get().into());
-            Audience::Tenants
+            CallerClass::Tenants
         }
-        PartyRef::Operator(_) => Audience::Operators,
+        PartyRef::Operator(_) => CallerClass::Operators,
     };
     put("standing", standing.as_str().into());
     put("replay", replay.as_str().into());
@@ -73,8 +73,8 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> Facts {
     facts
 }
 
-fn of_limits(limits: Limits) -> Facts {
-    let Limits {
+fn of_limits(limits: PartyLimits) -> ConfigFacts {
+    let PartyLimits {
         all,
         in_flight,
         read,
@@ -82,7 +82,7 @@ fn of_limits(limits: Limits) -> Facts {
         money,
         shadow,
     } = limits;
-    let mut facts = Facts::from([("limits.in_flight".to_owned(), in_flight.get().into())]);
+    let mut facts = ConfigFacts::from([("limits.in_flight".to_owned(), in_flight.get().into())]);
     let rates = [
         ("limits", Some(all)),
         ("limits.read", read),
@@ -104,13 +104,13 @@ fn of_limits(limits: Limits) -> Facts {
 }
 
 /// Of the institution itself, as GatePay knows it.
-pub fn of_institution(institution: &Institution) -> Facts {
+pub fn of_institution(institution: &Institution) -> ConfigFacts {
     let Institution {
         account_id,
         merchant_id,
         credentials,
     } = institution;
-    let mut facts: Facts = of_credentials(credentials).collect();
+    let mut facts: ConfigFacts = of_credentials(credentials).collect();
     for (key, value) in [("account_id", account_id), ("merchant_id", merchant_id)] {
         if let Some(value) = value {
             facts.insert(key.to_owned(), value.as_str().into());
@@ -143,9 +143,9 @@ fn of_credentials(credentials: &[DatedCredential]) -> impl Iterator<Item = (Stri
 }
 
 /// Of a row of the catalogue.
-pub(crate) fn of_operation(row: &Operation) -> Facts {
+pub(crate) fn of_operation(row: &Operation) -> ConfigFacts {
     let line = |method: Method, path: &str| Value::from(format!("{method} {path}"));
-    let mut facts = Facts::from([
+    let mut facts = ConfigFacts::from([
         ("enabled".to_owned(), row.off().is_none().into()),
         ("scope".to_owned(), row.scope.as_str().into()),
         ("kind".to_owned(), row.kind.as_str().into()),
@@ -170,22 +170,22 @@ pub(crate) fn of_operation(row: &Operation) -> Facts {
 pub(crate) enum FactSource<'a> {
     Party(PartyRef<'a>, ConfigSnapshot<'a>),
     Row(&'a Operation),
-    Told(&'a Facts),
+    Outlined(&'a ConfigFacts),
 }
 
 impl<'a> FactSource<'a> {
     /// All that is known.
-    pub(crate) fn facts(self) -> Cow<'a, Facts> {
+    pub(crate) fn facts(self) -> Cow<'a, ConfigFacts> {
         match self {
             Self::Party(party, side) => Cow::Owned(of_party(party, side)),
             Self::Row(row) => Cow::Owned(of_operation(row)),
-            Self::Told(facts) => Cow::Borrowed(facts),
+            Self::Outlined(facts) => Cow::Borrowed(facts),
         }
     }
 
     /// Whether both are one in memory, as a reload keeps parties of unchanged files. A catalogue never changes
     /// under a party that is kept.
-    pub(crate) fn is(self, other: Self) -> bool {
+    pub(crate) fn is_same_in_memory(self, other: Self) -> bool {
         match (self, other) {
             (Self::Party(PartyRef::Tenant(one), _), Self::Party(PartyRef::Tenant(other), _)) => {
                 Arc::ptr_eq(one, other)

@@ -1,19 +1,19 @@
-//! A name for all that a configuration says, so that two processes, or one before and after, are compared at a glance.
+//! A name for all that a configuration says, so that two processes, or one before and after, are compared quickly.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::plan::facts::{self, FactSource};
 
 /// The same for the same configuration in any process. It is a sum over parts, so that a change among a hundred thousand
 /// tenants costs only that change; it tells versions apart, and is no proof of integrity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Hash(u128);
+pub struct ConfigHash(u128);
 
-impl Hash {
+impl ConfigHash {
     /// Of all that a side says.
     pub fn of(side: ConfigSnapshot<'_>) -> Self {
         let mut hash = Self::default();
@@ -36,8 +36,8 @@ impl Hash {
         &mut self,
         section: &str,
         id: &str,
-        before: Option<&Facts>,
-        after: Option<&Facts>,
+        before: Option<&ConfigFacts>,
+        after: Option<&ConfigFacts>,
     ) {
         let part = |facts| part(section, id, facts);
         self.0 = self
@@ -53,13 +53,13 @@ impl Hash {
     }
 }
 
-fn part(section: &str, id: &str, facts: &Facts) -> u128 {
+fn part(section: &str, id: &str, facts: &ConfigFacts) -> u128 {
     let text = serde_json::to_vec(&(section, id, facts)).expect("texts and JSON values are JSON");
     let digest: [u8; 32] = Sha256::digest(text).into();
     u128::from_be_bytes(*digest.first_chunk().expect("32 bytes have 16"))
 }
 
-impl fmt::Display for Hash {
+impl fmt::Display for ConfigHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }

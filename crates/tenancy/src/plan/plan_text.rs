@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Change, Changed, Changes, Group, One, Plan};
-use crate::model::facts::Facts;
+use super::{ChangedEntry, FactChange, GroupChanges, Plan, PlanSections, UnpairedEntry};
+use crate::model::facts::ConfigFacts;
 
-impl Changes {
+impl PlanSections {
     /// `None` if nothing does.
     pub(super) fn summary(&self) -> Option<String> {
-        let some = |changes: &[Change], noun: &str| {
+        let some = |changes: &[FactChange], noun: &str| {
             (!changes.is_empty()).then(|| format!("{noun}: {} changed", changes.len()))
         };
         let parts = [
@@ -25,7 +25,7 @@ impl Changes {
     }
 }
 
-impl Group {
+impl GroupChanges {
     /// Like `2 tenants added, 1 changed`; `None` if nothing does.
     fn summary(&self, noun: &str) -> Option<String> {
         let counts = [
@@ -41,13 +41,13 @@ impl Group {
     }
 
     fn write(&self, noun: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for One { id, facts } in &self.added {
-            writeln!(f, "+ {noun} {id}{}", Description(facts))?;
+        for UnpairedEntry { id, facts } in &self.added {
+            writeln!(f, "+ {noun} {id}{}", PartySummary(facts))?;
         }
-        for One { id, facts } in &self.removed {
-            writeln!(f, "- {noun} {id}{}", Description(facts))?;
+        for UnpairedEntry { id, facts } in &self.removed {
+            writeln!(f, "- {noun} {id}{}", PartySummary(facts))?;
         }
-        for Changed { id, changes } in &self.changed {
+        for ChangedEntry { id, changes } in &self.changed {
             write_all(changes, &format!("{noun} {id}"), f)?;
         }
         Ok(())
@@ -56,13 +56,13 @@ impl Group {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Changes {
+        let PlanSections {
             settings,
             institution,
             operations,
             tenants,
             operators,
-        } = &self.of;
+        } = &self.sections;
         write_all(settings, "setting", f)?;
         write_all(institution, "institution", f)?;
         operations.write("operation", f)?;
@@ -71,14 +71,14 @@ impl fmt::Display for Plan {
     }
 }
 
-fn write_all(changes: &[Change], what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn write_all(changes: &[FactChange], what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for change in changes {
         writeln!(f, "~ {what}: {change}")?;
     }
     Ok(())
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for FactChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, before, after } = self;
         match (key.as_str(), before, after) {
@@ -93,9 +93,9 @@ impl fmt::Display for Change {
                     .map(|it| (it, '+'));
                 write!(f, "{key}:")?;
                 lost.chain(won)
-                    .try_for_each(|(name, sign)| write!(f, " {sign}{}", Shown(name)))
+                    .try_for_each(|(name, sign)| write!(f, " {sign}{}", ValueText(name)))
             }
-            (_, Value::Null, Value::Object(_)) => write!(f, "{key}: added{}", Shown(after)),
+            (_, Value::Null, Value::Object(_)) => write!(f, "{key}: added{}", ValueText(after)),
             (_, Value::Object(_), Value::Null) => write!(f, "{key}: removed"),
             (_, Value::Object(old), Value::Object(new)) => {
                 write!(f, "{key}:")?;
@@ -107,8 +107,8 @@ impl fmt::Display for Change {
                         key => write!(
                             f,
                             "{comma} {key} {} -> {}",
-                            Shown(&old[key]),
-                            Shown(&new[key])
+                            ValueText(&old[key]),
+                            ValueText(&new[key])
                         )?,
                     }
                 }
@@ -118,7 +118,7 @@ impl fmt::Display for Change {
                 let shown = |value: &Value| match (key, value) {
                     ("operations", Value::Null) => "all that are open".to_owned(),
                     ("addresses", Value::Null) => "anywhere".to_owned(),
-                    (_, value) => Shown(value).to_string(),
+                    (_, value) => ValueText(value).to_string(),
                 };
                 write!(f, "{key}: {} -> {}", shown(old), shown(new))
             }
@@ -127,15 +127,20 @@ impl fmt::Display for Change {
 }
 
 /// Sub-account and standing of an added or removed party.
-struct Description<'a>(&'a Facts);
+struct PartySummary<'a>(&'a ConfigFacts);
 
-impl fmt::Display for Description<'_> {
+impl fmt::Display for PartySummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = ["sub_account", "standing", "institution"];
         let mut separator = ": ";
         for key in told {
             if let Some(value) = self.0.get(key) {
-                write!(f, "{separator}{} {}", key.replace('_', "-"), Shown(value))?;
+                write!(
+                    f,
+                    "{separator}{} {}",
+                    key.replace('_', "-"),
+                    ValueText(value)
+                )?;
                 separator = ", ";
             }
         }
@@ -144,9 +149,9 @@ impl fmt::Display for Description<'_> {
 }
 
 /// A value in words.
-pub(super) struct Shown<'a>(pub(super) &'a Value);
+pub(super) struct ValueText<'a>(pub(super) &'a Value);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for ValueText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Value::Null => f.write_str("none"),
@@ -154,7 +159,7 @@ impl fmt::Display for Shown<'_> {
             Value::Array(values) => {
                 let words: Vec<_> = values
                     .iter()
-                    .map(|value| Shown(value).to_string())
+                    .map(|value| ValueText(value).to_string())
                     .collect();
                 f.write_str(&words.join(", "))
             }
@@ -165,7 +170,7 @@ impl fmt::Display for Shown<'_> {
                     .filter(|(key, value)| !value.is_null() && key.as_str() != "fingerprint");
                 dates
                     .into_iter()
-                    .try_for_each(|(key, value)| write!(f, ", {key} {}", Shown(value)))
+                    .try_for_each(|(key, value)| write!(f, ", {key} {}", ValueText(value)))
             }
             other => write!(f, "{other}"),
         }

@@ -8,17 +8,18 @@ use std::time::Duration;
 use gatepay_core::StampWindow;
 use serde_json::Value;
 
-use crate::model::facts::Facts;
+use crate::model::facts::ConfigFacts;
 use crate::model::party::PartyId;
 use crate::model::settings::{
-    AcceptEncoding, Admin, Audit, Breaker, ClockSource, Drain, Egress, FixedAddressCallback,
-    Listen, ListenTls, Log, LogFormat, Metrics, Quota, QuotaShadow, RefusalStatus, SecretText,
-    Settings, Upstream,
+    AcceptEncoding, AdminSettings, AuditSettings, BreakerSettings, ClockSource, DrainSettings,
+    EgressSettings, FixedAddressCallback, ListenSettings, ListenTls, LogFormat, LogSettings,
+    MetricsSettings, QuotaSettings, QuotaShadow, RefusalStatus, SecretText, Settings,
+    UpstreamSettings,
 };
 use crate::model::url::UpstreamUrl;
 
 /// Of the process. The institution has facts of its own.
-pub fn of_settings(settings: &Settings) -> Facts {
+pub fn of_settings(settings: &Settings) -> ConfigFacts {
     // Each struct is destructured in full, so that the compiler reports a new key that has no fact.
     let Settings {
         tenants,
@@ -45,7 +46,7 @@ pub fn of_settings(settings: &Settings) -> Facts {
         log,
         written: _,
     } = settings;
-    let mut facts: Facts = [
+    let mut facts: ConfigFacts = [
         ("tenants", path(tenants)),
         ("operators", maybe_path(operators.as_ref())),
         ("state_dir", maybe_path(state_dir.as_ref())),
@@ -76,8 +77,8 @@ pub fn of_settings(settings: &Settings) -> Facts {
     facts
 }
 
-fn of_listen(listen: &Listen) -> Vec<(&'static str, Value)> {
-    let Listen {
+fn of_listen(listen: &ListenSettings) -> Vec<(&'static str, Value)> {
+    let ListenSettings {
         address,
         threads,
         tls,
@@ -123,8 +124,8 @@ fn of_listen(listen: &Listen) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn of_admin(admin: &Admin) -> Vec<(&'static str, Value)> {
-    let Admin {
+fn of_admin(admin: &AdminSettings) -> Vec<(&'static str, Value)> {
+    let AdminSettings {
         address,
         token,
         operators,
@@ -142,8 +143,8 @@ fn of_window(window: StampWindow) -> Vec<(&'static str, Value)> {
     vec![("past_ms", past_ms.into()), ("future_ms", future_ms.into())]
 }
 
-fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
-    let Upstream {
+fn of_upstream(upstream: &UpstreamSettings) -> Vec<(&'static str, Value)> {
+    let UpstreamSettings {
         url,
         ca,
         max_connections,
@@ -155,7 +156,7 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
         deadline,
         resolve,
         repeat_budget,
-        breaker: Breaker { failures, ratio },
+        breaker: BreakerSettings { failures, ratio },
         quota,
     } = upstream;
     let mut facts = vec![
@@ -180,8 +181,8 @@ fn of_upstream(upstream: &Upstream) -> Vec<(&'static str, Value)> {
     facts
 }
 
-fn of_quota(quota: &Quota) -> [(&'static str, Value); 7] {
-    let Quota {
+fn of_quota(quota: &QuotaSettings) -> [(&'static str, Value); 7] {
+    let QuotaSettings {
         rate,
         reserve,
         floor,
@@ -211,7 +212,7 @@ fn of_quota(quota: &Quota) -> [(&'static str, Value); 7] {
     ]
 }
 
-fn of_egress(egress: Option<&Egress>) -> Vec<(&'static str, Value)> {
+fn of_egress(egress: Option<&EgressSettings>) -> Vec<(&'static str, Value)> {
     let authorized = egress.is_some_and(|egress| egress.authorization.is_some());
     vec![
         ("proxy", egress.map(|egress| written(&egress.url)).into()),
@@ -219,7 +220,7 @@ fn of_egress(egress: Option<&Egress>) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn of_audit(audit: Option<&Audit>) -> Vec<(&'static str, Value)> {
+fn of_audit(audit: Option<&AuditSettings>) -> Vec<(&'static str, Value)> {
     const HOUR: u64 = 3_600;
     vec![
         ("dir", maybe_path(audit.map(|audit| &audit.dir))),
@@ -232,16 +233,16 @@ fn of_audit(audit: Option<&Audit>) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn of_drain(drain: &Drain) -> Vec<(&'static str, Value)> {
-    let Drain { grace, deadline } = drain;
+fn of_drain(drain: &DrainSettings) -> Vec<(&'static str, Value)> {
+    let DrainSettings { grace, deadline } = drain;
     vec![
         ("grace_ms", millis(*grace)),
         ("deadline_ms", millis(*deadline)),
     ]
 }
 
-fn of_metrics(metrics: &Metrics) -> Vec<(&'static str, Value)> {
-    let Metrics {
+fn of_metrics(metrics: &MetricsSettings) -> Vec<(&'static str, Value)> {
+    let MetricsSettings {
         max_tenants,
         pinned,
     } = metrics;
@@ -251,8 +252,8 @@ fn of_metrics(metrics: &Metrics) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn of_log(log: &Log) -> Vec<(&'static str, Value)> {
-    let Log {
+fn of_log(log: &LogSettings) -> Vec<(&'static str, Value)> {
+    let LogSettings {
         format,
         sample_successes,
     } = log;
@@ -262,7 +263,7 @@ fn of_log(log: &Log) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn below(facts: &mut Facts, table: &str, entries: Vec<(&'static str, Value)>) {
+fn below(facts: &mut ConfigFacts, table: &str, entries: Vec<(&'static str, Value)>) {
     let entries = entries.into_iter();
     facts.extend(entries.map(|(key, value)| (format!("{table}.{key}"), value)));
 }

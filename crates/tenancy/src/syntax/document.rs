@@ -12,26 +12,26 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::disk::file_stamp::FilesRead;
-use crate::disk::regular_file::Regular;
-use crate::syntax::schema_recorder::Question;
+use crate::disk::regular_file::RegularFile;
+use crate::syntax::schema_recorder::AcceptedValues;
 
 /// A value and the line it begins on; JSON knows no lines.
-pub(crate) struct Node {
+pub(crate) struct SpannedValue {
     pub(crate) line: Option<u32>,
-    pub(crate) value: Value,
+    pub(crate) value: ConfigValue,
 }
 
-impl Node {
-    pub(crate) fn table(&self) -> Option<&Table> {
+impl SpannedValue {
+    pub(crate) fn table(&self) -> Option<&ConfigTable> {
         match &self.value {
-            Value::Table(table) => Some(table),
+            ConfigValue::Table(table) => Some(table),
             _ => None,
         }
     }
 }
 
 /// A value of TOML or JSON.
-pub(crate) enum Value {
+pub(crate) enum ConfigValue {
     Text(String),
     /// A number beyond 64 bits is the largest or smallest there is, and fails the check of its range.
     Integer(i64),
@@ -39,41 +39,41 @@ pub(crate) enum Value {
     Flag(bool),
     /// TOML only; in JSON a time is a text.
     Time(String),
-    List(Vec<Node>),
-    Table(Table),
+    List(Vec<SpannedValue>),
+    Table(ConfigTable),
     /// JSON only.
     Null,
     /// Recording mode, in no file: the parser tells the values it accepts.
-    Question(Question),
+    Recording(AcceptedValues),
 }
 
-impl Value {
+impl ConfigValue {
     /// In recording mode, notes the JSON Schema of the values a parser accepts.
-    pub(crate) fn tell(&self, accepts: impl FnOnce() -> serde_json::Value) {
-        if let Self::Question(question) = self {
+    pub(crate) fn record(&self, accepts: impl FnOnce() -> serde_json::Value) {
+        if let Self::Recording(question) = self {
             question.get_or_init(accepts);
         }
     }
 }
 
 /// Keys in alphabetical order.
-pub(crate) type Table = BTreeMap<String, Entry>;
+pub(crate) type ConfigTable = BTreeMap<String, TableEntry>;
 
 /// The value of a key.
-pub(crate) struct Entry {
+pub(crate) struct TableEntry {
     pub(crate) line: Option<u32>,
     /// JSON allows a duplicate key; which one is meant is undefined.
     pub(crate) repeated: bool,
-    pub(crate) node: Node,
+    pub(crate) node: SpannedValue,
 }
 
 /// A fault of syntax.
-pub(crate) struct Fault {
+pub(crate) struct SyntaxFault {
     pub(crate) line: Option<u32>,
     pub(crate) text: String,
 }
 
-impl Fault {
+impl SyntaxFault {
     fn new(line: Option<u32>, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { line, text }
@@ -81,25 +81,25 @@ impl Fault {
 }
 
 /// Reads a file: JSON if its name ends in `.json`, else TOML.
-pub(crate) fn read(path: &Path) -> Result<Table, Vec<Fault>> {
+pub(crate) fn read(path: &Path) -> Result<ConfigTable, Vec<SyntaxFault>> {
     read_noting(path, &FilesRead::default())
 }
 
 /// The same, of a file that is looked at again later.
-pub(crate) fn read_noting(path: &Path, reads: &FilesRead) -> Result<Table, Vec<Fault>> {
+pub(crate) fn read_noting(path: &Path, reads: &FilesRead) -> Result<ConfigTable, Vec<SyntaxFault>> {
     let mut bytes = Vec::new();
-    Regular::open(path, reads)
+    RegularFile::open(path, reads)
         .and_then(|file| file.read(u64::MAX, &mut bytes))
-        .map_err(|error| vec![Fault::new(None, error_text(&error))])?;
+        .map_err(|error| vec![SyntaxFault::new(None, error_text(&error))])?;
     let text = str::from_utf8(&bytes).map_err(|error| {
-        let line = Lines::of(&bytes).at(error.valid_up_to());
-        vec![Fault::new(Some(line), "is not UTF-8")]
+        let line = LineStarts::of(&bytes).at(error.valid_up_to());
+        vec![SyntaxFault::new(Some(line), "is not UTF-8")]
     })?;
     parse(path, text)
 }
 
 /// Parses the present or future text of a file.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
+pub(crate) fn parse(path: &Path, text: &str) -> Result<ConfigTable, Vec<SyntaxFault>> {
     let json = path
         .extension()
         .is_some_and(|extension| extension == "json");
@@ -118,20 +118,20 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Vec<Fault>> {
 }
 
 /// The tables of a file's tenants, for questions that are no reading.
-pub(crate) fn tenants(root: &Table) -> Vec<&Table> {
-    let Some(Entry { node, .. }) = root.get("tenant") else {
+pub(crate) fn tenants(root: &ConfigTable) -> Vec<&ConfigTable> {
+    let Some(TableEntry { node, .. }) = root.get("tenant") else {
         return vec![root];
     };
-    let Value::List(nodes) = &node.value else {
+    let ConfigValue::List(nodes) = &node.value else {
         return Vec::new();
     };
-    nodes.iter().filter_map(Node::table).collect()
+    nodes.iter().filter_map(SpannedValue::table).collect()
 }
 
 /// The text under a key, likewise.
-pub(crate) fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(table: &'a ConfigTable, key: &str) -> Option<&'a str> {
     match &table.get(key)?.node.value {
-        Value::Text(text) => Some(text),
+        ConfigValue::Text(text) => Some(text),
         _ => None,
     }
 }
@@ -148,24 +148,24 @@ pub(crate) fn error_text(error: &io::Error) -> &'static str {
 }
 
 /// Reads TOML; every fault of syntax at once.
-pub(crate) fn from_toml(text: &str) -> Result<Table, Vec<Fault>> {
-    let lines = Lines::of(text.as_bytes());
+pub(crate) fn from_toml(text: &str) -> Result<ConfigTable, Vec<SyntaxFault>> {
+    let lines = LineStarts::of(text.as_bytes());
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         Ok(table(root.into_inner(), &lines))
     } else {
         let fault = |error: &toml::de::Error| {
             let line = error.span().map(|span| lines.at(span.start));
-            Fault::new(line, error.message())
+            SyntaxFault::new(line, error.message())
         };
         Err(errors.iter().map(fault).collect())
     }
 }
 
-fn table(entries: DeTable<'_>, lines: &Lines) -> Table {
+fn table(entries: DeTable<'_>, lines: &LineStarts) -> ConfigTable {
     let entry = |(key, value): (Spanned<_>, Spanned<_>)| {
         let line = Some(lines.at(key.span().start));
-        let entry = Entry {
+        let entry = TableEntry {
             line,
             repeated: false,
             node: node(value, lines),
@@ -175,10 +175,10 @@ fn table(entries: DeTable<'_>, lines: &Lines) -> Table {
     entries.into_iter().map(entry).collect()
 }
 
-fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
+fn node(value: Spanned<DeValue<'_>>, lines: &LineStarts) -> SpannedValue {
     let line = Some(lines.at(value.span().start));
     let value = match value.into_inner() {
-        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::String(text) => ConfigValue::Text(text.into_owned()),
         DeValue::Integer(number) => {
             let farthest = if number.as_str().starts_with('-') {
                 i64::MIN
@@ -186,101 +186,103 @@ fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
                 i64::MAX
             };
             let parsed = i64::from_str_radix(number.as_str(), number.radix());
-            Value::Integer(parsed.unwrap_or(farthest))
+            ConfigValue::Integer(parsed.unwrap_or(farthest))
         }
-        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(flag) => Value::Flag(flag),
-        DeValue::Datetime(time) => Value::Time(time.to_string()),
+        DeValue::Float(number) => ConfigValue::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => ConfigValue::Flag(flag),
+        DeValue::Datetime(time) => ConfigValue::Time(time.to_string()),
         DeValue::Array(items) => {
-            Value::List(items.into_iter().map(|item| node(item, lines)).collect())
+            ConfigValue::List(items.into_iter().map(|item| node(item, lines)).collect())
         }
-        DeValue::Table(entries) => Value::Table(table(entries, lines)),
+        DeValue::Table(entries) => ConfigValue::Table(table(entries, lines)),
     };
-    Node { line, value }
+    SpannedValue { line, value }
 }
 
 /// Reads JSON, whose parser stops at the first fault of syntax.
-pub(crate) fn from_json(text: &str) -> Result<Table, Fault> {
-    let root: Node = serde_json::from_str(text).map_err(|error| {
+pub(crate) fn from_json(text: &str) -> Result<ConfigTable, SyntaxFault> {
+    let root: SpannedValue = serde_json::from_str(text).map_err(|error| {
         let whole = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
         let line = u32::try_from(error.line()).ok();
-        Fault::new(line, whole.strip_suffix(&place).unwrap_or("is not JSON"))
+        SyntaxFault::new(line, whole.strip_suffix(&place).unwrap_or("is not JSON"))
     })?;
     match root.value {
-        Value::Table(table) => Ok(table),
-        _ => Err(Fault::new(None, "must be a JSON object")),
+        ConfigValue::Table(table) => Ok(table),
+        _ => Err(SyntaxFault::new(None, "must be a JSON object")),
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for SpannedValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = deserializer.deserialize_any(Json)?;
+        let value = deserializer.deserialize_any(AnyJson)?;
         Ok(Self { line: None, value })
     }
 }
 
 /// Takes any JSON value, so that no message of serde's about types, which quotes the value, ever arises.
-struct Json;
+struct AnyJson;
 
-impl<'de> Visitor<'de> for Json {
-    type Value = Value;
+impl<'de> Visitor<'de> for AnyJson {
+    type Value = ConfigValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Null)
     }
 
-    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
-        Ok(Value::Flag(flag))
+    fn visit_bool<E>(self, flag: bool) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Flag(flag))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::Integer(number))
+    fn visit_i64<E>(self, number: i64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Integer(number))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)))
+    fn visit_u64<E>(self, number: u64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Integer(
+            i64::try_from(number).unwrap_or(i64::MAX),
+        ))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-        Ok(Value::Float(number))
+    fn visit_f64<E>(self, number: f64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Float(number))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<ConfigValue, E> {
+        Ok(ConfigValue::Text(text.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ConfigValue, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Value::List(list))
+        Ok(ConfigValue::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut table = Table::new();
-        while let Some((key, node)) = entries.next_entry::<String, Node>()? {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<ConfigValue, A::Error> {
+        let mut table = ConfigTable::new();
+        while let Some((key, node)) = entries.next_entry::<String, SpannedValue>()? {
             let repeated = table.contains_key(&key);
-            let entry = Entry {
+            let entry = TableEntry {
                 line: None,
                 repeated,
                 node,
             };
             table.insert(key, entry);
         }
-        Ok(Value::Table(table))
+        Ok(ConfigValue::Table(table))
     }
 }
 
 /// Where each line begins, so that looking up a line does not read the file again.
-struct Lines(Vec<usize>);
+struct LineStarts(Vec<usize>);
 
-impl Lines {
+impl LineStarts {
     fn of(text: &[u8]) -> Self {
         let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         Self(
@@ -301,15 +303,15 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn toml(text: &str) -> Table {
+    fn toml(text: &str) -> ConfigTable {
         from_toml(text).ok().unwrap()
     }
 
-    fn inner<'a>(table: &'a Table, key: &str) -> &'a Table {
+    fn inner<'a>(table: &'a ConfigTable, key: &str) -> &'a ConfigTable {
         match &table[key].node.value {
-            Value::Table(table) => table,
-            Value::List(list) => match &list[0].value {
-                Value::Table(table) => table,
+            ConfigValue::Table(table) => table,
+            ConfigValue::List(list) => match &list[0].value {
+                ConfigValue::Table(table) => table,
                 _ => panic!("not a table"),
             },
             _ => panic!("not a table"),
@@ -323,11 +325,11 @@ mod tests {
         assert_eq!(root["b"].node.line, Some(3));
         assert_eq!(inner(&root, "b")["c"].line, Some(4));
         assert_eq!(inner(inner(&root, "b"), "d")["e"].line, Some(5));
-        let Value::List(tables) = &root["f"].node.value else {
+        let ConfigValue::List(tables) = &root["f"].node.value else {
             panic!("not a list")
         };
         assert_eq!(tables[0].line, Some(6));
-        let Value::List(numbers) = &inner(&root, "f")["g"].node.value else {
+        let ConfigValue::List(numbers) = &inner(&root, "f")["g"].node.value else {
             panic!("not a list")
         };
         assert_eq!(numbers[1].line, Some(10));
@@ -364,11 +366,20 @@ mod tests {
     fn a_number_too_large_stays_too_large() {
         for text in ["99999999999999999999", "0xffffffffffffffffff"] {
             let root = toml(&format!("n = {text}"));
-            assert!(matches!(root["n"].node.value, Value::Integer(i64::MAX)));
+            assert!(matches!(
+                root["n"].node.value,
+                ConfigValue::Integer(i64::MAX)
+            ));
         }
         let root = toml("n = -99999999999999999999");
-        assert!(matches!(root["n"].node.value, Value::Integer(i64::MIN)));
+        assert!(matches!(
+            root["n"].node.value,
+            ConfigValue::Integer(i64::MIN)
+        ));
         let root = from_json(r#"{"n": 18446744073709551615}"#).ok().unwrap();
-        assert!(matches!(root["n"].node.value, Value::Integer(i64::MAX)));
+        assert!(matches!(
+            root["n"].node.value,
+            ConfigValue::Integer(i64::MAX)
+        ));
     }
 }

@@ -9,28 +9,28 @@ use serde_json::{Value, json};
 
 /// The keys that a reader requested of a table.
 #[derive(Default)]
-pub(crate) struct Asked {
-    keys: RefCell<BTreeMap<&'static str, Holds>>,
+pub(crate) struct KeyRecorder {
+    keys: RefCell<BTreeMap<&'static str, RecordedShape>>,
     needed: RefCell<BTreeSet<&'static str>>,
     one: Cell<bool>,
 }
 
 /// The value of a key.
-pub(crate) enum Holds {
+pub(crate) enum RecordedShape {
     /// One value, that a parser accepts.
-    Value(Question),
+    Value(AcceptedValues),
     /// A list of such.
-    List(Question),
-    Table(Rc<Asked>),
-    Tables(Rc<Asked>),
+    List(AcceptedValues),
+    Table(Rc<KeyRecorder>),
+    Tables(Rc<KeyRecorder>),
 }
 
 /// Stands in for a value; a parser that gets it tells the values it accepts. The first to tell knows best: others are parts of it.
-pub(crate) type Question = Arc<OnceLock<Value>>;
+pub(crate) type AcceptedValues = Arc<OnceLock<Value>>;
 
-impl Asked {
+impl KeyRecorder {
     /// A key was asked for.
-    pub(crate) fn key(&self, key: &'static str, holds: Holds) {
+    pub(crate) fn key(&self, key: &'static str, holds: RecordedShape) {
         self.keys.borrow_mut().insert(key, holds);
     }
 
@@ -49,10 +49,10 @@ impl Asked {
         let mut properties = json!({});
         for (key, holds) in &*self.keys.borrow() {
             properties[*key] = match holds {
-                Holds::Value(told) => accepted(told),
-                Holds::List(told) => json!({ "type": "array", "items": accepted(told) }),
-                Holds::Table(asked) => asked.schema(),
-                Holds::Tables(asked) => json!({ "type": "array", "items": asked.schema() }),
+                RecordedShape::Value(told) => accepted(told),
+                RecordedShape::List(told) => json!({ "type": "array", "items": accepted(told) }),
+                RecordedShape::Table(asked) => asked.schema(),
+                RecordedShape::Tables(asked) => json!({ "type": "array", "items": asked.schema() }),
             };
         }
         let mut schema = json!({
@@ -73,6 +73,6 @@ impl Asked {
 }
 
 /// A parser that did not tell is taken to accept anything.
-fn accepted(told: &Question) -> Value {
+fn accepted(told: &AcceptedValues) -> Value {
     told.get().cloned().unwrap_or_else(|| json!({}))
 }

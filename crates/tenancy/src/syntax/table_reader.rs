@@ -6,13 +6,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::syntax::document::{Entry, Node, Table, Value};
+use crate::syntax::document::{ConfigTable, ConfigValue, SpannedValue, TableEntry};
 use crate::syntax::problem::{Problems, closest};
-use crate::syntax::schema_recorder::{Asked, Holds, Question};
+use crate::syntax::schema_recorder::{AcceptedValues, KeyRecorder, RecordedShape};
 
 /// The file that is read, and where its problems go.
 #[derive(Clone)]
-pub(crate) struct File<'a> {
+pub(crate) struct SourceFile<'a> {
     /// The name that problems show.
     pub(crate) name: Rc<Path>,
     pub(crate) problems: &'a Problems,
@@ -20,20 +20,20 @@ pub(crate) struct File<'a> {
 
 /// Reads one table. It remembers which keys it was asked for; [`finish`](Self::finish) reports all others.
 #[must_use]
-pub(crate) struct Reader<'a> {
-    file: File<'a>,
+pub(crate) struct TableReader<'a> {
+    file: SourceFile<'a>,
     /// The path of the table itself, empty at the top.
     path: String,
     line: Option<u32>,
-    table: &'a Table,
+    table: &'a ConfigTable,
     known: Vec<&'static str>,
     /// Recording mode: no file is read; requested keys are collected for the JSON Schema.
-    asked: Option<Rc<Asked>>,
+    asked: Option<Rc<KeyRecorder>>,
 }
 
 /// Where something stands, for problems elsewhere that refer to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct SourceLocation {
     file: Rc<Path>,
     line: Option<u32>,
     /// Only where there is no line.
@@ -41,13 +41,13 @@ pub(crate) struct Place {
 }
 
 /// Why a value will not do. Never repeats the value.
-pub(crate) type Fault = Cow<'static, str>;
+pub(crate) type ValueFault = Cow<'static, str>;
 
-static EMPTY: Table = Table::new();
+static EMPTY: ConfigTable = ConfigTable::new();
 
-impl<'a> Reader<'a> {
+impl<'a> TableReader<'a> {
     /// Reads a file from its top.
-    pub(crate) fn new(file: File<'a>, table: &'a Table) -> Self {
+    pub(crate) fn new(file: SourceFile<'a>, table: &'a ConfigTable) -> Self {
         Self {
             file,
             path: String::new(),
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A reader in recording mode.
-    pub(crate) fn asking(file: File<'a>, asked: Rc<Asked>) -> Self {
+    pub(crate) fn recording(file: SourceFile<'a>, asked: Rc<KeyRecorder>) -> Self {
         Self {
             asked: Some(asked),
             ..Self::new(file, &EMPTY)
@@ -70,12 +70,12 @@ impl<'a> Reader<'a> {
     pub(crate) fn optional<T>(
         &mut self,
         key: &'static str,
-        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+        parse: impl FnOnce(&ConfigValue) -> Result<T, ValueFault>,
     ) -> Option<T> {
         if let Some(asked) = &self.asked {
-            let question = Question::default();
-            asked.key(key, Holds::Value(Arc::clone(&question)));
-            return parse(&Value::Question(question)).ok();
+            let question = AcceptedValues::default();
+            asked.key(key, RecordedShape::Value(Arc::clone(&question)));
+            return parse(&ConfigValue::Recording(question)).ok();
         }
         let node = self.node(key)?;
         match parse(&node.value) {
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &'static str,
         default: T,
-        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+        parse: impl FnOnce(&ConfigValue) -> Result<T, ValueFault>,
     ) -> T {
         self.optional(key, parse).unwrap_or(default)
     }
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn required<T>(
         &mut self,
         key: &'static str,
-        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+        parse: impl FnOnce(&ConfigValue) -> Result<T, ValueFault>,
     ) -> Option<T> {
         self.need(key, "is required");
         self.optional(key, parse)
@@ -117,8 +117,8 @@ impl<'a> Reader<'a> {
     }
 
     /// A table that may be absent.
-    pub(crate) fn table(&mut self, key: &'static str) -> Option<Reader<'a>> {
-        if let Some(inner) = self.asking_inner(key, Holds::Table) {
+    pub(crate) fn table(&mut self, key: &'static str) -> Option<TableReader<'a>> {
+        if let Some(inner) = self.recording_inner(key, RecordedShape::Table) {
             return Some(inner);
         }
         let node = self.node(key)?;
@@ -130,8 +130,8 @@ impl<'a> Reader<'a> {
     }
 
     /// A table whose absence means that all its keys are absent.
-    pub(crate) fn section(&mut self, key: &'static str) -> Reader<'a> {
-        self.table(key).unwrap_or_else(|| Reader {
+    pub(crate) fn section(&mut self, key: &'static str) -> TableReader<'a> {
+        self.table(key).unwrap_or_else(|| TableReader {
             file: self.file.clone(),
             path: self.path_to(key),
             line: None,
@@ -142,8 +142,8 @@ impl<'a> Reader<'a> {
     }
 
     /// A list of tables; absence is an empty list, a list of something else is a problem and `None`.
-    pub(crate) fn tables(&mut self, key: &'static str) -> Option<Vec<Reader<'a>>> {
-        if let Some(inner) = self.asking_inner(key, Holds::Tables) {
+    pub(crate) fn tables(&mut self, key: &'static str) -> Option<Vec<TableReader<'a>>> {
+        if let Some(inner) = self.recording_inner(key, RecordedShape::Tables) {
             return Some(vec![inner]);
         }
         let Some(node) = self.node(key) else {
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
         };
         let path = self.path_to(key);
         let tables = match &node.value {
-            Value::List(nodes) => nodes
+            ConfigValue::List(nodes) => nodes
                 .iter()
                 .enumerate()
                 .map(|(index, node)| self.inner(node, format!("{path}[{index}]")))
@@ -168,16 +168,16 @@ impl<'a> Reader<'a> {
     pub(crate) fn list<T>(
         &mut self,
         key: &'static str,
-        parse: impl Fn(&Value) -> Result<T, Fault>,
+        parse: impl Fn(&ConfigValue) -> Result<T, ValueFault>,
     ) -> Option<Vec<T>> {
         if let Some(asked) = &self.asked {
-            let question = Question::default();
-            asked.key(key, Holds::List(Arc::clone(&question)));
-            let item = parse(&Value::Question(question)).ok();
+            let question = AcceptedValues::default();
+            asked.key(key, RecordedShape::List(Arc::clone(&question)));
+            let item = parse(&ConfigValue::Recording(question)).ok();
             return item.map(|item| vec![item]);
         }
         let node = self.node(key)?;
-        let Value::List(nodes) = &node.value else {
+        let ConfigValue::List(nodes) = &node.value else {
             self.problem(key, "must be a list");
             return None;
         };
@@ -204,11 +204,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The value under a dotted path; it does not count as read.
-    pub(crate) fn peek(&self, path: &str) -> Option<&'a Value> {
+    pub(crate) fn peek(&self, path: &str) -> Option<&'a ConfigValue> {
         self.entry(path).map(|entry| &entry.node.value)
     }
 
-    fn entry(&self, path: &str) -> Option<&'a Entry> {
+    fn entry(&self, path: &str) -> Option<&'a TableEntry> {
         let mut table = self.table;
         let mut keys = path.split('.').peekable();
         while let Some(key) = keys.next() {
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
             if keys.peek().is_none() {
                 return Some(entry);
             }
-            let Value::Table(inner) = &entry.node.value else {
+            let ConfigValue::Table(inner) = &entry.node.value else {
                 return None;
             };
             table = inner;
@@ -230,9 +230,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Where a key stands.
-    pub(crate) fn place(&self, key: &str) -> Place {
+    pub(crate) fn location(&self, key: &str) -> SourceLocation {
         let line = self.line_of(key);
-        Place {
+        SourceLocation {
             file: Rc::clone(&self.file.name),
             line,
             key: line.map_or_else(|| self.path_to(key), |_| String::new()),
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
                 if let Some(known) = closest(key, self.known.iter().copied()) {
                     let _infallible = write!(text, " (did you mean \"{known}\"?)");
                 }
-                let File { name, problems } = &self.file;
+                let SourceFile { name, problems } = &self.file;
                 problems.add(name, entry.line, &*self.path, text);
             } else if entry.repeated {
                 self.add(entry.line, key, "duplicate key");
@@ -264,22 +264,22 @@ impl<'a> Reader<'a> {
     }
 
     fn add(&self, line: Option<u32>, key: &str, text: impl Into<String>) {
-        let File { name, problems } = &self.file;
+        let SourceFile { name, problems } = &self.file;
         problems.add(name, line, self.path_to(key), text);
     }
 
-    fn node(&mut self, key: &'static str) -> Option<&'a Node> {
+    fn node(&mut self, key: &'static str) -> Option<&'a SpannedValue> {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
         self.table.get(key).map(|entry| &entry.node)
     }
 
-    fn inner(&self, node: &'a Node, path: String) -> Option<Reader<'a>> {
-        let Value::Table(table) = &node.value else {
+    fn inner(&self, node: &'a SpannedValue, path: String) -> Option<TableReader<'a>> {
+        let ConfigValue::Table(table) = &node.value else {
             return None;
         };
-        Some(Reader {
+        Some(TableReader {
             file: self.file.clone(),
             path,
             line: node.line,
@@ -289,15 +289,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn asking_inner(
+    fn recording_inner(
         &self,
         key: &'static str,
-        holds: impl FnOnce(Rc<Asked>) -> Holds,
-    ) -> Option<Reader<'a>> {
+        holds: impl FnOnce(Rc<KeyRecorder>) -> RecordedShape,
+    ) -> Option<TableReader<'a>> {
         let asked = self.asked.as_ref()?;
-        let inner = Rc::new(Asked::default());
+        let inner = Rc::new(KeyRecorder::default());
         asked.key(key, holds(Rc::clone(&inner)));
-        Some(Self::asking(self.file.clone(), inner))
+        Some(Self::recording(self.file.clone(), inner))
     }
 
     fn path_to(&self, key: &str) -> String {
@@ -317,7 +317,7 @@ fn printable(key: &str) -> Option<&str> {
     (ours && (1..=LONGEST).contains(&key.len())).then_some(key)
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         match self.line {

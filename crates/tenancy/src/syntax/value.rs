@@ -1,4 +1,4 @@
-//! Single values: parsers from a [`Value`] to a type that cannot be wrong.
+//! Single values: parsers from a [`ConfigValue`] to a type that cannot be wrong.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::syntax::document::Value;
-use crate::syntax::table_reader::Fault;
+use crate::syntax::document::ConfigValue;
+use crate::syntax::table_reader::ValueFault;
 
 /// The most requests per second, and at once, that can be configured: far above the capacity of one process.
 const MOST_REQUESTS: u32 = 1_000_000;
@@ -24,22 +24,22 @@ const LONGEST_MS: u64 = 86_400_000;
 /// A text that `parse` accepts. Its error must not repeat the text.
 pub(crate) fn text<T, E: fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,
-) -> impl Fn(&Value) -> Result<T, Fault> {
+) -> impl Fn(&ConfigValue) -> Result<T, ValueFault> {
     move |value| {
-        value.tell(|| json!({ "type": "string" }));
+        value.record(|| json!({ "type": "string" }));
         match value {
-            Value::Text(text) => parse(text).map_err(|error| error.to_string().into()),
+            ConfigValue::Text(text) => parse(text).map_err(|error| error.to_string().into()),
             _ => Err("must be a string".into()),
         }
     }
 }
 
 /// One of a few words.
-pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T, Fault> {
+pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&ConfigValue) -> Result<T, ValueFault> {
     move |value| {
-        value.tell(|| json!({ "enum": words.iter().map(|(word, _)| word).collect::<Vec<_>>() }));
+        value.record(|| json!({ "enum": words.iter().map(|(word, _)| word).collect::<Vec<_>>() }));
         let meant = match value {
-            Value::Text(text) => words.iter().find(|(word, _)| word == text),
+            ConfigValue::Text(text) => words.iter().find(|(word, _)| word == text),
             _ => None,
         };
         meant.map(|(_, value)| *value).ok_or_else(|| {
@@ -56,30 +56,30 @@ pub(crate) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T,
 pub(crate) fn one_of<T: Copy>(
     all: &[T],
     as_str: impl Fn(T) -> &'static str,
-) -> impl Fn(&Value) -> Result<T, Fault> {
+) -> impl Fn(&ConfigValue) -> Result<T, ValueFault> {
     let words: Vec<_> = all.iter().map(|value| (as_str(*value), *value)).collect();
     move |value| word(&words)(value)
 }
 
 /// `true` or `false`.
-pub(crate) fn flag(value: &Value) -> Result<bool, Fault> {
-    value.tell(|| json!({ "type": "boolean" }));
+pub(crate) fn flag(value: &ConfigValue) -> Result<bool, ValueFault> {
+    value.record(|| json!({ "type": "boolean" }));
     match value {
-        Value::Flag(flag) => Ok(*flag),
+        ConfigValue::Flag(flag) => Ok(*flag),
         _ => Err("must be true or false".into()),
     }
 }
 
 /// A whole number within bounds.
-pub(crate) fn number(value: &Value, bounds: RangeInclusive<u64>) -> Result<u64, Fault> {
-    value.tell(|| {
+pub(crate) fn number(value: &ConfigValue, bounds: RangeInclusive<u64>) -> Result<u64, ValueFault> {
+    value.record(|| {
         let mut accepts = json!({ "type": "integer", "minimum": bounds.start() });
         if *bounds.end() < u64::MAX {
             accepts["maximum"] = json!(bounds.end());
         }
         accepts
     });
-    let Value::Integer(number) = value else {
+    let ConfigValue::Integer(number) = value else {
         return Err("must be an integer".into());
     };
     match u64::try_from(*number) {
@@ -92,43 +92,43 @@ pub(crate) fn number(value: &Value, bounds: RangeInclusive<u64>) -> Result<u64, 
 }
 
 /// Requests, per second or at once.
-pub(crate) fn requests(value: &Value) -> Result<NonZeroU32, Fault> {
+pub(crate) fn requests(value: &ConfigValue) -> Result<NonZeroU32, ValueFault> {
     let number = number(value, 1..=MOST_REQUESTS.into())?;
     let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
     Ok(number.expect("the bounds are those of the type"))
 }
 
 /// A rate of bytes per second, at most that of the slowest network in a data center.
-pub(crate) fn bytes_per_second(value: &Value) -> Result<NonZeroU32, Fault> {
+pub(crate) fn bytes_per_second(value: &ConfigValue) -> Result<NonZeroU32, ValueFault> {
     let number = number(value, 1..=10_000_000)?;
     let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
     Ok(number.expect("the bounds are within the type's"))
 }
 
 /// A number of things held in memory.
-pub(crate) fn count(value: &Value) -> Result<NonZeroUsize, Fault> {
+pub(crate) fn count(value: &ConfigValue) -> Result<NonZeroUsize, ValueFault> {
     let number = number(value, 1..=u32::MAX.into())?;
     let number = usize::try_from(number).ok().and_then(NonZeroUsize::new);
     Ok(number.expect("the bounds are within the type's"))
 }
 
 /// The size of a body.
-pub(crate) fn body_bytes(value: &Value) -> Result<u64, Fault> {
+pub(crate) fn body_bytes(value: &ConfigValue) -> Result<u64, ValueFault> {
     number(value, 1..=LARGEST_BODY)
 }
 
 /// A duration in milliseconds, at least one: none of ours can be switched off by a zero.
-pub(crate) fn millis(value: &Value) -> Result<Duration, Fault> {
+pub(crate) fn millis(value: &ConfigValue) -> Result<Duration, ValueFault> {
     number(value, 1..=LONGEST_MS).map(Duration::from_millis)
 }
 
 /// A time in milliseconds, or 0 for not at all.
-pub(crate) fn millis_or_none(value: &Value) -> Result<Duration, Fault> {
+pub(crate) fn millis_or_none(value: &ConfigValue) -> Result<Duration, ValueFault> {
     number(value, 0..=LONGEST_MS).map(Duration::from_millis)
 }
 
 /// A path, relative to the folder of the file that names it.
-pub(crate) fn path(folder: &Path) -> impl Fn(&Value) -> Result<PathBuf, Fault> {
+pub(crate) fn path(folder: &Path) -> impl Fn(&ConfigValue) -> Result<PathBuf, ValueFault> {
     text(move |text| match text {
         "" => Err("must not be empty"),
         _ => Ok(folder.join(text)),
@@ -136,7 +136,7 @@ pub(crate) fn path(folder: &Path) -> impl Fn(&Value) -> Result<PathBuf, Fault> {
 }
 
 /// A network, or one address. IPv4 addresses in IPv6 form are IPv4 addresses, as those of callers are.
-pub(crate) fn network(value: &Value) -> Result<IpNet, Fault> {
+pub(crate) fn network(value: &ConfigValue) -> Result<IpNet, ValueFault> {
     let parse = |text: &str| {
         // `/08` may mean 8 or, to some, another number.
         let is_odd = text
@@ -184,10 +184,10 @@ fn canonical(network: Ipv6Net) -> Result<IpNet, &'static str> {
 }
 
 /// A point in time in milliseconds since 1970, from RFC 3339 with an offset: a TOML time or a text.
-pub(crate) fn time(value: &Value) -> Result<u64, Fault> {
-    value.tell(|| json!({ "type": "string", "format": "date-time" }));
+pub(crate) fn time(value: &ConfigValue) -> Result<u64, ValueFault> {
+    value.record(|| json!({ "type": "string", "format": "date-time" }));
     let parsed = match value {
-        Value::Time(text) | Value::Text(text) => text.parse::<Timestamp>().ok(),
+        ConfigValue::Time(text) | ConfigValue::Text(text) => text.parse::<Timestamp>().ok(),
         _ => None,
     };
     parsed
@@ -204,29 +204,41 @@ mod tests {
         clippy::needless_pass_by_value,
         reason = "so that calls read like a table"
     )]
-    fn is<T: PartialEq + fmt::Debug>(found: Result<T, Fault>, expected: Result<T, &'static str>) {
-        assert_eq!(found, expected.map_err(Fault::from));
+    fn is<T: PartialEq + fmt::Debug>(
+        found: Result<T, ValueFault>,
+        expected: Result<T, &'static str>,
+    ) {
+        assert_eq!(found, expected.map_err(ValueFault::from));
     }
 
-    fn text(text: &str) -> Value {
-        Value::Text(text.to_owned())
+    fn text(text: &str) -> ConfigValue {
+        ConfigValue::Text(text.to_owned())
     }
 
     #[test]
     fn a_number_outside_its_bounds_is_told_the_bound() {
-        is(number(&Value::Integer(1), 1..=5), Ok(1));
-        is(number(&Value::Integer(5), 1..=5), Ok(5));
-        is(number(&Value::Integer(0), 1..=5), Err("must be at least 1"));
+        is(number(&ConfigValue::Integer(1), 1..=5), Ok(1));
+        is(number(&ConfigValue::Integer(5), 1..=5), Ok(5));
         is(
-            number(&Value::Integer(-7), 1..=5),
+            number(&ConfigValue::Integer(0), 1..=5),
             Err("must be at least 1"),
         );
-        is(number(&Value::Integer(6), 1..=5), Err("must be at most 5"));
         is(
-            number(&Value::Integer(i64::MAX), 1..=5),
+            number(&ConfigValue::Integer(-7), 1..=5),
+            Err("must be at least 1"),
+        );
+        is(
+            number(&ConfigValue::Integer(6), 1..=5),
             Err("must be at most 5"),
         );
-        is(number(&Value::Float(2.0), 1..=5), Err("must be an integer"));
+        is(
+            number(&ConfigValue::Integer(i64::MAX), 1..=5),
+            Err("must be at most 5"),
+        );
+        is(
+            number(&ConfigValue::Float(2.0), 1..=5),
+            Err("must be an integer"),
+        );
         is(number(&text("2"), 1..=5), Err("must be an integer"));
     }
 
@@ -235,7 +247,7 @@ mod tests {
         is(time(&text("1970-01-01T00:00:01Z")), Ok(1_000));
         is(time(&text("1970-01-01T01:00:01+01:00")), Ok(1_000));
         is(
-            time(&Value::Time("1970-01-01T00:00:01Z".to_owned())),
+            time(&ConfigValue::Time("1970-01-01T00:00:01Z".to_owned())),
             Ok(1_000),
         );
         for bad in [
@@ -256,7 +268,7 @@ mod tests {
         is(parse("2001:db8::/32"), Ok("2001:db8::/32".to_owned()));
         assert!(parse("203.0.113.7/24").is_err());
         assert!(parse("example.org").is_err());
-        assert!(network(&Value::Integer(1)).is_err());
+        assert!(network(&ConfigValue::Integer(1)).is_err());
     }
 
     /// Callers' addresses are canonical, so that a network in another form would match none of them.

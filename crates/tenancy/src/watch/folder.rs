@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use super::ownership::{self, KeyOwner, Owns};
+use super::ownership::{self, KeyOwner, UniqueKeys};
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::disk::party_files::{folder_of, in_folder, party_names};
 use crate::files::restrictions;
-use crate::files::secrets::{Environment, Sources};
-use crate::load::Reading;
-use crate::model::claims::Claims;
+use crate::files::secrets::{Environment, SecretSources};
+use crate::load::ConfigReading;
+use crate::model::claims::UniqueClaims;
 use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
-use crate::syntax::table_reader::{Place, Reader};
+use crate::syntax::table_reader::{SourceLocation, TableReader};
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
 const READ_BY_A_THREAD: usize = 20_000;
@@ -26,7 +26,7 @@ const READ_BY_A_THREAD: usize = 20_000;
 const SEEN_BY_A_THREAD: usize = 5_000;
 
 /// The files of tenants or operators.
-pub(super) struct Folder<T> {
+pub(super) struct PartyFolder<T> {
     /// None if there are no operators.
     path: Option<PathBuf>,
     pub(super) listed: bool,
@@ -39,21 +39,21 @@ pub(super) struct PartyFile<T> {
     /// Within the folder; empty if that is the file itself.
     name: Box<OsStr>,
     /// Of the file and its secrets together.
-    look: FileStamp,
+    stamp: FileStamp,
     /// As seen from the file.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
     /// Of all its tables, also those from which no party was read. Most files have none.
     restrictions: Box<[Restrictions]>,
     /// A hash of each of their unique keys, since some take long to compute.
-    pub(super) held: Box<[u64]>,
+    pub(super) key_hashes: Box<[u64]>,
     /// Whether nothing is wrong with it by itself.
-    fine: bool,
+    is_valid: bool,
 }
 
 /// The changes of a folder since it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Differ {
+pub(super) struct FolderChanges {
     /// Whether it can be listed, if that is news.
     listed: Option<bool>,
     /// Sorted by name; each with its present stamp, unless it is gone.
@@ -61,46 +61,46 @@ pub(super) struct Differ {
 }
 
 /// A name, with the parties read from it and whether the file exists.
-struct Pair<'a, T> {
+struct NamePair<'a, T> {
     name: &'a OsStr,
     known: Option<&'a PartyFile<T>>,
-    here: bool,
+    exists: bool,
 }
 
-impl<'a, T> Pair<'a, T> {
+impl<'a, T> NamePair<'a, T> {
     fn gone(known: &'a PartyFile<T>) -> Self {
         Self {
             name: &known.name,
             known: Some(known),
-            here: false,
+            exists: false,
         }
     }
 }
 
 /// On how many threads files are looked at.
 #[derive(Clone, Copy)]
-pub(super) enum Threads {
+pub(super) enum StatThreads {
     One,
     AsManyAsPay,
 }
 
 /// The context of reading a file.
 #[derive(Clone, Copy)]
-pub(super) struct By<'a> {
+pub(super) struct ReadInputs<'a> {
     pub(super) proxy_toml: &'a Path,
     pub(super) env: &'a Environment<'a>,
     pub(super) hasher: &'a RandomState,
     pub(super) secret_text: SecretText,
 }
 
-impl Differ {
+impl FolderChanges {
     /// How many files differ, and one more if the folder does.
     pub(super) fn len(&self) -> usize {
         self.files.len() + usize::from(self.listed.is_some())
     }
 }
 
-impl<T: Owns> Folder<T> {
+impl<T: UniqueKeys> PartyFolder<T> {
     pub(super) fn at(path: Option<&Path>) -> Self {
         Self {
             path: path.map(Path::to_owned),
@@ -119,26 +119,26 @@ impl<T: Owns> Folder<T> {
     }
 
     /// Everything there is, without looking at it: for the first reading, which looks for itself.
-    pub(super) fn unread(&self) -> Differ {
+    pub(super) fn unread(&self) -> FolderChanges {
         let Some(Ok(names)) = self.path.as_deref().map(party_names) else {
-            return Differ::default();
+            return FolderChanges::default();
         };
         let names = names
             .into_iter()
             .map(|name| (name.into(), Some(FileStamp::NOTHING)));
-        Differ {
+        FolderChanges {
             listed: Some(true),
             files: names.collect(),
         }
     }
 
-    pub(super) fn glance(&self, threads: Threads) -> Differ {
+    pub(super) fn changes(&self, threads: StatThreads) -> FolderChanges {
         let Some(folder) = self.path.as_deref() else {
-            return Differ::default();
+            return FolderChanges::default();
         };
         let Ok(names) = party_names(folder) else {
             // A folder that cannot be listed has not lost its files: their state is unknown.
-            return Differ {
+            return FolderChanges {
                 listed: self.listed.then_some(false),
                 files: Vec::new(),
             };
@@ -148,29 +148,29 @@ impl<T: Owns> Folder<T> {
         let mut pairs = Vec::with_capacity(names.len());
         for name in &names {
             while let Some(file) = known.next_if(|known| *known.name < **name) {
-                pairs.push(Pair::gone(file));
+                pairs.push(NamePair::gone(file));
             }
-            pairs.push(Pair {
+            pairs.push(NamePair {
                 name,
                 known: known.next_if(|known| *known.name == **name),
-                here: true,
+                exists: true,
             });
         }
-        pairs.extend(known.map(Pair::gone));
-        let look = |pair: &Pair<'_, T>| {
+        pairs.extend(known.map(NamePair::gone));
+        let look = |pair: &NamePair<'_, T>| {
             let secrets = pair.known.map(|known| &*known.secrets);
-            pair.here
-                .then(|| now(folder, pair.name, secrets.unwrap_or_default()))
+            pair.exists
+                .then(|| present_stamp(folder, pair.name, secrets.unwrap_or_default()))
         };
         let looks = match threads {
-            Threads::One => pairs.iter().map(look).collect(),
-            Threads::AsManyAsPay => on_threads(&pairs, SEEN_BY_A_THREAD, look),
+            StatThreads::One => pairs.iter().map(look).collect(),
+            StatThreads::AsManyAsPay => on_threads(&pairs, SEEN_BY_A_THREAD, look),
         };
         let differ = pairs
             .iter()
             .zip(looks)
-            .filter(|(pair, look)| *look != pair.known.map(|known| known.look));
-        Differ {
+            .filter(|(pair, look)| *look != pair.known.map(|known| known.stamp));
+        FolderChanges {
             listed: (!self.listed).then_some(true),
             files: differ
                 .map(|(pair, look)| (pair.name.into(), look))
@@ -179,7 +179,7 @@ impl<T: Owns> Folder<T> {
     }
 
     /// Whether the changed files still have the same stamps.
-    pub(super) fn settled(&self, differ: &Differ) -> bool {
+    pub(super) fn settled(&self, differ: &FolderChanges) -> bool {
         let Some(folder) = self.path.as_deref() else {
             return true;
         };
@@ -188,17 +188,22 @@ impl<T: Owns> Folder<T> {
             && differ.files.iter().all(|(name, look)| {
                 let known = self.files.binary_search_by(|file| file.name.cmp(name));
                 let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
-                now(folder, name, secrets) == look.unwrap_or(FileStamp::NOTHING)
+                present_stamp(folder, name, secrets) == look.unwrap_or(FileStamp::NOTHING)
             })
     }
 
     /// Reads the changed files. Each file is looked at anew when it is opened.
     pub(super) fn read(
         &mut self,
-        differ: &Differ,
+        differ: &FolderChanges,
         word: &'static str,
-        by: By<'_>,
-        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T> + Sync,
+        by: ReadInputs<'_>,
+        read: impl Fn(
+            TableReader<'_>,
+            SecretSources<'_>,
+            &mut UniqueClaims<SourceLocation>,
+        ) -> Option<T>
+        + Sync,
     ) {
         self.listed = differ.listed.unwrap_or(self.listed);
         let Some(folder) = self.path.as_deref() else {
@@ -221,7 +226,7 @@ impl<T: Owns> Folder<T> {
         self.files.sort_by(|one, other| one.name.cmp(&other.name));
     }
 
-    pub(super) fn holders(&self) -> impl Iterator<Item = (&PartyFile<T>, KeyOwner<'_>)> {
+    pub(super) fn key_owners(&self) -> impl Iterator<Item = (&PartyFile<T>, KeyOwner<'_>)> {
         let folder = self.path.as_deref().unwrap_or(Path::new(""));
         let files = self.files.iter();
         files.map(move |file| {
@@ -244,8 +249,8 @@ impl<T: Owns> Folder<T> {
         self.files.iter().flat_map(|file| &file.restrictions)
     }
 
-    pub(super) fn wrong(&self) -> impl Iterator<Item = PathBuf> {
-        let wrong = self.holders().filter(|(file, _)| !file.fine);
+    pub(super) fn invalid_files(&self) -> impl Iterator<Item = PathBuf> {
+        let wrong = self.key_owners().filter(|(file, _)| !file.is_valid);
         wrong.map(|(_, by)| by.path())
     }
 
@@ -256,25 +261,29 @@ impl<T: Owns> Folder<T> {
         };
         for file in &mut self.files {
             if files.contains(&in_folder(folder, &file.name)) {
-                file.look = FileStamp::NOTHING;
+                file.stamp = FileStamp::NOTHING;
             }
         }
     }
 }
 
-impl<T: Owns> PartyFile<T> {
+impl<T: UniqueKeys> PartyFile<T> {
     fn read(
         folder: &Path,
         name: &OsStr,
         word: &'static str,
-        by: By<'_>,
-        read: impl Fn(Reader<'_>, Sources<'_>, &mut Claims<Place>) -> Option<T>,
+        by: ReadInputs<'_>,
+        read: impl Fn(
+            TableReader<'_>,
+            SecretSources<'_>,
+            &mut UniqueClaims<SourceLocation>,
+        ) -> Option<T>,
     ) -> Self {
         let path = in_folder(folder, name);
         let reads = FilesRead::default();
-        let reading = Reading::new(by.proxy_toml, by.env, &reads);
+        let reading = ConfigReading::new(by.proxy_toml, by.env, &reads);
         reading.secret_text.set(by.secret_text);
-        let mut claims = Claims::default();
+        let mut claims = UniqueClaims::default();
         let mut stated = Vec::new();
         let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
             stated.extend(restrictions::read(&table));
@@ -288,24 +297,27 @@ impl<T: Owns> PartyFile<T> {
         };
         Self {
             name: name.into(),
-            look: look.and(seen.iter().map(|secret| secret.look)),
+            stamp: look.and(seen.iter().map(|secret| secret.stamp)),
             secrets: seen.iter().map(beside).collect(),
-            held: ownership::key_hashes(&parties, by.hasher),
+            key_hashes: ownership::key_hashes(&parties, by.hasher),
             parties: parties.into(),
             restrictions: stated.into(),
-            fine,
+            is_valid: fine,
         }
     }
 }
 
 /// The present stamp of a file together with its known secrets.
-fn now(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> FileStamp {
+fn present_stamp(folder: &Path, name: &OsStr, secrets: &[Box<Path>]) -> FileStamp {
     let path = in_folder(folder, name);
     let beside = folder_of(&path);
-    together(&path, secrets.iter().map(|secret| beside.join(secret)))
+    combined_stamp(&path, secrets.iter().map(|secret| beside.join(secret)))
 }
 
-pub(super) fn together(path: &Path, secrets: impl Iterator<Item = impl AsRef<Path>>) -> FileStamp {
+pub(super) fn combined_stamp(
+    path: &Path,
+    secrets: impl Iterator<Item = impl AsRef<Path>>,
+) -> FileStamp {
     match FileStamp::at(path) {
         FileStamp::NOTHING => FileStamp::NOTHING,
         look => look.and(secrets.map(|secret| FileStamp::at(secret.as_ref()))),

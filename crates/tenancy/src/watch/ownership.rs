@@ -24,31 +24,31 @@ pub(super) enum UniqueKey<'a> {
 }
 
 /// A tenant or an operator.
-pub(super) trait Owns: Send + Sync {
+pub(super) trait UniqueKeys: Send + Sync {
     /// Shows everything it holds, and whether that may be shared.
-    fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool));
+    fn visit_keys<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool));
 }
 
-impl Owns for Tenant {
-    fn held<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
+impl UniqueKeys for Tenant {
+    fn visit_keys<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
         let account = UniqueKey::SubAccount(self.sub_account.as_str());
         visit(account, self.shared_sub_account);
-        party_held(&self.party, visit);
+        visit_party_keys(&self.party, visit);
     }
 }
 
-impl Owns for Operator {
-    fn held<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
-        party_held(&self.party, visit);
+impl UniqueKeys for Operator {
+    fn visit_keys<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
+        visit_party_keys(&self.party, visit);
     }
 }
 
-fn party_held<'a>(party: &'a Party, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
+fn visit_party_keys<'a>(party: &'a Party, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
     visit(UniqueKey::Id(party.id.as_str()), false);
-    credentials_held(&party.credentials, |held| visit(held, false));
+    visit_credential_keys(&party.credentials, |held| visit(held, false));
 }
 
-pub(super) fn credentials_held<'a>(
+pub(super) fn visit_credential_keys<'a>(
     credentials: &'a [DatedCredential],
     mut visit: impl FnMut(UniqueKey<'a>),
 ) {
@@ -60,10 +60,10 @@ pub(super) fn credentials_held<'a>(
 }
 
 /// A hash of everything they hold.
-pub(super) fn key_hashes<T: Owns>(parties: &[Arc<T>], hasher: &RandomState) -> Box<[u64]> {
+pub(super) fn key_hashes<T: UniqueKeys>(parties: &[Arc<T>], hasher: &RandomState) -> Box<[u64]> {
     let mut hashes = Vec::new();
     for party in parties {
-        party.held(|held, _| hashes.push(hasher.hash_one(held)));
+        party.visit_keys(|held, _| hashes.push(hasher.hash_one(held)));
     }
     hashes.into()
 }
@@ -83,9 +83,9 @@ impl KeyOwner<'_> {
 
 /// In which file each thing was seen first, and whether it may be shared.
 #[derive(Default)]
-pub(super) struct Owners<'a>(HashMap<UniqueKey<'a>, (KeyOwner<'a>, bool)>);
+pub(super) struct KeyOwners<'a>(HashMap<UniqueKey<'a>, (KeyOwner<'a>, bool)>);
 
-impl<'a> Owners<'a> {
+impl<'a> KeyOwners<'a> {
     /// Notes the owner of a key, and adds the files that both have it.
     pub(super) fn take(
         &mut self,

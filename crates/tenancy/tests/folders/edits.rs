@@ -2,8 +2,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
-use gatepay_tenancy::edit::{self, EditError, Files, Random, Removed, Rotated};
+use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, TenantDestination};
+use gatepay_tenancy::edit::{
+    self, ConfigFiles, EditError, RandomBytes, RemovedTenant, RotatedCredential,
+};
 use gatepay_tenancy::{PartyId, Standing, SubAccount};
 use zeroize::Zeroizing;
 
@@ -17,8 +19,8 @@ fn id(id: &str) -> PartyId {
     PartyId::parse(id).unwrap()
 }
 
-fn random() -> Random {
-    Random {
+fn random() -> RandomBytes {
+    RandomBytes {
         client_id: [0xab; 16],
         secret: Zeroizing::new([0xcd; 32]),
     }
@@ -27,10 +29,10 @@ fn random() -> Random {
 impl Folder {
     fn edit<T>(
         &self,
-        edit: impl FnOnce(&Files<'_>) -> Result<T, EditError>,
+        edit: impl FnOnce(&ConfigFiles<'_>) -> Result<T, EditError>,
     ) -> Result<T, EditError> {
         let env = self.env();
-        edit(&Files {
+        edit(&ConfigFiles {
             proxy_toml: &self.path("proxy.toml"),
             env: &env,
             secrets_elsewhere: false,
@@ -38,21 +40,21 @@ impl Folder {
     }
 
     fn stand(&self, who: &str, standing: Standing) -> Result<bool, EditError> {
-        self.edit(|files| edit::stand(files, &id(who), standing))
+        self.edit(|files| edit::set_standing(files, &id(who), standing))
             .map(|stood| stood.changed)
     }
 
-    fn rotate(&self, who: &str) -> Result<Rotated, EditError> {
+    fn rotate(&self, who: &str) -> Result<RotatedCredential, EditError> {
         self.edit(|files| edit::rotate(files, &id(who), NOW_MS, WEEK, &random()))
     }
 
-    fn remove(&self, who: &str) -> Result<Removed, EditError> {
+    fn remove(&self, who: &str) -> Result<RemovedTenant, EditError> {
         self.edit(|files| edit::remove(files, &id(who), false))
     }
 
     fn add(&self, who: &str, account: &str) -> Result<(), AddError> {
         let (id, sub_account, env) = (id(who), SubAccount::parse(account).unwrap(), self.env());
-        let files = Files {
+        let files = ConfigFiles {
             proxy_toml: &self.path("proxy.toml"),
             env: &env,
             secrets_elsewhere: false,
@@ -60,7 +62,7 @@ impl Folder {
         let tenant = NewTenant {
             id: &id,
             sub_account: &sub_account,
-            place: Place::Configuration(files),
+            place: TenantDestination::Configuration(files),
             secrets: None,
         };
         onboard::add(&tenant, &random()).map(drop)
@@ -241,11 +243,11 @@ fn a_key_that_ends_sooner_or_begins_later_keeps_its_dates() {
 fn a_removed_tenant_takes_the_secrets_that_nobody_else_names() {
     for (folder, file) in many() {
         let removed = folder.remove("a").unwrap();
-        assert!(!removed.whole && removed.left.is_empty());
+        assert!(!removed.whole_file && removed.kept.is_empty());
         assert_eq!(folder.names("secrets"), ["b.key", "institution.key"]);
         assert_eq!(folder.loads().registry.tenants().len(), 1);
         assert!(
-            folder.remove("b").unwrap().whole,
+            folder.remove("b").unwrap().whole_file,
             "{file}: nobody is left in it"
         );
         assert_eq!(folder.names("tenants.d"), [""; 0]);
@@ -263,7 +265,7 @@ fn a_removed_tenant_takes_the_secrets_that_nobody_else_names() {
         .edit(|files| edit::remove(files, &id("acme"), true))
         .unwrap();
     assert_eq!(
-        (kept.whole, kept.secrets.len(), kept.left.len()),
+        (kept.whole_file, kept.secrets.len(), kept.kept.len()),
         (true, 0, 1)
     );
     assert!(folder.names("secrets").contains(&"acme.key".to_owned()));
@@ -277,7 +279,7 @@ fn a_secret_somebody_else_names_stays() {
         "listen = { tls = { certificate = 'tls/cert.pem', key = 'secrets/../secrets/acme.key' } }",
     );
     let removed = folder.remove("acme").unwrap();
-    let [(file, why)] = &removed.left[..] else {
+    let [(file, why)] = &removed.kept[..] else {
         panic!("one is left")
     };
     assert_eq!(file.file_name().unwrap(), "acme.key");
@@ -367,12 +369,13 @@ fn a_checkout_without_secrets_can_be_edited_all_the_same() {
     );
     fs::remove_dir_all(folder.path("secrets")).unwrap();
     let (env, proxy_toml) = (folder.env(), folder.path("proxy.toml"));
-    let files = |secrets_elsewhere| Files {
+    let files = |secrets_elsewhere| ConfigFiles {
         proxy_toml: &proxy_toml,
         env: &env,
         secrets_elsewhere,
     };
-    let stand = |files: &Files<'_>, standing| edit::stand(files, &id("acme"), standing);
+    let stand =
+        |files: &ConfigFiles<'_>, standing| edit::set_standing(files, &id("acme"), standing);
     let suspended = stand(&files(false), Standing::Suspended).unwrap();
     assert_eq!(suspended.problems.len(), 3);
     let resumed = stand(&files(false), Standing::Active);
@@ -411,7 +414,8 @@ fn taking_rights_away_does_not_wait_for_problems_that_were_there_before() {
         "",
     ] {
         let folder = wrong_elsewhere(proxy);
-        let suspended = folder.edit(|files| edit::stand(files, &id("acme"), Standing::Suspended));
+        let suspended =
+            folder.edit(|files| edit::set_standing(files, &id("acme"), Standing::Suspended));
         let suspended = suspended.unwrap_or_else(|error| panic!("{proxy}: {error}"));
         assert!(
             suspended.changed && suspended.problems.len() >= 3,

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use gatepay_core::operation::Kind;
 use gatepay_core::{Catalogue, StampWindow};
-use gatepay_tenancy::settings::{Drain, Listen, LogFormat, Metrics, RefusalStatus};
+use gatepay_tenancy::settings::{
+    DrainSettings, ListenSettings, LogFormat, MetricsSettings, RefusalStatus,
+};
 use gatepay_tenancy::{Standing, UpstreamUrl};
 
 use crate::support::{Folder, examples, folder};
@@ -50,9 +52,9 @@ fn the_examples_are_good_and_show_the_defaults() {
     let configuration = copy(|_, text| text).loads();
     let settings = &configuration.settings;
     let plain = folder().loads().settings;
-    assert_eq!(settings.listen, Listen::default());
-    assert_eq!(settings.drain, Drain::default());
-    assert_eq!(settings.metrics, Metrics::default());
+    assert_eq!(settings.listen, ListenSettings::default());
+    assert_eq!(settings.drain, DrainSettings::default());
+    assert_eq!(settings.metrics, MetricsSettings::default());
     assert_eq!(settings.upstream, plain.upstream);
     assert_eq!(settings.admin.address, plain.admin.address);
     assert_eq!(settings.window, plain.window);

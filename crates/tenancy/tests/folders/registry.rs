@@ -2,7 +2,8 @@ use std::os::unix::fs::symlink;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
 use gatepay_tenancy::{
-    ConfigSnapshot, DatedCredential, Party, PartyId, Plan, Registry, SubAccount, Tenant, Watch,
+    ConfigSnapshot, ConfigWatch, DatedCredential, Party, PartyId, Plan, Registry, SubAccount,
+    Tenant,
 };
 use zeroize::Zeroizing;
 
@@ -44,8 +45,8 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
 }
 
 /// Reads the files again, and takes from a registry what they take away.
-fn restricted(watch: &mut Watch, folder: &Folder, registry: &Registry) -> Option<Registry> {
-    watch.read(&watch.glance(), &folder.env());
+fn restricted(watch: &mut ConfigWatch, folder: &Folder, registry: &Registry) -> Option<Registry> {
+    watch.read(&watch.changed_files(), &folder.env());
     registry.restricted(watch.restrictions())
 }
 
@@ -59,7 +60,7 @@ fn a_restriction_takes_from_the_parties_it_names_and_leaves_all_else_as_it_was()
         .proxy("operators = 'operators.d'");
     let configuration = folder.loads();
     let before = &configuration.registry;
-    let (mut watch, _) = Watch::open(&folder.path("proxy.toml"), &folder.env())
+    let (mut watch, _) = ConfigWatch::open(&folder.path("proxy.toml"), &folder.env())
         .map_err(|problems| lines(&problems))
         .unwrap();
     let ends = |id, time| {

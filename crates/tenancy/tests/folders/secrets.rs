@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use gatepay_tenancy::Watch;
+use gatepay_tenancy::ConfigWatch;
 
 use crate::support::{Folder, folder, tenant};
 
@@ -183,7 +183,7 @@ fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
         if !content.contains('\u{a0}') {
             let folder = folder.proxy("secret_text = 'any'");
             folder.loads();
-            let served = Watch::open(&folder.path("proxy.toml"), &folder.env());
+            let served = ConfigWatch::open(&folder.path("proxy.toml"), &folder.env());
             assert!(served.is_ok(), "{content:?}");
         }
     }

@@ -3,32 +3,35 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use gatepay_tenancy::watch::Next;
-use gatepay_tenancy::{Registry, Watch};
+use gatepay_tenancy::watch::NextConfiguration;
+use gatepay_tenancy::{ConfigWatch, Registry};
 
 use crate::registry::ids;
 use crate::support::{Folder, folder, lines, operator, tenant};
 
-fn open(folder: &Folder) -> (Watch, Registry) {
-    let opened = Watch::open(&folder.path("proxy.toml"), &folder.env());
+fn open(folder: &Folder) -> (ConfigWatch, Registry) {
+    let opened = ConfigWatch::open(&folder.path("proxy.toml"), &folder.env());
     let (watch, configuration) = opened.map_err(|problems| lines(&problems)).unwrap();
-    assert!(watch.glance().is_empty());
+    assert!(watch.changed_files().is_empty());
     (watch, configuration.registry)
 }
 
 /// Looks, reads what differs, and builds.
-fn again(watch: &mut Watch, folder: &Folder) -> Result<Next, Vec<String>> {
-    let glance = watch.glance();
-    assert!(!glance.is_empty(), "the change is not seen");
-    assert!(watch.settled(&glance));
-    watch.read(&glance, &folder.env());
-    assert!(watch.glance().is_empty(), "what was read still differs");
+fn again(watch: &mut ConfigWatch, folder: &Folder) -> Result<NextConfiguration, Vec<String>> {
+    let changed = watch.changed_files();
+    assert!(!changed.is_empty(), "the change is not seen");
+    assert!(watch.settled(&changed));
+    watch.read(&changed, &folder.env());
+    assert!(
+        watch.changed_files().is_empty(),
+        "what was read still differs"
+    );
     watch
         .next(&folder.env())
         .map_err(|problems| lines(&problems))
 }
 
-fn again_ids(watch: &mut Watch, folder: &Folder) -> Vec<String> {
+fn again_ids(watch: &mut ConfigWatch, folder: &Folder) -> Vec<String> {
     let next = again(watch, folder).unwrap();
     let ids = ids(&next.registry);
     ids.into_iter().map(str::to_owned).collect()
@@ -69,7 +72,7 @@ fn a_new_secret_in_an_old_file_is_a_change_of_whoever_names_it() {
     assert!(Arc::ptr_eq(&first.tenants()[1], &next.tenants()[1]));
 
     let folder = folder.secret("institution", "made-up-institution-another");
-    let credentials = |next: &Next| {
+    let credentials = |next: &NextConfiguration| {
         next.settings.institution.credentials[0]
             .credential
             .key
@@ -90,7 +93,7 @@ fn the_ways_of_editors_git_and_kubernetes_are_all_seen() {
     let slower = tenant("acme", "weight = 1");
     fs::write(folder.path("tenants.d/.acme.swp"), &slower).unwrap();
     assert!(
-        watch.glance().is_empty(),
+        watch.changed_files().is_empty(),
         "an editor's own file is none of ours"
     );
     fs::rename(
@@ -130,9 +133,9 @@ fn kubernetes_turns_one_link_and_every_file_behind_it_is_another() {
     );
     renamed.unwrap();
     link("..data/zeta.toml", "tenants.d/zeta.toml");
-    let glance = watch.glance();
+    let changed = watch.changed_files();
     assert_eq!(
-        glance.len(),
+        changed.len(),
         2,
         "the same path, another file; and a new one"
     );
@@ -144,14 +147,14 @@ fn what_is_read_while_it_changes_is_not_believed() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, _) = open(&folder);
     let folder = folder.tenant("acme", "limits = { in_flight = 1 }");
-    let glance = watch.glance();
+    let changed = watch.changed_files();
     let folder = folder.tenant("acme", "limits = { in_flight = 2 }\n");
-    assert!(!watch.settled(&glance), "somebody still writes it");
+    assert!(!watch.settled(&changed), "somebody still writes it");
     // Of two that belong together the second comes later.
-    let glance = watch.glance();
-    watch.read(&glance, &folder.env());
+    let changed = watch.changed_files();
+    watch.read(&changed, &folder.env());
     let folder = folder.tenant("zeta", "limits = { in_flight = 2 }");
-    assert!(!watch.glance().is_empty());
+    assert!(!watch.changed_files().is_empty());
     drop(folder);
 }
 
@@ -241,8 +244,8 @@ fn proxy_toml_may_name_other_folders_and_operators() {
         .secret("zeta", "made-up-zeta");
     let (mut watch, _) = open(&folder);
     let folder = folder.proxy("tenants = 'other.d'");
-    let glance = watch.glance();
-    watch.read(&glance, &folder.env());
+    let changed = watch.changed_files();
+    watch.read(&changed, &folder.env());
     // Now it knows of the other folder, and has seen nothing of it yet, nor of the one before.
     assert_eq!(again_ids(&mut watch, &folder), ["zeta"]);
 
@@ -250,8 +253,8 @@ fn proxy_toml_may_name_other_folders_and_operators() {
         .file("operators.d/desk.toml", operator("desk", ""))
         .secret("desk", "made-up-desk")
         .proxy("operators = 'operators.d'\npoll_ms = 2000");
-    let glance = watch.glance();
-    watch.read(&glance, &folder.env());
+    let changed = watch.changed_files();
+    watch.read(&changed, &folder.env());
     let next = again(&mut watch, &folder).unwrap();
     assert_eq!(next.registry.operators().len(), 1);
     assert_eq!(ids(&next.registry), ["acme"]);
@@ -288,7 +291,7 @@ fn at_the_start_every_problem_is_told_at_once() {
         .proxy("polling = true")
         .tenant("acme", "extra = 1")
         .file("tenants.d/zeta.toml", tenant("acme", ""));
-    let said = Watch::open(&folder.path("proxy.toml"), &folder.env()).err();
+    let said = ConfigWatch::open(&folder.path("proxy.toml"), &folder.env()).err();
     assert_eq!(lines(&said.unwrap()), folder.problems());
-    assert!(Watch::open(Path::new("nowhere.toml"), &folder.env()).is_err());
+    assert!(ConfigWatch::open(Path::new("nowhere.toml"), &folder.env()).is_err());
 }

@@ -26,7 +26,7 @@ impl World {
         };
         Self {
             parties: (0..parties).map(party).collect(),
-            breaker: Breaker::new(settings::Breaker { failures, ratio }, era),
+            breaker: Breaker::new(settings::BreakerSettings { failures, ratio }, era),
             now: Duration::ZERO,
             sent: 0,
             opened: Cell::new(0),

@@ -25,7 +25,7 @@ pub(super) const MOST_OF_ONE: u32 = FEWEST / 2;
 /// Both polls.
 #[derive(Debug)]
 pub(super) struct BreakerVotes {
-    rules: settings::Breaker,
+    rules: settings::BreakerSettings,
     row: FailureRow,
     window: FailureWindow,
     /// The last read of the proxy's own.
@@ -99,7 +99,7 @@ pub struct OpenEvidence {
 }
 
 impl BreakerVotes {
-    pub(super) fn new(rules: settings::Breaker) -> Self {
+    pub(super) fn new(rules: settings::BreakerSettings) -> Self {
         Self {
             rules,
             row: FailureRow::default(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, Place};
+use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, TenantDestination};
 use gatepay_tenancy::{PartyId, SubAccount};
 use serde_json::json;
 
@@ -38,8 +38,8 @@ impl TenantAdd {
             id: &self.id,
             sub_account: &self.sub_account,
             place: match &self.tenants {
-                Some(folder) => Place::Folder(folder),
-                None => Place::Configuration(self.arguments.files()),
+                Some(folder) => TenantDestination::Folder(folder),
+                None => TenantDestination::Configuration(self.arguments.files()),
             },
             secrets: self.secrets.as_deref(),
         };

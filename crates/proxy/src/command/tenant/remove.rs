@@ -28,23 +28,23 @@ impl TenantRemove {
             Ok(removed) => removed,
             Err(error) => return not_edited(error),
         };
-        let left = removed.left.iter();
+        let left = removed.kept.iter();
         let arguments = json!({
             "id": self.id.as_str(),
             "tenant_file": removed.tenant_file,
-            "file_removed": removed.whole,
+            "file_removed": removed.whole_file,
             "secrets_removed": removed.secrets,
             "secrets_left": left.map(|(file, why)| json!({ "file": file, "why": why })).collect::<Vec<_>>(),
         });
         let file = removed.tenant_file.display();
-        let mut lines = vec![if removed.whole {
+        let mut lines = vec![if removed.whole_file {
             format!("removed {file}")
         } else {
             format!("took {} out of {file}", self.id)
         }];
         let secrets = removed.secrets.iter();
         lines.extend(secrets.map(|secret| format!("removed {}", secret.display())));
-        let left = removed.left.iter();
+        let left = removed.kept.iter();
         lines.extend(left.map(|(secret, why)| format!("left {}: {why}", secret.display())));
         self.arguments.print(&arguments, &lines)
     }

@@ -56,7 +56,7 @@ impl TenantResume {
 }
 
 fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitStatus {
-    let stood = match edit::stand(&arguments.files(), id, standing) {
+    let stood = match edit::set_standing(&arguments.files(), id, standing) {
         Ok(stood) => stood,
         Err(error) => return not_edited(error),
     };
