@@ -282,9 +282,10 @@ impl World {
         verify(&caller, BODY);
         let client_id = caller.client_id.as_str();
         let print = app
+            .admission
             .replay
             .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
-        app.replay.copy_arrives(print).expect("a new one");
+        app.admission.replay.copy_arrives(print).expect("a new one");
         admit::allowed(
             PartyRef::Tenant(tenant),
             self.generation.tenant_limits(caller.position),
@@ -316,9 +317,16 @@ impl World {
             gzip: false,
         };
         let acting = acting.expect("for itself");
-        let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream_host);
+        let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream.host);
         let limits = self.generation.tenant_limits(caller.position);
-        let permit = admit::enter(limits, &app.replay, &app.clock, operation.kind, print, NOW);
+        let permit = admit::enter(
+            limits,
+            &app.admission.replay,
+            &app.clock,
+            operation.kind,
+            print,
+            NOW,
+        );
         let permit = permit.expect("limits are far away");
         (outbound.expect("it can be sent"), permit)
     }

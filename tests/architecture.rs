@@ -39,7 +39,7 @@ const PROXY_FLOORS: [&[&str]; 14] = [
     &["generation"],
     &["upstream"],
     &["record"],
-    &["metrics"],
+    &["metrics", "start_error"],
     &["app"],
     &["journey", "admin", "reload"],
     &["listener"],

@@ -42,7 +42,7 @@ async fn each_fault_is_refused_under_its_own_name() {
         good().nonce("with\ttab"),
     ];
     until("it forgets what is too old", || {
-        proxy.app().replay.horizon() >= T0 - 300_001
+        proxy.app().admission.replay.horizon() >= T0 - 300_001
     })
     .await;
     let mut refused = 0;
@@ -326,13 +326,17 @@ async fn whoever_signs_with_a_credential_that_is_not_in_force_is_named_to_the_in
         proxy.send(acme().post(QUERY, BY_NUMBER)).await;
     }
     assert!(
-        proxy.app().auth_throttle.is_failing([127, 0, 0, 1].into()),
+        proxy
+            .app()
+            .admission
+            .auth_throttle
+            .is_failing([127, 0, 0, 1].into()),
         "they are failures as before"
     );
     proxy
         .counts(r#"credential_not_in_force_total{tenant="acme"} 23"#)
         .await;
-    assert_eq!(proxy.app().replay.entries(), 0);
+    assert_eq!(proxy.app().admission.replay.entries(), 0);
     proxy.clock.advance(Duration::from_mins(16));
     assert_eq!(
         admin_json(&proxy, "/status").await["not_in_force"],

@@ -71,7 +71,10 @@ async fn an_executed_refund_sent_again_by_the_path_of_a_read_is_unknown_whatever
     let starting = after.send(by_a_read()).await;
     assert_eq!(starting.refused(), (503, "starting"));
     before.clock.advance(Duration::from_mins(10));
-    until("it forgets", || before.app().replay.horizon() > T0).await;
+    until("it forgets", || {
+        before.app().admission.replay.horizon() > T0
+    })
+    .await;
     let stale = before.send(by_a_read()).await;
     assert_eq!(stale.refused(), (401, "stale_timestamp"));
     for answer in [starting, stale] {
@@ -242,9 +245,12 @@ async fn a_timestamp_grown_old_leaves_the_outcome_unknown_and_one_too_far_ahead_
     let answer = proxy.connect().await.send(request.clone()).await;
     in_doubt(&answer, (401, "stale_timestamp"), "");
     // Of one that was forgotten nobody can say whether it was admitted.
-    until("it forgets", || proxy.app().replay.horizon() >= T0 - 10_000).await;
+    until("it forgets", || {
+        proxy.app().admission.replay.horizon() >= T0 - 10_000
+    })
+    .await;
     proxy.clock.advance(Duration::from_mins(10));
-    until("it forgets", || proxy.app().replay.horizon() > T0).await;
+    until("it forgets", || proxy.app().admission.replay.horizon() > T0).await;
     for request in [request, refund().nonce("never sent").request(&proxy.clock)] {
         let answer = proxy.connect().await.send(request).await;
         in_doubt(&answer, (401, "stale_timestamp"), "");
@@ -266,7 +272,7 @@ async fn a_clock_that_steps_makes_no_executed_refund_not_executed() {
     in_doubt(&send().await, (401, "stale_timestamp"), "");
     // Ahead, so that it is forgotten, and back again, so that it would be fresh.
     proxy.clock.set(T0 + 3_600_000);
-    until("it forgets", || proxy.app().replay.horizon() > T0).await;
+    until("it forgets", || proxy.app().admission.replay.horizon() > T0).await;
     in_doubt(&send().await, (401, "stale_timestamp"), "");
     proxy.clock.set(T0);
     in_doubt(&send().await, (503, "starting"), " R-0001");
@@ -363,7 +369,7 @@ async fn a_429_says_send_the_same_bytes_again_and_is_certain_only_while_no_other
     until("its head was read", || {
         let (client_id, stamp) = (acme().client_id, (T0 - 1_000).to_string());
         let stamp = gatepay_core::Stamp::parse(stamp.as_bytes(), b"once").unwrap();
-        let replay = &proxy.app().replay;
+        let replay = &proxy.app().admission.replay;
         let print = replay.fingerprint(client_id, &stamp, gatepay_tenancy::ReplayRule::Pair);
         replay.doubt(print).is_some()
     })

@@ -258,7 +258,7 @@ async fn failures_are_held_against_the_caller_never_against_the_proxy_before_it(
     }
     let failing = |address: &str| {
         let address = address.parse().unwrap();
-        proxy.app().auth_throttle.is_failing(address)
+        proxy.app().admission.auth_throttle.is_failing(address)
     };
     assert!(failing("203.0.113.7"));
     assert!(!failing(PROXY));

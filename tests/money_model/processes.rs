@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gatepay_core::SigningKey;
-use gatepay_proxy::app::StartError;
+use gatepay_proxy::start_error::StartError;
 use gatepay_tenancy::settings::{AuditSettings, Settings};
 use tokio::time::{sleep, timeout};
 

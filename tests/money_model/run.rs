@@ -361,7 +361,7 @@ impl<'w> Run<'w> {
     /// What the control thread does once a second.
     pub(super) fn keep_house(&mut self) {
         let now = self.world.clock().unix_ms();
-        self.proxy().app().replay.forget(now);
+        self.proxy().app().admission.replay.forget(now);
         self.move_mark();
     }
 
@@ -370,7 +370,10 @@ impl<'w> Run<'w> {
         let now = self.world.clock().unix_ms();
         self.latest_ms = self.latest_ms.max(now);
         let app = self.proxy().app();
-        let moved = app.watermark.advance(now, app.settings.window.future_ms);
+        let moved = app
+            .admission
+            .watermark
+            .advance(now, app.settings.window.future_ms);
         moved.expect("the folder can be written");
     }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepay_core::Catalogue;
-use gatepay_proxy::app::{App, StartError};
+use gatepay_proxy::app::App;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::state_dir::StateDir;
 use gatepay_proxy::process::systemd::InheritedSockets;
 use gatepay_proxy::server::{Server, ServerExit};
+use gatepay_proxy::start_error::StartError;
 use gatepay_tenancy::settings::{BreakerSettings, Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, Registry};
 use http::Request;

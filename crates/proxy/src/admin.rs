@@ -189,7 +189,7 @@ async fn look(
         (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
-            let suspended = app.tenant_limits.suspensions.all();
+            let suspended = app.admission.tenant_limits.suspensions.all();
             match tenant_list::named(&generation, &suspended, id, &app.clock) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
@@ -200,11 +200,13 @@ async fn look(
             let generation = app.generation.load();
             json(
                 StatusCode::OK,
-                &app.credential_rotation.state(&generation.institution),
+                &app.upstream
+                    .credential_rotation
+                    .state(&generation.institution),
             )
         }
         (&Method::GET, "/-/registry") => on_blocking_thread(app, registry).await,
-        (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.reload.state()),
+        (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.lifecycle.reload.state()),
         _ => unsupported(path),
     }
 }
@@ -345,12 +347,14 @@ fn metrics(app: &App) -> AdminResponse {
     let ready = app.readiness() == Readiness::Ready;
     metrics.ready.set(i64::from(ready));
     let number = |entries| i64::try_from(entries).unwrap_or(i64::MAX);
-    metrics.replay_entries.set(number(app.replay.entries()));
+    metrics
+        .replay_entries
+        .set(number(app.admission.replay.entries()));
     metrics
         .replay_entries_limit
-        .set(number(app.replay.capacity()));
-    metrics.tenants.limits.show(&app.quota.view());
-    let suspensions = &app.tenant_limits.suspensions;
+        .set(number(app.admission.replay.capacity()));
+    metrics.tenants.limits.show(&app.admission.quota.view());
+    let suspensions = &app.admission.tenant_limits.suspensions;
     let meters = &metrics.suspensions;
     meters.count.set(number(suspensions.count()));
     meters.unkept.set(suspensions.are_unkept().into());
@@ -370,7 +374,7 @@ fn metrics(app: &App) -> AdminResponse {
         .filter(|limits| limits.breaker.is_failing());
     let failing = number(failing.count());
     metrics.upstream.breaker_open_tenants.set(failing);
-    let is_open = app.breaker.is_open();
+    let is_open = app.upstream.breaker.is_open();
     metrics.upstream.breaker.is_open.set(is_open.into());
     let own = generation.registry.own_series(&app.settings.metrics);
     let scrape = metrics.scrape(&generation, &own, app.clock.unix_ms());
@@ -404,7 +408,7 @@ async fn switch(app: &App, query: Option<&str>) -> AdminResponse {
     };
     // A client id is any visible characters; clients that build queries escape most of them.
     let client_id = query_text(client_id).into_owned();
-    let Some(switch) = app.credential_rotation.ask(client_id).await else {
+    let Some(switch) = app.upstream.credential_rotation.ask(client_id).await else {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
             "another switch is under way, or this process is ending\n",
@@ -431,10 +435,10 @@ fn config(app: &App) -> AdminResponse {
         institution: ConfigFacts,
     }
     let generation = app.generation.load();
-    let ReloadState { hash, restart, .. } = app.reload.state();
+    let ReloadState { hash, restart, .. } = app.lifecycle.reload.state();
     let config = ConfigurationPage {
         hash,
-        settings: app.reload.settings(),
+        settings: app.lifecycle.reload.settings(),
         written: &generation.written,
         restart,
         institution: facts::of_institution(&generation.institution),
@@ -451,13 +455,13 @@ fn tenants(app: &App, query: Option<&str>) -> AdminResponse {
         );
     }
     let generation = app.generation.load();
-    let suspended = app.tenant_limits.suspensions.all();
+    let suspended = app.admission.tenant_limits.suspensions.all();
     match tenant_list::page(
         &generation,
         &suspended,
         after.flatten(),
         &app.clock,
-        app.began_ms,
+        app.lifecycle.began_ms,
     ) {
         Some(page) => json(StatusCode::OK, &page),
         None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
@@ -472,7 +476,7 @@ async fn reload(app: &App, query: Option<&str>) -> AdminResponse {
             None => return text(StatusCode::BAD_REQUEST, "the only parameter is confirm\n"),
         },
     };
-    let Some(answer) = app.reload.now(confirm).await else {
+    let Some(answer) = app.lifecycle.reload.now(confirm).await else {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
             "this process does not watch its files, or is ending\n",

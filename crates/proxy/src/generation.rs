@@ -57,6 +57,17 @@ pub struct GenerationInputs<'a> {
 }
 
 impl Generation {
+    /// The generation of the configuration that the process starts with.
+    pub fn first(
+        registry: Registry,
+        catalogue: Arc<Catalogue>,
+        inputs: GenerationInputs<'_>,
+    ) -> Self {
+        let institution = Arc::clone(&inputs.settings.institution);
+        let written = inputs.settings.written.clone();
+        Self::new(None, catalogue, registry, institution, written, inputs)
+    }
+
     /// Builds a generation. A party of the generation before keeps its `TenantLimits`, under its present limits, and
     /// the usage of its credentials: so nothing may fail any more.
     pub fn new(

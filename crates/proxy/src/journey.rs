@@ -77,10 +77,10 @@ impl Worker {
         UpstreamCall {
             pool: &self.pool,
             budget: &self.budget,
-            quota: &self.app.quota,
-            breaker: &self.app.breaker,
-            clock: &self.app.upstream_clock,
-            offload: &self.app.offload,
+            quota: &self.app.admission.quota,
+            breaker: &self.app.upstream.breaker,
+            clock: &self.app.upstream.clock,
+            offload: &self.app.admission.offload,
             owner,
             gzip: false,
         }
@@ -92,10 +92,13 @@ impl Worker {
         let ask = || {
             let generation = app.generation.load();
             let row = generation.catalogue.probe()?;
-            let outbound = Outbound::probe(row, &app.upstream_host).ok()?;
-            let signing = app.credential_rotation.signing(&generation.institution)?;
+            let outbound = Outbound::probe(row, &app.upstream.host).ok()?;
+            let signing = app
+                .upstream
+                .credential_rotation
+                .signing(&generation.institution)?;
             Some(move |head: &mut Vec<u8>| {
-                outbound.attempt(signing.credential(), &app.upstream_clock.stamp(), head)
+                outbound.attempt(signing.credential(), &app.upstream.clock.stamp(), head)
             })
         };
         probe::watch(self.upstream_call(CallOwner::Proxy), ask).await;
@@ -109,14 +112,17 @@ impl Worker {
         let proves = |signing: Arc<ActiveCredential>| async move {
             let generation = app.generation.load_full();
             let row = generation.catalogue.probe();
-            let read = row.and_then(|row| Outbound::probe(row, &app.upstream_host).ok());
+            let read = row.and_then(|row| Outbound::probe(row, &app.upstream.host).ok());
             let read = read.ok_or("there is no read to try it with: list_accounts is off")?;
             let attempt = |head: &mut Vec<u8>| {
-                read.attempt(signing.credential(), &app.upstream_clock.stamp(), head)
+                read.attempt(signing.credential(), &app.upstream.clock.stamp(), head)
             };
             probe::prove(self.upstream_call(CallOwner::Proxy), attempt).await
         };
-        app.credential_rotation.watch(institution, proves).await;
+        app.upstream
+            .credential_rotation
+            .watch(institution, proves)
+            .await;
     }
 }
 
@@ -170,7 +176,7 @@ fn begin<'h>(
     busy: ActiveRequest,
     head: &RequestHead<'h>,
 ) -> (ClientAddress, KnownHeaders<'h>, Box<RequestRecord>) {
-    let origin = app.trusted_proxies.caller(peer.origin, head);
+    let origin = app.listener.trusted_proxies.caller(peer.origin, head);
     let lines = KnownHeaders::read(head.lines());
     let mut record = RequestRecord::begin(&app.telemetry, origin.address, &lines, busy);
     if head.method == "HEAD" {
@@ -229,7 +235,7 @@ pub async fn handle<B: RequestBody>(
 ) -> Option<Reply> {
     let app = &worker.app;
     let (origin, lines, mut record) = begin(app, peer, busy, head);
-    let held = app.body_memory.hold(peer.unauthenticated_bytes());
+    let held = app.admission.body_memory.hold(peer.unauthenticated_bytes());
     let entered = enter(worker, origin, held, (head, &lines), body, &mut record).await;
     drop(entering);
     let mut reply = match entered {
@@ -238,7 +244,7 @@ pub async fn handle<B: RequestBody>(
             if refusal.is_failed_authentication()
                 && let Some(address) = origin.attributable()
             {
-                app.auth_throttle.failed(address);
+                app.admission.auth_throttle.failed(address);
             }
             record.is_refused_unidentified(&RefusedHead::of_lines(head.lines()));
             refuse(app, record, refusal)
@@ -249,7 +255,7 @@ pub async fn handle<B: RequestBody>(
         }
         Ok(admitted) => {
             // From here on the call runs in its own task: a caller that leaves does not stop a call already under way.
-            let running = RunningGuard::begin(&app.drain);
+            let running = RunningGuard::begin(&app.lifecycle.drain);
             let worker = Arc::clone(worker);
             let detached = tokio::spawn(async move {
                 let reply = leave(&worker, admitted, record).await;
@@ -263,7 +269,7 @@ pub async fn handle<B: RequestBody>(
             }
         }
     };
-    if app.drain.phase() >= DrainPhase::Leaving {
+    if app.lifecycle.drain.phase() >= DrainPhase::Leaving {
         reply.close();
     }
     Some(reply)
@@ -303,9 +309,8 @@ async fn enter(
     };
     let party = caller.owner.party();
     record.claimed(caller.position);
-    let print = app
-        .replay
-        .fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
+    let replay = &app.admission.replay;
+    let print = replay.fingerprint(caller.client_id.as_str(), &caller.stamp, party.replay);
     let usable = record.arrives(print);
     if !body.is_end_stream() {
         held.begin(target.bytes, body.size_hint().lower())
@@ -345,7 +350,7 @@ async fn enter(
         record.detail(error.to_string());
         Refusal::Internal(CallOutcome::NotExecuted)
     })?;
-    if !app.watermark.covers(caller.stamp.millis()).await {
+    if !app.admission.watermark.covers(caller.stamp.millis()).await {
         return Err(unmarked(record).into());
     }
     let journal = app
@@ -357,7 +362,7 @@ async fn enter(
     }
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = app.clock.unix_ms();
-    let permit = admit::enter(lane, &app.replay, &app.clock, operation.kind, print, now_ms)?;
+    let permit = admit::enter(lane, replay, &app.clock, operation.kind, print, now_ms)?;
     record.admitted();
     let before = journal.map(|_| {
         let call = (operation, &acting, amounts);
@@ -421,7 +426,7 @@ async fn remember_key(
     if record.is_in_doubt() {
         let row = (&generation.catalogue, verified.position);
         let (query, body) = (verified.query, verified.body);
-        record.key(admit::key_of_body(&app.offload, row, query, body).await);
+        record.key(admit::key_of_body(&app.admission.offload, row, query, body).await);
     }
 }
 
@@ -457,7 +462,7 @@ async fn judge<'a>(
     let row = (&generation.catalogue, verified.position);
     let (query, body) = (verified.query, verified.body);
     let rules = admit::BodyRules::of(&app.settings, app.journal.is_some());
-    let judged = admit::judge_body(&app.offload, row, query, body, own, rules).await?;
+    let judged = admit::judge_body(&app.admission.offload, row, query, body, own, rules).await?;
     Ok((acting, judged))
 }
 
@@ -482,7 +487,7 @@ async fn outbound(
     acting: admit::Acting<'_>,
     translated: bool,
 ) -> Result<Outbound, UnsendableHead> {
-    let (operation, host) = (&generation.catalogue.rows()[position], &app.upstream_host);
+    let (operation, host) = (&generation.catalogue.rows()[position], &app.upstream.host);
     if !translated {
         let gzip = allows_gzip(app, operation, &inbound.head);
         return Outbound::verbatim(operation, InboundRequest { gzip, ..inbound }, acting, host);
@@ -504,7 +509,7 @@ async fn outbound(
                 &currencies,
             )
         };
-        Box::pin(app.offload.run(read)).await
+        Box::pin(app.admission.offload.run(read)).await
     };
     Outbound::balance(operation, &inbound, acting, host, body)
 }
@@ -522,7 +527,7 @@ async fn receive(
     let listen = &app.settings.listen;
     let failing = origin
         .attributable()
-        .filter(|address| app.auth_throttle.is_failing(*address));
+        .filter(|address| app.admission.auth_throttle.is_failing(*address));
     let mut payload = caller.payload();
     let mut body = Bytes::new();
     if !incoming.is_end_stream() {
@@ -543,7 +548,7 @@ async fn receive(
     }
     if let Some(address) = failing {
         // Waits only now, so that a slow body does not hold up other callers at the same address.
-        let turn = pin!(app.auth_throttle.permit(address));
+        let turn = pin!(app.admission.auth_throttle.permit(address));
         let turn = unless_gone(incoming, turn);
         let _turn = record.wait_in(RequestPhase::Body, pin!(turn)).await?;
         in_pieces(&body, |piece| payload.body(piece)).await;
@@ -608,6 +613,7 @@ async fn leave(
         }
     }
     let Some(signing) = app
+        .upstream
         .credential_rotation
         .signing(&admitted.generation.institution)
     else {
@@ -619,7 +625,7 @@ async fn leave(
     let attempts = SignedAttempts {
         outbound: &admitted.outbound,
         credential,
-        guardian: &app.upstream_clock,
+        guardian: &app.upstream.clock,
         record: &mut record,
     };
     let (kind, limit) = (admitted.operation().kind, app.settings.upstream.deadline);
@@ -700,7 +706,7 @@ async fn tell(
     record.answered(status, &judgement, &body);
     if is_rejection(&judgement) {
         // Relayed unchanged, this answer would send the tenant looking for the fault in the tenant's own key.
-        app.upstream_clock.is_refused();
+        app.upstream.clock.is_refused();
         let text: Cow<'_, [u8]> = match head.coding {
             ContentCoding::Identity => body[..].into(),
             ContentCoding::Gzip | ContentCoding::Other => {
@@ -708,7 +714,7 @@ async fn tell(
                 decoded.unwrap_or_else(|| b"in gzip".to_vec()).into()
             }
         };
-        record.detail(rejection(&text, app.upstream_clock.offset_ms()));
+        record.detail(rejection(&text, app.upstream.clock.offset_ms()));
         if judgement.verdict == AnswerVerdict::Failure {
             return refuse(app, record, Refusal::InstitutionRejected);
         }
@@ -857,7 +863,7 @@ async fn look_up(
         let (generation, position) = (Arc::clone(&admitted.generation), admitted.position);
         let (query, body) = (query.map(str::to_owned), body.clone());
         let read = move || question(&generation, position, query.as_deref(), &body);
-        app.offload.run(read).await
+        app.admission.offload.run(read).await
     };
     let row = look_up_row(&admitted.generation, admitted.operation());
     let Some((question, (_, row))) = asked.zip(row) else {
@@ -866,13 +872,13 @@ async fn look_up(
     let Ok(outbound) = outbound.look_up(row, &question) else {
         return seen;
     };
-    let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.upstream_clock.stamp(), head);
+    let ask = |head: &mut Vec<u8>| outbound.attempt(credential, &app.upstream.clock.stamp(), head);
     let within = app.settings.upstream.resolve;
     let road = worker.upstream_call(CallOwner::LookUp(admitted.permit.tenant_limits()));
     tokio::select! {
         () = resolve::resolve(road, &question, schedule, within, &mut seen, ask) => {}
         // The drain deadline is near: answer with the observation so far while there is time.
-        () = app.drain.before_deadline(app.settings.drain.deadline) => {}
+        () = app.lifecycle.drain.before_deadline(app.settings.drain.deadline) => {}
     }
     seen
 }

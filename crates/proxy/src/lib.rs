@@ -16,7 +16,10 @@ pub mod journey;
 pub mod reload;
 
 pub mod app;
+
 pub mod metrics;
+pub mod start_error;
+
 pub mod record;
 
 pub mod upstream;

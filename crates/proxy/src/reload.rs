@@ -62,7 +62,7 @@ pub fn follow(
     watch: ConfigWatch,
     env: EnvironmentLookup,
 ) -> std::io::Result<JoinHandle<()>> {
-    let asked = app.reload.asked();
+    let asked = app.lifecycle.reload.asked();
     let mut follower = ReloadThread {
         app: Arc::clone(app),
         watch,
@@ -71,7 +71,7 @@ pub fn follow(
         unbuilt: false,
         hash: ConfigHash::default(),
     };
-    *app.reload.lock_state() = ReloadState {
+    *app.lifecycle.reload.lock_state() = ReloadState {
         in_step: true,
         applied_ms: Some(app.clock.unix_ms()),
         ..ReloadState::default()
@@ -100,7 +100,7 @@ impl ReloadThread {
         self.hash = ConfigHash::of(self.app.generation.load().side());
         let hash = self.hash.to_string();
         self.app.metrics.reloads.at_work(&hash);
-        self.app.reload.lock_state().hash = Some(hash);
+        self.app.lifecycle.reload.lock_state().hash = Some(hash);
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
         // A change takes effect within the poll interval. So polls come earlier by the settle time, and by a reserve
@@ -254,7 +254,7 @@ impl ReloadThread {
         let meters = &self.app.metrics.reloads;
         let hash = self.hash.to_string();
         meters.at_work(&hash);
-        let mut state = self.app.reload.lock_state();
+        let mut state = self.app.lifecycle.reload.lock_state();
         state.hash = Some(hash);
         let count = |all: &mut BTreeSet<String>, more: &BTreeSet<String>, meter: &IntGauge| {
             all.extend(more.iter().cloned());
@@ -313,7 +313,7 @@ impl ReloadThread {
         meters.failed.inc();
         meters.in_step.set(0);
         meters.waiting.set(0);
-        let mut state = self.app.reload.lock_state();
+        let mut state = self.app.lifecycle.reload.lock_state();
         state.in_step = false;
         state.waiting = None;
         state.problems.clone_from(&problems);
@@ -329,7 +329,7 @@ impl ReloadThread {
         meters.guarded.inc();
         meters.in_step.set(0);
         meters.waiting.set(1);
-        let mut state = self.app.reload.lock_state();
+        let mut state = self.app.lifecycle.reload.lock_state();
         state.in_step = false;
         state.problems.clear();
         state.waiting = Some(WaitingChange {
@@ -365,9 +365,10 @@ impl ReloadThread {
         let quota = &next.settings.upstream.quota;
         // The replay memory is resized first, so that no request admitted by the new limits is refused for lack of
         // room.
-        app.replay
+        app.admission
+            .replay
             .resize(replay_capacity(&app.settings, quota, &next.registry));
-        app.quota.adjust(quota);
+        app.admission.quota.adjust(quota);
         let generation = Arc::new(Generation::new(
             Some(before),
             Arc::clone(&before.catalogue),
@@ -401,10 +402,10 @@ impl ReloadThread {
         let hash = self.hash.to_string();
         let app = &self.app;
         app.metrics.reloads.at_work(&hash);
-        let mut settings = app.reload.lock_settings();
+        let mut settings = app.lifecycle.reload.lock_settings();
         *settings = in_force(&settings, &facts::of_settings(&next.settings));
         drop(settings);
-        let mut state = app.reload.lock_state();
+        let mut state = app.lifecycle.reload.lock_state();
         if restart != state.restart && !restart.is_empty() {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
             tracing::warn!(
@@ -429,7 +430,7 @@ impl ReloadThread {
     fn means(&self) -> GenerationInputs<'_> {
         GenerationInputs {
             settings: &self.app.settings,
-            tenant_limits: &self.app.tenant_limits,
+            tenant_limits: &self.app.admission.tenant_limits,
             series: &self.app.metrics.tenants,
         }
     }

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use crate::admin;
-use crate::app::{App, StartError};
+use crate::app::App;
 use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
 use crate::journey::Worker;
@@ -29,6 +29,7 @@ use crate::process::state_dir::{
 use crate::process::systemd::{self, InheritedSockets};
 use crate::process::watermark::StampWatermark;
 use crate::reload::{self, EnvironmentLookup};
+use crate::start_error::StartError;
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::retry::RetryBudget;
 
@@ -141,7 +142,9 @@ impl Server {
         if let Some((file, left)) = suspended {
             app.keep_suspensions(file, left);
         }
-        app.address_limits.limit_addresses_to(of_one_address);
+        app.listener
+            .address_limits
+            .limit_addresses_to(of_one_address);
         let mut turning = Vec::new();
         let workers = (0..threads)
             .map(|number| {
@@ -149,8 +152,8 @@ impl Server {
                     .try_clone()
                     .map_err(|error| StartError::Listen(address, error))?;
                 let (app, slots) = (Arc::clone(&app), Arc::clone(&slots));
-                let door = app.drain.entry_gate();
-                let heart = app.heartbeats.add();
+                let door = app.lifecycle.drain.entry_gate();
+                let heart = app.lifecycle.heartbeats.add();
                 let runtime = runtime()?;
                 turning.push(runtime.handle().clone());
                 let share = WorkerShare::of(&app.settings.upstream, number, threads);
@@ -205,7 +208,7 @@ impl Server {
     /// A function that requests a reload and returns at once.
     pub fn reload(&self) -> impl Fn() + Send + 'static {
         let app = Arc::clone(&self.app);
-        move || app.reload.soon()
+        move || app.lifecycle.reload.soon()
     }
 
     /// The address of the tenant listener.
@@ -225,19 +228,19 @@ impl Server {
 
     /// Begins the drain; returns at once.
     pub fn leave(&self) {
-        self.app.drain.enter(DrainPhase::Leaving);
+        self.app.lifecycle.drain.enter(DrainPhase::Leaving);
     }
 
     /// A function that ends the drain at once and cuts the requests in flight.
     pub fn hurry(&self) -> impl FnOnce() + Send + 'static {
         let app = Arc::clone(&self.app);
-        move || app.drain.enter(DrainPhase::Over)
+        move || app.lifecycle.drain.enter(DrainPhase::Over)
     }
 
     /// A function that gives the moment by which the process must have ended, even if a thread is stuck.
     pub fn ends_at(&self) -> impl Fn() -> Instant + Send + 'static {
         let app = Arc::clone(&self.app);
-        move || app.drain.ends_at(app.settings.drain.deadline)
+        move || app.lifecycle.drain.ends_at(app.settings.drain.deadline)
     }
 
     /// Waits for the shutdown that [`leave`](Self::leave) begins. A stuck thread is waited for until shortly before
@@ -247,7 +250,7 @@ impl Server {
     /// If a thread of the program panicked, with its message.
     pub fn wait(self) -> ServerExit {
         let app = &self.app;
-        let (drain, deadline) = (&app.drain, app.settings.drain.deadline);
+        let (drain, deadline) = (&app.lifecycle.drain, app.settings.drain.deadline);
         let mut cut = None;
         let ended = join_unless(self.control, || {
             drain.is_cut(deadline)
@@ -266,7 +269,7 @@ impl Server {
                 ended = ServerExit::Late;
             }
         }
-        app.reload.end();
+        app.lifecycle.reload.end();
         match lock_unless(&self.memory, until(end, LEFT_AFTER_MEMORY)) {
             Some(mut memory) => {
                 memory.hand_over(app);
@@ -362,7 +365,7 @@ async fn work(
         async move { heart.beat().await }
     });
     let pool = Arc::new(Pool::new(
-        Arc::clone(&app.upstream),
+        Arc::clone(&app.upstream.connector),
         Arc::clone(&app.metrics.upstream),
         PoolLimits {
             connections: share.connections,
@@ -392,8 +395,8 @@ async fn work(
     });
     accept::accept(worker, listener, slots).await;
     tokio::select! {
-        () = app.drain.finished() => {}
-        () = app.drain.reached(DrainPhase::Over) => {}
+        () = app.lifecycle.drain.finished() => {}
+        () = app.lifecycle.drain.reached(DrainPhase::Over) => {}
     }
     heart.end();
     beating.abort();
@@ -424,10 +427,10 @@ async fn control(
             loop {
                 tick.tick().await;
                 let now = app.clock.unix_ms();
-                app.replay.forget(now);
-                app.upstream_clock.look();
-                if let Some(ahead) = app.replay.horizon().checked_sub(now)
-                    && now > app.replay.guarded_until()
+                app.admission.replay.forget(now);
+                app.upstream.clock.look();
+                if let Some(ahead) = app.admission.replay.horizon().checked_sub(now)
+                    && now > app.admission.replay.guarded_until()
                 {
                     let wait = Duration::from_millis(ahead);
                     tracing::error!(
@@ -441,14 +444,14 @@ async fn control(
     let marking = tokio::spawn(keep_mark(Arc::clone(app)));
     let watching = tokio::spawn({
         let app = Arc::clone(app);
-        async move { app.heartbeats.watch().await }
+        async move { app.lifecycle.heartbeats.watch().await }
     });
-    app.drain.reached(DrainPhase::Leaving).await;
-    let deadline = app.drain.cut_at(app.settings.drain.deadline);
+    app.lifecycle.drain.reached(DrainPhase::Leaving).await;
+    let deadline = app.lifecycle.drain.cut_at(app.settings.drain.deadline);
     let ended = tokio::select! {
         // `Over` is checked first: an immediate end counts as late, even if its cut leaves nothing running.
         biased;
-        () = app.drain.reached(DrainPhase::Over) => ServerExit::Late,
+        () = app.lifecycle.drain.reached(DrainPhase::Over) => ServerExit::Late,
         ended = async {
             say_goodbye(app).await;
             let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -473,11 +476,11 @@ async fn keep_mark(app: Arc<App>) {
     loop {
         tick.tick().await;
         let (now, future) = (app.clock.unix_ms(), app.settings.window.future_ms);
-        if !app.watermark.is_due(now, future) {
+        if !app.admission.watermark.is_due(now, future) {
             continue;
         }
         let app = Arc::clone(&app);
-        let moved = spawn_blocking(move || app.watermark.advance(now, future)).await;
+        let moved = spawn_blocking(move || app.admission.watermark.advance(now, future)).await;
         if let Ok(Err(error)) = moved {
             tracing::error!(%error, "state_dir cannot be written: in a moment nothing more will be admitted");
         }
@@ -487,7 +490,7 @@ async fn keep_mark(app: Arc<App>) {
 /// Runs the drain from the request that callers leave up to the moment after which no request is admitted.
 async fn say_goodbye(app: &App) {
     let times = app.settings.drain;
-    let running = || app.drain.running();
+    let running = || app.lifecycle.drain.running();
     let cut = cut_after(times.deadline);
     let grace = times.grace.min(cut);
     tracing::info!(
@@ -496,10 +499,10 @@ async fn say_goodbye(app: &App) {
         "draining: asking callers to leave"
     );
     sleep(grace).await;
-    app.drain.enter(DrainPhase::Finishing);
+    app.lifecycle.drain.enter(DrainPhase::Finishing);
     tracing::info!(running = running(), "draining: no new connections");
     let left = cut.saturating_sub(grace);
-    if timeout(LAST_CALL.min(left), app.drain.entered())
+    if timeout(LAST_CALL.min(left), app.lifecycle.drain.entered())
         .await
         .is_err()
     {
@@ -509,15 +512,18 @@ async fn say_goodbye(app: &App) {
 
 /// Waits for the requests in flight, up to the deadline.
 async fn finish(app: &App, deadline: Instant) -> ServerExit {
-    if timeout_at(deadline, app.drain.finished()).await.is_ok() {
+    if timeout_at(deadline, app.lifecycle.drain.finished())
+        .await
+        .is_ok()
+    {
         // An immediate end may have been requested while the replay memory was being written.
-        return match app.drain.phase() {
+        return match app.lifecycle.drain.phase() {
             DrainPhase::Over => ServerExit::Late,
             _ => ServerExit::Drained,
         };
     }
     tracing::error!(
-        running = app.drain.running(),
+        running = app.lifecycle.drain.running(),
         "draining: the deadline passed with requests in flight"
     );
     ServerExit::Late
@@ -540,9 +546,9 @@ impl ReplayHandover {
             return;
         }
         self.handed_over = true;
-        app.watermark.close();
-        app.tenant_limits.suspensions.close();
-        let memory = app.replay.hand_over();
+        app.admission.watermark.close();
+        app.admission.tenant_limits.suspensions.close();
+        let memory = app.admission.replay.hand_over();
         let Some(state) = self.state.take() else {
             return;
         };
@@ -551,7 +557,7 @@ impl ReplayHandover {
                 self.departure = Some(departure);
                 tracing::info!(
                     bytes = memory.len(),
-                    running = app.drain.running(),
+                    running = app.lifecycle.drain.running(),
                     "draining: replay memory handed over"
                 );
             }

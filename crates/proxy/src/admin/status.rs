@@ -100,7 +100,7 @@ impl SnapshotHistory {
             )
         } else {
             // There is no recent snapshot that is old enough: the window is then the whole time since the start.
-            let up = app.clock.unix_ms().saturating_sub(app.began_ms);
+            let up = app.clock.unix_ms().saturating_sub(app.lifecycle.began_ms);
             (now.totals.clone(), Duration::from_millis(up), now.cpu)
         };
         let seconds = window.as_secs_f64().max(0.001);
@@ -145,7 +145,7 @@ fn status(
         left,
         active,
         ..
-    } = app.quota.view();
+    } = app.admission.quota.view();
     let quota = QuotaReport {
         configured,
         in_force,
@@ -161,8 +161,8 @@ fn status(
     let mut status = StatusReport {
         version: env!("CARGO_PKG_VERSION"),
         now_ms: app.clock.unix_ms(),
-        started_ms: app.began_ms,
-        phase: match app.drain.phase() {
+        started_ms: app.lifecycle.began_ms,
+        phase: match app.lifecycle.drain.phase() {
             DrainPhase::Serving if app.is_starting() => "starting",
             DrainPhase::Serving => "serving",
             _ => "draining",
@@ -194,10 +194,10 @@ fn status(
         credentials: credentials(&generation),
         quota,
         upstream: UpstreamReport {
-            breaker_open: app.breaker.is_open(),
+            breaker_open: app.upstream.breaker.is_open(),
             failing: named(&generation, |lane| lane.breaker.is_failing()),
             connections: metrics.upstream.connections.get(),
-            clock_offset_ms: app.upstream_clock.offset_ms(),
+            clock_offset_ms: app.upstream.clock.offset_ms(),
             lost_calls: metrics
                 .upstream
                 .resolutions
@@ -206,11 +206,11 @@ fn status(
                 .sum(),
         },
         replay: ReplayReport {
-            entries: app.replay.entries(),
-            limit: app.replay.capacity(),
+            entries: app.admission.replay.entries(),
+            limit: app.admission.replay.capacity(),
         },
         journal,
-        workers: app.heartbeats.stalled().map_or_else(
+        workers: app.lifecycle.heartbeats.stalled().map_or_else(
             WorkerReport::default,
             |StalledWorkers {
                  workers, longest, ..
@@ -219,8 +219,8 @@ fn status(
                 longest_stall_seconds: longest.as_secs_f64(),
             },
         ),
-        suspensions: suspensions(&app.tenant_limits.suspensions),
-        reload: app.reload.state(),
+        suspensions: suspensions(&app.admission.tenant_limits.suspensions),
+        reload: app.lifecycle.reload.state(),
         process,
     };
     status.problems = trouble::of(&status, since, metrics.certificate_expiry.get());

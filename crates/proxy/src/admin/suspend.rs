@@ -86,7 +86,12 @@ pub(super) async fn resume(
         Err(unnamed) => return unnamed.answer(),
     };
     // A tenant that was removed while suspended by hand would be suspended again once it is added again.
-    let is_suspended = app.tenant_limits.suspensions.of(id.as_str()).is_some();
+    let is_suspended = app
+        .admission
+        .tenant_limits
+        .suspensions
+        .of(id.as_str())
+        .is_some();
     if !is_suspended && position(app, &id).is_none() {
         return unknown(app, id).await;
     }
@@ -130,7 +135,7 @@ impl UnknownParty {
 
 /// The party that a query names. The query may hold no other parameter.
 fn named(app: &App, query: Option<&str>) -> Result<PartyId, UnknownParty> {
-    if !app.tenant_limits.suspensions.have_a_place() {
+    if !app.admission.tenant_limits.suspensions.have_a_place() {
         return Err(UnknownParty::NoPlace);
     }
     let id = query.and_then(|query| query.strip_prefix("tenant="));
@@ -171,8 +176,8 @@ async fn suspend_party(
         by: name.clone(),
         since_ms: app.clock.unix_ms(),
     };
-    let (_, changed) = app.tenant_limits.suspensions.add(&id, new);
-    app.tenant_limits.follow_suspension(id.as_str());
+    let (_, changed) = app.admission.tenant_limits.suspensions.add(&id, new);
+    app.admission.tenant_limits.follow_suspension(id.as_str());
     tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: its calls are refused from now on");
 
     let act = SuspensionAct {
@@ -212,7 +217,7 @@ async fn resume_party(
     id: PartyId,
     AdminActor { name, peer }: AdminActor,
 ) -> AdminResponse {
-    let suspensions = &app.tenant_limits.suspensions;
+    let suspensions = &app.admission.tenant_limits.suspensions;
     if suspensions.of(id.as_str()).is_none() {
         let kept = !suspensions.are_unkept();
         return json(
@@ -283,7 +288,7 @@ fn reply(
     (changed, kept, journaled): (bool, bool, Option<bool>),
     mut notes: Vec<String>,
 ) -> SuspendReply {
-    let suspension = app.tenant_limits.suspensions.of(id.as_str());
+    let suspension = app.admission.tenant_limits.suspensions.of(id.as_str());
     let generation = app.generation.load();
     let position = generation.registry.position(id.as_str());
     let file = position.map(|at| generation.registry.at(at).party().standing);
@@ -325,15 +330,15 @@ fn note_failure(app: &App, act: SuspensionAct) {
 
 async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
     let app = Arc::clone(app);
-    on_blocking_thread(move || app.tenant_limits.suspensions.keep()).await
+    on_blocking_thread(move || app.admission.tenant_limits.suspensions.keep()).await
 }
 
 /// Lifts the suspension and updates the party's `TenantLimits`. The work goes on even after the timeout.
 async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
     on_blocking_thread(move || {
-        let lifted = app.tenant_limits.suspensions.lift(id.as_str())?;
-        app.tenant_limits.follow_suspension(id.as_str());
+        let lifted = app.admission.tenant_limits.suspensions.lift(id.as_str())?;
+        app.admission.tenant_limits.follow_suspension(id.as_str());
         Ok(lifted)
     })
     .await

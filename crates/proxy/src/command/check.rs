@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gatepay_proxy::app::start_faults;
 use gatepay_proxy::callers::body_memory::UNPROVED;
 use gatepay_proxy::memory_bound::{self, MemoryBound};
 use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
+use gatepay_proxy::start_error::start_faults;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Registry};

@@ -410,7 +410,8 @@ pub struct TakenTokens {
 /// The limits of all parties, so that a reload finds them again.
 pub struct TenantLimitsMap {
     by_party: Mutex<HashMap<PartyId, Arc<TenantLimits>>>,
-    quota: Arc<InstitutionQuota>,
+    /// The quota that all parties share.
+    pub quota: Arc<InstitutionQuota>,
     /// The era of the breaker that all parties' breakers are a part of.
     pub era: BreakerEra,
     /// The parties that are suspended by hand.

@@ -45,7 +45,7 @@ async fn accept_until_told(
     slots: Arc<ConnectionSlots>,
 ) {
     let app = Arc::clone(&worker.app);
-    let mut finishing = pin!(app.drain.reached(DrainPhase::Finishing));
+    let mut finishing = pin!(app.lifecycle.drain.reached(DrainPhase::Finishing));
     let mut last_warning = None;
     loop {
         let next = async {
@@ -58,7 +58,7 @@ async fn accept_until_told(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let origin = app.trusted_proxies.origin(peer.ip());
+                let origin = app.listener.trusted_proxies.origin(peer.ip());
                 let Ok(address_slot) = address_slot(&app, origin) else {
                     reset(&tcp);
                     continue;
@@ -73,7 +73,7 @@ async fn accept_until_told(
                     },
                 };
                 let (worker, entry) = (Arc::clone(worker), worker.entry_gate.enter());
-                let running = RunningGuard::begin(&app.drain);
+                let running = RunningGuard::begin(&app.lifecycle.drain);
                 tokio::spawn(async move {
                     let _until_it_ends = running;
                     serve(worker, connection, entry).await;
@@ -136,14 +136,15 @@ impl AcceptedConnection {
             slot.comes_from(peer.origin);
         }
         if let Some(address) = peer.origin.attributable()
-            && app.recent_floods.remember(address)
+            && app.listener.recent_floods.remember(address)
         {
             sleep(FLOOD_WAIT).await;
         }
         activity.begin();
         let lifetime = ConnectionLifetime::begin(worker, activity);
         let acceptor = app
-            .listener_identity
+            .listener
+            .identity
             .as_ref()
             .map(ListenerIdentity::acceptor);
         let handshake = InboundStream::begin(tcp, acceptor.as_ref(), Arc::clone(activity));
@@ -204,7 +205,7 @@ fn address_slot(
     let Some(address) = origin.attributable() else {
         return Ok(None);
     };
-    if let Some(address_slot) = app.address_limits.enter(address) {
+    if let Some(address_slot) = app.listener.address_limits.enter(address) {
         return Ok(Some(address_slot));
     }
     app.metrics.connections_refused.inc();
@@ -239,7 +240,7 @@ async fn announced(
             return Err(());
         }
     };
-    let origin = source.map_or(proxy, |source| app.trusted_proxies.origin(source));
+    let origin = source.map_or(proxy, |source| app.listener.trusted_proxies.origin(source));
     let address_slot = address_slot(app, origin).map_err(|TooManyConnections| reset(tcp))?;
     Ok(ConnectionPeer {
         origin,
@@ -259,7 +260,7 @@ async fn serve(worker: Arc<Worker>, connection: AcceptedConnection, entry: Entry
     let ready = tokio::select! {
         ready = connection.begin(&worker, &activity) => ready,
         // The process does not wait for connections that never send a request.
-        () = app.drain.long_after(DrainPhase::Finishing) => return,
+        () = app.lifecycle.drain.long_after(DrainPhase::Finishing) => return,
         // A new connection that needs the slot does not wait for this one either.
         () = activity.asked_to_leave() => return,
     };
@@ -291,7 +292,7 @@ fn broken(app: &App, origin: ClientAddress, error: &h2::Error) {
     if http2::is_abuse(error)
         && let Some(address) = origin.attributable()
     {
-        app.recent_floods.ended(address);
+        app.listener.recent_floods.ended(address);
     }
     if http2::is_flood(error) {
         app.metrics.http2_floods.inc();

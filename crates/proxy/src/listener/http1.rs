@@ -107,8 +107,8 @@ pub async fn serve(
         parser: RequestParser::default(),
     };
     let mut finishing = FinishingSignal {
-        drain: &app.drain,
-        reached: pin!(app.drain.reached(DrainPhase::Finishing)),
+        drain: &app.lifecycle.drain,
+        reached: pin!(app.lifecycle.drain.reached(DrainPhase::Finishing)),
     };
     let mut first_entry = Some(entry);
     let ending = loop {
@@ -251,7 +251,7 @@ impl Http1Connection {
             continue_left: self.parser.is_partial().then_some(CONTINUE),
             is_half_closed: false,
         };
-        let reply = if let Some(request_slot) = app.address_limits.request_slot(peer) {
+        let reply = if let Some(request_slot) = app.listener.address_limits.request_slot(peer) {
             let active = active.with_slot(request_slot);
             journey::handle(worker, peer, active, entry, &head, &mut body).await
         } else {
@@ -271,7 +271,7 @@ impl Http1Connection {
         let Ok(keeps) = self.answer(&app.clock, reply, traits).await else {
             return AfterRequest::Drop;
         };
-        if !keeps || app.drain.phase() >= DrainPhase::Finishing {
+        if !keeps || app.lifecycle.drain.phase() >= DrainPhase::Finishing {
             return AfterRequest::ending(is_unread);
         }
         if !is_usual && self.received.is_empty() {
@@ -390,7 +390,7 @@ impl Http1Connection {
         let app = &caller.worker.app;
         let limit = app.settings.listen.body_timeout;
         tokio::select! {
-            () = lifetime::linger(self.discard(), limit, &app.drain) => {}
+            () = lifetime::linger(self.discard(), limit, &app.lifecycle.drain) => {}
             () = leaves => {}
         }
     }

@@ -132,7 +132,7 @@ impl Http2Connection {
     fn begin(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let Http2Caller { worker, peer } = &*self.caller;
         let (active, entry) = (self.activity.request(), worker.entry_gate.enter());
-        let Some(request_slot) = worker.app.address_limits.request_slot(peer) else {
+        let Some(request_slot) = worker.app.listener.address_limits.request_slot(peer) else {
             // An answer would take memory, which is short. A reset says the same with less: by the standard the request
             // was not processed, and may be sent again.
             worker.app.metrics.requests_crowded.inc();

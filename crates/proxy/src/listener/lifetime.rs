@@ -43,7 +43,8 @@ impl ConnectionLifetime {
             activity: Arc::clone(activity),
             max_age_at: Instant::now() + age.saturating_sub(early),
             client_ca: app
-                .listener_identity
+                .listener
+                .identity
                 .as_ref()
                 .map(ListenerIdentity::client_ca),
         }
@@ -62,7 +63,8 @@ impl ConnectionLifetime {
         let ended = &app.metrics.connections_ended;
         let is_old = self.max_age_at <= Instant::now();
         let client_ca = app
-            .listener_identity
+            .listener
+            .identity
             .as_ref()
             .map(ListenerIdentity::client_ca);
         if is_old && self.activity.leave(LeaveReason::Age) {

@@ -77,7 +77,7 @@ impl<'a> ConnectionEnding<'a> {
         pings: Option<PingPong>,
         entry: EntryGuard,
     ) -> Result<(), CloseReason> {
-        let (drain, activity) = (&self.worker.app.drain, &self.lifetime.activity);
+        let (drain, activity) = (&self.worker.app.lifecycle.drain, &self.lifetime.activity);
         let mut gone = pin!(keep_alive::peer_is_gone(pings, activity));
         let mut leaving = pin!(leave(self.worker, activity, self.goaway, entry));
         let mut finishing = pin!(drain.reached(DrainPhase::Finishing));
@@ -155,7 +155,7 @@ async fn leave(
     goaway: &GoawaySignal,
     entry: EntryGuard,
 ) -> Infallible {
-    let drain = &worker.app.drain;
+    let drain = &worker.app.lifecycle.drain;
     let first_request = async {
         drain.reached(DrainPhase::Leaving).await;
         while !activity.had_request() {

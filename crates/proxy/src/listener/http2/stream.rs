@@ -82,7 +82,7 @@ pub async fn serve(
         tokio::spawn(async move {
             let app = &caller.worker.app;
             let limit = app.settings.listen.body_timeout;
-            lifetime::linger(discard(receive), limit, &app.drain).await;
+            lifetime::linger(discard(receive), limit, &app.lifecycle.drain).await;
         });
     }
 }

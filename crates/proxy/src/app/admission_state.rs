@@ -1,0 +1,94 @@
+//! Admission state: what decides whether a request goes ahead.
+
+use std::sync::Arc;
+
+use gatepay_tenancy::Registry;
+use gatepay_tenancy::settings::Settings;
+
+use crate::admission::replay::Replay;
+use crate::admission::replay_capacity::replay_capacity;
+use crate::callers::auth_throttle::AuthThrottle;
+use crate::callers::body_memory::BodyMemory;
+use crate::generation::institution_quota::InstitutionQuota;
+use crate::generation::tenant_limits::TenantLimitsMap;
+use crate::process::clock::{self, Clock};
+use crate::process::state_dir::PreviousRun;
+use crate::process::watermark::StampWatermark;
+use crate::process::yielding::OffloadThreads;
+use crate::start_error::StartError;
+
+/// What decides whether a request goes ahead: memory, signature checks, limits and the single use of stamps.
+pub struct AdmissionState {
+    /// The memory budget for the bodies of all requests.
+    pub body_memory: BodyMemory,
+    /// Addresses that keep failing authentication.
+    pub auth_throttle: AuthThrottle,
+    /// The limits and counters of every party, across generations.
+    pub tenant_limits: TenantLimitsMap,
+    /// The rate limit of the institution as a whole.
+    pub quota: Arc<InstitutionQuota>,
+    /// The replay memory, which makes a request single-use.
+    pub replay: Arc<Replay>,
+    /// The watermark of admitted stamps: a stamp above it is not admitted yet.
+    pub watermark: StampWatermark,
+    /// Threads for work on long bodies.
+    pub offload: OffloadThreads,
+}
+
+impl AdmissionState {
+    /// Builds the state. `inherit` takes the replay memory that the previous run left.
+    pub fn new(
+        settings: &Settings,
+        registry: &Registry,
+        tenant_limits: TenantLimitsMap,
+        clock: &Clock,
+        inherit: impl FnOnce() -> std::io::Result<(PreviousRun, StampWatermark)>,
+    ) -> Result<Self, StartError> {
+        let (previous, watermark) = inherit().map_err(StartError::State)?;
+        let capacity = replay_capacity(settings, &settings.upstream.quota, registry);
+        let replay = replay_memory(previous, settings, capacity, clock, watermark.left_ms());
+        let advanced = watermark.advance(clock.unix_ms(), settings.window.future_ms);
+        advanced.map_err(StartError::State)?;
+        Ok(Self {
+            body_memory: BodyMemory::default(),
+            auth_throttle: AuthThrottle::default(),
+            quota: Arc::clone(&tenant_limits.quota),
+            tenant_limits,
+            replay: Arc::new(replay),
+            watermark,
+            offload: OffloadThreads::default(),
+        })
+    }
+}
+
+/// The replay memory of this run. It is the one handed over, or an empty one if no run ever served. Otherwise it is
+/// empty and guarded against unknown admissions: those that the previous run made by its own clock, bounded by the
+/// watermark, or by the clock of this run.
+fn replay_memory(
+    inheritance: PreviousRun,
+    settings: &Settings,
+    capacity: usize,
+    clock: &Clock,
+    mark_ms: u64,
+) -> Replay {
+    let empty =
+        |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
+    match inheritance {
+        PreviousRun::NeverServed => Some(empty(0)),
+        PreviousRun::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
+        PreviousRun::Lost | PreviousRun::FirstUse => None,
+    }
+    .unwrap_or_else(|| {
+        let usual = clock.unix_ms() + settings.window.future_ms;
+        if let Some(longer) = mark_ms.checked_sub(usual).filter(|longer| *longer > LEEWAY_MS) {
+            tracing::error!(
+                longer_ms = longer,
+                "the run before this one had a clock that was ahead of this one's: what it admitted cannot be admitted until then"
+            );
+        }
+        empty(usual.max(mark_ms))
+    })
+}
+
+/// A watermark ahead by less than this shows no clock that went back, only a clock read at another moment.
+const LEEWAY_MS: u64 = 5_000;

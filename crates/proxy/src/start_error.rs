@@ -1,0 +1,57 @@
+//! Start error: why the program cannot start although its configuration is valid.
+
+use gatepay_tenancy::settings::Settings;
+
+use crate::journal::folder;
+use crate::journal::head::HeadFolder;
+use crate::process::state_dir;
+use crate::tls::certificate::ListenerIdentity;
+use crate::tls::config;
+
+/// Why the program cannot start although its configuration is valid.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The upstream's host or certificates.
+    #[error("upstream: {0}")]
+    Upstream(String),
+    /// The listener's certificate or key.
+    #[error("listen.tls: {0}")]
+    Tls(String),
+    /// The state folder.
+    #[error("state_dir: {0}")]
+    State(std::io::Error),
+    /// The audit journal.
+    #[error("audit: {0}")]
+    Journal(std::io::Error),
+    /// A listener.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(std::net::SocketAddr, std::io::Error),
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The faults by which a start would fail, in the certificates, the keys, the state folder and the journal's folder
+/// that the settings name.
+pub fn start_faults(settings: &Settings) -> Vec<StartError> {
+    let upstream = settings
+        .upstream
+        .url
+        .tls
+        .then(|| config::client(settings.upstream.ca.as_deref()));
+    let listener = settings.listen.tls.as_ref().map(ListenerIdentity::read);
+    let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
+    let folder = settings.state_dir.as_deref().map(state_dir::inspect);
+    let folder = folder.and_then(Result::err).map(StartError::State);
+    let journal = settings.audit.as_ref().map(|audit| {
+        folder::inspect(&audit.dir)?;
+        HeadFolder::of(settings.state_dir.as_deref(), &audit.dir).inspect()
+    });
+    let journal = journal.and_then(Result::err).map(StartError::Journal);
+    upstream
+        .into_iter()
+        .chain(folder)
+        .chain(journal)
+        .chain(listener.and_then(Result::err).map(StartError::Tls))
+        .collect()
+}
