@@ -1,0 +1,187 @@
+use super::*;
+use std::num::NonZeroU32;
+
+const SPENT: RateExceeded = RateExceeded {
+    wait: Duration::from_secs(1),
+    rate: Rate {
+        per_second: NonZeroU32::new(50).unwrap(),
+        burst: NonZeroU32::new(120).unwrap(),
+    },
+};
+
+fn one_of_each() -> Vec<Refusal> {
+    let second = Duration::from_secs(1);
+    vec![
+        Refusal::MalformedRequest("x".into()),
+        Refusal::InvalidBody("x".into()),
+        Refusal::UnsupportedMediaType {
+            wanted: "application/json",
+        },
+        Refusal::SignatureMismatch(SignatureMismatch::Bytes {
+            body_bytes: 1,
+            digest: [0; 32],
+        }),
+        Refusal::StaleTimestamp(StaleStamp::Forgotten),
+        Refusal::UnknownClient("x"),
+        Refusal::MalformedNonce(StampError::NonceEmpty),
+        Refusal::Replayed {
+            what: "this timestamp and nonce were",
+            admitted_ms_ago: 1,
+        },
+        Refusal::OnBehalfOfMismatch("x".into()),
+        Refusal::TenantSuspended,
+        Refusal::OperationNotAllowed("x".into()),
+        Refusal::RateLimited(SPENT),
+        Refusal::TooManyInFlight { seats: 1 },
+        Refusal::InstitutionQuota(QuotaDenied::Rate(SPENT)),
+        Refusal::Overloaded("x"),
+        Refusal::UpstreamUnreachable,
+        Refusal::UpstreamUnavailable(BreakerOpen::Institution),
+        Refusal::OutcomeUnknown {
+            what: "x",
+            advice: "x".into(),
+            observation: None,
+        },
+        Refusal::RequestTimeout { limit: second },
+        Refusal::BodyTooLarge { limit: 1 },
+        Refusal::Internal(CallOutcome::Unknown),
+        Refusal::AddressNotAllowed,
+        Refusal::unknown_operation("GET", "/x"),
+        Refusal::HeadTooLarge,
+        Refusal::InstitutionRejected,
+        Refusal::Starting { retry: second },
+        Refusal::JournalUnavailable,
+    ]
+}
+
+#[test]
+fn every_slug_is_listed_for_the_metrics() {
+    for refusal in one_of_each() {
+        assert!(
+            Refusal::SLUGS.contains(&refusal.slug()),
+            "{}",
+            refusal.slug()
+        );
+    }
+    assert_eq!(one_of_each().len(), Refusal::SLUGS.len());
+}
+
+#[test]
+fn a_429_and_a_503_say_when_to_come_back() {
+    for refusal in one_of_each() {
+        let (slug, status) = (refusal.slug(), refusal.status());
+        let (_, headers, _) = refusal.into_answer(RefusalStatus::Http, &RefusedCall::default());
+        let wanted = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(
+            headers.get(&header::RETRY_AFTER).is_some(),
+            wanted,
+            "{slug}"
+        );
+    }
+}
+
+#[test]
+fn a_429_names_the_limit_that_was_met() {
+    let refusal = Refusal::RateLimited(SPENT);
+    let (_, headers, _) = refusal.into_answer(RefusalStatus::Http, &RefusedCall::default());
+    let policy = headers.get(&headers::RATELIMIT_POLICY);
+    assert_eq!(policy, Some(&b"\"tenant\";q=120;w=3"[..]));
+    let left = headers.get(&headers::RATELIMIT);
+    assert_eq!(left, Some(&b"\"tenant\";r=0;t=1"[..]));
+}
+
+#[test]
+fn retry_after_is_rounded_up_and_never_zero() {
+    for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+        let refusal = Refusal::RateLimited(RateExceeded {
+            wait: Duration::from_millis(wait),
+            ..SPENT
+        });
+        assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
+    }
+}
+
+fn call(kind: Option<Kind>, has_key: bool, why: Option<EarlierCopy>) -> RefusedCall {
+    let answer = kind.map(|_| AnswerForm::Envelope);
+    let doubt = why.map(|why| DuplicateDoubt {
+        why,
+        advice: "ask X".into(),
+    });
+    RefusedCall {
+        kind,
+        answer,
+        has_key,
+        doubt,
+        request_id: [b'7'; 32],
+    }
+}
+
+#[test]
+fn no_refusal_says_not_executed_of_a_call_another_copy_of_which_may_have_been() {
+    for refusal in one_of_each() {
+        let slug = refusal.slug();
+        let call = call(Some(Kind::Money), false, Some(EarlierCopy::UnderWay));
+        let (_, lines, body) = refusal.into_answer(RefusalStatus::Http, &call);
+        assert_eq!(
+            lines.get(&headers::OUTCOME),
+            Some(&b"unknown"[..]),
+            "{slug}"
+        );
+        let body = String::from_utf8(body.into()).unwrap();
+        assert!(
+            slug == "outcome_unknown" || body.contains("ask X"),
+            "{body}"
+        );
+        assert!(!body.contains("sign anew"), "{body}");
+    }
+}
+
+#[test]
+fn clients_that_read_only_the_envelope_are_never_told_of_a_failure_that_is_not_certain() {
+    let lost = || Refusal::OutcomeUnknown {
+        what: "x",
+        advice: "x".into(),
+        observation: None,
+    };
+    let starting = || Refusal::Starting {
+        retry: Duration::from_secs(1),
+    };
+    let doubt = Some(EarlierCopy::BeforeTheStart);
+    let bare = |kind, doubt| RefusedCall {
+        answer: Some(AnswerForm::Bare),
+        ..call(kind, false, doubt)
+    };
+    let (money, read) = (Some(Kind::Money), Some(Kind::Read));
+    for (refusal, call, status, code) in [
+        (lost(), call(money, true, None), 500, "400000"),
+        (lost(), call(money, false, None), 500, "900011"),
+        (lost(), call(read, false, None), 200, "900011"),
+        (lost(), bare(read, None), 504, "900011"),
+        (lost(), bare(money, None), 500, "900011"),
+        (starting(), bare(money, None), 503, "900019"),
+        (starting(), bare(money, doubt), 500, "900019"),
+        (starting(), call(money, true, doubt), 500, "400000"),
+        (starting(), call(money, false, doubt), 500, "900019"),
+        (starting(), call(None, false, doubt), 500, "900019"),
+        (starting(), call(money, true, None), 200, "900019"),
+        (
+            Refusal::unknown_operation("GET", "/x"),
+            call(None, false, None),
+            404,
+            "900016",
+        ),
+    ] {
+        let slug = refusal.slug();
+        let (got, lines, body) = refusal.into_answer(RefusalStatus::Gatepay, &call);
+        assert_eq!(lines.get(&headers::REFUSAL), Some(slug.as_bytes()));
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (got.as_u16(), &body["status"], &body["code"]),
+            (status, &"FAIL".into(), &code.into()),
+            "{slug} {call:?}"
+        );
+    }
+}
