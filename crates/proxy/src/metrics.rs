@@ -100,7 +100,8 @@ impl Metrics {
     pub fn new(catalogue: &Catalogue) -> Self {
         let registry = Registry::new();
         let make = Registrar(&registry);
-        tell_version(&make);
+        register_version(&make);
+        // A table: one entry per metric or group of metrics.
         Self {
             requests: Arc::new(RequestMeters::new(catalogue, &make)),
             tenants: Arc::new(TenantSeries::new(&make)),
@@ -205,7 +206,7 @@ fn worker_meters(make: &Registrar<'_>) -> WorkerMeters {
     }
 }
 
-fn tell_version(make: &Registrar<'_>) {
+fn register_version(make: &Registrar<'_>) {
     let build = make.gauge_vec(
         "build_info",
         "Always 1; the version is the label.",

@@ -527,6 +527,7 @@ impl Refusal {
 /// The sentence a caller reads.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A table: one sentence per refusal.
         match self {
             Self::MalformedRequest(what) => write!(f, "malformed request: {what}"),
             Self::InvalidBody(fault) => write!(f, "invalid body: {fault}"),
