@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_currencies_there_are_the_list_stays_short() {
+    fn the_list_of_sums_stays_short_for_any_number_of_currencies() {
         let items: Vec<_> = (0..1_000)
             .map(|at| format!(r#"{{"amount":"1","currency":"C{at}"}}"#))
             .collect();
@@ -535,7 +535,7 @@ mod tests {
     proptest! {
         /// Against arithmetic on whole numbers.
         #[test]
-        fn a_sum_is_that_of_the_parts(cents: Vec<u32>) {
+        fn a_sum_of_amounts_equals_the_sum_of_its_parts(cents: Vec<u32>) {
             let texts = cents.iter().map(|cents| format!("{}.{:02}", cents / 100, cents % 100));
             let mut sum = CurrencySum::of(None);
             texts.for_each(|text| sum.add(Some(text), 1));

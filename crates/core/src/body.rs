@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_whose_end_is_a_matter_of_opinion_is_no_key() {
+    fn a_query_value_with_an_ambiguous_end_is_not_an_idempotency_key() {
         let ask = |query: &str, body: &str| {
             with("close_order", query, body, |reading| {
                 let text = |value: Option<Cow<'_, str>>| value.map(Cow::into_owned);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_twice_is_found_however_many_there_are() {
+    fn a_repeated_name_is_found_among_any_number_of_names() {
         for others in [0, 1, 15, 16, 17, 31, 32, 33, 500] {
             let members: Vec<_> = (0..others)
                 .map(|at| format!(r#""m{at}":{{"a":[1,{{"b":1}}]}},"#))
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_readers_cannot_hold_is_placed_in_money_calls() {
+    fn numbers_and_escapes_that_some_parsers_cannot_hold_are_located_in_money_calls() {
         for (value, readable) in [
             ("1e999", false),
             ("-1E+400", false),
@@ -477,7 +477,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_never_panics(body: Vec<u8>, text: String, query: String) {
+        fn reading_body_fields_never_panics(body: Vec<u8>, text: String, query: String) {
             for row in ["refund_order", "close_order", "query_order", "create_otc_bank"] {
                 with(row, &query, &text, |reading| reading.has("prepayId"));
                 let catalogue = Catalogue::standard();

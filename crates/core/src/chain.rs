@@ -86,7 +86,7 @@ mod tests {
 
     /// Calculated with `openssl dgst -sha512 -hmac k` over the domain, 32 zero bytes and `one`.
     #[test]
-    fn a_link_is_an_hmac_anybody_with_the_key_can_calculate() {
+    fn a_chain_link_is_the_hmac_of_the_record_and_the_previous_link() {
         assert_eq!(
             ChainLink::ORIGIN.next(&key("k"), b"one").to_string(),
             "7aea728e436841a937e9ffa9aa61b3e68af442ec0aea80d5b9483c14e57ef103"
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_read_as_it_is_written() {
+    fn a_chain_link_parses_from_its_own_text() {
         let link = ChainLink::ORIGIN.next(&key("k"), b"one");
         assert_eq!(ChainLink::parse(&link.to_string()), Some(link));
         assert_eq!(ChainLink::parse("00"), None);

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_adds_what_the_pages_state() {
+    fn strict_checks_add_the_rules_of_gatepays_pages() {
         assert_eq!(
             strict("create_order", CREATE),
             Ok(Some("22212345678555".to_owned()))
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_wants_amounts_times_lists_and_lengths_as_stated() {
+    fn strict_checks_cover_amounts_times_lists_and_lengths() {
         let long = |length| format!("\"{}\"", "é".repeat(length));
         for (amount, fits) in [
             ("1", true),
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_what_the_tenant_sent() {
+    fn the_idempotency_key_is_the_one_in_the_tenants_body() {
         let none = Ok(None);
         assert_eq!(
             certain("create_order", "", CREATE),
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_nothing_is_refused() {
+    fn strictness_off_refuses_no_body() {
         let cut = r#"{"merchantTradeNo":"A-1","batch_id":"B-1","env":"#;
         for body in ["", "not json", "{}", cut] {
             assert_eq!(run("create_order", "", body, Strictness::Off), Ok(None));
@@ -678,7 +678,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_certain_is_strict_too(body in near_body(), query in "((prepayId|merchantTradeNo|env)=[%+a1]{0,3}&?){0,2}") {
+        fn every_fault_of_the_certain_checks_is_a_fault_of_the_strict_checks(body in near_body(), query in "((prepayId|merchantTradeNo|env)=[%+a1]{0,3}&?){0,2}") {
             for row in Catalogue::standard().rows() {
                 let of = |strictness| inspect_bytes(row, Some(&query), &body, strictness);
                 if of(Strictness::Certain).is_err() {
@@ -689,7 +689,7 @@ mod tests {
         }
 
         #[test]
-        fn inspecting_never_panics(body: Vec<u8>, query: String) {
+        fn inspecting_a_body_never_panics(body: Vec<u8>, query: String) {
             for row in Catalogue::standard().rows() {
                 for strictness in Strictness::ALL {
                     drop(inspect_bytes(row, Some(&query), &body, *strictness));

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_secret_is_noticed_whoever_holds_it() {
+    fn two_keys_from_the_same_secret_are_recognized() {
         assert!(key("one").same_secret(&key("one")));
         assert!(!key("one").same_secret(&key("two")));
     }

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn success_has_many_codes() {
+    fn every_documented_success_code_is_a_success() {
         for code in [
             r#""000000""#,
             r#""00000""#,
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_data_decides_nothing() {
+    fn the_data_member_of_an_envelope_does_not_change_the_verdict() {
         for data in [
             r#"{"status":"EXPIRED","code":"1"}"#,
             r#"[{"status":"FAIL"}]"#,
@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_json_text_is_unknown() {
+    fn an_answer_that_is_not_one_json_text_is_unknown() {
         let success = r#"{"status":"SUCCESS"}"#;
         for body in [
             "",
@@ -696,12 +696,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn judging_never_panics(status: u16, body: Vec<u8>) {
+        fn judging_an_answer_never_panics(status: u16, body: Vec<u8>) {
             let _ = judge(Money, status, &body);
         }
 
         #[test]
-        fn no_success_is_seen_in_an_answer_cut_short(cut in 0_usize..62) {
+        fn a_truncated_answer_is_never_a_success(cut in 0_usize..62) {
             let body = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"17"}} "#;
             prop_assert_eq!(verdict(Read, 200, &body[..cut]), if cut == 61 { Success } else { Unknown });
         }

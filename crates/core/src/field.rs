@@ -205,7 +205,7 @@ mod tests {
     use crate::catalogue::Catalogue;
 
     #[test]
-    fn rules_fit_together() {
+    fn field_rules_of_an_operation_cover_its_key_and_name_its_own_fields() {
         let catalogue = Catalogue::standard();
         let ruled = catalogue.rows().iter().filter(|row| !row.fields.is_empty());
         assert_eq!(ruled.clone().count(), 5);

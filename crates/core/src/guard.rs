@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused_before_somebody_reads_it_otherwise() {
+    fn a_body_that_is_not_json_is_refused_even_if_lenient_parsers_accept_it() {
         let utf_16: Vec<u8> =
             r#"{"accountId":"9"}"#.encode_utf16().flat_map(u16::to_be_bytes).collect();
         let catalogue = Catalogue::standard();
@@ -802,7 +802,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(body: Vec<u8>, query in "[ -~]{0,40}") {
+        fn guarding_a_body_never_panics(body: Vec<u8>, query in "[ -~]{0,40}") {
             let catalogue = Catalogue::standard();
             for operation in ["refund_order", "query_order"] {
                 let _unread = guard_bytes(catalogue.named(operation).unwrap(), Some(&query), &body, Some(OWN), false);

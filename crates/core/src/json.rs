@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_occurrence_is_handed_over_as_it_stands() {
+    fn every_member_is_handed_over_with_its_original_text() {
         let text = r#" {"a":1,"b":{"a":9},"\u0061" : "x\u0041" , "a":[1, 2]} "#;
         let values = values(text, "a").unwrap();
         let raw: Vec<_> = values.iter().map(|value| value.as_str()).collect();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_grammar_allows_is_json_however_odd() {
+    fn unusual_json_within_the_grammar_is_accepted() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         for text in [
             r#"{"\ud800":"\ud800","a":"\udfff"}"#,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_text_makes_it_no_json() {
+    fn a_text_outside_the_json_grammar_is_refused() {
         for text in [
             "",
             " ",
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gatepay_and_its_clients_send_is_plain() {
+    fn bodies_of_gatepay_and_its_clients_take_the_fast_path() {
         for text in [
             r#"{"status":"SUCCESS","code":"000000","errorMessage":"","data":{"createTime":1673838183000,"rate":-0.5e-3}}"#,
             r#"{"code":"SUCCESS","message":"订单创建成功","data":{"url":"https:\/\/x","name":"\u8ba2","a":[true,false,null]}}"#,
@@ -516,7 +516,7 @@ mod tests {
 
     /// The fault stands at every place relative to the eight bytes that are compared at once.
     #[test]
-    fn a_string_ends_where_it_ends() {
+    fn a_json_string_ends_at_its_first_unescaped_quote() {
         for length in 0..40 {
             for end in 0..=u8::MAX {
                 for behind in ["\"", "", "\"\u{1}\\x\"\""] {

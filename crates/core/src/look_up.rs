@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_key_there_is_no_question() {
+    fn a_call_without_exactly_one_key_has_no_look_up() {
         for (call, query, body) in [
             ("create_order", "", "{}"),
             ("create_order", "", "not json"),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn found_is_what_has_the_key_and_agrees() {
+    fn a_looked_up_call_is_found_if_key_and_price_agree() {
         let order = r#"{"merchantTradeNo":"A-1","orderAmount":"1.21","currency":"USDT"}"#;
         for (data, observed) in [
             (
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_older_than_the_call_is_shown_and_proves_nothing() {
+    fn a_looked_up_record_that_may_be_older_than_the_call_proves_nothing() {
         let answer = r#"{"status":"SUCCESS","data":{"merchantTradeNo":"A","status":"CLOSED"}}"#;
         let (observed, order) = observe("close_order", r#"{"merchantTradeNo":"A"}"#, answer);
         assert_eq!(observed, ObservedOutcome::Unknown);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_list_it_is_there_or_it_is_not() {
+    fn a_look_up_in_a_list_finds_the_key_or_reports_it_missing() {
         let call = r#"{"request_id":"r"}"#;
         let list = |items: &str| {
             format!(r#"{{"status":"SUCCESS","data":{{"accounts":[{items}],"has_more":false}}}}"#)

@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn every_published_sample_survives() {
+    fn every_published_order_sample_survives() {
         let samples = samples();
         assert_eq!(samples.len(), 4);
         for sample in samples {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_found_in_every_wrapping() {
+    fn the_order_is_found_in_every_envelope_form() {
         let refund = json!({"refundRequestId": "1", "prepayId": "2", "refundStatus": "PROCESSING"});
         for data in [
             refund.clone(),
@@ -434,7 +434,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unknown_fields_survive(extra in unknown_fields(), which in 0_usize..4) {
+        fn unknown_fields_of_an_order_survive(extra in unknown_fields(), which in 0_usize..4) {
             let sample = &samples()[which];
             let mut request = sample["request"].clone();
             let mut response = sample["response"].clone();

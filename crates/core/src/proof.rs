@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_request_itself_is_refused() {
+    fn a_code_that_faults_the_request_itself_is_a_refusal() {
         for code in ["400001", "400202", "550241"] {
             assert_eq!(refusal(code), AnswerProof::Refused, "{code}");
         }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_lost_whatever_its_status() {
+    fn an_answer_without_a_verdict_is_lost_at_any_status() {
         for status in [200, 202, 204, 404, 408, 425, 429, 500, 502, 503, 504] {
             for body in [
                 "",

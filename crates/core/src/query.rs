@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn either_separator_ends_a_parameter() {
+    fn ampersand_and_semicolon_both_end_a_query_parameter() {
         let pairs: Vec<_> = pairs("a=1&b;c=2=3;;&=4").collect();
         let want = [
             ("a", "1"),
@@ -104,13 +104,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_again(value: String) {
+        fn an_encoded_query_decodes_to_the_original(value: String) {
             let query = encode([("a", value.as_str())].into_iter());
             prop_assert_eq!(decode(query.strip_prefix("a=").unwrap()), value);
         }
 
         #[test]
-        fn decoding_never_panics_and_never_grows_beyond_a_replacement(text in "[%+0-9a-fé]{0,20}") {
+        fn decoding_a_query_never_panics_and_never_grows_beyond_a_replacement(text in "[%+0-9a-fé]{0,20}") {
             prop_assert!(decode(&text).len() <= text.len() * 3);
         }
     }

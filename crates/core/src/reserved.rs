@@ -116,7 +116,7 @@ mod tests {
     proptest! {
         /// However it is spelled, and only then.
         #[test]
-        fn a_name_is_what_its_letters_are(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
+        fn a_reserved_name_is_recognized_in_any_case_and_separator(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
             let plain: String = name.split('[').next().unwrap().to_uppercase().to_lowercase().chars()
                 .filter(char::is_ascii_alphanumeric)
                 .map(|letter| letter.to_ascii_lowercase())

@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_editor_adds_is_refused_by_position() {
+    fn an_empty_secret_or_one_with_whitespace_is_refused_by_position() {
         assert_eq!(error(""), Some(SecretError::Empty));
         assert_eq!(error("abc "), Some(SecretError::Whitespace(3)));
         assert_eq!(error("ab\nc"), Some(SecretError::Whitespace(2)));
     }
 
     #[test]
-    fn what_no_editor_shows_is_refused_by_code_point_and_position() {
+    fn a_secret_with_an_invisible_character_is_refused_by_code_point_and_position() {
         for (found, at, text) in [
             ('\u{feff}', 0, "\u{feff}abc"),
             ('\u{200b}', 3, "abc\u{200b}"),

@@ -112,7 +112,7 @@ mod tests {
     assert_not_impl_any!(Signature: fmt::Debug, serde::Serialize, PartialEq, Clone);
 
     #[test]
-    fn any_length_but_128_is_refused() {
+    fn a_signature_of_any_length_but_128_is_refused() {
         for length in [0, 64, 88, 127, 129, 256] {
             assert_eq!(
                 Signature::parse(&vec![b'a'; length]).err(),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn any_byte_anywhere_is_a_digit_if_hex_says_so() {
+    fn a_signature_digit_is_valid_exactly_if_the_hex_crate_accepts_it() {
         for at in 0..SIGNATURE_DIGITS {
             for byte in 0..=u8::MAX {
                 let mut text = b"0123456789abcdefABCDEF9876543210".repeat(4);
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn either_case_is_read_and_lower_case_written(bytes in prop::array::uniform32(any::<u8>())) {
+        fn a_signature_is_read_in_either_case_and_written_in_lower_case(bytes in prop::array::uniform32(any::<u8>())) {
             let mut whole = [0; 64];
             whole[..32].copy_from_slice(&bytes);
             whole[32..].copy_from_slice(&bytes);
@@ -148,7 +148,7 @@ mod tests {
         }
 
         #[test]
-        fn parsing_never_panics(text: Vec<u8>) {
+        fn parsing_a_signature_never_panics(text: Vec<u8>) {
             let _ = Signature::parse(&text);
         }
 

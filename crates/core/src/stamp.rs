@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_forms_are_refused_by_name() {
+    fn malformed_stamps_are_refused_by_the_name_of_their_fault() {
         let long = [b'n'; LONGEST_NONCE + 1];
         for (timestamp, nonce, want) in [
             (&b""[..], &b"n"[..], StampError::TimestampNotDigits),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_the_window_are_inside() {
+    fn both_ends_of_the_stamp_window_are_inside() {
         let window = StampWindow {
             past_ms: 300_000,
             future_ms: 10_000,
@@ -306,7 +306,7 @@ mod tests {
         }
 
         #[test]
-        fn parsing_never_panics(timestamp: Vec<u8>, nonce: Vec<u8>) {
+        fn parsing_a_stamp_never_panics(timestamp: Vec<u8>, nonce: Vec<u8>) {
             let _ = Stamp::parse(&timestamp, &nonce);
         }
     }

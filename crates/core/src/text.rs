@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_is_no_text() {
+    fn a_truncated_character_is_not_text() {
         for bytes in [
             &b"{\xff}"[..],
             b"\xff\xfe{\0}",

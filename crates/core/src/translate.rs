@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn currencies_are_the_callers_or_the_default() {
+    fn currencies_of_a_balance_query_are_the_callers_or_the_default() {
         assert_eq!(request(None, ""), r#"["USDT","BTC"]"#);
         assert_eq!(request(Some("currency=GT"), ""), r#"["GT"]"#);
         assert_eq!(
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_name_of_the_list_changes() {
+    fn translation_of_a_batch_transfer_changes_only_the_name_of_the_list() {
         for (body, want) in [
             (
                 r#"{"status":"SUCCESS", "code":"000000","data": {"x":"\"balanceList\"","balanceList" : [{"currency":"USDT","available":"1.0"}]}}"#,

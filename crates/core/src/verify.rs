@@ -35,7 +35,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_signed_verifies(secret in "[!-~]{1,200}", time: u64, nonce in "[ -~]{1,128}", body: Vec<u8>) {
+        fn a_signed_payload_verifies(secret in "[!-~]{1,200}", time: u64, nonce in "[ -~]{1,128}", body: Vec<u8>) {
             let key = key(&secret);
             let time = time.to_string();
             let stamp = Stamp::parse(time.as_bytes(), nonce.as_bytes()).unwrap();
@@ -59,7 +59,7 @@ mod tests {
         }
 
         #[test]
-        fn any_flipped_bit_is_refused(
+        fn a_payload_with_any_flipped_bit_is_refused(
             secret in "[!-~]{1,40}", nonce in "[ -~]{1,40}", body in prop::collection::vec(any::<u8>(), 1..200), bit: usize,
         ) {
             let (signing, timestamp) = (key(&secret), "1767225600000");

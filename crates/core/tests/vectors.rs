@@ -56,7 +56,7 @@ struct Refused {
 }
 
 #[test]
-fn what_was_published_holds_or_is_refused_as_it_says() {
+fn published_vectors_verify_or_are_refused_as_stated() {
     let entries = file().published;
     assert_eq!(entries.len(), 10);
     let (mut recomputed, mut illustrations) = (0, 0);
@@ -95,7 +95,7 @@ fn what_was_published_holds_or_is_refused_as_it_says() {
 }
 
 #[test]
-fn what_was_computed_is_signed_alike() {
+fn computed_vectors_are_signed_alike() {
     let entries = file().computed;
     assert_eq!(entries.len(), 17);
     for entry in &entries {
@@ -147,7 +147,7 @@ fn a_secret_read_in_another_way_signs_otherwise() {
 }
 
 #[test]
-fn what_must_be_refused_is_refused_for_its_own_reason() {
+fn negative_vectors_are_refused_for_their_stated_reason() {
     let entries = file().must_be_refused;
     assert_eq!(entries.len(), 6);
     for entry in &entries {

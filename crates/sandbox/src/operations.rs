@@ -267,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_asked_is_answered(
+        fn every_operation_answers_arbitrary_parameters(
             asked in prop::collection::vec((any::<prop::sample::Index>(), any_parameters()), 1..20),
             now: u64,
         ) {

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_are_of_their_schemas() {
+    fn the_example_files_match_their_schemas() {
         let others = [("tenant", tenant(), "tenants.d/globex.json")];
         for (name, schema, file) in all().into_iter().chain(others) {
             assert!(
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parser_tells_what_it_accepts() {
+    fn every_value_parser_records_the_values_it_accepts() {
         fn told(schema: &Value, path: &str) {
             for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
                 assert_ne!(inner, &json!({}), "{path}.{key}");

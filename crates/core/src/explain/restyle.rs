@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn no_style_is_named_twice() {
+    fn every_json_style_has_its_own_name() {
         let mut names: Vec<_> = all("1").into_iter().map(|(name, _)| name).collect();
         let count = names.len();
         names.sort();
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_or_nests_without_end_has_no_style() {
+    fn a_body_that_is_not_json_or_nests_too_deep_has_no_style() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         for text in ["", "{a:1}", "{} {}", &deep] {
             assert!(all(text).is_empty(), "{text:.20}");
@@ -381,7 +381,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_style_says_the_same(value in json(), pretty: bool) {
+        fn every_json_style_has_the_same_content(value in json(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             for (name, text) in all(&text) {
                 prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&text).unwrap(), &value, "{}", name);
@@ -389,7 +389,7 @@ mod tests {
         }
 
         #[test]
-        fn serde_json_writes_the_same(value in json()) {
+        fn the_compact_and_pretty_styles_equal_serde_jsons_output(value in json()) {
             let text = serde_json::to_string_pretty(&value).unwrap();
             let all = all(&text);
             prop_assert_eq!(&all[0].1, &serde_json::to_string(&value).unwrap());
@@ -397,7 +397,7 @@ mod tests {
         }
 
         #[test]
-        fn reading_never_panics(text in r#"[ \[\]{}:,"a\\u01e.\-tnrf]{0,24}"#) {
+        fn restyling_a_body_never_panics(text in r#"[ \[\]{}:,"a\\u01e.\-tnrf]{0,24}"#) {
             let _ = all(&text);
         }
     }

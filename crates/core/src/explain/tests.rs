@@ -704,7 +704,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn nothing_explains_what_is_right(key in "[!-~]{1,64}", nonce in "[ -~]{0,40}", time: u64, body: Vec<u8>) {
+    fn a_right_signature_has_no_findings_for_any_request(key in "[!-~]{1,64}", nonce in "[ -~]{0,40}", time: u64, body: Vec<u8>) {
         let time = time.to_string();
         let string = [time.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
         let signature = hmac512(&key, &string);
@@ -713,7 +713,7 @@ proptest! {
     }
 
     #[test]
-    fn explaining_never_panics(
+    fn explaining_a_signature_never_panics(
         key in "[!-~]{1,20}", timestamp in "[0-9]{0,20}|\\PC{0,13}", nonce in "\\PC{0,10}", body: Vec<u8>,
         signature in "[0-9a-f]{0,128}|[0-9a-zA-Z+/=]{0,90}|\\PC{0,130}", method in "\\PC{0,4}", target in "\\PC{0,10}",
     ) {

@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_send_passes() {
+    fn forms_of_common_client_libraries_pass() {
         for name in [
             "name=\"bankAccountName\"",
             "name=iban",
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn twice_the_body_is_twice_the_work_whatever_is_in_it() {
+    fn guarding_a_form_takes_time_linear_in_its_size() {
         for piece in [
             "=name",
             "name",

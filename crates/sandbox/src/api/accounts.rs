@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_changes_what_it_says() {
+    fn an_account_update_changes_only_the_fields_it_names() {
         let mut desk = TestDesk::new();
         desk.now += 5;
         let updated = desk.get("update_account", &json!({"display_name": "Acme Ltd"}));

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_quote_is_done() {
+    fn a_conversion_that_differs_from_its_quote_is_refused() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "BTC", "1");
         desk.fund(OTHER, "BTC", "1");

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn crypto_is_sold_and_bought_as_quoted_and_once() {
+    fn an_otc_order_sells_or_buys_crypto_as_quoted_and_once() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "150");
         let sale = quoted(&mut desk, "1", "SELL");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_quote_is_done() {
+    fn an_otc_order_that_differs_from_its_quote_is_refused() {
         let mut desk = TestDesk::new();
         let quote = quoted(&mut desk, "1", "SELL");
         for (field, value, code) in [

@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_needs_the_money_to_be_there_still() {
+    fn a_refund_above_the_accounts_balance_is_refused() {
         let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "2");
         let transfer = json!({
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_target_has_to_be_named() {
+    fn a_refund_to_a_named_receiver_needs_the_receiver() {
         let mut desk = TestDesk::new();
         let prepay_id = desk.paid("order-1", "2");
         for target in [

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_currency_stands_beside_the_list_for_those_who_do_not_name_it_in_each_item() {
+    fn the_currency_of_a_batch_applies_to_items_without_their_own() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "3");
         let list = json!([{"user_id": 7, "amount": "1.50", "RewardId": "r"}]);

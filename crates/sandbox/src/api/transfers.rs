@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_moves_money_once() {
+    fn a_transfer_number_moves_money_once() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "5");
         let sent = desk.get("create_transfer", &to(OTHER, "2"));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_account_must_be_another_and_usable_and_the_payer_good_for_it() {
+    fn a_transfer_needs_another_active_account_and_a_sufficient_balance() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "5");
         assert_eq!(desk.refusal("create_transfer", &to(ACME, "1")), "400001");

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_is_everything_at_its_price() {
+    fn the_wallet_total_is_every_balance_at_its_price() {
         let mut desk = TestDesk::new();
         desk.fund(ACME, "USDT", "10");
         desk.fund(ACME, "GT", "2");

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_again_has_the_same_outcome_and_other_parameters_are_refused() {
+    fn a_repeated_merchant_number_returns_the_first_outcome_and_other_parameters_are_refused() {
         let once = once(NumbersUniquePer::SubAccount);
         let again = once.before(ACME, "number", &asked("1"));
         assert_eq!(again, Ok(Some(&"done")));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn another_account_has_numbers_of_its_own_or_not() {
+    fn merchant_numbers_are_unique_per_account_or_per_institution() {
         let each = once(NumbersUniquePer::SubAccount);
         assert_eq!(each.before(OTHER, "number", &asked("1")), Ok(None));
         let all = once(NumbersUniquePer::Institution);

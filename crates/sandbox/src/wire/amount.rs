@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_can_be_taken_than_there_is() {
+    fn subtracting_more_than_an_amount_is_refused() {
         let amount = |text| Amount::parse(text).unwrap();
         assert_eq!(amount("0.3").minus(amount("0.1")), Some(amount("0.2")));
         assert_eq!(amount("0.3").minus(amount("0.30")), Some(Amount::ZERO));
@@ -158,20 +158,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_again(units in 0..10_u128.pow(38)) {
+        fn a_printed_amount_parses_to_itself(units in 0..10_u128.pow(38)) {
             let amount = Amount(units);
             prop_assert_eq!(Amount::parse(&amount.to_string()), Some(amount));
         }
 
         #[test]
-        fn trailing_zeros_change_nothing(whole in 0..1_000_000_u32, fraction in "[0-9]{1,9}", zeros in "0{0,9}") {
+        fn trailing_zeros_do_not_change_an_amount(whole in 0..1_000_000_u32, fraction in "[0-9]{1,9}", zeros in "0{0,9}") {
             let short = Amount::parse(&format!("{whole}.{fraction}"));
             prop_assert!(short.is_some());
             prop_assert_eq!(Amount::parse(&format!("{whole}.{fraction}{zeros}")), short);
         }
 
         #[test]
-        fn parsing_never_panics(text: String) {
+        fn parsing_an_amount_never_panics(text: String) {
             let _ = Amount::parse(&text);
         }
     }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_is_as_printed() {
+    fn each_envelope_form_matches_the_documentation() {
         for (form, expected) in [
             (
                 EnvelopeForm::Standard,

@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_never_panics(body: Vec<u8>) {
+        fn reading_a_multipart_form_never_panics(body: Vec<u8>) {
             let _ = fields(TYPE, &body);
         }
     }

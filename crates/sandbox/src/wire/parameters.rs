@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_is_a_body() {
+    fn a_body_that_is_not_a_json_object_is_refused() {
         for odd in [&b""[..], b"[]", b"null", b"{", b"{}x", b"\xff"] {
             assert_eq!(
                 RequestParameters::parse(odd).err(),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_says_what_the_body_does_not() {
+    fn query_parameters_fill_in_those_that_the_body_lacks() {
         let both = query("a=1&b=%E2%82%ac+%2B&a=2&c&d=x", r#"{"c":"body","d":null}"#);
         assert_eq!(both.text("a"), Ok("1"));
         assert_eq!(both.text("b"), Ok("\u{20ac} +"));
@@ -386,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_anew_replaces_what_was_said_whatever_its_case() {
+    fn a_repeated_parameter_replaces_the_earlier_one_in_any_case() {
         let mut known = body(r#"{"Name":"a","city":"b"}"#);
         known.merge(&body(r#"{"name":"c","CITY":"","zip":null}"#));
         assert_eq!(known, body(r#"{"name":"c","city":"b"}"#));
     }
 
     #[test]
-    fn what_is_no_escape_stays_as_it_is() {
+    fn an_invalid_percent_escape_stays_as_it_is() {
         for odd in ["%", "%4", "%zz", "100%", "%\u{e9}\u{e9}"] {
             assert_eq!(decoded(odd), odd);
         }
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_stand_in_a_list_or_between_commas() {
+    fn a_list_of_texts_is_a_json_list_or_separated_by_commas() {
         let body = body(r#"{"list":["a","b"],"text":"a, b","odd":[1]}"#);
         assert_eq!(body.texts("list"), Ok(vec!["a", "b"]));
         assert_eq!(body.texts("text"), Ok(vec!["a", "b"]));

@@ -105,7 +105,7 @@ fn an_endless_answer_stops_when_its_time_is_over() {
 }
 
 #[test]
-fn garbage_comes_as_given() {
+fn a_garbage_fault_sends_its_bytes_as_given() {
     let garbage = Bytes::from_static(b"\x16\x03\x01 this is not HTTP\r\n\r\n");
     let (sandbox, answer, end) = struck_by(InjectedFault::Garbage(garbage.clone()));
     assert_eq!((answer, end), (garbage.to_vec(), Ok(())));
@@ -113,7 +113,7 @@ fn garbage_comes_as_given() {
 }
 
 #[test]
-fn a_dripping_answer_is_whole_in_the_end() {
+fn a_dripping_answer_arrives_whole() {
     let (sandbox, answer, end) = struck_by(InjectedFault::Drip(Duration::from_micros(10)));
     assert_eq!(end, Ok(()));
     assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"}"));

@@ -126,7 +126,7 @@ fn any_bytes_as_body_are_answered() {
 }
 
 #[test]
-fn what_was_received_is_remembered_as_it_came() {
+fn a_received_request_is_logged_byte_for_byte() {
     let sandbox = start(config());
     let target = format!("{QUERY}?a=%20b");
     let request = post(&target, ACME, r#"{"merchantTradeNo":"none"}"#);
@@ -151,7 +151,7 @@ fn what_was_received_is_remembered_as_it_came() {
 }
 
 #[test]
-fn only_the_newest_requests_are_remembered() {
+fn the_log_of_requests_keeps_the_newest() {
     for (record, targets) in [(0, vec![]), (2, vec!["/2", "/3"])] {
         let mut config = config();
         config.record = record;
@@ -255,7 +255,7 @@ fn a_connection_serves_one_request_after_another() {
 }
 
 #[test]
-fn it_stops_when_told_or_when_the_last_handle_is_dropped() {
+fn the_sandbox_stops_when_told_or_when_its_last_handle_is_dropped() {
     let sandbox = start(config());
     let (address, other) = (sandbox.address(), sandbox.clone());
     drop(sandbox);

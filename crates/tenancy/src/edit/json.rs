@@ -193,7 +193,7 @@ mod tests {
 "#;
 
     #[test]
-    fn a_word_changes_and_no_other_byte() {
+    fn setting_the_standing_in_json_changes_no_other_byte() {
         let edited = stand(PRETTY, None, "suspended").ok().unwrap();
         assert_eq!(edited, PRETTY.replace("\"active\"", "\"suspended\""));
         let edited = stand(
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_written_as_the_others_are() {
+    fn a_credential_added_to_json_follows_the_format_of_the_others() {
         let edited = rotate(PRETTY, None, &[0], "2026-01-01T00:00:00Z", &NEW)
             .ok()
             .unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_goes_with_one_comma() {
+    fn removing_a_tenant_from_json_removes_one_comma() {
         let list = |items: &str| format!("{{ \"tenant\": [ {items} ] }}");
         let three = list("{\"id\":\"a\"}, {\"id\":\"b\"},\n{\"id\":\"c\"}");
         let without = |index| remove(&three, index).ok().unwrap();

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_exists_is_left_alone_whatever_its_file_is_called() {
+    fn a_tenant_that_exists_in_a_file_of_any_name_is_not_added_again() {
         let place = Home::new();
         let other = place.tenants().join("others.json");
         fs::write(

@@ -186,7 +186,7 @@ client_id = 'b'
 ";
 
     #[test]
-    fn a_word_changes_and_nothing_around_it() {
+    fn setting_the_standing_in_toml_changes_no_other_byte() {
         let edited = stand(MANY, Some(0), "suspended").ok().unwrap();
         assert_eq!(edited, MANY.replace("'active' ", "\"suspended\" "));
         let edited = stand(MANY, Some(1), "suspended").ok().unwrap();
@@ -206,7 +206,7 @@ client_id = 'b'
     }
 
     #[test]
-    fn a_tenant_goes_with_its_comments_and_no_others() {
+    fn removing_a_tenant_from_toml_removes_its_own_comments_only() {
         let edited = remove(MANY, 0, &[4, 14]).ok().unwrap();
         let (head, _) = MANY.split_once("# The first").unwrap();
         let (_, tail) = MANY.split_once("in_flight = 20\n\n").unwrap();
@@ -225,7 +225,7 @@ client_id = 'b'
     }
 
     #[test]
-    fn a_credential_is_written_as_the_others_are() {
+    fn a_credential_added_to_toml_follows_the_format_of_the_others() {
         let tables = "id = 'a'\n[[credential]]\nclient_id = 'old' # theirs\n\n# More.\n[limits]\nburst = 1\n";
         assert_eq!(
             rotate(tables, None, &[0], "2026-01-01T00:00:00Z", &NEW)
@@ -253,7 +253,7 @@ client_id = 'b'
     }
 
     #[test]
-    fn what_is_not_there_is_not_edited() {
+    fn an_edit_of_a_tenant_index_that_is_missing_is_an_error() {
         assert!(stand(MANY, Some(2), "active").is_err());
         assert!(rotate(MANY, Some(0), &[], "2026-01-01T00:00:00Z", &NEW).is_err());
         assert!(rotate(MANY, Some(1), &[7], "2026-01-01T00:00:00Z", &NEW).is_err());

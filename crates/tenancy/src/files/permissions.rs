@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_table_everything_open_is_allowed() {
+    fn without_an_operations_table_every_open_operation_is_allowed() {
         let catalogue = Catalogue::standard();
         let open = catalogue
             .rows()
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_open_cannot_be_allowed() {
+    fn an_operation_that_is_closed_or_reserved_cannot_be_allowed() {
         for word in ["accounts", "charge", "create_transfer", "commission_rule"] {
             let problems = tenants(&format!("operations.allow = ['{word}']")).unwrap_err();
             assert!(
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_institutions_own_may_be_denied_for_good_measure() {
+    fn an_institution_operation_may_be_denied_to_a_tenant() {
         assert_eq!(names("operations.deny = ['charge', 'accounts']"), names(""));
     }
 

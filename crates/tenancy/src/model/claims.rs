@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_to_claim_a_thing_keeps_it() {
+    fn the_first_claim_of_a_unique_value_wins() {
         let id = || UniqueClaim::Id(PartyId::parse("acme").unwrap());
         let mut claims = UniqueClaims::default();
         assert_eq!(claims.stake(id(), "a"), None);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_shared_only_if_everybody_says_so() {
+    fn a_sub_account_is_shared_only_if_every_owner_shares_it() {
         let account = || SubAccount::parse("2124538349").unwrap();
         let mut claims = UniqueClaims::default();
         assert_eq!(claims.stake_account(account(), "a", true), None);

@@ -606,14 +606,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_takes_over_when_it_begins() {
+    fn a_new_institution_key_takes_over_at_its_not_before() {
         let institution = institution(&[Some(100), None, Some(200)]);
         let keys = [0, 99, 100, 199, 200].map(|now| at(&institution, now).unwrap());
         assert_eq!(keys, ["key-1", "key-1", "key-0", "key-0", "key-2"]);
     }
 
     #[test]
-    fn before_every_key_there_is_none() {
+    fn before_the_first_not_before_no_institution_key_is_current() {
         assert_eq!(at(&institution(&[Some(100)]), 99), None);
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     assert_not_impl_any!(Tenant: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 
     #[test]
-    fn what_a_request_asks_of_a_tenant_lies_in_two_cache_lines() {
+    fn the_fields_of_a_request_lie_in_two_cache_lines_of_a_tenant() {
         // An `Arc` keeps two counts before its value.
         let tenant = |offset| 2 * size_of::<usize>() + offset;
         let party = offset_of!(Tenant, party);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sub_account_is_what_a_header_may_carry() {
+    fn a_sub_account_is_a_valid_header_value() {
         assert!(SubAccount::parse("2124538349").is_ok());
         for bad in ["", "a b", "a\r\nb", "ä", &"1".repeat(65)] {
             assert_eq!(SubAccount::parse(bad), Err(SubAccountError), "{bad:?}");

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_one_spelling() {
+    fn an_ip_address_has_one_spelling_in_a_url() {
         let host = |text: &str| UpstreamUrl::parse(text).map(|url| url.host);
         for (text, expected) in [
             ("http://[::ffff:127.0.0.1]:80", "127.0.0.1"),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_more_or_less_is_refused_by_name() {
+    fn a_malformed_url_is_refused_by_the_name_of_its_fault() {
         for (text, error) in [
             ("openplatform.gateapi.io", UrlError::Scheme),
             ("ftp://example.org", UrlError::Scheme),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_this_machine_only() {
+    fn a_loopback_url_is_an_address_of_this_machine() {
         for (text, loopback) in [
             ("http://127.8.9.1", true),
             ("http://[::1]:80", true),

@@ -210,7 +210,7 @@ fn a_new_key_overlaps_the_old_one() {
 }
 
 #[test]
-fn whoever_reads_the_old_key_reads_the_new_one() {
+fn a_rotated_secret_file_has_the_owner_and_mode_of_the_old_one() {
     let folder = folder()
         .tenant("acme", "")
         .secret_with_mode("acme", "made-up-acme", 0o640);
@@ -240,7 +240,7 @@ fn a_key_that_ends_sooner_or_begins_later_keeps_its_dates() {
 }
 
 #[test]
-fn a_removed_tenant_takes_the_secrets_that_nobody_else_names() {
+fn removing_a_tenant_removes_the_secret_files_that_no_other_file_names() {
     for (folder, file) in many() {
         let removed = folder.remove("a").unwrap();
         assert!(!removed.whole_file && removed.kept.is_empty());
@@ -272,7 +272,7 @@ fn a_removed_tenant_takes_the_secrets_that_nobody_else_names() {
 }
 
 #[test]
-fn a_secret_somebody_else_names_stays() {
+fn a_secret_file_named_by_another_file_is_kept() {
     let folder = folder().tenant("acme", "").tenant("hooli", "");
     // Named a second time where the reader does not look, so that the folder is whole.
     let folder = folder.proxy(
@@ -288,7 +288,7 @@ fn a_secret_somebody_else_names_stays() {
 }
 
 #[test]
-fn the_one_file_of_tenants_may_be_left_with_none() {
+fn the_only_tenant_of_a_single_file_can_be_removed() {
     let folder = folder()
         .proxy("tenants = 'tenants.toml'")
         .file(
@@ -339,7 +339,7 @@ fn an_edit_that_gives_rights_and_would_leave_a_problem_changes_nothing() {
 }
 
 #[test]
-fn a_new_tenant_fits_into_the_whole() {
+fn a_new_tenant_is_added_only_if_the_whole_configuration_is_valid() {
     let office = operator("office", "").replace("office.key", "desk.key");
     let folder = folder()
         .file("operators.d/office.toml", office)
@@ -384,7 +384,7 @@ fn a_checkout_without_secrets_can_be_edited_all_the_same() {
 }
 
 #[test]
-fn a_name_that_is_not_there_is_told_what_may_be_meant() {
+fn an_edit_of_an_unknown_tenant_suggests_a_similar_id() {
     let folder = folder().tenant("globex", "");
     let error = folder
         .stand("globax", Standing::Suspended)
@@ -407,7 +407,7 @@ fn wrong_elsewhere(proxy: &str) -> Folder {
 }
 
 #[test]
-fn taking_rights_away_does_not_wait_for_problems_that_were_there_before() {
+fn earlier_problems_do_not_stop_an_edit_that_takes_rights_away() {
     for proxy in [
         &format!("unknown_key = 1\noperators = 'operators.d'\n{PROXY}"),
         "this is no TOML",

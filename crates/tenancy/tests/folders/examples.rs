@@ -48,7 +48,7 @@ fn is_key(line: &str) -> bool {
 }
 
 #[test]
-fn the_examples_are_good_and_show_the_defaults() {
+fn the_example_files_are_valid_and_show_the_defaults() {
     let configuration = copy(|_, text| text).loads();
     let settings = &configuration.settings;
     let plain = folder().loads().settings;
@@ -91,7 +91,7 @@ fn the_examples_are_good_and_show_the_defaults() {
 }
 
 #[test]
-fn every_optional_key_of_a_tenant_is_one() {
+fn every_commented_key_of_the_example_tenant_is_a_valid_key() {
     let acme = "tenants.d/acme.toml";
     let folder = copy(|name, text| {
         if name == acme {
@@ -120,7 +120,7 @@ fn every_optional_key_of_a_tenant_is_one() {
 }
 
 #[test]
-fn every_optional_key_of_an_operator_is_one() {
+fn every_commented_key_of_the_example_operator_is_a_valid_key() {
     let folder = copy(|name, text| match name {
         "operators.d/backoffice.toml" => uncommented(&text),
         "proxy.toml" => text.replace("# operators = ", "operators = "),
@@ -143,7 +143,7 @@ fn every_optional_key_of_an_operator_is_one() {
 }
 
 #[test]
-fn the_operations_of_the_example_are_good() {
+fn the_operation_tables_of_the_example_proxy_toml_are_valid() {
     let text = example("proxy.toml");
     let begin = text.find("# [[operation]]").unwrap();
     let end = text.find("[balance]").unwrap();
@@ -157,7 +157,7 @@ fn the_operations_of_the_example_are_good() {
 }
 
 #[test]
-fn every_optional_key_of_the_proxy_is_one_or_is_said_to_come() {
+fn every_commented_key_of_the_example_proxy_toml_is_a_valid_key() {
     let folder = copy(|name, text| {
         if name == "proxy.toml" {
             uncommented(&text)

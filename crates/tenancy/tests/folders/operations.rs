@@ -55,7 +55,7 @@ enabled = true
 }
 
 #[test]
-fn tenants_may_call_what_is_on_and_nothing_else() {
+fn tenants_may_call_only_enabled_operations() {
     let text = format!("{VOUCHER}[[operation]]\nname = 'create_order'\nenabled = false\n");
     let configuration = folder()
         .proxy(&text)
@@ -83,7 +83,7 @@ fn tenants_may_call_what_is_on_and_nothing_else() {
 }
 
 #[test]
-fn where_an_operation_leads_can_be_corrected() {
+fn the_institution_path_of_an_operation_can_be_corrected() {
     let text = "[[operation]]
 name = 'query_balance'
 institution_method = 'GET'
@@ -358,7 +358,7 @@ key = 'ledger_no'
 }
 
 #[test]
-fn what_an_operation_is_cannot_be_changed() {
+fn module_kind_scope_and_merchant_path_of_an_operation_cannot_be_changed() {
     let cannot = "cannot be changed; a built-in operation can be enabled or disabled, and have its institution_path, \
                   institution_method and body_limit_bytes corrected";
     for (key, value) in [
@@ -393,7 +393,7 @@ fn what_an_operation_is_cannot_be_changed() {
 }
 
 #[test]
-fn no_tenants_operation_leads_to_what_is_the_institutions_own() {
+fn no_tenants_operation_leads_to_a_path_of_the_institution() {
     let own = "is the institution's own and is never open to tenants";
     for path in [
         "/merchant/open/institution/v1/accounts/create",
@@ -442,7 +442,7 @@ fn no_tenants_operation_leads_to_what_is_the_institutions_own() {
 }
 
 #[test]
-fn nor_to_what_became_the_institutions_own() {
+fn no_tenants_operation_leads_to_a_path_added_for_the_institution() {
     let ledger = "[[operation]]
 name = 'list_ledger'
 scope = 'institution'

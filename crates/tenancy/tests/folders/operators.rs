@@ -13,7 +13,7 @@ fn with_operators() -> Folder {
 }
 
 #[test]
-fn without_the_key_there_are_no_operators() {
+fn without_the_operators_key_no_operator_is_loaded() {
     let registry = folder().operator("desk", "").loads().registry;
     assert!(registry.operators().is_empty() && registry.find("client-desk").is_none());
 }
@@ -39,7 +39,7 @@ fn an_operator_is_found_like_a_tenant_and_told_apart() {
 }
 
 #[test]
-fn positions_are_dense_tenants_first() {
+fn registry_positions_are_dense_with_tenants_first() {
     let registry = with_operators()
         .tenant("zeta", "")
         .operator("bureau", "")
@@ -62,7 +62,7 @@ fn positions_are_dense_tenants_first() {
 }
 
 #[test]
-fn only_tenants_accounts_are_known() {
+fn the_registry_knows_only_the_sub_accounts_of_tenants() {
     let registry = with_operators()
         .tenant("acme", "standing = 'suspended'")
         .operator("desk", "")
@@ -73,7 +73,7 @@ fn only_tenants_accounts_are_known() {
 }
 
 #[test]
-fn an_operator_may_call_what_is_on_unless_it_says_otherwise() {
+fn an_operator_may_call_every_enabled_operation_by_default() {
     let configuration = with_operators()
         .operator("desk", "")
         .operator(
@@ -137,7 +137,7 @@ fn operators_that_cannot_be_listed_are_a_problem() {
 }
 
 #[test]
-fn what_nobody_may_have_twice_is_found_across_tenants_and_operators() {
+fn a_duplicate_id_client_id_or_secret_is_found_across_tenants_and_operators() {
     let same = "id = 'acme'
 [[credential]]
 client_id = 'client-acme'

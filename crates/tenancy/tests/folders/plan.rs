@@ -28,7 +28,7 @@ fn tenants(count: usize) -> Folder {
 }
 
 #[test]
-fn the_same_files_elsewhere_change_nothing() {
+fn a_plan_between_equal_configurations_has_no_changes() {
     let files = || {
         folder()
             .tenant("acme", "")
@@ -44,7 +44,7 @@ fn the_same_files_elsewhere_change_nothing() {
 }
 
 #[test]
-fn each_change_is_a_line() {
+fn each_change_of_a_plan_is_one_line() {
     let before = folder()
         .proxy("operators = 'operators.d'\nlog = { format = 'human' }")
         .tenant("acme", "addresses = ['203.0.113.0/24']")
@@ -132,7 +132,7 @@ secret = { file = '../secrets/acme-2.key' }
 }
 
 #[test]
-fn programs_read_the_same() {
+fn the_json_of_a_plan_has_the_same_changes_as_its_text() {
     let before = folder().tenant("acme", "");
     let after = folder()
         .tenant("acme", "limits = { burst = 7 }")
@@ -158,7 +158,7 @@ fn programs_read_the_same() {
 }
 
 #[test]
-fn no_secret_is_told_and_no_whole_fingerprint() {
+fn a_plan_contains_neither_a_secret_nor_a_whole_fingerprint() {
     let configuration = folder().tenant("acme", "").loads();
     let text = serde_json::to_string(&ConfigSnapshot::of(&configuration)).unwrap();
     assert!(!text.contains("made-up"));
@@ -168,7 +168,7 @@ fn no_secret_is_told_and_no_whole_fingerprint() {
 }
 
 #[test]
-fn another_process_is_compared_by_what_it_tells() {
+fn a_running_process_is_compared_by_its_outline() {
     let before = folder().tenant("acme", "").tenant("hooli", "").loads();
     let after = folder()
         .tenant("acme", "standing = 'suspended'")
@@ -240,7 +240,7 @@ proptest! {
 
     /// Whoever confirms a hash has seen exactly this change.
     #[test]
-    fn one_hash_is_one_change(bursts in prop::collection::vec(1_u32..4, 3), count in 1_usize..3) {
+    fn equal_plan_hashes_mean_equal_changes(bursts in prop::collection::vec(1_u32..4, 3), count in 1_usize..3) {
         let folder_of = |burst: u32, count: usize| {
             let more = format!("limits = {{ burst = {burst} }}");
             (0..count).fold(folder(), |folder, number| folder.tenant(&format!("shop-{number}"), &more)).loads()

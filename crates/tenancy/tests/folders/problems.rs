@@ -34,7 +34,7 @@ fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
 }
 
 #[test]
-fn a_part_of_all_lies_between_none_and_all() {
+fn a_ratio_is_between_zero_and_one() {
     for bad in ["1.01", "-0.1", "nan", "2"] {
         let folder = folder().proxy(&format!("log.sample_successes = {bad}"));
         let problem = "proxy.toml:1: log.sample_successes: must be a fraction from 0 to 1";
@@ -260,7 +260,7 @@ fn a_credential_that_ends_before_it_begins_is_a_problem() {
 }
 
 #[test]
-fn what_nobody_may_have_twice_is_found_across_files() {
+fn a_duplicate_id_account_client_id_or_secret_is_found_across_files() {
     let same = "id = 'acme'
 sub_account = 'account-acme'
 [[credential]]
@@ -287,7 +287,7 @@ secret = { file = '../secrets/institution.key' }
 }
 
 #[test]
-fn a_problem_elsewhere_in_a_file_does_not_hide_what_is_used_twice() {
+fn a_problem_elsewhere_in_a_file_does_not_hide_a_duplicate_value() {
     let folder = folder()
         .tenant("acme", "weight = 0")
         .tenant("globex", "")
@@ -318,7 +318,7 @@ fn two_tenants_share_a_sub_account_only_if_both_say_so() {
 }
 
 #[test]
-fn a_proxy_header_is_believed_of_somebody_named_or_of_nobody() {
+fn proxy_protocol_requires_trusted_proxies() {
     let text = "listen.proxy_protocol = true";
     assert_eq!(
         folder().proxy(text).problems(),
@@ -331,7 +331,7 @@ fn a_proxy_header_is_believed_of_somebody_named_or_of_nobody() {
 }
 
 #[test]
-fn one_address_has_a_tenth_of_the_connections_unless_it_is_said() {
+fn max_connections_per_address_defaults_to_a_tenth_of_max_connections() {
     for (text, share) in [
         ("", 1_000),
         ("listen.max_connections = 50_000", 5_000),
@@ -345,7 +345,7 @@ fn one_address_has_a_tenth_of_the_connections_unless_it_is_said() {
 }
 
 #[test]
-fn there_may_be_as_many_requests_as_connections_unless_it_is_said() {
+fn max_requests_defaults_to_max_connections() {
     for (text, most) in [
         ("", 10_000),
         ("listen.max_connections = 50_000", 50_000),
@@ -374,7 +374,7 @@ fn a_key_that_stands_twice_in_json_is_a_problem() {
 }
 
 #[test]
-fn nesting_without_end_is_a_problem_and_no_crash() {
+fn a_deeply_nested_file_is_a_problem_instead_of_a_crash() {
     for (name, piece) in [
         ("acme.toml", "a."),
         ("acme.toml", "a = ["),
@@ -405,7 +405,7 @@ fn a_byte_order_mark_before_a_file_is_passed_over() {
 }
 
 #[test]
-fn what_lies_beside_the_files_of_tenants_and_is_not_read_is_named() {
+fn unread_files_in_the_tenants_folder_are_listed() {
     let folder = folder().tenant("acme", "").operator("desk", "");
     let folder = folder.proxy("operators = 'operators.d'");
     let beside = [

@@ -124,7 +124,7 @@ fn a_restriction_takes_from_the_parties_it_names_and_leaves_all_else_as_it_was()
 }
 
 #[test]
-fn toml_and_json_say_the_same() {
+fn a_tenant_in_json_equals_the_tenant_in_toml() {
     let toml = "id = 'acme'
 sub_account = '2124538349'
 standing = 'read_only'
@@ -225,13 +225,13 @@ fn a_json_file_may_hold_many_tenants() {
 }
 
 #[test]
-fn no_tenant_at_all_is_allowed() {
+fn a_configuration_without_tenants_is_valid() {
     let registry = folder().loads().registry;
     assert_eq!(registry.parties().count(), 0);
 }
 
 #[test]
-fn leftovers_of_editors_are_not_tenants() {
+fn backup_and_hidden_files_of_editors_are_not_read_as_tenants() {
     let folder = folder()
         .tenant("acme", "")
         .file("tenants.d/.acme.toml", "broken")

@@ -58,7 +58,7 @@ fn a_secret_in_the_wrong_place_is_never_repeated() {
 }
 
 #[test]
-fn nor_is_one_in_json() {
+fn a_secret_in_the_wrong_place_of_a_json_file_is_never_repeated() {
     for text in [
         format!(r#"{{"id": "acme", "credential": [{{"secret": "{CANARY}"}}]}}"#),
         format!(r#"{{"id": "acme", "credential": [{{"secret": {CANARY}}}]}}"#),
@@ -76,7 +76,7 @@ fn nor_is_one_in_json() {
 }
 
 #[test]
-fn nor_is_one_in_the_proxys_file() {
+fn a_secret_in_the_wrong_place_of_proxy_toml_is_never_repeated() {
     for text in [
         format!("upstream.url = 'https://user:{CANARY}@example.org'"),
         format!("upstream.url = '{CANARY}'"),
@@ -100,7 +100,7 @@ fn nor_is_one_in_the_proxys_file() {
 }
 
 #[test]
-fn nor_is_one_in_an_operators_file() {
+fn a_secret_in_the_wrong_place_of_an_operators_file_is_never_repeated() {
     for text in [
         format!("id = '{CANARY}'"),
         format!("secret = '{CANARY}'"),
@@ -114,7 +114,7 @@ fn nor_is_one_in_an_operators_file() {
 }
 
 #[test]
-fn nor_is_what_a_secret_file_or_variable_holds() {
+fn the_content_of_a_secret_file_or_variable_is_never_repeated() {
     let spaced = format!("{CANARY} {CANARY}");
     keeps_it_secret(&folder().tenant("acme", "").secret("acme", &spaced));
     let from_variable = tenant("acme", "").replace("file = '../secrets/acme.key'", "env = 'KEY'");
@@ -124,7 +124,7 @@ fn nor_is_what_a_secret_file_or_variable_holds() {
 
 proptest! {
     #[test]
-    fn whatever_bytes_a_file_has_reading_ends_and_repeats_nothing(
+    fn a_file_of_random_bytes_is_read_to_the_end_and_never_quoted(
         before in prop::collection::vec(any::<u8>(), 0..64),
         after in prop::collection::vec(any::<u8>(), 0..64),
     ) {
@@ -134,7 +134,7 @@ proptest! {
 
     /// Bytes that come closer to what a file looks like.
     #[test]
-    fn whatever_text_a_file_has_reading_ends_and_repeats_nothing(
+    fn a_file_of_random_text_is_read_to_the_end_and_never_quoted(
         pieces in prop::collection::vec(prop::sample::select(PIECES), 0..24),
     ) {
         judge(pieces.concat().as_bytes())?;

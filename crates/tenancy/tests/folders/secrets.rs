@@ -76,7 +76,7 @@ fn a_secret_file_holds_a_secret_and_nothing_else() {
 }
 
 #[test]
-fn a_secret_file_is_not_for_everybody() {
+fn a_world_accessible_secret_file_is_refused() {
     for mode in [0o604, 0o602, 0o601, 0o644, 0o777] {
         let folder = acme().secret_with_mode("acme", "made-up", mode);
         assert_eq!(
@@ -91,7 +91,7 @@ fn a_secret_file_is_not_for_everybody() {
 }
 
 #[test]
-fn a_secret_file_is_a_file() {
+fn a_secret_file_that_is_a_folder_or_device_is_refused() {
     for (path, text) in [
         ("../secrets", ".file: secret file is not a regular file"),
         ("/dev/null", ".file: secret file is not a regular file"),
@@ -107,7 +107,7 @@ fn a_secret_file_is_a_file() {
 
 /// Who waited for the writer of a pipe would neither start nor reload.
 #[test]
-fn a_pipe_is_no_file_and_nobody_waits_for_its_writer() {
+fn a_pipe_as_secret_file_is_refused_without_waiting_for_its_writer() {
     let pipe = |folder: &Folder, name: &str| {
         std::fs::remove_file(folder.path(name)).unwrap();
         let made = Command::new("mkfifo").arg(folder.path(name)).status();
@@ -125,7 +125,7 @@ fn a_pipe_is_no_file_and_nobody_waits_for_its_writer() {
 }
 
 #[test]
-fn the_mode_is_that_of_the_file_not_of_a_link_to_it() {
+fn the_checked_mode_of_a_secret_file_is_that_of_the_links_target() {
     let folder = acme().secret_with_mode("real", "made-up", 0o440);
     std::fs::remove_file(folder.path("secrets/acme.key")).unwrap();
     symlink("real.key", folder.path("secrets/acme.key")).unwrap();
@@ -190,7 +190,7 @@ fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
 }
 
 #[test]
-fn a_secret_stands_nowhere_else() {
+fn an_inline_secret_is_refused() {
     let named = "{ file = \"…\" } or { env = \"…\" }";
     for (table, text) in [
         (

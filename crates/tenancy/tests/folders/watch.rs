@@ -38,7 +38,7 @@ fn again_ids(watch: &mut ConfigWatch, folder: &Folder) -> Vec<String> {
 }
 
 #[test]
-fn what_is_added_changed_and_removed_is_seen_and_the_rest_is_shared() {
+fn added_changed_and_removed_files_are_seen_and_unchanged_parties_are_shared() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, first) = open(&folder);
     let folder = folder.tenant("globex", "");
@@ -57,7 +57,7 @@ fn what_is_added_changed_and_removed_is_seen_and_the_rest_is_shared() {
 }
 
 #[test]
-fn a_new_secret_in_an_old_file_is_a_change_of_whoever_names_it() {
+fn a_changed_secret_file_is_a_change_of_the_parties_that_name_it() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, first) = open(&folder);
     let folder = folder.secret("acme", "made-up-another");
@@ -85,7 +85,7 @@ fn a_new_secret_in_an_old_file_is_a_change_of_whoever_names_it() {
 }
 
 #[test]
-fn the_ways_of_editors_git_and_kubernetes_are_all_seen() {
+fn changes_by_editors_git_and_kubernetes_are_all_seen() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, _) = open(&folder);
 
@@ -115,7 +115,7 @@ fn the_ways_of_editors_git_and_kubernetes_are_all_seen() {
 }
 
 #[test]
-fn kubernetes_turns_one_link_and_every_file_behind_it_is_another() {
+fn swapping_the_data_link_of_kubernetes_changes_every_file_behind_it() {
     let folder = folder()
         .file("tenants.d/..1/acme.toml", tenant("acme", ""))
         .file("tenants.d/..2/acme.toml", tenant("acme", ""))
@@ -143,7 +143,7 @@ fn kubernetes_turns_one_link_and_every_file_behind_it_is_another() {
 }
 
 #[test]
-fn what_is_read_while_it_changes_is_not_believed() {
+fn a_file_that_changes_while_it_is_read_is_not_used() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, _) = open(&folder);
     let folder = folder.tenant("acme", "limits = { in_flight = 1 }");
@@ -159,7 +159,7 @@ fn what_is_read_while_it_changes_is_not_believed() {
 }
 
 #[test]
-fn problems_are_told_as_at_the_start_and_pass_when_they_are_mended() {
+fn problems_at_a_reload_read_as_at_the_start_and_end_once_fixed() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, _) = open(&folder);
     let good = tenant("zeta", "");
@@ -229,7 +229,7 @@ fn a_folder_that_cannot_be_listed_has_not_lost_its_tenants() {
 }
 
 #[test]
-fn an_emptied_folder_is_an_empty_folder() {
+fn an_emptied_tenants_folder_removes_every_tenant() {
     let folder = folder().tenant("acme", "");
     let (mut watch, _) = open(&folder);
     fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
@@ -274,7 +274,7 @@ fn a_fault_in_proxy_toml_is_one_problem_and_changes_nothing_else() {
 }
 
 #[test]
-fn other_authorities_wait_for_the_next_start_and_the_same_written_anew_do_not() {
+fn a_changed_upstream_ca_needs_a_restart_and_a_rewritten_equal_one_does_not() {
     let mut folder = folder()
         .file("ca.pem", "one")
         .proxy("upstream = { ca = 'ca.pem' }");
@@ -286,7 +286,7 @@ fn other_authorities_wait_for_the_next_start_and_the_same_written_anew_do_not() 
 }
 
 #[test]
-fn at_the_start_every_problem_is_told_at_once() {
+fn the_first_load_reports_every_problem_at_once() {
     let folder = folder()
         .proxy("polling = true")
         .tenant("acme", "extra = 1")
