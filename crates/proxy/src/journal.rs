@@ -16,13 +16,14 @@ pub mod verify;
 mod writer;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepay_core::{ClientId, SigningKey, Stamp};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::process::clock::Clock;
@@ -155,7 +156,7 @@ impl Journal {
 
     /// Does the same unless it becomes `overdue` first. Gives whether the writer finished.
     pub fn end_unless(&self, overdue: impl FnMut() -> bool) -> bool {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock();
         let Some(thread) = writer.take() else {
             return true;
         };
@@ -223,8 +224,8 @@ impl Drop for PendingCall {
 }
 
 impl JournalShared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, JournalQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, JournalQueue> {
+        self.queue.lock()
     }
 
     fn submit(&self, entry: JournalEntry, done: Option<oneshot::Sender<()>>) {
@@ -245,12 +246,8 @@ impl JournalShared {
     fn gathered(&self, many: usize, moment: Duration) -> JournalQueue {
         let mut queue = self.lock();
         queue.asleep = true;
-        let (mut queue, _) = self
-            .wake
-            .wait_timeout_while(queue, LAZY, |queue| {
-                queue.waiting.is_empty() && !queue.ending
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let nothing_waits = |queue: &mut JournalQueue| queue.waiting.is_empty() && !queue.ending;
+        self.wake.wait_while_for(&mut queue, nothing_waits, LAZY);
         queue.asleep = false;
         if many >= MANY && (1..many).contains(&queue.waiting.len()) && !queue.ending {
             drop(queue);

@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gatepay_tenancy::settings::{ListenSettings, UpstreamSettings};
 use gatepay_tenancy::{ConfigWatch, Configuration};
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
@@ -454,7 +455,7 @@ async fn control(
         () = app.lifecycle.drain.reached(DrainPhase::Over) => ServerExit::Late,
         ended = async {
             say_goodbye(app).await;
-            let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let memory = || memory.lock();
             memory().hand_over(app);
             if let Some(admin) = admin.filter(|_| socket_outlives) {
                 // From here on the next process serves the admin socket.

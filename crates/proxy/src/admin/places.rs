@@ -9,10 +9,11 @@
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
@@ -105,7 +106,7 @@ impl AdminConnections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<AdminSlot>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 
@@ -206,7 +207,7 @@ impl AdminSlot {
     }
 
     fn lock(&self) -> MutexGuard<'_, (AdminSlotStage, Instant)> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock()
     }
 }
 

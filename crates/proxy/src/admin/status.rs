@@ -5,13 +5,14 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_tenancy::DatedCredential;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use crate::admin::status_report::{
@@ -82,7 +83,7 @@ impl SnapshotHistory {
             totals: app.metrics.totals(),
             cpu: process.cpu,
         };
-        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looks = self.0.lock();
         while looks
             .front()
             .is_some_and(|look| now.at.saturating_sub(look.at) > WINDOW)

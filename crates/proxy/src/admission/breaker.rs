@@ -13,12 +13,12 @@ mod tests;
 mod votes;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gatepay_core::Kind;
 use gatepay_tenancy::settings;
 
+use parking_lot::{Mutex, MutexGuard};
 use party::FailureStreak;
 pub use party::{BreakerEra, PartyBreaker};
 pub use votes::OpenEvidence;
@@ -408,6 +408,6 @@ impl Breaker {
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

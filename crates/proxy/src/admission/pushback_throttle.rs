@@ -3,10 +3,10 @@
 //! The rate falls and grows as the institution's rate does. A party that was not pushed back lately has no throttle.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gatepay_tenancy::Rate;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::admission::limiter::{Limiter, RateExceeded};
 use crate::admission::quota::{AimdRate, RateRange};
@@ -83,7 +83,7 @@ impl PushbackThrottle {
     }
 
     fn state(&self) -> MutexGuard<'_, ThrottleState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

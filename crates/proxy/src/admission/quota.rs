@@ -15,13 +15,14 @@ mod simulation;
 mod view;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::admission::limiter::RateExceeded;
 pub use aimd::{AimdRate, RateRange};
@@ -132,7 +133,7 @@ impl Quota {
     }
 
     fn core(&self) -> MutexGuard<'_, FairShare> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 }
 

@@ -7,12 +7,12 @@
 use std::fmt;
 use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_core::Stamp;
 use gatepay_core::stamp::StampWindow;
 use gatepay_tenancy::ReplayRule;
 use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
@@ -279,7 +279,7 @@ impl Replay {
         let mut entries = Vec::new();
         for shard in &self.shards {
             // A record that was under way when the memory closed is complete once its shard can be locked.
-            for slot in &lock(shard).slots {
+            for slot in &shard.lock().slots {
                 entries.extend(slot.seen.iter().map(|entry| (slot.slice, *entry)));
             }
         }
@@ -349,7 +349,7 @@ impl Replay {
         // The horizon rises to the slice that still has fresh stamps.
         self.raise_horizon((oldest * SLICE_MS).saturating_sub(1));
         for shard in &self.shards {
-            let mut shard = lock(shard);
+            let mut shard = shard.lock();
             for slot in &mut shard.slots {
                 if slot.slice < oldest && !slot.seen.is_empty() {
                     self.forget_slot(slot);
@@ -377,7 +377,7 @@ impl Replay {
     /// The memory that the entries and their tables take now, in bytes.
     pub fn allocated(&self) -> usize {
         let slot = |slot: &ReplaySlot| size_of::<ReplaySlot>() + slot.seen.allocation_size();
-        let shard = |shard: &Mutex<ReplayShard>| lock(shard).slots.iter().map(slot).sum::<usize>();
+        let shard = |shard: &Mutex<ReplayShard>| shard.lock().slots.iter().map(slot).sum::<usize>();
         self.shards.iter().map(shard).sum()
     }
 
@@ -393,7 +393,7 @@ impl Replay {
 
     fn shard(&self, print: StampHash) -> MutexGuard<'_, ReplayShard> {
         let shard = usize::try_from(print.low % SHARDS).expect("a shard's number is small");
-        lock(&self.shards[shard])
+        self.shards[shard].lock()
     }
 
     fn above_horizon(&self, stamp_ms: u64) -> Result<(), UnusableStamp> {
@@ -434,11 +434,6 @@ fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     let (first, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(first)
-}
-
-/// A panic while the lock was held left no half-made entry: every step under it is complete or absent.
-fn lock(shard: &Mutex<ReplayShard>) -> MutexGuard<'_, ReplayShard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The largest size of a memory for `capacity` entries, in bytes.
@@ -834,7 +829,7 @@ mod tests {
             memory
                 .shards
                 .iter()
-                .all(|shard| lock(shard).arrived.is_empty())
+                .all(|shard| shard.lock().arrived.is_empty())
         );
     }
 

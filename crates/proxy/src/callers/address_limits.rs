@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gatepay_tenancy::settings::ListenSettings;
+use parking_lot::Mutex;
 
 use crate::callers::client_address::{ClientAddress, network};
 
@@ -94,7 +95,7 @@ impl AddressLimits {
     /// A slot for one more connection from this address, unless the address has as many as it may.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
         let network = network(address);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         let neighborhood = open.entry(network).or_default();
         if neighborhood.connections >= self.max.load(Ordering::Relaxed) {
             return None;
@@ -146,7 +147,7 @@ impl fmt::Debug for RequestSlot {
 impl Drop for AddressSlot {
     fn drop(&mut self) {
         let open = &self.limits.open;
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = open.lock();
         if let Entry::Occupied(mut neighborhood) = open.entry(self.network) {
             neighborhood.get_mut().connections -= 1;
             if neighborhood.get().connections == 0 {
@@ -245,6 +246,6 @@ mod tests {
             .map(|last| limits.enter(address(&format!("192.0.2.{last}"))))
             .collect();
         drop(places);
-        assert!(limits.open.lock().unwrap().is_empty());
+        assert!(limits.open.lock().is_empty());
     }
 }

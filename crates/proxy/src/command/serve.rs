@@ -4,8 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use gatepay_proxy::process::systemd::{self, ServiceStage};
 use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_tenancy::load::unread_files;
 use gatepay_tenancy::{ConfigWatch, Configuration};
+use parking_lot::Mutex;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::signals::{SignalAction, SignalHandler};
@@ -138,7 +139,7 @@ fn drain(
         ServerExit::Drained => ExitStatus::Fine,
         ServerExit::Late => ExitStatus::Late,
     };
-    drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(log.lock().take());
     exit
 }
 
@@ -178,7 +179,7 @@ impl Backstop {
         let log = self.log;
         // Standard error itself may be stuck, so another thread flushes the log.
         thread::spawn(move || {
-            drop(log.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(log.lock().take());
             drop(written);
         });
         let _ = wait.recv_timeout(LAST_LINES);

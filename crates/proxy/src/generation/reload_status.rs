@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{ConfigFacts, Plan, facts};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -98,14 +98,14 @@ impl ReloadControl {
     /// not watched, or the process is ending.
     pub async fn now(&self, confirm: Option<String>) -> Option<ReloadReport> {
         let (reply, answer) = oneshot::channel();
-        let asks = lock(&self.asks).clone()?;
+        let asks = self.asks.lock().clone()?;
         asks.send(ReloadRequest::Now { confirm, reply }).ok()?;
         answer.await.ok()
     }
 
     /// Asks for a reload without waiting for its result.
     pub fn soon(&self) {
-        if let Some(asks) = &*lock(&self.asks) {
+        if let Some(asks) = &*self.asks.lock() {
             let (reply, _) = oneshot::channel();
             // If the thread has ended, the process is ending too.
             let _ = asks.send(ReloadRequest::Now {
@@ -118,23 +118,23 @@ impl ReloadControl {
     /// The channel on which reload requests arrive from now on, until [`end`](Self::end).
     pub(crate) fn asked(&self) -> Receiver<ReloadRequest> {
         let (asks, asked) = channel();
-        *lock(&self.asks) = Some(asks);
+        *self.asks.lock() = Some(asks);
         asked
     }
 
     /// Locks the state for a change.
     pub(crate) fn lock_state(&self) -> MutexGuard<'_, ReloadState> {
-        lock(&self.state)
+        self.state.lock()
     }
 
     /// Locks the settings in force for a change.
     pub(crate) fn lock_settings(&self) -> MutexGuard<'_, ConfigFacts> {
-        lock(&self.settings)
+        self.settings.lock()
     }
 
     /// How the files compare with the configuration in force.
     pub fn state(&self) -> ReloadState {
-        lock(&self.state).clone()
+        self.state.lock().clone()
     }
 
     /// The control of a process that starts with these settings.
@@ -147,12 +147,12 @@ impl ReloadControl {
 
     /// The settings of `proxy.toml` in force, including defaults that the file does not set.
     pub fn settings(&self) -> ConfigFacts {
-        lock(&self.settings).clone()
+        self.settings.lock().clone()
     }
 
     /// Ends the thread that reloads: the files are read no more.
     pub fn end(&self) {
-        if let Some(asks) = lock(&self.asks).take() {
+        if let Some(asks) = self.asks.lock().take() {
             // The thread may have ended by itself.
             let _ = asks.send(ReloadRequest::End);
         }
@@ -168,8 +168,4 @@ impl ReloadReport {
             problems: Vec::new(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

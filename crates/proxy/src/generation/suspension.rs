@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gatepay_tenancy::PartyId;
 use gatepay_tenancy::facts::time;
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde::Serialize;
 
 use crate::process::state_dir::{Suspension, SuspensionFile, SuspensionList};
@@ -197,15 +197,15 @@ impl Suspensions {
     }
 
     fn list(&self) -> RwLockReadGuard<'_, SuspensionOrder> {
-        self.list.read().unwrap_or_else(PoisonError::into_inner)
+        self.list.read()
     }
 
     fn change(&self) -> RwLockWriteGuard<'_, SuspensionOrder> {
-        self.list.write().unwrap_or_else(PoisonError::into_inner)
+        self.list.write()
     }
 
     fn place(&self) -> MutexGuard<'_, SuspensionPlace> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place.lock()
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use gatepay_core::Kind;
 use gatepay_tenancy::{PartyId, PartyLimits, Rate, Registry};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
 
 use crate::admission::breaker::{BreakerEra, PartyBreaker};
@@ -128,7 +129,7 @@ impl TenantLimits {
         if same && same_weight {
             return;
         }
-        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut terms = self.terms.write();
         terms.weight = weight;
         if same {
             return;
@@ -224,7 +225,7 @@ impl TenantLimits {
 
     /// Lowers the party's rate; returns it before and after.
     fn throttled(&self, retry_after: Option<Duration>, now: Duration) -> (u32, u32) {
-        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut terms = self.terms.write();
         let full = self.full(&terms);
         // Tokens held by now are forfeit: they were taken at another rate.
         terms.changes += 1;
@@ -237,7 +238,7 @@ impl TenantLimits {
 
     /// Ends a throttle whose rate has grown to the full one.
     fn unthrottle(&self, now: Duration) {
-        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut terms = self.terms.write();
         if terms.is_throttle_over(now) {
             terms.throttle = None;
         }
@@ -352,7 +353,7 @@ impl TenantLimits {
     }
 
     fn terms(&self) -> RwLockReadGuard<'_, LimitTerms> {
-        self.terms.read().unwrap_or_else(PoisonError::into_inner)
+        self.terms.read()
     }
 }
 
@@ -432,7 +433,7 @@ impl TenantLimitsMap {
     /// Closes the seats of a party that is suspended by hand, and opens them if it is not. When this returns, every
     /// worker sees the change.
     pub fn follow_suspension(&self, id: &str) {
-        let by_party = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_party = self.by_party.lock();
         if let Some(party_limits) = by_party.get(id) {
             // Under the lock: of two concurrent calls, the last sees the latest.
             party_limits.seats.close(self.suspensions.of(id).is_some());
@@ -450,7 +451,7 @@ impl TenantLimitsMap {
         own: &[bool],
         series: &TenantSeries,
     ) -> Vec<Arc<TenantLimits>> {
-        let mut by_party = self.by_party.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_party = self.by_party.lock();
         let now = self.quota.now();
         by_party.retain(|_, party_limits| {
             Arc::strong_count(party_limits) > 1 || !party_limits.is_at_rest(now)

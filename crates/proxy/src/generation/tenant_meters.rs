@@ -2,10 +2,11 @@
 //! of their own they would take fifteen allocations a tenant, and every request would read one more far cache line.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gatepay_core::Kind;
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec};
@@ -156,9 +157,7 @@ impl RequestSeries {
     }
 
     fn all(&self) -> MutexGuard<'_, ByTenant> {
-        self.by_tenant
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.by_tenant.lock()
     }
 }
 

@@ -34,8 +34,8 @@ struct File {
 struct Handle(SimulatedDisk, FilePart);
 
 impl SimulatedDisk {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Platters> {
-        self.0.lock().unwrap()
+    fn lock(&self) -> MutexGuard<'_, Platters> {
+        self.0.lock()
     }
 
     fn full(&self, full: bool) {
@@ -370,7 +370,7 @@ struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Said {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -383,7 +383,7 @@ impl io::Write for Said {
 fn the_head_is_logged_once_a_minute_if_there_is_another() {
     let (said, clock) = (Said::default(), Clock::manual(1_767_225_600_000));
     let heads = || {
-        let text = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(said.0.lock().clone()).unwrap();
         text.matches("head=1.").count()
     };
     let to = said.clone();

@@ -7,10 +7,11 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -186,8 +187,8 @@ impl Drain {
         }
     }
 
-    fn gates(&self) -> std::sync::MutexGuard<'_, Vec<Arc<EntryGate>>> {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gates(&self) -> MutexGuard<'_, Vec<Arc<EntryGate>>> {
+        self.gates.lock()
     }
 
     /// How many connections and calls still run.
@@ -302,7 +303,7 @@ mod tests {
 
     impl Wake for Meanwhile {
         fn wake(self: Arc<Self>) {
-            let act = self.0.lock().unwrap().take();
+            let act = self.0.lock().take();
             if let Some(act) = act {
                 act();
             }
@@ -319,7 +320,7 @@ mod tests {
         let look = {
             let waiting = Arc::clone(&waiting);
             move || {
-                for (reached, woken) in &mut *waiting.lock().unwrap() {
+                for (reached, woken) in &mut *waiting.lock() {
                     woken.0.store(0, Ordering::Relaxed);
                     let waker = Waker::from(Arc::clone(woken));
                     let looked = reached.as_mut().poll(&mut Context::from_waker(&waker));
@@ -335,10 +336,10 @@ mod tests {
             assert!(looked.is_pending());
         }
         drain.enter(DrainPhase::Leaving);
-        assert!(meanwhile.0.lock().unwrap().is_none(), "they have looked");
+        assert!(meanwhile.0.lock().is_none(), "they have looked");
         look();
         drain.enter(DrainPhase::Finishing);
-        for (_, woken) in &*waiting.lock().unwrap() {
+        for (_, woken) in &*waiting.lock() {
             assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         }
     }

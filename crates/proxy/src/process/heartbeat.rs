@@ -5,10 +5,11 @@
 //! clock, so a process that was stopped as a whole, or a machine that slept, does not count as a stalled worker.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -121,7 +122,7 @@ impl WorkerHeartbeats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<WatchedWorker>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock()
     }
 }
 

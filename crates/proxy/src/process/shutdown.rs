@@ -4,10 +4,10 @@
 //! and ends with the process; the other threads still write their data.
 
 use std::panic::resume_unwind;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// The interval at which a thread or lock is checked again.
@@ -37,10 +37,9 @@ pub fn lock_unless<T>(
 ) -> Option<MutexGuard<'_, T>> {
     loop {
         match mutex.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(error)) => return Some(PoisonError::into_inner(error)),
-            Err(TryLockError::WouldBlock) if overdue() => return None,
-            Err(TryLockError::WouldBlock) => thread::sleep(LOOK),
+            Some(guard) => return Some(guard),
+            None if overdue() => return None,
+            None => thread::sleep(LOOK),
         }
     }
 }
@@ -83,9 +82,23 @@ mod tests {
     #[test]
     fn a_lock_that_is_never_given_back_is_not_waited_for() {
         let mutex = Mutex::new(7);
-        let held = mutex.lock().unwrap();
+        let held = mutex.lock();
         assert!(lock_unless(&mutex, || true).is_none());
         drop(held);
+        assert_eq!(lock_unless(&mutex, || true).as_deref(), Some(&7));
+    }
+
+    #[test]
+    fn a_lock_whose_holder_panics_is_free_again() {
+        let mutex = Mutex::new(7);
+        let holder = thread::scope(|scope| {
+            let panics = || {
+                let _held = mutex.lock();
+                resume_unwind(Box::new("the holder ends"));
+            };
+            scope.spawn(panics).join()
+        });
+        assert!(holder.is_err());
         assert_eq!(lock_unless(&mutex, || true).as_deref(), Some(&7));
     }
 }

@@ -1,8 +1,9 @@
 //! Process usage: the kernel's figures about this process, under the names that Prometheus' own clients use.
 
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge, IntGauge};
@@ -73,7 +74,7 @@ impl ProcessUsage {
     }
 
     fn read(&self) {
-        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _looking = self.looking.lock();
         if let Some(stat) = read("/proc/self/stat").as_deref().and_then(ProcStat::parse) {
             self.cpu.inc_by((stat.cpu - self.cpu.get()).max(0.0));
             self.threads.set(stat.threads);

@@ -7,14 +7,15 @@
 
 use std::io::Write;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use gatepay_tenancy::settings::{LogFormat, LogSettings};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::IntCounter;
 
 use crate::generation::Generation;
@@ -137,11 +138,7 @@ impl AccessLog {
 
     /// Writes the queued lines and ends the writer. Later lines are lost, so call this last.
     pub fn finish(&self) {
-        let writer = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let writer = self.writer.lock().take();
         if let Some((stop, writer)) = writer {
             drop(stop);
             // The wait for a stalled reader of the log ends here. The lines that the reader did not take are lost.
@@ -186,8 +183,8 @@ impl LineQueue {
         any
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, WaitingLines> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, WaitingLines> {
+        self.0.lock()
     }
 }
 

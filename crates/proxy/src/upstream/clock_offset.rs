@@ -10,12 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gatepay_core::{FreshStamp, StampWindow};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::process::clock::{self, Clock};
 use crate::upstream::meters::{ClockFault, ClockMeters};
@@ -257,7 +257,7 @@ impl UpstreamClock {
     }
 
     fn measured(&self) -> MutexGuard<'_, ClockSamples> {
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+        self.measured.lock()
     }
 }
 

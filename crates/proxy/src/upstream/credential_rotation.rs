@@ -5,13 +5,14 @@
 //! credential that began later. A switch back, or to a credential without a date, happens on an operator's command,
 //! after the same read.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use gatepay_core::Credential;
 use gatepay_tenancy::DatedCredential;
 use gatepay_tenancy::settings::Institution;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -170,7 +171,7 @@ impl CredentialRotation {
         institution: impl Fn() -> Arc<Institution>,
         prove: impl Fn(Arc<ActiveCredential>) -> F,
     ) {
-        let received_commands = lock(&self.received_commands).take();
+        let received_commands = self.received_commands.lock().take();
         let Some(mut received_commands) = received_commands else {
             return;
         };
@@ -210,7 +211,7 @@ impl CredentialRotation {
             self.settled();
             return None;
         }
-        let is_backing_off = lock(&self.failed).as_ref().is_some_and(|failed| {
+        let is_backing_off = self.failed.lock().as_ref().is_some_and(|failed| {
             failed.fingerprint == next.credential().key.fingerprint()
                 && self.clock.elapsed().saturating_sub(failed.tried) < RETRY
         });
@@ -263,7 +264,7 @@ impl CredentialRotation {
                 self.current.store(Some(next));
                 self.meters.switched.inc();
                 self.meters.failing.set(0);
-                *lock(&self.failed) = None;
+                *self.failed.lock() = None;
                 tracing::info!(
                     client_id,
                     "another credential of the institution's signs now"
@@ -278,7 +279,7 @@ impl CredentialRotation {
                     why,
                     "this credential of the institution's should sign and is not accepted; the one before goes on"
                 );
-                *lock(&self.failed) = Some(FailedCredential {
+                *self.failed.lock() = Some(FailedCredential {
                     client_id,
                     why: why.clone(),
                     at_ms: self.clock.unix_ms(),
@@ -294,7 +295,7 @@ impl CredentialRotation {
     fn settled(&self) {
         let now = self.clock.elapsed();
         let old = |failed: &mut FailedCredential| now.saturating_sub(failed.tried) >= RETRY;
-        if lock(&self.failed).take_if(old).is_some() {
+        if self.failed.lock().take_if(old).is_some() {
             self.meters.failing.set(0);
         }
     }
@@ -322,13 +323,9 @@ impl CredentialRotation {
             signs: current
                 .as_ref()
                 .map(|one| one.credential().client_id.to_string()),
-            failed: lock(&self.failed).clone(),
+            failed: self.failed.lock().clone(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@
 //! of a connection that closes. Reads never have the last slots: slow reads of one tenant must not delay payments of
 //! the others.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gatepay_core::Kind;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use crate::upstream::connect::{ConnectError, UpstreamConnector};
@@ -283,7 +284,7 @@ impl PoolState {
 
 impl PoolPermits {
     fn state(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Whether one more read may have a connection.

@@ -1,12 +1,12 @@
 //! The state that all connections share: the clock, the catalogue and, behind one lock, the mutable state.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gatepay_core::operation::Method;
 use gatepay_core::{Catalogue, Operation};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::{balances, fixed_addresses, orders};
 use crate::config::Clock;
@@ -63,7 +63,7 @@ impl SandboxWorld {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, SandboxState> {
         // A panic in one test's thread should not become a panic in all others.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Pays an order as its customer would. The order's sub-account is looked up: the customer does not know it.
