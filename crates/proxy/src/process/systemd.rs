@@ -108,6 +108,8 @@ pub fn tell(stage: ServiceStage) {
     }
 }
 
+/// Sends one datagram. The crate `sd-notify` 0.5 waits while the service manager's queue is full, and takes a name in the
+/// abstract namespace, as container runtimes give it, for a path.
 fn send(address: &str, text: &str) -> io::Result<()> {
     let address = match address.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -157,6 +159,37 @@ mod tests {
         assert_eq!(roles("listen", 1).unwrap(), [Listen]);
         assert_eq!(roles("admin", 1).unwrap(), [Admin]);
         assert_eq!(roles("", 0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_service_manager_is_told_by_path_and_by_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify").display().to_string();
+        let name = format!("gatepay-proxy-{path}");
+        let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
+        for (socket, address) in [
+            (UnixDatagram::bind(&path).unwrap(), path),
+            (
+                UnixDatagram::bind_addr(&abstract_name).unwrap(),
+                format!("@{name}"),
+            ),
+        ] {
+            send(&address, "READY=1").unwrap();
+            let mut text = [0; 32];
+            let length = socket.recv(&mut text).unwrap();
+            assert_eq!(&text[..length], b"READY=1", "{address}");
+        }
+    }
+
+    #[test]
+    fn a_service_manager_that_reads_nothing_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _unread = UnixDatagram::bind(&path).unwrap();
+        let address = path.to_str().unwrap();
+        // The kernel's queue has a bound.
+        let full = (0..1_000_000).find_map(|_| send(address, "WATCHDOG=1").err());
+        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Latency histograms by operation. Each thread counts in its own part, and a reader adds the parts up. A histogram
 //! that workers share would cost a request a dozen locked operations, on memory that another processor has just
-//! written.
+//! written. The local histograms of `prometheus` leave no such traffic, but only the thread that owns one can flush it: a
+//! scrape would miss the requests since the last flush.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
