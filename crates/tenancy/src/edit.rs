@@ -222,9 +222,9 @@ pub fn remove(
     };
     for secret in secrets {
         let kept = if keep_secrets {
-            Some("as it was asked for".to_owned())
+            Some("kept on request".to_owned())
         } else if let Some(by) = folder.file_naming(files, &secret) {
-            Some(format!("{} names it too", by.display()))
+            Some(format!("{} also names it", by.display()))
         } else {
             durable_write::remove(&secret)
                 .err()

@@ -123,7 +123,7 @@ impl ConfigWatch {
             file: proxy_toml.into(),
             line: None,
             key: String::new(),
-            text: "keeps changing while it is read, or a file it names does".to_owned(),
+            text: "this file or a file it names keeps changing while it is read; retry when writing has ended".to_owned(),
         }])
     }
 

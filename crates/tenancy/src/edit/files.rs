@@ -45,7 +45,7 @@ pub enum EditError {
     #[error("{} is written in a way that can only be edited by hand", _0.display())]
     Misshapen(PathBuf),
     /// The file was changed by another process meanwhile.
-    #[error("{} was changed by somebody else just now; look at it, and try again", _0.display())]
+    #[error("{} was changed by another process during the edit; check the file and retry", _0.display())]
     Changed(PathBuf),
     /// A file or folder could not be read or written.
     #[error("{}: {error}", path.display())]

@@ -63,7 +63,7 @@ impl CataloguePaths<'_> {
         {
             let other = self.name(other);
             return Some(format!(
-                "leads where tenants may go with {other}; the institution's own needs a path of its own"
+                "is also the path of {other}, which tenants may call; use a different path"
             ));
         }
         let method = row.institution_method;
@@ -71,7 +71,7 @@ impl CataloguePaths<'_> {
             other.institution_method == method && other.institution_path.as_deref() == Some(path)
         });
         if let Some(other) = twin {
-            return Some(format!("leads where {other} does, by the same method"));
+            return Some(format!("has the same method and path as {other}"));
         }
         if let Some(fault) = self.kind_fault(position, PathSide::Institution) {
             return Some(fault);
@@ -103,7 +103,7 @@ impl CataloguePaths<'_> {
         let twin = self.other_than(position, |other| {
             other.method == row.method && other.merchant_path.as_deref() == Some(path)
         });
-        twin.map(|other| format!("is that of {other} already, by the same method"))
+        twin.map(|other| format!("has the same method and path as {other}"))
             .or_else(|| self.kind_fault(position, PathSide::Merchant))
     }
 

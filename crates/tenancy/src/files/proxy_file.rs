@@ -186,11 +186,12 @@ fn admin_operators(
         let reserved = [AdminSettings::SHARED_TOKEN, AdminSettings::LOOPBACK];
         if let Some(name) = &name {
             if reserved.contains(&name.as_str()) {
-                let text = "is what the journal calls actions without a name: choose another";
+                let text =
+                    "is reserved for journal entries without a named operator; choose another name";
                 table.problem("name", text);
             }
             if operators.iter().any(|other| other.name == *name) {
-                table.problem("name", "is another operator's already");
+                table.problem("name", "is already used by another operator");
             }
         }
         let same = |other: &SigningKey| token.as_ref().is_some_and(|own| own.same_secret(other));
@@ -198,7 +199,10 @@ fn admin_operators(
             table.problem("token", "is the same as admin.token; it needs its own");
         }
         if operators.iter().any(|other| same(&other.token)) {
-            table.problem("token", "is another operator's already; it needs its own");
+            table.problem(
+                "token",
+                "is already used by another operator; it needs its own",
+            );
         }
         table.finish();
         if let (Some(name), Some(token)) = (name, token) {
@@ -254,7 +258,9 @@ fn upstream(
 /// A proxy on the way out. Between it and us all is plain, so a password crosses the network as it is.
 fn egress(reader: &mut TableReader<'_>, sources: SecretSources<'_>) -> Option<EgressSettings> {
     let parse = |text: &str| match UpstreamUrl::parse(text) {
-        Ok(url) if url.tls => Err("must begin with http://; what passes through it is encrypted"),
+        Ok(url) if url.tls => {
+            Err("must begin with http://; the tunnel through the proxy is encrypted")
+        }
         Ok(url) => Ok(url),
         Err(UrlError::User) => Err("must have no user or password; set proxy_credentials"),
         Err(UrlError::Path) => Err("must end after the host and port"),

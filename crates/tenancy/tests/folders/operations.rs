@@ -175,7 +175,7 @@ fn no_read_leads_to_the_path_of_a_write_or_money_call() {
                 &format!("institution_method = '{method}'\ninstitution_path = '/payment/open/institution/{path}/refund'"),
             );
             let fault = match (path, method) {
-                ("v1/pay/order", "POST") => "leads where refund_order does, by the same method",
+                ("v1/pay/order", "POST") => "has the same method and path as refund_order",
                 _ => &refund,
             };
             assert_eq!(
@@ -455,7 +455,7 @@ institution_path = '/payment/open/institution/v1/pay/Voucher'
         problems(&format!("{VOUCHER}{ledger}")),
         [
             "7: operation[0].institution_path: is the institution's own and is never open to tenants",
-            "14: operation[1].institution_path: leads where tenants may go with the operation at proxy.toml:2; the institution's own needs a path of its own",
+            "14: operation[1].institution_path: is also the path of the operation at proxy.toml:2, which tenants may call; use a different path",
         ]
     );
     let moved = "[[operation]]
@@ -464,7 +464,7 @@ institution_path = '/payment/open/institution/v1/pay/order'";
     assert_eq!(
         problems(moved),
         [
-            "3: operation[0].institution_path: leads where tenants may go with create_order; the institution's own needs a path of its own"
+            "3: operation[0].institution_path: is also the path of create_order, which tenants may call; use a different path"
         ]
     );
 }
@@ -596,18 +596,18 @@ fn one_method_and_path_has_one_operation() {
     assert_eq!(
         problems(&taken),
         [
-            "6: operation[0].merchant_path: is that of create_order already, by the same method",
-            "7: operation[0].institution_path: leads where create_order does, by the same method",
+            "6: operation[0].merchant_path: has the same method and path as create_order",
+            "7: operation[0].institution_path: has the same method and path as create_order",
         ]
     );
     let again = VOUCHER.replace("create_voucher", "make_voucher");
     assert_eq!(
         problems(&format!("{VOUCHER}{again}")),
         [
-            "6: operation[0].merchant_path: is that of the operation at proxy.toml:9 already, by the same method",
-            "7: operation[0].institution_path: leads where the operation at proxy.toml:9 does, by the same method",
-            "13: operation[1].merchant_path: is that of the operation at proxy.toml:2 already, by the same method",
-            "14: operation[1].institution_path: leads where the operation at proxy.toml:2 does, by the same method",
+            "6: operation[0].merchant_path: has the same method and path as the operation at proxy.toml:9",
+            "7: operation[0].institution_path: has the same method and path as the operation at proxy.toml:9",
+            "13: operation[1].merchant_path: has the same method and path as the operation at proxy.toml:2",
+            "14: operation[1].institution_path: has the same method and path as the operation at proxy.toml:2",
         ]
     );
     // Another method is another operation.
