@@ -4,15 +4,17 @@
 //! is sent. The rest of a request's way needs sockets, for GatePay is reached over TCP: `end_to_end` has that.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use gatepay_core::guard::CallerIdentity;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
@@ -22,9 +24,14 @@ use gatepay_proxy::app::App;
 use gatepay_proxy::callers::activity::{ActivityLimits, ConnectionActivity};
 use gatepay_proxy::generation::Generation;
 use gatepay_proxy::headers::KnownHeaders;
+use gatepay_proxy::journey::admit::{self, AdmissionGate, Admitted};
 use gatepay_proxy::journey::authenticate::{self, Caller};
-use gatepay_proxy::journey::sign::{InboundRequest, Outbound};
-use gatepay_proxy::journey::{admit, ingress, route};
+use gatepay_proxy::journey::ingress::{self, RequestBody};
+use gatepay_proxy::journey::judge::{self, BodyRules, CallerClaims};
+use gatepay_proxy::journey::route::{self, Routed};
+use gatepay_proxy::journey::sign::{self as outbound, OutboundRules};
+use gatepay_proxy::journey::stamp::ArrivedStamp;
+use gatepay_proxy::journey::verify::{self, Upload, UploadBounds};
 use gatepay_proxy::process::clock::{self, Clock};
 use gatepay_proxy::process::state_dir::PreviousRun;
 use gatepay_proxy::process::watermark::StampWatermark;
@@ -32,10 +39,11 @@ use gatepay_proxy::record::RequestRecord;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{
-    Configuration, DatedCredential, PartyId, PartyRef, Rate, Registry, ReplayRule, SubAccount,
-    Tenant,
+    Configuration, DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant,
 };
 use http::{Request, request};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use zeroize::Zeroizing;
 
 const NOW: u64 = 1_767_225_600_000;
@@ -54,7 +62,8 @@ fn bench(criterion: &mut Criterion) {
         criterion.bench_function(name, |bencher| bencher.iter(&mut step));
     };
     let parts = World::request(1);
-    let outbound = world.outbound(&parts);
+    let admitted = world.enter(&parts, &mut world.record(&parts));
+    let outbound = admitted.outbound();
     bench(
         "route",
         Box::new(|| {
@@ -115,13 +124,15 @@ fn journey(criterion: &mut Criterion, world: &World) {
             let mut took = Duration::ZERO;
             for number in 0..rounds {
                 let parts = World::request(number);
+                let mut record = world.record(&parts);
                 let begun = Instant::now();
-                let (outbound, mut permit) = world.enter(&parts);
+                let mut admitted = world.enter(&parts, &mut record);
                 let stamp = FreshStamp::new(NOW, clock::random());
-                permit.spend(true);
+                admitted.spend(true);
                 head.clear();
+                let outbound = admitted.outbound();
                 black_box(outbound.attempt(&world.institution, &stamp, &mut head));
-                drop(permit);
+                drop(admitted);
                 took += begun.elapsed();
             }
             took
@@ -133,14 +144,11 @@ fn journey(criterion: &mut Criterion, world: &World) {
 fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
     /// As many as the queue of lines takes, so that none of them is dropped.
     const QUEUE: u64 = 8_192;
-    let activity = ConnectionActivity::new(ActivityLimits {
-        head: Duration::from_secs(10),
-        answer: Duration::from_secs(10),
-        idle: Duration::from_secs(10),
-    });
+    let activity = connection();
     let answer = Bytes::from_static(ANSWER);
     let lines = KnownHeaders::read(RequestHead::of_parts(parts).lines());
-    let (caller, position) = world.route(parts);
+    let (caller, routed) = world.route(parts);
+    let position = routed.position();
     criterion.bench_function("record", |bencher| {
         bencher.iter_custom(|rounds| {
             let mut took = Duration::ZERO;
@@ -173,6 +181,52 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
             took
         });
     });
+}
+
+fn connection() -> Arc<ConnectionActivity> {
+    ConnectionActivity::new(ActivityLimits {
+        head: Duration::from_secs(10),
+        answer: Duration::from_secs(10),
+        idle: Duration::from_secs(10),
+    })
+}
+
+/// A body that has arrived with its head.
+struct ArrivedBody(Full<Bytes>);
+
+impl Body for ArrivedBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl RequestBody for ArrivedBody {
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+/// The output of a step that has nothing to wait for.
+fn at_once<F: Future>(step: F) -> F::Output {
+    let mut cx = Context::from_waker(Waker::noop());
+    match pin!(step).poll(&mut cx) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("the step waits"),
+    }
 }
 
 fn verify(caller: &Caller<'_>, body: &[u8]) -> bool {
@@ -254,81 +308,61 @@ impl World {
     }
 
     /// Who calls what.
-    fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, usize) {
+    fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, Routed<'a>) {
         let head = RequestHead::of_parts(parts);
         let lines = KnownHeaders::read(head.lines());
         let target = ingress::target(&head, &lines).expect("a good head");
         let found = authenticate::claimed(&self.generation.registry, &lines);
-        let who = found.map(|found| found.owner);
-        let position = route::operation(&self.generation.catalogue, &target, who);
+        let owner = found.map(|found| found.owner);
+        let routed = route::operation(&self.generation, &target, owner);
         let caller = authenticate::identify(found, &lines, NOW)
             .and_then(authenticate::IdentifiedCaller::in_force);
-        (caller.expect("a tenant"), position.expect("an operation"))
+        (caller.expect("a tenant"), routed.expect("an operation"))
     }
 
-    /// What is sent for a request.
-    fn outbound(&self, parts: &request::Parts) -> Outbound {
-        self.enter(parts).0
+    /// The record of a request.
+    fn record(&self, parts: &request::Parts) -> Box<RequestRecord> {
+        let lines = KnownHeaders::read(RequestHead::of_parts(parts).lines());
+        RequestRecord::begin(&self.app.telemetry, HERE, &lines, connection().request())
     }
 
-    /// The steps up to the permit.
-    fn enter(&self, parts: &request::Parts) -> (Outbound, admit::Permit) {
-        let app = &self.app;
-        let (caller, position) = self.route(parts);
-        let operation = &self.generation.catalogue.rows()[position];
-        let PartyRef::Tenant(tenant) = caller.owner else {
-            unreachable!("there are no operators");
+    /// The steps up to the permit, as `journey::enter` has them.
+    fn enter(&self, parts: &request::Parts, record: &mut RequestRecord) -> Box<Admitted> {
+        let (app, admission) = (&self.app, &self.app.admission);
+        let head = RequestHead::of_parts(parts);
+        let lines = KnownHeaders::read(head.lines());
+        let (caller, routed) = self.route(parts);
+        record.operation(routed.position(), &self.generation, false);
+        record.claimed(caller.position);
+        let mut body = ArrivedBody(Full::new(Bytes::from_static(BODY)));
+        let upload = Upload {
+            body: &mut body,
+            reserved: admission.body_memory.hold(None),
+            head_bytes: lines.bytes,
+            content_type: lines.content_type,
         };
-        verify(&caller, BODY);
-        let client_id = caller.client_id.as_str();
-        let print = app
-            .admission
-            .replay
-            .fingerprint(client_id, &caller.stamp, ReplayRule::Pair);
-        app.admission.replay.copy_arrives(print).expect("a new one");
-        admit::allowed(
-            PartyRef::Tenant(tenant),
-            self.generation.tenant_limits(caller.position),
-            position,
-            operation,
-            HERE,
-        )
-        .expect("it may");
-        let registry = &self.generation.registry;
-        let institution = &self.generation.institution;
-        let acting = admit::acting(caller.owner, operation, Ok(None), registry, institution);
-        let own = CallerIdentity {
-            account: tenant.sub_account.as_str(),
-            client_id,
+        let origin = app.listener.trusted_proxies.origin(HERE);
+        let bounds = UploadBounds::new(&app.settings.listen, &admission.auth_throttle, origin);
+        let stamp = ArrivedStamp::arrive(&caller, &admission.replay, record);
+        let verified = verify::receive(routed, caller, stamp, upload, &bounds, record);
+        let Ok(verified) = at_once(verified) else {
+            unreachable!("it is signed");
         };
-        let key = admit::body(
-            operation,
-            None,
-            BODY,
-            Some(own),
-            &admit::BodyRules::of(&app.settings, false),
-        )
-        .expect("a good body");
-        black_box(key);
-        let inbound = InboundRequest {
-            query: None,
-            head: RequestHead::of_parts(parts),
-            body: Bytes::from_static(BODY),
-            gzip: false,
+        let claims = CallerClaims::new(HERE, &lines);
+        let rules = BodyRules::of(&app.settings, false);
+        let judged = judge::judge(verified, claims, rules, &admission.offload, record);
+        let judged = at_once(judged).expect("a good body");
+        let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
+        let composed = at_once(outbound::compose(judged, head, &rules, record));
+        let gate = AdmissionGate {
+            watermark: &admission.watermark,
+            journal: None,
+            replay: &admission.replay,
+            clock: &app.clock,
+            address: HERE,
         };
-        let acting = acting.expect("for itself");
-        let outbound = Outbound::verbatim(operation, inbound, acting, &app.upstream.host);
-        let limits = self.generation.tenant_limits(caller.position);
-        let permit = admit::enter(
-            limits,
-            &app.admission.replay,
-            &app.clock,
-            operation.kind,
-            print,
-            NOW,
-        );
-        let permit = permit.expect("limits are far away");
-        (outbound.expect("it can be sent"), permit)
+        let admitted = admit::admit(composed.expect("it can be sent"), &gate, record);
+        at_once(admitted).expect("limits are far away")
     }
 }
 

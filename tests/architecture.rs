@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use crate::support::imports::{Arrows, arrows, arrows_of, circles};
 
 /// The steps of a request, in order; a step may name those before it and none after.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 11] = [
     "journey::ingress",
     "journey::route",
     "journey::authenticate",
-    "journey::admit",
+    "journey::stamp",
+    "journey::verify",
+    "journey::judge",
     "journey::sign",
+    "journey::intent",
+    "journey::admit",
     "upstream::forward",
     "journey::relay",
 ];
@@ -31,7 +35,7 @@ const SANDBOX_FLOORS: [&[&str]; 9] = [
 ];
 
 /// Rooms of `crates/proxy/src`, from the ground up. A room names itself and rooms of lower floors.
-const PROXY_FLOORS: [&[&str]; 14] = [
+const PROXY_FLOORS: [&[&str]; 15] = [
     &["headers", "callers", "process", "tls"],
     &["journal", "prom"],
     &["admission"],
@@ -41,6 +45,7 @@ const PROXY_FLOORS: [&[&str]; 14] = [
     &["record"],
     &["metrics", "start_error"],
     &["app"],
+    &["worker"],
     &["journey", "admin", "reload"],
     &["listener"],
     &["server", "memory_bound"],
@@ -56,6 +61,13 @@ fn folder(name: &str) -> PathBuf {
 
 /// Every source file of a crate, without its tests, by its name.
 fn sources(name: &str) -> Vec<(String, String)> {
+    let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let sources = sources_by_path(name).into_iter();
+    sources.map(|(path, code)| (stem(path), code)).collect()
+}
+
+/// Every source file of a crate, without its tests, by its path.
+fn sources_by_path(name: &str) -> Vec<(PathBuf, String)> {
     let mut folders = vec![folder(name).join("src")];
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -68,10 +80,8 @@ fn sources(name: &str) -> Vec<(String, String)> {
                 let (code, _) = text
                     .split_once("#[cfg(test)]\nmod tests")
                     .unwrap_or((&text, ""));
-                sources.push((
-                    path.file_stem().unwrap().to_str().unwrap().to_owned(),
-                    without_comments(code),
-                ));
+                let code = without_comments(code);
+                sources.push((path, code));
             }
         }
     }
@@ -377,6 +387,129 @@ fn a_step_names_neither_the_application_nor_a_later_step() {
     assert!(
         arrows["journey"].contains("upstream::forward"),
         "the imports are read right"
+    );
+}
+
+#[test]
+fn no_file_of_the_journey_names_the_application() {
+    let arrows = arrows(&folder("proxy"), "gatepay_proxy");
+    let steps = arrows
+        .iter()
+        .filter(|(from, _)| from.starts_with("journey::"));
+    let mut count = 0;
+    for (step, named) in steps {
+        count += 1;
+        for to in named {
+            let room = to.split("::").next().unwrap_or_default();
+            let names = ["app", "worker"].contains(&room) || to == "journey";
+            assert!(!names, "{step} names {to}");
+        }
+    }
+    assert!(count >= 10, "the steps are found");
+}
+
+/// The most lines of code in `journey.rs`, which holds the order of the steps and nothing else.
+const JOURNEY_LINES: usize = 200;
+
+#[test]
+fn the_journey_fits_on_a_page() {
+    let text = fs::read_to_string(folder("proxy").join("src/journey.rs")).unwrap();
+    let (code, _) = text.split_once("#[cfg(test)]").unwrap();
+    let code = without_comments(code);
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines <= JOURNEY_LINES, "{lines} lines of code");
+}
+
+/// The most lines of a function, from the line of its opening brace to that of its closing brace.
+const FUNCTION_LINES: usize = 60;
+
+/// Functions that are longer, each with the reason.
+const LONG_FUNCTIONS: [(&str, &str); 6] = [
+    (
+        "core/catalogue_rows.rs: rows",
+        "a table: one row per operation",
+    ),
+    ("proxy/refusal.rs: fmt", "a table: one sentence per refusal"),
+    ("proxy/metrics.rs: new", "a list of all meters, to be split"),
+    (
+        "proxy/admin/status.rs: status",
+        "a list of all figures, to be split",
+    ),
+    ("proxy/reload.rs: apply", "to be split"),
+    ("proxy/server.rs: start", "to be split"),
+];
+
+#[test]
+fn no_function_is_longer_than_a_screen() {
+    let mut long = BTreeSet::new();
+    let mut count = 0;
+    for name in CRATES {
+        let root = folder(name).join("src");
+        for (path, code) in sources_by_path(name) {
+            let file = path.strip_prefix(&root).unwrap().display().to_string();
+            if ["tests.rs", "simulation.rs"]
+                .iter()
+                .any(|tests| file.ends_with(tests))
+            {
+                continue;
+            }
+            for (function, lines) in functions(&code) {
+                count += 1;
+                if lines > FUNCTION_LINES {
+                    long.insert(format!("{name}/{file}: {function}"));
+                }
+            }
+        }
+    }
+    assert!(count > 2_000, "the functions are found: {count}");
+    let known = LONG_FUNCTIONS
+        .iter()
+        .map(|(function, _)| (*function).to_owned());
+    assert_eq!(long, known.collect());
+}
+
+/// The name of every function, and its lines between its braces.
+fn functions(code: &str) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    let lines: Vec<&str> = code.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let Some((before, rest)) = line.split_once("fn ") else {
+            continue;
+        };
+        let is_definition = before.split_whitespace().all(|word| {
+            word.starts_with("pub") || ["async", "const", "in", "crate)"].contains(&word)
+        });
+        let name = rest
+            .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+            .next();
+        let Some(name) = name.filter(|name| is_definition && !name.is_empty()) else {
+            continue;
+        };
+        // rustfmt puts the closing brace below the first letter of the definition.
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let closing = format!("{indent}}}");
+        let ends = |line: &&str| line.ends_with(['{', ';']);
+        let Some(opens) = lines[at..].iter().position(ends) else {
+            continue;
+        };
+        let body = &lines[at + opens + 1..];
+        let closes = body.iter().position(|line| *line == closing);
+        if let Some(closes) = closes.filter(|_| lines[at + opens].ends_with('{')) {
+            found.push((name.to_owned(), closes));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_long_function_is_found_and_measured_between_its_braces() {
+    let body = "        x();\n".repeat(61);
+    let code = format!(
+        "impl T {{\n    pub async fn long(\n        x: X,\n    ) -> Y {{\n{body}    }}\n\n    fn short() {{\n    }}\n}}\n"
+    );
+    assert_eq!(
+        functions(&code),
+        [("long".to_owned(), 61), ("short".to_owned(), 0)]
     );
 }
 

@@ -15,6 +15,8 @@ pub mod admin;
 pub mod journey;
 pub mod reload;
 
+pub mod worker;
+
 pub mod app;
 
 pub mod metrics;

@@ -8,4 +8,5 @@ pub mod http2_head;
 pub mod lifetime;
 pub mod proxy_protocol;
 pub mod transport;
+pub mod turned_away;
 pub mod write_batching;

@@ -1,5 +1,7 @@
 //! The running program: its threads, its sockets and its shutdown.
 
+pub mod own_reads;
+
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
@@ -18,7 +20,6 @@ use crate::admin;
 use crate::app::App;
 use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
-use crate::journey::Worker;
 use crate::listener::accept;
 use crate::process::clock::Clock;
 use crate::process::drain::{DrainPhase, EntryGate, cut_after};
@@ -33,6 +34,7 @@ use crate::reload::{self, EnvironmentLookup};
 use crate::start_error::StartError;
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::retry::RetryBudget;
+use crate::worker::Worker;
 
 /// The interval at which each worker closes idle upstream connections and the control thread expires replay memory.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -392,7 +394,9 @@ async fn work(
     });
     let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
-        tokio::spawn(async move { tokio::join!(worker.probe(), worker.rotate()) })
+        tokio::spawn(
+            async move { tokio::join!(own_reads::probe(&worker), own_reads::rotate(&worker)) },
+        )
     });
     accept::accept(worker, listener, slots).await;
     tokio::select! {

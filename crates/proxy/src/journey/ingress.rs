@@ -86,6 +86,26 @@ pub trait RequestBody: Body<Data = Bytes> + Unpin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallerGone;
 
+/// Why a request is not processed further.
+pub enum StopReason {
+    /// The proxy refuses the request.
+    Refused(Refusal),
+    /// The caller has left.
+    Gone,
+}
+
+impl From<Refusal> for StopReason {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<CallerGone> for StopReason {
+    fn from(CallerGone: CallerGone) -> Self {
+        Self::Gone
+    }
+}
+
 /// Waits for `awaited`, unless the sender of `body` leaves first.
 pub async fn unless_gone<F: Future>(
     body: &mut impl RequestBody,

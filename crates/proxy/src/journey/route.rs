@@ -1,16 +1,69 @@
 //! Route: finds the operation by exact (method, path) in the catalogue.
 
-use gatepay_core::Catalogue;
+use std::sync::Arc;
+
+use gatepay_core::{Catalogue, Operation};
 use gatepay_tenancy::PartyRef;
 
+use crate::generation::Generation;
 use crate::journey::ingress::RequestTarget;
 use crate::refusal::Refusal;
+
+/// A request whose operation is known. Nothing about its caller is proved. [`operation`] alone makes one.
+#[derive(Clone, Copy)]
+pub struct Routed<'g> {
+    generation: &'g Arc<Generation>,
+    position: usize,
+    query: Option<&'g str>,
+    by_operator: bool,
+}
+
+impl<'g> Routed<'g> {
+    /// The generation by which the request is judged.
+    pub fn generation(&self) -> &'g Arc<Generation> {
+        self.generation
+    }
+
+    /// The operation's position in the catalogue.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The operation.
+    pub fn operation(&self) -> &'g Operation {
+        &self.generation.catalogue.rows()[self.position]
+    }
+
+    /// The query behind `?`, as it was sent.
+    pub fn query(&self) -> Option<&'g str> {
+        self.query
+    }
+
+    /// Whether the request came by an operator's path, in the institution's form.
+    pub fn is_by_operator(&self) -> bool {
+        self.by_operator
+    }
+}
+
+/// Finds the operation that a request is for.
+pub fn operation<'g>(
+    generation: &'g Arc<Generation>,
+    target: &RequestTarget<'g>,
+    owner: Option<PartyRef<'_>>,
+) -> Result<Routed<'g>, Refusal> {
+    Ok(Routed {
+        position: position(&generation.catalogue, target, owner)?,
+        generation,
+        query: target.query,
+        by_operator: matches!(owner, Some(PartyRef::Operator(_))),
+    })
+}
 
 /// The position in the catalogue of the operation a request is for. It depends on the owner of the client id.
 ///
 /// Tenants call merchant paths, operators institution paths. The other side's paths do not exist for them: they get
 /// exactly the answer of any unknown path.
-pub fn operation(
+fn position(
     catalogue: &Catalogue,
     target: &RequestTarget<'_>,
     who: Option<PartyRef<'_>>,
@@ -48,7 +101,7 @@ mod tests {
                     bytes: 0,
                 };
                 assert_eq!(
-                    operation(&catalogue, &target, None).unwrap_err().slug(),
+                    position(&catalogue, &target, None).unwrap_err().slug(),
                     "unknown_operation",
                     "{method} {path}"
                 );

@@ -1,18 +1,130 @@
 //! Sign: builds the institution's request, signed anew for every attempt at the moment of sending.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
-use gatepay_core::{Credential, FreshStamp, Payload, Signature};
+use gatepay_core::{Credential, FreshStamp, Kind, Payload, Signature, translate};
 use gatepay_http1::request_head::RequestHead;
-use gatepay_http1::{request_encoder, wire_lines};
+use gatepay_http1::{content_coding, request_encoder, wire_lines};
+use gatepay_tenancy::settings::{AcceptEncoding, Settings};
 use http::header::{self, HeaderValue};
 
 use crate::headers;
-use crate::journey::admit::Acting;
-use crate::process::yielding::in_pieces;
+use crate::journey::judge::{Acting, Judged};
+use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
+use crate::record::RequestRecord;
+use crate::refusal::{CallOutcome, Refusal};
+use crate::upstream::clock_offset::UpstreamClock;
+use crate::upstream::connection::MakeAttempt;
+
+/// A judged request, and the request to GatePay made from it. [`compose`] alone makes one.
+pub struct Composed<'g> {
+    judged: Judged<'g>,
+    outbound: Outbound,
+    translated: bool,
+}
+
+impl<'g> Composed<'g> {
+    /// The judged request.
+    pub fn judged(&self) -> &Judged<'g> {
+        &self.judged
+    }
+
+    /// The judged request without its body, the request to GatePay, and whether GatePay's answer has to be translated.
+    pub fn into_parts(self) -> (Judged<'g>, Outbound, bool) {
+        (self.judged, self.outbound, self.translated)
+    }
+}
+
+/// What the request to GatePay is made with, apart from the caller's request.
+pub struct OutboundRules<'a> {
+    /// GatePay's name in `Host`.
+    host: &'a HeaderValue,
+    /// Whether reads may be answered in gzip.
+    gzip: bool,
+    /// The currencies that a translated balance query asks for.
+    balance_currencies: &'a [String],
+    /// Threads for work on long bodies.
+    offload: &'a OffloadThreads,
+}
+
+impl<'a> OutboundRules<'a> {
+    /// The rules in the process's settings.
+    pub fn of(settings: &'a Settings, host: &'a HeaderValue, offload: &'a OffloadThreads) -> Self {
+        Self {
+            host,
+            gzip: settings.upstream.accept_encoding == AcceptEncoding::Gzip,
+            balance_currencies: &settings.balance_currencies,
+            offload,
+        }
+    }
+}
+
+/// Makes the request to GatePay for a judged call. Each attempt signs it.
+pub async fn compose<'g>(
+    mut judged: Judged<'g>,
+    head: RequestHead<'_>,
+    rules: &OutboundRules<'_>,
+    record: &mut RequestRecord,
+) -> Result<Composed<'g>, Refusal> {
+    let routed = judged.verified().routed();
+    let operation = routed.operation();
+    // Operators already use the institution's form.
+    let translated = !routed.is_by_operator() && !operation.is_verbatim();
+    let inbound = InboundRequest {
+        query: routed.query(),
+        head,
+        body: judged.take_body(),
+        // Only a read whose caller accepts gzip may be answered in gzip.
+        gzip: !translated
+            && rules.gzip
+            && operation.kind == Kind::Read
+            && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str())),
+    };
+    let outbound = if translated {
+        let body = balance_request(&judged, &inbound, rules).await;
+        Outbound::balance(operation, &inbound, judged.acting(), rules.host, body)
+    } else {
+        Outbound::verbatim(operation, inbound, judged.acting(), rules.host)
+    };
+    let outbound = outbound.map_err(|error| {
+        record.detail(error.to_string());
+        Refusal::Internal(CallOutcome::NotExecuted)
+    })?;
+    Ok(Composed {
+        judged,
+        outbound,
+        translated,
+    })
+}
+
+/// The body of the institution's balance query for a merchant's query. A long query is read on another thread.
+async fn balance_request(
+    judged: &Judged<'_>,
+    inbound: &InboundRequest<'_>,
+    rules: &OutboundRules<'_>,
+) -> Vec<u8> {
+    let routed = judged.verified().routed();
+    let currencies = rules.balance_currencies;
+    if inbound.body.len() <= YIELD_AFTER {
+        let reading = BodyReading::read(routed.operation(), inbound.query, &inbound.body);
+        return translate::balance_request(&reading, currencies);
+    }
+    let catalogue = Arc::clone(&routed.generation().catalogue);
+    let (position, body) = (routed.position(), inbound.body.clone());
+    let query = inbound.query.map(str::to_owned);
+    let currencies = currencies.to_vec();
+    let read = move || {
+        let row = &catalogue.rows()[position];
+        let reading = BodyReading::read(row, query.as_deref(), &body);
+        translate::balance_request(&reading, &currencies)
+    };
+    Box::pin(rules.offload.run(read)).await
+}
 
 /// The request to GatePay, apart from the parts that each attempt makes fresh.
 ///
@@ -33,27 +145,15 @@ pub struct Outbound {
 }
 
 /// The parts of a caller's request that go into the institution's request.
-pub struct InboundRequest<'a> {
+struct InboundRequest<'a> {
     /// The query behind `?`.
-    pub query: Option<&'a str>,
+    query: Option<&'a str>,
     /// The head, of which only allow-listed lines are taken.
-    pub head: RequestHead<'a>,
+    head: RequestHead<'a>,
     /// The body that was verified.
-    pub body: Bytes,
+    body: Bytes,
     /// Whether the answer may be in gzip.
-    pub gzip: bool,
-}
-
-impl<'a> InboundRequest<'a> {
-    /// A request that accepts no coded answer.
-    pub fn uncoded(query: Option<&'a str>, head: RequestHead<'a>, body: Bytes) -> Self {
-        Self {
-            query,
-            head,
-            body,
-            gzip: false,
-        }
-    }
+    gzip: bool,
 }
 
 /// A part of the request that cannot be written as HTTP. Nothing is sent then.
@@ -70,7 +170,7 @@ pub enum UnsendableHead {
 impl Outbound {
     /// The institution's call as the caller made it: another path, the same query, the same body byte for byte,
     /// allow-listed headers.
-    pub fn verbatim(
+    fn verbatim(
         operation: &Operation,
         inbound: InboundRequest<'_>,
         acting: Acting<'_>,
@@ -85,7 +185,7 @@ impl Outbound {
 
     /// The institution's balance query for a merchant's query: another method, and this body, which carries the
     /// merchant's question ([`gatepay_core::translate::balance_request`]).
-    pub fn balance(
+    fn balance(
         operation: &Operation,
         inbound: &InboundRequest<'_>,
         acting: Acting<'_>,
@@ -245,6 +345,32 @@ impl Outbound {
     }
 }
 
+/// Makes the attempts of a call. Each attempt has its own stamp, which is recorded.
+pub struct SignedAttempts<'a> {
+    /// The request to GatePay.
+    pub outbound: &'a Outbound,
+    /// The institution's credential.
+    pub credential: &'a Credential,
+    /// GatePay's clock, which gives the stamps.
+    pub clock: &'a UpstreamClock,
+    /// The record of the caller's request.
+    pub record: &'a mut RequestRecord,
+}
+
+impl MakeAttempt for SignedAttempts<'_> {
+    async fn make(&mut self, head: &mut Vec<u8>) -> Bytes {
+        let stamp = self.clock.stamp();
+        self.record.attempt(&self.credential.client_id, &stamp);
+        if self.outbound.body().len() <= YIELD_AFTER {
+            return self.outbound.attempt(self.credential, &stamp, head);
+        }
+        let attempt = self
+            .outbound
+            .attempt_in_pieces(self.credential, &stamp, head);
+        Box::pin(attempt).await
+    }
+}
+
 /// The approximate number of bytes that an attempt adds to a head.
 const SIGNED: usize = 512;
 /// The media type of the bodies that the proxy makes itself.
@@ -256,7 +382,6 @@ const HEAD: usize = 544;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::yielding::YIELD_AFTER;
     use crate::process::yielding::tests::polls;
     use gatepay_core::{Catalogue, ClientId, SecretKey, SigningKey};
 

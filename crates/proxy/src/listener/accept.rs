@@ -21,12 +21,12 @@ use crate::callers::client_address::ClientAddress;
 use crate::callers::connection_slots::{
     AcceptPermit, ConnectionSlot, ConnectionSlots, SlotHolder, SlotOutcome,
 };
-use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::listener::transport::InboundStream;
 use crate::listener::{http1, http2, proxy_protocol};
 use crate::process::drain::{DrainPhase, EntryGuard, RunningGuard};
 use crate::tls::certificate::ListenerIdentity;
+use crate::worker::Worker;
 
 /// How long accepting pauses after the system refused a connection. Accepting then neither stops nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -27,15 +27,17 @@ use tokio::task::yield_now;
 use crate::callers::activity::ConnectionActivity;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
+use crate::journey;
 use crate::journey::ingress::{LINGER, RequestBody};
 use crate::journey::relay::Reply;
-use crate::journey::{self, Worker};
 use crate::listener::transport::InboundStream;
+use crate::listener::turned_away;
 use crate::listener::{lifetime, write_batching};
 use crate::process::clock::Clock;
 use crate::process::drain::{Drain, DrainPhase, EntryGuard};
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 use crate::record::refused_head::RefusedHead;
+use crate::worker::Worker;
 
 /// How many bytes are read at once: a request has less than a KiB.
 const READ: usize = 4 * 1024;
@@ -256,7 +258,7 @@ impl Http1Connection {
             journey::handle(worker, peer, active, entry, &head, &mut body).await
         } else {
             drop(entry);
-            Some(journey::crowded(app, peer, active, &head))
+            Some(turned_away::crowded(app, peer, active, &head))
         };
         let Some(reply) = reply.filter(|_| !body.is_continue_cut()) else {
             return AfterRequest::Drop;
@@ -294,7 +296,7 @@ impl Http1Connection {
         let active = caller.activity.request();
         app.metrics.unreadable_heads.inc();
         let head = RefusedHead::of_bytes(&self.received);
-        let reply = journey::unreadable(app, peer, active, fault, &head);
+        let reply = turned_away::unreadable(app, peer, active, fault, &head);
         drop((head, entry));
         let written = self
             .answer(&app.clock, reply, RequestTraits::UNREADABLE)

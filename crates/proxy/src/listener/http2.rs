@@ -23,10 +23,10 @@ use tokio::time::timeout;
 
 use crate::callers::activity::ConnectionActivity;
 use crate::callers::address_limits::ConnectionPeer;
-use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::listener::transport::InboundStream;
 use crate::process::drain::EntryGuard;
+use crate::worker::Worker;
 use ending::{ConnectionEnding, GoawaySignal};
 use stream::{Http2Caller, SEND_BUFFER};
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::callers::activity::{ConnectionActivity, LeaveReason};
-use crate::journey::Worker;
 use crate::journey::ingress::LINGER_AT_THE_END;
 use crate::process::clock;
 use crate::process::drain::{Drain, DrainPhase};
 use crate::tls::certificate::{ClientCa, ListenerIdentity};
+use crate::worker::Worker;
 
 /// The age and the client CA of a connection, either of which can end it without a timeout.
 pub struct ConnectionLifetime {

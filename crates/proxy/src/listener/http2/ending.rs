@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::keep_alive;
 use crate::callers::activity::{ConnectionActivity, LeaveReason, TimeoutCheck};
-use crate::journey::Worker;
 use crate::listener::lifetime::{CloseReason, ConnectionLifetime};
 use crate::process::drain::{DrainPhase, EntryGuard, FIRST_REQUEST_WAIT};
+use crate::worker::Worker;
 
 /// How long a caller has to close an idle connection after a GOAWAY, before the connection is dropped.
 const GOAWAY_WAIT: Duration = Duration::from_secs(1);

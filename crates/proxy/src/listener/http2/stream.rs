@@ -17,14 +17,16 @@ use http_body::{Body, Frame, SizeHint};
 use crate::callers::activity::ActiveRequest;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::headers;
+use crate::journey;
 use crate::journey::ingress::{LINGER, RequestBody};
 use crate::journey::relay::{Reply, TruncatedAnswer};
-use crate::journey::{self, Worker};
+use crate::listener::turned_away;
 use crate::listener::{http2_head, lifetime};
 use crate::process::clock::Clock;
 use crate::process::drain::EntryGuard;
 use crate::process::yielding::SinceYield;
 use crate::record::refused_head::RefusedHead;
+use crate::worker::Worker;
 
 /// How many bytes of an answer one HTTP/2 stream holds ready to be sent.
 pub(super) const SEND_BUFFER: usize = 64 * 1024;
@@ -102,7 +104,13 @@ async fn answer(
         Err(fault) => {
             worker.app.metrics.unreadable_heads.inc();
             let head = RefusedHead::of_lines(head.lines());
-            Some(journey::unreadable(&worker.app, peer, active, fault, &head))
+            Some(turned_away::unreadable(
+                &worker.app,
+                peer,
+                active,
+                fault,
+                &head,
+            ))
         }
     }
 }

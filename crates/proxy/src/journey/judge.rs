@@ -1,0 +1,421 @@
+//! Judge: may this caller make this call with this body, apart from limits?
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gatepay_core::amount::BodyAmounts;
+use gatepay_core::body::BodyReading;
+use gatepay_core::check::{self, Strictness};
+use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
+use gatepay_core::operation::AccountHeader;
+use gatepay_core::{Catalogue, Kind, Operation};
+use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
+use gatepay_tenancy::{PartyRef, Registry, Standing};
+
+use crate::generation::tenant_limits::TenantLimits;
+use crate::headers::{AtMostOnce, KnownHeaders};
+use crate::journey::verify::Verified;
+use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
+use crate::record::RequestRecord;
+use crate::refusal::Refusal;
+
+/// A verified request that its caller may make. [`judge`] alone makes one.
+pub struct Judged<'g> {
+    verified: Verified<'g>,
+    acting: Acting<'g>,
+    amounts: BodyAmounts,
+}
+
+impl<'g> Judged<'g> {
+    /// The verified request.
+    pub fn verified(&self) -> &Verified<'g> {
+        &self.verified
+    }
+
+    /// The account that the call is for.
+    pub fn acting(&self) -> Acting<'g> {
+        self.acting
+    }
+
+    /// Moves the body out, for the request to GatePay.
+    pub(super) fn take_body(&mut self) -> Bytes {
+        self.verified.take_body()
+    }
+
+    /// The verified request, and the amounts in its body for the journal.
+    pub(super) fn into_parts(self) -> (Verified<'g>, BodyAmounts) {
+        (self.verified, self.amounts)
+    }
+}
+
+/// The parts of a head that the judgement reads.
+#[derive(Clone, Copy)]
+pub struct CallerClaims<'g> {
+    /// The caller's address.
+    address: IpAddr,
+    /// The value of `X-GatePay-On-Behalf-Of`.
+    on_behalf_of: AtMostOnce<'g>,
+}
+
+impl<'g> CallerClaims<'g> {
+    /// The claims of a caller at this address.
+    pub fn new(address: IpAddr, lines: &KnownHeaders<'g>) -> Self {
+        Self {
+            address,
+            on_behalf_of: lines.on_behalf_of,
+        }
+    }
+}
+
+/// Checks that the caller may make this call with this body. The record takes the body's idempotency key: that of a
+/// refused call too, if an earlier copy of the call may have been admitted.
+pub async fn judge<'g>(
+    verified: Verified<'g>,
+    claims: CallerClaims<'g>,
+    rules: BodyRules,
+    offload: &OffloadThreads,
+    record: &mut RequestRecord,
+) -> Result<Judged<'g>, Refusal> {
+    let judged = match verified.stamp().usable(record.began_unix_ms()) {
+        Ok(()) => judge_call(&verified, claims, rules, offload).await,
+        Err(refusal) => Err(refusal),
+    };
+    match judged {
+        Ok((acting, JudgedBody { key, amounts })) => {
+            record.key(key);
+            Ok(Judged {
+                verified,
+                acting,
+                amounts,
+            })
+        }
+        Err(refusal) => {
+            if record.is_in_doubt() {
+                let routed = verified.routed();
+                let row = (&routed.generation().catalogue, routed.position());
+                let key = key_of_body(offload, row, routed.query(), verified.body());
+                record.key(key.await);
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// The acting account and the facts of the body, if the call may be made.
+async fn judge_call<'g>(
+    verified: &Verified<'g>,
+    claims: CallerClaims<'g>,
+    rules: BodyRules,
+    offload: &OffloadThreads,
+) -> Result<(Acting<'g>, JudgedBody), Refusal> {
+    let (routed, caller) = (verified.routed(), verified.caller());
+    let (generation, position) = (routed.generation(), routed.position());
+    let (operation, owner) = (routed.operation(), caller.owner);
+    let lane = generation.tenant_limits(caller.position);
+    allowed(owner, lane, position, operation, claims.address)?;
+    let (registry, institution) = (&generation.registry, &generation.institution);
+    let acting = acting(owner, operation, claims.on_behalf_of, registry, institution)?;
+    let own = match owner {
+        PartyRef::Tenant(tenant) => Some(CallerIdentity {
+            account: tenant.sub_account.as_str(),
+            client_id: caller.client_id.as_str(),
+        }),
+        PartyRef::Operator(_) => None,
+    };
+    let row = (&generation.catalogue, position);
+    let (query, body) = (routed.query(), verified.body());
+    let judged = judge_body(offload, row, query, body, own, rules).await?;
+    Ok((acting, judged))
+}
+
+/// Whether this party may make this call from this address at all, apart from rates and stamps.
+pub fn allowed(
+    who: PartyRef<'_>,
+    lane: &TenantLimits,
+    position: usize,
+    operation: &Operation,
+    peer: IpAddr,
+) -> Result<(), Refusal> {
+    let party = who.party();
+    let refuse = |why: Cow<'static, str>| Err(Refusal::OperationNotAllowed(why));
+    if party.standing == Standing::Suspended || lane.is_suspended() {
+        return Err(Refusal::TenantSuspended);
+    }
+    if !party.allows_address(peer) {
+        return Err(Refusal::AddressNotAllowed);
+    }
+    if let Some(why) = operation.off() {
+        let name = &operation.name;
+        return match who {
+            // Only the institution is told how to turn the operation on.
+            PartyRef::Tenant(_) => Err(Refusal::OperationOff {
+                operation: name.clone().into_owned(),
+                why,
+            }),
+            PartyRef::Operator(_) => refuse(format!("{name} is off: {why}").into()),
+        };
+    }
+    if !party.permissions.allows(position) {
+        return refuse(format!("you may not call {}", operation.name).into());
+    }
+    if party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
+        return refuse("you may only read at present".into());
+    }
+    Ok(())
+}
+
+/// The account that GatePay is told a call is for. These headers are unsigned, so a tenant cannot choose them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acting<'a> {
+    /// The account goes into `X-GatePay-On-Behalf-Of`.
+    OnBehalfOf(&'a str),
+    /// The account goes into `X-GatePay-MerchantId`: for fee settings.
+    Merchant(&'a str),
+    /// Neither: creating, querying and listing sub-accounts names no account.
+    Nobody,
+}
+
+impl<'a> Acting<'a> {
+    /// The account, in whichever header it is sent.
+    pub fn account(&self) -> Option<&'a str> {
+        match self {
+            Self::OnBehalfOf(account) | Self::Merchant(account) => Some(account),
+            Self::Nobody => None,
+        }
+    }
+}
+
+/// The account a call is for: a tenant's own sub-account, or for an operator a known account. `named` is the value of
+/// the head's `X-GatePay-On-Behalf-Of`.
+pub fn acting<'a>(
+    who: PartyRef<'a>,
+    operation: &Operation,
+    named: AtMostOnce<'a>,
+    registry: &Registry,
+    institution: &'a Institution,
+) -> Result<Acting<'a>, Refusal> {
+    let mismatch = |what: &str| Err(Refusal::OnBehalfOfMismatch(what.to_owned()));
+    let Ok(named) = named else {
+        return mismatch("X-GatePay-On-Behalf-Of stands more than once");
+    };
+    match (who, operation.account) {
+        (PartyRef::Tenant(tenant), _) => {
+            let own = tenant.sub_account.as_str();
+            match named {
+                Some(named) if named != own.as_bytes() => {
+                    mismatch("leave X-GatePay-On-Behalf-Of out, or name your own sub-account")
+                }
+                _ => Ok(Acting::OnBehalfOf(own)),
+            }
+        }
+        (PartyRef::Operator(_), AccountHeader::OnBehalfOf) => {
+            let known = |account: &&str| {
+                registry.knows_account(account)
+                    || institution.account_id.as_deref() == Some(account)
+            };
+            let account = named
+                .and_then(|named| str::from_utf8(named).ok())
+                .filter(known);
+            account.map_or_else(
+                || mismatch("X-GatePay-On-Behalf-Of must name a tenant's sub-account or institution.account_id"),
+                |account| Ok(Acting::OnBehalfOf(account)),
+            )
+        }
+        (PartyRef::Operator(_), _) if named.is_some() => {
+            mismatch("this call is made for no account: leave X-GatePay-On-Behalf-Of out")
+        }
+        (PartyRef::Operator(_), AccountHeader::MerchantId) => institution
+            .merchant_id
+            .as_deref()
+            .map(Acting::Merchant)
+            .ok_or_else(|| {
+                Refusal::OperationNotAllowed(
+                    "fee settings need institution.merchant_id in proxy.toml".into(),
+                )
+            }),
+        (PartyRef::Operator(_), AccountHeader::None) => Ok(Acting::Nobody),
+    }
+}
+
+/// The facts read from a body that may be sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct JudgedBody {
+    /// The idempotency key in the body.
+    pub key: Option<String>,
+    /// The amounts in the body, if the journal records them.
+    pub amounts: BodyAmounts,
+}
+
+/// Checks that the body has one reading, acts for `own` alone and may be accepted by GatePay; returns its facts.
+///
+/// An operator's body (`own` is `None`) may act for any account.
+pub fn body(
+    operation: &Operation,
+    query: Option<&str>,
+    body: &[u8],
+    own: Option<CallerIdentity<'_>>,
+    rules: &BodyRules,
+) -> Result<JudgedBody, Refusal> {
+    let reading = BodyReading::read(operation, query, body);
+    let callbacks = own.is_none() || rules.callbacks;
+    guard(operation, &reading, own, callbacks).map_err(|steering| match steering {
+        SteeringAttempt::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
+        SteeringAttempt::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
+        SteeringAttempt::NotOneText { .. }
+        | SteeringAttempt::Repeated { .. }
+        | SteeringAttempt::NotAscii { .. }
+        | SteeringAttempt::TooDeep { .. }
+        | SteeringAttempt::ReadDifferently { .. }
+        | SteeringAttempt::ParameterNotAscii
+        | SteeringAttempt::ParameterName
+        | SteeringAttempt::RepeatedParameter
+        | SteeringAttempt::Contradicted
+        | SteeringAttempt::EncodedName
+        | SteeringAttempt::PartName
+        | SteeringAttempt::RepeatedPart
+        | SteeringAttempt::TooManyParts => Refusal::InvalidBody(steering.to_string()),
+    })?;
+    let inspected = check::inspect(operation, &reading, rules.strictness)
+        .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
+    let amounts = if rules.amounts && operation.kind != Kind::Read {
+        BodyAmounts::read(operation, &reading)
+    } else {
+        BodyAmounts::default()
+    };
+    Ok(JudgedBody {
+        key: inspected.key,
+        amounts,
+    })
+}
+
+/// Like `body`, for a body of any length: a long body is read on another thread.
+pub async fn judge_body(
+    offload: &OffloadThreads,
+    (catalogue, position): (&Arc<Catalogue>, usize),
+    query: Option<&str>,
+    sent: &Bytes,
+    own: Option<CallerIdentity<'_>>,
+    rules: BodyRules,
+) -> Result<JudgedBody, Refusal> {
+    if sent.len() <= YIELD_AFTER {
+        return body(&catalogue.rows()[position], query, sent, own, &rules);
+    }
+    let (catalogue, sent) = (Arc::clone(catalogue), sent.clone());
+    let query = query.map(str::to_owned);
+    let own = own.map(|own| (own.account.to_owned(), own.client_id.to_owned()));
+    let judged = offload.run(move || {
+        let own = own
+            .as_ref()
+            .map(|(account, client_id)| CallerIdentity { account, client_id });
+        body(
+            &catalogue.rows()[position],
+            query.as_deref(),
+            &sent,
+            own,
+            &rules,
+        )
+    });
+    Box::pin(judged).await
+}
+
+/// Like `key`, for a body of any length: a long body is read on another thread.
+pub async fn key_of_body(
+    offload: &OffloadThreads,
+    (catalogue, position): (&Arc<Catalogue>, usize),
+    query: Option<&str>,
+    sent: &Bytes,
+) -> Option<String> {
+    if sent.len() <= YIELD_AFTER {
+        return key(&catalogue.rows()[position], query, sent);
+    }
+    let (catalogue, sent) = (Arc::clone(catalogue), sent.clone());
+    let query = query.map(str::to_owned);
+    let read = offload.run(move || key(&catalogue.rows()[position], query.as_deref(), &sent));
+    Box::pin(read).await
+}
+
+/// The rules by which bodies are judged, the same for all tenants.
+#[derive(Clone, Copy)]
+pub struct BodyRules {
+    /// How many of GatePay's own checks the proxy applies.
+    pub strictness: Strictness,
+    /// Whether a body may name a callback address, so that GatePay calls the tenant directly.
+    pub callbacks: bool,
+    /// Whether amounts are read, which only a journal needs.
+    pub amounts: bool,
+}
+
+impl BodyRules {
+    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts.
+    pub fn of(settings: &Settings, amounts: bool) -> Self {
+        Self {
+            strictness: settings.checks,
+            callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
+            amounts,
+        }
+    }
+}
+
+/// The idempotency key in a body, even if the body has other faults.
+pub fn key(operation: &Operation, query: Option<&str>, body: &[u8]) -> Option<String> {
+    let reading = BodyReading::read(operation, query, body);
+    check::inspect(operation, &reading, Strictness::Off)
+        .ok()
+        .and_then(|inspected| inspected.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    #[tokio::test]
+    async fn a_long_body_is_read_on_another_thread_and_a_short_one_here() {
+        let catalogue = Arc::new(Catalogue::standard());
+        let rows = catalogue.rows();
+        let position = rows.iter().position(|row| row.name == "query_order");
+        let row = (&catalogue, position.unwrap());
+        let rules = BodyRules {
+            strictness: Strictness::Off,
+            callbacks: true,
+            amounts: true,
+        };
+        let own = CallerIdentity {
+            account: "1",
+            client_id: "c",
+        };
+        let body = |filler: usize| {
+            let filler = "x".repeat(filler);
+            Bytes::from(format!(r#"{{"merchantTradeNo":"A-1","goods":"{filler}"}}"#))
+        };
+        let short = body(YIELD_AFTER - 100);
+        let long = body(YIELD_AFTER);
+        // With no offload thread, work that needs a thread never ends.
+        let none = OffloadThreads::with(0);
+        for (body, is_here) in [(&short, true), (&long, false)] {
+            let judge = judge_body(&none, row, None, body, Some(own), rules);
+            assert_eq!(is_ready_at_once(judge), is_here);
+            let key = key_of_body(&none, row, None, body);
+            assert_eq!(is_ready_at_once(key), is_here);
+        }
+        let offload = OffloadThreads::default();
+        let judge = |sent| judge_body(&offload, row, None, sent, Some(own), rules);
+        let key = |sent| key_of_body(&offload, row, None, sent);
+        assert_eq!(judge(&long).await.ok(), judge(&short).await.ok());
+        assert_eq!(key(&long).await, key(&short).await);
+        let foreign =
+            Bytes::from([&long[..long.len() - 1], br#","sub_merchant_id":"2"}"#].concat());
+        assert_eq!(
+            judge(&foreign).await.unwrap_err().slug(),
+            "on_behalf_of_mismatch"
+        );
+    }
+
+    fn is_ready_at_once(future: impl Future) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        pin!(future).poll(&mut cx).is_ready()
+    }
+}

@@ -1,0 +1,160 @@
+//! Lost call: what the proxy finds out about a call whose answer is lost or does not decide the outcome, and what it
+//! advises the caller.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_core::body::BodyReading;
+use gatepay_core::look_up::{LookUpObservation, LookUpQuestion};
+use gatepay_core::operation::LookUp;
+use gatepay_core::proof::LookUpRule;
+use gatepay_core::{Credential, Kind, Operation};
+
+use crate::generation::Generation;
+use crate::journey::admit::Admitted;
+use crate::process::drain::Drain;
+use crate::process::yielding::YIELD_AFTER;
+use crate::record::RequestRecord;
+use crate::record::access_line::RequestPhase;
+use crate::refusal::{self, CallOutcome, Refusal};
+use crate::upstream::forward::{CallOwner, UpstreamCall};
+use crate::upstream::resolve::{self, ResolveSchedule};
+
+/// What look-ups of a call use.
+pub struct LookUpMeans<'a> {
+    /// The worker's way to GatePay.
+    pub upstream: UpstreamCall<'a>,
+    /// The institution's credential.
+    pub credential: &'a Credential,
+    /// The time for all look-ups of a call: `upstream.resolve_ms`.
+    pub within: Duration,
+    /// The drain, whose deadline ends look-ups early.
+    pub drain: &'a Drain,
+    /// That deadline, from the beginning of the drain.
+    pub drain_deadline: Duration,
+}
+
+/// The refusal of a call that was sent and has no answer fit to relay. The outcome is looked up at GatePay where
+/// possible.
+pub async fn lost(
+    what: &'static str,
+    admitted: &Admitted,
+    means: &LookUpMeans<'_>,
+    record: &mut RequestRecord,
+) -> Refusal {
+    let observation = match admitted.kind() {
+        Kind::Read => None,
+        Kind::Write | Kind::Money => {
+            record.enter_phase(RequestPhase::LookUp);
+            Some(look_up(admitted, means, &resolve::AFTER_LOSS).await)
+        }
+    };
+    record.enter_phase(RequestPhase::Own);
+    if let Some(observation) = &observation {
+        record.observed(observation.observed);
+    }
+    let (generation, operation) = (admitted.generation(), admitted.operation());
+    let by_operator = admitted.is_by_operator();
+    Refusal::OutcomeUnknown {
+        what,
+        advice: advice(generation, operation, record.known_key(), by_operator),
+        observation,
+    }
+}
+
+/// Determines the outcome of a call by look-up, where the answer alone does not decide it.
+pub async fn settle(
+    rule: LookUpRule,
+    admitted: &Admitted,
+    means: &LookUpMeans<'_>,
+    record: &mut RequestRecord,
+) -> CallOutcome {
+    let schedule = match rule {
+        LookUpRule::UnderWay => &resolve::AFTER_LOSS,
+        LookUpRule::Decided | LookUpRule::RefusedIfAbsent | LookUpRule::RefusedUnlessFound => {
+            &resolve::AFTER_REFUSAL
+        }
+    };
+    record.enter_phase(RequestPhase::LookUp);
+    let LookUpObservation { observed, .. } = look_up(admitted, means, schedule).await;
+    record.enter_phase(RequestPhase::Own);
+    record.observed(observed);
+    rule.settle(observed).into()
+}
+
+/// The advice to a caller before a repeat: the query to make, and its key.
+pub fn advice(
+    generation: &Generation,
+    operation: &Operation,
+    key: Option<&str>,
+    by_operator: bool,
+) -> Cow<'static, str> {
+    let look_up = look_up_row(generation, operation);
+    let look_up = look_up.and_then(|(_, row)| match &row.merchant_path {
+        Some(path) if !by_operator => Some((row.method, path.as_ref())),
+        _ => Some((row.institution_method, row.institution_path.as_deref()?)),
+    });
+    refusal::advice(operation, look_up, key)
+}
+
+/// Looks a call up at GatePay on schedule, until the call is found, or `upstream.resolve_ms` or the drain ends it.
+async fn look_up(
+    admitted: &Admitted,
+    means: &LookUpMeans<'_>,
+    schedule: &ResolveSchedule,
+) -> LookUpObservation {
+    let upstream = means.upstream;
+    let mut seen = LookUpObservation::UNKNOWN;
+    let (generation, position) = (admitted.generation(), admitted.position());
+    let (query, body) = admitted.outbound().content();
+    let asked = if body.len() <= YIELD_AFTER {
+        question(generation, position, query, body)
+    } else {
+        let generation = Arc::clone(generation);
+        let (query, body) = (query.map(str::to_owned), body.clone());
+        let read = move || question(&generation, position, query.as_deref(), &body);
+        upstream.offload.run(read).await
+    };
+    let row = look_up_row(generation, admitted.operation());
+    let Some((question, (_, row))) = asked.zip(row) else {
+        return seen;
+    };
+    let Ok(outbound) = admitted.outbound().look_up(row, &question) else {
+        return seen;
+    };
+    let ask =
+        |head: &mut Vec<u8>| outbound.attempt(means.credential, &upstream.clock.stamp(), head);
+    let road = UpstreamCall {
+        owner: CallOwner::LookUp(admitted.tenant_limits()),
+        ..upstream
+    };
+    tokio::select! {
+        () = resolve::resolve(road, &question, schedule, means.within, &mut seen, ask) => {}
+        // The drain deadline is near: answer with the observation so far while there is time.
+        () = means.drain.before_deadline(means.drain_deadline) => {}
+    }
+    seen
+}
+
+/// The look-up question about a call with this body.
+fn question(
+    generation: &Generation,
+    position: usize,
+    query: Option<&str>,
+    body: &[u8],
+) -> Option<LookUpQuestion> {
+    let operation = &generation.catalogue.rows()[position];
+    let (by, row) = look_up_row(generation, operation)?;
+    LookUpQuestion::about(by, row, &BodyReading::read(operation, query, body))
+}
+
+/// The operation's look-up and the row of the look-up operation, if there is such a row and it is on.
+fn look_up_row<'a>(
+    generation: &'a Generation,
+    operation: &'a Operation,
+) -> Option<(&'a LookUp, &'a Operation)> {
+    let look_up = operation.look_up.as_ref()?;
+    let row = generation.catalogue.named(look_up.operation)?;
+    row.off().is_none().then_some((look_up, row))
+}
