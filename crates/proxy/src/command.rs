@@ -21,6 +21,8 @@ use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::record::program_log::ProgramLogFormat;
 use gatepay_tenancy::settings::LogFormat;
 use tracing_appender::non_blocking::WorkerGuard;
 
@@ -88,16 +90,13 @@ pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
         .and_then(|level| level.parse().ok())
         .unwrap_or(tracing::Level::INFO);
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
-    let log = tracing_subscriber::fmt()
+    // This fails only if a log was set before; that log then stays in use.
+    let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal());
-    // This fails only if a log was set before; that log then stays in use.
-    let _ = match format {
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-        LogFormat::Human => log.try_init(),
-    };
+        .with_ansi(io::stderr().is_terminal())
+        .event_format(ProgramLogFormat::new(format, Clock::system()))
+        .try_init();
     guard
 }
 

@@ -6,6 +6,7 @@
 pub mod access_line;
 pub mod access_log;
 pub mod meters;
+pub mod program_log;
 pub mod refused_head;
 pub mod telemetry;
 pub mod trace;
@@ -207,7 +208,7 @@ impl RequestRecord {
             tracing::warn!(
                 party,
                 client_id,
-                "a party is refused: it signs with a credential that {why}"
+                "requests of a party are refused: they are signed with a credential that {why}"
             );
         }
         self.detail = Some(format!("the signature is right, but the credential {why}"));

@@ -690,6 +690,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_examples_in_the_page_on_logs_are_access_lines_as_written() {
+        let mut line = line();
+        line.spent
+            .add(RequestPhase::Upstream, Duration::from_micros(11_500));
+        line.spent
+            .add(RequestPhase::Own, Duration::from_micros(250));
+        let page = include_str!("../../../../docs/logs.md");
+        for format in [LogFormat::Json, LogFormat::Human] {
+            let mut out = TextBuffer::default();
+            let rest = LineDetails {
+                key: Some("A-1"),
+                ..LineDetails::default()
+            };
+            line.write(rest, format, &mut Rfc3339Cache::default(), &mut out);
+            let written = content(&out);
+            assert!(page.contains(&written), "{written}");
+        }
+    }
+
+    #[test]
     fn a_line_that_waits_is_small() {
         // Four cache lines of the processor.
         assert!(
