@@ -70,7 +70,7 @@ async fn who_follows_stamps_gatepays_time() {
     assert!(behind(&gatepay) < 2_500, "{} ms", behind(&gatepay));
     until("it says so", || {
         let said = program.stderr();
-        said.contains("off GatePay's: what is sent is stamped with GatePay's time")
+        said.contains("off GatePay's: requests to GatePay are stamped with GatePay's time")
     })
     .await;
 }
@@ -84,7 +84,9 @@ async fn half_a_minute_is_followed_too_and_is_an_alarm() {
     assert!(behind(&gatepay) < 2_500, "{} ms", behind(&gatepay));
     until("it says so", || {
         let said = program.stderr();
-        said.contains("by more than is tolerated: what is sent is stamped with GatePay's time")
+        said.contains(
+            "by more than is tolerated: requests to GatePay are stamped with GatePay's time",
+        )
     })
     .await;
     let offset = metric(&program, "clock_offset_seconds").await;

@@ -332,7 +332,7 @@ fn what_a_folder_would_change_is_told_and_exits_accordingly() {
     );
     let (said, _) = against(&after, &before);
     assert!(
-        said.contains("confirm this: it moves tenant acme from sub-account"),
+        said.contains("has to be confirmed: it moves tenant acme from sub-account"),
         "{said}"
     );
     let (config, other) = (after.name("proxy.toml"), before.name("proxy.toml"));

@@ -77,7 +77,7 @@ async fn a_second_signal_ends_it_although_a_thread_is_stuck_and_a_third_ends_it_
         let folder = folder(&gatepay, 600_000);
         let program = wedge.serve(&folder, "worker-0").await;
         wedge.stick();
-        for said in &["asked to end", "asked again", "asked a third time"][..signals] {
+        for said in &["signal received: draining", "second signal", "third signal"][..signals] {
             program.terminate();
             until(said, || {
                 program.stderr().contains(said) || is_gone(&program)

@@ -128,7 +128,10 @@ async fn a_journal_outlives_a_kill_and_shows_what_was_in_flight() {
         "{said}"
     );
     let (shown, _) = audit(&folder, "show", &["--tenant", "acme"]);
-    assert!(shown.contains("in flight, or its end was lost"), "{shown}");
+    assert!(
+        shown.contains("in flight, or the record of its end was lost"),
+        "{shown}"
+    );
 }
 
 #[tokio::test]
@@ -328,10 +331,7 @@ async fn the_last_runs_files_are_missed_and_its_number_is_not_given_again() {
         "{said}"
     );
     let log = end(Program::serve(&folder).await).await;
-    assert!(
-        log.contains("does not have the last record that is known of it"),
-        "{log}"
-    );
+    assert!(log.contains("lacks its last known record"), "{log}");
     assert!(folder.path("audit/audit-000003-0001.jsonl").exists());
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(1), "{said}");
@@ -652,7 +652,10 @@ async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
         text.contains("9 - (refundAmount)") && text.contains("NOT VERIFIED"),
         "{text}"
     );
-    assert!(said.contains("1 of 1 shown cannot be verified"), "{said}");
+    assert!(
+        said.contains("1 of 1 records shown cannot be verified"),
+        "{said}"
+    );
     let (json, _, _) = shown(&folder, &["--json"]);
     let verified: Vec<Value> = json
         .lines()
@@ -695,7 +698,11 @@ async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
         let command = ["audit", "show", "--dir", &dir, "--json", "--limit", "1"];
         let (said, code) = printed(&run(&[&command, more].concat()));
         assert_eq!(code, Some(0), "{said}");
-        assert_eq!(said.contains("note: nothing is verified"), noted, "{said}");
+        assert_eq!(
+            said.contains("note: the records are not verified"),
+            noted,
+            "{said}"
+        );
         let line = said.lines().find(|line| line.starts_with('{')).unwrap();
         let call: Value = serde_json::from_str(line).unwrap();
         assert_eq!(call["verified"], verified, "{said}");
@@ -847,7 +854,7 @@ async fn a_last_run_that_was_removed_with_its_head_is_missed() {
     assert!(said.contains("run 2 is known to have begun"), "{said}");
     let log = end(Program::serve(&folder).await).await;
     assert!(
-        log.contains("latest run and its head are not here"),
+        log.contains("latest run and its head were removed"),
         "{log}"
     );
     let (said, code) = audit(&folder, "verify", &[]);

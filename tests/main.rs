@@ -128,7 +128,9 @@ mod restart;
 mod secrecy;
 // The real binary starts from files, answers real clients, and ends on a signal.
 mod process;
-// The other commands do what they say.
+// The commands besides `serve` print their results and end with the right exit code.
 mod commands;
+// Help, metrics, messages and alerts name their nouns.
+mod words;
 // What the design says is never so, is not so in the sources.
 mod architecture;

@@ -453,7 +453,7 @@ async fn what_waits_for_the_next_start_is_said() {
     assert_eq!(state["restart"], json!(["checks"]));
     assert_eq!(program.metric("reload_restart_needed").await, "1");
     until("it is said", || {
-        program.stderr().contains("take effect at the next start")
+        program.stderr().contains("take effect after a restart")
     })
     .await;
 }

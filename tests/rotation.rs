@@ -255,7 +255,7 @@ async fn a_key_that_gatepay_does_not_accept_never_signs_a_tenants_call() {
     let traffic = Traffic::of(&acme(), program.address, 1, PAUSE);
     renew(&folder, "not_before = 2026-01-01T00:00:00Z");
     until("it is tried", || {
-        program.stderr().contains("is not accepted")
+        program.stderr().contains("the one before signs on")
     })
     .await;
     traffic.more(50).await;

@@ -39,9 +39,14 @@ async fn a_worker_that_is_stuck_shows_in_readiness_metrics_and_log_until_it_turn
     assert_eq!(program.metric("ready").await, "0");
     assert_eq!(program.admin("GET", "/live").await.status, 200);
     let status = program.admin("GET", "/status").await.text();
-    assert!(status.contains("workers have not turned"), "{status}");
+    assert!(
+        status.contains("workers have run no other task"),
+        "{status}"
+    );
     until("the log says so", || {
-        program.stderr().contains("has not turned for a second")
+        program
+            .stderr()
+            .contains("has run no other task for a second")
     })
     .await;
 
@@ -52,7 +57,7 @@ async fn a_worker_that_is_stuck_shows_in_readiness_metrics_and_log_until_it_turn
     until("the log says for how long", || {
         let log = program.stderr();
         let mut lines = log.lines();
-        lines.any(|line| line.contains("turns again") && line.contains("\"stalled\":\""))
+        lines.any(|line| line.contains("a worker runs again") && line.contains("\"stalled\":\""))
     })
     .await;
     assert_eq!(program.metric("worker_stalls_total").await, "1");

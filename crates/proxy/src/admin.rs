@@ -192,7 +192,7 @@ async fn look(
             let suspended = app.admission.tenant_limits.suspensions.all();
             match tenant_list::named(&generation, &suspended, id, &app.clock) {
                 Some(one) => json(StatusCode::OK, &one),
-                None => text(StatusCode::NOT_FOUND, "nobody has this id\n"),
+                None => text(StatusCode::NOT_FOUND, "no tenant or operator has this id\n"),
             }
         }
         (&Method::GET, "/config") => config(app),
@@ -224,15 +224,15 @@ fn unsupported(path: &str) -> AdminResponse {
         ),
         "/-/resume" => not_allowed(
             "POST",
-            "POST with ?tenant= ends what POST /-/suspend began\n",
+            "POST with ?tenant= ends a suspension by POST /-/suspend\n",
         ),
         "/-/registry" => not_allowed(
             "GET, HEAD",
-            "GET says what is at work, for check --against running\n",
+            "GET returns the configuration in force, for check --against running\n",
         ),
         "/-/reload" => not_allowed(
             "GET, HEAD, POST",
-            "GET says how the files and what is at work compare, POST reloads\n",
+            "GET compares the configuration on disk with the one in force, POST reloads\n",
         ),
         _ => text(
             StatusCode::NOT_FOUND,
@@ -306,9 +306,7 @@ async fn refusal(denied: AdminDenial) -> AdminResponse {
         ),
         AdminDenial::Browser => text(StatusCode::FORBIDDEN, "this is not for browsers\n"),
         AdminDenial::Token => unproved("Bearer").await,
-        AdminDenial::PageToken => {
-            unproved("Basic realm=\"the password is what admin.token holds\"").await
-        }
+        AdminDenial::PageToken => unproved("Basic realm=\"the password is the admin token\"").await,
     }
 }
 
@@ -317,7 +315,7 @@ async fn unproved(challenge: &'static str) -> AdminResponse {
     sleep(Duration::from_millis(100)).await;
     let mut refusal = text(
         StatusCode::UNAUTHORIZED,
-        "say Authorization: Bearer and what admin.token or an operator's token holds\n",
+        "send Authorization: Bearer with admin.token or an operator's token\n",
     );
     let challenge = HeaderValue::from_static(challenge);
     refusal
@@ -464,7 +462,10 @@ fn tenants(app: &App, query: Option<&str>) -> AdminResponse {
         app.lifecycle.began_ms,
     ) {
         Some(page) => json(StatusCode::OK, &page),
-        None => text(StatusCode::NOT_FOUND, "nobody has the id after=\n"),
+        None => text(
+            StatusCode::NOT_FOUND,
+            "no tenant or operator has the id in after=\n",
+        ),
     }
 }
 

@@ -123,7 +123,7 @@ impl App {
     /// Suspends the parties that the previous run left suspended by hand, and stores later changes in this file.
     pub fn keep_suspensions(&self, file: SuspensionFile, left: SuspensionList) {
         for (party, suspension) in &left {
-            tracing::warn!(%party, operator = %suspension.by, since_ms = suspension.since_ms, "is suspended by hand");
+            tracing::warn!(%party, operator = %suspension.by, since_ms = suspension.since_ms, "suspended by hand");
         }
         let parties: Vec<PartyId> = left.keys().cloned().collect();
         self.admission.tenant_limits.suspensions.adopt(file, left);
@@ -202,7 +202,7 @@ fn journal(
     let folder = DiskFolder::open(&audit.dir)?;
     if settings.state_dir.is_none() {
         tracing::warn!(
-            "without state_dir the audit journal's head is kept beside the journal: what can cut the one can cut the other"
+            "without state_dir the audit journal's head is stored beside the journal, where one intruder can cut both: set state_dir"
         );
     }
     let heads = HeadFolder::of(settings.state_dir.as_deref(), &audit.dir);

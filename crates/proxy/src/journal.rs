@@ -163,7 +163,7 @@ impl Journal {
         self.shared.lock().ending = true;
         self.shared.wake.notify_one();
         if !comes_true(|| thread.is_finished(), overdue) {
-            tracing::error!("the audit journal was not ended in order: the disk does not answer");
+            tracing::error!("the audit journal was not closed: the disk does not answer");
             return false;
         }
         if thread.join().is_err() {
@@ -306,7 +306,7 @@ fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>)
         writer.tell_head();
         if ending {
             if let Err(error) = writer.end() {
-                tracing::error!(%error, unwritten = kept.len(), "the audit journal was not ended in order");
+                tracing::error!(%error, unwritten = kept.len(), "the audit journal was not closed: the last records are lost");
             }
             return;
         }

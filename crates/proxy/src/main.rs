@@ -8,9 +8,8 @@ use clap::{Parser, Subcommand};
 use command::ExitStatus;
 
 /// The reverse proxy between an institution's sub-merchants and GatePay.
-///
-/// It verifies each tenant's signed request, refuses repeats, holds the tenant to its rate, signs the request again as
-/// the institution on behalf of the tenant's sub-account, and relays the answer. `gatepay-proxy demo` shows it.
+/// It verifies each tenant's signed request, refuses replays, enforces the tenant's rate, signs the request again as the
+/// institution on behalf of the tenant's sub-account, and relays the answer. Try it with `gatepay-proxy demo`.
 #[derive(Parser)]
 #[command(name = "gatepay-proxy", version, max_term_width = 100)]
 struct Arguments {

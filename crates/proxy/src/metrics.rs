@@ -108,26 +108,26 @@ impl Metrics {
             connections: make.gauge("connections", "Open connections from tenants."),
             unreadable_heads: make.counter(
                 "unreadable_heads_total",
-                "Heads refused for having no reading or more than one.",
+                "Request heads refused as malformed or ambiguous.",
             ),
             connections_full: make.counter(
                 "connections_full_total",
-                "Times a connection had to wait because listen.max_connections were open and none of them was idle.",
+                "Times a new connection waited because listen.max_connections were open and none was idle.",
             ),
             certificate_expiry: make
                 .gauge_vec(
                     "certificate_expiry_timestamp_seconds",
-                    "When a certificate that is shown expires, in seconds since 1970; 0 if none is.",
+                    "Unix time at which the certificate in use expires; 0 if there is none.",
                     &["certificate"],
                 )
                 .with_label_values(&["listener"]),
             accept_errors: make.counter(
                 "accept_errors_total",
-                "Times the system handed over no connection, mostly for want of a file descriptor.",
+                "Failed accepts of a connection, mostly for lack of file descriptors.",
             ),
             connections_refused: make.counter(
                 "connections_refused_total",
-                "Connections closed at once because listen.max_connections_per_address of their address were open.",
+                "Connections closed at once because their address had listen.max_connections_per_address open.",
             ),
             proxy_headers_refused: make.counter(
                 "proxy_headers_refused_total",
@@ -136,26 +136,26 @@ impl Metrics {
             connections_ended: EndedMeters::new(&make),
             readers_stalled: make.counter(
                 "readers_stalled_total",
-                "Connections closed because nothing of an answer was taken for listen.answer_timeout_ms.",
+                "Connections closed because the caller read no byte of its answer for listen.answer_timeout_ms.",
             ),
             http2_floods: make.counter(
                 "http2_floods_total",
-                "Connections of HTTP/2 closed because of more frames that carry nothing than any client needs.",
+                "HTTP/2 connections closed because of a flood of empty or control frames.",
             ),
             requests_crowded: make.counter(
                 "requests_crowded_total",
-                "Requests refused unread because listen.max_requests, or an address's part of them, were being answered.",
+                "Requests refused unread because listen.max_requests, or the part of one address, were in progress.",
             ),
             upstream: Arc::new(UpstreamMeters::new(&make)),
             clock: ClockMeters::new(&make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
             replay_entries_limit: make.gauge(
                 "replay_entries_limit",
-                "How many stamps it has room for; then requests are refused as overloaded.",
+                "Stamps the replay memory has room for; when full, requests are refused as overloaded.",
             ),
             lines_dropped: make.counter(
                 "access_lines_dropped_total",
-                "Access lines lost because they came too fast or nobody took them.",
+                "Access lines lost because standard output was read too slowly or not at all.",
             ),
             lines_left_out: make.counter(
                 "access_lines_left_out_total",
@@ -197,11 +197,11 @@ fn worker_meters(make: &Registrar<'_>) -> WorkerMeters {
     WorkerMeters {
         stalled: make.gauge(
             "workers_stalled",
-            "Worker threads that have not turned for over a second.",
+            "Worker threads that have run no other task for over a second.",
         ),
         stalls: make.counter(
             "worker_stalls_total",
-            "Times a worker thread had not turned for a second.",
+            "Times a worker thread ran no other task for a second.",
         ),
     }
 }
@@ -217,15 +217,9 @@ fn register_version(make: &Registrar<'_>) {
 
 impl EndedMeters {
     fn new(make: &Registrar<'_>) -> Self {
-        let [
-            full_verified,
-            full_unverified,
-            full_refused,
-            age,
-            client_ca,
-        ] = make.counter_each(
+        let [full_verified, full_unverified, full_refused, age, client_ca] = make.counter_each(
             "connections_ended_total",
-            "Connections without a request under way that were closed although nothing on them was late, by reason.",
+            "Idle connections closed before a timeout, by reason.",
             "reason",
             [
                 "full_verified",
@@ -254,7 +248,7 @@ fn journal_meters(make: &Registrar<'_>) -> journal::meters::JournalMeters {
         syncs: make.register(Histogram::with_opts(HistogramOpts {
             common_opts: opts(
                 "journal_sync_seconds",
-                "How long the disk took for one sync of the audit journal; write and money calls wait for it.",
+                "Seconds the disk took for one sync of the audit journal; write and money calls wait for the sync.",
             ),
             buckets: SECONDS.to_vec(),
         })),

@@ -546,18 +546,18 @@ impl fmt::Display for Refusal {
                 write!(f, "operation not allowed: {operation} is off; ask your institution")
             }
             Self::RateLimited(_) => {
-                f.write_str("rate limited: your own request rate is spent; send the same bytes again after Retry-After")
+                f.write_str("rate limited: your own request rate is exceeded; send the same bytes again after Retry-After")
             }
             Self::TooManyInFlight { seats } => write!(
                 f,
-                "too many in flight: {seats} of your requests are being answered, as many as you may have at once; send the \
+                "too many in flight: {seats} of your requests are in flight, your maximum; send the \
                  same bytes again after Retry-After"
             ),
             Self::InstitutionQuota(QuotaDenied::Rate(_)) => f.write_str(
-                "institution quota: the institution's request rate is spent; send the same bytes again after Retry-After",
+                "institution quota: the institution's request rate is exceeded; send the same bytes again after Retry-After",
             ),
             Self::InstitutionQuota(QuotaDenied::Places { .. }) => f.write_str(
-                "institution quota: as many of the institution's requests are being answered as may be at once; send the \
+                "institution quota: the institution has its maximum of requests in flight; send the \
                  same bytes again after Retry-After",
             ),
             Self::Overloaded(what) => write!(f, "overloaded: {what}"),
@@ -565,20 +565,19 @@ impl fmt::Display for Refusal {
                 "upstream unreachable: no connection to GatePay could be made, nothing was sent; it is safe to repeat, signed anew",
             ),
             Self::UpstreamUnavailable(BreakerOpen::Institution) => f.write_str(
-                "upstream unavailable: GatePay has been failing, nothing was sent; it is safe to repeat, signed anew",
+                "upstream unavailable: the circuit breaker is open, nothing was sent; it is safe to repeat, signed anew",
             ),
             Self::UpstreamUnavailable(BreakerOpen::Party { .. }) => f.write_str(
-                "upstream unavailable: GatePay has been failing the calls of this account, nothing was sent; it is safe to \
-                 repeat, signed anew",
+                "upstream unavailable: the circuit breaker of this account is open, nothing was sent; it is safe to repeat, signed anew",
             ),
             Self::OutcomeUnknown { what, advice, observation } => {
                 write!(f, "outcome unknown: {what}; ")?;
                 match observation {
                     Some(LookUpObservation { observed: ObservedOutcome::Found, .. }) => {
-                        f.write_str("GatePay was asked since and has it, as data.order says: do not repeat it")
+                        f.write_str("a look-up found the call at GatePay, as data.order says: do not repeat it")
                     }
                     Some(LookUpObservation { observed: ObservedOutcome::NotFound, .. }) => {
-                        write!(f, "GatePay was asked since and shows no sign of it, but it may still be under way: {advice}")
+                        write!(f, "a look-up did not find the call at GatePay, but it may still be under way: {advice}")
                     }
                     Some(LookUpObservation { observed: ObservedOutcome::Unknown, .. }) | None => f.write_str(advice),
                 }
@@ -589,7 +588,7 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge { limit } => write!(f, "body too large: at most {limit} bytes are accepted"),
             Self::Internal(_) => f.write_str("internal error: quote the request id to your institution"),
             Self::AddressNotAllowed => {
-                f.write_str("address not allowed: this credential is not valid from where the request came")
+                f.write_str("address not allowed: this credential is not valid from the address of this caller")
             }
             Self::UnknownOperation(_) => f.write_str("unknown operation: no such method and path"),
             Self::HeadTooLarge => f.write_str("head too large"),
@@ -598,9 +597,9 @@ impl fmt::Display for Refusal {
                  tell your institution",
             ),
             Self::Starting { .. } => {
-                f.write_str("starting: requests stamped before the last restart cannot be told from repeats")
+                f.write_str("starting: requests stamped before the last restart may be repeats")
             }
-            Self::JournalUnavailable => f.write_str("journal unavailable: the audit journal cannot be written"),
+            Self::JournalUnavailable => f.write_str("journal unavailable: the audit journal cannot be written; nothing was sent"),
         }
     }
 }
@@ -629,7 +628,7 @@ impl fmt::Display for StaleStamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skew(skew) => write!(f, "{skew}"),
-            Self::Forgotten => f.write_str("it lies before what the replay memory remembers"),
+            Self::Forgotten => f.write_str("it is older than the replay memory's oldest entry"),
         }
     }
 }

@@ -165,7 +165,7 @@ impl ReloadThread {
         }
         tracing::warn!(
             files = changed.len(),
-            "files keep changing; they are looked at again"
+            "files keep changing; they are read again"
         );
         false
     }
@@ -276,7 +276,7 @@ impl ReloadThread {
             tracing::warn!(
                 parties = names(&suspended),
                 count = suspended.len(),
-                "suspended at once, or held to reads; the other changes in the files are not applied yet"
+                "suspended at once, or restricted to reads; the other changes in the files are not applied yet"
             );
         }
         if !ended.is_empty() {
@@ -295,13 +295,13 @@ impl ReloadThread {
             return ReloadReport::unsettled();
         }
         for problem in problems.iter().take(PROBLEMS) {
-            tracing::error!(%problem, "not reloaded: what was in force before still is");
+            tracing::error!(%problem, "not reloaded: the configuration from before stays in force");
         }
         if problems.len() > PROBLEMS {
             let more = problems.len() - PROBLEMS;
             tracing::error!(
                 more,
-                "not reloaded: there are more problems; `check` prints all"
+                "not reloaded: there are more problems; `gatepay-proxy check` prints all"
             );
         }
         let problems: Vec<_> = problems
@@ -343,7 +343,7 @@ impl ReloadThread {
             summary = plan.summary,
             guard = plan.guard.join("; "),
             confirm = plan.hash,
-            "not reloaded yet: if this is meant, POST /-/reload?confirm=<the hash>"
+            "not reloaded yet: to confirm the change, POST /-/reload?confirm=<the hash>"
         );
         ReloadReport {
             result: ReloadResult::Waiting,
@@ -410,7 +410,7 @@ impl ReloadThread {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
             tracing::warn!(
                 keys = keys.join(", "),
-                "these keys of proxy.toml take effect at the next start"
+                "these keys of proxy.toml take effect after a restart"
             );
         }
         *state = ReloadState {

@@ -321,8 +321,7 @@ fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<Suspen
     let left = file.read()?;
     if left.is_none() && state.is_used()? {
         tracing::warn!(
-            "state_dir has no file `suspended`: it was removed, or the last process was of a version without it; nobody is \
-             suspended by hand"
+            "state_dir has no file `suspended`: it was removed, or the last process was of a version without it; no party is suspended by hand"
         );
     }
     Ok((file, left))
@@ -440,7 +439,7 @@ async fn control(
                     let wait = Duration::from_millis(ahead);
                     tracing::error!(
                         ?wait,
-                        "the clock was ahead: what it made the memory forget cannot be admitted until then"
+                        "the clock was ahead: stamps that the replay memory dropped meanwhile are refused until that time"
                     );
                 }
             }
@@ -487,7 +486,7 @@ async fn keep_mark(app: Arc<App>) {
         let app = Arc::clone(&app);
         let moved = spawn_blocking(move || app.admission.watermark.advance(now, future)).await;
         if let Ok(Err(error)) = moved {
-            tracing::error!(%error, "state_dir cannot be written: in a moment nothing more will be admitted");
+            tracing::error!(%error, "state_dir cannot be written: unless that is repaired, all requests will be refused in a moment");
         }
     }
 }
@@ -501,7 +500,7 @@ async fn say_goodbye(app: &App) {
     tracing::info!(
         ?grace,
         running = running(),
-        "draining: asking callers to leave"
+        "draining: answers ask callers to close their connections"
     );
     sleep(grace).await;
     app.lifecycle.drain.enter(DrainPhase::Finishing);
@@ -511,7 +510,9 @@ async fn say_goodbye(app: &App) {
         .await
         .is_err()
     {
-        tracing::info!("draining: callers that have not asked by now ask the next process");
+        tracing::info!(
+            "draining: idle connections are closed; callers reconnect to the next process"
+        );
     }
 }
 
@@ -539,7 +540,7 @@ impl ReplayHandover {
     fn ends(&mut self) {
         let departure = self.departure.take();
         if let Some(Err(error)) = departure.map(|departure| departure.touch()) {
-            tracing::warn!(%error, "state_dir: the next start may wait");
+            tracing::warn!(%error, "state_dir cannot be written: the next start may refuse requests for timestamp.future_ms");
         }
     }
 
@@ -568,7 +569,7 @@ impl ReplayHandover {
             }
             Err(error) => tracing::error!(
                 %error,
-                "the replay memory was not handed over: the next start will wait"
+                "the replay memory was not handed over: the next start will refuse requests for timestamp.future_ms"
             ),
         }
     }

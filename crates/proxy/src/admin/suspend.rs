@@ -178,7 +178,7 @@ async fn suspend_party(
     };
     let (_, changed) = app.admission.tenant_limits.suspensions.add(&id, new);
     app.admission.tenant_limits.follow_suspension(id.as_str());
-    tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: its calls are refused from now on");
+    tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: calls of this party are refused from now on");
 
     let act = SuspensionAct {
         action: SuspensionAction::Suspend,
@@ -246,7 +246,7 @@ async fn resume_party(
     }
     let lifted = lifted(app, &id).await;
     let Some((status, note)) = resume_failure(&lifted) else {
-        tracing::warn!(party = %id, operator = %name, %peer, "resumed: its calls are judged by its file again");
+        tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
         let reply = reply(app, &id, (true, true, is_written), Vec::new());
         return json(StatusCode::OK, &reply);
     };

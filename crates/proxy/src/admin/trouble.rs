@@ -63,11 +63,11 @@ impl ProblemList {
     }
 
     fn at_gatepay(&mut self, status: &StatusReport, since: &MetricTotals) {
-        let down = "GatePay is taken for down: calls are refused without being sent";
+        let down = "the circuit breaker is open: GatePay keeps failing, and calls are refused without being sent";
         self.say(Bad, status.upstream.breaker_open, down);
         let failing = status.upstream.failing.join(", ");
         let text = format!(
-            "GatePay keeps failing the calls of {failing}: they are refused without being sent"
+            "the circuit breaker of {failing} is open: GatePay keeps failing their calls, and they are refused without being sent"
         );
         self.say(Warn, !failing.is_empty(), text);
         let rejected = since.refused("institution_rejected") > 0;
@@ -75,17 +75,18 @@ impl ProblemList {
         self.say(Bad, rejected, text);
         let offset = status.upstream.clock_offset_ms.unwrap_or(0);
         let text = format!(
-            "this machine's clock and GatePay's are {offset} ms apart; at 10,000 nothing is accepted"
+            "this machine's clock and GatePay's differ by {offset} ms; from 10,000 ms GatePay refuses every request"
         );
         self.say(Bad, offset.unsigned_abs() > APART_MS, text);
         let quota = &status.quota;
         let (configured, in_force) = (quota.configured, quota.in_force);
         let text = format!(
-            "GatePay has pushed back: {in_force} requests a second of {configured} are in force"
+            "GatePay has pushed back: the rate in force is {in_force} of {configured} requests per second"
         );
         self.say(Warn, in_force < configured, text);
         let pushed_back = quota.pushed_back.join(", ");
-        let text = format!("GatePay pushes back {pushed_back}: less of theirs is sent");
+        let text =
+            format!("GatePay pushes back {pushed_back}: the rate of these tenants is lowered");
         self.say(Warn, !pushed_back.is_empty(), text);
         let spent = since.refused("institution_quota") > 0;
         self.say(Warn, spent, "the institution's quota is spent");
@@ -103,17 +104,17 @@ impl ProblemList {
             longest_stall_seconds: longest,
         } = status.workers;
         let text = format!(
-            "{stalled} workers have not turned for {longest:.0} s: their callers wait, and one has to be restarted"
+            "{stalled} workers have run no other task for {longest:.0} s: their callers wait; restart the process"
         );
         self.say(Bad, stalled > 0, text);
         let full = since.refused("overloaded") > 0;
-        self.say(Bad, full, "the proxy is full and refuses requests");
+        self.say(Bad, full, "the proxy is overloaded and refuses requests");
         let replay = &status.replay;
         let filling = replay.entries > replay.limit / 10 * 9;
         self.say(Bad, filling, "the replay memory is nearly full");
-        let starting = "starting: requests stamped before the last restart cannot be told from repeats, so they wait";
+        let starting = "starting: requests stamped before the last restart may be repeats, so they are refused for now";
         self.say(Warn, status.phase == "starting", starting);
-        let draining = "draining: it ends when what is in flight has";
+        let draining = "draining: the process ends after the requests in flight";
         self.say(Warn, status.phase == "draining", draining);
         let dropped = status.process.lines_dropped;
         let text = format!("{dropped} access lines were lost since the start");
@@ -139,7 +140,7 @@ impl ProblemList {
         let more = suspensions.count.saturating_sub(NAMED);
         let text = format!("{more} more are suspended by hand");
         self.say(Warn, more > 0, text);
-        let text = "state_dir does not have all suspensions by hand: a restart would forget some";
+        let text = "state_dir lacks a suspension by hand: a restart would lose it";
         self.say(Bad, !suspensions.kept, text);
     }
 
@@ -161,18 +162,18 @@ impl ProblemList {
         self.say(
             Warn,
             watched && !reload.in_step,
-            "what the files say is not at work",
+            "the configuration on disk is not applied",
         );
         self.say(
             Warn,
             reload.waiting.is_some(),
-            "a change of the files waits to be confirmed",
+            "a change of the configuration waits to be confirmed",
         );
         let restart = !reload.restart.is_empty();
         self.say(
             Warn,
             restart,
-            "a change of proxy.toml waits for the next start",
+            "a change of proxy.toml takes effect after a restart",
         );
     }
 }

@@ -456,7 +456,7 @@ impl fmt::Display for EarlierCopy {
             Self::Admitted { .. } => "an earlier copy with this timestamp and nonce was admitted",
             Self::BeforeTheStart => "an earlier copy may have been admitted before the last restart",
             Self::Forgotten => {
-                "an earlier copy may have been admitted: this timestamp is older than what is remembered"
+                "an earlier copy may have been admitted: this timestamp is older than the replay memory's oldest entry"
             }
             Self::HandedOver => {
                 "this process is ending, and the next one may have admitted another copy"

@@ -83,7 +83,7 @@ fn replay_memory(
         if let Some(longer) = mark_ms.checked_sub(usual).filter(|longer| *longer > LEEWAY_MS) {
             tracing::error!(
                 longer_ms = longer,
-                "the run before this one had a clock that was ahead of this one's: what it admitted cannot be admitted until then"
+                "the previous run's clock was ahead of this one's: stamps that it may have admitted are refused until that time"
             );
         }
         empty(usual.max(mark_ms))

@@ -67,7 +67,7 @@ fn show_expiry(identity: &ListenerIdentity, metrics: &Metrics, clock: &Clock) {
     if expires <= clock.unix_ms() / 1_000 {
         tracing::warn!(
             expires,
-            "the listener's certificate has expired: callers will refuse it"
+            "the listener's certificate has expired, and callers will refuse it: replace the files"
         );
     }
 }

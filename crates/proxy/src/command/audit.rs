@@ -28,16 +28,16 @@ pub(crate) enum AuditCommand {
     Show(Box<show::AuditShow>),
 }
 
-/// Which journal, and what its end is compared with.
+/// The journal to read, and the heads to compare its end with.
 #[derive(Args)]
 struct JournalPlace {
-    /// The process's configuration, whose `[audit]` says where the journal is.
+    /// The process's configuration; its `[audit]` names the journal's folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
-    /// The journal's folder, wherever it was copied to; no configuration is read then.
+    /// The journal's folder, or a copy of it; no configuration is read then.
     #[arg(long, value_name = "FOLDER", conflicts_with = "config")]
     dir: Option<PathBuf>,
-    /// The file that holds the journal's key, if it is looked at away from the proxy.
+    /// The file that holds the journal's key, to read a copy of the journal without the proxy's configuration.
     #[arg(long, value_name = "FILE", requires = "dir")]
     key_file: Option<PathBuf>,
     /// The proxy's `state_dir`, or a copy of it, with the heads of the last runs.
@@ -46,7 +46,7 @@ struct JournalPlace {
     /// A head from the log, `run.seq.link`; may be repeated.
     #[arg(long, value_name = "HEAD")]
     head: Vec<ChainHead>,
-    /// The first run that has to be there; files of earlier ones were moved away.
+    /// The first run that must be present; files of earlier runs were moved away.
     #[arg(long, value_name = "RUN", default_value_t = 1)]
     from_run: u32,
 }
@@ -86,7 +86,7 @@ impl JournalPlace {
             folder: dir.clone(),
             key: key.transpose()?,
             state_dir: self.state_dir.clone(),
-            without: "no --state-dir is given: the end of the journal is compared with no head from there",
+            without: "no --state-dir is given: the end of the journal is not compared with the heads in state_dir",
             configuration: None,
         })
     }
@@ -110,7 +110,7 @@ impl JournalPlace {
             folder: audit.dir,
             key: Some(audit.key),
             state_dir: settings.state_dir,
-            without: "no state_dir is configured: the end of the journal is compared with heads beside it only",
+            without: "no state_dir is configured: the end of the journal is compared only with the heads beside the journal",
             configuration: Some((configuration.catalogue, configuration.registry)),
         })
     }

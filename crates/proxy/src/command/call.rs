@@ -22,7 +22,7 @@ use super::{ExitStatus, complain, fail};
 /// Send a signed request as a tenant.
 ///
 /// The answer's body goes to standard output, byte for byte; status line, headers and the verdict go to standard error.
-/// Exits with 0 if the answer says success, 1 if it does not or none came, 64 if the command line is wrong.
+/// Exits with 0 if the answer says success, 1 if it says failure or no answer came, 64 if the command line is wrong.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct CallCommand {
@@ -32,7 +32,7 @@ pub(crate) struct CallCommand {
     /// The merchant path, with its query if it has one.
     #[arg(value_name = "PATH", value_parser = target)]
     target: Uri,
-    /// Where the proxy is.
+    /// The proxy's URL.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = UpstreamUrl::parse)]
     url: UpstreamUrl,
     /// The tenant's client id.
@@ -42,13 +42,13 @@ pub(crate) struct CallCommand {
     secret: SecretFrom,
     #[command(flatten)]
     body: BodyFrom,
-    /// Certificates in PEM form to trust for https [default: those the system trusts]
+    /// A file of certificates (PEM) to trust for https [default: the system's]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How long connecting, sending and the whole answer may take together.
+    /// The timeout for connecting, sending and the whole answer together, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 35_000)]
     timeout_ms: u64,
-    /// Print every header of the answer, not only X-Request-Id and those of the proxy.
+    /// Print every header of the answer, not only X-Request-Id and the proxy's own.
     #[arg(long)]
     include: bool,
 }
@@ -178,7 +178,7 @@ impl CallCommand {
             {
                 format!(
                     "nothing listens at {at}, nothing was sent; start the proxy with `gatepay-proxy serve`, try it with \
-                 `gatepay-proxy demo`, or say with --url where it is"
+                 `gatepay-proxy demo`, or give its address with --url"
                 )
             }
             CallError::NotSent(ConnectError::Tls(cause)) => format!(
@@ -187,7 +187,7 @@ impl CallCommand {
             CallError::NotSent(cause) => format!("{at}: {cause}; nothing was sent"),
             CallError::Lost(cause) if self.kind() == Kind::Read => format!("{at}: {cause}"),
             CallError::Lost(cause) => format!(
-                "{at}: {cause}; it was sent, and whether it was executed is unknown: look it up before you send it again"
+                "{at}: {cause}; the request was sent and its outcome is unknown: look the call up before you send it again"
             ),
         }
     }
@@ -285,7 +285,7 @@ mod tests {
         assert!(
             refund
                 .advice(&lost())
-                .ends_with("is unknown: look it up before you send it again")
+                .ends_with("is unknown: look the call up before you send it again")
         );
         assert_eq!(
             query.advice(&lost()),

@@ -20,27 +20,27 @@ use super::{ExitStatus, UNREAD, complain, environment, fail, say};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
-/// All problems are printed at once, each with file, line and key. Exits with 0 if it is fine, 64 if not; with --against 0
-/// if nothing changes, 3 if something does.
+/// All problems are printed at once, each with file, line and key. Exits with 0 if there are none, 64 otherwise; with
+/// --against with 0 if nothing changes, 3 if something changes.
 #[derive(Args)]
 pub(crate) struct CheckCommand {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
-    /// Print what this configuration would change of another: that of a folder, of a proxy.toml, or of the process that is
-    /// `running`, which its admin listener tells.
+    /// Print the changes that this configuration would make to another one: of a folder, of a proxy.toml file, or of the
+    /// `running` process, which is asked on its admin listener.
     #[arg(long, value_name = "FOLDER|FILE|running")]
     against: Option<PathBuf>,
-    /// Where the admin listener of the running process is, if not at the admin.address of this configuration.
+    /// The address of the running process's admin listener [default: admin.address of this configuration]
     #[arg(long, value_name = "ADDRESS", requires = "against")]
     admin: Option<SocketAddr>,
-    /// A file with what that configuration's admin.token holds.
+    /// A file that holds the running process's admin token.
     #[arg(long, value_name = "FILE", requires = "against")]
     admin_token_file: Option<PathBuf>,
     /// Print the changes as one JSON object.
     #[arg(long, requires = "against")]
     json: bool,
-    /// Take secrets that are not on this machine to be fine, and do not open certificates: for a checkout, which has none.
+    /// Accept missing secret files and do not open certificates: for a checkout of the configuration without secrets.
     #[arg(long)]
     without_secrets: bool,
 }
@@ -73,7 +73,7 @@ impl CheckCommand {
         let after = ConfigSnapshot::of(&configuration);
         if against == Path::new("running") {
             if self.without_secrets {
-                complain("the secrets of a running process can only be compared with secrets");
+                complain("--against running compares secrets: run it without --without-secrets");
                 return Err(ExitStatus::Usage);
             }
             let address = self.admin.unwrap_or(configuration.settings.admin.address);
@@ -111,7 +111,7 @@ impl CheckCommand {
             say(format_args!("{plan}{}", plan.summary));
             for reason in &plan.guard {
                 say(format_args!(
-                    "a reload waits for somebody to confirm this: it {reason}"
+                    "a reload of this change has to be confirmed: it {reason}"
                 ));
             }
             if plan.changes {
@@ -211,7 +211,7 @@ fn metrics(configuration: &Configuration) {
     } = configuration;
     let size = ScrapeSize::bound(catalogue, registry, &settings.metrics);
     say(format_args!(
-        "metrics: at most {} series, {:.1} MiB a scrape, whatever is sent",
+        "metrics: at most {} series, {:.1} MiB a scrape",
         size.series,
         mebibytes(size.bytes)
     ));
@@ -266,7 +266,7 @@ fn memory(settings: &Settings, registry: &Registry) {
         mebibytes(UNPROVED)
     ));
     say(format_args!(
-        "calls: at most {} at once; their answers {:.0} MiB",
+        "calls to GatePay: at most {} at once; their answers {:.0} MiB",
         bound.calls,
         mebibytes(bound.answers)
     ));
@@ -282,11 +282,11 @@ fn memory(settings: &Settings, registry: &Registry) {
         mebibytes(bound.parties)
     ));
     say(format_args!(
-        "memory: at most {:.0} MiB, if all of that came at once",
+        "memory: at most {:.0} MiB, if all of these are full at once",
         mebibytes(bound.all)
     ));
     say(format_args!(
-        "memory limit: {:.0} MiB for a pod or unit: that, and an eighth for what the kernel counts to it, as the buffers of sockets",
+        "memory limit: {:.0} MiB for a pod or unit: the bound above and an eighth for kernel memory, such as socket buffers",
         mebibytes(bound.limit())
     ));
 }

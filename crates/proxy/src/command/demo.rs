@@ -30,12 +30,12 @@ use super::sandbox::wall_clock;
 use super::signals::wait_for_signal;
 use super::{ExitStatus, fail, say};
 
-/// See it work: a sandbox, the proxy and two tenants in one process; no file and no network needed.
+/// Run a sandbox, the proxy and two tenants in one process, without files or network.
 ///
 /// Creates, queries, refunds and closes orders through the proxy and prints each exchange, then serves until Ctrl-C.
 #[derive(Args)]
 pub(crate) struct DemoCommand {
-    /// End after the exchanges instead of serving on.
+    /// Exit after the exchanges instead of serving until Ctrl-C.
     #[arg(long)]
     once: bool,
 }
@@ -54,7 +54,7 @@ impl DemoCommand {
             Err(error) => return fail(error),
         };
         if let Err(error) = runtime.block_on(stage.play()) {
-            return fail(format_args!("the demo went wrong: {error}"));
+            return fail(format_args!("the demo failed: {error}"));
         }
         drop(runtime);
         if !self.once {
@@ -168,7 +168,7 @@ impl DemoStage {
             self.sandbox.address()
         ));
         self.what_works().await?;
-        say("\n-- what must not work --");
+        say("\n-- refused requests --");
         self.what_must_not().await
     }
 
@@ -232,7 +232,7 @@ impl DemoStage {
             .await?;
         expect(&answered, 200, None)?;
         let answered = self
-            .send("and somebody who overheard it repeats it", acme, request)
+            .send("an eavesdropper replays the request", acme, request)
             .await?;
         expect(&answered, 401, Some("replayed"))
     }
@@ -311,7 +311,7 @@ impl DemoStage {
             credential, secret, ..
         } = &self.acme;
         say(
-            "\nIt serves on until Ctrl-C. This line signs itself, so it is good as often as it is pasted:\n",
+            "\nThe demo serves until Ctrl-C. This command signs a new request each time it is run:\n",
         );
         say(format_args!(
             "B='{{\"merchantTradeNo\":\"demo-0001\"}}'; T=$(date +%s)000; N=$(openssl rand -hex 16); \
@@ -324,7 +324,7 @@ impl DemoStage {
             credential.client_id
         ));
         say(format_args!(
-            "\nand this shows what was counted:\n\ncurl -s http://{}/metrics | grep -v '^#'",
+            "\nand this shows the metrics:\n\ncurl -s http://{}/metrics | grep -v '^#'",
             self.server.admin_address()
         ));
     }

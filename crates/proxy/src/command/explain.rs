@@ -17,13 +17,11 @@ use check::ExplainCheck;
 use input::ExplainInput;
 
 /// Find out offline why a signed request was refused.
-///
-/// Makes the proxy's checks in the proxy's order. If the signature does not match, it makes the usual mistakes until
-/// one of them gives your signature, and names it: another hash, a missing line feed, a body written anew, a secret
-/// altered, and so on. Neither the secret nor the right signature is printed.
-///
-/// Give the request as it went over the wire, or its parts. Exits with 0 if everything is right, 1 if something is
-/// wrong, 64 if the input cannot be used.
+/// Makes the proxy's checks in the proxy's order. If the signature does not match, it tries common mistakes until one
+/// gives your signature, and names it: another hash, a missing line feed, a body serialized again, an altered secret,
+/// and so on. The secret and the right signature are not printed.
+/// Give the request as it was sent, or its parts. Exits with 0 if all checks pass, 1 if one fails, 64 if the input cannot
+/// be used.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct ExplainCommand {
@@ -43,7 +41,7 @@ pub(crate) struct ExplainCommand {
     signature: Option<String>,
     #[command(flatten)]
     body: BodyFrom,
-    /// The method. It is not signed, and neither is the path; they help to see whether you signed them.
+    /// The method. Method and path are not signed; with them, the command finds out whether you signed them.
     #[arg(value_name = "METHOD", requires = "path")]
     method: Option<String>,
     /// The path, with its query.
@@ -52,13 +50,13 @@ pub(crate) struct ExplainCommand {
     /// When the request arrived, in milliseconds since 1970 [default: now]
     #[arg(long, value_name = "MS")]
     now: Option<u64>,
-    /// How old a timestamp may be.
+    /// The maximum age of a timestamp, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 300_000)]
     past_ms: u64,
-    /// How far ahead a timestamp may be.
+    /// The maximum time by which a timestamp may be ahead of the clock, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     future_ms: u64,
-    /// The SHA-256 that the refusal printed: it tells whether the bytes changed on the way.
+    /// The SHA-256 in the refusal's message: it shows whether the bytes changed on the way.
     #[arg(long, value_name = "DIGITS", value_parser = digest)]
     received_digest: Option<[u8; 32]>,
 }
@@ -128,12 +126,12 @@ impl ExplainCommand {
         let first = checks.iter().find_map(|check| check.outcome.as_ref().err());
         say("");
         let Some(first) = first else {
-            say("everything is right: this request is signed as it must be");
+            say("all checks pass: this request is signed correctly");
             return ExitStatus::Fine;
         };
         if let Some(slug) = first.slug() {
             say(format_args!(
-                "the proxy refuses it with {slug}, the first thing that is wrong"
+                "the proxy refuses this request with {slug}, its first failed check"
             ));
         }
         let timestamp = input.header(&headers::TIMESTAMP);
@@ -143,12 +141,12 @@ impl ExplainCommand {
             ));
         } else if check::is_wrong(checks, check::FRESHNESS) && self.now.is_none() {
             say(
-                "a request must be sent right after it is signed; to judge an old one, say with --now when it arrived",
+                "a request must be sent right after it is signed; to check an old one, give its time of arrival with --now",
             );
         }
         if check::is_right(checks, check::SIGNATURE) && check::is_wrong(checks, check::ARRIVED) {
             say(
-                "it is signed right for these bytes, and the proxy saw others: your HTTP library, or something on the way, changed them",
+                "the signature is right for these bytes, but the proxy received others: your HTTP library, or a proxy on the way, changed them",
             );
         }
         if check::is_wrong(checks, check::FORM) || check::is_wrong(checks, check::SIGNATURE) {
@@ -180,22 +178,22 @@ fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[Explain
     let findings = explain::hypotheses(secret, &request);
     if findings.is_empty() {
         say(
-            "no usual mistake gives this signature: it was made with another secret, or over another body or stamp",
+            "no common mistake gives this signature: it was made with another secret, or over another body, timestamp or nonce",
         );
         if check::is_right(checks, check::ARRIVED) {
-            say("the proxy received exactly these bytes, so look at the secret first");
+            say("the proxy received exactly these bytes: check the secret first");
         } else if check::is_wrong(checks, check::SIGNATURE) {
             say(
-                "compare the SHA-256 above with that of the string you sign: if they are equal, look at the secret",
+                "compare the SHA-256 above with that of the string you sign: if they are equal, check the secret",
             );
         }
         return;
     }
     for (at, ExplainFinding { causes }) in findings.iter().take(MOST_SHOWN).enumerate() {
         say(if at == 0 {
-            "what gives this signature:"
+            "this mistake gives your signature:"
         } else {
-            "or, which is the same here:"
+            "or this one, which gives the same signature here:"
         });
         for cause in causes {
             say(format_args!("  {cause}"));

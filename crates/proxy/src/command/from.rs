@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::complain;
 
-/// Where a secret is. Never on the command line, which every process of the machine may read.
+/// The place of a secret. It is never on the command line, which every user of the machine may read.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct SecretFrom {
@@ -60,14 +60,14 @@ impl SecretFrom {
     }
 }
 
-/// Where a body is: the bytes are taken as they stand, and no body is an empty one.
+/// The place of a body. Its bytes are used unchanged; without an option the body is empty.
 #[derive(Args, Clone)]
 #[group(multiple = false)]
 pub(crate) struct BodyFrom {
     /// The body itself.
     #[arg(long, value_name = "TEXT")]
     data: Option<String>,
-    /// A file that holds the body, every byte of it, or `-` for standard input.
+    /// A file that holds exactly the bytes of the body, or `-` for standard input.
     #[arg(long, value_name = "FILE")]
     data_file: Option<PathBuf>,
 }

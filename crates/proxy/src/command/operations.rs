@@ -7,13 +7,13 @@ use gatepay_proxy::admin::operation_list;
 
 use super::{ExitStatus, say};
 
-/// Print every operation the proxy knows: what tenants call, and where it goes.
+/// Print every operation in the catalogue: its merchant path and its institution path.
 #[derive(Args)]
 pub(crate) struct OperationsCommand {
-    /// As JSON, one array of objects.
+    /// Print JSON: one array of objects.
     #[arg(long)]
     json: bool,
-    /// Only operations tenants may call by default.
+    /// Print only operations that tenants may call by default.
     #[arg(long)]
     tenant: bool,
 }

@@ -18,12 +18,11 @@ use super::signals::wait_for_signal;
 use super::{ExitStatus, complain, fail, say};
 
 /// Run the GatePay emulator: it verifies the institution's requests and keeps orders in memory.
-///
-/// It is for trying things out; nothing in it is GatePay's. Point `upstream.url` at it, with the same client id and
+/// It is for trials; it contains no code or data of GatePay. Point `upstream.url` at it, with the same client id and
 /// secret as `[[institution.credential]]`. `POST /-/sandbox/pay` with {"prepayId":"…"} pays an order.
 #[derive(Args)]
 pub(crate) struct SandboxCommand {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
     /// The institution's client id.
@@ -31,25 +30,25 @@ pub(crate) struct SandboxCommand {
     client_id: ClientId,
     #[command(flatten)]
     secret: SecretFrom,
-    /// A sub-account that X-GatePay-On-Behalf-Of may name; may be given more than once.
+    /// A sub-account that X-GatePay-On-Behalf-Of may name; may be repeated.
     #[arg(long, value_name = "ID", required = true)]
     sub_account: Vec<String>,
     /// The institution's own account, for transfers and charges.
     #[arg(long, value_name = "ID", default_value = "1000000000")]
     institution_account: String,
-    /// The institution's merchant id, which fee settings must then carry.
+    /// The institution's merchant id; if given, fee settings must carry it.
     #[arg(long, value_name = "ID")]
     merchant_id: Option<String>,
-    /// Among whose orders a merchant order number may occur once only; GatePay does not say.
+    /// The scope within which a merchant order number is unique; GatePay's documentation leaves this open.
     #[arg(long, value_enum, default_value = "sub-account")]
     numbers_unique_per: UniquePer,
-    /// Which forms answers have, where GatePay's official client libraries and its documentation differ.
+    /// The form of answers where GatePay's official client libraries and its documentation differ.
     #[arg(long, value_enum, default_value = "clients")]
     answer_forms: FormsArgument,
-    /// Hold every answer back this long.
+    /// Delay every answer by this time, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
-    /// How far the emulator's clock is ahead of this machine's; negative if behind.
+    /// The time by which the emulator's clock is ahead of this machine's, in milliseconds; negative if behind.
     #[arg(
         long,
         value_name = "MS",
@@ -57,7 +56,7 @@ pub(crate) struct SandboxCommand {
         allow_negative_numbers = true
     )]
     clock_ahead_ms: i64,
-    /// Speak TLS with this certificate chain (PEM); needs --tls-key.
+    /// Serve TLS with this certificate chain (PEM); needs --tls-key.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
     /// The certificate's private key (PEM).

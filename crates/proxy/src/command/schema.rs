@@ -6,12 +6,11 @@ use gatepay_tenancy::schema;
 use super::{ExitStatus, say};
 
 /// Print the JSON Schema of a configuration file, so that an editor completes and checks it.
-///
-/// In TOML, name it in a comment at the top: `#:schema ./schema/tenant.schema.json`; in JSON by the key "$schema". What keys
-/// have to do with each other and with other files, `check` knows.
+/// In TOML, name the schema in a comment at the top: `#:schema ./schema/tenant.schema.json`; in JSON, in the key
+/// "$schema". Rules between keys or files are not in the schema: `check` checks them.
 #[derive(Args)]
 pub(crate) struct SchemaCommand {
-    /// Which file.
+    /// The kind of file.
     of: SchemaOf,
 }
 
@@ -19,9 +18,9 @@ pub(crate) struct SchemaCommand {
 enum SchemaOf {
     /// proxy.toml.
     Proxy,
-    /// A tenant's file, or one of many.
+    /// A tenant's file, or a file of many tenants.
     Tenant,
-    /// An operator's file, or one of many.
+    /// An operator's file, or a file of many operators.
     Operator,
 }
 

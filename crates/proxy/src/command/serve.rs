@@ -24,16 +24,12 @@ use super::{ExitStatus, UNREAD, complain, environment, fail, log_to_stderr};
 /// The time the log gets to write its last lines when the process has to end.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Serve tenants until SIGTERM, SIGQUIT or Ctrl-C, then drain; a second signal cuts what is in flight, a third ends at
-/// once.
-///
-/// The process ends by `drain.deadline_ms`, whatever its threads do.
-///
-/// Changed files are brought in every `poll_ms`, and at once on SIGHUP or POST /-/reload.
-///
-/// Sockets that systemd passes are used instead of binding, and systemd is told when it serves and when it ends.
-///
-/// Access lines go to standard output, everything else to standard error. Exits with 0 when drained, 1 if it could not
+/// Serve tenants until SIGTERM, SIGQUIT or Ctrl-C, then drain; a second signal cuts requests in flight, a third ends the
+/// process at once.
+/// The process ends within `drain.deadline_ms`, even if a thread is stuck.
+/// Changed files are read every `poll_ms`, and at once on SIGHUP or POST /-/reload.
+/// Sockets passed by systemd are used instead of binding, and systemd is notified when the process serves and ends.
+/// Access lines go to standard output, the program's log to standard error. Exits with 0 when drained, 1 if it could not
 /// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
 #[derive(Args)]
 pub(crate) struct ServeCommand {
@@ -74,7 +70,7 @@ fn warn_of(configuration: &Configuration) {
         settings, registry, ..
     } = configuration;
     if registry.tenants().is_empty() {
-        tracing::warn!(folder = %settings.tenants.display(), "there are no tenants: every request will be refused");
+        tracing::warn!(folder = %settings.tenants.display(), "no tenant is configured: every request will be refused");
     }
     for file in unread_files(settings) {
         tracing::warn!(file = %file.display(), "{UNREAD}");
@@ -103,7 +99,7 @@ fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box
         let guard = server.app().settings.window.future_ms;
         tracing::warn!(
             guard_ms = guard,
-            "starting: what was admitted before this start is not known, so requests wait"
+            "starting: requests admitted before this start are unknown, so for guard_ms requests may be refused as `starting`"
         );
     }
     Ok(server)
@@ -118,7 +114,7 @@ fn reload_until_asked_to_end(server: &Server, signals: &mut SignalHandler) {
             SignalAction::Reload => reload(),
         }
     };
-    tracing::info!(signal, "asked to end");
+    tracing::info!(signal, "signal received: draining");
     systemd::tell(ServiceStage::Stopping);
 }
 
@@ -157,11 +153,11 @@ impl Backstop {
             match (self.signals.next_until(ends_at()), hurry.take()) {
                 (Some(SignalAction::Reload), unused) => hurry = unused,
                 (Some(SignalAction::End(_)), Some(hurry)) => {
-                    tracing::warn!("asked again: ending at once");
+                    tracing::warn!("second signal: requests in flight are cut");
                     hurry();
                 }
                 (Some(SignalAction::End(_)), None) => {
-                    tracing::error!("asked a third time: what is not written yet is lost");
+                    tracing::error!("third signal: ending at once; unwritten records are lost");
                     break;
                 }
                 (None, _) => {

@@ -7,7 +7,7 @@ use gatepay_proxy::process::clock::Clock;
 use super::from::{BodyFrom, SecretFrom};
 use super::{ExitStatus, complain, say};
 
-/// Sign a request offline, and show what is signed.
+/// Sign a request offline, and print the signed string's parts.
 ///
 /// The signed string is `timestamp LF nonce LF body LF`; method, path, query and other headers are not part of it.
 #[derive(Args)]
@@ -18,15 +18,15 @@ pub(crate) struct SignCommand {
     /// The client id that goes with the secret; without it, its header line is left out.
     #[arg(long, value_name = "ID", value_parser = ClientId::parse)]
     client_id: Option<ClientId>,
-    /// Milliseconds since 1970 [default: now]
+    /// The timestamp, in milliseconds since 1970 [default: now]
     #[arg(long, value_name = "MS")]
     timestamp: Option<String>,
-    /// A text that is used once [default: 32 random letters and digits]
+    /// The nonce, which must be unique [default: 32 random letters and digits]
     #[arg(long, value_name = "TEXT")]
     nonce: Option<String>,
     #[command(flatten)]
     body: BodyFrom,
-    /// Only the header lines, ready for `curl -H @-`.
+    /// Print only the header lines, for `curl -H @-`.
     #[arg(long)]
     headers: bool,
 }

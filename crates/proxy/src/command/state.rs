@@ -8,24 +8,23 @@ use gatepay_tenancy::load::{WhatIf, load_what_if};
 
 use super::{ExitStatus, complain, environment, fail, say};
 
-/// Prepare the folder that the replay memory is handed over in.
+/// Prepare the folder in which one run hands the replay memory over to the next.
 #[derive(Subcommand)]
 pub(crate) enum StateCommand {
     Init(StateInit),
 }
 
-/// Make `state_dir` for its owner alone.
-///
-/// The first start with it waits for `timestamp.future_ms`, since what was served without it is not known. With
-/// --never-served it does not: that is your word that no process, here or elsewhere, ever served the credentials of this
-/// configuration. If one did, requests of the last minutes can be executed a second time. Exits with 0 if the folder is
-/// there, 1 if it could not be made or, with --never-served, was used before, 64 for a wrong configuration.
+/// Create `state_dir`, accessible to its owner only.
+/// The first start with an empty folder waits for `timestamp.future_ms`, since earlier requests are unknown. With
+/// --never-served the start does not wait: you assert that no process on any machine ever served the credentials of this
+/// configuration. If one did, requests of the last minutes can be executed a second time. Exits with 0 if the folder
+/// exists, 1 if it could not be created or, with --never-served, was used before, 64 for a wrong configuration.
 #[derive(Args)]
 pub(crate) struct StateInit {
     /// The process's configuration; it names the folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
-    /// No process ever served these credentials: the first start need not wait.
+    /// Assert that no process ever served these credentials: the first start does not wait.
     #[arg(long)]
     never_served: bool,
 }

@@ -16,7 +16,7 @@ impl SuspendedByHand {
             return Self(Ok(SuspensionList::new()));
         };
         Self(suspended_in(folder).map_err(|error| {
-            format!("who is suspended by hand (POST /-/suspend) is not known: state_dir: {error}")
+            format!("the suspensions by hand (POST /-/suspend) cannot be read: state_dir: {error}")
         }))
     }
 

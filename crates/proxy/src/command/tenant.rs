@@ -22,10 +22,9 @@ use zeroize::Zeroizing;
 use super::{ExitStatus, complain, environment, fail, say};
 
 /// Add, list, show, re-key, suspend, resume and remove tenants, in their files.
-///
-/// An edit keeps comments and order. Before it is made the whole configuration is checked as it would be with it; if that
-/// has a problem, nothing is changed. `suspend` and `rotate --overlap 0s` take rights away: they do not wait for problems
-/// that were there before. A proxy that is running takes it up by itself, after `poll_ms` at the latest.
+/// An edit keeps comments and order. The whole configuration is checked with the edit first; if it has a problem, no file
+/// is changed. `suspend` and `rotate --overlap 0s` take rights away, so problems in other files do not stop them. A running
+/// proxy applies the edit within `poll_ms`.
 #[derive(Subcommand)]
 pub(crate) enum TenantCommand {
     Add(add::TenantAdd),
@@ -51,13 +50,13 @@ impl TenantCommand {
     }
 }
 
-/// What all of them are told.
+/// The options of all tenant commands.
 #[derive(Args)]
 struct TenantArguments {
     /// The process's configuration; it names the tenants' folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
-    /// Take secrets that are not on this machine to be fine: for a checkout, which has none.
+    /// Accept missing secret files: for a checkout of the configuration without secrets.
     #[arg(long)]
     without_secrets: bool,
     /// Print JSON instead of text.

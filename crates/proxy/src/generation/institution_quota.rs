@@ -65,7 +65,7 @@ impl InstitutionQuota {
             None => self.quota.pushed_back(retry_after, now),
         };
         if let Some(lowered) = lowered {
-            tracing::warn!(before = %lowered.before, after = %lowered.after, ?retry_after, "GatePay pushes back: requests per second were lowered");
+            tracing::warn!(before = %lowered.before, after = %lowered.after, ?retry_after, "GatePay pushed back the institution: its rate was lowered");
         }
     }
 

@@ -47,7 +47,7 @@ impl LimitMeters {
     pub fn new(make: &Registrar<'_>) -> Self {
         let rates = make.gauge_vec(
             "quota_requests_per_second",
-            "The institution's rate: configured, and in force since GatePay last pushed back.",
+            "Requests per second of the institution's quota: configured, and in force after GatePay's pushback.",
             &["rate"],
         );
         Self {
@@ -63,24 +63,24 @@ impl LimitMeters {
             ),
             borrowed: make.counters(
                 "quota_borrowed_total",
-                "Requests admitted beyond the tenant's share, out of what others left.",
+                "Requests admitted beyond the tenant's share, from shares that other tenants left unused.",
                 &["tenant"],
             ),
             shares: make.gauges(
                 "quota_share_requests_per_second",
-                "What the tenant is guaranteed of the institution's quota now.",
+                "Requests per second of the institution's quota that the tenant is guaranteed now.",
                 &["tenant"],
             ),
             uses: make.gauges(
                 "quota_use_requests_per_second",
-                "What the tenant took of the institution's quota in the last ten seconds or so.",
+                "Requests per second of the institution's quota that the tenant used in about the last ten seconds.",
                 &["tenant"],
             ),
             rates: ["configured", "in_force"].map(|rate| rates.with_label_values(&[rate])),
-            left: make.gauge("quota_left", "What is left of the institution's burst."),
+            left: make.gauge("quota_left", "Requests left of the institution's burst."),
             active: make.gauge(
                 "quota_active_tenants",
-                "Tenants and operators that asked in the last ten seconds.",
+                "Tenants and operators that sent a request in the last ten seconds.",
             ),
             in_flight: make.gauge(
                 "quota_in_flight",
@@ -88,12 +88,12 @@ impl LimitMeters {
             ),
             pushed_back: make.gauge(
                 "quota_pushed_back_tenants",
-                "Tenants and operators whose own rate is lowered, for GatePay pushed them back.",
+                "Tenants and operators whose own rate is lowered because GatePay pushed back their account.",
             ),
             quota: QuotaMeters {
                 pushbacks: make.counter(
                     "quota_pushbacks_total",
-                    "Answers by which GatePay said that it is too much.",
+                    "Answers by which GatePay pushed back: HTTP 429 or a code of upstream.quota.pushback_codes.",
                 ),
                 own_calls: make.counter_each(
                     "quota_own_calls_total",

@@ -20,7 +20,7 @@ pub struct ReloadMeters {
     pub suspended_ahead: IntGauge,
     /// Parties of which credentials ended ahead of the rest of a change, which is wrong or waits.
     pub credentials_ended_ahead: IntGauge,
-    /// 1 while a change of the process's own settings waits for its next start.
+    /// 1 while a changed setting takes effect only after a restart.
     pub restart_needed: IntGauge,
     /// When files were applied last, in seconds since 1970.
     pub applied_at: IntGauge,
@@ -46,13 +46,13 @@ impl ReloadMeters {
     pub fn new(make: &Registrar<'_>) -> Self {
         let [applied, failed, guarded] = make.counter_each(
             "reloads_total",
-            "Changes of files, by what became of them.",
+            "Changes of the configuration on disk, by result.",
             "result",
             ["applied", "failed", "guarded"],
         );
         let in_step = make.gauge(
             "reload_in_step",
-            "1 while what the files say is at work, 0 while it is wrong or waits.",
+            "1 while the configuration on disk is applied, 0 while it has errors or waits to be confirmed.",
         );
         in_step.set(1);
         Self {
@@ -63,27 +63,27 @@ impl ReloadMeters {
             waiting: make.gauge("reload_waiting", "1 while a change waits to be confirmed."),
             suspended_ahead: make.gauge(
                 "reload_suspended_ahead",
-                "Tenants and operators suspended ahead of the rest of what the files say, which is wrong or waits.",
+                "Tenants and operators suspended ahead of the other changes on disk, which have errors or wait to be confirmed.",
             ),
             credentials_ended_ahead: make.gauge(
                 "reload_credentials_ended_ahead",
-                "Tenants and operators with credentials that ended ahead of the other changes in the files, which have an error or wait.",
+                "Tenants and operators with credentials that ended ahead of the other changes on disk, which have errors or wait to be confirmed.",
             ),
             restart_needed: make.gauge(
                 "reload_restart_needed",
-                "1 while a change of the process's own settings waits for its next start.",
+                "1 while a changed setting takes effect only after a restart.",
             ),
             applied_at: make.gauge(
                 "reload_last_applied_timestamp_seconds",
-                "When the files were applied last, the start included.",
+                "Unix time at which the configuration on disk was last applied, the start included.",
             ),
             poll_seconds: make.gauge_of_parts(
                 "reload_poll_seconds",
-                "From one look at the files to the next; 0 if nobody looks.",
+                "Seconds between two checks of the files for changes; 0 if they are not watched.",
             ),
             at_work: make.gauge_vec(
                 "configuration_info",
-                "Always 1; the label is a hash of the configuration that is at work.",
+                "Always 1; the label is a hash of the configuration in force.",
                 &["hash"],
             ),
         }

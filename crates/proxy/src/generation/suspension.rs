@@ -189,7 +189,7 @@ impl Suspensions {
             && let Err(error) = self.keep_in(&place)
         {
             let parties: Vec<_> = self.all().into_keys().collect();
-            tracing::error!(%error, ?parties, "suspensions by hand end with this process");
+            tracing::error!(%error, ?parties, "suspensions by hand are lost when this process ends: state_dir cannot be written");
         }
         if let SuspensionPlace::In(_) = *place {
             *place = SuspensionPlace::Closed;

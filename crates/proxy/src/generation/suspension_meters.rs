@@ -22,7 +22,7 @@ impl SuspensionMeters {
             ),
             unkept: make.gauge(
                 "suspensions_unkept",
-                "1 while state_dir does not have all suspensions by POST /-/suspend: a restart would forget some.",
+                "1 while state_dir lacks a suspension by POST /-/suspend: a restart would lose it.",
             ),
         }
     }

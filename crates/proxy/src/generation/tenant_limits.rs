@@ -218,7 +218,7 @@ impl TenantLimits {
         let (before, after) = self.throttled(retry_after, quota.now());
         if after < before {
             let party = self.breaker.id().as_str();
-            tracing::warn!(%party, %before, %after, ?retry_after, "GatePay pushes one party back: its requests per second were lowered");
+            tracing::warn!(%party, %before, %after, ?retry_after, "GatePay pushed back one party: its rate was lowered");
         }
         quota.pushed_back(Some(&self.share), retry_after);
     }

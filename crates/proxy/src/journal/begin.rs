@@ -78,7 +78,7 @@ fn tell_of_latest(kept: &KeptHeads, last: Option<u32>) {
         LatestRun::Known(run) if Some(run) > last && !kept.heads.contains_key(&run) => {
             tracing::error!(
                 run,
-                "the audit journal's latest run and its head are not here: they were removed; see `audit verify`"
+                "the audit journal's latest run and its head were removed; run `audit verify`"
             );
         }
         LatestRun::Altered => {
@@ -132,8 +132,7 @@ fn missing(
     tracing::error!(
         %head,
         file = %part,
-        "the audit journal does not have the last record that is known of it: its end was cut, removed or replaced, or \
-         it came from a backup; see `audit verify`"
+        "the audit journal lacks its last known record: its end was cut, removed or replaced, or it came from a backup; run `audit verify`"
     );
     Ok(Some(head))
 }

@@ -160,7 +160,7 @@ impl HeadFolder {
                 if error.kind() == io::ErrorKind::PermissionDenied
                     && error.raw_os_error().is_none() =>
             {
-                tracing::error!(%error, "what is kept of the audit journal is not used");
+                tracing::error!(%error, "the audit journal's kept head cannot be read: the journal's end is not compared with it");
                 Ok(KeptText::Refused)
             }
             file => Ok(KeptText::Text(file?.read_to_end()?)),

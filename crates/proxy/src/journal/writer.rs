@@ -155,7 +155,7 @@ impl<F: JournalFolder> JournalWriter<F> {
         match kept {
             Err(error) if self.head_is_kept => tracing::error!(
                 %error,
-                "the audit journal's head cannot be written: a cut end may not show until it can"
+                "the audit journal's head cannot be written: until it can, a cut end may go unnoticed"
             ),
             Ok(()) if !self.head_is_kept => {
                 tracing::info!("the audit journal's head can be written again");
@@ -193,14 +193,14 @@ impl<F: JournalFolder> JournalWriter<F> {
                 self.length = 0;
                 self.began = now;
                 if self.put_off.take().is_some() {
-                    tracing::info!(file = %part, "another file of the audit journal could be begun");
+                    tracing::info!(file = %part, "the next file of the audit journal was created");
                 }
             }
             Err(error) => {
                 let put_off = self.put_off.map_or(RETRY, |(_, wait)| wait * 2);
                 let put_off = put_off.min(RETRY_AT_MOST);
                 if self.put_off.is_none() {
-                    tracing::error!(%error, file = %part, "another file of the audit journal cannot be begun: the last is written on");
+                    tracing::error!(%error, file = %part, "the next file of the audit journal cannot be created: records go to the current file");
                 }
                 self.put_off = Some((now + put_off, put_off));
             }

@@ -80,7 +80,9 @@ pub fn identify<'a>(
     let nonce = required(lines.nonce, &headers::NONCE)?;
     let signature = required(lines.signature, &headers::SIGNATURE)?;
 
-    let found = found.ok_or(Refusal::UnknownClient("nobody has this client id"))?;
+    let found = found.ok_or(Refusal::UnknownClient(
+        "no tenant or operator has this client id",
+    ))?;
     let caller = claim(&found, (timestamp, nonce, signature), now_ms);
     if found.credential.valid_at(now_ms) {
         caller.map(IdentifiedCaller::InForce)

@@ -161,7 +161,7 @@ pub fn allowed(
         return refuse(format!("you may not call {}", operation.name).into());
     }
     if party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
-        return refuse("you may only read at present".into());
+        return refuse("this tenant may only read at present".into());
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ async fn accept_until_told(
                     .is_none_or(|last_warning: Instant| last_warning.elapsed() >= LOG_INTERVAL)
                 {
                     last_warning = Some(Instant::now());
-                    tracing::warn!(%error, "connections are not accepted");
+                    tracing::warn!(%error, "a connection cannot be accepted");
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -185,14 +185,14 @@ fn full(app: &App, slots: &ConnectionSlots, outcome: SlotOutcome) {
     let limit = app.settings.listen.max_connections;
     match holder {
         SlotHolder::Address(address) => {
-            tracing::info!(%address, most = %limit, "all connections are taken: idle ones of this address end for new ones");
+            tracing::info!(%address, most = %limit, "listen.max_connections are open: idle connections of this address are closed for new ones");
         }
         SlotHolder::Party(number) => {
             let generation = app.generation.load();
             let mut all_limits = generation.all_tenant_limits();
             let position = all_limits.position(|limits| NonNull::from(&**limits).addr() == number);
             let party = position.map(|at| generation.registry.at(at).party().id.as_str());
-            tracing::info!(party, most = %limit, "all connections are taken: idle ones of this party end for new ones");
+            tracing::info!(party, most = %limit, "listen.max_connections are open: idle connections of this party are closed for new ones");
         }
     }
 }
@@ -209,7 +209,7 @@ fn address_slot(
         return Ok(Some(address_slot));
     }
     app.metrics.connections_refused.inc();
-    tracing::debug!(%address, "a connection was refused: its address has as many as it may");
+    tracing::debug!(%address, "a connection was refused: its address has listen.max_connections_per_address open");
     Err(TooManyConnections)
 }
 

@@ -65,12 +65,12 @@ pub(super) fn render<'a>(
     );
     let last_used = make.gauge_vec(
         "credential_last_used_timestamp_seconds",
-        "When a credential was used last; 0 if it was not since the start.",
+        "Unix time of a credential's last use; 0 if unused since the start.",
         labels,
     );
     let not_in_force = make.gauge_vec(
         "credential_not_in_force_since_timestamp_seconds",
-        "Since when a credential signs requests though it is not in force; there while it did so in the last 15 minutes.",
+        "Unix time of the first request signed with a credential that is not in force; present for 15 minutes after the last one.",
         labels,
     );
     let seconds = |ms: u64| i64::try_from(ms / 1_000).unwrap_or(i64::MAX);

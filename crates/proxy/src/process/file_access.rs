@@ -22,7 +22,7 @@ pub(crate) fn inspect_folder(folder: &Path, metadata: &Metadata, danger: &str) -
     }
     if metadata.mode() & 0o002 != 0 {
         return refuse(&format!(
-            "{folder}: everybody may write here, and could {danger}: run `chmod o-w {folder}`"
+            "{folder}: the folder is world-writable, so any user could {danger}: run `chmod o-w {folder}`"
         ));
     }
     Ok(())
@@ -33,7 +33,7 @@ pub(crate) fn inspect_file(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let path = path.display();
     if metadata.is_symlink() {
         return refuse(&format!(
-            "{path} is a symbolic link: run `rm {path}`; what it leads to is not used"
+            "{path} is a symbolic link: run `rm {path}`; its target is not used"
         ));
     }
     if !metadata.is_file() {

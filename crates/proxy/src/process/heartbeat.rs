@@ -97,7 +97,7 @@ impl WorkerHeartbeats {
                 let missed = std::mem::take(&mut worker.missed);
                 if missed >= MISSED {
                     let stalled = EVERY * missed;
-                    tracing::warn!(worker = number, ?stalled, "a worker turns again");
+                    tracing::warn!(worker = number, ?stalled, "a worker runs again");
                 }
                 continue;
             }
@@ -106,7 +106,7 @@ impl WorkerHeartbeats {
                 self.meters.stalls.inc();
                 tracing::error!(
                     worker = number,
-                    "a worker has not turned for a second: its callers wait"
+                    "a worker has run no other task for a second: its callers wait"
                 );
             }
         }

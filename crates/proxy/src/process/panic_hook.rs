@@ -10,7 +10,7 @@ use std::panic::{self, PanicHookInfo};
 use std::thread;
 
 /// The text in place of a formatted message.
-const WITHHELD: &str = "(not repeated: it may hold what was being worked on)";
+const WITHHELD: &str = "(withheld: it may hold data of a request)";
 
 /// Installs the panic hook, which reports panics of this process in its log, or to standard error before it has a log.
 pub fn report() {

@@ -22,7 +22,7 @@ pub fn join_unless<T>(thread: JoinHandle<T>, overdue: impl FnMut() -> bool) -> O
         let name = thread.thread().name().unwrap_or_default();
         tracing::error!(
             thread = name,
-            "draining: a thread does not end; it is left behind"
+            "draining: a thread does not end: the process ends without it"
         );
         return None;
     }

@@ -116,7 +116,7 @@ impl StateDir {
                     if !was_logged {
                         was_logged = true;
                         let folder = folder.display();
-                        tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over");
+                        tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over state_dir");
                     }
                     sleep(LOOK);
                 }
@@ -140,7 +140,7 @@ impl StateDir {
                 let folder = self.folder.display();
                 tracing::warn!(
                     %folder,
-                    "state_dir is used for the first time: what was served without it is not known, so requests wait"
+                    "state_dir is used for the first time: earlier requests are unknown, so requests wait"
                 );
                 PreviousRun::FirstUse
             }
@@ -167,7 +167,7 @@ impl StateDir {
                 if let Some(until_ms) = damaged {
                     tracing::error!(
                         until_ms,
-                        "the mark in state_dir is not whole: nothing is admitted up to the latest it can have been"
+                        "the mark in state_dir is damaged: stamps up to the latest possible mark are refused"
                     );
                 }
                 damaged
@@ -198,7 +198,7 @@ impl StateDir {
         };
         tracing::warn!(
             why,
-            "the replay memory in state_dir is not what the latest run left there a moment ago: it is not used"
+            "the replay memory in state_dir is not the latest run's: it is not used"
         );
         Ok(PreviousRun::Lost)
     }
@@ -217,7 +217,7 @@ impl StateDir {
         let is_here = word == self.word(FileIdentity::of(&metadata));
         if !is_here {
             tracing::warn!(
-                "state_dir is a copy of one that was marked as never served: the mark is not believed"
+                "state_dir is a copy of one that was marked as never served: the mark is ignored"
             );
         }
         Ok(is_here)

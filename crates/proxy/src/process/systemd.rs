@@ -56,7 +56,7 @@ fn roles(names: &str, passed: usize) -> io::Result<Vec<SocketRole>> {
             ("admin", _) | ("" | "unknown", 1) => SocketRole::Admin,
             (name, _) => {
                 return refuse(format!(
-                    "socket {} is named {name:?}: listen or admin (FileDescriptorName=) is what is served",
+                    "socket {} is named {name:?}: FileDescriptorName= must be listen or admin",
                     position + 1
                 ));
             }
@@ -104,7 +104,7 @@ pub fn tell(stage: ServiceStage) {
         ServiceStage::Alive => "WATCHDOG=1",
     };
     if let Err(error) = send(&address, text) {
-        tracing::warn!(%error, text, "the service manager was not told");
+        tracing::warn!(%error, text, "the service manager (systemd) could not be notified");
     }
 }
 

@@ -692,9 +692,9 @@ pub(crate) mod tests {
     #[test]
     fn the_examples_in_the_page_on_logs_are_access_lines_as_written() {
         let mut line = line();
-        line.spent
+        line.timings
             .add(RequestPhase::Upstream, Duration::from_micros(11_500));
-        line.spent
+        line.timings
             .add(RequestPhase::Own, Duration::from_micros(250));
         let page = include_str!("../../../../docs/logs.md");
         for format in [LogFormat::Json, LogFormat::Human] {

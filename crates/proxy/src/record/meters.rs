@@ -74,7 +74,7 @@ impl RequestMeters {
         );
         let answers = make.counters(
             "gatepay_answers_total",
-            "Answers of GatePay's by envelope code.",
+            "Answers of GatePay by envelope code.",
             &["code"],
         );
         Self {
@@ -129,19 +129,19 @@ impl LatencyHistograms {
         Self {
             whole: make.register(LatencyHistogram::new(
                 "request_duration_seconds",
-                "From the head of a request to the end of its answer, by operation.",
+                "Seconds from the head of a request to the end of its answer, by operation.",
                 &SECONDS,
                 catalogue,
             )),
             upstream: make.register(LatencyHistogram::new(
                 "upstream_duration_seconds",
-                "From sending a request to GatePay to having its answer, by operation.",
+                "Seconds from sending a request to GatePay until its answer, by operation.",
                 &SECONDS,
                 catalogue,
             )),
             own: make.register(LatencyHistogram::new(
                 "own_duration_seconds",
-                "Of the time a request takes the proxy's own part, without waiting for the caller or GatePay, by operation.",
+                "Seconds of a request that the proxy itself used, without waiting for the caller or GatePay, by operation.",
                 &OWN_SECONDS,
                 catalogue,
             )),

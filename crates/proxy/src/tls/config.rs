@@ -85,7 +85,7 @@ pub fn server(
         .permissions()
         .mode();
     if mode & 0o007 != 0 {
-        return Err(fault(key, &"may be read by everybody; chmod o-rwx it"));
+        return Err(fault(key, &"is world-readable; run chmod o-rwx on it"));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
     let builder = ServerConfig::builder_with_provider(provider())

@@ -112,7 +112,7 @@ fn tell_party_opened(owner: AttemptOwner<'_>, evidence: PartyOpenEvidence) {
         in_a_row = evidence.in_a_row,
         failures = evidence.failures,
         attempts = evidence.attempts,
-        "GatePay keeps failing this party's calls: until one of them is answered, only a call now and then is sent"
+        "the circuit breaker of this party is open: GatePay keeps failing its calls; until one is answered, only a call now and then is sent"
     );
 }
 
@@ -121,17 +121,20 @@ fn tell_opened(evidence: OpenEvidence) {
         in_a_row = evidence.in_a_row,
         parties = evidence.parties,
         own_failed = evidence.own_failed,
-        "GatePay keeps failing: until a read of the proxy's own gets through, nothing else is sent"
+        "the circuit breaker is open: GatePay keeps failing; until a test read of the proxy is answered, calls are refused"
     );
 }
 
 fn tell_closed(owner: AttemptOwner<'_>, closed: BreakerClosed) {
     match closed {
         BreakerClosed::Institution { after } => {
-            tracing::warn!(?after, "GatePay answers again: everything is sent");
+            tracing::warn!(
+                ?after,
+                "the circuit breaker is closed: GatePay answers again"
+            );
         }
         BreakerClosed::Party => {
-            tracing::warn!(party = %party_of(owner), "GatePay answers this party again: its calls are sent");
+            tracing::warn!(party = %party_of(owner), "the circuit breaker of this party is closed: GatePay answers its calls again");
         }
     }
 }

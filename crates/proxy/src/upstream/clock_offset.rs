@@ -176,14 +176,14 @@ impl UpstreamClock {
                 self.meters.faults[0].inc();
                 tracing::error!(
                     by_ms,
-                    "this machine's clock stepped: tenants' stamps are judged by it"
+                    "this machine's clock stepped: stamps of tenants may be refused as stale; check the time service"
                 );
             }
             Some(ClockFault::Frozen) => {
                 self.meters.faults[1].inc();
                 if !was_frozen {
                     tracing::error!(
-                        "this machine's clock stands still: tenants' stamps are judged by it"
+                        "this machine's clock stood still: stamps of tenants may be refused as stale; check the time service"
                     );
                 }
             }
@@ -235,9 +235,9 @@ impl UpstreamClock {
 
     fn say(&self, state: ClockHealth, gatepay_ahead_ms: i64) {
         let stamps = if self.follow {
-            "what is sent is stamped with GatePay's time"
+            "requests to GatePay are stamped with GatePay's time"
         } else {
-            "GatePay refuses what is stamped more than 10 s off; correct the clock, or say clock = \"follow\""
+            "GatePay refuses stamps that are more than 10 s off; correct the clock, or set clock = \"follow\""
         };
         match state {
             ClockHealth::InSync => tracing::info!(

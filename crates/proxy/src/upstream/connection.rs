@@ -84,7 +84,7 @@ pub enum ExchangeError {
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] ResponseError),
     /// The answer arrived before any byte of the request was written.
-    #[error("an answer that nobody asked for")]
+    #[error("an answer without a request")]
     Unasked,
     /// The deadline passed.
     #[error("deadline passed")]

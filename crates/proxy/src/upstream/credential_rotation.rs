@@ -267,7 +267,7 @@ impl CredentialRotation {
                 *self.failed.lock() = None;
                 tracing::info!(
                     client_id,
-                    "another credential of the institution's signs now"
+                    "another credential of the institution signs from now on"
                 );
                 Ok(())
             }
@@ -277,7 +277,7 @@ impl CredentialRotation {
                 tracing::error!(
                     client_id,
                     why,
-                    "this credential of the institution's should sign and is not accepted; the one before goes on"
+                    "GatePay refuses the institution credential that should sign; the one before signs on"
                 );
                 *self.failed.lock() = Some(FailedCredential {
                     client_id,

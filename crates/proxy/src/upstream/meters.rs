@@ -56,7 +56,7 @@ pub struct SignerMeters {
     pub switched: IntCounter,
     /// Failed switches: GatePay did not accept the credential.
     pub failed: IntCounter,
-    /// 1 while a credential should sign that GatePay does not accept.
+    /// 1 while GatePay refuses the institution credential that should sign.
     pub failing: IntGauge,
 }
 
@@ -131,31 +131,31 @@ impl UpstreamMeters {
             ),
             repeats_denied: make.counter(
                 "upstream_repeats_denied_total",
-                "Attempts that might have been repeated, had upstream.repeat_budget not been spent.",
+                "Attempts not repeated because upstream.repeat_budget was spent.",
             ),
             resolutions: make.counter_each(
                 "resolutions_total",
-                "Write and money calls whose answer was lost, by what GatePay was then seen to have.",
+                "Write and money calls whose answer was lost, by the result of the look-up at GatePay.",
                 "observed",
                 [ObservedOutcome::Found, ObservedOutcome::NotFound, ObservedOutcome::Unknown].map(ObservedOutcome::as_str),
             ),
             breaker: BreakerMeters {
                 is_open: make.gauge(
                     "upstream_breaker_open",
-                    "1 while nothing but reads of the proxy's own is sent, for GatePay keeps failing.",
+                    "1 while the circuit breaker is open: only the proxy's own test reads are sent to GatePay.",
                 ),
                 opened: make.counter(
                     "upstream_breaker_opened_total",
-                    "Times GatePay was found to keep failing.",
+                    "Times the circuit breaker opened.",
                 ),
                 party_opened: make.counter(
                     "upstream_breaker_tenant_opened_total",
-                    "Times GatePay was found to keep failing the calls of one tenant or operator alone.",
+                    "Times the circuit breaker of one tenant or operator opened.",
                 ),
             },
             breaker_open_tenants: make.gauge(
                 "upstream_breaker_open_tenants",
-                "Tenants and operators whose calls are refused, for GatePay keeps failing theirs alone.",
+                "Tenants and operators whose own circuit breaker is open: GatePay keeps failing only their calls.",
             ),
         }
     }
@@ -167,15 +167,15 @@ impl ClockMeters {
         Self {
             offset: make.register(Gauge::with_opts(opts(
                 "clock_offset_seconds",
-                "How far GatePay's clock is ahead of this machine's, by the dates of its answers.",
+                "Seconds by which GatePay's clock is ahead of this machine's, by the Date of its answers.",
             ))),
             agreeing: make.gauge(
                 "clock_offset_answers",
-                "How many of the last answers agree on clock_offset_seconds; 0 while nothing is known.",
+                "Recent answers of GatePay that agree on clock_offset_seconds; 0 while the offset is unknown.",
             ),
             faults: make.counter_each(
                 "clock_faults_total",
-                "Seconds in which this machine's clock did not move as time did, by what it did.",
+                "Seconds in which this machine's clock was wrong, by fault: stepped or frozen.",
                 "fault",
                 ClockFault::WORDS,
             ),
@@ -188,7 +188,7 @@ impl SignerMeters {
     pub fn new(make: &Registrar<'_>) -> Self {
         let [switched, failed] = make.counter_each(
             "institution_switches_total",
-            "Times another credential of the institution's should sign, by whether GatePay accepted it.",
+            "Switches to another credential of the institution, by whether GatePay accepted it.",
             "result",
             ["switched", "failed"],
         );
@@ -197,7 +197,7 @@ impl SignerMeters {
             failed,
             failing: make.gauge(
                 "institution_switch_failing",
-                "1 while a credential should sign that GatePay does not accept.",
+                "1 while GatePay refuses the institution credential that should sign.",
             ),
         }
     }

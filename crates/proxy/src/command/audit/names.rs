@@ -56,7 +56,7 @@ impl<'a> KnownNames<'a> {
             if self.operations.contains(name.as_str()) {
             } else if self.reads.contains(name.as_str()) {
                 wrong.push(format!(
-                    "--operation {name:?}: is a read: reads are not written down"
+                    "--operation {name:?}: is a read, and the journal has no reads"
                 ));
             } else {
                 let lists = "`gatepay-proxy operations` lists them";

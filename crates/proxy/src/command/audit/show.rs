@@ -19,22 +19,20 @@ use super::time::moment;
 use super::{JournalPlace, csv};
 use crate::command::{ExitStatus, complain, fail, say};
 
-/// Find calls and changes: who asked, for what, for how much, and what became of it.
-///
-/// Prints all that matches everything that is given: calls, changes of the configuration, and suspensions by hand. Options
-/// that take several values may be repeated, and all but --key and --head take them separated by commas; of one option any
-/// value matches. Only calls match --operation, --outcome, --key and --id; of changes and suspensions those match --tenant
-/// that name it.
-///
-/// What is printed is verified with the journal's key, as `audit verify` does. What is not as it was written is marked,
-/// standard error says so, and the command exits with 4, whatever it found. Otherwise it exits with 0, with 1 if nothing
-/// matches or the journal cannot be read, and with 64 for bad usage, as for a name that neither the configuration nor the
-/// journal has. With --dir and without --key-file nothing is verified, and standard error says that.
+/// Find calls and changes: the party, the operation, the amount and the outcome.
+/// Prints the records that match all given options: calls, changes of the configuration, and suspensions by hand. Options
+/// with several values may be repeated, and all but --key and --head take values separated by commas; one matching value
+/// is enough. Only calls match --operation, --outcome, --key and --id; changes and suspensions match --tenant if they
+/// name that tenant.
+/// The records are verified with the journal's key, as by `audit verify`. Altered records are marked and reported on
+/// standard error, and the command exits with 4. Otherwise it exits with 0, with 1 if no record matches or the journal
+/// cannot be read, and with 64 for bad usage, such as a name that is neither in the configuration nor in the journal.
+/// With --dir and without --key-file the records are not verified, and standard error says so.
 #[derive(Args)]
 pub(crate) struct AuditShow {
     #[command(flatten)]
     place: JournalPlace,
-    /// Only what this tenant or operator asked for, and what was done to it.
+    /// Only calls of this tenant or operator, and changes and suspensions that name it.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     tenant: Vec<String>,
     /// Only calls with this idempotency key (merchantTradeNo, refundRequestId …) or id of GatePay's.
@@ -43,30 +41,29 @@ pub(crate) struct AuditShow {
     /// Only the request with this `X-Request-Id`.
     #[arg(long, value_name = "REQUEST", value_delimiter = ',')]
     id: Vec<String>,
-    /// Only this call, by its name: `gatepay-proxy operations` lists them.
+    /// Only calls of this operation; `gatepay-proxy operations` lists the names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     operation: Vec<String>,
-    /// Only what is of this kind.
+    /// Only records of this kind.
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kind: Vec<RecordKind>,
-    /// Only calls that ended so. `open`: in flight, or the end was lost with the process.
+    /// Only calls with this outcome. `open`: in flight, or the record of the end was lost in a crash.
     #[arg(long, value_name = "OUTCOME", value_delimiter = ',')]
     outcome: Vec<OutcomeFilter>,
-    /// Only what was done from then on: RFC 3339, a date (UTC), or a time ago such as 2h or 30d.
+    /// Only records from this time on: RFC 3339, a date (UTC), or a time ago such as 2h or 30d.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only what was done before then, likewise.
+    /// Only records before this time, in the same form.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
-    /// Only the last so many that match.
+    /// Only the last matching records, at most this number.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<NonZeroUsize>,
     /// Print one JSON object per line: a call's two records as `before` and `after`, anything else under its kind.
     #[arg(long)]
     json: bool,
     /// Print a table as RFC 4180 has it, with a line of names.
-    ///
-    /// In front of what a spreadsheet would take for a formula stands an apostrophe. If a call names several amounts, the
+    /// Cells that a spreadsheet would read as a formula begin with an apostrophe. If a call names several amounts, the
     /// first has columns of its own, and the others share `more_amounts`.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -107,13 +104,13 @@ impl AuditShow {
         }
         shown.found.iter().for_each(|found| self.print(found));
         let found = if shown.found.is_empty() {
-            Err(fail("nothing matches"))
+            Err(fail("no record matches"))
         } else {
             Ok(ExitStatus::Fine)
         };
         let Some(key) = key else {
             complain(
-                "note: nothing is verified: name the file of the journal's key with --key-file",
+                "note: the records are not verified: give the file of the journal's key with --key-file",
             );
             return found;
         };
@@ -161,7 +158,7 @@ fn is_whole(shown: &SearchResult, report: &VerifyReport) -> bool {
     let altered = shown.found.iter().filter(is_altered).count();
     if altered > 0 {
         complain(format_args!(
-            "{altered} of {} shown cannot be verified: altered, or behind a record that was",
+            "{altered} of {} records shown cannot be verified: they were altered, or follow a record that was",
             shown.found.len()
         ));
     }
@@ -236,7 +233,7 @@ fn print_call(call: &ShownCall) {
     ));
     match &call.after {
         Some(after) => print_end(after),
-        None => say("    in flight, or its end was lost with the process: ask GatePay"),
+        None => say("    in flight, or the record of its end was lost in a crash: ask GatePay"),
     }
     print_mark(call.verified);
 }
@@ -272,7 +269,7 @@ fn print_event(event: &JournalEvent) {
 
 fn print_mark(verified: Option<bool>) {
     if verified == Some(false) {
-        say("    NOT VERIFIED: altered, or behind a record that was");
+        say("    NOT VERIFIED: altered, or after a record that was");
     }
 }
 

@@ -9,10 +9,9 @@ use crate::command::{ExitStatus, complain, fail, say};
 /// Verify that no record was altered, removed, inserted or reordered.
 ///
 /// The end of the last run can be cut without a trace in the journal itself, so it is compared with the heads that the
-/// proxy keeps in `state_dir`. A head is in the proxy's log too, once a minute
-/// (`"message":"audit journal","head":"3.1207.…"`): give one or more with --head, and a cut shows although `state_dir`
-/// was changed as well. Works beside a running proxy. Exits with 0 if everything is as it was written, 1 if not, 64 for
-/// bad usage.
+/// proxy keeps in `state_dir`. The proxy's log has a head once a minute, too
+/// (`"message":"audit journal","head":"3.1207.…"`): give one or more with --head to detect a cut even if `state_dir`
+/// was changed as well. The proxy may run meanwhile. Exits with 0 if the journal is intact, 1 if not, 64 for bad usage.
 #[derive(Args)]
 pub(crate) struct AuditVerify {
     #[command(flatten)]
@@ -23,7 +22,7 @@ impl AuditVerify {
     pub(super) fn run(&self) -> Result<ExitStatus, ExitStatus> {
         let subject = self.place.subject()?;
         let Some(key) = &subject.key else {
-            return Err(usage("name the file of the journal's key with --key-file"));
+            return Err(usage("give the file of the journal's key with --key-file"));
         };
         let kept = subject.heads(key)?;
         let report = subject.verify(&self.place, key, kept.as_ref())?;
@@ -50,7 +49,7 @@ fn tell(report: &VerifyReport) -> Result<ExitStatus, ExitStatus> {
     }
     match report.findings.len() {
         0 => {
-            say("everything is as it was written");
+            say("the journal is intact: every record is as it was written");
             Ok(ExitStatus::Fine)
         }
         1 => Err(fail("1 finding: the journal is not as it was written")),

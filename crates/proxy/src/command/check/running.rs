@@ -18,9 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Asks the admin listener at this address for its configuration; with a token, if the listener requires one.
 pub(super) fn outline(address: SocketAddr, token: Option<&Path>) -> Result<ConfigOutline, String> {
     if address.port() == 0 {
-        return Err(
-            "admin.address has no port of its own; say where it is with --admin".to_owned(),
-        );
+        return Err("admin.address has no fixed port; give the address with --admin".to_owned());
     }
     let mut address = address;
     if address.ip().is_unspecified() {

@@ -11,21 +11,20 @@ use super::{TenantArguments, credential_lines, not_edited, random};
 use crate::command::{ExitStatus, complain, fail};
 
 /// Add a tenant: a client id, a secret, and the two files that hold them.
-///
-/// The client id is a UUID, the secret has 256 bits. It is printed once; afterwards it is only in its file, which nobody
-/// but you can read: if the proxy runs as somebody else, hand the file over (chown, or chgrp and chmod g+r).
+/// The client id is a UUID, the secret has 256 random bits. The secret is printed once; afterwards it is only in its file,
+/// which only your user can read: if the proxy runs as another user, give that user access (chown, or chgrp and chmod g+r).
 #[derive(Args)]
 pub(crate) struct TenantAdd {
-    /// Its name in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
+    /// The tenant's id in logs, metrics and files: a-z, 0-9, `.`, `_` and `-`.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
-    /// The sub-account GatePay gave it; requests are made on its behalf.
+    /// The tenant's sub-account at GatePay; its calls are made on behalf of this account.
     #[arg(long, value_parser = SubAccount::parse)]
     sub_account: SubAccount,
-    /// A folder of tenant files that stands for itself, without a proxy.toml that names it.
+    /// A folder of tenant files to write to, without a proxy.toml.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "without_secrets"])]
     tenants: Option<PathBuf>,
-    /// The folder of secrets, if it is not `secrets` beside the tenants' folder.
+    /// The folder of secrets [default: `secrets` beside the tenants' folder]
     #[arg(long, value_name = "FOLDER")]
     secrets: Option<PathBuf>,
     #[command(flatten)]

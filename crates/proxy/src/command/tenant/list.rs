@@ -9,7 +9,7 @@ use super::{TenantArguments, credential, refuse, time};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
-/// List the tenants, one line each. No secrets.
+/// List the tenants, one line each, without secrets.
 #[derive(Args)]
 pub(crate) struct TenantList {
     #[command(flatten)]
@@ -48,7 +48,10 @@ impl TenantList {
         if problems.is_empty() {
             exit
         } else {
-            refuse(&problems, "what could be read is listed; the rest has")
+            refuse(
+                &problems,
+                "the tenants that could be read are listed; the other files have",
+            )
         }
     }
 }

@@ -7,15 +7,15 @@ use serde_json::json;
 use super::{TenantArguments, not_edited};
 use crate::command::ExitStatus;
 
-/// Remove a tenant: its file, or its table in a file of many, and its secrets.
-///
-/// It does not ask. A secret file that another file names stays. To stop a tenant's calls only, suspend it.
+/// Remove a tenant: its file, or its table in a file of many tenants, and its secrets.
+/// There is no question before the removal. A secret file that another file names stays. To stop a tenant's calls only,
+/// use `tenant suspend`.
 #[derive(Args)]
 pub(crate) struct TenantRemove {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
-    /// Leave its secret files where they are.
+    /// Keep the tenant's secret files.
     #[arg(long)]
     keep_secrets: bool,
     #[command(flatten)]

@@ -10,16 +10,15 @@ use serde_json::json;
 use super::{TenantArguments, credential_lines, not_edited, print_other_problems, random};
 use crate::command::ExitStatus;
 
-/// Give a tenant a new credential, and let the one it has end after an overlap.
-///
-/// Both are good meanwhile. The new one has a client id and a secret of its own; the secret is printed once. The old ones
-/// stay in the file, dated; when metrics and `GET /tenants` show that nobody uses them any more, take them out.
+/// Give a tenant a new credential, and let the old ones end after an overlap.
+/// Both are valid during the overlap. The new one has its own client id and secret; the secret is printed once. The old
+/// ones stay in the file with a `not_after`; remove them when metrics and `GET /tenants` show that they are unused.
 #[derive(Args)]
 pub(crate) struct TenantRotate {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
-    /// How long the old credential is still good: 90s, 45m, 12h or 7d. With 0s it ends now.
+    /// The time for which the old credentials stay valid: 90s, 45m, 12h or 7d. With 0s they end now.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = overlap)]
     overlap: Duration,
     #[command(flatten)]

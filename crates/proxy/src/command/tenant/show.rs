@@ -9,7 +9,7 @@ use super::{TenantArguments, credential, not_edited, print_other_problems, refus
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
-/// Show all that is said of one tenant, defaults included. No secrets.
+/// Show all settings of one tenant, defaults included, without secrets.
 #[derive(Args)]
 pub(crate) struct TenantShow {
     /// The tenant.

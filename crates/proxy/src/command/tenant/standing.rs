@@ -8,20 +8,20 @@ use super::{TenantArguments, not_edited, print_other_problems};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
-/// Stop a tenant's calls, or all but its reads.
+/// Suspend a tenant: refuse all its calls, or all but its reads.
 #[derive(Args)]
 pub(crate) struct TenantSuspend {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
-    /// It may still read.
+    /// Allow reads.
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
     arguments: TenantArguments,
 }
 
-/// Let a tenant call again whatever its operations allow, unless it is suspended by hand (`POST /-/suspend`).
+/// Resume a suspended tenant. A suspension by hand (`POST /-/suspend`) stays in force.
 #[derive(Args)]
 pub(crate) struct TenantResume {
     /// The tenant.
@@ -75,7 +75,7 @@ fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitS
     };
     print_other_problems(
         &stood.problems,
-        "it is changed, and a running proxy suspends at once; other changes wait until the configuration is mended, which has",
+        "the file is changed, and a running proxy suspends at once; other changes wait until the configuration is corrected, which has",
     );
     arguments.print(&json, &[line])
 }

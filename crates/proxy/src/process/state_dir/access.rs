@@ -48,7 +48,7 @@ fn inspect_opened(path: &Path, metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o007 != 0 {
         let path = path.display();
         return file_access::refuse(&format!(
-            "{path} is open to everybody: run `chmod o= {path}`"
+            "{path} is world-accessible: run `chmod o= {path}`"
         ));
     }
     Ok(())
