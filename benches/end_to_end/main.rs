@@ -9,6 +9,8 @@
 //! - `count`: instructions and allocations for each request, by callgrind, and so the same on a busy machine;
 //!   `benches/budget.sh` holds them to a budget;
 //! - `scale`: the same with one tenant to 100,000 and one connection to 5,000; time with one worker and with two;
+//! - `turns NAME=BINARY …`: processor time for each request of several builds of the proxy, in slices by turns and
+//!   compared slice by slice with the first; with `--slices`, `--requests` and a number;
 //! - `memory`: what is resident after a run, and what of.
 //!
 //! `GATEPAY_PROXY` names another binary than the one that was built with this.
@@ -30,8 +32,10 @@ mod binary;
 mod load;
 mod pass;
 mod target;
+mod turns;
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -57,6 +61,8 @@ struct Options {
     tls: bool,
     nginx: bool,
     mode: String,
+    /// Name and path of each build that takes turns.
+    builds: Vec<(String, PathBuf)>,
 }
 
 impl Options {
@@ -68,12 +74,15 @@ impl Options {
             ("--idle", 0),
             ("--rate", 2_000),
             ("--tenants", 1_000),
+            ("--slices", 60),
+            ("--requests", 4_000),
         ];
         let mut options = Self {
             numbers: names.into(),
             tls: false,
             nginx: false,
             mode: "time".to_owned(),
+            builds: Vec::new(),
         };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
@@ -82,7 +91,12 @@ impl Options {
                 "--bench" => {}
                 "--tls" => options.tls = true,
                 "--nginx" => options.nginx = true,
-                "time" | "count" | "scale" | "memory" => options.mode.clone_from(word),
+                "time" | "count" | "scale" | "memory" | "turns" => options.mode.clone_from(word),
+                build if build.contains('=') => {
+                    let (name, path) = build.split_once('=').unwrap();
+                    let path = std::fs::canonicalize(path).unwrap();
+                    options.builds.push((name.to_owned(), path));
+                }
                 name => {
                     let number = options.numbers.get_mut(name);
                     let number = number.unwrap_or_else(|| panic!("what is {name}?"));
@@ -125,6 +139,7 @@ fn main() -> ExitCode {
         "count" => count(&options),
         "scale" => scale(&options),
         "memory" => memory(&options),
+        "turns" => turns::run(&options),
         _ => time(&options),
     };
     if wrong == 0 {
@@ -146,6 +161,17 @@ struct Bench {
 
 impl Bench {
     fn start(kind: Kind, options: &Options, workers: usize, counted: bool) -> Self {
+        Self::start_build(kind, options, workers, counted, None)
+    }
+
+    /// Like `start`, with this build of the proxy.
+    fn start_build(
+        kind: Kind,
+        options: &Options,
+        workers: usize,
+        counted: bool,
+        program: Option<&Path>,
+    ) -> Self {
         // Both ends are one thread, which cannot wait for itself to shake hands: what is direct stays plain.
         let tls = options.tls && kind != Kind::Direct;
         let certificate = tls.then(Certificate::new);
@@ -157,6 +183,7 @@ impl Bench {
             workers,
             core: (workers == 1 && cores() > 1).then_some(0),
             counted,
+            program,
         };
         let target = Target::start(kind, setup);
         let (busy, idle) = (options.of("--connections"), options.of("--idle"));

@@ -42,6 +42,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) core: Option<usize>,
     /// Where its instructions are counted.
     pub(crate) counted: bool,
+    /// The proxy's binary, if it is another than [`binary::path`].
+    pub(crate) program: Option<&'a Path>,
 }
 
 /// One certificate for all that listen, trusted by all that call.
@@ -114,7 +116,8 @@ impl Target {
             }
             Kind::Proxy => {
                 proxy(target.folder.path(), setup);
-                target.spawn(setup, &binary::path(), &["serve".to_owned()]);
+                let program = setup.program.map_or_else(binary::path, Path::to_owned);
+                target.spawn(setup, &program, &["serve".to_owned()]);
                 let serving = |text: &str| {
                     let line = binary::serving(text)?;
                     Some(["address", "admin"].map(|key| line[key].as_str()?.parse().ok()))
