@@ -1,9 +1,9 @@
 //! Upstream connection: sends one request at a time and counts the bytes that the kernel took, so that "nothing was
 //! sent" is a fact.
 //!
-//! hyper's client is not used here, because it runs a task of its own for every connection: the number of written bytes
-//! is then known to that other task only, and every request wakes that task twice. Here the task of the request also
-//! writes and reads, and a connection that is dropped writes nothing more.
+//! The task of the request also writes and reads, and a connection that is dropped writes nothing more. hyper's client,
+//! polled in the same way over the same stream, counts as truly, but takes 24 % more CPU time for a request and reads
+//! answers less strictly (`docs/http1.md`).
 
 use std::future::{self, poll_fn};
 use std::io;
