@@ -2,10 +2,16 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::allow_attributes,
     clippy::missing_panics_doc,
     reason = "a fuzz target calls one of the laws, the tests all of them"
 )]
+
+#[path = "laws/response_parser.rs"]
+mod response;
+#[path = "laws/upstream_connection.rs"]
+mod upstream;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -38,22 +44,25 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(crate) use response::response_parser;
+pub(crate) use upstream::upstream_connection;
+
 /// A request as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
-    method: String,
-    path: String,
-    query: Option<String>,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
     /// The names in lower case.
-    lines: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
+    pub(crate) lines: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is read of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reads {
     /// Requests that came whole.
-    whole: Vec<Found>,
+    pub(crate) whole: Vec<Found>,
     /// One whose head came whole, but not its body.
     begun: Option<Found>,
     /// What cannot be read in one way.
@@ -63,7 +72,7 @@ pub(crate) struct Reads {
 }
 
 /// hyper finds the requests that we find, word for word; how the bytes are cut changes nothing.
-pub(crate) fn head(bytes: &[u8]) {
+pub(crate) fn request_parser(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let ours = read([bytes.to_vec()]);
     let theirs = read_by_hyper(&bytes[..ours.bytes]);

@@ -520,9 +520,12 @@ fn line(came: &[u8], seen: &mut u32) -> Result<Option<usize>, ResponseError> {
     let from = *seen as usize;
     if let Some(end) = memchr::memchr(b'\n', &came[from..]) {
         *seen = 0;
-        return Ok(Some(from + end + 1));
+        let length = from + end + 1;
+        return (length <= CHUNK_LINE)
+            .then_some(Some(length))
+            .ok_or(ResponseError::Chunks);
     }
-    if came.len() > CHUNK_LINE {
+    if came.len() >= CHUNK_LINE {
         return Err(ResponseError::Chunks);
     }
     *seen = u32::try_from(came.len()).map_err(|_| ResponseError::Chunks)?;
@@ -745,6 +748,21 @@ mod tests {
             (&many, ResponseError::TooLarge),
         ] {
             assert_eq!(read_text(text).unwrap_err(), why, "{text:.80}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_between_chunks_is_refused_however_it_arrives() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (extension, is_read) in [(CHUNK_LINE - 4, true), (CHUNK_LINE - 3, false)] {
+            let size = format!("2;{}\r\n", "x".repeat(extension));
+            let text = format!("{head}{size}{{}}\r\n0\r\n\r\n");
+            let last = head.len() + size.len() - 1;
+            for cut in [head.len(), last - 1, last, last + 1] {
+                let (one, other) = text.as_bytes().split_at(cut);
+                assert_eq!(read(&[one, other]).is_ok(), is_read, "{extension} {cut}");
+            }
+            assert_eq!(read_text(&text).is_ok(), is_read, "{extension}");
         }
     }
 
