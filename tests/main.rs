@@ -30,6 +30,8 @@ mod bound;
 mod memory;
 // Nobody between the caller and GatePay could have read another request than was acted on.
 mod framing;
+// Nor do nginx, HAProxy and Node, before the proxy or behind it, read another request.
+mod differential;
 // What must hold for any bytes at all.
 mod fuzzing;
 // Connections of either version of HTTP live as long as they are used.

@@ -106,6 +106,11 @@ impl Relay {
         self.shared.state().open == 0
     }
 
+    /// What the proxy wrote, one for each connection that is over.
+    pub(crate) fn asked(&self) -> Vec<Vec<u8>> {
+        self.shared.state().asked.clone()
+    }
+
     /// How many bytes went either way on the connection that ended last.
     pub(crate) fn lengths(&self) -> Option<(usize, usize)> {
         let state = self.shared.state();
