@@ -473,11 +473,12 @@ impl ResponseChunk {
                     return Err(ResponseError::Chunks);
                 }
                 Self::Size(seen) => {
-                    if line(came, seen)?.is_none() {
+                    let Some(end) = line(came, seen)? else {
                         return Ok(ResponseEvent::More);
-                    }
-                    let Ok(Status::Complete((used, size))) = httparse::parse_chunk_size(came)
-                    else {
+                    };
+                    // Only this line: `httparse` would read an extension on over a bare LF, as far as bytes have come.
+                    let read = httparse::parse_chunk_size(&came[..end]);
+                    let Ok(Status::Complete((used, size))) = read else {
                         return Err(ResponseError::Chunks);
                     };
                     let _line = came.split_to(used);
@@ -708,6 +709,11 @@ mod tests {
                 ResponseError::Chunks,
             ),
             (&trailers, ResponseError::Chunks),
+            // A line end within an extension.
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0;a\nb\r\n\r\n",
+                ResponseError::Chunks,
+            ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
                 ResponseError::Length,
