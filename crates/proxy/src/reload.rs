@@ -229,12 +229,12 @@ impl ReloadThread {
             registry,
             Arc::clone(&before.institution),
             before.written.clone(),
-            self.means(),
+            self.inputs(),
         ));
         app.generation.store(Arc::clone(&generation));
 
         let plan = Plan::between(before.side(), generation.side());
-        self.write_down(&plan, CertificateRenewal::Unchanged);
+        self.journal_changes(&plan, CertificateRenewal::Unchanged);
         self.hash = plan.leads_to(self.hash);
         self.show_restricted(&before.registry, &generation.registry);
         self.leftover.push(before);
@@ -360,7 +360,7 @@ impl ReloadThread {
         renewal: CertificateRenewal,
     ) {
         let app = &self.app;
-        let means = self.means();
+        let inputs = self.inputs();
         let restart = self.waiting_for_a_restart(&next);
         let quota = &next.settings.upstream.quota;
         // The replay memory is resized first, so that no request admitted by the new limits is refused for lack of
@@ -375,29 +375,23 @@ impl ReloadThread {
             next.registry,
             Arc::clone(&next.settings.institution),
             in_force(&app.settings.written, &next.settings.written),
-            means,
+            inputs,
         ));
         app.generation.store(Arc::clone(&generation));
-        generation.end_series_of(before, means);
+        generation.end_series_of(before, inputs);
 
-        let meters = &app.metrics.reloads;
-        meters.applied.inc();
-        meters.in_step.set(1);
-        meters.waiting.set(0);
-        meters.suspended_ahead.set(0);
-        meters.credentials_ended_ahead.set(0);
-        meters.restart_needed.set(i64::from(!restart.is_empty()));
         let now_ms = app.clock.unix_ms();
-        meters.applied_now(now_ms);
+        self.count_applied(!restart.is_empty(), now_ms);
         tracing::info!(
             summary = plan.summary,
             changes = in_words(plan, renewal, CHANGES).join("; "),
             "reloaded"
         );
         // Changes that wait for the next start are part of the plan, but not in force.
-        let less = (!restart.is_empty()).then(|| Plan::between(before.side(), generation.side()));
-        let done = less.as_ref().unwrap_or(plan);
-        self.write_down(done, renewal);
+        let in_force_plan =
+            (!restart.is_empty()).then(|| Plan::between(before.side(), generation.side()));
+        let done = in_force_plan.as_ref().unwrap_or(plan);
+        self.journal_changes(done, renewal);
         self.hash = done.leads_to(self.hash);
         let hash = self.hash.to_string();
         let app = &self.app;
@@ -405,7 +399,25 @@ impl ReloadThread {
         let mut settings = app.lifecycle.reload.lock_settings();
         *settings = in_force(&settings, &facts::of_settings(&next.settings));
         drop(settings);
-        let mut state = app.lifecycle.reload.lock_state();
+        self.show_applied(restart, hash, now_ms);
+        self.leftover.push(Arc::clone(before));
+    }
+
+    /// Sets the metrics after a reload.
+    fn count_applied(&self, needs_restart: bool, now_ms: u64) {
+        let meters = &self.app.metrics.reloads;
+        meters.applied.inc();
+        meters.in_step.set(1);
+        meters.waiting.set(0);
+        meters.suspended_ahead.set(0);
+        meters.credentials_ended_ahead.set(0);
+        meters.restart_needed.set(i64::from(needs_restart));
+        meters.applied_now(now_ms);
+    }
+
+    /// Sets the reload state after a reload, and warns of keys that take effect at the next start.
+    fn show_applied(&self, restart: BTreeSet<String>, hash: String, now_ms: u64) {
+        let mut state = self.app.lifecycle.reload.lock_state();
         if restart != state.restart && !restart.is_empty() {
             let keys: Vec<&str> = restart.iter().map(String::as_str).collect();
             tracing::warn!(
@@ -423,11 +435,9 @@ impl ReloadThread {
             restart,
             hash: Some(hash),
         };
-        drop(state);
-        self.leftover.push(Arc::clone(before));
     }
 
-    fn means(&self) -> GenerationInputs<'_> {
+    fn inputs(&self) -> GenerationInputs<'_> {
         GenerationInputs {
             settings: &self.app.settings,
             tenant_limits: &self.app.admission.tenant_limits,
@@ -436,7 +446,7 @@ impl ReloadThread {
     }
 
     /// Writes the changes to the audit journal, if one is configured and anything changed.
-    fn write_down(&self, plan: &Plan, renewal: CertificateRenewal) {
+    fn journal_changes(&self, plan: &Plan, renewal: CertificateRenewal) {
         if let Some(journal) = &self.app.journal
             && (plan.changes || renewal == CertificateRenewal::Renewed)
         {

@@ -5,14 +5,15 @@ pub mod own_reads;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::settings::{ListenSettings, UpstreamSettings};
+use gatepay_tenancy::settings::{ListenSettings, Settings, UpstreamSettings};
 use gatepay_tenancy::{ConfigWatch, Configuration};
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
@@ -97,99 +98,28 @@ impl Server {
         fresh_credentials: bool,
     ) -> Result<Self, StartError> {
         let settings = &configuration.settings;
-        let in_turn = sockets.listen.is_some();
+        let is_successor = sockets.listen.is_some();
         let admin_outlives = sockets.admin.is_some();
-        let folder = settings.state_dir.clone();
-        let mut state = match folder.as_deref() {
-            Some(folder) if !in_turn => Some(StateDir::open(folder).map_err(StartError::State)?),
-            _ => None,
-        };
+        let mut state = InheritedState::open(settings, is_successor, fresh_credentials)
+            .map_err(StartError::State)?;
         let (socket, address) = bind(sockets.listen, settings.listen.address)?;
         let (admin_socket, admin_address) = bind(sockets.admin, settings.admin.address)?;
-        let patience = settings.drain.deadline + PATIENCE;
-        let threads = settings
-            .listen
-            .threads
-            .map_or_else(cores, NonZeroUsize::get)
-            // A worker without an upstream connection could serve no call.
-            .min(settings.upstream.max_connections.get());
         let (slots, of_one_address) = slots(&settings.listen);
-
-        let guard = Duration::from_millis(settings.window.future_ms);
-        let mut suspended = None;
         // This runs last: everything else is ready by then, so callers wait only while the replay memory is read.
-        let inherit = || {
-            if in_turn && let Some(folder) = &folder {
-                state = Some(StateDir::open_in_turn(folder, patience)?);
-            }
-            let (inheritance, watermark) = match &mut state {
-                Some(state) => {
-                    let (file, left) = left_suspended(state)?;
-                    let inheritance = state.inherit(guard)?;
-                    // From now on a missing file means that the file was removed.
-                    if left.is_none() {
-                        file.write(&SuspensionList::new())?;
-                    }
-                    suspended = Some((file, left.unwrap_or_default()));
-                    (inheritance, state.watermark()?)
-                }
-                None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
-            };
-            let inheritance = match inheritance {
-                PreviousRun::FirstUse if fresh_credentials => PreviousRun::NeverServed,
-                inheritance => inheritance,
-            };
-            Ok((inheritance, watermark))
-        };
-        let app = App::new(configuration, clock, inherit, access)?;
-        if let Some((file, left)) = suspended {
+        let app = App::new(configuration, clock, || state.inherit(), access)?;
+        if let Some((file, left)) = state.suspended {
             app.keep_suspensions(file, left);
         }
         app.listener
             .address_limits
             .limit_addresses_to(of_one_address);
-        let mut turning = Vec::new();
-        let workers = (0..threads)
-            .map(|number| {
-                let socket = socket
-                    .try_clone()
-                    .map_err(|error| StartError::Listen(address, error))?;
-                let (app, slots) = (Arc::clone(&app), Arc::clone(&slots));
-                let door = app.lifecycle.drain.entry_gate();
-                let heart = app.lifecycle.heartbeats.add();
-                let runtime = runtime()?;
-                turning.push(runtime.handle().clone());
-                let share = WorkerShare::of(&app.settings.upstream, number, threads);
-                thread::Builder::new()
-                    .name(format!("worker-{number}"))
-                    .spawn(move || {
-                        runtime.block_on(work(app, socket, slots, (door, heart), share));
-                        // A DNS lookup that still runs is abandoned.
-                        runtime.shutdown_background();
-                    })
-                    .map_err(StartError::Thread)
-            })
-            .collect::<Result<_, _>>()?;
+        let (workers, runtimes) = workers(&app, &socket, address, &slots)?;
         let memory = Arc::new(Mutex::new(ReplayHandover {
-            state,
+            state: state.folder,
             departure: None,
             handed_over: false,
         }));
-        let control = {
-            let (app, runtime) = (Arc::clone(&app), runtime()?);
-            let memory = Arc::clone(&memory);
-            thread::Builder::new()
-                .name("control".into())
-                .spawn(move || {
-                    let watchdog = runtime.spawn(systemd::keep_telling(turning));
-                    let controlled = control(&app, admin_socket, admin_outlives, &memory);
-                    let ended = runtime.block_on(controlled);
-                    watchdog.abort();
-                    runtime.shutdown_background();
-                    ended
-                })
-                .map_err(StartError::Thread)?
-        };
+        let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
             address,
@@ -296,6 +226,125 @@ impl Server {
     }
 }
 
+/// The state folder as the process starts, and the state of the previous run in it.
+struct InheritedState {
+    path: Option<PathBuf>,
+    folder: Option<StateDir>,
+    /// How long to wait for the lock of the state folder.
+    patience: Duration,
+    /// The time within which the previous run must have ended for its replay memory to be used.
+    guard: Duration,
+    fresh_credentials: bool,
+    /// The parties that the previous run left suspended by hand, and the file that holds them.
+    suspended: Option<(SuspensionFile, SuspensionList)>,
+}
+
+impl InheritedState {
+    /// Opens the state folder, unless a previous process may still hold its lock.
+    fn open(settings: &Settings, is_successor: bool, fresh_credentials: bool) -> io::Result<Self> {
+        let path = settings.state_dir.clone();
+        let folder = match path.as_deref() {
+            Some(path) if !is_successor => Some(StateDir::open(path)?),
+            _ => None,
+        };
+        Ok(Self {
+            path,
+            folder,
+            patience: settings.drain.deadline + PATIENCE,
+            guard: Duration::from_millis(settings.window.future_ms),
+            fresh_credentials,
+            suspended: None,
+        })
+    }
+
+    /// Waits for the lock if the folder is not open yet, and takes the replay memory and the stamp watermark.
+    fn inherit(&mut self) -> io::Result<(PreviousRun, StampWatermark)> {
+        if self.folder.is_none()
+            && let Some(path) = &self.path
+        {
+            self.folder = Some(StateDir::open_in_turn(path, self.patience)?);
+        }
+        let (previous, watermark) = match &mut self.folder {
+            Some(folder) => {
+                let (file, left) = left_suspended(folder)?;
+                let previous = folder.inherit(self.guard)?;
+                // From now on a missing file means that the file was removed.
+                if left.is_none() {
+                    file.write(&SuspensionList::new())?;
+                }
+                self.suspended = Some((file, left.unwrap_or_default()));
+                (previous, folder.watermark()?)
+            }
+            None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
+        };
+        let previous = match previous {
+            PreviousRun::FirstUse if self.fresh_credentials => PreviousRun::NeverServed,
+            previous => previous,
+        };
+        Ok((previous, watermark))
+    }
+}
+
+/// Starts the worker threads; returns them and the handles of their runtimes.
+fn workers(
+    app: &Arc<App>,
+    socket: &TcpListener,
+    address: SocketAddr,
+    slots: &Arc<ConnectionSlots>,
+) -> Result<(Vec<JoinHandle<()>>, Vec<Handle>), StartError> {
+    let settings = &app.settings;
+    let threads = settings
+        .listen
+        .threads
+        .map_or_else(cores, NonZeroUsize::get)
+        // A worker without an upstream connection could serve no call.
+        .min(settings.upstream.max_connections.get());
+    let (mut workers, mut runtimes) = (Vec::new(), Vec::new());
+    for number in 0..threads {
+        let socket = socket
+            .try_clone()
+            .map_err(|error| StartError::Listen(address, error))?;
+        let (app, slots) = (Arc::clone(app), Arc::clone(slots));
+        let entry_gate = app.lifecycle.drain.entry_gate();
+        let heartbeat = app.lifecycle.heartbeats.add();
+        let runtime = runtime()?;
+        runtimes.push(runtime.handle().clone());
+        let share = WorkerShare::of(&app.settings.upstream, number, threads);
+        let worker = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                runtime.block_on(work(app, socket, slots, (entry_gate, heartbeat), share));
+                // A DNS lookup that still runs is abandoned.
+                runtime.shutdown_background();
+            })
+            .map_err(StartError::Thread)?;
+        workers.push(worker);
+    }
+    Ok((workers, runtimes))
+}
+
+/// Starts the control thread. It also tells the systemd watchdog that the runtimes of the workers still turn.
+fn control_thread(
+    app: &Arc<App>,
+    admin_socket: TcpListener,
+    admin_outlives: bool,
+    memory: &Arc<Mutex<ReplayHandover>>,
+    runtimes: Vec<Handle>,
+) -> Result<JoinHandle<ServerExit>, StartError> {
+    let (app, memory, runtime) = (Arc::clone(app), Arc::clone(memory), runtime()?);
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            let watchdog = runtime.spawn(systemd::keep_telling(runtimes));
+            let controlled = control(&app, admin_socket, admin_outlives, &memory);
+            let ended = runtime.block_on(controlled);
+            watchdog.abort();
+            runtime.shutdown_background();
+            ended
+        })
+        .map_err(StartError::Thread)
+}
+
 /// The share of the upstream limits that belongs to one worker.
 struct WorkerShare {
     connections: usize,
@@ -351,20 +400,20 @@ async fn work(
     app: Arc<App>,
     socket: TcpListener,
     slots: Arc<ConnectionSlots>,
-    (door, heart): (Arc<EntryGate>, Arc<WorkerHeartbeat>),
+    (entry_gate, heartbeat): (Arc<EntryGate>, Arc<WorkerHeartbeat>),
     share: WorkerShare,
 ) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a worker cannot use the listening socket");
-            door.shut();
+            entry_gate.shut();
             return;
         }
     };
     let beating = tokio::spawn({
-        let heart = Arc::clone(&heart);
-        async move { heart.beat().await }
+        let heartbeat = Arc::clone(&heartbeat);
+        async move { heartbeat.beat().await }
     });
     let pool = Arc::new(Pool::new(
         Arc::clone(&app.upstream.connector),
@@ -389,7 +438,7 @@ async fn work(
         app: Arc::clone(&app),
         pool,
         budget: RetryBudget::new(app.settings.upstream.repeat_budget),
-        entry_gate: door,
+        entry_gate,
     });
     let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
@@ -402,7 +451,7 @@ async fn work(
         () = app.lifecycle.drain.finished() => {}
         () = app.lifecycle.drain.reached(DrainPhase::Over) => {}
     }
-    heart.end();
+    heartbeat.end();
     beating.abort();
     sweeping.abort();
     if let Some(probing) = probing {
@@ -424,28 +473,8 @@ async fn control(
             None
         }
     };
-    let housekeeping = tokio::spawn({
-        let app = Arc::clone(app);
-        async move {
-            let mut tick = interval(HOUSEKEEPING);
-            loop {
-                tick.tick().await;
-                let now = app.clock.unix_ms();
-                app.admission.replay.forget(now);
-                app.upstream.clock.look();
-                if let Some(ahead) = app.admission.replay.horizon().checked_sub(now)
-                    && now > app.admission.replay.guarded_until()
-                {
-                    let wait = Duration::from_millis(ahead);
-                    tracing::error!(
-                        ?wait,
-                        "the clock was ahead: stamps that the replay memory dropped meanwhile are refused until that time"
-                    );
-                }
-            }
-        }
-    });
-    let marking = tokio::spawn(keep_mark(Arc::clone(app)));
+    let housekeeping = tokio::spawn(expire_stamps(Arc::clone(app)));
+    let watermarking = tokio::spawn(keep_watermark(Arc::clone(app)));
     let watching = tokio::spawn({
         let app = Arc::clone(app);
         async move { app.lifecycle.heartbeats.watch().await }
@@ -457,7 +486,7 @@ async fn control(
         biased;
         () = app.lifecycle.drain.reached(DrainPhase::Over) => ServerExit::Late,
         ended = async {
-            say_goodbye(app).await;
+            dismiss_callers(app).await;
             let memory = || memory.lock();
             memory().hand_over(app);
             if let Some(admin) = admin.filter(|_| socket_outlives) {
@@ -468,14 +497,34 @@ async fn control(
         } => ended,
     };
     housekeeping.abort();
-    marking.abort();
+    watermarking.abort();
     watching.abort();
     ended
 }
 
+/// Forgets expired stamps and checks GatePay's clock, every second.
+async fn expire_stamps(app: Arc<App>) {
+    let mut tick = interval(HOUSEKEEPING);
+    loop {
+        tick.tick().await;
+        let now = app.clock.unix_ms();
+        app.admission.replay.forget(now);
+        app.upstream.clock.look();
+        if let Some(ahead) = app.admission.replay.horizon().checked_sub(now)
+            && now > app.admission.replay.guarded_until()
+        {
+            let wait = Duration::from_millis(ahead);
+            tracing::error!(
+                ?wait,
+                "the clock was ahead: what it made the memory forget cannot be admitted until then"
+            );
+        }
+    }
+}
+
 /// Advances the stamp watermark every second. The write runs on another thread, so a slow disk does not delay metrics
 /// scrapes.
-async fn keep_mark(app: Arc<App>) {
+async fn keep_watermark(app: Arc<App>) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
         tick.tick().await;
@@ -492,7 +541,7 @@ async fn keep_mark(app: Arc<App>) {
 }
 
 /// Runs the drain from the request that callers leave up to the moment after which no request is admitted.
-async fn say_goodbye(app: &App) {
+async fn dismiss_callers(app: &App) {
     let times = app.settings.drain;
     let running = || app.lifecycle.drain.running();
     let cut = cut_after(times.deadline);

@@ -83,14 +83,14 @@ impl SnapshotHistory {
             totals: app.metrics.totals(),
             cpu: process.cpu,
         };
-        let mut looks = self.0.lock();
-        while looks
+        let mut snapshots = self.0.lock();
+        while snapshots
             .front()
-            .is_some_and(|look| now.at.saturating_sub(look.at) > WINDOW)
+            .is_some_and(|snapshot| now.at.saturating_sub(snapshot.at) > WINDOW)
         {
-            looks.pop_front();
+            snapshots.pop_front();
         }
-        let before = looks
+        let before = snapshots
             .front()
             .filter(|before| now.at.saturating_sub(before.at) >= APART / 2);
         let (since, window, cpu) = if let Some(before) = before {
@@ -118,17 +118,16 @@ impl SnapshotHistory {
                 lines_dropped: app.metrics.lines_dropped.get(),
             },
         );
-        if looks
+        if snapshots
             .back()
             .is_none_or(|last| now.at.saturating_sub(last.at) >= APART)
         {
-            looks.push_back(now);
+            snapshots.push_back(now);
         }
         status
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts to look at")]
 fn status(
     app: &App,
     totals: &MetricTotals,
@@ -136,53 +135,17 @@ fn status(
     window_seconds: f64,
     process: ProcessReport,
 ) -> StatusReport {
-    let metrics = &app.metrics;
-    let (generation, now) = (app.generation.load(), app.clock.elapsed());
-    let outcome = |end| since.ended(end);
-    let (tenants, used) = busiest(&generation, now);
-    let QuotaView {
-        configured,
-        in_force,
-        left,
-        active,
-        ..
-    } = app.admission.quota.view();
-    let quota = QuotaReport {
-        configured,
-        in_force,
-        used,
-        left,
-        active,
-        pushed_back: named(&generation, |lane| lane.pushed_back_to(now).is_some()),
-    };
-    let journal = app.journal.as_ref().map(|journal| JournalReport {
-        available: journal.is_available(),
-        records: metrics.journal.records.get(),
-    });
+    let (generation, now_ms) = (app.generation.load(), app.clock.unix_ms());
+    let (tenants, used) = busiest(&generation, app.clock.elapsed());
     let mut status = StatusReport {
         version: env!("CARGO_PKG_VERSION"),
-        now_ms: app.clock.unix_ms(),
+        now_ms,
         started_ms: app.lifecycle.began_ms,
-        phase: match app.lifecycle.drain.phase() {
-            DrainPhase::Serving if app.is_starting() => "starting",
-            DrainPhase::Serving => "serving",
-            _ => "draining",
-        },
+        phase: phase(app),
         problems: Vec::new(),
         window_seconds,
         tenants_total: generation.registry.tenants().len(),
-        traffic: TrafficReport {
-            requests_per_second: since.requests() as f64 / window_seconds,
-            in_flight: metrics.requests.in_flight.get(),
-            connections: metrics.connections.get(),
-            outcomes: OutcomeReport {
-                success: outcome(RequestOutcome::Success),
-                failure: outcome(RequestOutcome::Failure),
-                unknown: outcome(RequestOutcome::Unknown),
-                refused: outcome(RequestOutcome::Refused) + outcome(RequestOutcome::RefusedUnknown),
-                caller_left: outcome(RequestOutcome::CallerLeft),
-            },
-        },
+        traffic: traffic(app, since, window_seconds),
         latency_ms: LatencyReport {
             whole: latency(&since.whole),
             upstream: latency(&since.upstream),
@@ -190,59 +153,123 @@ fn status(
         },
         refusals: refusals(totals, since),
         tenants,
-        refused_tenants: refused_parties(&generation, app.clock.unix_ms()),
-        not_in_force: not_in_force(&generation, app.clock.unix_ms()),
+        refused_tenants: refused_parties(&generation, now_ms),
+        not_in_force: not_in_force(&generation, now_ms),
         credentials: credentials(&generation),
-        quota,
-        upstream: UpstreamReport {
-            breaker_open: app.upstream.breaker.is_open(),
-            failing: named(&generation, |lane| lane.breaker.is_failing()),
-            connections: metrics.upstream.connections.get(),
-            clock_offset_ms: app.upstream.clock.offset_ms(),
-            lost_calls: metrics
-                .upstream
-                .resolutions
-                .iter()
-                .map(prometheus::IntCounter::get)
-                .sum(),
-        },
+        quota: quota(app, &generation, used),
+        upstream: upstream(app, &generation),
         replay: ReplayReport {
             entries: app.admission.replay.entries(),
             limit: app.admission.replay.capacity(),
         },
-        journal,
-        workers: app.lifecycle.heartbeats.stalled().map_or_else(
-            WorkerReport::default,
-            |StalledWorkers {
-                 workers, longest, ..
-             }| WorkerReport {
-                stalled: workers,
-                longest_stall_seconds: longest.as_secs_f64(),
-            },
-        ),
+        journal: journal(app),
+        workers: workers(app),
         suspensions: suspensions(&app.admission.tenant_limits.suspensions),
         reload: app.lifecycle.reload.state(),
         process,
     };
-    status.problems = trouble::of(&status, since, metrics.certificate_expiry.get());
+    status.problems = trouble::of(&status, since, app.metrics.certificate_expiry.get());
     status
+}
+
+/// The phase of the process: `starting`, `serving` or `draining`.
+fn phase(app: &App) -> &'static str {
+    match app.lifecycle.drain.phase() {
+        DrainPhase::Serving if app.is_starting() => "starting",
+        DrainPhase::Serving => "serving",
+        _ => "draining",
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts to look at")]
+fn traffic(app: &App, since: &MetricTotals, window_seconds: f64) -> TrafficReport {
+    let metrics = &app.metrics;
+    let outcome = |end| since.ended(end);
+    TrafficReport {
+        requests_per_second: since.requests() as f64 / window_seconds,
+        in_flight: metrics.requests.in_flight.get(),
+        connections: metrics.connections.get(),
+        outcomes: OutcomeReport {
+            success: outcome(RequestOutcome::Success),
+            failure: outcome(RequestOutcome::Failure),
+            unknown: outcome(RequestOutcome::Unknown),
+            refused: outcome(RequestOutcome::Refused) + outcome(RequestOutcome::RefusedUnknown),
+            caller_left: outcome(RequestOutcome::CallerLeft),
+        },
+    }
+}
+
+/// The institution's quota, of which the parties use `used`.
+fn quota(app: &App, generation: &Generation, used: f64) -> QuotaReport {
+    let now = app.clock.elapsed();
+    let QuotaView {
+        configured,
+        in_force,
+        left,
+        active,
+        ..
+    } = app.admission.quota.view();
+    QuotaReport {
+        configured,
+        in_force,
+        used,
+        left,
+        active,
+        pushed_back: named(generation, |limits| limits.pushed_back_to(now).is_some()),
+    }
+}
+
+fn upstream(app: &App, generation: &Generation) -> UpstreamReport {
+    let metrics = &app.metrics;
+    UpstreamReport {
+        breaker_open: app.upstream.breaker.is_open(),
+        failing: named(generation, |limits| limits.breaker.is_failing()),
+        connections: metrics.upstream.connections.get(),
+        clock_offset_ms: app.upstream.clock.offset_ms(),
+        lost_calls: metrics
+            .upstream
+            .resolutions
+            .iter()
+            .map(prometheus::IntCounter::get)
+            .sum(),
+    }
+}
+
+fn journal(app: &App) -> Option<JournalReport> {
+    let metrics = &app.metrics;
+    app.journal.as_ref().map(|journal| JournalReport {
+        available: journal.is_available(),
+        records: metrics.journal.records.get(),
+    })
+}
+
+fn workers(app: &App) -> WorkerReport {
+    app.lifecycle.heartbeats.stalled().map_or_else(
+        WorkerReport::default,
+        |StalledWorkers {
+             workers, longest, ..
+         }| WorkerReport {
+            stalled: workers,
+            longest_stall_seconds: longest.as_secs_f64(),
+        },
+    )
 }
 
 /// The parties that use most of the quota, and the total use of all parties.
 fn busiest(generation: &Generation, now: Duration) -> (Vec<BusyTenant>, f64) {
-    let lanes = generation
+    let all_limits = generation
         .all_tenant_limits()
-        .map(|lane| lane.view(now))
+        .map(|limits| limits.view(now))
         .enumerate();
-    let mut busy: Vec<_> = lanes
-        .filter(|(_, lane)| lane.used > 0.0 || lane.in_flight > 0)
+    let mut busy: Vec<_> = all_limits
+        .filter(|(_, limits)| limits.used > 0.0 || limits.in_flight > 0)
         .collect();
-    let used = busy.iter().map(|(_, lane)| lane.used).sum();
+    let used = busy.iter().map(|(_, limits)| limits.used).sum();
     busy.sort_by(|(_, one), (_, other)| other.used.total_cmp(&one.used));
     busy.truncate(BUSIEST);
-    let named = |(position, lane)| BusyTenant {
+    let named = |(position, limits)| BusyTenant {
         id: generation.registry.at(position).party().id.to_string(),
-        lane,
+        limits,
         refusals: generation.tenant_limits(position).refusals.view(),
     };
     (busy.into_iter().map(named).collect(), used)
@@ -254,10 +281,10 @@ fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
         let ago = now_ms.saturating_sub(*last_ms);
         u128::from(ago) <= REFUSED_LATELY.as_millis()
     };
-    let lanes = generation.all_tenant_limits().enumerate();
-    let refused = lanes.filter_map(|(position, lane)| {
-        let last_ms = lane.refusals.last_ms().filter(lately)?;
-        Some((Reverse(lane.refusals.total()), position, last_ms))
+    let all_limits = generation.all_tenant_limits().enumerate();
+    let refused = all_limits.filter_map(|(position, limits)| {
+        let last_ms = limits.refusals.last_ms().filter(lately)?;
+        Some((Reverse(limits.refusals.total()), position, last_ms))
     });
     let mut refused: Vec<_> = refused.collect();
     refused.sort_unstable();
@@ -272,10 +299,10 @@ fn refused_parties(generation: &Generation, now_ms: u64) -> Vec<RefusedParty> {
 
 /// The ids of the first parties for which `is_so` holds.
 fn named(generation: &Generation, is_so: impl Fn(&TenantLimits) -> bool) -> Vec<String> {
-    let lanes = generation.all_tenant_limits().enumerate();
-    let lanes = lanes.filter(|(_, lane)| is_so(lane)).take(BUSIEST);
+    let all_limits = generation.all_tenant_limits().enumerate();
+    let all_limits = all_limits.filter(|(_, limits)| is_so(limits)).take(BUSIEST);
     let id = |(position, _)| generation.registry.at(position).party().id.to_string();
-    lanes.map(id).collect()
+    all_limits.map(id).collect()
 }
 
 /// The parties that are suspended by hand.

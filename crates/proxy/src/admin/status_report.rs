@@ -85,7 +85,7 @@ pub(super) struct RefusalCount {
 pub(super) struct BusyTenant {
     pub(super) id: String,
     #[serde(flatten)]
-    pub(super) lane: TenantLimitsView,
+    pub(super) limits: TenantLimitsView,
     #[serde(flatten)]
     pub(super) refusals: RefusalView,
 }
