@@ -75,7 +75,9 @@ fn sources_by_path(name: &str) -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
                 let text = fs::read_to_string(&path).unwrap();
                 let (code, _) = text
                     .split_once("#[cfg(test)]\nmod tests")
