@@ -516,7 +516,7 @@ async fn expire_stamps(app: Arc<App>) {
             let wait = Duration::from_millis(ahead);
             tracing::error!(
                 ?wait,
-                "the clock was ahead: what it made the memory forget cannot be admitted until then"
+                "the clock was ahead: stamps that the replay memory dropped meanwhile are refused until that time"
             );
         }
     }
