@@ -23,7 +23,7 @@ impl Operator {
     /// The same operator with fewer rights; `None` if it has no more than these restrictions leave.
     pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
         Some(Self {
-            party: self.party.restricted(by)?,
+            party: by.applied_to(&self.party)?,
         })
     }
 }

@@ -11,7 +11,6 @@ use ipnet::IpNet;
 use smol_str::SmolStr;
 
 use crate::model::permissions::Permissions;
-use crate::model::restriction::{CredentialDates, Restrictions};
 
 /// A signer of requests: the common part of a tenant and an operator. Fields of every request come first: see
 /// [`Tenant`](crate::Tenant).
@@ -48,43 +47,6 @@ impl Party {
             window: DEFAULT_WINDOW,
             credentials: credentials.into(),
         }
-    }
-
-    /// The same party with fewer rights; `None` if it has no more than these restrictions leave.
-    pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
-        let credentials = self.dated_by(&by.credentials);
-        if by.standing >= self.standing && credentials.is_none() {
-            return None;
-        }
-        Some(Self {
-            id: self.id.clone(),
-            standing: self.standing.min(by.standing),
-            addresses: self.addresses.clone(),
-            replay: self.replay,
-            limits: self.limits,
-            permissions: self.permissions.clone(),
-            window: self.window,
-            credentials: credentials.unwrap_or_else(|| Arc::clone(&self.credentials)),
-        })
-    }
-
-    /// The credentials, each no longer valid than by these dates; `None` if none becomes valid for less.
-    fn dated_by(&self, dates: &[CredentialDates]) -> Option<Arc<[DatedCredential]>> {
-        let restricts = |dates: &CredentialDates| {
-            let mut named = self.credentials.iter().filter(|it| it.is_named_by(dates));
-            named.any(|it| it.interval_within(dates) != (it.not_before, it.not_after))
-        };
-        if !dates.iter().any(restricts) {
-            return None;
-        }
-        let restricted = self.credentials.iter().map(|dated| {
-            let mut restricted = dated.duplicate();
-            for dates in dates.iter().filter(|dates| dated.is_named_by(dates)) {
-                (restricted.not_before, restricted.not_after) = restricted.interval_within(dates);
-            }
-            restricted
-        });
-        Some(restricted.collect())
     }
 
     /// Whether a call may come from this address.
@@ -338,7 +300,7 @@ impl DatedCredential {
     }
 
     /// The same credential once more, with a copy of its key.
-    fn duplicate(&self) -> Self {
+    pub(crate) fn duplicate(&self) -> Self {
         let Credential { client_id, key } = &self.credential;
         Self {
             not_before: self.not_before,
@@ -348,19 +310,6 @@ impl DatedCredential {
                 key: key.duplicate(),
             },
         }
-    }
-
-    fn is_named_by(&self, dates: &CredentialDates) -> bool {
-        self.credential.client_id == dates.client_id
-    }
-
-    /// The time that lies within both: from the later beginning to the earlier end.
-    fn interval_within(&self, dates: &CredentialDates) -> (Option<u64>, Option<u64>) {
-        let ends = [self.not_after, dates.not_after];
-        (
-            self.not_before.max(dates.not_before),
-            ends.into_iter().flatten().min(),
-        )
     }
 
     /// Whether it is good at a time: from `not_before` on, and before `not_after`.

@@ -44,7 +44,7 @@ impl Tenant {
     /// The same tenant with fewer rights; `None` if it has no more than these restrictions leave.
     pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
         Some(Self {
-            party: self.party.restricted(by)?,
+            party: by.applied_to(&self.party)?,
             sub_account: self.sub_account.clone(),
             shared_sub_account: self.shared_sub_account,
             weight: self.weight,
