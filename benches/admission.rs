@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use gatepay_admission::replay::Replay;
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, SecretKey, Stamp};
-use gatepay_proxy::admission::replay::Replay;
 use gatepay_proxy::generation::institution_quota::InstitutionQuota;
 use gatepay_proxy::generation::tenant_limits::TenantLimitsMap;
 use gatepay_proxy::journey::admit;

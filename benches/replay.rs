@@ -1,15 +1,14 @@
 //! What remembering a million stamps costs, beside a plain set of as many 128-bit numbers in the same run:
-//! `cargo bench -p gatepay-proxy --bench replay`. It fails if a stamp takes more than 64 bytes, or an insert more than
+//! `cargo bench -p gatepay-admission --bench replay`. It fails if a stamp takes more than 64 bytes, or an insert more than
 //! three times the set's.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use gatepay_admission::replay::Replay;
 use gatepay_core::Stamp;
 use gatepay_core::stamp::StampWindow;
-use gatepay_proxy::admission::replay::Replay;
-use gatepay_proxy::process::clock;
 use gatepay_tenancy::ReplayRule;
 
 const STAMPS: u64 = 1_000_000;
@@ -33,13 +32,11 @@ const RATIO: f64 = 3.0;
 fn main() -> ExitCode {
     let stamps: Vec<(String, String)> = (0..STAMPS)
         .map(|number| {
-            let nonce = hex::encode(clock::random::<16>());
+            let nonce = hex::encode(random::<16>());
             ((NOW - number % WINDOW.past_ms).to_string(), nonce)
         })
         .collect();
-    let numbers: Vec<u128> = (0..STAMPS)
-        .map(|_| u128::from_le_bytes(clock::random()))
-        .collect();
+    let numbers: Vec<u128> = (0..STAMPS).map(|_| u128::from_le_bytes(random())).collect();
 
     let (mut memory_ns, mut record_ns, mut set_ns) = (Vec::new(), Vec::new(), Vec::new());
     let mut bytes = 0;
@@ -97,7 +94,13 @@ fn main() -> ExitCode {
 
 fn memory() -> Replay {
     let capacity = usize::try_from(STAMPS).expect("a million");
-    Replay::new(WINDOW, capacity, clock::random(), 0)
+    Replay::new(WINDOW, capacity, random(), 0)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
 }
 
 /// How long one takes of the million that are remembered; giving the memory back is not counted.

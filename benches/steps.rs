@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use gatepay_admission::replay::{Replay, StampFingerprint};
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, Stamp, envelope, sign,
 };
 use gatepay_http1::request_head::RequestHead;
-use gatepay_proxy::admission::replay::{Replay, StampFingerprint};
 use gatepay_proxy::app::App;
 use gatepay_proxy::callers::activity::{ActivityLimits, ConnectionActivity};
 use gatepay_proxy::generation::Generation;

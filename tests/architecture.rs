@@ -35,10 +35,9 @@ const SANDBOX_FLOORS: [&[&str]; 9] = [
 ];
 
 /// Rooms of `crates/proxy/src`, from the ground up. A room names itself and rooms of lower floors.
-const PROXY_FLOORS: [&[&str]; 15] = [
+const PROXY_FLOORS: [&[&str]; 14] = [
     &["headers", "callers", "process", "tls"],
     &["journal", "prom"],
-    &["admission"],
     &["refusal"],
     &["generation"],
     &["upstream"],
@@ -53,7 +52,7 @@ const PROXY_FLOORS: [&[&str]; 15] = [
     &["main"],
 ];
 
-const CRATES: [&str; 5] = ["core", "http1", "tenancy", "proxy", "sandbox"];
+const CRATES: [&str; 6] = ["core", "http1", "tenancy", "admission", "proxy", "sandbox"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
@@ -116,10 +115,12 @@ fn arrows_between_crates_point_one_way() {
         ("core", &[][..]),
         ("http1", &[]),
         ("tenancy", &["gatepay-core"]),
+        ("admission", &["gatepay-core", "gatepay-tenancy"]),
         ("sandbox", &["gatepay-core"]),
         (
             "proxy",
             &[
+                "gatepay-admission",
                 "gatepay-core",
                 "gatepay-http1",
                 "gatepay-tenancy",
@@ -373,6 +374,47 @@ fn http1_has_no_io_and_no_clock() {
             "AsyncWrite",
         ] {
             assert!(!code.contains(never), "http1/{file}: {never}");
+        }
+    }
+}
+
+#[test]
+fn admission_names_no_runtime_no_http_no_metrics_and_no_log() {
+    let never = [
+        "tokio",
+        "hyper",
+        "h2",
+        "http",
+        "prometheus",
+        "tracing",
+        "getrandom",
+        "gatepay-http1",
+        "gatepay-proxy",
+    ];
+    let named = dependencies("admission");
+    assert!(named.is_disjoint(&never.map(str::to_owned).into()));
+    assert!(named.contains("governor"), "they are read right");
+}
+
+#[test]
+fn admission_reads_no_clock_and_has_no_io() {
+    // The crate's tests in files of their own run threads and print figures.
+    let tests = ["tests", "simulation"];
+    let sources = sources("admission").into_iter();
+    for (file, code) in sources.filter(|(file, _)| !tests.contains(&file.as_str())) {
+        for never in [
+            "async ",
+            ".await",
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::env",
+            "std::thread",
+            "SystemTime",
+            "Instant::",
+            "println!",
+        ] {
+            assert!(!code.contains(never), "admission/{file}: {never}");
         }
     }
 }

@@ -174,10 +174,10 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::limit_name::LimitSet;
     use crate::generation::institution_quota::InstitutionQuota;
     use crate::metrics::Metrics;
     use crate::process::clock::Clock;
+    use gatepay_admission::limit_name::LimitSet;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
     use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};

@@ -30,8 +30,6 @@ pub mod generation;
 
 pub mod refusal;
 
-pub mod admission;
-
 pub mod journal;
 pub mod prom;
 

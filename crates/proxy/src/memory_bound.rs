@@ -3,12 +3,12 @@
 //! Each part is the amount that our own limits allow, with all limits reached at once. `BASE` includes the allocator's
 //! rounding and its retained memory. `check` prints the bound, and `benches/exhaustion` enforces it.
 
+use gatepay_admission::replay;
+use gatepay_admission::replay_capacity::replay_capacity;
 use gatepay_http1::request_parser::HEAD_LIMIT;
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
 
-use crate::admission::replay;
-use crate::admission::replay_capacity::replay_capacity;
 use crate::callers::body_memory::BODIES;
 use crate::listener::http1;
 use crate::listener::http2::{STREAMS, WINDOW};

@@ -262,9 +262,9 @@ fn journal_meters(make: &Registrar<'_>) -> journal::meters::JournalMeters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::limit_name::{LimitName, LimitSet};
     use crate::prom::outcome::RequestOutcome;
     use crate::prom::registrar::{NAMED_OTHER, tenant_label};
+    use gatepay_admission::limit_name::{LimitName, LimitSet};
     use gatepay_core::Kind;
 
     #[test]

@@ -20,13 +20,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::limit_name::LimitSet;
+use gatepay_admission::replay::{EarlierCopy, StampFingerprint, UnusableStamp};
 use gatepay_core::envelope::{AnswerJudgement, EnvelopeCode};
 use gatepay_core::look_up::ObservedOutcome;
 use gatepay_core::{ClientId, FreshStamp, Kind};
 use gatepay_tenancy::{Rate, ReplayRule};
 
-use crate::admission::limit_name::LimitSet;
-use crate::admission::replay::{EarlierCopy, StampFingerprint, UnusableStamp};
 use crate::callers::activity::ActiveRequest;
 use crate::generation::Generation;
 use crate::generation::credential_usage::why_not_in_force;

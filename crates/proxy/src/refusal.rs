@@ -9,6 +9,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::breaker::BreakerOpen;
+use gatepay_admission::limiter::RateExceeded;
+use gatepay_admission::quota::QuotaDenied;
+use gatepay_admission::replay::EarlierCopy;
 use gatepay_core::Kind;
 use gatepay_core::envelope::Envelope;
 use gatepay_core::look_up::{LookUpObservation, ObservedOutcome};
@@ -21,10 +25,6 @@ use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
 
-use crate::admission::breaker::BreakerOpen;
-use crate::admission::limiter::RateExceeded;
-use crate::admission::quota::QuotaDenied;
-use crate::admission::replay::EarlierCopy;
 use crate::headers;
 
 /// Why the caller gets a refusal instead of GatePay's answer.

@@ -15,13 +15,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gatepay_admission::replay_capacity::replay_capacity;
 use gatepay_tenancy::watch::{ChangedFiles, NextConfiguration};
 use gatepay_tenancy::{
     ConfigFacts, ConfigHash, ConfigSnapshot, ConfigWatch, Party, Plan, Problem, Registry, facts,
 };
 use prometheus::IntGauge;
 
-use crate::admission::replay_capacity::replay_capacity;
 use crate::app::App;
 use crate::generation::reload_status::{
     ReloadReport, ReloadRequest, ReloadResult, ReloadState, WaitingChange,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use gatepay_admission::quota::QuotaView;
 use gatepay_tenancy::DatedCredential;
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -21,7 +22,6 @@ use crate::admin::status_report::{
     ReplayReport, StatusReport, SuspendedParty, TrafficReport, UpstreamReport, WorkerReport,
 };
 use crate::admin::trouble;
-use crate::admission::quota::QuotaView;
 use crate::app::App;
 use crate::generation::Generation;
 use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use gatepay_admission::replay::Replay;
+use gatepay_admission::replay_capacity::replay_capacity;
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
 
-use crate::admission::replay::Replay;
-use crate::admission::replay_capacity::replay_capacity;
 use crate::callers::auth_throttle::AuthThrottle;
 use crate::callers::body_memory::BodyMemory;
 use crate::generation::institution_quota::InstitutionQuota;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use gatepay_admission::breaker::BreakerEra;
 use gatepay_tenancy::settings::{ClockSource, Settings};
 use http::HeaderValue;
 
-use crate::admission::breaker::BreakerEra;
 use crate::metrics::Metrics;
 use crate::process::clock::Clock;
 use crate::start_error::StartError;

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepay_admission::limiter::RateExceeded;
+use gatepay_admission::quota::{OwnCallPurpose, Quota, QuotaShare, QuotaView};
 use gatepay_tenancy::settings;
 
-use crate::admission::limiter::RateExceeded;
-use crate::admission::quota::{OwnCallPurpose, Quota, QuotaShare, QuotaView};
 use crate::generation::limit_meters::QuotaMeters;
 use crate::process::clock::Clock;
 

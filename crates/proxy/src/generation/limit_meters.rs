@@ -1,9 +1,9 @@
 //! Metrics of limits: refusals, and the sharing of the institution's quota.
 
+use gatepay_admission::limit_name::{LimitName, LimitSet};
+use gatepay_admission::quota::{OwnCallPurpose, QuotaView};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use crate::admission::limit_name::{LimitName, LimitSet};
-use crate::admission::quota::{OwnCallPurpose, QuotaView};
 use crate::prom::registrar::{Registrar, tenant_label};
 
 /// The metrics of all limits.

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use gatepay_admission::breaker::{BreakerEra, PartyBreaker};
+use gatepay_admission::limit_name::{self, LimitName};
+use gatepay_admission::limiter::{Limiter, RateExceeded};
+use gatepay_admission::pushback_throttle::PushbackThrottle;
+use gatepay_admission::quota::QuotaShare;
+use gatepay_admission::seats::SeatLimit;
 use gatepay_core::Kind;
 use gatepay_tenancy::{PartyId, PartyLimits, Rate, Registry};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
 
-use crate::admission::breaker::{BreakerEra, PartyBreaker};
-use crate::admission::limit_name::{self, LimitName};
-use crate::admission::limiter::{Limiter, RateExceeded};
-use crate::admission::pushback_throttle::PushbackThrottle;
-use crate::admission::quota::QuotaShare;
-use crate::admission::seats::SeatLimit;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use gatepay_admission::limit_name::{LimitName, LimitSet};
+use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
+use gatepay_admission::replay::{Replay, StampFingerprint};
 use gatepay_core::{Kind, Operation};
 use gatepay_tenancy::settings::Institution;
 
-use crate::admission::limit_name::{LimitName, LimitSet};
-use crate::admission::quota::{QuotaDenied, QuotaGrant};
-use crate::admission::replay::{Replay, StampFingerprint};
 use crate::callers::body_memory::BodyReservation;
 use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
@@ -280,10 +280,10 @@ pub fn enter(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::breaker::{BreakerEra, PartyBreaker};
-    use crate::admission::quota::OwnCallPurpose;
     use crate::generation::institution_quota::InstitutionQuota;
     use crate::metrics::Metrics;
+    use gatepay_admission::breaker::{BreakerEra, PartyBreaker};
+    use gatepay_admission::quota::OwnCallPurpose;
     use gatepay_core::{Catalogue, Stamp};
     use gatepay_tenancy::party::DEFAULT_WINDOW;
     use gatepay_tenancy::settings;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::admission::replay::{Replay, StampFingerprint, UnusableStamp};
+use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
+
 use crate::journey::authenticate::Caller;
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, StaleStamp};

@@ -1,11 +1,11 @@
 //! Upper bound of a scrape's size. The bound is counted by rendering the configured series, not estimated, so it covers
 //! every metric that is added later.
 
+use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_core::Catalogue;
 use gatepay_tenancy::{Registry, settings};
 
 use super::Metrics;
-use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::metrics::credential_series::{self, CredentialSeries};
 
 /// The size of a scrape.

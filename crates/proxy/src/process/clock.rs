@@ -109,14 +109,6 @@ impl Clock {
     }
 }
 
-impl governor::clock::Clock for Clock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.elapsed()
-    }
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the place that reads time"

@@ -10,13 +10,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_core::Credential;
 use gatepay_core::envelope::EnvelopeCode;
 use gatepay_core::look_up::ObservedOutcome;
 use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
 
-use crate::admission::limit_name::{LimitName, LimitSet};
 use crate::generation::Generation;
 use crate::process::timestamp::{Rfc3339Cache, three_digits};
 use crate::prom::outcome::RequestOutcome;

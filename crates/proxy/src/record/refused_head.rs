@@ -8,9 +8,8 @@ use std::borrow::Cow;
 use std::str;
 
 use arrayvec::ArrayVec;
+use gatepay_admission::replay::EarlierCopy;
 use gatepay_core::{Stamp, header};
-
-use crate::admission::replay::EarlierCopy;
 
 /// Client ids, timestamps and nonces of a head that was refused before its caller was identified.
 #[derive(Default)]

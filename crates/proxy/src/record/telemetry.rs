@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::admission::replay::Replay;
+use gatepay_admission::replay::Replay;
+
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
 use crate::record::access_log::{AccessLog, LogThrottle};

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use gatepay_admission::breaker::{
+    AttemptOwner, Breaker, BreakerClosed, BreakerEra, BreakerOpen, BreakerPass, FailureEffects,
+    OpenEvidence, PartyOpenEvidence,
+};
 use gatepay_core::Kind;
 use gatepay_tenancy::settings;
 use tokio::sync::Notify;
 
-use crate::admission::breaker::{
-    AttemptOwner, Breaker, BreakerClosed, BreakerEra, BreakerOpen, BreakerPass, FailureEffects,
-    OpenEvidence, PartyOpenEvidence,
-};
 use crate::upstream::meters::BreakerMeters;
 
 /// The institution's breaker, with the clock and the counters that every use of it takes.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use gatepay_admission::breaker::BreakerOpen;
 use gatepay_core::envelope::AnswerJudgement;
 use gatepay_http1::content_coding::{ContentCoding, begins_coded};
 use gatepay_http1::response_parser::{ResponseFraming, ResponseHead};
 
-use crate::admission::breaker::BreakerOpen;
 use crate::process::yielding::SinceYield;
 use crate::upstream::connection::ExchangeError;
 use crate::upstream::pool::{Pool, PooledConnection};

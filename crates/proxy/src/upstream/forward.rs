@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::breaker::{AttemptOwner, BreakerPass};
+use gatepay_admission::quota::OwnCallPurpose;
 use gatepay_core::Kind;
 use gatepay_core::envelope::{self, AnswerJudgement, AnswerShape};
 use gatepay_http1::body_buffer::BodyBuffer;
@@ -16,8 +18,6 @@ use gatepay_http1::response_parser::ResponseHead;
 use http::header::{DATE, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use crate::admission::breaker::{AttemptOwner, BreakerPass};
-use crate::admission::quota::OwnCallPurpose;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers;

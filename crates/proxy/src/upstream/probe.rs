@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::quota::OwnCallPurpose;
 use gatepay_core::Kind;
 use gatepay_core::envelope::AnswerVerdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::admission::quota::OwnCallPurpose;
 use crate::upstream::exchange::{AnswerBody, CallFailure, UpstreamAnswer};
 use crate::upstream::forward::{self, UpstreamCall};
 

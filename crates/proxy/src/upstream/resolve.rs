@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::quota::OwnCallPurpose;
 use gatepay_core::Kind;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
 use tokio::time::{Instant, sleep_until};
 
-use crate::admission::quota::OwnCallPurpose;
 use crate::upstream::exchange::{AnswerBody, UpstreamAnswer};
 use crate::upstream::forward::{self, UpstreamCall};
 

@@ -271,7 +271,7 @@ impl FairShare {
         }
     }
 
-    /// Undoes [`take`](Self::take), as if it had never been: see [`Limiter::give_back`](crate::admission::limiter::Limiter::give_back).
+    /// Undoes [`take`](Self::take), as if it had never been: see [`Limiter::give_back`](crate::limiter::Limiter::give_back).
     pub(super) fn give_back(&mut self, member: u32, taken: TokenTaken, now: u64) {
         self.vacate(member, taken.seated);
         self.advance(now);

@@ -15,6 +15,24 @@ use governor::{Quota, RateLimiter};
 
 /// GCRA (governor's) over a state of this module, since governor's in-memory state can neither give a token back nor be
 /// carried over to another rate.
+///
+/// ```
+/// # use std::num::NonZeroU32;
+/// use std::time::Duration;
+///
+/// use gatepay_admission::limiter::Limiter;
+/// # use gatepay_tenancy::Rate;
+///
+/// # let [per_second, burst] = [2, 3].map(|number| NonZeroU32::new(number).expect("not zero"));
+/// let limiter = Limiter::new(Rate { per_second, burst }); // Two a second, three at once.
+/// let now = Duration::ZERO;
+/// for _ in 0..3 {
+///     limiter.take(now).expect("a token of the burst");
+/// }
+/// let refused = limiter.take(now).unwrap_err();
+/// assert_eq!(refused.wait, Duration::from_millis(500));
+/// assert!(limiter.take(now + refused.wait).is_ok());
+/// ```
 pub struct Limiter {
     /// The theoretical arrival time, in nanoseconds on the clock; 0 before the first request.
     arrival: AtomicU64,

@@ -24,8 +24,8 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::admission::limiter::RateExceeded;
-pub use aimd::{AimdRate, RateRange};
+use crate::limiter::RateExceeded;
+pub(crate) use aimd::{AimdRate, RateRange};
 pub use core::OwnCallPurpose;
 use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
 pub use view::{QuotaView, ShareView};

@@ -17,6 +17,21 @@ use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
 /// The stamps that were admitted and when, across all paths of all tenants.
+///
+/// ```
+/// use gatepay_admission::replay::{Replay, UnusableStamp};
+/// use gatepay_core::Stamp;
+/// use gatepay_tenancy::{ReplayRule, party::DEFAULT_WINDOW};
+///
+/// let key = [7; 16]; // Random in earnest.
+/// let memory = Replay::new(DEFAULT_WINDOW, 1_000, key, 0);
+/// let now_ms = 1_767_225_600_000;
+/// let stamp = Stamp::parse(b"1767225600000", b"a-nonce").expect("a stamp");
+/// let fingerprint = memory.fingerprint("client", &stamp, ReplayRule::Pair);
+/// assert_eq!(memory.record(fingerprint, now_ms), Ok(()));
+/// let again = memory.record(fingerprint, now_ms + 5);
+/// assert_eq!(again, Err(UnusableStamp::Seen { admitted_ms: now_ms }));
+/// ```
 pub struct Replay {
     key: [u8; 16],
     shards: Box<[Mutex<ReplayShard>]>,

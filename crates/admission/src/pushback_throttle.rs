@@ -8,8 +8,8 @@ use std::time::Duration;
 use gatepay_tenancy::Rate;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::admission::limiter::{Limiter, RateExceeded};
-use crate::admission::quota::{AimdRate, RateRange};
+use crate::limiter::{Limiter, RateExceeded};
+use crate::quota::{AimdRate, RateRange};
 
 /// Shared by all workers; only calls of a party that was pushed back wait for its lock.
 pub struct PushbackThrottle(Mutex<ThrottleState>);

@@ -14,23 +14,23 @@ const LONGEST_HOLD: Duration = Duration::from_mins(1);
 
 /// When the rate fell, and when it grows next.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct AimdRate {
+pub(crate) struct AimdRate {
     shrunk: Option<Duration>,
     grows: Duration,
 }
 
 /// The range of a rate, in requests per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateRange {
+pub(crate) struct RateRange {
     /// The rate when GatePay does not push back.
-    pub full: u32,
+    pub(crate) full: u32,
     /// The rate never falls below this.
-    pub floor: u32,
+    pub(crate) floor: u32,
 }
 
 impl RateRange {
     /// A range up to `full`, and never less than a tenth of it.
-    pub fn of(full: u32) -> Self {
+    pub(crate) fn of(full: u32) -> Self {
         Self {
             full,
             floor: (full / 10).max(1),
@@ -40,7 +40,7 @@ impl RateRange {
 
 impl AimdRate {
     /// The rate after a push-back: three tenths less, once a second; the floor for as long as `Retry-After` says.
-    pub fn shrink(
+    pub(crate) fn shrink(
         &mut self,
         per_second: u32,
         range: RateRange,
@@ -62,7 +62,7 @@ impl AimdRate {
     }
 
     /// The rate at `now`: each second a hundredth of the full rate more.
-    pub fn grow(&mut self, per_second: u32, range: RateRange, now: Duration) -> u32 {
+    pub(crate) fn grow(&mut self, per_second: u32, range: RateRange, now: Duration) -> u32 {
         let mut per_second = per_second;
         while per_second < range.full && now >= self.grows {
             let step = range.full.div_ceil(100);
