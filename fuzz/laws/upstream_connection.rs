@@ -8,9 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_admission::breaker::BreakerEra;
 use gatepay_core::Kind;
 use gatepay_core::stamp::StampWindow;
-use gatepay_proxy::admission::breaker::BreakerEra;
 use gatepay_proxy::generation::institution_quota::InstitutionQuota;
 use gatepay_proxy::generation::limit_meters::QuotaMeters;
 use gatepay_proxy::process::clock::Clock;
